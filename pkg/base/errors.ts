@@ -1,0 +1,87 @@
+/**
+ * The one error type that crosses a module border.
+ *
+ * A `RuntimeError` says what kind of failure it is (`code`, a closed union that `cri/status.ts` maps to a gRPC
+ * status in one table) and, for the few failures that the kubelet recognises by text, which constant it looks for
+ * (`reason`). The message is written for an operator at 3 a.m.: what failed, on which object, why, and what to do.
+ * The cause is kept in `cause` and printed in the message chain by `explain`.
+ */
+
+/** What kind of failure this is. One row of the table in docs/ERRORS.md each. */
+export type ErrorCode =
+  | 'InvalidArgument'
+  | 'NotFound'
+  | 'AlreadyExists'
+  | 'FailedPrecondition'
+  | 'PermissionDenied'
+  | 'Unauthenticated'
+  | 'ResourceExhausted'
+  | 'Aborted'
+  | 'Cancelled'
+  | 'DeadlineExceeded'
+  | 'Unavailable'
+  | 'Unimplemented'
+  | 'DataLoss'
+  | 'Internal';
+
+/**
+ * Text constants that the kubelet matches as a message prefix (cri-api pkg/errors). An error with a reason leaves
+ * the daemon with gRPC code Unknown for the pull reasons, because the kubelet strips the "rpc error" prefix only there.
+ */
+export type KubeletReason =
+  | 'RegistryUnavailable'
+  | 'SignatureValidationFailed'
+  | 'RROUnsupported'
+  | 'ImageVolumeMountFailed';
+
+/** Everything that Berth throws on purpose. */
+export class RuntimeError extends Error {
+  readonly code: ErrorCode;
+  readonly reason: KubeletReason | undefined;
+
+  constructor(code: ErrorCode, message: string, options: { readonly cause?: unknown; readonly reason?: KubeletReason } = {}) {
+    super(message, options.cause === undefined ? undefined : { cause: options.cause });
+    this.name = 'RuntimeError';
+    this.code = code;
+    this.reason = options.reason;
+  }
+}
+
+/** True if `error` is a RuntimeError with this code. */
+export function isCode(error: unknown, code: ErrorCode): boolean {
+  return error instanceof RuntimeError && error.code === code;
+}
+
+/** The code of any thrown value: its own if it is ours, `Internal` otherwise. */
+export function codeOf(error: unknown): ErrorCode {
+  return error instanceof RuntimeError ? error.code : 'Internal';
+}
+
+/** The errno name (`ENOENT`, …) that Node or the addon put on a system error, if any. */
+export function errnoOf(error: unknown): string | undefined {
+  if (typeof error !== 'object' || error === null || !('code' in error)) return undefined;
+  return typeof error.code === 'string' && /^E[A-Z0-9]+$/.test(error.code) ? error.code : undefined;
+}
+
+/**
+ * The whole story in one line: the message, then each cause after ": ", aggregated errors joined by "; ".
+ * Never throws, whatever was thrown, and never repeats a cause whose text the outer message already contains.
+ */
+export function explain(error: unknown, depth = 0): string {
+  if (depth > 8) return '…';
+  if (!(error instanceof Error)) return String(error);
+  let text = error.message || error.name;
+  const inner: string[] = [];
+  if (error instanceof AggregateError) inner.push(error.errors.map((each) => explain(each, depth + 1)).join('; '));
+  if (error.cause !== undefined) inner.push(explain(error.cause, depth + 1));
+  for (const more of inner) if (more !== '' && !text.includes(more)) text += `: ${more}`;
+  return text;
+}
+
+/** Wraps any thrown value, keeping the code of a RuntimeError (a `DeadlineExceeded` below stays one above). */
+export function wrap(message: string, cause: unknown, fallback: ErrorCode = 'Internal'): RuntimeError {
+  if (cause instanceof RuntimeError) {
+    return new RuntimeError(cause.code, message, cause.reason === undefined ? { cause } : { cause, reason: cause.reason });
+  }
+  return new RuntimeError(fallback, message, { cause });
+}

@@ -1,0 +1,66 @@
+/**
+ * The first argument of everything that has an effect: who is asking, how long they will wait, where to log.
+ */
+import { RuntimeError } from './errors.ts';
+
+/** Structured logging; `child` binds fields to all later lines. Values are plain; secrets never reach here. */
+export interface Logger {
+  debug(message: string, fields?: LogFields): void;
+  info(message: string, fields?: LogFields): void;
+  warn(message: string, fields?: LogFields): void;
+  error(message: string, fields?: LogFields): void;
+  child(fields: LogFields): Logger;
+}
+export type LogFields = Readonly<Record<string, string | number | bigint | boolean | undefined>>;
+
+/** One operation in flight. */
+export interface Op {
+  /** Fires on client cancel, deadline and shutdown. */
+  readonly signal: AbortSignal;
+  /** Milliseconds since the epoch; `Infinity` when the caller set none. */
+  readonly deadline: number;
+  readonly log: Logger;
+  /** Names what the operation is doing now ("cni add: bridge"); shown by `berth status` and in deadline errors. */
+  stage(what: string): void;
+}
+
+/** A logger that drops everything, for tests and tools. */
+export const silent: Logger = { debug() {}, info() {}, warn() {}, error() {}, child: () => silent };
+
+/** An operation that nobody cancels: recovery, sweeps, background retries. `deadlineMs` is relative; 0 = none. */
+export function backgroundOp(log: Logger, deadlineMs = 0): Op {
+  return {
+    signal: deadlineMs > 0 ? AbortSignal.timeout(deadlineMs) : new AbortController().signal,
+    deadline: deadlineMs > 0 ? Date.now() + deadlineMs : Number.POSITIVE_INFINITY,
+    log,
+    stage() {},
+  };
+}
+
+/** The same operation with an earlier deadline, `ms` from now at the latest. */
+export function withTimeout(op: Op, ms: number): Op {
+  const deadline = Math.min(op.deadline, Date.now() + ms);
+  return { ...op, deadline, signal: AbortSignal.any([op.signal, AbortSignal.timeout(Math.max(0, deadline - Date.now()))]), stage: (what) => op.stage(what) };
+}
+
+/** The same operation with fields bound to its log. */
+export function withLog(op: Op, fields: LogFields): Op {
+  return { ...op, log: op.log.child(fields), stage: (what) => op.stage(what) };
+}
+
+/** The same operation, detached from the caller's patience: it ends only by its own bound of `ms`. For work that must not be torn down half way. */
+export function detached(op: Op, ms: number): Op {
+  return { ...op, deadline: Date.now() + ms, signal: AbortSignal.timeout(ms), stage: (what) => op.stage(what) };
+}
+
+/** @throws DeadlineExceeded or Cancelled if the operation is already over; `doing` names the stage. */
+export function checkAlive(op: Op, doing: string): void {
+  if (!op.signal.aborted) return;
+  throw abortError(op, doing);
+}
+
+/** The error that an aborted operation ends with. */
+export function abortError(op: Op, doing: string): RuntimeError {
+  const late = Date.now() >= op.deadline;
+  return new RuntimeError(late ? 'DeadlineExceeded' : 'Cancelled', `${late ? 'deadline passed' : 'cancelled'} while: ${doing}`);
+}
