@@ -1,0 +1,94 @@
+/**
+ * What Berth knows about each sandbox and container, one JSON file per object on tmpfs, and the state machines.
+ *
+ * The record is written before the first side effect of its object and removed after the last one: while it exists,
+ * somebody will call `destroy`. One damaged file costs one object.
+ */
+import type { ContainerConfig, LinuxContainerResources, PodSandboxConfig } from '../cri-api/types.ts';
+import type { ContainerId, ImageId, ProcessRef, SandboxId } from '../base/ids.ts';
+import type { IdMap } from '../rootfs/index.ts';
+import type { ContainerState, SandboxState } from './machine.ts';
+
+export type { ContainerEvent, ContainerState, ExitReason, SandboxEvent, SandboxState } from './machine.ts';
+export { next, nextSandbox } from './machine.ts';
+export { FileStateStore } from './store.ts';
+
+/** Everything about one pod sandbox. */
+export interface SandboxRecord {
+  readonly kind: 'sandbox';
+  readonly id: SandboxId;
+  /** As the kubelet sent it, unchanged: labels and annotations go back bit for bit. */
+  readonly config: PodSandboxConfig;
+  /** As asked for; '' = default. */
+  readonly runtimeHandler: string;
+  /** Nanoseconds since the epoch. */
+  readonly createdAt: bigint;
+  readonly state: SandboxState;
+  /** Pod addresses, primary first; empty for host network. */
+  readonly ips: readonly string[];
+  /** Path per pinned namespace kind. */
+  readonly namespaces: Readonly<Record<string, string>>;
+  /** cgroup under which the pod's containers live (cgroupfs path or slice), resolved. */
+  readonly cgroupParent: string;
+  /** Where container logs go; absolute. */
+  readonly logDirectory: string;
+  /** Prepared resolv.conf, hostname file and /dev/shm on the host. */
+  readonly files: { readonly resolvConf: string; readonly hostname: string; readonly shm: string };
+  /** The infra container, only when the pod shares a PID namespace. */
+  readonly infra: { readonly id: ContainerId; readonly process: ProcessRef | null } | null;
+  readonly idMap: IdMap | null;
+  /** SELinux process and mount label of the pod; '' where SELinux is off. */
+  readonly selinux: { readonly processLabel: string; readonly mountLabel: string };
+  /** Pod-level resources as UpdatePodSandboxResources left them. */
+  readonly overhead: LinuxContainerResources | undefined;
+  readonly resources: LinuxContainerResources | undefined;
+}
+
+/** Everything about one container. */
+export interface ContainerRecord {
+  readonly kind: 'container';
+  readonly id: ContainerId;
+  readonly sandboxId: SandboxId;
+  readonly config: ContainerConfig;
+  readonly runtimeHandler: string;
+  readonly createdAt: bigint;
+  readonly state: ContainerState;
+  readonly imageId: ImageId;
+  /** repo@digest, or the id if the image has none. */
+  readonly imageRef: string;
+  /** What the user wrote. */
+  readonly imageName: string;
+  /** Absolute; '' if none. */
+  readonly logPath: string;
+  readonly bundle: string;
+  /** Absolute path of the cgroup's name in the runtime's spec (`cgroupsPath`). */
+  readonly cgroupsPath: string;
+  /** Effective signal number and its CRI name. */
+  readonly stopSignal: { readonly number: number; readonly name: string };
+  /** Effective identity at start, for ContainerStatus.user. */
+  readonly user: { readonly uid: bigint; readonly gid: bigint; readonly supplementalGroups: readonly bigint[] };
+  /** Effective resources, as created or last updated. */
+  readonly resources: LinuxContainerResources | undefined;
+  /** Images mounted as volumes: protected from removal. */
+  readonly imageVolumes: readonly { readonly containerPath: string; readonly imageId: ImageId; readonly imageRef: string }[];
+  /** When StopContainer began and when the kill is due (ns since the epoch): a restart goes on with it (K5). */
+  readonly stopping: { readonly signalledAt: bigint; readonly killAt: bigint } | null;
+  /** The monitor process; null when unknown. */
+  readonly monitor: ProcessRef | null;
+}
+
+/** A record file that could not be read: set aside under `path`; the object is destroyed by the id of its name. */
+export interface Damaged {
+  readonly kind: 'sandbox' | 'container';
+  readonly id: string;
+  readonly path: string;
+  readonly why: string;
+}
+
+export interface StateStore {
+  load(): Promise<{ readonly sandboxes: readonly SandboxRecord[]; readonly containers: readonly ContainerRecord[]; readonly damaged: readonly Damaged[] }>;
+  /** Atomic replace; validates before writing. */
+  save(record: SandboxRecord | ContainerRecord): Promise<void>;
+  /** No error if absent. */
+  remove(record: { readonly kind: 'sandbox' | 'container'; readonly id: SandboxId | ContainerId }): Promise<void>;
+}
