@@ -12,6 +12,7 @@ import type { ContainerState, SandboxState } from './machine.ts';
 export type { ContainerEvent, ContainerState, ExitReason, SandboxEvent, SandboxState } from './machine.ts';
 export { next, nextSandbox } from './machine.ts';
 export { FileStateStore } from './store.ts';
+export { Workspace } from './workspace.ts';
 
 /** Everything about one pod sandbox. */
 export interface SandboxRecord {

@@ -1,0 +1,88 @@
+import { assert } from 'chai';
+import { type ContainerEvent, type ContainerState, next, nextSandbox, type SandboxEvent, type SandboxState } from './machine.ts';
+
+const process = { pid: 7, startTicks: 42n };
+const exitedState: ContainerState = { phase: 'exited', exitCode: 3, reason: 'Error', message: '', startedAt: 10n, finishedAt: 20n };
+const states: readonly ContainerState[] = [
+  { phase: 'creating' },
+  { phase: 'created', process },
+  { phase: 'running', process, startedAt: 10n },
+  exitedState,
+  { phase: 'unknown', why: 'monitor gone', process, startedAt: 10n },
+  { phase: 'removing', last: null },
+];
+const events: readonly ContainerEvent[] = [
+  { type: 'created', process },
+  { type: 'started', at: 10n },
+  { type: 'startFailed', message: 'no such file', at: 11n },
+  { type: 'exited', exitCode: 0, oomKilled: false, at: 20n },
+  { type: 'vanished', message: 'gone', at: 20n },
+  { type: 'lost', why: 'monitor gone' },
+  { type: 'remove' },
+];
+
+function row(state: ContainerState): string {
+  return [state.phase, ...events.map((event) => attempt(() => next(state, event).phase))].join(' ');
+}
+function attempt(apply: () => string): string {
+  try {
+    return apply();
+  } catch {
+    return '-';
+  }
+}
+
+describe('container state machine', () => {
+  it('has exactly these edges', () => {
+    assert.deepEqual(states.map(row), [
+      //  created started startFailed exited vanished lost remove
+      'creating created - - - - - removing',
+      'created - running exited exited exited unknown -',
+      'running - - - exited exited unknown -',
+      'exited - - - exited exited - removing',
+      'unknown - - - exited exited - -',
+      'removing - - - removing removing - removing',
+    ]);
+  });
+
+  it('names the reason of an exit', () => {
+    const running: ContainerState = { phase: 'running', process, startedAt: 10n };
+    const reasonAfter = (event: ContainerEvent): unknown => {
+      const state = next(running, event);
+      return state.phase === 'exited' ? [state.exitCode, state.reason] : state.phase;
+    };
+    assert.deepEqual(reasonAfter({ type: 'exited', exitCode: 0, oomKilled: false, at: 20n }), [0, 'Completed']);
+    assert.deepEqual(reasonAfter({ type: 'exited', exitCode: 2, oomKilled: false, at: 20n }), [2, 'Error']);
+    assert.deepEqual(reasonAfter({ type: 'exited', exitCode: 137, oomKilled: true, at: 20n }), [137, 'OOMKilled']);
+    assert.deepEqual(reasonAfter({ type: 'vanished', message: '', at: 20n }), [255, 'ContainerStatusUnknown']);
+  });
+
+  it('keeps the first of two reports of one exit', () => {
+    assert.strictEqual(next(exitedState, { type: 'vanished', message: 'late', at: 99n }), exitedState);
+  });
+
+  it('never finishes before it started', () => {
+    const state = next({ phase: 'running', process, startedAt: 50n }, { type: 'exited', exitCode: 0, oomKilled: false, at: 20n });
+    assert.propertyVal(state, 'finishedAt', 50n);
+  });
+
+  it('remembers the exit while removing', () => {
+    assert.deepEqual(next(exitedState, { type: 'remove' }), { phase: 'removing', last: exitedState });
+  });
+});
+
+describe('sandbox state machine', () => {
+  it('has exactly these edges', () => {
+    const phases: readonly SandboxState['phase'][] = ['creating', 'ready', 'stopping', 'stopped', 'removing'];
+    const all: readonly SandboxEvent[] = ['ran', 'stop', 'released', 'remove'];
+    const table = phases.map((phase) => [phase, ...all.map((event) => attempt(() => nextSandbox({ phase }, event).phase))].join(' '));
+    assert.deepEqual(table, [
+      //  ran stop released remove
+      'creating ready stopping - -',
+      'ready - stopping - -',
+      'stopping - stopping stopped -',
+      'stopped - stopped stopped removing',
+      'removing - removing - removing',
+    ]);
+  });
+});

@@ -1,0 +1,172 @@
+/**
+ * One JSON file per object: `<dir>/<id>/record.json`, an envelope around the record with a checksum.
+ *
+ * The checksum is over the record's exact text, so that a flipped bit inside a string is found too. Bigints, bytes and
+ * prototype-free maps survive the trip: a record that is loaded equals the one that was saved.
+ */
+import { crc32 } from 'node:zlib';
+import { mkdir, rename } from 'node:fs/promises';
+import { join } from 'node:path';
+import { errnoOf, explain, RuntimeError } from '../base/errors.ts';
+import { ensureDir, isTemporaryName, readBounded, readDirSorted, removeFile, replaceFile } from '../base/files.ts';
+import { limits } from '../base/limits.ts';
+import type { ContainerRecord, Damaged, SandboxRecord, StateStore } from './index.ts';
+
+type AnyRecord = SandboxRecord | ContainerRecord;
+type Kind = AnyRecord['kind'];
+
+const ID = /^[0-9a-f]{64}$/;
+/** Raised when a record of an older layout can no longer be read; see docs/STATE.md. */
+const VERSION = 1;
+/** Room for the envelope around a record's text. */
+const ENVELOPE_BYTES = 128;
+
+/** StateStore on a directory of tmpfs: `sandboxes/<id>/record.json` and `containers/<id>/record.json`. */
+export class FileStateStore implements StateStore {
+  readonly #root: string;
+
+  constructor(root: string) {
+    this.#root = root;
+  }
+
+  async load(): Promise<{ sandboxes: SandboxRecord[]; containers: ContainerRecord[]; damaged: Damaged[] }> {
+    const damaged: Damaged[] = [];
+    const sandboxes = await this.#loadKind<SandboxRecord>('sandbox', damaged);
+    const containers = await this.#loadKind<ContainerRecord>('container', damaged);
+    return { sandboxes, containers, damaged };
+  }
+
+  async save(record: AnyRecord): Promise<void> {
+    const text = encodeRecord(record);
+    const path = this.#path(record.kind, record.id);
+    try {
+      await replaceFile(path, text, 'volatile');
+    } catch (error) {
+      if (errnoOf(error) !== 'ENOENT') throw error;
+      await mkdir(join(this.#root, directoryOf(record.kind), record.id), { recursive: true, mode: 0o700 });
+      await replaceFile(path, text, 'volatile');
+    }
+  }
+
+  async remove(record: { readonly kind: Kind; readonly id: string }): Promise<void> {
+    await removeFile(this.#path(record.kind, record.id));
+  }
+
+  async #loadKind<R extends AnyRecord>(kind: Kind, damaged: Damaged[]): Promise<R[]> {
+    const directory = join(this.#root, directoryOf(kind));
+    await ensureDir(directory);
+    const ids = (await readDirSorted(directory)).filter((name) => ID.test(name));
+    const loaded = await Promise.all(ids.map((id) => this.#loadOne<R>(kind, id, damaged)));
+    return loaded.filter((record) => record !== undefined);
+  }
+
+  async #loadOne<R extends AnyRecord>(kind: Kind, id: string, damaged: Damaged[]): Promise<R | undefined> {
+    const path = this.#path(kind, id);
+    await this.#dropTemporaries(kind, id);
+    try {
+      return decodeRecord(await readBounded(path, limits.recordBytes), kind, id) as R;
+    } catch (error) {
+      // A directory without a record: the object was being removed, or never got further than mkdir. The sweep finds it.
+      if (errnoOf(error) === 'ENOENT') return undefined;
+      damaged.push({ kind, id, path: await this.#setAside(path, kind, id), why: explain(error) });
+      return undefined;
+    }
+  }
+
+  /** Moves a damaged record out of the object's directory, which is about to be destroyed, and keeps it for the curious. */
+  async #setAside(path: string, kind: Kind, id: string): Promise<string> {
+    const quarantine = join(this.#root, 'damaged');
+    await ensureDir(quarantine);
+    const kept = join(quarantine, `${kind}-${id}.json`);
+    await rename(path, kept);
+    return kept;
+  }
+
+  async #dropTemporaries(kind: Kind, id: string): Promise<void> {
+    const directory = join(this.#root, directoryOf(kind), id);
+    for (const name of await readDirSorted(directory)) if (isTemporaryName(name)) await removeFile(join(directory, name));
+  }
+
+  #path(kind: Kind, id: string): string {
+    if (!ID.test(id)) throw new RuntimeError('Internal', `record with a strange id: ${JSON.stringify(id)}`);
+    return join(this.#root, directoryOf(kind), id, 'record.json');
+  }
+}
+
+function directoryOf(kind: Kind): string {
+  return kind === 'sandbox' ? 'sandboxes' : 'containers';
+}
+
+/** The file's text for a record. @throws ResourceExhausted if it is larger than what `load` would accept. */
+export function encodeRecord(record: AnyRecord): string {
+  const complaint = faultOf(record, record.kind, record.id);
+  if (complaint !== undefined) throw new RuntimeError('Internal', `refusing to save a damaged record: ${complaint}`);
+  const body = JSON.stringify(encodeValue(record));
+  if (Buffer.byteLength(body) > limits.recordBytes - ENVELOPE_BYTES) {
+    throw new RuntimeError('ResourceExhausted', `the ${record.kind} needs a record of more than ${limits.recordBytes} bytes; use fewer or smaller labels, annotations, environment variables or mounts`);
+  }
+  return `{"version":${VERSION},"crc32":${crc32(body)},"record":${body}}\n`;
+}
+
+/** The record in a file's bytes. @throws DataLoss that says what is wrong. */
+export function decodeRecord(bytes: Uint8Array, kind: Kind, id: string): AnyRecord {
+  const text = Buffer.from(bytes).toString('utf8');
+  const head = /^\{"version":(\d+),"crc32":(\d+),"record":/.exec(text);
+  if (head === null || !text.endsWith('}\n')) throw new RuntimeError('DataLoss', `record of ${text.length} characters is cut short or not a record`);
+  if (Number(head[1]) !== VERSION) throw new RuntimeError('DataLoss', `record has version ${head[1]}, this Berth reads ${VERSION}`);
+  const body = text.slice(head[0].length, -2);
+  if (crc32(body) !== Number(head[2])) throw new RuntimeError('DataLoss', 'checksum of the record does not match');
+  const record = decodeValue(JSON.parse(body)) as AnyRecord;
+  const fault = faultOf(record, kind, id);
+  if (fault !== undefined) throw new RuntimeError('DataLoss', fault);
+  return record;
+}
+
+/** What is wrong with the shape of a record; undefined if nothing is. Both sides of the disk ask it. */
+function faultOf(record: AnyRecord, kind: Kind, id: string): string | undefined {
+  if (record.kind !== kind || record.id !== id) return `record is of ${record.kind} ${record.id}`;
+  if (typeof record.createdAt !== 'bigint' || record.createdAt <= 0n) return 'createdAt is missing';
+  if (record.config?.metadata === undefined) return 'config.metadata is missing';
+  const phases: readonly string[] = record.kind === 'sandbox' ? SANDBOX_PHASES : CONTAINER_PHASES;
+  if (!phases.includes(record.state?.phase)) return `state has the unknown phase ${JSON.stringify(record.state?.phase)}`;
+  if (record.kind === 'container' && !ID.test(record.sandboxId)) return 'sandboxId is missing';
+  return undefined;
+}
+
+const SANDBOX_PHASES: readonly SandboxRecord['state']['phase'][] = ['creating', 'ready', 'stopping', 'stopped', 'removing'];
+const CONTAINER_PHASES: readonly ContainerRecord['state']['phase'][] = ['creating', 'created', 'running', 'exited', 'unknown', 'removing'];
+
+/**
+ * JSON has no bigint, no bytes and no undefined. `{"$n":"1"}` and `{"$b":"base64"}` stand for the first two; a map that
+ * really has such a single key is wrapped once more as `{"$o":{…}}`, so that no label can pass for a number.
+ */
+function encodeValue(value: unknown): unknown {
+  if (typeof value === 'bigint') return { $n: value.toString() };
+  if (value instanceof Uint8Array) return { $b: Buffer.from(value).toString('base64') };
+  if (Array.isArray(value)) return value.map(encodeValue);
+  if (typeof value !== 'object' || value === null) return value;
+  const keys = Object.keys(value);
+  const encoded = mapOf(Object.entries(value), encodeValue);
+  return keys.length === 1 && /^\$[nbo]$/.test(keys[0] ?? '') ? { $o: encoded } : encoded;
+}
+
+function decodeValue(value: unknown): unknown {
+  if (Array.isArray(value)) return value.map(decodeValue);
+  if (typeof value !== 'object' || value === null) return value;
+  const entries = Object.entries(value);
+  const [first] = entries;
+  if (entries.length === 1 && first !== undefined) {
+    const [key, inner] = first;
+    if (key === '$n') return BigInt(inner as string);
+    if (key === '$b') return new Uint8Array(Buffer.from(inner as string, 'base64'));
+    if (key === '$o') return mapOf(Object.entries(inner as object), decodeValue);
+  }
+  return mapOf(entries, decodeValue);
+}
+
+/** Without a prototype, so that `__proto__` and `constructor` are keys like any other. */
+function mapOf(entries: readonly (readonly [string, unknown])[], convert: (value: unknown) => unknown): object {
+  const map = Object.create(null) as Record<string, unknown>;
+  for (const [key, value] of entries) map[key] = convert(value);
+  return map;
+}

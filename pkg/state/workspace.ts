@@ -1,0 +1,82 @@
+/**
+ * The directory of each object, beside its record: files of a sandbox, bundle of a container.
+ *
+ * Every path here is a function of an id, so that `destroy(id)` finds everything after any crash. Removal is not here:
+ * it goes through Host.removeTree, which never crosses a mount and never leaves our own directories.
+ */
+import { copyFile, readFile, rename } from 'node:fs/promises';
+import { join } from 'node:path';
+import { ensureDir, readDirSorted, replaceFile } from '../base/files.ts';
+import { type ContainerId, parseContainerId, parseSandboxId, type SandboxId } from '../base/ids.ts';
+
+/** Directories of sandboxes and containers under the run root (tmpfs). */
+export class Workspace {
+  readonly root: string;
+
+  constructor(root: string) {
+    this.root = root;
+  }
+
+  sandboxDir(id: SandboxId): string {
+    return join(this.root, 'sandboxes', id);
+  }
+
+  /** Bundle of a container and directory of its monitor (and of a sandbox's infra container, which has the sandbox's id). */
+  bundle(id: ContainerId): string {
+    return join(this.root, 'containers', id);
+  }
+
+  /** Where the sandbox's prepared files are; nothing is made yet. */
+  sandboxFiles(id: SandboxId): { readonly resolvConf: string; readonly hostname: string; readonly hosts: string; readonly shm: string } {
+    const directory = this.sandboxDir(id);
+    return { resolvConf: join(directory, 'resolv.conf'), hostname: join(directory, 'hostname'), hosts: join(directory, 'hosts'), shm: join(directory, 'shm') };
+  }
+
+  /** Writes one of the sandbox's files, world-readable, since containers of any user read it. */
+  async writeSandboxFile(path: string, content: string): Promise<void> {
+    await replaceFile(path, content, 'volatile', 0o644);
+  }
+
+  async ensureSandboxDir(id: SandboxId): Promise<void> {
+    await ensureDir(this.sandboxDir(id));
+  }
+
+  /** Writes the OCI spec of a container; the runtime reads it as `config.json`. */
+  async writeBundle(id: ContainerId, spec: string | Uint8Array): Promise<string> {
+    const bundle = this.bundle(id);
+    await ensureDir(bundle);
+    await replaceFile(join(bundle, 'config.json'), spec, 'volatile');
+    return bundle;
+  }
+
+  async readBundle(id: ContainerId): Promise<string> {
+    return await readFile(join(this.bundle(id), 'config.json'), 'utf8');
+  }
+
+  /** Writes a file that is mounted into one container (a passwd with one more line, …) and returns its path. */
+  async writeContainerFile(id: ContainerId, name: 'passwd' | 'group' | 'containerenv', content: string | Uint8Array): Promise<string> {
+    const bundle = this.bundle(id);
+    await ensureDir(bundle);
+    const path = join(bundle, name);
+    await replaceFile(path, content, 'volatile', 0o644);
+    return path;
+  }
+
+  /** The root of every infra container: an empty directory with our pause in it. Returns its path. */
+  async ensurePauseRoot(pauseBinary: string): Promise<string> {
+    const root = join(this.root, 'pause');
+    await ensureDir(root, 0o755);
+    await copyFile(pauseBinary, join(root, `pause.tmp-${process.pid}`));
+    await rename(join(root, `pause.tmp-${process.pid}`), join(root, 'pause'));
+    return root;
+  }
+
+  /** Ids that have a directory, with or without a record, for the orphan sweep. */
+  async listSandboxes(): Promise<readonly SandboxId[]> {
+    return (await readDirSorted(join(this.root, 'sandboxes'))).filter((name) => /^[0-9a-f]{64}$/.test(name)).map(parseSandboxId);
+  }
+
+  async listContainers(): Promise<readonly ContainerId[]> {
+    return (await readDirSorted(join(this.root, 'containers'))).filter((name) => /^[0-9a-f]{64}$/.test(name)).map(parseContainerId);
+  }
+}
