@@ -28,6 +28,8 @@ export interface NodeFacts {
   readonly kernel: string;
   /** hugepage sizes of the node, `2MB`. */
   readonly hugepageSizes: readonly string[];
+  /** Host paths to mask beside the fixed list (the thermal_throttle directory of each CPU: side channel); may be empty. */
+  readonly maskedPaths: readonly string[];
 }
 
 /** Defaults from the configuration. */
@@ -42,8 +44,11 @@ export interface SpecDefaults {
   readonly privilegedSeccompProfile: unknown;
   readonly apparmorProfile: string;
   readonly readOnly: boolean;
+  /** pids.max of a container; 0 or less = no limit. */
   readonly pidsLimit: bigint;
   readonly minMemoryBytes: bigint;
+  /** Whom the device nodes of config.devices belong to (`device_ownership_from_security_context`). */
+  readonly deviceOwner: 'host' | 'containerUser';
 }
 
 /** What a container's spec is made of. Everything looked up on the host or in the rootfs is already here. */
@@ -63,12 +68,12 @@ export interface ContainerSpecInput {
   /** `cgroupsPath` as the cgroup manager wants it. */
   readonly cgroupsPath: string;
   readonly user: ResolvedUser;
-  readonly files: { readonly resolvConf: string; readonly hostname: string; readonly hosts: string; readonly shm: string };
+  readonly files: PodFiles;
   /** config.mounts looked up, same order; image volumes have the path where the image is mounted as source. */
   readonly mounts: readonly ResolvedMount[];
-  /** Image VOLUMEs as anonymous bind mounts (image_volumes = bind). */
+  /** Image VOLUMEs as anonymous bind mounts (image_volumes = bind), and default_mounts_file; a CRI mount at the same place wins. */
   readonly volumes: readonly { readonly source: string; readonly containerPath: string }[];
-  /** config.devices looked up. */
+  /** config.devices, additional_devices and the devices annotation looked up (`resolveDevices`). */
   readonly devices: readonly ResolvedDevice[];
   /** All host devices, only for privileged containers that get them. */
   readonly hostDevices: readonly ResolvedDevice[];
@@ -76,8 +81,54 @@ export interface ContainerSpecInput {
   readonly selinux: { readonly processLabel: string; readonly mountLabel: string };
   /** A localhost seccomp profile, read and parsed; undefined unless the config names one. */
   readonly localhostSeccomp: unknown;
-  /** Real path inside the rootfs of each mount's container_path is resolved by the runtime; the working directory is resolved and made already. */
+  /** Value of HOSTNAME: the pod's name in its UTS namespace, the node's with host network. */
   readonly hostname: string;
+  /** What goes into the spec's annotations: only what `passedAnnotations` let through (CVE-2024-3154). */
+  readonly annotations: ReadonlyMap<string, string>;
+  /** `rw` for the annotation cgroup2-mount-hierarchy-rw and a handler's cgroup_writable; privileged containers have it anyway. */
+  readonly cgroupAccess: 'ro' | 'rw';
+  /** umask of the first process; undefined = the runtime's 0022. */
+  readonly umask: number | undefined;
+  /**
+   * Host path of the static helper that sets environment variables which JSON cannot hold (bytes that are not UTF-8) and then execs;
+   * '' = none, and such a container is refused. Used only for containers that have such a value.
+   */
+  readonly envExec: string;
+}
+
+/** Host paths of the files that every container of a pod gets; '' = none. */
+export interface PodFiles {
+  readonly resolvConf: string;
+  readonly hostname: string;
+  /** Only for host network without a CRI mount at /etc/hosts: the kubelet brings its own otherwise. */
+  readonly hosts: string;
+  /** The pod's tmpfs, or the host's /dev/shm with host IPC. */
+  readonly shm: string;
+  /** The image's passwd with a line added (`passwdWithEntry`). */
+  readonly passwd: string;
+  /** /run/.containerenv, an empty file: how programs notice that they are in a container. */
+  readonly containerenv: string;
+  /** Zone file for /etc/localtime (`timezone`). */
+  readonly localtime: string;
+}
+
+/** What the infra container's spec is made of. It exists only for a shared PID namespace, to be its init. */
+export interface PauseSpecInput {
+  readonly id: string;
+  readonly pod: PodSandboxConfig;
+  /** Directory that becomes the read-only root and holds our static `pause`. */
+  readonly root: string;
+  readonly facts: NodeFacts;
+  readonly defaults: SpecDefaults;
+  readonly runtime: SpecRuntime;
+  readonly namespaces: ReadonlyMap<'net' | 'ipc' | 'uts' | 'user', string>;
+  readonly cgroupsPath: string;
+  readonly idMap: IdMap | null;
+  readonly selinux: { readonly processLabel: string; readonly mountLabel: string };
+  readonly localhostSeccomp: unknown;
+  readonly annotations: ReadonlyMap<string, string>;
+  /** `infra_ctr_cpuset`; '' = none. */
+  readonly cpuset: string;
 }
 
 /** The part of the runtime's features that the spec depends on. */
@@ -96,6 +147,8 @@ export interface ResolvedUser {
   readonly additionalGids: readonly number[];
   /** From the image's passwd; '/' when unknown. */
   readonly home: string;
+  /** True if the image's passwd has a line for this uid. */
+  readonly known: boolean;
 }
 
 export interface ResolvedMount {
