@@ -54,4 +54,8 @@ export const limits = {
   /** /etc/passwd and /etc/group of an image (CVE-2025-4437: never whole and unbounded). */
   passwdBytes: 8 * MiB,
   configFileBytes: 1 * MiB,
+  /** One value in a log line; a runtime's whole kept error text (commandErrorBytes) fits. */
+  logValueChars: 10_000,
+  /** Lines waiting for a slow reader of stderr; beyond, lines are dropped and counted. */
+  logBacklogBytes: 4 * MiB,
 } as const;
