@@ -3,16 +3,16 @@
  * Turns `cri/api.proto` and `cri/node.proto` into two checked-in files:
  *
  *   pkg/cri-api/types.ts      every message as a plain TypeScript interface, every enum as a union of its names
- *   cri/generated/codec.ts    one straight-line reader and writer per message, over cri/wire.ts, and the table of RPCs
+ *   cri/generated/schema.ts   one line of text per message, which cri/codec.ts reads and writes by, and the RPCs
  *
  * Why not pbjs: its static classes keep 64-bit fields as Long objects and encode a bigint silently as 0, maps as
- * objects with a prototype (`__proto__` as a label is lost), and need a conversion layer in both directions. Reading
- * straight into the shape that the rest of the program uses is less code, and it is checked by the compiler.
+ * objects with a prototype (`__proto__` as a label is lost), need a conversion layer in both directions, and are some
+ * hundred times as much text to load at start-up.
  *
  *   node scripts/gen-api.mjs           write the files
  *   node scripts/gen-api.mjs --check   exit 1 and name the files that are stale; write nothing
  */
-import { readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import protobuf from 'protobufjs';
@@ -20,17 +20,8 @@ import protobuf from 'protobufjs';
 const home = join(dirname(fileURLToPath(import.meta.url)), '..');
 const sources = ['cri/api.proto', 'cri/node.proto'];
 
-/** Scalar kinds: TypeScript type, default as source text, wire type. Anything else in a .proto is refused. */
-const scalars = {
-  string: { ts: 'string', zero: "''", wire: 2 },
-  bytes: { ts: 'Uint8Array', zero: 'NO_BYTES', wire: 2 },
-  bool: { ts: 'boolean', zero: 'false', wire: 0 },
-  int32: { ts: 'number', zero: '0', wire: 0 },
-  uint32: { ts: 'number', zero: '0', wire: 0 },
-  int64: { ts: 'bigint', zero: '0n', wire: 0 },
-  uint64: { ts: 'bigint', zero: '0n', wire: 0 },
-  double: { ts: 'number', zero: '0', wire: 1 },
-};
+/** TypeScript type of every scalar that cri/codec.ts knows; anything else in a .proto is refused. */
+const scalars = { string: 'string', bytes: 'Uint8Array', bool: 'boolean', int32: 'number', uint32: 'number', int64: 'bigint', uint64: 'bigint', double: 'number' };
 
 /** All messages, enums and services of one file, in the order of the text. */
 function load(path) {
@@ -71,21 +62,18 @@ function camel(name) {
     .join('');
 }
 
-/** What a field is, in the four shapes that this program knows. */
+/** What a field is: its TypeScript type, and whether it is a map, enum, message or scalar. */
 function shape(field) {
   field.resolve();
+  const { repeated, type } = field;
   if (field instanceof protobuf.MapField) {
-    if (field.keyType !== 'string' || field.type !== 'string') throw new Error(`${field.fullName}: only map<string, string>`);
-    return { kind: 'map', ts: 'StringMap', zero: 'NO_ENTRIES', wire: 2 };
+    if (field.keyType !== 'string' || type !== 'string') throw new Error(`${field.fullName}: only map<string, string>`);
+    return { kind: 'map', ts: 'StringMap', repeated: false };
   }
-  if (field.resolvedType instanceof protobuf.Enum) {
-    const name = field.resolvedType.name;
-    return { kind: 'enum', name, ts: name, zero: `'${enumNames(field.resolvedType)[0]}'`, wire: 0, repeated: field.repeated };
-  }
-  if (field.resolvedType !== null) return { kind: 'message', name: field.resolvedType.name, ts: field.resolvedType.name, wire: 2, repeated: field.repeated };
-  const scalar = scalars[field.type];
-  if (scalar === undefined) throw new Error(`${field.fullName}: type ${field.type} is not supported`);
-  return { kind: 'scalar', method: field.type, ...scalar, repeated: field.repeated };
+  if (field.resolvedType instanceof protobuf.Enum) return { kind: 'enum', ts: field.resolvedType.name, repeated };
+  if (field.resolvedType !== null) return { kind: 'message', ts: field.resolvedType.name, repeated };
+  if (scalars[type] === undefined) throw new Error(`${field.fullName}: type ${type} is not supported`);
+  return { kind: 'scalar', type, ts: scalars[type], repeated };
 }
 
 function doc(comment, indent = '') {
@@ -132,8 +120,8 @@ export type Input<T> = T extends string | number | bigint | boolean | Uint8Array
   for (const file of files) {
     out += `\n// ${file.package}\n`;
     for (const each of file.enums) {
-      const comments = enumNames(each).filter((name) => each.comments[name]).map((name) => `${name}: ${each.comments[name].replaceAll('\n', ' ')}`);
-      const text = [each.comment, ...comments].filter(Boolean).join('\n\n');
+      const comments = enumNames(each).filter((name) => each.comments[name]).map((name) => `- \`${name}\`: ${each.comments[name].replaceAll('\n', ' ')}`);
+      const text = [each.comment, ...comments].filter(Boolean).join('\n');
       const names = enumNames(each).map((name) => `'${name}'`);
       out += `\n${doc(text)}export type ${each.name} =${names.length > 6 ? names.map((name) => `\n  | ${name}`).join('') : ` ${names.join(' | ')}`};\n`;
     }
@@ -151,6 +139,9 @@ export type Input<T> = T extends string | number | bigint | boolean | Uint8Array
       out += '}\n';
     }
   }
+  out += '\n/** Every message under its name. */\nexport interface Messages {\n';
+  for (const each of files.flatMap((file) => file.messages)) out += `  readonly ${each.name}: ${each.name};\n`;
+  out += '}\n';
   out += '\n/** Every RPC under its name in lower camel case. `streams`: the reply is a stream of such messages. */\nexport interface Rpcs {\n';
   for (const method of files.flatMap((file) => file.services).flatMap((service) => service.methodsArray)) {
     if (method.requestStream) throw new Error(`${method.fullName}: client streams are not supported`);
@@ -159,89 +150,50 @@ export type Input<T> = T extends string | number | bigint | boolean | Uint8Array
   return `${out}}\n`;
 }
 
-/** The bytes of the field's tag, as the number that they read as. */
-const tag = (field, wire) => field.id * 8 + wire;
-
-function emitReader(message) {
-  const fields = byNumber(message);
-  const name = message.name;
-  if (fields.length === 0) return `const read${name} = (r: Reader): t.${name} => {\n  while (r.more()) r.skip(r.tag());\n  return {};\n};\n`;
-  let out = `const read${name} = (r: Reader): t.${name} => {\n`;
-  let cases = '';
-  for (const field of fields) {
-    const is = shape(field);
-    const to = camel(field.name);
-    const ts = is.kind === 'message' || is.kind === 'enum' ? `t.${is.ts}` : is.kind === 'map' ? 't.StringMap' : is.ts;
-    if (is.repeated) out += `  const ${to}: ${ts}[] = [];\n`;
-    else if (is.kind === 'message') out += `  let ${to}: ${ts} | undefined;\n`;
-    else out += `  let ${to}${is.kind === 'scalar' && is.zero !== 'NO_BYTES' ? '' : `: ${ts}`} = ${is.zero};\n`;
-    const value = is.kind === 'message' ? `r.message(read${is.name})` : is.kind === 'enum' ? `r.enumeration(${is.name})` : is.kind === 'map' ? `r.entry(${to})` : `r.${is.method}()`;
-    cases += `      case ${tag(field, is.wire)}: ${is.repeated ? `${to}.push(${value})` : `${to} = ${value}`}; break;\n`;
-    // Packed numbers are what senders write; single ones must be read as well (protobuf encoding guide).
-    if (is.repeated && is.wire !== 2) cases += `      case ${tag(field, 2)}: r.packed(() => { ${to}.push(${value}); }); break;\n`;
-  }
-  return `${out}  while (r.more()) {\n    const tag = r.tag();\n    switch (tag) {\n${cases}      default: r.skip(tag);\n    }\n  }\n  return { ${fields.map((field) => camel(field.name)).join(', ')} };\n};\n`;
+function typeName(field) {
+  const is = shape(field);
+  if (is.kind === 'map') return 'map';
+  return `${is.kind === 'scalar' ? is.type : is.ts}${is.repeated ? '[]' : ''}`;
 }
 
-function emitWriter(message) {
-  const fields = byNumber(message).reverse();
-  if (fields.length === 0) return `const write${message.name} = (): void => {};\n`;
-  let out = `const write${message.name} = (w: Writer, m: t.Input<t.${message.name}>): void => {\n`;
-  for (const field of fields) {
-    const is = shape(field);
-    const from = `m.${camel(field.name)}`;
-    const many = is.repeated ? 's' : '';
-    if (is.kind === 'map') out += `  w.map(${tag(field, 2)}, ${from});\n`;
-    else if (is.kind === 'message') out += `  w.message${many}(${tag(field, 2)}, ${from}, write${is.name});\n`;
-    else if (is.kind === 'enum' && !is.repeated) out += `  w.enumeration(${tag(field, 0)}, ${from}, ${is.name});\n`;
-    else if (is.kind === 'scalar' && (!is.repeated || is.wire === 2)) out += `  w.${is.method}${many}(${tag(field, is.wire)}, ${from});\n`;
-    else if (is.kind === 'scalar' && (is.method === 'int64' || is.method === 'int32')) out += `  w.${is.method}s(${tag(field, 2)}, ${from});\n`;
-    else throw new Error(`${field.fullName}: repeated ${field.type} is not supported`);
+function emitSchema(files) {
+  const quoted = (text) => `'${text}'`;
+  let out = `// Generated by scripts/gen-api.mjs from ${sources.join(' and ')}; do not edit.
+import type { Messages, Rpcs } from '../../pkg/cri-api/types.ts';
+
+/** Names of every enum, in the order of their numbers 0, 1, 2, … */
+export const enums = {
+`;
+  for (const each of files.flatMap((file) => file.enums)) out += `  ${each.name}: ${quoted(enumNames(each).join(' '))},\n`;
+  out += '} as const;\n\n/** Fields of every message, in the order of their numbers: number, name and type of each. */\nexport const messages: Readonly<Record<keyof Messages, string>> = {\n';
+  for (const each of files.flatMap((file) => file.messages)) {
+    out += `  ${each.name}: ${quoted(byNumber(each).map((field) => `${field.id} ${camel(field.name)} ${typeName(field)}`).join(', '))},\n`;
+  }
+  out += '};\n\n/** Path, request, reply, and whether replies are streamed, of every RPC. */\nexport const rpcs: Readonly<Record<keyof Rpcs, readonly [path: string, request: keyof Messages, reply: keyof Messages, streams: boolean]>> = {\n';
+  for (const file of files) {
+    for (const service of file.services) {
+      for (const method of service.methodsArray) {
+        out += `  ${camel(method.name)}: ['/${file.package}.${service.name}/${method.name}', '${method.requestType}', '${method.responseType}', ${Boolean(method.responseStream)}],\n`;
+      }
+    }
   }
   return `${out}};\n`;
 }
 
-function emitCodec(files) {
-  const messages = files.flatMap((file) => file.messages);
-  let out = `// Generated by scripts/gen-api.mjs from ${sources.join(' and ')}; do not edit.
-/**
- * Reads and writes every CRI message, and lists every RPC. Writers go from the last field to the first, since
- * cri/wire.ts fills its buffer from the end; the bytes come out in field order.
- */
-import type * as t from '../../pkg/cri-api/types.ts';
-import { codec, enumeration, NO_BYTES, NO_ENTRIES, type Codec, type Methods, type Reader, type Writer } from '../wire.ts';
-
-`;
-  for (const each of files.flatMap((file) => file.enums)) {
-    const names = enumNames(each).map((name) => `'${name}'`);
-    out += `const ${each.name} = enumeration<t.${each.name}>('${each.name}', [${names.length > 6 ? `\n${names.map((name) => `  ${name},\n`).join('')}` : names.join(', ')}]);\n`;
-  }
-  for (const each of messages) out += `\n${emitReader(each)}${emitWriter(each)}`;
-  out += '\n/** One codec per message, under its name. */\nexport const codecs = {\n';
-  for (const each of messages) out += `  ${each.name}: codec<t.${each.name}>(read${each.name}, write${each.name}),\n`;
-  out += '};\n\n/** Every RPC: where it is called, and how its two messages are read and written. */\nexport const methods: Methods = {\n';
-  for (const file of files) {
-    for (const service of file.services) {
-      for (const method of service.methodsArray) {
-        out += `  ${camel(method.name)}: { name: '${method.name}', path: '/${file.package}.${service.name}/${method.name}', streams: ${Boolean(method.responseStream)}, request: codecs.${method.requestType}, reply: codecs.${method.responseType} },\n`;
-      }
-    }
-  }
-  return `${out}};\n`.replace(/, type Codec(?=,)/, '');
+/** The files that are not what the .proto files say: path and what it should hold. The test asks for it too. */
+export function stale() {
+  const files = sources.map(load);
+  return Object.entries({ 'pkg/cri-api/types.ts': emitTypes(files), 'cri/generated/schema.ts': emitSchema(files) }).filter(([path, text]) => {
+    return !existsSync(join(home, path)) || readFileSync(join(home, path), 'utf8') !== text;
+  });
 }
 
-const files = sources.map(load);
-const outputs = { 'pkg/cri-api/types.ts': emitTypes(files), 'cri/generated/codec.ts': emitCodec(files) };
-const stale = Object.entries(outputs).filter(([path, text]) => {
-  try {
-    return readFileSync(join(home, path), 'utf8') !== text;
-  } catch {
-    return true;
+if (import.meta.main) {
+  const found = stale();
+  if (process.argv.includes('--check')) {
+    for (const [path] of found) console.error(`${path} is not what ${sources.join(' and ')} say: run \`node scripts/gen-api.mjs\``);
+    process.exitCode = found.length > 0 ? 1 : 0;
+  } else {
+    for (const [path, text] of found) writeFileSync(join(home, path), text);
   }
-});
-if (process.argv.includes('--check')) {
-  for (const [path] of stale) console.error(`${path} is not what ${sources.join(' and ')} say: run \`node scripts/gen-api.mjs\``);
-  process.exitCode = stale.length > 0 ? 1 : 0;
-} else {
-  for (const [path, text] of stale) writeFileSync(join(home, path), text);
 }

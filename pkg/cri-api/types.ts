@@ -24,18 +24,44 @@ export type Input<T> = T extends string | number | bigint | boolean | Uint8Array
 
 // runtime.v1
 
-export type Protocol = 'TCP' | 'UDP' | 'SCTP';
+export type CgroupDriver = 'SYSTEMD' | 'CGROUPFS';
 
-export type MountPropagation = 'PROPAGATION_PRIVATE' | 'PROPAGATION_HOST_TO_CONTAINER' | 'PROPAGATION_BIDIRECTIONAL';
+/**
+ * Where the profile comes from.
+ * - `RuntimeDefault`: The one that the runtime ships.
+ * - `Unconfined`: None.
+ * - `Localhost`: The one in localhost_ref.
+ */
+export type ProfileType = 'RuntimeDefault' | 'Unconfined' | 'Localhost';
 
+/**
+ * Whose namespace a pod or container lives in.
+ * - `POD`: One for the pod.
+ * - `CONTAINER`: One for the container alone.
+ * - `NODE`: The node's.
+ * - `TARGET`: That of the container named by target_id.
+ */
 export type NamespaceMode = 'POD' | 'CONTAINER' | 'NODE' | 'TARGET';
 
+/**
+ * Whether groups that the image's /etc/group gives the user count.
+ * - `Merge`: They are added to the listed ones.
+ * - `Strict`: Only the listed ones.
+ */
 export type SupplementalGroupsPolicy = 'Merge' | 'Strict';
 
-export type ProfileType = 'RuntimeDefault' | 'Unconfined' | 'Localhost';
+export type Protocol = 'TCP' | 'UDP' | 'SCTP';
 
 export type PodSandboxState = 'SANDBOX_READY' | 'SANDBOX_NOTREADY';
 
+/**
+ * - `PROPAGATION_PRIVATE`: Mounts made later are seen on neither side.
+ * - `PROPAGATION_HOST_TO_CONTAINER`: Mounts made on the node show in the container.
+ * - `PROPAGATION_BIDIRECTIONAL`: Mounts show on both sides.
+ */
+export type MountPropagation = 'PROPAGATION_PRIVATE' | 'PROPAGATION_HOST_TO_CONTAINER' | 'PROPAGATION_BIDIRECTIONAL';
+
+/** Signals by name. The numbers are CRI's own, not the kernel's: SIGKILL is 13 here. */
 export type Signal =
   | 'SIGNAL_RUNTIME_DEFAULT'
   | 'SIGNAL_SIGABRT'
@@ -104,125 +130,246 @@ export type Signal =
   | 'SIGNAL_SIGRTMAXMINUS1'
   | 'SIGNAL_SIGRTMAX';
 
+/** - `CONTAINER_UNKNOWN`: The truth cannot be found out; stopping still works. */
 export type ContainerState = 'CONTAINER_CREATED' | 'CONTAINER_RUNNING' | 'CONTAINER_EXITED' | 'CONTAINER_UNKNOWN';
 
 export type ContainerEventType = 'CONTAINER_CREATED_EVENT' | 'CONTAINER_STARTED_EVENT' | 'CONTAINER_STOPPED_EVENT' | 'CONTAINER_DELETED_EVENT';
 
 export type MetricType = 'COUNTER' | 'GAUGE';
 
-export type CgroupDriver = 'SYSTEMD' | 'CGROUPFS';
-
 export interface VersionRequest {
+  /** Version of the kubelet's side. */
   readonly version: string;
 }
 
 export interface VersionResponse {
+  /** Version of the kubelet's runtime API: `0.1.0` since ever. */
   readonly version: string;
   readonly runtimeName: string;
   readonly runtimeVersion: string;
+  /** `v1`. */
   readonly runtimeApiVersion: string;
 }
 
-export interface DNSConfig {
-  readonly servers: readonly string[];
-  readonly searches: readonly string[];
-  readonly options: readonly string[];
+export interface StatusRequest {
+  /** Also fill `info`. */
+  readonly verbose: boolean;
 }
 
-export interface PortMapping {
-  readonly protocol: Protocol;
-  readonly containerPort: number;
-  readonly hostPort: number;
-  readonly hostIp: string;
+export interface StatusResponse {
+  readonly status?: RuntimeStatus | undefined;
+  /** JSON texts for people, only if asked for. */
+  readonly info: StringMap;
+  /** One per configured handler; the default one appears under the empty name too. */
+  readonly runtimeHandlers: readonly RuntimeHandler[];
+  readonly features?: RuntimeFeatures | undefined;
 }
 
-export interface Mount {
-  readonly containerPath: string;
-  readonly hostPath: string;
-  readonly readonly: boolean;
-  readonly selinuxRelabel: boolean;
-  readonly propagation: MountPropagation;
-  readonly uidMappings: readonly IDMapping[];
-  readonly gidMappings: readonly IDMapping[];
-  readonly recursiveReadOnly: boolean;
-  readonly image?: ImageSpec | undefined;
-  readonly imageSubPath: string;
-  readonly mountOptions: readonly string[];
+export interface RuntimeStatus {
+  /** At least RuntimeReady and NetworkReady. */
+  readonly conditions: readonly RuntimeCondition[];
 }
 
-export interface IDMapping {
-  readonly hostId: number;
-  readonly containerId: number;
-  readonly length: number;
+export interface RuntimeCondition {
+  /** `RuntimeReady`, `NetworkReady`, or one of our own. */
+  readonly type: string;
+  /** True if all is well. */
+  readonly status: boolean;
+  /** One word in camel case, for programs. */
+  readonly reason: string;
+  /** A sentence, for people. */
+  readonly message: string;
 }
 
-export interface UserNamespace {
-  readonly mode: NamespaceMode;
-  readonly uids: readonly IDMapping[];
-  readonly gids: readonly IDMapping[];
+/** What one runtime handler can do. */
+export interface RuntimeHandlerFeatures {
+  readonly recursiveReadOnlyMounts: boolean;
+  readonly userNamespaces: boolean;
 }
 
-export interface NamespaceOption {
-  readonly network: NamespaceMode;
-  readonly pid: NamespaceMode;
-  readonly ipc: NamespaceMode;
-  readonly targetId: string;
-  readonly usernsOptions?: UserNamespace | undefined;
+export interface RuntimeHandler {
+  /** The name that RunPodSandbox takes; empty for the default. */
+  readonly name: string;
+  readonly features?: RuntimeHandlerFeatures | undefined;
 }
 
-export interface Int64Value {
-  readonly value: bigint;
+/** What the daemon can do, whatever the handler. */
+export interface RuntimeFeatures {
+  readonly supplementalGroupsPolicy: boolean;
+  readonly userNamespacesHostNetwork: boolean;
+  /** Mount.mount_options are honoured. */
+  readonly mountOptions: boolean;
 }
 
+export interface NetworkConfig {
+  /** Address ranges for pods, separated by commas when there are two families. */
+  readonly podCidr: string;
+}
+
+export interface RuntimeConfig {
+  readonly networkConfig?: NetworkConfig | undefined;
+}
+
+export interface UpdateRuntimeConfigRequest {
+  readonly runtimeConfig?: RuntimeConfig | undefined;
+}
+
+export type UpdateRuntimeConfigResponse = Readonly<Record<string, never>>;
+
+export type RuntimeConfigRequest = Readonly<Record<string, never>>;
+
+export interface RuntimeConfigResponse {
+  /** Unset on other systems than Linux. */
+  readonly linux?: LinuxRuntimeConfiguration | undefined;
+}
+
+export interface LinuxRuntimeConfiguration {
+  /** Who makes cgroups; the kubelet follows. */
+  readonly cgroupDriver: CgroupDriver;
+}
+
+/** What makes a pod sandbox one of a kind: two with equal metadata are the same. */
+export interface PodSandboxMetadata {
+  readonly name: string;
+  readonly uid: string;
+  readonly namespace: string;
+  /** Counts up when the kubelet makes the sandbox of a pod anew. */
+  readonly attempt: number;
+}
+
+export interface PodSandboxConfig {
+  /** Required. */
+  readonly metadata?: PodSandboxMetadata | undefined;
+  /** Host name inside; empty only when the pod uses the node's network. */
+  readonly hostname: string;
+  /** Absolute directory for the logs of the pod's containers; each adds its own log_path. */
+  readonly logDirectory: string;
+  /** Content of resolv.conf; unset means the node's. */
+  readonly dnsConfig?: DNSConfig | undefined;
+  readonly portMappings: readonly PortMapping[];
+  /** Returned unchanged, byte for byte; filters compare them. */
+  readonly labels: StringMap;
+  /** Returned unchanged, byte for byte; may carry settings for the runtime. */
+  readonly annotations: StringMap;
+  readonly linux?: LinuxPodSandboxConfig | undefined;
+  readonly windows?: WindowsPodSandboxConfig | undefined;
+}
+
+export interface LinuxPodSandboxConfig {
+  /** Cgroup to put the pod's containers below: a path, or a slice's name with the systemd driver. */
+  readonly cgroupParent: string;
+  readonly securityContext?: LinuxSandboxSecurityContext | undefined;
+  /** Kernel settings inside the pod's own namespaces; the name may use dots or slashes. */
+  readonly sysctls: StringMap;
+  /** What the runtime class adds to the sum of the containers. */
+  readonly overhead?: LinuxContainerResources | undefined;
+  /** Sum over the pod's containers. */
+  readonly resources?: LinuxContainerResources | undefined;
+}
+
+/** How the pod's own process is confined; containers have their own settings. */
 export interface LinuxSandboxSecurityContext {
   readonly namespaceOptions?: NamespaceOption | undefined;
   readonly selinuxOptions?: SELinuxOption | undefined;
+  /** User id of the pod's own process. */
   readonly runAsUser?: Int64Value | undefined;
   readonly readonlyRootfs: boolean;
+  /** Further groups of the pod's own process. */
   readonly supplementalGroups: readonly bigint[];
+  /** Whether the pod may hold privileged containers. */
   readonly privileged: boolean;
-  /** @deprecated */
+  /**
+   * Superseded by `seccomp`, and read only if that is unset.
+   * @deprecated
+   */
   readonly seccompProfilePath: string;
+  /** Group id of the pod's own process; only together with run_as_user. */
   readonly runAsGroup?: Int64Value | undefined;
   readonly seccomp?: SecurityProfile | undefined;
   readonly apparmor?: SecurityProfile | undefined;
   readonly supplementalGroupsPolicy: SupplementalGroupsPolicy;
 }
 
+/** A seccomp or AppArmor profile. */
 export interface SecurityProfile {
   readonly profileType: ProfileType;
+  /** With Localhost: absolute path of a seccomp profile, or name of a loaded AppArmor profile. Else empty. */
   readonly localhostRef: string;
 }
 
-export interface LinuxPodSandboxConfig {
-  readonly cgroupParent: string;
-  readonly securityContext?: LinuxSandboxSecurityContext | undefined;
-  readonly sysctls: StringMap;
-  readonly overhead?: LinuxContainerResources | undefined;
-  readonly resources?: LinuxContainerResources | undefined;
+export interface SELinuxOption {
+  readonly user: string;
+  readonly role: string;
+  readonly type: string;
+  /** Alone it is enough: the rest is filled in from the policy. */
+  readonly level: string;
 }
 
-export interface PodSandboxMetadata {
-  readonly name: string;
-  readonly uid: string;
-  readonly namespace: string;
-  readonly attempt: number;
+export interface NamespaceOption {
+  /** POD or NODE. */
+  readonly network: NamespaceMode;
+  /** The only one in which a container may differ from its pod. */
+  readonly pid: NamespaceMode;
+  /** POD or NODE. */
+  readonly ipc: NamespaceMode;
+  /** Container of the same pod to join, with TARGET. */
+  readonly targetId: string;
+  /** Unset: the node's user namespace. */
+  readonly usernsOptions?: UserNamespace | undefined;
 }
 
-export interface PodSandboxConfig {
-  readonly metadata?: PodSandboxMetadata | undefined;
-  readonly hostname: string;
-  readonly logDirectory: string;
-  readonly dnsConfig?: DNSConfig | undefined;
-  readonly portMappings: readonly PortMapping[];
-  readonly labels: StringMap;
-  readonly annotations: StringMap;
-  readonly linux?: LinuxPodSandboxConfig | undefined;
-  readonly windows?: WindowsPodSandboxConfig | undefined;
+export interface UserNamespace {
+  /** POD or NODE. */
+  readonly mode: NamespaceMode;
+  /** With POD exactly one, which maps container id 0. */
+  readonly uids: readonly IDMapping[];
+  /** With POD exactly one, which maps container id 0. */
+  readonly gids: readonly IDMapping[];
+}
+
+/** A run of user or group ids. */
+export interface IDMapping {
+  /** First id on the node. */
+  readonly hostId: number;
+  /** First id inside. */
+  readonly containerId: number;
+  /** How many. */
+  readonly length: number;
+}
+
+/** A number that may be missing. */
+export interface Int64Value {
+  readonly value: bigint;
+}
+
+/** A number that may be missing. */
+export interface UInt64Value {
+  readonly value: bigint;
+}
+
+export interface DNSConfig {
+  /** Addresses, for `nameserver` lines. */
+  readonly servers: readonly string[];
+  /** Domains of the `search` line. */
+  readonly searches: readonly string[];
+  /** Words of the `options` line. */
+  readonly options: readonly string[];
+}
+
+/** Opens a port of the pod on the node. */
+export interface PortMapping {
+  readonly protocol: Protocol;
+  /** 1 to 65535. */
+  readonly containerPort: number;
+  /** 0: no port on the node. */
+  readonly hostPort: number;
+  /** Address of the node to listen on; empty for all. */
+  readonly hostIp: string;
 }
 
 export interface RunPodSandboxRequest {
   readonly config?: PodSandboxConfig | undefined;
+  /** Which configured runtime to use; empty for the default, unknown ones are refused. */
   readonly runtimeHandler: string;
 }
 
@@ -244,67 +391,71 @@ export type RemovePodSandboxResponse = Readonly<Record<string, never>>;
 
 export interface PodSandboxStatusRequest {
   readonly podSandboxId: string;
+  /** Also fill `info`. */
   readonly verbose: boolean;
 }
 
-export interface PodIP {
-  readonly ip: string;
-}
-
-export interface PodSandboxNetworkStatus {
-  readonly ip: string;
-  readonly additionalIps: readonly PodIP[];
-}
-
-export interface Namespace {
-  readonly options?: NamespaceOption | undefined;
-}
-
-export interface LinuxPodSandboxStatus {
-  readonly namespaces?: Namespace | undefined;
+export interface PodSandboxStatusResponse {
+  readonly status?: PodSandboxStatus | undefined;
+  /** JSON texts for people, only if asked for. */
+  readonly info: StringMap;
+  /** The pod's containers, when events are on: saves the caller a call for each. */
+  readonly containersStatuses: readonly ContainerStatus[];
+  /** When this was true, when events are on. */
+  readonly timestamp: bigint;
 }
 
 export interface PodSandboxStatus {
   readonly id: string;
   readonly metadata?: PodSandboxMetadata | undefined;
   readonly state: PodSandboxState;
+  /** Never 0. */
   readonly createdAt: bigint;
+  /** Unset on the node's network. */
   readonly network?: PodSandboxNetworkStatus | undefined;
   readonly linux?: LinuxPodSandboxStatus | undefined;
   readonly labels: StringMap;
   readonly annotations: StringMap;
+  /** As asked for, empty if none was. */
   readonly runtimeHandler: string;
 }
 
-export interface PodSandboxStatusResponse {
-  readonly status?: PodSandboxStatus | undefined;
-  readonly info: StringMap;
-  readonly containersStatuses: readonly ContainerStatus[];
-  readonly timestamp: bigint;
+export interface PodSandboxNetworkStatus {
+  /** The first address. */
+  readonly ip: string;
+  /** All others, such as the second family's. */
+  readonly additionalIps: readonly PodIP[];
 }
 
+export interface PodIP {
+  readonly ip: string;
+}
+
+export interface LinuxPodSandboxStatus {
+  readonly namespaces?: Namespace | undefined;
+}
+
+export interface Namespace {
+  /** As the config asked. */
+  readonly options?: NamespaceOption | undefined;
+}
+
+/** A state to filter by; a message because a filter may leave it out. */
 export interface PodSandboxStateValue {
   readonly state: PodSandboxState;
 }
 
+/** Fields that are set must all match. */
 export interface PodSandboxFilter {
+  /** An id or the beginning of one. */
   readonly id: string;
   readonly state?: PodSandboxStateValue | undefined;
+  /** Every label here must be there with the same value. */
   readonly labelSelector: StringMap;
 }
 
 export interface ListPodSandboxRequest {
   readonly filter?: PodSandboxFilter | undefined;
-}
-
-export interface PodSandbox {
-  readonly id: string;
-  readonly metadata?: PodSandboxMetadata | undefined;
-  readonly state: PodSandboxState;
-  readonly createdAt: bigint;
-  readonly labels: StringMap;
-  readonly annotations: StringMap;
-  readonly runtimeHandler: string;
 }
 
 export interface ListPodSandboxResponse {
@@ -316,7 +467,578 @@ export interface StreamPodSandboxesRequest {
 }
 
 export interface StreamPodSandboxesResponse {
+  /** At least one; no pod comes twice in a stream. */
   readonly podSandboxes: readonly PodSandbox[];
+}
+
+/** A pod as lists show it. */
+export interface PodSandbox {
+  readonly id: string;
+  readonly metadata?: PodSandboxMetadata | undefined;
+  readonly state: PodSandboxState;
+  readonly createdAt: bigint;
+  readonly labels: StringMap;
+  readonly annotations: StringMap;
+  readonly runtimeHandler: string;
+}
+
+export interface UpdatePodSandboxResourcesRequest {
+  readonly podSandboxId: string;
+  readonly overhead?: LinuxContainerResources | undefined;
+  readonly resources?: LinuxContainerResources | undefined;
+}
+
+export type UpdatePodSandboxResourcesResponse = Readonly<Record<string, never>>;
+
+/** Makes a container one of a kind within its pod. */
+export interface ContainerMetadata {
+  readonly name: string;
+  /** Counts up when the kubelet makes the container anew. */
+  readonly attempt: number;
+}
+
+export interface ContainerConfig {
+  /** Required. */
+  readonly metadata?: ContainerMetadata | undefined;
+  /** Required; must have been pulled. */
+  readonly image?: ImageSpec | undefined;
+  /** Replaces the image's entrypoint and its arguments. */
+  readonly command: readonly string[];
+  /** Replaces the image's arguments. */
+  readonly args: readonly string[];
+  /** Replaces the image's working directory; made if it does not exist. */
+  readonly workingDir: string;
+  /** Added to the image's variables; the last of a name counts. */
+  readonly envs: readonly KeyValue[];
+  readonly mounts: readonly Mount[];
+  readonly devices: readonly Device[];
+  /** Returned unchanged, byte for byte; filters compare them. */
+  readonly labels: StringMap;
+  /** Returned unchanged, byte for byte; may carry settings for the runtime. */
+  readonly annotations: StringMap;
+  /** Log file, relative to the pod's log_directory. */
+  readonly logPath: string;
+  /** Keep standard input open for those who attach. */
+  readonly stdin: boolean;
+  /** Close standard input when the first who attached has gone. */
+  readonly stdinOnce: boolean;
+  /** Give the process a terminal. */
+  readonly tty: boolean;
+  readonly linux?: LinuxContainerConfig | undefined;
+  readonly windows?: WindowsContainerConfig | undefined;
+  /** Devices of vendors, by their CDI names. */
+  readonly cdiDevices: readonly CDIDevice[];
+  /** What StopContainer sends first; the default means the image's, else SIGTERM. */
+  readonly stopSignal: Signal;
+}
+
+export interface LinuxContainerConfig {
+  readonly resources?: LinuxContainerResources | undefined;
+  readonly securityContext?: LinuxContainerSecurityContext | undefined;
+}
+
+/** An environment variable. */
+export interface KeyValue {
+  readonly key: string;
+  /** Any bytes but NUL. */
+  readonly value: Uint8Array;
+}
+
+/** Names an image, in a request or a reply. */
+export interface ImageSpec {
+  /** Id or reference. */
+  readonly image: string;
+  readonly annotations: StringMap;
+  /** What the user wrote in the pod, before it was resolved to an id. */
+  readonly userSpecifiedImage: string;
+  /** Handler that the image is for. */
+  readonly runtimeHandler: string;
+  /** Reference by digest that the image was resolved to. */
+  readonly imageRef: string;
+}
+
+/** A file or directory of the node, or an image, shown in a container. */
+export interface Mount {
+  /** Where; resolved inside the container's root. */
+  readonly containerPath: string;
+  /** What; empty when `image` is set. */
+  readonly hostPath: string;
+  readonly readonly: boolean;
+  /** Give the source the pod's SELinux label. */
+  readonly selinuxRelabel: boolean;
+  readonly propagation: MountPropagation;
+  /** Shifts owners of files, with user namespaces. */
+  readonly uidMappings: readonly IDMapping[];
+  /** Shifts groups of files, with user namespaces. */
+  readonly gidMappings: readonly IDMapping[];
+  /** Mounts below are read-only too; needs `readonly` and PROPAGATION_PRIVATE. */
+  readonly recursiveReadOnly: boolean;
+  /** An image to show in place of a path of the node; always read-only. */
+  readonly image?: ImageSpec | undefined;
+  /** Directory inside that image; relative. */
+  readonly imageSubPath: string;
+  /** Further options of a bind mount: noexec, nodev, nosuid. */
+  readonly mountOptions: readonly string[];
+}
+
+export interface Device {
+  readonly containerPath: string;
+  /** A device, a link to one, or a directory of them. */
+  readonly hostPath: string;
+  /** Of `r`, `w` and `m` (make nodes); empty for all. */
+  readonly permissions: string;
+}
+
+export interface CDIDevice {
+  /** `vendor.com/class=device`. */
+  readonly name: string;
+}
+
+/** Limits and shares. 0 and empty leave a value alone. */
+export interface LinuxContainerResources {
+  /** Microseconds. */
+  readonly cpuPeriod: bigint;
+  /** Microseconds per period; -1 lifts the limit. */
+  readonly cpuQuota: bigint;
+  /** Weight relative to others, 2 to 262144. */
+  readonly cpuShares: bigint;
+  /** -1 lifts the limit. */
+  readonly memoryLimitInBytes: bigint;
+  /** -1000 to 1000. */
+  readonly oomScoreAdj: bigint;
+  /** List of processors, such as `0-3,7`. */
+  readonly cpusetCpus: string;
+  /** List of memory nodes. */
+  readonly cpusetMems: string;
+  readonly hugepageLimits: readonly HugepageLimit[];
+  /** Files of cgroup v2 and what to write there. */
+  readonly unified: StringMap;
+  /** Memory and swap together; -1 lifts the limit. */
+  readonly memorySwapLimitInBytes: bigint;
+}
+
+export interface HugepageLimit {
+  /** Such as `2MB` or `1GB`. */
+  readonly pageSize: string;
+  /** Bytes. */
+  readonly limit: bigint;
+}
+
+/** Changes to the default capabilities. Names with or without `CAP_`; `ALL` means all. */
+export interface Capability {
+  readonly addCapabilities: readonly string[];
+  /** Wins over adding. */
+  readonly dropCapabilities: readonly string[];
+  /** Added to the ambient and inheritable sets as well, so that they outlive an exec by a user that is not root. */
+  readonly addAmbientCapabilities: readonly string[];
+}
+
+export interface LinuxContainerSecurityContext {
+  readonly capabilities?: Capability | undefined;
+  /** Everything that the node's root may do; needs a privileged pod. */
+  readonly privileged: boolean;
+  readonly namespaceOptions?: NamespaceOption | undefined;
+  readonly selinuxOptions?: SELinuxOption | undefined;
+  /** Excludes run_as_username. */
+  readonly runAsUser?: Int64Value | undefined;
+  /** Must be in the image's /etc/passwd. */
+  readonly runAsUsername: string;
+  readonly readonlyRootfs: boolean;
+  readonly supplementalGroups: readonly bigint[];
+  /**
+   * Superseded by `apparmor`, and read only if that is unset.
+   * @deprecated
+   */
+  readonly apparmorProfile: string;
+  /**
+   * Superseded by `seccomp`, and read only if that is unset.
+   * @deprecated
+   */
+  readonly seccompProfilePath: string;
+  readonly noNewPrivs: boolean;
+  /** Only together with run_as_user or run_as_username. */
+  readonly runAsGroup?: Int64Value | undefined;
+  /** Paths to hide. */
+  readonly maskedPaths: readonly string[];
+  /** Paths to make read-only. */
+  readonly readonlyPaths: readonly string[];
+  /** Unset: none. */
+  readonly seccomp?: SecurityProfile | undefined;
+  readonly apparmor?: SecurityProfile | undefined;
+  readonly supplementalGroupsPolicy: SupplementalGroupsPolicy;
+}
+
+/** Who the container's process was at its start. */
+export interface LinuxContainerUser {
+  readonly uid: bigint;
+  readonly gid: bigint;
+  readonly supplementalGroups: readonly bigint[];
+}
+
+export interface ContainerUser {
+  readonly linux?: LinuxContainerUser | undefined;
+}
+
+export interface CreateContainerRequest {
+  readonly podSandboxId: string;
+  readonly config?: ContainerConfig | undefined;
+  /** The pod's config once more, as RunPodSandbox got it. */
+  readonly sandboxConfig?: PodSandboxConfig | undefined;
+}
+
+export interface CreateContainerResponse {
+  readonly containerId: string;
+}
+
+export interface StartContainerRequest {
+  readonly containerId: string;
+}
+
+export type StartContainerResponse = Readonly<Record<string, never>>;
+
+export interface StopContainerRequest {
+  readonly containerId: string;
+  /** Seconds of grace; 0 kills at once. */
+  readonly timeout: bigint;
+}
+
+export type StopContainerResponse = Readonly<Record<string, never>>;
+
+export interface RemoveContainerRequest {
+  readonly containerId: string;
+}
+
+export type RemoveContainerResponse = Readonly<Record<string, never>>;
+
+/** A state to filter by; a message because a filter may leave it out. */
+export interface ContainerStateValue {
+  readonly state: ContainerState;
+}
+
+/** Fields that are set must all match. */
+export interface ContainerFilter {
+  /** An id or the beginning of one. */
+  readonly id: string;
+  readonly state?: ContainerStateValue | undefined;
+  /** An id or the beginning of one. */
+  readonly podSandboxId: string;
+  /** Every label here must be there with the same value. */
+  readonly labelSelector: StringMap;
+}
+
+export interface ListContainersRequest {
+  readonly filter?: ContainerFilter | undefined;
+}
+
+export interface ListContainersResponse {
+  readonly containers: readonly Container[];
+}
+
+export interface StreamContainersRequest {
+  readonly filter?: ContainerFilter | undefined;
+}
+
+export interface StreamContainersResponse {
+  /** At least one; no container comes twice in a stream. */
+  readonly containers: readonly Container[];
+}
+
+/** A container as lists show it. */
+export interface Container {
+  readonly id: string;
+  readonly podSandboxId: string;
+  readonly metadata?: ContainerMetadata | undefined;
+  /** As the config named it. */
+  readonly image?: ImageSpec | undefined;
+  /** Reference by digest, else the id. */
+  readonly imageRef: string;
+  readonly state: ContainerState;
+  readonly createdAt: bigint;
+  readonly labels: StringMap;
+  readonly annotations: StringMap;
+  /** Equal to what PullImage returned. */
+  readonly imageId: string;
+}
+
+export interface ContainerStatusRequest {
+  readonly containerId: string;
+  /** Also fill `info`. */
+  readonly verbose: boolean;
+}
+
+export interface ContainerStatusResponse {
+  readonly status?: ContainerStatus | undefined;
+  /** JSON texts for people, only if asked for. */
+  readonly info: StringMap;
+}
+
+export interface ContainerStatus {
+  readonly id: string;
+  readonly metadata?: ContainerMetadata | undefined;
+  readonly state: ContainerState;
+  /** Never 0. */
+  readonly createdAt: bigint;
+  /** 0 until it starts. */
+  readonly startedAt: bigint;
+  /** 0 until it ends. */
+  readonly finishedAt: bigint;
+  /** 0 to 255, meaningful when finished; 128 and the signal's number if one killed it. */
+  readonly exitCode: number;
+  /** The name that people know the image by. */
+  readonly image?: ImageSpec | undefined;
+  /** Reference by digest, else the id. */
+  readonly imageRef: string;
+  /** One word for why it is in this state, such as OOMKilled, Completed or Error. */
+  readonly reason: string;
+  /** A sentence for the same. */
+  readonly message: string;
+  readonly labels: StringMap;
+  readonly annotations: StringMap;
+  /** As the config asked. */
+  readonly mounts: readonly Mount[];
+  /** Absolute. */
+  readonly logPath: string;
+  /** In force now. */
+  readonly resources?: ContainerResources | undefined;
+  /** Equal to what PullImage returned. */
+  readonly imageId: string;
+  readonly user?: ContainerUser | undefined;
+  /** In force now. */
+  readonly stopSignal: Signal;
+}
+
+export interface ContainerResources {
+  readonly linux?: LinuxContainerResources | undefined;
+  readonly windows?: WindowsContainerResources | undefined;
+}
+
+export interface UpdateContainerResourcesRequest {
+  readonly containerId: string;
+  readonly linux?: LinuxContainerResources | undefined;
+  readonly windows?: WindowsContainerResources | undefined;
+  /** Further wishes, for runtimes that know them. */
+  readonly annotations: StringMap;
+}
+
+export type UpdateContainerResourcesResponse = Readonly<Record<string, never>>;
+
+export interface ReopenContainerLogRequest {
+  readonly containerId: string;
+}
+
+export type ReopenContainerLogResponse = Readonly<Record<string, never>>;
+
+export interface ExecSyncRequest {
+  readonly containerId: string;
+  /** The program and its arguments; no shell. */
+  readonly cmd: readonly string[];
+  /** Seconds until it is killed with all it started; 0 for never. */
+  readonly timeout: bigint;
+}
+
+export interface ExecSyncResponse {
+  readonly stdout: Uint8Array;
+  readonly stderr: Uint8Array;
+  readonly exitCode: number;
+}
+
+/** At least one stream; with a terminal there is no stderr of its own. */
+export interface ExecRequest {
+  readonly containerId: string;
+  /** The program and its arguments; no shell. */
+  readonly cmd: readonly string[];
+  readonly tty: boolean;
+  readonly stdin: boolean;
+  readonly stdout: boolean;
+  readonly stderr: boolean;
+}
+
+export interface ExecResponse {
+  /** To be dialled once, soon. */
+  readonly url: string;
+}
+
+/** At least one stream; with a terminal there is no stderr of its own. */
+export interface AttachRequest {
+  readonly containerId: string;
+  readonly stdin: boolean;
+  /** Must be as the container has it. */
+  readonly tty: boolean;
+  readonly stdout: boolean;
+  readonly stderr: boolean;
+}
+
+export interface AttachResponse {
+  /** To be dialled once, soon. */
+  readonly url: string;
+}
+
+export interface PortForwardRequest {
+  readonly podSandboxId: string;
+  /** 1 to 65535. */
+  readonly port: readonly number[];
+}
+
+export interface PortForwardResponse {
+  /** To be dialled once, soon. */
+  readonly url: string;
+}
+
+export interface ImageFilter {
+  /** Id, tag, digest or short name. */
+  readonly image?: ImageSpec | undefined;
+}
+
+export interface ListImagesRequest {
+  readonly filter?: ImageFilter | undefined;
+}
+
+export interface ListImagesResponse {
+  readonly images: readonly Image[];
+}
+
+export interface StreamImagesRequest {
+  readonly filter?: ImageFilter | undefined;
+}
+
+export interface StreamImagesResponse {
+  /** At least one; no image comes twice in a stream. */
+  readonly images: readonly Image[];
+}
+
+export interface Image {
+  /** `sha256:` and the digest of its config. */
+  readonly id: string;
+  /** `name:tag`, all of them. */
+  readonly repoTags: readonly string[];
+  /** `name@digest`, all of them. */
+  readonly repoDigests: readonly string[];
+  /** Bytes; never 0, since the kubelet takes that for a broken reply. */
+  readonly size: bigint;
+  /** The image's user if that is a number; excludes `username`. */
+  readonly uid?: Int64Value | undefined;
+  /** The image's user if that is a name. */
+  readonly username: string;
+  readonly spec?: ImageSpec | undefined;
+  /** Must not be removed to gain space. */
+  readonly pinned: boolean;
+}
+
+export interface ImageStatusRequest {
+  readonly image?: ImageSpec | undefined;
+  /** Also fill `info`. */
+  readonly verbose: boolean;
+}
+
+export interface ImageStatusResponse {
+  /** Unset if there is no such image. */
+  readonly image?: Image | undefined;
+  /** JSON texts for people, only if asked for. */
+  readonly info: StringMap;
+}
+
+/** Credentials for a registry. Only one way is used: name and password, `auth`, or a token. */
+export interface AuthConfig {
+  readonly username: string;
+  readonly password: string;
+  /** `username:password` in base64. */
+  readonly auth: string;
+  /** Registry that these are for; empty for the image's. */
+  readonly serverAddress: string;
+  /** To be exchanged for an access token (OAuth2 refresh token). */
+  readonly identityToken: string;
+  /** To be sent as it is. */
+  readonly registryToken: string;
+}
+
+export interface PullImageRequest {
+  readonly image?: ImageSpec | undefined;
+  readonly auth?: AuthConfig | undefined;
+  /** The pod that the image is for, which may not exist yet. */
+  readonly sandboxConfig?: PodSandboxConfig | undefined;
+}
+
+export interface PullImageResponse {
+  /** The image id, as in Image.id. */
+  readonly imageRef: string;
+}
+
+export interface RemoveImageRequest {
+  readonly image?: ImageSpec | undefined;
+}
+
+export type RemoveImageResponse = Readonly<Record<string, never>>;
+
+export type ImageFsInfoRequest = Readonly<Record<string, never>>;
+
+export interface ImageFsInfoResponse {
+  /** Where images are. */
+  readonly imageFilesystems: readonly FilesystemUsage[];
+  /** Where containers write; empty if that is the same place. */
+  readonly containerFilesystems: readonly FilesystemUsage[];
+}
+
+export interface FilesystemIdentifier {
+  /** Any path on that filesystem. */
+  readonly mountpoint: string;
+}
+
+export interface FilesystemUsage {
+  readonly timestamp: bigint;
+  readonly fsId?: FilesystemIdentifier | undefined;
+  readonly usedBytes?: UInt64Value | undefined;
+  readonly inodesUsed?: UInt64Value | undefined;
+}
+
+export interface ContainerStatsRequest {
+  readonly containerId: string;
+}
+
+export interface ContainerStatsResponse {
+  readonly stats?: ContainerStats | undefined;
+}
+
+/** Fields that are set must all match. */
+export interface ContainerStatsFilter {
+  /** An id or the beginning of one. */
+  readonly id: string;
+  /** An id or the beginning of one. */
+  readonly podSandboxId: string;
+  /** Every label here must be there with the same value. */
+  readonly labelSelector: StringMap;
+}
+
+export interface ListContainerStatsRequest {
+  readonly filter?: ContainerStatsFilter | undefined;
+}
+
+export interface ListContainerStatsResponse {
+  readonly stats: readonly ContainerStats[];
+}
+
+export interface StreamContainerStatsRequest {
+  readonly filter?: ContainerStatsFilter | undefined;
+}
+
+export interface StreamContainerStatsResponse {
+  readonly containerStats: readonly ContainerStats[];
+}
+
+export interface ContainerAttributes {
+  readonly id: string;
+  readonly metadata?: ContainerMetadata | undefined;
+  readonly labels: StringMap;
+  readonly annotations: StringMap;
+}
+
+export interface ContainerStats {
+  readonly attributes?: ContainerAttributes | undefined;
+  readonly cpu?: CpuUsage | undefined;
+  readonly memory?: MemoryUsage | undefined;
+  /** What the container has written to its own layer. */
+  readonly writableLayer?: FilesystemUsage | undefined;
+  readonly swap?: SwapUsage | undefined;
+  readonly io?: IoUsage | undefined;
 }
 
 export interface PodSandboxStatsRequest {
@@ -327,8 +1049,11 @@ export interface PodSandboxStatsResponse {
   readonly stats?: PodSandboxStats | undefined;
 }
 
+/** Fields that are set must all match. */
 export interface PodSandboxStatsFilter {
+  /** An id or the beginning of one. */
   readonly id: string;
+  /** Every label here must be there with the same value. */
   readonly labelSelector: StringMap;
 }
 
@@ -361,6 +1086,7 @@ export interface PodSandboxStats {
   readonly windows?: WindowsPodSandboxStats | undefined;
 }
 
+/** Of the pod's cgroup and network namespace as a whole. */
 export interface LinuxPodSandboxStats {
   readonly cpu?: CpuUsage | undefined;
   readonly memory?: MemoryUsage | undefined;
@@ -370,26 +1096,15 @@ export interface LinuxPodSandboxStats {
   readonly io?: IoUsage | undefined;
 }
 
-export interface WindowsPodSandboxStats {
-  readonly cpu?: WindowsCpuUsage | undefined;
-  readonly memory?: WindowsMemoryUsage | undefined;
-  readonly network?: WindowsNetworkUsage | undefined;
-  readonly process?: WindowsProcessUsage | undefined;
-  readonly containers: readonly WindowsContainerStats[];
-}
-
 export interface NetworkUsage {
   readonly timestamp: bigint;
+  /** The one that the default route uses. */
   readonly defaultInterface?: NetworkInterfaceUsage | undefined;
+  /** All others. */
   readonly interfaces: readonly NetworkInterfaceUsage[];
 }
 
-export interface WindowsNetworkUsage {
-  readonly timestamp: bigint;
-  readonly defaultInterface?: WindowsNetworkInterfaceUsage | undefined;
-  readonly interfaces: readonly WindowsNetworkInterfaceUsage[];
-}
-
+/** Counters since the interface was made. */
 export interface NetworkInterfaceUsage {
   readonly name: string;
   readonly rxBytes?: UInt64Value | undefined;
@@ -398,571 +1113,47 @@ export interface NetworkInterfaceUsage {
   readonly txErrors?: UInt64Value | undefined;
 }
 
-export interface WindowsNetworkInterfaceUsage {
-  readonly name: string;
-  readonly rxBytes?: UInt64Value | undefined;
-  readonly rxPacketsDropped?: UInt64Value | undefined;
-  readonly txBytes?: UInt64Value | undefined;
-  readonly txPacketsDropped?: UInt64Value | undefined;
-}
-
 export interface ProcessUsage {
   readonly timestamp: bigint;
   readonly processCount?: UInt64Value | undefined;
 }
 
-export interface WindowsProcessUsage {
-  readonly timestamp: bigint;
-  readonly processCount?: UInt64Value | undefined;
-}
-
-export interface ImageSpec {
-  readonly image: string;
-  readonly annotations: StringMap;
-  readonly userSpecifiedImage: string;
-  readonly runtimeHandler: string;
-  readonly imageRef: string;
-}
-
-export interface KeyValue {
-  readonly key: string;
-  readonly value: Uint8Array;
-}
-
-export interface LinuxContainerResources {
-  readonly cpuPeriod: bigint;
-  readonly cpuQuota: bigint;
-  readonly cpuShares: bigint;
-  readonly memoryLimitInBytes: bigint;
-  readonly oomScoreAdj: bigint;
-  readonly cpusetCpus: string;
-  readonly cpusetMems: string;
-  readonly hugepageLimits: readonly HugepageLimit[];
-  readonly unified: StringMap;
-  readonly memorySwapLimitInBytes: bigint;
-}
-
-export interface HugepageLimit {
-  readonly pageSize: string;
-  readonly limit: bigint;
-}
-
-export interface SELinuxOption {
-  readonly user: string;
-  readonly role: string;
-  readonly type: string;
-  readonly level: string;
-}
-
-export interface Capability {
-  readonly addCapabilities: readonly string[];
-  readonly dropCapabilities: readonly string[];
-  readonly addAmbientCapabilities: readonly string[];
-}
-
-export interface LinuxContainerSecurityContext {
-  readonly capabilities?: Capability | undefined;
-  readonly privileged: boolean;
-  readonly namespaceOptions?: NamespaceOption | undefined;
-  readonly selinuxOptions?: SELinuxOption | undefined;
-  readonly runAsUser?: Int64Value | undefined;
-  readonly runAsUsername: string;
-  readonly readonlyRootfs: boolean;
-  readonly supplementalGroups: readonly bigint[];
-  /** @deprecated */
-  readonly apparmorProfile: string;
-  /** @deprecated */
-  readonly seccompProfilePath: string;
-  readonly noNewPrivs: boolean;
-  readonly runAsGroup?: Int64Value | undefined;
-  readonly maskedPaths: readonly string[];
-  readonly readonlyPaths: readonly string[];
-  readonly seccomp?: SecurityProfile | undefined;
-  readonly apparmor?: SecurityProfile | undefined;
-  readonly supplementalGroupsPolicy: SupplementalGroupsPolicy;
-}
-
-export interface LinuxContainerConfig {
-  readonly resources?: LinuxContainerResources | undefined;
-  readonly securityContext?: LinuxContainerSecurityContext | undefined;
-}
-
-export interface LinuxContainerUser {
-  readonly uid: bigint;
-  readonly gid: bigint;
-  readonly supplementalGroups: readonly bigint[];
-}
-
-export interface WindowsNamespaceOption {
-  readonly network: NamespaceMode;
-}
-
-export interface WindowsSandboxSecurityContext {
-  readonly runAsUsername: string;
-  readonly credentialSpec: string;
-  readonly hostProcess: boolean;
-  readonly namespaceOptions?: WindowsNamespaceOption | undefined;
-}
-
-export interface WindowsPodSandboxConfig {
-  readonly securityContext?: WindowsSandboxSecurityContext | undefined;
-}
-
-export interface WindowsContainerSecurityContext {
-  readonly runAsUsername: string;
-  readonly credentialSpec: string;
-  readonly hostProcess: boolean;
-}
-
-export interface WindowsContainerConfig {
-  readonly resources?: WindowsContainerResources | undefined;
-  readonly securityContext?: WindowsContainerSecurityContext | undefined;
-}
-
-export interface WindowsContainerResources {
-  readonly cpuShares: bigint;
-  readonly cpuCount: bigint;
-  readonly cpuMaximum: bigint;
-  readonly memoryLimitInBytes: bigint;
-  readonly rootfsSizeInBytes: bigint;
-  readonly affinityCpus: readonly WindowsCpuGroupAffinity[];
-}
-
-export interface WindowsCpuGroupAffinity {
-  readonly cpuMask: bigint;
-  readonly cpuGroup: number;
-}
-
-export interface ContainerMetadata {
-  readonly name: string;
-  readonly attempt: number;
-}
-
-export interface Device {
-  readonly containerPath: string;
-  readonly hostPath: string;
-  readonly permissions: string;
-}
-
-export interface CDIDevice {
-  readonly name: string;
-}
-
-export interface ContainerConfig {
-  readonly metadata?: ContainerMetadata | undefined;
-  readonly image?: ImageSpec | undefined;
-  readonly command: readonly string[];
-  readonly args: readonly string[];
-  readonly workingDir: string;
-  readonly envs: readonly KeyValue[];
-  readonly mounts: readonly Mount[];
-  readonly devices: readonly Device[];
-  readonly labels: StringMap;
-  readonly annotations: StringMap;
-  readonly logPath: string;
-  readonly stdin: boolean;
-  readonly stdinOnce: boolean;
-  readonly tty: boolean;
-  readonly linux?: LinuxContainerConfig | undefined;
-  readonly windows?: WindowsContainerConfig | undefined;
-  readonly cdiDevices: readonly CDIDevice[];
-  readonly stopSignal: Signal;
-}
-
-export interface CreateContainerRequest {
-  readonly podSandboxId: string;
-  readonly config?: ContainerConfig | undefined;
-  readonly sandboxConfig?: PodSandboxConfig | undefined;
-}
-
-export interface CreateContainerResponse {
-  readonly containerId: string;
-}
-
-export interface StartContainerRequest {
-  readonly containerId: string;
-}
-
-export type StartContainerResponse = Readonly<Record<string, never>>;
-
-export interface StopContainerRequest {
-  readonly containerId: string;
-  readonly timeout: bigint;
-}
-
-export type StopContainerResponse = Readonly<Record<string, never>>;
-
-export interface RemoveContainerRequest {
-  readonly containerId: string;
-}
-
-export type RemoveContainerResponse = Readonly<Record<string, never>>;
-
-export interface ContainerStateValue {
-  readonly state: ContainerState;
-}
-
-export interface ContainerFilter {
-  readonly id: string;
-  readonly state?: ContainerStateValue | undefined;
-  readonly podSandboxId: string;
-  readonly labelSelector: StringMap;
-}
-
-export interface ListContainersRequest {
-  readonly filter?: ContainerFilter | undefined;
-}
-
-export interface Container {
-  readonly id: string;
-  readonly podSandboxId: string;
-  readonly metadata?: ContainerMetadata | undefined;
-  readonly image?: ImageSpec | undefined;
-  readonly imageRef: string;
-  readonly state: ContainerState;
-  readonly createdAt: bigint;
-  readonly labels: StringMap;
-  readonly annotations: StringMap;
-  readonly imageId: string;
-}
-
-export interface ListContainersResponse {
-  readonly containers: readonly Container[];
-}
-
-export interface StreamContainersRequest {
-  readonly filter?: ContainerFilter | undefined;
-}
-
-export interface StreamContainersResponse {
-  readonly containers: readonly Container[];
-}
-
-export interface ContainerStatusRequest {
-  readonly containerId: string;
-  readonly verbose: boolean;
-}
-
-export interface ContainerStatus {
-  readonly id: string;
-  readonly metadata?: ContainerMetadata | undefined;
-  readonly state: ContainerState;
-  readonly createdAt: bigint;
-  readonly startedAt: bigint;
-  readonly finishedAt: bigint;
-  readonly exitCode: number;
-  readonly image?: ImageSpec | undefined;
-  readonly imageRef: string;
-  readonly reason: string;
-  readonly message: string;
-  readonly labels: StringMap;
-  readonly annotations: StringMap;
-  readonly mounts: readonly Mount[];
-  readonly logPath: string;
-  readonly resources?: ContainerResources | undefined;
-  readonly imageId: string;
-  readonly user?: ContainerUser | undefined;
-  readonly stopSignal: Signal;
-}
-
-export interface ContainerStatusResponse {
-  readonly status?: ContainerStatus | undefined;
-  readonly info: StringMap;
-}
-
-export interface ContainerResources {
-  readonly linux?: LinuxContainerResources | undefined;
-  readonly windows?: WindowsContainerResources | undefined;
-}
-
-export interface ContainerUser {
-  readonly linux?: LinuxContainerUser | undefined;
-}
-
-export interface UpdateContainerResourcesRequest {
-  readonly containerId: string;
-  readonly linux?: LinuxContainerResources | undefined;
-  readonly windows?: WindowsContainerResources | undefined;
-  readonly annotations: StringMap;
-}
-
-export type UpdateContainerResourcesResponse = Readonly<Record<string, never>>;
-
-export interface ExecSyncRequest {
-  readonly containerId: string;
-  readonly cmd: readonly string[];
-  readonly timeout: bigint;
-}
-
-export interface ExecSyncResponse {
-  readonly stdout: Uint8Array;
-  readonly stderr: Uint8Array;
-  readonly exitCode: number;
-}
-
-export interface ExecRequest {
-  readonly containerId: string;
-  readonly cmd: readonly string[];
-  readonly tty: boolean;
-  readonly stdin: boolean;
-  readonly stdout: boolean;
-  readonly stderr: boolean;
-}
-
-export interface ExecResponse {
-  readonly url: string;
-}
-
-export interface AttachRequest {
-  readonly containerId: string;
-  readonly stdin: boolean;
-  readonly tty: boolean;
-  readonly stdout: boolean;
-  readonly stderr: boolean;
-}
-
-export interface AttachResponse {
-  readonly url: string;
-}
-
-export interface PortForwardRequest {
-  readonly podSandboxId: string;
-  readonly port: readonly number[];
-}
-
-export interface PortForwardResponse {
-  readonly url: string;
-}
-
-export interface ImageFilter {
-  readonly image?: ImageSpec | undefined;
-}
-
-export interface ListImagesRequest {
-  readonly filter?: ImageFilter | undefined;
-}
-
-export interface Image {
-  readonly id: string;
-  readonly repoTags: readonly string[];
-  readonly repoDigests: readonly string[];
-  readonly size: bigint;
-  readonly uid?: Int64Value | undefined;
-  readonly username: string;
-  readonly spec?: ImageSpec | undefined;
-  readonly pinned: boolean;
-}
-
-export interface ListImagesResponse {
-  readonly images: readonly Image[];
-}
-
-export interface StreamImagesRequest {
-  readonly filter?: ImageFilter | undefined;
-}
-
-export interface StreamImagesResponse {
-  readonly images: readonly Image[];
-}
-
-export interface ImageStatusRequest {
-  readonly image?: ImageSpec | undefined;
-  readonly verbose: boolean;
-}
-
-export interface ImageStatusResponse {
-  readonly image?: Image | undefined;
-  readonly info: StringMap;
-}
-
-export interface AuthConfig {
-  readonly username: string;
-  readonly password: string;
-  readonly auth: string;
-  readonly serverAddress: string;
-  readonly identityToken: string;
-  readonly registryToken: string;
-}
-
-export interface PullImageRequest {
-  readonly image?: ImageSpec | undefined;
-  readonly auth?: AuthConfig | undefined;
-  readonly sandboxConfig?: PodSandboxConfig | undefined;
-}
-
-export interface PullImageResponse {
-  readonly imageRef: string;
-}
-
-export interface RemoveImageRequest {
-  readonly image?: ImageSpec | undefined;
-}
-
-export type RemoveImageResponse = Readonly<Record<string, never>>;
-
-export interface NetworkConfig {
-  readonly podCidr: string;
-}
-
-export interface RuntimeConfig {
-  readonly networkConfig?: NetworkConfig | undefined;
-}
-
-export interface UpdateRuntimeConfigRequest {
-  readonly runtimeConfig?: RuntimeConfig | undefined;
-}
-
-export type UpdateRuntimeConfigResponse = Readonly<Record<string, never>>;
-
-export interface RuntimeCondition {
-  readonly type: string;
-  readonly status: boolean;
-  readonly reason: string;
-  readonly message: string;
-}
-
-export interface RuntimeStatus {
-  readonly conditions: readonly RuntimeCondition[];
-}
-
-export interface StatusRequest {
-  readonly verbose: boolean;
-}
-
-export interface RuntimeHandlerFeatures {
-  readonly recursiveReadOnlyMounts: boolean;
-  readonly userNamespaces: boolean;
-}
-
-export interface RuntimeHandler {
-  readonly name: string;
-  readonly features?: RuntimeHandlerFeatures | undefined;
-}
-
-export interface RuntimeFeatures {
-  readonly supplementalGroupsPolicy: boolean;
-  readonly userNamespacesHostNetwork: boolean;
-  readonly mountOptions: boolean;
-}
-
-export interface StatusResponse {
-  readonly status?: RuntimeStatus | undefined;
-  readonly info: StringMap;
-  readonly runtimeHandlers: readonly RuntimeHandler[];
-  readonly features?: RuntimeFeatures | undefined;
-}
-
-export type ImageFsInfoRequest = Readonly<Record<string, never>>;
-
-export interface UInt64Value {
-  readonly value: bigint;
-}
-
-export interface FilesystemIdentifier {
-  readonly mountpoint: string;
-}
-
-export interface FilesystemUsage {
-  readonly timestamp: bigint;
-  readonly fsId?: FilesystemIdentifier | undefined;
-  readonly usedBytes?: UInt64Value | undefined;
-  readonly inodesUsed?: UInt64Value | undefined;
-}
-
-export interface WindowsFilesystemUsage {
-  readonly timestamp: bigint;
-  readonly fsId?: FilesystemIdentifier | undefined;
-  readonly usedBytes?: UInt64Value | undefined;
-}
-
-export interface ImageFsInfoResponse {
-  readonly imageFilesystems: readonly FilesystemUsage[];
-  readonly containerFilesystems: readonly FilesystemUsage[];
-}
-
-export interface ContainerStatsRequest {
-  readonly containerId: string;
-}
-
-export interface ContainerStatsResponse {
-  readonly stats?: ContainerStats | undefined;
-}
-
-export interface ListContainerStatsRequest {
-  readonly filter?: ContainerStatsFilter | undefined;
-}
-
-export interface ContainerStatsFilter {
-  readonly id: string;
-  readonly podSandboxId: string;
-  readonly labelSelector: StringMap;
-}
-
-export interface ListContainerStatsResponse {
-  readonly stats: readonly ContainerStats[];
-}
-
-export interface StreamContainerStatsRequest {
-  readonly filter?: ContainerStatsFilter | undefined;
-}
-
-export interface StreamContainerStatsResponse {
-  readonly containerStats: readonly ContainerStats[];
-}
-
-export interface ContainerAttributes {
-  readonly id: string;
-  readonly metadata?: ContainerMetadata | undefined;
-  readonly labels: StringMap;
-  readonly annotations: StringMap;
-}
-
-export interface ContainerStats {
-  readonly attributes?: ContainerAttributes | undefined;
-  readonly cpu?: CpuUsage | undefined;
-  readonly memory?: MemoryUsage | undefined;
-  readonly writableLayer?: FilesystemUsage | undefined;
-  readonly swap?: SwapUsage | undefined;
-  readonly io?: IoUsage | undefined;
-}
-
-export interface WindowsContainerStats {
-  readonly attributes?: ContainerAttributes | undefined;
-  readonly cpu?: WindowsCpuUsage | undefined;
-  readonly memory?: WindowsMemoryUsage | undefined;
-  readonly writableLayer?: WindowsFilesystemUsage | undefined;
-}
-
+/** Pressure stall information of the kernel. */
 export interface PsiStats {
+  /** All tasks were stalled. */
   readonly full?: PsiData | undefined;
+  /** At least one task was. */
   readonly some?: PsiData | undefined;
 }
 
 export interface PsiData {
+  /** Nanoseconds stalled since the start. */
   readonly total: bigint;
+  /** Per cent of the last 10 seconds. */
   readonly avg10: number;
+  /** Per cent of the last 60 seconds. */
   readonly avg60: number;
+  /** Per cent of the last 300 seconds. */
   readonly avg300: number;
 }
 
 export interface CpuUsage {
   readonly timestamp: bigint;
+  /** Over all processors since the start. */
   readonly usageCoreNanoSeconds?: UInt64Value | undefined;
+  /** Now, as 1e-9 of one processor; needs two samples. */
   readonly usageNanoCores?: UInt64Value | undefined;
   readonly psi?: PsiStats | undefined;
 }
 
-export interface WindowsCpuUsage {
-  readonly timestamp: bigint;
-  readonly usageCoreNanoSeconds?: UInt64Value | undefined;
-  readonly usageNanoCores?: UInt64Value | undefined;
-}
-
 export interface MemoryUsage {
   readonly timestamp: bigint;
+  /** In use and not easily given up: usage without inactive file pages. */
   readonly workingSetBytes?: UInt64Value | undefined;
+  /** Limit less working set. */
   readonly availableBytes?: UInt64Value | undefined;
   readonly usageBytes?: UInt64Value | undefined;
+  /** Anonymous memory and its swap cache. */
   readonly rssBytes?: UInt64Value | undefined;
   readonly pageFaults?: UInt64Value | undefined;
   readonly majorPageFaults?: UInt64Value | undefined;
@@ -980,23 +1171,11 @@ export interface SwapUsage {
   readonly swapUsageBytes?: UInt64Value | undefined;
 }
 
-export interface WindowsMemoryUsage {
-  readonly timestamp: bigint;
-  readonly workingSetBytes?: UInt64Value | undefined;
-  readonly availableBytes?: UInt64Value | undefined;
-  readonly pageFaults?: UInt64Value | undefined;
-  readonly commitMemoryBytes?: UInt64Value | undefined;
-}
-
-export interface ReopenContainerLogRequest {
-  readonly containerId: string;
-}
-
-export type ReopenContainerLogResponse = Readonly<Record<string, never>>;
-
 export interface CheckpointContainerRequest {
   readonly containerId: string;
+  /** Absolute path of the archive to write. */
   readonly location: string;
+  /** Seconds; 0 for the runtime's default. */
   readonly timeout: bigint;
 }
 
@@ -1004,18 +1183,25 @@ export type CheckpointContainerResponse = Readonly<Record<string, never>>;
 
 export interface CheckpointPodRequest {
   readonly podSandboxId: string;
+  /** An empty directory; nothing is written elsewhere, and on failure it is empty again. */
   readonly outputPath: string;
+  /** Running containers of this pod, each once, at least one. */
   readonly containerIds: readonly string[];
+  /** An unknown one is refused. */
   readonly options: StringMap;
 }
 
 export type CheckpointPodResponse = Readonly<Record<string, never>>;
 
 export interface RestorePodRequest {
+  /** The directory that CheckpointPod filled; it is only read. */
   readonly checkpointPath: string;
+  /** The new pod. */
   readonly config?: PodSandboxConfig | undefined;
   readonly runtimeHandler: string;
+  /** An unknown one is refused. */
   readonly options: StringMap;
+  /** One for each container in the checkpoint, matched by name. */
   readonly containerConfigs: readonly ContainerConfig[];
 }
 
@@ -1032,10 +1218,14 @@ export interface RestorePodResponse {
 export type GetEventsRequest = Readonly<Record<string, never>>;
 
 export interface ContainerEventResponse {
+  /** A container, or the pod itself. */
   readonly containerId: string;
   readonly containerEventType: ContainerEventType;
+  /** When it happened. */
   readonly createdAt: bigint;
+  /** The pod right after it. */
   readonly podSandboxStatus?: PodSandboxStatus | undefined;
+  /** The pod's containers right after it. */
   readonly containersStatuses: readonly ContainerStatus[];
 }
 
@@ -1048,6 +1238,7 @@ export interface ListMetricDescriptorsResponse {
 export interface MetricDescriptor {
   readonly name: string;
   readonly help: string;
+  /** In the order in which Metric.label_values come. */
   readonly labelKeys: readonly string[];
 }
 
@@ -1075,30 +1266,108 @@ export interface ContainerMetrics {
 }
 
 export interface Metric {
+  /** Of a descriptor. */
   readonly name: string;
+  /** When it was read; 0 for right now. */
   readonly timestamp: bigint;
   readonly metricType: MetricType;
   readonly labelValues: readonly string[];
   readonly value?: UInt64Value | undefined;
 }
 
-export type RuntimeConfigRequest = Readonly<Record<string, never>>;
-
-export interface RuntimeConfigResponse {
-  readonly linux?: LinuxRuntimeConfiguration | undefined;
+export interface WindowsPodSandboxConfig {
+  readonly securityContext?: WindowsSandboxSecurityContext | undefined;
 }
 
-export interface LinuxRuntimeConfiguration {
-  readonly cgroupDriver: CgroupDriver;
+export interface WindowsNamespaceOption {
+  readonly network: NamespaceMode;
 }
 
-export interface UpdatePodSandboxResourcesRequest {
-  readonly podSandboxId: string;
-  readonly overhead?: LinuxContainerResources | undefined;
-  readonly resources?: LinuxContainerResources | undefined;
+export interface WindowsSandboxSecurityContext {
+  readonly runAsUsername: string;
+  readonly credentialSpec: string;
+  readonly hostProcess: boolean;
+  readonly namespaceOptions?: WindowsNamespaceOption | undefined;
 }
 
-export type UpdatePodSandboxResourcesResponse = Readonly<Record<string, never>>;
+export interface WindowsContainerSecurityContext {
+  readonly runAsUsername: string;
+  readonly credentialSpec: string;
+  readonly hostProcess: boolean;
+}
+
+export interface WindowsContainerConfig {
+  readonly resources?: WindowsContainerResources | undefined;
+  readonly securityContext?: WindowsContainerSecurityContext | undefined;
+}
+
+export interface WindowsContainerResources {
+  readonly cpuShares: bigint;
+  readonly cpuCount: bigint;
+  readonly cpuMaximum: bigint;
+  readonly memoryLimitInBytes: bigint;
+  readonly rootfsSizeInBytes: bigint;
+  readonly affinityCpus: readonly WindowsCpuGroupAffinity[];
+}
+
+export interface WindowsCpuGroupAffinity {
+  readonly cpuMask: bigint;
+  readonly cpuGroup: number;
+}
+
+export interface WindowsPodSandboxStats {
+  readonly cpu?: WindowsCpuUsage | undefined;
+  readonly memory?: WindowsMemoryUsage | undefined;
+  readonly network?: WindowsNetworkUsage | undefined;
+  readonly process?: WindowsProcessUsage | undefined;
+  readonly containers: readonly WindowsContainerStats[];
+}
+
+export interface WindowsContainerStats {
+  readonly attributes?: ContainerAttributes | undefined;
+  readonly cpu?: WindowsCpuUsage | undefined;
+  readonly memory?: WindowsMemoryUsage | undefined;
+  readonly writableLayer?: WindowsFilesystemUsage | undefined;
+}
+
+export interface WindowsCpuUsage {
+  readonly timestamp: bigint;
+  readonly usageCoreNanoSeconds?: UInt64Value | undefined;
+  readonly usageNanoCores?: UInt64Value | undefined;
+}
+
+export interface WindowsMemoryUsage {
+  readonly timestamp: bigint;
+  readonly workingSetBytes?: UInt64Value | undefined;
+  readonly availableBytes?: UInt64Value | undefined;
+  readonly pageFaults?: UInt64Value | undefined;
+  readonly commitMemoryBytes?: UInt64Value | undefined;
+}
+
+export interface WindowsNetworkUsage {
+  readonly timestamp: bigint;
+  readonly defaultInterface?: WindowsNetworkInterfaceUsage | undefined;
+  readonly interfaces: readonly WindowsNetworkInterfaceUsage[];
+}
+
+export interface WindowsNetworkInterfaceUsage {
+  readonly name: string;
+  readonly rxBytes?: UInt64Value | undefined;
+  readonly rxPacketsDropped?: UInt64Value | undefined;
+  readonly txBytes?: UInt64Value | undefined;
+  readonly txPacketsDropped?: UInt64Value | undefined;
+}
+
+export interface WindowsProcessUsage {
+  readonly timestamp: bigint;
+  readonly processCount?: UInt64Value | undefined;
+}
+
+export interface WindowsFilesystemUsage {
+  readonly timestamp: bigint;
+  readonly fsId?: FilesystemIdentifier | undefined;
+  readonly usedBytes?: UInt64Value | undefined;
+}
 
 // berth.v1
 
@@ -1143,50 +1412,278 @@ export interface Operation {
   readonly stageAgeNanos: bigint;
 }
 
+/** Every message under its name. */
+export interface Messages {
+  readonly VersionRequest: VersionRequest;
+  readonly VersionResponse: VersionResponse;
+  readonly StatusRequest: StatusRequest;
+  readonly StatusResponse: StatusResponse;
+  readonly RuntimeStatus: RuntimeStatus;
+  readonly RuntimeCondition: RuntimeCondition;
+  readonly RuntimeHandlerFeatures: RuntimeHandlerFeatures;
+  readonly RuntimeHandler: RuntimeHandler;
+  readonly RuntimeFeatures: RuntimeFeatures;
+  readonly NetworkConfig: NetworkConfig;
+  readonly RuntimeConfig: RuntimeConfig;
+  readonly UpdateRuntimeConfigRequest: UpdateRuntimeConfigRequest;
+  readonly UpdateRuntimeConfigResponse: UpdateRuntimeConfigResponse;
+  readonly RuntimeConfigRequest: RuntimeConfigRequest;
+  readonly RuntimeConfigResponse: RuntimeConfigResponse;
+  readonly LinuxRuntimeConfiguration: LinuxRuntimeConfiguration;
+  readonly PodSandboxMetadata: PodSandboxMetadata;
+  readonly PodSandboxConfig: PodSandboxConfig;
+  readonly LinuxPodSandboxConfig: LinuxPodSandboxConfig;
+  readonly LinuxSandboxSecurityContext: LinuxSandboxSecurityContext;
+  readonly SecurityProfile: SecurityProfile;
+  readonly SELinuxOption: SELinuxOption;
+  readonly NamespaceOption: NamespaceOption;
+  readonly UserNamespace: UserNamespace;
+  readonly IDMapping: IDMapping;
+  readonly Int64Value: Int64Value;
+  readonly UInt64Value: UInt64Value;
+  readonly DNSConfig: DNSConfig;
+  readonly PortMapping: PortMapping;
+  readonly RunPodSandboxRequest: RunPodSandboxRequest;
+  readonly RunPodSandboxResponse: RunPodSandboxResponse;
+  readonly StopPodSandboxRequest: StopPodSandboxRequest;
+  readonly StopPodSandboxResponse: StopPodSandboxResponse;
+  readonly RemovePodSandboxRequest: RemovePodSandboxRequest;
+  readonly RemovePodSandboxResponse: RemovePodSandboxResponse;
+  readonly PodSandboxStatusRequest: PodSandboxStatusRequest;
+  readonly PodSandboxStatusResponse: PodSandboxStatusResponse;
+  readonly PodSandboxStatus: PodSandboxStatus;
+  readonly PodSandboxNetworkStatus: PodSandboxNetworkStatus;
+  readonly PodIP: PodIP;
+  readonly LinuxPodSandboxStatus: LinuxPodSandboxStatus;
+  readonly Namespace: Namespace;
+  readonly PodSandboxStateValue: PodSandboxStateValue;
+  readonly PodSandboxFilter: PodSandboxFilter;
+  readonly ListPodSandboxRequest: ListPodSandboxRequest;
+  readonly ListPodSandboxResponse: ListPodSandboxResponse;
+  readonly StreamPodSandboxesRequest: StreamPodSandboxesRequest;
+  readonly StreamPodSandboxesResponse: StreamPodSandboxesResponse;
+  readonly PodSandbox: PodSandbox;
+  readonly UpdatePodSandboxResourcesRequest: UpdatePodSandboxResourcesRequest;
+  readonly UpdatePodSandboxResourcesResponse: UpdatePodSandboxResourcesResponse;
+  readonly ContainerMetadata: ContainerMetadata;
+  readonly ContainerConfig: ContainerConfig;
+  readonly LinuxContainerConfig: LinuxContainerConfig;
+  readonly KeyValue: KeyValue;
+  readonly ImageSpec: ImageSpec;
+  readonly Mount: Mount;
+  readonly Device: Device;
+  readonly CDIDevice: CDIDevice;
+  readonly LinuxContainerResources: LinuxContainerResources;
+  readonly HugepageLimit: HugepageLimit;
+  readonly Capability: Capability;
+  readonly LinuxContainerSecurityContext: LinuxContainerSecurityContext;
+  readonly LinuxContainerUser: LinuxContainerUser;
+  readonly ContainerUser: ContainerUser;
+  readonly CreateContainerRequest: CreateContainerRequest;
+  readonly CreateContainerResponse: CreateContainerResponse;
+  readonly StartContainerRequest: StartContainerRequest;
+  readonly StartContainerResponse: StartContainerResponse;
+  readonly StopContainerRequest: StopContainerRequest;
+  readonly StopContainerResponse: StopContainerResponse;
+  readonly RemoveContainerRequest: RemoveContainerRequest;
+  readonly RemoveContainerResponse: RemoveContainerResponse;
+  readonly ContainerStateValue: ContainerStateValue;
+  readonly ContainerFilter: ContainerFilter;
+  readonly ListContainersRequest: ListContainersRequest;
+  readonly ListContainersResponse: ListContainersResponse;
+  readonly StreamContainersRequest: StreamContainersRequest;
+  readonly StreamContainersResponse: StreamContainersResponse;
+  readonly Container: Container;
+  readonly ContainerStatusRequest: ContainerStatusRequest;
+  readonly ContainerStatusResponse: ContainerStatusResponse;
+  readonly ContainerStatus: ContainerStatus;
+  readonly ContainerResources: ContainerResources;
+  readonly UpdateContainerResourcesRequest: UpdateContainerResourcesRequest;
+  readonly UpdateContainerResourcesResponse: UpdateContainerResourcesResponse;
+  readonly ReopenContainerLogRequest: ReopenContainerLogRequest;
+  readonly ReopenContainerLogResponse: ReopenContainerLogResponse;
+  readonly ExecSyncRequest: ExecSyncRequest;
+  readonly ExecSyncResponse: ExecSyncResponse;
+  readonly ExecRequest: ExecRequest;
+  readonly ExecResponse: ExecResponse;
+  readonly AttachRequest: AttachRequest;
+  readonly AttachResponse: AttachResponse;
+  readonly PortForwardRequest: PortForwardRequest;
+  readonly PortForwardResponse: PortForwardResponse;
+  readonly ImageFilter: ImageFilter;
+  readonly ListImagesRequest: ListImagesRequest;
+  readonly ListImagesResponse: ListImagesResponse;
+  readonly StreamImagesRequest: StreamImagesRequest;
+  readonly StreamImagesResponse: StreamImagesResponse;
+  readonly Image: Image;
+  readonly ImageStatusRequest: ImageStatusRequest;
+  readonly ImageStatusResponse: ImageStatusResponse;
+  readonly AuthConfig: AuthConfig;
+  readonly PullImageRequest: PullImageRequest;
+  readonly PullImageResponse: PullImageResponse;
+  readonly RemoveImageRequest: RemoveImageRequest;
+  readonly RemoveImageResponse: RemoveImageResponse;
+  readonly ImageFsInfoRequest: ImageFsInfoRequest;
+  readonly ImageFsInfoResponse: ImageFsInfoResponse;
+  readonly FilesystemIdentifier: FilesystemIdentifier;
+  readonly FilesystemUsage: FilesystemUsage;
+  readonly ContainerStatsRequest: ContainerStatsRequest;
+  readonly ContainerStatsResponse: ContainerStatsResponse;
+  readonly ContainerStatsFilter: ContainerStatsFilter;
+  readonly ListContainerStatsRequest: ListContainerStatsRequest;
+  readonly ListContainerStatsResponse: ListContainerStatsResponse;
+  readonly StreamContainerStatsRequest: StreamContainerStatsRequest;
+  readonly StreamContainerStatsResponse: StreamContainerStatsResponse;
+  readonly ContainerAttributes: ContainerAttributes;
+  readonly ContainerStats: ContainerStats;
+  readonly PodSandboxStatsRequest: PodSandboxStatsRequest;
+  readonly PodSandboxStatsResponse: PodSandboxStatsResponse;
+  readonly PodSandboxStatsFilter: PodSandboxStatsFilter;
+  readonly ListPodSandboxStatsRequest: ListPodSandboxStatsRequest;
+  readonly ListPodSandboxStatsResponse: ListPodSandboxStatsResponse;
+  readonly StreamPodSandboxStatsRequest: StreamPodSandboxStatsRequest;
+  readonly StreamPodSandboxStatsResponse: StreamPodSandboxStatsResponse;
+  readonly PodSandboxAttributes: PodSandboxAttributes;
+  readonly PodSandboxStats: PodSandboxStats;
+  readonly LinuxPodSandboxStats: LinuxPodSandboxStats;
+  readonly NetworkUsage: NetworkUsage;
+  readonly NetworkInterfaceUsage: NetworkInterfaceUsage;
+  readonly ProcessUsage: ProcessUsage;
+  readonly PsiStats: PsiStats;
+  readonly PsiData: PsiData;
+  readonly CpuUsage: CpuUsage;
+  readonly MemoryUsage: MemoryUsage;
+  readonly IoUsage: IoUsage;
+  readonly SwapUsage: SwapUsage;
+  readonly CheckpointContainerRequest: CheckpointContainerRequest;
+  readonly CheckpointContainerResponse: CheckpointContainerResponse;
+  readonly CheckpointPodRequest: CheckpointPodRequest;
+  readonly CheckpointPodResponse: CheckpointPodResponse;
+  readonly RestorePodRequest: RestorePodRequest;
+  readonly RestoredContainer: RestoredContainer;
+  readonly RestorePodResponse: RestorePodResponse;
+  readonly GetEventsRequest: GetEventsRequest;
+  readonly ContainerEventResponse: ContainerEventResponse;
+  readonly ListMetricDescriptorsRequest: ListMetricDescriptorsRequest;
+  readonly ListMetricDescriptorsResponse: ListMetricDescriptorsResponse;
+  readonly MetricDescriptor: MetricDescriptor;
+  readonly ListPodSandboxMetricsRequest: ListPodSandboxMetricsRequest;
+  readonly ListPodSandboxMetricsResponse: ListPodSandboxMetricsResponse;
+  readonly StreamPodSandboxMetricsRequest: StreamPodSandboxMetricsRequest;
+  readonly StreamPodSandboxMetricsResponse: StreamPodSandboxMetricsResponse;
+  readonly PodSandboxMetrics: PodSandboxMetrics;
+  readonly ContainerMetrics: ContainerMetrics;
+  readonly Metric: Metric;
+  readonly WindowsPodSandboxConfig: WindowsPodSandboxConfig;
+  readonly WindowsNamespaceOption: WindowsNamespaceOption;
+  readonly WindowsSandboxSecurityContext: WindowsSandboxSecurityContext;
+  readonly WindowsContainerSecurityContext: WindowsContainerSecurityContext;
+  readonly WindowsContainerConfig: WindowsContainerConfig;
+  readonly WindowsContainerResources: WindowsContainerResources;
+  readonly WindowsCpuGroupAffinity: WindowsCpuGroupAffinity;
+  readonly WindowsPodSandboxStats: WindowsPodSandboxStats;
+  readonly WindowsContainerStats: WindowsContainerStats;
+  readonly WindowsCpuUsage: WindowsCpuUsage;
+  readonly WindowsMemoryUsage: WindowsMemoryUsage;
+  readonly WindowsNetworkUsage: WindowsNetworkUsage;
+  readonly WindowsNetworkInterfaceUsage: WindowsNetworkInterfaceUsage;
+  readonly WindowsProcessUsage: WindowsProcessUsage;
+  readonly WindowsFilesystemUsage: WindowsFilesystemUsage;
+  readonly ImportRequest: ImportRequest;
+  readonly ImportResponse: ImportResponse;
+  readonly ImportedImage: ImportedImage;
+  readonly OperationsRequest: OperationsRequest;
+  readonly OperationsResponse: OperationsResponse;
+  readonly Operation: Operation;
+}
+
 /** Every RPC under its name in lower camel case. `streams`: the reply is a stream of such messages. */
 export interface Rpcs {
+  /** Names and versions; constant, and answered even while nothing else works. */
   readonly version: { readonly request: VersionRequest; readonly reply: VersionResponse; readonly streams: false };
+  /** Makes a pod's surroundings and starts them: namespaces, network, cgroup parent. The same metadata again gives the same id. */
   readonly runPodSandbox: { readonly request: RunPodSandboxRequest; readonly reply: RunPodSandboxResponse; readonly streams: false };
+  /** Kills what runs in the pod and gives back its network. May be repeated at any time. */
   readonly stopPodSandbox: { readonly request: StopPodSandboxRequest; readonly reply: StopPodSandboxResponse; readonly streams: false };
+  /** Removes the pod with its containers, by force if they still run. */
   readonly removePodSandbox: { readonly request: RemovePodSandboxRequest; readonly reply: RemovePodSandboxResponse; readonly streams: false };
+  /** Everything known about one pod. */
   readonly podSandboxStatus: { readonly request: PodSandboxStatusRequest; readonly reply: PodSandboxStatusResponse; readonly streams: false };
+  /** Pods that match a filter. */
   readonly listPodSandbox: { readonly request: ListPodSandboxRequest; readonly reply: ListPodSandboxResponse; readonly streams: false };
+  /** As ListPodSandbox, in pieces that stay below any message limit. */
   readonly streamPodSandboxes: { readonly request: StreamPodSandboxesRequest; readonly reply: StreamPodSandboxesResponse; readonly streams: true };
+  /** Makes a container, up to but excluding its first instruction. The same metadata again gives the same id. */
   readonly createContainer: { readonly request: CreateContainerRequest; readonly reply: CreateContainerResponse; readonly streams: false };
+  /** Lets a created container run. */
   readonly startContainer: { readonly request: StartContainerRequest; readonly reply: StartContainerResponse; readonly streams: false };
+  /** Asks a container to end by its stop signal, and kills it when the grace period is over. */
   readonly stopContainer: { readonly request: StopContainerRequest; readonly reply: StopContainerResponse; readonly streams: false };
+  /** Removes a container, by force if it still runs; its log stays, since it belongs to the caller. */
   readonly removeContainer: { readonly request: RemoveContainerRequest; readonly reply: RemoveContainerResponse; readonly streams: false };
+  /** Containers that match a filter. */
   readonly listContainers: { readonly request: ListContainersRequest; readonly reply: ListContainersResponse; readonly streams: false };
+  /** As ListContainers, in pieces that stay below any message limit. */
   readonly streamContainers: { readonly request: StreamContainersRequest; readonly reply: StreamContainersResponse; readonly streams: true };
+  /** Everything known about one container. */
   readonly containerStatus: { readonly request: ContainerStatusRequest; readonly reply: ContainerStatusResponse; readonly streams: false };
+  /** Changes the resources of a created or running container: all of them, or none and an error. */
   readonly updateContainerResources: { readonly request: UpdateContainerResourcesRequest; readonly reply: UpdateContainerResourcesResponse; readonly streams: false };
+  /** Makes the log file anew after the caller has moved the old one away. Fails unless the container runs. */
   readonly reopenContainerLog: { readonly request: ReopenContainerLogRequest; readonly reply: ReopenContainerLogResponse; readonly streams: false };
+  /** Runs a command in a container and returns what it printed, up to 16 MiB per stream. */
   readonly execSync: { readonly request: ExecSyncRequest; readonly reply: ExecSyncResponse; readonly streams: false };
+  /** Prepares a command with live streams; it runs when the URL is dialled. */
   readonly exec: { readonly request: ExecRequest; readonly reply: ExecResponse; readonly streams: false };
+  /** Prepares a connection to the streams of the container's own process. */
   readonly attach: { readonly request: AttachRequest; readonly reply: AttachResponse; readonly streams: false };
+  /** Prepares connections to ports inside the pod's network namespace. */
   readonly portForward: { readonly request: PortForwardRequest; readonly reply: PortForwardResponse; readonly streams: false };
+  /** Resource use of one container. */
   readonly containerStats: { readonly request: ContainerStatsRequest; readonly reply: ContainerStatsResponse; readonly streams: false };
+  /** Resource use of all containers that match a filter; one that vanishes meanwhile is left out. */
   readonly listContainerStats: { readonly request: ListContainerStatsRequest; readonly reply: ListContainerStatsResponse; readonly streams: false };
+  /** As ListContainerStats, in pieces. */
   readonly streamContainerStats: { readonly request: StreamContainerStatsRequest; readonly reply: StreamContainerStatsResponse; readonly streams: true };
+  /** Resource use of one pod. */
   readonly podSandboxStats: { readonly request: PodSandboxStatsRequest; readonly reply: PodSandboxStatsResponse; readonly streams: false };
+  /** Resource use of all pods that match a filter. */
   readonly listPodSandboxStats: { readonly request: ListPodSandboxStatsRequest; readonly reply: ListPodSandboxStatsResponse; readonly streams: false };
+  /** As ListPodSandboxStats, in pieces. */
   readonly streamPodSandboxStats: { readonly request: StreamPodSandboxStatsRequest; readonly reply: StreamPodSandboxStatsResponse; readonly streams: true };
+  /** Hands down settings of the kubelet, today the pods' address range. */
   readonly updateRuntimeConfig: { readonly request: UpdateRuntimeConfigRequest; readonly reply: UpdateRuntimeConfigResponse; readonly streams: false };
+  /** Whether the runtime and its network can take pods, and what its handlers can do. Must never be slow. */
   readonly status: { readonly request: StatusRequest; readonly reply: StatusResponse; readonly streams: false };
+  /** Writes a running container's state to an archive; the container goes on. */
   readonly checkpointContainer: { readonly request: CheckpointContainerRequest; readonly reply: CheckpointContainerResponse; readonly streams: false };
+  /** Writes the state of several containers of one pod, all paused at one moment, and lets them go on. Needs a deadline. */
   readonly checkpointPod: { readonly request: CheckpointPodRequest; readonly reply: CheckpointPodResponse; readonly streams: false };
+  /** Makes a pod from what CheckpointPod wrote; its containers are created and have not run. */
   readonly restorePod: { readonly request: RestorePodRequest; readonly reply: RestorePodResponse; readonly streams: false };
+  /** Tells what happens to containers, from now on, to any number of listeners. */
   readonly getContainerEvents: { readonly request: GetEventsRequest; readonly reply: ContainerEventResponse; readonly streams: true };
+  /** Which metrics the next call may use; the same for the life of the daemon. */
   readonly listMetricDescriptors: { readonly request: ListMetricDescriptorsRequest; readonly reply: ListMetricDescriptorsResponse; readonly streams: false };
+  /** Metrics of all pods. */
   readonly listPodSandboxMetrics: { readonly request: ListPodSandboxMetricsRequest; readonly reply: ListPodSandboxMetricsResponse; readonly streams: false };
+  /** As ListPodSandboxMetrics, in pieces. */
   readonly streamPodSandboxMetrics: { readonly request: StreamPodSandboxMetricsRequest; readonly reply: StreamPodSandboxMetricsResponse; readonly streams: true };
+  /** What the kubelet must do the same way as the runtime: the cgroup driver. Asked once, at its start. */
   readonly runtimeConfig: { readonly request: RuntimeConfigRequest; readonly reply: RuntimeConfigResponse; readonly streams: false };
+  /** Tells about changed pod level resources; the kubelet has written the cgroup already. */
   readonly updatePodSandboxResources: { readonly request: UpdatePodSandboxResourcesRequest; readonly reply: UpdatePodSandboxResourcesResponse; readonly streams: false };
+  /** Images that match a filter, each once, with all its names. */
   readonly listImages: { readonly request: ListImagesRequest; readonly reply: ListImagesResponse; readonly streams: false };
+  /** As ListImages, in pieces. */
   readonly streamImages: { readonly request: StreamImagesRequest; readonly reply: StreamImagesResponse; readonly streams: true };
+  /** One image by id or any name; an unknown one is a reply without an image, not an error. */
   readonly imageStatus: { readonly request: ImageStatusRequest; readonly reply: ImageStatusResponse; readonly streams: false };
+  /** Fetches an image. The caller sets no deadline and may cancel. */
   readonly pullImage: { readonly request: PullImageRequest; readonly reply: PullImageResponse; readonly streams: false };
+  /** Removes an image with all its names. */
   readonly removeImage: { readonly request: RemoveImageRequest; readonly reply: RemoveImageResponse; readonly streams: false };
+  /** Space taken by images and by containers. */
   readonly imageFsInfo: { readonly request: ImageFsInfoRequest; readonly reply: ImageFsInfoResponse; readonly streams: false };
   /** Import reads images from a directory or archive on this machine into the image store. */
   readonly import: { readonly request: ImportRequest; readonly reply: ImportResponse; readonly streams: false };
