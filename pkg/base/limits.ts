@@ -8,6 +8,16 @@ const MiB = 1024 * KiB;
 export const limits = {
   /** gRPC request and reply; the kubelet itself receives at most 16 MiB (cri-client maxMsgSize). */
   grpcMessageBytes: 16 * MiB,
+  /** Replies may be larger than the kubelet takes: crictl takes 16 MiB too, but `berth` and other tools ask for more; ExecSync alone may reach 32 MiB. */
+  grpcReplyBytes: 64 * MiB,
+  /** Calls at once on one connection; a kubelet has some tens in flight, with probes some hundred. */
+  grpcCallsCount: 1_000,
+  /** Text of a failed call. It travels percent-encoded in an HTTP/2 header, up to nine bytes per character, and 64 KiB is what Node sends. */
+  statusMessageChars: 4_096,
+  /** A call that is not waiting by its nature and takes longer is logged as a warning. */
+  slowRpcMs: 2_000,
+  /** How long calls in flight may go on when the daemon is told to stop; after that their clients see UNAVAILABLE and retry with the next daemon. */
+  shutdownGraceMs: 2_000,
   /** A manifest or index; the registries' own customary bound (CVE-2023-25153: never read unbounded JSON). */
   manifestBytes: 4 * MiB,
   /** An image config; real ones are a few KiB, generated ones with long histories reach some 100 KiB. */
@@ -34,6 +44,12 @@ export const limits = {
   cniAddMs: 4 * 60_000,
   cniDelMs: 60_000,
   cniResultBytes: 1 * MiB,
+  /** The whole of RunPodSandbox; above the plugin chain's own bound, and above the kubelet's four minutes, so that its retry finds the work going on. */
+  podRunMs: 5 * 60_000,
+  /** The whole of CreateContainer. */
+  containerCreateMs: 5 * 60_000,
+  /** StopPodSandbox and RemovePodSandbox: kills, then CNI DEL. */
+  podStopMs: 4 * 60_000,
   /** `runtime create` (CRI-O's container_create_timeout). */
   runtimeCreateMs: 240_000,
   runtimeCommandMs: 30_000,
@@ -41,6 +57,8 @@ export const limits = {
   commandErrorBytes: 8 * KiB,
   /** How long a process may take to vanish after SIGKILL before StopContainer gives up (D state). */
   killGraceMs: 10_000,
+  /** How long after the process is gone its monitor may take to drain the output and write the exit file. */
+  exitFileMs: 10_000,
   recordBytes: 1 * MiB,
   eventQueueCount: 1_000,
   streamTokenMs: 60_000,
@@ -54,6 +72,41 @@ export const limits = {
   /** /etc/passwd and /etc/group of an image (CVE-2025-4437: never whole and unbounded). */
   passwdBytes: 8 * MiB,
   configFileBytes: 1 * MiB,
+  /** Redirects of one registry request; real ones take one or two (storage, CDN). */
+  redirectsCount: 8,
+  /** TCP and TLS to a registry. */
+  registryDialMs: 30_000,
+  /** From the request to its first header byte; a pull-through cache fetches the manifest itself meanwhile. */
+  registryHeadersMs: 60_000,
+  /** Connections to one host, all pulls together. */
+  registryConnectionsCount: 6,
+  /** Sets of certificates and proxies that keep connections of their own. */
+  registryRoutesCount: 32,
+  /** Read ahead of the disk per layer. */
+  registryReadBytes: 1 * MiB,
+  /** Error documents, token answers and the like. */
+  registryTextBytes: 256 * KiB,
+  /** Tries of one blob or manifest on one endpoint when the connection breaks; a try that moved bytes starts the count again. */
+  registryTriesCount: 4,
+  /** Longest `Retry-After` that is waited for. */
+  registryRetryAfterMs: 30_000,
+  /** Tokens kept. */
+  registryTokensCount: 256,
+  /** A pull that moved less than `pullProgressBytes` in this time is stuck: a trickle of 1 B/s is not progress (containerd#11650). */
+  pullProgressMs: 60_000,
+  pullProgressBytes: 64 * KiB,
+  /** Unpacking that reports nothing at all: then only this bound holds. */
+  unpackSilentMs: 30 * 60_000,
+  /** Layers above this are fetched in ranges of `pullRangeBytes`, `pullRangesCount` at once, put together in order. */
+  pullRangesFromBytes: 64 * MiB,
+  pullRangeBytes: 8 * MiB,
+  pullRangesCount: 3,
+  /** How long the start of a broken download is kept for the next try. */
+  partialKeepMs: 24 * 3_600_000,
+  /** Entries of an image archive (an OCI layout has one per blob). */
+  archiveEntriesCount: 65_536,
+  /** Names that one image may have. */
+  imageNamesCount: 1_024,
   /** One value in a log line; a runtime's whole kept error text (commandErrorBytes) fits. */
   logValueChars: 10_000,
   /** Lines waiting for a slow reader of stderr; beyond, lines are dropped and counted. */
