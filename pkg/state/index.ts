@@ -4,7 +4,7 @@
  * The record is written before the first side effect of its object and removed after the last one: while it exists,
  * somebody will call `destroy`. One damaged file costs one object.
  */
-import type { ContainerConfig, LinuxContainerResources, PodSandboxConfig } from '../cri-api/types.ts';
+import type { ContainerConfig, LinuxContainerResources, PodSandboxConfig, Signal } from '../cri-api/types.ts';
 import type { ContainerId, ImageId, ProcessRef, SandboxId } from '../base/ids.ts';
 import type { IdMap } from '../rootfs/index.ts';
 import type { ContainerState, SandboxState } from './machine.ts';
@@ -34,7 +34,7 @@ export interface SandboxRecord {
   /** Where container logs go; absolute. */
   readonly logDirectory: string;
   /** Prepared resolv.conf, hostname file and /dev/shm on the host. */
-  readonly files: { readonly resolvConf: string; readonly hostname: string; readonly shm: string };
+  readonly files: { readonly resolvConf: string; readonly hostname: string; readonly hosts: string; readonly shm: string };
   /** The infra container, only when the pod shares a PID namespace. */
   readonly infra: { readonly id: ContainerId; readonly process: ProcessRef | null } | null;
   readonly idMap: IdMap | null;
@@ -65,7 +65,7 @@ export interface ContainerRecord {
   /** Absolute path of the cgroup's name in the runtime's spec (`cgroupsPath`). */
   readonly cgroupsPath: string;
   /** Effective signal number and its CRI name. */
-  readonly stopSignal: { readonly number: number; readonly name: string };
+  readonly stopSignal: { readonly number: number; readonly name: Signal };
   /** Effective identity at start, for ContainerStatus.user. */
   readonly user: { readonly uid: bigint; readonly gid: bigint; readonly supplementalGroups: readonly bigint[] };
   /** Effective resources, as created or last updated. */

@@ -31,7 +31,7 @@ const sandbox = {
   namespaces: { net: '/run/x' },
   cgroupParent: '/kubepods',
   logDirectory: '/var/log/pods/x',
-  files: { resolvConf: '/r', hostname: '/h', shm: '/s' },
+  files: { resolvConf: '/r', hostname: '/h', hosts: '/o', shm: '/s' },
   infra: null,
   idMap: null,
   selinux: { processLabel: '', mountLabel: '' },

@@ -1,0 +1,369 @@
+/**
+ * Containers: create, start, stop, remove, and how an exit is noticed. How a container is put together is in create.ts.
+ */
+import type { ContainerConfig, ContainerStatus, LinuxContainerResources } from '../cri-api/types.ts';
+import { codeOf, explain, RuntimeError, wrap } from '../base/errors.ts';
+import { failpoint } from '../base/failpoint.ts';
+import { type ContainerId, newContainerId, type ProcessRef, quote, type SandboxId } from '../base/ids.ts';
+import { limits } from '../base/limits.ts';
+import { backgroundOp, type Op, withLog } from '../base/op.ts';
+import { abortable, KeyedMutex } from '../base/sync.ts';
+import type { ExitRecord } from '../runtime/index.ts';
+import { mergeResources, toLinuxResources } from '../spec/index.ts';
+import { type ContainerEvent, type ContainerRecord, next, type SandboxRecord } from '../state/index.ts';
+import { type Books, containerKey, isVisible } from './books.ts';
+import { draftContainer, launchContainer } from './create.ts';
+import { type ContainerRemains, destroyContainer, retireContainer } from './destroy.ts';
+import { Flights } from './flights.ts';
+import type { Containers, World } from './index.ts';
+import { containerStatus } from './query.ts';
+import { same } from './same.ts';
+
+const SIGKILL = 9;
+const SIGCONT = 18;
+
+/** One container being stopped: when the kill is due. A later call can only bring it forward. */
+interface Stop {
+  killAtMs: number;
+  readonly hurry: AbortController;
+  readonly done: Promise<void>;
+}
+
+export class ContainerKeeper implements Containers {
+  readonly #world: World;
+  readonly #books: Books;
+  readonly #creates = new Flights<ContainerId>();
+  readonly #removes = new Flights<void>();
+  readonly #locks = new KeyedMutex<ContainerId>();
+  readonly #stops = new Map<ContainerId, { stop: Stop }>();
+  readonly #retiring = new Map<ContainerId, Promise<void>>();
+  readonly #shutdown = new AbortController();
+
+  constructor(world: World, books: Books) {
+    this.#world = world;
+    this.#books = books;
+  }
+
+  async create(op: Op, pod: SandboxId, config: ContainerConfig): Promise<ContainerId> {
+    const key = containerKey(pod, config.metadata);
+    const id = await this.#creates.run(op, key, limits.containerCreateMs, (own) => this.#createOrAdopt(own, key, pod, config));
+    const record = this.#books.container(id);
+    if (record !== undefined && !same(record.config, config)) throw taken(record);
+    return id;
+  }
+
+  async start(op: Op, id: ContainerId): Promise<void> {
+    this.get(id);
+    // Once begun, a start is carried through: a client that leaves half way must not leave a process without a record.
+    const work = this.#locks.run(id, () => this.#start(op, id));
+    await abortable(work, op.signal, () => new RuntimeError('DeadlineExceeded', `container ${id} is still being started; ask for its status`));
+  }
+
+  async stop(op: Op, id: ContainerId, graceMs: number): Promise<void> {
+    for (;;) {
+      const record = this.#books.container(id);
+      if (record === undefined) return;
+      const { phase } = record.state;
+      if (phase === 'exited' || phase === 'removing') return;
+      if (phase === 'creating') {
+        await abortable(this.#creates.settled(containerKey(record.sandboxId, record.config.metadata)), op.signal, () => impatient(id, 'it is still being created'));
+        if (this.#books.container(id)?.state.phase === 'creating') return;
+        continue;
+      }
+      const stop = this.#stopping(op, record, record.state.process, graceMs);
+      op.stage(`wait for container ${id} to end`);
+      await abortable(stop.done, op.signal, () => impatient(id, 'its process has not ended yet'));
+      return;
+    }
+  }
+
+  async remove(op: Op, id: ContainerId): Promise<void> {
+    await this.#removes.run(op, id, limits.podStopMs, (own) => this.#remove(own, id));
+  }
+
+  find(idOrPrefix: string): ContainerRecord | undefined {
+    const record = this.#books.findContainer(idOrPrefix);
+    return record !== undefined && isVisible(record) ? record : undefined;
+  }
+
+  get(idOrPrefix: string): ContainerRecord {
+    const record = this.find(idOrPrefix);
+    if (record === undefined) throw new RuntimeError('NotFound', `no container has the id ${quote(idOrPrefix)}`);
+    return record;
+  }
+
+  list(): readonly ContainerRecord[] {
+    return [...this.#books.containers()].filter(isVisible);
+  }
+
+  status(record: ContainerRecord): ContainerStatus {
+    return containerStatus(record);
+  }
+
+  async update(op: Op, id: ContainerId, update: LinuxContainerResources): Promise<void> {
+    this.get(id);
+    await this.#locks.run(id, async () => {
+      const record = this.get(id);
+      const { phase } = record.state;
+      if (phase !== 'created' && phase !== 'running') throw new RuntimeError('FailedPrecondition', `container ${id} is ${phase}; only a created or running one can be updated`);
+      const resources = mergeResources(record.resources, update);
+      op.stage('runtime update');
+      await this.#world.runtimeFor(record.runtimeHandler).update(op, id, toLinuxResources(resources, this.#world.facts));
+      const latest = this.#books.container(id);
+      if (latest !== undefined) await this.#books.save({ ...latest, resources });
+    });
+  }
+
+  async reopenLog(op: Op, id: ContainerId): Promise<void> {
+    const record = this.get(id);
+    if (record.state.phase !== 'running') throw new RuntimeError('FailedPrecondition', `container ${id} is ${record.state.phase}; its log is reopened only while it runs`);
+    await this.#world.monitor.reopenLog(op, record.bundle, record.logPath);
+  }
+
+  /** Resolves when no container of `pod` is being made any more. */
+  async settle(pod: SandboxId): Promise<void> {
+    const making = this.#books.containersOf(pod).filter((record) => record.state.phase === 'creating');
+    await Promise.all(making.map((record) => this.#creates.settled(containerKey(pod, record.config.metadata))));
+  }
+
+  /** Follows the exit directory until `close`. Call once, after recovery has taken the records in. */
+  async followExits(): Promise<void> {
+    for await (const exit of this.#world.monitor.exits(this.#shutdown.signal)) {
+      await this.#noteExit(exit).catch((cause: unknown) => {
+        this.#world.log.error('an exit could not be recorded, will retry', { container: exit.id, cause: explain(cause) });
+      });
+    }
+  }
+
+  /**
+   * Watches the process of a created or running container, so that its end is noticed even when the monitor is gone and no exit
+   * file will ever come (level-triggered: an event may be lost, a pidfd cannot).
+   */
+  watch(id: ContainerId, process: ProcessRef): void {
+    void this.#awaitEnd(id, process).catch((cause: unknown) => {
+      this.#world.log.error('the end of a process could not be recorded', { container: id, pid: process.pid, cause: explain(cause) });
+    });
+  }
+
+  /** Goes on with a stop that was under way when the daemon died (reliability K5). */
+  resumeStop(record: ContainerRecord): void {
+    const { state, stopping } = record;
+    if (stopping === null || !('process' in state)) return;
+    const leftMs = Number((stopping.killAt - this.#world.clock()) / 1_000_000n);
+    void this.#stopping(backgroundOp(this.#world.log), record, state.process, Math.max(0, leftMs)).done.catch((cause: unknown) => {
+      this.#world.log.warn('a stop that was under way before the restart failed', { container: record.id, cause: explain(cause) });
+    });
+  }
+
+  close(): void {
+    this.#shutdown.abort();
+  }
+
+  async #createOrAdopt(op: Op, key: string, pod: SandboxId, config: ContainerConfig): Promise<ContainerId> {
+    const twin = this.#books.byKey(key);
+    const record = twin === undefined ? undefined : this.#books.container(twin as ContainerId);
+    if (record?.state.phase === 'created' || record?.state.phase === 'running') return record.id;
+    if (record?.state.phase === 'creating' || record?.state.phase === 'removing') await this.#destroy(op, record);
+    else if (record !== undefined) throw taken(record);
+    const sandbox = this.#readySandbox(pod);
+    return await this.#make(op, sandbox, config);
+  }
+
+  async #make(op: Op, sandbox: SandboxRecord, config: ContainerConfig): Promise<ContainerId> {
+    const id = newContainerId();
+    const own = withLog(op, { container: id, sandbox: sandbox.id });
+    const draft = draftContainer(this.#world, id, sandbox, config);
+    own.stage('save record');
+    await this.#books.save(draft);
+    try {
+      await failpoint('container.record.after');
+      const launched = await launchContainer(own, this.#world, this.#books, draft, sandbox);
+      // The sandbox may have been stopped meanwhile; a container must not outlive that.
+      this.#readySandbox(sandbox.id);
+      await this.#books.save({ ...launched.record, state: next(draft.state, { type: 'created', process: launched.process }), monitor: launched.monitor });
+      this.watch(id, launched.process);
+    } catch (cause) {
+      await this.#destroy(own, draft).catch((failure: unknown) => {
+        own.log.warn('a failed container could not be cleaned up, will retry', { cause: explain(failure) });
+      });
+      throw wrap(`create container ${quote(config.metadata?.name ?? '')}`, cause);
+    }
+    return id;
+  }
+
+  #readySandbox(pod: SandboxId): SandboxRecord {
+    const sandbox = this.#books.sandbox(pod);
+    if (sandbox === undefined) throw new RuntimeError('NotFound', `no pod sandbox has the id ${quote(pod)}`);
+    if (sandbox.state.phase !== 'ready') throw new RuntimeError('FailedPrecondition', `pod sandbox ${pod} is ${sandbox.state.phase}; containers are made only in a ready one`);
+    return sandbox;
+  }
+
+  async #start(op: Op, id: ContainerId): Promise<void> {
+    const record = this.get(id);
+    if (record.state.phase !== 'created') throw new RuntimeError('FailedPrecondition', `container ${id} is ${record.state.phase}; only a created one can be started`);
+    this.#readySandbox(record.sandboxId);
+    const startedAt = this.#world.clock();
+    op.stage('runtime start');
+    try {
+      await this.#world.runtimeFor(record.runtimeHandler).start(op, id);
+    } catch (cause) {
+      await this.#failStart(op, record, cause);
+      throw wrap(`start container ${id}`, cause);
+    }
+    await failpoint('container.start.after');
+    await this.#books.save({ ...record, state: next(record.state, { type: 'started', at: startedAt }) });
+  }
+
+  /** A start that failed leaves an EXITED container with the reason, not a vanished one. */
+  async #failStart(op: Op, record: ContainerRecord, cause: unknown): Promise<void> {
+    op.log.debug('start failed', { code: codeOf(cause) });
+    await this.#books.save({ ...record, state: next(record.state, { type: 'startFailed', message: explain(cause), at: this.#world.clock() }) });
+    this.#retire(record);
+  }
+
+  /** The stop under way for a container, begun or brought forward. */
+  #stopping(op: Op, record: ContainerRecord, process: ProcessRef, graceMs: number): Stop {
+    const killAtMs = Date.now() + graceMs;
+    const running = this.#stops.get(record.id)?.stop;
+    if (running !== undefined) {
+      if (killAtMs < running.killAtMs) {
+        running.killAtMs = killAtMs;
+        running.hurry.abort();
+      }
+      return running;
+    }
+    const hurry = new AbortController();
+    const slot = {} as { stop: Stop };
+    this.#stops.set(record.id, slot);
+    const done = this.#carryOutStop(op, record, process, slot).finally(() => this.#stops.delete(record.id));
+    slot.stop = { killAtMs, hurry, done };
+    done.catch(() => {});
+    return slot.stop;
+  }
+
+  async #carryOutStop(op: Op, record: ContainerRecord, process: ProcessRef, slot: { stop: Stop }): Promise<void> {
+    const { id } = record;
+    await Promise.resolve();
+    // The lock is held only for the bookkeeping: nobody waits for a grace period.
+    await this.#locks.run(id, async () => {
+      const latest = this.#books.container(id);
+      if (latest === undefined || hasEnded(latest)) return;
+      const now = this.#world.clock();
+      const killAt = now + BigInt(Math.max(0, Math.round(slot.stop.killAtMs - Date.now()))) * 1_000_000n;
+      // The signal is sent once, also across a restart of the daemon.
+      const first = latest.stopping === null;
+      await this.#books.save({ ...latest, stopping: { signalledAt: latest.stopping?.signalledAt ?? now, killAt } });
+      if (first && slot.stop.killAtMs > Date.now()) this.#world.processes.signal(process, record.stopSignal.number);
+    });
+    await failpoint('container.stopping.after');
+    while (Date.now() < slot.stop.killAtMs && !this.#ended(id)) {
+      const wait = AbortSignal.any([AbortSignal.timeout(Math.max(1, slot.stop.killAtMs - Date.now())), slot.stop.hurry.signal]);
+      await this.#books.changed(id, wait);
+      if (slot.stop.hurry.signal.aborted) slot.stop = { ...slot.stop, hurry: new AbortController() };
+    }
+    await this.#kill(op, id, process);
+  }
+
+  /** SIGKILL until it is gone: again after 100 ms, 200 ms, … up to the bound, since a task may be in an uninterruptible wait. */
+  async #kill(op: Op, id: ContainerId, process: ProcessRef): Promise<void> {
+    const giveUpAt = Date.now() + limits.killGraceMs;
+    for (let pauseMs = 100; !this.#ended(id); pauseMs = Math.min(2_000, pauseMs * 2)) {
+      if (Date.now() > giveUpAt) {
+        throw new RuntimeError('DeadlineExceeded', `container ${id}: process ${process.pid} does not end after SIGKILL (it may wait in the kernel for a device or a network file system); the stop can be asked for again`);
+      }
+      this.#world.processes.signal(process, SIGKILL);
+      this.#world.processes.signal(process, SIGCONT);
+      await this.#books.changed(id, AbortSignal.timeout(pauseMs));
+    }
+    op.stage('stopped');
+  }
+
+  #ended(id: ContainerId): boolean {
+    const record = this.#books.container(id);
+    return record === undefined || hasEnded(record);
+  }
+
+  async #remove(op: Op, id: ContainerId): Promise<void> {
+    await this.stop(op, id, 0);
+    const record = this.#books.container(id);
+    if (record === undefined) return;
+    await this.#retiring.get(id);
+    await this.#locks.run(id, async () => {
+      const latest = this.#books.container(id);
+      if (latest === undefined) return;
+      const removing = { ...latest, state: next(latest.state, { type: 'remove' }) };
+      if (latest.state.phase !== 'removing') await this.#books.save(removing);
+      await failpoint('container.removing.after');
+      await this.#destroy(op, removing);
+    });
+  }
+
+  async #destroy(op: Op, record: ContainerRecord): Promise<void> {
+    await destroyContainer(op, this.#world, containerRemains(record));
+    this.#books.forget(record);
+  }
+
+  async #awaitEnd(id: ContainerId, process: ProcessRef): Promise<void> {
+    await this.#world.processes.gone(process, this.#shutdown.signal);
+    if (this.#shutdown.signal.aborted || this.#ended(id)) return;
+    // The monitor drains the output before it writes the exit file; only when it lives no more will none come.
+    for (let last = false; ; last = true) {
+      const exit = await this.#world.monitor.exitOf(id);
+      if (exit !== undefined) return await this.#noteExit(exit);
+      const monitor = this.#books.container(id)?.monitor ?? null;
+      if (last || (monitor !== null && !this.#world.processes.alive(monitor))) break;
+      await this.#books.changed(id, AbortSignal.any([this.#shutdown.signal, AbortSignal.timeout(limits.exitFileMs)]));
+      if (this.#shutdown.signal.aborted || this.#ended(id)) return;
+    }
+    await this.#end(id, { type: 'vanished', message: 'the process ended and its monitor wrote no exit code', at: this.#world.clock() });
+  }
+
+  async #noteExit(exit: ExitRecord): Promise<void> {
+    await this.#end(exit.id, { type: 'exited', exitCode: exit.exitCode, oomKilled: exit.oomKilled, at: exit.finishedAt });
+  }
+
+  async #end(id: ContainerId, event: Extract<ContainerEvent, { type: 'exited' | 'vanished' }>): Promise<void> {
+    if (this.#books.container(id) === undefined) return;
+    await this.#locks.run(id, async () => {
+      const record = this.#books.container(id);
+      // Still `creating`: the create that is under way will see the dead process and clean up.
+      if (record === undefined || record.state.phase === 'creating') return;
+      const state = next(record.state, event);
+      if (state === record.state) return;
+      const after = { ...record, state, stopping: null };
+      await this.#books.save(after);
+      this.#world.log.info('container ended', { container: id, sandbox: record.sandboxId, exit: state.phase === 'exited' ? state.exitCode : undefined, reason: state.phase === 'exited' ? state.reason : undefined });
+      this.#retire(after);
+    });
+  }
+
+  /** Gives back the runtime's side as soon as the exit is on record, so that RemoveContainer has little left to do. */
+  #retire(record: ContainerRecord): void {
+    const op = backgroundOp(this.#world.log, limits.runtimeCommandMs);
+    const work = retireContainer(op, this.#world, containerRemains(record))
+      .catch((cause: unknown) => {
+        this.#world.log.debug('clean-up after an exit failed, RemoveContainer will retry', { container: record.id, cause: explain(cause) });
+      })
+      .finally(() => this.#retiring.delete(record.id));
+    this.#retiring.set(record.id, work);
+  }
+}
+
+/** What destroyContainer needs to know of a container that has a record. */
+export function containerRemains(record: ContainerRecord): ContainerRemains {
+  return { id: record.id, runtimeHandler: record.runtimeHandler, cgroupsPath: record.cgroupsPath };
+}
+
+function hasEnded(record: ContainerRecord): boolean {
+  return record.state.phase === 'exited' || record.state.phase === 'removing';
+}
+
+function impatient(id: ContainerId, why: string): RuntimeError {
+  return new RuntimeError('DeadlineExceeded', `stop of container ${id} goes on, but ${why}; ask again`);
+}
+
+function taken(record: ContainerRecord): RuntimeError {
+  const { metadata } = record.config;
+  const why = hasEnded(record) ? 'and has exited' : 'with another config';
+  return new RuntimeError('AlreadyExists', `container ${quote(metadata?.name ?? '')} attempt ${metadata?.attempt ?? 0} exists in this pod ${why} (${record.id}); remove it, or ask with a higher attempt`);
+}

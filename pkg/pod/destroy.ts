@@ -1,0 +1,100 @@
+/**
+ * The only clean-up there is. A failed create, the Remove RPCs and crash recovery all end here.
+ *
+ * Every step finds its resource by `id` alone and is content when there is nothing to do, so this may run at any time,
+ * after any crash, any number of times. Every step is tried even when an earlier one failed. The record goes last:
+ * while it exists, somebody will call us again.
+ */
+import { explain, RuntimeError } from '../base/errors.ts';
+import { failpoint } from '../base/failpoint.ts';
+import type { ContainerId, SandboxId } from '../base/ids.ts';
+import type { Op } from '../base/op.ts';
+import type { World } from './index.ts';
+
+type Step = readonly [what: string, run: () => Promise<void>];
+
+/** What is known of an object that is to go. Without a record (the sweep) only its id is. */
+export interface ContainerRemains {
+  readonly id: ContainerId;
+  /** undefined: ask every runtime. */
+  readonly runtimeHandler: string | undefined;
+  readonly cgroupsPath: string;
+}
+export interface SandboxRemains {
+  readonly id: SandboxId;
+  readonly runtimeHandler: string | undefined;
+  /** A cgroup of our own above the pod's containers; '' if the kubelet owns the parent. */
+  readonly ownCgroup: string;
+  readonly infraCgroup: string;
+}
+
+/** Gives back everything that container `id` may hold, its record last. @throws AggregateError naming each step that failed. */
+export async function destroyContainer(op: Op, world: World, remains: ContainerRemains): Promise<void> {
+  const { id } = remains;
+  await inOrder(op, `container ${id}`, [
+    ...processSteps(op, world, remains),
+    ['rootfs', () => world.rootfs.destroy(op, id)],
+  ]);
+  await failpoint('container.destroy.before-record');
+  await world.state.remove({ kind: 'container', id });
+  await world.host.removeTree(op, world.workspace.bundle(id));
+}
+
+/** Ends the runtime's side of a container that has exited: its state directory, its cgroup, its monitor. The record, rootfs and log stay. */
+export async function retireContainer(op: Op, world: World, remains: ContainerRemains): Promise<void> {
+  await inOrder(op, `process of container ${remains.id}`, processSteps(op, world, remains));
+}
+
+/** Gives back everything that sandbox `id` may hold, its record last; its containers are gone already. */
+export async function destroySandbox(op: Op, world: World, remains: SandboxRemains): Promise<void> {
+  const { id } = remains;
+  await releaseSandbox(op, world, remains);
+  await failpoint('sandbox.destroy.before-record');
+  await world.state.remove({ kind: 'sandbox', id });
+  await world.host.removeTree(op, world.workspace.sandboxDir(id));
+}
+
+/** What StopPodSandbox gives back: infra process, network, namespaces, mounts, cgroup. Order: processes, then network (preStop and draining need it to the end), then namespaces. */
+export async function releaseSandbox(op: Op, world: World, remains: SandboxRemains): Promise<void> {
+  const { id } = remains;
+  const infra = id as unknown as ContainerId;
+  const files = world.workspace.sandboxFiles(id);
+  await inOrder(op, `pod sandbox ${id}`, [
+    ...(remains.infraCgroup === '' && remains.runtimeHandler !== undefined
+      ? []
+      : [...processSteps(op, world, { id: infra, runtimeHandler: remains.runtimeHandler, cgroupsPath: remains.infraCgroup }), removeBundle(op, world, infra)]),
+    ['network', () => world.network.destroy(op, id)],
+    ['namespaces', () => world.namespaces.destroy(op, id)],
+    ['shm', () => world.host.unmountTree(op, files.shm)],
+    ['pod cgroup', () => (remains.ownCgroup === '' ? Promise.resolve() : world.host.destroyCgroup(op, remains.ownCgroup))],
+  ]);
+}
+
+function processSteps(op: Op, world: World, remains: ContainerRemains): readonly Step[] {
+  const { id, runtimeHandler, cgroupsPath } = remains;
+  const runtimes = runtimeHandler === undefined ? world.runtimes : [world.runtimeFor(runtimeHandler)];
+  return [
+    ...runtimes.map((runtime): Step => [`process (${runtime.handler.name})`, () => runtime.delete(op, id)]),
+    ['monitor', () => world.monitor.destroy(op, id, world.workspace.bundle(id))],
+    ['cgroup', () => (cgroupsPath === '' ? Promise.resolve() : world.host.destroyCgroup(op, cgroupsPath))],
+  ];
+}
+
+function removeBundle(op: Op, world: World, id: ContainerId): Step {
+  return ['bundle', () => world.host.removeTree(op, world.workspace.bundle(id))];
+}
+
+async function inOrder(op: Op, what: string, steps: readonly Step[]): Promise<void> {
+  const failed: RuntimeError[] = [];
+  for (const [step, run] of steps) {
+    op.stage(`destroy: ${step}`);
+    try {
+      await run();
+    } catch (cause) {
+      failed.push(new RuntimeError('Internal', `destroy ${step} of ${what}: ${explain(cause)}`, { cause }));
+    }
+  }
+  if (failed.length > 0) {
+    throw new RuntimeError('Internal', `${what} is not fully destroyed, will be tried again: ${failed.map((each) => each.message).join('; ')}`, { cause: new AggregateError(failed) });
+  }
+}

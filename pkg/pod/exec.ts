@@ -1,0 +1,107 @@
+/**
+ * Processes beside the container's first one: exec, attach. No monitor and no file: if the daemon dies the request is dead anyway.
+ */
+import type { RuntimeProcess } from '../oci/spec-types.ts';
+import { RuntimeError } from '../base/errors.ts';
+import { type ContainerId, quote } from '../base/ids.ts';
+import { limits } from '../base/limits.ts';
+import { type Op, withLog, withTimeout } from '../base/op.ts';
+import type { AttachChannel, ExecStdio, ExitStatus, TerminalSize } from '../runtime/index.ts';
+import type { ContainerRecord } from '../state/index.ts';
+import type { Books } from './books.ts';
+import type { Execs, World } from './index.ts';
+
+export class ExecKeeper implements Execs {
+  readonly #world: World;
+  readonly #books: Books;
+  readonly #running = new Map<ContainerId, number>();
+  /** The process part of each container's spec: what an exec inherits. Keyed by the first record, so that it goes with the container. */
+  readonly #templates = new Map<ContainerId, RuntimeProcess>();
+
+  constructor(world: World, books: Books) {
+    this.#world = world;
+    this.#books = books;
+    books.subscribe((event) => {
+      if (event.type === 'deleted' || event.type === 'stopped') this.#templates.delete(event.record.id as ContainerId);
+    });
+  }
+
+  async execSync(op: Op, id: ContainerId, argv: readonly string[], timeoutMs: number): Promise<{ stdout: Uint8Array; stderr: Uint8Array; exitCode: number }> {
+    const stdout = new Capture(limits.execOutputBytes);
+    const stderr = new Capture(limits.execOutputBytes);
+    const bounded = timeoutMs > 0 ? withTimeout(op, timeoutMs) : op;
+    const { exitCode } = await this.exec(bounded, id, argv, { tty: false, stdin: null, stdout: (chunk) => stdout.add(chunk), stderr: (chunk) => stderr.add(chunk) });
+    return { stdout: stdout.bytes(), stderr: stderr.bytes(), exitCode };
+  }
+
+  async exec(op: Op, id: ContainerId, argv: readonly string[], stdio: ExecStdio): Promise<ExitStatus> {
+    const record = this.#runningContainer(id);
+    if (argv.length === 0) throw new RuntimeError('InvalidArgument', 'exec needs a command; cmd is empty');
+    const count = this.#running.get(id) ?? 0;
+    if (count >= limits.execsPerContainerCount) throw new RuntimeError('ResourceExhausted', `container ${id} runs ${count} exec processes already; wait for one to end`);
+    this.#running.set(id, count + 1);
+    try {
+      const template = await this.#template(id);
+      const own = withLog(op, { container: id });
+      own.stage('runtime exec');
+      const process: RuntimeProcess = { ...template, args: [...argv], terminal: stdio.tty };
+      if (stdio.tty && !process.env.some((each) => each.startsWith('TERM='))) process.env = [...process.env, 'TERM=xterm'];
+      return await this.#world.runtimeFor(record.runtimeHandler).exec(own, id, process, stdio);
+    } finally {
+      const left = (this.#running.get(id) ?? 1) - 1;
+      if (left <= 0) this.#running.delete(id);
+      else this.#running.set(id, left);
+    }
+  }
+
+  async attach(op: Op, id: ContainerId): Promise<AttachChannel & { resize(size: TerminalSize): Promise<void>; readonly tty: boolean }> {
+    const record = this.#runningContainer(id);
+    const channel = await this.#world.monitor.attach(op, id, record.bundle);
+    return {
+      output: channel.output,
+      write: (data) => channel.write(data),
+      closeInput: () => channel.closeInput(),
+      close: () => channel.close(),
+      tty: record.config.tty,
+      resize: (size) => this.#world.monitor.resize(record.bundle, size),
+    };
+  }
+
+  #runningContainer(id: ContainerId): ContainerRecord {
+    const record = this.#books.container(id);
+    if (record === undefined) throw new RuntimeError('NotFound', `no container has the id ${quote(id)}`);
+    if (record.state.phase !== 'running') throw new RuntimeError('FailedPrecondition', `container ${id} is ${record.state.phase}; commands run only in a running one`);
+    return record;
+  }
+
+  async #template(id: ContainerId): Promise<RuntimeProcess> {
+    const known = this.#templates.get(id);
+    if (known !== undefined) return known;
+    const spec = JSON.parse(await this.#world.workspace.readBundle(id)) as { readonly process: RuntimeProcess };
+    this.#templates.set(id, spec.process);
+    return spec.process;
+  }
+}
+
+/** Keeps the first `max` bytes and drops the rest, so that the command goes on (CVE-2022-1708). */
+class Capture {
+  readonly #max: number;
+  readonly #chunks: Uint8Array[] = [];
+  #length = 0;
+
+  constructor(max: number) {
+    this.#max = max;
+  }
+
+  add(chunk: Uint8Array): void {
+    const kept = chunk.subarray(0, this.#max - this.#length);
+    if (kept.length === 0) return;
+    // A copy: the reader may use its buffer again.
+    this.#chunks.push(Uint8Array.from(kept));
+    this.#length += kept.length;
+  }
+
+  bytes(): Uint8Array {
+    return Buffer.concat(this.#chunks, this.#length);
+  }
+}

@@ -1,0 +1,71 @@
+/**
+ * Operations that identical requests join, and that go on when the client is gone.
+ *
+ * The kubelet gives up after two or four minutes and sends the same request again (cri-semantics X4). So the work is not
+ * tied to the first caller: it runs under a bound of its own, whoever comes meanwhile gets its outcome, and each caller
+ * leaves when its own patience ends, with an error that says at which stage the work is.
+ */
+import { RuntimeError } from '../base/errors.ts';
+import { type Op, detached } from '../base/op.ts';
+import { abortable } from '../base/sync.ts';
+
+interface Flight<T> {
+  readonly outcome: Promise<T>;
+  stage: string;
+}
+
+export class Flights<T> {
+  readonly #flights = new Map<string, Flight<T>>();
+
+  /** Joins the flight under `key` or starts one that may take `budgetMs`. */
+  run(op: Op, key: string, budgetMs: number, work: (op: Op) => Promise<T>): Promise<T> {
+    const flight = this.#flights.get(key) ?? this.#start(op, key, budgetMs, work);
+    op.stage(flight.stage);
+    return abortable(flight.outcome, op.signal, () => impatience(op, flight.stage));
+  }
+
+  /** Resolves when no flight is under way for `key`, whatever its outcome. */
+  async settled(key: string): Promise<void> {
+    await this.#flights.get(key)?.outcome.catch(() => {});
+  }
+
+  #start(op: Op, key: string, budgetMs: number, work: (op: Op) => Promise<T>): Flight<T> {
+    const own = detached(op, budgetMs);
+    const flight: Flight<T> = {
+      stage: 'starting',
+      outcome: Promise.resolve()
+        .then(() =>
+          work({
+            ...own,
+            stage(what) {
+              flight.stage = what;
+              op.stage(what);
+            },
+          }),
+        )
+        .finally(() => this.#flights.delete(key)),
+    };
+    // Every caller may have left by the time it fails; the failure is theirs to report, not the process's.
+    flight.outcome.catch(() => {});
+    this.#flights.set(key, flight);
+    return flight;
+  }
+}
+
+function impatience(op: Op, stage: string): RuntimeError {
+  const late = Date.now() >= op.deadline;
+  return new RuntimeError(
+    late ? 'DeadlineExceeded' : 'Cancelled',
+    `${late ? 'the deadline passed' : 'the client left'} while the operation was at: ${stage}; it goes on, and the same request again joins it`,
+  );
+}
+
+/**
+ * Waits for all, also when one fails, so that no work is still under way when the caller starts to clean up.
+ * @throws the first failure in the order given.
+ */
+export async function together<T extends readonly unknown[]>(work: readonly [...{ [K in keyof T]: Promise<T[K]> }]): Promise<T> {
+  const outcomes = await Promise.allSettled(work);
+  for (const outcome of outcomes) if (outcome.status === 'rejected') throw outcome.reason;
+  return outcomes.map((outcome) => (outcome as PromiseFulfilledResult<unknown>).value) as unknown as T;
+}

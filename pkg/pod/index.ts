@@ -1,0 +1,111 @@
+/**
+ * The mind of Berth: sandboxes and containers, from the request to the last trace.
+ *
+ * It sees the world through `World`, a struct of interfaces, so it runs whole in a unit test, and it never touches the
+ * kernel. Three rules hold everywhere in here: the record is saved before the first side effect and removed after the
+ * last; `destroy` is the only clean-up; reads look at immutable records and never wait for a write.
+ */
+import type { ContainerConfig, ContainerStatus, LinuxContainerResources, PodSandboxConfig } from '../cri-api/types.ts';
+import type { ContainerId, SandboxId } from '../base/ids.ts';
+import type { Logger, Op } from '../base/op.ts';
+import type { ImageStore } from '../image/index.ts';
+import type { NetworkPlugin } from '../network/index.ts';
+import type { RootfsDriver } from '../rootfs/index.ts';
+import type { AttachChannel, ExecStdio, ExitStatus, Host, Monitor, Namespaces, OciRuntime, Processes, TerminalSize } from '../runtime/index.ts';
+import type { NodeFacts, SpecDefaults } from '../spec/index.ts';
+import type { ContainerRecord, SandboxRecord, StateStore, Workspace } from '../state/index.ts';
+
+export { type OpenPods, openPods } from './open.ts';
+export * from './query.ts';
+export type { PodEvent } from './books.ts';
+
+/** Everything that the mind needs from outside. `cri/daemon.ts` builds the real one; tests build fakes. */
+export interface World {
+  readonly images: ImageStore;
+  readonly rootfs: RootfsDriver;
+  readonly monitor: Monitor;
+  /** The runtime of a handler name; '' is the default. @throws InvalidArgument that lists the handlers there are. */
+  readonly runtimeFor: (handler: string) => OciRuntime;
+  /** Every configured runtime, for the sweep. */
+  readonly runtimes: readonly OciRuntime[];
+  readonly namespaces: Namespaces;
+  readonly network: NetworkPlugin;
+  readonly state: StateStore;
+  readonly workspace: Workspace;
+  readonly host: Host;
+  readonly processes: Processes;
+  /** Nanoseconds since the epoch. */
+  readonly clock: () => bigint;
+  readonly facts: NodeFacts;
+  readonly settings: PodSettings;
+  readonly log: Logger;
+}
+
+/** What the configuration says about pods. */
+export interface PodSettings {
+  readonly spec: SpecDefaults;
+  /** Where logs go when the kubelet names no directory; absolute. */
+  readonly logDir: string;
+  /** Sources that must exist instead of being made as directories (`absent_mount_sources_to_reject`). */
+  readonly absentMountSourcesToReject: readonly string[];
+  readonly imageVolumes: 'mkdir' | 'bind' | 'ignore';
+  /** `additional_devices` and the like, as CRI devices for every container. */
+  readonly additionalDevices: readonly { readonly hostPath: string; readonly containerPath: string; readonly permissions: string }[];
+  /** Size of a pod's /dev/shm in bytes. */
+  readonly shmBytes: bigint;
+  /** Directory with our `pause`, the root of infra containers. */
+  readonly pauseRoot: string;
+  /** False: an infra container in every pod (`drop_infra_ctr`). */
+  readonly dropInfra: boolean;
+  readonly hostNetworkDisableSelinux: boolean;
+  /** Host file for /etc/localtime (`timezone`); '' = the image's own. */
+  readonly localtime: string;
+  /** Static helper for environment values that are not UTF-8; '' = none. */
+  readonly envExec: string;
+  /** Overlay mount options by config. */
+  readonly overlayOptions: readonly string[];
+}
+
+export interface Pods {
+  /**
+   * Makes a sandbox and returns its id; READY when it returns. Identical requests, in flight or finished, get the same id.
+   * @throws AlreadyExists for the same metadata with another config.
+   */
+  run(op: Op, config: PodSandboxConfig, handler: string): Promise<SandboxId>;
+  /** Ends all processes of the sandbox, then its network and namespaces. Content if stopped already. May be called again after a failure. */
+  stop(op: Op, id: SandboxId): Promise<void>;
+  /** Stops and removes the sandbox with its containers. */
+  remove(op: Op, id: SandboxId): Promise<void>;
+  /** By id or unambiguous prefix. @throws NotFound; InvalidArgument if several match. */
+  get(idOrPrefix: string): SandboxRecord;
+  find(idOrPrefix: string): SandboxRecord | undefined;
+  /** Those that exist for a client: not the ones still being made. */
+  list(): readonly SandboxRecord[];
+  /** Remembers what the kubelet made of the pod's own cgroup. */
+  updateResources(op: Op, id: SandboxId, overhead: LinuxContainerResources | undefined, resources: LinuxContainerResources | undefined): Promise<void>;
+}
+
+export interface Containers {
+  /** Makes a container in a READY sandbox; CREATED when it returns. Identical requests get the same id. */
+  create(op: Op, pod: SandboxId, config: ContainerConfig): Promise<ContainerId>;
+  start(op: Op, id: ContainerId): Promise<void>;
+  /** Stop signal, then SIGKILL after `graceMs`; 0 kills at once. A second call can only shorten the wait. Content if it runs no more. */
+  stop(op: Op, id: ContainerId, graceMs: number): Promise<void>;
+  /** Kills it if it runs, then gives back everything. */
+  remove(op: Op, id: ContainerId): Promise<void>;
+  get(idOrPrefix: string): ContainerRecord;
+  find(idOrPrefix: string): ContainerRecord | undefined;
+  list(): readonly ContainerRecord[];
+  /** All or nothing: when the runtime refuses, the record keeps the old values. */
+  update(op: Op, id: ContainerId, resources: LinuxContainerResources): Promise<void>;
+  reopenLog(op: Op, id: ContainerId): Promise<void>;
+  status(record: ContainerRecord): ContainerStatus;
+}
+
+export interface Execs {
+  /** Runs argv to its end; output is cut at limits.execOutputBytes per stream. @throws DeadlineExceeded after `timeoutMs` (0 = none), with everything killed. */
+  execSync(op: Op, id: ContainerId, argv: readonly string[], timeoutMs: number): Promise<{ readonly stdout: Uint8Array; readonly stderr: Uint8Array; readonly exitCode: number }>;
+  /** Runs argv with the caller's streams. */
+  exec(op: Op, id: ContainerId, argv: readonly string[], stdio: ExecStdio): Promise<ExitStatus>;
+  attach(op: Op, id: ContainerId): Promise<AttachChannel & { resize(size: TerminalSize): Promise<void>; readonly tty: boolean }>;
+}

@@ -1,0 +1,37 @@
+/** Puts the mind together and brings it up to date with the world. */
+import { explain } from '../base/errors.ts';
+import type { Op } from '../base/op.ts';
+import { Books, type PodEvent } from './books.ts';
+import { ContainerKeeper } from './containers.ts';
+import { ExecKeeper } from './exec.ts';
+import type { Containers, Execs, Pods, World } from './index.ts';
+import { SandboxKeeper } from './pods.ts';
+import { recover } from './recover.ts';
+
+export interface OpenPods {
+  readonly pods: Pods;
+  readonly containers: Containers;
+  readonly execs: Execs;
+  /** Calls `listener` for every event from now on; returns the way to stop. */
+  subscribe(listener: (event: PodEvent) => void): () => void;
+  /** True if a container or one of its image volumes uses the image. */
+  usesImage(imageId: string): boolean;
+  /** Stops watching; nothing that runs is touched. */
+  close(): void;
+}
+
+/** Recovers (see recover.ts) and returns the mind, ready for requests. */
+export async function openPods(op: Op, world: World): Promise<OpenPods> {
+  const books = new Books(world.state, world.clock);
+  const containers = new ContainerKeeper(world, books);
+  await recover(op, world, books, containers);
+  void containers.followExits().catch((cause: unknown) => world.log.error('exits can no longer be followed; restart the daemon', { cause: explain(cause) }));
+  return {
+    pods: new SandboxKeeper(world, books, containers),
+    containers,
+    execs: new ExecKeeper(world, books),
+    subscribe: (listener) => books.subscribe(listener),
+    usesImage: (imageId) => [...books.containers()].some((record) => record.imageId === imageId || record.imageVolumes.some((volume) => volume.imageId === imageId)),
+    close: () => containers.close(),
+  };
+}

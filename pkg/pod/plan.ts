@@ -1,0 +1,116 @@
+/**
+ * What a sandbox needs, decided from its config alone. Pure.
+ */
+import type { DNSConfig, NamespaceOption, PodSandboxConfig } from '../cri-api/types.ts';
+import { RuntimeError } from '../base/errors.ts';
+import type { IdMap } from '../rootfs/index.ts';
+import type { PortMapping } from '../network/index.ts';
+import type { NamespaceKind } from '../runtime/index.ts';
+
+export interface SandboxPlan {
+  /** Namespaces of its own, to be pinned; the others are the host's. */
+  readonly kinds: readonly NamespaceKind[];
+  readonly network: 'pod' | 'host';
+  readonly ipc: 'pod' | 'host';
+  /** `pod`: one PID namespace for all containers, with our pause as its init. */
+  readonly pid: 'pod' | 'container' | 'host';
+  readonly idMap: IdMap | null;
+  readonly portMappings: readonly PortMapping[];
+}
+
+/** @throws InvalidArgument for a combination that CRI forbids. */
+export function planSandbox(config: PodSandboxConfig): SandboxPlan {
+  const options = config.linux?.securityContext?.namespaceOptions;
+  // proto3: a sandbox without options has the first enum value, POD, for each.
+  const network = modeOf(options, 'network') === 'NODE' ? 'host' : 'pod';
+  const ipc = modeOf(options, 'ipc') === 'NODE' ? 'host' : 'pod';
+  const idMap = idMapOf(options);
+  const kinds: NamespaceKind[] = ['uts'];
+  if (idMap !== null) kinds.unshift('user');
+  if (network === 'pod') kinds.push('net');
+  if (ipc === 'pod') kinds.push('ipc');
+  // With the host's network the pod has the host's name, so that it sees what the node is called.
+  return {
+    kinds: network === 'host' ? kinds.filter((kind) => kind !== 'uts') : kinds,
+    network,
+    ipc,
+    pid: pidMode(options),
+    idMap,
+    portMappings: network === 'host' ? [] : portMappings(config),
+  };
+}
+
+function modeOf(options: NamespaceOption | undefined, kind: 'network' | 'ipc'): 'POD' | 'NODE' {
+  const mode = options?.[kind] ?? 'POD';
+  if (mode === 'POD' || mode === 'NODE') return mode;
+  throw new RuntimeError('InvalidArgument', `namespace_options.${kind} of a pod sandbox must be POD or NODE, got ${mode}`);
+}
+
+function pidMode(options: NamespaceOption | undefined): SandboxPlan['pid'] {
+  // Without any options CRI's default is a PID namespace per container (the kubelet always sends options).
+  if (options === undefined) return 'container';
+  switch (options.pid) {
+    case 'POD':
+      return 'pod';
+    case 'CONTAINER':
+      return 'container';
+    case 'NODE':
+      return 'host';
+    case 'TARGET':
+      throw new RuntimeError('InvalidArgument', 'namespace_options.pid = TARGET is for containers, not for a pod sandbox');
+  }
+}
+
+/** KEP-127: mode POD with exactly one uid and one gid mapping that both contain id 0; NODE or nothing means none. */
+function idMapOf(options: NamespaceOption | undefined): IdMap | null {
+  const userns = options?.usernsOptions;
+  if (userns === undefined || userns.mode === 'NODE') {
+    if (userns !== undefined && (userns.uids.length > 0 || userns.gids.length > 0)) {
+      throw new RuntimeError('InvalidArgument', 'userns_options has mode NODE and id mappings; use mode POD or leave the mappings out');
+    }
+    return null;
+  }
+  if (userns.mode !== 'POD') throw new RuntimeError('InvalidArgument', `userns_options.mode must be POD or NODE, got ${userns.mode}`);
+  const one = (name: 'uids' | 'gids'): { hostId: number; containerId: number; size: number } => {
+    const [first, ...more] = userns[name];
+    if (first === undefined || more.length > 0) throw new RuntimeError('InvalidArgument', `userns_options.${name} must hold exactly one mapping, got ${userns[name].length}`);
+    if (first.length === 0) throw new RuntimeError('InvalidArgument', `userns_options.${name} has a mapping of length 0`);
+    if (first.containerId !== 0) throw new RuntimeError('InvalidArgument', `userns_options.${name} must map container id 0, but starts at ${first.containerId}`);
+    return { hostId: first.hostId, containerId: first.containerId, size: first.length };
+  };
+  const uid = one('uids');
+  const gid = one('gids');
+  if (uid.hostId !== gid.hostId || uid.size !== gid.size) throw new RuntimeError('InvalidArgument', 'userns_options.uids and gids must be the same mapping');
+  return { uids: [uid], gids: [gid] };
+}
+
+function portMappings(config: PodSandboxConfig): PortMapping[] {
+  return config.portMappings
+    .filter((mapping) => mapping.hostPort !== 0)
+    .map((mapping) => ({
+      protocol: mapping.protocol === 'UDP' ? 'udp' : mapping.protocol === 'SCTP' ? 'sctp' : 'tcp',
+      containerPort: mapping.containerPort,
+      hostPort: mapping.hostPort,
+      hostIp: mapping.hostIp,
+    }));
+}
+
+/** resolv.conf of a DNS config; undefined when there is nothing in it and the host's file is to be used. */
+export function renderResolvConf(dns: DNSConfig | undefined): string | undefined {
+  if (dns === undefined || (dns.servers.length === 0 && dns.searches.length === 0 && dns.options.length === 0)) return undefined;
+  const lines: string[] = [];
+  if (dns.searches.length > 0) lines.push(`search ${dns.searches.join(' ')}`);
+  for (const server of dns.servers) lines.push(`nameserver ${server}`);
+  if (dns.options.length > 0) lines.push(`options ${dns.options.join(' ')}`);
+  return `${lines.join('\n')}\n`;
+}
+
+/**
+ * Under which cgroup a pod's containers live, and whether it is ours to remove. The kubelet names the pod's own cgroup and
+ * owns it; crictl and critest often name none, and then the pod gets one below `/berth`, never relative to the daemon's own.
+ */
+export function podCgroupFor(manager: 'cgroupfs' | 'systemd', id: string, parent: string): { readonly parent: string; readonly own: boolean } {
+  if (parent !== '') return { parent, own: false };
+  // systemd drops a slice by itself when the last scope in it ends.
+  return manager === 'systemd' ? { parent: `berth-pod${id}.slice`, own: false } : { parent: `/berth/${id}`, own: true };
+}

@@ -1,0 +1,289 @@
+/**
+ * Sandboxes: run, stop, remove. See DESIGN "The natural path of the data" for the hops.
+ */
+import type { LinuxContainerResources, PodSandboxConfig } from '../cri-api/types.ts';
+import { join } from 'node:path';
+import { explain, RuntimeError, wrap } from '../base/errors.ts';
+import { failpoint } from '../base/failpoint.ts';
+import { ensureDir } from '../base/files.ts';
+import { type ContainerId, newSandboxId, quote, type SandboxId } from '../base/ids.ts';
+import { limits } from '../base/limits.ts';
+import { type Op, withLog } from '../base/op.ts';
+import type { OciRuntime } from '../runtime/index.ts';
+import { buildPauseSpec, cgroupsPathFor, stringifySpec } from '../spec/index.ts';
+import { nextSandbox, type SandboxEvent, type SandboxRecord } from '../state/index.ts';
+import { type Books, isVisible, sandboxKey } from './books.ts';
+import { destroySandbox, releaseSandbox, type SandboxRemains } from './destroy.ts';
+import { Flights, together } from './flights.ts';
+import type { Containers, Pods, World } from './index.ts';
+import { planSandbox, podCgroupFor, renderResolvConf, type SandboxPlan } from './plan.ts';
+import { same } from './same.ts';
+
+export class SandboxKeeper implements Pods {
+  readonly #world: World;
+  readonly #books: Books;
+  readonly #containers: Containers & { settle(pod: SandboxId): Promise<void> };
+  readonly #runs = new Flights<SandboxId>();
+  readonly #ends = new Flights<void>();
+
+  constructor(world: World, books: Books, containers: Containers & { settle(pod: SandboxId): Promise<void> }) {
+    this.#world = world;
+    this.#books = books;
+    this.#containers = containers;
+  }
+
+  async run(op: Op, config: PodSandboxConfig, handler: string): Promise<SandboxId> {
+    const key = sandboxKey(config.metadata);
+    const id = await this.#runs.run(op, key, limits.podRunMs, (own) => this.#runOrAdopt(own, key, config, handler));
+    const record = this.#books.sandbox(id);
+    // The flight may have been someone else's, with the same name and another config.
+    if (record !== undefined && !(same(record.config, config) && record.runtimeHandler === handler)) throw taken(record);
+    return id;
+  }
+
+  async stop(op: Op, id: SandboxId): Promise<void> {
+    await this.#ends.run(op, `stop ${id}`, limits.podStopMs, (own) => this.#stop(own, id));
+  }
+
+  async remove(op: Op, id: SandboxId): Promise<void> {
+    await this.#ends.run(op, `remove ${id}`, limits.podStopMs, (own) => this.#remove(own, id));
+  }
+
+  find(idOrPrefix: string): SandboxRecord | undefined {
+    const record = this.#books.findSandbox(idOrPrefix);
+    return record !== undefined && isVisible(record) ? record : undefined;
+  }
+
+  get(idOrPrefix: string): SandboxRecord {
+    const record = this.find(idOrPrefix);
+    if (record === undefined) throw new RuntimeError('NotFound', `no pod sandbox has the id ${quote(idOrPrefix)}`);
+    return record;
+  }
+
+  list(): readonly SandboxRecord[] {
+    return [...this.#books.sandboxes()].filter(isVisible);
+  }
+
+  async updateResources(_op: Op, id: SandboxId, overhead: LinuxContainerResources | undefined, resources: LinuxContainerResources | undefined): Promise<void> {
+    const record = this.get(id);
+    await this.#books.save({ ...record, overhead, resources });
+  }
+
+  /** The finished twin of the request, or a new sandbox. */
+  async #runOrAdopt(op: Op, key: string, config: PodSandboxConfig, handler: string): Promise<SandboxId> {
+    const twin = this.#books.byKey(key);
+    if (twin !== undefined) {
+      const record = this.#books.sandbox(twin as SandboxId);
+      if (record?.state.phase === 'ready') return record.id;
+      // A first attempt failed and so did its clean-up: try that again instead of telling the client about it.
+      if (record?.state.phase === 'creating' || record?.state.phase === 'removing') await this.#destroy(op, record);
+      else if (record !== undefined) throw taken(record);
+    }
+    return await this.#make(op, config, handler);
+  }
+
+  async #make(op: Op, config: PodSandboxConfig, handler: string): Promise<SandboxId> {
+    const runtime = this.#world.runtimeFor(handler);
+    const plan = planSandbox(config);
+    const id = newSandboxId();
+    const own = withLog(op, { sandbox: id });
+    const record = this.#draft(id, config, handler, plan);
+    own.stage('save record');
+    await this.#books.save(record);
+    try {
+      await failpoint('sandbox.record.after');
+      await this.#build(own, record, plan, runtime);
+    } catch (cause) {
+      await this.#destroy(own, this.#books.sandbox(id) ?? record).catch((failure: unknown) => {
+        own.log.warn('a failed sandbox could not be cleaned up, will retry', { sandbox: id, cause: explain(failure) });
+      });
+      throw wrap(`run pod sandbox ${podName(config)}`, cause);
+    }
+    return id;
+  }
+
+  #draft(id: SandboxId, config: PodSandboxConfig, handler: string, plan: SandboxPlan): SandboxRecord {
+    const { workspace, settings, facts } = this.#world;
+    const files = workspace.sandboxFiles(id);
+    const cgroup = podCgroupFor(facts.cgroupManager, id, config.linux?.cgroupParent ?? '');
+    return {
+      kind: 'sandbox',
+      id,
+      config,
+      runtimeHandler: handler,
+      createdAt: this.#world.clock(),
+      state: { phase: 'creating' },
+      ips: [],
+      namespaces: {},
+      cgroupParent: cgroup.parent,
+      logDirectory: config.logDirectory === '' ? join(settings.logDir, id) : config.logDirectory,
+      files: { ...files, shm: plan.ipc === 'host' ? '/dev/shm' : files.shm, hosts: files.hosts },
+      infra: plan.pid === 'pod' || !settings.dropInfra ? { id: id as unknown as ContainerId, process: null } : null,
+      idMap: plan.idMap,
+      selinux: { processLabel: '', mountLabel: '' },
+      overhead: config.linux?.overhead,
+      resources: config.linux?.resources,
+    };
+  }
+
+  /** Everything of a sandbox, what does not depend on another side by side; ends with the READY record. */
+  async #build(op: Op, draft: SandboxRecord, plan: SandboxPlan, runtime: OciRuntime): Promise<void> {
+    op.stage('namespaces and files');
+    const [namespaces] = await together([this.#pin(op, draft, plan), this.#prepareFiles(op, draft, plan)]);
+    await failpoint('sandbox.pin.after');
+    const pinned: SandboxRecord = { ...draft, namespaces: Object.fromEntries(namespaces) };
+    const [ips, infra] = await together([this.#joinNetwork(op, pinned, plan), this.#startInfra(op, pinned, runtime)]);
+    op.stage('save record');
+    await this.#books.save({ ...pinned, ips, infra, state: nextSandbox(draft.state, 'ran') });
+  }
+
+  async #pin(op: Op, draft: SandboxRecord, plan: SandboxPlan): Promise<ReadonlyMap<string, string>> {
+    const sysctls = new Map([...this.#world.settings.spec.sysctls, ...Object.entries(draft.config.linux?.sysctls ?? {})]);
+    const applicable = plan.network === 'host' ? new Map([...sysctls].filter(([name]) => !name.startsWith('net.'))) : sysctls;
+    const { config } = draft;
+    return await this.#world.namespaces.pin(op, draft.id, { kinds: plan.kinds, sysctls: applicable, hostname: config.hostname, idMap: plan.idMap });
+  }
+
+  async #prepareFiles(op: Op, draft: SandboxRecord, plan: SandboxPlan): Promise<void> {
+    const { workspace, host, settings } = this.#world;
+    const { files, config } = draft;
+    await workspace.ensureSandboxDir(draft.id);
+    const hostname = plan.network === 'host' ? host.hostname() : config.hostname;
+    const resolvConf = renderResolvConf(config.dnsConfig) ?? (await host.resolvConf());
+    await together([
+      workspace.writeSandboxFile(files.resolvConf, resolvConf),
+      workspace.writeSandboxFile(files.hostname, hostname === '' ? '' : `${hostname}\n`),
+      ensureDir(draft.logDirectory, 0o755),
+      plan.ipc === 'host' ? Promise.resolve() : host.mountShm(op, files.shm, settings.shmBytes),
+    ]);
+  }
+
+  async #joinNetwork(op: Op, record: SandboxRecord, plan: SandboxPlan): Promise<readonly string[]> {
+    const netns = record.namespaces['net'];
+    const { metadata, dnsConfig, annotations } = record.config;
+    if (plan.network === 'host' || netns === undefined || metadata === undefined) return [];
+    await this.#world.host.loopbackUp(netns);
+    op.stage('cni add');
+    await failpoint('cni.add.before');
+    const network = await this.#world.network.add(op, {
+      id: record.id,
+      name: metadata.name,
+      namespace: metadata.namespace,
+      uid: metadata.uid,
+      netns,
+      portMappings: plan.portMappings,
+      annotations,
+      cgroupPath: record.cgroupParent,
+      dns: { servers: dnsConfig?.servers ?? [], searches: dnsConfig?.searches ?? [], options: dnsConfig?.options ?? [] },
+    });
+    await failpoint('cni.add.after');
+    return network.ips;
+  }
+
+  /** The pause process, only for a shared PID namespace: its init, which reaps. */
+  async #startInfra(op: Op, record: SandboxRecord, runtime: OciRuntime): Promise<SandboxRecord['infra']> {
+    const { infra } = record;
+    if (infra === null) return null;
+    const { settings, facts, workspace, monitor } = this.#world;
+    op.stage('infra container: create');
+    const features = await runtime.features(op);
+    const spec = buildPauseSpec({
+      id: record.id,
+      pod: record.config,
+      root: settings.pauseRoot,
+      facts,
+      defaults: settings.spec,
+      runtime: { ...features, privilegedWithoutHostDevices: false },
+      namespaces: new Map(Object.entries(record.namespaces)) as never,
+      cgroupsPath: infraCgroup(this.#world, record),
+      idMap: record.idMap,
+      selinux: record.selinux,
+      localhostSeccomp: undefined,
+      annotations: new Map(),
+      cpuset: '',
+    });
+    const bundle = await workspace.writeBundle(infra.id, stringifySpec(spec));
+    const { process } = await monitor.create(op, {
+      id: infra.id,
+      runtime,
+      name: `k8s_POD_${podName(record.config)}`,
+      bundle,
+      logPath: '',
+      tty: false,
+      stdin: false,
+      stdinOnce: false,
+    });
+    op.stage('infra container: start');
+    await runtime.start(op, infra.id);
+    return { id: infra.id, process };
+  }
+
+  async #stop(op: Op, id: SandboxId): Promise<void> {
+    const found = this.#books.sandbox(id);
+    if (found === undefined) return;
+    // A sandbox in the making belongs to its flight: it will either be ready, or destroyed.
+    if (found.state.phase === 'creating') await this.#runs.settled(sandboxKey(found.config.metadata));
+    const record = this.#books.sandbox(id);
+    if (record === undefined || record.state.phase === 'stopped' || record.state.phase === 'removing') return;
+    const stopping = await this.#apply(record, 'stop');
+    await failpoint('sandbox.stopping.after');
+    op.stage('wait for containers in the making');
+    await this.#containers.settle(id);
+    op.stage('stop containers');
+    await together(this.#books.containersOf(id).map((container) => this.#containers.stop(op, container.id, 0)));
+    await releaseSandbox(op, this.#world, remainsOf(this.#world, stopping));
+    await this.#apply(this.#books.sandbox(id) ?? stopping, 'released');
+  }
+
+  async #remove(op: Op, id: SandboxId): Promise<void> {
+    if (this.#books.sandbox(id) === undefined) return;
+    await this.#ends.run(op, `stop ${id}`, limits.podStopMs, (own) => this.#stop(own, id));
+    op.stage('remove containers');
+    await together(this.#books.containersOf(id).map((container) => this.#containers.remove(op, container.id)));
+    const record = this.#books.sandbox(id);
+    if (record !== undefined) await this.#destroy(op, await this.#apply(record, 'remove'));
+  }
+
+  /** Ends every trace of the sandbox and forgets it. */
+  async #destroy(op: Op, record: SandboxRecord): Promise<void> {
+    await destroySandbox(op, this.#world, remainsOf(this.#world, record));
+    this.#books.forget(record);
+  }
+
+  async #apply(record: SandboxRecord, event: SandboxEvent): Promise<SandboxRecord> {
+    const state = nextSandbox(record.state, event);
+    if (state === record.state) return record;
+    const after = { ...record, state };
+    await this.#books.save(after);
+    return after;
+  }
+}
+
+/** What destroySandbox needs to know of a sandbox that has a record. */
+export function remainsOf(world: World, record: SandboxRecord): SandboxRemains {
+  const cgroup = podCgroupFor(world.facts.cgroupManager, record.id, record.config.linux?.cgroupParent ?? '');
+  return {
+    id: record.id,
+    runtimeHandler: record.runtimeHandler,
+    ownCgroup: cgroup.own ? cgroup.parent : '',
+    infraCgroup: record.infra === null ? '' : infraCgroup(world, record),
+  };
+}
+
+/** `name_namespace_uid_attempt`, the kubelet's customary form. */
+export function podName(config: PodSandboxConfig): string {
+  const { metadata } = config;
+  return metadata === undefined ? '' : `${metadata.name}_${metadata.namespace}_${metadata.uid}_${metadata.attempt}`;
+}
+
+function infraCgroup(world: World, record: SandboxRecord): string {
+  return cgroupsPathFor({ manager: world.facts.cgroupManager, parent: record.cgroupParent, id: record.id });
+}
+
+function taken(record: SandboxRecord): RuntimeError {
+  const why = record.state.phase === 'ready' ? 'with another config' : `and is ${record.state.phase}`;
+  return new RuntimeError(
+    'AlreadyExists',
+    `pod sandbox ${podName(record.config)} exists ${why} (${record.id}); remove it with RemovePodSandbox, or ask with a higher attempt`,
+  );
+}

@@ -1,0 +1,127 @@
+/**
+ * Records as CRI's messages. Pure: the reading half of the services is made of this.
+ */
+import type { Container, ContainerFilter, ContainerState, ContainerStatus, ImageSpec, Mount, PodSandbox, PodSandboxFilter, PodSandboxStatus, StringMap } from '../cri-api/types.ts';
+import type { ContainerRecord, SandboxRecord } from '../state/index.ts';
+
+/** READY only from the moment everything stands until StopPodSandbox begins. */
+export function sandboxState(record: SandboxRecord): PodSandboxStatus['state'] {
+  return record.state.phase === 'ready' ? 'SANDBOX_READY' : 'SANDBOX_NOTREADY';
+}
+
+export function podSandbox(record: SandboxRecord): PodSandbox {
+  const { config } = record;
+  return {
+    id: record.id,
+    metadata: config.metadata,
+    state: sandboxState(record),
+    createdAt: record.createdAt,
+    labels: config.labels,
+    annotations: config.annotations,
+    runtimeHandler: record.runtimeHandler,
+  };
+}
+
+export function podSandboxStatus(record: SandboxRecord): PodSandboxStatus {
+  const [ip, ...more] = record.ips;
+  const options = record.config.linux?.securityContext?.namespaceOptions;
+  return {
+    ...podSandbox(record),
+    network: { ip: ip ?? '', additionalIps: more.map((each) => ({ ip: each })) },
+    linux: { namespaces: { options: options ?? { network: 'POD', pid: 'CONTAINER', ipc: 'POD', targetId: '', usernsOptions: undefined } } },
+  };
+}
+
+export function containerState(record: ContainerRecord): ContainerState {
+  switch (record.state.phase) {
+    case 'creating':
+    case 'created':
+      return 'CONTAINER_CREATED';
+    case 'running':
+      return 'CONTAINER_RUNNING';
+    case 'exited':
+    case 'removing':
+      return 'CONTAINER_EXITED';
+    case 'unknown':
+      return 'CONTAINER_UNKNOWN';
+  }
+}
+
+export function container(record: ContainerRecord): Container {
+  const { config } = record;
+  return {
+    id: record.id,
+    podSandboxId: record.sandboxId,
+    metadata: config.metadata,
+    image: imageSpec(record),
+    imageRef: record.imageId,
+    state: containerState(record),
+    createdAt: record.createdAt,
+    labels: config.labels,
+    annotations: config.annotations,
+    imageId: record.imageId,
+  };
+}
+
+export function containerStatus(record: ContainerRecord): ContainerStatus {
+  const { config, state } = record;
+  const end = state.phase === 'exited' ? state : state.phase === 'removing' ? state.last : null;
+  const startedAt = 'startedAt' in state ? state.startedAt : (end?.startedAt ?? 0n);
+  return {
+    id: record.id,
+    metadata: config.metadata,
+    state: containerState(record),
+    createdAt: record.createdAt,
+    startedAt,
+    finishedAt: end?.finishedAt ?? 0n,
+    exitCode: end?.exitCode ?? 0,
+    image: imageSpec(record),
+    imageRef: record.imageRef,
+    reason: end?.reason ?? '',
+    message: state.phase === 'unknown' ? state.why : (end?.message ?? ''),
+    labels: config.labels,
+    annotations: config.annotations,
+    mounts: config.mounts.map((mount) => mountStatus(record, mount)),
+    logPath: record.logPath,
+    resources: record.resources === undefined ? undefined : { linux: record.resources, windows: undefined },
+    imageId: record.imageId,
+    user: { linux: { uid: record.user.uid, gid: record.user.gid, supplementalGroups: record.user.supplementalGroups } },
+    stopSignal: record.stopSignal.name,
+  };
+}
+
+export function matchesSandbox(record: SandboxRecord, filter: PodSandboxFilter | undefined): boolean {
+  if (filter === undefined) return true;
+  return (
+    (filter.id === '' || record.id.startsWith(filter.id)) &&
+    (filter.state === undefined || filter.state.state === sandboxState(record)) &&
+    hasLabels(record.config.labels, filter.labelSelector)
+  );
+}
+
+export function matchesContainer(record: ContainerRecord, filter: ContainerFilter | undefined): boolean {
+  if (filter === undefined) return true;
+  return (
+    (filter.id === '' || record.id.startsWith(filter.id)) &&
+    (filter.podSandboxId === '' || record.sandboxId.startsWith(filter.podSandboxId)) &&
+    (filter.state === undefined || filter.state.state === containerState(record)) &&
+    hasLabels(record.config.labels, filter.labelSelector)
+  );
+}
+
+/** CRI's label selector: every pair, exactly. */
+export function hasLabels(labels: StringMap, selector: StringMap): boolean {
+  return Object.keys(selector).every((key) => Object.hasOwn(labels, key) && labels[key] === selector[key]);
+}
+
+function imageSpec(record: ContainerRecord): ImageSpec {
+  const asked = record.config.image;
+  return { image: record.imageName, annotations: asked?.annotations ?? {}, userSpecifiedImage: asked?.userSpecifiedImage ?? '', runtimeHandler: asked?.runtimeHandler ?? '', imageRef: record.imageId };
+}
+
+/** The mount as asked for; an image volume also says which image it is (KEP-4639: the digest in status). */
+function mountStatus(record: ContainerRecord, mount: Mount): Mount {
+  const volume = record.imageVolumes.find((each) => each.containerPath === mount.containerPath);
+  if (volume === undefined || mount.image === undefined) return mount;
+  return { ...mount, image: { ...mount.image, imageRef: volume.imageRef } };
+}

@@ -1,0 +1,144 @@
+/**
+ * What a new daemon makes of what an old one left: observe, decide (pure), apply, sweep.
+ *
+ * Runs before the socket opens. It never trusts a record about the living world, and never the world about what was wanted.
+ */
+import { explain } from '../base/errors.ts';
+import type { ContainerId, SandboxId } from '../base/ids.ts';
+import type { Op } from '../base/op.ts';
+import type { ExitRecord } from '../runtime/index.ts';
+import { type ContainerRecord, next, nextSandbox, type SandboxRecord } from '../state/index.ts';
+import type { Books } from './books.ts';
+import { type ContainerKeeper, containerRemains } from './containers.ts';
+import { destroyContainer, destroySandbox } from './destroy.ts';
+import type { World } from './index.ts';
+import { remainsOf } from './pods.ts';
+
+/** What is true of a container right now. */
+export interface ContainerFacts {
+  readonly processAlive: boolean;
+  readonly monitorAlive: boolean;
+  readonly exit: ExitRecord | undefined;
+}
+
+/** What to do about a container's record. */
+export type ContainerVerdict = { readonly action: 'keep' } | { readonly action: 'destroy' } | { readonly action: 'save'; readonly state: ContainerRecord['state'] };
+
+/** The table of DESIGN section 4. `at` is now. */
+export function decideContainer(state: ContainerRecord['state'], facts: ContainerFacts, at: bigint): ContainerVerdict {
+  switch (state.phase) {
+    case 'creating':
+    case 'removing':
+      return { action: 'destroy' };
+    case 'exited':
+      return { action: 'keep' };
+    case 'created':
+    case 'running':
+    case 'unknown': {
+      if (facts.exit !== undefined) {
+        return { action: 'save', state: next(state, { type: 'exited', exitCode: facts.exit.exitCode, oomKilled: facts.exit.oomKilled, at: facts.exit.finishedAt }) };
+      }
+      if (!facts.processAlive) return { action: 'save', state: next(state, { type: 'vanished', message: 'the process ended while the daemon was down and left no exit code', at }) };
+      if (facts.monitorAlive || state.phase === 'unknown') return { action: 'keep' };
+      return { action: 'save', state: next(state, { type: 'lost', why: 'the monitor of the container is gone: its log and exit code can no longer be followed' }) };
+    }
+  }
+}
+
+/** Brings the books in line with the world; afterwards every record is true and nothing without a record is left. */
+export async function recover(op: Op, world: World, books: Books, containers: ContainerKeeper): Promise<void> {
+  op.stage('load records');
+  const loaded = await world.state.load();
+  for (const damaged of loaded.damaged) {
+    op.log.error('a record is damaged and was set aside; its object is destroyed', { path: damaged.path, cause: damaged.why, [damaged.kind]: damaged.id });
+  }
+  for (const record of [...loaded.sandboxes, ...loaded.containers]) books.adopt(record);
+  op.stage('look at containers');
+  await Promise.all(loaded.containers.map((record) => recoverContainer(op, world, books, containers, record)));
+  op.stage('look at pod sandboxes');
+  await Promise.all(loaded.sandboxes.map((record) => recoverSandbox(op, world, books, record)));
+  op.stage('sweep');
+  await sweep(op, world, books);
+}
+
+async function recoverContainer(op: Op, world: World, books: Books, containers: ContainerKeeper, record: ContainerRecord): Promise<void> {
+  const facts = await observe(world, record);
+  const verdict = decideContainer(record.state, facts, world.clock());
+  const orphan = books.sandbox(record.sandboxId) === undefined;
+  if (verdict.action === 'destroy' || orphan) {
+    await retried(op, `container ${record.id}`, async () => {
+      await destroyContainer(op, world, containerRemains(record));
+      books.forget(record);
+    });
+    return;
+  }
+  const after = verdict.action === 'save' ? { ...record, state: verdict.state } : record;
+  if (after !== record) {
+    await books.save(after);
+    op.log.info('recovered a container', { container: record.id, from: record.state.phase, to: after.state.phase });
+  }
+  if ('process' in after.state) {
+    containers.watch(record.id, after.state.process);
+    containers.resumeStop(after);
+  }
+}
+
+async function observe(world: World, record: ContainerRecord): Promise<ContainerFacts> {
+  const { state } = record;
+  return {
+    processAlive: 'process' in state && world.processes.alive(state.process),
+    monitorAlive: record.monitor === null || world.processes.alive(record.monitor),
+    exit: await world.monitor.exitOf(record.id),
+  };
+}
+
+async function recoverSandbox(op: Op, world: World, books: Books, record: SandboxRecord): Promise<void> {
+  const { phase } = record.state;
+  if (phase === 'creating' || phase === 'removing') {
+    await retried(op, `pod sandbox ${record.id}`, async () => {
+      await destroySandbox(op, world, remainsOf(world, record));
+      books.forget(record);
+    });
+    return;
+  }
+  if (phase !== 'ready') return;
+  const pinned = await world.namespaces.pinned(record.id);
+  const lost = Object.keys(record.namespaces).find((kind) => !pinned.has(kind as never));
+  const infra = record.infra?.process ?? null;
+  if (lost === undefined && (infra === null || world.processes.alive(infra))) return;
+  // The kubelet sees NOTREADY, stops the sandbox (which gives everything back) and makes a new one.
+  op.log.warn('a pod sandbox lost a part of itself', { sandbox: record.id, lost: lost ?? 'infra process' });
+  await books.save({ ...record, state: nextSandbox(record.state, 'stop') });
+}
+
+/**
+ * Whatever exists under an id that no record has: the leftovers of a crash, or of a boot before this one. Only our own directories are
+ * asked, never the runtime's list: its root may be shared with podman, whose ids look like ours. The bundle goes after the runtime's state, so it shows it.
+ */
+async function sweep(op: Op, world: World, books: Books): Promise<void> {
+  const sandboxes = new Set<SandboxId>();
+  const containers = new Set<ContainerId>();
+  const isSandbox = (id: string): boolean => books.sandbox(id as SandboxId) !== undefined;
+  const isContainer = (id: string): boolean => books.container(id as ContainerId) !== undefined || isSandbox(id);
+  const [bundles, sandboxDirs, roots, pins, networks] = await Promise.all([
+    world.workspace.listContainers(),
+    world.workspace.listSandboxes(),
+    world.rootfs.list(),
+    world.namespaces.list(),
+    world.network.list(),
+  ]);
+  for (const id of [...bundles, ...roots]) if (!isContainer(id)) containers.add(id);
+  for (const id of [...sandboxDirs, ...pins, ...networks]) if (!isSandbox(id)) sandboxes.add(id);
+  for (const id of containers) await retried(op, `container ${id}`, () => destroyContainer(op, world, { id, runtimeHandler: undefined, cgroupsPath: '' }));
+  for (const id of sandboxes) await retried(op, `pod sandbox ${id}`, () => destroySandbox(op, world, { id, runtimeHandler: undefined, ownCgroup: '', infraCgroup: '' }));
+  await retried(op, 'networks', () => world.network.gc(op, [...books.sandboxes()].map((record) => record.id)));
+}
+
+/** A clean-up that fails must not keep the node from starting: the record (or the leftover) stays, and the next start or Remove tries again. */
+async function retried(op: Op, what: string, work: () => Promise<void>): Promise<void> {
+  try {
+    await work();
+  } catch (cause) {
+    op.log.warn('clean-up failed, will retry at the next start or Remove', { what, cause: explain(cause) });
+  }
+}
