@@ -1,0 +1,225 @@
+/*
+ * How it ends: the sync pipe by which the caller hears of us, the exit files by which everybody
+ * else does, and the exit command.
+ */
+#include "conmon.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { STATUS_UNKNOWN = 255 };
+
+/* --- the sync pipe ---------------------------------------------------------------------------- */
+
+struct text { char *buf; size_t len, size; };
+
+static bool append(struct text *t, const char *piece, size_t len)
+{
+	if (len > t->size - t->len)
+		return false;
+	memcpy(t->buf + t->len, piece, len);
+	t->len += len;
+	return true;
+}
+
+/* Length of the valid UTF-8 sequence at s, or 0. */
+static size_t utf8_length(const unsigned char *s, size_t left)
+{
+	size_t len = s[0] < 0x80 ? 1 : s[0] >= 0xc2 && s[0] < 0xe0 ? 2 : (s[0] & 0xf0) == 0xe0 ? 3 :
+		     s[0] >= 0xf0 && s[0] < 0xf5 ? 4 : 0;
+
+	if (len == 0 || len > left)
+		return 0;
+	for (size_t i = 1; i < len; i++)
+		if ((s[i] & 0xc0) != 0x80)
+			return 0;
+	/* Overlong forms, surrogates, beyond U+10FFFF. */
+	if ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f) || (s[0] == 0xf0 && s[1] < 0x90) ||
+	    (s[0] == 0xf4 && s[1] > 0x8f))
+		return 0;
+	return len;
+}
+
+/* One character as a JSON string has it. Returns how many bytes of s it was, 0 when t is full. */
+static size_t append_escaped(struct text *t, const unsigned char *s, size_t left)
+{
+	static const char special[] = "\"\\\b\f\n\r\t", letters[] = "\"\\bfnrt";
+	const char *found = s[0] ? strchr(special, s[0]) : NULL;
+	size_t len = utf8_length(s, left);
+	char escaped[8];
+	int n;
+
+	if (found)
+		n = snprintf(escaped, sizeof(escaped), "\\%c", letters[found - special]);
+	else if (len == 1 && (s[0] < 0x20 || s[0] == 0x7f))
+		n = snprintf(escaped, sizeof(escaped), "\\u%04x", s[0]);
+	else if (len > 0)
+		return append(t, (const char *)s, len) ? len : 0;
+	else
+		n = snprintf(escaped, sizeof(escaped), "\\ufffd");
+	return append(t, escaped, (size_t)n) ? 1 : 0;
+}
+
+/*
+ * Writes {"pid": value} (or "data", or "exit_code", as the protocol has it) and the message, if
+ * there is one, as one write of at most REPORT_MAX bytes: the pipe may be packets, and callers
+ * read it with a buffer of that size. A caller that is gone is no error: we outlive callers.
+ */
+void sync_report(struct conmon *c, int *fd, int value, const char *message, size_t len)
+{
+	static const char end[] = "\"}\n";
+	static char buf[REPORT_MAX];
+	struct text t = { buf, 0, sizeof(buf) - sizeof(end) };
+	const unsigned char *s = (const unsigned char *)message;
+	int n;
+
+	if (*fd < 0)
+		return;
+	while (len > 0 && (message[len - 1] == '\n' || message[len - 1] == ' '))
+		len--;
+	n = snprintf(buf, sizeof(buf), "{\"%s\": %d%s",
+		     c->opt.api_version ? "data" : c->opt.exec ? "exit_code" : "pid", value,
+		     len > 0 ? ", \"message\": \"" : "}\n");
+	t.len = (size_t)n;
+	for (size_t used = 0; len > 0; s += used, len -= used) {
+		used = append_escaped(&t, s, len);
+		if (used == 0)
+			break;
+	}
+	if (message && buf[t.len - 1] != '\n') {
+		memcpy(buf + t.len, end, sizeof(end) - 1);
+		t.len += sizeof(end) - 1;
+	}
+	n = write_all(*fd, buf, t.len);
+	if (n < 0) {
+		note(LEVEL_DEBUG, "the caller does not listen: %s", strerror(-n));
+		close_fd(fd);
+	}
+}
+
+/* --- exit files ------------------------------------------------------------------------------- */
+
+/*
+ * The container's exit code: its own, 128 + signal, -1 when --timeout ended it (the protocol's
+ * word for that), 255 when nobody knows. Unknown is never 0.
+ */
+int exit_status(const struct conmon *c)
+{
+	if (c->timed_out)
+		return -1;
+	if (c->lost)
+		return STATUS_UNKNOWN;
+	if (WIFEXITED(c->container_status))
+		return WEXITSTATUS(c->container_status);
+	if (WIFSIGNALED(c->container_status))
+		return 128 + WTERMSIG(c->container_status);
+	return STATUS_UNKNOWN;
+}
+
+static int write_exit_file(const char *dir, const char *name, const char *text)
+{
+	int r = dir ? replace_file(dir, name, text) : 0;
+
+	if (r < 0)
+		note(LEVEL_ERROR, "cannot write the exit file %s/%s: %s", dir, name, strerror(-r));
+	return r;
+}
+
+/*
+ * Closes everything but stdio and the two descriptors still needed. Among the rest are those our
+ * caller handed us to hold while the container lives, such as podman's reserved ports: whoever
+ * hears of the exit must find them free.
+ */
+static void close_others(int keep, int also)
+{
+	int low = keep < also ? keep : also, high = keep < also ? also : keep;
+	unsigned from = 3;
+
+	for (int i = 0; i < 2; i++) {
+		int fd = i ? high : low;
+
+		if (fd < (int)from)
+			continue;
+		if ((unsigned)fd > from)
+			(void)syscall(SYS_close_range, from, (unsigned)fd - 1, 0U);
+		from = (unsigned)fd + 1;
+	}
+	(void)syscall(SYS_close_range, from, ~0U, 0U);
+}
+
+/*
+ * Tells the world how the container ended, when its output is in the log and its descriptors are
+ * closed. The directory everybody watches comes after the one that keeps. The log is synced after
+ * the word is out: nobody who reads it needs it to be on the disk, and a disk may be slow.
+ */
+int exit_announce(struct conmon *c)
+{
+	int status = exit_status(c);
+	char text[16];
+	int r, r2;
+
+	(void)snprintf(text, sizeof(text), "%d", status);
+	attach_close(c);
+	close_others(c->sync_fd, c->log.fd);
+	r = write_exit_file(c->opt.persist_dir, "exit", text);
+	r2 = write_exit_file(c->opt.exit_dir, c->opt.cid, text);
+	if (c->opt.exec)
+		sync_report(c, &c->sync_fd, status, c->timed_out ? "command timed out" : NULL,
+			    c->timed_out ? strlen("command timed out") : 0);
+	log_sync(&c->log);
+	return r < 0 ? r : r2;
+}
+
+/* --- the exit command ------------------------------------------------------------------------- */
+
+static void __attribute__((noreturn)) run_command(struct conmon *c)
+{
+	static char *argv[ARGS_TOTAL + 2];
+	size_t count = 0;
+	struct timespec left = { .tv_sec = c->opt.exit_delay_s };
+
+	argv[count++] = (char *)(uintptr_t)c->opt.exit_command;
+	for (const struct arg *a = c->opt.exit_args.first; a; a = a->next)
+		argv[count++] = (char *)(uintptr_t)a->value;
+	while (nanosleep(&left, &left) < 0 && errno == EINTR)
+		;
+	(void)syscall(SYS_close_range, 3U, ~0U, 0U);
+	child_reset(c);
+	child_exec(c->opt.exit_command, argv);
+}
+
+/*
+ * Runs --exit-command after --exit-delay and waits for it, so that whoever waits for us waits for
+ * the clean-up. It is free to leave processes behind: they are not to become our children. Returns
+ * its exit status.
+ */
+int exit_command(struct conmon *c)
+{
+	int status;
+	pid_t pid, reaped;
+
+	if (!c->opt.exit_command)
+		return 0;
+	(void)prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0);
+	pid = fork();
+	if (pid == 0)
+		run_command(c);
+	if (pid < 0) {
+		note(LEVEL_ERROR, "cannot fork the exit command: %s", strerror(errno));
+		return 1;
+	}
+	do {
+		reaped = waitpid(pid, &status, 0);
+	} while (reaped < 0 && errno == EINTR);
+	if (reaped != pid)
+		return 1;
+	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
