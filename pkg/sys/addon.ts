@@ -1,0 +1,101 @@
+/**
+ * Loads the addon, and turns what the kernel says into a RuntimeError: the only table of errno in the product.
+ *
+ * The addon is loaded at the first call, not at import: pure parts of this module can be tested before anything is built.
+ */
+import { createRequire } from 'node:module';
+import { constants } from 'node:os';
+import { join } from 'node:path';
+import { existsSync } from 'node:fs';
+import { errnoOf, RuntimeError, type ErrorCode } from '../base/errors.ts';
+import type { Addon } from '../../native/index.d.ts';
+
+/** DESIGN section 7: which errno becomes which code. What is not here is Internal. */
+const CODES: ReadonlyMap<string, ErrorCode> = new Map<string, ErrorCode>([
+  ['EINVAL', 'InvalidArgument'], ['ENAMETOOLONG', 'InvalidArgument'], ['ELOOP', 'InvalidArgument'], ['EXDEV', 'InvalidArgument'],
+  ['ENOENT', 'NotFound'], ['ESRCH', 'NotFound'], ['ENODEV', 'NotFound'], ['ENXIO', 'NotFound'],
+  ['EEXIST', 'AlreadyExists'],
+  ['EBUSY', 'FailedPrecondition'], ['ENOTEMPTY', 'FailedPrecondition'], ['ENOTDIR', 'FailedPrecondition'], ['EISDIR', 'FailedPrecondition'],
+  ['EFBIG', 'FailedPrecondition'], ['EPIPE', 'FailedPrecondition'], ['EROFS', 'FailedPrecondition'],
+  ['EACCES', 'PermissionDenied'], ['EPERM', 'PermissionDenied'],
+  ['ENOSPC', 'ResourceExhausted'], ['EDQUOT', 'ResourceExhausted'], ['ENOMEM', 'ResourceExhausted'], ['EMFILE', 'ResourceExhausted'],
+  ['ENFILE', 'ResourceExhausted'], ['E2BIG', 'ResourceExhausted'],
+  ['EAGAIN', 'Unavailable'], ['ECONNREFUSED', 'Unavailable'], ['ECONNRESET', 'Unavailable'], ['EHOSTUNREACH', 'Unavailable'], ['ENETUNREACH', 'Unavailable'],
+  ['ETIMEDOUT', 'DeadlineExceeded'],
+  ['ENOSYS', 'Unimplemented'], ['EOPNOTSUPP', 'Unimplemented'],
+]);
+
+const NAMES: ReadonlyMap<number, string> = new Map(Object.entries(constants.errno).map(([name, number]) => [number, name]));
+
+/** The symbol of an error number (`ENOENT`); `E<n>` for one that Node does not know. */
+export function errnoName(errno: number): string {
+  return NAMES.get(errno) ?? `E${errno}`;
+}
+
+/** The code of an errno symbol by the table of DESIGN section 7. */
+export function codeOfErrno(name: string): ErrorCode {
+  return CODES.get(name) ?? 'Internal';
+}
+
+/** The errno symbol behind any error: its own, or that of a cause below it; undefined if no system call failed. */
+export function errnoBehind(error: unknown): string | undefined {
+  for (let at = error, depth = 0; at instanceof Error && depth < 8; at = at.cause, depth++) {
+    const name = errnoOf(at);
+    if (name !== undefined) return name;
+  }
+  return undefined;
+}
+
+/** What the addon throws. */
+interface NativeError extends Error {
+  readonly errno: number;
+  readonly syscall: string;
+}
+
+/**
+ * The RuntimeError for a failed system call: code by the table, message "<doing>: <call>: <text> (<ERRNO>)". The cause carries `code`
+ * with the errno symbol. Anything that is no system error passes through unchanged.
+ */
+export function systemError(error: unknown, doing: string): unknown {
+  if (error instanceof RuntimeError || !(error instanceof Error)) return error;
+  const native = error as Partial<NativeError> & { code?: unknown };
+  if (typeof native.errno !== 'number') return error;
+  const name = errnoName(Math.abs(native.errno));
+  native.code ??= name;
+  return new RuntimeError(codeOfErrno(name), `${doing}: ${error.message.includes(name) ? error.message : `${error.message} (${name})`}`, { cause: error });
+}
+
+/** Runs `work`; a system error leaves as RuntimeError that says what we were doing. */
+export function attempt<T>(doing: string, work: (addon: Addon) => T): T {
+  try {
+    return work(addon());
+  } catch (error) {
+    throw systemError(error, doing);
+  }
+}
+
+/** As attempt, for work on the addon's threads. */
+export async function attemptAsync<T>(doing: string, work: (addon: Addon) => Promise<T>): Promise<T> {
+  try {
+    return await work(addon());
+  } catch (error) {
+    throw systemError(error, doing);
+  }
+}
+
+let loaded: Addon | undefined;
+
+/** The addon itself. @throws FailedPrecondition that says how to build it. */
+export function addon(): Addon {
+  loaded ??= load();
+  return loaded;
+}
+
+/** From source it is in build/bin, in the bundle it lies beside the code; BERTH_ADDON names another one. */
+function load(): Addon {
+  const here = import.meta.dirname;
+  const candidates = [process.env['BERTH_ADDON'] ?? '', join(here, 'addon.node'), join(here, '../bin/addon.node'), join(here, '../../build/bin/addon.node')];
+  const path = candidates.find((candidate) => candidate !== '' && existsSync(candidate));
+  if (path === undefined) throw new RuntimeError('FailedPrecondition', 'addon.node is not built: run `make -C native` (npm run build does)');
+  return createRequire(import.meta.url)(path) as Addon;
+}

@@ -1,0 +1,250 @@
+/**
+ * Control groups on v1, hybrid and v2 alike: which hierarchies there are, where a cgroup lies in each of them, making, killing
+ * and removing it. What is inside (limits, statistics) is the business of runtimes and pkg/stats.
+ *
+ * A cgroup is named by its path from the root of the hierarchies (`/kubepods/pod1/x`), the same in all of them.
+ */
+import { readFileSync } from 'node:fs';
+import { mkdir, readdir, readFile, rmdir, writeFile } from 'node:fs/promises';
+import { constants } from 'node:os';
+import { dirname, join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { errnoOf, RuntimeError } from '../base/errors.ts';
+import { quote } from '../base/ids.ts';
+import { limits } from '../base/limits.ts';
+import { abortError, withTimeout, type Op } from '../base/op.ts';
+import { addon, systemError } from './addon.ts';
+import { parseMountinfo, type MountEntry } from './mount.ts';
+
+export type CgroupMode = 'v1' | 'hybrid' | 'v2';
+
+export interface CgroupHierarchy {
+  readonly version: 1 | 2;
+  readonly mountPoint: string;
+  /** Controllers of this hierarchy (`memory`; v1 may have several), or `name=systemd` for a named one. On v2 those that are available at its root. */
+  readonly controllers: readonly string[];
+}
+
+export interface CgroupLayout {
+  readonly mode: CgroupMode;
+  readonly hierarchies: readonly CgroupHierarchy[];
+  /** All controllers of all hierarchies, without named ones. */
+  readonly controllers: ReadonlySet<string>;
+}
+
+const V1_CONTROLLERS: ReadonlySet<string> = new Set('cpuset cpu cpuacct blkio memory devices freezer net_cls perf_event net_prio hugetlb pids rdma misc'.split(' '));
+
+/**
+ * PURE. The layout by the mounts; `v2Controllers` gives the content of `cgroup.controllers` at a v2 mount point. A hierarchy mounted more
+ * than once counts once, by its first mount. No cgroup mount at all: v2 without hierarchies.
+ */
+export function cgroupLayout(mounts: readonly MountEntry[], v2Controllers: (mountPoint: string) => string): CgroupLayout {
+  const hierarchies: CgroupHierarchy[] = [];
+  const seen = new Set<string>();
+  for (const mount of mounts) {
+    if (mount.fsType === 'cgroup') {
+      const controllers = mount.superOptions.filter((option) => V1_CONTROLLERS.has(option) || option.startsWith('name='));
+      const key = controllers.join(',');
+      if (controllers.length > 0 && !seen.has(key)) hierarchies.push({ version: 1, mountPoint: mount.mountPoint, controllers });
+      seen.add(key);
+    } else if (mount.fsType === 'cgroup2' && !seen.has('cgroup2')) {
+      seen.add('cgroup2');
+      hierarchies.push({ version: 2, mountPoint: mount.mountPoint, controllers: v2Controllers(mount.mountPoint).split(/\s+/).filter((name) => name !== '') });
+    }
+  }
+  const controllers = new Set(hierarchies.flatMap((each) => each.controllers).filter((name) => !name.startsWith('name=')));
+  return { mode: modeOf(hierarchies), hierarchies, controllers };
+}
+
+function modeOf(hierarchies: readonly CgroupHierarchy[]): CgroupMode {
+  if (!hierarchies.some((each) => each.version === 1)) return 'v2';
+  return hierarchies.some((each) => each.version === 2) ? 'hybrid' : 'v1';
+}
+
+/** The layout of this node, now. */
+export function readCgroupLayoutSync(): CgroupLayout {
+  return cgroupLayout(parseMountinfo(readFileSync('/proc/self/mountinfo', 'utf8')), (mountPoint) => textOf(join(mountPoint, 'cgroup.controllers')));
+}
+
+/** True if swap can be limited per cgroup. */
+export function hasSwapAccounting(layout: CgroupLayout): boolean {
+  const memory = hierarchyOf(layout, 'memory');
+  if (memory === undefined) return false;
+  if (memory.version === 1) return textOf(join(memory.mountPoint, 'memory.memsw.limit_in_bytes')) !== '';
+  // The root cgroup has no memory.swap.*; the kernel says in meminfo whether there is swap accounting to speak of.
+  return textOf('/proc/meminfo').includes('SwapTotal:') && textOf('/proc/cmdline').includes('swapaccount=0') === false;
+}
+
+/** PURE. The hierarchy that has a controller. */
+export function hierarchyOf(layout: CgroupLayout, controller: string): CgroupHierarchy | undefined {
+  return layout.hierarchies.find((each) => each.controllers.includes(controller));
+}
+
+/**
+ * PURE. A cgroup path made safe: absolute, no empty, `.` or `..` component. @throws InvalidArgument; also for the root itself, which nobody may
+ * make, kill or remove.
+ */
+export function checkCgroupPath(path: string): string {
+  const parts = path.split('/').filter((part) => part !== '');
+  const bad = parts.length === 0 || parts.some((part) => part === '.' || part === '..' || part.includes('\0') || part.length > 255);
+  if (!path.startsWith('/') || bad) throw new RuntimeError('InvalidArgument', `not a cgroup path: ${quote(path)} (want /name/name…, not the root)`);
+  return `/${parts.join('/')}`;
+}
+
+/** PURE. Where cgroup `path` lies in a hierarchy. */
+export function cgroupDirectory(hierarchy: CgroupHierarchy, path: string): string {
+  return hierarchy.mountPoint + checkCgroupPath(path);
+}
+
+/**
+ * PURE. The path of a systemd slice: `a-b.slice` lies in `a.slice` (systemd.slice(5)); `-.slice` is the root, ''. @throws InvalidArgument.
+ */
+export function slicePath(slice: string): string {
+  if (slice === '-.slice') return '';
+  const name = /^([A-Za-z0-9:_.\\@]+(?:-[A-Za-z0-9:_.\\@]+)*)\.slice$/.exec(slice)?.[1];
+  if (name === undefined) throw new RuntimeError('InvalidArgument', `not a slice name: ${quote(slice)} (want name.slice, parts joined by single dashes)`);
+  const parts = name.split('-');
+  return parts.map((_, index) => `/${parts.slice(0, index + 1).join('-')}.slice`).join('');
+}
+
+/** PURE. The path behind a runtime spec's `cgroupsPath`: `/a/b` as it is, systemd's `slice:prefix:name` expanded. */
+export function cgroupPathOf(cgroupsPath: string): string {
+  const [slice, prefix, name, ...more] = cgroupsPath.split(':');
+  if (cgroupsPath.startsWith('/') || slice === undefined || prefix === undefined || name === undefined || more.length > 0) return checkCgroupPath(cgroupsPath);
+  const unit = name.endsWith('.slice') ? name : `${prefix === '' ? '' : `${prefix}-`}${name}.scope`;
+  return checkCgroupPath(`${slicePath(slice === '' ? 'system.slice' : slice)}/${unit}`);
+}
+
+/** PURE. /proc/<pid>/cgroup: path by controller name, '' for v2's. */
+export function parseProcCgroup(text: string): Map<string, string> {
+  const paths = new Map<string, string>();
+  for (const line of text.split('\n')) {
+    const match = /^\d+:([^:]*):(.*)$/.exec(line);
+    if (match === null) continue;
+    for (const controller of (match[1] ?? '').split(',')) paths.set(controller, match[2] ?? '');
+  }
+  return paths;
+}
+
+/** Makes cgroup `path` in every hierarchy; content where it is there. */
+export async function createCgroup(layout: CgroupLayout, path: string): Promise<void> {
+  for (const hierarchy of layout.hierarchies) {
+    const directory = cgroupDirectory(hierarchy, path);
+    await mkdir(directory, { recursive: true }).catch((error: unknown) => {
+      throw systemError(error, `make cgroup ${directory}`);
+    });
+    if (hierarchy.controllers.includes('cpuset') && hierarchy.version === 1) await inheritCpuset(hierarchy.mountPoint, directory);
+  }
+}
+
+/** A v1 cpuset starts empty and then refuses processes: each level takes what its parent has (cpusets(7)). */
+async function inheritCpuset(top: string, directory: string): Promise<void> {
+  if (directory === top) return;
+  await inheritCpuset(top, dirname(directory));
+  for (const name of ['cpuset.cpus', 'cpuset.mems']) {
+    const own = (await readFile(join(directory, name), 'utf8')).trim();
+    const parent = own === '' ? (await readFile(join(dirname(directory), name), 'utf8')).trim() : '';
+    if (parent !== '') await writeFile(join(directory, name), parent);
+  }
+}
+
+/** Pids in cgroup `path` and below, in all hierarchies, each once, ascending; none where it does not exist. */
+export async function cgroupProcesses(layout: CgroupLayout, path: string): Promise<number[]> {
+  const pids = new Set<number>();
+  for (const hierarchy of layout.hierarchies) {
+    for (const directory of await subtree(cgroupDirectory(hierarchy, path))) {
+      for (const pid of await processesOf(directory)) pids.add(pid);
+    }
+  }
+  return Array.from(pids).sort((a, b) => a - b);
+}
+
+/**
+ * Kills everything in cgroup `path` and below, then removes it in every hierarchy; content if absent.
+ * @throws FailedPrecondition if we are in it ourselves, DeadlineExceeded naming a pid that does not die.
+ */
+export async function destroyCgroup(op: Op, layout: CgroupLayout, path: string): Promise<void> {
+  const bounded = withTimeout(op, limits.killGraceMs);
+  for (let waitMs = 1; ; waitMs = Math.min(2 * waitMs, 50)) {
+    const pids = await cgroupProcesses(layout, path);
+    if (pids.includes(process.pid)) throw new RuntimeError('FailedPrecondition', `this daemon itself is in cgroup ${path}; give it a cgroup of its own`);
+    if (pids.length > 0) await killAll(layout, path, pids);
+    else if (await removeDirectories(layout, path)) return;
+    if (bounded.signal.aborted) throw abortError(bounded, `destroy cgroup ${path}${pids.length > 0 ? `: process ${pids[0]} does not die (uninterruptible sleep?)` : ': it stays busy'}`);
+    await sleep(waitMs);
+  }
+}
+
+/** cgroup.kill where the kernel has it (5.14, v2): it cannot miss a fork. Else one by one, again and again. */
+async function killAll(layout: CgroupLayout, path: string, pids: readonly number[]): Promise<void> {
+  for (const hierarchy of layout.hierarchies) {
+    if (hierarchy.version === 2) await writeFile(join(cgroupDirectory(hierarchy, path), 'cgroup.kill'), '1').catch(() => {});
+  }
+  for (const pid of pids) {
+    try {
+      process.kill(pid, constants.signals.SIGKILL);
+    } catch (error) {
+      if (errnoOf(error) !== 'ESRCH') throw systemError(error, `kill process ${pid} of cgroup ${path}`);
+    }
+  }
+}
+
+/** False if a directory is still busy. */
+async function removeDirectories(layout: CgroupLayout, path: string): Promise<boolean> {
+  let gone = true;
+  for (const hierarchy of layout.hierarchies) {
+    for (const directory of (await subtree(cgroupDirectory(hierarchy, path))).reverse()) {
+      try {
+        await rmdir(directory);
+      } catch (error) {
+        const errno = errnoOf(error);
+        if (errno === 'EBUSY') gone = false;
+        else if (errno !== 'ENOENT') throw systemError(error, `remove cgroup ${directory}`);
+      }
+    }
+  }
+  return gone;
+}
+
+/** A cgroup directory and all below it, parents first; empty where it does not exist. */
+async function subtree(directory: string): Promise<string[]> {
+  try {
+    const entries = await readdir(directory, { withFileTypes: true });
+    const below = await Promise.all(entries.filter((entry) => entry.isDirectory()).map((entry) => subtree(join(directory, entry.name))));
+    return [directory, ...below.flat()];
+  } catch (error) {
+    if (['ENOENT', 'ENODEV'].includes(errnoOf(error) ?? '')) return [];
+    throw error;
+  }
+}
+
+/** Pids of other pid namespaces read as 0, and signal 0's target would be ourselves: left out. */
+async function processesOf(directory: string): Promise<number[]> {
+  try {
+    return (await readFile(join(directory, 'cgroup.procs'), 'utf8')).split('\n').map(Number).filter((pid) => Number.isInteger(pid) && pid > 0);
+  } catch (error) {
+    // ENODEV: removed while we read. EOPNOTSUPP: a threaded cgroup of v2, whose processes its parent lists.
+    if (['ENOENT', 'ENODEV', 'EOPNOTSUPP'].includes(errnoOf(error) ?? '')) return [];
+    throw error;
+  }
+}
+
+/** Small kernel files in one synchronous native call, for statistics: content, or null where there is none; a file of more than `max` bytes is cut. */
+export function readFiles(paths: readonly string[], max = 65_536): (Buffer | null)[] {
+  const [lengths, bytes] = addon().readFilesSync(paths, max);
+  let at = 0;
+  return Array.from(lengths, (length) => {
+    if (length < 0n) return null;
+    const part = bytes.subarray(at, at + Number(length));
+    at += part.length;
+    return part;
+  });
+}
+
+function textOf(path: string): string {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch {
+    return '';
+  }
+}

@@ -1,0 +1,39 @@
+/**
+ * The gate to the kernel. Only this module loads the addon; only this module starts processes. The rest of the product
+ * imports this file and nothing behind it.
+ *
+ *   spawn.ts    processes of our own: descriptor map, cgroups, pidfd, bounded capture
+ *   fd.ts       pipes, unix sockets, terminals, inotify, locks, sd_notify
+ *   mount.ts    overlay, bind, tmpfs, unmount, mountinfo
+ *   root.ts     a directory that paths cannot leave (openat2)
+ *   process.ts  processes of others, namespaces for a moment, host paths, facts about the node
+ *   cgroup.ts   hierarchies, paths, make, kill, remove, read
+ *   addon.ts    the native surface, errno → RuntimeError
+ */
+export { errnoBehind, systemError } from './addon.ts';
+export {
+  capture, exitCodeOf, findExecutable, inheritedEnv, openLauncher, spawn,
+  type Captured, type CaptureRequest, type Child, type Ending, type Launcher, type SpawnRequest,
+} from './spawn.ts';
+export {
+  closeFd, connectUnix, listenConsole, listenUnix, lockFile, notifyServiceManager, openStream, pipe, setWindowSize, socketPair, watchDirectory,
+  type ConsoleSocket, type DirectoryEvent, type DirectoryWatch, type FdStream, type FileLock, type SocketType, type UnixListener,
+} from './fd.ts';
+export {
+  changeMount, isAtOrBelow, isMountPoint, mountBind, mountFs, mountOf, mountOverlay, openUserNamespace, parseMountinfo, propagationOf, readMountinfo,
+  splitMountOptions, unmount, unmountTree,
+  type BindRequest, type IdMaps, type MountAttribute, type MountChange, type MountEntry, type OverlayRequest, type Propagation,
+} from './mount.ts';
+export {
+  Root, statFileSystem, syncFileSystem, treeUsage,
+  type Entry, type EntryMeta, type FileKind, type FileSystemStat, type ListedName, type Resolution, type Stat, type Text,
+} from './root.ts';
+export {
+  becomeSubreaper, connectInNetns, isAlive, listDevices, loopbackUp, nodeFacts, probePath, processRef, signalProcess, waitGone,
+  type DeviceNode, type NodeFacts, type ProbedPath,
+} from './process.ts';
+export {
+  cgroupDirectory, cgroupPathOf, cgroupProcesses, checkCgroupPath, createCgroup, destroyCgroup, hierarchyOf, parseProcCgroup, readCgroupLayoutSync,
+  readFiles, slicePath,
+  type CgroupHierarchy, type CgroupLayout, type CgroupMode,
+} from './cgroup.ts';

@@ -1,0 +1,237 @@
+/**
+ * Mounts, through the mount API of file descriptors (fsopen … move_mount, open_tree, mount_setattr), and /proc/self/mountinfo.
+ *
+ * Everything that can block runs on the addon's own threads. Parsing and deciding are pure.
+ */
+import { readFile } from 'node:fs/promises';
+import { RuntimeError } from '../base/errors.ts';
+import { addon, attempt, attemptAsync, systemError } from './addon.ts';
+
+/** One line of /proc/<pid>/mountinfo (proc(5)), escapes undone. */
+export interface MountEntry {
+  readonly id: number;
+  readonly parentId: number;
+  readonly major: number;
+  readonly minor: number;
+  /** The directory of the file system that is the root of this mount. */
+  readonly root: string;
+  readonly mountPoint: string;
+  /** Per mount: `ro`, `nosuid`, … */
+  readonly options: readonly string[];
+  /** Peer groups; undefined where the mount has no such tag. */
+  readonly sharedWith: number | undefined;
+  readonly slaveOf: number | undefined;
+  readonly unbindable: boolean;
+  readonly fsType: string;
+  readonly source: string;
+  /** Per superblock. */
+  readonly superOptions: readonly string[];
+}
+
+/** PURE. Lines that do not have mountinfo's shape are left out. */
+export function parseMountinfo(text: string): MountEntry[] {
+  const entries: MountEntry[] = [];
+  for (const line of text.split('\n')) {
+    const entry = parseMountLine(line);
+    if (entry !== undefined) entries.push(entry);
+  }
+  return entries;
+}
+
+function parseMountLine(line: string): MountEntry | undefined {
+  const fields = line.split(' ');
+  const separator = fields.indexOf('-', 6);
+  const [id, parent, device, root, mountPoint, options] = fields;
+  const [fsType, source, superOptions] = fields.slice(separator + 1);
+  const numbers = /^(\d+):(\d+)$/.exec(device ?? '');
+  if (separator < 0 || numbers === null || root === undefined || mountPoint === undefined || options === undefined || fsType === undefined || source === undefined) return undefined;
+  const tags = fields.slice(6, separator);
+  const group = (tag: string): number | undefined => {
+    const found = tags.find((each) => each.startsWith(`${tag}:`));
+    return found === undefined ? undefined : Number(found.slice(tag.length + 1));
+  };
+  return {
+    id: Number(id), parentId: Number(parent), major: Number(numbers[1]), minor: Number(numbers[2]),
+    root: unescape(root), mountPoint: unescape(mountPoint), options: options.split(','),
+    sharedWith: group('shared'), slaveOf: group('master'), unbindable: tags.includes('unbindable'),
+    fsType: unescape(fsType), source: unescape(source), superOptions: (superOptions ?? '').split(',').filter((each) => each !== '').map(unescape),
+  };
+}
+
+/** The kernel writes space, tab, newline, backslash and # as three octal digits; bytes above 127 are left as they are. */
+function unescape(text: string): string {
+  if (!text.includes('\\')) return text;
+  return text.replace(/\\([0-7]{3})/g, (_, digits: string) => String.fromCharCode(Number.parseInt(digits, 8)));
+}
+
+/** The mounts of our namespace, in mount order. */
+export async function readMountinfo(): Promise<MountEntry[]> {
+  return parseMountinfo(await readFile('/proc/self/mountinfo', 'utf8'));
+}
+
+/** PURE. True if `path` is `tree` or below it. */
+export function isAtOrBelow(path: string, tree: string): boolean {
+  return path === tree || path.startsWith(tree.endsWith('/') ? tree : `${tree}/`);
+}
+
+/** PURE. The mount that an absolute, link-free path is on: the longest mount point above it, the last mounted of equals. */
+export function mountOf(entries: readonly MountEntry[], path: string): MountEntry | undefined {
+  let best: MountEntry | undefined;
+  for (const entry of entries) {
+    if (isAtOrBelow(path, entry.mountPoint) && (best === undefined || entry.mountPoint.length >= best.mountPoint.length)) best = entry;
+  }
+  return best;
+}
+
+/** PURE. What shared means for a container: `shared`, `slave`, or `private`. */
+export function propagationOf(entry: MountEntry): 'private' | 'slave' | 'shared' {
+  if (entry.sharedWith !== undefined) return 'shared';
+  return entry.slaveOf !== undefined ? 'slave' : 'private';
+}
+
+/** Per-mount attributes, as mount(8) names them. */
+export type MountAttribute = 'ro' | 'nosuid' | 'nodev' | 'noexec' | 'noatime' | 'nodiratime' | 'nosymfollow' | 'strictatime' | 'relatime';
+
+const ATTRIBUTES: ReadonlyMap<string, number> = new Map([
+  ['ro', 0x1], ['nosuid', 0x2], ['nodev', 0x4], ['noexec', 0x8], ['relatime', 0x0], ['noatime', 0x10], ['strictatime', 0x20], ['nodiratime', 0x80], ['nosymfollow', 0x20_0000],
+]);
+const ATIME_BITS = 0x70;
+
+/** Options that say "not" of an attribute, or nothing at all: accepted, and the default anyway. */
+const DEFAULTS: ReadonlySet<string> = new Set(['rw', 'suid', 'dev', 'exec', 'defaults', 'async', 'atime', 'diratime']);
+
+/** PURE. Splits mount(8) options into attribute bits of the mount and options of the file system. */
+export function splitMountOptions(options: readonly string[]): { readonly attributes: number; readonly fsOptions: readonly string[] } {
+  let attributes = 0;
+  const fsOptions: string[] = [];
+  for (const option of options) {
+    const bit = ATTRIBUTES.get(option);
+    if (bit !== undefined) attributes |= bit;
+    else if (!DEFAULTS.has(option)) fsOptions.push(option);
+  }
+  return { attributes, fsOptions };
+}
+
+/** Mounts a file system (`tmpfs`, `proc`, `mqueue`, …) at an existing directory; `options` as mount(8) takes them. */
+export async function mountFs(request: { readonly type: string; readonly source?: string; readonly target: string; readonly options: readonly string[] }): Promise<void> {
+  const { attributes, fsOptions } = splitMountOptions(request.options);
+  await attemptAsync(`mount ${request.type} on ${request.target}`, (native) => native.mountFs(request.type, request.source ?? request.type, request.target, attributes, fsOptions));
+}
+
+export interface OverlayRequest {
+  /** Absolute paths, topmost layer first (as overlayfs orders lowerdir); at most 128. */
+  readonly lower: readonly string[];
+  /** Upper and work directory, on one file system; null = read-only overlay. */
+  readonly writable: { readonly upper: string; readonly work: string } | null;
+  readonly target: string;
+  /** `metacopy=on`, `volatile`, `index=off`, `ro`, `nodev`, … */
+  readonly options: readonly string[];
+  /** A user namespace (descriptor) whose maps the lower layers are mounted with; needs kernel 5.19. */
+  readonly usernsFd?: number | undefined;
+}
+
+/** Mounts an overlay. No escaping rules: layers go in one by one, or by descriptor on kernels that take only one string. */
+export async function mountOverlay(request: OverlayRequest): Promise<void> {
+  if (request.lower.length === 0) throw new RuntimeError('InvalidArgument', 'an overlay needs at least one lower layer');
+  const { attributes, fsOptions } = splitMountOptions(request.options);
+  const { upper = '', work = '' } = request.writable ?? {};
+  await attemptAsync(`mount overlay of ${request.lower.length} layers on ${request.target}`, (native) =>
+    native.mountOverlay(request.lower, upper, work, request.target, attributes, fsOptions, request.usernsFd ?? -1));
+}
+
+export type Propagation = 'private' | 'slave' | 'shared' | 'unbindable';
+const PROPAGATION: Readonly<Record<Propagation, number>> = { unbindable: 1 << 17, private: 1 << 18, slave: 1 << 19, shared: 1 << 20 };
+
+export interface BindRequest {
+  readonly source: string;
+  readonly target: string;
+  /** 'one': the mount that source is on; 'tree': with everything mounted below it. Attributes and propagation apply to the same extent. */
+  readonly extent: 'one' | 'tree';
+  /** Attributes added to those that the source has. */
+  readonly attributes?: readonly MountAttribute[];
+  readonly propagation?: Propagation;
+  readonly usernsFd?: number | undefined;
+}
+
+/** Bind-mounts with all attributes in place before anyone can see the mount. Source and target both exist and are of one kind. */
+export async function mountBind(request: BindRequest): Promise<void> {
+  const { set, clear } = attributeBits(request.attributes ?? []);
+  await attemptAsync(`bind ${request.source} on ${request.target}`, (native) =>
+    native.mountBind(request.source, request.target, request.extent === 'tree' ? 1 : 0, set, clear, propagationBits(request.propagation), request.usernsFd ?? -1));
+}
+
+export interface MountChange {
+  readonly extent: 'one' | 'tree';
+  readonly set?: readonly MountAttribute[];
+  readonly clear?: readonly MountAttribute[];
+  readonly propagation?: Propagation;
+}
+
+/** Changes attributes and propagation of the mount at `path` (mount_setattr): all or nothing, also for a tree. */
+export async function changeMount(path: string, change: MountChange): Promise<void> {
+  const on = attributeBits(change.set ?? []);
+  const off = attributeBits(change.clear ?? []);
+  await attemptAsync(`change mount ${path}`, (native) => native.setMount(path, change.extent === 'tree' ? 1 : 0, on.set, on.clear | off.set, propagationBits(change.propagation)));
+}
+
+function attributeBits(attributes: readonly MountAttribute[]): { readonly set: number; readonly clear: number } {
+  const set = attributes.reduce((bits, name) => bits | (ATTRIBUTES.get(name) ?? 0), 0);
+  // The access-time attributes are one field with several values: to set one, the field is cleared (mount_setattr(2)).
+  return { set, clear: attributes.some((name) => /atime$/.test(name) && name !== 'nodiratime') ? ATIME_BITS : 0 };
+}
+
+function propagationBits(propagation: Propagation | undefined): number {
+  return propagation === undefined ? 0 : PROPAGATION[propagation];
+}
+
+const MNT_DETACH = 2;
+const UMOUNT_NOFOLLOW = 8;
+
+/** Unmounts what is mounted last at `path` (detached: users keep it until they let go); false if nothing is mounted there or nothing is there. */
+export async function unmount(path: string): Promise<boolean> {
+  return (await attemptAsync(`unmount ${path}`, (native) => native.unmount(path, MNT_DETACH | UMOUNT_NOFOLLOW))) === 1;
+}
+
+/** Unmounts everything at and below `path`, deepest and newest first, over-mounts included; content if nothing is mounted. `path` is absolute and free of links. */
+export async function unmountTree(path: string): Promise<void> {
+  // A mount can be uncovered, or arrive by propagation, while we work; more rounds than over-mounts mean that somebody mounts against us.
+  for (let round = 0; round < 32; round++) {
+    const targets = mountPointsIn(await readMountinfo(), path);
+    if (targets.length === 0) return;
+    for (const target of targets) await unmount(target);
+  }
+  throw new RuntimeError('FailedPrecondition', `mounts below ${path} keep coming back; find who makes them with \`findmnt -R ${path}\``);
+}
+
+/** PURE. Mount points at or below `path` in the order in which they must go. */
+export function mountPointsIn(entries: readonly MountEntry[], path: string): string[] {
+  return entries.filter((entry) => isAtOrBelow(entry.mountPoint, path)).map((entry) => entry.mountPoint).sort((a, b) => b.length - a.length);
+}
+
+/** True if a mount's root is at `path` (statx; no mountinfo read). A symlink at the end is not followed. False if nothing is there. */
+export function isMountPoint(path: string): boolean {
+  return attempt(`look at ${path}`, () => {
+    const root = addon().openRootSync('/');
+    try {
+      return addon().statAtSync(root, path.replace(/^\/+/, '') || '.', 0)?.[12] === 1n;
+    } finally {
+      addon().closeSync(root);
+    }
+  });
+}
+
+/** Maps of a user namespace. */
+export interface IdMaps {
+  readonly uids: readonly { readonly hostId: number; readonly containerId: number; readonly size: number }[];
+  readonly gids: readonly { readonly hostId: number; readonly containerId: number; readonly size: number }[];
+}
+
+/** A descriptor of a user namespace with these maps, which nothing but the descriptor keeps; for `usernsFd` above. The caller closes it. */
+export async function openUserNamespace(maps: IdMaps): Promise<number> {
+  const triples = (list: IdMaps['uids']): number[] => list.flatMap((each) => [each.containerId, each.hostId, each.size]);
+  try {
+    return await addon().userNamespace(triples(maps.uids), triples(maps.gids));
+  } catch (error) {
+    throw systemError(error, 'make a user namespace');
+  }
+}
