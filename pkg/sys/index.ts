@@ -7,6 +7,7 @@
  *   mount.ts    overlay, bind, tmpfs, unmount, mountinfo
  *   root.ts     a directory that paths cannot leave (openat2)
  *   process.ts  processes of others, namespaces for a moment, host paths, facts about the node
+ *   tree.ts     children that came to us by themselves, and whole process trees
  *   cgroup.ts   hierarchies, paths, make, kill, remove, read
  *   addon.ts    the native surface, errno → RuntimeError
  */
@@ -32,6 +33,7 @@ export {
   becomeSubreaper, connectInNetns, isAlive, listDevices, loopbackUp, nodeFacts, probePath, processRef, signalProcess, waitGone,
   type DeviceNode, type NodeFacts, type ProbedPath,
 } from './process.ts';
+export { adoptChild, killTree, reapOrphans } from './tree.ts';
 export {
   cgroupDirectory, cgroupPathOf, cgroupProcesses, checkCgroupPath, createCgroup, destroyCgroup, hierarchyOf, parseProcCgroup, readCgroupLayoutSync,
   readFiles, slicePath,

@@ -14,14 +14,14 @@ import { closeFd } from './fd.ts';
 import { toStat, type FileKind, type Stat } from './root.ts';
 
 /** PURE. The fields of /proc/<pid>/stat that identify a process; undefined if the text is none. The name in parentheses may contain anything, also parentheses. */
-export function parseProcStat(text: string): { readonly pid: number; readonly state: string; readonly parentPid: number; readonly startTicks: bigint } | undefined {
+export function parseProcStat(text: string): { readonly pid: number; readonly state: string; readonly parentPid: number; readonly session: number; readonly startTicks: bigint } | undefined {
   const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
   const pid = Number.parseInt(text, 10);
-  const [state, parent] = fields;
+  const [state, parent, , session] = fields;
   // Field 22 of proc(5); the list here begins with field 3.
   const startTicks = fields[19];
-  if (!Number.isInteger(pid) || state === undefined || parent === undefined || startTicks === undefined || !/^\d+$/.test(startTicks)) return undefined;
-  return { pid, state, parentPid: Number(parent), startTicks: BigInt(startTicks) };
+  if (!Number.isInteger(pid) || state === undefined || parent === undefined || session === undefined || startTicks === undefined || !/^\d+$/.test(startTicks)) return undefined;
+  return { pid, state, parentPid: Number(parent), session: Number(session), startTicks: BigInt(startTicks) };
 }
 
 function procStat(pid: number): ReturnType<typeof parseProcStat> {

@@ -296,13 +296,24 @@ function closeChildEnds(pipes: Pipes): void {
   closeFd(pipes.stderr.write);
 }
 
-function watchChild(ref: ProcessRef, pidfd: number): Child {
+/** Pids that somebody waits for, so that reapOrphans leaves them alone. */
+const awaited = new Set<number>();
+
+/** True while a Child stands for this pid. */
+export function isAwaited(pid: number): boolean {
+  return awaited.has(pid);
+}
+
+/** Turns a pidfd, which it owns from now on, of a child of ours into a Child. */
+export function watchChild(ref: ProcessRef, pidfd: number): Child {
   const { promise: exited, resolve } = Promise.withResolvers<Ending>();
   let running = true;
+  awaited.add(ref.pid);
   const watch = addon().watch(pidfd, () => {
     const ending = reap(pidfd);
     if (ending === undefined) return;
     running = false;
+    awaited.delete(ref.pid);
     addon().unwatch(watch);
     closeFd(pidfd);
     resolve(ending);
