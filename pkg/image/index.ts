@@ -55,6 +55,13 @@ export interface LayerSource {
   readonly chainId: ChainId;
   readonly mediaType: string;
   readonly sizeBytes: bigint;
+  /**
+   * Chain ids of the layers below, bottom first. They may still be on their way: layers are unpacked side by side, and one that needs a look at
+   * those below (a directory or hard link target that it does not bring) waits for them before it is complete. Absent = nothing is below.
+   */
+  readonly parents?: readonly ChainId[];
+  /** Called a few times a second while something moves: blob bytes read and tar bytes written so far. */
+  readonly onProgress?: (readBytes: number, writtenBytes: number) => void;
 }
 
 /** What the image store needs of `pkg/rootfs`; the composition root passes it. */
