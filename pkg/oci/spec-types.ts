@@ -51,7 +51,7 @@ export interface RuntimeProcess {
   consoleSize?: { height: number; width: number };
   user: { uid: number; gid: number; umask?: number; additionalGids?: number[] };
   args: string[];
-  /** KEY=value; bytes that are not UTF-8 are kept by latin1-escaping rules of `stringifySpec`'s caller. */
+  /** KEY=value. JSON holds Unicode only: values with other bytes travel in the arguments of a helper (pkg/spec/process.ts). */
   env: string[];
   cwd: string;
   capabilities?: Partial<Record<'bounding' | 'effective' | 'inheritable' | 'permitted' | 'ambient', string[]>>;
@@ -88,12 +88,28 @@ export interface RuntimeLinux {
   cgroupsPath?: string;
   resources?: LinuxResources;
   rootfsPropagation?: string;
-  seccomp?: unknown;
+  seccomp?: LinuxSeccomp;
   maskedPaths?: string[];
   readonlyPaths?: string[];
   mountLabel?: string;
   sysctl?: Record<string, string>;
   intelRdt?: { closID?: string; l3CacheSchema?: string; memBwSchema?: string };
+}
+/** runtime-spec config-linux.md: seccomp. Argument values are unsigned 64-bit. */
+export interface LinuxSeccomp {
+  defaultAction: string;
+  defaultErrnoRet?: number;
+  architectures?: string[];
+  flags?: string[];
+  listenerPath?: string;
+  listenerMetadata?: string;
+  syscalls?: LinuxSyscall[];
+}
+export interface LinuxSyscall {
+  names: string[];
+  action: string;
+  errnoRet?: number;
+  args?: { index: number; value: number | bigint; valueTwo?: number | bigint; op: string }[];
 }
 /** runtime-spec config-linux.md: control groups. Numbers that may pass 2^53 are bigint. */
 export interface LinuxResources {

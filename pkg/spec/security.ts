@@ -1,0 +1,295 @@
+/**
+ * Confinement: namespaces, seccomp and AppArmor choice, SELinux labels, masked paths, sysctls, annotations. PURE.
+ */
+import { posix } from 'node:path';
+import { RuntimeError } from '../base/errors.ts';
+import { quote } from '../base/ids.ts';
+import type { LinuxContainerSecurityContext, LinuxSandboxSecurityContext, PodSandboxConfig, SecurityProfile, SELinuxOption } from '../cri-api/types.ts';
+import type { LinuxSeccomp, RuntimeIdMapping, RuntimeLinux } from '../oci/spec-types.ts';
+import type { IdMap, IdMapping } from '../rootfs/index.ts';
+import type { ContainerSpecInput, NodeFacts, SpecDefaults } from './index.ts';
+import { DEFAULT_PROFILE, parseSeccompProfile, resolveSeccomp } from './seccomp.ts';
+
+/** What a container may do to the node: everything, or what its config asks for within the defaults. */
+export type Privilege = 'privileged' | 'confined';
+
+/** @throws InvalidArgument for a privileged container in a sandbox that is not (CRI: LinuxSandboxSecurityContext.privileged). */
+export function privilegeOf(security: LinuxContainerSecurityContext | undefined, pod: PodSandboxConfig): Privilege {
+  if (security?.privileged !== true) return 'confined';
+  if (pod.linux?.securityContext?.privileged === true) return 'privileged';
+  throw invalid('no privileged container allowed in sandbox: its own security context is not privileged');
+}
+
+// Namespaces
+
+/** The namespaces of a container: a mount namespace of its own, the pod's pinned ones, its PID namespace. What is missing is the host's. */
+export function namespacesOf(input: Pick<ContainerSpecInput, 'namespaces' | 'pid' | 'facts'>, privilege: Privilege): RuntimeLinux['namespaces'] {
+  const namespaces: RuntimeLinux['namespaces'] = [{ type: 'mount' }];
+  for (const [kind, type] of [['user', 'user'], ['net', 'network'], ['ipc', 'ipc'], ['uts', 'uts']] as const) {
+    const path = input.namespaces.get(kind);
+    if (path !== undefined) namespaces.push({ type, path });
+  }
+  if (input.pid.mode === 'private') namespaces.push({ type: 'pid' });
+  if (input.pid.mode === 'join') namespaces.push({ type: 'pid', path: input.pid.path });
+  // On v1 a cgroup namespace would hide the pod's path from tools that read /proc/self/cgroup; privileged containers see the node's tree.
+  if (input.facts.cgroupMode === 'v2' && privilege === 'confined') namespaces.push({ type: 'cgroup' });
+  return namespaces;
+}
+
+/** Id mappings as OCI has them; empty without a user namespace. */
+export function mappingsOf(idMap: IdMap | null): { uidMappings?: RuntimeIdMapping[]; gidMappings?: RuntimeIdMapping[] } {
+  if (idMap === null) return {};
+  const convert = (mappings: readonly IdMapping[]): RuntimeIdMapping[] => mappings.map(({ containerId, hostId, size }) => ({ containerID: containerId, hostID: hostId, size }));
+  return { uidMappings: convert(idMap.uids), gidMappings: convert(idMap.gids) };
+}
+
+/** @throws InvalidArgument if the pod's user namespace has no mapping for an id of the container's process. */
+export function checkMapped(idMap: IdMap | null, user: { readonly uid: number; readonly gid: number }): void {
+  if (idMap === null) return;
+  const inside = (mappings: readonly IdMapping[], id: number): boolean => mappings.some((each) => id >= each.containerId && id < each.containerId + each.size);
+  if (!inside(idMap.uids, user.uid)) throw invalid(`uid ${user.uid} is not mapped in the pod's user namespace; use a smaller id, or give the pod a longer mapping`);
+  if (!inside(idMap.gids, user.gid)) throw invalid(`gid ${user.gid} is not mapped in the pod's user namespace; use a smaller id, or give the pod a longer mapping`);
+}
+
+// Profiles
+
+/** A seccomp or AppArmor profile as a config names it; `ref` is a file for seccomp and a name for AppArmor. */
+export type ProfileChoice = { readonly kind: 'unset' } | { readonly kind: 'unconfined' } | { readonly kind: 'runtimeDefault' } | { readonly kind: 'localhost'; readonly ref: string };
+
+type AnySecurityContext = LinuxContainerSecurityContext | LinuxSandboxSecurityContext;
+
+/**
+ * Which seccomp profile a security context names; the message field wins over the deprecated string (`runtime/default`, `docker/default`,
+ * `unconfined`, `localhost/<path>`). Read the file of a `localhost` before building the spec. @throws InvalidArgument for a path that is not absolute and plain.
+ */
+export function seccompChoice(security: AnySecurityContext | undefined): ProfileChoice {
+  const choice = choiceOf('seccomp', security?.seccomp, security?.seccompProfilePath ?? '');
+  if (choice.kind === 'localhost' && (!choice.ref.startsWith('/') || choice.ref.split('/').includes('..') || choice.ref.includes('\0'))) {
+    throw invalid(`seccomp: localhost profile ${quote(choice.ref)} must be an absolute path without ..`);
+  }
+  return choice;
+}
+
+/** Which AppArmor profile a security context names, by the same rules. */
+export function apparmorChoice(security: AnySecurityContext | undefined): ProfileChoice {
+  const deprecated = security !== undefined && 'apparmorProfile' in security ? security.apparmorProfile : '';
+  const choice = choiceOf('apparmor', security?.apparmor, deprecated);
+  if (choice.kind === 'localhost' && !/^[A-Za-z0-9][A-Za-z0-9_.:/+@-]{0,255}$/.test(choice.ref)) throw invalid(`apparmor: ${quote(choice.ref)} is not a profile name`);
+  return choice;
+}
+
+function choiceOf(what: string, profile: SecurityProfile | undefined, deprecated: string): ProfileChoice {
+  if (profile !== undefined) {
+    if (profile.profileType === 'RuntimeDefault') return { kind: 'runtimeDefault' };
+    if (profile.profileType === 'Unconfined') return { kind: 'unconfined' };
+    if (profile.profileType !== 'Localhost') throw invalid(`${what}: unknown profile type ${quote(String(profile.profileType))}`);
+    if (profile.localhostRef === '') throw invalid(`${what}: profile type Localhost needs localhost_ref`);
+    return { kind: 'localhost', ref: profile.localhostRef };
+  }
+  if (deprecated === '') return { kind: 'unset' };
+  if (deprecated === 'unconfined') return { kind: 'unconfined' };
+  if (deprecated === 'runtime/default' || deprecated === 'docker/default') return { kind: 'runtimeDefault' };
+  if (deprecated.startsWith('localhost/') && deprecated.length > 'localhost/'.length) return { kind: 'localhost', ref: deprecated.slice('localhost/'.length) };
+  throw invalid(`${what}: ${quote(deprecated)} is not a profile; want runtime/default, unconfined or localhost/<name>`);
+}
+
+/**
+ * `linux.seccomp`, or nothing for unconfined: no profile at all (CRI: nil is unconfined), Unconfined, a privileged container without a profile
+ * configured for those, or a kernel without seccomp. @throws InvalidArgument for a broken profile; FailedPrecondition if one is asked for that cannot be.
+ */
+export function seccompOf(
+  input: { readonly security: AnySecurityContext | undefined; readonly facts: NodeFacts; readonly defaults: SpecDefaults; readonly localhostSeccomp: unknown },
+  privilege: Privilege,
+  boundingSet: readonly string[],
+): LinuxSeccomp | undefined {
+  const { facts, defaults } = input;
+  const resolve = (profile: unknown): LinuxSeccomp =>
+    resolveSeccomp(profile === undefined ? DEFAULT_PROFILE : parseSeccompProfile(profile), { machine: facts.machine, kernel: facts.kernel, capabilities: new Set(boundingSet) });
+  if (privilege === 'privileged') {
+    return defaults.privilegedSeccompProfile === undefined || !facts.seccomp ? undefined : resolve(defaults.privilegedSeccompProfile);
+  }
+  const choice = seccompChoice(input.security);
+  if (choice.kind === 'unset' || choice.kind === 'unconfined') return undefined;
+  if (choice.kind === 'runtimeDefault') return facts.seccomp ? resolve(defaults.seccompProfile) : undefined;
+  if (!facts.seccomp) throw new RuntimeError('FailedPrecondition', `seccomp profile ${quote(choice.ref)} is asked for, but this kernel has no seccomp`);
+  if (input.localhostSeccomp === undefined) throw new RuntimeError('Internal', `seccomp profile ${quote(choice.ref)} was not read before the spec was built`);
+  return resolve(input.localhostSeccomp);
+}
+
+/**
+ * `process.apparmorProfile`, or undefined for unconfined. Without a profile the default holds where AppArmor is on, as Kubernetes documents.
+ * @throws FailedPrecondition for a Localhost profile on a node without AppArmor.
+ */
+export function apparmorOf(security: AnySecurityContext | undefined, privilege: Privilege, facts: NodeFacts, defaults: SpecDefaults): string | undefined {
+  if (privilege === 'privileged') return undefined;
+  const choice = apparmorChoice(security);
+  if (choice.kind === 'unconfined') return undefined;
+  if (!facts.apparmor) {
+    if (choice.kind !== 'localhost') return undefined;
+    throw new RuntimeError('FailedPrecondition', `AppArmor profile ${quote(choice.ref)} is asked for, but AppArmor is not enabled on this node`);
+  }
+  if (choice.kind === 'localhost') return choice.ref;
+  return defaults.apparmorProfile === '' ? undefined : defaults.apparmorProfile;
+}
+
+// SELinux
+
+/** The parts of a context, `user:role:type:level`; the level may hold colons itself. */
+const SELINUX_PART = /^[A-Za-z0-9_.-]{1,255}$/;
+const SELINUX_LEVEL = /^s\d{1,3}(-s\d{1,3})?(:c\d{1,4}([.,]c\d{1,4})*(-s\d{1,3}:c\d{1,4}([.,]c\d{1,4})*)?)?$/;
+
+/**
+ * Labels of a container from its (else its pod's) SELinux options on top of the policy's default labels: each given part replaces the default's, so a
+ * level alone is enough. `level` is the pod's own MCS level, used unless the options name one. `spc_t` keeps its files' label as the policy has it.
+ * @throws InvalidArgument for a part that no policy can hold.
+ */
+export function selinuxLabels(
+  options: SELinuxOption | undefined,
+  base: { readonly processLabel: string; readonly mountLabel: string; readonly level: string },
+): { readonly processLabel: string; readonly mountLabel: string } {
+  for (const field of ['user', 'role', 'type'] as const) {
+    const value = options?.[field] ?? '';
+    if (value !== '' && !SELINUX_PART.test(value)) throw invalid(`selinux_options.${field} ${quote(value)} is not valid`);
+  }
+  const level = options?.level || base.level;
+  if (level !== '' && !SELINUX_LEVEL.test(level)) throw invalid(`selinux_options.level ${quote(level)} is not valid; want a level such as s0:c1,c2`);
+  const [user = '', role = '', type = ''] = base.processLabel.split(':');
+  const [, fileRole = '', fileType = ''] = base.mountLabel.split(':');
+  const own = { user: options?.user || user, role: options?.role || role, type: options?.type || type };
+  return { processLabel: `${own.user}:${own.role}:${own.type}:${level}`, mountLabel: `${own.user}:${fileRole}:${fileType}:${level}` };
+}
+
+/** Directories whose content the node itself lives on; relabelling them, or a parent, breaks it. */
+const NODE_DIRECTORIES = ['/bin', '/boot', '/dev', '/etc', '/home', '/lib', '/lib64', '/media', '/mnt', '/opt', '/proc', '/root', '/run', '/sbin', '/srv', '/sys', '/tmp', '/usr', '/var'];
+/** Those of which nothing below may be relabelled either (CVE-2021-43816: /etc/hosts by a hostPath). */
+const NODE_TREES = ['/bin', '/boot', '/dev', '/etc', '/lib', '/lib64', '/proc', '/sbin', '/sys', '/usr'];
+
+/** Why a volume with selinux_relabel must not be relabelled; undefined if it may. `path` is the real path, links followed. */
+export function relabelRefusal(path: string): string | undefined {
+  const clean = posix.resolve('/', path);
+  const why = `relabelling ${quote(clean)} is refused: the node's own programs need its label; use another directory or leave selinux_relabel out`;
+  if (clean === '/' || NODE_DIRECTORIES.includes(clean)) return why;
+  return NODE_TREES.some((tree) => clean.startsWith(`${tree}/`)) ? why : undefined;
+}
+
+// Masked and read-only paths
+
+const MASKED_PATHS = [
+  '/proc/acpi', '/proc/asound', '/proc/interrupts', '/proc/kcore', '/proc/keys', '/proc/latency_stats', '/proc/timer_list', '/proc/timer_stats',
+  '/proc/sched_debug', '/proc/scsi', '/sys/firmware', '/sys/fs/selinux', '/sys/devices/virtual/powercap',
+];
+
+/**
+ * Masked and read-only paths. An empty list is procMount Unmasked: nothing is masked; a list hides what it names and our defaults too, so that an
+ * older kubelet's list does not leave open what was learned since. Privileged containers have neither.
+ */
+export function hiddenPaths(security: LinuxContainerSecurityContext | undefined, privilege: Privilege, facts: NodeFacts): { maskedPaths?: string[]; readonlyPaths?: string[] } {
+  if (privilege === 'privileged' || security === undefined) return {};
+  const masked = security.maskedPaths.length === 0 ? [] : [...new Set([...MASKED_PATHS, ...facts.maskedPaths, ...security.maskedPaths])];
+  for (const path of [...masked, ...security.readonlyPaths]) {
+    if (!path.startsWith('/') || path.includes('\0')) throw invalid(`masked or read-only path ${quote(path)} is not absolute`);
+  }
+  return {
+    ...(masked.length === 0 ? {} : { maskedPaths: masked }),
+    ...(security.readonlyPaths.length === 0 ? {} : { readonlyPaths: [...security.readonlyPaths] }),
+  };
+}
+
+// Sysctls
+
+/** What decides which sysctls belong to the pod and not to the node. */
+export interface SysctlScope {
+  readonly network: 'pod' | 'host';
+  readonly ipc: 'pod' | 'host';
+}
+
+const IPC_SYSCTL = /^(kernel\.(shm[a-z_]*|msg[a-z_]*|sem|sem_next_id)|fs\.mqueue\.[a-z_]+)$/;
+const NET_SYSCTL = /^net\.[A-Za-z0-9_-]+(\.[A-Za-z0-9_@:/-]+)+$/;
+/** Numbers, words, lists and ranges. No `+`, `=`, `|`, line ends or quotes: nothing that any transport could read as a second setting (CVE-2022-0811). */
+const SYSCTL_VALUE = /^[A-Za-z0-9_.,:/\t -]{0,1024}$/;
+
+/**
+ * The sysctls of a pod, checked: only those of its own namespaces (CVE-2022-0532), values that are one value. Names come back in the form with
+ * dots, where a slash stands for a dot within a name (`net.ipv4.conf.eth0/100.rp_filter`, sysctl(8)).
+ * @throws InvalidArgument naming the sysctl and the reason.
+ */
+export function validateSysctls(sysctls: Readonly<Record<string, string>>, scope: SysctlScope): ReadonlyMap<string, string> {
+  const checked = new Map<string, string>();
+  for (const [given, value] of Object.entries(sysctls)) {
+    const name = dotted(given);
+    const why = refusal(name, value, scope);
+    if (why !== undefined) throw invalid(`sysctl ${quote(given)}: ${why}`);
+    if (checked.has(name)) throw invalid(`sysctl ${quote(given)}: given twice`);
+    checked.set(name, value.trim());
+  }
+  return checked;
+}
+
+/**
+ * All sysctls to set in a new pod: the configured defaults that apply to its namespaces (those of a shared one are skipped, never set on the node),
+ * then the pod's own. In a user namespace ping_group_range ends at the last mapped group; an unmapped one is refused by the kernel.
+ */
+export function podSysctls(config: PodSandboxConfig, scope: SysctlScope, defaults: SpecDefaults, idMap: IdMap | null): ReadonlyMap<string, string> {
+  const all = new Map<string, string>();
+  for (const [given, value] of defaults.sysctls) {
+    const name = dotted(given);
+    if (scope.network === 'host' && name.startsWith('net.')) continue;
+    if (scope.ipc === 'host' && IPC_SYSCTL.test(name)) continue;
+    const why = refusal(name, value, scope);
+    if (why !== undefined) throw invalid(`default_sysctls: ${quote(given)}: ${why}`);
+    all.set(name, name === 'net.ipv4.ping_group_range' && idMap !== null ? pingRange(value, idMap) : value.trim());
+  }
+  for (const [name, value] of validateSysctls(config.linux?.sysctls ?? {}, scope)) all.set(name, value);
+  return all;
+}
+
+function pingRange(value: string, idMap: IdMap): string {
+  const [low = 0, high = 0] = value.trim().split(/\s+/).map(Number);
+  const last = Math.max(...idMap.gids.map((each) => each.containerId + each.size - 1));
+  return `${Math.min(low, last)} ${Math.min(high, last)}`;
+}
+
+/** The first separator decides: `net/ipv4/conf/eth0.100/rp_filter` has its dots and slashes exchanged. */
+function dotted(name: string): string {
+  const first = /[./]/.exec(name)?.[0];
+  return first === '/' ? name.replace(/[./]/g, (each) => (each === '/' ? '.' : '/')) : name;
+}
+
+function refusal(name: string, value: string, scope: SysctlScope): string | undefined {
+  if (name.length > 255 || name.split(/[./]/).some((part) => part === '')) return 'not a sysctl name';
+  if (IPC_SYSCTL.test(name)) {
+    if (scope.ipc === 'host') return 'the pod shares the IPC namespace of the node, whose settings a pod must not change';
+  } else if (NET_SYSCTL.test(name)) {
+    if (scope.network === 'host') return 'the pod shares the network namespace of the node, whose settings a pod must not change';
+  } else return 'not namespaced; a pod may set kernel.shm*, kernel.msg*, kernel.sem, fs.mqueue.* and net.*';
+  return SYSCTL_VALUE.test(value) ? undefined : `value ${quote(value)} holds characters that no sysctl value needs`;
+}
+
+// Annotations
+
+/**
+ * The annotations that go into the OCI spec, where runtimes act on them (`run.oci.*`, `org.systemd.property.*`, `dev.gvisor.*`): only those that the
+ * handler allows, by exact key, by `key/<container name>`, or by a trailing `*` in the list (CVE-2024-3154, CVE-2023-6476: never by bare prefix). A container's own wins.
+ */
+export function passedAnnotations(
+  pod: Readonly<Record<string, string>>,
+  container: Readonly<Record<string, string>>,
+  containerName: string,
+  allowed: readonly string[],
+): ReadonlyMap<string, string> {
+  const passed = new Map<string, string>();
+  for (const annotations of [pod, container]) {
+    for (const [key, value] of Object.entries(annotations)) if (allowed.some((entry) => allows(entry, key, containerName))) passed.set(key, value);
+  }
+  return passed;
+}
+
+function allows(entry: string, key: string, containerName: string): boolean {
+  if (entry === key) return true;
+  if (entry.endsWith('*')) return entry.length > 1 && key.startsWith(entry.slice(0, -1));
+  return containerName !== '' && key === `${entry}/${containerName}`;
+}
+
+function invalid(message: string): RuntimeError {
+  return new RuntimeError('InvalidArgument', message);
+}
