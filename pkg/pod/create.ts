@@ -20,6 +20,7 @@ import {
   cgroupsPathFor,
   type ContainerSpecInput,
   effectiveStopSignal,
+  homeOf,
   type PodFiles,
   passwdWithEntry,
   type ResolvedDevice,
@@ -27,7 +28,9 @@ import {
   type ResolvedUser,
   resolveDevices,
   resolveUser,
+  seccompChoice,
   stringifySpec,
+  workingDirOf,
 } from '../spec/index.ts';
 import type { ContainerRecord, SandboxRecord } from '../state/index.ts';
 import type { Books } from './books.ts';
@@ -92,7 +95,7 @@ export async function launchContainer(op: Op, world: World, books: Books, draft:
   const inside = world.rootfs.inside(root);
   const { user, passwd } = await identity(inside, draft.config, image);
   await prepareRoot(inside, draft.config, image, user);
-  const files = await podFiles(world, draft, sandbox, passwd, user);
+  const files = await podFiles(world, draft, sandbox, image, passwd, user);
   const spec = buildContainerSpec({
     ...(await specInput(op, world, books, draft, sandbox)),
     image: image.config,
@@ -168,17 +171,17 @@ async function identity(inside: InsideRoot, config: ContainerConfig, image: Imag
 /** The working directory, /etc/mtab and the image's volumes, made inside the root. */
 async function prepareRoot(inside: InsideRoot, config: ContainerConfig, image: Image, user: ResolvedUser): Promise<void> {
   const owner = { uid: user.uid, gid: user.gid };
-  const cwd = config.workingDir || image.config.workingDir;
-  if (cwd !== '' && posix.normalize(cwd) !== '/') await inside.ensureDir(posix.resolve('/', cwd), owner, 0o755);
+  const cwd = workingDirOf(config, image.config);
+  if (cwd !== '/') await inside.ensureDir(cwd, owner, 0o755);
   await inside.symlinkIfAbsent('/etc/mtab', '/proc/mounts').catch(() => {
     // An image without /etc, or with something else there: programs that want mtab find /proc/mounts themselves.
   });
   for (const volume of image.config.volumes) await inside.ensureDir(posix.resolve('/', volume), { uid: 0, gid: 0 }, 0o755);
 }
 
-async function podFiles(world: World, draft: ContainerRecord, sandbox: SandboxRecord, passwd: string | undefined, user: ResolvedUser): Promise<PodFiles> {
-  const home = draft.config.envs.findLast((env) => env.key === 'HOME');
-  const line = passwdWithEntry(passwd, user, home === undefined ? user.home : Buffer.from(home.value).toString('utf8'));
+async function podFiles(world: World, draft: ContainerRecord, sandbox: SandboxRecord, image: Image, passwd: string | undefined, user: ResolvedUser): Promise<PodFiles> {
+  const home = homeOf({ config: draft.config, image: image.config, defaults: world.settings.spec, user });
+  const line = passwdWithEntry(passwd, user, home);
   const hostNetwork = sandbox.namespaces['net'] === undefined;
   return {
     resolvConf: sandbox.files.resolvConf,
@@ -285,8 +288,9 @@ async function findDevices(op: Op, world: World, config: ContainerConfig): Promi
 
 /** Reads the profile that the config names by path; undefined if it names none. */
 async function localhostSeccomp(op: Op, security: LinuxContainerSecurityContext | undefined): Promise<unknown> {
-  const path = security?.seccomp === undefined ? deprecatedProfile(security?.seccompProfilePath ?? '') : security.seccomp.profileType === 'Localhost' ? security.seccomp.localhostRef : '';
-  if (path === '' || security?.privileged === true) return undefined;
+  const choice = seccompChoice(security);
+  if (choice.kind !== 'localhost' || security?.privileged === true) return undefined;
+  const path = choice.ref;
   if (!posix.isAbsolute(path)) throw new RuntimeError('InvalidArgument', `seccomp profile ${quote(path)} is not an absolute path`);
   op.stage(`read seccomp profile ${path}`);
   try {
@@ -294,10 +298,6 @@ async function localhostSeccomp(op: Op, security: LinuxContainerSecurityContext 
   } catch (cause) {
     throw wrap(`seccomp profile ${quote(path)} cannot be used`, cause, 'InvalidArgument');
   }
-}
-
-function deprecatedProfile(text: string): string {
-  return text.startsWith('localhost/') ? text.slice('localhost/'.length) : '';
 }
 
 function specRuntime(features: RuntimeFeatures): ContainerSpecInput['runtime'] {

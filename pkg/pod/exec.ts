@@ -7,6 +7,7 @@ import { type ContainerId, quote } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import { type Op, withLog, withTimeout } from '../base/op.ts';
 import type { AttachChannel, ExecStdio, ExitStatus, TerminalSize } from '../runtime/index.ts';
+import { execProcess } from '../spec/index.ts';
 import type { ContainerRecord } from '../state/index.ts';
 import type { Books } from './books.ts';
 import type { Execs, World } from './index.ts';
@@ -36,7 +37,6 @@ export class ExecKeeper implements Execs {
 
   async exec(op: Op, id: ContainerId, argv: readonly string[], stdio: ExecStdio): Promise<ExitStatus> {
     const record = this.#runningContainer(id);
-    if (argv.length === 0) throw new RuntimeError('InvalidArgument', 'exec needs a command; cmd is empty');
     const count = this.#running.get(id) ?? 0;
     if (count >= limits.execsPerContainerCount) throw new RuntimeError('ResourceExhausted', `container ${id} runs ${count} exec processes already; wait for one to end`);
     this.#running.set(id, count + 1);
@@ -44,8 +44,7 @@ export class ExecKeeper implements Execs {
       const template = await this.#template(id);
       const own = withLog(op, { container: id });
       own.stage('runtime exec');
-      const process: RuntimeProcess = { ...template, args: [...argv], terminal: stdio.tty };
-      if (stdio.tty && !process.env.some((each) => each.startsWith('TERM='))) process.env = [...process.env, 'TERM=xterm'];
+      const process = execProcess(template, { argv, tty: stdio.tty });
       return await this.#world.runtimeFor(record.runtimeHandler).exec(own, id, process, stdio);
     } finally {
       const left = (this.#running.get(id) ?? 1) - 1;

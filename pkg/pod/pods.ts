@@ -10,7 +10,7 @@ import { type ContainerId, newSandboxId, quote, type SandboxId } from '../base/i
 import { limits } from '../base/limits.ts';
 import { type Op, withLog } from '../base/op.ts';
 import type { OciRuntime } from '../runtime/index.ts';
-import { buildPauseSpec, cgroupsPathFor, stringifySpec } from '../spec/index.ts';
+import { buildPauseSpec, cgroupsPathFor, podSysctls, stringifySpec } from '../spec/index.ts';
 import { nextSandbox, type SandboxEvent, type SandboxRecord } from '../state/index.ts';
 import { type Books, isVisible, sandboxKey } from './books.ts';
 import { destroySandbox, releaseSandbox, type SandboxRemains } from './destroy.ts';
@@ -138,10 +138,9 @@ export class SandboxKeeper implements Pods {
   }
 
   async #pin(op: Op, draft: SandboxRecord, plan: SandboxPlan): Promise<ReadonlyMap<string, string>> {
-    const sysctls = new Map([...this.#world.settings.spec.sysctls, ...Object.entries(draft.config.linux?.sysctls ?? {})]);
-    const applicable = plan.network === 'host' ? new Map([...sysctls].filter(([name]) => !name.startsWith('net.'))) : sysctls;
     const { config } = draft;
-    return await this.#world.namespaces.pin(op, draft.id, { kinds: plan.kinds, sysctls: applicable, hostname: config.hostname, idMap: plan.idMap });
+    const sysctls = podSysctls(config, plan, this.#world.settings.spec, plan.idMap);
+    return await this.#world.namespaces.pin(op, draft.id, { kinds: plan.kinds, sysctls, hostname: config.hostname, idMap: plan.idMap });
   }
 
   async #prepareFiles(op: Op, draft: SandboxRecord, plan: SandboxPlan): Promise<void> {

@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# Makes a fresh machine ready: Debian packages, npm packages, native builds, the bundle. Idempotent; quick when there is nothing to do.
+#
+#   scripts/setup.sh          what running Berth needs
+#   scripts/setup.sh test     and what its tests need
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+
+if [ "$(id -u)" != 0 ]; then
+	say 'a container runtime needs root; run this again as root'
+	exit 1
+fi
+
+# What the daemon needs on a node, then what the tests drive it with.
+packages=(runc crun conmon containernetworking-plugins busybox-static iproute2 iptables gcc make libc6-dev xz-utils)
+if [ "${1:-}" = test ]; then
+	packages+=(docker-registry skopeo umoci podman clang-14 libclang-rt-14-dev valgrind strace nftables apache2-utils procps netcat-openbsd)
+fi
+
+missing=()
+for package in "${packages[@]}"; do
+	if ! dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed; then missing+=("$package"); fi
+done
+if [ ${#missing[@]} -gt 0 ]; then
+	say "installing ${missing[*]}"
+	# No service of these packages is wanted, and none may start: the tests run their own registry.
+	policy=/usr/sbin/policy-rc.d
+	made_policy=
+	if [ ! -e "$policy" ]; then
+		printf '#!/bin/sh\nexit 101\n' >"$policy"
+		chmod +x "$policy"
+		made_policy=1
+		trap 'rm -f "$policy"' EXIT
+	fi
+	export DEBIAN_FRONTEND=noninteractive
+	apt-get install -y -q --no-install-recommends "${missing[@]}" >/dev/null 2>&1 || {
+		apt-get update -q >/dev/null
+		apt-get install -y -q --no-install-recommends "${missing[@]}" >/dev/null
+	}
+	[ -z "$made_policy" ] || rm -f "$policy"
+fi
+
+# The lock file's time says whether the installed packages are those of this commit.
+if [ ! -e node_modules/.package-lock.json ] || [ package-lock.json -nt node_modules/.package-lock.json ]; then
+	say 'installing npm packages'
+	npm ci --no-progress --loglevel=error
+	touch node_modules/.package-lock.json
+fi
+
+say 'building'
+npm run --silent build
