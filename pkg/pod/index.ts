@@ -57,7 +57,8 @@ export interface PodSettings {
   readonly pauseRoot: string;
   /** False: an infra container in every pod (`drop_infra_ctr`). */
   readonly dropInfra: boolean;
-  readonly hostNetworkDisableSelinux: boolean;
+  /** Who maps host ports: a CNI plugin with the portMappings capability, or somebody else (`disable_hostport_mapping`). */
+  readonly hostPorts: 'cni' | 'others';
   /** Host file for /etc/localtime (`timezone`); '' = the image's own. */
   readonly localtime: string;
   /** Static helper for environment values that are not UTF-8; '' = none. */

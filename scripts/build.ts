@@ -4,7 +4,7 @@
  */
 import { build } from 'esbuild';
 import { chmod, mkdir, readFile, writeFile } from 'node:fs/promises';
-import { makeEmbeddedImage } from './embedded-image.mjs';
+import { makeEmbeddedImage } from './embedded-image.ts';
 
 const LAUNCHER = `#!/bin/sh
 # Starts Berth on a Node that can run it: $BERTH_NODE, the one pinned beside the build, or the system's.
@@ -22,7 +22,7 @@ echo "berth: needs Node 24 or later; install it, or name it in BERTH_NODE" >&2
 exit 127
 `;
 
-const { version } = JSON.parse(await readFile('package.json', 'utf8'));
+const { version } = JSON.parse(await readFile('package.json', 'utf8')) as { readonly version: string };
 await mkdir('build/bin', { recursive: true });
 await build({
   entryPoints: { berth: 'cri/main.ts', 'unpack-worker': 'pkg/rootfs/unpack-worker.ts' },

@@ -14,7 +14,7 @@ const BUSYBOX = '/bin/busybox';
 const APPLETS = ['sh', 'cat', 'date', 'echo', 'hostname', 'id', 'ip', 'ls', 'nc', 'ping', 'ps', 'seq', 'sleep', 'top', 'true', 'uname', 'wget'];
 
 /** Writes the layout into `directory`, replacing what is there. */
-export async function makeEmbeddedImage(directory) {
+export async function makeEmbeddedImage(directory: string): Promise<void> {
   await rm(directory, { recursive: true, force: true });
   await mkdir(join(directory, 'blobs/sha256'), { recursive: true });
   const tar = await rootTar();
@@ -37,9 +37,9 @@ export async function makeEmbeddedImage(directory) {
   await writeFile(join(directory, 'oci-layout'), JSON.stringify({ imageLayoutVersion: '1.0.0' }));
 }
 
-async function rootTar() {
+async function rootTar(): Promise<Buffer> {
   const busybox = await readFile(BUSYBOX);
-  const file = (name, content) => Buffer.concat([header(name, '0', 0o644, content.length), padded(Buffer.from(content))]);
+  const file = (name: string, content: string): Buffer => Buffer.concat([header(name, '0', 0o644, content.length), padded(Buffer.from(content))]);
   return Buffer.concat([
     ...['bin/', 'etc/', 'root/', 'var/'].map((name) => header(name, '5', 0o755, 0)),
     header('tmp/', '5', 0o1777, 0),
@@ -53,9 +53,9 @@ async function rootTar() {
 }
 
 /** One ustar header (POSIX.1-1988, pax(1)). */
-function header(name, type, mode, size, link = '') {
+function header(name: string, type: string, mode: number, size: number, link = ''): Buffer {
   const block = Buffer.alloc(512);
-  const octal = (value, at, width) => block.write(`${value.toString(8).padStart(width - 1, '0')}\0`, at, 'latin1');
+  const octal = (value: number, at: number, width: number): number => block.write(`${value.toString(8).padStart(width - 1, '0')}\0`, at, 'latin1');
   block.write(name, 0, 'latin1');
   octal(mode, 100, 8);
   octal(0, 108, 8);
@@ -71,16 +71,16 @@ function header(name, type, mode, size, link = '') {
   return block;
 }
 
-function padded(content) {
+function padded(content: Buffer): Buffer {
   return Buffer.concat([content, Buffer.alloc((512 - (content.length % 512)) % 512)]);
 }
 
-async function blob(directory, mediaType, content) {
+async function blob(directory: string, mediaType: string, content: Buffer): Promise<{ mediaType: string; digest: string; size: number }> {
   const name = digest(content);
   await writeFile(join(directory, 'blobs/sha256', name.slice('sha256:'.length)), content);
   return { mediaType, digest: name, size: content.length };
 }
 
-function digest(content) {
+function digest(content: Buffer): string {
   return `sha256:${createHash('sha256').update(content).digest('hex')}`;
 }
