@@ -34,6 +34,15 @@ export const limits = {
   layerUnpackedBytes: 64 * 1024 * MiB,
   /** A PAX header or GNU long name record (a legitimate one holds a few xattrs of at most 64 KiB each). */
   tarHeaderRecordBytes: 1 * MiB,
+  /** Parts of one sparse file; a map is claimed by a header and kept in memory (CVE-2025-58183). */
+  tarSparsePartsCount: 65_536,
+  /** Unpacked bytes per blob byte, looked at above the grace: gzip cannot exceed 1032, real layers stay below 20. */
+  layerRatio: 250,
+  layerRatioGraceBytes: 2 * 1024 * MiB,
+  /** log2 of the largest zstd window: 128 MiB, what `zstd --long` writes and what the decoder allocates at once. */
+  zstdWindowLog: 27,
+  /** Threads that unpack layers; each takes some 15 MB, and more than disks can take in helps nobody. */
+  unpackWorkersCount: 3,
   /** PullImage flights at once on the node, and layers at once in one pull. */
   pullsCount: 3,
   pullLayersCount: 3,
@@ -44,6 +53,12 @@ export const limits = {
   cniAddMs: 4 * 60_000,
   cniDelMs: 60_000,
   cniResultBytes: 1 * MiB,
+  /** CNI STATUS (1.1): readiness must not wait long for a plugin. */
+  cniStatusMs: 10_000,
+  /** Plugins in one chain; real ones have three to six. */
+  cniPluginsCount: 32,
+  /** Addresses of one pod that a CNI result may name; they go into every status of the pod. */
+  podIpsCount: 64,
   /** The whole of RunPodSandbox; above the plugin chain's own bound, and above the kubelet's four minutes, so that its retry finds the work going on. */
   podRunMs: 5 * 60_000,
   /** The whole of CreateContainer. */
@@ -69,6 +84,12 @@ export const limits = {
   nameBytes: 4096,
   hostnameBytes: 64,
   mountsCount: 4096,
+  /** Every port once, in each protocol, would be three times as many; real pods have some ten. */
+  portMappingsCount: 4_096,
+  /** What resolv.conf is made of; the resolver itself reads a few KiB. */
+  dnsConfigBytes: 64 * KiB,
+  /** The kernel's NGROUPS_MAX. */
+  groupsCount: 65_536,
   /** /etc/passwd and /etc/group of an image (CVE-2025-4437: never whole and unbounded). */
   passwdBytes: 8 * MiB,
   configFileBytes: 1 * MiB,
@@ -97,10 +118,11 @@ export const limits = {
   pullProgressBytes: 64 * KiB,
   /** Unpacking that reports nothing at all: then only this bound holds. */
   unpackSilentMs: 30 * 60_000,
-  /** Layers above this are fetched in ranges of `pullRangeBytes`, `pullRangesCount` at once, put together in order. */
+  /** Layers above this are fetched in ranges, so that several connections carry one layer. */
   pullRangesFromBytes: 64 * MiB,
-  pullRangeBytes: 8 * MiB,
-  pullRangesCount: 3,
+  pullRangeBytes: 4 * MiB,
+  /** Ranges fetched ahead into memory, all pulls together: what is ahead costs `pullRangeBytes` each. */
+  pullRangesAheadCount: 4,
   /** How long the start of a broken download is kept for the next try. */
   partialKeepMs: 24 * 3_600_000,
   /** Entries of an image archive (an OCI layout has one per blob). */

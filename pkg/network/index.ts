@@ -38,6 +38,12 @@ export interface PodNetworkRequest {
   /** cgroup parent of the pod, for plugins with the cgroupPath capability; '' if none. */
   readonly cgroupPath: string;
   readonly dns: { readonly servers: readonly string[]; readonly searches: readonly string[]; readonly options: readonly string[] };
+  /** Subnets for plugins with the ipRanges capability, one per family. */
+  readonly ipRanges?: readonly string[];
+  /** Hardware address for plugins with the mac capability. */
+  readonly mac?: string;
+  /** Further names for plugins with the aliases capability. */
+  readonly aliases?: readonly string[];
 }
 
 export interface PortMapping {
@@ -55,3 +61,8 @@ export interface PodNetwork {
   /** The interface in the pod (`eth0`). */
   readonly interfaceName: string;
 }
+
+export { CniNetwork } from './cni.ts';
+export type { CniOptions } from './cni.ts';
+export { defaultConflist, freeSubnet } from './conf.ts';
+export type { DefaultConflistOptions } from './conf.ts';

@@ -1,0 +1,528 @@
+/**
+ * Pod networks by CNI plugins: which network (configuration directories, watched), the chain of plugins for each verb,
+ * and the cache that makes DEL possible after anything.
+ *
+ *   add:      intent on disk ──▶ ADD plugin by plugin ──▶ result on disk ──▶ answer
+ *                                    ╰─ fails ─▶ DEL, all plugins, backwards ─▶ intent removed
+ *   destroy:  what is on disk ──▶ DEL backwards ──▶ removed
+ *
+ * The file is written before the first plugin runs, so that a crash at any point leaves an id here that `gc` finds.
+ * It is not synced to disk: what a power cut takes from it, it takes from the plugins' own leases of the same second,
+ * and a file that comes back empty still names the pod, for which DEL is then called with the present configuration.
+ */
+import { accessSync, constants } from 'node:fs';
+import { statfs } from 'node:fs/promises';
+import { basename, dirname } from 'node:path';
+import { explain, errnoOf, isCode, RuntimeError, wrap } from '../base/errors.ts';
+import { failpoint } from '../base/failpoint.ts';
+import { ensureDir, isTemporaryName, readBounded, readDirSorted, readJson, removeFile, replaceFile } from '../base/files.ts';
+import { parseSandboxId } from '../base/ids.ts';
+import type { SandboxId } from '../base/ids.ts';
+import { limits } from '../base/limits.ts';
+import { abortError, detached, withTimeout } from '../base/op.ts';
+import type { Logger, Op } from '../base/op.ts';
+import { abortable, KeyedMutex } from '../base/sync.ts';
+import { atLeast, capabilityArgs, INTERFACE, networkConfOf, parseNetworkConf, parseResult, pluginComplaint, pluginInput, podArgs, podNetworkOf, resultAs, resultOf } from './conf.ts';
+import type { CniResult, Json, NetworkConf, PluginConf } from './conf.ts';
+import { runPlugin, watchWithInotify } from './exec.ts';
+import type { PluginOutput, RunPlugin, WatchDirectory } from './exec.ts';
+import type { NetworkPlugin, PodNetwork, PodNetworkRequest } from './index.ts';
+
+export interface CniOptions {
+  /** Directories of configurations: the first that holds a usable one is used, and only that. All are watched; none need exist. */
+  readonly configDirs: readonly [string, ...string[]];
+  /** Directories of plugins, in the order of the search. */
+  readonly pluginDirs: readonly string[];
+  /** Where `<sandbox>.json` are; survives a reboot. */
+  readonly cacheDir: string;
+  /** Name of the network to join; '' = the first by file name. */
+  readonly defaultNetwork: string;
+  readonly log: Logger;
+  readonly run?: RunPlugin;
+  readonly watch?: WatchDirectory;
+}
+
+type Verb = 'ADD' | 'DEL' | 'CHECK' | 'GC' | 'STATUS';
+
+/** What a pod's file holds: all that DEL and CHECK need. */
+interface Attachment {
+  readonly id: SandboxId;
+  readonly netns: string;
+  /** CNI_ARGS */
+  readonly args: string;
+  readonly capabilityArgs: Json;
+  readonly network: NetworkConf;
+  /** undefined until the whole chain has answered. */
+  readonly result: CniResult | undefined;
+}
+
+/** What the directories hold right now. */
+interface Configured {
+  readonly network: NetworkConf | undefined;
+  readonly file: string;
+  /** Why there is none, or what else is wrong. */
+  readonly why: string;
+}
+
+const NOT_READ: Configured = { network: undefined, file: '', why: 'cni config uninitialized: the configuration has not been read yet' };
+const NSFS_MAGIC = 0x6e736673;
+/** How old an answer of STATUS may be when somebody asks for readiness. */
+const STATUS_AGE_MS = 10_000;
+/** How often directories that cannot be watched are read when somebody asks for readiness. */
+const UNWATCHED_AGE_MS = 5_000;
+const CONF_NAME = /\.(conf|conflist|json)$/;
+const CONFIG_FILES_MAX = 256;
+const CACHE_FILE_MAX = 4 * limits.cniResultBytes;
+
+/** NetworkPlugin over CNI plugins that are executed. */
+export class CniNetwork implements NetworkPlugin {
+  readonly #options: CniOptions;
+  readonly #run: RunPlugin;
+  readonly #locks = new KeyedMutex<SandboxId>();
+  /** Last usable content by path: a file that is being rewritten does not make its network vanish. */
+  readonly #lastGood = new Map<string, NetworkConf>();
+  readonly #watches = new Map<string, { close(): void }>();
+  #configured = NOT_READ;
+  #changed = Promise.withResolvers<void>();
+  #reading: Promise<void> | undefined;
+  #dirty = false;
+  #readAt = 0;
+  #closed = false;
+  #status: { readonly why: string; readonly at: number } = { why: '', at: 0 };
+  #asking: Promise<void> | undefined;
+
+  constructor(options: CniOptions) {
+    this.#options = options;
+    this.#run = options.run ?? runPlugin;
+  }
+
+  async start(op: Op): Promise<void> {
+    await ensureDir(this.#options.cacheDir);
+    for (const name of await readDirSorted(this.#options.cacheDir)) if (isTemporaryName(name)) await removeFile(`${this.#options.cacheDir}/${name}`);
+    await this.#read();
+    op.log.info('cni configuration read', { network: this.#configured.network?.name, path: this.#configured.file, why: this.#configured.why || undefined });
+  }
+
+  async close(): Promise<void> {
+    this.#closed = true;
+    for (const watch of this.#watches.values()) watch.close();
+    this.#watches.clear();
+    this.#changed.resolve();
+    await this.#reading;
+    await this.#asking;
+  }
+
+  get ready(): { readonly ok: boolean; readonly why: string } {
+    this.#refresh();
+    const { network, why } = this.#configured;
+    if (network === undefined) return { ok: false, why };
+    const missing = network.plugins.find(({ type }) => this.#find(type) === undefined);
+    if (missing !== undefined) return { ok: false, why: this.#missing(network, missing) };
+    return { ok: this.#status.why === '', why: this.#status.why };
+  }
+
+  async add(op: Op, pod: PodNetworkRequest): Promise<PodNetwork> {
+    const args = podArgs(pod);
+    const capabilities = capabilityArgs(pod);
+    return this.#locks.run(pod.id, async () => {
+      const network = await this.#network(op);
+      // All or none: half a chain could not be taken down either.
+      for (const plugin of network.plugins) this.#where(network, plugin);
+      if ((await this.#load(pod.id)) !== undefined) await this.#detach(op, pod.id);
+      if (pod.portMappings.length > 0 && !network.plugins.some((each) => each.capabilities.has('portMappings'))) {
+        op.log.warn('pod asks for host ports, but no plugin of its network has the portMappings capability, ignoring', { sandbox: pod.id, network: network.name });
+      }
+      const intent: Attachment = { id: pod.id, netns: pod.netns, args, capabilityArgs: capabilities, network, result: undefined };
+      await this.#save(intent);
+      await failpoint('cni.intent.after');
+      try {
+        return await this.#attach(withTimeout(op, limits.cniAddMs), intent);
+      } catch (error) {
+        await this.#undo(op, pod.id);
+        throw error;
+      }
+    });
+  }
+
+  destroy(op: Op, id: SandboxId): Promise<void> {
+    return this.#locks.run(id, () => this.#detach(op, id));
+  }
+
+  check(op: Op, id: SandboxId): Promise<void> {
+    return this.#locks.run(id, async () => {
+      const found = await this.#load(id);
+      if (found === undefined || found === 'damaged' || found.result === undefined) {
+        throw new RuntimeError('NotFound', `sandbox ${id} is in no CNI network`);
+      }
+      if (found.network.disableCheck || !atLeast(found.network.cniVersion, '0.4.0')) return;
+      for (const plugin of found.network.plugins) await this.#call(op, 'CHECK', found, plugin, found.result);
+    });
+  }
+
+  async gc(op: Op, live: readonly SandboxId[]): Promise<void> {
+    const keep = new Set(live);
+    for (const id of await this.list()) {
+      // Who holds the lock is adding or removing this very pod.
+      if (keep.has(id) || this.#locks.busy(id)) continue;
+      try {
+        await this.destroy(op, id);
+        op.log.info('network of a pod that is gone given back', { sandbox: id });
+      } catch (error) {
+        op.log.warn('cannot give back the network of a pod that is gone, will retry', { sandbox: id, why: explain(error) });
+      }
+    }
+    await this.#collect(op, live);
+  }
+
+  async list(): Promise<readonly SandboxId[]> {
+    const names = await readDirSorted(this.#options.cacheDir);
+    return names.filter((name) => /^[0-9a-f]{64}\.json$/.test(name)).map((name) => parseSandboxId(name.slice(0, -'.json'.length)));
+  }
+
+  // ---- the chain -----------------------------------------------------------------------------------------------
+
+  async #attach(op: Op, intent: Attachment): Promise<PodNetwork> {
+    let result: CniResult | undefined;
+    for (const plugin of intent.network.plugins) {
+      op.stage(`cni add: ${plugin.type}`);
+      const { stdout } = await this.#call(op, 'ADD', intent, plugin, result);
+      result = complete(intent.network, plugin, () => parseResult(stdout, intent.network.cniVersion));
+    }
+    const last = intent.network.plugins.at(-1);
+    if (result === undefined || last === undefined) throw new RuntimeError('Internal', `network ${intent.network.name} has no plugins`);
+    const final = result;
+    const pod = complete(intent.network, last, () => podNetworkOf(final));
+    await failpoint('cni.add.after');
+    await this.#save({ ...intent, result: final });
+    await failpoint('cni.result.after');
+    return pod;
+  }
+
+  /** DEL after a failed ADD, beyond the caller's patience. If it fails too the file stays, and `destroy` or `gc` tries again. */
+  async #undo(op: Op, id: SandboxId): Promise<void> {
+    try {
+      await this.#detach(detached(op, limits.cniDelMs), id);
+    } catch (error) {
+      op.log.warn('cannot undo a failed cni add, will retry', { sandbox: id, why: explain(error) });
+    }
+  }
+
+  async #detach(op: Op, id: SandboxId): Promise<void> {
+    const found = await this.#load(id);
+    if (found === undefined) return;
+    const attachment = found === 'damaged' ? this.#guess(id) : found;
+    const netns = (await isNetns(attachment.netns)) ? attachment.netns : '';
+    const bounded = withTimeout(op, limits.cniDelMs);
+    for (const plugin of attachment.network.plugins.toReversed()) {
+      op.stage(`cni del: ${plugin.type}`);
+      const prevResult = atLeast(attachment.network.cniVersion, '0.4.0') ? attachment.result : undefined;
+      await this.#call(bounded, 'DEL', { ...attachment, netns }, plugin, prevResult);
+    }
+    await failpoint('cni.del.after');
+    await removeFile(this.#path(id));
+  }
+
+  /** For a file that cannot be read: plugins find a pod's leases and rules by its id alone. */
+  #guess(id: SandboxId): Attachment {
+    const { network, why } = this.#configured;
+    if (network === undefined) {
+      throw new RuntimeError('FailedPrecondition', `${this.#path(id)} is damaged, and there is no CNI network to give the addresses of sandbox ${id} back to: ${why}`);
+    }
+    return { id, netns: '', args: '', capabilityArgs: {}, network, result: undefined };
+  }
+
+  async #collect(op: Op, live: readonly SandboxId[]): Promise<void> {
+    const { network } = this.#configured;
+    if (network === undefined || network.disableGc || !atLeast(network.cniVersion, '1.1.0')) return;
+    const valid = live.map((containerID) => ({ containerID, ifname: INTERFACE }));
+    const extra = { 'cni.dev/valid-attachments': valid, 'cni.dev/attachments': valid };
+    for (const plugin of network.plugins) {
+      try {
+        const run = { path: this.#where(network, plugin), env: this.#env('GC'), stdin: pluginInput(network, plugin, { extra }) };
+        this.#judge(await this.#run(withTimeout(op, limits.cniDelMs), run), 'GC', network, plugin);
+      } catch (error) {
+        op.log.warn('cni gc failed, will retry', { network: network.name, why: explain(error) });
+      }
+    }
+  }
+
+  async #call(op: Op, verb: 'ADD' | 'DEL' | 'CHECK', attachment: Attachment, plugin: PluginConf, prevResult: CniResult | undefined): Promise<PluginOutput> {
+    const { network, id, netns, args, capabilityArgs: capabilities } = attachment;
+    const run = {
+      path: this.#where(network, plugin),
+      env: { ...this.#env(verb), CNI_CONTAINERID: id, CNI_NETNS: netns, CNI_IFNAME: INTERFACE, CNI_ARGS: args },
+      stdin: pluginInput(network, plugin, { capabilityArgs: capabilities, prevResult }),
+    };
+    const started = Date.now();
+    try {
+      const output = await this.#run(op, run);
+      this.#judge(output, verb, network, plugin);
+      return output;
+    } catch (error) {
+      if (!isCode(error, 'DeadlineExceeded') && !isCode(error, 'Cancelled')) throw asOurs(error, verb, network, plugin);
+      const late = isCode(error, 'DeadlineExceeded') || Date.now() >= op.deadline;
+      throw new RuntimeError(late ? 'DeadlineExceeded' : 'Cancelled', `${named(verb, network, plugin)} was killed after ${Date.now() - started} ms: ${
+        late ? 'it did not finish in time; look at its own log and at what it waits for (IPAM, API server, iptables lock)' : 'the request was cancelled'}`, { cause: error });
+    }
+  }
+
+  /** @throws what a plugin that failed, or said too much, said. */
+  #judge({ exitCode, stdout, stderr, cut }: PluginOutput, verb: Verb, network: NetworkConf, plugin: PluginConf): void {
+    if (exitCode === 0 && !cut) return;
+    if (exitCode === 0) throw new RuntimeError('Internal', `${named(verb, network, plugin)} printed more than ${limits.cniResultBytes} bytes`);
+    const { code, text } = pluginComplaint(exitCode, stdout, stderr);
+    // 11 is "try again later", 50 and 51 are "not ready"; 1 and 7 are the administrator's (cni.dev/docs/spec, error codes).
+    const kind = code === 11 || code === 50 || code === 51 ? 'Unavailable' : code === 1 || code === 7 ? 'FailedPrecondition' : 'Internal';
+    throw new RuntimeError(kind, `${named(verb, network, plugin)} failed: ${text}`);
+  }
+
+  #env(verb: Verb): Record<string, string> {
+    return { CNI_COMMAND: verb, CNI_PATH: this.#options.pluginDirs.join(':') };
+  }
+
+  #find(type: string): string | undefined {
+    return this.#options.pluginDirs.map((directory) => `${directory}/${type}`).find((path) => {
+      try {
+        accessSync(path, constants.X_OK);
+        return true;
+      } catch {
+        return false;
+      }
+    });
+  }
+
+  /** Not NotFound: that would read as "no such pod" to who destroys one. */
+  #where(network: NetworkConf, plugin: PluginConf): string {
+    const path = this.#find(plugin.type);
+    if (path === undefined) throw new RuntimeError('FailedPrecondition', this.#missing(network, plugin));
+    return path;
+  }
+
+  #missing(network: NetworkConf, plugin: PluginConf): string {
+    return `CNI plugin ${plugin.type} of network ${network.name} is not in ${this.#options.pluginDirs.join(', ')}; install it or correct plugin_dirs`;
+  }
+
+  // ---- the cache -----------------------------------------------------------------------------------------------
+
+  #path(id: SandboxId): string {
+    return `${this.#options.cacheDir}/${id}.json`;
+  }
+
+  async #save({ id, netns, args, capabilityArgs: capabilities, network, result }: Attachment): Promise<void> {
+    const file = { version: 1, id, netns, interface: INTERFACE, args, capabilityArgs: capabilities, config: network.raw, result: result === undefined ? null : resultAs(result, network.cniVersion) };
+    try {
+      await replaceFile(this.#path(id), JSON.stringify(file), 'volatile');
+    } catch (error) {
+      throw wrap(`cannot write ${this.#path(id)}`, error, errnoOf(error) === 'ENOSPC' || errnoOf(error) === 'EDQUOT' ? 'ResourceExhausted' : 'Internal');
+    }
+  }
+
+  async #load(id: SandboxId): Promise<Attachment | 'damaged' | undefined> {
+    const path = this.#path(id);
+    try {
+      const file = (await readJson(path, CACHE_FILE_MAX)) as Json | null;
+      const network = networkConfOf(path, file?.['config']);
+      const result = file?.['result'] as Json | null | undefined;
+      return {
+        id,
+        netns: stringIn(file, 'netns'),
+        args: stringIn(file, 'args'),
+        capabilityArgs: (file?.['capabilityArgs'] ?? {}) as Json,
+        network,
+        result: result === null || result === undefined ? undefined : resultOf(result, network.cniVersion),
+      };
+    } catch (error) {
+      if (errnoOf(error) === 'ENOENT') return undefined;
+      if (errnoOf(error) !== undefined) throw wrap(`cannot read ${path}`, error);
+      this.#options.log.warn('damaged cni cache file, using the present configuration', { path, why: explain(error) });
+      return 'damaged';
+    }
+  }
+
+  // ---- the configuration ---------------------------------------------------------------------------------------
+
+  /** Waits for a network as long as `op` allows. */
+  async #network(op: Op): Promise<NetworkConf> {
+    for (;;) {
+      if (this.#configured.network !== undefined) return this.#configured.network;
+      op.stage('cni: waiting for a configuration');
+      this.#refresh();
+      await abortable(this.#changed.promise, op.signal, () => this.#noNetwork(op));
+      if (this.#closed) throw new RuntimeError('Unavailable', 'berth is stopping');
+    }
+  }
+
+  #noNetwork(op: Op): RuntimeError {
+    const { code } = abortError(op, 'waiting for a CNI configuration');
+    return new RuntimeError(code === 'Cancelled' ? 'Cancelled' : 'Unavailable', this.#configured.why);
+  }
+
+  /** Reads the directories; changes that come meanwhile make it read once more. */
+  #read(): Promise<void> {
+    this.#dirty = true;
+    this.#reading ??= (async () => {
+      while (this.#dirty && !this.#closed) {
+        this.#dirty = false;
+        this.#watchAll();
+        this.#use(await this.#choose());
+      }
+    })().finally(() => (this.#reading = undefined));
+    return this.#reading;
+  }
+
+  #use(next: Configured): void {
+    const before = this.#configured;
+    this.#configured = next;
+    this.#readAt = Date.now();
+    if (JSON.stringify(before.network?.raw) === JSON.stringify(next.network?.raw) && before.why === next.why) return;
+    if (before !== NOT_READ) this.#options.log.info('cni configuration changed', { network: next.network?.name, path: next.file, why: next.why || undefined });
+    this.#status = { why: '', at: 0 };
+    const waiting = this.#changed;
+    this.#changed = Promise.withResolvers<void>();
+    waiting.resolve();
+  }
+
+  async #choose(): Promise<Configured> {
+    const complaints: string[] = [];
+    for (const directory of this.#options.configDirs) {
+      for (const { file, network } of await this.#networksIn(directory, complaints)) {
+        if (this.#options.defaultNetwork === '' || network.name === this.#options.defaultNetwork) return { network, file, why: '' };
+      }
+    }
+    const wanted = this.#options.defaultNetwork === '' ? 'no CNI configuration' : `no CNI configuration of a network named ${this.#options.defaultNetwork}`;
+    const extra = complaints.length === 0 ? '' : ` (${complaints.slice(0, 3).join('; ')})`;
+    return { network: undefined, file: '', why: `cni config uninitialized: ${wanted} in ${this.#options.configDirs.join(', ')}; has your network provider started?${extra}` };
+  }
+
+  async #networksIn(directory: string, complaints: string[]): Promise<{ readonly file: string; readonly network: NetworkConf }[]> {
+    let names: string[];
+    try {
+      names = (await readDirSorted(directory)).filter((name) => CONF_NAME.test(name)).slice(0, CONFIG_FILES_MAX);
+    } catch (error) {
+      complaints.push(explain(error));
+      return [];
+    }
+    for (const file of this.#lastGood.keys()) if (dirname(file) === directory && !names.includes(basename(file))) this.#lastGood.delete(file);
+    const networks: { file: string; network: NetworkConf }[] = [];
+    for (const name of names) {
+      const file = `${directory}/${name}`;
+      const network = await this.#parse(file, complaints);
+      if (network !== undefined) networks.push({ file, network });
+    }
+    return networks;
+  }
+
+  async #parse(file: string, complaints: string[]): Promise<NetworkConf | undefined> {
+    try {
+      const network = parseNetworkConf(file, (await readBounded(file, limits.configFileBytes)).toString('utf8'));
+      this.#lastGood.set(file, network);
+      return network;
+    } catch (error) {
+      if (errnoOf(error) === 'ENOENT') {
+        this.#lastGood.delete(file);
+        return undefined;
+      }
+      const last = this.#lastGood.get(file);
+      complaints.push(explain(error));
+      this.#options.log.warn(last === undefined ? 'unusable cni configuration file, ignoring' : 'unusable cni configuration file, keeping its last good content', { path: file, why: explain(error) });
+      return last;
+    }
+  }
+
+  /** A directory that is not there yet is awaited by watching the nearest one above it: nothing is made on the node. */
+  #watchAll(): void {
+    for (const directory of this.#options.configDirs) {
+      for (let at = directory; !this.#watches.has(directory); at = dirname(at)) {
+        try {
+          this.#watches.set(directory, (this.#options.watch ?? watchWithInotify)(at, () => this.#onChange(directory, at)));
+        } catch (error) {
+          if (at !== '/' && isCode(error, 'NotFound')) continue;
+          this.#options.log.warn('cannot watch cni configuration directory, reading it now and then', { path: directory, why: explain(error) });
+          break;
+        }
+      }
+    }
+  }
+
+  #onChange(directory: string, watched: string): void {
+    if (this.#closed) return;
+    if (watched !== directory || !exists(directory)) {
+      this.#watches.get(directory)?.close();
+      this.#watches.delete(directory);
+      if (!exists(directory) && watched !== directory) return this.#watchAll();
+    }
+    this.#readSoon();
+  }
+
+  #readSoon(): void {
+    this.#read().catch((error: unknown) => this.#options.log.warn('cannot read cni configuration, will retry', { why: explain(error) }));
+  }
+
+  /** Work that readiness needs now and then; never awaited by who asks. */
+  #refresh(): void {
+    if (this.#closed) return;
+    const unwatched = this.#options.configDirs.some((directory) => !this.#watches.has(directory));
+    if (unwatched && Date.now() - this.#readAt > UNWATCHED_AGE_MS) this.#readSoon();
+    const { network } = this.#configured;
+    if (network === undefined || !atLeast(network.cniVersion, '1.1.0') || Date.now() - this.#status.at < STATUS_AGE_MS) return;
+    this.#asking ??= this.#askStatus(network).finally(() => (this.#asking = undefined));
+  }
+
+  async #askStatus(network: NetworkConf): Promise<void> {
+    let why = '';
+    try {
+      const op = detached({ signal: new AbortController().signal, deadline: Number.POSITIVE_INFINITY, log: this.#options.log, stage() {} }, limits.cniStatusMs);
+      for (const plugin of network.plugins) {
+        const run = { path: this.#where(network, plugin), env: this.#env('STATUS'), stdin: pluginInput(network, plugin, {}) };
+        this.#judge(await this.#run(op, run), 'STATUS', network, plugin);
+      }
+    } catch (error) {
+      why = explain(error);
+    }
+    if (this.#configured.network === network) this.#status = { why, at: Date.now() };
+  }
+}
+
+function named(verb: Verb, network: NetworkConf, plugin: PluginConf): string {
+  return `CNI plugin ${plugin.type} (${verb}, network ${network.name})`;
+}
+
+function exists(path: string): boolean {
+  try {
+    accessSync(path);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** Runs what finds fault with a plugin's answer, and says whose answer it was. */
+function complete<T>(network: NetworkConf, plugin: PluginConf, work: () => T): T {
+  try {
+    return work();
+  } catch (error) {
+    if (!(error instanceof RuntimeError)) throw error;
+    throw new RuntimeError(error.code, `${named('ADD', network, plugin)} ${error.message}`);
+  }
+}
+
+function asOurs(error: unknown, verb: Verb, network: NetworkConf, plugin: PluginConf): RuntimeError {
+  if (error instanceof RuntimeError && error.message.startsWith('CNI plugin')) return error;
+  const wrapped = wrap(`${named(verb, network, plugin)} could not be run`, error);
+  return wrapped.code === 'NotFound' ? new RuntimeError('FailedPrecondition', wrapped.message, { cause: error }) : wrapped;
+}
+
+/** True if something at `path` is a pinned namespace still: after a reboot, or when somebody unmounted it, an empty file may be left. */
+async function isNetns(path: string): Promise<boolean> {
+  if (path === '') return false;
+  try {
+    return (await statfs(path)).type === NSFS_MAGIC;
+  } catch {
+    return false;
+  }
+}
+
+function stringIn(file: Json | null, key: string): string {
+  const value = file?.[key];
+  return typeof value === 'string' ? value : '';
+}

@@ -1,0 +1,45 @@
+/** How plugins are run and directories watched on a real node: through pkg/sys. Tests of the chain give their own. */
+import { limits } from '../base/limits.ts';
+import type { Op } from '../base/op.ts';
+import { capture, inheritedEnv, watchDirectory } from '../sys/index.ts';
+
+/** One call of one plugin. */
+export interface PluginRun {
+  /** Absolute path of the plugin. */
+  readonly path: string;
+  /** The CNI_ variables; the daemon's own environment (PATH, proxies) is added. */
+  readonly env: Readonly<Record<string, string>>;
+  readonly stdin: string;
+}
+
+export interface PluginOutput {
+  /** 0-255; 128 + signal when killed by one. */
+  readonly exitCode: number;
+  readonly stdout: string;
+  readonly stderr: string;
+  /** stdout had more than limits.cniResultBytes. */
+  readonly cut: boolean;
+}
+
+/**
+ * Runs a plugin to its end; any exit code is an answer. When `op.signal` fires its process group is killed.
+ * @throws DeadlineExceeded or Cancelled then; NotFound or PermissionDenied when it cannot be executed.
+ */
+export type RunPlugin = (op: Op, run: PluginRun) => Promise<PluginOutput>;
+
+/** Calls back after every change in a directory. @throws when it cannot be watched (NotFound if absent). */
+export type WatchDirectory = (path: string, onChange: () => void) => { close(): void };
+
+export const runPlugin: RunPlugin = async (op, { path, env, stdin }) => {
+  const ended = await capture(op, {
+    argv: [path],
+    env: inheritedEnv(env),
+    stdin,
+    stdoutMax: limits.cniResultBytes,
+    stderrMax: limits.commandErrorBytes,
+    what: `CNI plugin ${path}`,
+  });
+  return { exitCode: ended.exitCode, stdout: ended.stdout.toString('utf8'), stderr: ended.stderr.toString('utf8'), cut: ended.stdoutCut };
+};
+
+export const watchWithInotify: WatchDirectory = (path, onChange) => watchDirectory(path, onChange);
