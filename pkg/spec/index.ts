@@ -51,8 +51,8 @@ export interface NodeFacts {
   readonly kernel: string;
   /** hugepage sizes of the node, `2MB`. */
   readonly hugepageSizes: readonly string[];
-  /** Host paths to mask beside the fixed list (the thermal_throttle directory of each CPU: side channel); may be empty. */
-  readonly maskedPaths: readonly string[];
+  /** Host paths to mask beside the fixed list (the thermal_throttle directory of each CPU: a side channel); absent = none. */
+  readonly maskedPaths?: readonly string[];
 }
 
 /** Defaults from the configuration. */

@@ -179,19 +179,23 @@ const MASKED_PATHS = [
   '/proc/sched_debug', '/proc/scsi', '/sys/firmware', '/sys/fs/selinux', '/sys/devices/virtual/powercap',
 ];
 
+const READONLY_PATHS = ['/proc/bus', '/proc/fs', '/proc/irq', '/proc/sys', '/proc/sysrq-trigger'];
+
 /**
  * Masked and read-only paths. An empty list is procMount Unmasked: nothing is masked; a list hides what it names and our defaults too, so that an
- * older kubelet's list does not leave open what was learned since. Privileged containers have neither.
+ * older kubelet's list does not leave open what was learned since. Without any security context (the kubelet always sends one) the
+ * defaults hold. Privileged containers have neither.
  */
 export function hiddenPaths(security: LinuxContainerSecurityContext | undefined, privilege: Privilege, facts: NodeFacts): { maskedPaths?: string[]; readonlyPaths?: string[] } {
-  if (privilege === 'privileged' || security === undefined) return {};
-  const masked = security.maskedPaths.length === 0 ? [] : [...new Set([...MASKED_PATHS, ...facts.maskedPaths, ...security.maskedPaths])];
-  for (const path of [...masked, ...security.readonlyPaths]) {
+  if (privilege === 'privileged') return {};
+  const asked = security ?? { maskedPaths: MASKED_PATHS, readonlyPaths: READONLY_PATHS };
+  const masked = asked.maskedPaths.length === 0 ? [] : [...new Set([...MASKED_PATHS, ...(facts.maskedPaths ?? []), ...asked.maskedPaths])];
+  for (const path of [...masked, ...asked.readonlyPaths]) {
     if (!path.startsWith('/') || path.includes('\0')) throw invalid(`masked or read-only path ${quote(path)} is not absolute`);
   }
   return {
     ...(masked.length === 0 ? {} : { maskedPaths: masked }),
-    ...(security.readonlyPaths.length === 0 ? {} : { readonlyPaths: [...security.readonlyPaths] }),
+    ...(asked.readonlyPaths.length === 0 ? {} : { readonlyPaths: [...asked.readonlyPaths] }),
   };
 }
 
