@@ -1,0 +1,224 @@
+/**
+ * A whole world in memory around pkg/runtime's FakeNode: images, root filesystems and networks as programs that keep the
+ * promises of their interfaces. What is "on disk" here survives a daemon's crash, as on a node.
+ */
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { ContainerConfig, PodSandboxConfig } from '../cri-api/types.ts';
+import { RuntimeError } from '../base/errors.ts';
+import { type ContainerId, parseChainId, parseDigest, parseImageId, type SandboxId } from '../base/ids.ts';
+import { backgroundOp, type Op, silent } from '../base/op.ts';
+import type { Image, ImageStore } from '../image/index.ts';
+import type { NetworkPlugin, PodNetwork, PodNetworkRequest } from '../network/index.ts';
+import type { InsideRoot, RootfsDriver } from '../rootfs/index.ts';
+import { FakeNode } from '../runtime/fake.ts';
+import type { NodeFacts, SpecDefaults } from '../spec/index.ts';
+import { FileStateStore, Workspace } from '../state/index.ts';
+import { type OpenPods, openPods } from './index.ts';
+import type { PodSettings, World } from './index.ts';
+
+const DIGEST = `sha256:${'d'.repeat(64)}`;
+
+/** The one image of a fake node; `find` knows it by these names. */
+export const fakeImage: Image = {
+  id: parseImageId(`sha256:${'1'.repeat(64)}`),
+  repoTags: ['example.test/app:1'],
+  repoDigests: [`example.test/app@${DIGEST}`],
+  manifestDigest: parseDigest(DIGEST),
+  sizeBytes: 7n,
+  config: {
+    architecture: 'amd64', os: 'linux', user: '', env: [], entrypoint: [], cmd: ['sleep', '1000'], volumes: [], workingDir: '', labels: {},
+    stopSignal: '', exposedPorts: [], diffIds: [],
+  },
+  layers: [{ digest: parseDigest(DIGEST), diffId: parseDigest(DIGEST), chainId: parseChainId(DIGEST), mediaType: 'x', sizeBytes: 1n }],
+  top: parseChainId(DIGEST),
+  pinned: false,
+  annotations: {},
+  pulledAt: 1n,
+};
+
+const facts: NodeFacts = {
+  cgroupMode: 'v2', cgroupManager: 'cgroupfs', controllers: new Set(['cpu', 'memory', 'pids']), swapLimit: true, capabilities: new Set(['CAP_CHOWN', 'CAP_KILL']),
+  oomScoreAdjMin: -1000, rlimitMax: new Map(), apparmor: false, selinux: false, seccomp: true, machine: 'x86_64', kernel: '6.18.0', hugepageSizes: [], maskedPaths: [],
+};
+
+const spec: SpecDefaults = {
+  capabilities: ['CAP_CHOWN'], addInheritableCapabilities: false, env: [], sysctls: new Map(), ulimits: [], seccompProfile: undefined, privilegedSeccompProfile: undefined,
+  apparmorProfile: '', readOnly: false, pidsLimit: -1n, minMemoryBytes: 0n, deviceOwner: 'host',
+};
+
+/** What happens on the node outside the runtime: survives crashes, may be made to fail. */
+export class FakeSurroundings {
+  readonly node: FakeNode;
+  readonly directory: string;
+  readonly roots = new Set<ContainerId>();
+  readonly networks = new Map<SandboxId, PodNetwork>();
+  /** Errors that the next call of each throws. */
+  readonly failures = new Map<'mount' | 'destroyRoot' | 'add' | 'del', RuntimeError[]>();
+  /** Held by a test to make CNI ADD wait. */
+  addGate: Promise<void> = Promise.resolve();
+  nextIp = 2;
+
+  constructor(node: FakeNode, directory: string) {
+    this.node = node;
+    this.directory = directory;
+  }
+
+  static async make(): Promise<FakeSurroundings> {
+    const directory = await mkdtemp(join(tmpdir(), 'berth-world-'));
+    return new FakeSurroundings(new FakeNode({ ownRoots: [directory] }), directory);
+  }
+
+  /** A daemon starts on this node and recovers. */
+  async boot(overrides: Partial<PodSettings> = {}): Promise<OpenPods & { readonly world: World }> {
+    const world = this.world(overrides);
+    return { ...(await openPods(backgroundOp(silent), world)), world };
+  }
+
+  world(overrides: Partial<PodSettings> = {}): World {
+    const view = this.node.boot();
+    const settings: PodSettings = {
+      spec, logDir: join(this.directory, 'logs'), absentMountSourcesToReject: [], imageVolumes: 'mkdir', additionalDevices: [], shmBytes: 1n << 26n,
+      pauseRoot: join(this.directory, 'pause'), dropInfra: true, hostPorts: 'cni', localtime: '', envExec: '', overlayOptions: [], ...overrides,
+    };
+    return {
+      images: this.#images(),
+      rootfs: this.#rootfs(),
+      network: this.#network(),
+      monitor: view.monitor,
+      runtimeFor: (handler) => {
+        if (handler !== '' && handler !== 'fake') throw new RuntimeError('InvalidArgument', `no runtime handler is called ${handler}`);
+        return view.runtime;
+      },
+      runtimes: [view.runtime],
+      namespaces: view.namespaces,
+      processes: view.processes,
+      host: view.host,
+      state: new FileStateStore(join(this.directory, 'run')),
+      workspace: new Workspace(join(this.directory, 'run')),
+      clock: () => this.node.now(),
+      facts,
+      settings,
+      log: silent,
+    };
+  }
+
+  /** What is left on the node, a line each; empty when everything was given back. */
+  leaks(): string[] {
+    return [...this.node.leaks(), ...[...this.roots].map((id) => `rootfs ${id}`), ...[...this.networks.keys()].map((id) => `network ${id}`)];
+  }
+
+  async dispose(): Promise<void> {
+    this.node.crash();
+    await rm(this.directory, { recursive: true, force: true });
+  }
+
+  #fail(what: 'mount' | 'destroyRoot' | 'add' | 'del'): void {
+    const error = this.failures.get(what)?.shift();
+    if (error !== undefined) throw error;
+  }
+
+  #images(): ImageStore {
+    const names = new Set<string>([fakeImage.id, ...fakeImage.repoTags, ...fakeImage.repoDigests]);
+    return {
+      load: async () => {},
+      pull: async () => fakeImage,
+      import: async () => [fakeImage],
+      find: (reference) => (names.has(reference) ? fakeImage : undefined),
+      list: () => [fakeImage],
+      remove: async () => {},
+      usage: async () => ({ usedBytes: 1n, inodesUsed: 1n }),
+      sweep: async () => {},
+      progress: () => [],
+    };
+  }
+
+  #rootfs(): RootfsDriver {
+    const inside: InsideRoot = {
+      readFile: async () => undefined,
+      ensureDir: async () => {},
+      ensureFile: async () => {},
+      resolve: async () => undefined,
+      symlinkIfAbsent: async () => {},
+      copyOut: async () => {},
+    };
+    return {
+      mount: async (_op, id) => {
+        this.#fail('mount');
+        this.roots.add(id);
+        return join(this.directory, 'rootfs', id);
+      },
+      destroy: async (_op, id) => {
+        this.#fail('destroyRoot');
+        this.roots.delete(id);
+      },
+      usage: async () => ({ usedBytes: 0n, inodesUsed: 0n }),
+      list: async () => [...this.roots],
+      mountImageVolume: async (_op, id, index) => join(this.directory, 'volumes', id, String(index)),
+      inside: () => inside,
+      imageRoot: this.directory,
+      containerRoot: this.directory,
+      unpack: async () => {},
+      has: async () => true,
+      removeLayer: async () => {},
+      listLayers: async () => [],
+      layersUsage: async () => ({ usedBytes: 0n, inodesUsed: 0n }),
+    };
+  }
+
+  #network(): NetworkPlugin {
+    return {
+      start: async () => {},
+      close: async () => {},
+      ready: { ok: true, why: '' },
+      add: async (op: Op, pod: PodNetworkRequest) => {
+        op.stage('cni add: bridge');
+        await this.addGate;
+        this.networks.set(pod.id, { ips: [`10.0.0.${this.nextIp++}`], interfaceName: 'eth0' });
+        this.#fail('add');
+        return this.networks.get(pod.id) ?? { ips: [], interfaceName: 'eth0' };
+      },
+      destroy: async (_op, id) => {
+        this.#fail('del');
+        this.networks.delete(id);
+      },
+      check: async () => {},
+      gc: async (_op, live) => {
+        for (const id of this.networks.keys()) if (!live.includes(id)) this.networks.delete(id);
+      },
+      list: async () => [...this.networks.keys()],
+    };
+  }
+}
+
+/** A pod config as the kubelet sends it; `name` and `attempt` make it a pod of its own. */
+export function fakePod(name = 'web', attempt = 0, changes: Partial<PodSandboxConfig> = {}): PodSandboxConfig {
+  return {
+    metadata: { name, uid: `uid-${name}`, namespace: 'default', attempt },
+    hostname: name,
+    logDirectory: '',
+    portMappings: [],
+    labels: { app: name },
+    annotations: {},
+    linux: {
+      cgroupParent: '', sysctls: {},
+      securityContext: {
+        namespaceOptions: { network: 'POD', pid: 'CONTAINER', ipc: 'POD', targetId: '' }, readonlyRootfs: false, supplementalGroups: [], privileged: false,
+        seccompProfilePath: '', supplementalGroupsPolicy: 'Merge',
+      },
+    },
+    ...changes,
+  };
+}
+
+/** A container config with the fake image. */
+export function fakeContainer(name = 'app', attempt = 0, changes: Partial<ContainerConfig> = {}): ContainerConfig {
+  return {
+    metadata: { name, attempt },
+    image: { image: fakeImage.id, annotations: {}, userSpecifiedImage: '', runtimeHandler: '', imageRef: '' },
+    command: [], args: [], workingDir: '', envs: [], mounts: [], devices: [], labels: {}, annotations: {}, logPath: `${name}.log`, stdin: false, stdinOnce: false, tty: false,
+    cdiDevices: [], stopSignal: 'SIGNAL_RUNTIME_DEFAULT',
+    ...changes,
+  };
+}
