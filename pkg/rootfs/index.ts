@@ -64,3 +64,5 @@ export interface InsideRoot {
   /** Copies the content of directory `from` inside the root to host directory `to` (VOLUME copy-up), owners and modes kept; content if absent. */
   copyOut(from: string, to: string): Promise<void>;
 }
+
+export { OverlayRootfs, type OverlayOptions } from './overlay.ts';

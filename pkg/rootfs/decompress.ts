@@ -1,0 +1,197 @@
+/**
+ * From the bytes of a layer blob to the bytes of its tar. What it is packed with is told by its first bytes, never by the media type:
+ * registries hold layers whose type is wrong.
+ *
+ * Runs in the worker. Inflating happens on libuv's threads, one block ahead of the consumer, so that inflating and writing files overlap.
+ */
+import { readSync } from 'node:fs';
+import { Readable } from 'node:stream';
+import { pipeline } from 'node:stream/promises';
+import { constants, createGunzip, createZstdDecompress } from 'node:zlib';
+import type { Transform } from 'node:stream';
+import { limits } from '../base/limits.ts';
+import { errnoOf, RuntimeError } from '../base/errors.ts';
+
+export type Compression = 'none' | 'gzip' | 'zstd' | 'xz' | 'bzip2';
+
+/** Small blocks cost more in hand-overs than in inflating; 16 KiB, zlib's default, halves the speed. */
+const BLOCK_BYTES = 256 * 1024;
+
+/** PURE. The packing that starts with these bytes (at least 6 where there are so many). */
+export function compressionOf(head: Uint8Array): Compression {
+  const starts = (...magic: number[]): boolean => magic.every((byte, i) => head[i] === byte);
+  if (starts(0x1f, 0x8b, 0x08)) return 'gzip';
+  if (starts(0x28, 0xb5, 0x2f, 0xfd)) return 'zstd';
+  // A skippable frame: pzstd and zstd:chunked may start with one.
+  if (((head[0] ?? 0) & 0xf0) === 0x50 && head[1] === 0x2a && head[2] === 0x4d && head[3] === 0x18) return 'zstd';
+  if (starts(0xfd, 0x37, 0x7a, 0x58, 0x5a, 0x00)) return 'xz';
+  if (starts(0x42, 0x5a, 0x68)) return 'bzip2';
+  return 'none';
+}
+
+export interface DecompressSink {
+  /** Bytes read from the blob so far. */
+  consumed(bytes: number): void;
+  /** The next piece of the tar. What it throws ends the reading and comes out again. */
+  produced(bytes: Buffer): void;
+}
+
+/**
+ * Reads `fd` to its end. 'none' is for plain tars and for pipes from a program that unpacks.
+ * @throws DataLoss for damaged or cut data, ResourceExhausted for a zstd window over the limit.
+ */
+export async function decompress(fd: number, compression: 'none' | 'gzip' | 'zstd', sink: DecompressSink): Promise<void> {
+  if (compression === 'none') {
+    for (const block of blocksOf(fd, sink)) sink.produced(block);
+    return;
+  }
+  const source = compression === 'gzip' ? blocksOf(fd, sink) : zstdFrames(blocksOf(fd, sink));
+  await pipeline(Readable.from(source), inflater(compression), async (chunks: AsyncIterable<Buffer>) => {
+    for await (const chunk of chunks) sink.produced(chunk);
+  }).catch((error: unknown) => {
+    throw damaged(error, compression);
+  });
+}
+
+function inflater(compression: 'gzip' | 'zstd'): Transform {
+  const options = { chunkSize: BLOCK_BYTES, readableHighWaterMark: 2 * BLOCK_BYTES };
+  if (compression === 'gzip') return createGunzip(options);
+  return createZstdDecompress({ ...options, params: { [constants.ZSTD_d_windowLogMax]: limits.zstdWindowLog } });
+}
+
+function* blocksOf(fd: number, sink: DecompressSink): Generator<Buffer> {
+  for (;;) {
+    const block = Buffer.allocUnsafeSlow(BLOCK_BYTES);
+    const count = readSync(fd, block, 0, block.length, null);
+    if (count === 0) return;
+    sink.consumed(count);
+    yield block.subarray(0, count);
+  }
+}
+
+function damaged(error: unknown, compression: string): unknown {
+  const name = errnoOf(error) ?? (error instanceof Error && 'code' in error ? String(error.code) : '');
+  if (name === 'ZSTD_error_frameParameter_windowTooLarge') {
+    return new RuntimeError('ResourceExhausted', `the layer wants a zstd window of more than ${2 ** (limits.zstdWindowLog - 20)} MiB`, { cause: error });
+  }
+  if (!/^(Z_|ZSTD_)/.test(name)) return error;
+  return new RuntimeError('DataLoss', `the ${compression} data of the layer is damaged or cut short`, { cause: error });
+}
+
+const ZSTD_MAGIC = 0xfd2fb528;
+const SKIPPABLE_MAGIC = 0x184d2a50;
+
+/**
+ * PURE. Cuts zstd data at the ends of its frames and leaves skippable frames out. Node's decoder takes the end of a frame for the
+ * end of the data and drops what came in the same write; zstd:chunked makes a frame of every file (RFC 8878, sections 3.1.1 and 3.1.2).
+ * @throws DataLoss if a frame is cut short or something else follows it.
+ */
+export function* zstdFrames(blocks: Iterable<Buffer>): Generator<Buffer> {
+  const frames = new FrameCutter();
+  for (const block of blocks) yield* frames.cut(block);
+  if (!frames.atEnd) throw new RuntimeError('DataLoss', 'the zstd data of the layer is cut short');
+}
+
+type FrameState = 'magic' | 'skipSize' | 'skip' | 'descriptor' | 'header' | 'blockHeader' | 'block' | 'checksum';
+
+class FrameCutter {
+  #state: FrameState = 'magic';
+  /** Bytes of the current part still to come. */
+  #left = 4;
+  /** The current part as a little-endian number, for parts of at most 4 bytes. */
+  #value = 0;
+  #shift = 0;
+  #hasChecksum = false;
+  #isLastBlock = false;
+  /** The magic number of a frame can lie in two blocks. */
+  #held: Buffer[] = [];
+
+  /** True between two frames. */
+  get atEnd(): boolean {
+    return this.#state === 'magic' && this.#left === 4;
+  }
+
+  *cut(block: Buffer): Generator<Buffer> {
+    let start = 0;
+    for (let at = 0; at < block.length; ) {
+      const isSkipping = this.#state === 'skip' || this.#state === 'skipSize';
+      const taken = Math.min(this.#left, block.length - at);
+      if (this.#left <= 4) this.#number(block, at, taken);
+      at += taken;
+      this.#left -= taken;
+      if (isSkipping) start = at;
+      if (this.#left > 0) continue;
+      const part = this.#state;
+      this.#advance();
+      if (part === 'magic') {
+        if (this.#state === 'skipSize') {
+          start = at;
+          this.#held = [];
+        } else {
+          yield* this.#held;
+          this.#held = [];
+        }
+      } else if (this.#state === 'magic' && !isSkipping) {
+        if (at > start) yield block.subarray(start, at);
+        start = at;
+      }
+    }
+    if (start === block.length) return;
+    if (this.#state === 'magic') this.#held.push(block.subarray(start));
+    else yield block.subarray(start);
+  }
+
+  #number(block: Buffer, at: number, count: number): void {
+    for (let i = 0; i < count; i++) {
+      this.#value += (block[at + i] as number) * 2 ** this.#shift;
+      this.#shift += 8;
+    }
+  }
+
+  #advance(): void {
+    const value = this.#value;
+    switch (this.#state) {
+      case 'magic':
+        if (value === ZSTD_MAGIC) return this.#expect('descriptor', 1);
+        if (value - (value % 16) === SKIPPABLE_MAGIC) return this.#expect('skipSize', 4);
+        throw new RuntimeError('DataLoss', 'the zstd data of the layer is followed by something else');
+      case 'skipSize':
+        return value === 0 ? this.#expect('magic', 4) : this.#expect('skip', value);
+      case 'skip':
+        return this.#expect('magic', 4);
+      case 'descriptor': {
+        this.#hasChecksum = (value & 0x04) !== 0;
+        const isSingle = (value & 0x20) !== 0;
+        const sizeField = [isSingle ? 1 : 0, 2, 4, 8][value >> 6] ?? 0;
+        const dictionaryField = [0, 1, 2, 4][value & 0x03] ?? 0;
+        const rest = (isSingle ? 0 : 1) + dictionaryField + sizeField;
+        return this.#expect('header', rest);
+      }
+      case 'header':
+        return this.#expect('blockHeader', 3);
+      case 'blockHeader': {
+        this.#isLastBlock = (value & 1) === 1;
+        // A run of one repeated byte stores that byte alone.
+        const stored = ((value >> 1) & 3) === 1 ? 1 : value >> 3;
+        return stored === 0 ? this.#afterBlock() : this.#expect('block', stored);
+      }
+      case 'block':
+        return this.#afterBlock();
+      case 'checksum':
+        return this.#expect('magic', 4);
+    }
+  }
+
+  #afterBlock(): void {
+    if (!this.#isLastBlock) this.#expect('blockHeader', 3);
+    else if (this.#hasChecksum) this.#expect('checksum', 4);
+    else this.#expect('magic', 4);
+  }
+
+  #expect(state: FrameState, bytes: number): void {
+    this.#state = state;
+    this.#left = bytes;
+    this.#value = 0;
+    this.#shift = 0;
+  }
+}

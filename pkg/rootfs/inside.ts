@@ -1,0 +1,71 @@
+/** What is inside a container's root: InsideRoot on a descriptor of the root, opened anew for each question since roots come and go. */
+import { constants } from 'node:fs';
+import { isCode, RuntimeError } from '../base/errors.ts';
+import { quote } from '../base/ids.ts';
+import { limits } from '../base/limits.ts';
+import { closeFd, errnoBehind, Root } from '../sys/index.ts';
+import type { InsideRoot } from './index.ts';
+import { linkedPath } from './layer-writer.ts';
+
+/** Answers about `root`, a host path that we chose ourselves. */
+export function insideRoot(root: string): InsideRoot {
+  return {
+    readFile: (path, max) => within(root, (inside) => readFile(inside, path, max)),
+    ensureDir: (path, owner, mode) => within(root, (inside) => inside.makeDirs(path, mode, owner)),
+    ensureFile: (path) => within(root, (inside) => ensureFile(inside, path, limits.symlinkDepth)),
+    resolve: (path) => within(root, (inside) => resolve(inside, path)),
+    symlinkIfAbsent: (path, target) => within(root, (inside) => symlinkIfAbsent(inside, path, target)),
+    copyOut: (from, to) => within(root, (inside) => copyOut(inside, from, to)),
+  };
+}
+
+async function within<T>(path: string, work: (inside: Root) => T | Promise<T>): Promise<T> {
+  using inside = Root.open(path, 'chroot');
+  return await work(inside);
+}
+
+async function readFile(inside: Root, path: string, max: number): Promise<Buffer | undefined> {
+  try {
+    return await inside.readFile(path, max);
+  } catch (cause) {
+    const errno = errnoBehind(cause);
+    if (errno === 'EFBIG') throw new RuntimeError('FailedPrecondition', `${quote(path)} in the image is larger than ${max} bytes`, { cause });
+    if (errno === 'EINVAL') throw new RuntimeError('FailedPrecondition', `${quote(path)} in the image is not a regular file`, { cause });
+    throw cause;
+  }
+}
+
+function resolve(inside: Root, path: string): Awaited<ReturnType<InsideRoot['resolve']>> {
+  const found = inside.resolve(path);
+  if (found === undefined) return undefined;
+  return { path: found.path, kind: found.kind === 'file' || found.kind === 'directory' ? found.kind : 'other' };
+}
+
+/** A symlink at the end may lead to a file that is not there yet, in a directory that is not there yet. */
+function ensureFile(inside: Root, path: string, linksLeft: number): void {
+  const found = inside.resolve(path);
+  if (found?.kind === 'directory') throw new RuntimeError('FailedPrecondition', `${quote(path)} in the image is a directory where a file is needed`);
+  if (found !== undefined) return;
+  const clean = path.split('/').filter((part) => part !== '' && part !== '.').join('/');
+  const slash = clean.lastIndexOf('/');
+  if (slash > 0) inside.makeDirs(clean.slice(0, slash));
+  if (inside.stat(clean)?.kind === 'symlink') {
+    if (linksLeft === 0) throw new RuntimeError('FailedPrecondition', `${quote(path)} in the image is a symlink that leads nowhere`);
+    return ensureFile(inside, linkedPath(clean, inside.readLink(clean).toString()), linksLeft - 1);
+  }
+  closeFd(inside.openFile(clean, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW, 0o644));
+}
+
+function symlinkIfAbsent(inside: Root, path: string, target: string): void {
+  try {
+    inside.symlink(path, target);
+  } catch (error) {
+    if (!isCode(error, 'AlreadyExists')) throw error;
+  }
+}
+
+async function copyOut(inside: Root, from: string, to: string): Promise<void> {
+  if (inside.resolve(from)?.kind !== 'directory') return;
+  using target = Root.open(to, 'chroot');
+  await inside.copyTree(from, target, '.');
+}

@@ -1,0 +1,158 @@
+/**
+ * The LayerTree of the kernel: `pkg/sys` Root calls, each of which resolves its path with openat2 below the layer's directory.
+ * Paths are byte strings on this side and bytes on the other. Synchronous: for worker threads.
+ */
+import { constants, ftruncateSync, readSync, writeSync } from 'node:fs';
+import { crc32 } from 'node:zlib';
+import { RuntimeError } from '../base/errors.ts';
+import { closeFd, type EntryMeta, type Root, type Stat } from '../sys/index.ts';
+import type { CopiedFile, LayerTree, NodeKind, NodeMetadata, OpenFile } from './layer-writer.ts';
+
+const COPY_BYTES = 256 * 1024;
+const NOTHING: readonly Uint8Array[] = [];
+
+/** `root` is the layer, opened with resolution 'chroot'; `below` a merged view of the lower layers, opened the same way, if there is one. */
+export class RootTree implements LayerTree {
+  readonly #root: Root;
+  readonly #below: Root | undefined;
+
+  constructor(root: Root, below: Root | undefined) {
+    this.#root = root;
+    this.#below = below;
+  }
+
+  kindOf(path: string): NodeKind {
+    return kindOf(this.#root.stat(bytesOf(path)));
+  }
+
+  linkTarget(path: string): string {
+    return this.#root.readLink(bytesOf(path)).toString('latin1');
+  }
+
+  directory(path: string, metadata: NodeMetadata): void {
+    this.#root.writeEntry(bytesOf(path), { kind: 'directory', ...metaOf(metadata) });
+  }
+
+  symlink(path: string, target: string, metadata: NodeMetadata): void {
+    this.#root.writeEntry(bytesOf(path), { kind: 'symlink', target: Buffer.from(target, 'latin1'), ...metaOf(metadata) });
+  }
+
+  special(path: string, kind: 'character' | 'block' | 'fifo', major: number, minor: number, metadata: NodeMetadata): void {
+    const meta = metaOf(metadata);
+    this.#root.writeEntry(bytesOf(path), kind === 'fifo' ? { kind, ...meta } : { kind, major, minor, ...meta });
+  }
+
+  hardlink(path: string, target: string): void {
+    this.#root.writeHardLink(bytesOf(path), bytesOf(target));
+  }
+
+  file(path: string, content: Uint8Array, metadata: NodeMetadata): void {
+    this.#root.writeEntry(bytesOf(path), { kind: 'file', content, ...metaOf(metadata) });
+  }
+
+  begin(path: string): OpenFile {
+    return new RootFile(this.#root, this.#root.beginFile(bytesOf(path)));
+  }
+
+  setXattr(path: string, name: string, value: Uint8Array): void {
+    this.#root.setXattr(bytesOf(path), name, value);
+  }
+
+  setTime(path: string, seconds: number, nanos: number): void {
+    if (this.kindOf(path) === 'directory') this.#root.setTime(bytesOf(path), seconds, nanos);
+  }
+
+  copyUp(path: string): CopiedFile | undefined {
+    const below = this.#below;
+    if (below === undefined) return undefined;
+    const stat = below.stat(bytesOf(path));
+    if (stat?.kind !== 'file') return undefined;
+    const metadata = metadataOf(below, path, stat);
+    const from = below.openFile(bytesOf(path), constants.O_RDONLY | constants.O_NOFOLLOW);
+    const file = this.begin(path);
+    try {
+      const block = Buffer.allocUnsafeSlow(COPY_BYTES);
+      let [size, crc] = [0, 0];
+      for (let count = readSync(from, block); count > 0; count = readSync(from, block)) {
+        const bytes = block.subarray(0, count);
+        file.write(bytes, size);
+        crc = crc32(bytes, crc);
+        size += count;
+      }
+      file.finish(size, metadata);
+      return { ...metadata, sizeBytes: size, crc };
+    } catch (error) {
+      file.abandon();
+      throw error;
+    } finally {
+      closeFd(from);
+    }
+  }
+
+  /** Gives a directory that no entry described what the same directory has below. Undefined, and nothing done, if there is none. */
+  adopt(path: string): NodeMetadata | undefined {
+    const stat = this.#below?.stat(bytesOf(path));
+    if (this.#below === undefined || stat?.kind !== 'directory') return undefined;
+    const metadata = metadataOf(this.#below, path, stat);
+    this.directory(path, metadata);
+    this.setTime(path, metadata.mtimeSeconds, metadata.mtimeNanos);
+    return metadata;
+  }
+}
+
+class RootFile implements OpenFile {
+  readonly #root: Root;
+  readonly #fd: number;
+  #end = 0;
+
+  constructor(root: Root, fd: number) {
+    this.#root = root;
+    this.#fd = fd;
+  }
+
+  write(bytes: Uint8Array, offset: number): void {
+    for (let done = 0; done < bytes.length; ) done += writeSync(this.#fd, bytes, done, bytes.length - done, offset + done);
+    this.#end = offset + bytes.length;
+  }
+
+  finish(sizeBytes: number, metadata: NodeMetadata): void {
+    if (this.#end < sizeBytes) ftruncateSync(this.#fd, sizeBytes);
+    this.#root.finishFile(this.#fd, metaOf(metadata));
+    closeFd(this.#fd);
+  }
+
+  abandon(): void {
+    closeFd(this.#fd);
+  }
+}
+
+/** The path that a Root takes; the layer itself is '.'. */
+export function bytesOf(path: string): Buffer {
+  return Buffer.from(path === '' ? '.' : path, 'latin1');
+}
+
+function metaOf(metadata: NodeMetadata): EntryMeta {
+  const { mode, uid, gid, mtimeSeconds, mtimeNanos, xattrs } = metadata;
+  return { mode, uid, gid, seconds: mtimeSeconds, nanoseconds: mtimeNanos, xattrs: xattrs.length === 0 ? NOTHING : xattrs.flatMap(({ name, value }) => [Buffer.from(name, 'latin1'), value]) };
+}
+
+function kindOf(stat: Stat | undefined): NodeKind {
+  if (stat === undefined) return 'absent';
+  if (stat.kind === 'directory' || stat.kind === 'symlink') return stat.kind;
+  return stat.kind === 'character' && stat.major === 0 && stat.minor === 0 ? 'whiteout' : 'other';
+}
+
+/** Everything but what overlay keeps for itself. */
+function metadataOf(root: Root, path: string, stat: Stat): NodeMetadata {
+  const names = root.listXattrs(bytesOf(path)).filter((name) => !name.startsWith('trusted.overlay.') && name !== 'security.selinux');
+  const xattrs = names.map((name) => ({ name, value: root.getXattr(bytesOf(path), name) ?? missing(path) }));
+  const seconds = stat.modifiedAt / 1_000_000_000n - (stat.modifiedAt % 1_000_000_000n < 0n ? 1n : 0n);
+  return {
+    mode: stat.mode, uid: stat.uid, gid: stat.gid, xattrs,
+    mtimeSeconds: Number(seconds), mtimeNanos: Number(stat.modifiedAt - seconds * 1_000_000_000n),
+  };
+}
+
+function missing(path: string): never {
+  throw new RuntimeError('DataLoss', `an attribute of ${JSON.stringify(path)} vanished while it was read`);
+}

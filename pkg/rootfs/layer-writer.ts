@@ -1,0 +1,385 @@
+/**
+ * Tar entries → the tree of one layer, in the form that overlay mounts want.
+ *
+ * A layer is a *difference*: it is unpacked alone into its own directory and never sees a merged view, as containerd and
+ * containers/storage do, so that an image looks the same on Berth as on them. What that means where entries lean on lower layers:
+ *
+ * - a path leads through symlinks of the same layer only, resolved inside the layer (`lib/x` beside `lib -> usr/lib` lands in `usr/lib`);
+ *   where a lower layer has the symlink, a directory of this layer hides it;
+ * - a parent directory without an entry is made 0755 root and *adopted* later: it takes owner, mode, xattrs and time of the same
+ *   directory in the lower layers, lest a layer that brings only `tmp/x` should change the mode of `/tmp`;
+ * - the target of a hard link must lie in the same layer. Where it does not, the file is copied up from the lower layers under the target's name
+ *   and then linked, as overlay itself would have done. Others refuse such layers; we need the lower layers for it (`NeedParents`).
+ *
+ * Whiteouts follow the image-spec: `.wh.x` hides `x` of lower layers only, never an `x` of the same layer, in whichever order they come.
+ *
+ * Everything goes through `LayerTree`, which resolves each path from a directory descriptor with openat2(RESOLVE_IN_ROOT): a layer may
+ * hold any symlink and still not reach out of its directory. Not a single path is joined here.
+ */
+import { RuntimeError, wrap } from '../base/errors.ts';
+import { quote } from '../base/ids.ts';
+import type { ManifestWriter } from './manifest.ts';
+import type { TarEntry, TarSink, TarXattr } from './tar.ts';
+
+/** Owner, mode, times and attributes of one node; a TarEntry is one. */
+export interface NodeMetadata {
+  readonly mode: number;
+  readonly uid: number;
+  readonly gid: number;
+  readonly mtimeSeconds: number;
+  readonly mtimeNanos: number;
+  readonly xattrs: readonly TarXattr[];
+}
+
+export type NodeKind = 'absent' | 'directory' | 'symlink' | 'whiteout' | 'other';
+
+/** What came up from the lower layers. */
+export interface CopiedFile extends NodeMetadata {
+  readonly sizeBytes: number;
+  readonly crc: number;
+}
+
+/**
+ * A directory that is being filled. Paths are byte strings relative to it, without `.`, `..` or empty parts; '' is the directory itself.
+ * Symlinks in parents resolve inside it, the last part is never followed. Errors are RuntimeErrors that have the errno below.
+ */
+export interface LayerTree {
+  /** 'absent' also if a parent is absent or is no directory. */
+  kindOf(path: string): NodeKind;
+  /** Target of the symlink at `path`. */
+  linkTarget(path: string): string;
+  /** These create, or replace what is there, whole trees too; but a directory over a directory only sets the metadata. Parents have to be there. */
+  directory(path: string, metadata: NodeMetadata): void;
+  symlink(path: string, target: string, metadata: NodeMetadata): void;
+  special(path: string, kind: 'character' | 'block' | 'fifo', major: number, minor: number, metadata: NodeMetadata): void;
+  hardlink(path: string, target: string): void;
+  /** A file whose whole content is at hand. */
+  file(path: string, content: Uint8Array, metadata: NodeMetadata): void;
+  /** A file in pieces. End with `finish` or `abandon`. */
+  begin(path: string): OpenFile;
+  setXattr(path: string, name: string, value: Uint8Array): void;
+  /** Content if `path` is not there any more. */
+  setTime(path: string, seconds: number, nanos: number): void;
+  /** Copies one regular file of the lower layers to the same path here; undefined if they have none. */
+  copyUp(path: string): CopiedFile | undefined;
+}
+
+export interface OpenFile {
+  write(bytes: Uint8Array, offset: number): void;
+  /** Sets the metadata and, for a file that ends in a hole, the size. */
+  finish(sizeBytes: number, metadata: NodeMetadata): void;
+  abandon(): void;
+}
+
+/** Thrown when a layer cannot be written without its lower layers and they were not given. Unpack again with them. */
+export class NeedParents extends Error {
+  constructor(path: string) {
+    super(`${quote(path)} is a hard link into a lower layer`);
+  }
+}
+
+/** Owner and mode of the root directory of an image. */
+export interface RootOwner {
+  readonly mode: number;
+  readonly uid: number;
+  readonly gid: number;
+}
+
+/** What remains to be said of a layer when all entries are written. */
+export interface WrittenLayer {
+  /** Directories that no entry described, parents before children; they want the metadata of the lower layers. */
+  readonly implicit: readonly string[];
+  /** What the layer says of its root directory; the root of a mount is made to match, so it is never adopted. */
+  readonly root: RootOwner | null;
+  /** The layer hides everything below it. overlay does not look for this at the root of a layer, so whoever mounts has to. */
+  readonly rootIsOpaque: boolean;
+  /** Attributes that no file system takes or that only make sense where they were read (`security.selinux`). */
+  readonly droppedXattrs: number;
+}
+
+const WHITEOUT = '.wh.';
+const OPAQUE = '.wh..wh..opq';
+/** AUFS kept its books under names like this; nobody needs them. */
+const AUFS = '.wh..wh.';
+const OPAQUE_XATTR = { name: 'trusted.overlay.opaque', value: new Uint8Array([0x79]) } as const;
+const IMPLICIT: NodeMetadata = { mode: 0o755, uid: 0, gid: 0, mtimeSeconds: 0, mtimeNanos: 0, xattrs: [] };
+const NOTHING = new Uint8Array(0);
+const NAME_MAX = 255;
+/** As the kernel's MAXSYMLINKS. */
+const SYMLINKS_MAX = 40;
+const REPLACED_MAX = 1_000;
+
+/** One use: feed it to a TarReader, then `finish`. After an error call `abandon`. */
+export class LayerWriter implements TarSink {
+  readonly #tree: LayerTree;
+  readonly #manifest: ManifestWriter;
+  readonly #parents: 'given' | 'unknown';
+  /** Directories of this layer by the paths they were reached by; the value tells whether an entry described them. */
+  readonly #directories = new Map<string, 'described' | 'implicit'>([['', 'implicit']]);
+  /** Set last, since each new name in a directory changes its time. */
+  readonly #times = new Map<string, readonly [seconds: number, nanos: number]>();
+  readonly #opaque = new Set<string>();
+  #root: RootOwner | null = null;
+  #hasWhiteouts = false;
+  #replacedCount = 0;
+  #droppedXattrs = 0;
+  /** The regular file whose content is coming. */
+  #entry: TarEntry | undefined;
+  #path = '';
+  #open: OpenFile | undefined;
+
+  /** `parents` says whether `tree.copyUp` can look into lower layers. */
+  constructor(tree: LayerTree, manifest: ManifestWriter, parents: 'given' | 'unknown') {
+    this.#tree = tree;
+    this.#manifest = manifest;
+    this.#parents = parents;
+  }
+
+  /** @throws PermissionDenied for a path out of the layer, DataLoss for an entry that makes no sense, ResourceExhausted for a full disk; NeedParents. */
+  entry(entry: TarEntry): void {
+    this.#guard(entry, () => {
+      const path = cleanPath(entry.path);
+      const marker = path.includes(WHITEOUT) ? markerOf(path) : 'none';
+      if (marker === 'none') this.#node(path, entry);
+      else if (marker !== 'ignored') this.#whiteout(path, marker);
+    });
+  }
+
+  data(bytes: Uint8Array, offset: number): void {
+    const entry = this.#entry;
+    if (entry === undefined) return;
+    this.#guard(entry, () => {
+      if (this.#open === undefined && bytes.length === entry.sizeBytes) {
+        this.#tree.file(this.#path, bytes, entry);
+        this.#manifest.file(this.#path, entry, bytes);
+        this.#entry = undefined;
+        return;
+      }
+      this.#open ??= this.#tree.begin(this.#path);
+      this.#open.write(bytes, offset);
+      this.#manifest.content(bytes);
+    });
+  }
+
+  end(): void {
+    const entry = this.#entry;
+    if (entry === undefined) return;
+    this.#guard(entry, () => {
+      // Nothing but a hole.
+      this.#open ??= this.#tree.begin(this.#path);
+      this.#open.finish(entry.sizeBytes, entry);
+      this.#open = undefined;
+      this.#entry = undefined;
+      this.#manifest.endFile(this.#path, entry);
+    });
+  }
+
+  /** Call once after the last entry. */
+  finish(): WrittenLayer {
+    for (const [path, [seconds, nanos]] of [...this.#times].reverse()) this.#tree.setTime(path, seconds, nanos);
+    const implicit = [...this.#directories].filter(([path, by]) => by === 'implicit' && path !== '' && !this.#isHidden(path)).map(([path]) => path);
+    return { implicit, root: this.#root, rootIsOpaque: this.#opaque.has(''), droppedXattrs: this.#droppedXattrs };
+  }
+
+  /** Closes what is open, on the way out after an error. */
+  abandon(): void {
+    this.#open?.abandon();
+    this.#open = undefined;
+  }
+
+  #node(path: string, entry: TarEntry): void {
+    if (path === '' && entry.type !== 'directory') throw new RuntimeError('DataLoss', 'the root of a layer has to be a directory');
+    if (path !== '') this.#ensureDirectory(parentOf(path), SYMLINKS_MAX);
+    if (entry.type === 'directory') return this.#directory(path, this.#settable(entry));
+    if (this.#directories.has(path)) this.#forget(path);
+    const node = this.#settable(entry);
+    switch (node.type) {
+      case 'file':
+        this.#path = path;
+        if (node.sizeBytes > 0) {
+          this.#entry = node;
+          return;
+        }
+        this.#tree.file(path, NOTHING, node);
+        return this.#manifest.file(path, node, NOTHING);
+      case 'symlink':
+        this.#tree.symlink(path, node.linkPath, node);
+        return this.#manifest.symlink(path, node, node.linkPath);
+      case 'hardlink':
+        return this.#hardlink(path, cleanPath(node.linkPath));
+      case 'character':
+      case 'block':
+      case 'fifo':
+        this.#tree.special(path, node.type, node.deviceMajor, node.deviceMinor, node);
+        return this.#manifest.special(path, node, node.type, node.deviceMajor, node.deviceMinor);
+    }
+  }
+
+  #directory(path: string, entry: NodeMetadata): void {
+    // What the lower layers have there was deleted before this directory was made.
+    const hidesBelow = this.#hasWhiteouts && path !== '' && !this.#directories.has(path) && this.#tree.kindOf(path) === 'whiteout';
+    if (hidesBelow) this.#opaque.add(path);
+    this.#tree.directory(path, this.#opaque.has(path) ? { ...entry, xattrs: [...entry.xattrs, OPAQUE_XATTR] } : entry);
+    this.#manifest.directory(path, entry);
+    this.#directories.set(path, 'described');
+    if (path === '') this.#root = { mode: entry.mode, uid: entry.uid, gid: entry.gid };
+    this.#times.delete(path);
+    this.#times.set(path, [entry.mtimeSeconds, entry.mtimeNanos]);
+  }
+
+  #hardlink(path: string, target: string): void {
+    const kind = this.#tree.kindOf(target);
+    if (kind === 'directory') throw new RuntimeError('DataLoss', `it is a hard link to the directory ${quote(target)}`);
+    if (kind === 'absent' || kind === 'whiteout') this.#copyUp(target, kind);
+    // Some writers link a file to itself.
+    else if (path === target) return;
+    this.#tree.hardlink(path, target);
+    this.#manifest.hardlink(path, target);
+  }
+
+  #copyUp(target: string, kind: 'absent' | 'whiteout'): void {
+    if (this.#parents === 'unknown') throw new NeedParents(target);
+    let copied: CopiedFile | undefined;
+    if (kind === 'absent' && !this.#isHidden(target)) {
+      this.#ensureDirectory(parentOf(target), SYMLINKS_MAX);
+      copied = this.#tree.copyUp(target);
+    }
+    if (copied === undefined) throw new RuntimeError('DataLoss', `it is a hard link to ${quote(target)}, which is neither in this layer nor in one below`);
+    this.#manifest.copied(target, copied);
+  }
+
+  #whiteout(path: string, marker: 'opaque' | 'hidden'): void {
+    const directory = parentOf(path);
+    this.#ensureDirectory(directory, SYMLINKS_MAX);
+    if (marker === 'opaque') return this.#makeOpaque(directory);
+    const name = path.slice(path.lastIndexOf('/') + 1 + WHITEOUT.length);
+    if (name === '' || name === '.' || name === '..') throw new RuntimeError('DataLoss', 'it is a whiteout of no file');
+    const hidden = directory === '' ? name : `${directory}/${name}`;
+    const kind = this.#tree.kindOf(hidden);
+    // A file of this layer hides what is below by being there; a directory would let it shine through.
+    if (kind === 'directory') this.#makeOpaque(hidden);
+    if (kind !== 'absent') return;
+    this.#hasWhiteouts = true;
+    this.#tree.special(hidden, 'character', 0, 0, IMPLICIT);
+    this.#manifest.special(hidden, IMPLICIT, 'character', 0, 0);
+  }
+
+  #makeOpaque(path: string): void {
+    if (this.#opaque.has(path)) return;
+    this.#opaque.add(path);
+    this.#tree.setXattr(path, OPAQUE_XATTR.name, OPAQUE_XATTR.value);
+  }
+
+  /** Makes `path` a directory, following symlinks of this layer, even those whose target is not there yet. */
+  #ensureDirectory(path: string, linksLeft: number): void {
+    if (this.#directories.has(path)) return;
+    this.#ensureDirectory(parentOf(path), linksLeft);
+    const kind = this.#tree.kindOf(path);
+    if (kind === 'symlink') {
+      if (linksLeft === 0) throw new RuntimeError('DataLoss', `its parent ${quote(path)} is a symlink that leads nowhere`);
+      this.#ensureDirectory(linkedPath(path, this.#tree.linkTarget(path)), linksLeft - 1);
+      // Not remembered: the symlink may be replaced.
+      return;
+    }
+    if (kind === 'other') throw new RuntimeError('DataLoss', `its parent ${quote(path)} is not a directory`);
+    if (kind === 'whiteout') this.#opaque.add(path);
+    if (kind !== 'directory') {
+      this.#tree.directory(path, kind === 'whiteout' ? { ...IMPLICIT, xattrs: [OPAQUE_XATTR] } : IMPLICIT);
+      this.#manifest.directory(path, IMPLICIT);
+    }
+    // One that is there although unknown was made under another path, through a symlink.
+    this.#directories.set(path, kind === 'absent' ? 'implicit' : 'described');
+  }
+
+  /** True if nothing of the lower layers shows at `path` because a directory above it is opaque. */
+  #isHidden(path: string): boolean {
+    if (this.#opaque.size === 0) return false;
+    for (let at = path; at !== ''; ) {
+      at = parentOf(at);
+      if (this.#opaque.has(at)) return true;
+    }
+    return false;
+  }
+
+  /** A directory gives way to something else, with all that is in it. */
+  #forget(path: string): void {
+    // Each time costs a walk over all directories; real layers never do it.
+    if (++this.#replacedCount > REPLACED_MAX) throw new RuntimeError('ResourceExhausted', `more than ${REPLACED_MAX} directories are replaced by something else`);
+    const below = `${path}/`;
+    for (const known of [this.#directories, this.#times, this.#opaque]) {
+      for (const each of known.keys()) if (each === path || each.startsWith(below)) known.delete(each);
+    }
+    this.#manifest.removed(path);
+  }
+
+  /** The entry without the attributes that must not or cannot be set. */
+  #settable(entry: TarEntry): TarEntry {
+    if (entry.xattrs.length === 0) return entry;
+    const xattrs = entry.xattrs.filter(({ name }) => isSettable(name, entry.type));
+    this.#droppedXattrs += entry.xattrs.length - xattrs.length;
+    return { ...entry, xattrs };
+  }
+
+  #guard(entry: TarEntry, work: () => void): void {
+    try {
+      work();
+    } catch (error) {
+      if (error instanceof NeedParents) throw error;
+      throw wrap(`cannot unpack ${quote(entry.path)}`, error);
+    }
+  }
+}
+
+/**
+ * The path inside the layer that an entry means: leading and doubled slashes and `.` mean nothing, `x/..` cancels out.
+ * @throws PermissionDenied if it climbs out, InvalidArgument if a part is longer than a file name can be.
+ */
+export function cleanPath(raw: string): string {
+  const parts: string[] = [];
+  for (const part of raw.split('/')) {
+    if (part === '' || part === '.') continue;
+    if (part === '..') {
+      if (parts.pop() === undefined) throw new RuntimeError('PermissionDenied', `the path ${quote(raw)} leads out of the layer`);
+      continue;
+    }
+    if (part.length > NAME_MAX) throw new RuntimeError('InvalidArgument', `the path ${quote(raw)} has a name of more than ${NAME_MAX} bytes`);
+    parts.push(part);
+  }
+  return parts.join('/');
+}
+
+/** Where a symlink at `path` points, as a path inside the layer; the root is its own parent. */
+export function linkedPath(path: string, target: string): string {
+  const parts = target.startsWith('/') ? [] : path.split('/').slice(0, -1);
+  for (const part of target.split('/')) {
+    if (part === '..') parts.pop();
+    else if (part !== '' && part !== '.') parts.push(part);
+  }
+  return parts.join('/');
+}
+
+/** What a name with `.wh.` in it means. @throws DataLoss where a whiteout is used as a directory. */
+function markerOf(path: string): 'none' | 'hidden' | 'opaque' | 'ignored' {
+  const parts = path.split('/');
+  const name = parts.pop() as string;
+  if (parts.some((part) => part.startsWith(AUFS))) return 'ignored';
+  if (parts.some((part) => part.startsWith(WHITEOUT))) throw new RuntimeError('DataLoss', 'it lies below a whiteout');
+  if (name === OPAQUE) return 'opaque';
+  if (name.startsWith(AUFS)) return 'ignored';
+  return name.startsWith(WHITEOUT) ? 'hidden' : 'none';
+}
+
+/**
+ * `trusted.overlay.*` would let an image steer the overlay mount (redirects, metacopy); SELinux labels come with the mount; an EVM signature is
+ * for another inode. The kernel takes `user.*` on files and directories only.
+ */
+function isSettable(name: string, type: TarEntry['type']): boolean {
+  if (name.startsWith('trusted.overlay.') || name.startsWith('user.overlay.') || name === 'security.selinux' || name === 'security.evm') return false;
+  if (name.startsWith('user.')) return type === 'file' || type === 'directory';
+  return name.startsWith('security.') || name.startsWith('trusted.') || name === 'system.posix_acl_access' || name === 'system.posix_acl_default';
+}
+
+function parentOf(path: string): string {
+  const slash = path.lastIndexOf('/');
+  return slash < 0 ? '' : path.slice(0, slash);
+}

@@ -1,0 +1,381 @@
+/**
+ * The layers on disk.
+ *
+ *     layers/<hex of chain id>/fs/          the tree, in overlay's form
+ *     layers/<hex>/manifest                 what is in it (manifest.ts)
+ *     layers/<hex>/layer.json               what it is and how large (LayerRecord)
+ *     layers/.tmp-<random>/                 one on its way in or out; nobody's after a crash
+ *
+ * A layer is complete or absent: everything is written under a temporary name, the file system is synced, then it gets its name and the
+ * name is synced (containerd#10655, cri-o#4285: layers that were marked complete before their data was on disk). One syncfs costs far
+ * less than fsync of every file, and layers that are ready at the same time share it.
+ */
+import { randomBytes } from 'node:crypto';
+import { EventEmitter, once } from 'node:events';
+import { constants, openSync, readSync } from 'node:fs';
+import { mkdir, rename, stat, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { errnoOf, explain, isCode, RuntimeError, wrap } from '../base/errors.ts';
+import { failpoint } from '../base/failpoint.ts';
+import { ensureDir, readDirSorted, readJson, syncDirectory } from '../base/files.ts';
+import { type ChainId, hexOf, parseChainId } from '../base/ids.ts';
+import { limits } from '../base/limits.ts';
+import { abortError, checkAlive, type Op } from '../base/op.ts';
+import { abortable, SingleFlight } from '../base/sync.ts';
+import type { FsUsage, LayerSource, LayerUnpacker } from '../image/index.ts';
+import { closeFd, mountBind, mountOverlay, pipe, Root, spawn, syncFileSystem, treeUsage, unmountTree, type Child } from '../sys/index.ts';
+import { type Compression, compressionOf } from './decompress.ts';
+import type { RootOwner } from './layer-writer.ts';
+import type { UnpackPool } from './unpack-pool.ts';
+import type { Results, UnpackLimits } from './unpack-worker.ts';
+
+/** What is remembered of a layer beside its files. */
+export interface LayerRecord {
+  readonly version: 1;
+  readonly chainId: ChainId;
+  readonly diffId: string;
+  /** Of the blob it was unpacked from. */
+  readonly digest: string;
+  /** Disk space and inodes of `fs`, measured once: a layer does not change. */
+  readonly usedBytes: number;
+  readonly inodesUsed: number;
+  /** Owner and mode of the image's root directory if this layer says so. */
+  readonly root: RootOwner | null;
+  /** It hides all layers below it; overlay does not see that by itself. */
+  readonly rootIsOpaque: boolean;
+}
+
+type Unpacked = Extract<Results['unpack'], { readonly outcome: 'done' }>;
+
+const TEMPORARY = '.tmp-';
+const LAYER_JSON_BYTES = 65_536;
+const DEFAULT_LIMITS: UnpackLimits = {
+  entriesCount: limits.tarEntriesCount,
+  unpackedBytes: limits.layerUnpackedBytes,
+  ratio: limits.layerRatio,
+  ratioGraceBytes: limits.layerRatioGraceBytes,
+};
+
+/** The directory `layers/`. */
+export class Layers implements LayerUnpacker {
+  readonly directory: string;
+  readonly #pool: UnpackPool;
+  readonly #limits: UnpackLimits;
+  readonly #flights = new SingleFlight<ChainId, void>();
+  readonly #completed = new EventEmitter().setMaxListeners(0);
+  readonly #sync: SharedSync;
+  #records: Promise<Map<ChainId, LayerRecord>> | undefined;
+
+  constructor(directory: string, pool: UnpackPool, bounds: Partial<UnpackLimits>) {
+    this.directory = directory;
+    this.#pool = pool;
+    this.#limits = { ...DEFAULT_LIMITS, ...bounds };
+    this.#sync = new SharedSync(directory);
+  }
+
+  async has(chainId: ChainId): Promise<boolean> {
+    return (await this.#known()).has(chainId) && (await exists(join(this.#path(chainId), 'layer.json')));
+  }
+
+  async listLayers(): Promise<readonly ChainId[]> {
+    return [...(await this.#known()).keys()];
+  }
+
+  async layersUsage(_op: Op): Promise<FsUsage> {
+    let [usedBytes, inodesUsed] = [0, 0];
+    for (const record of (await this.#known()).values()) {
+      usedBytes += record.usedBytes;
+      inodesUsed += record.inodesUsed;
+    }
+    return { usedBytes: BigInt(usedBytes), inodesUsed: BigInt(inodesUsed) };
+  }
+
+  /** @throws NotFound unless the layer is complete. */
+  async record(chainId: ChainId): Promise<LayerRecord> {
+    const record = (await this.#known()).get(chainId);
+    if (record === undefined) throw new RuntimeError('NotFound', `layer ${chainId} is not on this node; pull the image again`);
+    return record;
+  }
+
+  /** Directories for overlay's lowerdir, topmost first, of layers given bottom first. @throws NotFound if one is missing. */
+  async lowerDirs(layers: readonly ChainId[]): Promise<string[]> {
+    const directories: string[] = [];
+    for (const chainId of layers.toReversed()) {
+      directories.push(join(this.#path(chainId), 'fs'));
+      if ((await this.record(chainId)).rootIsOpaque) break;
+    }
+    return directories;
+  }
+
+  /** Owner and mode of the root that these layers make together. */
+  async rootOwner(layers: readonly ChainId[]): Promise<RootOwner> {
+    for (const chainId of layers.toReversed()) {
+      const { root } = await this.record(chainId);
+      if (root !== null) return root;
+    }
+    return { mode: 0o755, uid: 0, gid: 0 };
+  }
+
+  async unpack(op: Op, layer: LayerSource): Promise<void> {
+    const { chainId } = layer;
+    for (;;) {
+      checkAlive(op, `unpack layer ${chainId}`);
+      if (await this.has(chainId)) return;
+      const flying = this.#flights.get(chainId);
+      if (flying === undefined) return this.#flights.run(chainId, () => this.#unpack(op, layer));
+      try {
+        return await abortable(flying, op.signal, () => abortError(op, `wait for layer ${chainId}`));
+      } catch (error) {
+        // Whoever began gave up; we did not.
+        if (op.signal.aborted || !(isCode(error, 'Cancelled') || isCode(error, 'DeadlineExceeded'))) throw error;
+      }
+    }
+  }
+
+  async removeLayer(_op: Op, chainId: ChainId): Promise<void> {
+    const records = await this.#known();
+    await this.#flights.get(chainId)?.catch(() => {});
+    records.delete(chainId);
+    await this.#discard(hexOf(chainId));
+  }
+
+  /** Deletes what a crash left half made or half deleted. For the start of the daemon, before anything is unpacked. */
+  async sweep(op: Op): Promise<void> {
+    for (const name of await readDirSorted(this.directory)) {
+      if (name.startsWith(TEMPORARY)) await this.#remove(name).catch((error: unknown) => op.log.warn('cannot remove a partial layer, will retry at the next start', { path: name, cause: explain(error) }));
+    }
+  }
+
+  /** Compares a layer with what was written when it was unpacked. Empty = whole; otherwise what is wrong, a few lines at most. */
+  async verify(op: Op, chainId: ChainId): Promise<readonly string[]> {
+    try {
+      const record = parseRecord(await readJson(join(this.#path(chainId), 'layer.json'), LAYER_JSON_BYTES), chainId);
+      const problems = await this.#pool.run(op, { type: 'verify', directory: this.#path(chainId) }, undefined);
+      if (problems.length > 0) return problems;
+      const { inodesUsed } = await treeUsage(join(this.#path(chainId), 'fs'));
+      return Number(inodesUsed) === record.inodesUsed ? [] : [`it holds ${inodesUsed} inodes instead of ${record.inodesUsed}`];
+    } catch (error) {
+      if (op.signal.aborted) throw error;
+      return [explain(error)];
+    }
+  }
+
+  async #unpack(op: Op, layer: LayerSource): Promise<void> {
+    await ensureDir(this.directory);
+    const name = temporaryName();
+    const directory = join(this.directory, name);
+    try {
+      op.stage(`unpack layer ${layer.chainId}`);
+      const unpacked = await this.#fill(op, layer, directory);
+      op.stage(`sync layer ${layer.chainId}`);
+      await this.#commit(layer, directory, unpacked);
+    } catch (error) {
+      await this.#remove(name).catch((cause: unknown) => op.log.warn('cannot remove a partial layer, will retry at the next start', { path: directory, cause: explain(cause) }));
+      throw wrap(`unpack layer ${layer.digest}`, error);
+    }
+    this.#completed.emit(layer.chainId);
+  }
+
+  async #fill(op: Op, layer: LayerSource, directory: string): Promise<Unpacked> {
+    const parents = layer.parents ?? [];
+    let unpacked = await this.#run(op, layer, directory, '');
+    if (unpacked.outcome === 'needParents') {
+      if (parents.length === 0) throw new RuntimeError('DataLoss', 'it has a hard link to a file that it does not bring, and there is no layer below');
+      unpacked = await this.#withBelow(op, directory, parents, (below) => this.#run(op, layer, directory, below));
+      if (unpacked.outcome === 'needParents') throw new RuntimeError('Internal', 'unpacking asked for lower layers that it has');
+    }
+    const paths = unpacked.implicit;
+    if (paths.length > 0 && parents.length > 0) {
+      await this.#withBelow(op, directory, parents, (below) => this.#pool.run(op, { type: 'adopt', directory, below, paths }, undefined));
+    }
+    return unpacked;
+  }
+
+  /** Unpacks into an empty `directory`. */
+  async #run(op: Op, layer: LayerSource, directory: string, below: string): Promise<Results['unpack']> {
+    await this.#removeContent(directory);
+    await mkdir(join(directory, 'fs'), { recursive: true, mode: 0o755 });
+    const blob = openSync(layer.path, constants.O_RDONLY | constants.O_NOFOLLOW);
+    try {
+      const compression = compressionOf(head(blob));
+      const job = { type: 'unpack', blobBytes: Number(layer.sizeBytes), directory, below, diffId: layer.diffId, limits: this.#limits } as const;
+      if (compression === 'xz' || compression === 'bzip2') {
+        return await unpackThrough(op, compression, blob, (fd) => this.#pool.run(op, { ...job, fd, compression: 'none' }, layer.onProgress));
+      }
+      return await this.#pool.run(op, { ...job, fd: blob, compression }, layer.onProgress);
+    } finally {
+      closeFd(blob);
+    }
+  }
+
+  async #commit(layer: LayerSource, directory: string, unpacked: Unpacked): Promise<void> {
+    const { usedBytes, inodesUsed } = await treeUsage(join(directory, 'fs'));
+    const record: LayerRecord = {
+      version: 1, chainId: layer.chainId, diffId: layer.diffId, digest: layer.digest, usedBytes: Number(usedBytes), inodesUsed: Number(inodesUsed),
+      root: unpacked.root, rootIsOpaque: unpacked.rootIsOpaque,
+    };
+    await writeFile(join(directory, 'layer.json'), `${JSON.stringify(record)}\n`, { mode: 0o600 });
+    await failpoint('rootfs.unpack.written');
+    await this.#sync.run();
+    await failpoint('rootfs.unpack.synced');
+    const records = await this.#known();
+    // Only a layer without a readable record can be in the way.
+    await this.#discard(hexOf(layer.chainId));
+    await rename(directory, this.#path(layer.chainId));
+    await syncDirectory(this.directory);
+    await failpoint('rootfs.unpack.renamed');
+    records.set(layer.chainId, record);
+  }
+
+  /** Runs `work` with a read-only view of the lower layers, as soon as these are complete. */
+  async #withBelow<T>(op: Op, directory: string, parents: readonly ChainId[], work: (below: string) => Promise<T>): Promise<T> {
+    for (const parent of parents) await this.#whenComplete(op, parent);
+    const below = join(directory, 'below');
+    await mkdir(below, { recursive: true, mode: 0o700 });
+    const lower = await this.lowerDirs(parents);
+    if (lower.length > 1) await mountOverlay({ lower, writable: null, target: below, options: ['ro', 'nodev', 'nosuid', 'noexec'] });
+    else await mountBind({ source: lower[0] as string, target: below, extent: 'one', attributes: ['ro', 'nodev', 'nosuid', 'noexec'] });
+    try {
+      return await work(below);
+    } finally {
+      await unmountTree(below);
+    }
+  }
+
+  async #whenComplete(op: Op, chainId: ChainId): Promise<void> {
+    const arrival = once(this.#completed, chainId, { signal: op.signal });
+    arrival.catch(() => {});
+    if (await this.has(chainId)) return;
+    op.stage(`wait for layer ${chainId}`);
+    await arrival.catch(() => {
+      throw abortError(op, `wait for layer ${chainId} below`);
+    });
+  }
+
+  #path(chainId: ChainId): string {
+    return join(this.directory, hexOf(chainId));
+  }
+
+  #known(): Promise<Map<ChainId, LayerRecord>> {
+    this.#records ??= loadRecords(this.directory);
+    return this.#records;
+  }
+
+  /** Takes the name away at once and the files after it. Content if absent. */
+  async #discard(name: string): Promise<void> {
+    const temporary = temporaryName();
+    try {
+      await rename(join(this.directory, name), join(this.directory, temporary));
+    } catch (error) {
+      if (errnoOf(error) === 'ENOENT') return;
+      throw wrap(`remove layer ${name}`, error);
+    }
+    await this.#remove(temporary);
+  }
+
+  async #remove(name: string): Promise<void> {
+    await unmountTree(join(this.directory, name, 'below'));
+    using root = Root.open(this.directory, 'strict');
+    await root.removeTreeAsync(name);
+  }
+
+  /** Empties a directory that a first attempt has filled. */
+  async #removeContent(directory: string): Promise<void> {
+    if (!(await exists(join(directory, 'fs')))) return;
+    using root = Root.open(directory, 'strict');
+    await root.removeTreeAsync('fs');
+  }
+}
+
+/** One syncfs for all who ask while the one before is running. */
+class SharedSync {
+  readonly #path: string;
+  #running: Promise<void> = Promise.resolve();
+  #next: Promise<void> | undefined;
+
+  constructor(path: string) {
+    this.#path = path;
+  }
+
+  /** Everything written before the call is on disk when it resolves. */
+  run(): Promise<void> {
+    this.#next ??= this.#running.then(() => {
+      this.#next = undefined;
+      const sync = syncFileSystem(this.#path);
+      this.#running = sync.catch(() => {});
+      return sync;
+    });
+    return this.#next;
+  }
+}
+
+async function loadRecords(directory: string): Promise<Map<ChainId, LayerRecord>> {
+  const records = new Map<ChainId, LayerRecord>();
+  for (const name of await readDirSorted(directory)) {
+    if (!/^[0-9a-f]{64}$/.test(name)) continue;
+    const chainId = parseChainId(`sha256:${name}`);
+    try {
+      records.set(chainId, parseRecord(await readJson(join(directory, name, 'layer.json'), LAYER_JSON_BYTES), chainId));
+    } catch {
+      // A layer without a readable record counts as absent: the next pull puts a whole one in its place.
+    }
+  }
+  return records;
+}
+
+function parseRecord(value: unknown, chainId: ChainId): LayerRecord {
+  const record = value as Partial<LayerRecord> | null;
+  const isWhole = record !== null && typeof record === 'object' && record.version === 1 && record.chainId === chainId && typeof record.diffId === 'string' &&
+    typeof record.digest === 'string' && Number.isSafeInteger(record.usedBytes) && Number.isSafeInteger(record.inodesUsed) &&
+    typeof record.rootIsOpaque === 'boolean' && typeof record.root === 'object';
+  if (!isWhole) throw new RuntimeError('DataLoss', `the record of layer ${chainId} is damaged`);
+  return record as LayerRecord;
+}
+
+/** Formats that Node cannot unpack go through their own program, which has no right to more than it needs to hold one window. */
+async function unpackThrough(op: Op, program: Extract<Compression, 'xz' | 'bzip2'>, blob: number, work: (fd: number) => Promise<Results['unpack']>): Promise<Results['unpack']> {
+  const tar = pipe();
+  let child: Child;
+  try {
+    child = await spawn({ argv: program === 'xz' ? ['xz', '-dc', '--memlimit-decompress=256MiB'] : ['bzip2', '-dc'], fds: [blob, tar.write, 'null'] });
+  } catch (cause) {
+    closeFd(tar.read);
+    closeFd(tar.write);
+    throw new RuntimeError('Unimplemented', `the layer is packed with ${program}, and the program \`${program}\` does not start on this node: install it`, { cause });
+  }
+  closeFd(tar.write);
+  // The worker may be waiting for bytes and not see its flag.
+  const kill = (): void => void child.kill(9);
+  op.signal.addEventListener('abort', kill, { once: true });
+  try {
+    const result = await work(tar.read).catch((error: unknown) => error);
+    closeFd(tar.read);
+    const ending = await child.exited;
+    if (op.signal.aborted) throw abortError(op, 'unpack layer');
+    // SIGPIPE ends it when nobody listens any more; then the result says why.
+    if (ending.kind === 'exited' && ending.code !== 0) throw new RuntimeError('DataLoss', `the ${program} data of the layer is damaged, cut short, or wants more than 256 MiB of memory (${program} exit code ${ending.code})`);
+    if (result instanceof Error) throw result;
+    return result as Results['unpack'];
+  } finally {
+    op.signal.removeEventListener('abort', kill);
+  }
+}
+
+function head(fd: number): Uint8Array {
+  const bytes = Buffer.alloc(6);
+  return bytes.subarray(0, readSync(fd, bytes, 0, bytes.length, 0));
+}
+
+function temporaryName(): string {
+  return `${TEMPORARY}${randomBytes(12).toString('hex')}`;
+}
+
+async function exists(path: string): Promise<boolean> {
+  try {
+    await stat(path);
+    return true;
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT') return false;
+    throw error;
+  }
+}

@@ -1,0 +1,275 @@
+/**
+ * OverlayRootfs: the RootfsDriver of this product.
+ *
+ *     <root>/layers/…                            layers.ts
+ *     <root>/rootfs/<container id>/upper, work   the writable layer
+ *                                  merged        the container's root, mounted
+ *                                  volumes/<n>   image volumes, mounted read-only
+ *                                  volumes/<n>.root   an empty directory with the image root's owner and mode, topmost layer of volume n
+ *     <root>/rootfs/.trash-<random>              on its way out; nobody's after a crash
+ *
+ * `destroy` needs nothing but the id: it lets go of the mounts, takes the name away and deletes what is left in the background, so
+ * that a mount which leaked into somebody else's namespace, or a million small files, cannot hold up RemoveContainer (cri-o#8596).
+ *
+ * `<root>` is 0711 and the directories below it 0700: other users of the node must not reach setuid files of images (CVE-2021-41103). With
+ * a user namespace the container's directory is 0711, because the runtime then walks to it as the mapped root.
+ */
+import { randomBytes } from 'node:crypto';
+import { chmod, mkdir, rename } from 'node:fs/promises';
+import { join } from 'node:path';
+import { errnoOf, explain, RuntimeError, wrap } from '../base/errors.ts';
+import { ensureDir, readDirSorted } from '../base/files.ts';
+import { type ChainId, type ContainerId, parseContainerId, quote } from '../base/ids.ts';
+import { limits } from '../base/limits.ts';
+import { checkAlive, type Op } from '../base/op.ts';
+import { KeyedMutex, SingleFlight } from '../base/sync.ts';
+import type { FsUsage, LayerSource } from '../image/index.ts';
+import { closeFd, isMountPoint, mountBind, mountOverlay, openUserNamespace, Root, treeUsage, unmount, unmountTree } from '../sys/index.ts';
+import type { IdMap, IdMapping, InsideRoot, RootfsDriver, RootfsOptions } from './index.ts';
+import { insideRoot } from './inside.ts';
+import type { RootOwner } from './layer-writer.ts';
+import { Layers } from './layers.ts';
+import { UnpackPool } from './unpack-pool.ts';
+import type { UnpackLimits } from './unpack-worker.ts';
+
+export interface OverlayOptions {
+  /** Absolute real path on a file system that can carry overlay (xattrs, d_type); made 0711 if absent. */
+  readonly root: string;
+  /** Where layers are if not in `<root>` (a split image store). */
+  readonly imageRoot?: string | undefined;
+  /** Bounds on layers, for tests; default `limits`. */
+  readonly unpackLimits?: Partial<UnpackLimits> | undefined;
+  /** The worker's file where it is not beside this one (a bundle). */
+  readonly workerUrl?: URL | undefined;
+}
+
+const TRASH = '.trash-';
+const USAGE_MAX_AGE_MS = 10_000;
+/** What overlay or the mount takes; everything else in a mount option could only be a mistake or an attack on our own directories. */
+const MOUNT_OPTION = /^(metacopy=(on|off)|redirect_dir=(on|off|follow|nofollow)|index=(on|off)|xino=(on|off|auto)|nfs_export=(on|off)|uuid=(on|off|null|auto)|volatile|nodev|nosuid|noexec|noatime|relatime)$/;
+const VOLUME_ATTRIBUTES = ['ro', 'nodev', 'nosuid', 'noexec'] as const;
+
+export class OverlayRootfs implements RootfsDriver {
+  readonly imageRoot: string;
+  readonly containerRoot: string;
+  readonly #layers: Layers;
+  readonly #pool: UnpackPool;
+  readonly #rootfs: string;
+  readonly #locks = new KeyedMutex<ContainerId>();
+  readonly #usages = new Map<ContainerId, { readonly usage: FsUsage; readonly at: number }>();
+  readonly #measuring = new SingleFlight<ContainerId, FsUsage>();
+  readonly #deleting = new Set<Promise<void>>();
+
+  constructor(options: OverlayOptions) {
+    this.containerRoot = options.root;
+    this.imageRoot = options.imageRoot ?? options.root;
+    this.#rootfs = join(options.root, 'rootfs');
+    this.#pool = new UnpackPool(limits.unpackWorkersCount, options.workerUrl ?? new URL('./unpack-worker.ts', import.meta.url));
+    this.#layers = new Layers(join(this.imageRoot, 'layers'), this.#pool, options.unpackLimits ?? {});
+  }
+
+  // --- layers -------------------------------------------------------------------------------------------------------------
+
+  unpack(op: Op, layer: LayerSource): Promise<void> {
+    return this.#layers.unpack(op, layer);
+  }
+
+  has(chainId: ChainId): Promise<boolean> {
+    return this.#layers.has(chainId);
+  }
+
+  removeLayer(op: Op, chainId: ChainId): Promise<void> {
+    return this.#layers.removeLayer(op, chainId);
+  }
+
+  listLayers(): Promise<readonly ChainId[]> {
+    return this.#layers.listLayers();
+  }
+
+  layersUsage(op: Op): Promise<FsUsage> {
+    return this.#layers.layersUsage(op);
+  }
+
+  /** What is wrong with a layer on disk, for `berth check`: empty = whole. `removeLayer` is the repair; the next pull brings it back. */
+  verifyLayer(op: Op, chainId: ChainId): Promise<readonly string[]> {
+    return this.#layers.verify(op, chainId);
+  }
+
+  /** Once at the start, before anything else: makes the directories and deletes what a crash left half made or half deleted. */
+  async sweepLayers(op: Op): Promise<void> {
+    await ensureDir(this.containerRoot, 0o711);
+    await ensureDir(this.imageRoot, 0o711);
+    await ensureDir(join(this.imageRoot, 'layers'));
+    await ensureDir(this.#rootfs, 0o711);
+    await this.#layers.sweep(op);
+    for (const name of await readDirSorted(this.#rootfs)) if (name.startsWith(TRASH)) this.#deleteLater(op, name);
+  }
+
+  // --- containers ---------------------------------------------------------------------------------------------------------
+
+  mount(op: Op, id: ContainerId, layers: readonly ChainId[], options: RootfsOptions): Promise<string> {
+    return this.#locks.run(id, async () => {
+      checkAlive(op, 'mount rootfs');
+      const directory = this.#path(id);
+      const merged = join(directory, 'merged');
+      if (isMountPoint(merged)) return merged;
+      const mountOptions = checkMountOptions(options.mountOptions);
+      if (options.quotaBytes > 0n) throw new RuntimeError('Unimplemented', 'a size limit for the writable layer needs project quotas, which this driver does not set; remove the limit');
+      try {
+        await this.#prepare(directory, await this.#layers.rootOwner(layers), options.idMap);
+        await this.#mountMerged(directory, await this.#layers.lowerDirs(layers), mountOptions, options.idMap);
+      } catch (error) {
+        throw wrap(`mount rootfs of container ${id}`, error);
+      }
+      return merged;
+    });
+  }
+
+  mountImageVolume(op: Op, id: ContainerId, index: number, layers: readonly ChainId[], subPath: string): Promise<string> {
+    return this.#locks.run(id, async () => {
+      checkAlive(op, 'mount image volume');
+      checkSubPath(subPath);
+      if (!Number.isSafeInteger(index) || index < 0) throw new RuntimeError('InvalidArgument', `not the index of a volume: ${index}`);
+      const volumes = join(this.#path(id), 'volumes');
+      const target = join(volumes, String(index));
+      const top = `${target}.root`;
+      await ensureDir(target);
+      await ensureDir(top);
+      if (!isMountPoint(target)) {
+        await own(volumes, `${index}.root`, await this.#layers.rootOwner(layers), null);
+        const lower = await this.#layers.lowerDirs(layers);
+        if (lower.length === 0) await mountBind({ source: top, target, extent: 'one', attributes: VOLUME_ATTRIBUTES });
+        else await mountOverlay({ lower: [top, ...lower], writable: null, target, options: VOLUME_ATTRIBUTES });
+      }
+      return subPath === '' ? target : inVolume(target, subPath);
+    });
+  }
+
+  destroy(op: Op, id: ContainerId): Promise<void> {
+    return this.#locks.run(id, async () => {
+      this.#usages.delete(id);
+      const directory = this.#path(id);
+      const trash = `${TRASH}${randomBytes(12).toString('hex')}`;
+      await unmount(join(directory, 'merged'));
+      for (const name of await readDirSorted(join(directory, 'volumes'))) await unmount(join(directory, 'volumes', name));
+      try {
+        await rename(directory, join(this.#rootfs, trash));
+      } catch (error) {
+        if (errnoOf(error) === 'ENOENT') return;
+        if (errnoOf(error) !== 'EBUSY') throw wrap(`remove rootfs of container ${id}`, error);
+        // Somebody mounted more in there, or over it.
+        await unmountTree(directory);
+        await rename(directory, join(this.#rootfs, trash));
+      }
+      this.#deleteLater(op, trash);
+    });
+  }
+
+  async list(): Promise<readonly ContainerId[]> {
+    return (await readDirSorted(this.#rootfs)).filter((name) => !name.startsWith('.')).map(parseContainerId);
+  }
+
+  async usage(op: Op, id: ContainerId): Promise<FsUsage> {
+    const known = this.#usages.get(id);
+    if (known !== undefined && Date.now() - known.at < USAGE_MAX_AGE_MS) return known.usage;
+    checkAlive(op, 'measure rootfs');
+    return this.#measuring.run(id, async () => {
+      const usage = await treeUsage(join(this.#path(id), 'upper'));
+      this.#usages.set(id, { usage, at: Date.now() });
+      return usage;
+    });
+  }
+
+  inside(root: string): InsideRoot {
+    return insideRoot(root);
+  }
+
+  /** Waits for deletions in the background and ends the worker threads. The driver must not be used afterwards. */
+  async close(): Promise<void> {
+    await Promise.all([this.#pool.close(), ...this.#deleting]);
+  }
+
+  #path(id: ContainerId): string {
+    // The type says so, but this string decides what gets deleted.
+    return join(this.#rootfs, parseContainerId(id));
+  }
+
+  /** Makes the directories of a container as a mount wants them. */
+  async #prepare(directory: string, owner: RootOwner, idMap: IdMap | null): Promise<void> {
+    await ensureDir(this.#rootfs, 0o711);
+    await mkdir(directory, { recursive: true, mode: 0o700 });
+    if (idMap !== null) await chmod(directory, 0o711);
+    for (const name of ['upper', 'work', 'merged']) await mkdir(join(directory, name), { recursive: true, mode: 0o700 });
+    using root = Root.open(directory, 'strict');
+    // A `volatile` overlay that was not unmounted properly leaves this mark and refuses to come back.
+    root.removeTree('work/work/incompat');
+    await own(directory, 'upper', owner, idMap);
+  }
+
+  async #mountMerged(directory: string, layerDirs: readonly string[], options: readonly string[], idMap: IdMap | null): Promise<void> {
+    const lower = [...layerDirs];
+    if (lower.length === 0) {
+      lower.push(join(directory, 'empty'));
+      await ensureDir(join(directory, 'empty'));
+    }
+    const usernsFd = idMap === null ? undefined : await openUserNamespace(idMap);
+    try {
+      await mountOverlay({ lower, writable: { upper: join(directory, 'upper'), work: join(directory, 'work') }, target: join(directory, 'merged'), options, usernsFd });
+    } finally {
+      if (usernsFd !== undefined) closeFd(usernsFd);
+    }
+  }
+
+  #deleteLater(op: Op, name: string): void {
+    const remove = async (): Promise<void> => {
+      try {
+        await unmountTree(join(this.#rootfs, name));
+        using root = Root.open(this.#rootfs, 'strict');
+        await root.removeTreeAsync(name);
+      } catch (error) {
+        op.log.warn('cannot delete the files of a removed container, will retry at the next start', { path: join(this.#rootfs, name), cause: explain(error) });
+      }
+    };
+    const removal = remove().finally(() => this.#deleting.delete(removal));
+    this.#deleting.add(removal);
+  }
+}
+
+/** PURE. Mount options from the configuration as they are passed on. @throws InvalidArgument for one that is not allowed. */
+export function checkMountOptions(options: readonly string[]): readonly string[] {
+  for (const option of options) {
+    if (!MOUNT_OPTION.test(option)) throw new RuntimeError('InvalidArgument', `the overlay mount option ${quote(option)} is unknown or not allowed; see mountopt in the configuration`);
+  }
+  return options;
+}
+
+/** PURE. The host id that `id` of an image has in a user namespace; overlay's upper directory is not idmapped by the mount. @throws InvalidArgument if it has none. */
+export function hostIdOf(id: number, maps: readonly IdMapping[]): number {
+  const map = maps.find(({ containerId, size }) => id >= containerId && id < containerId + size);
+  if (map === undefined) throw new RuntimeError('InvalidArgument', `the owner ${id} of the image's root directory is not in the id map of the user namespace`);
+  return map.hostId + (id - map.containerId);
+}
+
+/** PURE. @throws InvalidArgument unless the sub path is relative and free of `..`. */
+export function checkSubPath(subPath: string): void {
+  if (subPath.startsWith('/') || subPath.split('/').includes('..') || subPath.includes('\0')) {
+    throw new RuntimeError('InvalidArgument', `the image sub path ${quote(subPath)} has to be relative and without ".."`);
+  }
+}
+
+/** Gives a directory of ours the owner and mode of an image's root. */
+async function own(directory: string, name: string, owner: RootOwner, idMap: IdMap | null): Promise<void> {
+  using root = Root.open(directory, 'strict');
+  root.chown(name, idMap === null ? owner.uid : hostIdOf(owner.uid, idMap.uids), idMap === null ? owner.gid : hostIdOf(owner.gid, idMap.gids));
+  root.chmod(name, owner.mode);
+}
+
+/** Symlinks resolve inside the volume; one that leads to its very top tried to leave it. */
+function inVolume(target: string, subPath: string): string {
+  using root = Root.open(target, 'chroot');
+  const found = root.resolve(subPath);
+  if (found === undefined) throw new RuntimeError('NotFound', `sub path ${quote(subPath)} does not exist in the image`, { reason: 'ImageVolumeMountFailed' });
+  if (found.path === '/') throw new RuntimeError('InvalidArgument', `sub path ${quote(subPath)} leads out of the image`, { reason: 'ImageVolumeMountFailed' });
+  return `${target}${found.path}`;
+}
+

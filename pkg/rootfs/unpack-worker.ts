@@ -1,0 +1,236 @@
+/**
+ * What the worker threads do: everything about layers that would hold up the event loop. One job at a time per worker.
+ *
+ * Jobs are cancelled by a flag in shared memory that is looked at once per block, not by killing the thread: a killed thread leaves its
+ * file descriptors open in the daemon. The same memory tells the parent how far the job is.
+ */
+import { createHash } from 'node:crypto';
+import { closeSync, constants, openSync, readFileSync, readSync, writeSync } from 'node:fs';
+import { join } from 'node:path';
+import { parentPort } from 'node:worker_threads';
+import { crc32 } from 'node:zlib';
+import { type ErrorCode, explain, RuntimeError } from '../base/errors.ts';
+import { limits } from '../base/limits.ts';
+import { closeFd, Root } from '../sys/index.ts';
+import { decompress } from './decompress.ts';
+import { bytesOf, RootTree } from './layer-tree.ts';
+import { LayerWriter, NeedParents, type WrittenLayer } from './layer-writer.ts';
+import { type ManifestRecord, ManifestWriter, parseManifest } from './manifest.ts';
+import { TarReader } from './tar.ts';
+
+/** Every bound of unpacking one layer. */
+export interface UnpackLimits {
+  readonly entriesCount: number;
+  readonly unpackedBytes: number;
+  /** Unpacked bytes per blob byte, looked at only above `ratioGraceBytes`. */
+  readonly ratio: number;
+  readonly ratioGraceBytes: number;
+}
+
+export interface UnpackJob {
+  readonly type: 'unpack';
+  /** Open descriptor of the blob, or of a pipe with the unpacked tar. The parent closes it. */
+  readonly fd: number;
+  readonly compression: 'none' | 'gzip' | 'zstd';
+  /** Size of the blob, for the ratio. */
+  readonly blobBytes: number;
+  /** Holds `fs/`; the manifest is written beside it. */
+  readonly directory: string;
+  /** Directory with the merged lower layers, '' if they are not known (yet). */
+  readonly below: string;
+  /** What the image config promises. */
+  readonly diffId: string;
+  readonly limits: UnpackLimits;
+}
+
+/** Gives implicit directories the metadata they have below. */
+export interface AdoptJob {
+  readonly type: 'adopt';
+  readonly directory: string;
+  readonly below: string;
+  readonly paths: readonly string[];
+}
+
+/** Compares a layer with its manifest. */
+export interface VerifyJob {
+  readonly type: 'verify';
+  readonly directory: string;
+}
+
+export type Job = UnpackJob | AdoptJob | VerifyJob;
+
+export type UnpackResult = { readonly outcome: 'needParents' } | ({ readonly outcome: 'done'; readonly contentBytes: number } & WrittenLayer);
+
+export interface Results {
+  readonly unpack: UnpackResult;
+  readonly adopt: null;
+  /** What is wrong, worst first told, at most PROBLEMS_MAX lines; empty if all is well. */
+  readonly verify: readonly string[];
+}
+
+export interface Request {
+  readonly job: Job;
+  /** Int32: [cancelled]. */
+  readonly cancel: Int32Array;
+  /** BigInt64: [blob bytes read, tar bytes written]. */
+  readonly progress: BigInt64Array;
+}
+
+export type Reply = { readonly result: Results[keyof Results] } | { readonly code: ErrorCode; readonly message: string };
+
+const PROBLEMS_MAX = 20;
+const READ_BYTES = 256 * 1024;
+
+parentPort?.on('message', (request: Request) => {
+  run(request).then(
+    (result) => parentPort?.postMessage({ result } satisfies Reply),
+    (error: unknown) => parentPort?.postMessage({ code: error instanceof RuntimeError ? error.code : 'Internal', message: explain(error) } satisfies Reply),
+  );
+});
+
+async function run(request: Request): Promise<Results[keyof Results]> {
+  switch (request.job.type) {
+    case 'unpack':
+      return unpack(request.job, request);
+    case 'adopt':
+      return adopt(request.job, request);
+    case 'verify':
+      return verify(request.job, request);
+  }
+}
+
+async function unpack(job: UnpackJob, request: Request): Promise<UnpackResult> {
+  using root = Root.open(join(job.directory, 'fs'), 'chroot');
+  using below = openBelow(job.below);
+  const manifestFd = openSync(join(job.directory, 'manifest'), constants.O_WRONLY | constants.O_CREAT | constants.O_TRUNC, 0o600);
+  const manifest = new ManifestWriter((bytes) => writeAll(manifestFd, bytes));
+  const writer = new LayerWriter(new RootTree(root, below), manifest, below === undefined ? 'unknown' : 'given');
+  try {
+    const contentBytes = await readLayer(job, request, writer);
+    const written = writer.finish();
+    manifest.flush();
+    return { outcome: 'done', contentBytes, ...written };
+  } catch (error) {
+    if (error instanceof NeedParents) return { outcome: 'needParents' };
+    throw error;
+  } finally {
+    writer.abandon();
+    closeSync(manifestFd);
+  }
+}
+
+/** Inflates, hashes, parses and writes. Returns the size of the tar. @throws DataLoss if the diff id is another one. */
+async function readLayer(job: UnpackJob, request: Request, writer: LayerWriter): Promise<number> {
+  const tar = new TarReader(writer, {
+    entriesCount: job.limits.entriesCount,
+    contentBytes: job.limits.unpackedBytes,
+    recordBytes: limits.tarHeaderRecordBytes,
+    pathBytes: limits.tarPathBytes,
+    sparsePartsCount: limits.tarSparsePartsCount,
+  });
+  const hash = createHash(job.diffId.slice(0, job.diffId.indexOf(':')));
+  let [consumed, produced] = [0, 0];
+  await decompress(job.fd, job.compression, {
+    consumed: (bytes) => {
+      consumed += bytes;
+      Atomics.store(request.progress, 0, BigInt(consumed));
+    },
+    produced: (bytes) => {
+      checkCancelled(request);
+      produced += bytes.length;
+      checkRatio(job, produced);
+      hash.update(bytes);
+      tar.push(bytes);
+      Atomics.store(request.progress, 1, BigInt(produced));
+    },
+  });
+  tar.finish();
+  const diffId = `${job.diffId.slice(0, job.diffId.indexOf(':'))}:${hash.digest('hex')}`;
+  if (diffId !== job.diffId) throw new RuntimeError('DataLoss', `the layer unpacks to ${diffId}, but the image config promises ${job.diffId}`);
+  return produced;
+}
+
+/** The bound on bytes counts what lies in files; padding and headers of nothing else are bounded here too. */
+function checkRatio(job: UnpackJob, produced: number): void {
+  const most = Math.min(job.limits.unpackedBytes * 2 + job.limits.ratioGraceBytes, Math.max(job.limits.ratioGraceBytes, job.blobBytes * job.limits.ratio));
+  if (produced <= most) return;
+  throw new RuntimeError('ResourceExhausted', `the layer of ${job.blobBytes} bytes unpacks to more than ${most} bytes; this looks like a decompression bomb`);
+}
+
+function adopt(job: AdoptJob, request: Request): null {
+  using root = Root.open(join(job.directory, 'fs'), 'chroot');
+  using below = Root.open(job.below, 'chroot');
+  const tree = new RootTree(root, below);
+  const fd = openSync(join(job.directory, 'manifest'), constants.O_WRONLY | constants.O_APPEND);
+  try {
+    const manifest = new ManifestWriter((bytes) => writeAll(fd, bytes));
+    for (const path of job.paths) {
+      checkCancelled(request);
+      const metadata = tree.adopt(path);
+      if (metadata !== undefined) manifest.directory(path, metadata);
+    }
+    manifest.flush();
+    return null;
+  } finally {
+    closeSync(fd);
+  }
+}
+
+function verify(job: VerifyJob, request: Request): readonly string[] {
+  const records = parseManifest(readFileSync(join(job.directory, 'manifest')));
+  using root = Root.open(join(job.directory, 'fs'), 'chroot');
+  const problems: string[] = [];
+  for (const [path, record] of records) {
+    checkCancelled(request);
+    const problem = compare(root, path, record, request);
+    if (problem !== undefined) problems.push(`${JSON.stringify(`/${path}`)} ${problem}`);
+    if (problems.length >= PROBLEMS_MAX) break;
+  }
+  return problems;
+}
+
+const KINDS: Readonly<Record<ManifestRecord['kind'], string>> = { d: 'directory', f: 'file', l: 'symlink', h: 'file', c: 'character', b: 'block', p: 'fifo' };
+
+/** What is wrong with one node; undefined if nothing is. */
+function compare(root: Root, path: string, record: ManifestRecord, request: Request): string | undefined {
+  const stat = root.stat(bytesOf(path));
+  if (stat === undefined) return 'is missing';
+  if (record.kind === 'h') {
+    const target = root.stat(bytesOf(record.target));
+    return target?.inode === stat.inode ? undefined : `is no longer a hard link to ${JSON.stringify(record.target)}`;
+  }
+  if (stat.kind !== KINDS[record.kind]) return `is a ${stat.kind} instead of a ${KINDS[record.kind]}`;
+  if (record.kind === 'l') return root.readLink(bytesOf(path)).toString('latin1') === record.target ? undefined : 'points elsewhere';
+  if (stat.mode !== record.mode || stat.uid !== record.uid || stat.gid !== record.gid) return 'has another owner or mode';
+  if (record.kind === 'c' || record.kind === 'b') return `${stat.major}:${stat.minor}` === record.target ? undefined : 'is another device';
+  if (record.kind !== 'f') return undefined;
+  if (stat.size !== BigInt(record.sizeBytes)) return `has ${stat.size} bytes instead of ${record.sizeBytes}`;
+  return record.crc === undefined || crcOf(root, path, request) === record.crc ? undefined : 'has another content';
+}
+
+function crcOf(root: Root, path: string, request: Request): number {
+  const fd = root.openFile(bytesOf(path), constants.O_RDONLY | constants.O_NOFOLLOW);
+  try {
+    const block = Buffer.allocUnsafeSlow(READ_BYTES);
+    let crc = 0;
+    for (let count = readSync(fd, block); count > 0; count = readSync(fd, block)) {
+      checkCancelled(request);
+      crc = crc32(block.subarray(0, count), crc);
+    }
+    return crc;
+  } finally {
+    closeFd(fd);
+  }
+}
+
+function openBelow(path: string): Root | undefined {
+  return path === '' ? undefined : Root.open(path, 'chroot');
+}
+
+function checkCancelled(request: Request): void {
+  if (Atomics.load(request.cancel, 0) !== 0) throw new RuntimeError('Cancelled', 'cancelled while unpacking a layer');
+}
+
+function writeAll(fd: number, bytes: Buffer): void {
+  for (let done = 0; done < bytes.length; ) done += writeSync(fd, bytes, done);
+}
