@@ -231,3 +231,6 @@ export interface HostDevice {
   readonly uid: number;
   readonly gid: number;
 }
+
+export { ConmonMonitor, type ConmonOptions } from './conmon.ts';
+export { OciCli, type OciCliOptions } from './oci-cli.ts';

@@ -1,0 +1,67 @@
+import { assert } from 'chai';
+import type { ContainerId } from '../base/ids.ts';
+import { monitorArgv } from './conmon.ts';
+import { exitFileId, parseExitCode } from './exits.ts';
+import { FakeNode, fakeHandler } from './fake.ts';
+import type { CreateRequest, OciRuntime, RuntimeHandler } from './index.ts';
+import { parseState, stateIds } from './oci-cli.ts';
+
+const ID = 'ab'.repeat(32) as ContainerId;
+
+function request(handler: Partial<RuntimeHandler>, more: Partial<CreateRequest> = {}): CreateRequest {
+  const runtime: OciRuntime = Object.assign(Object.create(new FakeNode().boot().runtime) as OciRuntime, {
+    handler: { ...fakeHandler('crun'), path: '/usr/bin/crun', root: '/run/rt', monitorPath: '/usr/bin/conmon', ...handler },
+  });
+  return { id: ID, runtime, name: 'k8s_ctr', bundle: '/run/b', logPath: '/var/log/pods/x/0.log', tty: false, stdin: false, stdinOnce: false, ...more };
+}
+
+describe('monitorArgv', () => {
+  it('is the whole command line of a plain container', () => {
+    assert.deepEqual(monitorArgv(request({}), '/run/exits'), [
+      '/usr/bin/conmon', '--sync', '-b', '/run/b', '-c', ID, '-u', ID, '-n', 'k8s_ctr', '-r', '/usr/bin/crun',
+      '--runtime-arg', '--root=/run/rt', '--runtime-arg', '--log=/run/b/runtime.log', '--runtime-arg', '--log-format=json',
+      '-p', '/run/b/pidfile', '-P', '/run/b/conmon.pid', '--exit-dir', '/run/exits', '--full-attach', '-l', 'k8s-file:/var/log/pods/x/0.log',
+    ]);
+  });
+
+  const flags = (argv: readonly string[]): string[] => argv.slice(argv.indexOf('-l') + 2);
+
+  it('says how stdio is wired', () => {
+    assert.deepEqual(flags(monitorArgv(request({}, { stdin: true }), '/e')), ['-i', '--leave-stdin-open']);
+    assert.deepEqual(flags(monitorArgv(request({}, { stdin: true, stdinOnce: true }), '/e')), ['-i']);
+    assert.deepEqual(flags(monitorArgv(request({}, { tty: true, stdin: true }), '/e')), ['-t', '--leave-stdin-open']);
+    assert.deepEqual(flags(monitorArgv(request({}, { tty: true }), '/e')), ['-t', '--leave-stdin-open']);
+  });
+
+  it('passes on what the handler says', () => {
+    const argv = monitorArgv(request({ cgroupManager: 'systemd', noSyncLog: true, noPivot: true, runtimeArgs: ['--platform=ptrace'] }, { logPath: '' }), '/e');
+    assert.deepEqual(flags(argv), ['-s', '--no-sync-log', '--no-pivot']);
+    assert.strictEqual(argv[argv.indexOf('-l') + 1], 'none');
+    assert.strictEqual(argv[argv.indexOf('--platform=ptrace') - 1], '--runtime-arg');
+  });
+});
+
+describe('exit files', () => {
+  it('never makes success of what is not known', () => {
+    assert.deepEqual(['0', '137', '255\n', '', '-1', '256', '1 2', '0x0', 'zero', '00000'].map(parseExitCode), [0, 137, 255, 255, 255, 255, 255, 255, 255, 255]);
+  });
+
+  it('ignores the names that writers rename from', () => {
+    assert.strictEqual(exitFileId(ID), ID);
+    for (const name of [`${ID}.X1Y2Z3`, ID.slice(1), `${ID}0`, ID.toUpperCase(), '.']) assert.isUndefined(exitFileId(name));
+  });
+});
+
+describe('runtime state', () => {
+  it('finds the ids that runc, crun and runsc keep', () => {
+    assert.deepEqual(stateIds([ID, `${'cd'.repeat(32)}_sandbox:${'cd'.repeat(32)}.state`, `${'cd'.repeat(32)}_sandbox:${'cd'.repeat(32)}.lock`, 'x', `${ID}0`]), [ID, 'cd'.repeat(32)]);
+  });
+
+  it('calls stopped what has no living process', () => {
+    const answer = (status: string): string => JSON.stringify({ status, pid: 7 });
+    assert.deepEqual(parseState(answer('running'), 'crun', (pid) => pid === 7), { state: 'running', pid: 7 });
+    assert.deepEqual(parseState(answer('running'), 'crun', () => false), { state: 'stopped', pid: 0 });
+    assert.deepEqual(parseState(answer('stopped'), 'crun', () => true), { state: 'stopped', pid: 0 });
+    for (const wrong of ['', '{}', '{"status":"odd"}', '[]']) assert.throws(() => parseState(wrong, '/usr/bin/crun', () => true), /crun state answered/);
+  });
+});

@@ -1,0 +1,425 @@
+/**
+ * Monitor over conmon's command line: upstream's binary or ours, told apart by nothing.
+ *
+ *   create   start pipe ─▶ conmon ─fork▶ runtime create;  sync pipe ─▶ {"pid": N}
+ *   later    <bundle>/attach (SOCK_SEQPACKET), <bundle>/ctl (FIFO: "1 height width", "2 0 0"), <exit-dir>/<id>
+ *
+ * conmon stays our child (`--sync`): it is reaped by us, killed as a whole tree when it hangs, and init's child once we are gone.
+ */
+import { constants, writeSync } from 'node:fs';
+import { access, lstat, mkdir, open, readdir, readFile, rm, stat, unlink, writeFile } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { errnoOf, RuntimeError, wrap } from '../base/errors.ts';
+import type { ContainerId, ProcessRef } from '../base/ids.ts';
+import { limits } from '../base/limits.ts';
+import { abortError, checkAlive, type Logger, type Op, silent, withTimeout } from '../base/op.ts';
+import { abortable } from '../base/sync.ts';
+import {
+  type Child, type FdStream, type Launcher, cgroupDirectory, closeFd, connectUnix, createCgroup, exitCodeOf, isAlive, killTree, openLauncher, openStream,
+  pipe, processRef, readCgroupLayoutSync, slicePath, spawn, waitGone, watchDirectory,
+} from '../sys/index.ts';
+import { exitFileId, readExitFile, watchExits, type ExitFile } from './exits.ts';
+import type { AttachChannel, CreateRequest, ExitRecord, Monitor, RuntimeHandler, TerminalSize } from './index.ts';
+import { codeOfText, errorText, parseSyncMessage } from './messages.ts';
+
+export interface ConmonOptions {
+  /** Where monitors write how containers ended; made if absent. */
+  readonly exitsDir: string;
+  /** The bundle of a container, where its monitor notes an OOM kill. Default: `containers/<id>` beside the exit directory. */
+  readonly bundleOf?: ((id: ContainerId) => string) | undefined;
+  readonly log?: Logger | undefined;
+}
+
+/** Files in the bundle. */
+const FILES = { monitorPid: 'conmon.pid', containerPid: 'pidfile', runtimeLog: 'runtime.log', attach: 'attach', control: 'ctl', oom: 'oom' } as const;
+/** The line on the sync pipe carries the runtime's stderr, escaped; upstream reads 8 KiB of it. */
+const SYNC_BYTES = 256 * 1024;
+/** A monitor whose container is gone drains the log, syncs it, and ends by itself; after this it is killed. */
+const MONITOR_GRACE_MS = 2_000;
+const REOPEN_MS = 10_000;
+/** How often the monitor's descriptors are looked at while it reopens a log; a directory event comes first in all but one case. */
+const REOPEN_LOOK_MS = 20;
+/** conmon reads packets into a 32 KiB buffer and loses what is longer. */
+const ATTACH_PACKET_BYTES = 8_192;
+const STREAM_STDOUT = 2;
+const STREAM_STDERR = 3;
+const START_FD = 3;
+const SYNC_FD = 4;
+
+export class ConmonMonitor implements Monitor {
+  readonly #exitsDir: string;
+  readonly #bundleOf: (id: ContainerId) => string;
+  readonly #log: Logger;
+  readonly #launchers = new Map<string, Promise<Launcher>>();
+
+  constructor(options: ConmonOptions) {
+    this.#exitsDir = options.exitsDir;
+    this.#bundleOf = options.bundleOf ?? ((id) => join(dirname(options.exitsDir), 'containers', id));
+    this.#log = options.log ?? silent;
+  }
+
+  async create(op: Op, request: CreateRequest): Promise<{ readonly process: ProcessRef; readonly monitor: ProcessRef }> {
+    const { handler } = request.runtime;
+    const stage = `${handler.path} create, run by ${handler.monitorPath}`;
+    op.stage(stage);
+    checkAlive(op, stage);
+    const [launcher] = await Promise.all([this.#launcher(handler.monitorCgroup), prepareLogPath(request.logPath), mkdir(this.#exitsDir, { recursive: true, mode: 0o700 })]);
+    const bounded = withTimeout(op, handler.createTimeoutMs);
+    const running = await startMonitor(monitorArgv(request, this.#exitsDir), request, launcher);
+    try {
+      const [pid] = await Promise.all([
+        abortable(containerPid(running, request), bounded.signal, () => abortError(bounded, stage)),
+        writeFile(join(request.bundle, FILES.monitorPid), String(running.child.pid), { mode: 0o600 }),
+      ]);
+      const process = processRef(pid);
+      if (process === undefined) throw new RuntimeError('Internal', `container ${request.id} was created, but its first process ${pid} is gone already`);
+      return { process, monitor: running.child.ref };
+    } catch (error) {
+      await endMonitor(running.child);
+      throw error;
+    } finally {
+      running.sync.close();
+      running.stderr.close();
+    }
+  }
+
+  async attach(op: Op, id: ContainerId, bundle: string): Promise<AttachChannel> {
+    op.stage('attach');
+    checkAlive(op, 'attach');
+    try {
+      return attachChannel(openStream(await connectUnix(join(bundle, FILES.attach), 'seqpacket')));
+    } catch (cause) {
+      if (cause instanceof RuntimeError && (cause.code === 'NotFound' || cause.code === 'Unavailable')) {
+        throw new RuntimeError('FailedPrecondition', `cannot attach to container ${id}: no monitor serves it, so it has ended or its monitor is lost`, { cause });
+      }
+      throw wrap(`attach to container ${id}`, cause);
+    }
+  }
+
+  async resize(bundle: string, size: TerminalSize): Promise<void> {
+    await control(bundle, `1 ${terminalCells(size.height)} ${terminalCells(size.width)}\n`);
+  }
+
+  async reopenLog(op: Op, bundle: string, logPath: string): Promise<void> {
+    const stage = `reopen log ${logPath}`;
+    op.stage(stage);
+    checkAlive(op, stage);
+    const monitor = await findMonitor(bundle, this.#idOf(bundle));
+    if (monitor === undefined) throw new RuntimeError('FailedPrecondition', `cannot reopen ${logPath}: no monitor serves its container, so it has ended or its monitor is lost`);
+    const existed = await exists(logPath);
+    const bounded = withTimeout(op, REOPEN_MS);
+    try {
+      await reopened(bounded, monitor, logPath, () => control(bundle, '2 0 0\n'));
+    } catch (cause) {
+      // A new file after an error would make the kubelet lose the old one (CRI: on error the new file must not exist).
+      if (!existed && !(await holdsOpen(monitor, logPath))) await rm(logPath, { force: true });
+      throw cause;
+    }
+  }
+
+  async *exits(signal: AbortSignal): AsyncIterable<ExitRecord> {
+    for await (const exit of watchExits(this.#exitsDir, signal, this.#log)) yield await this.#record(exit);
+  }
+
+  async exitOf(id: ContainerId): Promise<ExitRecord | undefined> {
+    const exit = await readExitFile(this.#exitsDir, id);
+    return exit === undefined ? undefined : await this.#record(exit);
+  }
+
+  async destroy(op: Op, id: ContainerId, bundle: string): Promise<void> {
+    op.stage('end monitor');
+    const monitor = await findMonitor(bundle, id);
+    if (monitor !== undefined) await this.#end(op, id, monitor);
+    await rm(join(this.#exitsDir, id), { force: true });
+  }
+
+  async #end(op: Op, id: ContainerId, monitor: ProcessRef): Promise<void> {
+    await waitGone(monitor, AbortSignal.any([op.signal, AbortSignal.timeout(MONITOR_GRACE_MS)]));
+    if (isAlive(monitor)) {
+      op.log.debug('monitor did not end by itself, killing it', { container: id, pid: monitor.pid });
+      killTree(monitor);
+      await waitGone(monitor, AbortSignal.timeout(MONITOR_GRACE_MS));
+    }
+    if (isAlive(monitor)) throw new RuntimeError('DeadlineExceeded', `monitor ${monitor.pid} of container ${id} does not die from SIGKILL: it hangs in the kernel, look at the disk that its log is on`);
+    await this.#removeUnfinished(id);
+  }
+
+  /** A writer killed between its temporary file and the rename leaves the former: `<id>.XXXXXX`. */
+  async #removeUnfinished(id: ContainerId): Promise<void> {
+    const names = await readdir(this.#exitsDir).catch(() => []);
+    for (const name of names) if (name.startsWith(`${id}.`)) await rm(join(this.#exitsDir, name), { force: true });
+  }
+
+  async #record(exit: ExitFile): Promise<ExitRecord> {
+    return { ...exit, oomKilled: await exists(join(this.#bundleOf(exit.id), FILES.oom)) };
+  }
+
+  /** The container whose bundle this is, where the bundle is named for it; undefined otherwise. */
+  #idOf(bundle: string): ContainerId | undefined {
+    const id = exitFileId(bundle.slice(bundle.lastIndexOf('/') + 1));
+    return id !== undefined && this.#bundleOf(id) === bundle ? id : undefined;
+  }
+
+  /** `monitor_cgroup`: '' and 'pod' leave monitors in the daemon's own cgroup; never the pod's, whose limits would hit them (CVE-2019-14891). */
+  #launcher(monitorCgroup: string): Promise<Launcher> | undefined {
+    if (monitorCgroup === '' || monitorCgroup === 'pod') return undefined;
+    let launcher = this.#launchers.get(monitorCgroup);
+    if (launcher === undefined) {
+      launcher = openMonitorCgroup(monitorCgroup);
+      this.#launchers.set(monitorCgroup, launcher);
+      launcher.catch(() => this.#launchers.delete(monitorCgroup));
+    }
+    return launcher;
+  }
+}
+
+/** PURE. conmon's command line for a container (conmon-protocol, A.1). */
+export function monitorArgv(request: CreateRequest, exitsDir: string): [string, ...string[]] {
+  const { handler } = request.runtime;
+  const inBundle = (name: string): string => join(request.bundle, name);
+  // The runtime's log is the one place where every runtime says why it failed without noise around it.
+  const runtimeArgs = [`--root=${handler.root}`, `--log=${inBundle(FILES.runtimeLog)}`, '--log-format=json', ...handler.runtimeArgs];
+  return [
+    handler.monitorPath, '--sync',
+    '-b', request.bundle, '-c', request.id, '-u', request.id, '-n', request.name,
+    '-r', handler.path, ...runtimeArgs.flatMap((argument) => ['--runtime-arg', argument]),
+    '-p', inBundle(FILES.containerPid), '-P', inBundle(FILES.monitorPid), '--exit-dir', exitsDir, '--full-attach',
+    '-l', request.logPath === '' ? 'none' : `k8s-file:${request.logPath}`,
+    ...(handler.cgroupManager === 'systemd' ? ['-s'] : []),
+    ...(handler.noSyncLog ? ['--no-sync-log'] : []),
+    ...(handler.noPivot ? ['--no-pivot'] : []),
+    ...stdioFlags(request),
+  ];
+}
+
+function stdioFlags(request: CreateRequest): string[] {
+  if (!request.tty && !request.stdin) return [];
+  return [request.tty ? '-t' : '-i', ...(request.stdinOnce ? [] : ['--leave-stdin-open'])];
+}
+
+interface RunningMonitor {
+  readonly child: Child;
+  readonly sync: FdStream;
+  readonly stderr: FdStream;
+}
+
+async function startMonitor(argv: [string, ...string[]], request: CreateRequest, launcher: Launcher | undefined): Promise<RunningMonitor> {
+  const open = new Set<number>();
+  const openPipe = (): ReturnType<typeof pipe> => {
+    const ends = pipe();
+    open.add(ends.read).add(ends.write);
+    return ends;
+  };
+  try {
+    const [start, sync, stderr] = [openPipe(), openPipe(), openPipe()];
+    writeSync(start.write, Buffer.of(0)); // It is in its cgroup from birth: nothing to wait for.
+    const child = await spawn({
+      argv, cwd: request.bundle, launcher, leads: 'session', env: monitorEnv(request.runtime.handler),
+      fds: ['null', 'null', stderr.write, start.read, sync.write],
+    });
+    open.delete(sync.read);
+    open.delete(stderr.read);
+    return { child, sync: openStream(sync.read), stderr: openStream(stderr.read) };
+  } finally {
+    for (const fd of open) closeFd(fd);
+  }
+}
+
+function monitorEnv(handler: RuntimeHandler): string[] {
+  const path = process.env['PATH'] ?? '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
+  return [`PATH=${path}`, ...handler.monitorEnv, `_OCI_STARTPIPE=${START_FD}`, `_OCI_SYNCPIPE=${SYNC_FD}`];
+}
+
+/** What the monitor answers; @throws what the runtime said, or how the monitor ended without an answer. */
+async function containerPid(running: RunningMonitor, request: CreateRequest): Promise<number> {
+  const said = tail(running.stderr);
+  const line = await readLine(running.sync);
+  const answer = line === undefined ? undefined : parseSyncMessage(line);
+  if (answer?.kind === 'pid') return answer.pid;
+  const ending = await running.child.exited;
+  const { handler } = request.runtime;
+  const logged = errorText(await readTail(join(request.bundle, FILES.runtimeLog)));
+  if (answer !== undefined || logged !== '') {
+    const text = logged !== '' ? logged : errorText(answer?.message ?? '');
+    throw new RuntimeError(codeOfText(text), `${handler.path} could not create container ${request.id}: ${text === '' ? 'it did not say why' : text}`);
+  }
+  const words = errorText(await said);
+  throw new RuntimeError('Internal', `monitor ${handler.monitorPath} ended with exit code ${exitCodeOf(ending)} before container ${request.id} was created: ${words === '' ? 'it did not say why' : words}`);
+}
+
+/** Kills a monitor with what it has started, and waits until it is reaped. */
+async function endMonitor(child: Child): Promise<void> {
+  killTree(child.ref);
+  await abortable(child.exited, AbortSignal.timeout(MONITOR_GRACE_MS), () => new RuntimeError('DeadlineExceeded', 'monitor survives')).catch(() => {});
+}
+
+/** The first line of a stream, without its end; undefined if it ends before one. @throws Internal if it is too long. */
+async function readLine(stream: FdStream): Promise<string | undefined> {
+  const parts: Buffer[] = [];
+  let size = 0;
+  for await (const part of stream) {
+    const end = part.indexOf(10);
+    parts.push(end < 0 ? part : part.subarray(0, end));
+    if (end >= 0) return Buffer.concat(parts).toString('utf8');
+    size += part.length;
+    if (size > SYNC_BYTES) throw new RuntimeError('Internal', `the monitor's answer is longer than ${SYNC_BYTES} bytes`);
+  }
+  return undefined;
+}
+
+/** The last bytes of a stream as text, once it ends. Reads it to its end. */
+async function tail(stream: FdStream): Promise<string> {
+  let kept = Buffer.alloc(0);
+  for await (const part of stream) kept = Buffer.concat([kept, part]).subarray(-limits.commandErrorBytes);
+  return kept.toString('utf8');
+}
+
+/** The last bytes of a file as text; '' if there is none. */
+async function readTail(path: string): Promise<string> {
+  const file = await open(path, 'r').catch(() => undefined);
+  if (file === undefined) return '';
+  try {
+    const { size } = await file.stat();
+    const bytes = Buffer.alloc(Math.min(size, limits.commandErrorBytes));
+    const { bytesRead } = await file.read(bytes, 0, bytes.length, size - bytes.length);
+    return bytes.toString('utf8', 0, bytesRead);
+  } finally {
+    await file.close();
+  }
+}
+
+/**
+ * Makes way for the log: what is at its path and is no plain file of one name is removed, so that no monitor writes through a link that
+ * somebody put there (kubernetes#44043). @throws FailedPrecondition if a directory is there.
+ */
+async function prepareLogPath(logPath: string): Promise<void> {
+  if (logPath === '') return;
+  const found = await lstat(logPath).catch((error: unknown) => {
+    if (errnoOf(error) === 'ENOENT') return undefined;
+    throw error;
+  });
+  if (found?.isDirectory() === true) throw new RuntimeError('FailedPrecondition', `cannot log to ${logPath}: it is a directory; remove it`);
+  if (found !== undefined && (!found.isFile() || found.nlink > 1)) await unlink(logPath);
+}
+
+/** Writes one control line. A FIFO without a reader means that the monitor is gone. */
+async function control(bundle: string, line: string): Promise<void> {
+  let fifo: Awaited<ReturnType<typeof open>>;
+  try {
+    fifo = await open(join(bundle, FILES.control), constants.O_WRONLY | constants.O_NONBLOCK | constants.O_NOFOLLOW);
+  } catch (cause) {
+    if (errnoOf(cause) === 'ENXIO' || errnoOf(cause) === 'ENOENT') {
+      throw new RuntimeError('FailedPrecondition', `no monitor listens in ${bundle}: its container has ended or its monitor is lost`, { cause });
+    }
+    throw cause;
+  }
+  try {
+    await fifo.write(line); // Below PIPE_BUF: whole or not at all.
+  } catch (cause) {
+    throw new RuntimeError('Unavailable', `the monitor in ${bundle} does not read its control lines; try again`, { cause });
+  } finally {
+    await fifo.close();
+  }
+}
+
+/** conmon refuses sizes above 1000. */
+function terminalCells(count: number): number {
+  return Math.max(0, Math.min(1000, Math.trunc(count)));
+}
+
+/** Sends the request and returns once the monitor holds the file at `logPath` open. @throws FailedPrecondition when the monitor ends meanwhile; when time is up. */
+async function reopened(op: Op, monitor: ProcessRef, logPath: string, request: () => Promise<void>): Promise<void> {
+  let wake = (): void => {};
+  const watch = watchDirectory(dirname(logPath), () => wake());
+  const before = await inode(logPath);
+  const timer = setInterval(() => wake(), REOPEN_LOOK_MS);
+  const onAbort = (): void => wake();
+  op.signal.addEventListener('abort', onAbort, { once: true });
+  try {
+    await request();
+    for (;;) {
+      const event = new Promise<void>((resolve) => { wake = resolve; });
+      if (await holdsOpen(monitor, logPath)) return;
+      if (!isAlive(monitor)) throw new RuntimeError('FailedPrecondition', `cannot reopen ${logPath}: its container has ended`);
+      checkAlive(op, `waiting for monitor ${monitor.pid} to reopen ${logPath}; is its disk full or read-only?${before === undefined ? '' : ' (an older file is there)'}`);
+      await event;
+    }
+  } finally {
+    clearInterval(timer);
+    op.signal.removeEventListener('abort', onAbort);
+    watch.close();
+  }
+}
+
+/** Device and inode of the file at `path`, links followed; undefined if there is none. */
+async function inode(path: string): Promise<string | undefined> {
+  try {
+    const { dev, ino } = await stat(path, { bigint: true });
+    return `${dev}:${ino}`;
+  } catch {
+    return undefined;
+  }
+}
+
+/** True if this process has the file that is at `path` now open. */
+async function holdsOpen(process: ProcessRef, path: string): Promise<boolean> {
+  const wanted = await inode(path);
+  if (wanted === undefined) return false;
+  const directory = `/proc/${process.pid}/fd`;
+  const names = await readdir(directory).catch(() => []);
+  const found = await Promise.all(names.map((name) => inode(join(directory, name))));
+  return found.includes(wanted) && isAlive(process);
+}
+
+/**
+ * The monitor of the bundle, if it lives: by its pid file, checked against its command line, since the pid may be another process's by
+ * now. Without a pid file (we died right after we had started it) the process table is searched.
+ */
+async function findMonitor(bundle: string, id: ContainerId | undefined): Promise<ProcessRef | undefined> {
+  const text = await readFile(join(bundle, FILES.monitorPid), 'utf8').catch(() => undefined);
+  if (text !== undefined) return await monitorWith(Number(/^\d{1,10}\s*$/.test(text) ? text : Number.NaN), bundle, id);
+  for (const name of await readdir('/proc')) {
+    const found = /^\d+$/.test(name) ? await monitorWith(Number(name), bundle, id) : undefined;
+    if (found !== undefined) return found;
+  }
+  return undefined;
+}
+
+async function monitorWith(pid: number, bundle: string, id: ContainerId | undefined): Promise<ProcessRef | undefined> {
+  const ref = processRef(pid);
+  if (ref === undefined || !isAlive(ref)) return undefined;
+  const argv = (await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')).split('\0');
+  const isOurs = argv[argv.indexOf('-b') + 1] === bundle && argv.includes('--exit-dir') && (id === undefined || argv.includes(id));
+  return isOurs && isAlive(ref) ? ref : undefined;
+}
+
+async function exists(path: string): Promise<boolean> {
+  return await access(path).then(() => true, () => false);
+}
+
+async function openMonitorCgroup(monitorCgroup: string): Promise<Launcher> {
+  const path = `${monitorCgroup.endsWith('.slice') ? slicePath(monitorCgroup) : `/${monitorCgroup.replace(/^\/+/, '')}`}/berth-monitors`;
+  const layout = readCgroupLayoutSync();
+  await createCgroup(layout, path);
+  return await openLauncher(layout.hierarchies.map((hierarchy) => cgroupDirectory(hierarchy, path)));
+}
+
+function attachChannel(stream: FdStream): AttachChannel {
+  async function* output(): AsyncGenerator<{ stream: 'stdout' | 'stderr'; data: Uint8Array }> {
+    try {
+      for await (const packet of stream) {
+        if (packet[0] === STREAM_STDOUT || packet[0] === STREAM_STDERR) yield { stream: packet[0] === STREAM_STDOUT ? 'stdout' : 'stderr', data: packet.subarray(1) };
+      }
+    } finally {
+      stream.close();
+    }
+  }
+  return {
+    output: output(),
+    async write(data) {
+      for (let at = 0; at < data.length; at += ATTACH_PACKET_BYTES) await stream.write(data.subarray(at, at + ATTACH_PACKET_BYTES));
+    },
+    closeInput: () => void stream.endWrite().catch(() => {}), // The peer is gone: its input is closed all the more.
+    close: () => stream.close(),
+  };
+}

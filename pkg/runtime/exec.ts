@@ -1,0 +1,352 @@
+/**
+ * One process in a container, without a monitor: `runtime exec --detach`, its stdio on our own pipes or terminal.
+ *
+ *   we ──spawn──▶ runtime exec ──▶ process         the runtime ends at once: its exit code says whether the process was started
+ *   we ◀──────────orphan────────── process         we are a subreaper, so the process becomes our child: its exit code is ours to read
+ *
+ * Detached, because a runtime that waits copies every byte once more, stays in memory as long as the process, and waits for grandchildren
+ * that hold the pipe (runc).
+ */
+import { readFile, rm, writeFile } from 'node:fs/promises';
+import { RuntimeError } from '../base/errors.ts';
+import type { ContainerId } from '../base/ids.ts';
+import { limits } from '../base/limits.ts';
+import { abortError, checkAlive, type Op } from '../base/op.ts';
+import type { RuntimeProcess } from '../oci/spec-types.ts';
+import {
+  adoptChild, type Child, closeFd, type ConsoleSocket, exitCodeOf, type FdStream, killTree, listenConsole, openStream, pipe, setWindowSize, spawn,
+} from '../sys/index.ts';
+import type { ExecStdio } from './index.ts';
+import { errorText, stringifyExact } from './messages.ts';
+
+export interface ExecRequest {
+  /** The runtime with its global options. */
+  readonly argv: readonly [string, ...string[]];
+  readonly id: ContainerId;
+  readonly process: RuntimeProcess;
+  readonly stdio: ExecStdio;
+  /** Path prefix of files of our own, unused by anybody else. Short: a socket is among them. */
+  readonly scratch: string;
+}
+
+/** `refused`: the process was never started; the text is the runtime's. */
+export type ExecOutcome = { readonly kind: 'exited'; readonly exitCode: number } | { readonly kind: 'refused'; readonly text: string };
+
+/** How long a killed process may take to vanish before the caller gets its error anyway. */
+const KILLED_MS = 2_000;
+/** After the end: how long a pipe that a grandchild holds may be silent before it is closed, and what is read from it at most (the largest pipe). */
+const DRAIN_IDLE_MS = 50;
+const DRAIN_BYTES = 1024 * 1024;
+/** stderr held back until it is known that the words are the process's and not the runtime's. */
+const HELD_BYTES = 64 * 1024;
+/** How long a runtime that has ended well may take to have sent the terminal. */
+const CONSOLE_MS = 5_000;
+
+/**
+ * Runs the process to its end; every byte it wrote is delivered before this returns. When `op.signal` fires, the process dies with all that
+ * descends from it or shares its session. A grandchild that holds the pipes keeps nobody waiting (GHSA-7jxh-36q5-gcqv).
+ * @throws DeadlineExceeded or Cancelled when the operation was over first; as spawn.
+ */
+export async function execDetached(op: Op, request: ExecRequest): Promise<ExecOutcome> {
+  const doing = `exec ${request.process.args[0] ?? ''} in container ${request.id}`;
+  op.stage(doing);
+  checkAlive(op, doing);
+  const files = { process: `${request.scratch}.json`, pid: `${request.scratch}.pid`, log: `${request.scratch}.log`, console: `${request.scratch}.sock` };
+  try {
+    await writeFile(files.process, stringifyExact({ ...request.process, terminal: request.stdio.tty }), { mode: 0o600 });
+    const ends = request.stdio.tty ? terminalEnds(files.console, request.stdio) : pipeEnds(request.stdio);
+    try {
+      return await run(op, doing, request, files, ends);
+    } finally {
+      ends.close();
+    }
+  } finally {
+    await Promise.all(Object.values(files).map((path) => rm(path, { force: true })));
+  }
+}
+
+type Files = Readonly<Record<'process' | 'pid' | 'log' | 'console', string>>;
+
+async function run(op: Op, doing: string, request: ExecRequest, files: Files, ends: Ends): Promise<ExecOutcome> {
+  const argv: [string, ...string[]] = [
+    ...request.argv, '--log', files.log, '--log-format', 'json', 'exec', '--detach', '--process', files.process, '--pid-file', files.pid,
+    ...(request.stdio.tty ? ['--console-socket', files.console] : []), request.id,
+  ];
+  const runtime = await spawn({ argv, fds: ends.childFds, leads: 'session' });
+  ends.started();
+  let current: Child = runtime;
+  const kill = (): void => killTree(current.ref);
+  op.signal.addEventListener('abort', kill, { once: true });
+  try {
+    if (op.signal.aborted) kill();
+    const outcome = await ended(op, runtime);
+    if (outcome !== 0) {
+      if (op.signal.aborted) throw abortError(op, doing);
+      await ends.settle();
+      return { kind: 'refused', text: errorText(await readText(files.log)) || errorText(ends.runtimeWords()) || `exit code ${outcome}` };
+    }
+    const child = adoptChild(Number.parseInt(await readText(files.pid), 10));
+    if (child === undefined) throw new RuntimeError('Internal', `${doing}: the process was started, but is no child of ours; how it ended cannot be known`);
+    current = child;
+    if (op.signal.aborted) kill();
+    await ends.connect(op.signal);
+    const exitCode = await ended(op, child);
+    if (op.signal.aborted) throw abortError(op, doing);
+    await ends.settle(op.signal);
+    return { kind: 'exited', exitCode: exitCode ?? 255 };
+  } finally {
+    op.signal.removeEventListener('abort', kill);
+  }
+}
+
+/** The exit code; undefined if the process outlives the end of the operation, and so its SIGKILL, by KILLED_MS. It is reaped whenever it ends. */
+async function ended(op: Op, child: Child): Promise<number | undefined> {
+  const late = Promise.withResolvers<undefined>();
+  let timer: NodeJS.Timeout | undefined;
+  const onAbort = (): void => {
+    timer = setTimeout(late.resolve, KILLED_MS, undefined);
+  };
+  if (op.signal.aborted) onAbort();
+  else op.signal.addEventListener('abort', onAbort, { once: true });
+  try {
+    const ending = await Promise.race([child.exited, late.promise]);
+    return ending === undefined ? undefined : exitCodeOf(ending);
+  } finally {
+    clearTimeout(timer);
+    op.signal.removeEventListener('abort', onAbort);
+  }
+}
+
+/** Our side of an exec's stdio. */
+interface Ends {
+  readonly childFds: readonly (number | 'null')[];
+  /** The runtime runs: the child's descriptors are closed here, output flows. */
+  started(): void;
+  /** The process runs: input flows, and held words were its own. */
+  connect(signal: AbortSignal): Promise<void>;
+  /** All that was written is delivered, unless `signal` fires first. */
+  settle(signal?: AbortSignal): Promise<void>;
+  /** The last of what came on the runtime's stderr. */
+  runtimeWords(): string;
+  close(): void;
+}
+
+function pipeEnds(stdio: ExecStdio): Ends {
+  const childFds: number[] = [];
+  const streams: FdStream[] = [];
+  const openEnd = (child: 'read' | 'write'): FdStream => {
+    const ends = pipe();
+    childFds.push(ends[child]);
+    const stream = openStream(ends[child === 'read' ? 'write' : 'read']);
+    streams.push(stream);
+    return stream;
+  };
+  const closeChildFds = (): void => childFds.splice(0).forEach(closeFd);
+  const close = (): void => {
+    closeChildFds();
+    for (const stream of streams) stream.close();
+  };
+  try {
+    const stdin = stdio.stdin === null ? null : openEnd('read');
+    const stdout = stdio.stdout === null ? null : openEnd('write');
+    const stderr = openEnd('write');
+    const fds = [...childFds];
+    const held = new HeldOutput(stdio.stderr);
+    const pumps: Pump[] = [];
+    const feeding = new AbortController();
+    return {
+      childFds: [stdin === null ? 'null' : (fds.shift() ?? 'null'), stdout === null ? 'null' : (fds.shift() ?? 'null'), fds.shift() ?? 'null'],
+      started: () => {
+        closeChildFds();
+        if (stdout !== null) pumps.push(new Pump(stdout, stdio.stdout));
+        pumps.push(new Pump(stderr, (chunk) => held.push(chunk)));
+      },
+      connect: async () => {
+        if (stdin !== null && stdio.stdin !== null) void feed(stdin, stdio.stdin, feeding.signal, 'close');
+        await held.release();
+      },
+      settle: async (signal) => void (await Promise.all(pumps.map((each) => each.settle(signal)))),
+      runtimeWords: () => held.tail(),
+      close: () => {
+        feeding.abort();
+        close();
+      },
+    };
+  } catch (error) {
+    close();
+    throw error;
+  }
+}
+
+function terminalEnds(path: string, stdio: ExecStdio): Ends {
+  const words = pipe();
+  let wordsWrite = words.write;
+  const stderr = openStream(words.read);
+  const held = new HeldOutput(null);
+  const feeding = new AbortController();
+  let socket: ConsoleSocket | undefined;
+  let received: Promise<number | null> | undefined;
+  let terminal: FdStream | undefined;
+  let pump: Pump | undefined;
+  let runtimePump: Pump | undefined;
+  const closeWords = (): void => {
+    closeFd(wordsWrite);
+    wordsWrite = -1;
+  };
+  const close = (): void => {
+    feeding.abort();
+    closeWords();
+    stderr.close();
+    socket?.close();
+    if (terminal !== undefined) terminal.close();
+    else void received?.then((fd) => fd === null || closeFd(fd));
+  };
+  try {
+    socket = listenConsole(path);
+    received = socket.receive(feeding.signal);
+    received.catch(() => {}); // Asked for in connect.
+  } catch (error) {
+    close();
+    throw error;
+  }
+  const arriving = received;
+  return {
+    childFds: ['null', 'null', words.write],
+    started: () => {
+      closeWords();
+      runtimePump = new Pump(stderr, (chunk) => held.push(chunk));
+    },
+    connect: async (signal) => {
+      const fd = await Promise.race([arriving, fired(AbortSignal.any([signal, AbortSignal.timeout(CONSOLE_MS)]))]);
+      if (signal.aborted) return;
+      if (typeof fd !== 'number') throw new RuntimeError('Internal', 'the runtime did not hand over a terminal');
+      const master = openStream(fd);
+      terminal = master;
+      stdio.onTerminal?.((size) => {
+        if (!feeding.signal.aborted) setWindowSize(fd, size);
+      });
+      pump = new Pump(master, stdio.stdout);
+      if (stdio.stdin !== null) void feed(master, stdio.stdin, feeding.signal, 'keep');
+    },
+    settle: async (signal) => void (await Promise.all([pump?.settle(signal), runtimePump?.settle(signal)])),
+    runtimeWords: () => held.tail(),
+    close,
+  };
+}
+
+type Sink = (chunk: Uint8Array) => Promise<void> | void;
+
+/** Moves a stream into a sink, one chunk after the other. What a sink does not want any more (it threw) is read and dropped. */
+class Pump {
+  readonly #stream: FdStream;
+  readonly #done: Promise<void>;
+  #sink: Sink | null;
+  #delivering = false;
+  #bytes = 0;
+
+  constructor(stream: FdStream, sink: Sink | null) {
+    this.#stream = stream;
+    this.#sink = sink;
+    this.#done = this.#run();
+  }
+
+  /** Returns when the stream has ended, or has nothing more of what was in it: silent for DRAIN_IDLE_MS, or DRAIN_BYTES later. Then it is closed. */
+  async settle(signal?: AbortSignal): Promise<void> {
+    const before = this.#bytes;
+    for (let seen = -1; signal?.aborted !== true && this.#bytes - before <= DRAIN_BYTES; ) {
+      if (await endsWithin(this.#done, DRAIN_IDLE_MS)) return;
+      if (!this.#delivering && this.#bytes === seen) break;
+      seen = this.#bytes;
+    }
+    this.#stream.close();
+  }
+
+  async #run(): Promise<void> {
+    for await (const chunk of this.#stream) {
+      this.#bytes += chunk.length;
+      this.#delivering = true;
+      try {
+        await this.#sink?.(chunk);
+      } catch {
+        this.#sink = null;
+      }
+      this.#delivering = false;
+    }
+  }
+}
+
+/** Holds output back until it is released, at most HELD_BYTES; keeps the last of it in any case. */
+class HeldOutput {
+  readonly #sink: Sink | null;
+  readonly #held: Buffer[] = [];
+  #released: Promise<void> | undefined;
+  #heldBytes = 0;
+  #tail = Buffer.alloc(0);
+
+  constructor(sink: Sink | null) {
+    this.#sink = sink;
+  }
+
+  async push(chunk: Uint8Array): Promise<void> {
+    this.#tail = Buffer.concat([this.#tail, chunk]).subarray(-limits.commandErrorBytes);
+    if (this.#released === undefined) {
+      this.#held.push(Buffer.from(chunk));
+      this.#heldBytes += chunk.length;
+      if (this.#heldBytes > HELD_BYTES) await this.release();
+      return;
+    }
+    await this.#released;
+    await this.#sink?.(chunk);
+  }
+
+  /** Delivers what is held; from now on everything passes through, behind it. */
+  release(): Promise<void> {
+    this.#released ??= (async () => {
+      for (const chunk of this.#held.splice(0)) await this.#sink?.(chunk);
+    })().catch(() => {}); // As in Pump: a client that left does not end the process.
+    return this.#released;
+  }
+
+  tail(): string {
+    return this.#tail.toString('utf8');
+  }
+}
+
+/** Writes a source into a stream until either ends. Every byte is taken by the kernel before the input is closed. */
+async function feed(stream: FdStream, source: AsyncIterable<Uint8Array>, stop: AbortSignal, atEnd: 'close' | 'keep'): Promise<void> {
+  const iterator = source[Symbol.asyncIterator]();
+  const stopped = fired(stop);
+  try {
+    for (;;) {
+      const next = await Promise.race([iterator.next(), stopped]);
+      if (next === undefined || next.done === true) break;
+      await stream.write(next.value);
+    }
+  } catch {
+    // The process does not read any more, or the client is gone: either way the input is over.
+  }
+  if (atEnd === 'close') stream.close();
+  iterator.return?.().catch(() => {});
+}
+
+/** True if `work` is done within `ms` of event loop time: a loop that was blocked gets to poll before this gives up. */
+async function endsWithin(work: Promise<void>, ms: number): Promise<boolean> {
+  const { promise: late, resolve } = Promise.withResolvers<false>();
+  const timer = setTimeout(() => setImmediate(() => setImmediate(resolve, false)), ms);
+  try {
+    return await Promise.race([work.then(() => true as const), late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+function fired(signal: AbortSignal): Promise<undefined> {
+  return new Promise((resolve) => {
+    if (signal.aborted) resolve(undefined);
+    else signal.addEventListener('abort', () => resolve(undefined), { once: true });
+  });
+}
+
+async function readText(path: string): Promise<string> {
+  return await readFile(path, 'utf8').catch(() => '');
+}

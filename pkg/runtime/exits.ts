@@ -1,0 +1,104 @@
+/**
+ * The exit directory: monitors write `<exit-dir>/<container id>` by rename, with the exit code in decimal; we only read.
+ *
+ * Watch first, then read what is there, then live: an exit may be reported twice, but never not at all.
+ */
+import { mkdir, open, readdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { errnoOf, explain } from '../base/errors.ts';
+import type { ContainerId } from '../base/ids.ts';
+import type { Logger } from '../base/op.ts';
+import { watchDirectory, type DirectoryEvent, type DirectoryWatch } from '../sys/index.ts';
+
+/** What an exit file says. */
+export interface ExitFile {
+  readonly id: ContainerId;
+  readonly exitCode: number;
+  /** Nanoseconds since the epoch, from the file's mtime. */
+  readonly finishedAt: bigint;
+}
+
+/** Exit files are a few digits; whatever is longer is none. */
+const EXIT_FILE_BYTES = 32;
+
+/** PURE. The container whose exit file has this name; undefined for the temporary names that writers rename from. */
+export function exitFileId(name: string): ContainerId | undefined {
+  return /^[0-9a-f]{64}$/.test(name) ? (name as ContainerId) : undefined;
+}
+
+/** PURE. 0-255 as written; 255 for anything else (upstream writes -1 when it does not know): what is not known to be success is none. */
+export function parseExitCode(text: string): number {
+  const match = /^(\d{1,3})\s*$/.exec(text);
+  const code = match === null ? 255 : Number(match[1]);
+  return code <= 255 ? code : 255;
+}
+
+/** The exit file of `id` right now; undefined if there is none. */
+export async function readExitFile(directory: string, id: ContainerId): Promise<ExitFile | undefined> {
+  let file: Awaited<ReturnType<typeof open>>;
+  try {
+    file = await open(join(directory, id), 'r');
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT') return undefined;
+    throw error;
+  }
+  try {
+    const { mtimeNs } = await file.stat({ bigint: true });
+    const bytes = Buffer.alloc(EXIT_FILE_BYTES);
+    const { bytesRead } = await file.read(bytes, 0, EXIT_FILE_BYTES, 0);
+    return { id, exitCode: parseExitCode(bytes.toString('latin1', 0, bytesRead)), finishedAt: mtimeNs };
+  } finally {
+    await file.close();
+  }
+}
+
+/** What is on disk, then what comes; every exit at least once, in order of arrival. Ends when `signal` fires. Makes the directory, also again when it is taken away. */
+export async function* watchExits(directory: string, signal: AbortSignal, log: Logger): AsyncGenerator<ExitFile, void, void> {
+  const pending = new Set<ContainerId>();
+  let wake = (): void => {};
+  let reread = true;
+  let watch: DirectoryWatch | undefined;
+  const onEvent = (event: DirectoryEvent): void => {
+    if (event.kind === 'changed') {
+      const id = exitFileId(event.name);
+      if (id !== undefined) pending.add(id);
+    } else if (event.kind !== 'removed') {
+      reread = true;
+      if (event.kind === 'gone') {
+        watch?.close();
+        watch = undefined;
+        log.warn('exit directory was taken away, will make it again', { path: directory });
+      }
+    }
+    wake();
+  };
+  const onAbort = (): void => wake();
+  signal.addEventListener('abort', onAbort);
+  try {
+    while (!signal.aborted) {
+      if (watch === undefined) {
+        await mkdir(directory, { recursive: true, mode: 0o700 });
+        watch = watchDirectory(directory, onEvent);
+      }
+      if (reread) {
+        reread = false;
+        for (const name of (await readdir(directory)).sort()) onEvent({ kind: 'changed', name });
+      }
+      const [next] = pending;
+      if (next === undefined) {
+        const idle = !reread && watch !== undefined && !signal.aborted; // Events came in while the directory was read.
+        if (idle) await new Promise<void>((resolve) => { wake = resolve; });
+        continue;
+      }
+      pending.delete(next);
+      const exit = await readExitFile(directory, next).catch((error: unknown) => {
+        log.error('exit file cannot be read, ignoring', { container: next, cause: explain(error) });
+        return undefined;
+      });
+      if (exit !== undefined && !signal.aborted) yield exit;
+    }
+  } finally {
+    signal.removeEventListener('abort', onAbort);
+    watch?.close();
+  }
+}

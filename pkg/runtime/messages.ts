@@ -1,0 +1,171 @@
+/**
+ * PURE. What runtimes and monitors say, read: error texts out of logfmt, JSON and plain stderr; the monitor's one line on the
+ * sync pipe; what a runtime can do; JSON with 64-bit integers written exactly.
+ */
+import { RuntimeError, type ErrorCode } from '../base/errors.ts';
+import { quote } from '../base/ids.ts';
+import type { RuntimeFeatures } from './index.ts';
+
+/** Of an error text, what an operator reads; the rest is noise of the same kind. */
+const MESSAGE_CHARS = 2000;
+
+/**
+ * The cause in what a failed runtime printed: the last error in its log (runc's logfmt, `--log-format json`), else the last lines as they are.
+ * Bounded, without control characters; '' if it said nothing.
+ */
+export function errorText(output: string): string {
+  const lines = output.split('\n').map((line) => line.trim()).filter((line) => line !== '');
+  const logged = lines.map(loggedError).filter((message) => message !== undefined);
+  const text = logged.at(-1) ?? lines.slice(-5).join('; ');
+  const clean = text.replace(/[\u0000-\u001f\u007f-\u009f]+/g, ' ').trim();
+  return clean.length <= MESSAGE_CHARS ? clean : `…${clean.slice(-MESSAGE_CHARS)}`;
+}
+
+/** The message of an error-level log line in either format; undefined for any other line. */
+function loggedError(line: string): string | undefined {
+  if (line.startsWith('{')) {
+    const entry = parseObject(line);
+    return entry !== undefined && isErrorLevel(entry['level']) && typeof entry['msg'] === 'string' ? entry['msg'] : undefined;
+  }
+  const match = /(?:^|\s)level=(\w+)\s+msg=("(?:[^"\\]|\\.)*"|[^"\s]\S*)/.exec(line);
+  if (match === null || !isErrorLevel(match[1])) return undefined;
+  const message = match[2] ?? '';
+  return message.startsWith('"') ? unquote(message) : message;
+}
+
+function isErrorLevel(level: unknown): boolean {
+  return level === 'error' || level === 'fatal' || level === 'panic';
+}
+
+/** Go's %q is JSON's string but for \x.. and the like, which stay as they are. */
+function unquote(text: string): string {
+  try {
+    return JSON.parse(text) as string;
+  } catch {
+    return text.slice(1, -1);
+  }
+}
+
+/**
+ * What kind of failure a runtime's text speaks of, where the text is the only source: a program that cannot be executed, or a working
+ * directory that is not there, is the request's fault.
+ */
+export function codeOfText(text: string): ErrorCode {
+  if (/executable file\b.*\bnot found|exec format error|no such file or directory.*\$PATH/i.test(text)) return 'InvalidArgument';
+  if (/\b(exec|executable)\b.*(permission denied|no such file|is a directory|not a directory)/i.test(text)) return 'InvalidArgument';
+  if (/\bch(ange )?dir\b|\bcwd\b/i.test(text) && /no such file|not a directory|permission denied|outside of container/i.test(text)) return 'InvalidArgument';
+  if (/no space left|cannot allocate memory|too many open files|resource temporarily unavailable/i.test(text)) return 'ResourceExhausted';
+  return 'Internal';
+}
+
+/** The monitor's answer on the sync pipe. */
+export type SyncMessage = { readonly kind: 'pid'; readonly pid: number } | { readonly kind: 'failed'; readonly message: string };
+
+/** `{"pid": N}`, or `{"pid": -1, "message": "…"}` (api-version 1 says "data"). @throws Internal for anything else. */
+export function parseSyncMessage(line: string): SyncMessage {
+  const object = parseObject(line);
+  const pid = object?.['pid'] ?? object?.['data'];
+  if (object === undefined || typeof pid !== 'number' || !Number.isInteger(pid)) throw new RuntimeError('Internal', `the monitor sent something that is no answer: ${quote(line)}`);
+  if (pid > 0) return { kind: 'pid', pid };
+  return { kind: 'failed', message: typeof object['message'] === 'string' ? object['message'] : '' };
+}
+
+/** JSON in which a bigint is a number of all its digits. */
+export function stringifyExact(value: unknown): string {
+  return JSON.stringify(value, (_key, item: unknown) => (typeof item === 'bigint' ? rawJson(String(item)) : item));
+}
+
+/** JSON.rawJSON (ES proposal "JSON.parse source text access", in V8 since 11.4), which the compiler's libraries do not know yet. */
+function rawJson(text: string): unknown {
+  return (JSON as unknown as { rawJSON(text: string): unknown }).rawJSON(text);
+}
+
+/** The object that `text` is; undefined if it is none. */
+export function parseObject(text: string): Readonly<Record<string, unknown>> | undefined {
+  try {
+    const value: unknown = JSON.parse(text);
+    return typeof value === 'object' && value !== null && !Array.isArray(value) ? (value as Record<string, unknown>) : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+/** As much of a finished command as is needed here. */
+interface Answer {
+  readonly exitCode: number;
+  readonly stdout: Buffer;
+  readonly stderr: Buffer;
+}
+
+type Abilities = Omit<RuntimeFeatures, 'kind' | 'version' | 'broken'>;
+
+const NOTHING: Abilities = {
+  ociVersion: '1.0.2', recursiveReadOnlyMounts: false, idmappedMounts: false, userNamespaces: false, seccomp: false, apparmor: false,
+};
+
+/**
+ * What a runtime can do, from its `features` (runc, newer crun) or, where it has none, from its name and version.
+ * @param version answer of `--version`, undefined if the binary cannot be run. @param features answer of `features`, a refusal where there is no such command.
+ */
+export function featuresOf(path: string, version: Answer | undefined, features: Answer | undefined): RuntimeFeatures {
+  const named = parseVersion(version?.stdout.toString('utf8') ?? '');
+  const kind = named?.kind ?? path.slice(path.lastIndexOf('/') + 1);
+  const answered = features?.exitCode === 0 ? parseFeatures(features.stdout.toString('utf8')) : undefined;
+  return { kind, version: named?.version ?? '', ...(answered ?? byVersion(kind, named?.version ?? '')), broken: brokenBecause(path, version, named !== undefined) };
+}
+
+/** `runc version 1.1.5+ds1`, `crun version 1.8.1`, `runsc version 0.0~20221219.0`. */
+function parseVersion(text: string): { readonly kind: string; readonly version: string } | undefined {
+  const match = /^([a-z][a-z0-9_-]{0,31}) version:? ?v?([0-9A-Za-z.+~_-]{1,64})/m.exec(text);
+  return match === null ? undefined : { kind: match[1] ?? '', version: match[2] ?? '' };
+}
+
+function brokenBecause(path: string, version: Answer | undefined, named: boolean): string | undefined {
+  if (version === undefined) return `${path} cannot be run`;
+  if (version.exitCode !== 0) return `${path} --version failed: ${errorText(version.stderr.toString('utf8')) || `exit code ${version.exitCode}`}`;
+  return named ? undefined : `${path} --version does not answer like an OCI runtime`;
+}
+
+/** The document of runtime-spec features.md; undefined if it is none. */
+function parseFeatures(text: string): Abilities | undefined {
+  const document = parseObject(text);
+  const max = document?.['ociVersionMax'];
+  if (document === undefined || typeof max !== 'string') return undefined;
+  const options = strings(document['mountOptions']);
+  const linux = object(document['linux']);
+  return {
+    ociVersion: releaseOf(max),
+    recursiveReadOnlyMounts: options.includes('rro'),
+    idmappedMounts: object(object(linux['mountExtensions'])['idmap'])['enabled'] === true,
+    userNamespaces: strings(linux['namespaces']).includes('user'),
+    seccomp: object(linux['seccomp'])['enabled'] === true,
+    apparmor: object(linux['apparmor'])['enabled'] === true,
+  };
+}
+
+/** A pre-release (`1.0.2-dev`) accepts what the release before it does, and its name would only be refused elsewhere. */
+function releaseOf(version: string): string {
+  return /^\d+\.\d+\.\d+/.exec(version)?.[0] ?? NOTHING.ociVersion;
+}
+
+/**
+ * Runtimes that have no `features`. crun got it in 1.8.7, and knows recursive options and idmapped mounts since 1.5; up to 1.8 it refuses
+ * specs of 1.2 and above. runc got it in 1.1.0.
+ */
+function byVersion(kind: string, version: string): Abilities {
+  const [major = 0, minor = 0] = version.split('.').map((part) => Number.parseInt(part, 10) || 0);
+  if (kind === 'crun') {
+    const modern = major > 1 || (major === 1 && minor >= 5);
+    return { ociVersion: modern ? '1.1.0' : '1.0.2', recursiveReadOnlyMounts: modern, idmappedMounts: modern, userNamespaces: true, seccomp: true, apparmor: true };
+  }
+  if (kind === 'runc') return { ...NOTHING, userNamespaces: true, seccomp: true, apparmor: true };
+  return NOTHING;
+}
+
+function object(value: unknown): Readonly<Record<string, unknown>> {
+  return typeof value === 'object' && value !== null ? (value as Record<string, unknown>) : {};
+}
+
+function strings(value: unknown): readonly string[] {
+  return Array.isArray(value) ? value.filter((each) => typeof each === 'string') : [];
+}

@@ -1,0 +1,198 @@
+/**
+ * OciRuntime over runc's command line: runc, crun, runsc, youki. One process per call, nothing kept between calls.
+ *
+ * What failed is told by facts where there are any (the state directory, `state`), by the runtime's words only where there are none.
+ */
+import { mkdir, readdir, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { explain, RuntimeError } from '../base/errors.ts';
+import type { ContainerId } from '../base/ids.ts';
+import { limits } from '../base/limits.ts';
+import { type Op, withTimeout } from '../base/op.ts';
+import { readDirSorted } from '../base/files.ts';
+import type { LinuxResources, RuntimeProcess } from '../oci/spec-types.ts';
+import { becomeSubreaper, capture, type Captured, isAlive, processRef } from '../sys/index.ts';
+import { execDetached } from './exec.ts';
+import type { ExecStdio, ExitStatus, OciRuntime, OciStatus, RuntimeFeatures, RuntimeHandler } from './index.ts';
+import { codeOfText, errorText, featuresOf, parseObject, stringifyExact } from './messages.ts';
+
+export interface OciCliOptions {
+  /**
+   * A directory of our own (tmpfs, emptied at the first exec) for what an exec needs for a moment: process.json, pid file, console socket.
+   * One per handler; short, since a socket's path has 107 bytes. Default: the runtime's root with `.exec` behind it.
+   */
+  readonly scratchDir?: string | undefined;
+}
+
+/** `state`, `features` and `list` answers; a config's annotations are in the first. */
+const ANSWER_BYTES = 4 * 1024 * 1024;
+
+export class OciCli implements OciRuntime {
+  readonly handler: RuntimeHandler;
+  readonly #scratchDir: string;
+  #scratchReady: Promise<void> | undefined;
+  #features: Promise<RuntimeFeatures> | undefined;
+  #execCount = 0;
+
+  constructor(handler: RuntimeHandler, options: OciCliOptions = {}) {
+    this.handler = handler;
+    this.#scratchDir = options.scratchDir ?? `${handler.root}.exec`;
+  }
+
+  features(op: Op): Promise<RuntimeFeatures> {
+    this.#features ??= this.#askFeatures(op).catch((error: unknown) => {
+      this.#features = undefined;
+      throw error;
+    });
+    return this.#features;
+  }
+
+  async start(op: Op, id: ContainerId): Promise<void> {
+    await this.#mustRun(op, id, 'start', ['start', id]);
+  }
+
+  async kill(op: Op, id: ContainerId, signal: number): Promise<void> {
+    await this.#mustRun(op, id, 'kill', ['kill', id, String(signal)]);
+  }
+
+  async delete(op: Op, id: ContainerId): Promise<void> {
+    const result = await this.#run(op, 'delete', ['delete', '--force', id]);
+    if (result.exitCode !== 0 && (await this.#hasState(id))) throw this.#failure(id, 'delete', result);
+  }
+
+  async status(op: Op, id: ContainerId): Promise<OciStatus> {
+    const result = await this.#run(op, 'state', ['state', id]);
+    if (result.exitCode !== 0) {
+      if (!(await this.#hasState(id))) return { state: 'absent' };
+      throw this.#failure(id, 'state', result);
+    }
+    return parseState(result.stdout.toString('utf8'), this.handler.path);
+  }
+
+  async update(op: Op, id: ContainerId, resources: LinuxResources): Promise<void> {
+    await this.#mustRun(op, id, 'update', ['update', '--resources', '-', id], stringifyExact(resources));
+  }
+
+  async pause(op: Op, id: ContainerId): Promise<void> {
+    await this.#mustRun(op, id, 'pause', ['pause', id]);
+  }
+
+  async resume(op: Op, id: ContainerId): Promise<void> {
+    await this.#mustRun(op, id, 'resume', ['resume', id]);
+  }
+
+  async list(_op: Op): Promise<readonly ContainerId[]> {
+    return stateIds(await readDirSorted(this.handler.root));
+  }
+
+  async exec(op: Op, id: ContainerId, process: RuntimeProcess, stdio: ExecStdio): Promise<ExitStatus> {
+    await this.#prepareScratch();
+    const outcome = await execDetached(op, { argv: this.#argv([]), id, process, stdio, scratch: join(this.#scratchDir, String(this.#execCount++)) });
+    if (outcome.kind === 'exited') return { exitCode: outcome.exitCode };
+    const code = codeOfText(outcome.text);
+    throw code === 'InvalidArgument' ? this.#refused(id, 'exec', outcome.text, code) : await this.#diagnosed(op, id, 'exec', outcome.text, code);
+  }
+
+  async #askFeatures(op: Op): Promise<RuntimeFeatures> {
+    try {
+      const [version, features] = await Promise.all([this.#run(op, '--version', ['--version']), this.#run(op, 'features', ['features'])]);
+      return featuresOf(this.handler.path, version, features);
+    } catch (error) {
+      if (op.signal.aborted) throw error;
+      return { ...featuresOf(this.handler.path, undefined, undefined), broken: explain(error) };
+    }
+  }
+
+  /** Runs a command that has to succeed. */
+  async #mustRun(op: Op, id: ContainerId, verb: string, args: readonly string[], stdin?: string): Promise<void> {
+    const result = await this.#run(op, verb, args, stdin);
+    if (result.exitCode === 0) return;
+    const text = textOf(result);
+    throw await this.#diagnosed(op, id, verb, text, codeOfText(text));
+  }
+
+  /** The error for a failed command, from the container's state: what is absent is NotFound, what is in the wrong state is FailedPrecondition. */
+  async #diagnosed(op: Op, id: ContainerId, verb: string, text: string, code: ReturnType<typeof codeOfText>): Promise<RuntimeError> {
+    const status = await this.status(op, id).catch(() => undefined);
+    if (status?.state === 'absent') return new RuntimeError('NotFound', `container ${id} does not exist in ${this.handler.root}`);
+    if (status !== undefined && !ALLOWED[verb]?.includes(status.state)) {
+      const gone = verb === 'kill' && status.state === 'stopped';
+      return new RuntimeError(gone ? 'NotFound' : 'FailedPrecondition', `cannot ${verb} container ${id}: it is ${status.state} (${this.handler.path}: ${text})`);
+    }
+    return this.#refused(id, verb, text, code);
+  }
+
+  #failure(id: ContainerId, verb: string, result: Captured): RuntimeError {
+    const text = textOf(result);
+    return this.#refused(id, verb, text, codeOfText(text));
+  }
+
+  #refused(id: ContainerId, verb: string, text: string, code: ReturnType<typeof codeOfText>): RuntimeError {
+    return new RuntimeError(code, `${this.handler.path} ${verb} failed for container ${id}: ${text === '' ? 'it did not say why' : text}`);
+  }
+
+  async #hasState(id: ContainerId): Promise<boolean> {
+    return stateIds(await readDirSorted(this.handler.root)).includes(id);
+  }
+
+  #argv(args: readonly string[]): [string, ...string[]] {
+    const { handler } = this;
+    return [handler.path, '--root', handler.root, ...(handler.cgroupManager === 'systemd' ? ['--systemd-cgroup'] : []), ...handler.runtimeArgs, ...args];
+  }
+
+  #run(op: Op, verb: string, args: readonly string[], stdin?: string): Promise<Captured> {
+    const what = `${this.handler.path} ${verb}`;
+    op.stage(what);
+    return capture(withTimeout(op, limits.runtimeCommandMs), { argv: this.#argv(args), what, stdin, stdoutMax: ANSWER_BYTES, stderrMax: limits.commandErrorBytes });
+  }
+
+  /** Made and emptied once: what is in it belonged to execs of a daemon that is dead. From now on the processes of execs become our children. */
+  #prepareScratch(): Promise<void> {
+    this.#scratchReady ??= (async () => {
+      becomeSubreaper();
+      await mkdir(this.#scratchDir, { recursive: true, mode: 0o700 });
+      for (const name of await readdir(this.#scratchDir)) await rm(join(this.#scratchDir, name), { recursive: true, force: true });
+    })();
+    return this.#scratchReady;
+  }
+}
+
+/** In which states each command may be used; elsewhere its failure is the caller's. */
+const ALLOWED: Readonly<Record<string, readonly OciStatus['state'][]>> = {
+  start: ['created'],
+  kill: ['created', 'running', 'paused'],
+  update: ['created', 'running', 'paused'],
+  pause: ['created', 'running'],
+  resume: ['paused'],
+  exec: ['running'],
+};
+
+/**
+ * PURE but for the process table. The answer of `state`. A container whose process is gone or a zombie is stopped, whatever the runtime
+ * says: crun calls it running until somebody reaps it. @throws Internal if it is no answer.
+ */
+export function parseState(text: string, runtime: string, living: (pid: number) => boolean = isLiving): OciStatus {
+  const answer = parseObject(text);
+  const status = answer?.['status'];
+  const pid = typeof answer?.['pid'] === 'number' ? answer['pid'] : 0;
+  switch (status) {
+    case 'stopped': return { state: 'stopped', pid: 0 };
+    case 'creating': case 'created': case 'running': case 'paused': return living(pid) ? { state: status, pid } : { state: 'stopped', pid: 0 };
+    default: throw new RuntimeError('Internal', `${runtime} state answered something that is no state: ${errorText(text).slice(0, 200)}`);
+  }
+}
+
+/** PURE. Ids in the names of a state directory: `<id>` (runc, crun, youki) or `<id>_sandbox:<id>.state` (runsc). */
+export function stateIds(names: readonly string[]): ContainerId[] {
+  return [...new Set(names.flatMap((name) => /^([0-9a-f]{64})(?![0-9a-f])/.exec(name)?.[1] ?? []))] as ContainerId[];
+}
+
+function isLiving(pid: number): boolean {
+  const ref = processRef(pid);
+  return ref !== undefined && isAlive(ref);
+}
+
+function textOf(result: Captured): string {
+  const text = errorText(result.stderr.toString('utf8')) || errorText(result.stdout.toString('utf8', 0, limits.commandErrorBytes));
+  return text || (result.signal === null ? `exit code ${result.exitCode}` : `killed by signal ${result.signal}`);
+}
