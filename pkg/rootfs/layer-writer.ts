@@ -240,9 +240,9 @@ export class LayerWriter implements TarSink {
   #copyUp(target: string, kind: 'absent' | 'whiteout'): void {
     if (this.#parents === 'unknown') throw new NeedParents(target);
     let copied: CopiedFile | undefined;
-    if (kind === 'absent' && !this.#isHidden(target)) {
+    if (kind === 'absent') {
       this.#ensureDirectory(parentOf(target), SYMLINKS_MAX);
-      copied = this.#tree.copyUp(target);
+      if (!this.#isHidden(target)) copied = this.#tree.copyUp(target);
     }
     if (copied === undefined) throw new RuntimeError('DataLoss', `it is a hard link to ${quote(target)}, which is neither in this layer nor in one below`);
     this.#manifest.copied(target, copied);

@@ -76,11 +76,12 @@ function randomTar(random: Random): Buffer {
 }
 
 function randomEntry(random: Random): Buffer {
-  const content = Buffer.from(Array.from({ length: random(3) === 0 ? random(1600) : random(20) }, () => random(256)));
+  const type = ['0', '\0', '1', '2', '3', '5', '6', '7', 'D', 'V'][random(10)] ?? '0';
+  const length = '0\x007DV'.includes(type) ? (random(3) === 0 ? random(1600) : random(20)) : 0;
+  const content = Buffer.from(Array.from({ length }, () => random(256)));
   const fields: HeaderFields = {
-    name: 'dir/'.repeat(random(4)) + 'n'.repeat(random(30)),
-    type: ['0', '\0', '1', '2', '3', '5', '6', '7', 'D', 'V'][random(10)] ?? '0',
-    link: 'target', uid: random(70_000), mode: random(0o10000), magic: (['ustar\x0000', 'ustar  \0', ''] as const)[random(3)] ?? '',
+    name: 'dir/'.repeat(random(4)) + 'n'.repeat(random(30) + 1),
+    type, link: 'target', uid: random(70_000), mode: random(0o10000), magic: (['ustar\x0000', 'ustar  \0', ''] as const)[random(3)] ?? '',
   };
   switch (random(7)) {
     case 0:
@@ -109,7 +110,7 @@ function randomEntry(random: Random): Buffer {
 function randomPax(random: Random): PaxList {
   const all: PaxList = [
     ['path', 'pax/'.repeat(random(50)) + 'x'], ['mtime', `${random(2) === 0 ? '-' : ''}${random(1e9)}.${random(1e9)}`], ['uid', String(random(2 ** 32))],
-    ['SCHILY.xattr.user.x', String.fromCharCode(...Array.from({ length: random(40) }, () => random(256)))], ['linkpath', 'l'], ['size', String(random(60))], ['comment', ''],
+    ['SCHILY.xattr.user.x', String.fromCharCode(...Array.from({ length: random(40) }, () => random(256)))], ['linkpath', 'l'], ['comment', ''],
   ];
   return all.filter(() => random(3) === 0);
 }

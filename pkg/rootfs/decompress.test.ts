@@ -1,0 +1,40 @@
+import { assert } from 'chai';
+import { zstdCompressSync } from 'node:zlib';
+import { RuntimeError } from '../base/errors.ts';
+import { compressionOf, zstdFrames } from './decompress.ts';
+
+describe('rootfs/decompress: what a blob is packed with', () => {
+  const cases: readonly [bytes: readonly number[], want: string][] = [
+    [[0x1f, 0x8b, 8, 0], 'gzip'], [[0x28, 0xb5, 0x2f, 0xfd], 'zstd'], [[0x5a, 0x2a, 0x4d, 0x18], 'zstd'], [[0xfd, 0x37, 0x7a, 0x58, 0x5a, 0], 'xz'], [[0x42, 0x5a, 0x68], 'bzip2'],
+    [[0x1f, 0x8b], 'none'], [[], 'none'], [[0x2e, 0x2f, 0, 0, 0, 0], 'none'],
+  ];
+  for (const [bytes, want] of cases) it(`${Buffer.from(bytes).toString('hex') || 'nothing'} is ${want}`, () => assert.equal(compressionOf(Uint8Array.from(bytes)), want));
+});
+
+describe('rootfs/decompress: zstd frames', () => {
+  const skippable = (content: Buffer): Buffer => Buffer.concat([Buffer.from([0x50, 0x2a, 0x4d, 0x18, content.length, 0, 0, 0]), content]);
+  const frames = [Buffer.from('hello'), Buffer.alloc(300_000, 'x'), Buffer.from(Array.from({ length: 5000 }, (_, i) => (i * 7919) % 251)), Buffer.alloc(0)].map((data) => zstdCompressSync(data));
+  const stream = Buffer.concat([skippable(Buffer.from('first')), ...frames.flatMap((frame) => [frame, skippable(Buffer.from('between'))]), skippable(Buffer.alloc(0))]);
+  const pieces = (size: number): Buffer[] => Array.from({ length: Math.ceil(stream.length / size) }, (_, i) => stream.subarray(i * size, (i + 1) * size));
+
+  it('no piece spans two frames, and skippable ones are left out', () => {
+    for (const size of [1, 2, 3, 5, 7, 100, stream.length]) {
+      const ends = new Set<number>();
+      let end = 0;
+      for (const frame of frames) ends.add((end += frame.length));
+      let at = 0;
+      const out = [...zstdFrames(pieces(size))];
+      for (const piece of out) {
+        const start = at;
+        at += piece.length;
+        assert.isFalse([...ends].some((frameEnd) => start < frameEnd && at > frameEnd), `a piece of ${size} from ${start} to ${at}`);
+      }
+      assert.isTrue(Buffer.concat(out).equals(Buffer.concat(frames)), `pieces of ${size}`);
+    }
+  });
+
+  it('a cut or something else behind a frame is damage', () => {
+    for (const cut of [1, 4, 8, 30]) assert.throws(() => [...zstdFrames([Buffer.concat(frames).subarray(0, -cut)])], RuntimeError, 'cut short', `cut by ${cut}`);
+    assert.throws(() => [...zstdFrames([Buffer.concat([frames[0] as Buffer, Buffer.from('garbage')])])], RuntimeError, 'followed by something else');
+  });
+});
