@@ -395,7 +395,7 @@ describe('cri/server', () => {
       const { promise: streaming, resolve: first } = Promise.withResolvers<void>();
       const server = await start({
         runPodSandbox: async () => { enter(); await finish; return { podSandboxId: 'p1' }; },
-        async *getContainerEvents() { first(); await new Promise(() => {}); },
+        async *getContainerEvents() { first(); yield await new Promise<never>(() => {}); },
       });
       const cri = client();
       const running = cri.runPodSandbox();

@@ -103,7 +103,9 @@ export function narrowPortForward(request: PortForwardRequest): PortForwardReque
 /** What an image is called in a request: a reference or an id, not parsed yet. `field` is its place in the request. @throws InvalidArgument */
 export function narrowImageReference(spec: ImageSpec | undefined, field = 'image'): string {
   if (spec === undefined || spec.image === '') throw missing(`${field}.image`, 'name an image, such as registry.example/app:1.0, or give its id');
-  if (spec.image.length > limits.nameBytes || !WORD.test(spec.image)) throw invalid(`${field}.image`, spec.image, `want a reference or an id: printable ASCII without spaces, at most ${limits.nameBytes} characters`);
+  if (spec.image.length > limits.nameBytes || !WORD.test(spec.image)) {
+    throw invalid(`${field}.image`, spec.image, `want a reference or an id: printable ASCII without spaces, at most ${limits.nameBytes} characters`);
+  }
   checkEntries(`${field}.annotations`, spec.annotations);
   return spec.image;
 }
@@ -193,7 +195,9 @@ function containerConfig(config: ContainerConfig | undefined): NamedContainerCon
   for (const list of ['command', 'args'] as const) config[list].forEach((word, i) => checkNoNul(`config.${list}[${i}]`, word));
   checkNoNul('config.working_dir', config.workingDir);
   config.envs.forEach((env, i) => checkVariable(`config.envs[${i}]`, env));
-  for (const [field, list] of [['mounts', config.mounts], ['devices', config.devices], ['CDI_devices', config.cdiDevices]] as const) checkCount(`config.${field}`, list, limits.mountsCount);
+  for (const [name, list] of [['mounts', config.mounts], ['devices', config.devices], ['CDI_devices', config.cdiDevices]] as const) {
+    checkCount(`config.${name}`, list, limits.mountsCount);
+  }
   config.mounts.forEach((mount, i) => checkMount(`config.mounts[${i}]`, mount));
   for (const device of config.devices) checkDevice(device);
   config.cdiDevices.forEach(({ name }, i) => {
@@ -231,13 +235,17 @@ function checkMount(field: string, mount: Mount): void {
 }
 
 function checkDevice(device: Device): void {
-  if (device.hostPath.length > limits.nameBytes || device.containerPath.length > limits.nameBytes) throw invalid('config.devices', device.hostPath, `want paths of at most ${limits.nameBytes} characters`);
+  if (device.hostPath.length > limits.nameBytes || device.containerPath.length > limits.nameBytes) {
+    throw invalid('config.devices', device.hostPath, `want paths of at most ${limits.nameBytes} characters`);
+  }
   checkDeviceRequest(device);
 }
 
 /** Joined to the pod's log directory by root: relative, and never up. */
 function checkLogPath(field: string, path: string): void {
-  if (path.length > limits.nameBytes || path.startsWith('/') || hasControl(path) || path.split('/').includes('..')) throw invalid(field, path, 'want a path relative to the log_directory of the pod, without ".."');
+  if (path.length > limits.nameBytes || path.startsWith('/') || hasControl(path) || path.split('/').includes('..')) {
+    throw invalid(field, path, 'want a path relative to the log_directory of the pod, without ".."');
+  }
 }
 
 function checkContainerSecurity(at: string, security: LinuxContainerSecurityContext): void {
@@ -245,7 +253,9 @@ function checkContainerSecurity(at: string, security: LinuxContainerSecurityCont
   if (security.runAsGroup !== undefined && security.runAsUser === undefined && security.runAsUsername === '') {
     throw invalid(`${at}.run_as_group`, String(security.runAsGroup.value), 'set run_as_user or run_as_username too (CRI: must be an error)');
   }
-  if (security.runAsUsername.length > limits.nameBytes || /[:\s\0]/.test(security.runAsUsername)) throw invalid(`${at}.run_as_username`, security.runAsUsername, 'want a name from /etc/passwd of the image');
+  if (security.runAsUsername.length > limits.nameBytes || /[:\s\0]/.test(security.runAsUsername)) {
+    throw invalid(`${at}.run_as_username`, security.runAsUsername, 'want a name from /etc/passwd of the image');
+  }
   checkIds(at, security);
   for (const list of ['maskedPaths', 'readonlyPaths'] as const) {
     const field = `${at}.${list === 'maskedPaths' ? 'masked_paths' : 'readonly_paths'}`;
@@ -290,7 +300,9 @@ function checkResources(field: string, resources: LinuxContainerResources): void
     ['memory_limit_in_bytes', resources.memoryLimitInBytes, -1n],
     ['memory_swap_limit_in_bytes', resources.memorySwapLimitInBytes, -1n],
   ];
-  for (const [name, value, min] of least) if (value < min) throw invalid(`${field}.${name}`, String(value), min < 0n ? 'want -1 for unlimited, 0 to leave it, or a limit' : 'want 0 to leave it, or a positive number');
+  for (const [name, value, min] of least) {
+    if (value < min) throw invalid(`${field}.${name}`, String(value), min < 0n ? 'want -1 for unlimited, 0 to leave it, or a limit' : 'want 0 to leave it, or a positive number');
+  }
   if (resources.oomScoreAdj < -1000n || resources.oomScoreAdj > 1000n) throw invalid(`${field}.oom_score_adj`, String(resources.oomScoreAdj), 'want -1000 to 1000');
   for (const [name, list] of [['cpuset_cpus', resources.cpusetCpus], ['cpuset_mems', resources.cpusetMems]] as const) {
     if (list.length > limits.nameBytes || !/^(\d+(-\d+)?(,\d+(-\d+)?)*)?$/.test(list)) throw invalid(`${field}.${name}`, list, 'want a list such as 0-3,7');
@@ -345,7 +357,7 @@ function checkNoNul(field: string, text: string): void {
 }
 
 function hasControl(text: string): boolean {
-  return /[\x00-\x1f\x7f]/.test(text);
+  return /\p{Cc}/u.test(text);
 }
 
 function missing(field: string, remedy: string): RuntimeError {
