@@ -46,6 +46,8 @@ export const limits = {
   /** PullImage flights at once on the node, and layers at once in one pull. */
   pullsCount: 3,
   pullLayersCount: 3,
+  /** Layers that one pull unpacks at once: inflating takes a core each. */
+  pullUnpacksCount: 2,
   /** ExecSync output kept per stream; the rest is read and dropped (CVE-2022-1708). */
   execOutputBytes: 16 * MiB,
   execsPerContainerCount: 64,
@@ -125,6 +127,8 @@ export const limits = {
   pullRangesAheadCount: 4,
   /** How long the start of a broken download is kept for the next try. */
   partialKeepMs: 24 * 3_600_000,
+  /** Deleting the layers of one image goes on this long after its caller has left. */
+  imageDeleteMs: 10 * 60_000,
   /** Entries of an image archive (an OCI layout has one per blob). */
   archiveEntriesCount: 65_536,
   /** Names that one image may have. */

@@ -66,8 +66,11 @@ export interface LayerSource {
 
 /** What the image store needs of `pkg/rootfs`; the composition root passes it. */
 export interface LayerUnpacker {
-  /** Idempotent by chain id: content if the layer is complete already. Returns only when the layer is durable. */
-  unpack(op: Op, layer: LayerSource): Promise<void>;
+  /**
+   * Idempotent by chain id: content if the layer is complete already. Returns only when the layer is durable.
+   * `onBytes` wants to hear of uncompressed bytes as they are written, for progress and for the watchdog; calling it is optional.
+   */
+  unpack(op: Op, layer: LayerSource, onBytes?: (bytes: number) => void): Promise<void>;
   /** True if the layer is complete on disk. */
   has(chainId: ChainId): Promise<boolean>;
   /** Removes a layer that no image uses; content if absent. */
@@ -100,7 +103,7 @@ export interface ImageStore {
   remove(op: Op, reference: string): Promise<void>;
   /** Blobs and layers together. Cached, no walk. */
   usage(op: Op): Promise<FsUsage>;
-  /** Drops partial downloads, blobs and layers that no image refers to. */
+  /** Drops blobs and layers that no image refers to. What a broken pull left behind stays for a day, so that the next try can go on from there. */
   sweep(op: Op): Promise<void>;
   /** Pulls in flight, for Status and `berth pull`. */
   progress(): readonly PullProgress[];
@@ -118,3 +121,12 @@ export interface PullProgress {
   readonly layers: readonly { readonly digest: string; readonly stage: 'waiting' | 'downloading' | 'unpacking' | 'done'; readonly bytesDone: bigint; readonly bytesTotal: bigint }[];
   readonly startedAt: bigint;
 }
+
+export { FileImageStore } from './store.ts';
+export type { FileImageStoreOptions, PullCounters } from './store.ts';
+export { RegistryPolicy, defaultPolicyOptions } from './policy.ts';
+export type { PolicyOptions, SignatureRequirement } from './policy.ts';
+export { NodeCredentials, defaultAuthFiles } from './auth.ts';
+export type { CredentialOptions, RunHelper } from './auth.ts';
+export { UndiciTransport } from './http.ts';
+export type { Transport } from './http.ts';

@@ -1,0 +1,616 @@
+/**
+ * Where an image may come from: the node's registry configuration, as podman, CRI-O and containerd write it.
+ *
+ *     registries.conf, registries.conf.d/*.conf    prefixes, mirrors, rewriting, insecure, blocked, short names (containers-registries.conf(5))
+ *     certs.d/<host>/{*.crt,*.cert,*.key}          authorities and client certificates (containers-certs.d(5))
+ *     certs.d/<host>/hosts.toml                    containerd's mirrors, for hosts that registries.conf says nothing about
+ *     policy.json                                  which images must be signed, and by whom (containers-policy.json(5))
+ *
+ * Files are looked at again for each pull (one stat each) and read again when they changed. A changed file that cannot
+ * be read leaves the last good configuration in force, with an error in the log.
+ */
+import { stat } from 'node:fs/promises';
+import { BlockList } from 'node:net';
+import { basename, isAbsolute, join } from 'node:path';
+import { parse as parseToml } from 'smol-toml';
+import { readBounded, readDirSorted } from '../base/files.ts';
+import { errnoOf, explain, RuntimeError } from '../base/errors.ts';
+import { quote } from '../base/ids.ts';
+import { limits } from '../base/limits.ts';
+import type { Op } from '../base/op.ts';
+import { complete, DOCKER_DOMAIN, formatReference, isDomain, parseName, parseReference, repositoryName, withDefaultTag } from '../oci/reference.ts';
+import type { ParsedName, Reference } from '../oci/reference.ts';
+import { isObject, parseObject } from '../oci/manifest.ts';
+import { directRoute, parseUrl } from './http.ts';
+import type { Route, RouteOf } from './http.ts';
+import type { Endpoint } from './registry.ts';
+
+export interface PolicyOptions {
+  readonly registriesConf: string;
+  readonly registriesConfDir: string;
+  /** Looked through in order; the first that has a directory for the host counts. */
+  readonly certsDirs: readonly string[];
+  /** containerd's `config_path`. */
+  readonly hostsDirs: readonly string[];
+  /** `signature_policy`; absent file = accept anything. */
+  readonly signaturePolicy: string;
+  /** `signature_policy_dir`: `<namespace>.json` there wins over `signaturePolicy`. */
+  readonly signaturePolicyDir: string;
+  /** For HTTP_PROXY, HTTPS_PROXY and NO_PROXY, in either case. */
+  readonly environment: Readonly<Record<string, string | undefined>>;
+  /** `short_name_mode`: enforcing refuses a short name that several registries might mean. */
+  readonly shortNames: 'enforcing' | 'permissive' | 'disabled';
+}
+
+/** Where distributions and CRI-O have these files. */
+export const defaultPolicyOptions: PolicyOptions = {
+  registriesConf: '/etc/containers/registries.conf',
+  registriesConfDir: '/etc/containers/registries.conf.d',
+  certsDirs: ['/etc/containers/certs.d', '/etc/docker/certs.d'],
+  hostsDirs: ['/etc/containerd/certs.d', '/etc/docker/certs.d'],
+  signaturePolicy: '/etc/containers/policy.json',
+  signaturePolicyDir: '/etc/crio/policies',
+  environment: {},
+  shortNames: 'enforcing',
+};
+
+interface Mirror {
+  readonly location: string;
+  readonly insecure: boolean;
+  readonly pulls: 'all' | 'digest-only' | 'tag-only';
+}
+interface Registry {
+  readonly prefix: string;
+  readonly location: string;
+  readonly insecure: boolean;
+  readonly blocked: boolean;
+  readonly mirrors: readonly Mirror[];
+}
+/** registries.conf with its drop-ins, merged. */
+export interface RegistriesConfig {
+  readonly search: readonly string[];
+  readonly shortNames: PolicyOptions['shortNames'] | undefined;
+  readonly credentialHelpers: readonly string[];
+  /** By prefix. */
+  readonly registries: ReadonlyMap<string, Registry>;
+  readonly aliases: ReadonlyMap<string, string>;
+}
+
+/** Docker's meaning of short names, where nobody configured one. */
+const NO_CONFIG: RegistriesConfig = { search: [DOCKER_DOMAIN], shortNames: undefined, credentialHelpers: [], registries: new Map(), aliases: new Map() };
+
+/** A signature requirement that has to be met before an image may be used. */
+export interface SignatureRequirement {
+  readonly type: string;
+  readonly document: Readonly<Record<string, unknown>>;
+}
+
+export class RegistryPolicy {
+  readonly #options: PolicyOptions;
+  #config: RegistriesConfig = NO_CONFIG;
+  #seen = '';
+
+  constructor(options: Partial<PolicyOptions> = {}) {
+    this.#options = { ...defaultPolicyOptions, ...options };
+  }
+
+  /**
+   * Reads registries.conf if it changed since the last call.
+   * @throws FailedPrecondition that names file, line and column, when there is no earlier good configuration to go on with.
+   */
+  async refresh(op: Op): Promise<void> {
+    const files = await this.#files();
+    const seen = JSON.stringify(files);
+    if (seen === this.#seen) return;
+    try {
+      this.#config = await readRegistries(files.map(([path]) => path));
+      this.#seen = seen;
+    } catch (error) {
+      if (this.#seen === '') throw error;
+      op.log.error('registries configuration cannot be read, the last good one stays in force', { error: explain(error) });
+    }
+  }
+
+  /**
+   * What `name` may mean, best first: itself if it names its registry; else its alias, else the search registries. Never throws; uses the configuration of
+   * the last `refresh`.
+   */
+  candidates(name: ParsedName): readonly Reference[] {
+    if (name.domain !== undefined) return [withDefaultTag(complete(name, name.domain))];
+    const alias = this.#config.aliases.get(name.path);
+    const target = alias === undefined ? undefined : parseAlias(alias);
+    if (target !== undefined) return [withDefaultTag({ ...target, tag: name.tag, digest: name.digest })];
+    return this.#config.search.map((domain) => withDefaultTag(complete(name, domain)));
+  }
+
+  /**
+   * What to pull for `text`.
+   * @throws InvalidArgument if it is no reference, or a short name that could mean several registries while short names are enforced.
+   */
+  resolve(text: string): readonly Reference[] {
+    const name = parseName(text);
+    const found = this.candidates(name);
+    if (found.length === 0) {
+      throw new RuntimeError('InvalidArgument', `${quote(text)} names no registry, and unqualified-search-registries in registries.conf is empty; write the whole name`);
+    }
+    const mode = this.#config.shortNames ?? this.#options.shortNames;
+    if (found.length > 1 && mode === 'enforcing') {
+      const names = found.map((each) => each.domain).join(', ');
+      throw new RuntimeError('InvalidArgument', `${quote(text)} could mean an image on any of ${quote(names, 300)}; write the whole name, or add an alias to registries.conf`);
+    }
+    return found;
+  }
+
+  get credentialHelpers(): readonly string[] {
+    return this.#config.credentialHelpers;
+  }
+
+  /**
+   * Where to ask for `reference`, in order: mirrors, then the registry itself. Never empty.
+   * @throws PermissionDenied if it is blocked.
+   */
+  async endpoints(reference: Reference): Promise<readonly Endpoint[]> {
+    const full = formatReference(reference);
+    const match = findRegistry(this.#config.registries, full);
+    if (match === undefined) return this.#hostsEndpoints(reference);
+    const { registry, length } = match;
+    if (registry.blocked) throw new RuntimeError('PermissionDenied', `registry ${quote(registry.prefix)} is blocked in registries.conf; ${quote(full)} is not pulled`);
+    const isDigest = reference.digest !== undefined;
+    const mirrors = registry.mirrors.filter(({ pulls }) => pulls === 'all' || pulls === (isDigest ? 'digest-only' : 'tag-only'));
+    const name = repositoryName(reference);
+    const endpoints: Endpoint[] = [];
+    for (const mirror of mirrors) endpoints.push(await this.#endpoint(rewrite(name, length, mirror.location), 'mirror', mirror.insecure));
+    // Nothing else said about this host: containerd's files may add mirrors for it.
+    if (mirrors.length === 0 && registry.location === '' && !registry.insecure) return this.#hostsEndpoints(reference);
+    const own = registry.location === '' ? name : rewrite(name, length, registry.location);
+    endpoints.push(await this.#endpoint(own, 'registry', registry.insecure));
+    return endpoints;
+  }
+
+  /**
+   * What must be true of the signatures of `reference` before it may be used; none for "accept anything". The most specific scope decides.
+   * @throws FailedPrecondition with reason SignatureValidationFailed when the policy rejects it, or cannot be read (fail closed).
+   */
+  async signatureRequirements(reference: Reference, namespace: string): Promise<readonly SignatureRequirement[]> {
+    const document = await this.#policyDocument(namespace);
+    if (document === undefined) return [];
+    const { path, policy } = document;
+    const requirements = requirementsFor(policy, reference);
+    if (requirements === undefined) throw signatureError(`${path} says nothing about ${quote(formatReference(reference))} and has no default`);
+    if (requirements.some((each) => each.type === 'reject')) throw signatureError(`${path} rejects ${quote(formatReference(reference))}`);
+    return requirements.filter((each) => each.type !== 'insecureAcceptAnything');
+  }
+
+  async #policyDocument(namespace: string): Promise<{ readonly path: string; readonly policy: Readonly<Record<string, unknown>> } | undefined> {
+    const own = this.#options.signaturePolicyDir !== '' && /^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/.test(namespace) ? [join(this.#options.signaturePolicyDir, `${namespace}.json`)] : [];
+    for (const path of [...own, this.#options.signaturePolicy]) {
+      if (path === '') continue;
+      try {
+        return { path, policy: parseObject(await readBounded(path, limits.configFileBytes), limits.configFileBytes, path) };
+      } catch (error) {
+        if (errnoOf(error) === 'ENOENT' || errnoOf(error) === 'ENOTDIR') continue;
+        throw signatureError(`${path} cannot be read`, error);
+      }
+    }
+    return undefined;
+  }
+
+  async #hostsEndpoints(reference: Reference): Promise<readonly Endpoint[]> {
+    const found = await readHostsToml(this.#options.hostsDirs, reference.domain);
+    const name = repositoryName(reference);
+    if (found === undefined) return [await this.#endpoint(name, 'registry', false)];
+    const endpoints: Endpoint[] = [];
+    for (const host of found.hosts) endpoints.push(await this.#hostEndpoint(host, reference));
+    const { server } = found;
+    endpoints.push(server === undefined ? await this.#endpoint(name, 'registry', false) : await this.#hostEndpoint(server, reference));
+    return endpoints;
+  }
+
+  async #hostEndpoint(host: HostEntry, reference: Reference): Promise<Endpoint> {
+    const certificates = await readCertificates(this.#options.certsDirs, host.url.host);
+    const isOwn = host.url.host === apiHost(reference.domain) || host.url.host === reference.domain;
+    return {
+      root: host.root,
+      repository: reference.path,
+      credentialName: `${isOwn ? reference.domain : host.url.host}/${reference.path}`,
+      kind: isOwn ? 'registry' : 'mirror',
+      // hosts.toml says http or https itself; only the certificate check is left to skip_verify.
+      security: 'verify',
+      routeOf: this.#routes({ ca: [...certificates.ca, ...host.ca], clientCertificates: [...certificates.clientCertificates, ...host.clients], verification: host.skipVerify ? 'skip' : 'verify', dialTimeoutMs: host.dialTimeoutMs }),
+      headers: host.headers,
+      namespace: isOwn ? '' : reference.domain,
+    };
+  }
+
+  /** The endpoint of `host/path`. */
+  async #endpoint(name: string, kind: Endpoint['kind'], insecure: boolean): Promise<Endpoint> {
+    const reference = parseReference(name);
+    const host = apiHost(reference.domain);
+    const certificates = await readCertificates(this.#options.certsDirs, reference.domain);
+    return {
+      root: `https://${host}/v2`,
+      repository: reference.path,
+      credentialName: repositoryName(reference),
+      kind,
+      security: insecure ? 'insecure' : 'verify',
+      routeOf: this.#routes({ ...certificates, verification: insecure ? 'skip' : 'verify', dialTimeoutMs: directRoute.dialTimeoutMs }),
+      headers: {},
+      namespace: '',
+    };
+  }
+
+  #routes(tls: Omit<Route, 'proxy'>): RouteOf {
+    return (url) => ({ ...tls, proxy: proxyFor(url, this.#options.environment) });
+  }
+
+  /** Each file of the configuration with what tells that it changed. */
+  async #files(): Promise<(readonly [path: string, stamp: string])[]> {
+    const { registriesConf, registriesConfDir } = this.#options;
+    const names = registriesConfDir === '' ? [] : await readDirSorted(registriesConfDir);
+    const paths = [registriesConf, ...names.filter((name) => name.endsWith('.conf')).map((name) => join(registriesConfDir, name))];
+    const found: [string, string][] = [];
+    for (const path of paths.filter((each) => each !== '')) {
+      const info = await stat(path, { bigint: true }).catch(() => undefined);
+      if (info?.isFile() === true) found.push([path, `${info.mtimeNs} ${info.ctimeNs} ${info.size} ${info.ino}`]);
+    }
+    return found;
+  }
+}
+
+function apiHost(domain: string): string {
+  return domain === DOCKER_DOMAIN ? 'registry-1.docker.io' : domain;
+}
+
+function parseAlias(text: string): Reference | undefined {
+  try {
+    return parseReference(text);
+  } catch {
+    return undefined;
+  }
+}
+
+/** The longest prefix that covers `full` (`host/path:tag@digest`), and how many characters of it were matched. */
+function findRegistry(registries: ReadonlyMap<string, Registry>, full: string): { readonly registry: Registry; readonly length: number } | undefined {
+  let best: { readonly registry: Registry; readonly length: number; readonly weight: number } | undefined;
+  for (const registry of registries.values()) {
+    const length = matchedLength(registry.prefix, full);
+    const weight = registry.prefix.length;
+    if (length >= 0 && (best === undefined || weight > best.weight)) best = { registry, length, weight };
+  }
+  return best;
+}
+
+function matchedLength(prefix: string, full: string): number {
+  if (prefix.startsWith('*.')) {
+    // A subdomain of any depth; only the host part is matched.
+    const host = full.slice(0, full.indexOf('/'));
+    return host.endsWith(prefix.slice(1)) && host.length > prefix.length - 1 ? host.length : -1;
+  }
+  if (!full.startsWith(prefix)) return -1;
+  const next = full.charAt(prefix.length);
+  return next === '' || next === '/' || next === ':' || next === '@' ? prefix.length : -1;
+}
+
+function rewrite(name: string, matched: number, location: string): string {
+  return `${location}${name.slice(matched)}`;
+}
+
+async function readRegistries(paths: readonly string[]): Promise<RegistriesConfig> {
+  let merged = NO_CONFIG;
+  for (const path of paths) {
+    const text = (await readBounded(path, limits.configFileBytes)).toString('utf8');
+    merged = mergeRegistries(merged, parseRegistries(text, path));
+  }
+  return merged;
+}
+
+interface Partly extends Omit<RegistriesConfig, 'search' | 'credentialHelpers'> {
+  readonly search: readonly string[] | undefined;
+  readonly credentialHelpers: readonly string[] | undefined;
+}
+
+function mergeRegistries(base: RegistriesConfig, over: Partly): RegistriesConfig {
+  // containers-registries.conf.d(5): scalars replace, tables with the same prefix replace, aliases merge; an empty alias removes one.
+  const aliases = new Map([...base.aliases, ...over.aliases]);
+  for (const [name, target] of aliases) if (target === '') aliases.delete(name);
+  return {
+    search: over.search ?? base.search,
+    shortNames: over.shortNames ?? base.shortNames,
+    credentialHelpers: over.credentialHelpers ?? base.credentialHelpers,
+    registries: new Map([...base.registries, ...over.registries]),
+    aliases,
+  };
+}
+
+/** Reads one file of registries.conf, version 2 or the old version 1. @throws FailedPrecondition that names the file and the place in it. */
+export function parseRegistries(text: string, path: string): Partly {
+  const document = readToml(text, path);
+  const fail = (what: string): RuntimeError => new RuntimeError('FailedPrecondition', `${path}: ${what}`);
+  if (isObject(document['registries'])) return parseVersion1(document['registries'], fail);
+  const tables = document['registry'];
+  if (tables !== undefined && !Array.isArray(tables)) throw fail('"registry" must be written as [[registry]]');
+  const registries = new Map<string, Registry>();
+  for (const table of (tables ?? []) as unknown[]) {
+    const registry = parseRegistryTable(table, fail);
+    if (registries.has(registry.prefix)) throw fail(`prefix ${quote(registry.prefix)} is given twice`);
+    registries.set(registry.prefix, registry);
+  }
+  const mode = document['short-name-mode'];
+  if (mode !== undefined && mode !== 'enforcing' && mode !== 'permissive' && mode !== 'disabled') throw fail('short-name-mode must be enforcing, permissive or disabled');
+  const aliases = new Map<string, string>();
+  for (const [name, target] of Object.entries(isObject(document['aliases']) ? document['aliases'] : {})) {
+    if (typeof target !== 'string') throw fail(`alias ${quote(name)} is not text`);
+    aliases.set(name, target);
+  }
+  return {
+    search: texts(document['unqualified-search-registries'], 'unqualified-search-registries', fail),
+    shortNames: mode,
+    credentialHelpers: texts(document['credential-helpers'], 'credential-helpers', fail),
+    registries,
+    aliases,
+  };
+}
+
+type Fail = (what: string) => RuntimeError;
+
+function parseRegistryTable(table: unknown, fail: Fail): Registry {
+  if (!isObject(table)) throw fail('a [[registry]] is not a table');
+  const location = locationOf(table, 'location', fail);
+  const prefix = typeof table['prefix'] === 'string' && table['prefix'] !== '' ? table['prefix'].replace(/\/+$/, '') : location;
+  if (prefix === '') throw fail('a [[registry]] has neither prefix nor location');
+  const digestOnly = flag(table, 'mirror-by-digest-only', fail);
+  const mirrors = table['mirror'] ?? [];
+  if (!Array.isArray(mirrors)) throw fail('"mirror" must be written as [[registry.mirror]]');
+  return {
+    prefix,
+    location,
+    insecure: flag(table, 'insecure', fail),
+    blocked: flag(table, 'blocked', fail),
+    mirrors: mirrors.map((each: unknown) => parseMirror(each, digestOnly, fail)),
+  };
+}
+
+function parseMirror(table: unknown, digestOnly: boolean, fail: Fail): Mirror {
+  if (!isObject(table)) throw fail('a [[registry.mirror]] is not a table');
+  const location = locationOf(table, 'location', fail);
+  if (location === '') throw fail('a [[registry.mirror]] has no location');
+  const pulls = table['pull-from-mirror'] ?? (digestOnly ? 'digest-only' : 'all');
+  if (pulls === '') return { location, insecure: flag(table, 'insecure', fail), pulls: 'all' };
+  if (pulls !== 'all' && pulls !== 'digest-only' && pulls !== 'tag-only') throw fail('pull-from-mirror must be all, digest-only or tag-only');
+  if (digestOnly && table['pull-from-mirror'] !== undefined) throw fail('mirror-by-digest-only and pull-from-mirror exclude each other');
+  return { location, insecure: flag(table, 'insecure', fail), pulls };
+}
+
+function parseVersion1(table: Readonly<Record<string, unknown>>, fail: Fail): Partly {
+  const list = (key: string): readonly string[] => (isObject(table[key]) ? (texts(table[key]['registries'], `registries.${key}`, fail) ?? []) : []);
+  const insecure = new Set(list('insecure'));
+  const blocked = new Set(list('block'));
+  const registries = new Map<string, Registry>();
+  for (const prefix of new Set([...insecure, ...blocked])) {
+    registries.set(prefix, { prefix, location: prefix, insecure: insecure.has(prefix), blocked: blocked.has(prefix), mirrors: [] });
+  }
+  return { search: list('search'), shortNames: undefined, credentialHelpers: undefined, registries, aliases: new Map() };
+}
+
+function locationOf(table: Readonly<Record<string, unknown>>, key: string, fail: Fail): string {
+  const value = table[key] ?? '';
+  if (typeof value !== 'string') throw fail(`${key} is not text`);
+  if (value === '') return '';
+  const clean = value.replace(/\/+$/, '');
+  const host = clean.split('/', 1)[0] ?? '';
+  if (value.includes('://')) throw fail(`${key} ${quote(value)} must not have a scheme; write host[:port][/path], and insecure = true for http`);
+  if (!isDomain(host)) throw fail(`${key} ${quote(value)} does not start with a registry host`);
+  return clean;
+}
+
+function flag(table: Readonly<Record<string, unknown>>, key: string, fail: Fail): boolean {
+  const value = table[key] ?? false;
+  if (typeof value !== 'boolean') throw fail(`${key} must be true or false`);
+  return value;
+}
+
+function texts(value: unknown, key: string, fail: Fail): readonly string[] | undefined {
+  if (value === undefined) return undefined;
+  if (!Array.isArray(value) || !value.every((each) => typeof each === 'string')) throw fail(`${key} must be a list of text`);
+  return value;
+}
+
+function readToml(text: string, path: string): Readonly<Record<string, unknown>> {
+  try {
+    return parseToml(text);
+  } catch (cause) {
+    throw new RuntimeError('FailedPrecondition', `${path} is not valid TOML`, { cause });
+  }
+}
+
+/** One host of a hosts.toml. */
+interface HostEntry {
+  readonly url: URL;
+  /** With `/v2` unless override_path. */
+  readonly root: string;
+  readonly ca: readonly string[];
+  readonly clients: Route['clientCertificates'];
+  readonly skipVerify: boolean;
+  readonly headers: Readonly<Record<string, string>>;
+  readonly dialTimeoutMs: number;
+}
+
+/** containerd's hosts.toml for `domain`: in `<dir>/<host>`, `<dir>/<host>_<port>_` or `<dir>/_default`. undefined if there is none. */
+async function readHostsToml(directories: readonly string[], domain: string): Promise<{ readonly hosts: readonly HostEntry[]; readonly server: HostEntry | undefined } | undefined> {
+  const escaped = domain.includes(':') ? `${domain.replace(':', '_')}_` : domain;
+  for (const directory of directories) {
+    for (const name of new Set([domain, escaped, '_default'])) {
+      const path = join(directory, name, 'hosts.toml');
+      const bytes = await readBounded(path, limits.configFileBytes).catch((error: unknown) => {
+        if (errnoOf(error) === 'ENOENT' || errnoOf(error) === 'ENOTDIR') return undefined;
+        throw error;
+      });
+      if (bytes !== undefined) return parseHosts(bytes.toString('utf8'), path);
+    }
+  }
+  return undefined;
+}
+
+async function parseHosts(text: string, path: string): Promise<{ readonly hosts: readonly HostEntry[]; readonly server: HostEntry | undefined }> {
+  const document = readToml(text, path);
+  const fail = (what: string): RuntimeError => new RuntimeError('FailedPrecondition', `${path}: ${what}`);
+  const hosts: HostEntry[] = [];
+  for (const [address, table] of Object.entries(isObject(document['host']) ? document['host'] : {})) {
+    if (!isObject(table)) throw fail(`host ${quote(address)} is not a table`);
+    const capabilities = texts(table['capabilities'], 'capabilities', fail);
+    // Pulling needs both: a host that only stores, or only knows tags, is of no use here.
+    if (capabilities !== undefined && !(capabilities.includes('pull') && capabilities.includes('resolve'))) continue;
+    hosts.push(await parseHost(address, table, path, fail));
+  }
+  const server = document['server'];
+  if (server === undefined) return { hosts, server: undefined };
+  if (typeof server !== 'string') throw fail('server is not text');
+  return { hosts, server: await parseHost(server, document, path, fail) };
+}
+
+async function parseHost(address: string, table: Readonly<Record<string, unknown>>, path: string, fail: Fail): Promise<HostEntry> {
+  const url = parseUrl(address.includes('://') ? address : `https://${address}`);
+  if (url?.host === DOCKER_DOMAIN) url.host = apiHost(DOCKER_DOMAIN);
+  if (url === undefined || (url.protocol !== 'https:' && url.protocol !== 'http:')) throw fail(`host ${quote(address)} is not an http or https address`);
+  const below = url.pathname.replace(/\/+$/, '');
+  const override = flag(table, 'override_path', fail);
+  const beside = (file: string): string => (isAbsolute(file) ? file : join(path, '..', file));
+  const ca: string[] = [];
+  for (const file of typeof table['ca'] === 'string' ? [table['ca']] : (texts(table['ca'], 'ca', fail) ?? [])) ca.push(await readPem(beside(file)));
+  const headers: Record<string, string> = {};
+  for (const [name, value] of Object.entries(isObject(table['header']) ? table['header'] : {})) {
+    const lines = typeof value === 'string' ? [value] : (texts(value, `header ${quote(name)}`, fail) ?? []);
+    headers[name.toLowerCase()] = lines.join(', ');
+  }
+  return {
+    url,
+    root: `${url.origin}${override || below.endsWith('/v2') ? below : `${below}/v2`}`,
+    ca,
+    clients: await readClients(table['client'], beside, fail),
+    skipVerify: flag(table, 'skip_verify', fail),
+    headers,
+    dialTimeoutMs: dialTimeout(table['dial_timeout'], fail),
+  };
+}
+
+/** `client = "both.pem"`, `["a.pem", "b.pem"]` or `[["cert", "key"], …]`. */
+async function readClients(value: unknown, beside: (file: string) => string, fail: Fail): Promise<Route['clientCertificates']> {
+  if (value === undefined) return [];
+  const pairs = typeof value === 'string' ? [[value]] : Array.isArray(value) ? (value as unknown[]).map((each) => (Array.isArray(each) ? (each as unknown[]) : [each])) : undefined;
+  if (pairs === undefined || !pairs.flat().every((each) => typeof each === 'string')) throw fail('client must be a file, a list of files, or a list of [certificate, key]');
+  const clients: { cert: string; key: string }[] = [];
+  for (const [cert, key] of pairs as string[][]) {
+    if (cert === undefined) continue;
+    const certificate = await readPem(beside(cert));
+    clients.push({ cert: certificate, key: key === undefined || key === '' ? certificate : await readPem(beside(key)) });
+  }
+  return clients;
+}
+
+function dialTimeout(value: unknown, fail: Fail): number {
+  if (value === undefined) return directRoute.dialTimeoutMs;
+  const match = typeof value === 'string' ? /^(\d{1,6}(?:\.\d{1,3})?)(ms|s|m)$/.exec(value) : null;
+  if (match === null) throw fail('dial_timeout must be a duration like "3s"');
+  const scale: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000 };
+  return Math.max(1, Number(match[1]) * (scale[match[2] ?? ''] ?? 1));
+}
+
+/** `*.crt` are authorities; `x.cert` and `x.key` are a pair (containers-certs.d(5)). */
+async function readCertificates(directories: readonly string[], domain: string): Promise<Pick<Route, 'ca' | 'clientCertificates'>> {
+  for (const directory of directories) {
+    const own = join(directory, domain);
+    const names = await readDirSorted(own).catch(() => [] as string[]);
+    if (names.length === 0) continue;
+    const ca: string[] = [];
+    const clientCertificates: { cert: string; key: string }[] = [];
+    for (const name of names) {
+      if (name.endsWith('.crt')) ca.push(await readPem(join(own, name)));
+      if (!name.endsWith('.cert')) continue;
+      const key = `${basename(name, '.cert')}.key`;
+      if (!names.includes(key)) throw new RuntimeError('FailedPrecondition', `${join(own, name)} has no key beside it (${key})`);
+      clientCertificates.push({ cert: await readPem(join(own, name)), key: await readPem(join(own, key)) });
+    }
+    return { ca, clientCertificates };
+  }
+  return { ca: [], clientCertificates: [] };
+}
+
+async function readPem(path: string): Promise<string> {
+  try {
+    return (await readBounded(path, limits.configFileBytes)).toString('latin1');
+  } catch (cause) {
+    throw new RuntimeError('FailedPrecondition', `certificate file ${path} cannot be read`, { cause });
+  }
+}
+
+/**
+ * The proxy for a URL by Go's rules, which administrators know: HTTPS_PROXY or HTTP_PROXY by scheme, never for loopback, and NO_PROXY
+ * lists hosts (with their subdomains), `.domains`, addresses, CIDR ranges, each with an optional port, or `*`.
+ */
+export function proxyFor(url: URL, environment: Readonly<Record<string, string | undefined>>): string | undefined {
+  const variable = (name: string): string => environment[name] ?? environment[name.toLowerCase()] ?? '';
+  const proxy = variable(url.protocol === 'https:' ? 'HTTPS_PROXY' : 'HTTP_PROXY');
+  if (proxy === '') return undefined;
+  const host = url.hostname.replace(/^\[|\]$/g, '').toLowerCase();
+  if (host === 'localhost' || host === '::1' || isIn(host, '127.0.0.0/8')) return undefined;
+  const port = url.port === '' ? (url.protocol === 'https:' ? '443' : '80') : url.port;
+  const isExempt = variable('NO_PROXY').split(',').some((entry) => exempts(entry.trim().toLowerCase(), host, port));
+  return isExempt ? undefined : proxy;
+}
+
+function exempts(entry: string, host: string, port: string): boolean {
+  if (entry === '') return false;
+  if (entry === '*') return true;
+  if (entry.includes('/')) return isIn(host, entry);
+  const withPort = /^(.*[^:]):(\d{1,5})$/.exec(entry);
+  if (withPort !== null && withPort[2] !== port) return false;
+  const name = (withPort?.[1] ?? entry).replace(/^\*/, '').replace(/^\[|\]$/g, '');
+  if (name.startsWith('.')) return host.endsWith(name);
+  return host === name || host.endsWith(`.${name}`);
+}
+
+function isIn(host: string, cidr: string): boolean {
+  const [network = '', bits = ''] = cidr.split('/');
+  const family = host.includes(':') ? 'ipv6' : 'ipv4';
+  if (family === 'ipv4' && !/^\d{1,3}(\.\d{1,3}){3}$/.test(host)) return false;
+  try {
+    const list = new BlockList();
+    list.addSubnet(network, Number(bits), network.includes(':') ? 'ipv6' : 'ipv4');
+    return list.check(host, family);
+  } catch {
+    return false;
+  }
+}
+
+function requirementsFor(policy: Readonly<Record<string, unknown>>, reference: Reference): readonly SignatureRequirement[] | undefined {
+  const transports = policy['transports'];
+  const docker = isObject(transports) && isObject(transports['docker']) ? transports['docker'] : {};
+  for (const scope of scopesOf(reference)) {
+    if (Object.hasOwn(docker, scope)) return readRequirements(docker[scope]);
+  }
+  if (Object.hasOwn(docker, '')) return readRequirements(docker['']);
+  return policy['default'] === undefined ? undefined : readRequirements(policy['default']);
+}
+
+/** containers-policy.json(5): the whole reference, the repository, each namespace above it, the host, then wildcards of the host. */
+function scopesOf(reference: Reference): string[] {
+  const name = repositoryName(reference);
+  const scopes = [formatReference(reference)];
+  for (let scope = name; scope !== ''; scope = scope.slice(0, Math.max(0, scope.lastIndexOf('/')))) scopes.push(scope);
+  const labels = reference.domain.split('.');
+  for (let i = 1; i < labels.length; i++) scopes.push(`*.${labels.slice(i).join('.')}`);
+  return scopes;
+}
+
+function readRequirements(value: unknown): readonly SignatureRequirement[] | undefined {
+  if (!Array.isArray(value) || value.length === 0) return undefined;
+  return value.map((each: unknown) => {
+    const type = isObject(each) && typeof each['type'] === 'string' ? each['type'] : '';
+    return isObject(each) ? { type, document: each } : { type, document: {} };
+  });
+}
+
+/** A refusal in the words that the kubelet recognises. */
+export function signatureError(message: string, cause?: unknown): RuntimeError {
+  return new RuntimeError('FailedPrecondition', message, cause === undefined ? { reason: 'SignatureValidationFailed' } : { reason: 'SignatureValidationFailed', cause });
+}

@@ -1,0 +1,264 @@
+/**
+ * What the node remembers of its images: one file per image, and the names in memory.
+ *
+ *     images/<hex of id>.json      durable; written after everything it speaks of is on disk, removed before any of that is
+ *     images/damaged/<name>        a record that could not be read, kept for a human
+ *
+ * A name belongs to one image. When a pull moves `app:v1` from A to B, B is written first: if the daemon dies in between, both
+ * files claim the name and the one with the higher generation has it.
+ */
+import { mkdir, rename } from 'node:fs/promises';
+import { join } from 'node:path';
+import { ensureDir, isTemporaryName, readDirSorted, readJson, removeFile, replaceFile, syncDirectory } from '../base/files.ts';
+import { explain, RuntimeError } from '../base/errors.ts';
+import { hexOf, parseChainId, parseDigest, parseImageId } from '../base/ids.ts';
+import type { Digest, ImageId } from '../base/ids.ts';
+import { limits } from '../base/limits.ts';
+import type { Op } from '../base/op.ts';
+import { chainIds } from '../oci/digest.ts';
+import { isKnown, isObject, parseImageConfig, parseManifest } from '../oci/manifest.ts';
+import type { ImageManifest } from '../oci/manifest.ts';
+import type { ImageConfig } from '../oci/spec-types.ts';
+import type { BlobStore } from './blobs.ts';
+import type { Image, ImageLayer } from './index.ts';
+
+/** An image without what others decide (`pinned`), and with the number that settles whose a name is. */
+export type StoredImage = Omit<Image, 'pinned'> & { readonly generation: number };
+
+export interface Names {
+  readonly repoTags: readonly string[];
+  readonly repoDigests: readonly string[];
+}
+
+export class ImageRecords {
+  readonly #directory: string;
+  readonly #blobs: BlobStore;
+  readonly #byId = new Map<ImageId, StoredImage>();
+  readonly #byName = new Map<string, ImageId>();
+  #generation = 0;
+
+  /** `directory` is `images`. */
+  constructor(directory: string, blobs: BlobStore) {
+    this.#directory = directory;
+    this.#blobs = blobs;
+  }
+
+  /** Reads every record. One that is damaged is set aside and rebuilt from its manifest, without its names, so that its layers stay whose they are. */
+  async load(op: Op): Promise<void> {
+    await ensureDir(this.#directory);
+    const loaded: StoredImage[] = [];
+    for (const name of await readDirSorted(this.#directory)) {
+      if (isTemporaryName(name)) await removeFile(join(this.#directory, name));
+      else if (name.endsWith('.json')) loaded.push(...(await this.#loadOne(op, name)));
+    }
+    for (const image of loaded.sort((a, b) => a.generation - b.generation)) this.#index(image);
+  }
+
+  get(id: ImageId): StoredImage | undefined {
+    return this.#byId.get(id);
+  }
+
+  /** By `repository:tag` or `repository@digest`, in full. */
+  byName(name: string): StoredImage | undefined {
+    const id = this.#byName.get(name);
+    return id === undefined ? undefined : this.#byId.get(id);
+  }
+
+  all(): readonly StoredImage[] {
+    return [...this.#byId.values()];
+  }
+
+  /** Writes `image` with `names` added to those it has; takes these names from whoever has them now. Callers serialise. */
+  async save(image: Omit<StoredImage, 'generation' | 'repoTags' | 'repoDigests'>, names: Names): Promise<StoredImage> {
+    const known = this.#byId.get(image.id);
+    const stored: StoredImage = {
+      ...image,
+      repoTags: union(known?.repoTags ?? [], names.repoTags),
+      repoDigests: union(known?.repoDigests ?? [], names.repoDigests),
+      generation: ++this.#generation,
+    };
+    const losers = new Set(names.repoTags.map((name) => this.byName(name)).filter((each) => each !== undefined && each.id !== image.id));
+    await this.#write(stored);
+    this.#index(stored);
+    for (const loser of losers) {
+      const current = loser === undefined ? undefined : this.#byId.get(loser.id);
+      if (current !== undefined) await this.#write(current);
+    }
+    return stored;
+  }
+
+  /** Forgets an image: it is gone from every list when this has begun, and from disk when it returns. Content if absent. */
+  async remove(id: ImageId): Promise<void> {
+    const image = this.#byId.get(id);
+    this.#byId.delete(id);
+    for (const name of [...(image?.repoTags ?? []), ...(image?.repoDigests ?? [])]) if (this.#byName.get(name) === id) this.#byName.delete(name);
+    await removeFile(this.#path(id));
+    await syncDirectory(this.#directory);
+  }
+
+  /** Makes `image` the owner of its tags; a tag that another image had is taken off that one. Digests are facts and may be shared. */
+  #index(image: StoredImage): void {
+    this.#generation = Math.max(this.#generation, image.generation);
+    this.#byId.set(image.id, image);
+    for (const name of image.repoDigests) this.#byName.set(name, image.id);
+    for (const name of image.repoTags) {
+      const owner = this.byName(name);
+      if (owner !== undefined && owner.id !== image.id) this.#byId.set(owner.id, { ...owner, repoTags: owner.repoTags.filter((each) => each !== name) });
+      this.#byName.set(name, image.id);
+    }
+  }
+
+  async #loadOne(op: Op, name: string): Promise<StoredImage[]> {
+    const path = join(this.#directory, name);
+    try {
+      return [await this.#read(path, name)];
+    } catch (error) {
+      op.log.error('image record is damaged, set aside', { path, error: explain(error) });
+    }
+    const aside = join(this.#directory, 'damaged');
+    await mkdir(aside, { recursive: true, mode: 0o700 });
+    await rename(path, join(aside, name));
+    const rebuilt = await this.#rebuild(`sha256:${name.slice(0, -'.json'.length)}`).catch(() => undefined);
+    if (rebuilt === undefined) return [];
+    op.log.warn('image record rebuilt from its manifest, without names; the next pull brings them back', { image: rebuilt.id });
+    await this.#write(rebuilt);
+    return [rebuilt];
+  }
+
+  async #read(path: string, name: string): Promise<StoredImage> {
+    const value = await readJson(path, limits.recordBytes);
+    if (!isObject(value) || value['version'] !== 1) throw new RuntimeError('DataLoss', `${path} is not an image record of version 1`);
+    const id = parseImageId(text(value['id'], 'id'));
+    if (name !== `${hexOf(id)}.json`) throw new RuntimeError('DataLoss', `${path} is the record of another image`);
+    const layers = list(value['layers'], 'layers').map(readLayer);
+    return {
+      id,
+      generation: count(value['generation'], 'generation'),
+      repoTags: list(value['repoTags'], 'repoTags').map((each) => text(each, 'a tag')),
+      repoDigests: list(value['repoDigests'], 'repoDigests').map((each) => text(each, 'a digest')),
+      manifestDigest: parseDigest(text(value['manifestDigest'], 'manifestDigest')),
+      sizeBytes: bigint(value['sizeBytes'], 'sizeBytes'),
+      config: await this.#config(id),
+      layers,
+      top: layers.at(-1)?.chainId ?? null,
+      annotations: strings(value['annotations']),
+      pulledAt: bigint(value['pulledAt'], 'pulledAt'),
+    };
+  }
+
+  async #config(id: ImageId): Promise<ImageConfig> {
+    const bytes = await this.#blobs.read(parseDigest(id), limits.imageConfigBytes);
+    if (bytes === undefined) throw new RuntimeError('DataLoss', `the config blob of image ${id} is missing`);
+    return parseImageConfig(bytes);
+  }
+
+  /** The image of which nothing is left but its blobs: the manifest that names this config. */
+  async #rebuild(idText: string): Promise<StoredImage | undefined> {
+    const id = parseImageId(idText);
+    const config = await this.#config(id);
+    for (const digest of await this.#blobs.list()) {
+      const size = await this.#blobs.sizeOf(digest);
+      if (size === undefined || size > BigInt(limits.manifestBytes)) continue;
+      const manifest = await this.#manifestIn(digest);
+      if (manifest === undefined || (manifest.config.digest as string) !== id) continue;
+      return { ...describeImage(id, digest, size, manifest, config), repoTags: [], repoDigests: [], pulledAt: 0n, generation: 0 };
+    }
+    return undefined;
+  }
+
+  async #manifestIn(digest: Digest): Promise<ImageManifest | undefined> {
+    try {
+      const bytes = await this.#blobs.read(digest, limits.manifestBytes);
+      const document = bytes === undefined ? undefined : parseManifest(bytes, '');
+      return document?.kind === 'manifest' && isKnown(document.mediaType) ? document : undefined;
+    } catch {
+      return undefined;
+    }
+  }
+
+  async #write(image: StoredImage): Promise<void> {
+    const { config: _config, top: _top, ...rest } = image;
+    const record = {
+      version: 1,
+      ...rest,
+      layers: image.layers.map((layer) => ({ ...layer, sizeBytes: String(layer.sizeBytes) })),
+      sizeBytes: String(image.sizeBytes),
+      pulledAt: String(image.pulledAt),
+    };
+    await replaceFile(this.#path(image.id), `${JSON.stringify(record, null, 2)}\n`, 'durable');
+  }
+
+  #path(id: ImageId): string {
+    return join(this.#directory, `${hexOf(id)}.json`);
+  }
+}
+
+/**
+ * The facts about an image that follow from its manifest and its config.
+ * @throws InvalidArgument when the two do not fit together.
+ */
+export function describeImage(id: ImageId, manifestDigest: Digest, manifestSize: bigint, manifest: ImageManifest, config: ImageConfig): Omit<StoredImage, 'repoTags' | 'repoDigests' | 'pulledAt' | 'generation'> {
+  const { diffIds } = config;
+  if (diffIds.length !== manifest.layers.length) {
+    throw new RuntimeError('InvalidArgument', `the image has ${manifest.layers.length} layers, but its config promises ${diffIds.length}; it must be built or pushed again`);
+  }
+  const chain = chainIds(diffIds);
+  const layers: ImageLayer[] = [];
+  for (const [i, { digest, mediaType, size }] of manifest.layers.entries()) {
+    const diffId = diffIds[i];
+    const chainId = chain[i];
+    if (diffId !== undefined && chainId !== undefined) layers.push({ digest, diffId, chainId, mediaType, sizeBytes: size });
+  }
+  return {
+    id,
+    manifestDigest,
+    sizeBytes: manifestSize + manifest.config.size + layers.reduce((sum, layer) => sum + layer.sizeBytes, 0n),
+    config,
+    layers,
+    top: layers.at(-1)?.chainId ?? null,
+    annotations: manifest.annotations,
+  };
+}
+
+/** Sorted, without repetition, the older ones dropped above the limit. */
+function union(old: readonly string[], added: readonly string[]): string[] {
+  const kept = old.filter((name) => !added.includes(name)).slice(0, Math.max(0, limits.imageNamesCount - added.length));
+  return [...new Set([...kept, ...added])].sort();
+}
+
+function readLayer(value: unknown): ImageLayer {
+  if (!isObject(value)) throw damaged('a layer');
+  return {
+    digest: parseDigest(text(value['digest'], 'digest')),
+    diffId: parseDigest(text(value['diffId'], 'diffId')),
+    chainId: parseChainId(text(value['chainId'], 'chainId')),
+    mediaType: text(value['mediaType'], 'mediaType'),
+    sizeBytes: bigint(value['sizeBytes'], 'sizeBytes'),
+  };
+}
+
+function text(value: unknown, what: string): string {
+  if (typeof value !== 'string') throw damaged(what);
+  return value;
+}
+function list(value: unknown, what: string): unknown[] {
+  if (!Array.isArray(value)) throw damaged(what);
+  return value;
+}
+function count(value: unknown, what: string): number {
+  if (typeof value !== 'number' || !Number.isSafeInteger(value) || value < 0) throw damaged(what);
+  return value;
+}
+function bigint(value: unknown, what: string): bigint {
+  if (typeof value !== 'string' || !/^\d{1,19}$/.test(value)) throw damaged(what);
+  return BigInt(value);
+}
+function strings(value: unknown): Readonly<Record<string, string>> {
+  const map = Object.create(null) as Record<string, string>;
+  if (!isObject(value)) throw damaged('annotations');
+  for (const [key, each] of Object.entries(value)) map[key] = text(each, 'an annotation');
+  return map;
+}
+function damaged(what: string): RuntimeError {
+  return new RuntimeError('DataLoss', `image record: ${what} is not what it should be`);
+}

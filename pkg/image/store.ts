@@ -1,0 +1,550 @@
+/**
+ * The image store: who asks for what, under which names it is kept, and when it goes.
+ *
+ *     <root>/blobs/…            see blobs.ts: verified content
+ *     <root>/images/<hex>.json  see records.ts: what is an image
+ *     <root>/images/unfinished  see claims.ts: what pulls in flight and broken pulls need
+ *
+ * Layers live where `LayerUnpacker` puts them. By default the compressed blob of a layer goes when the layer is unpacked
+ * (the disk holds each layer once, as with CRI-O); manifests and configs stay.
+ *
+ * A pull, in order: policy (short name, blocked, mirrors, signatures) → manifest → config → layers → record. Whoever sees
+ * the record may use the image; a crash before it leaves nothing that is visible.
+ */
+import { createHash } from 'node:crypto';
+import { join } from 'node:path';
+import type { AuthConfig } from '../cri-api/types.ts';
+import { codeOf, explain, RuntimeError } from '../base/errors.ts';
+import { failpoint } from '../base/failpoint.ts';
+import { isDigest, quote } from '../base/ids.ts';
+import type { ChainId, Digest, ImageId } from '../base/ids.ts';
+import { limits } from '../base/limits.ts';
+import { abortError, checkAlive, detached, withLog } from '../base/op.ts';
+import type { Op } from '../base/op.ts';
+import { Gate, KeyedMutex } from '../base/sync.ts';
+import { nodePlatform } from '../oci/manifest.ts';
+import { complete, DOCKER_DOMAIN, formatReference, parseName, repositoryName, withDefaultTag } from '../oci/reference.ts';
+import type { ParsedName, Reference } from '../oci/reference.ts';
+import type { Platform } from '../oci/spec-types.ts';
+import { openArchive } from './archive.ts';
+import type { ArchivedImage } from './archive.ts';
+import { NodeCredentials, registryHost, requestCredentials } from './auth.ts';
+import type { Credentials } from './auth.ts';
+import { BlobStore } from './blobs.ts';
+import { Claims } from './claims.ts';
+import { Flight } from './flight.ts';
+import { UndiciTransport } from './http.ts';
+import type { Transport } from './http.ts';
+import type { FsUsage, Image, ImageStore, LayerUnpacker, PullOptions, PullProgress } from './index.ts';
+import { MirroredSource } from './mirrors.ts';
+import { RegistryPolicy, signatureError } from './policy.ts';
+import type { SignatureRequirement } from './policy.ts';
+import { install, isWorthResuming, PullTracker } from './pull.ts';
+import type { ImageFacts, InstallWorld, PullSource } from './pull.ts';
+import { ImageRecords } from './records.ts';
+import type { Names, StoredImage } from './records.ts';
+import { RegistryClient } from './registry.ts';
+import type { Endpoint, ManifestAnswer } from './registry.ts';
+
+export interface FileImageStoreOptions {
+  /** Directory that is ours alone: `blobs/` and `images/` are made in it. */
+  readonly root: string;
+  readonly unpacker: LayerUnpacker;
+  readonly policy?: RegistryPolicy | undefined;
+  readonly credentials?: NodeCredentials | undefined;
+  readonly transport?: Transport | undefined;
+  /** Exact names, `prefix*`, `*part*` (CRI-O's pinned_images); change them with `setPinnedImages`. */
+  readonly pinnedImages?: readonly string[] | undefined;
+  /** Who uses an image now (container ids, for the message); it is not removed then. */
+  readonly inUse?: ((id: ImageId) => readonly string[]) | undefined;
+  /** Layers under running containers, whatever the records say; a sweep leaves them alone. */
+  readonly layersInUse?: (() => Iterable<ChainId>) | undefined;
+  /** `metadata` (default): manifests and configs stay, layer blobs go once unpacked. `all`: layer blobs stay, too, at nearly twice the disk. */
+  readonly keepBlobs?: 'metadata' | 'all' | undefined;
+  /** A download that moves less than 64 KiB in this time fails over or fails; 0 = never. Default one minute. */
+  readonly pullProgressTimeoutMs?: number | undefined;
+  readonly platform?: Platform | undefined;
+  /** Meets the requirements of policy.json that are not "accept" or "reject". Without it such images are refused. */
+  readonly verifySignature?: ((op: Op, image: { readonly reference: Reference; readonly manifest: ManifestAnswer; readonly requirements: readonly SignatureRequirement[] }) => Promise<void>) | undefined;
+  /** How long what a broken pull left behind is kept. Default a day. */
+  readonly keepUnfinishedMs?: number | undefined;
+  /** Milliseconds since the epoch. */
+  readonly now?: (() => number) | undefined;
+}
+
+/** Since the daemon started. */
+export interface PullCounters {
+  readonly pullsSucceeded: number;
+  readonly pullsFailed: number;
+  readonly downloadedBytes: bigint;
+  readonly layersReused: number;
+}
+
+/** One thing that is wrong on disk. */
+export interface ImageProblem {
+  readonly image: ImageId;
+  readonly what: string;
+}
+
+export class FileImageStore implements ImageStore {
+  readonly #options: FileImageStoreOptions;
+  readonly #now: () => number;
+  readonly #policy: RegistryPolicy;
+  readonly #credentials: NodeCredentials;
+  readonly #transport: Transport;
+  readonly #registries: RegistryClient;
+  readonly #blobs: BlobStore;
+  readonly #records: ImageRecords;
+  readonly #claims: Claims;
+  readonly #world: InstallWorld;
+  readonly #flights = new Map<string, Flight<Image>>();
+  readonly #trackers = new Set<PullTracker>();
+  readonly #pulls = new Gate(limits.pullsCount);
+  /** Everything that changes records, one at a time. */
+  readonly #changing = new KeyedMutex<'records'>();
+  readonly #views = new WeakMap<StoredImage, Image>();
+  #pinned: readonly string[];
+  #counters: PullCounters = { pullsSucceeded: 0, pullsFailed: 0, downloadedBytes: 0n, layersReused: 0 };
+
+  constructor(options: FileImageStoreOptions) {
+    this.#options = options;
+    this.#now = options.now ?? Date.now;
+    this.#policy = options.policy ?? new RegistryPolicy();
+    this.#credentials = options.credentials ?? new NodeCredentials({ authFiles: [] });
+    this.#transport = options.transport ?? new UndiciTransport();
+    this.#registries = new RegistryClient({ transport: this.#transport, progressTimeoutMs: options.pullProgressTimeoutMs });
+    this.#blobs = new BlobStore(join(options.root, 'blobs'), this.#now);
+    this.#records = new ImageRecords(join(options.root, 'images'), this.#blobs);
+    this.#claims = new Claims(join(options.root, 'images', 'unfinished'), this.#keepUnfinishedMs, this.#now);
+    this.#pinned = options.pinnedImages ?? [];
+    this.#world = {
+      blobs: this.#blobs,
+      unpacker: options.unpacker,
+      claims: this.#claims,
+      layerLocks: new KeyedMutex(),
+      platform: options.platform ?? nodePlatform(process.arch),
+      layerBlobs: options.keepBlobs === 'all' ? 'keep' : 'discard',
+    };
+  }
+
+  async load(op: Op): Promise<void> {
+    await this.#blobs.load();
+    await this.#records.load(op);
+    await this.#claims.load();
+    // A configuration that cannot be read fails pulls, with its reason; what is here can be used all the same.
+    await this.#policy.refresh(op).catch((error: unknown) => op.log.error('registries configuration cannot be read', { error: explain(error) }));
+  }
+
+  async pull(op: Op, reference: string, options: PullOptions): Promise<Image> {
+    checkAlive(op, `pulling ${quote(reference)}`);
+    await this.#policy.refresh(op);
+    const wanted = this.#policy.resolve(reference);
+    const namespace = options.namespace ?? '';
+    const key = JSON.stringify([wanted.map(formatReference), fingerprint(options.auth), namespace]);
+    const request: PullRequest = { written: reference, wanted, auth: options.auth, namespace };
+    return this.#flight(op, key, request).join(op, `pulling ${quote(reference)}`);
+  }
+
+  async import(op: Op, path: string, reference?: string): Promise<readonly Image[]> {
+    const archived = chosen(await openArchive(path), reference, this.#world.platform, path);
+    const images: Image[] = [];
+    for (const image of archived) {
+      const names = namesInArchive(image, reference);
+      const track = new PullTracker(names.repoTags[0] ?? path, this.#nanoseconds(), (what) => op.stage(what));
+      const stored = await this.#tracked(track, () => this.#install(op, image.source, image.root, `import ${image.root.digest}`, names, track));
+      op.log.info('image imported', { image: stored.id, path });
+      images.push(this.#view(stored));
+    }
+    return images;
+  }
+
+  find(reference: string): Image | undefined {
+    const stored = this.#find(reference);
+    return stored === undefined ? undefined : this.#view(stored);
+  }
+
+  list(): readonly Image[] {
+    return this.#records.all().map((each) => this.#view(each));
+  }
+
+  async remove(op: Op, reference: string): Promise<void> {
+    const removed = await this.#changing.run('records', async () => {
+      const stored = this.#find(reference);
+      if (stored === undefined) return undefined;
+      const users = this.#options.inUse?.(stored.id) ?? [];
+      if (users.length > 0) {
+        throw new RuntimeError('FailedPrecondition', `image ${quote(reference)} is used by ${users.length} container(s): ${users.slice(0, 3).join(', ')}; remove them first`);
+      }
+      await this.#records.remove(stored.id);
+      return stored;
+    });
+    if (removed === undefined) return;
+    await failpoint('image.remove.record');
+    op.log.info('image removed', { image: removed.id, bytes: removed.sizeBytes });
+    // The image is gone for everybody; a caller who leaves now must not leave half of it on the disk.
+    await this.#dropUnneeded(detached(op, limits.imageDeleteMs), blobsOf(removed), removed.layers.map(({ chainId }) => chainId));
+  }
+
+  async usage(op: Op): Promise<FsUsage> {
+    const layers = await this.#options.unpacker.layersUsage(op);
+    const blobs = this.#blobs.usage;
+    return { usedBytes: layers.usedBytes + blobs.usedBytes, inodesUsed: layers.inodesUsed + blobs.inodesUsed };
+  }
+
+  async sweep(op: Op): Promise<void> {
+    await this.#claims.expire();
+    await this.#blobs.sweepPartials(this.#keepUnfinishedMs);
+    await this.#dropUnneeded(op, await this.#blobs.list(), await this.#options.unpacker.listLayers());
+  }
+
+  progress(): readonly PullProgress[] {
+    return [...this.#trackers].map((track) => track.snapshot());
+  }
+
+  counters(): PullCounters {
+    return this.#counters;
+  }
+
+  /** New patterns for `Image.pinned`, in force at once. */
+  setPinnedImages(patterns: readonly string[]): void {
+    this.#pinned = patterns;
+    for (const each of this.#records.all()) this.#views.delete(each);
+  }
+
+  /**
+   * Whether policy.json still lets `reference` (as it was pulled) be used in `namespace`; CRI-O asks again when a container is made.
+   * @throws with reason SignatureValidationFailed if it is rejected now. Requirements that need the registry's signatures were met at the pull.
+   */
+  async checkPolicy(reference: string, namespace: string): Promise<void> {
+    const name = parsed(reference);
+    if (name === undefined) return;
+    for (const each of this.#policy.candidates(name)) await this.#policy.signatureRequirements(each, namespace);
+  }
+
+  /**
+   * Reads every manifest, config and kept blob again and asks for every layer. `repair` drops the records of images that are not
+   * whole, with the blobs that are bad, so that the next pull mends them; layers that are whole stay for it.
+   */
+  async check(op: Op, mode: 'report' | 'repair'): Promise<readonly ImageProblem[]> {
+    const problems: ImageProblem[] = [];
+    for (const stored of this.#records.all()) {
+      const found = await this.#checkOne(op, stored, mode);
+      problems.push(...found);
+      if (found.length === 0 || mode === 'report') continue;
+      const key = `check ${stored.id}`;
+      const kept = await this.#claims.take(key, { blobs: blobsOf(stored), layers: stored.layers.map(({ chainId }) => chainId) });
+      await this.#changing.run('records', () => this.#records.remove(stored.id));
+      kept.abandon();
+      op.log.warn('image is not whole, removed; pull it again', { image: stored.id });
+    }
+    return problems;
+  }
+
+  /** Ends connections. Pulls in flight fail. */
+  async close(): Promise<void> {
+    await this.#transport.close();
+  }
+
+  async #checkOne(op: Op, stored: StoredImage, mode: 'report' | 'repair'): Promise<ImageProblem[]> {
+    const problems: ImageProblem[] = [];
+    for (const digest of this.#kept(stored)) {
+      checkAlive(op, `checking image ${stored.id}`);
+      try {
+        await this.#blobs.verify(digest);
+      } catch (error) {
+        problems.push({ image: stored.id, what: explain(error) });
+        if (mode === 'repair') await this.#blobs.remove(digest);
+      }
+    }
+    for (const { chainId } of stored.layers) {
+      if (!(await this.#options.unpacker.has(chainId))) problems.push({ image: stored.id, what: `layer ${chainId} is missing` });
+    }
+    return problems;
+  }
+
+  get #keepUnfinishedMs(): number {
+    return this.#options.keepUnfinishedMs ?? limits.partialKeepMs;
+  }
+
+  #flight(op: Op, key: string, request: PullRequest): Flight<Image> {
+    const flying = this.#flights.get(key);
+    if (flying !== undefined && !flying.isClosed) return flying;
+    const flight: Flight<Image> = new Flight(async (signal, stage) => {
+      // One that was given up may still be putting things down.
+      await flying?.settled();
+      const own = withLog({ signal, deadline: Number.POSITIVE_INFINITY, log: op.log, stage }, { reference: request.wanted[0] === undefined ? request.written : formatReference(request.wanted[0]) });
+      try {
+        return await this.#pulls.run(() => this.#pullTracked(own, request));
+      } finally {
+        if (this.#flights.get(key) === flight) this.#flights.delete(key);
+      }
+    });
+    this.#flights.set(key, flight);
+    return flight;
+  }
+
+  async #pullTracked(op: Op, request: PullRequest): Promise<Image> {
+    if (op.signal.aborted) throw abortError(op, 'waiting for other pulls');
+    const started = this.#now();
+    const track = new PullTracker(request.written, this.#nanoseconds(), (what) => op.stage(what));
+    try {
+      const stored = await this.#tracked(track, () => this.#pullFirst(op, request, track));
+      this.#count({ pullsSucceeded: 1 });
+      op.log.info('image pulled', { image: stored.id, bytes: track.downloadedBytes, reused: track.reusedLayers, ms: this.#now() - started });
+      return this.#view(stored);
+    } catch (error) {
+      this.#count({ pullsFailed: 1 });
+      throw error;
+    } finally {
+      this.#count({ downloadedBytes: track.downloadedBytes, layersReused: track.reusedLayers });
+    }
+  }
+
+  async #tracked<T>(track: PullTracker, work: () => Promise<T>): Promise<T> {
+    this.#trackers.add(track);
+    track.stage('resolving');
+    try {
+      return await work();
+    } finally {
+      this.#trackers.delete(track);
+    }
+  }
+
+  /** A short name may mean several images; the first that can be had is meant. */
+  async #pullFirst(op: Op, request: PullRequest, track: PullTracker): Promise<StoredImage> {
+    const failed: string[] = [];
+    for (const reference of request.wanted) {
+      try {
+        return await this.#pullOne(op, request, reference, track);
+      } catch (error) {
+        if (op.signal.aborted || reference === request.wanted.at(-1)) throw error;
+        failed.push(explain(error));
+        op.log.warn('candidate of a short name failed, will try the next one', { candidate: formatReference(reference), error: explain(error) });
+      }
+    }
+    throw new RuntimeError('NotFound', `${quote(request.written)} could not be pulled: ${failed.join('; ')}`);
+  }
+
+  async #pullOne(op: Op, request: PullRequest, reference: Reference, track: PullTracker): Promise<StoredImage> {
+    const { namespace } = request;
+    const requirements = await this.#policy.signatureRequirements(reference, namespace);
+    const verify = this.#options.verifySignature;
+    if (requirements.length > 0 && verify === undefined) {
+      throw signatureError(`policy.json wants ${quote(requirements.map((each) => each.type).join(', '))} for ${formatReference(reference)}, which cannot be checked here; the image is refused`);
+    }
+    const endpoints = await this.#policy.endpoints(reference);
+    const ticket = await this.#credentials.claim(namespace, [request.written, repositoryName(reference), formatReference(reference)]);
+    try {
+      const source = new MirroredSource(formatReference(reference), endpoints, async (endpoint) =>
+        this.#registries.repository(endpoint, await this.#credentialsFor(op, endpoint, request, reference, ticket?.path)));
+      const root = await source.manifest(op, reference.digest ?? reference.tag ?? '');
+      if (requirements.length > 0) await verify?.(op, { reference, manifest: root, requirements });
+      return await this.#install(op, source, root, formatReference(reference), namesOf(reference, root.digest), track);
+    } finally {
+      await ticket?.release();
+    }
+  }
+
+  /**
+   * The request's own credentials are for the registry that the reference names (or that `server_address` names); a mirror gets
+   * them only when named there. Everybody else gets what the node has for that host.
+   */
+  async #credentialsFor(op: Op, endpoint: Endpoint, request: PullRequest, reference: Reference, ticket: string | undefined): Promise<Credentials> {
+    const own = requestCredentials(request.auth);
+    const server = request.auth?.serverAddress ?? '';
+    const meant = server === '' ? undefined : registryHost(server);
+    const isMeant = meant === undefined ? endpoint.kind === 'registry' : meant === registryHost(endpoint.credentialName) || (endpoint.kind === 'registry' && meant === reference.domain);
+    if (own !== undefined && isMeant) return own;
+    if (own !== undefined && endpoint.kind === 'registry') op.log.warn('credentials of the request are for another registry, not used', { server: quote(server), registry: reference.domain });
+    return this.#credentials.find(op, endpoint.credentialName, ticket, this.#policy.credentialHelpers);
+  }
+
+  async #install(op: Op, source: PullSource, root: ManifestAnswer, key: string, names: Names, track: PullTracker): Promise<StoredImage> {
+    try {
+      return await install(op, this.#world, source, root, key, track, async (facts) => {
+        await failpoint('image.pull.commit');
+        return this.#changing.run('records', () => this.#records.save({ ...facts, pulledAt: this.#nanoseconds() }, names));
+      });
+    } catch (error) {
+      if (!isWorthResuming(error)) await this.#tidy(op, error);
+      throw error;
+    }
+  }
+
+  /** What a bad image brought to the disk goes at once: many bad pulls must not fill it behind the kubelet's back. */
+  async #tidy(op: Op, cause: unknown): Promise<void> {
+    try {
+      await this.#dropUnneeded(detached(op, limits.imageDeleteMs), await this.#blobs.list(), await this.#options.unpacker.listLayers());
+      await this.#blobs.sweepPartials(this.#keepUnfinishedMs);
+    } catch (error) {
+      op.log.warn('remains of a failed pull stay until the next sweep', { error: explain(error), code: codeOf(cause) });
+    }
+  }
+
+  async #dropUnneeded(op: Op, blobs: readonly Digest[], layers: readonly ChainId[]): Promise<void> {
+    for (const chainId of layers) {
+      checkAlive(op, 'removing layers');
+      if (this.#needsLayer(chainId)) continue;
+      await this.#world.layerLocks.run(chainId, async () => {
+        if (!this.#needsLayer(chainId)) await this.#options.unpacker.removeLayer(op, chainId);
+      });
+    }
+    for (const digest of blobs) {
+      checkAlive(op, 'removing blobs');
+      if (!this.#needsBlob(digest)) await this.#blobs.remove(digest, () => this.#needsBlob(digest));
+    }
+  }
+
+  #needsLayer(chainId: ChainId): boolean {
+    if (this.#claims.hasLayer(chainId)) return true;
+    for (const used of this.#options.layersInUse?.() ?? []) if (used === chainId) return true;
+    return this.#records.all().some(({ layers }) => layers.some((layer) => layer.chainId === chainId));
+  }
+
+  #needsBlob(digest: Digest): boolean {
+    return this.#claims.hasBlob(digest) || this.#records.all().some((image) => this.#kept(image).includes(digest));
+  }
+
+  /** The blobs that an image keeps. */
+  #kept(image: StoredImage): readonly Digest[] {
+    return this.#world.layerBlobs === 'keep' ? blobsOf(image) : metadataOf(image);
+  }
+
+  #find(text: string): StoredImage | undefined {
+    if (text.length === 0 || text.length > limits.nameBytes) return undefined;
+    const byId = this.#records.get((text.includes(':') ? text : `sha256:${text}`) as ImageId);
+    if (byId !== undefined) return byId;
+    const name = parsed(text);
+    return (name === undefined ? undefined : this.#findName(name)) ?? this.#findPrefix(text);
+  }
+
+  #findName(name: ParsedName): StoredImage | undefined {
+    const meanings = name.domain === undefined
+      ? [...this.#policy.candidates(name), withDefaultTag(complete(name, DOCKER_DOMAIN)), withDefaultTag(complete(name, 'localhost'))]
+      : this.#policy.candidates(name);
+    for (const meaning of meanings) {
+      const found = meaning.digest === undefined ? this.#records.byName(formatReference(meaning)) : this.#findDigest(meaning, meaning.digest);
+      if (found !== undefined) return found;
+    }
+    return undefined;
+  }
+
+  /** `repository@digest` of the index or of this platform's manifest; a tag before the digest says nothing. */
+  #findDigest(reference: Reference, digest: Digest): StoredImage | undefined {
+    const repository = repositoryName(reference);
+    const named = this.#records.byName(`${repository}@${digest}`);
+    return named ?? this.#records.all().find((image) => image.manifestDigest === digest && [...image.repoTags, ...image.repoDigests].some((each) => isOf(each, repository)));
+  }
+
+  #findPrefix(text: string): StoredImage | undefined {
+    const prefix = text.startsWith('sha256:') ? text : `sha256:${text}`;
+    if (prefix.length - 'sha256:'.length < limits.idPrefixChars || !/^sha256:[0-9a-f]{1,64}$/.test(prefix)) return undefined;
+    const found = this.#records.all().filter(({ id }) => id.startsWith(prefix));
+    return found.length === 1 ? found[0] : undefined;
+  }
+
+  #view(stored: StoredImage): Image {
+    const known = this.#views.get(stored);
+    if (known !== undefined) return known;
+    const { generation: _generation, ...image } = stored;
+    const view: Image = { ...image, pinned: this.#pinned.some((pattern) => pins(pattern, stored)) };
+    this.#views.set(stored, view);
+    return view;
+  }
+
+  #count(more: Partial<PullCounters>): void {
+    const now = this.#counters;
+    this.#counters = {
+      pullsSucceeded: now.pullsSucceeded + (more.pullsSucceeded ?? 0),
+      pullsFailed: now.pullsFailed + (more.pullsFailed ?? 0),
+      downloadedBytes: now.downloadedBytes + (more.downloadedBytes ?? 0n),
+      layersReused: now.layersReused + (more.layersReused ?? 0),
+    };
+  }
+
+  #nanoseconds(): bigint {
+    return BigInt(Math.trunc(this.#now())) * 1_000_000n;
+  }
+}
+
+interface PullRequest {
+  /** As the user wrote it. */
+  readonly written: string;
+  readonly wanted: readonly Reference[];
+  readonly auth: AuthConfig | undefined;
+  readonly namespace: string;
+}
+
+/** Tells equal credentials without keeping them. */
+function fingerprint(auth: AuthConfig | undefined): string {
+  if (auth === undefined || requestIsEmpty(auth)) return '';
+  const { username, password, auth: encoded, serverAddress, identityToken, registryToken } = auth;
+  return createHash('sha256').update(JSON.stringify([username, password, encoded, serverAddress, identityToken, registryToken])).digest('hex');
+}
+
+function requestIsEmpty(auth: AuthConfig): boolean {
+  return auth.username === '' && auth.password === '' && auth.auth === '' && auth.identityToken === '' && auth.registryToken === '';
+}
+
+function parsed(text: string): ParsedName | undefined {
+  try {
+    return parseName(text);
+  } catch {
+    return undefined;
+  }
+}
+
+/** critest and containers/storage: a pull by digest gives no tag, even when a tag was written before the digest. */
+function namesOf(reference: Reference, digest: Digest): Names {
+  return {
+    repoTags: reference.digest === undefined ? [formatReference(reference)] : [],
+    repoDigests: [`${repositoryName(reference)}@${reference.digest ?? digest}`],
+  };
+}
+
+/** The images of an archive that are meant: those for `reference` if it names any, else the only one, else all that fit this platform. */
+function chosen(images: readonly ArchivedImage[], reference: string | undefined, platform: Platform, path: string): readonly ArchivedImage[] {
+  const fitting = images.filter(({ platform: own }) => own === undefined || (own.os === platform.os && own.architecture === platform.architecture));
+  if (fitting.length === 0) throw new RuntimeError('NotFound', `${path} has no image for ${platform.os}/${platform.architecture}`);
+  if (reference === undefined || fitting.length === 1) return fitting;
+  const wanted = formatReference(withDefaultTag(complete(parseName(reference), DOCKER_DOMAIN)));
+  const named = fitting.filter(({ names }) => names.some((name) => archiveName(name) === wanted));
+  if (named.length === 1) return named;
+  throw new RuntimeError('InvalidArgument', `${path} has ${fitting.length} images, and ${named.length} of them are called ${quote(reference)}; it has ${quote(fitting.flatMap(({ names }) => names).join(', '), 500)}`);
+}
+
+function namesInArchive(image: ArchivedImage, reference: string | undefined): Names {
+  const tags = reference === undefined ? image.names.map(archiveName).filter((name) => name !== undefined) : [formatReference(withDefaultTag(complete(parseName(reference), DOCKER_DOMAIN)))];
+  const repositories = new Set(tags.map((tag) => tag.slice(0, tag.lastIndexOf(':'))));
+  return { repoTags: [...new Set(tags)], repoDigests: image.hasRegistryDigest ? [...repositories].map((repository) => `${repository}@${image.root.digest}`) : [] };
+}
+
+/** In a layout a name may be a bare tag, which names nothing. */
+function archiveName(text: string): string | undefined {
+  const name = parsed(text);
+  if (name === undefined || name.digest !== undefined || (name.domain === undefined && name.tag === undefined && !name.path.includes('/'))) return undefined;
+  return formatReference(withDefaultTag(complete(name, DOCKER_DOMAIN)));
+}
+
+function metadataOf(image: StoredImage): readonly Digest[] {
+  const id: string = image.id;
+  return isDigest(id) ? [image.manifestDigest, id] : [image.manifestDigest];
+}
+
+function blobsOf(image: StoredImage): readonly Digest[] {
+  return [...metadataOf(image), ...image.layers.map(({ digest }) => digest)];
+}
+
+function isOf(name: string, repository: string): boolean {
+  return name.startsWith(`${repository}:`) || name.startsWith(`${repository}@`);
+}
+
+/** CRI-O's three kinds of pattern, matched in linear time: exact, `prefix*`, `*part*`. */
+function pins(pattern: string, image: StoredImage): boolean {
+  const names = [...image.repoTags, ...image.repoDigests, image.id];
+  if (pattern.length > 2 && pattern.startsWith('*') && pattern.endsWith('*')) return names.some((name) => name.includes(pattern.slice(1, -1)));
+  if (pattern.endsWith('*')) return pattern.length > 1 && names.some((name) => name.startsWith(pattern.slice(0, -1)));
+  const name = parsed(pattern);
+  const full = name === undefined ? pattern : formatReference(withDefaultTag(complete(name, DOCKER_DOMAIN)));
+  return names.includes(pattern) || names.includes(full);
+}
