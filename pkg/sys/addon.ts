@@ -25,7 +25,9 @@ const CODES: ReadonlyMap<string, ErrorCode> = new Map<string, ErrorCode>([
   ['ENOSYS', 'Unimplemented'], ['EOPNOTSUPP', 'Unimplemented'],
 ]);
 
-const NAMES: ReadonlyMap<number, string> = new Map(Object.entries(constants.errno).map(([name, number]) => [number, name]));
+/** Two numbers have two names each; these are the ones that nobody here speaks. */
+const SYNONYMS = new Set(['EWOULDBLOCK', 'ENOTSUP']);
+const NAMES: ReadonlyMap<number, string> = new Map(Object.entries(constants.errno).filter(([name]) => !SYNONYMS.has(name)).map(([name, number]) => [number, name]));
 
 /** The symbol of an error number (`ENOENT`); `E<n>` for one that Node does not know. */
 export function errnoName(errno: number): string {
