@@ -17,11 +17,11 @@ import { Reader, Writer } from './wire.ts';
 /** Translates one message to and from its bytes. */
 export interface Codec<T> {
   /** Every field filled in as the top of types.ts says; owns its memory. @throws InvalidArgument for malformed bytes and unknown enum numbers. */
-  decode(bytes: Uint8Array): T;
+  readonly decode: (bytes: Uint8Array) => T;
   /** @throws Internal if a value does not fit its field: that is a bug of ours. */
-  encode(value: Input<T>): Buffer;
+  readonly encode: (value: Input<T>) => Buffer;
   /** The bytes of `value` as one item of a list in field 1, which is where every CRI list reply keeps its items. See `concatenate`. */
-  item(value: Input<T>): Buffer;
+  readonly item: (value: Input<T>) => Buffer;
 }
 
 /** A reply that is protobuf bytes already; a handler may return it in place of an object. */
@@ -119,12 +119,12 @@ function codec(name: string): Codec<unknown> {
   const schema = schemas[name] as Schema;
   return {
     decode: (bytes) => read(schema, new Reader(bytes)),
-    encode: (value) => written((w) => write(schema, w, value as Plain), Buffer.allocUnsafe),
+    encode: (value) => written((w) => write(schema, w, value as Plain), (size) => Buffer.allocUnsafe(size)),
     // An item lives as long as its object: a slice of Node's shared pool would keep the whole pool alive with it.
     item: (value) => written((w) => {
       w.message(() => write(schema, w, value as Plain));
       w.tag(0x0a);
-    }, Buffer.allocUnsafeSlow),
+    }, (size) => Buffer.allocUnsafeSlow(size)),
   };
 }
 
