@@ -13,7 +13,7 @@ import type { ImageConfig, RuntimeSpec } from '../oci/spec-types.ts';
 import type { IdMap } from '../rootfs/index.ts';
 import { mountPlan } from './mounts.ts';
 import { argsWith, capabilitySets, commandOf, environmentOf, rlimitsOf, workingDirOf } from './process.ts';
-import { deviceParts, NO_RESOURCES, oomScoreAdjOf, pidsOf, toLinuxResources } from './resources.ts';
+import { deviceParts, newResources, NO_RESOURCES, oomScoreAdjOf, pidsOf, toLinuxResources } from './resources.ts';
 import { apparmorOf, checkMapped, hiddenPaths, mappingsOf, namespacesOf, type Privilege, privilegeOf, seccompOf } from './security.ts';
 import { resolveUser } from './user.ts';
 
@@ -261,7 +261,7 @@ function linuxPart(input: ContainerSpecInput, privilege: Privilege, bounding: re
     resources: {
       devices: rules,
       ...pidsOf(input.defaults, input.facts),
-      ...toLinuxResources(input.config.linux?.resources, input.facts, input.defaults.minMemoryBytes),
+      ...newResources(input.config.linux?.resources, input.facts, input.defaults.minMemoryBytes),
     },
     ...(rootfsPropagation === undefined ? {} : { rootfsPropagation }),
     ...(seccomp === undefined ? {} : { seccomp }),

@@ -54,6 +54,15 @@ export function toLinuxResources(wanted: LinuxContainerResources | undefined, fa
 }
 
 /**
+ * The cgroup part of a new container's spec. A quota of -1 is left out: a new cgroup has none, and crun 1.8 writes it to a v1 cgroup as a
+ * huge unsigned number, which the kernel refuses. @throws as toLinuxResources.
+ */
+export function newResources(wanted: LinuxContainerResources | undefined, facts: NodeFacts, minMemoryBytes: bigint): LinuxResources {
+  const unlimited = wanted?.cpuQuota === UNLIMITED;
+  return toLinuxResources(unlimited ? { ...wanted, cpuQuota: 0n } : wanted, facts, minMemoryBytes);
+}
+
+/**
  * The resources that hold after an UpdateContainerResources: every field the update sets replaces the current one;
  * hugepage limits merge by page size and `unified` by key. The result is what ContainerStatus reports.
  */
@@ -251,7 +260,7 @@ export function checkDeviceRequest(request: DeviceRequest): void {
       throw invalid(field, path, 'want an absolute path without ..');
     }
   }
-  if (!/^(?!.*(.).*\1)[rwm]*$/.test(request.permissions)) throw invalid('device.permissions', request.permissions, 'want a combination of r, w and m');
+  if (request.permissions.length > 3 || !/^(?!.*(.).*\1)[rwm]*$/.test(request.permissions)) throw invalid('device.permissions', request.permissions, 'want a combination of r, w and m');
 }
 
 /**
