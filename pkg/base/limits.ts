@@ -46,8 +46,6 @@ export const limits = {
   /** PullImage flights at once on the node, and layers at once in one pull. */
   pullsCount: 3,
   pullLayersCount: 3,
-  /** Layers that one pull unpacks at once: inflating takes a core each. */
-  pullUnpacksCount: 2,
   /** ExecSync output kept per stream; the rest is read and dropped (CVE-2022-1708). */
   execOutputBytes: 16 * MiB,
   execsPerContainerCount: 64,
@@ -118,8 +116,8 @@ export const limits = {
   /** A pull that moved less than `pullProgressBytes` in this time is stuck: a trickle of 1 B/s is not progress (containerd#11650). */
   pullProgressMs: 60_000,
   pullProgressBytes: 64 * KiB,
-  /** Unpacking that reports nothing at all: then only this bound holds. */
-  unpackSilentMs: 30 * 60_000,
+  /** A pull in which nothing at all was downloaded or unpacked for so long is stuck; syncing a layer of 10 GiB to a slow disk is not. */
+  pullSilentMs: 10 * 60_000,
   /** Layers above this are fetched in ranges, so that several connections carry one layer. */
   pullRangesFromBytes: 64 * MiB,
   pullRangeBytes: 4 * MiB,

@@ -66,11 +66,8 @@ export interface LayerSource {
 
 /** What the image store needs of `pkg/rootfs`; the composition root passes it. */
 export interface LayerUnpacker {
-  /**
-   * Idempotent by chain id: content if the layer is complete already. Returns only when the layer is durable.
-   * `onBytes` wants to hear of uncompressed bytes as they are written, for progress and for the watchdog; calling it is optional.
-   */
-  unpack(op: Op, layer: LayerSource, onBytes?: (bytes: number) => void): Promise<void>;
+  /** Idempotent by chain id: content if the layer is complete already. Returns only when the layer is durable. The store calls it for all layers of an image at once; whoever unpacks bounds the work. */
+  unpack(op: Op, layer: LayerSource): Promise<void>;
   /** True if the layer is complete on disk. */
   has(chainId: ChainId): Promise<boolean>;
   /** Removes a layer that no image uses; content if absent. */
@@ -78,6 +75,8 @@ export interface LayerUnpacker {
   listLayers(): Promise<readonly ChainId[]>;
   /** Bytes and inodes of all layers; cached, no walk. */
   layersUsage(op: Op): Promise<FsUsage>;
+  /** What is wrong with a layer on disk, for `check`; empty = whole. Without it a layer that is there counts as whole. */
+  verifyLayer?(op: Op, chainId: ChainId): Promise<readonly string[]>;
 }
 
 export interface FsUsage {
@@ -123,10 +122,8 @@ export interface PullProgress {
 }
 
 export { FileImageStore } from './store.ts';
-export type { FileImageStoreOptions, PullCounters } from './store.ts';
-export { RegistryPolicy, defaultPolicyOptions } from './policy.ts';
+export type { FileImageStoreOptions, ImageProblem, PullCounters } from './store.ts';
+export { defaultPolicyOptions } from './policy.ts';
 export type { PolicyOptions, SignatureRequirement } from './policy.ts';
-export { NodeCredentials, defaultAuthFiles } from './auth.ts';
+export { defaultAuthFiles } from './auth.ts';
 export type { CredentialOptions, RunHelper } from './auth.ts';
-export { UndiciTransport } from './http.ts';
-export type { Transport } from './http.ts';

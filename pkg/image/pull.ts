@@ -18,7 +18,7 @@ import type { ImageManifest } from '../oci/manifest.ts';
 import type { Descriptor, Platform } from '../oci/spec-types.ts';
 import type { BlobStore } from './blobs.ts';
 import type { Claim, Claims } from './claims.ts';
-import type { ImageLayer, LayerUnpacker, PullProgress } from './index.ts';
+import type { ImageLayer, LayerSource, LayerUnpacker, PullProgress } from './index.ts';
 import { describeImage } from './records.ts';
 import type { StoredImage } from './records.ts';
 import type { ManifestAnswer } from './registry.ts';
@@ -170,7 +170,8 @@ class LayerInstall {
   readonly #claim: Claim;
   readonly #track: PullTracker;
   readonly #downloads = new Gate(limits.pullLayersCount);
-  readonly #unpacks = new Gate(limits.pullUnpacksCount);
+  /** Layers of this image that have the same blob (an empty layer, often) and are not unpacked yet. */
+  readonly #waiting = new Map<Digest, number>();
 
   constructor(world: InstallWorld, source: PullSource, claim: Claim, track: PullTracker) {
     this.#world = world;
@@ -180,33 +181,35 @@ class LayerInstall {
   }
 
   async run(op: Op, layers: readonly ImageLayer[]): Promise<void> {
+    const watch = new SilenceWatch(limits.pullSilentMs);
     const stop = new AbortController();
-    const inner: Op = { ...op, signal: AbortSignal.any([op.signal, stop.signal]), stage: (what) => op.stage(what) };
+    const inner: Op = { ...op, signal: AbortSignal.any([op.signal, stop.signal, watch.signal]), stage: (what) => op.stage(what) };
     let failure: { readonly error: unknown } | undefined;
-    await Promise.all(layers.map((layer, index) => this.#layer(inner, layer, index).catch((error: unknown) => {
+    const parents = layers.map(({ chainId }) => chainId);
+    await Promise.all(layers.map((layer, index) => this.#layer(inner, { ...layer, path: this.#world.blobs.path(layer.digest), parents: parents.slice(0, index) }, index, watch).catch((error: unknown) => {
       failure ??= { error };
       stop.abort();
     })));
+    watch.stop();
     if (op.signal.aborted) throw abortError(op, `pulling ${this.#source.describe}`);
+    if (watch.signal.aborted) throw new RuntimeError('DeadlineExceeded', `pulling ${this.#source.describe}: nothing was downloaded or unpacked for ${limits.pullSilentMs / 60_000} minutes; is the disk stuck?`, { cause: failure?.error });
     if (failure !== undefined) throw failure.error;
   }
 
-  async #layer(op: Op, layer: ImageLayer, index: number): Promise<void> {
-    if (await this.#downloads.run(() => this.#fetch(op, layer, index)) === 'unpacked') return this.#track.layer(index, 'done');
-    this.#track.layer(index, 'unpacking');
-    await this.#unpacks.run(() => this.#unpack(op, layer));
+  async #layer(op: Op, layer: LayerSource, index: number, watch: SilenceWatch): Promise<void> {
+    if (await this.#downloads.run(() => this.#fetch(op, layer, index, watch)) === 'unpacked') return this.#track.layer(index, 'done');
+    this.#track.layer(index, 'unpacking', 0n);
+    const onProgress = (readBytes: number): void => {
+      watch.heard();
+      this.#track.layer(index, 'unpacking', BigInt(readBytes));
+    };
+    await this.#unpack(op, { ...layer, onProgress });
     this.#track.layer(index, 'done');
     const { digest } = layer;
-    if (this.#world.layerBlobs === 'discard') await this.#world.blobs.remove(digest, () => this.#claim.isShared(digest) || this.#isWaitedFor(digest));
+    if (this.#world.layerBlobs === 'discard') await this.#world.blobs.remove(digest, () => this.#claim.isShared(digest) || (this.#waiting.get(digest) ?? 0) > 0);
   }
 
-  /** Layers of this image that have the same blob (an empty layer, often) and are not unpacked yet. */
-  readonly #waiting = new Map<Digest, number>();
-  #isWaitedFor(digest: Digest): boolean {
-    return (this.#waiting.get(digest) ?? 0) > 0;
-  }
-
-  async #fetch(op: Op, layer: ImageLayer, index: number): Promise<'unpacked' | 'downloaded'> {
+  async #fetch(op: Op, layer: LayerSource, index: number, watch: SilenceWatch): Promise<'unpacked' | 'downloaded'> {
     if (op.signal.aborted) throw abortError(op, `downloading ${layer.digest}`);
     const { digest, chainId, sizeBytes: size } = layer;
     if (await this.#world.layerLocks.run(chainId, () => this.#world.unpacker.has(chainId))) {
@@ -216,6 +219,7 @@ class LayerInstall {
     this.#waiting.set(digest, (this.#waiting.get(digest) ?? 0) + 1);
     let before: bigint | undefined;
     await download(op, this.#world, this.#source, { digest, size }, (present) => {
+      watch.heard();
       this.#track.downloadedBytes += present > (before ?? present) ? present - (before ?? present) : 0n;
       before = present;
       this.#track.layer(index, 'downloading', present);
@@ -223,38 +227,32 @@ class LayerInstall {
     return 'downloaded';
   }
 
-  async #unpack(op: Op, layer: ImageLayer): Promise<void> {
+  async #unpack(op: Op, layer: LayerSource): Promise<void> {
     const { digest, chainId } = layer;
-    const watch = new SilenceWatch(op, limits.unpackSilentMs);
+    const { layerLocks, unpacker } = this.#world;
     try {
-      await this.#world.layerLocks.run(chainId, async () => {
-        if (watch.op.signal.aborted) throw abortError(op, `unpacking ${digest}`);
-        if (await this.#world.unpacker.has(chainId)) return;
-        await this.#world.unpacker.unpack(watch.op, { ...layer, path: this.#world.blobs.path(digest) }, () => watch.heard());
+      await layerLocks.run(chainId, async () => {
+        if (op.signal.aborted) throw abortError(op, `unpacking ${digest}`);
+        if (!(await unpacker.has(chainId))) await unpacker.unpack(op, layer);
       });
-    } catch (error) {
-      throw watch.hasFired ? new RuntimeError('DeadlineExceeded', `unpacking layer ${digest} moved nothing for ${limits.unpackSilentMs / 60_000} minutes; is the disk stuck?`, { cause: error }) : error;
     } finally {
-      watch.stop();
       this.#waiting.set(digest, (this.#waiting.get(digest) ?? 1) - 1);
     }
   }
 }
 
-/** Aborts an operation that says nothing for too long. */
+/** Fires when nothing has been heard of for too long. */
 class SilenceWatch {
-  readonly op: Op;
   readonly #stop = new AbortController();
   readonly #timer: NodeJS.Timeout;
 
-  constructor(op: Op, silenceMs: number) {
-    this.op = { ...op, signal: AbortSignal.any([op.signal, this.#stop.signal]), stage: (what) => op.stage(what) };
+  constructor(silenceMs: number) {
     this.#timer = setTimeout(() => this.#stop.abort(), silenceMs);
     this.#timer.unref();
   }
 
-  get hasFired(): boolean {
-    return this.#stop.signal.aborted;
+  get signal(): AbortSignal {
+    return this.#stop.signal;
   }
 
   heard(): void {
