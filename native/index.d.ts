@@ -40,8 +40,8 @@ export interface Calls {
   // --- mounts ----------------------------------------------------------------------------------------------------------
   /** fsopen, fsconfig, fsmount, move_mount; `options` are `key=value` or `flag`. `attributes` are MOUNT_ATTR_*. */
   mountFs(type: string, source: string, target: string, attributes: number, options: readonly string[]): void;
-  /** `lower` topmost first. `usernsFd` >= 0 mounts the lower layers idmapped by it. upper and work '' = read-only overlay. */
-  mountOverlay(lower: readonly string[], upper: string, work: string, target: string, attributes: number, options: readonly string[], usernsFd: number): void;
+  /** `lower` topmost first. `usernsFd` >= 0 mounts the lower layers idmapped by it. upper and work '' = read-only overlay. `method` 0: the best this kernel has; 1: mount(2) in any case. */
+  mountOverlay(lower: readonly string[], upper: string, work: string, target: string, attributes: number, options: readonly string[], usernsFd: number, method: number): void;
   /** open_tree + mount_setattr + move_mount. `propagation` is MS_* or 0. `usernsFd` as above. */
   mountBind(source: string, target: string, recursive: number, set: number, clear: number, propagation: number, usernsFd: number): void;
   setMount(path: string, recursive: number, set: number, clear: number, propagation: number): void;

@@ -128,6 +128,8 @@ export interface OverlayRequest {
   readonly options: readonly string[];
   /** A user namespace (descriptor) whose maps the lower layers are mounted with; needs kernel 5.19. */
   readonly usernsFd?: number | undefined;
+  /** 'classic': mount(2), as on kernels before 6.7, whatever this kernel has. Default: the best it has. */
+  readonly method?: 'best' | 'classic';
 }
 
 /** Mounts an overlay. No escaping rules: layers go in one by one, or by descriptor on kernels that take only one string. */
@@ -136,7 +138,7 @@ export async function mountOverlay(request: OverlayRequest): Promise<void> {
   const { attributes, fsOptions } = splitMountOptions(request.options);
   const { upper = '', work = '' } = request.writable ?? {};
   await attemptAsync(`mount overlay of ${request.lower.length} layers on ${request.target}`, (native) =>
-    native.mountOverlay(request.lower, upper, work, request.target, attributes, fsOptions, request.usernsFd ?? -1));
+    native.mountOverlay(request.lower, upper, work, request.target, attributes, fsOptions, request.usernsFd ?? -1, request.method === 'classic' ? 1 : 0));
 }
 
 export type Propagation = 'private' | 'slave' | 'shared' | 'unbindable';

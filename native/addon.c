@@ -1,0 +1,638 @@
+/*
+ * The addon: a table of functions, arguments from JavaScript, results and errors back to it. No state but per environment, so
+ * worker threads may load it too.
+ */
+#define _GNU_SOURCE
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+#include <uv.h>
+
+#include "addon.h"
+
+static const struct function functions[] = {
+	{ "spawn", "sSSsISiii", 'N', ANYWHERE, sys_spawn },
+	{ "openLauncher", "S", 'n', ONLY_ASYNC, sys_open_launcher },
+	{ "closeLauncher", "i", 'v', ANYWHERE, sys_close_launcher },
+	{ "pidfdOpen", "i", 'n', ANYWHERE, sys_pidfd_open },
+	{ "pidfdSignal", "ii", 'v', ANYWHERE, sys_pidfd_signal },
+	{ "pidfdReap", "i", 'N', ANYWHERE, sys_pidfd_reap },
+	{ "setSubreaper", "", 'v', ANYWHERE, sys_set_subreaper },
+	{ "loopbackUp", "s", 'v', ONLY_ASYNC, sys_loopback_up },
+	{ "connectInNetns", "ssii", 'n', ONLY_ASYNC, sys_connect_in_netns },
+	{ "userNamespace", "II", 'n', ANYWHERE, sys_user_namespace },
+
+	{ "mountFs", "sssiS", 'v', ANYWHERE, sys_mount_fs },
+	{ "mountOverlay", "SsssiSii", 'v', ONLY_ASYNC, sys_mount_overlay },
+	{ "mountBind", "ssiiiii", 'v', ANYWHERE, sys_mount_bind },
+	{ "setMount", "siiii", 'v', ANYWHERE, sys_set_mount },
+	{ "unmount", "si", 'n', ANYWHERE, sys_unmount },
+
+	{ "pipe", "", 'N', ANYWHERE, sys_pipe },
+	{ "socketPair", "i", 'N', ANYWHERE, sys_socket_pair },
+	{ "connectUnix", "sii", 'n', ANYWHERE, sys_connect_unix },
+	{ "listenUnix", "sii", 'n', ANYWHERE, sys_listen_unix },
+	{ "acceptUnix", "i", 'n', ANYWHERE, sys_accept_unix },
+	{ "receiveFd", "i", 'n', ANYWHERE, sys_receive_fd },
+	{ "read", "ibii", 'n', ONLY_SYNC, sys_read },
+	{ "write", "ibii", 'n', ONLY_SYNC, sys_write },
+	{ "shutdownWrite", "i", 'v', ANYWHERE, sys_shutdown_write },
+	{ "setWindowSize", "iii", 'v', ANYWHERE, sys_set_window_size },
+	{ "lock", "i", 'v', ANYWHERE, sys_lock },
+	{ "sendDatagram", "bb", 'v', ANYWHERE, sys_send_datagram },
+	{ "inotify", "si", 'n', ANYWHERE, sys_inotify },
+	{ "close", "i", 'v', ANYWHERE, sys_close },
+	{ "readFiles", "Si", 'p', ANYWHERE, sys_read_files },
+	{ "fdPath", "i", 'y', ANYWHERE, sys_fd_path },
+	{ "syncFs", "s", 'v', ANYWHERE, sys_sync_fs },
+	{ "statFs", "s", 'N', ANYWHERE, sys_stat_fs },
+
+	{ "openRoot", "s", 'n', ANYWHERE, sys_open_root },
+	{ "openAt", "isiii", 'n', ANYWHERE, sys_open_at },
+	{ "readFileAt", "isii", 'y', ANYWHERE, sys_read_file_at },
+	{ "statAt", "isi", 'N', ANYWHERE, sys_stat_at },
+	{ "readLinkAt", "isi", 'y', ANYWHERE, sys_read_link_at },
+	{ "makeDirsAt", "isiiii", 'v', ANYWHERE, sys_make_dirs_at },
+	{ "writeEntry", "isiiiiiiibIB", 'v', ANYWHERE, sys_write_entry },
+	{ "beginFile", "isi", 'n', ANYWHERE, sys_begin_file },
+	{ "finishEntry", "iiiiiiB", 'v', ANYWHERE, sys_finish_entry },
+	{ "linkAt", "issi", 'v', ANYWHERE, sys_link_at },
+	{ "symlinkAt", "issi", 'v', ANYWHERE, sys_symlink_at },
+	{ "mknodAt", "isiiii", 'v', ANYWHERE, sys_mknod_at },
+	{ "renameAt", "issii", 'v', ANYWHERE, sys_rename_at },
+	{ "unlinkAt", "isi", 'n', ANYWHERE, sys_unlink_at },
+	{ "chownAt", "isiii", 'v', ANYWHERE, sys_chown_at },
+	{ "chmodAt", "isii", 'v', ANYWHERE, sys_chmod_at },
+	{ "utimesAt", "isiii", 'v', ANYWHERE, sys_utimes_at },
+	{ "setXattrAt", "issbi", 'v', ANYWHERE, sys_set_xattr_at },
+	{ "getXattrAt", "issi", 'y', ANYWHERE, sys_get_xattr_at },
+	{ "listXattrAt", "isi", 'y', ANYWHERE, sys_list_xattr_at },
+	{ "removeXattrAt", "issi", 'v', ANYWHERE, sys_remove_xattr_at },
+
+	{ "listAt", "isi", 'y', ANYWHERE, sys_list_at },
+	{ "removeTreeAt", "isi", 'n', ANYWHERE, sys_remove_tree_at },
+	{ "copyTree", "isisi", 'v', ANYWHERE, sys_copy_tree },
+	{ "treeUsage", "s", 'N', ANYWHERE, sys_tree_usage },
+	{ "probe", "si", 'p', ANYWHERE, sys_probe },
+	{ "devices", "s", 'p', ANYWHERE, sys_devices },
+};
+
+/* Where spawn's launcher is among its arguments. */
+#define SPAWN_LAUNCHER_ARG 8
+
+/* --- memory and results of a call */
+
+static void call_init(struct call *c, const struct function *function)
+{
+	memset(c, 0, offsetof(struct call, inline_space));
+	c->function = function;
+	c->inline_at = c->inline_space;
+	c->inline_left = sizeof c->inline_space;
+}
+
+static void call_free(struct call *c)
+{
+	for (struct block *b = c->blocks, *next; b != NULL; b = next) {
+		next = b->next;
+		free(b);
+	}
+	free(c->numbers);
+	free(c->bytes);
+}
+
+void *call_alloc(struct call *c, size_t size)
+{
+	size = (size + 15) & ~(size_t)15;
+	if (size <= c->inline_left) {
+		void *p = c->inline_at;
+		c->inline_at += size;
+		c->inline_left -= size;
+		return p;
+	}
+	struct block *b = malloc(16 + size);
+	if (b == NULL)
+		return NULL;
+	b->next = c->blocks;
+	c->blocks = b;
+	return (char *)b + 16;
+}
+
+int call_fail(struct call *c, const char *failed, int err)
+{
+	c->failed = failed;
+	return -err;
+}
+
+int call_numbers(struct call *c, const int64_t *numbers, size_t count)
+{
+	c->numbers = malloc(count * sizeof *numbers + 1);
+	if (c->numbers == NULL)
+		return call_fail(c, "malloc", ENOMEM);
+	if (count > 0)
+		memcpy(c->numbers, numbers, count * sizeof *numbers);
+	c->numbers_count = count;
+	return 0;
+}
+
+int call_bytes(struct call *c, const void *bytes, size_t count)
+{
+	c->bytes = malloc(count + 1);
+	if (c->bytes == NULL)
+		return call_fail(c, "malloc", ENOMEM);
+	if (count > 0)
+		memcpy(c->bytes, bytes, count);
+	c->bytes_count = count;
+	return 0;
+}
+
+int buffer_add(struct buffer *b, const void *data, size_t len)
+{
+	if (b->room - b->len < len) {
+		size_t room = (b->room + len) * 2;
+		char *grown = realloc(b->data, room);
+		if (grown == NULL)
+			return -ENOMEM;
+		b->data = grown;
+		b->room = room;
+	}
+	memcpy(b->data + b->len, data, len);
+	b->len += len;
+	return 0;
+}
+
+/* --- arguments */
+
+/* Strings are copied, in UTF-8 and NUL-terminated; bytes are borrowed unless `copy` (they move when JavaScript runs on). */
+static int text_from(napi_env env, struct call *c, napi_value value, bool bytes_allowed, bool copy, struct text *ret)
+{
+	napi_valuetype type;
+	napi_typeof(env, value, &type);
+	if (type == napi_string) {
+		size_t len = 0;
+		if (c->inline_left > 16) {
+			napi_get_value_string_utf8(env, value, c->inline_at, c->inline_left, &len);
+			/* A cut string fills the space up to a whole character: then there may be more of it. */
+			if (len + 5 <= c->inline_left) {
+				ret->data = call_alloc(c, len + 1);
+				ret->len = len;
+				return 0;
+			}
+		}
+		napi_get_value_string_utf8(env, value, NULL, 0, &len);
+		char *data = call_alloc(c, len + 1);
+		if (data == NULL)
+			return -ENOMEM;
+		napi_get_value_string_utf8(env, value, data, len + 1, &len);
+		*ret = (struct text){ data, len };
+		return 0;
+	}
+	bool is_array = false;
+	void *data = NULL;
+	size_t len = 0;
+	napi_is_typedarray(env, value, &is_array);
+	if (!is_array || napi_get_typedarray_info(env, value, NULL, &len, &data, NULL, NULL) != napi_ok)
+		return -EINVAL;
+	if (bytes_allowed && !copy) {
+		*ret = (struct text){ data, len };
+		return 0;
+	}
+	char *copied = call_alloc(c, len + 1);
+	if (copied == NULL)
+		return -ENOMEM;
+	if (len > 0)
+		memcpy(copied, data, len);
+	copied[len] = '\0';
+	*ret = (struct text){ copied, len };
+	return 0;
+}
+
+static int name_from(napi_env env, struct call *c, napi_value value, struct text *ret)
+{
+	int r = text_from(env, c, value, false, true, ret);
+	if (r == 0 && memchr(ret->data, '\0', ret->len) != NULL)
+		r = -EINVAL;
+	return r;
+}
+
+static int list_from(napi_env env, struct call *c, napi_value value, char letter, struct arg *ret)
+{
+	uint32_t count = 0;
+	if (napi_get_array_length(env, value, &count) != napi_ok)
+		return -EINVAL;
+	struct text *list = call_alloc(c, (count + 1) * sizeof *list);
+	if (list == NULL)
+		return -ENOMEM;
+	for (uint32_t i = 0; i < count; i++) {
+		napi_value each;
+		napi_get_element(env, value, i, &each);
+		int r = letter == 'S' ? name_from(env, c, each, &list[i]) : text_from(env, c, each, false, true, &list[i]);
+		if (r < 0)
+			return r;
+	}
+	ret->list = list;
+	ret->count = count;
+	return 0;
+}
+
+static int numbers_from(napi_env env, struct call *c, napi_value value, struct arg *ret)
+{
+	uint32_t count = 0;
+	if (napi_get_array_length(env, value, &count) != napi_ok)
+		return -EINVAL;
+	int64_t *numbers = call_alloc(c, (count + 1) * sizeof *numbers);
+	if (numbers == NULL)
+		return -ENOMEM;
+	for (uint32_t i = 0; i < count; i++) {
+		napi_value each;
+		napi_get_element(env, value, i, &each);
+		if (napi_get_value_int64(env, each, &numbers[i]) != napi_ok)
+			return -EINVAL;
+	}
+	ret->numbers = numbers;
+	ret->count = count;
+	return 0;
+}
+
+static int arg_from(napi_env env, struct call *c, char letter, napi_value value, bool copy, struct arg *ret)
+{
+	switch (letter) {
+	case 'i':
+		return napi_get_value_int64(env, value, &ret->i) == napi_ok ? 0 : -EINVAL;
+	case 's':
+		return name_from(env, c, value, &ret->text);
+	case 'b':
+		return text_from(env, c, value, true, copy, &ret->text);
+	case 'I':
+		return numbers_from(env, c, value, ret);
+	default:
+		return list_from(env, c, value, letter, ret);
+	}
+}
+
+static int args_from(napi_env env, napi_callback_info info, struct call *c, bool copy)
+{
+	napi_value values[ARGS_MAX];
+	size_t count = ARGS_MAX;
+	napi_get_cb_info(env, info, &count, values, NULL, NULL);
+	size_t wanted = strlen(c->function->args);
+	if (count != wanted)
+		return call_fail(c, "wrong number of arguments", EINVAL);
+	for (size_t i = 0; i < wanted; i++) {
+		int r = arg_from(env, c, c->function->args[i], values[i], copy, &c->arg[i]);
+		if (r < 0) {
+			snprintf(c->detail, sizeof c->detail, "argument %zu", i + 1);
+			return call_fail(c, c->function->name, -r);
+		}
+	}
+	return 0;
+}
+
+/* --- results */
+
+static napi_value error_value(napi_env env, int err, const char *failed, const char *detail)
+{
+	char text[512];
+	napi_value message, error, number, name;
+	snprintf(text, sizeof text, "%s: %s%s%s", failed, strerror(err), detail[0] != '\0' ? ": " : "", detail);
+	napi_create_string_utf8(env, text, NAPI_AUTO_LENGTH, &message);
+	napi_create_error(env, NULL, message, &error);
+	napi_create_int32(env, err, &number);
+	napi_set_named_property(env, error, "errno", number);
+	napi_create_string_utf8(env, failed, NAPI_AUTO_LENGTH, &name);
+	napi_set_named_property(env, error, "syscall", name);
+	return error;
+}
+
+void throw_errno(napi_env env, int err, const char *failed, const char *detail)
+{
+	napi_throw(env, error_value(env, err, failed, detail));
+}
+
+static napi_value numbers_value(napi_env env, const struct call *c)
+{
+	napi_value buffer, array;
+	void *data = NULL;
+	size_t size = c->numbers_count * sizeof *c->numbers;
+	napi_create_arraybuffer(env, size, &data, &buffer);
+	if (size > 0)
+		memcpy(data, c->numbers, size);
+	napi_create_typedarray(env, napi_bigint64_array, c->numbers_count, buffer, 0, &array);
+	return array;
+}
+
+static napi_value bytes_value(napi_env env, const struct call *c)
+{
+	napi_value buffer;
+	napi_create_buffer_copy(env, c->bytes_count, c->bytes != NULL ? c->bytes : "", NULL, &buffer);
+	return buffer;
+}
+
+static napi_value result_value(napi_env env, const struct call *c)
+{
+	napi_value value;
+	if (c->absent || c->function->result == 'v') {
+		napi_get_undefined(env, &value);
+		return value;
+	}
+	switch (c->function->result) {
+	case 'n':
+		napi_create_int64(env, c->number, &value);
+		return value;
+	case 'N':
+		return numbers_value(env, c);
+	case 'y':
+		return bytes_value(env, c);
+	default:
+		napi_create_array_with_length(env, 2, &value);
+		napi_set_element(env, value, 0, numbers_value(env, c));
+		napi_set_element(env, value, 1, bytes_value(env, c));
+		return value;
+	}
+}
+
+static const char *call_failed(const struct call *c)
+{
+	return c->failed != NULL ? c->failed : c->function->name;
+}
+
+/* --- synchronous calls */
+
+static napi_value run_sync(napi_env env, napi_callback_info info)
+{
+	struct call c;
+	void *function = NULL;
+	napi_value value = NULL;
+	napi_get_cb_info(env, info, NULL, NULL, NULL, &function);
+	call_init(&c, function);
+	int r = args_from(env, info, &c, false);
+	if (r == 0)
+		r = c.function->run(&c);
+	if (r < 0)
+		throw_errno(env, -r, call_failed(&c), c.detail);
+	else
+		value = result_value(env, &c);
+	call_free(&c);
+	return value;
+}
+
+/* --- asynchronous calls
+ *
+ * The hub carries finished calls back to the environment that made them. It outlives the environment when a call is still
+ * stuck in the kernel then; such a call's result is dropped.
+ */
+struct hub {
+	pthread_mutex_t lock;
+	struct pending *finished;
+	uv_async_t *wake; /* NULL once the environment is gone */
+	unsigned refs;
+};
+
+struct environment {
+	napi_env env;
+	struct hub *hub;
+	uv_async_t wake;
+	struct watches *watches;
+	napi_ref resource;
+	napi_async_context context;
+	unsigned pending;
+	unsigned closing;
+	napi_async_cleanup_hook_handle cleanup;
+};
+
+struct pending {
+	struct job job;
+	struct pending *next;
+	struct hub *hub;
+	napi_deferred deferred;
+	struct call call;
+};
+
+/* Called with the lock held; unlocks. */
+static void hub_unref(struct hub *hub)
+{
+	bool last = --hub->refs == 0;
+	pthread_mutex_unlock(&hub->lock);
+	if (last) {
+		pthread_mutex_destroy(&hub->lock);
+		free(hub);
+	}
+}
+
+static void pending_free(struct pending *p)
+{
+	call_free(&p->call);
+	free(p);
+}
+
+static void pending_run(struct job *job)
+{
+	struct pending *p = (struct pending *)job;
+	struct hub *hub = p->hub;
+	p->call.error = -p->call.function->run(&p->call);
+	pthread_mutex_lock(&hub->lock);
+	if (hub->wake == NULL) {
+		pending_free(p);
+	} else {
+		p->next = hub->finished;
+		hub->finished = p;
+		uv_async_send(hub->wake);
+	}
+	hub_unref(hub);
+}
+
+static void pending_settle(napi_env env, struct pending *p)
+{
+	napi_handle_scope scope;
+	napi_open_handle_scope(env, &scope);
+	struct call *c = &p->call;
+	if (c->error != 0)
+		napi_reject_deferred(env, p->deferred, error_value(env, c->error, call_failed(c), c->detail));
+	else
+		napi_resolve_deferred(env, p->deferred, result_value(env, c));
+	napi_close_handle_scope(env, scope);
+}
+
+static struct pending *in_order_of_completion(struct pending *list)
+{
+	struct pending *ordered = NULL;
+	while (list != NULL) {
+		struct pending *next = list->next;
+		list->next = ordered;
+		ordered = list;
+		list = next;
+	}
+	return ordered;
+}
+
+static void on_wake(uv_async_t *wake)
+{
+	struct environment *e = wake->data;
+	pthread_mutex_lock(&e->hub->lock);
+	struct pending *list = in_order_of_completion(e->hub->finished);
+	e->hub->finished = NULL;
+	pthread_mutex_unlock(&e->hub->lock);
+
+	napi_handle_scope scope;
+	napi_callback_scope callback;
+	napi_value resource;
+	napi_open_handle_scope(e->env, &scope);
+	napi_get_reference_value(e->env, e->resource, &resource);
+	napi_open_callback_scope(e->env, resource, e->context, &callback);
+	for (struct pending *next; list != NULL; list = next) {
+		next = list->next;
+		pending_settle(e->env, list);
+		pending_free(list);
+		if (--e->pending == 0)
+			uv_unref((uv_handle_t *)&e->wake);
+	}
+	napi_close_callback_scope(e->env, callback); /* Promise reactions run here. */
+	napi_close_handle_scope(e->env, scope);
+}
+
+static int pending_submit(struct environment *e, struct pending *p)
+{
+	bool by_launcher = p->call.function->run == sys_spawn && p->call.arg[SPAWN_LAUNCHER_ARG].i != 0;
+	p->job.run = pending_run;
+	p->hub = e->hub;
+	pthread_mutex_lock(&e->hub->lock);
+	e->hub->refs++;
+	pthread_mutex_unlock(&e->hub->lock);
+	int r = by_launcher ? launcher_submit(p->call.arg[SPAWN_LAUNCHER_ARG].i, &p->job) : jobs_submit(&p->job);
+	if (r < 0) {
+		pthread_mutex_lock(&e->hub->lock);
+		hub_unref(e->hub);
+		return call_fail(&p->call, by_launcher ? "launcher" : "pthread_create", -r);
+	}
+	if (e->pending++ == 0)
+		uv_ref((uv_handle_t *)&e->wake);
+	return 0;
+}
+
+static napi_value run_async(napi_env env, napi_callback_info info)
+{
+	void *function = NULL;
+	struct environment *e = NULL;
+	napi_value promise = NULL;
+	napi_get_cb_info(env, info, NULL, NULL, NULL, &function);
+	napi_get_instance_data(env, (void **)&e);
+	struct pending *p = malloc(sizeof *p);
+	if (p == NULL) {
+		throw_errno(env, ENOMEM, "malloc", "");
+		return NULL;
+	}
+	call_init(&p->call, function);
+	p->next = NULL;
+	napi_create_promise(env, &p->deferred, &promise);
+	int r = args_from(env, info, &p->call, true);
+	if (r == 0)
+		r = pending_submit(e, p);
+	if (r < 0) {
+		p->call.error = -r;
+		pending_settle(env, p);
+		pending_free(p);
+	}
+	return promise;
+}
+
+/* --- life of an environment */
+
+static void environment_free(struct environment *e)
+{
+	napi_remove_async_cleanup_hook(e->cleanup);
+	free(e);
+}
+
+static void on_closed(struct environment *e)
+{
+	if (--e->closing == 0)
+		environment_free(e);
+}
+
+static void on_wake_closed(uv_handle_t *handle)
+{
+	on_closed(handle->data);
+}
+
+static void on_watches_closed(void *e)
+{
+	on_closed(e);
+}
+
+static void environment_close(napi_async_cleanup_hook_handle handle, void *data)
+{
+	struct environment *e = data;
+	(void)handle;
+	e->closing = 2;
+	struct hub *hub = e->hub;
+	pthread_mutex_lock(&hub->lock);
+	hub->wake = NULL;
+	struct pending *left = hub->finished;
+	hub->finished = NULL;
+	hub_unref(hub);
+	for (struct pending *next; left != NULL; left = next) {
+		next = left->next;
+		pending_free(left);
+	}
+	uv_close((uv_handle_t *)&e->wake, on_wake_closed);
+	watches_close(e->watches, on_watches_closed, e);
+}
+
+static struct environment *environment_new(napi_env env)
+{
+	uv_loop_t *loop = NULL;
+	napi_value resource, name;
+	struct environment *e = calloc(1, sizeof *e);
+	struct hub *hub = calloc(1, sizeof *hub);
+	if (e == NULL || hub == NULL || napi_get_uv_event_loop(env, &loop) != napi_ok)
+		goto fail;
+	e->watches = watches_new(env, loop);
+	if (e->watches == NULL || uv_async_init(loop, &e->wake, on_wake) != 0)
+		goto fail;
+	e->env = env;
+	e->hub = hub;
+	e->wake.data = e;
+	uv_unref((uv_handle_t *)&e->wake);
+	pthread_mutex_init(&hub->lock, NULL);
+	hub->wake = &e->wake;
+	hub->refs = 1;
+	napi_create_object(env, &resource);
+	napi_create_reference(env, resource, 1, &e->resource);
+	napi_create_string_utf8(env, "berth", NAPI_AUTO_LENGTH, &name);
+	napi_async_init(env, resource, name, &e->context);
+	napi_add_async_cleanup_hook(env, environment_close, e, &e->cleanup);
+	return e;
+fail:
+	free(e);
+	free(hub);
+	return NULL;
+}
+
+static void define(napi_env env, napi_value exports, const char *name, napi_callback run, void *data)
+{
+	napi_value function;
+	napi_create_function(env, name, NAPI_AUTO_LENGTH, run, data, &function);
+	napi_set_named_property(env, exports, name, function);
+}
+
+NAPI_MODULE_INIT()
+{
+	struct environment *e = environment_new(env);
+	if (e == NULL) {
+		throw_errno(env, ENOMEM, "load addon", "");
+		return NULL;
+	}
+	napi_set_instance_data(env, e, NULL, NULL);
+	for (size_t i = 0; i < sizeof functions / sizeof *functions; i++) {
+		char name[64];
+		void *data = (void *)(uintptr_t)&functions[i];
+		if (functions[i].place != ONLY_SYNC)
+			define(env, exports, functions[i].name, run_async, data);
+		snprintf(name, sizeof name, "%sSync", functions[i].name);
+		if (functions[i].place != ONLY_ASYNC)
+			define(env, exports, name, run_sync, data);
+	}
+	define(env, exports, "watch", watch_open, e->watches);
+	define(env, exports, "arm", watch_arm, e->watches);
+	define(env, exports, "unwatch", watch_close, e->watches);
+	return exports;
+}
