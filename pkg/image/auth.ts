@@ -257,7 +257,7 @@ function keyOf(door: Door): string {
 }
 
 /** Runs `docker-credential-<name> get` with `input` on its stdin; bounded in time and output by whoever passes it. */
-export type RunHelper = (op: Op, argv: readonly string[], input: string) => Promise<{ readonly exitCode: number; readonly stdout: string }>;
+export type RunHelper = (op: Op, program: string, argument: 'get', input: string) => Promise<{ readonly exitCode: number; readonly stdout: string }>;
 
 export interface CredentialOptions {
   /** `global_auth_file`: if set, the only file beside the namespace's own. */
@@ -343,7 +343,7 @@ export class NodeCredentials {
     if (run === undefined) return undefined;
     if (!/^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/.test(helper)) throw new RuntimeError('FailedPrecondition', `${quote(helper)} is not the name of a credential helper`);
     const server = host === 'docker.io' ? 'https://index.docker.io/v1/' : host;
-    const { exitCode, stdout } = await run(op, [`docker-credential-${helper}`, 'get'], server);
+    const { exitCode, stdout } = await run(op, `docker-credential-${helper}`, 'get', server);
     if (exitCode !== 0) {
       op.log.debug('credential helper has nothing', { helper, host, exit: exitCode });
       return undefined;

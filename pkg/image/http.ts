@@ -156,7 +156,7 @@ export function shortUrl(url: URL): string {
 }
 
 export function parseUrl(text: string, base?: URL): URL | undefined {
-  return URL.canParse(text, base) ? new URL(text, base) : undefined;
+  return URL.canParse(text, base?.href) ? new URL(text, base) : undefined;
 }
 
 /** What a connection that failed means: the registry cannot be reached (the kubelet backs off on that reason), with the remedy where TLS is the cause. */

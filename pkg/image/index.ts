@@ -55,19 +55,17 @@ export interface LayerSource {
   readonly chainId: ChainId;
   readonly mediaType: string;
   readonly sizeBytes: bigint;
-  /**
-   * Chain ids of the layers below, bottom first. They may still be on their way: layers are unpacked side by side, and one that needs a look at
-   * those below (a directory or hard link target that it does not bring) waits for them before it is complete. Absent = nothing is below.
-   */
-  readonly parents?: readonly ChainId[];
-  /** Called a few times a second while something moves: blob bytes read and tar bytes written so far. */
-  readonly onProgress?: (readBytes: number, writtenBytes: number) => void;
 }
 
 /** What the image store needs of `pkg/rootfs`; the composition root passes it. */
 export interface LayerUnpacker {
   /** Idempotent by chain id: content if the layer is complete already. Returns only when the layer is durable. The store calls it for all layers of an image at once; whoever unpacks bounds the work. */
   unpack(op: Op, layer: LayerSource): Promise<void>;
+  /**
+   * Ties complete layers (bottom first, a whole image) to those below them where they lean on them: parent directories that a layer does not
+   * describe, hard links into a lower layer. Mounting does the same, so calling it only brings an error (DataLoss) forward to the pull.
+   */
+  settle?(op: Op, layers: readonly ChainId[]): Promise<void>;
   /** True if the layer is complete on disk. */
   has(chainId: ChainId): Promise<boolean>;
   /** Removes a layer that no image uses; content if absent. */
@@ -123,7 +121,7 @@ export interface PullProgress {
 
 export { FileImageStore } from './store.ts';
 export type { FileImageStoreOptions, ImageProblem, PullCounters } from './store.ts';
-export { defaultPolicyOptions } from './policy.ts';
+export { RegistryPolicy, defaultPolicyOptions } from './policy.ts';
 export type { PolicyOptions, SignatureRequirement } from './policy.ts';
-export { defaultAuthFiles } from './auth.ts';
+export { NodeCredentials, defaultAuthFiles } from './auth.ts';
 export type { CredentialOptions, RunHelper } from './auth.ts';

@@ -56,7 +56,7 @@ const SCHEME_MEMORY_MS = 5 * 60_000;
 
 /** Makes repositories; holds what they share: tokens, memory of schemes, the budget of ranges fetched ahead. */
 export class RegistryClient {
-  readonly #options: Required<RegistryOptions>;
+  readonly #options: Settings;
   readonly #authorizer: Authorizer;
   readonly #plain = new Map<string, number>();
   readonly #ahead = new Budget(limits.pullRangesAheadCount);
@@ -76,7 +76,13 @@ export class RegistryClient {
   }
 }
 
-interface Shared extends Required<RegistryOptions> {
+interface Settings {
+  readonly transport: Transport;
+  readonly pause: (ms: number, signal: AbortSignal) => Promise<void>;
+  readonly now: () => number;
+  readonly progressTimeoutMs: number;
+}
+interface Shared extends Settings {
   readonly authorizer: Authorizer;
   /** Hosts that speak no TLS, until when. */
   readonly plain: Map<string, number>;

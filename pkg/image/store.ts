@@ -28,8 +28,8 @@ import type { ParsedName, Reference } from '../oci/reference.ts';
 import type { Platform } from '../oci/spec-types.ts';
 import { openArchive } from './archive.ts';
 import type { ArchivedImage } from './archive.ts';
-import { defaultAuthFiles, NodeCredentials, registryHost, requestCredentials } from './auth.ts';
-import type { CredentialOptions, Credentials } from './auth.ts';
+import { NodeCredentials, registryHost, requestCredentials } from './auth.ts';
+import type { Credentials } from './auth.ts';
 import { BlobStore } from './blobs.ts';
 import { Claims } from './claims.ts';
 import { Flight } from './flight.ts';
@@ -38,9 +38,9 @@ import type { Transport } from './http.ts';
 import type { FsUsage, Image, ImageStore, LayerUnpacker, PullOptions, PullProgress } from './index.ts';
 import { MirroredSource } from './mirrors.ts';
 import { RegistryPolicy, signatureError } from './policy.ts';
-import type { PolicyOptions, SignatureRequirement } from './policy.ts';
+import type { SignatureRequirement } from './policy.ts';
 import { install, isWorthResuming, PullTracker } from './pull.ts';
-import type { ImageFacts, InstallWorld, PullSource } from './pull.ts';
+import type { InstallWorld, PullSource } from './pull.ts';
 import { ImageRecords } from './records.ts';
 import type { Names, StoredImage } from './records.ts';
 import { RegistryClient } from './registry.ts';
@@ -50,16 +50,16 @@ export interface FileImageStoreOptions {
   /** Directory that is ours alone: `blobs/` and `images/` are made in it. */
   readonly root: string;
   readonly unpacker: LayerUnpacker;
-  /** Where registries.conf, certs.d, policy.json, … are; the customary places unless given. */
-  readonly policy?: Partial<PolicyOptions> | undefined;
-  /** Auth files and helpers; the customary files of root unless given. */
-  readonly credentials?: Partial<CredentialOptions> | undefined;
+  /** Default: registries.conf, certs.d and policy.json in their customary places, no proxy. */
+  readonly policy?: RegistryPolicy | undefined;
+  /** Default: none but those of the request. */
+  readonly credentials?: NodeCredentials | undefined;
   /** For tests. */
   readonly transport?: Transport | undefined;
   /** Exact names, `prefix*`, `*part*` (CRI-O's pinned_images); change them with `setPinnedImages`. */
   readonly pinnedImages?: readonly string[] | undefined;
-  /** True if a container or an image volume uses the image now; it is not removed then. */
-  readonly inUse?: ((id: ImageId) => boolean) | undefined;
+  /** Who uses an image now (container ids, for the message); it is not removed then. */
+  readonly inUse?: ((id: ImageId) => readonly string[]) | undefined;
   /** Layers under running containers, whatever the records say; a sweep leaves them alone. */
   readonly layersInUse?: (() => Iterable<ChainId>) | undefined;
   /** `metadata` (default): manifests and configs stay, layer blobs go once unpacked. `all`: layer blobs stay, too, at nearly twice the disk. */
@@ -112,8 +112,8 @@ export class FileImageStore implements ImageStore {
   constructor(options: FileImageStoreOptions) {
     this.#options = options;
     this.#now = options.now ?? Date.now;
-    this.#policy = new RegistryPolicy({ environment: process.env, ...options.policy });
-    this.#credentials = new NodeCredentials({ authFiles: defaultAuthFiles(process.env), ...options.credentials });
+    this.#policy = options.policy ?? new RegistryPolicy();
+    this.#credentials = options.credentials ?? new NodeCredentials({ authFiles: [] });
     this.#transport = options.transport ?? new UndiciTransport();
     this.#registries = new RegistryClient({ transport: this.#transport, progressTimeoutMs: options.pullProgressTimeoutMs });
     this.#blobs = new BlobStore(join(options.root, 'blobs'), this.#now);
@@ -174,8 +174,9 @@ export class FileImageStore implements ImageStore {
     const removed = await this.#changing.run('records', async () => {
       const stored = this.#find(reference);
       if (stored === undefined) return undefined;
-      if (this.#options.inUse?.(stored.id) === true) {
-        throw new RuntimeError('FailedPrecondition', `image ${quote(reference)} is used by a container; remove the container first`);
+      const users = this.#options.inUse?.(stored.id) ?? [];
+      if (users.length > 0) {
+        throw new RuntimeError('FailedPrecondition', `image ${quote(reference)} is used by ${users.length} container(s): ${users.slice(0, 3).join(', ')}; remove them first`);
       }
       await this.#records.remove(stored.id);
       return stored;
