@@ -1,6 +1,5 @@
 /**
- * Pod networks by CNI plugins: which network (configuration directories, watched), the chain of plugins for each verb,
- * and the cache that makes DEL possible after anything.
+ * Pod networks by CNI plugins: the chain of plugins for each verb, and the cache that makes DEL possible after anything.
  *
  *   add:      intent on disk ──▶ ADD plugin by plugin ──▶ result on disk ──▶ answer
  *                                    ╰─ fails ─▶ DEL, all plugins, backwards ─▶ intent removed
@@ -12,18 +11,18 @@
  */
 import { accessSync, constants } from 'node:fs';
 import { statfs } from 'node:fs/promises';
-import { basename, dirname } from 'node:path';
 import { explain, errnoOf, isCode, RuntimeError, wrap } from '../base/errors.ts';
 import { failpoint } from '../base/failpoint.ts';
-import { ensureDir, isTemporaryName, readBounded, readDirSorted, readJson, removeFile, replaceFile } from '../base/files.ts';
+import { ensureDir, isTemporaryName, readDirSorted, readJson, removeFile, replaceFile } from '../base/files.ts';
 import { parseSandboxId } from '../base/ids.ts';
 import type { SandboxId } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
-import { abortError, detached, withTimeout } from '../base/op.ts';
+import { backgroundOp, detached, withTimeout } from '../base/op.ts';
 import type { Logger, Op } from '../base/op.ts';
-import { abortable, KeyedMutex } from '../base/sync.ts';
-import { atLeast, capabilityArgs, INTERFACE, networkConfOf, parseNetworkConf, parseResult, pluginComplaint, pluginInput, podArgs, podNetworkOf, resultAs, resultOf } from './conf.ts';
+import { KeyedMutex } from '../base/sync.ts';
+import { atLeast, capabilityArgs, INTERFACE, networkConfOf, parseResult, pluginComplaint, pluginInput, podArgs, podNetworkOf, resultAs, resultOf } from './conf.ts';
 import type { CniResult, Json, NetworkConf, PluginConf } from './conf.ts';
+import { ConfDirs } from './confdir.ts';
 import { runPlugin, watchWithInotify } from './exec.ts';
 import type { PluginOutput, RunPlugin, WatchDirectory } from './exec.ts';
 import type { NetworkPlugin, PodNetwork, PodNetworkRequest } from './index.ts';
@@ -56,22 +55,9 @@ interface Attachment {
   readonly result: CniResult | undefined;
 }
 
-/** What the directories hold right now. */
-interface Configured {
-  readonly network: NetworkConf | undefined;
-  readonly file: string;
-  /** Why there is none, or what else is wrong. */
-  readonly why: string;
-}
-
-const NOT_READ: Configured = { network: undefined, file: '', why: 'cni config uninitialized: the configuration has not been read yet' };
 const NSFS_MAGIC = 0x6e736673;
 /** How old an answer of STATUS may be when somebody asks for readiness. */
 const STATUS_AGE_MS = 10_000;
-/** How often directories that cannot be watched are read when somebody asks for readiness. */
-const UNWATCHED_AGE_MS = 5_000;
-const CONF_NAME = /\.(conf|conflist|json)$/;
-const CONFIG_FILES_MAX = 256;
 const CACHE_FILE_MAX = 4 * limits.cniResultBytes;
 
 /** NetworkPlugin over CNI plugins that are executed. */
@@ -79,53 +65,44 @@ export class CniNetwork implements NetworkPlugin {
   readonly #options: CniOptions;
   readonly #run: RunPlugin;
   readonly #locks = new KeyedMutex<SandboxId>();
-  /** Last usable content by path: a file that is being rewritten does not make its network vanish. */
-  readonly #lastGood = new Map<string, NetworkConf>();
-  readonly #watches = new Map<string, { close(): void }>();
-  #configured = NOT_READ;
-  #changed = Promise.withResolvers<void>();
-  #reading: Promise<void> | undefined;
-  #dirty = false;
-  #readAt = 0;
+  readonly #conf: ConfDirs;
   #closed = false;
-  #status: { readonly why: string; readonly at: number } = { why: '', at: 0 };
+  #status: { readonly network: NetworkConf | undefined; readonly why: string; readonly at: number } = { network: undefined, why: '', at: 0 };
   #asking: Promise<void> | undefined;
 
   constructor(options: CniOptions) {
     this.#options = options;
     this.#run = options.run ?? runPlugin;
+    this.#conf = new ConfDirs({ dirs: options.configDirs, defaultNetwork: options.defaultNetwork, log: options.log, watch: options.watch ?? watchWithInotify });
   }
 
   async start(op: Op): Promise<void> {
     await ensureDir(this.#options.cacheDir);
     for (const name of await readDirSorted(this.#options.cacheDir)) if (isTemporaryName(name)) await removeFile(`${this.#options.cacheDir}/${name}`);
-    await this.#read();
-    op.log.info('cni configuration read', { network: this.#configured.network?.name, path: this.#configured.file, why: this.#configured.why || undefined });
+    await this.#conf.start(op);
   }
 
   async close(): Promise<void> {
     this.#closed = true;
-    for (const watch of this.#watches.values()) watch.close();
-    this.#watches.clear();
-    this.#changed.resolve();
-    await this.#reading;
+    await this.#conf.close();
     await this.#asking;
   }
 
   get ready(): { readonly ok: boolean; readonly why: string } {
-    this.#refresh();
-    const { network, why } = this.#configured;
+    const { network, why } = this.#conf.current();
     if (network === undefined) return { ok: false, why };
+    this.#refresh(network);
     const missing = network.plugins.find(({ type }) => this.#find(type) === undefined);
     if (missing !== undefined) return { ok: false, why: this.#missing(network, missing) };
-    return { ok: this.#status.why === '', why: this.#status.why };
+    const trouble = this.#status.network === network ? this.#status.why : '';
+    return { ok: trouble === '', why: trouble };
   }
 
   async add(op: Op, pod: PodNetworkRequest): Promise<PodNetwork> {
     const args = podArgs(pod);
     const capabilities = capabilityArgs(pod);
     return this.#locks.run(pod.id, async () => {
-      const network = await this.#network(op);
+      const network = await this.#conf.wait(op);
       // All or none: half a chain could not be taken down either.
       for (const plugin of network.plugins) this.#where(network, plugin);
       if ((await this.#load(pod.id)) !== undefined) await this.#detach(op, pod.id);
@@ -224,7 +201,7 @@ export class CniNetwork implements NetworkPlugin {
 
   /** For a file that cannot be read: plugins find a pod's leases and rules by its id alone. */
   #guess(id: SandboxId): Attachment {
-    const { network, why } = this.#configured;
+    const { network, why } = this.#conf.current();
     if (network === undefined) {
       throw new RuntimeError('FailedPrecondition', `${this.#path(id)} is damaged, and there is no CNI network to give the addresses of sandbox ${id} back to: ${why}`);
     }
@@ -232,7 +209,7 @@ export class CniNetwork implements NetworkPlugin {
   }
 
   async #collect(op: Op, live: readonly SandboxId[]): Promise<void> {
-    const { network } = this.#configured;
+    const { network } = this.#conf.current();
     if (network === undefined || network.disableGc || !atLeast(network.cniVersion, '1.1.0')) return;
     const valid = live.map((containerID) => ({ containerID, ifname: INTERFACE }));
     const extra = { 'cni.dev/valid-attachments': valid, 'cni.dev/attachments': valid };
@@ -339,139 +316,18 @@ export class CniNetwork implements NetworkPlugin {
     }
   }
 
-  // ---- the configuration ---------------------------------------------------------------------------------------
+  // ---- readiness -----------------------------------------------------------------------------------------------
 
-  /** Waits for a network as long as `op` allows. */
-  async #network(op: Op): Promise<NetworkConf> {
-    for (;;) {
-      if (this.#configured.network !== undefined) return this.#configured.network;
-      op.stage('cni: waiting for a configuration');
-      this.#refresh();
-      await abortable(this.#changed.promise, op.signal, () => this.#noNetwork(op));
-      if (this.#closed) throw new RuntimeError('Unavailable', 'berth is stopping');
-    }
-  }
-
-  #noNetwork(op: Op): RuntimeError {
-    const { code } = abortError(op, 'waiting for a CNI configuration');
-    return new RuntimeError(code === 'Cancelled' ? 'Cancelled' : 'Unavailable', this.#configured.why);
-  }
-
-  /** Reads the directories; changes that come meanwhile make it read once more. */
-  #read(): Promise<void> {
-    this.#dirty = true;
-    this.#reading ??= (async () => {
-      while (this.#dirty && !this.#closed) {
-        this.#dirty = false;
-        this.#watchAll();
-        this.#use(await this.#choose());
-      }
-    })().finally(() => (this.#reading = undefined));
-    return this.#reading;
-  }
-
-  #use(next: Configured): void {
-    const before = this.#configured;
-    this.#configured = next;
-    this.#readAt = Date.now();
-    if (JSON.stringify(before.network?.raw) === JSON.stringify(next.network?.raw) && before.why === next.why) return;
-    if (before !== NOT_READ) this.#options.log.info('cni configuration changed', { network: next.network?.name, path: next.file, why: next.why || undefined });
-    this.#status = { why: '', at: 0 };
-    const waiting = this.#changed;
-    this.#changed = Promise.withResolvers<void>();
-    waiting.resolve();
-  }
-
-  async #choose(): Promise<Configured> {
-    const complaints: string[] = [];
-    for (const directory of this.#options.configDirs) {
-      for (const { file, network } of await this.#networksIn(directory, complaints)) {
-        if (this.#options.defaultNetwork === '' || network.name === this.#options.defaultNetwork) return { network, file, why: '' };
-      }
-    }
-    const wanted = this.#options.defaultNetwork === '' ? 'no CNI configuration' : `no CNI configuration of a network named ${this.#options.defaultNetwork}`;
-    const extra = complaints.length === 0 ? '' : ` (${complaints.slice(0, 3).join('; ')})`;
-    return { network: undefined, file: '', why: `cni config uninitialized: ${wanted} in ${this.#options.configDirs.join(', ')}; has your network provider started?${extra}` };
-  }
-
-  async #networksIn(directory: string, complaints: string[]): Promise<{ readonly file: string; readonly network: NetworkConf }[]> {
-    let names: string[];
-    try {
-      names = (await readDirSorted(directory)).filter((name) => CONF_NAME.test(name)).slice(0, CONFIG_FILES_MAX);
-    } catch (error) {
-      complaints.push(explain(error));
-      return [];
-    }
-    for (const file of this.#lastGood.keys()) if (dirname(file) === directory && !names.includes(basename(file))) this.#lastGood.delete(file);
-    const networks: { file: string; network: NetworkConf }[] = [];
-    for (const name of names) {
-      const file = `${directory}/${name}`;
-      const network = await this.#parse(file, complaints);
-      if (network !== undefined) networks.push({ file, network });
-    }
-    return networks;
-  }
-
-  async #parse(file: string, complaints: string[]): Promise<NetworkConf | undefined> {
-    try {
-      const network = parseNetworkConf(file, (await readBounded(file, limits.configFileBytes)).toString('utf8'));
-      this.#lastGood.set(file, network);
-      return network;
-    } catch (error) {
-      if (errnoOf(error) === 'ENOENT') {
-        this.#lastGood.delete(file);
-        return undefined;
-      }
-      const last = this.#lastGood.get(file);
-      complaints.push(explain(error));
-      this.#options.log.warn(last === undefined ? 'unusable cni configuration file, ignoring' : 'unusable cni configuration file, keeping its last good content', { path: file, why: explain(error) });
-      return last;
-    }
-  }
-
-  /** A directory that is not there yet is awaited by watching the nearest one above it: nothing is made on the node. */
-  #watchAll(): void {
-    for (const directory of this.#options.configDirs) {
-      for (let at = directory; !this.#watches.has(directory); at = dirname(at)) {
-        try {
-          this.#watches.set(directory, (this.#options.watch ?? watchWithInotify)(at, () => this.#onChange(directory, at)));
-        } catch (error) {
-          if (at !== '/' && isCode(error, 'NotFound')) continue;
-          this.#options.log.warn('cannot watch cni configuration directory, reading it now and then', { path: directory, why: explain(error) });
-          break;
-        }
-      }
-    }
-  }
-
-  #onChange(directory: string, watched: string): void {
-    if (this.#closed) return;
-    if (watched !== directory || !exists(directory)) {
-      this.#watches.get(directory)?.close();
-      this.#watches.delete(directory);
-      if (!exists(directory) && watched !== directory) return this.#watchAll();
-    }
-    this.#readSoon();
-  }
-
-  #readSoon(): void {
-    this.#read().catch((error: unknown) => this.#options.log.warn('cannot read cni configuration, will retry', { why: explain(error) }));
-  }
-
-  /** Work that readiness needs now and then; never awaited by who asks. */
-  #refresh(): void {
-    if (this.#closed) return;
-    const unwatched = this.#options.configDirs.some((directory) => !this.#watches.has(directory));
-    if (unwatched && Date.now() - this.#readAt > UNWATCHED_AGE_MS) this.#readSoon();
-    const { network } = this.#configured;
-    if (network === undefined || !atLeast(network.cniVersion, '1.1.0') || Date.now() - this.#status.at < STATUS_AGE_MS) return;
+  /** Asks for STATUS now and then; never awaited by who wants to know. */
+  #refresh(network: NetworkConf): void {
+    if (this.#closed || !atLeast(network.cniVersion, '1.1.0') || (this.#status.network === network && Date.now() - this.#status.at < STATUS_AGE_MS)) return;
     this.#asking ??= this.#askStatus(network).finally(() => (this.#asking = undefined));
   }
 
   async #askStatus(network: NetworkConf): Promise<void> {
     let why = '';
     try {
-      const op = detached({ signal: new AbortController().signal, deadline: Number.POSITIVE_INFINITY, log: this.#options.log, stage() {} }, limits.cniStatusMs);
+      const op = backgroundOp(this.#options.log, limits.cniStatusMs);
       for (const plugin of network.plugins) {
         const run = { path: this.#where(network, plugin), env: this.#env('STATUS'), stdin: pluginInput(network, plugin, {}) };
         this.#judge(await this.#run(op, run), 'STATUS', network, plugin);
@@ -479,21 +335,12 @@ export class CniNetwork implements NetworkPlugin {
     } catch (error) {
       why = explain(error);
     }
-    if (this.#configured.network === network) this.#status = { why, at: Date.now() };
+    this.#status = { network, why, at: Date.now() };
   }
 }
 
 function named(verb: Verb, network: NetworkConf, plugin: PluginConf): string {
   return `CNI plugin ${plugin.type} (${verb}, network ${network.name})`;
-}
-
-function exists(path: string): boolean {
-  try {
-    accessSync(path);
-    return true;
-  } catch {
-    return false;
-  }
 }
 
 /** Runs what finds fault with a plugin's answer, and says whose answer it was. */
