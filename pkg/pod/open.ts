@@ -14,8 +14,8 @@ export interface OpenPods {
   readonly execs: Execs;
   /** Calls `listener` for every event from now on; returns the way to stop. */
   subscribe(listener: (event: PodEvent) => void): () => void;
-  /** True if a container or one of its image volumes uses the image. */
-  usesImage(imageId: string): boolean;
+  /** Ids of the containers that use the image, as their root or as a volume. */
+  imageUsers(imageId: string): readonly string[];
   /** Stops watching; nothing that runs is touched. */
   close(): void;
 }
@@ -31,7 +31,7 @@ export async function openPods(op: Op, world: World): Promise<OpenPods> {
     containers,
     execs: new ExecKeeper(world, books),
     subscribe: (listener) => books.subscribe(listener),
-    usesImage: (imageId) => [...books.containers()].some((record) => record.imageId === imageId || record.imageVolumes.some((volume) => volume.imageId === imageId)),
+    imageUsers: (imageId) => [...books.containers()].filter((record) => record.imageId === imageId || record.imageVolumes.some((volume) => volume.imageId === imageId)).map((record) => record.id),
     close: () => containers.close(),
   };
 }

@@ -349,8 +349,8 @@ describe('the mind', () => {
   });
 
   it('knows which images are in use', async () => {
-    assert.isFalse(mind.usesImage(fakeImage.id));
-    await running();
-    assert.isTrue(mind.usesImage(fakeImage.id));
+    assert.isEmpty(mind.imageUsers(fakeImage.id));
+    const { id } = await running();
+    assert.deepEqual(mind.imageUsers(fakeImage.id), [id]);
   });
 });

@@ -1,0 +1,279 @@
+/**
+ * The composition root: the only place that says `new`. Reads top to bottom as the order of start; stop is the reverse.
+ */
+import { mkdirSync } from 'node:fs';
+import { access, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Config } from '../pkg/config/index.ts';
+import { explain, RuntimeError } from '../pkg/base/errors.ts';
+import { ensureDir, readJson } from '../pkg/base/files.ts';
+import { limits } from '../pkg/base/limits.ts';
+import { backgroundOp, type Logger, type Op, withTimeout } from '../pkg/base/op.ts';
+import { defaultAuthFiles, FileImageStore, type ImageStore, NodeCredentials, RegistryPolicy } from '../pkg/image/index.ts';
+import { CniNetwork, type NetworkPlugin } from '../pkg/network/index.ts';
+import { type OpenPods, openPods, type PodSettings, type World } from '../pkg/pod/index.ts';
+import { OverlayRootfs, type RootfsDriver } from '../pkg/rootfs/index.ts';
+import { ConmonMonitor, LinuxHost, LinuxProcesses, OciCli, type OciRuntime, PinnedNamespaces, type RuntimeFeatures } from '../pkg/runtime/index.ts';
+import type { NodeFacts } from '../pkg/spec/index.ts';
+import { FileStateStore, Workspace } from '../pkg/state/index.ts';
+import { becomeSubreaper, capture, type FileLock, inheritedEnv, lockFile, nodeFacts, notifyServiceManager } from '../pkg/sys/index.ts';
+import { imageService } from './image-service.ts';
+import { observeService } from './observe-service.ts';
+import { runtimeService } from './runtime-service.ts';
+import { type RunningServer, serve } from './server.ts';
+
+export interface DaemonOptions {
+  readonly config: Config;
+  readonly log: Logger;
+  readonly version: string;
+  /** Directory with conmon, pinns, pause: where our own programs are. */
+  readonly binDir: string;
+  /** Where the unpack worker's script is; undefined when running from source. */
+  readonly workerUrl: URL | undefined;
+}
+
+/** A daemon that serves. */
+export interface Daemon {
+  /** Answers no more calls and lets go of everything; what runs in containers is not touched. */
+  close(): Promise<void>;
+}
+
+/** Starts everything in order and returns when the socket is open. @throws with what is wrong and what to do, having left nothing open. */
+export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
+  const { config, log } = options;
+  const op = backgroundOp(log);
+  const closers: (() => Promise<void> | void)[] = [];
+  const close = async (): Promise<void> => {
+    for (const each of closers.splice(0).reverse()) await each();
+  };
+  try {
+    const lock = takeLock(config);
+    closers.push(() => lock.release());
+    becomeSubreaper();
+    await prepareDirectories(config);
+    const facts = nodeFacts(config.runtime.cgroupManager);
+    sayWhatIsClamped(log, facts);
+    const workspace = new Workspace(config.storage.runroot);
+    const runtimes = await findRuntimes(op, options);
+    const rootfs = new OverlayRootfs({ root: config.storage.root, ...(options.workerUrl === undefined ? {} : { workerUrl: options.workerUrl }) });
+    const network = new CniNetwork({
+      configDirs: [config.network.networkDir],
+      pluginDirs: config.network.pluginDirs,
+      defaultNetwork: config.network.cniDefaultNetwork,
+      cacheDir: join(config.storage.root, 'cni'),
+      log,
+    });
+    let mind: OpenPods | undefined;
+    const images = makeImages(config, rootfs, (imageId) => mind?.imageUsers(imageId) ?? []);
+    await rootfs.sweepLayers(op);
+    await images.load(op);
+    await network.start(op);
+    closers.push(() => network.close());
+    const world = await makeWorld(options, { facts, workspace, runtimes, rootfs, network, images });
+    mind = await openPods(op, world);
+    closers.push(mind.close);
+    const server = await openSocket(options, world, mind, runtimes);
+    closers.push(() => server.close());
+    notifyServiceManager('READY=1');
+    log.info('serving', { path: config.api.listen, version: options.version, runtime: runtimes.get('')?.runtime.handler.name });
+    sweepLater(op, images, log);
+    return { close };
+  } catch (cause) {
+    await close();
+    throw cause;
+  }
+}
+
+type Runtimes = ReadonlyMap<string, { readonly runtime: OciRuntime; readonly features: RuntimeFeatures }>;
+
+interface Parts {
+  readonly facts: NodeFacts;
+  readonly workspace: Workspace;
+  readonly runtimes: Runtimes;
+  readonly rootfs: RootfsDriver;
+  readonly network: NetworkPlugin;
+  readonly images: ImageStore;
+}
+
+function takeLock(config: Config): FileLock {
+  const { runroot } = config.storage;
+  try {
+    mkdirSync(runroot, { recursive: true, mode: 0o711 });
+    return lockFile(join(runroot, 'lock'));
+  } catch (cause) {
+    throw new RuntimeError('FailedPrecondition', `cannot have ${runroot} for ourselves: another berth serves from it, or it cannot be written; choose another with --runroot`, { cause });
+  }
+}
+
+async function prepareDirectories(config: Config): Promise<void> {
+  const { root, runroot } = config.storage;
+  try {
+    await ensureDir(root, 0o711);
+    // 0711: with user namespaces the container's root must be able to pass through to its rootfs.
+    for (const name of ['sandboxes', 'containers', 'exits', 'ns']) await ensureDir(join(runroot, name), 0o711);
+  } catch (cause) {
+    throw new RuntimeError('FailedPrecondition', `cannot make our directories under ${root} and ${runroot}; choose others with --root and --runroot`, { cause });
+  }
+}
+
+/** Said once, here: what a node without all privileges cannot give to containers. */
+function sayWhatIsClamped(log: Logger, facts: NodeFacts): void {
+  if (facts.capabilities.has('CAP_SYS_RESOURCE')) return;
+  log.warn('no CAP_SYS_RESOURCE: capabilities are intersected with our own, oom_score_adj and hard limits are not lowered or raised beyond ours', { oomScoreAdjMin: facts.oomScoreAdjMin });
+}
+
+/** Every usable handler; '' is the default: the configured one, else crun where it works on this node, else runc. */
+async function findRuntimes(op: Op, options: DaemonOptions): Promise<Runtimes> {
+  const { config, log, binDir } = options;
+  const found = new Map<string, { runtime: OciRuntime; features: RuntimeFeatures }>();
+  await Promise.all(
+    [...config.runtimes.values()].map(async (handler) => {
+      const runtime = new OciCli({
+        name: handler.name,
+        path: handler.runtimePath,
+        root: handler.runtimeRoot || join(config.storage.runroot, 'runtimes', handler.name),
+        monitorPath: handler.monitorPath || config.runtime.conmon || join(binDir, 'conmon'),
+        monitorEnv: handler.monitorEnv.length > 0 ? handler.monitorEnv : config.runtime.conmonEnv,
+        monitorCgroup: handler.monitorCgroup || config.runtime.conmonCgroup,
+        cgroupManager: config.runtime.cgroupManager,
+        runtimeArgs: handler.runtimeArgs,
+        createTimeoutMs: handler.createTimeoutMs,
+        noPivot: config.runtime.noPivot,
+        noSyncLog: handler.noSyncLog,
+      });
+      await ensureDir(runtime.handler.root);
+      found.set(handler.name, { runtime, features: await runtime.features(op) });
+    }),
+  );
+  const preferred = config.runtime.defaultRuntime === '' ? ['crun', 'runc', ...found.keys()] : [config.runtime.defaultRuntime];
+  const name = preferred.find((each) => found.get(each)?.features.broken === undefined && found.has(each)) ?? preferred.find((each) => found.has(each));
+  const chosen = name === undefined ? undefined : found.get(name);
+  if (chosen === undefined) throw new RuntimeError('FailedPrecondition', 'no OCI runtime found; install crun or runc, or name one with --runtimes name:path');
+  for (const [each, { features }] of found) if (features.broken !== undefined) log.warn('a runtime does not work on this node', { runtime: each, cause: features.broken });
+  return new Map([['', chosen], ...[...found].sort(([a], [b]) => a.localeCompare(b))]);
+}
+
+function makeImages(config: Config, rootfs: RootfsDriver, inUse: (imageId: string) => readonly string[]): FileImageStore {
+  return new FileImageStore({
+    root: config.storage.root,
+    unpacker: rootfs,
+    inUse,
+    policy: new RegistryPolicy({ environment: process.env, shortNames: config.image.shortNameMode }),
+    credentials: new NodeCredentials({
+      globalAuthFile: config.image.globalAuthFile || undefined,
+      authFiles: defaultAuthFiles(process.env),
+      namespacedAuthDir: config.image.namespacedAuthDir || undefined,
+      runHelper: async (op, helper, argument, input) => {
+        const bounded = withTimeout(op, limits.runtimeCommandMs);
+        const { exitCode, stdout } = await capture(bounded, { argv: [helper, argument], env: inheritedEnv(), stdin: input, stdoutMax: limits.configFileBytes, stderrMax: limits.commandErrorBytes });
+        return { exitCode, stdout: stdout.toString('utf8') };
+      },
+    }),
+    pinnedImages: config.image.pinnedImages,
+    pullProgressTimeoutMs: config.image.pullProgressTimeoutMs,
+  });
+}
+
+async function makeWorld(options: DaemonOptions, parts: Parts): Promise<World> {
+  const { config, log, binDir } = options;
+  const { workspace, runtimes } = parts;
+  const { runroot, root } = config.storage;
+  const pinnsPath = config.runtime.pinnsPath || join(binDir, 'pinns');
+  const pausePath = join(binDir, 'pause');
+  for (const program of [pinnsPath, pausePath]) {
+    await access(program).catch(() => {
+      throw new RuntimeError('FailedPrecondition', `${program} is missing; run npm run build, or name it with --pinns-path`);
+    });
+  }
+  return {
+    ...parts,
+    monitor: new ConmonMonitor({ exitsDir: join(runroot, 'exits') }),
+    runtimeFor(handler) {
+      const found = runtimes.get(handler);
+      if (found === undefined) throw new RuntimeError('InvalidArgument', `no runtime handler is called ${JSON.stringify(handler)}; there are: ${[...runtimes.keys()].filter((name) => name !== '').join(', ')}`);
+      if (found.features.broken !== undefined) throw new RuntimeError('FailedPrecondition', `runtime handler ${found.runtime.handler.name} does not work on this node: ${found.features.broken}`);
+      return found.runtime;
+    },
+    runtimes: [...runtimes].filter(([name]) => name !== '').map(([, each]) => each.runtime),
+    namespaces: new PinnedNamespaces({ dir: join(runroot, 'ns'), pinnsPath }),
+    state: new FileStateStore(runroot),
+    host: new LinuxHost({ ownRoots: [runroot, root] }),
+    processes: new LinuxProcesses(),
+    clock: () => BigInt(Date.now()) * 1_000_000n + (process.hrtime.bigint() % 1_000_000n),
+    settings: await makeSettings(config, await workspace.ensurePauseRoot(pausePath), join(binDir, 'env-exec')),
+    log,
+  };
+}
+
+async function makeSettings(config: Config, pauseRoot: string, envExec: string): Promise<PodSettings> {
+  const { runtime } = config;
+  return {
+    spec: {
+      capabilities: runtime.defaultCapabilities,
+      addInheritableCapabilities: runtime.addInheritableCapabilities,
+      env: runtime.defaultEnv,
+      sysctls: runtime.defaultSysctls,
+      ulimits: runtime.defaultUlimits,
+      seccompProfile: await profile(runtime.seccompProfile),
+      privilegedSeccompProfile: await profile(runtime.privilegedSeccompProfile),
+      apparmorProfile: runtime.apparmorProfile,
+      readOnly: runtime.readOnly,
+      pidsLimit: BigInt(runtime.pidsLimit),
+      minMemoryBytes: 0n,
+      deviceOwner: runtime.deviceOwnershipFromSecurityContext ? 'containerUser' : 'host',
+    },
+    logDir: config.storage.logDir,
+    absentMountSourcesToReject: runtime.absentMountSourcesToReject,
+    imageVolumes: config.image.imageVolumes,
+    additionalDevices: runtime.additionalDevices.map((each) => ({ hostPath: each.hostPath, containerPath: each.containerPath, permissions: each.permissions })),
+    shmBytes: 64n * 1024n * 1024n,
+    pauseRoot,
+    dropInfra: runtime.dropInfraCtr,
+    hostPorts: runtime.disableHostportMapping ? 'others' : 'cni',
+    localtime: await localtimeOf(runtime.timezone),
+    envExec: (await exists(envExec)) ? envExec : '',
+    overlayOptions: config.storage.storageOptions.filter((each) => each.startsWith('overlay.mountopt=')).flatMap((each) => each.slice('overlay.mountopt='.length).split(',')),
+  };
+}
+
+/** A seccomp profile by path, '' = none. A broken one stops the start: containers would run without it. */
+async function profile(path: string): Promise<unknown> {
+  return path === '' ? undefined : await readJson(path, limits.configFileBytes);
+}
+
+async function localtimeOf(timezone: string): Promise<string> {
+  if (timezone === '') return '';
+  const path = timezone === 'Local' ? '/etc/localtime' : join('/usr/share/zoneinfo', timezone);
+  if (timezone.includes('..') || !(await exists(path))) throw new RuntimeError('InvalidArgument', `timezone ${JSON.stringify(timezone)} is not known on this node (${path})`);
+  return path;
+}
+
+async function exists(path: string): Promise<boolean> {
+  return await stat(path).then(() => true, () => false);
+}
+
+async function openSocket(options: DaemonOptions, world: World, mind: OpenPods, runtimes: Runtimes): Promise<RunningServer> {
+  const { config, log, version } = options;
+  const handlers = [
+    runtimeService(mind),
+    observeService({
+      mind,
+      network: world.network,
+      version,
+      cgroupManager: world.facts.cgroupManager,
+      handlers: runtimes,
+      userNamespaces: false,
+      info: () => ({ config: JSON.stringify({ root: config.storage.root, runroot: config.storage.runroot, cgroupManager: config.runtime.cgroupManager, listen: config.api.listen }) }),
+      podEvents: config.runtime.enablePodEvents,
+      clock: world.clock,
+    }),
+    imageService({ images: world.images, rootfs: world.rootfs, splitDisks: false, clock: world.clock }),
+  ];
+  await ensureDir(join(config.api.listen, '..'), 0o755);
+  return await serve({ socket: config.api.listen, log, handlers });
+}
+
+/** What an earlier life left half done in the store; not worth delaying the start for. */
+function sweepLater(op: Op, images: ImageStore, log: Logger): void {
+  void images.sweep(op).catch((cause: unknown) => log.warn('the sweep of the image store failed, will retry at the next start', { cause: explain(cause) }));
+}
