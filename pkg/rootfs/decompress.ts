@@ -29,25 +29,18 @@ export function compressionOf(head: Uint8Array): Compression {
   return 'none';
 }
 
-export interface DecompressSink {
-  /** Bytes read from the blob so far. */
-  consumed(bytes: number): void;
-  /** The next piece of the tar. What it throws ends the reading and comes out again. */
-  produced(bytes: Buffer): void;
-}
-
 /**
- * Reads `fd` to its end. 'none' is for plain tars and for pipes from a program that unpacks.
+ * Reads `fd` to its end and hands the tar to `onTar` in pieces; what that throws ends the reading and comes out again. 'none' is for plain tars and for pipes from a program that unpacks.
  * @throws DataLoss for damaged or cut data, ResourceExhausted for a zstd window over the limit.
  */
-export async function decompress(fd: number, compression: 'none' | 'gzip' | 'zstd', sink: DecompressSink): Promise<void> {
+export async function decompress(fd: number, compression: 'none' | 'gzip' | 'zstd', onTar: (bytes: Buffer) => void): Promise<void> {
   if (compression === 'none') {
-    for (const block of blocksOf(fd, sink)) sink.produced(block);
+    for (const block of blocksOf(fd)) onTar(block);
     return;
   }
-  const source = compression === 'gzip' ? blocksOf(fd, sink) : zstdFrames(blocksOf(fd, sink));
+  const source = compression === 'gzip' ? blocksOf(fd) : zstdFrames(blocksOf(fd));
   await pipeline(Readable.from(source), inflater(compression), async (chunks: AsyncIterable<Buffer>) => {
-    for await (const chunk of chunks) sink.produced(chunk);
+    for await (const chunk of chunks) onTar(chunk);
   }).catch((error: unknown) => {
     throw damaged(error, compression);
   });
@@ -59,12 +52,11 @@ function inflater(compression: 'gzip' | 'zstd'): Transform {
   return createZstdDecompress({ ...options, params: { [constants.ZSTD_d_windowLogMax]: limits.zstdWindowLog } });
 }
 
-function* blocksOf(fd: number, sink: DecompressSink): Generator<Buffer> {
+function* blocksOf(fd: number): Generator<Buffer> {
   for (;;) {
     const block = Buffer.allocUnsafeSlow(BLOCK_BYTES);
     const count = readSync(fd, block, 0, block.length, null);
     if (count === 0) return;
-    sink.consumed(count);
     yield block.subarray(0, count);
   }
 }

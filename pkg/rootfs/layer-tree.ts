@@ -6,13 +6,13 @@ import { constants, ftruncateSync, readSync, writeSync } from 'node:fs';
 import { crc32 } from 'node:zlib';
 import { RuntimeError } from '../base/errors.ts';
 import { closeFd, type EntryMeta, type Root, type Stat } from '../sys/index.ts';
-import type { CopiedFile, LayerTree, NodeKind, NodeMetadata, OpenFile } from './layer-writer.ts';
+import type { CopiedFile, NodeKind, NodeMetadata, OpenFile, StackedTree } from './layer-writer.ts';
 
 const COPY_BYTES = 256 * 1024;
 const NOTHING: readonly Uint8Array[] = [];
 
 /** `root` is the layer, opened with resolution 'chroot'; `below` a merged view of the lower layers, opened the same way, if there is one. */
-export class RootTree implements LayerTree {
+export class RootTree implements StackedTree {
   readonly #root: Root;
   readonly #below: Root | undefined;
 
@@ -30,7 +30,8 @@ export class RootTree implements LayerTree {
   }
 
   directory(path: string, metadata: NodeMetadata): void {
-    this.#root.writeEntry(bytesOf(path), { kind: 'directory', ...metaOf(metadata) });
+    if (path === '') this.#root.finishFile(this.#root.fd, metaOf(metadata));
+    else this.#root.writeEntry(bytesOf(path), { kind: 'directory', ...metaOf(metadata) });
   }
 
   symlink(path: string, target: string, metadata: NodeMetadata): void {
@@ -89,7 +90,6 @@ export class RootTree implements LayerTree {
     }
   }
 
-  /** Gives a directory that no entry described what the same directory has below. Undefined, and nothing done, if there is none. */
   adopt(path: string): NodeMetadata | undefined {
     const stat = this.#below?.stat(bytesOf(path));
     if (this.#below === undefined || stat?.kind !== 'directory') return undefined;

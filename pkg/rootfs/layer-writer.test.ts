@@ -1,6 +1,6 @@
 import { assert } from 'chai';
 import { RuntimeError } from '../base/errors.ts';
-import { cleanPath, type CopiedFile, type LayerTree, LayerWriter, linkedPath, NeedParents, type NodeKind, type NodeMetadata, type OpenFile, type WrittenLayer } from './layer-writer.ts';
+import { cleanPath, type CopiedFile, LayerWriter, linkedPath, type NodeKind, type NodeMetadata, type OpenFile, settleLayer, type StackedTree, type WrittenLayer } from './layer-writer.ts';
 import { ManifestWriter, parseManifest } from './manifest.ts';
 import { paxEntry, tarEntry, tarHeader, tarOf } from './tar-build.ts';
 import { TarReader } from './tar.ts';
@@ -11,8 +11,8 @@ interface Node {
   metadata: NodeMetadata;
 }
 
-/** A directory in memory that keeps the promises of LayerTree: symlinks in parents resolve inside, parents must exist, replacing replaces trees. */
-class FakeTree implements LayerTree {
+/** A directory in memory that keeps the promises of StackedTree: symlinks in parents resolve inside, parents must exist, replacing replaces trees. */
+class FakeTree implements StackedTree {
   readonly nodes = new Map<string, Node>();
   readonly times: string[] = [];
   readonly #below: ReadonlyMap<string, CopiedFile>;
@@ -71,6 +71,11 @@ class FakeTree implements LayerTree {
     if (copied !== undefined) this.#put(this.#place(path), { kind: 'file', text: 'from below', metadata: copied });
     return copied;
   }
+  adopt(path: string): NodeMetadata | undefined {
+    const metadata = [...this.#below.keys()].some((each) => each.startsWith(`${path}/`)) ? BELOW : undefined;
+    if (metadata !== undefined) this.directory(path, metadata);
+    return metadata;
+  }
 
   /** `path kind text` of everything, opaque directories marked. */
   list(): string[] {
@@ -110,6 +115,7 @@ class FakeTree implements LayerTree {
 }
 
 const NONE: NodeMetadata = { mode: 0, uid: 0, gid: 0, mtimeSeconds: 0, mtimeNanos: 0, xattrs: [] };
+const BELOW: NodeMetadata = { ...NONE, mode: 0o1777, uid: 9 };
 const LIMITS = { entriesCount: 1e6, contentBytes: 1e9, recordBytes: 1e6, pathBytes: 4096, sparsePartsCount: 100 };
 
 interface Outcome {
@@ -118,10 +124,10 @@ interface Outcome {
   readonly manifest: Buffer;
 }
 
-function unpack(entries: readonly Buffer[], tree = new FakeTree(), parents: 'given' | 'unknown' = 'unknown', chunk = 100_000): Outcome {
+function unpack(entries: readonly Buffer[], tree = new FakeTree(), chunk = 100_000): Outcome {
   const pieces: Buffer[] = [];
   const manifest = new ManifestWriter((bytes) => void pieces.push(bytes));
-  const writer = new LayerWriter(tree, manifest, parents);
+  const writer = new LayerWriter(tree, manifest);
   const reader = new TarReader(writer, LIMITS);
   const tar = tarOf(...entries);
   try {
@@ -133,6 +139,16 @@ function unpack(entries: readonly Buffer[], tree = new FakeTree(), parents: 'giv
   const layer = writer.finish();
   manifest.flush();
   return { tree, layer, manifest: Buffer.concat(pieces) };
+}
+
+const COPIED: CopiedFile = { ...NONE, mode: 0o755, sizeBytes: 10, crc: 7 };
+
+function settle(tree: FakeTree, layer: WrittenLayer): Buffer {
+  const pieces: Buffer[] = [];
+  const manifest = new ManifestWriter((bytes) => void pieces.push(bytes));
+  settleLayer(tree, layer.pending, manifest);
+  manifest.flush();
+  return Buffer.concat(pieces);
 }
 
 const list = (...entries: readonly Buffer[]): string[] => unpack(entries).tree.list();
@@ -178,7 +194,7 @@ describe('rootfs/layer-writer: the tree', () => {
     for (const chunk of [100_000, 600, 13]) {
       const { tree } = unpack([
         dir('d'), file('d/f', 'x'.repeat(700)), file('empty'), symlink('s', '/d/f'), hardlink('h', './d/f'), tarEntry({ name: 'c', type: '3', major: 1, minor: 3 }), tarEntry({ name: 'p', type: '6' }),
-      ], new FakeTree(), 'unknown', chunk);
+      ], new FakeTree(), chunk);
       assert.deepEqual(tree.list(), ['c other character 1:3', 'd directory', `d/f file ${'x'.repeat(700)}`, 'empty file', `h file ${'x'.repeat(700)}`, 'p other fifo 0:0', 's symlink /d/f']);
     }
   });
@@ -201,7 +217,7 @@ describe('rootfs/layer-writer: the tree', () => {
   it('a replaced directory is forgotten with all that was known of it', () => {
     const { layer, tree, manifest } = unpack([dir('a'), dir('a/b'), dir('a/b/.wh..wh..opq'), file('a/b/c', '1'), file('a', 'x')]);
     assert.deepEqual(tree.times, []);
-    assert.deepEqual(layer.implicit, []);
+    assert.deepEqual(layer.pending.implicit, []);
     assert.deepEqual([...parseManifest(manifest).keys()], ['a']);
   });
 
@@ -222,15 +238,15 @@ describe('rootfs/layer-writer: parents', () => {
   it('that no entry describes are made and told, outer ones first', () => {
     const { tree, layer } = unpack([file('a/b/c'), dir('a/d'), dir('x'), file('x/y')]);
     assert.deepEqual(tree.list(), ['a directory', 'a/b directory', 'a/b/c file', 'a/d directory', 'x directory', 'x/y file']);
-    assert.deepEqual(layer.implicit, ['a', 'a/b']);
-    assert.deepEqual(unpack([file('a/b'), dir('a')]).layer.implicit, [], 'described later');
+    assert.deepEqual(layer.pending.implicit, ['a', 'a/b']);
+    assert.deepEqual(unpack([file('a/b'), dir('a')]).layer.pending.implicit, [], 'described later');
   });
 
   it('symlinks of the layer are followed inside it, also where their target is not there yet', () => {
     assert.deepEqual(list(dir('usr'), dir('usr/lib'), symlink('lib', 'usr/lib'), file('lib/x')), ['lib symlink usr/lib', 'usr directory', 'usr/lib directory', 'usr/lib/x file']);
     const { tree, layer } = unpack([symlink('lib', '../../usr/lib'), file('lib/x')]);
     assert.deepEqual(tree.list(), ['lib symlink ../../usr/lib', 'usr directory', 'usr/lib directory', 'usr/lib/x file']);
-    assert.deepEqual(layer.implicit, ['usr', 'usr/lib']);
+    assert.deepEqual(layer.pending.implicit, ['usr', 'usr/lib']);
     assert.deepEqual(list(symlink('e', '/etc'), file('e/passwd')), ['e symlink /etc', 'etc directory', 'etc/passwd file']);
   });
 
@@ -250,30 +266,43 @@ describe('rootfs/layer-writer: hard links', () => {
   it('to directories are refused', () => assert.match(refusal(dir('a'), hardlink('b', 'a')), /^DataLoss: .*hard link to the directory/));
   it('to symlinks are links to the symlink', () => assert.deepEqual(list(symlink('a', '/etc/passwd'), hardlink('b', 'a')), ['a symlink /etc/passwd', 'b symlink /etc/passwd']));
 
-  it('into a lower layer ask for it, and copy the file up under its own name', () => {
-    assert.throws(() => unpack([hardlink('b', 'd/a')]), NeedParents);
-    const copied: CopiedFile = { ...NONE, mode: 0o755, sizeBytes: 10, crc: 7 };
-    const { tree, layer, manifest } = unpack([hardlink('b', 'd/a')], new FakeTree(new Map([['d/a', copied]])), 'given');
-    assert.deepEqual(tree.list(), ['b file from below', 'd directory', 'd/a file from below']);
-    assert.deepEqual(layer.implicit, ['d']);
-    assert.deepInclude(parseManifest(manifest).get('d/a'), { kind: 'f', crc: 7, sizeBytes: 10 });
+  it('before their target are made at the end', () => {
+    const { tree, layer } = unpack([hardlink('b', 'a'), hardlink('c', 'b'), file('a', 'x')]);
+    assert.deepEqual(tree.list(), ['a file x', 'b file x', 'c file x']);
+    assert.deepEqual(layer.pending.links, []);
   });
 
-  it('to what is nowhere, or hidden by this layer, are refused', () => {
-    const below = new Map([['d/a', { ...NONE, sizeBytes: 1, crc: 1 }]]);
-    const code = (...entries: readonly Buffer[]): string => {
-      try {
-        unpack(entries, new FakeTree(below), 'given');
-      } catch (error) {
-        return (error as RuntimeError).code;
-      }
-      return 'accepted';
-    };
-    assert.equal(code(hardlink('b', 'nowhere')), 'DataLoss');
-    assert.equal(code(file('d/.wh.a'), hardlink('b', 'd/a')), 'DataLoss');
-    assert.equal(code(file('d/.wh..wh..opq'), hardlink('b', 'd/a')), 'DataLoss');
-    assert.equal(code(file('.wh.d'), hardlink('b', 'd/a')), 'DataLoss');
-    assert.equal(code(hardlink('b', 'd/a')), 'accepted');
+  it('into a lower layer wait for it; then the file is copied up under its own name', () => {
+    const { tree, layer } = unpack([file('b', 'old'), hardlink('b', 'd/a'), hardlink('c', 'b')], new FakeTree(new Map([['d/a', COPIED]])));
+    assert.deepEqual(layer.pending, { implicit: [], links: [['b', 'd/a'], ['c', 'd/a']] });
+    const manifest = settle(tree, layer);
+    assert.deepEqual(tree.list(), ['b file from below', 'c file from below', 'd directory', 'd/a file from below']);
+    assert.equal(tree.at('d').mode, 0o1777, 'the parent is adopted');
+    assert.deepInclude(parseManifest(manifest).get('d/a'), { kind: 'f', crc: 7, sizeBytes: 10 });
+    settle(tree, layer);
+    assert.lengthOf(tree.list(), 4, 'again after a crash');
+  });
+
+  it('that something else replaces are forgotten', () => {
+    assert.deepEqual(unpack([hardlink('b', 'd/a'), file('b', 'x')]).layer.pending.links, []);
+    assert.deepEqual(unpack([dir('d'), hardlink('d/b', 'x/a'), file('d')]).layer.pending.links, []);
+    assert.deepEqual(unpack([hardlink('b', 'a'), file('.wh.b')]).tree.list(), [], 'a whiteout is for lower layers');
+  });
+
+  it('to what this layer deletes, or to what is nowhere, are refused', () => {
+    for (const marker of ['d/.wh.a', 'd/.wh..wh..opq', '.wh.d']) assert.match(refusal(file(marker), hardlink('b', 'd/a')), /^DataLoss: .*which this layer deletes/, marker);
+    const { tree, layer } = unpack([hardlink('b', 'd/a')]);
+    assert.throws(() => settle(tree, layer), RuntimeError, 'neither in its layer nor in one below');
+  });
+});
+
+describe('rootfs/layer-writer: directories without an entry', () => {
+  it('take what they have below', () => {
+    const { tree, layer } = unpack([file('d/x'), file('new/y')], new FakeTree(new Map([['d/a', COPIED]])));
+    const manifest = settle(tree, layer);
+    assert.deepInclude(tree.at('d'), { mode: 0o1777, uid: 9 });
+    assert.deepInclude(tree.at('new'), { mode: 0o755, uid: 0 });
+    assert.deepEqual([...parseManifest(manifest)].map(([path, { mode }]) => [path, mode]), [['d', 0o1777]]);
   });
 });
 
@@ -296,8 +325,8 @@ describe('rootfs/layer-writer: whiteouts', () => {
   });
 
   it('directories below an opaque one take nothing from lower layers', () => {
-    assert.deepEqual(unpack([file('a/.wh..wh..opq'), file('a/b/c')]).layer.implicit, ['a']);
-    assert.deepEqual(unpack([file('.wh..wh..opq'), file('a/b')]).layer.implicit, []);
+    assert.deepEqual(unpack([file('a/.wh..wh..opq'), file('a/b/c')]).layer.pending.implicit, ['a']);
+    assert.deepEqual(unpack([file('.wh..wh..opq'), file('a/b')]).layer.pending.implicit, []);
   });
   it('of the root are told', () => assert.isTrue(unpack([file('.wh..wh..opq')]).layer.rootIsOpaque));
   it('of no file are refused', () => {
@@ -329,7 +358,7 @@ describe('rootfs/layer-writer: failures', () => {
     }
     const tree = new FullTree();
     try {
-      unpack([tarHeader({ name: 'big/file', size: 5000 }), Buffer.alloc(5120)], tree, 'unknown', 1000);
+      unpack([tarHeader({ name: 'big/file', size: 5000 }), Buffer.alloc(5120)], tree, 1000);
       assert.fail('accepted');
     } catch (error) {
       assert.instanceOf(error, RuntimeError);

@@ -8,8 +8,11 @@
  *   where a lower layer has the symlink, a directory of this layer hides it;
  * - a parent directory without an entry is made 0755 root and *adopted* later: it takes owner, mode, xattrs and time of the same
  *   directory in the lower layers, lest a layer that brings only `tmp/x` should change the mode of `/tmp`;
- * - the target of a hard link must lie in the same layer. Where it does not, the file is copied up from the lower layers under the target's name
- *   and then linked, as overlay itself would have done. Others refuse such layers; we need the lower layers for it (`NeedParents`).
+ * - the target of a hard link should lie in the same layer. Where it does not, the file is copied up from the lower layers under the target's
+ *   name and then linked, as overlay itself would have done. (Others refuse such layers.)
+ *
+ * The last two need the lower layers. They are written down as `Pending` and done by `settleLayer` when these are there, so that
+ * layers can be unpacked side by side in any order.
  *
  * Whiteouts follow the image-spec: `.wh.x` hides `x` of lower layers only, never an `x` of the same layer, in whichever order they come.
  *
@@ -60,8 +63,14 @@ export interface LayerTree {
   setXattr(path: string, name: string, value: Uint8Array): void;
   /** Content if `path` is not there any more. */
   setTime(path: string, seconds: number, nanos: number): void;
-  /** Copies one regular file of the lower layers to the same path here; undefined if they have none. */
+}
+
+/** A layer together with the merged view of those below it. */
+export interface StackedTree extends LayerTree {
+  /** Copies one regular file from below to the same path here; undefined if there is none. */
   copyUp(path: string): CopiedFile | undefined;
+  /** Gives a directory what the same one has below; undefined if there is none. */
+  adopt(path: string): NodeMetadata | undefined;
 }
 
 export interface OpenFile {
@@ -71,11 +80,12 @@ export interface OpenFile {
   abandon(): void;
 }
 
-/** Thrown when a layer cannot be written without its lower layers and they were not given. Unpack again with them. */
-export class NeedParents extends Error {
-  constructor(path: string) {
-    super(`${quote(path)} is a hard link into a lower layer`);
-  }
+/** What a layer still wants from the layers below it. */
+export interface Pending {
+  /** Directories that no entry described, parents before children. */
+  readonly implicit: readonly string[];
+  /** Hard links whose target is not in the layer: path and target. */
+  readonly links: readonly (readonly [path: string, target: string])[];
 }
 
 /** Owner and mode of the root directory of an image. */
@@ -87,8 +97,7 @@ export interface RootOwner {
 
 /** What remains to be said of a layer when all entries are written. */
 export interface WrittenLayer {
-  /** Directories that no entry described, parents before children; they want the metadata of the lower layers. */
-  readonly implicit: readonly string[];
+  readonly pending: Pending;
   /** What the layer says of its root directory; the root of a mount is made to match, so it is never adopted. */
   readonly root: RootOwner | null;
   /** The layer hides everything below it. overlay does not look for this at the root of a layer, so whoever mounts has to. */
@@ -113,12 +122,13 @@ const REPLACED_MAX = 1_000;
 export class LayerWriter implements TarSink {
   readonly #tree: LayerTree;
   readonly #manifest: ManifestWriter;
-  readonly #parents: 'given' | 'unknown';
   /** Directories of this layer by the paths they were reached by; the value tells whether an entry described them. */
   readonly #directories = new Map<string, 'described' | 'implicit'>([['', 'implicit']]);
   /** Set last, since each new name in a directory changes its time. */
   readonly #times = new Map<string, readonly [seconds: number, nanos: number]>();
   readonly #opaque = new Set<string>();
+  /** Hard links whose target has not been seen. */
+  readonly #links = new Map<string, string>();
   #root: RootOwner | null = null;
   #hasWhiteouts = false;
   #replacedCount = 0;
@@ -128,14 +138,12 @@ export class LayerWriter implements TarSink {
   #path = '';
   #open: OpenFile | undefined;
 
-  /** `parents` says whether `tree.copyUp` can look into lower layers. */
-  constructor(tree: LayerTree, manifest: ManifestWriter, parents: 'given' | 'unknown') {
+  constructor(tree: LayerTree, manifest: ManifestWriter) {
     this.#tree = tree;
     this.#manifest = manifest;
-    this.#parents = parents;
   }
 
-  /** @throws PermissionDenied for a path out of the layer, DataLoss for an entry that makes no sense, ResourceExhausted for a full disk; NeedParents. */
+  /** @throws PermissionDenied for a path out of the layer, DataLoss for an entry that makes no sense, ResourceExhausted for a full disk. */
   entry(entry: TarEntry): void {
     this.#guard(entry, () => {
       const path = cleanPath(entry.path);
@@ -176,9 +184,11 @@ export class LayerWriter implements TarSink {
 
   /** Call once after the last entry. */
   finish(): WrittenLayer {
+    // Some writers put a link before its target.
+    for (const [path, target] of this.#links) if (isThere(this.#tree.kindOf(target))) this.#link(path, target);
     for (const [path, [seconds, nanos]] of [...this.#times].reverse()) this.#tree.setTime(path, seconds, nanos);
     const implicit = [...this.#directories].filter(([path, by]) => by === 'implicit' && path !== '' && !this.#isHidden(path)).map(([path]) => path);
-    return { implicit, root: this.#root, rootIsOpaque: this.#opaque.has(''), droppedXattrs: this.#droppedXattrs };
+    return { pending: { implicit, links: [...this.#links] }, root: this.#root, rootIsOpaque: this.#opaque.has(''), droppedXattrs: this.#droppedXattrs };
   }
 
   /** Closes what is open, on the way out after an error. */
@@ -192,6 +202,7 @@ export class LayerWriter implements TarSink {
     if (path !== '') this.#ensureDirectory(parentOf(path), SYMLINKS_MAX);
     if (entry.type === 'directory') return this.#directory(path, this.#settable(entry));
     if (this.#directories.has(path)) this.#forget(path);
+    this.#links.delete(path);
     const node = this.#settable(entry);
     switch (node.type) {
       case 'file':
@@ -228,24 +239,27 @@ export class LayerWriter implements TarSink {
   }
 
   #hardlink(path: string, target: string): void {
+    const pending = this.#links.get(target);
+    if (pending !== undefined) return void this.#links.set(path, pending);
     const kind = this.#tree.kindOf(target);
     if (kind === 'directory') throw new RuntimeError('DataLoss', `it is a hard link to the directory ${quote(target)}`);
-    if (kind === 'absent' || kind === 'whiteout') this.#copyUp(target, kind);
     // Some writers link a file to itself.
-    else if (path === target) return;
+    if (isThere(kind)) return path === target ? undefined : this.#link(path, target);
+    if (this.#isGone(target)) throw new RuntimeError('DataLoss', `it is a hard link to ${quote(target)}, which this layer deletes`);
+    this.#links.set(path, target);
+  }
+
+  #link(path: string, target: string): void {
+    this.#links.delete(path);
     this.#tree.hardlink(path, target);
     this.#manifest.hardlink(path, target);
   }
 
-  #copyUp(target: string, kind: 'absent' | 'whiteout'): void {
-    if (this.#parents === 'unknown') throw new NeedParents(target);
-    let copied: CopiedFile | undefined;
-    if (kind === 'absent') {
-      this.#ensureDirectory(parentOf(target), SYMLINKS_MAX);
-      if (!this.#isHidden(target)) copied = this.#tree.copyUp(target);
-    }
-    if (copied === undefined) throw new RuntimeError('DataLoss', `it is a hard link to ${quote(target)}, which is neither in this layer nor in one below`);
-    this.#manifest.copied(target, copied);
+  /** True if this layer says that nothing of the lower layers shows at `path`. */
+  #isGone(path: string): boolean {
+    if (this.#isHidden(path)) return true;
+    for (let at = path; at !== ''; at = parentOf(at)) if (this.#tree.kindOf(at) === 'whiteout') return true;
+    return false;
   }
 
   #whiteout(path: string, marker: 'opaque' | 'hidden'): void {
@@ -258,7 +272,7 @@ export class LayerWriter implements TarSink {
     const kind = this.#tree.kindOf(hidden);
     // A file of this layer hides what is below by being there; a directory would let it shine through.
     if (kind === 'directory') this.#makeOpaque(hidden);
-    if (kind !== 'absent') return;
+    if (kind !== 'absent' || this.#links.has(hidden)) return;
     this.#hasWhiteouts = true;
     this.#tree.special(hidden, 'character', 0, 0, IMPLICIT);
     this.#manifest.special(hidden, IMPLICIT, 'character', 0, 0);
@@ -306,7 +320,7 @@ export class LayerWriter implements TarSink {
     // Each time costs a walk over all directories; real layers never do it.
     if (++this.#replacedCount > REPLACED_MAX) throw new RuntimeError('ResourceExhausted', `more than ${REPLACED_MAX} directories are replaced by something else`);
     const below = `${path}/`;
-    for (const known of [this.#directories, this.#times, this.#opaque]) {
+    for (const known of [this.#directories, this.#times, this.#opaque, this.#links]) {
       for (const each of known.keys()) if (each === path || each.startsWith(below)) known.delete(each);
     }
     this.#manifest.removed(path);
@@ -324,10 +338,43 @@ export class LayerWriter implements TarSink {
     try {
       work();
     } catch (error) {
-      if (error instanceof NeedParents) throw error;
       throw wrap(`cannot unpack ${quote(entry.path)}`, error);
     }
   }
+}
+
+/**
+ * Does what a layer left pending, with the lower layers at hand. May be repeated after a crash in the middle.
+ * @throws DataLoss if a hard link leads to nothing.
+ */
+export function settleLayer(tree: StackedTree, pending: Pending, manifest: ManifestWriter): void {
+  for (const [path, target] of pending.links) {
+    if (tree.kindOf(target) === 'absent') copyUp(tree, path, target, manifest);
+    tree.hardlink(path, target);
+    manifest.hardlink(path, target);
+  }
+  for (const path of pending.implicit) adopt(tree, path, manifest);
+}
+
+function copyUp(tree: StackedTree, path: string, target: string, manifest: ManifestWriter): void {
+  const parents: string[] = [];
+  for (let at = parentOf(target); at !== '' && tree.kindOf(at) === 'absent'; at = parentOf(at)) parents.push(at);
+  for (const parent of parents.reverse()) {
+    tree.directory(parent, IMPLICIT);
+    adopt(tree, parent, manifest);
+  }
+  const copied = tree.copyUp(target);
+  if (copied === undefined) throw new RuntimeError('DataLoss', `${quote(path)} is a hard link to ${quote(target)}, which is neither in its layer nor in one below`);
+  manifest.copied(target, copied);
+}
+
+function adopt(tree: StackedTree, path: string, manifest: ManifestWriter): void {
+  const metadata = tree.adopt(path);
+  if (metadata !== undefined) manifest.directory(path, metadata);
+}
+
+function isThere(kind: NodeKind): boolean {
+  return kind !== 'absent' && kind !== 'whiteout';
 }
 
 /**

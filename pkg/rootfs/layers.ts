@@ -2,7 +2,8 @@
  * The layers on disk.
  *
  *     layers/<hex of chain id>/fs/          the tree, in overlay's form
- *     layers/<hex>/manifest                 what is in it (manifest.ts)
+ *     layers/<hex>/manifest, manifest.settled   what is in it (manifest.ts)
+ *     layers/<hex>/pending.json             what it still wants from the layers below (layer-writer.ts); absent in most
  *     layers/<hex>/layer.json               what it is and how large (LayerRecord)
  *     layers/.tmp-<random>/                 one on its way in or out; nobody's after a crash
  *
@@ -11,23 +12,22 @@
  * less than fsync of every file, and layers that are ready at the same time share it.
  */
 import { randomBytes } from 'node:crypto';
-import { EventEmitter, once } from 'node:events';
 import { constants, openSync, readSync } from 'node:fs';
 import { mkdir, rename, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { errnoOf, explain, isCode, RuntimeError, wrap } from '../base/errors.ts';
 import { failpoint } from '../base/failpoint.ts';
-import { ensureDir, readDirSorted, readJson, syncDirectory } from '../base/files.ts';
-import { type ChainId, hexOf, parseChainId } from '../base/ids.ts';
+import { ensureDir, readDirSorted, readJson, replaceFile, syncDirectory } from '../base/files.ts';
+import { type ChainId, hexOf, parseChainId, quote } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import { abortError, checkAlive, type Op } from '../base/op.ts';
 import { abortable, SingleFlight } from '../base/sync.ts';
 import type { FsUsage, LayerSource, LayerUnpacker } from '../image/index.ts';
 import { closeFd, mountBind, mountOverlay, pipe, Root, spawn, syncFileSystem, treeUsage, unmountTree, type Child } from '../sys/index.ts';
 import { type Compression, compressionOf } from './decompress.ts';
-import type { RootOwner } from './layer-writer.ts';
+import type { Pending, RootOwner, WrittenLayer } from './layer-writer.ts';
 import type { UnpackPool } from './unpack-pool.ts';
-import type { Results, UnpackLimits } from './unpack-worker.ts';
+import type { UnpackLimits } from './unpack-worker.ts';
 
 /** What is remembered of a layer beside its files. */
 export interface LayerRecord {
@@ -43,12 +43,14 @@ export interface LayerRecord {
   readonly root: RootOwner | null;
   /** It hides all layers below it; overlay does not see that by itself. */
   readonly rootIsOpaque: boolean;
+  /** 'pending': pending.json has to be done before the layer may be mounted on others. */
+  readonly state: 'settled' | 'pending';
 }
-
-type Unpacked = Extract<Results['unpack'], { readonly outcome: 'done' }>;
 
 const TEMPORARY = '.tmp-';
 const LAYER_JSON_BYTES = 65_536;
+/** Directories without an entry: at most as many as there are entries, at most PATH_MAX each; real layers have some hundred. */
+const PENDING_JSON_BYTES = 256 * 1024 * 1024;
 const DEFAULT_LIMITS: UnpackLimits = {
   entriesCount: limits.tarEntriesCount,
   unpackedBytes: limits.layerUnpackedBytes,
@@ -62,7 +64,7 @@ export class Layers implements LayerUnpacker {
   readonly #pool: UnpackPool;
   readonly #limits: UnpackLimits;
   readonly #flights = new SingleFlight<ChainId, void>();
-  readonly #completed = new EventEmitter().setMaxListeners(0);
+  readonly #settling = new SingleFlight<ChainId, void>();
   readonly #sync: SharedSync;
   #records: Promise<Map<ChainId, LayerRecord>> | undefined;
 
@@ -116,19 +118,25 @@ export class Layers implements LayerUnpacker {
     return { mode: 0o755, uid: 0, gid: 0 };
   }
 
-  async unpack(op: Op, layer: LayerSource): Promise<void> {
+  async unpack(op: Op, layer: LayerSource, onBytes?: (bytes: number) => void): Promise<void> {
     const { chainId } = layer;
     for (;;) {
       checkAlive(op, `unpack layer ${chainId}`);
       if (await this.has(chainId)) return;
       const flying = this.#flights.get(chainId);
-      if (flying === undefined) return this.#flights.run(chainId, () => this.#unpack(op, layer));
+      if (flying === undefined) return this.#flights.run(chainId, () => this.#unpack(op, layer, onBytes));
       try {
         return await abortable(flying, op.signal, () => abortError(op, `wait for layer ${chainId}`));
       } catch (error) {
         // Whoever began gave up; we did not.
         if (op.signal.aborted || !(isCode(error, 'Cancelled') || isCode(error, 'DeadlineExceeded'))) throw error;
       }
+    }
+  }
+
+  async settle(op: Op, layers: readonly ChainId[]): Promise<void> {
+    for (const [index, chainId] of layers.entries()) {
+      if ((await this.record(chainId)).state === 'pending') await this.#settling.run(chainId, () => this.#settle(op, chainId, layers.slice(0, index)));
     }
   }
 
@@ -160,59 +168,43 @@ export class Layers implements LayerUnpacker {
     }
   }
 
-  async #unpack(op: Op, layer: LayerSource): Promise<void> {
+  async #unpack(op: Op, layer: LayerSource, onBytes: ((bytes: number) => void) | undefined): Promise<void> {
     await ensureDir(this.directory);
     const name = temporaryName();
     const directory = join(this.directory, name);
     try {
       op.stage(`unpack layer ${layer.chainId}`);
-      const unpacked = await this.#fill(op, layer, directory);
+      await mkdir(directory, { mode: 0o700 });
+      await mkdir(join(directory, 'fs'), { mode: 0o755 });
+      const written = await this.#fill(op, layer, directory, onBytes);
       op.stage(`sync layer ${layer.chainId}`);
-      await this.#commit(layer, directory, unpacked);
+      await this.#commit(layer, directory, written);
     } catch (error) {
       await this.#remove(name).catch((cause: unknown) => op.log.warn('cannot remove a partial layer, will retry at the next start', { path: directory, cause: explain(cause) }));
       throw wrap(`unpack layer ${layer.digest}`, error);
     }
-    this.#completed.emit(layer.chainId);
   }
 
-  async #fill(op: Op, layer: LayerSource, directory: string): Promise<Unpacked> {
-    const parents = layer.parents ?? [];
-    let unpacked = await this.#run(op, layer, directory, '');
-    if (unpacked.outcome === 'needParents') {
-      if (parents.length === 0) throw new RuntimeError('DataLoss', 'it has a hard link to a file that it does not bring, and there is no layer below');
-      unpacked = await this.#withBelow(op, directory, parents, (below) => this.#run(op, layer, directory, below));
-      if (unpacked.outcome === 'needParents') throw new RuntimeError('Internal', 'unpacking asked for lower layers that it has');
-    }
-    const paths = unpacked.implicit;
-    if (paths.length > 0 && parents.length > 0) {
-      await this.#withBelow(op, directory, parents, (below) => this.#pool.run(op, { type: 'adopt', directory, below, paths }, undefined));
-    }
-    return unpacked;
-  }
-
-  /** Unpacks into an empty `directory`. */
-  async #run(op: Op, layer: LayerSource, directory: string, below: string): Promise<Results['unpack']> {
-    await this.#removeContent(directory);
-    await mkdir(join(directory, 'fs'), { recursive: true, mode: 0o755 });
+  async #fill(op: Op, layer: LayerSource, directory: string, onBytes: ((bytes: number) => void) | undefined): Promise<WrittenLayer> {
     const blob = openSync(layer.path, constants.O_RDONLY | constants.O_NOFOLLOW);
     try {
       const compression = compressionOf(head(blob));
-      const job = { type: 'unpack', blobBytes: Number(layer.sizeBytes), directory, below, diffId: layer.diffId, limits: this.#limits } as const;
+      const job = { type: 'unpack', blobBytes: Number(layer.sizeBytes), directory, diffId: layer.diffId, limits: this.#limits } as const;
       if (compression === 'xz' || compression === 'bzip2') {
-        return await unpackThrough(op, compression, blob, (fd) => this.#pool.run(op, { ...job, fd, compression: 'none' }, layer.onProgress));
+        return await unpackThrough(op, compression, blob, (fd) => this.#pool.run(op, { ...job, fd, compression: 'none' }, onBytes));
       }
-      return await this.#pool.run(op, { ...job, fd: blob, compression }, layer.onProgress);
+      return await this.#pool.run(op, { ...job, fd: blob, compression }, onBytes);
     } finally {
       closeFd(blob);
     }
   }
 
-  async #commit(layer: LayerSource, directory: string, unpacked: Unpacked): Promise<void> {
+  async #commit(layer: LayerSource, directory: string, written: WrittenLayer): Promise<void> {
     const { usedBytes, inodesUsed } = await treeUsage(join(directory, 'fs'));
+    const state = await writePending(layer, directory, written.pending);
     const record: LayerRecord = {
       version: 1, chainId: layer.chainId, diffId: layer.diffId, digest: layer.digest, usedBytes: Number(usedBytes), inodesUsed: Number(inodesUsed),
-      root: unpacked.root, rootIsOpaque: unpacked.rootIsOpaque,
+      root: written.root, rootIsOpaque: written.rootIsOpaque, state,
     };
     await writeFile(join(directory, 'layer.json'), `${JSON.stringify(record)}\n`, { mode: 0o600 });
     await failpoint('rootfs.unpack.written');
@@ -227,29 +219,36 @@ export class Layers implements LayerUnpacker {
     records.set(layer.chainId, record);
   }
 
-  /** Runs `work` with a read-only view of the lower layers, as soon as these are complete. */
-  async #withBelow<T>(op: Op, directory: string, parents: readonly ChainId[], work: (below: string) => Promise<T>): Promise<T> {
-    for (const parent of parents) await this.#whenComplete(op, parent);
-    const below = join(directory, 'below');
-    await mkdir(below, { recursive: true, mode: 0o700 });
-    const lower = await this.lowerDirs(parents);
-    if (lower.length > 1) await mountOverlay({ lower, writable: null, target: below, options: ['ro', 'nodev', 'nosuid', 'noexec'] });
-    else await mountBind({ source: lower[0] as string, target: below, extent: 'one', attributes: ['ro', 'nodev', 'nosuid', 'noexec'] });
+  async #settle(op: Op, chainId: ChainId, below: readonly ChainId[]): Promise<void> {
+    const directory = this.#path(chainId);
+    op.stage(`settle layer ${chainId}`);
     try {
-      return await work(below);
-    } finally {
-      await unmountTree(below);
+      const pending = await readPending(directory);
+      await this.#withBelow(below, (merged) => this.#pool.run(op, { type: 'settle', directory, below: merged, pending }, undefined));
+      const { usedBytes, inodesUsed } = await treeUsage(join(directory, 'fs'));
+      const record: LayerRecord = { ...(await this.record(chainId)), usedBytes: Number(usedBytes), inodesUsed: Number(inodesUsed), state: 'settled' };
+      await this.#sync.run();
+      await failpoint('rootfs.settle.synced');
+      await replaceFile(join(directory, 'layer.json'), `${JSON.stringify(record)}\n`, 'durable');
+      (await this.#known()).set(chainId, record);
+    } catch (error) {
+      throw wrap(`tie layer ${chainId} to the layers below`, error);
     }
   }
 
-  async #whenComplete(op: Op, chainId: ChainId): Promise<void> {
-    const arrival = once(this.#completed, chainId, { signal: op.signal });
-    arrival.catch(() => {});
-    if (await this.has(chainId)) return;
-    op.stage(`wait for layer ${chainId}`);
-    await arrival.catch(() => {
-      throw abortError(op, `wait for layer ${chainId} below`);
-    });
+  /** Runs `work` with a read-only view of complete layers. */
+  async #withBelow(layers: readonly ChainId[], work: (merged: string) => Promise<unknown>): Promise<void> {
+    const name = temporaryName();
+    const merged = join(this.directory, name, 'below');
+    await mkdir(merged, { recursive: true, mode: 0o700 });
+    try {
+      const lower = await this.lowerDirs(layers);
+      if (lower.length > 1) await mountOverlay({ lower, writable: null, target: merged, options: ['ro', 'nodev', 'nosuid', 'noexec'] });
+      else await mountBind({ source: lower[0] as string, target: merged, extent: 'one', attributes: ['ro', 'nodev', 'nosuid', 'noexec'] });
+      await work(merged);
+    } finally {
+      await this.#remove(name);
+    }
   }
 
   #path(chainId: ChainId): string {
@@ -277,13 +276,6 @@ export class Layers implements LayerUnpacker {
     await unmountTree(join(this.directory, name, 'below'));
     using root = Root.open(this.directory, 'strict');
     await root.removeTreeAsync(name);
-  }
-
-  /** Empties a directory that a first attempt has filled. */
-  async #removeContent(directory: string): Promise<void> {
-    if (!(await exists(join(directory, 'fs')))) return;
-    using root = Root.open(directory, 'strict');
-    await root.removeTreeAsync('fs');
   }
 }
 
@@ -327,13 +319,31 @@ function parseRecord(value: unknown, chainId: ChainId): LayerRecord {
   const record = value as Partial<LayerRecord> | null;
   const isWhole = record !== null && typeof record === 'object' && record.version === 1 && record.chainId === chainId && typeof record.diffId === 'string' &&
     typeof record.digest === 'string' && Number.isSafeInteger(record.usedBytes) && Number.isSafeInteger(record.inodesUsed) &&
-    typeof record.rootIsOpaque === 'boolean' && typeof record.root === 'object';
+    typeof record.rootIsOpaque === 'boolean' && typeof record.root === 'object' && (record.state === 'settled' || record.state === 'pending');
   if (!isWhole) throw new RuntimeError('DataLoss', `the record of layer ${chainId} is damaged`);
   return record as LayerRecord;
 }
 
+/** A layer at the bottom has nothing to lean on: its chain id is its diff id. @throws DataLoss if it would have to. */
+async function writePending(layer: LayerSource, directory: string, pending: Pending): Promise<LayerRecord['state']> {
+  if (pending.implicit.length + pending.links.length === 0) return 'settled';
+  if ((layer.chainId as string) === layer.diffId) {
+    const [link] = pending.links;
+    if (link === undefined) return 'settled';
+    throw new RuntimeError('DataLoss', `${quote(link[0])} is a hard link to ${quote(link[1])}, which is not in the layer, and there is no layer below`);
+  }
+  await writeFile(join(directory, 'pending.json'), JSON.stringify(pending), { mode: 0o600 });
+  return 'pending';
+}
+
+async function readPending(directory: string): Promise<Pending> {
+  const pending = (await readJson(join(directory, 'pending.json'), PENDING_JSON_BYTES)) as Partial<Pending> | null;
+  if (!Array.isArray(pending?.implicit) || !Array.isArray(pending.links)) throw new RuntimeError('DataLoss', 'the list of what the layer wants from those below is damaged');
+  return pending as Pending;
+}
+
 /** Formats that Node cannot unpack go through their own program, which has no right to more than it needs to hold one window. */
-async function unpackThrough(op: Op, program: Extract<Compression, 'xz' | 'bzip2'>, blob: number, work: (fd: number) => Promise<Results['unpack']>): Promise<Results['unpack']> {
+async function unpackThrough(op: Op, program: Extract<Compression, 'xz' | 'bzip2'>, blob: number, work: (fd: number) => Promise<WrittenLayer>): Promise<WrittenLayer> {
   const tar = pipe();
   let child: Child;
   try {
@@ -355,7 +365,7 @@ async function unpackThrough(op: Op, program: Extract<Compression, 'xz' | 'bzip2
     // SIGPIPE ends it when nobody listens any more; then the result says why.
     if (ending.kind === 'exited' && ending.code !== 0) throw new RuntimeError('DataLoss', `the ${program} data of the layer is damaged, cut short, or wants more than 256 MiB of memory (${program} exit code ${ending.code})`);
     if (result instanceof Error) throw result;
-    return result as Results['unpack'];
+    return result as WrittenLayer;
   } finally {
     op.signal.removeEventListener('abort', kill);
   }

@@ -70,8 +70,12 @@ export class OverlayRootfs implements RootfsDriver {
 
   // --- layers -------------------------------------------------------------------------------------------------------------
 
-  unpack(op: Op, layer: LayerSource): Promise<void> {
-    return this.#layers.unpack(op, layer);
+  unpack(op: Op, layer: LayerSource, onBytes?: (bytes: number) => void): Promise<void> {
+    return this.#layers.unpack(op, layer, onBytes);
+  }
+
+  settle(op: Op, layers: readonly ChainId[]): Promise<void> {
+    return this.#layers.settle(op, layers);
   }
 
   has(chainId: ChainId): Promise<boolean> {
@@ -116,6 +120,7 @@ export class OverlayRootfs implements RootfsDriver {
       const mountOptions = checkMountOptions(options.mountOptions);
       if (options.quotaBytes > 0n) throw new RuntimeError('Unimplemented', 'a size limit for the writable layer needs project quotas, which this driver does not set; remove the limit');
       try {
+        await this.#layers.settle(op, layers);
         await this.#prepare(directory, await this.#layers.rootOwner(layers), options.idMap);
         await this.#mountMerged(directory, await this.#layers.lowerDirs(layers), mountOptions, options.idMap);
       } catch (error) {
@@ -136,6 +141,7 @@ export class OverlayRootfs implements RootfsDriver {
       await ensureDir(target);
       await ensureDir(top);
       if (!isMountPoint(target)) {
+        await this.#layers.settle(op, layers);
         await own(volumes, `${index}.root`, await this.#layers.rootOwner(layers), null);
         const lower = await this.#layers.lowerDirs(layers);
         if (lower.length === 0) await mountBind({ source: top, target, extent: 'one', attributes: VOLUME_ATTRIBUTES });

@@ -15,7 +15,8 @@ const CANCEL_MS = 30_000;
 /** A layer's bookkeeping is some 200 bytes per directory; content never enters this heap. */
 const RESOURCE_LIMITS = { maxOldGenerationSizeMb: 512, maxYoungGenerationSizeMb: 8 };
 
-export type OnProgress = (readBytes: number, writtenBytes: number) => void;
+/** Hears of tar bytes written since the last call. */
+export type OnBytes = (bytes: number) => void;
 
 export class UnpackPool {
   readonly #script: URL;
@@ -30,12 +31,12 @@ export class UnpackPool {
   }
 
   /** @throws what the job throws; Cancelled or DeadlineExceeded when `op` ends; Internal if the worker dies. */
-  run<J extends Job>(op: Op, job: J, onProgress: OnProgress | undefined): Promise<Results[J['type']]> {
+  run<J extends Job>(op: Op, job: J, onBytes: OnBytes | undefined): Promise<Results[J['type']]> {
     return this.#gate.run(async () => {
       checkAlive(op, `${job.type} layer`);
       const worker = this.#take();
       try {
-        const result = await converse(op, worker, job, onProgress);
+        const result = await converse(op, worker, job, onBytes);
         this.#giveBack(worker);
         return result as Results[J['type']];
       } catch (error) {
@@ -87,8 +88,8 @@ export class UnpackPool {
 class WorkerLost extends RuntimeError {}
 
 /** One job, one answer. */
-async function converse(op: Op, worker: Worker, job: Job, onProgress: OnProgress | undefined): Promise<Results[keyof Results]> {
-  const request: Request = { job, cancel: new Int32Array(new SharedArrayBuffer(4)), progress: new BigInt64Array(new SharedArrayBuffer(16)) };
+async function converse(op: Op, worker: Worker, job: Job, onBytes: OnBytes | undefined): Promise<Results[keyof Results]> {
+  const request: Request = { job, cancel: new Int32Array(new SharedArrayBuffer(4)), progress: new BigInt64Array(new SharedArrayBuffer(8)) };
   const { promise, resolve, reject } = Promise.withResolvers<Reply>();
   const lost = (why: string) => (cause?: unknown): void => reject(new WorkerLost('Internal', `the unpack worker ${why}`, { cause }));
   const [onError, onExit] = [lost('failed'), lost('ended in the middle of a job')];
@@ -97,7 +98,7 @@ async function converse(op: Op, worker: Worker, job: Job, onProgress: OnProgress
     Atomics.store(request.cancel, 0, 1);
     stuck = setTimeout(lost(`does not react to being cancelled (${job.type})`), CANCEL_MS);
   };
-  const ticker = onProgress === undefined ? undefined : setInterval(report(request.progress, onProgress), PROGRESS_MS);
+  const ticker = onBytes === undefined ? undefined : setInterval(report(request.progress, onBytes), PROGRESS_MS);
   worker.once('message', resolve).once('error', onError).once('exit', onExit);
   op.signal.addEventListener('abort', cancel, { once: true });
   try {
@@ -113,12 +114,11 @@ async function converse(op: Op, worker: Worker, job: Job, onProgress: OnProgress
   }
 }
 
-function report(progress: BigInt64Array, onProgress: OnProgress): () => void {
-  let last = -1n;
+function report(progress: BigInt64Array, onBytes: OnBytes): () => void {
+  let last = 0n;
   return () => {
-    const [read, written] = [Atomics.load(progress, 0), Atomics.load(progress, 1)];
-    if (read + written === last) return;
-    last = read + written;
-    onProgress(Number(read), Number(written));
+    const written = Atomics.load(progress, 0);
+    if (written > last) onBytes(Number(written - last));
+    last = written;
   };
 }

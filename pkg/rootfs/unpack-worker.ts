@@ -5,7 +5,7 @@
  * file descriptors open in the daemon. The same memory tells the parent how far the job is.
  */
 import { createHash } from 'node:crypto';
-import { closeSync, constants, openSync, readFileSync, readSync, writeSync } from 'node:fs';
+import { closeSync, constants, existsSync, openSync, readFileSync, readSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { parentPort } from 'node:worker_threads';
 import { crc32 } from 'node:zlib';
@@ -14,7 +14,7 @@ import { limits } from '../base/limits.ts';
 import { closeFd, Root } from '../sys/index.ts';
 import { decompress } from './decompress.ts';
 import { bytesOf, RootTree } from './layer-tree.ts';
-import { LayerWriter, NeedParents, type WrittenLayer } from './layer-writer.ts';
+import { LayerWriter, type Pending, settleLayer, type WrittenLayer } from './layer-writer.ts';
 import { type ManifestRecord, ManifestWriter, parseManifest } from './manifest.ts';
 import { TarReader } from './tar.ts';
 
@@ -36,19 +36,18 @@ export interface UnpackJob {
   readonly blobBytes: number;
   /** Holds `fs/`; the manifest is written beside it. */
   readonly directory: string;
-  /** Directory with the merged lower layers, '' if they are not known (yet). */
-  readonly below: string;
   /** What the image config promises. */
   readonly diffId: string;
   readonly limits: UnpackLimits;
 }
 
-/** Gives implicit directories the metadata they have below. */
-export interface AdoptJob {
-  readonly type: 'adopt';
+/** Does what a layer left pending. */
+export interface SettleJob {
+  readonly type: 'settle';
   readonly directory: string;
+  /** Directory with the merged lower layers. */
   readonly below: string;
-  readonly paths: readonly string[];
+  readonly pending: Pending;
 }
 
 /** Compares a layer with its manifest. */
@@ -57,13 +56,11 @@ export interface VerifyJob {
   readonly directory: string;
 }
 
-export type Job = UnpackJob | AdoptJob | VerifyJob;
-
-export type UnpackResult = { readonly outcome: 'needParents' } | ({ readonly outcome: 'done'; readonly contentBytes: number } & WrittenLayer);
+export type Job = UnpackJob | SettleJob | VerifyJob;
 
 export interface Results {
-  readonly unpack: UnpackResult;
-  readonly adopt: null;
+  readonly unpack: WrittenLayer;
+  readonly settle: null;
   /** What is wrong, worst first told, at most PROBLEMS_MAX lines; empty if all is well. */
   readonly verify: readonly string[];
 }
@@ -72,7 +69,7 @@ export interface Request {
   readonly job: Job;
   /** Int32: [cancelled]. */
   readonly cancel: Int32Array;
-  /** BigInt64: [blob bytes read, tar bytes written]. */
+  /** BigInt64: [tar bytes written]. */
   readonly progress: BigInt64Array;
 }
 
@@ -92,35 +89,40 @@ async function run(request: Request): Promise<Results[keyof Results]> {
   switch (request.job.type) {
     case 'unpack':
       return unpack(request.job, request);
-    case 'adopt':
-      return adopt(request.job, request);
+    case 'settle':
+      return settle(request.job);
     case 'verify':
       return verify(request.job, request);
   }
 }
 
-async function unpack(job: UnpackJob, request: Request): Promise<UnpackResult> {
+async function unpack(job: UnpackJob, request: Request): Promise<WrittenLayer> {
   using root = Root.open(join(job.directory, 'fs'), 'chroot');
-  using below = openBelow(job.below);
-  const manifestFd = openSync(join(job.directory, 'manifest'), constants.O_WRONLY | constants.O_CREAT | constants.O_TRUNC, 0o600);
-  const manifest = new ManifestWriter((bytes) => writeAll(manifestFd, bytes));
-  const writer = new LayerWriter(new RootTree(root, below), manifest, below === undefined ? 'unknown' : 'given');
+  return await writeManifest(join(job.directory, 'manifest'), async (manifest) => {
+    const writer = new LayerWriter(new RootTree(root, undefined), manifest);
+    try {
+      await readLayer(job, request, writer);
+      return writer.finish();
+    } finally {
+      writer.abandon();
+    }
+  });
+}
+
+async function writeManifest<T>(path: string, work: (manifest: ManifestWriter) => T | Promise<T>): Promise<T> {
+  const fd = openSync(path, constants.O_WRONLY | constants.O_CREAT | constants.O_TRUNC, 0o600);
   try {
-    const contentBytes = await readLayer(job, request, writer);
-    const written = writer.finish();
+    const manifest = new ManifestWriter((bytes) => writeAll(fd, bytes));
+    const result = await work(manifest);
     manifest.flush();
-    return { outcome: 'done', contentBytes, ...written };
-  } catch (error) {
-    if (error instanceof NeedParents) return { outcome: 'needParents' };
-    throw error;
+    return result;
   } finally {
-    writer.abandon();
-    closeSync(manifestFd);
+    closeSync(fd);
   }
 }
 
-/** Inflates, hashes, parses and writes. Returns the size of the tar. @throws DataLoss if the diff id is another one. */
-async function readLayer(job: UnpackJob, request: Request, writer: LayerWriter): Promise<number> {
+/** Inflates, hashes, parses and writes. @throws DataLoss if the diff id is another one. */
+async function readLayer(job: UnpackJob, request: Request, writer: LayerWriter): Promise<void> {
   const tar = new TarReader(writer, {
     entriesCount: job.limits.entriesCount,
     contentBytes: job.limits.unpackedBytes,
@@ -129,25 +131,18 @@ async function readLayer(job: UnpackJob, request: Request, writer: LayerWriter):
     sparsePartsCount: limits.tarSparsePartsCount,
   });
   const hash = createHash(job.diffId.slice(0, job.diffId.indexOf(':')));
-  let [consumed, produced] = [0, 0];
-  await decompress(job.fd, job.compression, {
-    consumed: (bytes) => {
-      consumed += bytes;
-      Atomics.store(request.progress, 0, BigInt(consumed));
-    },
-    produced: (bytes) => {
-      checkCancelled(request);
-      produced += bytes.length;
-      checkRatio(job, produced);
-      hash.update(bytes);
-      tar.push(bytes);
-      Atomics.store(request.progress, 1, BigInt(produced));
-    },
+  let produced = 0;
+  await decompress(job.fd, job.compression, (bytes) => {
+    checkCancelled(request);
+    produced += bytes.length;
+    checkRatio(job, produced);
+    hash.update(bytes);
+    tar.push(bytes);
+    Atomics.store(request.progress, 0, BigInt(produced));
   });
   tar.finish();
   const diffId = `${job.diffId.slice(0, job.diffId.indexOf(':'))}:${hash.digest('hex')}`;
   if (diffId !== job.diffId) throw new RuntimeError('DataLoss', `the layer unpacks to ${diffId}, but the image config promises ${job.diffId}`);
-  return produced;
 }
 
 /** The bound on bytes counts what lies in files; padding and headers of nothing else are bounded here too. */
@@ -157,27 +152,19 @@ function checkRatio(job: UnpackJob, produced: number): void {
   throw new RuntimeError('ResourceExhausted', `the layer of ${job.blobBytes} bytes unpacks to more than ${most} bytes; this looks like a decompression bomb`);
 }
 
-function adopt(job: AdoptJob, request: Request): null {
+/** In a manifest of its own: appending to the first one could be cut short by a crash. */
+async function settle(job: SettleJob): Promise<null> {
   using root = Root.open(join(job.directory, 'fs'), 'chroot');
   using below = Root.open(job.below, 'chroot');
   const tree = new RootTree(root, below);
-  const fd = openSync(join(job.directory, 'manifest'), constants.O_WRONLY | constants.O_APPEND);
-  try {
-    const manifest = new ManifestWriter((bytes) => writeAll(fd, bytes));
-    for (const path of job.paths) {
-      checkCancelled(request);
-      const metadata = tree.adopt(path);
-      if (metadata !== undefined) manifest.directory(path, metadata);
-    }
-    manifest.flush();
-    return null;
-  } finally {
-    closeSync(fd);
-  }
+  await writeManifest(join(job.directory, 'manifest.settled'), (manifest) => settleLayer(tree, job.pending, manifest));
+  return null;
 }
 
 function verify(job: VerifyJob, request: Request): readonly string[] {
-  const records = parseManifest(readFileSync(join(job.directory, 'manifest')));
+  const settled = join(job.directory, 'manifest.settled');
+  const bytes = [readFileSync(join(job.directory, 'manifest')), ...(existsSync(settled) ? [readFileSync(settled)] : [])];
+  const records = parseManifest(Buffer.concat(bytes));
   using root = Root.open(join(job.directory, 'fs'), 'chroot');
   const problems: string[] = [];
   for (const [path, record] of records) {
@@ -221,10 +208,6 @@ function crcOf(root: Root, path: string, request: Request): number {
   } finally {
     closeFd(fd);
   }
-}
-
-function openBelow(path: string): Root | undefined {
-  return path === '' ? undefined : Root.open(path, 'chroot');
 }
 
 function checkCancelled(request: Request): void {
