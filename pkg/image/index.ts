@@ -44,7 +44,7 @@ export interface ImageLayer {
   readonly sizeBytes: bigint;
 }
 
-/** A verified blob on disk, to be unpacked on top of `parents`. */
+/** A verified blob on disk, to be unpacked. */
 export interface LayerSource {
   /** Path of the blob, content verified against its digest. */
   readonly path: string;
@@ -59,8 +59,12 @@ export interface LayerSource {
 
 /** What the image store needs of `pkg/rootfs`; the composition root passes it. */
 export interface LayerUnpacker {
-  /** Idempotent by chain id: content if the layer is complete already. Returns only when the layer is durable. The store calls it for all layers of an image at once; whoever unpacks bounds the work. */
-  unpack(op: Op, layer: LayerSource): Promise<void>;
+  /**
+   * Idempotent by chain id: content if the layer is complete already. Returns only when the layer is durable. The store calls it for all
+   * layers of an image at once; whoever unpacks bounds the work. `onBytes` hears of uncompressed bytes as they are written (more each time,
+   * not the sum), for the watchdog.
+   */
+  unpack(op: Op, layer: LayerSource, onBytes?: (bytes: number) => void): Promise<void>;
   /**
    * Ties complete layers (bottom first, a whole image) to those below them where they lean on them: parent directories that a layer does not
    * describe, hard links into a lower layer. Mounting does the same, so calling it only brings an error (DataLoss) forward to the pull.

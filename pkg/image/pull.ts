@@ -185,11 +185,12 @@ class LayerInstall {
     const stop = new AbortController();
     const inner: Op = { ...op, signal: AbortSignal.any([op.signal, stop.signal, watch.signal]), stage: (what) => op.stage(what) };
     let failure: { readonly error: unknown } | undefined;
-    const parents = layers.map(({ chainId }) => chainId);
-    await Promise.all(layers.map((layer, index) => this.#layer(inner, { ...layer, path: this.#world.blobs.path(layer.digest), parents: parents.slice(0, index) }, index, watch).catch((error: unknown) => {
+    const fail = (error: unknown): void => {
       failure ??= { error };
       stop.abort();
-    })));
+    };
+    await Promise.all(layers.map((layer, index) => this.#layer(inner, { ...layer, path: this.#world.blobs.path(layer.digest) }, index, watch).catch(fail)));
+    if (failure === undefined) await this.#world.unpacker.settle?.(inner, layers.map(({ chainId }) => chainId)).catch(fail);
     watch.stop();
     if (op.signal.aborted) throw abortError(op, `pulling ${this.#source.describe}`);
     if (watch.signal.aborted) throw new RuntimeError('DeadlineExceeded', `pulling ${this.#source.describe}: nothing was downloaded or unpacked for ${limits.pullSilentMs / 60_000} minutes; is the disk stuck?`, { cause: failure?.error });
@@ -198,12 +199,8 @@ class LayerInstall {
 
   async #layer(op: Op, layer: LayerSource, index: number, watch: SilenceWatch): Promise<void> {
     if (await this.#downloads.run(() => this.#fetch(op, layer, index, watch)) === 'unpacked') return this.#track.layer(index, 'done');
-    this.#track.layer(index, 'unpacking', 0n);
-    const onProgress = (readBytes: number): void => {
-      watch.heard();
-      this.#track.layer(index, 'unpacking', BigInt(readBytes));
-    };
-    await this.#unpack(op, { ...layer, onProgress });
+    this.#track.layer(index, 'unpacking');
+    await this.#unpack(op, layer, watch);
     this.#track.layer(index, 'done');
     const { digest } = layer;
     if (this.#world.layerBlobs === 'discard') await this.#world.blobs.remove(digest, () => this.#claim.isShared(digest) || (this.#waiting.get(digest) ?? 0) > 0);
@@ -227,13 +224,13 @@ class LayerInstall {
     return 'downloaded';
   }
 
-  async #unpack(op: Op, layer: LayerSource): Promise<void> {
+  async #unpack(op: Op, layer: LayerSource, watch: SilenceWatch): Promise<void> {
     const { digest, chainId } = layer;
     const { layerLocks, unpacker } = this.#world;
     try {
       await layerLocks.run(chainId, async () => {
         if (op.signal.aborted) throw abortError(op, `unpacking ${digest}`);
-        if (!(await unpacker.has(chainId))) await unpacker.unpack(op, layer);
+        if (!(await unpacker.has(chainId))) await unpacker.unpack(op, layer, () => watch.heard());
       });
     } finally {
       this.#waiting.set(digest, (this.#waiting.get(digest) ?? 1) - 1);
