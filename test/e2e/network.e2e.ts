@@ -76,6 +76,7 @@ describe('network (CNI)', function () {
   let network: CniNetwork;
   let count = 0;
   const requests: PodNetworkRequest[] = [];
+  const servers: (() => Promise<unknown>)[] = [];
 
   const make = (): CniNetwork => new CniNetwork({ configDirs: [`${base}/conf`, `${base}/own`], pluginDirs: [`${base}/bin`], cacheDir: `${base}/cache`, defaultNetwork: '', log: silent });
   const conflist = (subnets: readonly string[] = [SUBNET]): string => defaultConflist({ dataDir: `${base}/leases`, bridge: BRIDGE, subnets });
@@ -105,11 +106,11 @@ describe('network (CNI)', function () {
     return request;
   };
   /** A TCP server in a pod that says hello and hangs up. */
-  const serve = async (request: PodNetworkRequest, port: number): Promise<{ stop(): Promise<unknown> }> => {
+  const serve = async (request: PodNetworkRequest, port: number): Promise<void> => {
     const source = `require('net').createServer((s) => s.end('hello')).listen(${port}, '::', () => console.log('up'))`;
     const server = execa('ip', ['netns', 'exec', request.name, process.execPath, '-e', source], { reject: false, buffer: false });
+    servers.push(() => (server.kill('SIGKILL'), server));
     await new Promise((resolve) => server.stdout.once('data', resolve));
-    return { stop: () => (server.kill('SIGKILL'), server) };
   };
   /** What a client on the node hears. */
   const hear = async (host: string, port: number): Promise<string> => {
@@ -138,6 +139,7 @@ describe('network (CNI)', function () {
   });
 
   afterEach(async () => {
+    for (const stop of servers.splice(0)) await stop();
     await network.close();
     network = make();
     await network.start(op);
@@ -173,9 +175,9 @@ describe('network (CNI)', function () {
     const request = await pod();
     const { ips } = await network.add(op, request);
     assert.match(ips.join(), /^10\.213\.\d+\.\d+,fd00:b1:e2::[0-9a-f]+$/);
-    const server = await serve(request, 8080);
-    for (const address of ips) assert.equal(await hear(address, 8080), 'hello');
-    await server.stop();
+    await serve(request, 8080);
+    // The node's own IPv6 address on the bridge is tentative for a second (duplicate address detection).
+    for (const address of ips) await until(`an answer from ${address}`, async () => (await hear(address, 8080)) === 'hello');
     await network.destroy(op, request.id);
     assert.deepEqual(await leases(), []);
   });
@@ -183,14 +185,13 @@ describe('network (CNI)', function () {
   it('maps host ports, on one address only if asked, and unmaps them', async () => {
     const request = await pod([{ protocol: 'tcp', containerPort: 8080, hostPort: 18080, hostIp: '' }, { protocol: 'tcp', containerPort: 8080, hostPort: 18081, hostIp: GATEWAY }]);
     await network.add(op, request);
-    const server = await serve(request, 8080);
+    await serve(request, 8080);
     assert.equal(await hear(GATEWAY, 18080), 'hello');
     assert.equal(await hear('127.0.0.1', 18080), 'hello');
     assert.equal(await hear(GATEWAY, 18081), 'hello');
     assert.equal(await hear('127.0.0.1', 18081), 'ECONNREFUSED');
     await network.destroy(op, request.id);
     assert.equal(await hear(GATEWAY, 18080), 'ECONNREFUSED');
-    await server.stop();
     const rules = (await execa('ip', ['netns', 'exec', NODE, 'iptables-save', '-t', 'nat'])).stdout;
     assert.notMatch(rules, /CNI-DN-|18080/);
   });
