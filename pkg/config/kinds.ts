@@ -227,7 +227,8 @@ export function kindOf(raw: unknown): string {
   if (raw instanceof Date) return 'a date';
   if (typeof raw === 'object') return 'a table';
   if (typeof raw === 'string') return `the string ${JSON.stringify(raw.slice(0, 80))}`;
-  return `${typeof raw === 'bigint' ? 'the number' : `the ${typeof raw}`} ${String(raw)}`;
+  if (typeof raw === 'number' || typeof raw === 'bigint') return `the number ${raw}`;
+  return typeof raw === 'boolean' ? `the boolean ${raw}` : 'nothing';
 }
 
 function string(raw: unknown): string {

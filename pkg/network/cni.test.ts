@@ -87,7 +87,8 @@ class FakeWatches {
     return { close: () => void this.open.delete(entry) };
   };
   tell(path: string): void {
-    for (const entry of [...this.open]) if (entry.path === path) entry.onChange();
+    const told = [...this.open].filter((entry) => entry.path === path);
+    for (const entry of told) entry.onChange();
   }
   readonly absent = new Set<string>();
 }

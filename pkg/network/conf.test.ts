@@ -1,7 +1,7 @@
 import { assert } from 'chai';
-import { isCode, RuntimeError } from '../base/errors.ts';
-import { newSandboxId } from '../base/ids.ts';
+import { isCode } from '../base/errors.ts';
 import type { ErrorCode } from '../base/errors.ts';
+import { newSandboxId } from '../base/ids.ts';
 import { capabilityArgs, defaultConflist, familyOf, freeSubnet, parseNetworkConf, parseResult, pluginComplaint, pluginInput, podArgs, podNetworkOf, resultAs } from './conf.ts';
 import type { PodNetworkRequest } from './index.ts';
 
@@ -14,7 +14,7 @@ function refusal(work: () => unknown, code: ErrorCode): string {
     work();
   } catch (error) {
     assert.isTrue(isCode(error, code), String(error));
-    return (error as RuntimeError).message;
+    return (error as Error).message;
   }
   return assert.fail('was not refused');
 }

@@ -196,7 +196,10 @@ export class ConfDirs {
     if (watched !== directory || !exists(directory)) {
       this.#watches.get(directory)?.close();
       this.#watches.delete(directory);
-      if (!exists(directory) && watched !== directory) return this.#watchAll();
+      if (!exists(directory) && watched !== directory) {
+        this.#watchAll();
+        return;
+      }
     }
     this.#readSoon();
   }
