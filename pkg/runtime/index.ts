@@ -234,3 +234,5 @@ export interface HostDevice {
 
 export { ConmonMonitor, type ConmonOptions } from './conmon.ts';
 export { OciCli, type OciCliOptions } from './oci-cli.ts';
+export { LinuxHost, LinuxProcesses } from './host.ts';
+export { PinnedNamespaces, type PinnedNamespacesOptions } from './namespaces.ts';

@@ -21,7 +21,7 @@ export {
   type ConsoleSocket, type DirectoryEvent, type DirectoryWatch, type FdStream, type FileLock, type SocketType, type UnixListener,
 } from './fd.ts';
 export {
-  changeMount, isAtOrBelow, isMountPoint, mountBind, mountFs, mountOf, mountOverlay, openUserNamespace, parseMountinfo, propagationOf, readMountinfo,
+  changeMount, isAtOrBelow, isMountPoint, mountBind, mountById, mountFs, mountOf, mountOverlay, openUserNamespace, parseMountinfo, propagationOf, readMountinfo,
   splitMountOptions, unmount, unmountTree,
   type BindRequest, type IdMaps, type MountAttribute, type MountChange, type MountEntry, type OverlayRequest, type Propagation,
 } from './mount.ts';

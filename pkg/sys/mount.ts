@@ -69,6 +69,21 @@ export async function readMountinfo(): Promise<MountEntry[]> {
   return parseMountinfo(await readFile('/proc/self/mountinfo', 'utf8'));
 }
 
+/** The mount with this id (statx's mount id); undefined if it is gone. Calls at one time share one read of mountinfo. */
+export async function mountById(id: bigint): Promise<MountEntry | undefined> {
+  sharedText ??= attemptAsync('read mounts', (native) => native.readFiles(['/proc/self/mountinfo'], MOUNTINFO_BYTES)).finally(() => {
+    sharedText = undefined;
+  });
+  const text = `\n${(await sharedText)[1].toString('utf8')}`;
+  const start = text.indexOf(`\n${id} `);
+  return start < 0 ? undefined : parseMountLine(text.slice(start + 1, text.indexOf('\n', start + 1)));
+}
+
+/** fs.mount-max is 100 000 mounts by default. */
+const MOUNTINFO_BYTES = 64 * 1024 * 1024;
+/** The read that is under way, if any. */
+let sharedText: Promise<readonly [BigInt64Array, Buffer]> | undefined;
+
 /** PURE. True if `path` is `tree` or below it. */
 export function isAtOrBelow(path: string, tree: string): boolean {
   return path === tree || path.startsWith(tree.endsWith('/') ? tree : `${tree}/`);

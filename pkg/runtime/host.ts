@@ -1,0 +1,165 @@
+/**
+ * The node as pods see it: mount sources, devices, resolv.conf, shared memory, cgroups, processes. Thin: pkg/sys does the work, this
+ * file says what the product wants of it.
+ */
+import { hostname } from 'node:os';
+import { errnoOf, RuntimeError } from '../base/errors.ts';
+import { ensureDir, readBounded } from '../base/files.ts';
+import type { ProcessRef } from '../base/ids.ts';
+import { limits } from '../base/limits.ts';
+import { checkAlive, type Op } from '../base/op.ts';
+import {
+  cgroupPathOf, cgroupProcesses, createCgroup, destroyCgroup, isAlive, isMountPoint, listDevices, loopbackUp, mountById, mountFs, probePath, processRef,
+  propagationOf, readCgroupLayoutSync, Root, signalProcess, unmountTree, waitGone, type CgroupLayout, type DeviceNode,
+} from '../sys/index.ts';
+import type { Host, HostDevice, MountSource, Processes } from './index.ts';
+
+/** Mount options of a source that a container's mount of it keeps: an unprivileged remount may not drop them. */
+const KEPT_FLAGS: ReadonlySet<string> = new Set(['ro', 'nosuid', 'nodev', 'noexec']);
+/** Where systemd-resolved answers; no container can reach it. */
+const STUB_RESOLVERS: ReadonlySet<string> = new Set(['127.0.0.53', '127.0.0.54']);
+const RESOLV_CONF = '/etc/resolv.conf';
+const RESOLVED_CONF = '/run/systemd/resolve/resolv.conf';
+
+export class LinuxHost implements Host {
+  readonly #ownRoots: readonly string[];
+  readonly #readText: (path: string) => Promise<string | undefined>;
+  #layout: CgroupLayout | undefined;
+
+  /** `ownRoots`: absolute paths below which removeTree may work. `readText`: a small file of the host, undefined if absent; tests give their own. */
+  constructor(options: { readonly ownRoots: readonly string[]; readonly readText?: (path: string) => Promise<string | undefined> }) {
+    this.#ownRoots = options.ownRoots;
+    this.#readText = options.readText ?? readText;
+  }
+
+  async mountSource(op: Op, path: string, rejectAbsent: boolean): Promise<MountSource> {
+    const found = await probePath(op, path, rejectAbsent ? 'report' : 'make');
+    if (found === undefined) throw new RuntimeError('NotFound', `mount source ${path} does not exist on this node; create it, or correct the volume's path`);
+    const { kind } = found.stat;
+    const mount = await mountById(found.stat.mountId);
+    return {
+      realPath: found.realPath,
+      kind: kind === 'directory' || kind === 'file' ? kind : 'other',
+      propagation: mount === undefined ? 'private' : propagationOf(mount),
+      flags: mount?.options.filter((option) => KEPT_FLAGS.has(option)) ?? [],
+    };
+  }
+
+  async devices(op: Op, path: string): Promise<readonly HostDevice[]> {
+    return (await listDevices(op, path)).map(hostDevice);
+  }
+
+  allDevices(op: Op): Promise<readonly HostDevice[]> {
+    return this.devices(op, '/dev');
+  }
+
+  async resolvConf(): Promise<string> {
+    const text = (await this.#readText(RESOLV_CONF)) ?? '';
+    const servers = Array.from(text.matchAll(/^\s*nameserver\s+(\S+)/gm), (match) => match[1] ?? '');
+    if (servers.length === 0 || !servers.every((server) => STUB_RESOLVERS.has(server))) return text;
+    return (await this.#readText(RESOLVED_CONF)) ?? text;
+  }
+
+  hostname(): string {
+    return hostname();
+  }
+
+  async mountShm(op: Op, path: string, sizeBytes: bigint): Promise<void> {
+    op.stage('mount /dev/shm');
+    await ensureDir(path);
+    if (isMountPoint(path)) return;
+    await mountFs({ type: 'tmpfs', source: 'shm', target: path, options: ['nosuid', 'nodev', 'noexec', 'mode=1777', `size=${sizeBytes}`] });
+  }
+
+  async unmountTree(op: Op, path: string): Promise<void> {
+    checkAlive(op, `unmount ${path}`);
+    await unmountTree(path);
+  }
+
+  async removeTree(op: Op, path: string): Promise<void> {
+    const { root, below } = splitAtRoot(this.#ownRoots, path);
+    op.stage(`remove ${path}`);
+    let own: Root;
+    try {
+      own = Root.open(root, 'strict');
+    } catch (error) {
+      if (error instanceof RuntimeError && error.code === 'NotFound') return;
+      throw error;
+    }
+    try {
+      await own.removeTreeAsync(below);
+    } finally {
+      own.close();
+    }
+  }
+
+  cgroupProcesses(cgroupsPath: string): Promise<readonly number[]> {
+    return new Promise((resolve) => resolve(cgroupProcesses(this.#cgroups(), cgroupPathOf(cgroupsPath))));
+  }
+
+  ensureCgroup(op: Op, cgroupsPath: string): Promise<void> {
+    op.stage(`make cgroup ${cgroupsPath}`);
+    return new Promise((resolve) => resolve(createCgroup(this.#cgroups(), cgroupPathOf(cgroupsPath))));
+  }
+
+  async destroyCgroup(op: Op, cgroupsPath: string): Promise<void> {
+    op.stage(`destroy cgroup ${cgroupsPath}`);
+    await destroyCgroup(op, this.#cgroups(), cgroupPathOf(cgroupsPath));
+  }
+
+  processRef(pid: number): ProcessRef | undefined {
+    return processRef(pid);
+  }
+
+  loopbackUp(netns: string): Promise<void> {
+    return loopbackUp(netns);
+  }
+
+  /** Hierarchies do not come and go while a daemon runs. */
+  #cgroups(): CgroupLayout {
+    this.#layout ??= readCgroupLayoutSync();
+    return this.#layout;
+  }
+}
+
+/** Processes through pidfds. */
+export class LinuxProcesses implements Processes {
+  alive(process: ProcessRef): boolean {
+    return isAlive(process);
+  }
+
+  signal(process: ProcessRef, signal: number): boolean {
+    return signalProcess(process, signal);
+  }
+
+  gone(process: ProcessRef, signal: AbortSignal): Promise<void> {
+    return waitGone(process, signal);
+  }
+}
+
+/**
+ * PURE. The own root that `path` is strictly below, and the rest. A recursive delete is the one call that must never be given a wrong
+ * path, so odd components are refused here, and again by openat2.
+ */
+export function splitAtRoot(ownRoots: readonly string[], path: string): { readonly root: string; readonly below: string } {
+  const root = ownRoots.find((each) => each !== '' && each !== '/' && path.startsWith(`${each}/`));
+  const below = root === undefined ? '' : path.slice(root.length + 1);
+  if (root === undefined || below.split('/').some((part) => part === '' || part === '.' || part === '..')) {
+    throw new RuntimeError('PermissionDenied', `refusing to remove ${path}: it is not strictly below ${ownRoots.join(' or ')}`);
+  }
+  return { root, below };
+}
+
+function hostDevice(node: DeviceNode): HostDevice {
+  const type = ({ character: 'c', block: 'b', fifo: 'p' } as const)[node.kind];
+  return { path: node.path, type, major: node.major, minor: node.minor, fileMode: node.mode, uid: node.uid, gid: node.gid };
+}
+
+async function readText(path: string): Promise<string | undefined> {
+  try {
+    return (await readBounded(path, limits.configFileBytes)).toString('utf8');
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT') return undefined;
+    throw error;
+  }
+}

@@ -1,0 +1,99 @@
+/**
+ * Namespaces pinned by bind mounts under `<dir>/<sandbox id>/<kind>`, made by the program pinns in one short-lived process per pod.
+ * The directory is all there is to know: whatever is found in it by id can be destroyed, after any crash.
+ */
+import { readdir, rmdir, unlink } from 'node:fs/promises';
+import { join } from 'node:path';
+import { errnoOf, RuntimeError, type ErrorCode } from '../base/errors.ts';
+import { ensureDir, readDirSorted } from '../base/files.ts';
+import { parseSandboxId, type SandboxId } from '../base/ids.ts';
+import { limits } from '../base/limits.ts';
+import { withTimeout, type Op } from '../base/op.ts';
+import { capture, statFileSystem, unmount } from '../sys/index.ts';
+import type { NamespaceKind, Namespaces, PinRequest } from './index.ts';
+
+const KINDS: readonly NamespaceKind[] = ['net', 'ipc', 'uts', 'user'];
+/** statfs f_type of a pinned namespace. */
+const NSFS_MAGIC = 0x6e736673;
+
+export interface PinnedNamespacesOptions {
+  /** Directory of our own; made on demand, 0700. */
+  readonly dir: string;
+  /** Absolute path of the program. */
+  readonly pinnsPath: string;
+}
+
+export class PinnedNamespaces implements Namespaces {
+  readonly #options: PinnedNamespacesOptions;
+
+  constructor(options: PinnedNamespacesOptions) {
+    this.#options = options;
+  }
+
+  async pin(op: Op, id: SandboxId, request: PinRequest): Promise<ReadonlyMap<NamespaceKind, string>> {
+    const directory = join(this.#options.dir, id);
+    await ensureDir(directory);
+    const paths = new Map(request.kinds.map((kind) => [kind, join(directory, kind)] as const));
+    if (paths.size === 0) return paths;
+    op.stage('pin namespaces');
+    const { exitCode, stderr } = await capture(withTimeout(op, limits.runtimeCommandMs), {
+      argv: [this.#options.pinnsPath, ...pinArguments(paths, request)], env: [], stdoutMax: 0, stderrMax: limits.commandErrorBytes, what: 'pinns',
+    });
+    if (exitCode !== 0) throw pinError(exitCode, stderr.toString());
+    return paths;
+  }
+
+  async destroy(op: Op, id: SandboxId): Promise<void> {
+    const directory = join(this.#options.dir, id);
+    op.stage('unpin namespaces');
+    await Promise.all((await readDirSorted(directory)).map((name) => unpin(join(directory, name))));
+    await rmdir(directory).catch(contentIfAbsent);
+  }
+
+  async pinned(id: SandboxId): Promise<ReadonlyMap<NamespaceKind, string>> {
+    const directory = join(this.#options.dir, id);
+    const found = new Map<NamespaceKind, string>();
+    const names = new Set(await readDirSorted(directory));
+    for (const kind of KINDS) {
+      const path = join(directory, kind);
+      if (names.has(kind) && (await statFileSystem(path)).type === NSFS_MAGIC) found.set(kind, path);
+    }
+    return found;
+  }
+
+  async list(): Promise<readonly SandboxId[]> {
+    const names = await readdir(this.#options.dir).catch((error: unknown) => {
+      contentIfAbsent(error);
+      return [];
+    });
+    return names.filter((name) => /^[0-9a-f]{64}$/.test(name)).map(parseSandboxId);
+  }
+}
+
+/** PURE. The words for pinns: a key and its value are two words, so no value can become another sysctl (CVE-2022-0811). */
+export function pinArguments(paths: ReadonlyMap<NamespaceKind, string>, request: PinRequest): string[] {
+  const map = (flag: string, list: NonNullable<PinRequest['idMap']>['uids']): string[] => list.flatMap((each) => [flag, String(each.containerId), String(each.hostId), String(each.size)]);
+  return [
+    ...Array.from(paths).flatMap(([kind, path]) => [`--${kind}`, path]),
+    ...(request.hostname === '' || !paths.has('uts') ? [] : ['--hostname', request.hostname]),
+    ...(request.idMap === null ? [] : [...map('--uid-map', request.idMap.uids), ...map('--gid-map', request.idMap.gids)]),
+    ...Array.from(request.sysctls).flatMap(([key, value]) => ['--sysctl', key, value]),
+  ];
+}
+
+/** PURE. What pinns said, as an error of ours: 2 is our own command line, which is the request's sysctls and maps. */
+export function pinError(exitCode: number, stderr: string): RuntimeError {
+  const said = stderr.trim().replace(/^pinns: /, '') || `exit code ${exitCode}`;
+  const code: ErrorCode = exitCode === 2 || said.startsWith('sysctl ') ? 'InvalidArgument' : /No space left|Too many|Cannot allocate/.test(said) ? 'ResourceExhausted' : 'Internal';
+  return new RuntimeError(code, `cannot make the pod's namespaces: ${said}`);
+}
+
+/** All mounts at the path, should there be several, then the file. */
+async function unpin(path: string): Promise<void> {
+  while (await unmount(path));
+  await unlink(path).catch(contentIfAbsent);
+}
+
+function contentIfAbsent(error: unknown): void {
+  if (errnoOf(error) !== 'ENOENT') throw error;
+}
