@@ -55,6 +55,13 @@ export interface LayerSource {
   readonly chainId: ChainId;
   readonly mediaType: string;
   readonly sizeBytes: bigint;
+  /**
+   * Chain ids of the layers below, bottom first. They may still be on their way: layers are unpacked side by side, and one that needs a look at
+   * those below (a directory or hard link target that it does not bring) waits for them at its end. Absent = seen to at the first mount.
+   */
+  readonly parents?: readonly ChainId[];
+  /** Called a few times a second while something moves: blob bytes read and tar bytes written so far. */
+  readonly onProgress?: (readBytes: number, writtenBytes: number) => void;
 }
 
 /** What the image store needs of `pkg/rootfs`; the composition root passes it. */
@@ -65,11 +72,6 @@ export interface LayerUnpacker {
    * not the sum), for the watchdog.
    */
   unpack(op: Op, layer: LayerSource, onBytes?: (bytes: number) => void): Promise<void>;
-  /**
-   * Ties complete layers (bottom first, a whole image) to those below them where they lean on them: parent directories that a layer does not
-   * describe, hard links into a lower layer. Mounting does the same, so calling it only brings an error (DataLoss) forward to the pull.
-   */
-  settle?(op: Op, layers: readonly ChainId[]): Promise<void>;
   /** True if the layer is complete on disk. */
   has(chainId: ChainId): Promise<boolean>;
   /** Removes a layer that no image uses; content if absent. */

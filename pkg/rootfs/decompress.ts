@@ -30,15 +30,15 @@ export function compressionOf(head: Uint8Array): Compression {
 }
 
 /**
- * Reads `fd` to its end and hands the tar to `onTar` in pieces; what that throws ends the reading and comes out again. 'none' is for plain tars and for pipes from a program that unpacks.
+ * Reads `fd` to its end and hands the tar to `onTar` in pieces; `onRead` hears of the bytes read. What `onTar` throws ends the reading and comes out again. 'none' is for plain tars and for pipes from a program that unpacks.
  * @throws DataLoss for damaged or cut data, ResourceExhausted for a zstd window over the limit.
  */
-export async function decompress(fd: number, compression: 'none' | 'gzip' | 'zstd', onTar: (bytes: Buffer) => void): Promise<void> {
+export async function decompress(fd: number, compression: 'none' | 'gzip' | 'zstd', onRead: (bytes: number) => void, onTar: (bytes: Buffer) => void): Promise<void> {
   if (compression === 'none') {
-    for (const block of blocksOf(fd)) onTar(block);
+    for (const block of blocksOf(fd, onRead)) onTar(block);
     return;
   }
-  const source = compression === 'gzip' ? blocksOf(fd) : zstdFrames(blocksOf(fd));
+  const source = compression === 'gzip' ? blocksOf(fd, onRead) : zstdFrames(blocksOf(fd, onRead));
   await pipeline(Readable.from(source), inflater(compression), async (chunks: AsyncIterable<Buffer>) => {
     for await (const chunk of chunks) onTar(chunk);
   }).catch((error: unknown) => {
@@ -52,11 +52,12 @@ function inflater(compression: 'gzip' | 'zstd'): Transform {
   return createZstdDecompress({ ...options, params: { [constants.ZSTD_d_windowLogMax]: limits.zstdWindowLog } });
 }
 
-function* blocksOf(fd: number): Generator<Buffer> {
+function* blocksOf(fd: number, onRead: (bytes: number) => void): Generator<Buffer> {
   for (;;) {
     const block = Buffer.allocUnsafeSlow(BLOCK_BYTES);
     const count = readSync(fd, block, 0, block.length, null);
     if (count === 0) return;
+    onRead(count);
     yield block.subarray(0, count);
   }
 }

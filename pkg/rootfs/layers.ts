@@ -12,6 +12,7 @@
  * less than fsync of every file, and layers that are ready at the same time share it.
  */
 import { randomBytes } from 'node:crypto';
+import { EventEmitter, once } from 'node:events';
 import { constants, openSync, readSync } from 'node:fs';
 import { mkdir, rename, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -64,6 +65,7 @@ export class Layers implements LayerUnpacker {
   readonly #pool: UnpackPool;
   readonly #limits: UnpackLimits;
   readonly #flights = new SingleFlight<ChainId, void>();
+  readonly #completed = new EventEmitter().setMaxListeners(0);
   readonly #settling = new SingleFlight<ChainId, void>();
   readonly #sync: SharedSync;
   #records: Promise<Map<ChainId, LayerRecord>> | undefined;
@@ -118,13 +120,13 @@ export class Layers implements LayerUnpacker {
     return { mode: 0o755, uid: 0, gid: 0 };
   }
 
-  async unpack(op: Op, layer: LayerSource, onBytes?: (bytes: number) => void): Promise<void> {
+  async unpack(op: Op, layer: LayerSource): Promise<void> {
     const { chainId } = layer;
     for (;;) {
       checkAlive(op, `unpack layer ${chainId}`);
       if (await this.has(chainId)) return;
       const flying = this.#flights.get(chainId);
-      if (flying === undefined) return this.#flights.run(chainId, () => this.#unpack(op, layer, onBytes));
+      if (flying === undefined) return this.#flights.run(chainId, () => this.#unpack(op, layer));
       try {
         return await abortable(flying, op.signal, () => abortError(op, `wait for layer ${chainId}`));
       } catch (error) {
@@ -141,10 +143,8 @@ export class Layers implements LayerUnpacker {
   }
 
   async removeLayer(_op: Op, chainId: ChainId): Promise<void> {
-    const records = await this.#known();
     await this.#flights.get(chainId)?.catch(() => {});
-    records.delete(chainId);
-    await this.#discard(hexOf(chainId));
+    await this.#drop(chainId);
   }
 
   /** Deletes what a crash left half made or half deleted. For the start of the daemon, before anything is unpacked. */
@@ -168,7 +168,7 @@ export class Layers implements LayerUnpacker {
     }
   }
 
-  async #unpack(op: Op, layer: LayerSource, onBytes: ((bytes: number) => void) | undefined): Promise<void> {
+  async #unpack(op: Op, layer: LayerSource): Promise<void> {
     await ensureDir(this.directory);
     const name = temporaryName();
     const directory = join(this.directory, name);
@@ -176,24 +176,49 @@ export class Layers implements LayerUnpacker {
       op.stage(`unpack layer ${layer.chainId}`);
       await mkdir(directory, { mode: 0o700 });
       await mkdir(join(directory, 'fs'), { mode: 0o755 });
-      const written = await this.#fill(op, layer, directory, onBytes);
+      const written = await this.#fill(op, layer, directory);
       op.stage(`sync layer ${layer.chainId}`);
       await this.#commit(layer, directory, written);
     } catch (error) {
       await this.#remove(name).catch((cause: unknown) => op.log.warn('cannot remove a partial layer, will retry at the next start', { path: directory, cause: explain(cause) }));
       throw wrap(`unpack layer ${layer.digest}`, error);
     }
+    this.#completed.emit(layer.chainId);
+    await this.#settleOnArrival(op, layer);
   }
 
-  async #fill(op: Op, layer: LayerSource, directory: string, onBytes: ((bytes: number) => void) | undefined): Promise<WrittenLayer> {
+  /** Tells at the pull, not at the first mount, if a layer does not fit on those below. */
+  async #settleOnArrival(op: Op, layer: LayerSource): Promise<void> {
+    const { chainId, parents } = layer;
+    if (parents === undefined || (await this.record(chainId)).state === 'settled') return;
+    for (const parent of parents) await this.#whenComplete(op, parent);
+    try {
+      await this.settle(op, [...parents, chainId]);
+    } catch (error) {
+      if (isCode(error, 'DataLoss')) await this.#drop(chainId);
+      throw error;
+    }
+  }
+
+  async #whenComplete(op: Op, chainId: ChainId): Promise<void> {
+    const arrival = once(this.#completed, chainId, { signal: op.signal });
+    arrival.catch(() => {});
+    if (await this.has(chainId)) return;
+    op.stage(`wait for layer ${chainId}`);
+    await arrival.catch(() => {
+      throw abortError(op, `wait for layer ${chainId} below`);
+    });
+  }
+
+  async #fill(op: Op, layer: LayerSource, directory: string): Promise<WrittenLayer> {
     const blob = openSync(layer.path, constants.O_RDONLY | constants.O_NOFOLLOW);
     try {
       const compression = compressionOf(head(blob));
       const job = { type: 'unpack', blobBytes: Number(layer.sizeBytes), directory, diffId: layer.diffId, limits: this.#limits } as const;
       if (compression === 'xz' || compression === 'bzip2') {
-        return await unpackThrough(op, compression, blob, (fd) => this.#pool.run(op, { ...job, fd, compression: 'none' }, onBytes));
+        return await unpackThrough(op, compression, blob, (fd) => this.#pool.run(op, { ...job, fd, compression: 'none' }, layer.onProgress));
       }
-      return await this.#pool.run(op, { ...job, fd: blob, compression }, onBytes);
+      return await this.#pool.run(op, { ...job, fd: blob, compression }, layer.onProgress);
     } finally {
       closeFd(blob);
     }
@@ -258,6 +283,11 @@ export class Layers implements LayerUnpacker {
   #known(): Promise<Map<ChainId, LayerRecord>> {
     this.#records ??= loadRecords(this.directory);
     return this.#records;
+  }
+
+  async #drop(chainId: ChainId): Promise<void> {
+    (await this.#known()).delete(chainId);
+    await this.#discard(hexOf(chainId));
   }
 
   /** Takes the name away at once and the files after it. Content if absent. */

@@ -70,12 +70,8 @@ export class OverlayRootfs implements RootfsDriver {
 
   // --- layers -------------------------------------------------------------------------------------------------------------
 
-  unpack(op: Op, layer: LayerSource, onBytes?: (bytes: number) => void): Promise<void> {
-    return this.#layers.unpack(op, layer, onBytes);
-  }
-
-  settle(op: Op, layers: readonly ChainId[]): Promise<void> {
-    return this.#layers.settle(op, layers);
+  unpack(op: Op, layer: LayerSource): Promise<void> {
+    return this.#layers.unpack(op, layer);
   }
 
   has(chainId: ChainId): Promise<boolean> {

@@ -6,6 +6,7 @@ import { Worker } from 'node:worker_threads';
 import { RuntimeError } from '../base/errors.ts';
 import { abortError, checkAlive, type Op } from '../base/op.ts';
 import { Gate } from '../base/sync.ts';
+import type { LayerSource } from '../image/index.ts';
 import type { Job, Reply, Request, Results } from './unpack-worker.ts';
 
 const IDLE_MS = 10_000;
@@ -15,8 +16,7 @@ const CANCEL_MS = 30_000;
 /** A layer's bookkeeping is some 200 bytes per directory; content never enters this heap. */
 const RESOURCE_LIMITS = { maxOldGenerationSizeMb: 512, maxYoungGenerationSizeMb: 8 };
 
-/** Hears of tar bytes written since the last call. */
-export type OnBytes = (bytes: number) => void;
+export type OnProgress = NonNullable<LayerSource['onProgress']>;
 
 export class UnpackPool {
   readonly #script: URL;
@@ -31,12 +31,12 @@ export class UnpackPool {
   }
 
   /** @throws what the job throws; Cancelled or DeadlineExceeded when `op` ends; Internal if the worker dies. */
-  run<J extends Job>(op: Op, job: J, onBytes: OnBytes | undefined): Promise<Results[J['type']]> {
+  run<J extends Job>(op: Op, job: J, onProgress: OnProgress | undefined): Promise<Results[J['type']]> {
     return this.#gate.run(async () => {
       checkAlive(op, `${job.type} layer`);
       const worker = this.#take();
       try {
-        const result = await converse(op, worker, job, onBytes);
+        const result = await converse(op, worker, job, onProgress);
         this.#giveBack(worker);
         return result as Results[J['type']];
       } catch (error) {
@@ -88,8 +88,8 @@ export class UnpackPool {
 class WorkerLost extends RuntimeError {}
 
 /** One job, one answer. */
-async function converse(op: Op, worker: Worker, job: Job, onBytes: OnBytes | undefined): Promise<Results[keyof Results]> {
-  const request: Request = { job, cancel: new Int32Array(new SharedArrayBuffer(4)), progress: new BigInt64Array(new SharedArrayBuffer(8)) };
+async function converse(op: Op, worker: Worker, job: Job, onProgress: OnProgress | undefined): Promise<Results[keyof Results]> {
+  const request: Request = { job, cancel: new Int32Array(new SharedArrayBuffer(4)), progress: new BigInt64Array(new SharedArrayBuffer(16)) };
   const { promise, resolve, reject } = Promise.withResolvers<Reply>();
   const lost = (why: string) => (cause?: unknown): void => reject(new WorkerLost('Internal', `the unpack worker ${why}`, { cause }));
   const [onError, onExit] = [lost('failed'), lost('ended in the middle of a job')];
@@ -98,7 +98,7 @@ async function converse(op: Op, worker: Worker, job: Job, onBytes: OnBytes | und
     Atomics.store(request.cancel, 0, 1);
     stuck = setTimeout(lost(`does not react to being cancelled (${job.type})`), CANCEL_MS);
   };
-  const ticker = onBytes === undefined ? undefined : setInterval(report(request.progress, onBytes), PROGRESS_MS);
+  const ticker = onProgress === undefined ? undefined : setInterval(report(request.progress, onProgress), PROGRESS_MS);
   worker.once('message', resolve).once('error', onError).once('exit', onExit);
   op.signal.addEventListener('abort', cancel, { once: true });
   try {
@@ -114,11 +114,11 @@ async function converse(op: Op, worker: Worker, job: Job, onBytes: OnBytes | und
   }
 }
 
-function report(progress: BigInt64Array, onBytes: OnBytes): () => void {
+function report(progress: BigInt64Array, onProgress: OnProgress): () => void {
   let last = 0n;
   return () => {
-    const written = Atomics.load(progress, 0);
-    if (written > last) onBytes(Number(written - last));
-    last = written;
+    const [read, written] = [Atomics.load(progress, 0), Atomics.load(progress, 1)];
+    if (read + written > last) onProgress(Number(read), Number(written));
+    last = read + written;
   };
 }

@@ -69,7 +69,7 @@ export interface Request {
   readonly job: Job;
   /** Int32: [cancelled]. */
   readonly cancel: Int32Array;
-  /** BigInt64: [tar bytes written]. */
+  /** BigInt64: [blob bytes read, tar bytes written]. */
   readonly progress: BigInt64Array;
 }
 
@@ -131,14 +131,18 @@ async function readLayer(job: UnpackJob, request: Request, writer: LayerWriter):
     sparsePartsCount: limits.tarSparsePartsCount,
   });
   const hash = createHash(job.diffId.slice(0, job.diffId.indexOf(':')));
-  let produced = 0;
-  await decompress(job.fd, job.compression, (bytes) => {
+  let [consumed, produced] = [0, 0];
+  const onRead = (bytes: number): void => {
+    consumed += bytes;
+    Atomics.store(request.progress, 0, BigInt(consumed));
+  };
+  await decompress(job.fd, job.compression, onRead, (bytes) => {
     checkCancelled(request);
     produced += bytes.length;
     checkRatio(job, produced);
     hash.update(bytes);
     tar.push(bytes);
-    Atomics.store(request.progress, 0, BigInt(produced));
+    Atomics.store(request.progress, 1, BigInt(produced));
   });
   tar.finish();
   const diffId = `${job.diffId.slice(0, job.diffId.indexOf(':'))}:${hash.digest('hex')}`;
