@@ -72,6 +72,11 @@ export interface LayerUnpacker {
    * not the sum), for the watchdog.
    */
   unpack(op: Op, layer: LayerSource, onBytes?: (bytes: number) => void): Promise<void>;
+  /**
+   * Ties complete layers (bottom first, a whole image) to those below them where they lean on them: parent directories that a layer does not
+   * describe, hard links into a lower layer. Unpacking with `parents` and mounting do the same; content if there is nothing to do. @throws DataLoss.
+   */
+  settle?(op: Op, layers: readonly ChainId[]): Promise<void>;
   /** True if the layer is complete on disk. */
   has(chainId: ChainId): Promise<boolean>;
   /** Removes a layer that no image uses; content if absent. */

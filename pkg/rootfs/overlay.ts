@@ -74,6 +74,10 @@ export class OverlayRootfs implements RootfsDriver {
     return this.#layers.unpack(op, layer);
   }
 
+  settle(op: Op, layers: readonly ChainId[]): Promise<void> {
+    return this.#layers.settle(op, layers);
+  }
+
   has(chainId: ChainId): Promise<boolean> {
     return this.#layers.has(chainId);
   }
