@@ -55,11 +55,6 @@ export interface LayerSource {
   readonly chainId: ChainId;
   readonly mediaType: string;
   readonly sizeBytes: bigint;
-  /**
-   * Chain ids of the layers below, bottom first. They may still be on their way: layers are unpacked side by side, and one that needs a look at
-   * those below (a directory or hard link target that it does not bring) waits for them at its end. Absent = seen to at the first mount.
-   */
-  readonly parents?: readonly ChainId[];
   /** Called a few times a second while something moves: blob bytes read and tar bytes written so far. */
   readonly onProgress?: (readBytes: number, writtenBytes: number) => void;
 }
@@ -74,7 +69,7 @@ export interface LayerUnpacker {
   unpack(op: Op, layer: LayerSource, onBytes?: (bytes: number) => void): Promise<void>;
   /**
    * Ties complete layers (bottom first, a whole image) to those below them where they lean on them: parent directories that a layer does not
-   * describe, hard links into a lower layer. Unpacking with `parents` and mounting do the same; content if there is nothing to do. @throws DataLoss.
+   * describe, hard links into a lower layer. Mounting does the same; content if there is nothing to do. @throws DataLoss (and the layer is gone) if a layer does not fit.
    */
   settle?(op: Op, layers: readonly ChainId[]): Promise<void>;
   /** True if the layer is complete on disk. */

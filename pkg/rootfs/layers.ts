@@ -12,7 +12,6 @@
  * less than fsync of every file, and layers that are ready at the same time share it.
  */
 import { randomBytes } from 'node:crypto';
-import { EventEmitter, once } from 'node:events';
 import { constants, openSync, readSync } from 'node:fs';
 import { mkdir, rename, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -65,7 +64,6 @@ export class Layers implements LayerUnpacker {
   readonly #pool: UnpackPool;
   readonly #limits: UnpackLimits;
   readonly #flights = new SingleFlight<ChainId, void>();
-  readonly #completed = new EventEmitter().setMaxListeners(0);
   readonly #settling = new SingleFlight<ChainId, void>();
   readonly #sync: SharedSync;
   #records: Promise<Map<ChainId, LayerRecord>> | undefined;
@@ -183,31 +181,6 @@ export class Layers implements LayerUnpacker {
       await this.#remove(name).catch((cause: unknown) => op.log.warn('cannot remove a partial layer, will retry at the next start', { path: directory, cause: explain(cause) }));
       throw wrap(`unpack layer ${layer.digest}`, error);
     }
-    this.#completed.emit(layer.chainId);
-    await this.#settleOnArrival(op, layer);
-  }
-
-  /** Tells at the pull, not at the first mount, if a layer does not fit on those below. */
-  async #settleOnArrival(op: Op, layer: LayerSource): Promise<void> {
-    const { chainId, parents } = layer;
-    if (parents === undefined || (await this.record(chainId)).state === 'settled') return;
-    for (const parent of parents) await this.#whenComplete(op, parent);
-    try {
-      await this.settle(op, [...parents, chainId]);
-    } catch (error) {
-      if (isCode(error, 'DataLoss')) await this.#drop(chainId);
-      throw error;
-    }
-  }
-
-  async #whenComplete(op: Op, chainId: ChainId): Promise<void> {
-    const arrival = once(this.#completed, chainId, { signal: op.signal });
-    arrival.catch(() => {});
-    if (await this.has(chainId)) return;
-    op.stage(`wait for layer ${chainId}`);
-    await arrival.catch(() => {
-      throw abortError(op, `wait for layer ${chainId} below`);
-    });
   }
 
   async #fill(op: Op, layer: LayerSource, directory: string): Promise<WrittenLayer> {
@@ -257,6 +230,8 @@ export class Layers implements LayerUnpacker {
       await replaceFile(join(directory, 'layer.json'), `${JSON.stringify(record)}\n`, 'durable');
       (await this.#known()).set(chainId, record);
     } catch (error) {
+      // It will never fit; without it the next pull says so again instead of the next mount.
+      if (isCode(error, 'DataLoss')) await this.#drop(chainId);
       throw wrap(`tie layer ${chainId} to the layers below`, error);
     }
   }
