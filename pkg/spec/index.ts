@@ -17,7 +17,10 @@ import { deviceParts, newResources, NO_RESOURCES, oomScoreAdjOf, pidsOf, toLinux
 import { apparmorOf, checkMapped, hiddenPaths, mappingsOf, namespacesOf, type Privilege, privilegeOf, seccompOf } from './security.ts';
 import { resolveUser } from './user.ts';
 
+export { applyCdi, type CdiEdits, type CdiRegistry, cdiDevicesOf, cdiEdits, cdiLookups, loadCdi } from './cdi.ts';
+export { addHooks, type HookDefinition, type HookSubject, loadHooks, matchHooks } from './hooks.ts';
 export { checkImageSubPath, containerPath } from './mounts.ts';
+export type { ConfigFile, DamagedFile } from './parse.ts';
 export { CAPABILITIES, checkWorkingDir, commandOf, effectiveStopSignal, ENV_EXEC_PATH, execProcess, homeOf, type StopSignal, workingDirOf } from './process.ts';
 export {
   cgroupsPathFor, checkDeviceRequest, checkedParent, type DeviceRequest, type FoundDevice, mergeResources, NO_RESOURCES, oomScoreAdjOf, parseDevice,

@@ -4,9 +4,9 @@
  * A profile is the JSON format that Docker, Podman and Kubernetes share: rules with conditions on capabilities, architecture and kernel.
  * The OCI spec has no conditions, so they are decided here, for the capabilities that this container really gets.
  */
-import { RuntimeError } from '../base/errors.ts';
 import { quote } from '../base/ids.ts';
 import type { LinuxSeccomp, LinuxSyscall } from '../oci/spec-types.ts';
+import { readerOf } from './parse.ts';
 
 /** A profile after parsing. Conditions: a rule holds when all of `includes` and none of `excludes` hold. */
 export interface SeccompProfile {
@@ -292,121 +292,70 @@ function kernelAtLeast(kernel: string, wanted: string): boolean {
 const ACTION = /^SCMP_ACT_(ALLOW|ERRNO|KILL|KILL_THREAD|KILL_PROCESS|LOG|NOTIFY|TRACE|TRAP)$/;
 const OPERATOR = /^SCMP_CMP_(NE|LT|LE|EQ|GE|GT|MASKED_EQ)$/;
 const FLAGS = new Set(['SECCOMP_FILTER_FLAG_TSYNC', 'SECCOMP_FILTER_FLAG_LOG', 'SECCOMP_FILTER_FLAG_SPEC_ALLOW', 'SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV']);
-/** Rules and names in one profile; the largest known profiles have some 100 and 500. */
+/** Rules in one profile; the largest known ones have some hundred. */
 const RULES_MAX = 10_000;
+const ERRNO_MAX = 4095;
+
+const read = readerOf('seccomp profile');
 
 /**
  * A profile file's JSON value as a profile. Strict where a mistake would open a hole (actions, operators, conditions), tolerant of unknown
  * keys such as comments. @throws InvalidArgument that names the place.
  */
 export function parseSeccompProfile(value: unknown): SeccompProfile {
-  const root = object(value, 'profile');
-  const rules = list(root['syscalls'], 'syscalls');
-  if (rules.length > RULES_MAX) throw invalid('syscalls', `more than ${RULES_MAX} rules`);
+  const root = read.object(value, 'profile');
   return {
-    defaultAction: matching(root['defaultAction'], ACTION, 'defaultAction'),
-    defaultErrnoRet: errno(root['defaultErrnoRet'], 'defaultErrnoRet'),
-    architectures: optionalStrings(root['architectures'], 'architectures'),
-    archMap: root['archMap'] === undefined || root['archMap'] === null ? undefined : list(root['archMap'], 'archMap').map(archMapEntry),
-    flags: optionalStrings(root['flags'], 'flags')?.map((flag) => {
-      if (!FLAGS.has(flag)) throw invalid('flags', `unknown flag ${quote(flag)}`);
+    defaultAction: read.matching(root['defaultAction'], ACTION, 'defaultAction'),
+    defaultErrnoRet: read.number(root['defaultErrnoRet'], 'defaultErrnoRet', ERRNO_MAX),
+    architectures: read.strings(root['architectures'], 'architectures'),
+    archMap: root['archMap'] === undefined || root['archMap'] === null ? undefined : read.list(root['archMap'], 'archMap', 100).map(archMapEntry),
+    flags: read.strings(root['flags'], 'flags')?.map((flag) => {
+      if (!FLAGS.has(flag)) throw read.fail('flags', `unknown flag ${quote(flag)}`);
       return flag;
     }),
-    listenerPath: optionalString(root['listenerPath'], 'listenerPath'),
-    listenerMetadata: optionalString(root['listenerMetadata'], 'listenerMetadata'),
-    syscalls: rules.map((rule, at) => parseRule(rule, `syscalls[${at}]`)),
+    listenerPath: read.string(root['listenerPath'], 'listenerPath'),
+    listenerMetadata: read.string(root['listenerMetadata'], 'listenerMetadata'),
+    syscalls: read.list(root['syscalls'], 'syscalls', RULES_MAX).map((rule, at) => parseRule(rule, `syscalls[${at}]`)),
   };
 }
 
 function parseRule(value: unknown, at: string): SeccompRule {
-  const rule = object(value, at);
-  const single = optionalString(rule['name'], `${at}.name`);
-  const names = optionalStrings(rule['names'], `${at}.names`) ?? [];
-  if (single !== undefined && single !== '' && names.length > 0) throw invalid(at, 'has both name and names');
-  if (names.length > RULES_MAX) throw invalid(at, `more than ${RULES_MAX} names`);
+  const rule = read.object(value, at);
+  const single = read.string(rule['name'], `${at}.name`) ?? '';
+  const names = read.strings(rule['names'], `${at}.names`) ?? [];
+  if (single !== '' && names.length > 0) throw read.fail(at, 'has both name and names');
   return {
-    names: single !== undefined && single !== '' ? [single] : names,
-    action: matching(rule['action'], ACTION, `${at}.action`),
-    errnoRet: errno(rule['errnoRet'], `${at}.errnoRet`),
-    args: rule['args'] === undefined || rule['args'] === null ? undefined : list(rule['args'], `${at}.args`).map((arg, index) => parseArg(arg, `${at}.args[${index}]`)),
+    names: single !== '' ? [single] : names,
+    action: read.matching(rule['action'], ACTION, `${at}.action`),
+    errnoRet: read.number(rule['errnoRet'], `${at}.errnoRet`, ERRNO_MAX),
+    args: read.list(rule['args'], `${at}.args`, 6).map((arg, index) => parseArg(arg, `${at}.args[${index}]`)),
     includes: parseCondition(rule['includes'], `${at}.includes`),
     excludes: parseCondition(rule['excludes'], `${at}.excludes`),
   };
 }
 
 function parseArg(value: unknown, at: string): SeccompArg {
-  const arg = object(value, at);
-  const index = integer(arg['index'], `${at}.index`);
-  if (index > 5) throw invalid(`${at}.index`, 'a system call has arguments 0 to 5');
+  const arg = read.object(value, at);
   const valueTwo = arg['valueTwo'];
   return {
-    index: Number(index),
-    value: integer(arg['value'], `${at}.value`),
-    ...(valueTwo === undefined ? {} : { valueTwo: integer(valueTwo, `${at}.valueTwo`) }),
-    op: matching(arg['op'], OPERATOR, `${at}.op`),
+    // A system call has arguments 0 to 5.
+    index: read.number(arg['index'], `${at}.index`, 5) ?? 0,
+    value: read.unsigned(arg['value'], `${at}.value`),
+    ...(valueTwo === undefined ? {} : { valueTwo: read.unsigned(valueTwo, `${at}.valueTwo`) }),
+    op: read.matching(arg['op'], OPERATOR, `${at}.op`),
   };
 }
 
 function parseCondition(value: unknown, at: string): SeccompCondition | undefined {
   if (value === undefined || value === null) return undefined;
-  const condition = object(value, at);
-  const minKernel = optionalString(condition['minKernel'], `${at}.minKernel`);
-  if (minKernel !== undefined && !/^\d{1,4}\.\d{1,4}(\.\d{1,4})?$/.test(minKernel)) throw invalid(`${at}.minKernel`, `not a kernel version: ${quote(minKernel)}`);
-  return { caps: optionalStrings(condition['caps'], `${at}.caps`), arches: optionalStrings(condition['arches'], `${at}.arches`), minKernel };
+  const condition = read.object(value, at);
+  const minKernel = read.string(condition['minKernel'], `${at}.minKernel`);
+  if (minKernel !== undefined && !/^\d{1,4}\.\d{1,4}(\.\d{1,4})?$/.test(minKernel)) throw read.fail(`${at}.minKernel`, `not a kernel version: ${quote(minKernel)}`);
+  return { caps: read.strings(condition['caps'], `${at}.caps`), arches: read.strings(condition['arches'], `${at}.arches`), minKernel };
 }
 
 function archMapEntry(value: unknown, index: number): { architecture: string; subArchitectures: readonly string[] } {
-  const entry = object(value, `archMap[${index}]`);
-  return {
-    architecture: optionalString(entry['architecture'], `archMap[${index}].architecture`) ?? '',
-    subArchitectures: optionalStrings(entry['subArchitectures'], `archMap[${index}].subArchitectures`) ?? [],
-  };
-}
-
-function object(value: unknown, at: string): Readonly<Record<string, unknown>> {
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw invalid(at, 'want an object');
-  return value as Readonly<Record<string, unknown>>;
-}
-
-function list(value: unknown, at: string): readonly unknown[] {
-  if (value === undefined || value === null) return [];
-  if (!Array.isArray(value)) throw invalid(at, 'want a list');
-  return value;
-}
-
-function optionalStrings(value: unknown, at: string): readonly string[] | undefined {
-  if (value === undefined || value === null) return undefined;
-  return list(value, at).map((each) => {
-    if (typeof each !== 'string') throw invalid(at, 'want a list of strings');
-    return each;
-  });
-}
-
-function optionalString(value: unknown, at: string): string | undefined {
-  if (value === undefined || value === null) return undefined;
-  if (typeof value !== 'string') throw invalid(at, 'want a string');
-  return value;
-}
-
-function matching(value: unknown, pattern: RegExp, at: string): string {
-  if (typeof value !== 'string' || !pattern.test(value)) throw invalid(at, `want ${pattern.source.replace(/[\^$]/g, '')}, got ${quote(String(value))}`);
-  return value;
-}
-
-/** Unsigned 64-bit. Numbers above 2^53 arrive rounded from JSON.parse unless the reader keeps them as bigint. */
-function integer(value: unknown, at: string): number | bigint {
-  if (typeof value === 'bigint' && value >= 0n && value < 1n << 64n) return value;
-  if (typeof value === 'number' && Number.isInteger(value) && value >= 0 && value < 2 ** 64) return Number.isSafeInteger(value) ? value : BigInt(value);
-  throw invalid(at, 'want an unsigned 64-bit integer');
-}
-
-function errno(value: unknown, at: string): number | undefined {
-  if (value === undefined || value === null) return undefined;
-  const number = integer(value, at);
-  if (number > 4095) throw invalid(at, 'not an errno');
-  return Number(number);
-}
-
-function invalid(at: string, why: string): RuntimeError {
-  return new RuntimeError('InvalidArgument', `seccomp profile: ${at}: ${why}`);
+  const at = `archMap[${index}]`;
+  const entry = read.object(value, at);
+  return { architecture: read.string(entry['architecture'], `${at}.architecture`) ?? '', subArchitectures: read.strings(entry['subArchitectures'], `${at}.subArchitectures`) ?? [] };
 }
