@@ -96,7 +96,7 @@ export function addon(): Addon {
 /** From source it is in build/bin, in the bundle it lies beside the code; BERTH_ADDON names another one. */
 function load(): Addon {
   const here = import.meta.dirname;
-  const candidates = [process.env['BERTH_ADDON'] ?? '', join(here, 'addon.node'), join(here, '../bin/addon.node'), join(here, '../../build/bin/addon.node')];
+  const candidates = [process.env['BERTH_ADDON'] ?? '', join(here, 'addon.node'), join(here, 'bin/addon.node'), join(here, '../../build/bin/addon.node')];
   const path = candidates.find((candidate) => candidate !== '' && existsSync(candidate));
   if (path === undefined) throw new RuntimeError('FailedPrecondition', 'addon.node is not built: run `make -C native` (npm run build does)');
   return createRequire(import.meta.url)(path) as Addon;

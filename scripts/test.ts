@@ -1,0 +1,86 @@
+/**
+ * `npm test`: everything, in order of cost: check, unit tests, the monitor's suite, end-to-end tests. Each stage's output is shown; the
+ * last line is `N passed, N failed, N skipped`, and the exit code is 0 only if nothing failed and nothing was skipped without a reason on the list.
+ */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { globSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { EXPECTED_SKIPS } from '../test/expected-skips.ts';
+
+interface Outcome {
+  readonly passed: number;
+  readonly failed: readonly string[];
+  readonly skipped: readonly string[];
+}
+
+interface Stage {
+  readonly name: string;
+  readonly command: readonly string[];
+  /** The command is mocha, which reports each test; otherwise the stage counts as one. */
+  readonly kind: 'mocha' | 'command';
+}
+
+const PRIVATE_MOUNTS = ['unshare', '--mount', '--propagation', 'private'];
+const stages: readonly Stage[] = [
+  { name: 'check', command: ['node', 'scripts/check.ts'], kind: 'command' },
+  { name: 'unit', command: ['mocha', ...globSync('{pkg,cri}/**/*.test.ts').sort()], kind: 'mocha' },
+  ...conmonStages(),
+  ...globSync('test/e2e/*.e2e.ts').sort().map((file): Stage => ({ name: file, command: [...PRIVATE_MOUNTS, 'mocha', '--timeout', '60000', file], kind: 'mocha' })),
+];
+
+const only = process.argv.slice(2);
+const outcomes: Outcome[] = [];
+for (const stage of stages) {
+  if (only.length > 0 && !only.some((each) => stage.name.includes(each))) continue;
+  const began = Date.now();
+  console.log(`\n=== ${stage.name}`);
+  const outcome = await run(stage);
+  outcomes.push(outcome);
+  console.log(`=== ${stage.name}: ${outcome.passed} passed, ${outcome.failed.length} failed, ${outcome.skipped.length} skipped in ${((Date.now() - began) / 1000).toFixed(1)} s`);
+}
+report(outcomes);
+
+function conmonStages(): Stage[] {
+  return [{ name: 'conmon', command: [...PRIVATE_MOUNTS, 'mocha', '--timeout', '120000', ...globSync('conmon/test/*.test.ts').sort()], kind: 'mocha' }];
+}
+
+async function run(stage: Stage): Promise<Outcome> {
+  const scratch = mkdtempSync(join(tmpdir(), 'berth-test-'));
+  const reportFile = join(scratch, 'report.json');
+  const [command = '', ...args] = stage.command;
+  const reporter = stage.kind === 'mocha' ? ['--reporter', new URL('reporter.cjs', import.meta.url).pathname, '--reporter-option', `file=${reportFile}`] : [];
+  const child = spawn(command, [...args, ...reporter], { stdio: 'inherit' });
+  const [code] = (await once(child, 'exit')) as [number | null];
+  try {
+    if (stage.kind === 'command') return { passed: code === 0 ? 1 : 0, failed: code === 0 ? [] : [stage.name], skipped: [] };
+    return judged(JSON.parse(readFileSync(reportFile, 'utf8')) as Outcome, stage, code);
+  } catch {
+    return { passed: 0, failed: [`${stage.name}: ended with ${code} before it could report`], skipped: [] };
+  } finally {
+    rmSync(scratch, { recursive: true, force: true });
+  }
+}
+
+/** A run that fails outside its tests (a hook, a leak at exit) has failed, too; so has one that ran nothing. */
+function judged(outcome: Outcome, stage: Stage, code: number | null): Outcome {
+  if (code !== 0 && outcome.failed.length === 0) return { ...outcome, failed: [`${stage.name}: exit code ${code}`] };
+  if (outcome.passed + outcome.failed.length + outcome.skipped.length === 0) return { ...outcome, failed: [`${stage.name}: ran no test`] };
+  return outcome;
+}
+
+function report(all: readonly Outcome[]): void {
+  const failed = all.flatMap((each) => each.failed);
+  const skipped = all.flatMap((each) => each.skipped);
+  const unlisted = skipped.filter((title) => !EXPECTED_SKIPS.some(({ test }) => test.test(title)));
+  console.log('');
+  for (const title of skipped) {
+    const reason = EXPECTED_SKIPS.find(({ test }) => test.test(title))?.reason;
+    console.log(`skipped: ${title}: ${reason ?? 'NO REASON LISTED in test/expected-skips.ts, which counts as a failure'}`);
+  }
+  for (const title of failed) console.log(`failed: ${title}`);
+  const passed = all.reduce((sum, each) => sum + each.passed, 0);
+  process.exitCode = failed.length + unlisted.length === 0 && passed > 0 ? 0 : 1;
+  console.log(`${passed} passed, ${failed.length + unlisted.length} failed, ${skipped.length - unlisted.length} skipped`);
+}
