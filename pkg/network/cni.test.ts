@@ -104,7 +104,8 @@ describe('CniNetwork', () => {
 
   const conflist = (more: object = {}): string =>
     JSON.stringify({ cniVersion: '1.0.0', name: 'net', plugins: [{ type: 'bridge' }, { type: 'portmap', capabilities: { portMappings: true } }], ...more });
-  const cached = (id: SandboxId): string => `${base}/cache/${id}.json`;
+  const cached = (id: SandboxId): string => `${base}/cache/${id}.jsonl`;
+  const linesOf = async (id: SandboxId): Promise<unknown[]> => (await readFile(cached(id), 'utf8')).trimEnd().split('\n').map((line) => JSON.parse(line) as unknown);
   const configure = async (text: string, name = '10-net.conflist', directory = 'conf'): Promise<void> => {
     await mkdir(`${base}/${directory}`, { recursive: true });
     await writeFile(`${base}/${directory}/${name}`, text);
@@ -167,14 +168,17 @@ describe('CniNetwork', () => {
 
     it('writes the intent before the first plugin runs and the result before it answers', async () => {
       const request = pod();
-      let intent = '';
+      let intent: unknown[] = [];
       plugins.behaviours.set('portmap ADD', async () => {
-        intent = await readFile(cached(request.id), 'utf8');
+        intent = await linesOf(request.id);
         return ok(JSON.stringify({ cniVersion: '1.0.0', ips: [{ address: '10.0.0.9/24' }] }));
       });
       await network.add(op, request);
-      assert.isNull((JSON.parse(intent) as { result: unknown }).result);
-      assert.deepNestedInclude(JSON.parse(await readFile(cached(request.id), 'utf8')), { 'result.ips[0].address': '10.0.0.9/24', 'config.name': 'net' });
+      assert.lengthOf(intent, 1);
+      const [first, second] = await linesOf(request.id);
+      assert.deepEqual(first, intent[0]);
+      assert.deepNestedInclude(first, { 'config.name': 'net', id: request.id, netns: request.netns });
+      assert.deepNestedInclude(second, { 'result.ips[0].address': '10.0.0.9/24' });
       assert.deepEqual(await network.list(), [request.id]);
     });
 
@@ -316,8 +320,8 @@ describe('CniNetwork', () => {
     it('gives back what is in the cache and not alive, finished or not', async () => {
       const [alive, dead, half] = [pod(), pod(), pod()];
       for (const each of [alive, dead, half]) await network.add(op, each);
-      const file = JSON.parse(await readFile(cached(half.id), 'utf8')) as Record<string, unknown>;
-      await writeFile(cached(half.id), JSON.stringify({ ...file, result: null }));
+      const file = await readFile(cached(half.id), 'utf8');
+      await writeFile(cached(half.id), file.slice(0, -20));
       await network.close();
       network = make();
       await network.start(op);
@@ -326,7 +330,7 @@ describe('CniNetwork', () => {
       assert.deepEqual(plugins.calls.filter(({ verb, id }) => verb === 'DEL' && id === half.id).map(({ config }) => 'prevResult' in config), [false, false]);
     });
 
-    for (const [what, text] of [['empty', ''], ['cut', '{"version":1,"con'], ['of another shape', 'null'], ['without a configuration', '{}'], ['not ours', '{"config":{"name":"../x","plugins":[]}}']] as const) {
+    for (const [what, text] of [['empty', ''], ['cut', '{"version":1,"con'], ['not JSON', 'x\n'], ['of another shape', 'null\n'], ['without a configuration', '{}\n'], ['not ours', '{"config":{"name":"../x","plugins":[]}}\n'], ['odd in its result', '{"config":{"name":"x","plugins":[{"type":"bridge"}]}}\n[]\n']] as const) {
       it(`calls DEL with the present configuration for a file that is ${what}`, async () => {
         const request = pod();
         await network.add(op, request);
@@ -349,13 +353,16 @@ describe('CniNetwork', () => {
       assert.deepEqual([plugins.leases.size, await network.list()], [0, []]);
     });
 
-    it('removes temporary files, and leaves foreign ones alone', async () => {
-      await writeFile(`${base}/cache/x.json.tmp-0123456789ab`, '');
+    it('leaves foreign files alone', async () => {
       await writeFile(`${base}/cache/leases`, '');
-      await network.close();
-      network = make();
-      await network.start(op);
+      await network.gc(op, []);
       assert.deepEqual([await readdir(`${base}/cache`), await network.list()], [['leases'], []]);
+    });
+
+    it('begins nothing when it cannot write the intent', async () => {
+      await rm(`${base}/cache`, { recursive: true });
+      assert.match(await refusal(network.add(op, pod()), 'Internal'), /cannot write .*\.jsonl/);
+      assert.lengthOf(plugins.calls, 0);
     });
 
     it('calls GC with who is alive for 1.1, and not if that is switched off', async () => {

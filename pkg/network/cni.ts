@@ -2,18 +2,21 @@
  * Pod networks by CNI plugins: the chain of plugins for each verb, and the cache that makes DEL possible after anything.
  *
  *   add:      intent on disk ──▶ ADD plugin by plugin ──▶ result on disk ──▶ answer
- *                                    ╰─ fails ─▶ DEL, all plugins, backwards ─▶ intent removed
- *   destroy:  what is on disk ──▶ DEL backwards ──▶ removed
+ *                                    ╰─ fails ─▶ DEL, all plugins, backwards ─▶ file removed
+ *   destroy:  what is on disk ──▶ DEL backwards ──▶ file removed
  *
- * The file is written before the first plugin runs, so that a crash at any point leaves an id here that `gc` finds.
- * It is not synced to disk: what a power cut takes from it, it takes from the plugins' own leases of the same second,
- * and a file that comes back empty still names the pod, for which DEL is then called with the present configuration.
+ * A pod's file has two lines: what its plugins are called with, written before the first one runs, so that a crash at
+ * any point leaves an id here that `gc` finds; and the result, added when the whole chain has answered. A line that a
+ * crash cut short counts as not written. The file is not synced: what a power cut takes from it, it takes from the
+ * plugins' own leases of the same second, and a file that comes back empty still names the pod, for which DEL is then
+ * called with the present configuration.
  */
 import { accessSync, constants } from 'node:fs';
-import { statfs } from 'node:fs/promises';
+import { open, statfs, unlink } from 'node:fs/promises';
+import type { FileHandle } from 'node:fs/promises';
 import { explain, errnoOf, isCode, RuntimeError, wrap } from '../base/errors.ts';
 import { failpoint } from '../base/failpoint.ts';
-import { ensureDir, isTemporaryName, readDirSorted, readJson, removeFile, replaceFile } from '../base/files.ts';
+import { ensureDir, readBounded, readDirSorted } from '../base/files.ts';
 import { parseSandboxId } from '../base/ids.ts';
 import type { SandboxId } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
@@ -32,7 +35,7 @@ export interface CniOptions {
   readonly configDirs: readonly [string, ...string[]];
   /** Directories of plugins, in the order of the search. */
   readonly pluginDirs: readonly string[];
-  /** Where `<sandbox>.json` are; survives a reboot. */
+  /** Where `<sandbox>.jsonl` are; survives a reboot. */
   readonly cacheDir: string;
   /** Name of the network to join; '' = the first by file name. */
   readonly defaultNetwork: string;
@@ -78,7 +81,6 @@ export class CniNetwork implements NetworkPlugin {
 
   async start(op: Op): Promise<void> {
     await ensureDir(this.#options.cacheDir);
-    for (const name of await readDirSorted(this.#options.cacheDir)) if (isTemporaryName(name)) await removeFile(`${this.#options.cacheDir}/${name}`);
     await this.#conf.start(op);
   }
 
@@ -105,18 +107,19 @@ export class CniNetwork implements NetworkPlugin {
       const network = await this.#conf.wait(op);
       // All or none: half a chain could not be taken down either.
       for (const plugin of network.plugins) this.#where(network, plugin);
-      if ((await this.#load(pod.id)) !== undefined) await this.#detach(op, pod.id);
       if (pod.portMappings.length > 0 && !network.plugins.some((each) => each.capabilities.has('portMappings'))) {
         op.log.warn('pod asks for host ports, but no plugin of its network has the portMappings capability, ignoring', { sandbox: pod.id, network: network.name });
       }
       const intent: Attachment = { id: pod.id, netns: pod.netns, args, capabilityArgs: capabilities, network, result: undefined };
-      await this.#save(intent);
-      await failpoint('cni.intent.after');
+      const file = await this.#begin(op, intent);
       try {
-        return await this.#attach(withTimeout(op, limits.cniAddMs), intent);
+        await failpoint('cni.intent.after');
+        return await this.#attach(withTimeout(op, limits.cniAddMs), intent, file);
       } catch (error) {
         await this.#undo(op, pod.id);
         throw error;
+      } finally {
+        file.close().catch((error: unknown) => op.log.warn('cannot close cni cache file, ignoring', { sandbox: pod.id, why: explain(error) }));
       }
     });
   }
@@ -153,12 +156,12 @@ export class CniNetwork implements NetworkPlugin {
 
   async list(): Promise<readonly SandboxId[]> {
     const names = await readDirSorted(this.#options.cacheDir);
-    return names.filter((name) => /^[0-9a-f]{64}\.json$/.test(name)).map((name) => parseSandboxId(name.slice(0, -'.json'.length)));
+    return names.filter((name) => /^[0-9a-f]{64}\.jsonl$/.test(name)).map((name) => parseSandboxId(name.slice(0, -'.jsonl'.length)));
   }
 
   // ---- the chain -----------------------------------------------------------------------------------------------
 
-  async #attach(op: Op, intent: Attachment): Promise<PodNetwork> {
+  async #attach(op: Op, intent: Attachment, file: FileHandle): Promise<PodNetwork> {
     let result: CniResult | undefined;
     for (const plugin of intent.network.plugins) {
       op.stage(`cni add: ${plugin.type}`);
@@ -170,7 +173,7 @@ export class CniNetwork implements NetworkPlugin {
     const final = result;
     const pod = complete(intent.network, last, () => podNetworkOf(final));
     await failpoint('cni.add.after');
-    await this.#save({ ...intent, result: final });
+    await this.#write(file, intent.id, { result: resultAs(final, intent.network.cniVersion) });
     await failpoint('cni.result.after');
     return pod;
   }
@@ -196,7 +199,7 @@ export class CniNetwork implements NetworkPlugin {
       await this.#call(bounded, 'DEL', { ...attachment, netns }, plugin, prevResult);
     }
     await failpoint('cni.del.after');
-    await removeFile(this.#path(id));
+    await forget(this.#path(id));
   }
 
   /** For a file that cannot be read: plugins find a pod's leases and rules by its id alone. */
@@ -282,31 +285,51 @@ export class CniNetwork implements NetworkPlugin {
   // ---- the cache -----------------------------------------------------------------------------------------------
 
   #path(id: SandboxId): string {
-    return `${this.#options.cacheDir}/${id}.json`;
+    return `${this.#options.cacheDir}/${id}.jsonl`;
   }
 
-  async #save({ id, netns, args, capabilityArgs: capabilities, network, result }: Attachment): Promise<void> {
-    const file = { version: 1, id, netns, interface: INTERFACE, args, capabilityArgs: capabilities, config: network.raw, result: result === undefined ? null : resultAs(result, network.cniVersion) };
+  /** Writes the first line; the second follows through the same descriptor. What an earlier try left is given back before. */
+  async #begin(op: Op, intent: Attachment): Promise<FileHandle> {
+    const { id, netns, args, capabilityArgs: capabilities, network } = intent;
+    const path = this.#path(id);
+    let file: FileHandle;
     try {
-      await replaceFile(this.#path(id), JSON.stringify(file), 'volatile');
+      file = await open(path, 'wx', 0o600);
     } catch (error) {
-      throw wrap(`cannot write ${this.#path(id)}`, error, errnoOf(error) === 'ENOSPC' || errnoOf(error) === 'EDQUOT' ? 'ResourceExhausted' : 'Internal');
+      if (errnoOf(error) !== 'EEXIST') throw unwritable(path, error);
+      await this.#detach(op, id);
+      return this.#begin(op, intent);
+    }
+    try {
+      await this.#write(file, id, { version: 1, id, netns, interface: INTERFACE, args, capabilityArgs: capabilities, config: network.raw });
+      return file;
+    } catch (error) {
+      await file.close();
+      await forget(path);
+      throw error;
+    }
+  }
+
+  async #write(file: FileHandle, id: SandboxId, line: Json): Promise<void> {
+    try {
+      await file.writeFile(`${JSON.stringify(line)}\n`);
+    } catch (error) {
+      throw unwritable(this.#path(id), error);
     }
   }
 
   async #load(id: SandboxId): Promise<Attachment | 'damaged' | undefined> {
     const path = this.#path(id);
     try {
-      const file = (await readJson(path, CACHE_FILE_MAX)) as Json | null;
-      const network = networkConfOf(path, file?.['config']);
-      const result = file?.['result'] as Json | null | undefined;
+      const [intent, result] = linesOf((await readBounded(path, CACHE_FILE_MAX)).toString('utf8'));
+      const network = networkConfOf(path, intent?.['config']);
       return {
         id,
-        netns: stringIn(file, 'netns'),
-        args: stringIn(file, 'args'),
-        capabilityArgs: (file?.['capabilityArgs'] ?? {}) as Json,
+        netns: stringIn(intent, 'netns'),
+        args: stringIn(intent, 'args'),
+        capabilityArgs: (intent?.['capabilityArgs'] ?? {}) as Json,
         network,
-        result: result === null || result === undefined ? undefined : resultOf(result, network.cniVersion),
+        result: result === undefined ? undefined : resultOf(result['result'] as Json, network.cniVersion),
       };
     } catch (error) {
       if (errnoOf(error) === 'ENOENT') return undefined;
@@ -369,7 +392,26 @@ async function isNetns(path: string): Promise<boolean> {
   }
 }
 
-function stringIn(file: Json | null, key: string): string {
+/** The whole lines of a cache file; the piece after the last newline was cut off by a crash. */
+function linesOf(text: string): (Json | undefined)[] {
+  return text.split('\n').slice(0, -1).map((line) => JSON.parse(line) as Json);
+}
+
+/** unlink, and nothing more: one trip to the disk. */
+async function forget(path: string): Promise<void> {
+  try {
+    await unlink(path);
+  } catch (error) {
+    if (errnoOf(error) !== 'ENOENT') throw wrap(`cannot remove ${path}`, error);
+  }
+}
+
+function unwritable(path: string, error: unknown): RuntimeError {
+  const full = errnoOf(error) === 'ENOSPC' || errnoOf(error) === 'EDQUOT';
+  return wrap(`cannot write ${path}${full ? '; make room on its file system' : ''}`, error, full ? 'ResourceExhausted' : 'Internal');
+}
+
+function stringIn(file: Json | undefined, key: string): string {
   const value = file?.[key];
   return typeof value === 'string' ? value : '';
 }
