@@ -188,6 +188,8 @@ export class Loader {
       const name = `${prefix}.${option.key}`;
       const source = given.get(name);
       values[field] = source === undefined ? option.fallback : parseAt(option.kind, source, name);
+      const matters = option.pending && option.kind.show(values[field]) !== option.kind.show(option.fallback);
+      if (source !== undefined && matters) this.#say(`${source.place}: ${name} is not implemented yet`);
     }
     return values;
   }
@@ -221,7 +223,7 @@ export class Loader {
     if (made.createTimeoutMs >= CREATE_TIMEOUT_MIN_MS) return { ...made, runtimeRoot };
     const source = given?.get('container_create_timeout');
     const warning = `${source?.place ?? name}: container_create_timeout of runtime handler ${name} is below 30 seconds, using 30`;
-    if (!this.#warnings.includes(warning)) this.#warnings.push(warning);
+    this.#say(warning);
     return { ...made, runtimeRoot, createTimeoutMs: CREATE_TIMEOUT_MIN_MS };
   }
 
@@ -248,6 +250,11 @@ export class Loader {
     for (const each of source.raw as readonly unknown[]) {
       if (!/^(overlay)?\.?mountopt=/.test(String(each))) this.#warnings.push(`${source.place}: crio.storage_option ${JSON.stringify(each)} is not implemented, only overlay.mountopt is`);
     }
+  }
+
+  /** Once, however often it is found. */
+  #say(warning: string): void {
+    if (!this.#warnings.includes(warning)) this.#warnings.push(warning);
   }
 
   #warn(document: TomlDocument, file: string, path: readonly string[], what: string): void {

@@ -37,7 +37,11 @@ function renderOption(option: Option<unknown>, value: unknown, options: RenderOp
   const isDefault = option.kind.show(value) === option.kind.show(option.fallback);
   const line = options.comment === 'defaults' && isDefault ? `# ${text}` : text;
   if (options.docs === 'without') return [line];
-  return [...wrapText(option.reload ? `${option.doc} Reloads on SIGHUP.` : option.doc), line, ''];
+  return [...wrapText(docOf(option)), line, ''];
+}
+
+function docOf(option: Option<unknown>): string {
+  return [option.doc, option.reload ? ' Reloads on SIGHUP.' : '', option.pending ? ' (Not implemented yet.)' : ''].join('');
 }
 
 function renderHandlers(config: Config, options: RenderOptions): string[] {
@@ -45,7 +49,7 @@ function renderHandlers(config: Config, options: RenderOptions): string[] {
   if (options.docs === 'with') {
     lines.push('# Runtime handlers (RuntimeClass). runc, crun and runsc are there without being named, if they are installed.', '# Reloads on SIGHUP.');
     lines.push('#', '# [crio.runtime.runtimes.example]');
-    for (const option of Object.values(handlerTable.options)) lines.push(...wrapText(option.doc).map((line) => `#${line}`), `# ${option.key} = ${option.kind.show(option.fallback)}`);
+    for (const option of Object.values(handlerTable.options)) lines.push(...wrapText(docOf(option)).map((line) => `#${line}`), `# ${option.key} = ${option.kind.show(option.fallback)}`);
     lines.push('');
   }
   for (const each of [...config.runtimes.values()].filter(({ configured }) => configured)) lines.push(...renderHandler(each));

@@ -22,6 +22,8 @@ export interface Option<T> {
   readonly flag: string;
   /** crio's one-letter flag. */
   readonly short: string;
+  /** Nothing reads the field yet: a value other than the default is a warning. Whoever makes it work removes the mark from the row. */
+  readonly pending: boolean;
 }
 
 /** A key of crio.conf that has no effect here: the reason, and the type it would have. */
@@ -34,13 +36,14 @@ interface Extra {
   readonly reload?: boolean;
   readonly flag?: string;
   readonly short?: string;
+  readonly pending?: boolean;
 }
 
 /** The value types of a table of options. */
 export type Values<T> = { readonly [K in keyof T]: T[K] extends Option<infer V> ? V : never };
 
 function option<T>(key: string, kind: Kind<T>, fallback: T, doc: string, extra: Extra = {}): Option<T> {
-  return { key, kind, fallback, doc, reload: extra.reload ?? false, flag: extra.flag ?? key.replaceAll('_', '-'), short: extra.short ?? '' };
+  return { key, kind, fallback, doc, reload: extra.reload ?? false, flag: extra.flag ?? key.replaceAll('_', '-'), short: extra.short ?? '', pending: extra.pending ?? false };
 }
 
 const texts = list(text);
@@ -82,15 +85,15 @@ const storageUnsupported = merge(
 
 export const api = {
   listen: option('listen', path, '/run/berth/berth.sock', 'The CRI socket, mode 0660.'),
-  streamAddress: option('stream_address', text, '127.0.0.1', 'Address of the server for exec, attach and port-forward.'),
-  streamPort: option('stream_port', portText, 0, 'Port of that server; "0" lets the kernel choose.'),
-  streamEnableTls: option('stream_enable_tls', flag, false, 'Serve exec, attach and port-forward over TLS.'),
-  streamTlsCert: option('stream_tls_cert', path, '', 'Certificate (PEM). Read again when it changes.'),
-  streamTlsKey: option('stream_tls_key', path, '', 'Private key (PEM). Read again when it changes.'),
-  streamTlsCa: option('stream_tls_ca', path, '', 'CA (PEM) that clients must have a certificate from; "" asks for none.'),
-  streamIdleTimeoutMs: option('stream_idle_timeout', duration(14_400_000), 14_400_000, 'Ends a stream after this long without data; pings do not count. "" is 4h, "0s" is never.'),
-  grpcMaxSendBytes: option('grpc_max_send_msg_size', integer(1024 * 1024), 16 * 1024 * 1024, 'Largest reply in bytes. The kubelet itself takes 16 MiB.'),
-  grpcMaxReceiveBytes: option('grpc_max_recv_msg_size', integer(1024 * 1024), 16 * 1024 * 1024, 'Largest request in bytes.'),
+  streamAddress: option('stream_address', text, '127.0.0.1', 'Address of the server for exec, attach and port-forward.', { pending: true }),
+  streamPort: option('stream_port', portText, 0, 'Port of that server; "0" lets the kernel choose.', { pending: true }),
+  streamEnableTls: option('stream_enable_tls', flag, false, 'Serve exec, attach and port-forward over TLS.', { pending: true }),
+  streamTlsCert: option('stream_tls_cert', path, '', 'Certificate (PEM). Read again when it changes.', { pending: true }),
+  streamTlsKey: option('stream_tls_key', path, '', 'Private key (PEM). Read again when it changes.', { pending: true }),
+  streamTlsCa: option('stream_tls_ca', path, '', 'CA (PEM) that clients must have a certificate from; "" asks for none.', { pending: true }),
+  streamIdleTimeoutMs: option('stream_idle_timeout', duration(14_400_000), 14_400_000, 'Ends a stream after this long without data; pings do not count. "" is 4h, "0s" is never.', { pending: true }),
+  grpcMaxSendBytes: option('grpc_max_send_msg_size', integer(1024 * 1024), 16 * 1024 * 1024, 'Largest reply in bytes. The kubelet itself takes 16 MiB.', { pending: true }),
+  grpcMaxReceiveBytes: option('grpc_max_recv_msg_size', integer(1024 * 1024), 16 * 1024 * 1024, 'Largest request in bytes.', { pending: true }),
 } as const;
 
 const apiUnsupported = unsupported(NOT_YET, { tls_min_version: text, tls_cipher_suites: texts });
@@ -114,11 +117,11 @@ export const runtime = {
   seccompProfile: option('seccomp_profile', path, '', 'JSON profile for RuntimeDefault. "" is the built-in one.', { reload: true }),
   privilegedSeccompProfile: option('privileged_seccomp_profile', path, '', 'JSON profile for privileged containers. "" is none.', { reload: true }),
   apparmorProfile: option('apparmor_profile', text, 'berth-default', 'AppArmor profile for RuntimeDefault; loaded at start if it is the default.', { reload: true }),
-  cdiSpecDirs: option('cdi_spec_dirs', paths, ['/etc/cdi', '/var/run/cdi'], 'Directories of CDI specifications; later ones win.', { reload: true }),
-  allowedDevices: option('allowed_devices', paths, ['/dev/fuse', '/dev/net/tun'], 'Devices that the devices.crio.io annotation may ask for.'),
+  cdiSpecDirs: option('cdi_spec_dirs', paths, ['/etc/cdi', '/var/run/cdi'], 'Directories of CDI specifications; later ones win.', { reload: true, pending: true }),
+  allowedDevices: option('allowed_devices', paths, ['/dev/fuse', '/dev/net/tun'], 'Devices that the devices.crio.io annotation may ask for.', { pending: true }),
   additionalDevices: option('additional_devices', list(device), [], 'Devices of every container, "/dev/host:/dev/container:rwm".'),
-  hooksDir: option('hooks_dir', paths, ['/usr/share/containers/oci/hooks.d'], 'Directories of OCI hooks (1.0.0); later ones win.'),
-  defaultMountsFile: option('default_mounts_file', path, '', 'File with a "/source:/destination" per line that is mounted into every container. "" looks at /etc/containers/mounts.conf, then /usr/share/containers/mounts.conf.'),
+  hooksDir: option('hooks_dir', paths, ['/usr/share/containers/oci/hooks.d'], 'Directories of OCI hooks (1.0.0); later ones win.', { pending: true }),
+  defaultMountsFile: option('default_mounts_file', path, '', 'File with a "/source:/destination" per line that is mounted into every container. "" looks at /etc/containers/mounts.conf, then /usr/share/containers/mounts.conf.', { pending: true }),
   absentMountSourcesToReject: option('absent_mount_sources_to_reject', paths, [], 'Mount sources that must exist; others are made as directories.'),
   deviceOwnershipFromSecurityContext: option('device_ownership_from_security_context', flag, false, 'Give devices to the user and group of the container.'),
   readOnly: option('read_only', flag, false, 'Mount all root filesystems read-only, with a tmpfs on /run, /tmp and /var/tmp.'),
@@ -151,8 +154,8 @@ export const handler = {
   runtimeType: option('runtime_type', choice('oci', 'vm', 'pod', ''), 'oci', 'Only "oci" is supported.'),
   runtimeArgs: option('runtime_args', texts, [], 'Arguments before the runtime\'s subcommand. (Berth\'s own key: runsc wants "--platform=ptrace" on some nodes.)'),
   inheritDefaultRuntime: option('inherit_default_runtime', flag, false, 'Take runtime_path, runtime_root, runtime_type and runtime_args from the default handler.'),
-  privilegedWithoutHostDevices: option('privileged_without_host_devices', flag, false, 'Privileged containers get only the devices that they ask for.'),
-  containerMinMemoryBytes: option('container_min_memory', { ...text, parse: memory, show: (value: bigint) => JSON.stringify(String(value)) }, 12n * 1024n * 1024n, 'Smallest memory limit that a container can start with; a smaller one is refused.'),
+  privilegedWithoutHostDevices: option('privileged_without_host_devices', flag, false, 'Privileged containers get only the devices that they ask for.', { pending: true }),
+  containerMinMemoryBytes: option('container_min_memory', { ...text, parse: memory, show: (value: bigint) => JSON.stringify(String(value)) }, 12n * 1024n * 1024n, 'Smallest memory limit that a container can start with; a smaller one is refused.', { pending: true }),
   createTimeoutMs: option('container_create_timeout', seconds(), 240_000, 'Seconds that the runtime may take to create a container; at least 30.'),
   monitorPath: option('monitor_path', path, '', 'The monitor (conmon). "" is the option conmon.'),
   monitorCgroup: option('monitor_cgroup', text, '', 'A *.slice, "pod", or "" for the option conmon_cgroup.'),
@@ -194,7 +197,7 @@ export const network = {
 } as const;
 
 export const stats = {
-  collectionPeriodMs: option('collection_period', seconds(), 0, 'Seconds for which statistics are kept; 0 reads them at each request.', { flag: 'stats-collection-period' }),
+  collectionPeriodMs: option('collection_period', seconds(), 0, 'Seconds for which statistics are kept; 0 reads them at each request.', { flag: 'stats-collection-period', pending: true }),
 } as const;
 
 /** What a table may contain. */
