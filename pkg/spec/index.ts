@@ -17,6 +17,7 @@ import { deviceParts, newResources, NO_RESOURCES, oomScoreAdjOf, pidsOf, toLinux
 import { apparmorOf, checkMapped, hiddenPaths, mappingsOf, namespacesOf, type Privilege, privilegeOf, seccompOf } from './security.ts';
 import { resolveUser } from './user.ts';
 
+export { annotationSettings, passedAnnotations } from './annotations.ts';
 export { applyCdi, type CdiEdits, type CdiRegistry, cdiDevicesOf, cdiEdits, cdiLookups, loadCdi } from './cdi.ts';
 export { addHooks, type HookDefinition, type HookSubject, loadHooks, matchHooks } from './hooks.ts';
 export { checkImageSubPath, containerPath } from './mounts.ts';
@@ -28,7 +29,7 @@ export {
 } from './resources.ts';
 export { DEFAULT_PROFILE, parseSeccompProfile } from './seccomp.ts';
 export {
-  apparmorChoice, passedAnnotations, podSysctls, type ProfileChoice, privilegeOf, relabelRefusal, seccompChoice, selinuxLabels, type SysctlScope, validateSysctls,
+  apparmorChoice, podSysctls, type ProfileChoice, privilegeOf, relabelRefusal, seccompChoice, selinuxLabels, type SysctlScope, validateSysctls,
 } from './security.ts';
 export { passwdWithEntry, resolveUser, type UserRequest } from './user.ts';
 

@@ -3,7 +3,7 @@ import type { LinuxContainerSecurityContext, PodSandboxConfig, SELinuxOption } f
 import { outcome } from './golden/refused.ts';
 import { defaultsOf, factsOf, inputOf } from './golden/request.ts';
 import { buildContainerSpec, buildPauseSpec } from './index.ts';
-import { apparmorChoice, apparmorOf, hiddenPaths, passedAnnotations, podSysctls, relabelRefusal, seccompChoice, selinuxLabels, type SysctlScope, validateSysctls } from './security.ts';
+import { apparmorChoice, apparmorOf, hiddenPaths, podSysctls, relabelRefusal, seccompChoice, selinuxLabels, type SysctlScope, validateSysctls } from './security.ts';
 
 const POD: SysctlScope = { network: 'pod', ipc: 'pod' };
 const security = (fields: object): LinuxContainerSecurityContext => fields as LinuxContainerSecurityContext;
@@ -133,6 +133,15 @@ describe('selinuxLabels', () => {
     assert.deepEqual(label({ level: 's0' }), ['system_u:system_r:container_t:s0', 'system_u:object_r:container_file_t:s0']);
     assert.deepEqual(label({ type: 'spc_t', user: 'u', role: 'r' }), ['u:r:spc_t:s0:c1,c2', 'u:object_r:container_file_t:s0:c1,c2']);
   });
+  it('are in a spec only where SELinux is on, and not of privileged containers', () => {
+    const found = { selinux: { processLabel: 'u:r:t:s0', mountLabel: 'u:o:f:s0' } };
+    const label = (node: { selinux: boolean }, privileged: boolean): string[] => {
+      const linux = { securityContext: { privileged } };
+      const spec = buildContainerSpec(inputOf({ found, node, container: { linux }, pod: { linux } }));
+      return [spec.process.selinuxLabel, spec.linux.mountLabel].filter((each) => each !== undefined);
+    };
+    assert.deepEqual([label({ selinux: true }, false), label({ selinux: false }, false), label({ selinux: true }, true)], [['u:r:t:s0', 'u:o:f:s0'], [], []]);
+  });
   it('refuse what no policy can hold', () => {
     for (const bad of [{ user: 'a:b' }, { role: 'a b' }, { type: 'a\n' }, { level: 'x' }, { level: 's0:c1,c2:evil' }, { level: 's0-' }]) {
       assert.match(outcome(() => label(bad)), /^InvalidArgument: selinux_options\./, JSON.stringify(bad));
@@ -152,28 +161,6 @@ describe('hiddenPaths', () => {
   });
   it('must be absolute', () => {
     for (const path of ['', 'proc', '/proc\0']) assert.match(outcome(() => hiddenPaths(security({ maskedPaths: [path], readonlyPaths: [] }), 'confined', factsOf())), /^InvalidArgument: masked/, path);
-  });
-});
-
-describe('passedAnnotations', () => {
-  const passed = (allowed: readonly string[], annotations: Record<string, string>): string[] => [...passedAnnotations(annotations, {}, 'web', allowed).keys()];
-  it('are none unless allowed (CVE-2024-3154)', () => {
-    assert.deepEqual(passed([], { 'org.systemd.property.ExecStartPre': "'evil'", 'run.oci.handler': 'x', 'org.criu.config': '/x' }), []);
-  });
-  it('match whole keys, or the key of this container (CVE-2023-6476)', () => {
-    const allowed = ['unified-cgroup.crio.io', 'io.kubernetes.x'];
-    assert.deepEqual(
-      passed(allowed, { 'unified-cgroup.crio.io': '', 'unified-cgroup.crio.io/web': '', 'unified-cgroup.crio.io/other': '', 'unified-cgroup.crio.io/../x': '', 'unified-cgroup.crio.iox': '', 'Unified-cgroup.crio.io': '' }),
-      ['unified-cgroup.crio.io', 'unified-cgroup.crio.io/web'],
-    );
-    assert.deepEqual([...passedAnnotations({ 'io.kubernetes.x/': '' }, {}, '', allowed).keys()], []);
-  });
-  it('may be allowed by a pattern that says so', () => {
-    assert.deepEqual(passed(['run.oci.*', '*'], { 'run.oci.handler': '', 'other': '' }), ['run.oci.handler']);
-  });
-  it('of the container win over those of the pod, and keep odd names', () => {
-    const pod = JSON.parse('{"a":"pod","__proto__":"p"}') as Record<string, string>;
-    assert.deepEqual([...passedAnnotations(pod, { a: 'container' }, 'web', ['a', '__proto__'])], [['a', 'container'], ['__proto__', 'p']]);
   });
 });
 

@@ -269,31 +269,6 @@ function refusal(name: string, value: string, scope: SysctlScope): string | unde
   return SYSCTL_VALUE.test(value) ? undefined : `value ${quote(value)} holds characters that no sysctl value needs`;
 }
 
-// Annotations
-
-/**
- * The annotations that go into the OCI spec, where runtimes act on them (`run.oci.*`, `org.systemd.property.*`, `dev.gvisor.*`): only those that the
- * handler allows, by exact key, by `key/<container name>`, or by a trailing `*` in the list (CVE-2024-3154, CVE-2023-6476: never by bare prefix). A container's own wins.
- */
-export function passedAnnotations(
-  pod: Readonly<Record<string, string>>,
-  container: Readonly<Record<string, string>>,
-  containerName: string,
-  allowed: readonly string[],
-): ReadonlyMap<string, string> {
-  const passed = new Map<string, string>();
-  for (const annotations of [pod, container]) {
-    for (const [key, value] of Object.entries(annotations)) if (allowed.some((entry) => allows(entry, key, containerName))) passed.set(key, value);
-  }
-  return passed;
-}
-
-function allows(entry: string, key: string, containerName: string): boolean {
-  if (entry === key) return true;
-  if (entry.endsWith('*')) return entry.length > 1 && key.startsWith(entry.slice(0, -1));
-  return containerName !== '' && key === `${entry}/${containerName}`;
-}
-
 function invalid(message: string): RuntimeError {
   return new RuntimeError('InvalidArgument', message);
 }

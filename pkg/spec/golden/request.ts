@@ -36,7 +36,7 @@ const GROUP = 'root:x:0:\nwheel:x:10:app\napp:x:1000:\nstaff:x:50:app,root\n';
 export function buildGolden(golden: GoldenCase): RuntimeSpec {
   const input = inputOf(golden);
   if (golden.kind !== 'pause') return buildContainerSpec(input);
-  return buildPauseSpec({ ...input, cpuset: String(golden.found?.['cpuset'] ?? '') });
+  return buildPauseSpec({ ...input, cpuset: textOf(golden.found?.['cpuset']) });
 }
 
 /** The whole input of a golden case; also the base of table tests. */
@@ -100,7 +100,7 @@ function containerOf(overlay: JsonObject = {}): ContainerConfig {
     metadata: { name: 'web', attempt: 0 }, image: { image: 'sha256:1', annotations: {}, userSpecifiedImage: '', runtimeHandler: '', imageRef: '' }, command: [], args: [], workingDir: '',
     devices: [], labels: {}, annotations: {}, logPath: 'web/0.log', stdin: false, stdinOnce: false, tty: false, cdiDevices: [], stopSignal: 'SIGNAL_RUNTIME_DEFAULT',
     ...(given as object),
-    envs: ((overlay['envs'] ?? []) as JsonObject[]).map((env) => ({ key: String(env['key']), value: bytesOf(env) })),
+    envs: ((overlay['envs'] ?? []) as JsonObject[]).map((env) => ({ key: textOf(env['key']), value: bytesOf(env) })),
     mounts: ((given['mounts'] ?? []) as object[]).map((mount) => ({ ...MOUNT, ...mount })),
     linux: {
       securityContext: { ...SECURITY, ...linux['securityContext'] },
@@ -164,5 +164,9 @@ function withBigints(value: Json, key = ''): unknown {
 /** An environment value: `value` is text, `hex` is bytes. */
 function bytesOf(env: JsonObject): Uint8Array {
   const hex = env['hex'];
-  return typeof hex === 'string' ? Buffer.from(hex, 'hex') : new TextEncoder().encode(String(env['value'] ?? ''));
+  return typeof hex === 'string' ? Buffer.from(hex, 'hex') : new TextEncoder().encode(textOf(env['value']));
+}
+
+function textOf(json: Json | undefined): string {
+  return typeof json === 'string' ? json : '';
 }
