@@ -308,10 +308,12 @@ export class ContainerKeeper implements Containers {
     if (this.#shutdown.signal.aborted || this.#ended(id)) return;
     // The monitor drains the output before it writes the exit file; only when it lives no more will none come.
     for (let last = false; ; last = true) {
+      // Asked first: a monitor that writes the file and ends between the two questions must not look like one that wrote none.
+      const monitor = this.#books.container(id)?.monitor ?? null;
+      const monitorGone = monitor !== null && !this.#world.processes.alive(monitor);
       const exit = await this.#world.monitor.exitOf(id);
       if (exit !== undefined) return await this.#noteExit(exit);
-      const monitor = this.#books.container(id)?.monitor ?? null;
-      if (last || (monitor !== null && !this.#world.processes.alive(monitor))) break;
+      if (last || monitorGone) break;
       await this.#books.changed(id, AbortSignal.any([this.#shutdown.signal, AbortSignal.timeout(limits.exitFileMs)]));
       if (this.#shutdown.signal.aborted || this.#ended(id)) return;
     }

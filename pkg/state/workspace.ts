@@ -62,10 +62,10 @@ export class Workspace {
     return path;
   }
 
-  /** The root of every infra container: an empty directory with our pause in it. Returns its path. */
+  /** The root of every infra container: our pause, and the directories that runtimes want to mount on. Returns its path. */
   async ensurePauseRoot(pauseBinary: string): Promise<string> {
     const root = join(this.root, 'pause');
-    await ensureDir(root, 0o755);
+    for (const directory of ['', 'dev', 'proc', 'sys']) await ensureDir(join(root, directory), 0o755);
     await copyFile(pauseBinary, join(root, `pause.tmp-${process.pid}`));
     await rename(join(root, `pause.tmp-${process.pid}`), join(root, 'pause'));
     return root;

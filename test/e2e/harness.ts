@@ -222,6 +222,22 @@ export async function logLines(path: string): Promise<string[]> {
   return text.split('\n').filter((line) => line !== '').map((line) => line.slice(line.indexOf(' ') + 1));
 }
 
+/** Log lines with their pieces (P) put together: `stdout text`. Where a read ends is the kernel's business. */
+export function whole(lines: readonly string[]): string[] {
+  const open: Record<string, string> = {};
+  const found: string[] = [];
+  for (const line of lines) {
+    const [stream = '', tag = ''] = line.split(' ', 2);
+    const text = (open[stream] ?? '') + line.slice(stream.length + tag.length + 2);
+    if (tag === 'P') open[stream] = text;
+    else {
+      found.push(`${stream} ${text}`);
+      delete open[stream];
+    }
+  }
+  return found;
+}
+
 /** Open descriptors of a process. */
 export async function descriptorsOf(pid: number): Promise<number> {
   return (await readdir(`/proc/${pid}/fd`)).length;

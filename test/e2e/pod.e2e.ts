@@ -3,7 +3,7 @@ import { assert } from 'chai';
 import { readFile, stat } from 'node:fs/promises';
 import { connect as connectTcp } from 'node:net';
 import { CriError, podConfig, waitFor } from './cri-client.ts';
-import { IMAGE, logLines, type MonitorName, type RuntimeName, TestNode } from './harness.ts';
+import { IMAGE, logLines, type MonitorName, type RuntimeName, TestNode, whole } from './harness.ts';
 
 const COMBINATIONS: readonly (readonly [RuntimeName, MonitorName])[] = [['runc', 'ours'], ['runc', 'debian'], ['crun', 'ours'], ['crun', 'debian']];
 
@@ -31,9 +31,9 @@ for (const [runtime, monitor] of COMBINATIONS) {
       const running = await cri.container(id);
       assert.strictEqual(running.state, 'CONTAINER_RUNNING');
       assert.isTrue(running.startedAt >= running.createdAt);
-      await waitFor(() => logLines(running.logPath), (lines) => lines.length >= 3, 'three lines of log');
-      const lines = await logLines(running.logPath);
-      assert.sameMembers(lines, ['stdout F out', 'stderr F err', 'stdout F partialfirst']);
+      const wholeLines = async (): Promise<string[]> => whole(await logLines(running.logPath));
+      const lines = await waitFor(wholeLines, (found) => found.length >= 3, 'three lines of log');
+      assert.sameMembers(lines, ['stdout out', 'stderr err', 'stdout partialfirst']);
       assert.match((await readFile(running.logPath, 'utf8')), /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}(Z|[+-]\d\d:\d\d) std/m);
 
       const exec = await cri.exec(id, ['sh', '-c', 'echo to-out; echo to-err >&2; exit 7']);
