@@ -49,6 +49,8 @@ class Scanner {
   readonly #text: string;
   readonly #places = new Map<string, Place>();
   #at = 0;
+  #line = 1;
+  #lineStart = 0;
 
   constructor(text: string) {
     this.#text = text;
@@ -73,11 +75,12 @@ class Scanner {
   }
 
   #note(path: readonly string[], at: number): void {
+    for (let next = this.#text.indexOf('\n', this.#lineStart); next >= 0 && next < at; next = this.#text.indexOf('\n', this.#lineStart)) {
+      this.#line++;
+      this.#lineStart = next + 1;
+    }
     const name = JSON.stringify(path);
-    if (this.#places.has(name)) return;
-    const before = this.#text.slice(0, at);
-    const lineStart = before.lastIndexOf('\n') + 1;
-    this.#places.set(name, { line: before.split('\n').length, column: at - lineStart + 1 });
+    if (!this.#places.has(name)) this.#places.set(name, { line: this.#line, column: at - this.#lineStart + 1 });
   }
 
   #skipBlank(): void {
