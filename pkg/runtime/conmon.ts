@@ -16,7 +16,7 @@ import { abortError, checkAlive, type Logger, type Op, silent, withTimeout } fro
 import { abortable } from '../base/sync.ts';
 import {
   type Child, type FdStream, type Launcher, cgroupDirectory, closeFd, connectUnix, createCgroup, exitCodeOf, isAlive, killTree, openLauncher, openStream,
-  pipe, processRef, readCgroupLayoutSync, slicePath, spawn, waitGone, watchDirectory,
+  pipe, processRef, readCgroupLayoutSync, readFiles, reapOrphans, slicePath, spawn, waitGone, watchDirectory,
 } from '../sys/index.ts';
 import { exitFileId, readExitFile, watchExits, type ExitFile } from './exits.ts';
 import type { AttachChannel, CreateRequest, ExitRecord, Monitor, RuntimeHandler, TerminalSize } from './index.ts';
@@ -139,6 +139,7 @@ export class ConmonMonitor implements Monitor {
       op.log.debug('monitor did not end by itself, killing it', { container: id, pid: monitor.pid });
       killTree(monitor);
       await waitGone(monitor, AbortSignal.timeout(MONITOR_GRACE_MS));
+      reapOrphans();
     }
     if (isAlive(monitor)) throw new RuntimeError('DeadlineExceeded', `monitor ${monitor.pid} of container ${id} does not die from SIGKILL: it hangs in the kernel, look at the disk that its log is on`);
     await this.#removeUnfinished(id);
@@ -251,6 +252,7 @@ async function containerPid(running: RunningMonitor, request: CreateRequest): Pr
 async function endMonitor(child: Child): Promise<void> {
   killTree(child.ref);
   await abortable(child.exited, AbortSignal.timeout(MONITOR_GRACE_MS), () => new RuntimeError('DeadlineExceeded', 'monitor survives')).catch(() => {});
+  reapOrphans(); // What it had started came to us when it died.
 }
 
 /** The first line of a stream, without its end; undefined if it ends before one. @throws Internal if it is too long. */
@@ -377,20 +379,15 @@ async function holdsOpen(process: ProcessRef, path: string): Promise<boolean> {
  */
 async function findMonitor(bundle: string, id: ContainerId | undefined): Promise<ProcessRef | undefined> {
   const text = await readFile(join(bundle, FILES.monitorPid), 'utf8').catch(() => undefined);
-  if (text !== undefined) return await monitorWith(Number(/^\d{1,10}\s*$/.test(text) ? text : Number.NaN), bundle, id);
-  for (const name of await readdir('/proc')) {
-    const found = /^\d+$/.test(name) ? await monitorWith(Number(name), bundle, id) : undefined;
-    if (found !== undefined) return found;
+  const candidates = text === undefined ? (await readdir('/proc')).filter((name) => /^\d+$/.test(name)) : /^\d{1,10}\s*$/.test(text) ? [text.trim()] : [];
+  const argvs = readFiles(candidates.map((pid) => `/proc/${pid}/cmdline`), 128 * 1024);
+  for (const [index, bytes] of argvs.entries()) {
+    const argv = bytes?.toString('utf8').split('\0') ?? [];
+    const isOurs = argv[argv.indexOf('-b') + 1] === bundle && argv.includes('--exit-dir') && (id === undefined || argv.includes(id));
+    const ref = isOurs ? processRef(Number(candidates[index])) : undefined;
+    if (ref !== undefined && isAlive(ref)) return ref;
   }
   return undefined;
-}
-
-async function monitorWith(pid: number, bundle: string, id: ContainerId | undefined): Promise<ProcessRef | undefined> {
-  const ref = processRef(pid);
-  if (ref === undefined || !isAlive(ref)) return undefined;
-  const argv = (await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')).split('\0');
-  const isOurs = argv[argv.indexOf('-b') + 1] === bundle && argv.includes('--exit-dir') && (id === undefined || argv.includes(id));
-  return isOurs && isAlive(ref) ? ref : undefined;
 }
 
 async function exists(path: string): Promise<boolean> {

@@ -14,7 +14,8 @@ import { limits } from '../base/limits.ts';
 import { abortError, checkAlive, type Op } from '../base/op.ts';
 import type { RuntimeProcess } from '../oci/spec-types.ts';
 import {
-  adoptChild, type Child, closeFd, type ConsoleSocket, exitCodeOf, type FdStream, killTree, listenConsole, openStream, pipe, setWindowSize, spawn,
+  type Child, claimOrphan, closeFd, type ConsoleSocket, exitCodeOf, type FdStream, killTree, listenConsole, openStream, pipe, reapOrphans, setWindowSize,
+  spawn,
 } from '../sys/index.ts';
 import type { ExecStdio } from './index.ts';
 import { errorText, stringifyExact } from './messages.ts';
@@ -72,7 +73,11 @@ async function run(op: Op, doing: string, request: ExecRequest, files: Files, en
     ...request.argv, '--log', files.log, '--log-format', 'json', 'exec', '--detach', '--process', files.process, '--pid-file', files.pid,
     ...(request.stdio.tty ? ['--console-socket', files.console] : []), request.id,
   ];
-  const runtime = await spawn({ argv, fds: ends.childFds, leads: 'session' });
+  const claim = claimOrphan();
+  const runtime = await spawn({ argv, fds: ends.childFds, leads: 'session' }).catch((error: unknown) => {
+    claim.close();
+    throw error;
+  });
   ends.started();
   let current: Child = runtime;
   const kill = (): void => killTree(current.ref);
@@ -85,8 +90,9 @@ async function run(op: Op, doing: string, request: ExecRequest, files: Files, en
       await ends.settle();
       return { kind: 'refused', text: errorText(await readText(files.log)) || errorText(ends.runtimeWords()) || `exit code ${outcome}` };
     }
-    const child = adoptChild(Number.parseInt(await readText(files.pid), 10));
+    const child = claim.adopt(Number.parseInt(await readText(files.pid), 10));
     if (child === undefined) throw new RuntimeError('Internal', `${doing}: the process was started, but is no child of ours; how it ended cannot be known`);
+    claim.close();
     current = child;
     if (op.signal.aborted) kill();
     await ends.connect(op.signal);
@@ -96,6 +102,9 @@ async function run(op: Op, doing: string, request: ExecRequest, files: Files, en
     return { kind: 'exited', exitCode: exitCode ?? 255 };
   } finally {
     op.signal.removeEventListener('abort', kill);
+    claim.close();
+    // A runtime that failed or was killed may leave its half-made process to us, as a zombie in the container's PID namespace.
+    if (current === runtime) reapOrphans();
   }
 }
 

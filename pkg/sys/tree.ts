@@ -1,6 +1,6 @@
 /**
  * Processes below us that we did not start ourselves. With becomeSubreaper an orphan anywhere below becomes our child: that is how
- * `runtime exec --detach` hands us the process it made (adoptChild), and how strays would pile up as zombies if nobody took them (reapOrphans).
+ * `runtime exec --detach` hands us the process it made (claimOrphan), and how strays would pile up as zombies if nobody took them (reapOrphans).
  */
 import { readdirSync, readFileSync } from 'node:fs';
 import { constants } from 'node:os';
@@ -23,11 +23,32 @@ export interface TreeProcess {
 /** More rounds than any tree needs whose members are stopped one round after they are seen. */
 const ROUNDS_MAX = 64;
 
-/**
- * The process `pid`, which became our child because its parent ended, as a Child: its exit is ours to learn. It may have ended
- * already. undefined if there is no such process, or it is a child of somebody else.
- */
-export function adoptChild(pid: number): Child | undefined {
+/** Somebody waits for an orphan that is about to become our child. */
+export interface OrphanClaim {
+  /**
+   * The process `pid` as a Child: its exit is ours to learn. It may have ended already. undefined if there is no such process, or it is a
+   * child of somebody else.
+   */
+  adopt(pid: number): Child | undefined;
+  /** Over, with or without an orphan. May be called again. */
+  close(): void;
+}
+
+const claims = new Set<OrphanClaim>();
+
+/** Claims an orphan to come. Until the claim is closed, no zombie that came meanwhile is taken by reapOrphans. */
+export function claimOrphan(): OrphanClaim {
+  const claim: OrphanClaim = {
+    adopt: adoptChild,
+    close: () => {
+      if (claims.delete(claim) && suspects.size > 0) reapOrphans();
+    },
+  };
+  claims.add(claim);
+  return claim;
+}
+
+function adoptChild(pid: number): Child | undefined {
   let pidfd: number;
   try {
     pidfd = attempt(`open process ${pid}`, (native) => native.pidfdOpenSync(pid));
@@ -36,9 +57,29 @@ export function adoptChild(pid: number): Child | undefined {
     throw error;
   }
   const ref = processRef(pid);
-  if (ref !== undefined && parentOf(pid) === process.pid) return watchChild(ref, pidfd);
+  if (ref !== undefined && stat(readFileSync(`/proc/${pid}/stat`, 'latin1'))?.parentPid === process.pid) return watchChild(ref, pidfd);
   closeFd(pidfd);
   return undefined;
+}
+
+/** Zombies that somebody may yet claim: by pid and start, the claims that were open when they were first seen. */
+let suspects: ReadonlyMap<string, ReadonlySet<OrphanClaim>> = new Map();
+
+/**
+ * Takes zombies among our children that nobody waits for. It matters where they lie: one in a container's PID namespace keeps the
+ * container's first process from ending. One that an open claim may be about is left until that claim is closed. Returns how many are left.
+ */
+export function reapOrphans(): number {
+  const left = new Map<string, ReadonlySet<OrphanClaim>>();
+  for (const { pid, startTicks, state } of readStats(ownChildren().filter((each) => !isAwaited(each)))) {
+    if (state !== 'Z') continue;
+    const key = `${pid}:${startTicks}`;
+    const claimants = suspects.get(key) ?? new Set(claims);
+    if ([...claimants].some((each) => claims.has(each))) left.set(key, claimants);
+    else reap(pid);
+  }
+  suspects = left;
+  return left.size;
 }
 
 /**
@@ -70,20 +111,6 @@ export function treeMembers(root: ProcessRef, processes: readonly TreeProcess[],
   return [...found].filter((each) => each.state !== 'Z' && each.state !== 'X');
 }
 
-/**
- * Takes zombies among our children that nobody waits for. One is taken only when an earlier call, at `seen`'s hand, saw it as a zombie
- * too: whoever is about to adopt it has that long. Returns what it saw and left for the next call.
- */
-export function reapOrphans(seen: ReadonlySet<number>): ReadonlySet<number> {
-  const left = new Set<number>();
-  for (const { pid, state, parentPid } of readProcesses()) {
-    if (parentPid !== process.pid || state !== 'Z' || isAwaited(pid)) continue;
-    if (seen.has(pid)) reap(pid);
-    else left.add(pid);
-  }
-  return left;
-}
-
 function reap(pid: number): void {
   const pidfd = attempt(`open process ${pid}`, (native) => native.pidfdOpenSync(pid));
   try {
@@ -95,10 +122,6 @@ function reap(pid: number): void {
   }
 }
 
-function parentOf(pid: number): number | undefined {
-  return stat(readFileSync(`/proc/${pid}/stat`, 'latin1'))?.parentPid;
-}
-
 function ownSession(): number {
   return stat(readFileSync('/proc/self/stat', 'latin1'))?.session ?? 0;
 }
@@ -107,7 +130,18 @@ function stat(text: string): TreeProcess | undefined {
   return parseProcStat(text);
 }
 
+/** Children hang on the thread that made or adopted them. */
+function ownChildren(): number[] {
+  const threads = readdirSync('/proc/self/task');
+  const lists = readFiles(threads.map((thread) => `/proc/self/task/${thread}/children`), 1024 * 1024);
+  if (lists.every((list) => list === null)) return readProcesses().filter((each) => each.parentPid === process.pid).map((each) => each.pid); // Without CONFIG_PROC_CHILDREN.
+  return lists.flatMap((list) => (list === null ? [] : list.toString('latin1').split(' ').filter((text) => text !== '').map(Number)));
+}
+
 function readProcesses(): TreeProcess[] {
-  const pids = readdirSync('/proc').filter((name) => /^\d+$/.test(name));
+  return readStats(readdirSync('/proc').filter((name) => /^\d+$/.test(name)).map(Number));
+}
+
+function readStats(pids: readonly number[]): TreeProcess[] {
   return readFiles(pids.map((pid) => `/proc/${pid}/stat`), 1024).flatMap((bytes) => (bytes === null ? [] : stat(bytes.toString('latin1')) ?? []));
 }

@@ -533,11 +533,7 @@ async function openDescriptors(): Promise<string[]> {
 
 /** Descriptors, processes, zombies, cgroups, runtime state, exit files, scratch files. */
 async function assertNothingLeft(dir: string, cgroup: string, descriptorsBefore: readonly string[]): Promise<void> {
-  let seen: ReadonlySet<number> = new Set();
-  await eventually('strays are reaped', () => {
-    seen = reapOrphans(seen);
-    return seen.size === 0;
-  });
+  await eventually('strays are reaped', () => reapOrphans() === 0);
   await eventually('every descriptor is closed', async () => (await openDescriptors()).length <= descriptorsBefore.length);
   for (const name of await readdir('/proc')) {
     if (!/^\d+$/.test(name) || Number(name) === process.pid) continue;
