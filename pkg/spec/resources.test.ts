@@ -18,9 +18,13 @@ describe('toLinuxResources', () => {
     assert.deepEqual(newResources(resources({ cpuQuota: -1n, cpuPeriod: 50_000n }), facts, 0n), { cpu: { period: 50_000n } });
   });
   it('gives no swap beyond memory unless asked for', () => {
-    assert.deepEqual(toLinuxResources(resources({ memoryLimitInBytes: 100n }), facts), { memory: { limit: 100n, swap: 100n } });
-    assert.deepEqual(toLinuxResources(resources({ memoryLimitInBytes: 100n, memorySwapLimitInBytes: -1n }), facts), { memory: { limit: 100n, swap: -1n } });
-    assert.deepEqual(toLinuxResources(resources({ memoryLimitInBytes: -1n }), facts), { memory: { limit: -1n, swap: -1n } });
+    assert.deepEqual(newResources(resources({ memoryLimitInBytes: 100n }), facts, 0n), { memory: { limit: 100n, swap: 100n } });
+    assert.deepEqual(newResources(resources({ memoryLimitInBytes: 100n, memorySwapLimitInBytes: -1n }), facts, 0n), { memory: { limit: 100n, swap: -1n } });
+    assert.deepEqual(newResources(resources({ memoryLimitInBytes: -1n }), facts, 0n), { memory: { limit: -1n, swap: -1n } });
+  });
+  it('has an update below the usage refused on v2, where the kernel would kill', () => {
+    assert.deepEqual(toLinuxResources(resources({ memoryLimitInBytes: 100n }), facts), { memory: { limit: 100n, swap: 100n, checkBeforeUpdate: true } });
+    assert.deepEqual(toLinuxResources(resources({ memoryLimitInBytes: 100n }), factsOf({ cgroupMode: 'hybrid' })), { memory: { limit: 100n, swap: 100n } });
   });
 
   const refused: readonly (readonly [given: Partial<LinuxContainerResources>, message: RegExp])[] = [

@@ -35,12 +35,17 @@ export const NO_RESOURCES: LinuxContainerResources = {
 };
 
 /**
- * The cgroup part of a spec, or the document for `runtime update`, without devices and pids.
- * Controllers that the node lacks are left out, as both other runtimes do.
- * @throws InvalidArgument for values that the kernel would refuse or misread, naming the field.
+ * The document for `runtime update`: what the resources say, without devices and pids. Controllers that the node lacks are left out, as both
+ * other runtimes do. On v2, where the kernel would rather kill than refuse, the runtime is told to refuse a memory limit below the usage.
+ * @throws InvalidArgument for values that the kernel would refuse or misread, naming the field; FailedPrecondition for `unified` without v2.
  */
-export function toLinuxResources(wanted: LinuxContainerResources | undefined, facts: NodeFacts, minMemoryBytes = 0n): LinuxResources {
-  const resources = wanted ?? NO_RESOURCES;
+export function toLinuxResources(resources: LinuxContainerResources | undefined, facts: NodeFacts, minMemoryBytes = 0n): LinuxResources {
+  const converted = convert(resources ?? NO_RESOURCES, facts, minMemoryBytes);
+  if (converted.memory === undefined || facts.cgroupMode !== 'v2') return converted;
+  return { ...converted, memory: { ...converted.memory, checkBeforeUpdate: true } };
+}
+
+function convert(resources: LinuxContainerResources, facts: NodeFacts, minMemoryBytes: bigint): LinuxResources {
   const cpu = toCpu(resources, facts);
   const memory = toMemory(resources, facts, minMemoryBytes);
   const hugepageLimits = toHugepages(resources.hugepageLimits, facts);
@@ -58,8 +63,8 @@ export function toLinuxResources(wanted: LinuxContainerResources | undefined, fa
  * huge unsigned number, which the kernel refuses. @throws as toLinuxResources.
  */
 export function newResources(wanted: LinuxContainerResources | undefined, facts: NodeFacts, minMemoryBytes: bigint): LinuxResources {
-  const unlimited = wanted?.cpuQuota === UNLIMITED;
-  return toLinuxResources(unlimited ? { ...wanted, cpuQuota: 0n } : wanted, facts, minMemoryBytes);
+  const resources = wanted ?? NO_RESOURCES;
+  return convert(resources.cpuQuota === UNLIMITED ? { ...resources, cpuQuota: 0n } : resources, facts, minMemoryBytes);
 }
 
 /**
