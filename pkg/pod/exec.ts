@@ -1,16 +1,19 @@
 /**
- * Processes beside the container's first one: exec, attach. No monitor and no file: if the daemon dies the request is dead anyway.
+ * Ways into a running container or pod: exec, attach, port-forward. No monitor and no file: if the daemon dies the request is dead anyway.
  */
 import type { RuntimeProcess } from '../oci/spec-types.ts';
-import { RuntimeError } from '../base/errors.ts';
-import { type ContainerId, quote } from '../base/ids.ts';
+import { RuntimeError, wrap } from '../base/errors.ts';
+import { type ContainerId, quote, type SandboxId } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import { type Op, withLog, withTimeout } from '../base/op.ts';
-import type { AttachChannel, ExecStdio, ExitStatus, TerminalSize } from '../runtime/index.ts';
+import type { AttachChannel, Connection, ExecStdio, ExitStatus, TerminalSize } from '../runtime/index.ts';
 import { execProcess } from '../spec/index.ts';
 import type { ContainerRecord } from '../state/index.ts';
 import type { Books } from './books.ts';
 import type { Execs, World } from './index.ts';
+
+/** What a container's end leaves to its execs to end by themselves: dying with their PID namespace, they have an exit code to tell. */
+const AFTER_CONTAINER_MS = 2_000;
 
 export class ExecKeeper implements Execs {
   readonly #world: World;
@@ -40,13 +43,15 @@ export class ExecKeeper implements Execs {
     const count = this.#running.get(id) ?? 0;
     if (count >= limits.execsPerContainerCount) throw new RuntimeError('ResourceExhausted', `container ${id} runs ${count} exec processes already; wait for one to end`);
     this.#running.set(id, count + 1);
+    const over = this.#whenOver(id, AFTER_CONTAINER_MS);
     try {
       const template = await this.#template(id);
-      const own = withLog(op, { container: id });
+      const own: Op = { ...withLog(op, { container: id }), signal: AbortSignal.any([op.signal, over.signal]) };
       own.stage('runtime exec');
       const process = execProcess(template, { argv, tty: stdio.tty });
       return await this.#world.runtimeFor(record.runtimeHandler).exec(own, id, process, stdio);
     } finally {
+      over.forget();
       const left = (this.#running.get(id) ?? 1) - 1;
       if (left <= 0) this.#running.delete(id);
       else this.#running.set(id, left);
@@ -55,14 +60,66 @@ export class ExecKeeper implements Execs {
 
   async attach(op: Op, id: ContainerId): Promise<AttachChannel & { resize(size: TerminalSize): Promise<void>; readonly tty: boolean }> {
     const record = this.#runningContainer(id);
-    const channel = await this.#world.monitor.attach(op, id, record.bundle);
+    // The monitor closes by itself once the output is drained; a grandchild that holds the pipe must not hold the client.
+    const over = this.#whenOver(id, AFTER_CONTAINER_MS);
+    const channel = await this.#world.monitor.attach(op, id, record.bundle).catch((cause: unknown) => {
+      over.forget();
+      throw cause;
+    });
+    const close = (): void => {
+      over.forget();
+      channel.close();
+    };
+    over.signal.addEventListener('abort', close, { once: true });
     return {
       output: channel.output,
       write: (data) => channel.write(data),
       closeInput: () => channel.closeInput(),
-      close: () => channel.close(),
+      close,
       tty: record.config.tty,
       resize: (size) => this.#world.monitor.resize(record.bundle, size),
+    };
+  }
+
+  async portForward(op: Op, id: SandboxId, port: number): Promise<Connection> {
+    const record = this.#books.sandbox(id);
+    if (record === undefined) throw new RuntimeError('NotFound', `no pod sandbox has the id ${quote(id)}`);
+    if (record.state.phase !== 'ready') throw new RuntimeError('FailedPrecondition', `pod sandbox ${id} is ${record.state.phase}; ports are forwarded only to a ready one`);
+    const over = this.#whenOver(id, 0);
+    try {
+      const connection = await this.#world.host.dial(op, record.namespaces['net'] ?? null, port);
+      over.signal.addEventListener('abort', () => connection.close(), { once: true });
+      if (over.signal.aborted) connection.close();
+      return {
+        [Symbol.asyncIterator]: () => connection[Symbol.asyncIterator](),
+        write: (data) => connection.write(data),
+        endWrite: () => connection.endWrite(),
+        close: () => {
+          over.forget();
+          connection.close();
+        },
+      };
+    } catch (cause) {
+      over.forget();
+      throw wrap(`nothing answers on port ${port} of 127.0.0.1 or [::1] in pod sandbox ${id}`, cause);
+    }
+  }
+
+  /** Fires `delayMs` after the container or sandbox has stopped or is gone. The caller calls `forget` at the end. */
+  #whenOver(id: string, delayMs: number): { readonly signal: AbortSignal; forget(): void } {
+    const controller = new AbortController();
+    let timer: NodeJS.Timeout | undefined;
+    const unsubscribe = this.#books.subscribe((event) => {
+      if ((event.type !== 'stopped' && event.type !== 'deleted') || event.record.id !== id) return;
+      if (delayMs === 0) controller.abort();
+      else timer ??= setTimeout(() => controller.abort(), delayMs);
+    });
+    return {
+      signal: controller.signal,
+      forget: () => {
+        clearTimeout(timer);
+        unsubscribe();
+      },
     };
   }
 

@@ -11,7 +11,7 @@ import type { Logger, Op } from '../base/op.ts';
 import type { ImageStore } from '../image/index.ts';
 import type { NetworkPlugin } from '../network/index.ts';
 import type { RootfsDriver } from '../rootfs/index.ts';
-import type { AttachChannel, ExecStdio, ExitStatus, Host, Monitor, Namespaces, OciRuntime, Processes, TerminalSize } from '../runtime/index.ts';
+import type { AttachChannel, Connection, ExecStdio, ExitStatus, Host, Monitor, Namespaces, OciRuntime, Processes, TerminalSize } from '../runtime/index.ts';
 import type { NodeFacts, SpecDefaults } from '../spec/index.ts';
 import type { ContainerRecord, SandboxRecord, StateStore, Workspace } from '../state/index.ts';
 
@@ -106,7 +106,10 @@ export interface Containers {
 export interface Execs {
   /** Runs argv to its end; output is cut at limits.execOutputBytes per stream. @throws DeadlineExceeded after `timeoutMs` (0 = none), with everything killed. */
   execSync(op: Op, id: ContainerId, argv: readonly string[], timeoutMs: number): Promise<{ readonly stdout: Uint8Array; readonly stderr: Uint8Array; readonly exitCode: number }>;
-  /** Runs argv with the caller's streams. */
+  /** Runs argv with the caller's streams. Ends with the container at the latest, also where they share no PID namespace. */
   exec(op: Op, id: ContainerId, argv: readonly string[], stdio: ExecStdio): Promise<ExitStatus>;
+  /** The container's own stdio; the output ends when the container does. */
   attach(op: Op, id: ContainerId): Promise<AttachChannel & { resize(size: TerminalSize): Promise<void>; readonly tty: boolean }>;
+  /** A connection to a port of the loopback inside the pod's network (the host's, for a pod on it); closed when the pod stops. */
+  portForward(op: Op, id: SandboxId, port: number): Promise<Connection>;
 }

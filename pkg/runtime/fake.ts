@@ -18,7 +18,7 @@ import type { ContainerId, ProcessRef, SandboxId } from '../base/ids.ts';
 import { abortError, type Op } from '../base/op.ts';
 import type { LinuxResources, RuntimeProcess, RuntimeSpec } from '../oci/spec-types.ts';
 import type {
-  AttachChannel, CreateRequest, ExecStdio, ExitRecord, ExitStatus, Host, HostDevice, Monitor, MountSource, NamespaceKind, Namespaces,
+  AttachChannel, Connection, CreateRequest, ExecStdio, ExitRecord, ExitStatus, Host, HostDevice, Monitor, MountSource, NamespaceKind, Namespaces,
   OciRuntime, OciStatus, PinRequest, Processes, RuntimeFeatures, RuntimeHandler, TerminalSize,
 } from './index.ts';
 
@@ -27,7 +27,7 @@ export type FakeOperation =
   | 'create' | 'attach' | 'resize' | 'reopenLog' | 'destroyMonitor'
   | 'features' | 'start' | 'kill' | 'delete' | 'status' | 'update' | 'pause' | 'resume' | 'list' | 'exec'
   | 'pin' | 'unpin' | 'pinned' | 'listPinned'
-  | 'mountSource' | 'devices' | 'mountShm' | 'unmountTree' | 'removeTree' | 'ensureCgroup' | 'destroyCgroup' | 'loopbackUp';
+  | 'mountSource' | 'devices' | 'mountShm' | 'unmountTree' | 'removeTree' | 'ensureCgroup' | 'destroyCgroup' | 'loopbackUp' | 'dial';
 
 /** Before the call has had its effect, or after it. */
 export type FakeMoment = 'before' | 'after';
@@ -687,9 +687,29 @@ export class FakeHost implements Host {
     return this.#call('loopbackUp', undefined, () => {});
   }
 
+  /** Port 7 echoes everywhere (RFC 862); nobody listens on any other. */
+  dial(op: Op, netns: string | null, port: number): Promise<Connection> {
+    return this.#call('dial', op, () => {
+      if (port !== 7) throw new RuntimeError('Unavailable', `connect to 127.0.0.1 port ${port} in ${netns ?? 'the host'}: ECONNREFUSED`);
+      return echo();
+    });
+  }
+
   #call<T>(operation: FakeOperation, op: Op | undefined, effect: () => T | Promise<T>): Promise<T> {
     return this.#node.call(this.#epoch, operation, op, effect);
   }
+}
+
+function echo(): Connection {
+  const { readable, writable } = new TransformStream<Uint8Array, Uint8Array>();
+  const writer = writable.getWriter();
+  const end = (): Promise<void> => writer.close().catch(() => {});
+  return {
+    [Symbol.asyncIterator]: () => readable[Symbol.asyncIterator](),
+    write: (data) => writer.write(data),
+    endWrite: end,
+    close: () => void end(),
+  };
 }
 
 /** A handler whose root is its own, so that `list` tells handlers apart. */

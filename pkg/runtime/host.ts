@@ -9,15 +9,16 @@ import type { ProcessRef } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import { checkAlive, type Op } from '../base/op.ts';
 import {
-  cgroupPathOf, cgroupProcesses, createCgroup, destroyCgroup, isAlive, isMountPoint, listDevices, loopbackUp, mountById, mountFs, probePath, processRef,
+  cgroupPathOf, cgroupProcesses, connectInNetns, createCgroup, destroyCgroup, isAlive, isMountPoint, listDevices, loopbackUp, mountById, mountFs, openStream, probePath, processRef,
   propagationOf, readCgroupLayoutSync, Root, signalProcess, unmountTree, waitGone, type CgroupLayout, type DeviceNode,
 } from '../sys/index.ts';
-import type { Host, HostDevice, MountSource, Processes } from './index.ts';
+import type { Connection, Host, HostDevice, MountSource, Processes } from './index.ts';
 
 /** Mount options of a source that a container's mount of it keeps: an unprivileged remount may not drop them. */
 const KEPT_FLAGS: ReadonlySet<string> = new Set(['ro', 'nosuid', 'nodev', 'noexec']);
 /** Where systemd-resolved answers; no container can reach it. */
 const STUB_RESOLVERS: ReadonlySet<string> = new Set(['127.0.0.53', '127.0.0.54']);
+const OWN_NETNS = '/proc/self/ns/net';
 const RESOLV_CONF = '/etc/resolv.conf';
 const RESOLVED_CONF = '/run/systemd/resolve/resolv.conf';
 
@@ -113,6 +114,12 @@ export class LinuxHost implements Host {
 
   loopbackUp(netns: string): Promise<void> {
     return loopbackUp(netns);
+  }
+
+  async dial(op: Op, netns: string | null, port: number): Promise<Connection> {
+    op.stage(`connect to port ${port}`);
+    checkAlive(op, `connect to port ${port}`);
+    return openStream(await connectInNetns(netns ?? OWN_NETNS, ['127.0.0.1', '::1'], port));
   }
 
   /** Hierarchies do not come and go while a daemon runs. */

@@ -210,6 +210,21 @@ export interface Host {
   processRef(pid: number): ProcessRef | undefined;
   /** Brings up `lo` inside the network namespace pinned at `netns`, natively. */
   loopbackUp(netns: string): Promise<void>;
+  /**
+   * Connects to a TCP port of the loopback, 127.0.0.1 before ::1, in the network namespace pinned at `netns`; null is the host's own.
+   * The caller closes. @throws Unavailable when nobody listens on either.
+   */
+  dial(op: Op, netns: string | null, port: number): Promise<Connection>;
+}
+
+/** An open TCP connection: what arrives, in order, and a way to answer. */
+export interface Connection extends AsyncIterable<Uint8Array> {
+  /** Resolves when the kernel has taken the bytes (back-pressure). @throws once the peer reads no more. */
+  write(data: Uint8Array): Promise<void>;
+  /** Half-close, after the writes so far. */
+  endWrite(): Promise<void>;
+  /** Whoever iterates sees the end. May be called again. */
+  close(): void;
 }
 
 export interface MountSource {

@@ -1,0 +1,68 @@
+import { assert } from 'chai';
+import { codeOf } from '../base/errors.ts';
+import type { ContainerId, SandboxId } from '../base/ids.ts';
+import { backgroundOp, type Op, silent } from '../base/op.ts';
+import { FakeSurroundings, fakeContainer, fakePod } from './fake-world.ts';
+import type { OpenPods } from './index.ts';
+
+const op = (): Op => backgroundOp(silent);
+const text = (bytes: Uint8Array): string => Buffer.from(bytes).toString();
+
+describe('ways into a running container', () => {
+  let node: FakeSurroundings;
+  let mind: OpenPods;
+  let pod: SandboxId;
+  let id: ContainerId;
+
+  beforeEach(async () => {
+    node = await FakeSurroundings.make();
+    mind = await node.boot();
+    pod = await mind.pods.run(op(), fakePod(), '');
+    id = await mind.containers.create(op(), pod, fakeContainer());
+    await mind.containers.start(op(), id);
+  });
+  afterEach(async () => {
+    mind.close();
+    await node.dispose();
+  });
+
+  it('ends an attach session when the container ends, and refuses one after that', async () => {
+    const channel = await mind.execs.attach(op(), id);
+    const seen: string[] = [];
+    const reading = (async () => {
+      for await (const packet of channel.output) seen.push(text(packet.data));
+    })();
+    await mind.containers.stop(op(), id, 0);
+    await reading;
+    channel.close();
+    const error = await mind.execs.attach(op(), id).then(() => undefined, (cause: unknown) => cause);
+    assert.strictEqual(codeOf(error), 'FailedPrecondition');
+  });
+
+  it('carries bytes to a port of the pod and back, until the pod stops', async () => {
+    const connection = await mind.execs.portForward(op(), pod, 7);
+    const reader = connection[Symbol.asyncIterator]();
+    const answer = reader.next();
+    await connection.write(Buffer.from('hello'));
+    assert.strictEqual(text((await answer).value as Uint8Array), 'hello');
+    const end = reader.next();
+    await mind.pods.stop(op(), pod);
+    assert.isTrue((await end).done);
+    connection.close();
+  });
+
+  it('says which port nobody listens on', async () => {
+    const error = await mind.execs.portForward(op(), pod, 81).then(() => undefined, (cause: unknown) => cause);
+    assert.strictEqual(codeOf(error), 'Unavailable');
+    assert.match(String(error), /port 81/);
+  });
+
+  it('forwards nothing into a pod that is stopped or was never there', async () => {
+    await mind.pods.stop(op(), pod);
+    const stopped = await mind.execs.portForward(op(), pod, 7).then(() => undefined, (cause: unknown) => cause);
+    assert.strictEqual(codeOf(stopped), 'FailedPrecondition');
+    await mind.pods.remove(op(), pod);
+    const gone = await mind.execs.portForward(op(), pod, 7).then(() => undefined, (cause: unknown) => cause);
+    assert.strictEqual(codeOf(gone), 'NotFound');
+  });
+});
