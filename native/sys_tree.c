@@ -461,7 +461,7 @@ int sys_probe(struct call *c)
 		real = realpath(path, NULL);
 	}
 	if (real == NULL) {
-		c->absent = errno == ENOENT || errno == ENOTDIR;
+		c->absent = errno == ENOENT || (errno == ENOTDIR && c->arg[1].i == 0);
 		return c->absent ? 0 : call_fail(c, "realpath", errno);
 	}
 	int r = object_stat(AT_FDCWD, real, AT_STATX_DONT_SYNC, values);
