@@ -1,0 +1,46 @@
+import { assert } from 'chai';
+import { hugepageSizes, parseCapabilities, parseLimits, parseProcStat } from './process.ts';
+
+const TAIL = '1 2 3 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 987654321 100 1 18446744073709551615';
+
+describe('parseProcStat', () => {
+  it('finds its way around any process name', () => {
+    for (const name of ['sh', 'a b', ') S 1 2 3', '((', 'x) Z 9 (y']) {
+      assert.deepEqual(parseProcStat(`42 (${name}) S ${TAIL}\n`), { pid: 42, state: 'S', parentPid: 1, session: 3, startTicks: 987654321n });
+    }
+  });
+
+  it('refuses what is cut or no stat', () => {
+    for (const text of ['', '42', '42 (sh) S 1 2', 'x (sh) S']) assert.isUndefined(parseProcStat(text));
+  });
+});
+
+describe('parseCapabilities', () => {
+  it('names the bits up to the last the kernel has', () => {
+    assert.deepEqual([...parseCapabilities('0000000000000005', 40)], ['CAP_CHOWN', 'CAP_DAC_READ_SEARCH']);
+    assert.equal(parseCapabilities('1ffffffffff', 40).size, 41);
+    assert.isFalse(parseCapabilities('1ffffffffff', 39).has('CAP_CHECKPOINT_RESTORE'));
+    assert.isFalse(parseCapabilities('1fffeffffff', 40).has('CAP_SYS_RESOURCE'));
+    assert.equal(parseCapabilities('0', 40).size, 0);
+  });
+});
+
+describe('parseLimits', () => {
+  it('keeps hard limits, and leaves out what is unlimited', () => {
+    const limits = parseLimits([
+      'Limit                     Soft Limit           Hard Limit           Units     ',
+      'Max cpu time              unlimited            unlimited            seconds   ',
+      'Max open files            1024                 524288               files     ',
+      'Max nice priority         0                    0                    ',
+      'Max core file size        0                    unlimited            bytes     ',
+      'Max stack size            unlimited            18446744073709551614 bytes     ',
+    ].join('\n'));
+    assert.deepEqual([...limits], [['RLIMIT_NOFILE', 524288n], ['RLIMIT_NICE', 0n], ['RLIMIT_STACK', 18446744073709551614n]]);
+  });
+});
+
+describe('hugepageSizes', () => {
+  it('names sizes as cgroups do, smallest first', () => {
+    assert.deepEqual(hugepageSizes(['hugepages-1048576kB', 'hugepages-2048kB', 'hugepages-64kB', 'other']), ['64KB', '2MB', '1GB']);
+  });
+});
