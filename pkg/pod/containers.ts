@@ -306,15 +306,17 @@ export class ContainerKeeper implements Containers {
   async #awaitEnd(id: ContainerId, process: ProcessRef): Promise<void> {
     await this.#world.processes.gone(process, this.#shutdown.signal);
     if (this.#shutdown.signal.aborted || this.#ended(id)) return;
-    // The monitor drains the output before it writes the exit file; only when it lives no more will none come.
-    for (let last = false; ; last = true) {
+    // The monitor drains the output before it writes the exit file; only when it lives no more, or takes for ever, will none come.
+    const patience = AbortSignal.any([this.#shutdown.signal, AbortSignal.timeout(limits.exitFileMs)]);
+    for (;;) {
       // Asked first: a monitor that writes the file and ends between the two questions must not look like one that wrote none.
       const monitor = this.#books.container(id)?.monitor ?? null;
       const monitorGone = monitor !== null && !this.#world.processes.alive(monitor);
       const exit = await this.#world.monitor.exitOf(id);
       if (exit !== undefined) return await this.#noteExit(exit);
-      if (last || monitorGone) break;
-      await this.#books.changed(id, AbortSignal.any([this.#shutdown.signal, AbortSignal.timeout(limits.exitFileMs)]));
+      if (monitorGone || patience.aborted) break;
+      // Any change of the record wakes us, also the one from created to running.
+      await this.#books.changed(id, patience);
       if (this.#shutdown.signal.aborted || this.#ended(id)) return;
     }
     await this.#end(id, { type: 'vanished', message: 'the process ended and its monitor wrote no exit code', at: this.#world.clock() });
