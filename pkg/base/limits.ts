@@ -53,6 +53,8 @@ export const limits = {
   cniAddMs: 4 * 60_000,
   cniDelMs: 60_000,
   cniResultBytes: 1 * MiB,
+  /** The nat table as iptables-save prints it; kube-proxy with 10 000 services makes some 10 MiB. */
+  natRulesBytes: 32 * MiB,
   /** CNI STATUS (1.1): readiness must not wait long for a plugin. */
   cniStatusMs: 10_000,
   /** Plugins in one chain; real ones have three to six. */
@@ -78,6 +80,33 @@ export const limits = {
   eventQueueCount: 1_000,
   streamTokenMs: 60_000,
   streamTokensCount: 1_000,
+  /** Connections to the stream server at once; a node's pods see some hundred at the most, and each is two descriptors or more. */
+  streamConnectionsCount: 4_096,
+  /** Request line and headers of a stream request; a kubelet that proxies sends some 1 KiB. */
+  streamHeaderBytes: 16 * KiB,
+  /** From the connection to the last header, and from the upgrade until all streams are there (the kubelet's StreamCreationTimeout). */
+  streamHeadersMs: 10_000,
+  streamCreationMs: 30_000,
+  /** Input of one stream that nobody has taken yet; what SPDY/3.1 lets a client send before it hears back. */
+  streamInputBytes: 64 * KiB,
+  /** One SPDY control frame, and its headers unpacked; real ones take some 100 bytes. */
+  spdyControlBytes: 16 * KiB,
+  spdyHeadersBytes: 64 * KiB,
+  /** Streams open at once in one connection: two for each forwarded connection. */
+  spdyStreamsCount: 1_024,
+  /** Answers to pings and the like that the client has not read yet; beyond, it is not listened to. */
+  streamControlBytes: 64 * KiB,
+  /** One WebSocket message; some clients send a whole file in one. */
+  webSocketMessageBytes: 16 * MiB,
+  /** How often a connection shows that it lives: less than what clients (60 s) and middle boxes wait for. */
+  streamHeartbeatMs: 15_000,
+  /** How long the end of a session may take to reach a client, and how long after that a client may take to hang up. */
+  streamFlushMs: 30_000,
+  streamLingerMs: 5_000,
+  /** One terminal size, as JSON. */
+  terminalSizeBytes: 256,
+  /** How long sessions may take to end when the daemon stops. */
+  streamCloseMs: 3_000,
   idPrefixChars: 4,
   /** Sum of keys and values of labels or annotations of one object; 256 KiB is Kubernetes' own bound for annotations. */
   annotationsBytes: 256 * KiB,

@@ -100,6 +100,7 @@ describe('CniNetwork', () => {
   let network: CniNetwork;
   const op = backgroundOp(silent);
   const warnings: string[] = [];
+  const swept: SandboxId[] = [];
   const log = { ...silent, warn: (message: string) => void warnings.push(message) };
 
   const conflist = (more: object = {}): string =>
@@ -111,7 +112,7 @@ describe('CniNetwork', () => {
     await writeFile(`${base}/${directory}/${name}`, text);
   };
   const make = (defaultNetwork = ''): CniNetwork =>
-    new CniNetwork({ configDirs: [`${base}/conf`, `${base}/own`], pluginDirs: [`${base}/none`, `${base}/bin`], cacheDir: `${base}/cache`, defaultNetwork, log, run: plugins.run, watch: watches.watch });
+    new CniNetwork({ configDirs: [`${base}/conf`, `${base}/own`], pluginDirs: [`${base}/none`, `${base}/bin`], cacheDir: `${base}/cache`, defaultNetwork, log, run: plugins.run, watch: watches.watch, sweep: (_, id) => Promise.resolve(void swept.push(id)) });
   const pod = (more: Partial<PodNetworkRequest> = {}): PodNetworkRequest => ({
     id: newSandboxId(), name: 'web', namespace: 'ns', uid: 'u', netns: `${base}/netns`, portMappings: [], annotations: {}, cgroupPath: '', dns: { servers: [], searches: [], options: [] }, ...more,
   });
@@ -139,6 +140,7 @@ describe('CniNetwork', () => {
     plugins = new FakePlugins();
     watches = new FakeWatches();
     warnings.length = 0;
+    swept.length = 0;
     await configure(conflist());
     network = make();
     await network.start(op);
@@ -182,11 +184,19 @@ describe('CniNetwork', () => {
       assert.deepEqual(await network.list(), [request.id]);
     });
 
-    it('gives plugins that have gone with the netns an empty CNI_NETNS', async () => {
+    it('gives DEL an empty CNI_NETNS when the netns is gone, and sweeps up what plugins then leave', async () => {
       const request = pod();
       await network.add(op, request);
       await network.destroy(op, request.id);
       assert.deepEqual(plugins.calls.map(({ verb, netns }) => `${verb} ${netns === ''}`), ['ADD false', 'ADD false', 'DEL true', 'DEL true']);
+      assert.deepEqual(swept, [request.id]);
+    });
+
+    it('gives DEL the netns while there is one, and sweeps nothing', async () => {
+      const request = pod({ netns: '/proc/self/ns/net' });
+      await network.add(op, request);
+      await network.destroy(op, request.id);
+      assert.deepEqual([new Set(plugins.calls.map(({ netns }) => netns)), swept], [new Set(['/proc/self/ns/net']), []]);
     });
 
     it('takes DEL from the cache, whatever the configuration is by then', async () => {

@@ -26,8 +26,8 @@ import { KeyedMutex } from '../base/sync.ts';
 import { atLeast, capabilityArgs, INTERFACE, networkConfOf, parseResult, pluginComplaint, pluginInput, podArgs, podNetworkOf, resultAs, resultOf } from './conf.ts';
 import type { CniResult, Json, NetworkConf, PluginConf } from './conf.ts';
 import { ConfDirs } from './confdir.ts';
-import { runPlugin, watchWithInotify } from './exec.ts';
-import type { PluginOutput, RunPlugin, WatchDirectory } from './exec.ts';
+import { runPlugin, sweepNat, watchWithInotify } from './exec.ts';
+import type { PluginOutput, RunPlugin, SweepRules, WatchDirectory } from './exec.ts';
 import type { NetworkPlugin, PodNetwork, PodNetworkRequest } from './index.ts';
 
 export interface CniOptions {
@@ -42,6 +42,7 @@ export interface CniOptions {
   readonly log: Logger;
   readonly run?: RunPlugin;
   readonly watch?: WatchDirectory;
+  readonly sweep?: SweepRules;
 }
 
 type Verb = 'ADD' | 'DEL' | 'CHECK' | 'GC' | 'STATUS';
@@ -198,8 +199,17 @@ export class CniNetwork implements NetworkPlugin {
       const prevResult = atLeast(attachment.network.cniVersion, '0.4.0') ? attachment.result : undefined;
       await this.#call(bounded, 'DEL', { ...attachment, netns }, plugin, prevResult);
     }
+    if (netns === '') await this.#sweep(bounded, id);
     await failpoint('cni.del.after');
     await forget(this.#path(id));
+  }
+
+  async #sweep(op: Op, id: SandboxId): Promise<void> {
+    try {
+      await (this.#options.sweep ?? sweepNat)(op, id);
+    } catch (error) {
+      op.log.warn('cannot look for packet-filter rules of a pod whose network namespace is gone, ignoring', { sandbox: id, why: explain(error) });
+    }
   }
 
   /** For a file that cannot be read: plugins find a pod's leases and rules by its id alone. */

@@ -2,7 +2,7 @@ import { assert } from 'chai';
 import { isCode } from '../base/errors.ts';
 import type { ErrorCode } from '../base/errors.ts';
 import { newSandboxId } from '../base/ids.ts';
-import { capabilityArgs, defaultConflist, familyOf, freeSubnet, parseNetworkConf, parseResult, pluginComplaint, pluginInput, podArgs, podNetworkOf, resultAs } from './conf.ts';
+import { capabilityArgs, defaultConflist, familyOf, freeSubnet, parseNetworkConf, parseResult, pluginComplaint, pluginInput, podArgs, podNetworkOf, resultAs, withoutRulesOf } from './conf.ts';
 import type { PodNetworkRequest } from './index.ts';
 
 const NOBODY: PodNetworkRequest = {
@@ -178,6 +178,30 @@ describe('cni results', () => {
     assert.deepEqual(pluginComplaint(2, 'only\tthis', ''), { code: undefined, text: 'exit code 2: only this' });
     assert.deepEqual(pluginComplaint(137, '', ''), { code: undefined, text: 'exit code 137, and it said nothing' });
     assert.isBelow(pluginComplaint(1, '', 'x'.repeat(1e6)).text.length, 1100);
+  });
+});
+
+describe('packet-filter rules that plugins leave', () => {
+  const id = 'd7d189df5c08715045e66a3bfafb0d3c21c90a3b45778aeccb77b096c7292a5e';
+  const comment = (whose: string): string => `-m comment --comment "name: \\"berth\\" id: \\"${whose}\\""`;
+  const saved = [
+    '*nat', ':PREROUTING ACCEPT [0:0]', ':CNI-1c098a65e7b0d0d112e3f819 - [0:0]', ':CNI-HOSTPORT-DNAT - [0:0]',
+    `-A POSTROUTING -s 10.206.0.2/32 ${comment(id)} -j CNI-1c098a65e7b0d0d112e3f819`,
+    `-A POSTROUTING -s 10.206.0.3/32 ${comment('f'.repeat(64))} -j CNI-2c098a65e7b0d0d112e3f819`,
+    `-A CNI-1c098a65e7b0d0d112e3f819 -d 10.206.0.0/16 ${comment(id)} -j ACCEPT`,
+    `-A CNI-1c098a65e7b0d0d112e3f819 ! -d 224.0.0.0/4 ${comment(id)} -j MASQUERADE`,
+    `-A CNI-HOSTPORT-DNAT -p tcp ${comment(id)} -j CNI-DN-1c098a65e7b0d0d112e3f`,
+    'COMMIT', '',
+  ].join('\n');
+
+  it('go by the id of the pod, with the chains of their own, and no others', () => {
+    assert.deepEqual(withoutRulesOf(id, saved).split('\n'), [
+      '*nat',
+      `-D POSTROUTING -s 10.206.0.2/32 ${comment(id)} -j CNI-1c098a65e7b0d0d112e3f819`,
+      `-D CNI-HOSTPORT-DNAT -p tcp ${comment(id)} -j CNI-DN-1c098a65e7b0d0d112e3f`,
+      '-F CNI-1c098a65e7b0d0d112e3f819', '-X CNI-1c098a65e7b0d0d112e3f819', 'COMMIT', '',
+    ]);
+    assert.equal(withoutRulesOf('0'.repeat(64), saved), '');
   });
 });
 

@@ -275,6 +275,18 @@ function oneLine(text: string): string {
   return line.length > COMPLAINT_CHARS ? `${line.slice(0, COMPLAINT_CHARS)}…` : line;
 }
 
+/**
+ * What to feed to `iptables-restore --noflush` so that no rule in `saved` (of `iptables-save -t nat`) carries the id of a
+ * pod; '' if none does. Plugins put the id in a comment. Of chains, only those that a plugin makes for one pod go.
+ */
+export function withoutRulesOf(id: string, saved: string): string {
+  const rules = saved.split('\n').filter((line) => line.startsWith('-A ') && line.includes(id)).map((line) => ({ line, chain: line.split(' ')[1] ?? '' }));
+  if (rules.length === 0) return '';
+  const chains = [...new Set(rules.map(({ chain }) => chain).filter((chain) => /^CNI-(?:[A-Z]+-)?[0-9a-f]{16,24}$/.test(chain)))];
+  const single = rules.filter(({ chain }) => !chains.includes(chain)).map(({ line }) => line.replace(/^-A /, '-D '));
+  return ['*nat', ...single, ...chains.map((chain) => `-F ${chain}`), ...chains.map((chain) => `-X ${chain}`), 'COMMIT', ''].join('\n');
+}
+
 // ---- a network of our own --------------------------------------------------------------------------------------
 
 /** Subnets for our own bridge, tried in this order. 10.85 is CRI-O's example, 10.88 podman's, 172.17 docker's: not among them. */

@@ -1,7 +1,10 @@
 /** How plugins are run and directories watched on a real node: through pkg/sys. Tests of the chain give their own. */
+import { RuntimeError } from '../base/errors.ts';
+import type { SandboxId } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import type { Op } from '../base/op.ts';
-import { capture, inheritedEnv, watchDirectory } from '../sys/index.ts';
+import { capture, findExecutable, inheritedEnv, watchDirectory } from '../sys/index.ts';
+import { withoutRulesOf } from './conf.ts';
 
 /** One call of one plugin. */
 export interface PluginRun {
@@ -43,3 +46,23 @@ export const runPlugin: RunPlugin = async (op, { path, env, stdin }) => {
 };
 
 export const watchWithInotify: WatchDirectory = (path, onChange) => watchDirectory(path, onChange);
+
+/**
+ * Removes what plugins leave in the nat table when DEL finds no network namespace: the bridge plugin then returns before
+ * it takes its masquerading down. Only rules that carry the pod's id are touched; content without iptables.
+ */
+export type SweepRules = (op: Op, id: SandboxId) => Promise<void>;
+
+export const sweepNat: SweepRules = async (op, id) => {
+  for (const tool of ['iptables', 'ip6tables']) {
+    if (findExecutable(`${tool}-save`) === undefined) continue;
+    const restore = withoutRulesOf(id, await output(op, [`${tool}-save`, '-t', 'nat']));
+    if (restore !== '') await output(op, [`${tool}-restore`, '--noflush', '-w', '10'], restore);
+  }
+};
+
+async function output(op: Op, argv: readonly [string, ...string[]], stdin?: string): Promise<string> {
+  const ended = await capture(op, { argv, stdin, stdoutMax: limits.natRulesBytes, stderrMax: limits.commandErrorBytes });
+  if (ended.exitCode !== 0) throw new RuntimeError('Internal', `${argv.join(' ')} failed: ${ended.stderr.toString('utf8').trim()}`);
+  return ended.stdout.toString('utf8');
+}

@@ -14,6 +14,7 @@ import type { ErrorCode } from '../../pkg/base/errors.ts';
 import { newSandboxId } from '../../pkg/base/ids.ts';
 import type { SandboxId } from '../../pkg/base/ids.ts';
 import { backgroundOp, silent } from '../../pkg/base/op.ts';
+import type { SweepRules } from '../../pkg/network/exec.ts';
 import { CniNetwork, defaultConflist } from '../../pkg/network/index.ts';
 import type { PodNetworkRequest, PortMapping } from '../../pkg/network/index.ts';
 
@@ -50,14 +51,23 @@ async function until(what: string, condition: () => boolean | Promise<boolean>):
   }
 }
 
-/** What a run must leave as it was. */
-async function snapshot(): Promise<Readonly<Record<string, unknown>>> {
-  return {
-    links: (await ip('', '-br', 'link')).split('\n').map((line) => line.split(/\s+/)[0]),
-    netns: await ip('', 'netns', 'list'),
-    rules: (await execa('iptables-save', [], { reject: false })).stdout.replaceAll(/^#.*$/gm, '').replaceAll(/\[\d+:\d+\]/g, ''),
-    fds: (await readdir('/proc/self/fd')).length,
-  };
+/** The nat table of the node. */
+async function natRules(): Promise<string> {
+  return (await execa('ip', ['netns', 'exec', NODE, 'iptables-save', '-t', 'nat'])).stdout;
+}
+
+/** Sweeps the node's packet filter rather than the machine's. */
+const sweep: SweepRules = async (_, id) => {
+  await execa('ip', ['netns', 'exec', NODE, process.execPath, '--input-type=module', '-e', `
+    import { sweepNat } from ${JSON.stringify(new URL('../../pkg/network/exec.ts', import.meta.url).href)};
+    import { backgroundOp, silent } from ${JSON.stringify(new URL('../../pkg/base/op.ts', import.meta.url).href)};
+    await sweepNat(backgroundOp(silent), ${JSON.stringify(id)});`]);
+};
+
+/** What this run has on the machine itself, where others may be at work too. */
+async function holdings(): Promise<Readonly<Record<string, unknown>>> {
+  const all = [await ip('', '-br', 'link'), await ip('', 'netns', 'list'), (await execa('iptables-save', [], { reject: false })).stdout].join('\n');
+  return { ours: all.split('\n').filter((line) => line.includes(TAG) || line.includes('10.213.')), fds: (await readdir('/proc/self/fd')).length };
 }
 
 describe('network (CNI)', function () {
@@ -70,7 +80,7 @@ describe('network (CNI)', function () {
   const requests: PodNetworkRequest[] = [];
   const servers: (() => Promise<unknown>)[] = [];
 
-  const make = (): CniNetwork => new CniNetwork({ configDirs: [`${base}/conf`, `${base}/own`], pluginDirs: [`${base}/bin`], cacheDir: `${base}/cache`, defaultNetwork: '', log: silent });
+  const make = (): CniNetwork => new CniNetwork({ configDirs: [`${base}/conf`, `${base}/own`], pluginDirs: [`${base}/bin`], cacheDir: `${base}/cache`, defaultNetwork: '', log: silent, sweep });
   const conflist = (subnets: readonly string[] = [SUBNET]): string => defaultConflist({ dataDir: `${base}/leases`, bridge: BRIDGE, subnets });
   const configure = async (text: string): Promise<void> => {
     await mkdir(`${base}/conf`, { recursive: true });
@@ -119,7 +129,8 @@ describe('network (CNI)', function () {
     network = make();
     await network.start(op);
     await network.close();
-    left = await snapshot();
+    left = await holdings();
+    assert.deepEqual(left['ours'], []);
     await ip('', 'netns', 'add', NODE);
     await ip(NODE, 'link', 'set', 'lo', 'up');
   });
@@ -144,7 +155,7 @@ describe('network (CNI)', function () {
   after(async () => {
     await ip('', 'netns', 'delete', NODE);
     await rm(base, { recursive: true });
-    assert.deepEqual(await snapshot(), left, 'left behind');
+    assert.deepEqual(await holdings(), left, 'left behind');
   });
 
   it('adds, checks and removes a pod', async () => {
@@ -184,8 +195,7 @@ describe('network (CNI)', function () {
     assert.equal(await hear('127.0.0.1', 18081), 'ECONNREFUSED');
     await network.destroy(op, request.id);
     assert.equal(await hear(GATEWAY, 18080), 'ECONNREFUSED');
-    const rules = (await execa('ip', ['netns', 'exec', NODE, 'iptables-save', '-t', 'nat'])).stdout;
-    assert.notMatch(rules, /CNI-DN-|18080/);
+    assert.notMatch(await natRules(), /CNI-DN-|18080/);
   });
 
   for (const [what, spoil] of [['is deleted', ['ip', 'netns', 'delete']], ['is an empty file, as after a reboot', ['umount', '-l']]] as const) {
@@ -195,8 +205,10 @@ describe('network (CNI)', function () {
       assert.lengthOf(await leases(), 1);
       const [tool, ...args] = spoil;
       await execa(tool, [...args, tool === 'umount' ? request.netns : request.name]);
+      assert.include(await natRules(), request.id);
       await network.destroy(op, request.id);
       assert.deepEqual([await leases(), await network.list()], [[], []]);
+      assert.notInclude(await natRules(), request.id);
       await rm(request.netns, { force: true });
     });
   }
@@ -239,6 +251,8 @@ describe('network (CNI)', function () {
       assert.sameMembers([...(await network.list())], [request.id, survivor.id]);
       await network.gc(op, [survivor.id]);
       assert.deepEqual([await leases(), await network.list()], [kept.ips, [survivor.id]]);
+      assert.notInclude(await natRules(), request.id);
+      assert.include(await natRules(), survivor.id);
       await network.check(op, survivor.id);
     });
   }
