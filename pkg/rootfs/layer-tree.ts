@@ -5,7 +5,7 @@
 import { constants, ftruncateSync, readSync, writeSync } from 'node:fs';
 import { crc32 } from 'node:zlib';
 import { RuntimeError } from '../base/errors.ts';
-import { closeFd, type EntryMeta, type Root, type Stat } from '../sys/index.ts';
+import { closeFd, type EntryMeta, type Root, type Stat, systemError } from '../sys/index.ts';
 import type { CopiedFile, NodeKind, NodeMetadata, OpenFile, StackedTree } from './layer-writer.ts';
 
 const COPY_BYTES = 256 * 1024;
@@ -111,12 +111,20 @@ class RootFile implements OpenFile {
   }
 
   write(bytes: Uint8Array, offset: number): void {
-    for (let done = 0; done < bytes.length; ) done += writeSync(this.#fd, bytes, done, bytes.length - done, offset + done);
+    try {
+      for (let done = 0; done < bytes.length; ) done += writeSync(this.#fd, bytes, done, bytes.length - done, offset + done);
+    } catch (error) {
+      throw systemError(error, 'write');
+    }
     this.#end = offset + bytes.length;
   }
 
   finish(sizeBytes: number, metadata: NodeMetadata): void {
-    if (this.#end < sizeBytes) ftruncateSync(this.#fd, sizeBytes);
+    try {
+      if (this.#end < sizeBytes) ftruncateSync(this.#fd, sizeBytes);
+    } catch (error) {
+      throw systemError(error, `set the size to ${sizeBytes} bytes`);
+    }
     this.#root.finishFile(this.#fd, metaOf(metadata));
     closeFd(this.#fd);
   }

@@ -349,6 +349,21 @@ describe('rootfs/layer-writer: attributes', () => {
   });
 });
 
+describe('rootfs/layer-writer: default ACLs', () => {
+  it('are set when nothing more is made in the directory', () => {
+    class Inheriting extends FakeTree {
+      override file(path: string, content: Uint8Array, metadata: NodeMetadata): void {
+        assert.isEmpty(this.at('d').xattrs);
+        super.file(path, content, metadata);
+      }
+    }
+    const acl = (name: string): Buffer => paxEntry([['SCHILY.xattr.system.posix_acl_default', 'acl']], { name, type: '5' });
+    assert.deepEqual(unpack([acl('d'), file('d/f')], new Inheriting()).tree.at('d').xattrs.map(({ name }) => name), ['system.posix_acl_default']);
+    assert.isEmpty(unpack([acl('d'), dir('d')]).tree.at('d').xattrs, 'the last entry counts');
+    assert.deepEqual(list(acl('d'), file('d', 'x')), ['d file x']);
+  });
+});
+
 describe('rootfs/layer-writer: failures', () => {
   it('name the entry, keep the code, and leave no file open', () => {
     class FullTree extends FakeTree {

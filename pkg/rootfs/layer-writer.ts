@@ -111,6 +111,7 @@ const OPAQUE = '.wh..wh..opq';
 /** AUFS kept its books under names like this; nobody needs them. */
 const AUFS = '.wh..wh.';
 const OPAQUE_XATTR = { name: 'trusted.overlay.opaque', value: new Uint8Array([0x79]) } as const;
+const DEFAULT_ACL = 'system.posix_acl_default';
 const IMPLICIT: NodeMetadata = { mode: 0o755, uid: 0, gid: 0, mtimeSeconds: 0, mtimeNanos: 0, xattrs: [] };
 const NOTHING = new Uint8Array(0);
 const NAME_MAX = 255;
@@ -127,6 +128,8 @@ export class LayerWriter implements TarSink {
   /** Set last, since each new name in a directory changes its time. */
   readonly #times = new Map<string, readonly [seconds: number, nanos: number]>();
   readonly #opaque = new Set<string>();
+  /** Set last as well: what is made in a directory inherits this. */
+  readonly #defaultAcls = new Map<string, Uint8Array>();
   /** Hard links whose target has not been seen. */
   readonly #links = new Map<string, string>();
   #root: RootOwner | null = null;
@@ -186,6 +189,7 @@ export class LayerWriter implements TarSink {
   finish(): WrittenLayer {
     // Some writers put a link before its target.
     for (const [path, target] of this.#links) if (isThere(this.#tree.kindOf(target))) this.#link(path, target);
+    for (const [path, acl] of this.#defaultAcls) this.#tree.setXattr(path, DEFAULT_ACL, acl);
     for (const [path, [seconds, nanos]] of [...this.#times].reverse()) this.#tree.setTime(path, seconds, nanos);
     const implicit = [...this.#directories].filter(([path, by]) => by === 'implicit' && path !== '' && !this.#isHidden(path)).map(([path]) => path);
     return { pending: { implicit, links: [...this.#links] }, root: this.#root, rootIsOpaque: this.#opaque.has(''), droppedXattrs: this.#droppedXattrs };
@@ -230,7 +234,12 @@ export class LayerWriter implements TarSink {
     // What the lower layers have there was deleted before this directory was made.
     const hidesBelow = this.#hasWhiteouts && path !== '' && !this.#directories.has(path) && this.#tree.kindOf(path) === 'whiteout';
     if (hidesBelow) this.#opaque.add(path);
-    this.#tree.directory(path, this.#opaque.has(path) ? { ...entry, xattrs: [...entry.xattrs, OPAQUE_XATTR] } : entry);
+    const xattrs = entry.xattrs.filter(({ name }) => name !== DEFAULT_ACL);
+    if (this.#opaque.has(path)) xattrs.push(OPAQUE_XATTR);
+    this.#tree.directory(path, { ...entry, xattrs });
+    const acl = entry.xattrs.find(({ name }) => name === DEFAULT_ACL);
+    this.#defaultAcls.delete(path);
+    if (acl !== undefined) this.#defaultAcls.set(path, acl.value);
     this.#manifest.directory(path, entry);
     this.#directories.set(path, 'described');
     if (path === '') this.#root = { mode: entry.mode, uid: entry.uid, gid: entry.gid };
@@ -320,7 +329,7 @@ export class LayerWriter implements TarSink {
     // Each time costs a walk over all directories; real layers never do it.
     if (++this.#replacedCount > REPLACED_MAX) throw new RuntimeError('ResourceExhausted', `more than ${REPLACED_MAX} directories are replaced by something else`);
     const below = `${path}/`;
-    for (const known of [this.#directories, this.#times, this.#opaque, this.#links]) {
+    for (const known of [this.#directories, this.#times, this.#defaultAcls, this.#opaque, this.#links]) {
       for (const each of known.keys()) if (each === path || each.startsWith(below)) known.delete(each);
     }
     this.#manifest.removed(path);

@@ -60,7 +60,7 @@ export class UnpackPool {
   #take(): Worker {
     const idle = this.#idle.pop();
     if (idle === undefined) {
-      const worker = new Worker(this.#script, { name: 'unpack', resourceLimits: RESOURCE_LIMITS });
+      const worker = new Worker(this.#script, { name: 'unpack', resourceLimits: RESOURCE_LIMITS, execArgv: [] });
       // Errors are seen by whoever waits for the job; between jobs nobody does.
       worker.on('error', () => {});
       return worker;
