@@ -138,6 +138,7 @@ export const limits = {
   registryTextBytes: 256 * KiB,
   /** Tries of one blob or manifest on one endpoint when the connection breaks; a try that moved bytes starts the count again. */
   registryTriesCount: 4,
+  mirrorTriesCount: 2,
   /** Longest `Retry-After` that is waited for. */
   registryRetryAfterMs: 30_000,
   /** Tokens kept. */

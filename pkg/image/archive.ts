@@ -192,6 +192,8 @@ async function* tarEntries(file: FileHandle, path: string): AsyncGenerator<TarEn
     yield { name: posix.normalize(extra.get('path') ?? name), type: kind, link: extra.get('linkpath') ?? link, start, size };
     if (type !== 'g') extra = new Map();
   }
+  // Some writers leave out the zero blocks at the end, but nobody stops inside a header.
+  if (at < end) throw at === 0n ? notTar(path) : new RuntimeError('DataLoss', `${path} is cut off`);
 }
 
 function readHeader(header: Buffer, path: string): { readonly name: string; readonly size: bigint; readonly type: string; readonly link: string } {
@@ -202,13 +204,17 @@ function readHeader(header: Buffer, path: string): { readonly name: string; read
   };
   let sum = 0;
   for (let i = 0; i < BLOCK; i++) sum += i >= 148 && i < 156 ? 0x20 : (header[i] ?? 0);
-  if (parseInt(field(148, 8).trim(), 8) !== sum) throw new RuntimeError('InvalidArgument', `${path} is not a tar archive (if it is compressed, uncompress it first)`);
+  if (parseInt(field(148, 8).trim(), 8) !== sum) throw notTar(path);
   const sizeField = field(124, 12).trim();
   const isBinary = ((header[124] ?? 0) & 0x80) !== 0;
   const size = isBinary ? header.readBigUInt64BE(128) : /^[0-7]{1,12}$/.test(sizeField) ? BigInt(`0o${sizeField}`) : sizeField === '' ? 0n : undefined;
   if (size === undefined || size > 1n << 53n) throw new RuntimeError('InvalidArgument', `${path} has an entry with a damaged size`);
   const prefix = field(257, 6) === 'ustar' && header[262] === 0 ? field(345, 155) : '';
   return { name: prefix === '' ? field(0, 100) : `${prefix}/${field(0, 100)}`, size, type: String.fromCharCode(header[156] ?? 0), link: field(157, 100) };
+}
+
+function notTar(path: string): RuntimeError {
+  return new RuntimeError('InvalidArgument', `${path} is not a tar archive (if it is compressed, uncompress it first)`);
 }
 
 /** PAX records (path, linkpath, size) or a GNU long name, for the entry that follows. */

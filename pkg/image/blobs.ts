@@ -112,19 +112,32 @@ export class BlobStore {
    */
   async write(op: Op, blob: BlobPromise, source: BlobSource, onBytes: (present: bigint) => void = () => {}): Promise<void> {
     const doing = `storing blob ${blob.digest}`;
+    const begun = Promise.withResolvers<void>();
     const turn = this.#writing.run(blob.digest, async () => {
+      begun.resolve();
       if (op.signal.aborted) throw abortError(op, doing);
-      if (await this.has(blob)) return onBytes(blob.size);
       try {
-        await this.#writePartial(op, blob, source, onBytes);
+        if (await this.has(blob)) onBytes(blob.size);
+        else await this.#writeOnceMore(op, blob, source, onBytes);
       } catch (error) {
-        // The start that was lying here may be what is wrong; without it the peer gets one more chance.
-        if (!(error instanceof StaleStart)) throw error;
-        op.log.warn('the kept start of a download was damaged, starting over', { digest: blob.digest });
-        await this.#writePartial(op, blob, source, onBytes);
+        throw op.signal.aborted ? abortError(op, doing) : error;
       }
     });
-    return abortable(turn, op.signal, () => abortError(op, doing));
+    turn.catch(() => {});
+    // One may leave the queue at any time, but not a write that has begun: who gets our answer may count on it that nothing moves any more.
+    await abortable(begun.promise, op.signal, () => abortError(op, doing));
+    return turn;
+  }
+
+  async #writeOnceMore(op: Op, blob: BlobPromise, source: BlobSource, onBytes: (present: bigint) => void): Promise<void> {
+    try {
+      await this.#writePartial(op, blob, source, onBytes);
+    } catch (error) {
+      // The start that was lying here may be what is wrong; without it the peer gets one more chance.
+      if (!(error instanceof StaleStart)) throw error;
+      op.log.warn('the kept start of a download was damaged, starting over', { digest: blob.digest });
+      await this.#writePartial(op, blob, source, onBytes);
+    }
   }
 
   /** A hard link or copy of a verified file is not trusted either: the file at `path` is read, hashed and kept under `blob`. */

@@ -7,7 +7,7 @@
 import { isIP } from 'node:net';
 import { createSecureContext, getCACertificates } from 'node:tls';
 import type { SecureContext } from 'node:tls';
-import type { Agent, Dispatcher, ProxyAgent } from 'undici';
+import type * as Undici from 'undici';
 import { abortError } from '../base/op.ts';
 import type { Op } from '../base/op.ts';
 import { quote } from '../base/ids.ts';
@@ -181,7 +181,7 @@ export function isNotTls(error: unknown): boolean {
 /** The real thing. undici is loaded at the first request: a node that never pulls does not pay for it. */
 export class UndiciTransport implements Transport {
   /** Least recently used first; a route whose certificates changed is another route. */
-  readonly #agents = new Map<string, Agent | ProxyAgent>();
+  readonly #agents = new Map<string, Undici.Agent | Undici.ProxyAgent>();
 
   async send(request: HttpRequest, route: Route, signal: AbortSignal): Promise<HttpResponse> {
     const dispatcher = await this.#agent(route);
@@ -211,7 +211,7 @@ export class UndiciTransport implements Transport {
     await Promise.all(agents.map((agent) => agent.destroy()));
   }
 
-  async #agent(route: Route): Promise<Dispatcher> {
+  async #agent(route: Route): Promise<Undici.Dispatcher> {
     const key = JSON.stringify(route);
     const undici = await import('undici');
     const agent = this.#agents.get(key) ?? makeAgent(undici, route);
@@ -226,7 +226,7 @@ export class UndiciTransport implements Transport {
   }
 }
 
-function makeAgent(undici: typeof import('undici'), route: Route): Agent | ProxyAgent {
+function makeAgent(undici: typeof Undici, route: Route): Undici.Agent | Undici.ProxyAgent {
   const shared = {
     // Several HTTP/1.1 connections move large layers faster than streams within one.
     allowH2: false,

@@ -12,7 +12,7 @@
 import { stat } from 'node:fs/promises';
 import { BlockList } from 'node:net';
 import { basename, isAbsolute, join } from 'node:path';
-import { parse as parseToml } from 'smol-toml';
+import { parse as parseToml, TomlError } from 'smol-toml';
 import { readBounded, readDirSorted } from '../base/files.ts';
 import { errnoOf, explain, RuntimeError } from '../base/errors.ts';
 import { quote } from '../base/ids.ts';
@@ -418,8 +418,10 @@ function texts(value: unknown, key: string, fail: Fail): readonly string[] | und
 function readToml(text: string, path: string): Readonly<Record<string, unknown>> {
   try {
     return parseToml(text);
-  } catch (cause) {
-    throw new RuntimeError('FailedPrecondition', `${path} is not valid TOML`, { cause });
+  } catch (error) {
+    // The parser's message draws a picture of the place over several lines; its first says what is wrong.
+    const place = error instanceof TomlError ? `, line ${error.line}, column ${error.column}: ${error.message.split('\n', 1)[0]}` : '';
+    throw new RuntimeError('FailedPrecondition', `${path} is not valid TOML${place}`);
   }
 }
 

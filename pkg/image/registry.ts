@@ -101,6 +101,11 @@ export class Repository {
     this.#credentials = credentials;
   }
 
+  /** After a mirror somebody else can be asked; patience is for the last one. */
+  get #tries(): number {
+    return this.#endpoint.kind === 'mirror' ? limits.mirrorTriesCount : limits.registryTriesCount;
+  }
+
   get endpoint(): Endpoint {
     return this.#endpoint;
   }
@@ -159,7 +164,7 @@ export class Repository {
         } catch (error) {
           if (op.signal.aborted) throw abortError(op, `downloading ${digest}`);
           if (stop.signal.aborted) throw tooSlow(`${this.#endpoint.root}: blob ${digest} stopped at ${at} of ${sizeBytes} bytes: less than ${limits.pullProgressBytes} bytes moved in ${watch.timeoutMs / 1000} s`);
-          if (codeOf(error) !== 'Unavailable' || ++failures >= limits.registryTriesCount) throw error;
+          if (codeOf(error) !== 'Unavailable' || ++failures >= this.#tries) throw error;
           op.log.debug('blob download broke, will retry', { digest, atBytes: at, failures });
           await this.#shared.pause(backoffMs(failures), op.signal);
         }
@@ -231,7 +236,7 @@ export class Repository {
         return await work();
       } catch (error) {
         if (op.signal.aborted) throw abortError(op, what);
-        if (codeOf(error) !== 'Unavailable' || failures >= limits.registryTriesCount) throw error;
+        if (codeOf(error) !== 'Unavailable' || failures >= this.#tries) throw error;
         const wait = error instanceof RetryLater ? error.waitMs : backoffMs(failures);
         if (wait > limits.registryRetryAfterMs) throw error;
         op.log.debug('registry request failed, will retry', { what, failures, waitMs: wait });

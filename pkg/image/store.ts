@@ -73,6 +73,8 @@ export interface FileImageStoreOptions {
   readonly keepUnfinishedMs?: number | undefined;
   /** Milliseconds since the epoch. */
   readonly now?: (() => number) | undefined;
+  /** Waits between tries; for tests. */
+  readonly pause?: ((ms: number, signal: AbortSignal) => Promise<void>) | undefined;
 }
 
 /** Since the daemon started. */
@@ -115,7 +117,7 @@ export class FileImageStore implements ImageStore {
     this.#policy = options.policy ?? new RegistryPolicy();
     this.#credentials = options.credentials ?? new NodeCredentials({ authFiles: [] });
     this.#transport = options.transport ?? new UndiciTransport();
-    this.#registries = new RegistryClient({ transport: this.#transport, progressTimeoutMs: options.pullProgressTimeoutMs });
+    this.#registries = new RegistryClient({ transport: this.#transport, progressTimeoutMs: options.pullProgressTimeoutMs, pause: options.pause });
     this.#blobs = new BlobStore(join(options.root, 'blobs'), this.#now);
     this.#records = new ImageRecords(join(options.root, 'images'), this.#blobs);
     this.#claims = new Claims(join(options.root, 'images', 'unfinished'), this.#keepUnfinishedMs, this.#now);
