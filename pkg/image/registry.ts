@@ -42,6 +42,8 @@ export interface RegistryOptions {
   readonly now?: (() => number) | undefined;
   /** A download that moves less than `limits.pullProgressBytes` in this time fails; 0 = never. */
   readonly progressTimeoutMs?: number | undefined;
+  /** Blobs from `fromBytes` on come in ranges of `eachBytes`. */
+  readonly ranges?: { readonly fromBytes: number; readonly eachBytes: number } | undefined;
 }
 
 export interface ManifestAnswer {
@@ -67,6 +69,7 @@ export class RegistryClient {
       pause: options.pause ?? pause,
       now: options.now ?? Date.now,
       progressTimeoutMs: options.progressTimeoutMs ?? limits.pullProgressMs,
+      ranges: options.ranges ?? { fromBytes: limits.pullRangesFromBytes, eachBytes: limits.pullRangeBytes },
     };
     this.#authorizer = new Authorizer(options.transport, this.#options.now);
   }
@@ -81,6 +84,7 @@ interface Settings {
   readonly pause: (ms: number, signal: AbortSignal) => Promise<void>;
   readonly now: () => number;
   readonly progressTimeoutMs: number;
+  readonly ranges: { readonly fromBytes: number; readonly eachBytes: number };
 }
 interface Shared extends Settings {
   readonly authorizer: Authorizer;
@@ -269,8 +273,9 @@ class BlobTransfer {
   }
 
   async *read(from: bigint, size: bigint): AsyncGenerator<Uint8Array, void, void> {
-    const step = BigInt(limits.pullRangeBytes);
-    if (size - from < BigInt(limits.pullRangesFromBytes)) {
+    const { fromBytes, eachBytes } = this.#shared.ranges;
+    const step = BigInt(eachBytes);
+    if (size - from < BigInt(fromBytes)) {
       yield* this.#stream(await this.#ask(this.#op, from, undefined), size - from);
       return;
     }
