@@ -7,7 +7,7 @@
  * Detached, because a runtime that waits copies every byte once more, stays in memory as long as the process, and waits for grandchildren
  * that hold the pipe (runc).
  */
-import { readFile, rm, writeFile } from 'node:fs/promises';
+import { readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { RuntimeError } from '../base/errors.ts';
 import type { ContainerId } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
@@ -54,7 +54,8 @@ export async function execDetached(op: Op, request: ExecRequest): Promise<ExecOu
   checkAlive(op, doing);
   const files = { process: `${request.scratch}.json`, pid: `${request.scratch}.pid`, log: `${request.scratch}.log`, console: `${request.scratch}.sock` };
   try {
-    await writeFile(files.process, stringifyExact({ ...request.process, terminal: request.stdio.tty }), { mode: 0o600 });
+    // A few hundred bytes on tmpfs: a detour through the thread pool would take longer.
+    writeFileSync(files.process, stringifyExact({ ...request.process, terminal: request.stdio.tty }), { mode: 0o600 });
     const ends = request.stdio.tty ? terminalEnds(files.console, request.stdio) : pipeEnds(request.stdio);
     try {
       return await run(op, doing, request, files, ends);
@@ -62,7 +63,7 @@ export async function execDetached(op: Op, request: ExecRequest): Promise<ExecOu
       ends.close();
     }
   } finally {
-    await Promise.all(Object.values(files).map((path) => rm(path, { force: true })));
+    for (const path of Object.values(files)) rmSync(path, { force: true });
   }
 }
 
@@ -88,9 +89,9 @@ async function run(op: Op, doing: string, request: ExecRequest, files: Files, en
     if (outcome !== 0) {
       if (op.signal.aborted) throw abortError(op, doing);
       await ends.settle();
-      return { kind: 'refused', text: errorText(await readText(files.log)) || errorText(ends.runtimeWords()) || `exit code ${outcome}` };
+      return { kind: 'refused', text: errorText(readText(files.log)) || errorText(ends.runtimeWords()) || `exit code ${outcome}` };
     }
-    const child = claim.adopt(Number.parseInt(await readText(files.pid), 10));
+    const child = claim.adopt(Number.parseInt(readText(files.pid), 10));
     if (child === undefined) throw new RuntimeError('Internal', `${doing}: the process was started, but is no child of ours; how it ended cannot be known`);
     claim.close();
     current = child;
@@ -356,6 +357,10 @@ function fired(signal: AbortSignal): Promise<undefined> {
   });
 }
 
-async function readText(path: string): Promise<string> {
-  return await readFile(path, 'utf8').catch(() => '');
+function readText(path: string): string {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch {
+    return '';
+  }
 }

@@ -52,7 +52,7 @@ function unquote(text: string): string {
  */
 export function codeOfText(text: string): ErrorCode {
   if (/executable file\b.*\bnot found|exec format error|no such file or directory.*\$PATH/i.test(text)) return 'InvalidArgument';
-  if (/\b(exec|executable)\b.*(permission denied|no such file|is a directory|not a directory)/i.test(text)) return 'InvalidArgument';
+  if (/\b(exec|executable|failed to load)\b.*(permission denied|no such file|is a directory|not a directory)/i.test(text)) return 'InvalidArgument';
   if (/\bch(ange )?dir\b|\bcwd\b/i.test(text) && /no such file|not a directory|permission denied|outside of container/i.test(text)) return 'InvalidArgument';
   if (/no space left|cannot allocate memory|too many open files|resource temporarily unavailable/i.test(text)) return 'ResourceExhausted';
   return 'Internal';

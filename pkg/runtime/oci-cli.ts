@@ -11,7 +11,7 @@ import { limits } from '../base/limits.ts';
 import { type Op, withTimeout } from '../base/op.ts';
 import { readDirSorted } from '../base/files.ts';
 import type { LinuxResources, RuntimeProcess } from '../oci/spec-types.ts';
-import { becomeSubreaper, capture, type Captured, isAlive, processRef } from '../sys/index.ts';
+import { becomeSubreaper, capture, type Captured, isAlive, processRef, reapOrphans } from '../sys/index.ts';
 import { execDetached } from './exec.ts';
 import type { ExecStdio, ExitStatus, OciRuntime, OciStatus, RuntimeFeatures, RuntimeHandler } from './index.ts';
 import { codeOfText, errorText, featuresOf, parseObject, stringifyExact } from './messages.ts';
@@ -56,6 +56,7 @@ export class OciCli implements OciRuntime {
   }
 
   async delete(op: Op, id: ContainerId): Promise<void> {
+    reapOrphans(); // A zombie of ours in its PID namespace would keep the container's first process from ending.
     const result = await this.#run(op, 'delete', ['delete', '--force', id]);
     if (result.exitCode !== 0 && (await this.#hasState(id))) throw this.#failure(id, 'delete', result);
   }
