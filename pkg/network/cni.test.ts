@@ -101,6 +101,7 @@ describe('CniNetwork', () => {
   const op = backgroundOp(silent);
   const warnings: string[] = [];
   const swept: SandboxId[] = [];
+  const ended: SandboxId[] = [];
   const log = { ...silent, warn: (message: string) => void warnings.push(message) };
 
   const conflist = (more: object = {}): string =>
@@ -112,7 +113,7 @@ describe('CniNetwork', () => {
     await writeFile(`${base}/${directory}/${name}`, text);
   };
   const make = (defaultNetwork = ''): CniNetwork =>
-    new CniNetwork({ configDirs: [`${base}/conf`, `${base}/own`], pluginDirs: [`${base}/none`, `${base}/bin`], cacheDir: `${base}/cache`, defaultNetwork, log, run: plugins.run, watch: watches.watch, sweep: (_, id) => Promise.resolve(void swept.push(id)) });
+    new CniNetwork({ configDirs: [`${base}/conf`, `${base}/own`], pluginDirs: [`${base}/none`, `${base}/bin`], cacheDir: `${base}/cache`, defaultNetwork, log, run: plugins.run, watch: watches.watch, sweep: (_, id) => Promise.resolve(void swept.push(id)), endPlugins: (id) => void ended.push(id) });
   const pod = (more: Partial<PodNetworkRequest> = {}): PodNetworkRequest => ({
     id: newSandboxId(), name: 'web', namespace: 'ns', uid: 'u', netns: `${base}/netns`, portMappings: [], annotations: {}, cgroupPath: '', dns: { servers: [], searches: [], options: [] }, ...more,
   });
@@ -141,6 +142,7 @@ describe('CniNetwork', () => {
     watches = new FakeWatches();
     warnings.length = 0;
     swept.length = 0;
+    ended.length = 0;
     await configure(conflist());
     network = make();
     await network.start(op);
@@ -197,6 +199,7 @@ describe('CniNetwork', () => {
       await network.add(op, request);
       await network.destroy(op, request.id);
       assert.deepEqual([new Set(plugins.calls.map(({ netns }) => netns)), swept], [new Set(['/proc/self/ns/net']), []]);
+      assert.deepEqual(ended, [], 'a pod whose ADD was finished has no plugin running');
     });
 
     it('takes DEL from the cache, whatever the configuration is by then', async () => {

@@ -26,8 +26,8 @@ import { KeyedMutex } from '../base/sync.ts';
 import { atLeast, capabilityArgs, INTERFACE, networkConfOf, parseResult, pluginComplaint, pluginInput, podArgs, podNetworkOf, resultAs, resultOf } from './conf.ts';
 import type { CniResult, Json, NetworkConf, PluginConf } from './conf.ts';
 import { ConfDirs } from './confdir.ts';
-import { runPlugin, sweepNat, watchWithInotify } from './exec.ts';
-import type { PluginOutput, RunPlugin, SweepRules, WatchDirectory } from './exec.ts';
+import { endPlugins, runPlugin, sweepNat, watchWithInotify } from './exec.ts';
+import type { EndPlugins, PluginOutput, RunPlugin, SweepRules, WatchDirectory } from './exec.ts';
 import type { NetworkPlugin, PodNetwork, PodNetworkRequest } from './index.ts';
 
 export interface CniOptions {
@@ -43,6 +43,7 @@ export interface CniOptions {
   readonly run?: RunPlugin;
   readonly watch?: WatchDirectory;
   readonly sweep?: SweepRules;
+  readonly endPlugins?: EndPlugins;
 }
 
 type Verb = 'ADD' | 'DEL' | 'CHECK' | 'GC' | 'STATUS';
@@ -192,6 +193,7 @@ export class CniNetwork implements NetworkPlugin {
     const found = await this.#load(id);
     if (found === undefined) return;
     const attachment = found === 'damaged' ? this.#guess(id) : found;
+    if (attachment.result === undefined) (this.#options.endPlugins ?? endPlugins)(id);
     const netns = (await isNetns(attachment.netns)) ? attachment.netns : '';
     const bounded = withTimeout(op, limits.cniDelMs);
     for (const plugin of attachment.network.plugins.toReversed()) {

@@ -3,7 +3,7 @@ import { RuntimeError } from '../base/errors.ts';
 import type { SandboxId } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import type { Op } from '../base/op.ts';
-import { capture, findExecutable, inheritedEnv, watchDirectory } from '../sys/index.ts';
+import { capture, findExecutable, killByEnvironment, inheritedEnv, watchDirectory } from '../sys/index.ts';
 import { withoutRulesOf } from './conf.ts';
 
 /** One call of one plugin. */
@@ -59,6 +59,16 @@ export const sweepNat: SweepRules = async (op, id) => {
     const restore = withoutRulesOf(id, await output(op, [`${tool}-save`, '-t', 'nat']));
     if (restore !== '') await output(op, [`${tool}-restore`, '--noflush', '-w', '10'], restore);
   }
+};
+
+/**
+ * Ends plugins that a daemon before us started for a pod and that still run: their ADD and our DEL must not overlap. They are known by
+ * the CNI_CONTAINERID in their environment.
+ */
+export type EndPlugins = (id: SandboxId) => void;
+
+export const endPlugins: EndPlugins = (id) => {
+  killByEnvironment(`CNI_CONTAINERID=${id}`);
 };
 
 async function output(op: Op, argv: readonly [string, ...string[]], stdin?: string): Promise<string> {

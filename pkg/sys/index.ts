@@ -33,7 +33,7 @@ export {
   becomeSubreaper, connectInNetns, isAlive, listDevices, loopbackUp, nodeFacts, probePath, processRef, signalProcess, waitGone,
   type DeviceNode, type NodeFacts, type ProbedPath,
 } from './process.ts';
-export { claimOrphan, killTree, type OrphanClaim, reapOrphans } from './tree.ts';
+export { claimOrphan, killByEnvironment, killTree, type OrphanClaim, reapOrphans } from './tree.ts';
 export {
   cgroupDirectory, cgroupPathOf, cgroupProcesses, checkCgroupPath, createCgroup, destroyCgroup, hierarchyOf, parseProcCgroup, readCgroupLayoutSync,
   readFiles, slicePath,

@@ -85,8 +85,9 @@ export function inheritedEnv(extra: Readonly<Record<string, string>> = {}): stri
   return Array.from(env, ([key, value]) => `${key}=${value}`);
 }
 
-/** Absolute path of an executable file called `name` along `path`; undefined if there is none. */
+/** Absolute path of an executable file: `name` itself if it is a path, else the first along `path`; undefined if there is none. */
 export function findExecutable(name: string, path = process.env['PATH'] ?? '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'): string | undefined {
+  if (name.startsWith('/')) return isExecutable(name) ? name : undefined;
   return path.split(delimiter).filter((directory) => directory.startsWith('/')).map((directory) => join(directory, name)).find(isExecutable);
 }
 

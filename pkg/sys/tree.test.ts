@@ -1,5 +1,5 @@
 import { assert } from 'chai';
-import { treeMembers, type TreeProcess } from './tree.ts';
+import { holdsEntry, treeMembers, type TreeProcess } from './tree.ts';
 
 const ROOT = { pid: 10, startTicks: 5n };
 const table = (rows: readonly (readonly [pid: number, parent: number, session: number, state?: string])[]): TreeProcess[] =>
@@ -22,5 +22,13 @@ describe('treeMembers', () => {
 
   it('finds nothing when the pid is another process by now', () => {
     assert.deepEqual(treeMembers({ pid: 10, startTicks: 4n }, table([[10, 2, 10], [11, 10, 10]]), 2), []);
+  });
+});
+
+describe('holdsEntry', () => {
+  const environ = Buffer.from('PATH=/bin\0CNI_CONTAINERID=abc\0HOME=/\0');
+  it('finds an entry wherever it stands, whole', () => {
+    for (const entry of ['PATH=/bin', 'CNI_CONTAINERID=abc', 'HOME=/']) assert.isTrue(holdsEntry(environ, entry), entry);
+    for (const entry of ['CNI_CONTAINERID=ab', 'ERID=abc', 'CNI_CONTAINERID=abcd', 'CNI_CONTAINERID=']) assert.isFalse(holdsEntry(environ, entry), entry);
   });
 });

@@ -145,3 +145,29 @@ function readProcesses(): TreeProcess[] {
 function readStats(pids: readonly number[]): TreeProcess[] {
   return readFiles(pids.map((pid) => `/proc/${pid}/stat`), 1024).flatMap((bytes) => (bytes === null ? [] : stat(bytes.toString('latin1')) ?? []));
 }
+
+/** PURE. True if a process' environment, as /proc/<pid>/environ shows it, holds exactly this `KEY=value`. */
+export function holdsEntry(environ: Uint8Array, entry: string): boolean {
+  return `\0${Buffer.from(environ).toString('latin1')}\0`.includes(`\0${entry}\0`);
+}
+
+/**
+ * Kills every process that was started with `entry` (`KEY=value`) in its environment, and returns how many: what a daemon before us left
+ * running finds its way back by this, without a file that says so. Processes that come up meanwhile are looked for once more.
+ */
+export function killByEnvironment(entry: string): number {
+  let killed = 0;
+  for (let round = 0; round < 2; round++) {
+    const pids = readdirSync('/proc').filter((name) => /^\d+$/.test(name) && Number(name) !== process.pid);
+    const environs = readFiles(pids.map((pid) => `/proc/${pid}/environ`), ENVIRON_BYTES);
+    for (const [index, environ] of environs.entries()) {
+      if (environ === null || !holdsEntry(environ, entry)) continue;
+      const ref = processRef(Number(pids[index]));
+      if (ref !== undefined && signalProcess(ref, constants.signals.SIGKILL)) killed++;
+    }
+  }
+  return killed;
+}
+
+/** Far above the environment that we give to anybody; what lies beyond is not looked at. */
+const ENVIRON_BYTES = 256 * 1024;

@@ -35,6 +35,8 @@ export class TestNode {
   readonly dir: string;
   readonly socket: string;
   readonly cri: CriClient;
+  /** Daemon flags for the next start, beside those of the options. */
+  moreFlags: readonly string[] = [];
   readonly #options: NodeOptions;
   readonly #bridge: string;
   #daemon: ChildProcess | undefined;
@@ -82,7 +84,7 @@ export class TestNode {
     const { dir } = this;
     return [
       '--config', '/dev/null', '--config-dir', join(dir, 'none'), '--root', join(dir, 'root'), '--runroot', join(dir, 'run'), '--listen', this.socket, '--log-dir', join(dir, 'logs'), '--log-level', 'debug',
-      '--cni-config-dir', join(dir, 'net.d'), '--cni-plugin-dir', '/usr/lib/cni', '--default-runtime', runtime, '--conmon', MONITORS[monitor], ...flags,
+      '--cni-config-dir', join(dir, 'net.d'), '--cni-plugin-dir', '/usr/lib/cni', '--default-runtime', runtime, '--conmon', MONITORS[monitor], ...flags, ...this.moreFlags,
     ];
   }
 

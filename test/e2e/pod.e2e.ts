@@ -61,6 +61,16 @@ for (const [runtime, monitor] of COMBINATIONS) {
       await node.cri.removePod(pod.id);
     });
 
+    it('reports the code of containers that end at once', async () => {
+      const pod = await node.cri.runPod();
+      for (let code = 0; code < 12; code++) {
+        const id = await node.cri.runContainer(pod, IMAGE, { command: ['sh', '-c', `exit ${code}`] });
+        const status = await node.cri.waitForContainer(id, 'CONTAINER_EXITED');
+        assert.deepEqual([status.exitCode, status.reason], [code, code === 0 ? 'Completed' : 'Error']);
+      }
+      await node.cri.removePod(pod.id);
+    });
+
     it('gives a terminal, and reopens a rotated log without losing a line', async () => {
       const pod = await node.cri.runPod();
       const id = await node.cri.runContainer(pod, IMAGE, { command: ['sh', '-c', 'tty; i=0; while [ $i -lt 400 ]; do echo line $i; i=$((i+1)); sleep 0.005; done'], tty: true });
