@@ -285,6 +285,7 @@ describe('rootfs/layer-writer: hard links', () => {
 
   it('that something else replaces are forgotten', () => {
     assert.deepEqual(unpack([hardlink('b', 'd/a'), file('b', 'x')]).layer.pending.links, []);
+    assert.deepEqual(unpack([hardlink('b', 'd/a'), dir('b')]).layer.pending.links, []);
     assert.deepEqual(unpack([dir('d'), hardlink('d/b', 'x/a'), file('d')]).layer.pending.links, []);
     assert.deepEqual(unpack([hardlink('b', 'a'), file('.wh.b')]).tree.list(), [], 'a whiteout is for lower layers');
   });

@@ -204,11 +204,12 @@ export class LayerWriter implements TarSink {
   #node(path: string, entry: TarEntry): void {
     if (path === '' && entry.type !== 'directory') throw new RuntimeError('DataLoss', 'the root of a layer has to be a directory');
     if (path !== '') this.#ensureDirectory(parentOf(path), SYMLINKS_MAX);
-    if (entry.type === 'directory') return this.#directory(path, this.#settable(entry));
-    if (this.#directories.has(path)) this.#forget(path);
+    if (entry.type !== 'directory' && this.#directories.has(path)) this.#forget(path);
     this.#links.delete(path);
     const node = this.#settable(entry);
     switch (node.type) {
+      case 'directory':
+        return this.#directory(path, node);
       case 'file':
         this.#path = path;
         if (node.sizeBytes > 0) {

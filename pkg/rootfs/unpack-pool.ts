@@ -91,7 +91,7 @@ class WorkerLost extends RuntimeError {}
 async function converse(op: Op, worker: Worker, job: Job, onProgress: OnProgress | undefined): Promise<Results[keyof Results]> {
   const request: Request = { job, cancel: new Int32Array(new SharedArrayBuffer(4)), progress: new BigInt64Array(new SharedArrayBuffer(16)) };
   const { promise, resolve, reject } = Promise.withResolvers<Reply>();
-  const lost = (why: string) => (cause?: unknown): void => reject(new WorkerLost('Internal', `the unpack worker ${why}`, { cause }));
+  const lost = (why: string) => (cause?: unknown): void => reject(lostError(why, cause));
   const [onError, onExit] = [lost('failed'), lost('ended in the middle of a job')];
   let stuck: NodeJS.Timeout | undefined;
   const cancel = (): void => {
@@ -112,6 +112,13 @@ async function converse(op: Op, worker: Worker, job: Job, onProgress: OnProgress
     clearInterval(ticker);
     worker.off('message', resolve).off('error', onError).off('exit', onExit);
   }
+}
+
+function lostError(why: string, cause: unknown): WorkerLost {
+  if (cause instanceof Error && 'code' in cause && cause.code === 'ERR_WORKER_OUT_OF_MEMORY') {
+    return new WorkerLost('ResourceExhausted', `the names in the layer need more than ${RESOURCE_LIMITS.maxOldGenerationSizeMb} MiB of memory`, { cause });
+  }
+  return new WorkerLost('Internal', `the unpack worker ${why}`, { cause });
 }
 
 function report(progress: BigInt64Array, onProgress: OnProgress): () => void {

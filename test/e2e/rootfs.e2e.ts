@@ -718,8 +718,8 @@ line'
 /** Unpacks all layers at once and removes them again, for ever; says when it begins. */
 const UNPACK_ALL = `
   import { readFileSync } from 'node:fs';
-  const { OverlayRootfs } = await import('${new URL('../../pkg/rootfs/index.ts', import.meta.url)}');
-  const { backgroundOp, silent } = await import('${new URL('../../pkg/base/op.ts', import.meta.url)}');
+  const { OverlayRootfs } = await import('${new URL('../../pkg/rootfs/index.ts', import.meta.url).href}');
+  const { backgroundOp, silent } = await import('${new URL('../../pkg/base/op.ts', import.meta.url).href}');
   const layers = JSON.parse(readFileSync(process.env.LAYERS, 'utf8'));
   const op = backgroundOp(silent);
   const driver = new OverlayRootfs({ root: process.env.ROOT });
