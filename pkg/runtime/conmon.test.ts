@@ -4,7 +4,7 @@ import { monitorArgv } from './conmon.ts';
 import { exitFileId, parseExitCode } from './exits.ts';
 import { FakeNode, fakeHandler } from './fake.ts';
 import type { CreateRequest, OciRuntime, RuntimeHandler } from './index.ts';
-import { parseState, stateIds } from './oci-cli.ts';
+import { brokenOn, parseState, stateIds } from './oci-cli.ts';
 
 const ID = 'ab'.repeat(32) as ContainerId;
 
@@ -49,6 +49,18 @@ describe('exit files', () => {
   it('ignores the names that writers rename from', () => {
     assert.strictEqual(exitFileId(ID), ID);
     for (const name of [`${ID}.X1Y2Z3`, ID.slice(1), `${ID}0`, ID.toUpperCase(), '.']) assert.isUndefined(exitFileId(name));
+  });
+});
+
+describe('brokenOn', () => {
+  const v1 = { version: 1, mountPoint: '/sys/fs/cgroup/memory', controllers: ['memory'] } as const;
+  const v2 = (...controllers: string[]): { version: 2; mountPoint: string; controllers: string[] } => ({ version: 2, mountPoint: '/sys/fs/cgroup/unified', controllers });
+
+  it('names the controllers that keep crun from working', () => {
+    assert.match(brokenOn('crun', { mode: 'hybrid', hierarchies: [v1, v2('hugetlb')] }) ?? '', /unified \(hugetlb\); mount them as v1/);
+    assert.isUndefined(brokenOn('crun', { mode: 'hybrid', hierarchies: [v1, v2()] }));
+    assert.isUndefined(brokenOn('crun', { mode: 'v2', hierarchies: [v2('memory', 'hugetlb')] }));
+    assert.isUndefined(brokenOn('runc', { mode: 'hybrid', hierarchies: [v1, v2('hugetlb')] }));
   });
 });
 

@@ -133,6 +133,13 @@ export class ConmonMonitor implements Monitor {
     await rm(join(this.#exitsDir, id), { force: true });
   }
 
+  /** Gives up the monitors' cgroups; the monitors go on. */
+  async close(): Promise<void> {
+    const launchers = [...this.#launchers.values()];
+    this.#launchers.clear();
+    for (const launcher of launchers) await (await launcher).close();
+  }
+
   async #end(op: Op, id: ContainerId, monitor: ProcessRef): Promise<void> {
     await waitGone(monitor, AbortSignal.any([op.signal, AbortSignal.timeout(MONITOR_GRACE_MS)]));
     if (isAlive(monitor)) {

@@ -8,6 +8,7 @@
  * that hold the pipe (runc).
  */
 import { readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { basename, dirname } from 'node:path';
 import { RuntimeError } from '../base/errors.ts';
 import type { ContainerId } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
@@ -26,7 +27,7 @@ export interface ExecRequest {
   readonly id: ContainerId;
   readonly process: RuntimeProcess;
   readonly stdio: ExecStdio;
-  /** Path prefix of files of our own, unused by anybody else. Short: a socket is among them. */
+  /** Absolute path prefix of files of our own, unused by anybody else. */
   readonly scratch: string;
 }
 
@@ -72,10 +73,11 @@ type Files = Readonly<Record<'process' | 'pid' | 'log' | 'console', string>>;
 async function run(op: Op, doing: string, request: ExecRequest, files: Files, ends: Ends): Promise<ExecOutcome> {
   const argv: [string, ...string[]] = [
     ...request.argv, '--log', files.log, '--log-format', 'json', 'exec', '--detach', '--process', files.process, '--pid-file', files.pid,
-    ...(request.stdio.tty ? ['--console-socket', files.console] : []), request.id,
+    // By its name alone: the runtime may know no way around the 107 bytes that a socket's path has.
+    ...(request.stdio.tty ? ['--console-socket', basename(files.console)] : []), request.id,
   ];
   const claim = claimOrphan();
-  const runtime = await spawn({ argv, fds: ends.childFds, leads: 'session' }).catch((error: unknown) => {
+  const runtime = await spawn({ argv, cwd: dirname(request.scratch), fds: ends.childFds, leads: 'session' }).catch((error: unknown) => {
     claim.close();
     throw error;
   });

@@ -11,7 +11,7 @@ import { limits } from '../base/limits.ts';
 import { type Op, withTimeout } from '../base/op.ts';
 import { readDirSorted } from '../base/files.ts';
 import type { LinuxResources, RuntimeProcess } from '../oci/spec-types.ts';
-import { becomeSubreaper, capture, type Captured, isAlive, processRef, reapOrphans } from '../sys/index.ts';
+import { becomeSubreaper, capture, type Captured, type CgroupLayout, isAlive, processRef, readCgroupLayoutSync, reapOrphans } from '../sys/index.ts';
 import { execDetached } from './exec.ts';
 import type { ExecStdio, ExitStatus, OciRuntime, OciStatus, RuntimeFeatures, RuntimeHandler } from './index.ts';
 import { codeOfText, errorText, featuresOf, parseObject, stringifyExact } from './messages.ts';
@@ -19,7 +19,7 @@ import { codeOfText, errorText, featuresOf, parseObject, stringifyExact } from '
 export interface OciCliOptions {
   /**
    * A directory of our own (tmpfs, emptied at the first exec) for what an exec needs for a moment: process.json, pid file, console socket.
-   * One per handler; short, since a socket's path has 107 bytes. Default: the runtime's root with `.exec` behind it.
+   * One per handler. Default: the runtime's root with `.exec` behind it.
    */
   readonly scratchDir?: string | undefined;
 }
@@ -97,7 +97,8 @@ export class OciCli implements OciRuntime {
   async #askFeatures(op: Op): Promise<RuntimeFeatures> {
     try {
       const [version, features] = await Promise.all([this.#run(op, '--version', ['--version']), this.#run(op, 'features', ['features'])]);
-      return featuresOf(this.handler.path, version, features);
+      const known = featuresOf(this.handler.path, version, features);
+      return { ...known, broken: known.broken ?? brokenOn(known.kind, readCgroupLayoutSync()) };
     } catch (error) {
       if (op.signal.aborted) throw error;
       return { ...featuresOf(this.handler.path, undefined, undefined), broken: explain(error) };
@@ -167,6 +168,17 @@ const ALLOWED: Readonly<Record<string, readonly OciStatus['state'][]>> = {
   resume: ['paused'],
   exec: ['running'],
 };
+
+/**
+ * PURE. Why this kind of runtime cannot work with the node's cgroups; undefined if it can. crun refuses to make containers on the hybrid
+ * layout while any controller is left to the v2 hierarchy.
+ */
+export function brokenOn(kind: string, layout: Pick<CgroupLayout, 'mode' | 'hierarchies'>): string | undefined {
+  const left = layout.hierarchies.find((each) => each.version === 2 && each.controllers.length > 0);
+  if (kind !== 'crun' || layout.mode !== 'hybrid' || left === undefined) return undefined;
+  const [name = ''] = left.controllers;
+  return `crun does not work on a hybrid cgroup layout with controllers in ${left.mountPoint} (${left.controllers.join(', ')}); mount them as v1 (mount -t cgroup -o ${name} none /sys/fs/cgroup/${name}), or use runc`;
+}
 
 /**
  * PURE but for the process table. The answer of `state`. A container whose process is gone or a zombie is stopped, whatever the runtime

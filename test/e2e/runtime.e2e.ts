@@ -3,6 +3,7 @@
  * only real processes can do wrong. Needs root, busybox-static, runc, crun and conmon; leaves nothing behind, which is checked.
  */
 import { assert } from 'chai';
+import { execa } from 'execa';
 import { existsSync } from 'node:fs';
 import { chmod, cp, link, mkdir, mkdtemp, readdir, readFile, readlink, rename, rm, rmdir, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -21,6 +22,7 @@ const MONITORS: Readonly<Record<string, string>> = { "Debian's conmon": '/usr/bi
 const BUSYBOX = ['/bin/busybox', '/usr/bin/busybox'].find((path) => existsSync(path)) ?? '/bin/busybox';
 const COMMANDS = ['sh', 'sleep', 'true', 'false', 'cat', 'echo', 'head', 'tr', 'seq', 'kill', 'stty', 'dd', 'setsid', 'ps', 'id', 'tail'];
 const CGROUP_PARENT = `berth-runtime-test-${process.pid}`;
+const SIGKILL = 9;
 
 const processes: Processes = { alive: isAlive, signal: signalProcess, gone: waitGone };
 
@@ -45,8 +47,8 @@ class Ground {
   }
 
   /** Each handler has a directory of its own, so that one failed test does not fail the next. */
-  handler(runtime: string, monitor: string, more: Partial<RuntimeHandler> = {}): RuntimeHandler {
-    const dir = join(this.dir, String(this.#handlers++));
+  handler(runtime: string, monitor: string, more: Partial<RuntimeHandler> = {}, name = ''): RuntimeHandler {
+    const dir = join(this.dir, `${name}${this.#handlers++}`);
     return {
       name: 'test', path: RUNTIMES[runtime] ?? runtime, root: join(dir, 'rt'), monitorPath: MONITORS[monitor] ?? monitor, monitorEnv: [], monitorCgroup: '',
       cgroupManager: 'cgroupfs', runtimeArgs: [], createTimeoutMs: 30_000, noPivot: false, noSyncLog: true, ...more,
@@ -75,6 +77,7 @@ class Ground {
       readLog: async (path) => (await logLines(path)).map(({ stream, tag, text }) => `${stream} ${tag} ${text}`),
       moveLog: (from, to) => rename(from, to).catch((error: NodeJS.ErrnoException) => assert.strictEqual(error.code, 'ENOENT')),
       close: async () => {
+        await monitor.close();
         await rm(join(dir, 'containers'), { recursive: true });
         await rm(join(dir, 'logs'), { recursive: true });
         await assertNothingLeft(dir, cgroup, descriptors);
@@ -104,6 +107,7 @@ describe('pkg/runtime on this node', function () {
     for (const monitor of Object.keys(MONITORS)) {
       runtimeConformance(`${runtime} under ${monitor}: conformance`, () => ground.subject(ground.handler(runtime, monitor)));
       describeMonitor(`${runtime} under ${monitor}`, () => ground.subject(ground.handler(runtime, monitor)));
+      describeSurvival(`${runtime} under ${monitor}`, () => ground, runtime, monitor);
     }
     describeExec(`${runtime} exec`, () => ground.subject(ground.handler(runtime, 'our conmon')));
   }
@@ -167,7 +171,7 @@ function describeMonitor(title: string, open: () => Promise<RealSubject>): void 
       for await (const { data } of channel.output) text += Buffer.from(data).toString('utf8');
       assert.include(text, '45 123\r\ndone\r\n');
       await exitOf(subject, container.id);
-      assert.includeMembers([...await subject.readLog(container.logPath)], ['stdout F 45 123\r', 'stdout F done\r']);
+      assert.include(textOf(await logLines(container.logPath)), '45 123\r\ndone\r\n');
       await destroyContainer(subject, container);
     });
 
@@ -225,6 +229,110 @@ function describeMonitor(title: string, open: () => Promise<RealSubject>): void 
       assert.strictEqual(await cgroupValue(container.process, 'memory', 'memory.limit_in_bytes'), '67108864');
       assert.strictEqual(await cgroupValue(container.process, 'cpu', 'cpu.shares'), '512');
       await destroyContainer(subject, container);
+    });
+  });
+}
+
+/** What happens to containers when a daemon, a monitor or a directory is gone. */
+function describeSurvival(title: string, ground: () => Ground, runtime: string, monitor: string): void {
+  describe(`${title}: survival`, () => {
+    it('goes on when the daemon is killed: log, exit code, and what the next daemon can do', async () => {
+      const handler = ground().handler(runtime, monitor);
+      const subject = await ground().subject(handler);
+      const prepared = await subject.prepare(['sh', '-c', 'while read line; do echo "got $line"; done; exit 33'], { tty: false });
+      const code = `
+        const { ConmonMonitor, OciCli } = await import(${JSON.stringify(join(import.meta.dirname, '../../pkg/runtime/index.ts'))});
+        const { testOp } = await import(${JSON.stringify(join(import.meta.dirname, '../../pkg/runtime/conformance.ts'))});
+        const [handler, prepared] = ${JSON.stringify([handler, prepared])};
+        const runtime = new OciCli(handler);
+        const made = await new ConmonMonitor({ exitsDir: ${JSON.stringify(join(dirname(handler.root), 'exits'))} }).create(testOp(), { ...prepared, runtime, name: 'x', tty: false, stdin: true, stdinOnce: true });
+        await runtime.start(testOp(), prepared.id);
+        console.log(JSON.stringify({ container: made.process.pid, monitor: made.monitor.pid }));
+        process.kill(process.pid, 'SIGKILL');`;
+      const daemon = await execa(process.execPath, ['--input-type=module', '-e', code], { reject: false });
+      assert.strictEqual(daemon.signal, 'SIGKILL', daemon.stderr);
+      const pids = JSON.parse(daemon.stdout) as { readonly container: number; readonly monitor: number };
+      assert.isTrue(existsSync(`/proc/${pids.container}`) && existsSync(`/proc/${pids.monitor}`));
+      const channel = await subject.monitor.attach(testOp(), prepared.id, prepared.bundle);
+      await channel.write(Buffer.from('one\n'));
+      await eventually('it logs', async () => (await subject.readLog(prepared.logPath)).includes('stdout F got one'));
+      await rename(prepared.logPath, `${prepared.logPath}.1`);
+      await subject.monitor.reopenLog(testOp(), prepared.bundle, prepared.logPath);
+      channel.close();
+      assert.strictEqual((await exitOf(subject, prepared.id)).exitCode, 33);
+      await destroyContainer(subject, prepared);
+      await subject.close();
+    });
+
+    it('knows no exit of a container whose monitor was killed, and refuses what needs one', async () => {
+      const subject = await ground().subject(ground().handler(runtime, monitor));
+      const container = await runContainer(subject, ['sleep', '100000']);
+      const pid = container.monitor?.pid ?? 0;
+      process.kill(pid, SIGKILL);
+      await eventually('the monitor is gone', () => container.monitor !== null && !isAlive(container.monitor));
+      assert.isTrue(subject.processes.alive(container.process), 'the container goes on');
+      assert.strictEqual((await refusal(subject.monitor.attach(testOp(), container.id, container.bundle))).code, 'FailedPrecondition');
+      assert.strictEqual((await refusal(subject.monitor.resize(container.bundle, { width: 1, height: 1 }))).code, 'FailedPrecondition');
+      await rename(container.logPath, `${container.logPath}.1`);
+      assert.strictEqual((await refusal(subject.monitor.reopenLog(testOp(), container.bundle, container.logPath))).code, 'FailedPrecondition');
+      assert.isFalse(existsSync(container.logPath));
+      await subject.runtime.kill(testOp(), container.id, SIGKILL);
+      await subject.processes.gone(container.process, AbortSignal.timeout(10_000));
+      assert.isUndefined(await subject.monitor.exitOf(container.id));
+      assert.deepEqual(await subject.runtime.status(testOp(), container.id), { state: 'stopped', pid: 0 });
+      await destroyContainer(subject, container);
+      await subject.close();
+    });
+
+    it('makes the exit directory again when it is taken away', async () => {
+      const handler = ground().handler(runtime, monitor);
+      const subject = await ground().subject(handler);
+      const end = new AbortController();
+      const seen: string[] = [];
+      const first = await runContainer(subject, ['true']);
+      const reading = (async () => {
+        for await (const record of subject.monitor.exits(end.signal)) seen.push(record.id);
+      })();
+      await eventually('the first exit is reported', () => seen.includes(first.id));
+      const exits = join(dirname(handler.root), 'exits');
+      await rm(exits, { recursive: true });
+      await eventually('it is there again', () => existsSync(exits));
+      const second = await runContainer(subject, ['true']);
+      await eventually('the second exit is reported', () => seen.includes(second.id));
+      end.abort();
+      await reading;
+      for (const each of [first, second]) await destroyContainer(subject, each);
+      await subject.close();
+    });
+
+    it('serves bundles whose paths are longer than a socket address, and containers without a log', async () => {
+      const subject = await ground().subject(ground().handler(runtime, monitor, {}, 'long-'.repeat(30)));
+      const prepared = await subject.prepare(['cat'], { tty: true });
+      await subject.monitor.create(testOp(), { ...prepared, logPath: '', runtime: subject.runtime, name: 'x', tty: true, stdin: true, stdinOnce: false });
+      await subject.runtime.start(testOp(), prepared.id);
+      const channel = await subject.monitor.attach(testOp(), prepared.id, prepared.bundle);
+      await channel.write(Buffer.from('hello\n'));
+      for await (const { data } of channel.output) {
+        assert.include(Buffer.from(data).toString('utf8'), 'hello');
+        break;
+      }
+      const stdio = capture({ tty: true });
+      await subject.runtime.exec(testOp(), prepared.id, subject.process(['echo', 'on a terminal'], { tty: true }), stdio);
+      assert.strictEqual(stdio.text('out'), 'on a terminal\r\n');
+      assert.isFalse(existsSync(prepared.logPath));
+      await destroyContainer(subject, prepared);
+      await subject.close();
+    });
+
+    it('puts monitors into their cgroup before they start anything', async () => {
+      const subject = await ground().subject(ground().handler(runtime, monitor, { monitorCgroup: `${CGROUP_PARENT}/monitors` }));
+      const container = await runContainer(subject, ['sleep', '100000']);
+      const text = await readFile(`/proc/${container.monitor?.pid}/cgroup`, 'utf8');
+      const lines = text.split('\n').filter((line) => /^\d+:(memory|pids|cpu):/.test(line));
+      assert.lengthOf(lines, 3);
+      for (const line of lines) assert.include(line, `/${CGROUP_PARENT}/monitors/berth-monitors`);
+      await destroyContainer(subject, container);
+      await subject.close();
     });
   });
 }
