@@ -6,14 +6,15 @@
  *
  * Without --keep everything lies in a directory of its own; with it, in Berth's usual places, so that the next start finds it.
  */
-import { type ChildProcess, spawn } from 'node:child_process';
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, readdirSync } from 'node:fs';
-import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readFile, rm, rmdir, writeFile } from 'node:fs/promises';
+import { networkInterfaces } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Client, connect } from '../cri/client.ts';
-import { defaultConflist } from '../pkg/network/index.ts';
+import { defaultConflist, freeSubnet } from '../pkg/network/index.ts';
 import { EMBEDDED_IMAGE } from './embedded-image.ts';
 
 const BUILD = new URL('../build/', import.meta.url).pathname;
@@ -25,6 +26,7 @@ interface Places {
   readonly socket: string;
   readonly logs: string;
   readonly netDir: string;
+  readonly bridge: string;
 }
 
 const keep = process.argv.includes('--keep');
@@ -41,26 +43,27 @@ try {
   client.close();
   if (!keep) {
     await stop(daemon);
-    await rm(join(places.root, '..'), { recursive: true, force: true });
+    await removeTraces();
   }
 }
 
 function usualPlaces(): Places {
-  return { root: '/var/lib/berth', runroot: '/run/berth', socket: '/run/berth/berth.sock', logs: '/var/log/berth/pods', netDir: '/var/lib/berth/net.d' };
+  return { root: '/var/lib/berth', runroot: '/run/berth', socket: '/run/berth/berth.sock', logs: '/var/log/berth/pods', netDir: '/var/lib/berth/net.d', bridge: 'berth0' };
 }
 
 async function ownPlaces(): Promise<Places> {
   const dir = await mkdtemp('/tmp/berth-demo-');
-  return { root: join(dir, 'root'), runroot: join(dir, 'run'), socket: join(dir, 'run/berth.sock'), logs: join(dir, 'logs'), netDir: join(dir, 'net.d') };
+  return { root: join(dir, 'root'), runroot: join(dir, 'run'), socket: join(dir, 'run/berth.sock'), logs: join(dir, 'logs'), netDir: join(dir, 'net.d'), bridge: `berth${process.pid % 100_000}` };
 }
 
 async function startDaemon(where: Places): Promise<ChildProcess> {
   const args = ['--root', where.root, '--runroot', where.runroot, '--listen', where.socket, '--log-dir', where.logs, '--log-level', 'warn'];
-  if (!machineHasNetwork()) {
+  if (!keep || !machineHasNetwork()) {
     await mkdir(where.netDir, { recursive: true });
-    await writeFile(join(where.netDir, '10-berth.conflist'), defaultConflist({ dataDir: join(where.root, 'ipam'), subnets: ['10.88.0.0/16'] }));
+    const used = Object.values(networkInterfaces()).flatMap((each) => each ?? []).flatMap(({ cidr }) => cidr ?? []);
+    await writeFile(join(where.netDir, '10-berth.conflist'), defaultConflist({ dataDir: join(where.root, 'ipam'), bridge: where.bridge, subnets: [freeSubnet(used)] }));
     args.push('--cni-config-dir', where.netDir);
-    say('no CNI configuration on this machine: pods join the bridge of our own');
+    if (keep) say('no CNI configuration on this machine: pods join the bridge of our own');
   }
   // Its own process group: Ctrl-C is for us, and we tell the daemon.
   return spawn(join(BUILD, 'bin/berth'), args, { stdio: ['ignore', 'inherit', 'inherit'], detached: true });
@@ -140,6 +143,14 @@ async function tidyUp(cri: Client, { sandbox }: Pod): Promise<void> {
   await cri.removePodSandbox({ podSandboxId: sandbox });
   await cri.removeImage({ image: { image: EMBEDDED_IMAGE } });
   say('removed the pod and its image');
+}
+
+/** What outlives the daemon by design and was made for this demo alone: its directory, its bridge, the cgroup that pods without a parent share. */
+async function removeTraces(): Promise<void> {
+  await rm(join(places.root, '..'), { recursive: true, force: true });
+  spawnSync('ip', ['link', 'del', places.bridge], { stdio: 'ignore' });
+  for (const hierarchy of readdirSync('/sys/fs/cgroup')) await rmdir(join('/sys/fs/cgroup', hierarchy, 'berth')).catch(() => {});
+  await rmdir('/sys/fs/cgroup/berth').catch(() => {});
 }
 
 async function stop(child: ChildProcess): Promise<void> {
