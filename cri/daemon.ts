@@ -4,7 +4,7 @@
 import { mkdirSync } from 'node:fs';
 import { access, stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { Config } from '../pkg/config/index.ts';
+import { type Config, reload } from '../pkg/config/index.ts';
 import { explain, RuntimeError } from '../pkg/base/errors.ts';
 import { ensureDir, readJson } from '../pkg/base/files.ts';
 import { limits } from '../pkg/base/limits.ts';
@@ -36,7 +36,12 @@ export interface DaemonOptions {
 export interface Daemon {
   /** Answers no more calls and lets go of everything; what runs in containers is not touched. */
   close(): Promise<void>;
+  /** Takes over what may change while it runs; the rest of `fresh` waits for a restart and is named. */
+  reload(fresh: Config): { readonly applied: readonly string[]; readonly needRestart: readonly string[] };
 }
+
+/** Keys of `reload` that this daemon does take over; the others of the table need a restart still. */
+const RELOADED: ReadonlySet<string> = new Set(['crio.runtime.log_level', 'crio.image.pinned_images']);
 
 /** Starts everything in order and returns when the socket is open. @throws with what is wrong and what to do, having left nothing open. */
 export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
@@ -77,7 +82,16 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
     notifyServiceManager('READY=1');
     log.info('serving', { path: config.api.listen, version: options.version, runtime: runtimes.get('')?.runtime.handler.name });
     sweepLater(op, images, log);
-    return { close };
+    let current = config;
+    return {
+      close,
+      reload(fresh) {
+        const { applied, needRestart } = reload(current, fresh);
+        images.setPinnedImages(fresh.image.pinnedImages);
+        current = fresh;
+        return { applied: applied.filter((key) => RELOADED.has(key)), needRestart: [...needRestart, ...applied.filter((key) => !RELOADED.has(key))] };
+      },
+    };
   } catch (cause) {
     await close();
     throw cause;

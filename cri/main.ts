@@ -11,7 +11,7 @@ import { errnoOf, explain, isCode } from '../pkg/base/errors.ts';
 import { journaldReads, Log, parseLogLevel } from '../pkg/base/log.ts';
 import { findExecutable, notifyServiceManager } from '../pkg/sys/index.ts';
 import { addCommands } from './commands/index.ts';
-import { startDaemon } from './daemon.ts';
+import { type Daemon, startDaemon } from './daemon.ts';
 
 declare const BERTH_VERSION: string | undefined;
 
@@ -97,5 +97,20 @@ async function serveForever(given: Readonly<Record<string, string | boolean | st
   };
   process.once('SIGTERM', stop);
   process.once('SIGINT', stop);
-  process.on('SIGHUP', () => log.warn('reload is not supported; restart the daemon (containers go on)'));
+  process.on('SIGHUP', () => void reloadConfiguration(given, log, daemon));
+  // winston takes a while to load; the daemon serves already.
+  await log.openSink();
+}
+
+/** What SIGHUP does: takes the keys that can change in a running daemon, names those that wait for a restart, and keeps the old ones if the file is bad. */
+async function reloadConfiguration(given: Readonly<Record<string, string | boolean | string[] | undefined>>, log: Log, daemon: Daemon): Promise<void> {
+  try {
+    const fresh = await configuration(given);
+    for (const warning of fresh.warnings) log.warn(warning);
+    log.setLevel(parseLogLevel(fresh.config.runtime.logLevel));
+    const { applied, needRestart } = daemon.reload(fresh.config);
+    log.info('configuration read again', { applied: applied.join(' '), needRestart: needRestart.join(' ') });
+  } catch (cause) {
+    log.error('the new configuration is bad; the old one stays in force', { cause: explain(cause) });
+  }
 }
