@@ -117,11 +117,11 @@ export const runtime = {
   seccompProfile: option('seccomp_profile', path, '', 'JSON profile for RuntimeDefault. "" is the built-in one.', { reload: true }),
   privilegedSeccompProfile: option('privileged_seccomp_profile', path, '', 'JSON profile for privileged containers. "" is none.', { reload: true }),
   apparmorProfile: option('apparmor_profile', text, 'berth-default', 'AppArmor profile for RuntimeDefault; loaded at start if it is the default.', { reload: true }),
-  cdiSpecDirs: option('cdi_spec_dirs', paths, ['/etc/cdi', '/var/run/cdi'], 'Directories of CDI specifications; later ones win.', { reload: true, pending: true }),
-  allowedDevices: option('allowed_devices', paths, ['/dev/fuse', '/dev/net/tun'], 'Devices that the devices.crio.io annotation may ask for.', { pending: true }),
+  cdiSpecDirs: option('cdi_spec_dirs', paths, ['/etc/cdi', '/var/run/cdi'], 'Directories of CDI specifications; later ones win.', { reload: true }),
+  allowedDevices: option('allowed_devices', paths, ['/dev/fuse', '/dev/net/tun'], 'Devices that the devices.crio.io annotation may ask for.'),
   additionalDevices: option('additional_devices', list(device), [], 'Devices of every container, "/dev/host:/dev/container:rwm".'),
-  hooksDir: option('hooks_dir', paths, ['/usr/share/containers/oci/hooks.d'], 'Directories of OCI hooks (1.0.0); later ones win.', { pending: true }),
-  defaultMountsFile: option('default_mounts_file', path, '', 'File with a "/source:/destination" per line that is mounted into every container. "" looks at /etc/containers/mounts.conf, then /usr/share/containers/mounts.conf.', { pending: true }),
+  hooksDir: option('hooks_dir', paths, ['/usr/share/containers/oci/hooks.d'], 'Directories of OCI hooks (1.0.0); later ones win.'),
+  defaultMountsFile: option('default_mounts_file', path, '', 'File with a "/source:/destination" per line that is mounted into every container. "" looks at /etc/containers/mounts.conf, then /usr/share/containers/mounts.conf.'),
   absentMountSourcesToReject: option('absent_mount_sources_to_reject', paths, [], 'Mount sources that must exist; others are made as directories.'),
   deviceOwnershipFromSecurityContext: option('device_ownership_from_security_context', flag, false, 'Give devices to the user and group of the container.'),
   readOnly: option('read_only', flag, false, 'Mount all root filesystems read-only, with a tmpfs on /run, /tmp and /var/tmp.'),
@@ -154,8 +154,9 @@ export const handler = {
   runtimeType: option('runtime_type', choice('oci', 'vm', 'pod', ''), 'oci', 'Only "oci" is supported.'),
   runtimeArgs: option('runtime_args', texts, [], 'Arguments before the runtime\'s subcommand. (Berth\'s own key: runsc wants "--platform=ptrace" on some nodes.)'),
   inheritDefaultRuntime: option('inherit_default_runtime', flag, false, 'Take runtime_path, runtime_root, runtime_type and runtime_args from the default handler.'),
-  privilegedWithoutHostDevices: option('privileged_without_host_devices', flag, false, 'Privileged containers get only the devices that they ask for.', { pending: true }),
-  containerMinMemoryBytes: option('container_min_memory', { ...text, parse: memory, show: (value: bigint) => JSON.stringify(String(value)) }, 12n * 1024n * 1024n, 'Smallest memory limit that a container can start with; a smaller one is refused.', { pending: true }),
+  privilegedWithoutHostDevices: option('privileged_without_host_devices', flag, false, 'Privileged containers get only the devices that they ask for.'),
+  allowedAnnotations: option('allowed_annotations', texts, [], 'Annotations of pods that take effect and reach the runtime, by name or with a trailing "*": "umask.crio.io", "devices.crio.io".'),
+  containerMinMemoryBytes: option('container_min_memory', { ...text, parse: memory, show: (value: bigint) => JSON.stringify(String(value)) }, 0n, 'Smallest memory limit that a container can start with; a smaller one is refused. "0" is what the runtime itself needs: 500KiB for crun, 12MiB for others.'),
   createTimeoutMs: option('container_create_timeout', seconds(), 240_000, 'Seconds that the runtime may take to create a container; at least 30.'),
   monitorPath: option('monitor_path', path, '', 'The monitor (conmon). "" is the option conmon.'),
   monitorCgroup: option('monitor_cgroup', text, '', 'A *.slice, "pod", or "" for the option conmon_cgroup.'),
@@ -164,7 +165,7 @@ export const handler = {
 } as const;
 
 const handlerUnsupported = unsupported(NOT_YET, {
-  runtime_config_path: text, allowed_annotations: texts, platform_runtime_paths: anything, default_annotations: anything, stream_websockets: flag,
+  runtime_config_path: text, platform_runtime_paths: anything, default_annotations: anything, stream_websockets: flag,
   seccomp_profile: text, monitor_exec_cgroup: text, runtime_pull_image: flag, exec_cpu_affinity: text,
 });
 
