@@ -43,6 +43,12 @@ describe('image/policy', () => {
     expect(await policy.signatureRequirements(parseReference('busybox'), '')).to.deep.equal([]);
   });
 
+  it('reads the file that CONTAINERS_REGISTRIES_CONF names instead', async () => {
+    const named = await put('other.conf', '[[registry]]\nlocation = "reg.example"\ninsecure = true\n');
+    const policy = await loaded('[[registry]]\nlocation = "reg.example"\nblocked = true\n', { environment: { CONTAINERS_REGISTRIES_CONF: named } });
+    expect(await where(policy, 'reg.example/x:1')).to.deep.equal(['https://reg.example/v2 x registry insecure']);
+  });
+
   it('picks the longest prefix, rewrites by location, marks insecure', async () => {
     const policy = await loaded(`
       [[registry]]

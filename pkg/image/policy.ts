@@ -36,7 +36,7 @@ export interface PolicyOptions {
   readonly signaturePolicy: string;
   /** `signature_policy_dir`: `<namespace>.json` there wins over `signaturePolicy`. */
   readonly signaturePolicyDir: string;
-  /** For HTTP_PROXY, HTTPS_PROXY and NO_PROXY, in either case. */
+  /** For HTTP_PROXY, HTTPS_PROXY and NO_PROXY, in either case, and CONTAINERS_REGISTRIES_CONF, which names another `registriesConf`, as it does for podman and CRI-O. */
   readonly environment: Readonly<Record<string, string | undefined>>;
   /** `short_name_mode`: enforcing refuses a short name that several registries might mean. */
   readonly shortNames: 'enforcing' | 'permissive' | 'disabled';
@@ -91,7 +91,8 @@ export class RegistryPolicy {
   #seen = '';
 
   constructor(options: Partial<PolicyOptions> = {}) {
-    this.#options = { ...defaultPolicyOptions, ...options };
+    const given = { ...defaultPolicyOptions, ...options };
+    this.#options = { ...given, registriesConf: given.environment['CONTAINERS_REGISTRIES_CONF'] || given.registriesConf };
   }
 
   /**
