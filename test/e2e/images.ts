@@ -47,10 +47,10 @@ export const whiteout = (path: string): LayerFile => file(path.replace(/([^/]+)$
 /** Hides everything that the layers below have in `directory`. */
 export const opaque = (directory: string): LayerFile => file(`${directory}/.wh..wh..opq`, '', { mode: 0 });
 
-/** /bin with busybox and its applets as hard links (symlinks would follow a masked /bin/sh), /etc with root and nobody, /tmp. */
-export async function busybox(): Promise<LayerFile[]> {
-  const program = await readFile('/bin/busybox');
-  const { stdout } = await run('/bin/busybox', ['--list']);
+/** /bin with a static busybox (the one at `path`) and its applets as hard links (symlinks would follow a masked /bin/sh), /etc with root and nobody, /tmp. */
+export async function busybox(path = '/bin/busybox'): Promise<LayerFile[]> {
+  const program = await readFile(path);
+  const { stdout } = await run(path, ['--list']);
   const applets = stdout.split('\n').filter((name) => name !== '' && name !== 'busybox');
   return [
     dir('bin'),
