@@ -122,6 +122,8 @@ export const limits = {
   /** /etc/passwd and /etc/group of an image (CVE-2025-4437: never whole and unbounded). */
   passwdBytes: 8 * MiB,
   configFileBytes: 1 * MiB,
+  /** CDI specs, or OCI hooks, that are read; a node has a handful. */
+  extensionFilesCount: 1_000,
   /** Redirects of one registry request; real ones take one or two (storage, CDN). */
   redirectsCount: 8,
   /** TCP and TLS to a registry. */
