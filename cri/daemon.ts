@@ -16,7 +16,7 @@ import { OverlayRootfs, type RootfsDriver } from '../pkg/rootfs/index.ts';
 import { ConmonMonitor, LinuxHost, LinuxProcesses, OciCli, type OciRuntime, PinnedNamespaces, type RuntimeFeatures } from '../pkg/runtime/index.ts';
 import type { NodeFacts } from '../pkg/spec/index.ts';
 import { FileStateStore, Workspace } from '../pkg/state/index.ts';
-import { becomeSubreaper, capture, type FileLock, inheritedEnv, lockFile, nodeFacts, notifyServiceManager } from '../pkg/sys/index.ts';
+import { becomeSubreaper, capture, type FileLock, inheritedEnv, lockFile, nodeFacts, notifyServiceManager, reapOrphans } from '../pkg/sys/index.ts';
 import { imageService } from './image-service.ts';
 import { observeService } from './observe-service.ts';
 import { runtimeService } from './runtime-service.ts';
@@ -55,6 +55,7 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
     const lock = takeLock(config);
     closers.push(() => lock.release());
     becomeSubreaper();
+    closers.push(reapStrays());
     await prepareDirectories(config);
     const facts = nodeFacts(config.runtime.cgroupManager);
     sayWhatIsClamped(log, facts);
@@ -129,6 +130,27 @@ async function prepareDirectories(config: Config): Promise<void> {
     throw new RuntimeError('FailedPrecondition', `cannot make our directories under ${root} and ${runroot}; choose others with --root and --runroot`, { cause });
   }
 }
+
+/**
+ * As a subreaper we inherit what monitors and runtimes leave behind; a zombie of ours inside a container's PID namespace would keep its first
+ * process from ending. SIGCHLD says that there may be one; a moment later those who wait for a child of theirs have taken it. Returns the way to stop.
+ */
+function reapStrays(): () => void {
+  let planned: NodeJS.Timeout | undefined;
+  const onChild = (): void => {
+    planned ??= setTimeout(() => {
+      planned = undefined;
+      reapOrphans();
+    }, REAP_AFTER_MS).unref();
+  };
+  process.on('SIGCHLD', onChild);
+  return () => {
+    process.off('SIGCHLD', onChild);
+    clearTimeout(planned);
+  };
+}
+
+const REAP_AFTER_MS = 250;
 
 /** Said once, here: what a node without all privileges cannot give to containers. */
 function sayWhatIsClamped(log: Logger, facts: NodeFacts): void {

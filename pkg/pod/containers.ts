@@ -355,7 +355,7 @@ export class ContainerKeeper implements Containers {
 
 /** What destroyContainer needs to know of a container that has a record. */
 export function containerRemains(record: ContainerRecord): ContainerRemains {
-  return { id: record.id, runtimeHandler: record.runtimeHandler, cgroupsPath: record.cgroupsPath };
+  return { id: record.id, runtimeHandler: record.runtimeHandler, cgroupsPath: record.cgroupsPath, made: record.state.phase === 'creating' ? 'unsure' : 'whole' };
 }
 
 function hasEnded(record: ContainerRecord): boolean {

@@ -264,6 +264,7 @@ export function remainsOf(world: World, record: SandboxRecord): SandboxRemains {
   return {
     id: record.id,
     runtimeHandler: record.runtimeHandler,
+    made: record.state.phase === 'creating' ? 'unsure' : 'whole',
     ownCgroup: cgroup.own ? cgroup.parent : '',
     infraCgroup: record.infra === null ? '' : infraCgroup(world, record),
   };
