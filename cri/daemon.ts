@@ -16,11 +16,13 @@ import { OverlayRootfs, type RootfsDriver } from '../pkg/rootfs/index.ts';
 import { ConmonMonitor, LinuxHost, LinuxProcesses, OciCli, type OciRuntime, PinnedNamespaces, type RuntimeFeatures } from '../pkg/runtime/index.ts';
 import type { NodeFacts } from '../pkg/spec/index.ts';
 import { FileStateStore, Workspace } from '../pkg/state/index.ts';
+import { StreamServer } from '../pkg/stream/index.ts';
 import { becomeSubreaper, capture, type FileLock, inheritedEnv, lockFile, nodeFacts, notifyServiceManager, reapOrphans } from '../pkg/sys/index.ts';
 import { imageService } from './image-service.ts';
 import { observeService } from './observe-service.ts';
 import { runtimeService } from './runtime-service.ts';
 import { type RunningServer, serve } from './server.ts';
+import { streamService } from './stream-service.ts';
 
 export interface DaemonOptions {
   readonly config: Config;
@@ -78,7 +80,9 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
     const world = await makeWorld(options, { facts, workspace, runtimes, rootfs, network, images });
     mind = await openPods(op, world);
     closers.push(mind.close);
-    const server = await openSocket(options, world, mind, runtimes);
+    const streams = await openStreams(config, log, mind);
+    closers.push(() => streams.close());
+    const server = await openSocket(options, world, mind, runtimes, streams);
     closers.push(() => server.close());
     notifyServiceManager('READY=1');
     log.info('serving', { path: config.api.listen, version: options.version, runtime: runtimes.get('')?.runtime.handler.name });
@@ -288,10 +292,16 @@ async function exists(path: string): Promise<boolean> {
   return await stat(path).then(() => true, () => false);
 }
 
-async function openSocket(options: DaemonOptions, world: World, mind: OpenPods, runtimes: Runtimes): Promise<RunningServer> {
+async function openStreams({ api }: Config, log: Logger, mind: OpenPods): Promise<StreamServer> {
+  const tls = api.streamEnableTls ? { cert: api.streamTlsCert, key: api.streamTlsKey, clientCa: api.streamTlsCa } : undefined;
+  return await StreamServer.listen({ backend: mind.execs, log, address: api.streamAddress, port: api.streamPort, idleTimeoutMs: api.streamIdleTimeoutMs, tls });
+}
+
+async function openSocket(options: DaemonOptions, world: World, mind: OpenPods, runtimes: Runtimes, streams: StreamServer): Promise<RunningServer> {
   const { config, log, version } = options;
   const handlers = [
     runtimeService(mind),
+    streamService(mind, streams),
     observeService({
       mind,
       network: world.network,
