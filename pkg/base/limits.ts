@@ -135,7 +135,7 @@ export const limits = {
   /** Sets of certificates and proxies that keep connections of their own. */
   registryRoutesCount: 32,
   /** Read ahead of the disk per layer. */
-  registryReadBytes: 1 * MiB,
+  registryReadBytes: 256 * KiB,
   /** Error documents, token answers and the like. */
   registryTextBytes: 256 * KiB,
   /** Tries of one blob or manifest on one endpoint when the connection breaks; a try that moved bytes starts the count again. */
@@ -152,7 +152,7 @@ export const limits = {
   pullSilentMs: 10 * 60_000,
   /** Layers above this are fetched in ranges, so that several connections carry one layer. */
   pullRangesFromBytes: 64 * MiB,
-  pullRangeBytes: 4 * MiB,
+  pullRangeBytes: 2 * MiB,
   /** Ranges fetched ahead into memory, all pulls together: what is ahead costs `pullRangeBytes` each. */
   pullRangesAheadCount: 4,
   /** How long the start of a broken download is kept for the next try. */

@@ -39,7 +39,7 @@ describe('images, end to end', function () {
 
   const fresh = (what: string): string => join(ground, `${what}-${count++}`);
   const build = (layers: readonly LayerPlan[], config = {}): Promise<BuiltImage> => buildImage({ directory: fresh('image'), name: 'v1', layers, config });
-  async function openStore(registries: string, options: Partial<FileImageStoreOptions> = {}, directory = fresh('store')): Promise<{ readonly store: FileImageStore; readonly rootfs: OverlayRootfs; readonly directory: string; close(): Promise<void> }> {
+  async function openStore(registries: string, options: Partial<FileImageStoreOptions> = {}, directory = fresh('store')): Promise<{ readonly store: FileImageStore; readonly rootfs: OverlayRootfs; readonly directory: string; readonly close: () => Promise<void> }> {
     await mkdir(directory, { recursive: true });
     await writeFile(join(directory, 'registries.conf'), registries);
     const rootfs = new OverlayRootfs({ root: directory });
@@ -404,7 +404,7 @@ describe('images, end to end', function () {
           const needed = new Set(store.list().flatMap(({ layers }) => layers.map(({ chainId }) => chainId)));
           if (i % 2 === 0) {
             expect((await rootfs.listLayers()).filter((layer) => !needed.has(layer)), where).to.deep.equal([]);
-            expect((await readdir(join(directory, 'layers')).catch(() => [])).sort(), where).to.deep.equal([...needed].map(hexOf).sort());
+            expect((await readdir(join(directory, 'layers')).catch(() => [] as string[])).sort(), where).to.deep.equal([...needed].map(hexOf).sort());
             expect((await readdir(join(directory, 'blobs/sha256'))).length, where).to.equal(store.list().length * 2);
           }
           const [pulled] = await Promise.all(references.map((reference) => store.pull(op, reference, {})));
