@@ -37,6 +37,8 @@ export class ContainerKeeper implements Containers {
   readonly #locks = new KeyedMutex<ContainerId>();
   readonly #stops = new Map<ContainerId, { stop: Stop }>();
   readonly #retiring = new Map<ContainerId, Promise<void>>();
+  /** Ended containers whose runtime side is gone already; forgotten by a restart, which only costs a call. */
+  readonly #retired = new Set<ContainerId>();
   readonly #shutdown = new AbortController();
 
   constructor(world: World, books: Books) {
@@ -299,7 +301,9 @@ export class ContainerKeeper implements Containers {
   }
 
   async #destroy(op: Op, record: ContainerRecord): Promise<void> {
-    await destroyContainer(op, this.#world, containerRemains(record));
+    const remains = containerRemains(record);
+    await destroyContainer(op, this.#world, this.#retired.has(record.id) ? { ...remains, process: 'retired' } : remains);
+    this.#retired.delete(record.id);
     this.#books.forget(record);
   }
 
@@ -345,6 +349,7 @@ export class ContainerKeeper implements Containers {
   #retire(record: ContainerRecord): void {
     const op = backgroundOp(this.#world.log, limits.runtimeCommandMs);
     const work = retireContainer(op, this.#world, containerRemains(record))
+      .then(() => void this.#retired.add(record.id))
       .catch((cause: unknown) => {
         this.#world.log.debug('clean-up after an exit failed, RemoveContainer will retry', { container: record.id, cause: explain(cause) });
       })
@@ -355,7 +360,7 @@ export class ContainerKeeper implements Containers {
 
 /** What destroyContainer needs to know of a container that has a record. */
 export function containerRemains(record: ContainerRecord): ContainerRemains {
-  return { id: record.id, runtimeHandler: record.runtimeHandler, cgroupsPath: record.cgroupsPath, made: record.state.phase === 'creating' ? 'unsure' : 'whole' };
+  return { id: record.id, runtimeHandler: record.runtimeHandler, cgroupsPath: record.cgroupsPath, process: record.state.phase === 'creating' ? 'cut' : 'made' };
 }
 
 function hasEnded(record: ContainerRecord): boolean {

@@ -19,13 +19,17 @@ export interface ContainerRemains {
   /** undefined: ask every runtime. */
   readonly runtimeHandler: string | undefined;
   readonly cgroupsPath: string;
-  /** Whether its creation was ever finished; `unsure` costs one more call of the runtime. */
-  readonly made: 'whole' | 'unsure';
+  readonly process: ProcessRemains;
 }
+/**
+ * What the runtime and the monitor may still have: `made` what a finished create left; `cut` what one left that was cut off, which costs one more call of
+ * the runtime; `retired` nothing, since that was given back when the container ended.
+ */
+export type ProcessRemains = 'made' | 'cut' | 'retired';
 export interface SandboxRemains {
   readonly id: SandboxId;
   readonly runtimeHandler: string | undefined;
-  readonly made: 'whole' | 'unsure';
+  readonly process: 'made' | 'cut';
   /** A cgroup of our own above the pod's containers; '' if the kubelet owns the parent. */
   readonly ownCgroup: string;
   readonly infraCgroup: string;
@@ -65,7 +69,7 @@ export async function releaseSandbox(op: Op, world: World, remains: SandboxRemai
   await inOrder(op, `pod sandbox ${id}`, [
     ...(remains.infraCgroup === '' && remains.runtimeHandler !== undefined
       ? []
-      : [...processSteps(op, world, { id: infra, runtimeHandler: remains.runtimeHandler, cgroupsPath: remains.infraCgroup, made: remains.made }), removeBundle(op, world, infra)]),
+      : [...processSteps(op, world, { id: infra, runtimeHandler: remains.runtimeHandler, cgroupsPath: remains.infraCgroup, process: remains.process }), removeBundle(op, world, infra)]),
     ['network', () => world.network.destroy(op, id)],
     ['namespaces', () => world.namespaces.destroy(op, id)],
     ['shm', () => world.host.unmountTree(op, files.shm)],
@@ -75,13 +79,14 @@ export async function releaseSandbox(op: Op, world: World, remains: SandboxRemai
 
 function processSteps(op: Op, world: World, remains: ContainerRemains): readonly Step[] {
   const { id, runtimeHandler, cgroupsPath } = remains;
+  if (remains.process === 'retired') return [];
   const runtimes = runtimeHandler === undefined ? world.runtimes : [world.runtimeFor(runtimeHandler)];
   const processes = runtimes.map((runtime): Step => [`process (${runtime.handler.name})`, () => runtime.delete(op, id)]);
   return [
     ...processes,
     ['monitor', () => world.monitor.destroy(op, id, world.workspace.bundle(id))],
     // A create that was cut off goes on under its monitor until that is ended; only then is there something to delete.
-    ...(remains.made === 'whole' ? [] : processes),
+    ...(remains.process === 'cut' ? processes : []),
     ['cgroup', () => (cgroupsPath === '' ? Promise.resolve() : world.host.destroyCgroup(op, cgroupsPath))],
   ];
 }

@@ -16,7 +16,8 @@ import { type Books, isVisible, sandboxKey } from './books.ts';
 import { destroySandbox, releaseSandbox, type SandboxRemains } from './destroy.ts';
 import { Flights, together } from './flights.ts';
 import type { Containers, Pods, World } from './index.ts';
-import { planSandbox, podCgroupFor, renderResolvConf, type SandboxPlan } from './plan.ts';
+import { directoryMode, handlerSettings, ownerOnHost, planSandbox, podAnnotations, podCgroupFor, renderResolvConf, type SandboxPlan, shmBytesOf } from './plan.ts';
+import { localhostSeccomp } from './sources.ts';
 import { same } from './same.ts';
 
 export class SandboxKeeper implements Pods {
@@ -85,6 +86,7 @@ export class SandboxKeeper implements Pods {
   async #make(op: Op, config: PodSandboxConfig, handler: string): Promise<SandboxId> {
     const runtime = this.#world.runtimeFor(handler);
     const plan = planSandbox(config);
+    if (plan.idMap !== null) await this.#requireUserNamespaces(op, runtime);
     const id = newSandboxId();
     const own = withLog(op, { sandbox: id });
     const record = this.#draft(id, config, handler, plan);
@@ -100,6 +102,13 @@ export class SandboxKeeper implements Pods {
       throw wrap(`run pod sandbox ${podName(config)}`, cause);
     }
     return id;
+  }
+
+  /** @throws FailedPrecondition with what is missing, before anything of the pod exists. */
+  async #requireUserNamespaces(op: Op, runtime: OciRuntime): Promise<void> {
+    const { kind, version, userNamespaces, idmappedMounts } = await runtime.features(op);
+    const why = userNamespaces && idmappedMounts ? this.#world.whyNoUserNamespaces : `${kind} ${version} has no idmapped mounts; use runc 1.2 or crun 1.9, or a handler that has`;
+    if (why !== undefined) throw new RuntimeError('FailedPrecondition', `the pod wants a user namespace, but with runtime handler ${runtime.handler.name} it cannot have one here: ${why}`);
   }
 
   #draft(id: SandboxId, config: PodSandboxConfig, handler: string, plan: SandboxPlan): SandboxRecord {
@@ -146,14 +155,15 @@ export class SandboxKeeper implements Pods {
   async #prepareFiles(op: Op, draft: SandboxRecord, plan: SandboxPlan): Promise<void> {
     const { workspace, host, settings } = this.#world;
     const { files, config } = draft;
-    await workspace.ensureSandboxDir(draft.id);
+    await workspace.ensureSandboxDir(draft.id, directoryMode(plan.idMap));
+    const owner = ownerOnHost(plan.idMap, { uid: 0, gid: 0 });
     const hostname = plan.network === 'host' ? host.hostname() : config.hostname;
     const resolvConf = renderResolvConf(config.dnsConfig) ?? (await host.resolvConf());
     await together([
-      workspace.writeSandboxFile(files.resolvConf, resolvConf),
-      workspace.writeSandboxFile(files.hostname, hostname === '' ? '' : `${hostname}\n`),
+      workspace.writeSandboxFile(files.resolvConf, resolvConf, owner),
+      workspace.writeSandboxFile(files.hostname, hostname === '' ? '' : `${hostname}\n`, owner),
       ensureDir(draft.logDirectory, 0o755),
-      plan.ipc === 'host' ? Promise.resolve() : host.mountShm(op, files.shm, settings.shmBytes),
+      plan.ipc === 'host' ? Promise.resolve() : host.mountShm(op, files.shm, shmBytesOf(settings, config, draft.runtimeHandler), owner),
     ]);
   }
 
@@ -192,15 +202,16 @@ export class SandboxKeeper implements Pods {
       root: settings.pauseRoot,
       facts,
       defaults: settings.spec,
-      runtime: { ...features, privilegedWithoutHostDevices: false },
+      runtime: { ...features, privilegedWithoutHostDevices: handlerSettings(settings, record.runtimeHandler).privilegedWithoutHostDevices },
       namespaces: new Map(Object.entries(record.namespaces)) as never,
       cgroupsPath: infraCgroup(this.#world, record),
       idMap: record.idMap,
       selinux: record.selinux,
-      localhostSeccomp: undefined,
-      annotations: new Map(),
+      localhostSeccomp: await localhostSeccomp(op, record.config.linux?.securityContext),
+      annotations: podAnnotations(settings, record.config, record.runtimeHandler),
       cpuset: '',
     });
+    await workspace.ensureBundle(infra.id, directoryMode(record.idMap));
     const bundle = await workspace.writeBundle(infra.id, stringifySpec(spec));
     const { process } = await monitor.create(op, {
       id: infra.id,
@@ -264,7 +275,7 @@ export function remainsOf(world: World, record: SandboxRecord): SandboxRemains {
   return {
     id: record.id,
     runtimeHandler: record.runtimeHandler,
-    made: record.state.phase === 'creating' ? 'unsure' : 'whole',
+    process: record.state.phase === 'creating' ? 'cut' : 'made',
     ownCgroup: cgroup.own ? cgroup.parent : '',
     infraCgroup: record.infra === null ? '' : infraCgroup(world, record),
   };

@@ -129,8 +129,8 @@ async function sweep(op: Op, world: World, books: Books): Promise<void> {
   ]);
   for (const id of [...bundles, ...roots]) if (!isContainer(id)) containers.add(id);
   for (const id of [...sandboxDirs, ...pins, ...networks]) if (!isSandbox(id)) sandboxes.add(id);
-  for (const id of containers) await retried(op, `container ${id}`, () => destroyContainer(op, world, { id, runtimeHandler: undefined, cgroupsPath: '', made: 'unsure' }));
-  for (const id of sandboxes) await retried(op, `pod sandbox ${id}`, () => destroySandbox(op, world, { id, runtimeHandler: undefined, made: 'unsure', ownCgroup: '', infraCgroup: '' }));
+  for (const id of containers) await retried(op, `container ${id}`, () => destroyContainer(op, world, { id, runtimeHandler: undefined, cgroupsPath: '', process: 'cut' }));
+  for (const id of sandboxes) await retried(op, `pod sandbox ${id}`, () => destroySandbox(op, world, { id, runtimeHandler: undefined, process: 'cut', ownCgroup: '', infraCgroup: '' }));
   await retried(op, 'networks', () => world.network.gc(op, [...books.sandboxes()].map((record) => record.id)));
 }
 
