@@ -9,7 +9,7 @@ import { createHash } from 'node:crypto';
 import { readdir, rename } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { AuthConfig } from '../cri-api/types.ts';
-import { ensureDir, readBounded, removeFile } from '../base/files.ts';
+import { ensureDir, readBounded, readDirSorted, removeFile } from '../base/files.ts';
 import { errnoOf, RuntimeError } from '../base/errors.ts';
 import { quote } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
@@ -322,6 +322,13 @@ export class NodeCredentials {
       return { path: used, release: () => removeFile(used) };
     }
     return undefined;
+  }
+
+  /** Deletes one-time files that a daemon which died in a pull left in use. */
+  async forgetUsed(): Promise<void> {
+    const directory = this.#options.namespacedAuthDir ?? '';
+    if (directory === '') return;
+    for (const name of await readDirSorted(join(directory, 'in-use')).catch(() => [] as string[])) if (name.endsWith('.json')) await removeFile(join(directory, 'in-use', name));
   }
 
   async #inFile(op: Op, file: AuthFile, name: string): Promise<Credentials | undefined> {

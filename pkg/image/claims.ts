@@ -13,6 +13,7 @@ import { isDigest } from '../base/ids.ts';
 import type { ChainId, Digest } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import { isObject } from '../oci/manifest.ts';
+import { storageError } from './blobs.ts';
 
 export interface Claimed {
   readonly blobs: readonly Digest[];
@@ -58,7 +59,8 @@ export class Claims {
     this.#remembered.set(name, remembered);
     await replaceFile(join(this.#directory, name), JSON.stringify(remembered), 'volatile').catch((error: unknown) => {
       this.#active.delete(what);
-      throw error;
+      this.#remembered.delete(name);
+      throw storageError(error, 'the memory of this pull');
     });
     return {
       finish: async () => {

@@ -120,6 +120,7 @@ export class FakeRegistry {
   normal(request: HttpRequest): FakeAnswer | undefined {
     const found = this.#contents.get(request.url.pathname);
     if (found === undefined) return undefined;
+    if (request.method === 'HEAD') return { headers: { 'content-type': found.type, 'docker-content-digest': digestOf(found.bytes) } };
     const range = /^bytes=(\d+)-(\d*)$/.exec(request.headers['range'] ?? '');
     if (range === null) return { headers: { 'content-type': found.type }, body: found.bytes };
     const from = Number(range[1]);

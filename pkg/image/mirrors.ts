@@ -38,6 +38,13 @@ export class MirroredSource implements PullSource {
     throw new RuntimeError('Internal', `${this.describe}: no endpoint to ask`);
   }
 
+  /** The digest of a tag as the first endpoint says; undefined if it does not, for whatever reason: `manifest` will meet that reason. */
+  async promisedDigest(op: Op, tagOrDigest: string): Promise<Digest | undefined> {
+    const [first] = this.#order;
+    if (first === undefined) return undefined;
+    return (await this.#repository(first)).promisedDigest(op, tagOrDigest).catch(() => undefined);
+  }
+
   async *blob(op: Op, want: { readonly digest: Digest; readonly size: bigint }, offset: bigint): AsyncGenerator<Uint8Array, void, void> {
     const failed: string[] = [];
     const order = this.#order.filter((endpoint) => this.#wrong.get(want.digest)?.has(endpoint) !== true);

@@ -19,6 +19,7 @@ import { chainIds } from '../oci/digest.ts';
 import { isKnown, isObject, parseImageConfig, parseManifest } from '../oci/manifest.ts';
 import type { ImageManifest } from '../oci/manifest.ts';
 import type { ImageConfig } from '../oci/spec-types.ts';
+import { storageError } from './blobs.ts';
 import type { BlobStore } from './blobs.ts';
 import type { Image, ImageLayer } from './index.ts';
 
@@ -185,7 +186,9 @@ export class ImageRecords {
       sizeBytes: String(image.sizeBytes),
       pulledAt: String(image.pulledAt),
     };
-    await replaceFile(this.#path(image.id), `${JSON.stringify(record, null, 2)}\n`, 'durable');
+    await replaceFile(this.#path(image.id), `${JSON.stringify(record, null, 2)}\n`, 'durable').catch((error: unknown) => {
+      throw storageError(error, `record of image ${image.id}`);
+    });
   }
 
   #path(id: ImageId): string {

@@ -2,7 +2,7 @@
  * The pull half of the distribution protocol (opencontainers/distribution-spec): manifests and blobs of one repository
  * on one endpoint, with credentials, retries, resume and a watchdog. What comes out is bytes; only digests make them content.
  */
-import { parseDigest } from '../base/ids.ts';
+import { isDigest, parseDigest } from '../base/ids.ts';
 import type { Digest } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import { codeOf, explain, RuntimeError } from '../base/errors.ts';
@@ -132,6 +132,17 @@ export class Repository {
     });
   }
 
+  /**
+   * What the registry says is the digest of a tag, without sending the manifest (and without counting as a pull, where pulls are counted).
+   * It is the registry's word only: good for finding what is here already, after credentials were checked. undefined if it does not say.
+   */
+  async promisedDigest(op: Op, tagOrDigest: string): Promise<Digest | undefined> {
+    const response = await this.#get(withTimeout(op, limits.registryHeadersMs), `manifests/${tagOrDigest}`, { accept: manifestAccept }, 'HEAD');
+    response.discard();
+    const digest = headerOf(response, 'docker-content-digest') ?? '';
+    return response.status === 200 && isDigest(digest) ? digest : undefined;
+  }
+
   async #manifestOnce(op: Op, tagOrDigest: string, what: string): Promise<ManifestAnswer> {
     const response = await this.#get(op, `manifests/${tagOrDigest}`, { accept: manifestAccept });
     if (response.status !== 200) throw await statusError(op, response, what);
@@ -195,17 +206,17 @@ export class Repository {
     return { response, skip: first, whole: true };
   }
 
-  /** One GET below the repository, with credentials as wanted. */
-  async #get(op: Op, path: string, headers: Readonly<Record<string, string>>): Promise<HttpResponse> {
+  /** One request below the repository, with credentials as wanted. */
+  async #get(op: Op, path: string, headers: Readonly<Record<string, string>>, method: 'GET' | 'HEAD' = 'GET'): Promise<HttpResponse> {
     const { host } = new URL(this.#endpoint.root);
     const plainUntil = this.#shared.plain.get(host) ?? 0;
     const secure = this.#endpoint.root.startsWith('https:');
-    if (!secure || (this.#endpoint.security === 'insecure' && plainUntil > this.#shared.now())) return this.#getFrom(op, this.#url(path, 'http:'), headers);
+    if (!secure || (this.#endpoint.security === 'insecure' && plainUntil > this.#shared.now())) return this.#getFrom(op, this.#url(path, 'http:'), headers, method);
     try {
-      return await this.#getFrom(op, this.#url(path, 'https:'), headers);
+      return await this.#getFrom(op, this.#url(path, 'https:'), headers, method);
     } catch (error) {
       if (this.#endpoint.security !== 'insecure' || codeOf(error) !== 'Unavailable' || !isNotTls(error)) throw error;
-      const response = await this.#getFrom(op, this.#url(path, 'http:'), headers).catch((second: unknown) => {
+      const response = await this.#getFrom(op, this.#url(path, 'http:'), headers, method).catch((second: unknown) => {
         throw bothFailed(error, second);
       });
       this.#shared.plain.set(host, this.#shared.now() + SCHEME_MEMORY_MS);
@@ -220,13 +231,13 @@ export class Repository {
     return url;
   }
 
-  async #getFrom(op: Op, url: URL, extra: Readonly<Record<string, string>>): Promise<HttpResponse> {
+  async #getFrom(op: Op, url: URL, extra: Readonly<Record<string, string>>, method: 'GET' | 'HEAD'): Promise<HttpResponse> {
     const door: Door = { url, routeOf: this.#endpoint.routeOf, repository: this.#endpoint.repository, credentials: this.#credentials };
     let authorization = this.#shared.authorizer.header(door);
     // Twice: a kept token may have been revoked, and the fresh one is then refused for good.
     for (let refusals = 0; ; refusals++) {
       const headers = { 'user-agent': 'berth', ...this.#endpoint.headers, ...extra, ...(authorization === undefined ? {} : { authorization }) };
-      const response = await send(op, this.#shared.transport, { method: 'GET', url, headers }, this.#endpoint.routeOf);
+      const response = await send(op, this.#shared.transport, { method, url, headers }, this.#endpoint.routeOf);
       if (response.status !== 401) return response;
       response.discard();
       if (refusals >= 2) throw new RuntimeError('Unauthenticated', `registry ${url.host} refuses ${quote(this.#endpoint.repository)}: the token that its token server gave is not accepted`);

@@ -102,7 +102,33 @@ describe('image/store', () => {
       expect(asked).to.have.length(2);
       network.requests.length = 0;
       await pull('reg.example/b');
-      expect(network.lines).to.deep.equal([`GET ${ORIGIN}/v2/b/manifests/latest`]);
+      expect(network.lines).to.deep.equal([`HEAD ${ORIGIN}/v2/b/manifests/latest`]);
+    });
+
+    it('pulled again, unchanged, costs one HEAD that checks credentials; changed or not whole, it is pulled', async () => {
+      registry.add('x', 'latest', image);
+      const first = await pull('reg.example/x');
+      const asked = async (reference = 'reg.example/x'): Promise<string[]> => {
+        network.requests.length = 0;
+        await pull(reference);
+        return network.lines.map((line) => `${line.split(' ')[0]} ${line.split('/').at(-2)}`);
+      };
+      expect(await asked()).to.deep.equal(['HEAD manifests']);
+      expect(await asked(`reg.example/x@${image.manifest.digest}`)).to.deep.equal(['HEAD manifests']);
+      expect(store.find('reg.example/x')).to.deep.include({ id: first.id, repoTags: first.repoTags, repoDigests: first.repoDigests });
+      unpacker.layers.delete(image.chain[2]!);
+      expect(await asked()).to.deep.equal(['HEAD manifests', 'GET manifests', 'GET blobs']);
+      registry.special.set('/v2/x/manifests/latest', (request) => (request.method === 'HEAD' ? { status: 405 } : undefined));
+      expect(await asked()).to.deep.equal(['HEAD manifests', 'GET manifests']);
+      registry.special.set('/v2/x/manifests/latest', () => ({ status: 401, headers: { 'www-authenticate': 'Basic realm="x"' } }));
+      expect((await failure(pull('reg.example/x'))).code).to.equal('Unauthenticated');
+      registry.special.clear();
+      registry.add('x', 'latest', sibling);
+      expect((await pull('reg.example/x')).id).to.equal(sibling.id);
+      registry.add('x', 'latest', image);
+      expect(await asked()).to.deep.equal(['HEAD manifests']);
+      expect(store.find('reg.example/x')?.id).to.equal(image.id);
+      expect(store.find(sibling.id)?.repoTags).to.deep.equal([]);
     });
 
     it('an image may have the same layer twice, or none', async () => {
@@ -476,6 +502,9 @@ describe('image/store', () => {
       const own = await open({ credentials: new NodeCredentials({ authFiles: [], namespacedAuthDir: join(root, 'auth') }) });
       expect((await failure(own.pull(testOp(), 'reg.example/x', { namespace: 'dev' }))).code).to.equal('Unauthenticated');
       await own.pull(testOp(), 'reg.example/x', { namespace: 'prod' });
+      expect(await readdir(join(root, 'auth/in-use'))).to.deep.equal([]);
+      await writeFile(join(root, 'auth/in-use/dev-x.json'), 'of a daemon that died');
+      await open({ credentials: new NodeCredentials({ authFiles: [], namespacedAuthDir: join(root, 'auth') }) });
       expect(await readdir(join(root, 'auth/in-use'))).to.deep.equal([]);
     });
 

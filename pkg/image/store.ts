@@ -136,6 +136,7 @@ export class FileImageStore implements ImageStore {
     await this.#blobs.load();
     await this.#records.load(op);
     await this.#claims.load();
+    await this.#credentials.forgetUsed();
     // A configuration that cannot be read fails pulls, with its reason; what is here can be used all the same.
     await this.#policy.refresh(op).catch((error: unknown) => op.log.error('registries configuration cannot be read', { error: explain(error) }));
   }
@@ -351,12 +352,35 @@ export class FileImageStore implements ImageStore {
     try {
       const source = new MirroredSource(formatReference(reference), endpoints, async (endpoint) =>
         this.#registries.repository(endpoint, await this.#credentialsFor(op, endpoint, request, reference, ticket?.path)));
+      const known = requirements.length > 0 ? undefined : await this.#knownAlready(op, source, reference);
+      if (known !== undefined) return known;
       const root = await source.manifest(op, reference.digest ?? reference.tag ?? '');
       if (requirements.length > 0) await verify?.(op, { reference, manifest: root, requirements });
       return await this.#install(op, source, root, formatReference(reference), namesOf(reference, root.digest), track);
     } finally {
       await ticket?.release();
     }
+  }
+
+  /**
+   * The image, if this reference was pulled before and the registry says that nothing changed: one HEAD, which asks for credentials like a
+   * pull (the kubelet counts on that for private images that are here already), but is no pull where pulls are counted.
+   */
+  async #knownAlready(op: Op, source: MirroredSource, reference: Reference): Promise<StoredImage | undefined> {
+    const repository = repositoryName(reference);
+    const mine = reference.digest === undefined ? this.#records.byName(formatReference(reference)) : this.#records.byName(`${repository}@${reference.digest}`);
+    if (mine === undefined) return undefined;
+    const digest = await source.promisedDigest(op, reference.digest ?? reference.tag ?? '');
+    const stored = digest === undefined ? undefined : this.#records.byName(`${repository}@${digest}`);
+    if (digest === undefined || stored === undefined || (reference.digest !== undefined && digest !== reference.digest)) return undefined;
+    for (const { chainId } of stored.layers) if (!(await this.#options.unpacker.has(chainId))) return undefined;
+    return this.#changing.run('records', async () => {
+      // It may have been removed meanwhile.
+      if (this.#records.get(stored.id) === undefined) return undefined;
+      if (mine.id === stored.id) return this.#records.get(stored.id);
+      const { generation: _generation, repoTags: _tags, repoDigests: _digests, ...facts } = stored;
+      return this.#records.save({ ...facts, pulledAt: this.#nanoseconds() }, namesOf(reference, digest));
+    });
   }
 
   /**

@@ -117,6 +117,18 @@ describe('images, end to end', function () {
       await close();
     });
 
+    it('pulled again, an image costs one question; a moved tag is noticed', async () => {
+      const [one, two] = [await build([{ files: [file('x', 'one')] }]), await build([{ files: [file('x', 'two')] }])];
+      await push(one, `${registry.host}/moving:1`);
+      const { store, close } = await openStore(insecure(registry.host));
+      const first = await store.pull(op, `${registry.host}/moving:1`, {});
+      expect(await store.pull(op, `${registry.host}/moving:1`, {})).to.equal(first);
+      await push(two, `${registry.host}/moving:1`);
+      expect((await store.pull(op, `${registry.host}/moving:1`, {})).id).to.equal(two.images[0]?.id);
+      expect(store.find(first.id)?.repoTags).to.deep.equal([]);
+      await close();
+    });
+
     it('docker’s lists, too', async () => {
       const image = await buildIndex({ directory: fresh('image'), name: 'v1', images: [{ layers: [{ files: [file('x', '1')] }] }, { layers: [{ files: [file('x', '2')] }], platform: { os: 'linux', architecture: 'arm64' } }] });
       await push(image, `${registry.host}/dockerlist:1`, { format: 'v2s2' });
@@ -298,7 +310,8 @@ describe('images, end to end', function () {
       const { store, close } = await openStore(insecure(registry.host));
       await store.pull(op, `${registry.host}/app:1`, {});
       const ranges = registry.requests.filter(({ line }) => line.includes(layerPath(0))).map(({ headers }) => headers.range ?? 'whole');
-      expect(ranges.slice(0, 2)).to.deep.equal(['whole', 'bytes=70000-']);
+      // A reset may throw away what was sent last.
+      expect(ranges.slice(0, 2).join()).to.match(/^whole,bytes=[1-9]\d*-$/);
       await close();
     });
 
@@ -348,6 +361,58 @@ describe('images, end to end', function () {
       await store.remove(op, `${registry.host}/app:t7`);
       expect(store.list()).to.deep.equal([]);
       await close();
+    });
+  });
+
+  describe('a disk that fails', () => {
+    let registry: ScriptedRegistry;
+    before(async () => (registry = await startScriptedRegistry()));
+    after(() => registry.stop());
+
+    it('full: ResourceExhausted, what is there can be used and removed, and then there is room again', async () => {
+      const [small, large] = [await build([{ files: [file('s', randomBytes(300_000))] }]), await build([{ files: [file('l', randomBytes(1_800_000))] }])];
+      await registry.serve(small, 'small', '1');
+      await registry.serve(large, 'large', '1');
+      const directory = fresh('full');
+      await mkdir(directory);
+      await run('mount', ['-t', 'tmpfs', '-o', 'size=3m', 'berth-image-test', directory]);
+      try {
+        const { store, close } = await openStore(insecure(registry.host), {}, directory);
+        await store.pull(op, `${registry.host}/small:1`, {});
+        expect(await outcome(store.pull(op, `${registry.host}/large:1`, {}))).to.equal('ResourceExhausted');
+        expect(store.list()).to.have.length(1);
+        expect(await store.check(op, 'report')).to.deep.equal([]);
+        await writeFile(join(directory, 'filler'), Buffer.alloc(3_000_000)).catch(() => {});
+        expect(await outcome(store.pull(op, `${registry.host}/large:1`, {}))).to.equal('ResourceExhausted');
+        await store.remove(op, `${registry.host}/small:1`);
+        expect(store.list()).to.deep.equal([]);
+        await rm(join(directory, 'filler'));
+        await store.pull(op, `${registry.host}/small:1`, {});
+        await close();
+      } finally {
+        await run('umount', [directory]);
+      }
+    });
+
+    it('read-only: a clear error, and images that are there stay usable', async () => {
+      const image = await build([{ files: [file('s', 's')] }]);
+      const other = await build([{ files: [file('t', 't')] }]);
+      await registry.serve(image, 'one', '1');
+      await registry.serve(other, 'two', '1');
+      const directory = fresh('readonly');
+      await mkdir(directory);
+      await run('mount', ['-t', 'tmpfs', 'berth-image-test', directory]);
+      try {
+        const { store, close } = await openStore(insecure(registry.host), {}, directory);
+        await store.pull(op, `${registry.host}/one:1`, {});
+        await run('mount', ['-o', 'remount,ro', directory]);
+        expect(await outcome(store.pull(op, `${registry.host}/two:1`, {}))).to.equal('FailedPrecondition');
+        expect(store.find(`${registry.host}/one:1`)?.id).to.equal(image.images[0]?.id);
+        expect(await store.check(op, 'report')).to.deep.equal([]);
+        await close();
+      } finally {
+        await run('umount', [directory]);
+      }
     });
   });
 
