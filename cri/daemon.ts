@@ -2,16 +2,16 @@
  * The composition root: the only place that says `new`. Reads top to bottom as the order of start; stop is the reverse.
  */
 import { mkdirSync } from 'node:fs';
-import { access, stat } from 'node:fs/promises';
+import { access } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type Config, reload } from '../pkg/config/index.ts';
 import { explain, RuntimeError } from '../pkg/base/errors.ts';
-import { ensureDir, readJson } from '../pkg/base/files.ts';
+import { ensureDir } from '../pkg/base/files.ts';
 import { limits } from '../pkg/base/limits.ts';
 import { backgroundOp, type Logger, type Op, withTimeout } from '../pkg/base/op.ts';
 import { defaultAuthFiles, FileImageStore, type ImageStore, NodeCredentials, RegistryPolicy } from '../pkg/image/index.ts';
 import { CniNetwork, type NetworkPlugin } from '../pkg/network/index.ts';
-import { type OpenPods, openPods, type PodSettings, type World } from '../pkg/pod/index.ts';
+import { DirectoryExtensions, type HandlerSettings, type OpenPods, openPods, type World } from '../pkg/pod/index.ts';
 import { OverlayRootfs, type RootfsDriver } from '../pkg/rootfs/index.ts';
 import { ConmonMonitor, LinuxHost, LinuxProcesses, OciCli, type OciRuntime, PinnedNamespaces, type RuntimeFeatures } from '../pkg/runtime/index.ts';
 import type { NodeFacts } from '../pkg/spec/index.ts';
@@ -22,6 +22,7 @@ import { imageService } from './image-service.ts';
 import { observeService } from './observe-service.ts';
 import { runtimeService } from './runtime-service.ts';
 import { type RunningServer, serve } from './server.ts';
+import { handlerSettings, podSettings } from './settings.ts';
 import { streamService } from './stream-service.ts';
 
 export interface DaemonOptions {
@@ -74,10 +75,11 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
     let mind: OpenPods | undefined;
     const images = makeImages(config, rootfs, (imageId) => mind?.imageUsers(imageId) ?? []);
     await rootfs.sweepLayers(op);
-    await images.load(op);
+    const [whyNoUserNamespaces] = await Promise.all([rootfs.whyNoUserNamespaces(), images.load(op)]);
+    if (whyNoUserNamespaces !== undefined) log.info('pods with user namespaces cannot run on this node', { cause: whyNoUserNamespaces });
     await network.start(op);
     closers.push(() => network.close());
-    const world = await makeWorld(options, { facts, workspace, runtimes, rootfs, network, images });
+    const world = await makeWorld(options, { facts, workspace, runtimes, rootfs, network, images, whyNoUserNamespaces });
     mind = await openPods(op, world);
     closers.push(mind.close);
     const streams = await openStreams(config, log, mind);
@@ -112,6 +114,7 @@ interface Parts {
   readonly rootfs: RootfsDriver;
   readonly network: NetworkPlugin;
   readonly images: ImageStore;
+  readonly whyNoUserNamespaces: string | undefined;
 }
 
 function takeLock(config: Config): FileLock {
@@ -240,61 +243,19 @@ async function makeWorld(options: DaemonOptions, parts: Parts): Promise<World> {
     host: new LinuxHost({ ownRoots: [runroot, root] }),
     processes: new LinuxProcesses(),
     clock: () => BigInt(Date.now()) * 1_000_000n + (process.hrtime.bigint() % 1_000_000n),
-    settings: await makeSettings(config, await workspace.ensurePauseRoot(pausePath), join(binDir, 'env-exec')),
+    settings: await podSettings(config, handlersOf(config, runtimes), { pauseRoot: await workspace.ensurePauseRoot(pausePath), envExec: join(binDir, 'env-exec') }),
+    extensions: new DirectoryExtensions({ cdiSpecs: config.runtime.cdiSpecDirs, hooks: config.runtime.hooksDir }, log),
     log,
   };
-}
-
-async function makeSettings(config: Config, pauseRoot: string, envExec: string): Promise<PodSettings> {
-  const { runtime } = config;
-  return {
-    spec: {
-      capabilities: runtime.defaultCapabilities,
-      addInheritableCapabilities: runtime.addInheritableCapabilities,
-      env: runtime.defaultEnv,
-      sysctls: runtime.defaultSysctls,
-      ulimits: runtime.defaultUlimits,
-      seccompProfile: await profile(runtime.seccompProfile),
-      privilegedSeccompProfile: await profile(runtime.privilegedSeccompProfile),
-      apparmorProfile: runtime.apparmorProfile,
-      readOnly: runtime.readOnly,
-      pidsLimit: BigInt(runtime.pidsLimit),
-      minMemoryBytes: 0n,
-      deviceOwner: runtime.deviceOwnershipFromSecurityContext ? 'containerUser' : 'host',
-    },
-    logDir: config.storage.logDir,
-    absentMountSourcesToReject: runtime.absentMountSourcesToReject,
-    imageVolumes: config.image.imageVolumes,
-    additionalDevices: runtime.additionalDevices.map((each) => ({ hostPath: each.hostPath, containerPath: each.containerPath, permissions: each.permissions })),
-    shmBytes: 64n * 1024n * 1024n,
-    pauseRoot,
-    dropInfra: runtime.dropInfraCtr,
-    hostPorts: runtime.disableHostportMapping ? 'others' : 'cni',
-    localtime: await localtimeOf(runtime.timezone),
-    envExec: (await exists(envExec)) ? envExec : '',
-    overlayOptions: config.storage.storageOptions.filter((each) => each.startsWith('overlay.mountopt=')).flatMap((each) => each.slice('overlay.mountopt='.length).split(',')),
-  };
-}
-
-/** A seccomp profile by path, '' = none. A broken one stops the start: containers would run without it. */
-async function profile(path: string): Promise<unknown> {
-  return path === '' ? undefined : await readJson(path, limits.configFileBytes);
-}
-
-async function localtimeOf(timezone: string): Promise<string> {
-  if (timezone === '') return '';
-  const path = timezone === 'Local' ? '/etc/localtime' : join('/usr/share/zoneinfo', timezone);
-  if (timezone.includes('..') || !(await exists(path))) throw new RuntimeError('InvalidArgument', `timezone ${JSON.stringify(timezone)} is not known on this node (${path})`);
-  return path;
-}
-
-async function exists(path: string): Promise<boolean> {
-  return await stat(path).then(() => true, () => false);
 }
 
 async function openStreams({ api }: Config, log: Logger, mind: OpenPods): Promise<StreamServer> {
   const tls = api.streamEnableTls ? { cert: api.streamTlsCert, key: api.streamTlsKey, clientCa: api.streamTlsCa } : undefined;
   return await StreamServer.listen({ backend: mind.execs, log, address: api.streamAddress, port: api.streamPort, idleTimeoutMs: api.streamIdleTimeoutMs, tls });
+}
+
+function handlersOf(config: Config, runtimes: Runtimes): ReadonlyMap<string, HandlerSettings> {
+  return new Map([...runtimes].map(([name, { runtime, features }]) => [name, handlerSettings(config.runtimes.get(runtime.handler.name), features)]));
 }
 
 async function openSocket(options: DaemonOptions, world: World, mind: OpenPods, runtimes: Runtimes, streams: StreamServer): Promise<RunningServer> {
@@ -308,7 +269,7 @@ async function openSocket(options: DaemonOptions, world: World, mind: OpenPods, 
       version,
       cgroupManager: world.facts.cgroupManager,
       handlers: runtimes,
-      userNamespaces: false,
+      userNamespaces: world.whyNoUserNamespaces === undefined,
       info: () => ({ config: JSON.stringify({ root: config.storage.root, runroot: config.storage.runroot, cgroupManager: config.runtime.cgroupManager, listen: config.api.listen }) }),
       podEvents: config.runtime.enablePodEvents,
       clock: world.clock,

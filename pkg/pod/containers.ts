@@ -9,7 +9,6 @@ import { limits } from '../base/limits.ts';
 import { backgroundOp, type Op, withLog } from '../base/op.ts';
 import { abortable, KeyedMutex } from '../base/sync.ts';
 import type { ExitRecord } from '../runtime/index.ts';
-import { mergeResources, NO_RESOURCES, toLinuxResources } from '../spec/index.ts';
 import { type ContainerEvent, type ContainerRecord, next, type SandboxRecord } from '../state/index.ts';
 import { type Books, containerKey, isVisible } from './books.ts';
 import { draftContainer, launchContainer } from './create.ts';
@@ -18,6 +17,7 @@ import { Flights } from './flights.ts';
 import type { Containers, World } from './index.ts';
 import { containerStatus } from './query.ts';
 import { same } from './same.ts';
+import { applyUpdate } from './update.ts';
 
 const SIGKILL = 9;
 const SIGCONT = 18;
@@ -108,9 +108,7 @@ export class ContainerKeeper implements Containers {
       const record = this.get(id);
       const { phase } = record.state;
       if (phase !== 'created' && phase !== 'running') throw new RuntimeError('FailedPrecondition', `container ${id} is ${phase}; only a created or running one can be updated`);
-      const resources = mergeResources(record.resources ?? NO_RESOURCES, update);
-      op.stage('runtime update');
-      await this.#world.runtimeFor(record.runtimeHandler).update(op, id, toLinuxResources(resources, this.#world.facts, this.#world.settings.spec.minMemoryBytes));
+      const resources = await applyUpdate(op, this.#world, record, update);
       const latest = this.#books.container(id);
       if (latest !== undefined) await this.#books.save({ ...latest, resources });
     });

@@ -4,39 +4,47 @@
  * Runs under the container's flight, after its record says `creating`; whatever it leaves when it fails is found by the
  * container's id and destroyed. It saves nothing itself.
  */
-import { dirname, join, posix } from 'node:path';
-import type { ContainerConfig, LinuxContainerSecurityContext, Mount } from '../cri-api/types.ts';
-import { RuntimeError, wrap } from '../base/errors.ts';
+import { dirname, join } from 'node:path';
+import type { ContainerConfig } from '../cri-api/types.ts';
+import { RuntimeError } from '../base/errors.ts';
 import { failpoint } from '../base/failpoint.ts';
-import { ensureDir, readJson } from '../base/files.ts';
-import { type ContainerId, type ImageId, type ProcessRef, quote } from '../base/ids.ts';
+import { ensureDir } from '../base/files.ts';
+import { type ContainerId, type ProcessRef, quote } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import type { Op } from '../base/op.ts';
+import type { RuntimeSpec } from '../oci/spec-types.ts';
 import type { Image } from '../image/index.ts';
-import type { InsideRoot } from '../rootfs/index.ts';
+import type { IdMap, InsideRoot } from '../rootfs/index.ts';
 import type { RuntimeFeatures } from '../runtime/index.ts';
 import {
+  addHooks,
+  type AnnotationSettings,
+  annotationSettings,
+  applyCdi,
   buildContainerSpec,
   cgroupsPathFor,
+  checkMapped,
+  checkWorkingDir,
   type ContainerSpecInput,
+  containerPath,
   effectiveStopSignal,
   homeOf,
+  matchHooks,
+  passedAnnotations,
   type PodFiles,
   passwdWithEntry,
-  type ResolvedDevice,
-  type ResolvedMount,
   type ResolvedUser,
-  resolveDevices,
   resolveUser,
-  seccompChoice,
   stringifySpec,
   workingDirOf,
 } from '../spec/index.ts';
 import type { ContainerRecord, SandboxRecord } from '../state/index.ts';
 import type { Books } from './books.ts';
 import { together } from './flights.ts';
-import type { World } from './index.ts';
+import type { HandlerSettings, World } from './index.ts';
+import { directoryMode, handlerSettings, ownerOnHost, renderHosts } from './plan.ts';
 import { podName } from './pods.ts';
+import { anonymousVolumes, defaultMounts, findCdi, findDevices, type FoundCdi, imageVolumesOf, localhostSeccomp, resolveMounts } from './sources.ts';
 
 /** A container whose init process exists and waits for start. */
 export interface Launched {
@@ -70,7 +78,7 @@ export function draftContainer(world: World, id: ContainerId, sandbox: SandboxRe
     stopSignal: effectiveStopSignal(config.stopSignal, image.config.stopSignal),
     user: { uid: 0n, gid: 0n, supplementalGroups: [] },
     resources: config.linux?.resources,
-    imageVolumes: [],
+    imageVolumes: imageVolumesOf(world, config),
     stopping: null,
     monitor: null,
   };
@@ -81,32 +89,44 @@ export async function launchContainer(op: Op, world: World, books: Books, draft:
   const image = world.images.find(draft.imageId);
   if (image === undefined) throw absentImage(draft.imageName);
   const runtime = world.runtimeFor(sandbox.runtimeHandler);
+  const handler = handlerSettings(world.settings, sandbox.runtimeHandler);
+  const wishes = wishesOf(world, draft, sandbox, handler);
   op.stage('mount rootfs');
   const layers = image.layers.map((layer) => layer.chainId);
-  const [root, features, mounts, devices] = await together([
+  const [root, features, mounts, devices, cdi] = await together([
     world.rootfs.mount(op, draft.id, layers, { mountOptions: world.settings.overlayOptions, quotaBytes: 0n, idMap: sandbox.idMap }),
     runtime.features(op),
-    resolveMounts(op, world, draft),
-    findDevices(op, world, draft.config),
-    ensureLogDirectory(draft.logPath),
+    resolveMounts(op, world, draft, sandbox.idMap),
+    findDevices(op, world, draft.config, { annotated: wishes.devices, host: wantsHostDevices(draft.config, handler) }),
+    findCdi(op, world, draft.config),
+    ensureDir(dirname(draft.logPath), 0o755),
   ]);
   await failpoint('container.rootfs.after');
   op.stage('prepare rootfs');
   const inside = world.rootfs.inside(root);
-  const { user, passwd } = await identity(inside, draft.config, image);
-  await prepareRoot(inside, draft.config, image, user);
-  const files = await podFiles(world, draft, sandbox, image, passwd, user);
+  const { user, passwd } = await identity(inside, draft.config, image, sandbox.idMap);
+  await prepareRoot(inside, draft.config, image, { user, idMap: sandbox.idMap });
+  const [files, own, configured, settings] = await together([
+    podFiles(world, draft, sandbox, image, passwd, user),
+    anonymousVolumes(op, world, draft, image, { inside, idMap: sandbox.idMap }),
+    defaultMounts(op, world),
+    specInput(op, world, books, draft, sandbox),
+  ]);
   const spec = buildContainerSpec({
-    ...(await specInput(op, world, books, draft, sandbox)),
+    ...settings,
+    ...wishes,
+    defaults: { ...world.settings.spec, minMemoryBytes: handler.minMemoryBytes },
     image: image.config,
     root,
-    runtime: specRuntime(features),
+    runtime: specRuntime(features, handler),
     user,
     files,
-    mounts: mounts.map((mount) => mount.resolved),
+    mounts,
+    volumes: [...configured, ...own],
     ...devices,
   });
-  const bundle = await world.workspace.writeBundle(draft.id, stringifySpec(spec));
+  const extended = await extend(op, world, spec, { draft, sandbox, cdi });
+  const bundle = await world.workspace.writeBundle(draft.id, stringifySpec(extended));
   op.stage('runtime create');
   const { process, monitor } = await world.monitor.create(op, {
     id: draft.id,
@@ -119,16 +139,32 @@ export async function launchContainer(op: Op, world: World, books: Books, draft:
     stdinOnce: draft.config.stdinOnce,
   });
   await failpoint('container.create.after');
-  const groups = user.additionalGids.map(BigInt);
+  const groups = (extended.process.user.additionalGids ?? []).map(BigInt);
   return {
-    record: {
-      ...draft,
-      user: { uid: BigInt(user.uid), gid: BigInt(user.gid), supplementalGroups: groups },
-      imageVolumes: mounts.flatMap((mount) => (mount.volume === undefined ? [] : [mount.volume])),
-    },
+    record: { ...draft, user: { uid: BigInt(user.uid), gid: BigInt(user.gid), supplementalGroups: groups } },
     process,
     monitor,
   };
+}
+
+/** What allowed annotations change, and which of them go into the spec. */
+function wishesOf(world: World, draft: ContainerRecord, sandbox: SandboxRecord, handler: HandlerSettings): AnnotationSettings & Pick<ContainerSpecInput, 'annotations'> {
+  const annotations = passedAnnotations(sandbox.config.annotations, draft.config.annotations, draft.config.metadata?.name ?? '', handler.allowedAnnotations);
+  return { ...annotationSettings(annotations, world.settings.allowedDevices), annotations };
+}
+
+function wantsHostDevices(config: ContainerConfig, handler: HandlerSettings): 'all' | 'none' {
+  return config.linux?.securityContext?.privileged === true && !handler.privilegedWithoutHostDevices ? 'all' : 'none';
+}
+
+/** The spec with its CDI devices, then with the hooks that want to see such a container. */
+async function extend(op: Op, world: World, spec: RuntimeSpec, subject: { readonly draft: ContainerRecord; readonly sandbox: SandboxRecord; readonly cdi: FoundCdi | undefined }): Promise<RuntimeSpec> {
+  const { draft, sandbox, cdi } = subject;
+  const withDevices = cdi === undefined ? spec : applyCdi(spec, cdi.edits, cdi.found);
+  const hooks = await world.extensions.hooks(op);
+  if (hooks.length === 0) return withDevices;
+  const annotations = new Map([...Object.entries(sandbox.config.annotations), ...Object.entries(draft.config.annotations)]);
+  return addHooks(withDevices, matchHooks(hooks, { annotations, command: spec.process.args[0] ?? '', hasBindMounts: draft.config.mounts.length > 0 }));
 }
 
 function findImage(world: World, config: ContainerConfig): Image {
@@ -157,44 +193,57 @@ function logPathOf(sandbox: SandboxRecord, config: ContainerConfig, id: Containe
   return join(sandbox.logDirectory, config.logPath === '' ? `${id}.log` : config.logPath);
 }
 
-async function ensureLogDirectory(logPath: string): Promise<void> {
-  await ensureDir(dirname(logPath), 0o755);
-}
-
-async function identity(inside: InsideRoot, config: ContainerConfig, image: Image): Promise<{ readonly user: ResolvedUser; readonly passwd: string | undefined }> {
+async function identity(inside: InsideRoot, config: ContainerConfig, image: Image, idMap: IdMap | null): Promise<{ readonly user: ResolvedUser; readonly passwd: string | undefined }> {
   const [passwd, group] = await together([inside.readFile('/etc/passwd', limits.passwdBytes), inside.readFile('/etc/group', limits.passwdBytes)]);
   const text = passwd?.toString('utf8');
   const user = resolveUser({ security: config.linux?.securityContext, imageUser: image.config.user, passwd: text, group: group?.toString('utf8') });
+  checkMapped(idMap, user);
   return { user, passwd: text };
 }
 
-/** The working directory, /etc/mtab and the image's volumes, made inside the root. */
-async function prepareRoot(inside: InsideRoot, config: ContainerConfig, image: Image, user: ResolvedUser): Promise<void> {
-  const owner = { uid: user.uid, gid: user.gid };
+/** The working directory and /etc/mtab, made inside the root. */
+async function prepareRoot(inside: InsideRoot, config: ContainerConfig, image: Image, { user, idMap }: { readonly user: ResolvedUser; readonly idMap: IdMap | null }): Promise<void> {
   const cwd = workingDirOf(config, image.config);
-  if (cwd !== '/') await inside.ensureDir(cwd, owner, 0o755);
+  if (cwd !== '/') {
+    await inside.ensureDir(cwd, ownerOnHost(idMap, user), 0o755);
+    // A symlink of the image may hide such a place (CVE-2024-21626).
+    checkWorkingDir((await inside.resolve(cwd))?.path ?? cwd);
+  }
   await inside.symlinkIfAbsent('/etc/mtab', '/proc/mounts').catch(() => {
     // An image without /etc, or with something else there: programs that want mtab find /proc/mounts themselves.
   });
-  for (const volume of image.config.volumes) await inside.ensureDir(posix.resolve('/', volume), { uid: 0, gid: 0 }, 0o755);
 }
 
 async function podFiles(world: World, draft: ContainerRecord, sandbox: SandboxRecord, image: Image, passwd: string | undefined, user: ResolvedUser): Promise<PodFiles> {
-  const home = homeOf({ config: draft.config, image: image.config, defaults: world.settings.spec, user });
+  const { workspace, settings } = world;
+  const owner = ownerOnHost(sandbox.idMap, { uid: 0, gid: 0 });
+  const home = homeOf({ config: draft.config, image: image.config, defaults: settings.spec, user });
   const line = passwdWithEntry(passwd, user, home);
-  const hostNetwork = sandbox.namespaces['net'] === undefined;
+  await workspace.ensureBundle(draft.id, directoryMode(sandbox.idMap));
   return {
     resolvConf: sandbox.files.resolvConf,
     hostname: sandbox.files.hostname,
-    hosts: hostNetwork ? '/etc/hosts' : '',
+    hosts: await hostsFile(world, draft.config, sandbox),
     shm: sandbox.files.shm,
-    passwd: line === undefined ? '' : await world.workspace.writeContainerFile(draft.id, 'passwd', line),
-    containerenv: await world.workspace.writeContainerFile(draft.id, 'containerenv', ''),
-    localtime: world.settings.localtime,
+    passwd: line === undefined ? '' : await workspace.writeContainerFile(draft.id, 'passwd', line, owner),
+    containerenv: await workspace.writeContainerFile(draft.id, 'containerenv', '', owner),
+    localtime: settings.localtime,
   };
 }
 
-type LookedUp = 'image' | 'root' | 'runtime' | 'user' | 'files' | 'mounts' | 'devices' | 'hostDevices';
+/**
+ * The kubelet mounts an /etc/hosts of its own. Other clients (crictl, critest) give none: then a pod on the host's network has the host's, and
+ * any other one that names the pod.
+ */
+async function hostsFile(world: World, config: ContainerConfig, sandbox: SandboxRecord): Promise<string> {
+  if (config.mounts.some((mount) => containerPath(mount.containerPath) === '/etc/hosts')) return '';
+  if (sandbox.namespaces['net'] === undefined) return '/etc/hosts';
+  const { hosts } = sandbox.files;
+  await world.workspace.writeSandboxFile(hosts, renderHosts(sandbox.config.hostname, sandbox.ips), ownerOnHost(sandbox.idMap, { uid: 0, gid: 0 }));
+  return hosts;
+}
+
+type LookedUp = 'image' | 'root' | 'runtime' | 'user' | 'files' | 'mounts' | 'volumes' | 'devices' | 'hostDevices' | 'defaults' | keyof ReturnType<typeof wishesOf>;
 
 /** The part of the spec's input that comes from records and settings alone. */
 async function specInput(op: Op, world: World, books: Books, draft: ContainerRecord, sandbox: SandboxRecord): Promise<Omit<ContainerSpecInput, LookedUp>> {
@@ -206,18 +255,13 @@ async function specInput(op: Op, world: World, books: Books, draft: ContainerRec
     pod: sandbox.config,
     config,
     facts,
-    defaults: settings.spec,
     namespaces: new Map(Object.entries(sandbox.namespaces)) as ContainerSpecInput['namespaces'],
     pid: pidNamespace(books, draft, sandbox),
     cgroupsPath: draft.cgroupsPath,
-    volumes: [],
     idMap: sandbox.idMap,
     selinux: sandbox.selinux,
     localhostSeccomp: await localhostSeccomp(op, config.linux?.securityContext),
     hostname: hostNetwork ? host.hostname() : sandbox.config.hostname,
-    annotations: new Map(),
-    cgroupAccess: 'ro',
-    umask: undefined,
     envExec: settings.envExec,
   };
 }
@@ -244,67 +288,11 @@ function pidNamespace(books: Books, draft: ContainerRecord, sandbox: SandboxReco
   }
 }
 
-interface FoundMount {
-  readonly resolved: ResolvedMount;
-  readonly volume?: ContainerRecord['imageVolumes'][number];
-}
-
-async function resolveMounts(op: Op, world: World, draft: ContainerRecord): Promise<readonly FoundMount[]> {
-  const { mounts } = draft.config;
-  if (mounts.length > limits.mountsCount) throw new RuntimeError('InvalidArgument', `${mounts.length} mounts; at most ${limits.mountsCount} are taken`);
-  return await together(mounts.map((mount, index) => (mount.image === undefined || mount.image.image === '' ? bindMount(op, world, mount) : imageVolume(op, world, draft.id, mount, index))));
-}
-
-async function bindMount(op: Op, world: World, mount: Mount): Promise<FoundMount> {
-  const reject = world.settings.absentMountSourcesToReject.includes(posix.normalize(mount.hostPath));
-  op.stage(`stat mount source ${mount.hostPath}`);
-  const source = await world.host.mountSource(op, mount.hostPath, reject);
-  return { resolved: { source: source.realPath, kind: source.kind, propagation: source.propagation, image: false } };
-}
-
-async function imageVolume(op: Op, world: World, id: ContainerId, mount: Mount, index: number): Promise<FoundMount> {
-  const wanted = mount.image?.image ?? '';
-  const image = world.images.find(wanted);
-  if (image === undefined) throw new RuntimeError('NotFound', `image ${quote(wanted)} for the volume at ${mount.containerPath} is not on this node; pull it first`, { reason: 'ImageVolumeMountFailed' });
-  try {
-    const source = await world.rootfs.mountImageVolume(op, id, index, image.layers.map((layer) => layer.chainId), mount.imageSubPath);
-    const imageId: ImageId = image.id;
-    return {
-      resolved: { source, kind: 'directory', propagation: 'private', image: true },
-      volume: { containerPath: mount.containerPath, imageId, imageRef: image.repoDigests[0] ?? image.id },
-    };
-  } catch (cause) {
-    throw new RuntimeError('Internal', `mount image ${quote(wanted)} at ${mount.containerPath}`, { cause, reason: 'ImageVolumeMountFailed' });
-  }
-}
-
-async function findDevices(op: Op, world: World, config: ContainerConfig): Promise<{ readonly devices: readonly ResolvedDevice[]; readonly hostDevices: readonly ResolvedDevice[] }> {
-  const requests = [...world.settings.additionalDevices, ...config.devices];
-  const found = await together(requests.map(async (request) => resolveDevices(request, await world.host.devices(op, request.hostPath))));
-  const privileged = config.linux?.securityContext?.privileged === true;
-  const hostDevices = privileged ? (await world.host.allDevices(op)).map((device) => ({ ...device, access: 'rwm' })) : [];
-  return { devices: found.flat(), hostDevices };
-}
-
-/** Reads the profile that the config names by path; undefined if it names none. */
-async function localhostSeccomp(op: Op, security: LinuxContainerSecurityContext | undefined): Promise<unknown> {
-  const choice = seccompChoice(security);
-  if (choice.kind !== 'localhost' || security?.privileged === true) return undefined;
-  const path = choice.ref;
-  if (!posix.isAbsolute(path)) throw new RuntimeError('InvalidArgument', `seccomp profile ${quote(path)} is not an absolute path`);
-  op.stage(`read seccomp profile ${path}`);
-  try {
-    return await readJson(path, limits.configFileBytes);
-  } catch (cause) {
-    throw wrap(`seccomp profile ${quote(path)} cannot be used`, cause, 'InvalidArgument');
-  }
-}
-
-function specRuntime(features: RuntimeFeatures): ContainerSpecInput['runtime'] {
+function specRuntime(features: RuntimeFeatures, handler: HandlerSettings): ContainerSpecInput['runtime'] {
   return {
     ociVersion: features.ociVersion,
     recursiveReadOnlyMounts: features.recursiveReadOnlyMounts,
     idmappedMounts: features.idmappedMounts,
-    privilegedWithoutHostDevices: false,
+    privilegedWithoutHostDevices: handler.privilegedWithoutHostDevices,
   };
 }

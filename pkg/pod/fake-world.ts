@@ -48,6 +48,9 @@ const spec: SpecDefaults = {
   apparmorProfile: '', readOnly: false, pidsLimit: -1n, minMemoryBytes: 0n, deviceOwner: 'host',
 };
 
+const HANDLER = { privilegedWithoutHostDevices: false, minMemoryBytes: 0n, allowedAnnotations: [] };
+const HANDLERS: PodSettings['handlers'] = new Map([['', HANDLER], ['fake', HANDLER]]);
+
 /** What happens on the node outside the runtime: survives crashes, may be made to fail. */
 export class FakeSurroundings {
   readonly node: FakeNode;
@@ -79,7 +82,7 @@ export class FakeSurroundings {
   world(overrides: Partial<PodSettings> = {}): World {
     const view = this.node.boot();
     const settings: PodSettings = {
-      spec, logDir: join(this.directory, 'logs'), absentMountSourcesToReject: [], imageVolumes: 'mkdir', additionalDevices: [], shmBytes: 1n << 26n,
+      spec, logDir: join(this.directory, 'logs'), absentMountSourcesToReject: [], imageVolumes: 'mkdir', additionalDevices: [], allowedDevices: [], defaultMounts: [], handlers: HANDLERS, shmBytes: 1n << 26n,
       pauseRoot: join(this.directory, 'pause'), dropInfra: true, hostPorts: 'cni', localtime: '', envExec: '', overlayOptions: [], ...overrides,
     };
     return {
@@ -100,6 +103,8 @@ export class FakeSurroundings {
       clock: () => this.node.now(),
       facts,
       settings,
+      extensions: { cdi: async () => ({ devices: new Map(), conflicts: new Map(), damaged: [] }), hooks: async () => [] },
+      whyNoUserNamespaces: undefined,
       log: silent,
     };
   }
@@ -156,6 +161,7 @@ export class FakeSurroundings {
       usage: async () => ({ usedBytes: 0n, inodesUsed: 0n }),
       list: async () => [...this.roots],
       mountImageVolume: async (_op, id, index) => join(this.directory, 'volumes', id, String(index)),
+      makeVolume: async (_op, id, index) => join(this.directory, 'data', id, String(index)),
       inside: () => inside,
       imageRoot: this.directory,
       containerRoot: this.directory,

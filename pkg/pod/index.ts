@@ -14,8 +14,10 @@ import type { RootfsDriver } from '../rootfs/index.ts';
 import type { AttachChannel, Connection, ExecStdio, ExitStatus, Host, Monitor, Namespaces, OciRuntime, Processes, TerminalSize } from '../runtime/index.ts';
 import type { NodeFacts, SpecDefaults } from '../spec/index.ts';
 import type { ContainerRecord, SandboxRecord, StateStore, Workspace } from '../state/index.ts';
+import type { Extensions } from './extensions.ts';
 
 export { type OpenPods, openPods } from './open.ts';
+export { DirectoryExtensions, type Extensions } from './extensions.ts';
 export * from './query.ts';
 export type { PodEvent } from './books.ts';
 
@@ -38,12 +40,33 @@ export interface World {
   readonly clock: () => bigint;
   readonly facts: NodeFacts;
   readonly settings: PodSettings;
+  readonly extensions: Extensions;
+  /** Undefined if kernel and file system can give roots to user namespaces, else the reason. */
+  readonly whyNoUserNamespaces: string | undefined;
   readonly log: Logger;
+}
+
+/** What a runtime handler's table says about its containers. */
+export interface HandlerSettings {
+  /** Privileged containers get only the devices that they ask for. */
+  readonly privilegedWithoutHostDevices: boolean;
+  /** Smallest memory limit that a container can start with. */
+  readonly minMemoryBytes: bigint;
+  /** Annotations that take effect: names, or beginnings with a `*` behind. */
+  readonly allowedAnnotations: readonly string[];
+}
+
+/** A line of `default_mounts_file`. */
+export interface DefaultMount {
+  readonly source: string;
+  readonly containerPath: string;
 }
 
 /** What the configuration says about pods. */
 export interface PodSettings {
   readonly spec: SpecDefaults;
+  /** By name; '' is the default handler. */
+  readonly handlers: ReadonlyMap<string, HandlerSettings>;
   /** Where logs go when the kubelet names no directory; absolute. */
   readonly logDir: string;
   /** Sources that must exist instead of being made as directories (`absent_mount_sources_to_reject`). */
@@ -51,7 +74,11 @@ export interface PodSettings {
   readonly imageVolumes: 'mkdir' | 'bind' | 'ignore';
   /** `additional_devices` and the like, as CRI devices for every container. */
   readonly additionalDevices: readonly { readonly hostPath: string; readonly containerPath: string; readonly permissions: string }[];
-  /** Size of a pod's /dev/shm in bytes. */
+  /** Host paths that the devices annotation may ask for. */
+  readonly allowedDevices: readonly string[];
+  /** `default_mounts_file`: read-only, in every container. */
+  readonly defaultMounts: readonly DefaultMount[];
+  /** Size of a pod's /dev/shm in bytes, unless an allowed annotation says otherwise. */
   readonly shmBytes: bigint;
   /** Directory with our `pause`, the root of infra containers. */
   readonly pauseRoot: string;

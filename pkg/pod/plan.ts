@@ -3,9 +3,12 @@
  */
 import type { DNSConfig, NamespaceOption, PodSandboxConfig } from '../cri-api/types.ts';
 import { RuntimeError } from '../base/errors.ts';
+import { quote } from '../base/ids.ts';
 import type { IdMap } from '../rootfs/index.ts';
 import type { PortMapping } from '../network/index.ts';
 import type { NamespaceKind } from '../runtime/index.ts';
+import { annotationSettings, passedAnnotations } from '../spec/index.ts';
+import type { HandlerSettings, PodSettings } from './index.ts';
 
 export interface SandboxPlan {
   /** Namespaces of its own, to be pinned; the others are the host's. */
@@ -113,4 +116,42 @@ export function podCgroupFor(manager: 'cgroupfs' | 'systemd', id: string, parent
   if (parent !== '') return { parent, own: false };
   // systemd drops a slice by itself when the last scope in it ends.
   return manager === 'systemd' ? { parent: `berth-pod${id}.slice`, own: false } : { parent: `/berth/${id}`, own: true };
+}
+
+/** The settings of a pod's handler; '' is the default's. @throws InvalidArgument if there is none. */
+export function handlerSettings(settings: PodSettings, handler: string): HandlerSettings {
+  const found = settings.handlers.get(handler);
+  if (found === undefined) throw new RuntimeError('InvalidArgument', `no runtime handler is called ${quote(handler)}`);
+  return found;
+}
+
+/** The annotations of a pod that its handler allows. */
+export function podAnnotations(settings: PodSettings, config: PodSandboxConfig, handler: string): ReadonlyMap<string, string> {
+  return passedAnnotations(config.annotations, {}, '', handlerSettings(settings, handler).allowedAnnotations);
+}
+
+/** Size of the pod's /dev/shm. @throws InvalidArgument for an annotation that is no size. */
+export function shmBytesOf(settings: PodSettings, config: PodSandboxConfig, handler: string): bigint {
+  return annotationSettings(podAnnotations(settings, config, handler), settings.allowedDevices).shmBytes ?? settings.shmBytes;
+}
+
+/** An owner inside a container as the host's file systems have it. An id that is not mapped stays: nothing in the container could own it. */
+export function ownerOnHost(idMap: IdMap | null, owner: { readonly uid: number; readonly gid: number }): { readonly uid: number; readonly gid: number } {
+  if (idMap === null) return { uid: owner.uid, gid: owner.gid };
+  const mapped = (id: number, maps: IdMap['uids']): number => {
+    const map = maps.find(({ containerId, size }) => id >= containerId && id < containerId + size);
+    return map === undefined ? id : map.hostId + (id - map.containerId);
+  };
+  return { uid: mapped(owner.uid, idMap.uids), gid: mapped(owner.gid, idMap.gids) };
+}
+
+/** Mode of a directory of ours that a container's files lie in: with a user namespace the runtime passes through it as the mapped root. */
+export function directoryMode(idMap: IdMap | null): number {
+  return idMap === null ? 0o700 : 0o711;
+}
+
+/** /etc/hosts of a pod with a network of its own. */
+export function renderHosts(hostname: string, ips: readonly string[]): string {
+  const names = ['127.0.0.1\tlocalhost', '::1\tlocalhost ip6-localhost ip6-loopback', 'ff02::1\tip6-allnodes', 'ff02::2\tip6-allrouters'];
+  return `${[...names, ...(hostname === '' ? [] : ips.map((ip) => `${ip}\t${hostname}`))].join('\n')}\n`;
 }

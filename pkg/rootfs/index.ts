@@ -21,8 +21,13 @@ export interface RootfsDriver extends LayerUnpacker {
   usage(op: Op, id: ContainerId): Promise<FsUsage>;
   /** Every id that has anything here, for the orphan sweep. */
   list(): Promise<readonly ContainerId[]>;
-  /** Mounts an image read-only for an image volume under `rootfs/<id>/volumes/<index>`; `subPath` is resolved inside (openat2 RESOLVE_IN_ROOT). Returns the path to bind. */
-  mountImageVolume(op: Op, id: ContainerId, index: number, layers: readonly ChainId[], subPath: string): Promise<string>;
+  /**
+   * Mounts an image read-only for an image volume under `rootfs/<id>/volumes/<index>`, idmapped for a user namespace; `subPath` is resolved inside
+   * (openat2 RESOLVE_IN_ROOT). Returns the path to bind.
+   */
+  mountImageVolume(op: Op, id: ContainerId, index: number, layers: readonly ChainId[], options: ImageVolumeOptions): Promise<string>;
+  /** Makes an empty directory of the container's own beside its root, destroyed with it: an anonymous volume. Returns its path. */
+  makeVolume(op: Op, id: ContainerId, index: number): Promise<string>;
   /** File-system facts of a container's root, resolved inside it, never through it. */
   inside(root: string): InsideRoot;
   /** Where upper directories and layers live: a real path on the file system that the kubelet watches. */
@@ -36,6 +41,12 @@ export interface RootfsOptions {
   /** Size of the writable layer in bytes where the file system has project quotas; 0 = none. */
   readonly quotaBytes: bigint;
   /** User namespace of the container: host id of container id 0 and the length; null = none. The lower layers are mounted idmapped. */
+  readonly idMap: IdMap | null;
+}
+
+export interface ImageVolumeOptions {
+  /** A directory of the image; '' = all of it. */
+  readonly subPath: string;
   readonly idMap: IdMap | null;
 }
 

@@ -65,7 +65,12 @@ function symlinkIfAbsent(inside: Root, path: string, target: string): void {
 }
 
 async function copyOut(inside: Root, from: string, to: string): Promise<void> {
-  if (inside.resolve(from)?.kind !== 'directory') return;
+  const found = inside.resolve(from);
+  if (found?.kind !== 'directory') return;
   using target = Root.open(to, 'chroot');
   await inside.copyTree(from, target, '.');
+  const top = inside.stat(found.path);
+  if (top === undefined) return;
+  target.chown('.', top.uid, top.gid);
+  target.chmod('.', top.mode);
 }

@@ -5,6 +5,7 @@
  *     <root>/rootfs/<container id>/upper, work   the writable layer
  *                                  merged        the container's root, mounted
  *                                  volumes/<n>   image volumes, mounted read-only
+ *                                  data/<n>      anonymous volumes
  *                                  volumes/<n>.root   an empty directory with the image root's owner and mode, topmost layer of volume n
  *     <root>/rootfs/.trash-<random>              on its way out; nobody's after a crash
  *
@@ -15,7 +16,8 @@
  * a user namespace the container's directory is 0711, because the runtime then walks to it as the mapped root.
  */
 import { randomBytes } from 'node:crypto';
-import { chmod, mkdir, rename } from 'node:fs/promises';
+import { chmod, mkdir, rename, rm } from 'node:fs/promises';
+import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { errnoOf, explain, RuntimeError, wrap } from '../base/errors.ts';
 import { ensureDir, readDirSorted } from '../base/files.ts';
@@ -25,7 +27,7 @@ import { checkAlive, type Op } from '../base/op.ts';
 import { KeyedMutex, SingleFlight } from '../base/sync.ts';
 import type { FsUsage, LayerSource } from '../image/index.ts';
 import { closeFd, isMountPoint, mountBind, mountOverlay, openUserNamespace, Root, treeUsage, unmount, unmountTree } from '../sys/index.ts';
-import type { IdMap, IdMapping, InsideRoot, RootfsDriver, RootfsOptions } from './index.ts';
+import type { IdMap, IdMapping, ImageVolumeOptions, InsideRoot, RootfsDriver, RootfsOptions } from './index.ts';
 import { insideRoot } from './inside.ts';
 import type { RootOwner } from './layer-writer.ts';
 import { Layers } from './layers.ts';
@@ -64,7 +66,7 @@ export class OverlayRootfs implements RootfsDriver {
     this.containerRoot = options.root;
     this.imageRoot = options.imageRoot ?? options.root;
     this.#rootfs = join(options.root, 'rootfs');
-    this.#pool = new UnpackPool(limits.unpackWorkersCount, options.workerUrl ?? new URL('./unpack-worker.ts', import.meta.url));
+    this.#pool = new UnpackPool(Math.min(limits.unpackWorkersCount, Math.max(2, availableParallelism())), options.workerUrl ?? new URL('./unpack-worker.ts', import.meta.url));
     this.#layers = new Layers(join(this.imageRoot, 'layers'), this.#pool, options.unpackLimits ?? {});
   }
 
@@ -130,7 +132,7 @@ export class OverlayRootfs implements RootfsDriver {
     });
   }
 
-  mountImageVolume(op: Op, id: ContainerId, index: number, layers: readonly ChainId[], subPath: string): Promise<string> {
+  mountImageVolume(op: Op, id: ContainerId, index: number, layers: readonly ChainId[], { subPath, idMap }: ImageVolumeOptions): Promise<string> {
     return this.#locks.run(id, async () => {
       checkAlive(op, 'mount image volume');
       checkSubPath(subPath);
@@ -145,10 +147,40 @@ export class OverlayRootfs implements RootfsDriver {
         await own(volumes, `${index}.root`, await this.#layers.rootOwner(layers), null);
         const lower = await this.#layers.lowerDirs(layers);
         if (lower.length === 0) await mountBind({ source: top, target, extent: 'one', attributes: VOLUME_ATTRIBUTES });
-        else await mountOverlay({ lower: [top, ...lower], writable: null, target, options: VOLUME_ATTRIBUTES });
+        else await withUserNamespace(idMap, (usernsFd) => mountOverlay({ lower: [top, ...lower], writable: null, target, options: VOLUME_ATTRIBUTES, usernsFd }));
       }
       return subPath === '' ? target : inVolume(target, subPath);
     });
+  }
+
+  makeVolume(op: Op, id: ContainerId, index: number): Promise<string> {
+    return this.#locks.run(id, async () => {
+      checkAlive(op, 'make volume');
+      const directory = join(this.#path(id), 'data', String(index));
+      await ensureDir(join(directory, '..'), 0o711);
+      await ensureDir(directory, 0o755);
+      return directory;
+    });
+  }
+
+  /**
+   * Whether this kernel, and the file system that layers are on, can give a root to a user namespace: undefined if so, else the reason. Tries it
+   * once for real; what kernels say about themselves is not enough (overlay on idmapped layers came in 5.19, file systems one by one).
+   */
+  async whyNoUserNamespaces(): Promise<string | undefined> {
+    const directory = join(this.#rootfs, `${TRASH}${randomBytes(12).toString('hex')}`);
+    const idMap: IdMap = { uids: [{ containerId: 0, hostId: 100_000, size: 65_536 }], gids: [{ containerId: 0, hostId: 100_000, size: 65_536 }] };
+    try {
+      await ensureDir(join(directory, 'empty'));
+      await this.#prepare(directory, { uid: 0, gid: 0, mode: 0o755 }, idMap);
+      await this.#mountMerged(directory, [], [], idMap);
+      return undefined;
+    } catch (error) {
+      return explain(error);
+    } finally {
+      await unmountTree(directory);
+      await rm(directory, { recursive: true, force: true });
+    }
   }
 
   destroy(op: Op, id: ContainerId): Promise<void> {
@@ -218,12 +250,8 @@ export class OverlayRootfs implements RootfsDriver {
       lower.push(join(directory, 'empty'));
       await ensureDir(join(directory, 'empty'));
     }
-    const usernsFd = idMap === null ? undefined : await openUserNamespace(idMap);
-    try {
-      await mountOverlay({ lower, writable: { upper: join(directory, 'upper'), work: join(directory, 'work') }, target: join(directory, 'merged'), options, usernsFd });
-    } finally {
-      if (usernsFd !== undefined) closeFd(usernsFd);
-    }
+    const writable = { upper: join(directory, 'upper'), work: join(directory, 'work') };
+    await withUserNamespace(idMap, (usernsFd) => mountOverlay({ lower, writable, target: join(directory, 'merged'), options, usernsFd }));
   }
 
   #deleteLater(op: Op, name: string): void {
@@ -260,6 +288,17 @@ export function hostIdOf(id: number, maps: readonly IdMapping[]): number {
 export function checkSubPath(subPath: string): void {
   if (subPath.startsWith('/') || subPath.split('/').includes('..') || subPath.includes('\0')) {
     throw new RuntimeError('InvalidArgument', `the image sub path ${quote(subPath)} has to be relative and without ".."`);
+  }
+}
+
+/** Does `work` with a descriptor of a user namespace that has the maps, or without one. */
+async function withUserNamespace(idMap: IdMap | null, work: (usernsFd: number | undefined) => Promise<void>): Promise<void> {
+  if (idMap === null) return await work(undefined);
+  const usernsFd = await openUserNamespace(idMap);
+  try {
+    await work(usernsFd);
+  } finally {
+    closeFd(usernsFd);
   }
 }
 

@@ -638,7 +638,7 @@ export class FakeHost implements Host {
     return 'fake-node';
   }
 
-  mountShm(op: Op, path: string, _sizeBytes: bigint): Promise<void> {
+  mountShm(op: Op, path: string, _sizeBytes: bigint, _owner: { readonly uid: number; readonly gid: number }): Promise<void> {
     return this.#call('mountShm', op, () => {
       this.#node.mounts.add(path);
     });
@@ -677,6 +677,18 @@ export class FakeHost implements Host {
       await settle();
       for (const each of [...this.#node.cgroups]) if (inCgroup(each, cgroupsPath)) this.#node.cgroups.delete(each);
     });
+  }
+
+  setOomScoreAdj(_op: Op, _cgroupsPath: string, _value: number): Promise<void> {
+    return Promise.resolve();
+  }
+
+  memoryUsage(_cgroupsPath: string): Promise<bigint | undefined> {
+    return Promise.resolve(undefined);
+  }
+
+  liftCpuQuota(_op: Op, _cgroupsPath: string): Promise<void> {
+    return Promise.resolve();
   }
 
   processRef(pid: number): ProcessRef | undefined {

@@ -2,15 +2,17 @@
  * The node as pods see it: mount sources, devices, resolv.conf, shared memory, cgroups, processes. Thin: pkg/sys does the work, this
  * file says what the product wants of it.
  */
+import { writeFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
+import { join } from 'node:path';
 import { errnoOf, RuntimeError } from '../base/errors.ts';
 import { ensureDir, readBounded } from '../base/files.ts';
 import type { ProcessRef } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import { checkAlive, type Op } from '../base/op.ts';
 import {
-  cgroupPathOf, cgroupProcesses, connectInNetns, createCgroup, destroyCgroup, isAlive, isMountPoint, listDevices, loopbackUp, mountById, mountFs, openStream, probePath, processRef,
-  propagationOf, readCgroupLayoutSync, Root, signalProcess, unmountTree, waitGone, type CgroupLayout, type DeviceNode,
+  cgroupDirectory, cgroupPathOf, cgroupProcesses, connectInNetns, createCgroup, destroyCgroup, hierarchyOf, isAlive, isMountPoint, listDevices, loopbackUp, mountById, mountFs, openStream, probePath, processRef,
+  propagationOf, readCgroupLayoutSync, readFiles, Root, signalProcess, unmountTree, waitGone, type CgroupLayout, type DeviceNode,
 } from '../sys/index.ts';
 import type { Connection, Host, HostDevice, MountSource, Processes } from './index.ts';
 
@@ -65,11 +67,11 @@ export class LinuxHost implements Host {
     return hostname();
   }
 
-  async mountShm(op: Op, path: string, sizeBytes: bigint): Promise<void> {
+  async mountShm(op: Op, path: string, sizeBytes: bigint, owner: { readonly uid: number; readonly gid: number }): Promise<void> {
     op.stage('mount /dev/shm');
     await ensureDir(path);
     if (isMountPoint(path)) return;
-    await mountFs({ type: 'tmpfs', source: 'shm', target: path, options: ['nosuid', 'nodev', 'noexec', 'mode=1777', `size=${sizeBytes}`] });
+    await mountFs({ type: 'tmpfs', source: 'shm', target: path, options: ['nosuid', 'nodev', 'noexec', 'mode=1777', `size=${sizeBytes}`, `uid=${owner.uid}`, `gid=${owner.gid}`] });
   }
 
   async unmountTree(op: Op, path: string): Promise<void> {
@@ -106,6 +108,39 @@ export class LinuxHost implements Host {
   async destroyCgroup(op: Op, cgroupsPath: string): Promise<void> {
     op.stage(`destroy cgroup ${cgroupsPath}`);
     await destroyCgroup(op, this.#cgroups(), cgroupPathOf(cgroupsPath));
+  }
+
+  async setOomScoreAdj(op: Op, cgroupsPath: string, value: number): Promise<void> {
+    op.stage('set oom_score_adj');
+    for (const pid of await this.cgroupProcesses(cgroupsPath)) {
+      try {
+        await writeFile(`/proc/${pid}/oom_score_adj`, String(value));
+      } catch (cause) {
+        const errno = errnoOf(cause);
+        if (errno === 'ENOENT' || errno === 'ESRCH') continue;
+        throw new RuntimeError(errno === 'EACCES' ? 'PermissionDenied' : 'Internal', `oom_score_adj of process ${pid} cannot be ${value}${errno === 'EACCES' ? ': lowering it needs CAP_SYS_RESOURCE' : ''}`, { cause });
+      }
+    }
+  }
+
+  memoryUsage(cgroupsPath: string): Promise<bigint | undefined> {
+    const memory = hierarchyOf(this.#cgroups(), 'memory');
+    if (memory === undefined) return Promise.resolve(undefined);
+    const file = join(cgroupDirectory(memory, cgroupPathOf(cgroupsPath)), memory.version === 1 ? 'memory.usage_in_bytes' : 'memory.current');
+    const text = readFiles([file])[0]?.toString('latin1').trim() ?? '';
+    return Promise.resolve(/^\d+$/.test(text) ? BigInt(text) : undefined);
+  }
+
+  async liftCpuQuota(op: Op, cgroupsPath: string): Promise<void> {
+    const cpu = hierarchyOf(this.#cgroups(), 'cpu');
+    if (cpu === undefined || cpu.version !== 1) throw new RuntimeError('FailedPrecondition', 'this node has no cpu controller of cgroup v1');
+    op.stage('lift cpu quota');
+    const file = join(cgroupDirectory(cpu, cgroupPathOf(cgroupsPath)), 'cpu.cfs_quota_us');
+    try {
+      await writeFile(file, '-1');
+    } catch (cause) {
+      throw new RuntimeError('Internal', `${file} cannot be -1`, { cause });
+    }
   }
 
   processRef(pid: number): ProcessRef | undefined {

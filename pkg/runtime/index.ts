@@ -194,8 +194,8 @@ export interface Host {
   /** Content for a pod without DNS settings: the host's resolv.conf (systemd-resolved's real one where the stub is used). */
   resolvConf(): Promise<string>;
   hostname(): string;
-  /** Mounts the pod's /dev/shm (tmpfs, nosuid,nodev,noexec,mode=1777) at `path` with a size in bytes; content if mounted. */
-  mountShm(op: Op, path: string, sizeBytes: bigint): Promise<void>;
+  /** Mounts the pod's /dev/shm (tmpfs, nosuid,nodev,noexec,mode=1777) at `path` with a size in bytes and an owner (host ids); content if mounted. */
+  mountShm(op: Op, path: string, sizeBytes: bigint, owner: { readonly uid: number; readonly gid: number }): Promise<void>;
   /** Unmounts whatever is mounted at or below `path` (detached); content if nothing is. */
   unmountTree(op: Op, path: string): Promise<void>;
   /** Deletes a directory tree under Berth's own directories through openat2(RESOLVE_BENEATH), never crossing a mount; content if absent. @throws if `path` is not strictly below an own root. */
@@ -206,6 +206,12 @@ export interface Host {
   ensureCgroup(op: Op, cgroupsPath: string): Promise<void>;
   /** Kills what is left in the cgroup, then removes it with its children in every hierarchy; content if absent. */
   destroyCgroup(op: Op, cgroupsPath: string): Promise<void>;
+  /** Sets the OOM score of every process in the cgroup and below; those that come later inherit it. @throws PermissionDenied where it would be lowered without CAP_SYS_RESOURCE. */
+  setOomScoreAdj(op: Op, cgroupsPath: string, value: number): Promise<void>;
+  /** Bytes of memory that the cgroup uses now, page cache included; undefined without a memory controller. */
+  memoryUsage(cgroupsPath: string): Promise<bigint | undefined>;
+  /** Takes the CPU quota off a v1 cgroup (cpu.cfs_quota_us = -1), which crun 1.8 cannot. */
+  liftCpuQuota(op: Op, cgroupsPath: string): Promise<void>;
   /** The process with this pid right now, with its start time; undefined if there is none. */
   processRef(pid: number): ProcessRef | undefined;
   /** Brings up `lo` inside the network namespace pinned at `netns`, natively. */

@@ -17,7 +17,7 @@ import { deviceParts, newResources, NO_RESOURCES, oomScoreAdjOf, pidsOf, toLinux
 import { apparmorOf, checkMapped, hiddenPaths, mappingsOf, namespacesOf, type Privilege, privilegeOf, seccompOf } from './security.ts';
 import { resolveUser } from './user.ts';
 
-export { annotationSettings, passedAnnotations } from './annotations.ts';
+export { type AnnotationSettings, annotationSettings, passedAnnotations } from './annotations.ts';
 export { applyCdi, type CdiEdits, type CdiRegistry, cdiDevicesOf, cdiEdits, cdiLookups, loadCdi } from './cdi.ts';
 export { addHooks, type HookDefinition, type HookSubject, loadHooks, matchHooks } from './hooks.ts';
 export { checkImageSubPath, containerPath } from './mounts.ts';
@@ -29,7 +29,7 @@ export {
 } from './resources.ts';
 export { DEFAULT_PROFILE, parseSeccompProfile } from './seccomp.ts';
 export {
-  apparmorChoice, podSysctls, type ProfileChoice, privilegeOf, relabelRefusal, seccompChoice, selinuxLabels, type SysctlScope, validateSysctls,
+  apparmorChoice, checkMapped, podSysctls, type ProfileChoice, privilegeOf, relabelRefusal, seccompChoice, selinuxLabels, type SysctlScope, validateSysctls,
 } from './security.ts';
 export { passwdWithEntry, resolveUser, type UserRequest } from './user.ts';
 
@@ -99,7 +99,7 @@ export interface ContainerSpecInput {
   /** config.mounts looked up, same order; image volumes have the path where the image is mounted as source. */
   readonly mounts: readonly ResolvedMount[];
   /** Image VOLUMEs as anonymous bind mounts (image_volumes = bind), and default_mounts_file; a CRI mount at the same place wins. */
-  readonly volumes: readonly { readonly source: string; readonly containerPath: string }[];
+  readonly volumes: readonly { readonly source: string; readonly containerPath: string; readonly access: 'ro' | 'rw' }[];
   /** config.devices, additional_devices and the devices annotation looked up (`resolveDevices`). */
   readonly devices: readonly ResolvedDevice[];
   /** All host devices, only for privileged containers that get them. */
@@ -127,7 +127,7 @@ export interface ContainerSpecInput {
 export interface PodFiles {
   readonly resolvConf: string;
   readonly hostname: string;
-  /** Only for host network without a CRI mount at /etc/hosts: the kubelet brings its own otherwise. */
+  /** Only without a CRI mount at /etc/hosts: the kubelet brings its own. */
   readonly hosts: string;
   /** The pod's tmpfs, or the host's /dev/shm with host IPC. */
   readonly shm: string;

@@ -32,7 +32,7 @@ export function mountPlan(input: Input, privilege: Privilege, options: { readonl
   const defaults = [...kernelMounts(input, privilege), ...scratchMounts(input)].filter(kept);
   const files = fileMounts(input, options.readOnlyRoot).filter(kept);
   const volumes = input.volumes
-    .map((volume) => ({ destination: containerPath(volume.containerPath), type: 'bind', source: volume.source, options: ['rbind', 'rprivate', 'rw'] }))
+    .map((volume) => ({ destination: containerPath(volume.containerPath), type: 'bind', source: volume.source, options: ['rbind', 'rprivate', volume.access] }))
     .filter((mount) => !taken.has(mount.destination));
   const helper = options.needsEnvExec === 'yes' ? [envExecMount(input.envExec, taken)] : [];
   return {
@@ -148,12 +148,13 @@ function bindMount(mount: Mount, source: ResolvedMount | undefined, runtime: Inp
   const destination = containerPath(mount.containerPath);
   if (source === undefined) throw new RuntimeError('Internal', `mount at ${quote(destination)} was not looked up before the spec was built`);
   checkExtraOptions(mount, destination);
-  const common = { destination, type: 'bind', source: source.source, ...idMappings(mount, destination, runtime) };
+  const common = { destination, type: 'bind', source: source.source };
   if (mount.image !== undefined && mount.image.image !== '') {
     checkImageVolume(mount, destination);
+    // Overlay mounts cannot be idmapped as a whole: with a user namespace the layers below are.
     return { ...common, options: unique(['rbind', 'rprivate', 'ro', 'noexec', 'nosuid', 'nodev', ...mount.mountOptions]) };
   }
-  return { ...common, options: unique(['rbind', propagation(mount, source, destination), ...access(mount, destination, runtime), ...mount.mountOptions]) };
+  return { ...common, ...idMappings(mount, destination, runtime), options: unique(['rbind', propagation(mount, source, destination), ...access(mount, destination, runtime), ...mount.mountOptions]) };
 }
 
 function checkImageVolume(mount: Mount, destination: string): void {

@@ -4,10 +4,22 @@
  * Every path here is a function of an id, so that `destroy(id)` finds everything after any crash. Removal is not here:
  * it goes through Host.removeTree, which never crosses a mount and never leaves our own directories.
  */
-import { copyFile, readFile, rename } from 'node:fs/promises';
+import { chown, copyFile, readFile, rename } from 'node:fs/promises';
 import { join } from 'node:path';
 import { ensureDir, readDirSorted, replaceFile } from '../base/files.ts';
 import { type ContainerId, parseContainerId, parseSandboxId, type SandboxId } from '../base/ids.ts';
+
+/** Host ids. */
+export interface FileOwner {
+  readonly uid: number;
+  readonly gid: number;
+}
+const ROOT: FileOwner = { uid: 0, gid: 0 };
+
+async function writeOwned(path: string, content: string | Uint8Array, owner: FileOwner): Promise<void> {
+  await replaceFile(path, content, 'volatile', 0o644);
+  if (owner.uid !== 0 || owner.gid !== 0) await chown(path, owner.uid, owner.gid);
+}
 
 /** Directories of sandboxes and containers under the run root (tmpfs). */
 export class Workspace {
@@ -32,13 +44,17 @@ export class Workspace {
     return { resolvConf: join(directory, 'resolv.conf'), hostname: join(directory, 'hostname'), hosts: join(directory, 'hosts'), shm: join(directory, 'shm') };
   }
 
-  /** Writes one of the sandbox's files, world-readable, since containers of any user read it. */
-  async writeSandboxFile(path: string, content: string): Promise<void> {
-    await replaceFile(path, content, 'volatile', 0o644);
+  /** Writes one of the sandbox's files, world-readable, since containers of any user read it. `owner` is a host id: the pod's own root in a user namespace. */
+  async writeSandboxFile(path: string, content: string, owner: FileOwner = ROOT): Promise<void> {
+    await writeOwned(path, content, owner);
   }
 
-  async ensureSandboxDir(id: SandboxId): Promise<void> {
-    await ensureDir(this.sandboxDir(id));
+  async ensureSandboxDir(id: SandboxId, mode = 0o700): Promise<void> {
+    await ensureDir(this.sandboxDir(id), mode);
+  }
+
+  async ensureBundle(id: ContainerId, mode = 0o700): Promise<void> {
+    await ensureDir(this.bundle(id), mode);
   }
 
   /** Writes the OCI spec of a container; the runtime reads it as `config.json`. */
@@ -54,11 +70,11 @@ export class Workspace {
   }
 
   /** Writes a file that is mounted into one container (a passwd with one more line, …) and returns its path. */
-  async writeContainerFile(id: ContainerId, name: 'passwd' | 'group' | 'containerenv', content: string | Uint8Array): Promise<string> {
+  async writeContainerFile(id: ContainerId, name: 'passwd' | 'group' | 'containerenv', content: string | Uint8Array, owner: FileOwner = ROOT): Promise<string> {
     const bundle = this.bundle(id);
     await ensureDir(bundle);
     const path = join(bundle, name);
-    await replaceFile(path, content, 'volatile', 0o644);
+    await writeOwned(path, content, owner);
     return path;
   }
 

@@ -21,6 +21,7 @@ import { buildImage } from './images.ts';
 const PLAIN: RootfsOptions = { mountOptions: [], quotaBytes: 0n, idMap: null };
 const BOUNDS = { entriesCount: 20_000, unpackedBytes: 64 * 1024 * 1024, ratio: 100, ratioGraceBytes: 8 * 1024 * 1024 };
 const op = backgroundOp(silent);
+const WHOLE = { subPath: '', idMap: null };
 
 let dir = '';
 let driver: OverlayRootfs;
@@ -615,7 +616,7 @@ line'
     it('are read-only, from any number of layers, and go with the container', async () => {
       const id = newContainerId();
       const chain = await stackOf(tar, tarOf(tarEntry({ name: 'b' }, 'y'), tarEntry({ name: '.wh.null' })));
-      const paths = await Promise.all([driver.mountImageVolume(op, id, 0, chain, ''), driver.mountImageVolume(op, id, 1, chain.slice(0, 1), ''), driver.mountImageVolume(op, id, 2, [], '')]);
+      const paths = await Promise.all([driver.mountImageVolume(op, id, 0, chain, WHOLE), driver.mountImageVolume(op, id, 1, chain.slice(0, 1), WHOLE), driver.mountImageVolume(op, id, 2, [], WHOLE)]);
       assert.deepEqual(await Promise.all(paths.map(async (path) => (await readdir(path)).sort())), [['a', 'b', 'in', 'out', 'up'], ['a', 'in', 'null', 'out', 'up'], []]);
       for (const path of paths) {
         const error = await writeFile(join(path, 'new'), '').then(() => 'written', (cause: NodeJS.ErrnoException) => cause.code);
@@ -624,7 +625,7 @@ line'
       const st = await stat(paths[0]);
       assert.deepEqual([st.mode & 0o777, st.uid], [0o750, 3]);
       for (const line of await mounts()) assert.match(line, /ro,nosuid,nodev,noexec/);
-      assert.equal(await driver.mountImageVolume(op, id, 0, chain, 'a'), join(paths[0], 'a'), 'again');
+      assert.equal(await driver.mountImageVolume(op, id, 0, chain, { subPath: 'a', idMap: null }), join(paths[0], 'a'), 'again');
       assert.lengthOf(await mounts(), 3);
       await driver.destroy(op, id);
       assert.lengthOf(await mounts(), 0);
@@ -633,7 +634,7 @@ line'
     it('sub paths stay inside', async () => {
       const id = newContainerId();
       const chain = await stackOf(tar);
-      const at = (subPath: string): Promise<string> => driver.mountImageVolume(op, id, 0, chain, subPath);
+      const at = (subPath: string): Promise<string> => driver.mountImageVolume(op, id, 0, chain, { subPath, idMap: null });
       const top = await at('');
       assert.deepEqual([await at('a/f'), await at('in/f'), await at('a/')], [join(top, 'a/f'), join(top, 'a/f'), join(top, 'a')]);
       assert.match(await refusal(at('../../etc')), /^InvalidArgument: .*relative and without/);

@@ -781,8 +781,8 @@ describe('linux host', () => {
     assert.equal(statSync(join(directory, 'a/b')).mode & 0o777, 0o755);
     await refusal(() => host().mountSource(op(), join(directory, 'file/x'), false), 'FailedPrecondition');
     const shm = join(directory, 'shm');
-    await host().mountShm(op(), shm, 65_536n);
-    await host().mountShm(op(), shm, 65_536n);
+    await host().mountShm(op(), shm, 65_536n, { uid: 0, gid: 0 });
+    await host().mountShm(op(), shm, 65_536n, { uid: 0, gid: 0 });
     assert.equal(statSync(shm).mode & 0o7777, 0o1777);
     await sys.changeMount(shm, { extent: 'one', propagation: 'shared' });
     const source = await host().mountSource(op(), shm, true);

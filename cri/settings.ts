@@ -1,0 +1,108 @@
+/**
+ * What the configuration says about pods, with everything that has to be read or found on the node for it. Called once, by daemon.ts.
+ */
+import { stat } from 'node:fs/promises';
+import { join, posix } from 'node:path';
+import type { Config, HandlerConfig } from '../pkg/config/index.ts';
+import { errnoOf, RuntimeError } from '../pkg/base/errors.ts';
+import { readBounded, readJson } from '../pkg/base/files.ts';
+import { limits } from '../pkg/base/limits.ts';
+import type { DefaultMount, HandlerSettings, PodSettings } from '../pkg/pod/index.ts';
+import type { RuntimeFeatures } from '../pkg/runtime/index.ts';
+
+const KiB = 1024n;
+/** What the runtime's own process needs before it becomes the container's, as CRI-O has measured it. */
+const MIN_MEMORY_BYTES = { crun: 500n * KiB, others: 12n * KiB * KiB };
+/** Looked at when default_mounts_file is not set; the first that is there counts, as with CRI-O and podman. */
+const MOUNTS_FILES = ['/etc/containers/mounts.conf', '/usr/share/containers/mounts.conf'];
+
+/** Programs and directories of ours that pods need. */
+export interface OwnFiles {
+  readonly pauseRoot: string;
+  /** Path of env-exec; used if it is there. */
+  readonly envExec: string;
+}
+
+/** @throws InvalidArgument or FailedPrecondition naming what cannot be read: containers would run without it. */
+export async function podSettings(config: Config, handlers: ReadonlyMap<string, HandlerSettings>, own: OwnFiles): Promise<PodSettings> {
+  const { runtime } = config;
+  return {
+    spec: {
+      capabilities: runtime.defaultCapabilities,
+      addInheritableCapabilities: runtime.addInheritableCapabilities,
+      env: runtime.defaultEnv,
+      sysctls: runtime.defaultSysctls,
+      ulimits: runtime.defaultUlimits,
+      seccompProfile: await profile(runtime.seccompProfile),
+      privilegedSeccompProfile: await profile(runtime.privilegedSeccompProfile),
+      apparmorProfile: runtime.apparmorProfile,
+      readOnly: runtime.readOnly,
+      pidsLimit: BigInt(runtime.pidsLimit),
+      minMemoryBytes: 0n,
+      deviceOwner: runtime.deviceOwnershipFromSecurityContext ? 'containerUser' : 'host',
+    },
+    handlers,
+    logDir: config.storage.logDir,
+    absentMountSourcesToReject: runtime.absentMountSourcesToReject,
+    imageVolumes: config.image.imageVolumes,
+    defaultMounts: await defaultMounts(runtime.defaultMountsFile),
+    additionalDevices: runtime.additionalDevices.map((each) => ({ hostPath: each.hostPath, containerPath: each.containerPath, permissions: each.permissions })),
+    allowedDevices: runtime.allowedDevices,
+    shmBytes: 64n * KiB * KiB,
+    pauseRoot: own.pauseRoot,
+    dropInfra: runtime.dropInfraCtr,
+    hostPorts: runtime.disableHostportMapping ? 'others' : 'cni',
+    localtime: await localtimeOf(runtime.timezone),
+    envExec: (await exists(own.envExec)) ? own.envExec : '',
+    overlayOptions: config.storage.storageOptions.filter((each) => each.startsWith('overlay.mountopt=')).flatMap((each) => each.slice('overlay.mountopt='.length).split(',')),
+  };
+}
+
+/** The part of a handler's table that concerns its containers. */
+export function handlerSettings(handler: HandlerConfig | undefined, features: RuntimeFeatures): HandlerSettings {
+  const least = features.kind === 'crun' ? MIN_MEMORY_BYTES.crun : MIN_MEMORY_BYTES.others;
+  return {
+    privilegedWithoutHostDevices: handler?.privilegedWithoutHostDevices ?? false,
+    minMemoryBytes: handler?.containerMinMemoryBytes || least,
+    allowedAnnotations: handler?.allowedAnnotations ?? [],
+  };
+}
+
+/** A seccomp profile by path, '' = none. */
+async function profile(path: string): Promise<unknown> {
+  return path === '' ? undefined : await readJson(path, limits.configFileBytes);
+}
+
+async function defaultMounts(file: string): Promise<readonly DefaultMount[]> {
+  for (const path of file === '' ? MOUNTS_FILES : [file]) {
+    const text = await readBounded(path, limits.configFileBytes).catch((cause: unknown) => {
+      if (errnoOf(cause) === 'ENOENT' && file === '') return undefined;
+      throw new RuntimeError('InvalidArgument', `default_mounts_file ${path} cannot be read`, { cause });
+    });
+    if (text !== undefined) return parseMounts(path, text.toString('utf8'));
+  }
+  return [];
+}
+
+/** `/source:/destination` per line; empty lines and comments (#) are skipped. */
+function parseMounts(path: string, text: string): readonly DefaultMount[] {
+  return text.split('\n').flatMap((line, index) => {
+    const entry = line.trim();
+    if (entry === '' || entry.startsWith('#')) return [];
+    const [source = '', containerPath = '', ...more] = entry.split(':');
+    const plain = [source, containerPath].every((each) => posix.isAbsolute(each) && !each.split('/').includes('..'));
+    if (!plain || more.length > 0 || posix.normalize(containerPath) === '/') throw new RuntimeError('InvalidArgument', `${path}:${index + 1}: want /source:/destination, got ${JSON.stringify(entry)}`);
+    return [{ source, containerPath }];
+  });
+}
+
+async function localtimeOf(timezone: string): Promise<string> {
+  if (timezone === '') return '';
+  const path = timezone === 'Local' ? '/etc/localtime' : join('/usr/share/zoneinfo', timezone);
+  if (timezone.includes('..') || !(await exists(path))) throw new RuntimeError('InvalidArgument', `timezone ${JSON.stringify(timezone)} is not known on this node (${path})`);
+  return path;
+}
+
+async function exists(path: string): Promise<boolean> {
+  return await stat(path).then(() => true, () => false);
+}

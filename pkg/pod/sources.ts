@@ -1,0 +1,155 @@
+/**
+ * What a container takes from outside its image, looked up before its spec is built: host paths, image volumes, anonymous volumes, devices, profiles.
+ */
+import { posix } from 'node:path';
+import type { ContainerConfig, LinuxContainerSecurityContext, Mount } from '../cri-api/types.ts';
+import { isCode, RuntimeError, wrap } from '../base/errors.ts';
+import { readJson } from '../base/files.ts';
+import { type ContainerId, quote } from '../base/ids.ts';
+import { limits } from '../base/limits.ts';
+import type { Op } from '../base/op.ts';
+import type { Image } from '../image/index.ts';
+import type { IdMap, InsideRoot } from '../rootfs/index.ts';
+import {
+  type CdiEdits, cdiDevicesOf, cdiEdits, cdiLookups, type ContainerSpecInput, containerPath, type DeviceRequest, type FoundDevice, relabelRefusal, type ResolvedDevice,
+  type ResolvedMount, resolveDevices, seccompChoice,
+} from '../spec/index.ts';
+import type { ContainerRecord } from '../state/index.ts';
+import { together } from './flights.ts';
+import type { World } from './index.ts';
+import { ownerOnHost } from './plan.ts';
+
+type Volumes = ContainerSpecInput['volumes'];
+
+/** Image volumes of the config, for the record: from the first record on these images must not be removed. @throws NotFound with the kubelet's reason. */
+export function imageVolumesOf(world: World, config: ContainerConfig): ContainerRecord['imageVolumes'] {
+  return config.mounts.filter(isImageVolume).map((mount) => {
+    const image = volumeImage(world, mount);
+    return { containerPath: mount.containerPath, imageId: image.id, imageRef: image.repoDigests[0] ?? image.id };
+  });
+}
+
+/** config.mounts with what is behind each, in the same order. */
+export async function resolveMounts(op: Op, world: World, draft: ContainerRecord, idMap: IdMap | null): Promise<readonly ResolvedMount[]> {
+  const { mounts } = draft.config;
+  if (mounts.length > limits.mountsCount) throw new RuntimeError('InvalidArgument', `${mounts.length} mounts; at most ${limits.mountsCount} are taken`);
+  return await together(mounts.map((mount, index) => (isImageVolume(mount) ? imageVolume(op, world, draft.id, { mount, index, idMap }) : bindMount(op, world, mount))));
+}
+
+function isImageVolume(mount: Mount): boolean {
+  return mount.image !== undefined && mount.image.image !== '';
+}
+
+async function bindMount(op: Op, world: World, mount: Mount): Promise<ResolvedMount> {
+  const reject = world.settings.absentMountSourcesToReject.includes(posix.normalize(mount.hostPath));
+  op.stage(`stat mount source ${mount.hostPath}`);
+  const source = await world.host.mountSource(op, mount.hostPath, reject);
+  // Whether SELinux is on or not: a pod that works on one node must not break the next.
+  const refusal = mount.selinuxRelabel ? relabelRefusal(source.realPath) : undefined;
+  if (refusal !== undefined) throw new RuntimeError('InvalidArgument', `mount at ${quote(mount.containerPath)}: ${refusal}`);
+  return { source: source.realPath, kind: source.kind, propagation: source.propagation, image: false };
+}
+
+function volumeImage(world: World, mount: Mount): Image {
+  const wanted = mount.image?.image ?? '';
+  const image = world.images.find(wanted);
+  if (image !== undefined) return image;
+  throw new RuntimeError('NotFound', `image ${quote(wanted)} for the volume at ${mount.containerPath} is not on this node; pull it first`, { reason: 'ImageVolumeMountFailed' });
+}
+
+async function imageVolume(op: Op, world: World, id: ContainerId, volume: { readonly mount: Mount; readonly index: number; readonly idMap: IdMap | null }): Promise<ResolvedMount> {
+  const { mount, index, idMap } = volume;
+  const layers = volumeImage(world, mount).layers.map((layer) => layer.chainId);
+  try {
+    const source = await world.rootfs.mountImageVolume(op, id, index, layers, { subPath: mount.imageSubPath, idMap });
+    return { source, kind: 'directory', propagation: 'private', image: true };
+  } catch (cause) {
+    throw wrapVolume(mount, cause);
+  }
+}
+
+function wrapVolume(mount: Mount, cause: unknown): RuntimeError {
+  const wrapped = wrap(`mount image ${quote(mount.image?.image ?? '')} at ${mount.containerPath}`, cause);
+  return new RuntimeError(wrapped.code, wrapped.message, { cause, reason: 'ImageVolumeMountFailed' });
+}
+
+/** Mounts of `default_mounts_file`, read-only. One whose source is absent on this node is left out: the list is often the distribution's. */
+export async function defaultMounts(op: Op, world: World): Promise<Volumes> {
+  const found = await together(
+    world.settings.defaultMounts.map(async ({ source, containerPath: at }) => {
+      try {
+        const { realPath } = await world.host.mountSource(op, source, true);
+        return [{ source: realPath, containerPath: at, access: 'ro' as const }];
+      } catch (cause) {
+        if (!isCode(cause, 'NotFound')) throw cause;
+        op.log.debug('a default mount is not on this node, ignoring', { path: source });
+        return [];
+      }
+    }),
+  );
+  return found.flat();
+}
+
+/**
+ * The image's VOLUMEs: directories in the root, or with `bind` directories of the container's own with what the image has at these places; `ignore`
+ * does nothing. A mount of the config at the same place wins. Paths are the image's: they are cleaned, and resolved inside the root (CVE-2022-23648).
+ */
+export async function anonymousVolumes(op: Op, world: World, draft: ContainerRecord, image: Image, at: { readonly inside: InsideRoot; readonly idMap: IdMap | null }): Promise<Volumes> {
+  const { imageVolumes } = world.settings;
+  if (imageVolumes === 'ignore') return [];
+  const taken = new Set(draft.config.mounts.map((mount) => containerPath(mount.containerPath)));
+  const places = [...new Set(image.config.volumes.map((volume) => posix.resolve('/', volume)))].filter((place) => place !== '/' && !taken.has(place));
+  const volumes: { source: string; containerPath: string; access: 'rw' }[] = [];
+  for (const [index, place] of places.entries()) {
+    op.stage(`volume ${place}`);
+    await at.inside.ensureDir(place, ownerOnHost(at.idMap, { uid: 0, gid: 0 }), 0o755);
+    if (imageVolumes === 'mkdir') continue;
+    const source = await world.rootfs.makeVolume(op, draft.id, index);
+    await at.inside.copyOut(place, source);
+    volumes.push({ source, containerPath: place, access: 'rw' });
+  }
+  return volumes;
+}
+
+/** Devices of the configuration, the config and an allowed annotation; for a privileged container with the host's devices also all of those. */
+export async function findDevices(
+  op: Op,
+  world: World,
+  config: ContainerConfig,
+  wanted: { readonly annotated: readonly DeviceRequest[]; readonly host: 'all' | 'none' },
+): Promise<{ readonly devices: readonly ResolvedDevice[]; readonly hostDevices: readonly ResolvedDevice[] }> {
+  const requests = [...world.settings.additionalDevices, ...wanted.annotated, ...config.devices];
+  const found = await together(requests.map(async (request) => resolveDevices(request, await world.host.devices(op, request.hostPath))));
+  const hostDevices = wanted.host === 'all' ? (await world.host.allDevices(op)).map((device) => ({ ...device, access: 'rwm' })) : [];
+  return { devices: found.flat(), hostDevices };
+}
+
+/** What CDI devices do to a container, and the host's devices that they leave open; undefined if none is asked for. */
+export interface FoundCdi {
+  readonly edits: CdiEdits;
+  readonly found: ReadonlyMap<string, FoundDevice>;
+}
+
+export async function findCdi(op: Op, world: World, config: ContainerConfig): Promise<FoundCdi | undefined> {
+  const names = cdiDevicesOf(config);
+  if (names.length === 0) return undefined;
+  const edits = cdiEdits(await world.extensions.cdi(op), names);
+  const found = new Map<string, FoundDevice>();
+  for (const path of cdiLookups(edits)) {
+    const [device] = await world.host.devices(op, path);
+    if (device !== undefined) found.set(path, device);
+  }
+  return { edits, found };
+}
+
+/** Reads the profile that a security context names by path; undefined if it names none. */
+export async function localhostSeccomp(op: Op, security: Parameters<typeof seccompChoice>[0] | LinuxContainerSecurityContext): Promise<unknown> {
+  const choice = seccompChoice(security);
+  if (choice.kind !== 'localhost' || security?.privileged === true) return undefined;
+  op.stage(`read seccomp profile ${choice.ref}`);
+  try {
+    return await readJson(choice.ref, limits.configFileBytes);
+  } catch (cause) {
+    throw wrap(`seccomp profile ${quote(choice.ref)} cannot be used`, cause, 'InvalidArgument');
+  }
+}
