@@ -20,6 +20,8 @@ static const struct function functions[] = {
 	{ "setSubreaper", "", 'v', ANYWHERE, sys_set_subreaper },
 	{ "loopbackUp", "s", 'v', ONLY_ASYNC, sys_loopback_up },
 	{ "connectInNetns", "ssii", 'n', ONLY_ASYNC, sys_connect_in_netns },
+	{ "netDev", "Si", 'p', ONLY_ASYNC, sys_net_dev },
+	{ "countFds", "I", 'N', ANYWHERE, sys_count_fds },
 	{ "userNamespace", "II", 'n', ANYWHERE, sys_user_namespace },
 
 	{ "mountFs", "sssiS", 'v', ANYWHERE, sys_mount_fs },
@@ -165,7 +167,7 @@ int buffer_add(struct buffer *b, const void *data, size_t len)
 /* Strings are copied, in UTF-8 and NUL-terminated; bytes are borrowed unless `copy` (they move when JavaScript runs on). */
 static int text_from(napi_env env, struct call *c, napi_value value, bool bytes_allowed, bool copy, struct text *ret)
 {
-	napi_valuetype type;
+	napi_valuetype type = napi_undefined;
 	napi_typeof(env, value, &type);
 	if (type == napi_string) {
 		size_t len = 0;
@@ -223,7 +225,7 @@ static int list_from(napi_env env, struct call *c, napi_value value, char letter
 	if (list == NULL)
 		return -ENOMEM;
 	for (uint32_t i = 0; i < count; i++) {
-		napi_value each;
+		napi_value each = NULL;
 		napi_get_element(env, value, i, &each);
 		int r = letter == 'S' ? name_from(env, c, each, &list[i]) : text_from(env, c, each, false, true, &list[i]);
 		if (r < 0)
@@ -243,7 +245,7 @@ static int numbers_from(napi_env env, struct call *c, napi_value value, struct a
 	if (numbers == NULL)
 		return -ENOMEM;
 	for (uint32_t i = 0; i < count; i++) {
-		napi_value each;
+		napi_value each = NULL;
 		napi_get_element(env, value, i, &each);
 		if (napi_get_value_int64(env, each, &numbers[i]) != napi_ok)
 			return -EINVAL;
@@ -287,12 +289,15 @@ static int args_from(napi_env env, napi_callback_info info, struct call *c, bool
 	return 0;
 }
 
-/* --- results */
+/* --- results
+ *
+ * In a worker that is being terminated every N-API call fails, and leaves its out-parameter alone: hence NULL everywhere, which N-API refuses.
+ */
 
 static napi_value error_value(napi_env env, int err, const char *failed, const char *detail)
 {
 	char text[512];
-	napi_value message, error, number, name;
+	napi_value message = NULL, error = NULL, number = NULL, name = NULL;
 	snprintf(text, sizeof text, "%s: %s%s%s", failed, strerror(err), detail[0] != '\0' ? ": " : "", detail);
 	napi_create_string_utf8(env, text, NAPI_AUTO_LENGTH, &message);
 	napi_create_error(env, NULL, message, &error);
@@ -310,11 +315,11 @@ void throw_errno(napi_env env, int err, const char *failed, const char *detail)
 
 static napi_value numbers_value(napi_env env, const struct call *c)
 {
-	napi_value buffer, array;
+	napi_value buffer = NULL, array = NULL;
 	void *data = NULL;
 	size_t size = c->numbers_count * sizeof *c->numbers;
 	napi_create_arraybuffer(env, size, &data, &buffer);
-	if (size > 0)
+	if (size > 0 && data != NULL)
 		memcpy(data, c->numbers, size);
 	napi_create_typedarray(env, napi_bigint64_array, c->numbers_count, buffer, 0, &array);
 	return array;
@@ -322,14 +327,14 @@ static napi_value numbers_value(napi_env env, const struct call *c)
 
 static napi_value bytes_value(napi_env env, const struct call *c)
 {
-	napi_value buffer;
+	napi_value buffer = NULL;
 	napi_create_buffer_copy(env, c->bytes_count, c->bytes != NULL ? c->bytes : "", NULL, &buffer);
 	return buffer;
 }
 
 static napi_value result_value(napi_env env, const struct call *c)
 {
-	napi_value value;
+	napi_value value = NULL;
 	if (c->absent || c->function->result == 'v') {
 		napi_get_undefined(env, &value);
 		return value;
@@ -473,8 +478,8 @@ static void on_wake(uv_async_t *wake)
 	pthread_mutex_unlock(&e->hub->lock);
 
 	napi_handle_scope scope;
-	napi_callback_scope callback;
-	napi_value resource;
+	napi_callback_scope callback = NULL;
+	napi_value resource = NULL;
 	napi_open_handle_scope(e->env, &scope);
 	napi_get_reference_value(e->env, e->resource, &resource);
 	napi_open_callback_scope(e->env, resource, e->context, &callback);
@@ -485,7 +490,8 @@ static void on_wake(uv_async_t *wake)
 		if (--e->pending == 0)
 			uv_unref((uv_handle_t *)&e->wake);
 	}
-	napi_close_callback_scope(e->env, callback); /* Promise reactions run here. */
+	if (callback != NULL)
+		napi_close_callback_scope(e->env, callback); /* Promise reactions run here. */
 	napi_close_handle_scope(e->env, scope);
 }
 

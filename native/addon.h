@@ -86,6 +86,8 @@ struct buffer {
 	size_t len, room;
 };
 int buffer_add(struct buffer *b, const void *data, size_t len);
+/* Appends a file, cut at max bytes. Its length or -errno. */
+int64_t append_file(struct buffer *b, const char *path, size_t max);
 
 static inline void close_fd(int *fd)
 {
@@ -153,6 +155,8 @@ int sys_set_subreaper(struct call *c);
 int sys_loopback_up(struct call *c);
 int sys_connect_in_netns(struct call *c);
 int sys_user_namespace(struct call *c);
+int sys_net_dev(struct call *c);
+int sys_count_fds(struct call *c);
 
 /* --- sys_mount.c */
 int sys_mount_fs(struct call *c);

@@ -34,6 +34,10 @@ export interface Calls {
   loopbackUp(netns: string): void;
   /** TCP connection made inside the namespace; `host` is a literal IPv4 or IPv6 address. Non-blocking descriptor. */
   connectInNetns(netns: string, host: string, port: number, timeoutMs: number): number;
+  /** What /proc/net/dev says inside each network namespace, at most `max` bytes each: lengths (or -errno) and all bytes in one buffer. */
+  netDev(netns: readonly string[], max: number): readonly [BigInt64Array, Buffer];
+  /** Open descriptors of these processes together, and how many of them are sockets. One that is gone counts nothing. */
+  countFds(pids: readonly number[]): BigInt64Array;
   /** A user namespace with these maps (triples inside, outside, count), held by the descriptor alone. */
   userNamespace(uidMap: readonly number[], gidMap: readonly number[]): number;
 

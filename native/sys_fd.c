@@ -249,8 +249,7 @@ int sys_close(struct call *c)
 	return close((int)c->arg[0].i) < 0 && errno != EINTR ? call_fail(c, "close", errno) : 0;
 }
 
-/* Appends a file, cut at max bytes. Its length or -errno. */
-static int64_t append_file(struct buffer *b, const char *path, size_t max)
+int64_t append_file(struct buffer *b, const char *path, size_t max)
 {
 	char part[4096];
 	size_t total = 0;

@@ -3,6 +3,7 @@
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
+#include <dirent.h>
 #include <linux/close_range.h>
 #include <linux/magic.h>
 #include <linux/sched.h>
@@ -425,6 +426,66 @@ int sys_connect_in_netns(struct call *c)
 	(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){ 1 }, sizeof(int));
 	c->number = take_fd(&fd);
 	return 0;
+}
+
+static int64_t append_net_dev(struct buffer *b, const char *netns, size_t max)
+{
+	CLEAN_FD there = open(netns, O_RDONLY | O_CLOEXEC);
+	if (there < 0 || setns(there, CLONE_NEWNET) < 0)
+		return -errno;
+	/* Not /proc/net, which shows the namespace of the first thread. */
+	return append_file(b, "/proc/thread-self/net/dev", max);
+}
+
+int sys_net_dev(struct call *c)
+{
+	const struct arg *paths = &c->arg[0];
+	CLEAN_BUFFER bytes = { 0 };
+	int64_t *lengths = call_alloc(c, (paths->count + 1) * sizeof *lengths);
+	if (lengths == NULL || c->arg[1].i < 0)
+		return call_fail(c, "read net/dev", lengths == NULL ? ENOMEM : EINVAL);
+	CLEAN_FD here = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
+	if (here < 0)
+		return call_fail(c, "open", errno);
+	for (size_t i = 0; i < paths->count; i++) {
+		size_t before = bytes.len;
+		lengths[i] = append_net_dev(&bytes, paths->list[i].data, (size_t)c->arg[1].i);
+		if (lengths[i] < 0)
+			bytes.len = before;
+	}
+	if (setns(here, CLONE_NEWNET) < 0)
+		jobs_spoil_thread();
+	int r = call_numbers(c, lengths, paths->count);
+	return r < 0 ? r : call_bytes(c, bytes.data, bytes.len);
+}
+
+/* --- what processes have open */
+
+/* readlink, not stat: a descriptor may lead to a file system that does not answer. */
+static void count_fds(long pid, int64_t ret_count[2])
+{
+	char path[40], target[16];
+	struct dirent *entry;
+	snprintf(path, sizeof path, "/proc/%ld/fd", pid);
+	DIR *dir = opendir(path);
+	while (dir != NULL && (entry = readdir(dir)) != NULL) {
+		if (entry->d_name[0] == '.')
+			continue;
+		ret_count[0]++;
+		ssize_t n = readlinkat(dirfd(dir), entry->d_name, target, sizeof target);
+		if (n > 7 && memcmp(target, "socket:", 7) == 0)
+			ret_count[1]++;
+	}
+	if (dir != NULL)
+		closedir(dir);
+}
+
+int sys_count_fds(struct call *c)
+{
+	int64_t total[2] = { 0, 0 };
+	for (size_t i = 0; i < c->arg[0].count; i++)
+		count_fds((long)c->arg[0].numbers[i], total);
+	return call_numbers(c, total, 2);
 }
 
 /* --- user namespaces */

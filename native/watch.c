@@ -89,7 +89,7 @@ static void on_event(uv_poll_t *poll, int status, int events)
 	struct watches *w = watch->owner;
 	napi_env env = w->env;
 	napi_handle_scope scope;
-	napi_value resource, callback, argument;
+	napi_value resource = NULL, callback = NULL, argument = NULL;
 	/* A hang-up is what a reader reads as the end, and what a writer's next write reports. */
 	int ready = (events & UV_READABLE ? 1 : 0) | (events & UV_WRITABLE ? 2 : 0);
 	napi_open_handle_scope(env, &scope);
@@ -97,9 +97,9 @@ static void on_event(uv_poll_t *poll, int status, int events)
 	napi_get_reference_value(env, watch->callback, &callback);
 	napi_create_int32(env, status < 0 ? status : ready, &argument);
 	if (napi_make_callback(env, w->context, resource, callback, 1, &argument, NULL) == napi_pending_exception) {
-		napi_value exception;
-		napi_get_and_clear_last_exception(env, &exception);
-		napi_fatal_exception(env, exception);
+		napi_value exception = NULL;
+		if (napi_get_and_clear_last_exception(env, &exception) == napi_ok && exception != NULL)
+			napi_fatal_exception(env, exception);
 	}
 	napi_close_handle_scope(env, scope);
 }
