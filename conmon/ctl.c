@@ -50,8 +50,10 @@ void ctl_feed(struct line_reader *reader, const char *buf, size_t len,
 		const char *newline = memchr(buf, '\n', len);
 		size_t part = newline ? (size_t)(newline - buf) : len;
 
-		if (part > sizeof(reader->line) - reader->len)
+		if (part > sizeof(reader->line) - reader->len) {
 			reader->skip = true;
+			reader->len = 0;
+		}
 		if (!reader->skip) {
 			memcpy(reader->line + reader->len, buf, part);
 			reader->len += part;

@@ -16,7 +16,7 @@ import { assert } from 'chai';
 import {
   Case, Helper, contentOf, isAlive, parseLog, readIf, realBundle, realRuntimes, runCommand, subjects, tool, until,
 } from './harness.ts';
-import { upstreamFails } from './upstream.ts';
+import { upstreamFails, upstreamUnsteady } from './upstream.ts';
 
 const longMs = 60_000;
 const only = process.env['CONMON_SUBJECT'];
@@ -32,8 +32,12 @@ function rssKb(pid: number): number {
   return Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]);
 }
 
-function ctl(c: Case, text: string): void {
-  writeFileSync(join(c.bundle, 'ctl'), text, { flag: 'a' });
+/** Writes to a FIFO of the monitor from another process, for a monitor may never read it. */
+async function ctl(c: Case, text: string, fifo: 'ctl' | 'winsz' = 'ctl'): Promise<void> {
+  const writer = c.help('sh', ['-c', 'exec cat > "$1"', '-', join(c.bundle, fifo)]);
+  writer.write(text);
+  writer.end();
+  await until(`${fifo} takes ${text.length} bytes`, () => writer.process.exitCode !== null);
 }
 
 /** A container that goes on until its stdin, or a file, tells it to end. */
@@ -61,9 +65,10 @@ for (const subject of subjects) {
       };
       if (known === undefined) {
         it(title, run);
-      } else if (proveKnown) {
+      } else if (proveKnown && !upstreamUnsteady.has(title)) {
         it(`fails: ${title} (${known})`, async () => {
-          const failed = await run().then(() => false, () => true);
+          const late = new Promise<never>((_, no) => setTimeout(no, longMs - 20_000, new Error('too late')));
+          const failed = await Promise.race([run(), late]).then(() => false, () => true);
           assert.isTrue(failed, 'upstream passes this case now: take it off the list');
         });
       }
@@ -234,7 +239,9 @@ for (const subject of subjects) {
       });
 
       check('refuses a runtime that succeeds without a pid', async (c) => {
-        for (const prelude of ['exit 0', 'printf garbage > "$pidfile"; exit 0', 'printf -- -1 > "$pidfile"; exit 0', ': > "$pidfile"; exit 0']) {
+        // Only to ours: what upstream would do to process -1, that is to everybody, is not for this machine to find out.
+        const minusOne = ours ? ['printf %s -1 > "$pidfile"; exit 0'] : [];
+        for (const prelude of ['exit 0', 'printf garbage > "$pidfile"; exit 0', ': > "$pidfile"; exit 0', ...minusOne]) {
           const run = c.start({ program: '', env: { RUNTIME_PRELUDE: prelude } });
           const { pid, message } = await run.report();
           assert.equal(pid, -1, prelude);
@@ -244,11 +251,15 @@ for (const subject of subjects) {
       });
 
       check('is not taken in by the pid file of an earlier run', async (c) => {
-        writeFileSync(c.path('pidfile'), String(process.pid));
-        const run = c.start({ program: '', env: { RUNTIME_PRELUDE: 'exit 0' } });
-        assert.equal((await run.report())['pid'], -1);
-        await c.gone();
-        rmSync(c.path('pidfile'), { force: true });
+        const stranger = spawn('sleep', ['1000']);
+        try {
+          writeFileSync(c.path('pidfile'), String(stranger.pid));
+          const run = c.start({ program: '', env: { RUNTIME_PRELUDE: 'exit 0' } });
+          assert.equal((await run.report())['pid'], -1);
+          await c.gone();
+        } finally {
+          stranger.kill('SIGKILL');
+        }
       });
 
       check('takes 10 MB of error from a runtime without blocking', async (c) => {
@@ -436,7 +447,7 @@ for (const subject of subjects) {
         c.start({ program: `echo one; ${untilFile(c)}; echo two` });
         await until('the first line', () => readIf(c.log)?.includes('one'));
         renameSync(c.log, `${c.log}.old`);
-        ctl(c, '2 0 0\n');
+        await ctl(c, '2 0 0\n');
         await until('the new file', () => existsSync(c.log));
         go(c);
         await c.exit();
@@ -448,7 +459,7 @@ for (const subject of subjects) {
         c.start({ program: `echo one; ${untilFile(c)}; echo two` });
         await until('the first line', () => readIf(c.log)?.includes('one'));
         const ctime = statSync(c.log).ctimeMs;
-        ctl(c, '2 0 0\n2 0 0\n');
+        await ctl(c, '2 0 0\n2 0 0\n');
         await until('the reopen shows', () => statSync(c.log).ctimeMs !== ctime);
         go(c);
         await c.exit();
@@ -461,8 +472,7 @@ for (const subject of subjects) {
         c.start({ program: `echo one; ${untilFile(c)}; echo two`, logs: [`k8s-file:${log}`] });
         await until('the first line', () => readIf(log)?.includes('one'));
         renameSync(c.path('logs'), c.path('moved'));
-        ctl(c, '2 0 0\n');
-        await until('the ctl line is read', () => true);
+        await ctl(c, '2 0 0\n');
         go(c);
         assert.equal(await c.exit(), '0');
         assert.equal(contentOf(parseLog(readFileSync(c.path('moved/l'), 'latin1')), 'stdout'), 'one\ntwo\n');
@@ -478,7 +488,7 @@ for (const subject of subjects) {
           const before = parseLog(readFileSync(log, 'latin1'));
           assert.isAbove(before.length, 1000);
           renameSync(log, c.path('small/full'));
-          ctl(c, '2 0 0\n');
+          await ctl(c, '2 0 0\n');
           await until('reopened', () => existsSync(log));
           rmSync(c.path('small/full'));
           go(c);
@@ -834,14 +844,14 @@ for (const subject of subjects) {
         for (const junk of [
           '-1 -1 -1\n', '1 -5 80\n', '99999999999 1 1\n', '1 99999999999999999999 1\n', '0x2 0 0\n', '2.0 0 0\n', '1e3 0 0\n',
           'x\n', '\n', '\0\0\0\n', '3 0 0\n', '1 2\n', '1 2 3 4\n', '%s%n %s %s\n', `${' '.repeat(150)}\n`,
-        ]) ctl(c, junk);
+        ]) await ctl(c, junk);
         const conmon = await c.pidIn('conmon.pid');
         const rss = rssKb(conmon);
-        ctl(c, 'y'.repeat(1 << 20));
-        ctl(c, '\n');
-        writeFileSync(join(c.bundle, 'winsz'), 'junk\n-1 5\n', { flag: 'a' });
+        await ctl(c, 'y'.repeat(1 << 20));
+        await ctl(c, '\n');
+        await ctl(c, 'junk\n-1 5\n', 'winsz');
         renameSync(c.log, `${c.log}.old`);
-        ctl(c, '2 0 0\n');
+        await ctl(c, '2 0 0\n');
         await until('the log is reopened', () => existsSync(c.log));
         assert.isAtMost(rssKb(conmon), rss + 64);
         go(c);
@@ -853,7 +863,7 @@ for (const subject of subjects) {
         await c.start({ program: `echo one; ${untilFile(c)}; echo two` }).created();
         await until('the first line', () => readIf(c.log)?.includes('one'));
         renameSync(c.log, `${c.log}.old`);
-        for (const piece of ['2', ' 0', ' 0\n']) ctl(c, piece);
+        for (const piece of ['2', ' 0', ' 0\n']) await ctl(c, piece);
         await until('the log is reopened', () => existsSync(c.log));
       });
     });
@@ -864,7 +874,7 @@ for (const subject of subjects) {
         writeFileSync(script, `#!/bin/sh\n{ printf '%s,' "$@"; cat ${c.path('exits', c.id)}; ls /proc/$$/fd; } > ${c.path('ran')}.tmp\nmv ${c.path('ran')}.tmp ${c.path('ran')}\nexit 9\n`);
         chmodSync(script, 0o755);
         const run = c.start({ program: 'exit 5', args: ['--sync', '--exit-command', script, '--exit-command-arg', 'a b', '--exit-command-arg', '--c'] });
-        assert.equal(await run.started, 9);
+        assert.equal(await run.started, 9, 'its status is ours');
         const [first, ...fds] = readFileSync(c.path('ran'), 'utf8').trim().split('\n');
         assert.equal(first, 'a b,--c,50');
         assert.notInclude(fds.filter((f) => Number(f) > 2 && f !== '10' && f !== '255'), '4');
@@ -888,7 +898,7 @@ for (const subject of subjects) {
         assert.equal(await run.started, 0);
       });
 
-      check('never reports success for a container it lost', async (c) => {
+      check('reports a container it lost as 255 or as it was, never as success', async (c) => {
         const stranger = spawn('sleep', ['1000']);
         const run = c.start({ program: '', env: { RUNTIME_ADOPT: String(stranger.pid) } });
         assert.equal(await run.created(), stranger.pid);
@@ -898,7 +908,7 @@ for (const subject of subjects) {
         await c.gone();
       });
 
-      check('never reports success for a container that was gone before it could look', async (c) => {
+      check('reports a container that was gone before it could look as 255, never as success', async (c) => {
         const stranger = spawn('true');
         await new Promise((done) => stranger.once('exit', done));
         c.start({ program: '', env: { RUNTIME_ADOPT: String(stranger.pid) } });
@@ -998,11 +1008,8 @@ for (const subject of subjects) {
         const run = c.start({ mode: 'exec', program: 'read l; echo "got $l"; exit 4', args: ['--api-version', '--exec-attach', '-i'] });
         await until('the attach pipe says the socket is there', () => run.attachPipe !== '');
         assert.deepEqual(JSON.parse(run.attachPipe), { data: 0 });
-        const conmon = await c.pidIn('conmon.pid');
-        const fds = fdCount(conmon);
-        const client = c.attach();
+        const client = await c.attach().connected();
         client.write('me\n');
-        await until('the client is attached', () => fdCount(conmon) === fds + 1);
         assert.equal(run.reports.length, 0);
         run.release();
         assert.deepEqual(await run.report(1), { data: 4 });
@@ -1064,7 +1071,7 @@ for (const subject of subjects) {
         check(`gives it a terminal, resizes it, and attaches (${name})`, async (c) => {
           realBundle(c, 'busybox stty size; read l; echo "got $l"; read l; busybox stty size; exit 3', { terminal: true });
           await c.start({ runtime, args: [...real(c), '-t'] }).created();
-          ctl(c, '1 24 80\n');
+          await ctl(c, '1 24 80\n');
           const fds = fdCount(await c.pidIn('conmon.pid'));
           const client = c.attach();
           const conmon = await c.pidIn('conmon.pid');
@@ -1073,7 +1080,7 @@ for (const subject of subjects) {
           await until('the size', () => readIf(c.log)?.includes('24 80\r'));
           client.write('hello\n');
           await until('an answer', () => client.received(2).includes('got hello\r\n'));
-          ctl(c, '1 50 132\n');
+          await ctl(c, '1 50 132\n');
           await new Promise((done) => setTimeout(done, 50));
           client.write('\n');
           assert.equal(await c.exit(), '3');

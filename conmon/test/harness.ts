@@ -29,7 +29,7 @@ export const subjects: readonly Subject[] = [
 ];
 
 /** Waits until `ask` gives something other than undefined or false; fails saying `what` after `ms`. */
-export async function until<T>(what: string, ask: () => T | undefined | false, ms = 5000): Promise<T> {
+export async function until<T>(what: string, ask: () => T | undefined | false, ms = 15_000): Promise<T> {
   const deadline = Date.now() + ms;
   for (;;) {
     const answer = ask();
@@ -119,6 +119,12 @@ export class Helper {
 
   get messages(): Buffer[] {
     return messagesOf(this.output);
+  }
+
+  /** Waits until an attach client is connected, which is before the monitor accepts it. */
+  async connected(): Promise<this> {
+    await until('the client is connected', () => this.messages.length > 0);
+    return this;
   }
 
   /** What packets of this stream carried so far (2 stdout, 3 stderr). */
@@ -272,7 +278,8 @@ export class Run {
       stdio: ['ignore', 'pipe', 'pipe', 'pipe', 'pipe', 'pipe', ...(options.extraFds ?? [])],
       env: {
         PATH: process.env['PATH'] ?? '/usr/bin:/bin', TMPDIR: testCase.path('tmp'), _OCI_SYNCPIPE: '3',
-        _OCI_STARTPIPE: '4', _OCI_ATTACHPIPE: '5', ASAN_OPTIONS: 'detect_leaks=0', ...options.env,
+        _OCI_STARTPIPE: '4', _OCI_ATTACHPIPE: '5', ASAN_OPTIONS: 'detect_leaks=0',
+        VALGRIND_LOGS: process.env['VALGRIND_LOGS'] ?? '', ...options.env,
       },
     });
     this.started = new Promise((done) => this.child.once('exit', done));

@@ -2,7 +2,8 @@
  * What the suite needs and Node cannot do: SEQPACKET and datagram sockets, and a source of lines
  * that keeps a rate. Received messages go to stdout as a 4-byte little-endian length and the bytes.
  *
- *   tool attach PATH       stdin to packets, end of stdin half-closes; packets received to stdout
+ *   tool attach PATH       an empty message when connected; then stdin to packets, end of stdin
+ *                          half-closes, and packets received to stdout
  *   tool deaf PATH         attaches, never reads, until stdin ends
  *   tool cycles PATH N     attaches and detaches N times
  *   tool dgram PATH        binds PATH; datagrams to stdout until stdin ends
@@ -181,7 +182,7 @@ int main(int argc, char *argv[])
 	if (fd < 0)
 		return die(argv[2]);
 	if (strcmp(verb, "attach") == 0)
-		return relay(fd, 1);
+		return put(0) ? relay(fd, 1) : 1;
 	while (read(0, buf, sizeof(buf)) > 0)
 		;
 	return 0;
