@@ -30,12 +30,12 @@ export {
   type Entry, type EntryMeta, type FileKind, type FileSystemStat, type ListedName, type Resolution, type Stat, type Text,
 } from './root.ts';
 export {
-  becomeSubreaper, connectInNetns, isAlive, listDevices, loopbackUp, nodeFacts, probePath, processRef, signalProcess, waitGone,
+  becomeSubreaper, connectInNetns, countFds, isAlive, listDevices, loopbackUp, netDev, nodeFacts, probePath, processRef, signalProcess, waitGone,
   type DeviceNode, type NodeFacts, type ProbedPath,
 } from './process.ts';
 export { claimOrphan, killByEnvironment, killTree, type OrphanClaim, reapOrphans } from './tree.ts';
 export {
   cgroupDirectory, cgroupPathOf, cgroupProcesses, checkCgroupPath, createCgroup, destroyCgroup, hierarchyOf, parseProcCgroup, readCgroupLayoutSync,
-  readFiles, slicePath,
+  readFiles, readManyFiles, slicePath,
   type CgroupHierarchy, type CgroupLayout, type CgroupMode,
 } from './cgroup.ts';

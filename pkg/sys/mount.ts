@@ -194,7 +194,7 @@ export async function changeMount(path: string, change: MountChange): Promise<vo
 function attributeBits(attributes: readonly MountAttribute[]): { readonly set: number; readonly clear: number } {
   const set = attributes.reduce((bits, name) => bits | (ATTRIBUTES.get(name) ?? 0), 0);
   // The access-time attributes are one field with several values: to set one, the field is cleared (mount_setattr(2)).
-  return { set, clear: attributes.some((name) => /atime$/.test(name) && name !== 'nodiratime') ? ATIME_BITS : 0 };
+  return { set, clear: attributes.some((name) => name.endsWith('atime') && name !== 'nodiratime') ? ATIME_BITS : 0 };
 }
 
 function propagationBits(propagation: Propagation | undefined): number {

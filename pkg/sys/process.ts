@@ -9,7 +9,7 @@ import type { ProcessRef } from '../base/ids.ts';
 import { abortError, type Op } from '../base/op.ts';
 import { abortable } from '../base/sync.ts';
 import { addon, attempt, attemptAsync, errnoBehind } from './addon.ts';
-import { readCgroupLayoutSync, hasSwapAccounting, type CgroupMode } from './cgroup.ts';
+import { readCgroupLayoutSync, hasSwapAccounting, slices, type CgroupMode } from './cgroup.ts';
 import { closeFd } from './fd.ts';
 import { toStat, type FileKind, type Stat } from './root.ts';
 
@@ -117,6 +117,21 @@ export async function connectInNetns(netns: string, addresses: readonly [string,
     }
   }
   throw failure;
+}
+
+/** /proc/net/dev as it reads inside each of these network namespaces, all in one call on another thread; undefined for one that is gone. */
+export async function netDev(netns: readonly string[]): Promise<(string | undefined)[]> {
+  const [lengths, bytes] = await attemptAsync('read interface counters', (native) => native.netDev(netns, NET_DEV_BYTES));
+  return slices(lengths, bytes).map((part) => part?.toString('latin1'));
+}
+
+/** A line is some 120 bytes; nodes with thousands of interfaces exist, pods with them do not. */
+const NET_DEV_BYTES = 1 << 18;
+
+/** Open descriptors of these processes together, and how many of them are sockets; a process that is gone counts nothing. */
+export async function countFds(pids: readonly number[]): Promise<{ readonly descriptors: number; readonly sockets: number }> {
+  const [descriptors = 0n, sockets = 0n] = await attemptAsync('count open descriptors', (native) => native.countFds(pids));
+  return { descriptors: Number(descriptors), sockets: Number(sockets) };
 }
 
 /** A host path looked at on a thread of its own, so that a dead file system costs that thread, not the daemon. */
