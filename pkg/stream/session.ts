@@ -137,7 +137,7 @@ export async function runExec(op: Op, backend: StreamBackend, grant: ExecGrant, 
     });
     return { kind: 'exited', exitCode };
   } catch (error) {
-    return { kind: 'failed', message: `cannot run the command in container ${grant.containerId}: ${whyOf(op, error)}` };
+    return { kind: 'failed', message: whyOf(op, error) };
   } finally {
     client.stdin?.drop();
     client.sizes?.drop();
@@ -153,7 +153,7 @@ export async function runAttach(op: Op, backend: StreamBackend, grant: AttachGra
     op.signal.addEventListener('abort', close, { once: true });
     try {
       if (op.signal.aborted) close();
-      if (grant.tty && !channel.tty) throw new RuntimeError('InvalidArgument', 'it has no terminal; attach without tty');
+      if (grant.tty && !channel.tty) throw new RuntimeError('InvalidArgument', `container ${grant.containerId} has no terminal; attach without tty`);
       if (channel.tty) sizes.connect((size) => channel.resize(size));
       if (client.stdin !== null) void feed(meter.in(client.stdin), (data) => channel.write(data), () => channel.closeInput(), client.stdin);
       const sinks = { stdout: meter.out(client.stdout), stderr: meter.out(client.stderr) };
@@ -165,7 +165,7 @@ export async function runAttach(op: Op, backend: StreamBackend, grant: AttachGra
       close();
     }
   } catch (error) {
-    return { kind: 'failed', message: `cannot attach to container ${grant.containerId}: ${whyOf(op, error)}` };
+    return { kind: 'failed', message: whyOf(op, error) };
   } finally {
     client.stdin?.drop();
     client.sizes?.drop();

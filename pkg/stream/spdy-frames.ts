@@ -8,6 +8,8 @@ import { limits } from '../base/limits.ts';
 const VERSION = 3;
 const TYPE = { synStream: 1, synReply: 2, rstStream: 3, settings: 4, ping: 6, goAway: 7, headers: 8, windowUpdate: 9 } as const;
 const FLAG_FIN = 0x01;
+/** An empty stored block. Go's reader keeps what came before to itself until it sees one. */
+const FLUSH = Buffer.of(0, 0, 0, 0xff, 0xff);
 /** Header names and values are counted with 32 bits each; more than this is not a request. */
 const HEADERS_MAX = 256;
 export const RESET = { protocolError: 1, refusedStream: 3, cancel: 5 } as const;
@@ -195,7 +197,7 @@ export class HeaderPacker {
     const stored = Buffer.alloc(5);
     stored.writeUInt16LE(block.length, 1);
     stored.writeUInt16LE(~block.length & 0xffff, 3);
-    return Buffer.concat([start, stored, block]);
+    return Buffer.concat([start, stored, block, FLUSH]);
   }
 }
 
