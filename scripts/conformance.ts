@@ -197,6 +197,11 @@ function summary({ passed, failed, skipped }: Pick<Outcome, 'passed' | 'failed' 
   return `${passed} passed, ${failed.length} failed, ${skipped.length} skipped`;
 }
 
+/** What a failed expectation says before it prints the values; the rest is in the log. */
+function headline(message: string): string {
+  return message.trim().split(/\n\s*(?:Unexpected error:|Expected\b)/)[0]?.slice(0, 600) ?? '';
+}
+
 function report(outcomes: readonly Outcome[]): void {
   const width = Math.max(...outcomes.map(({ run }) => run.length));
   console.log(`\n${'run'.padEnd(width)}  passed  failed  skipped  seconds`);
@@ -207,7 +212,7 @@ function report(outcomes: readonly Outcome[]): void {
     const byReason = Map.groupBy(skipped, ({ reason }) => reason);
     for (const [reason, specs] of byReason) console.log(`skipped: ${run}: ${specs.length}: ${reason}`);
   }
-  for (const { run, failed } of outcomes) for (const { name, message } of failed) console.log(`failed: ${run}: ${name}\n        ${message.trim().slice(0, 600).replaceAll('\n', '\n        ')}`);
+  for (const { run, failed } of outcomes) for (const { name, message } of failed) console.log(`failed: ${run}: ${name}\n        ${headline(message).replaceAll('\n', '\n        ')}`);
   const failures = outcomes.flatMap(({ failed }) => failed);
   process.exitCode = failures.length === 0 && outcomes.length > 0 ? 0 : 1;
   console.log(summary({ passed: outcomes.reduce((sum, { passed }) => sum + passed, 0), failed: failures, skipped: outcomes.flatMap(({ skipped }) => skipped) }));

@@ -54,7 +54,7 @@ function registriesConf(host: string): string {
 async function lookAlikes(): Promise<LookAlike[]> {
   const box = await busybox(staticBusybox());
   const plain = (config: Record<string, unknown>): ImagePlan => ({ layers: [{ files: box }], config: { Cmd: ['sh'], Env: [PATH], ...config } });
-  const marked = (text: string): ImagePlan => ({ layers: [{ files: [file('marker', text)] }] });
+  const marked = (text: string): ImagePlan => ({ ...plain({}), layers: [{ files: box }, { files: [file('marker', text)] }] });
   const user = (name: string, User: string): LookAlike => ({ references: [`${STAGING}/test-image-user-${name}`], image: plain({ User }) });
   return [
     // Nearly all containers: sh, top, sleep, id, ipcs, netstat, nc, mount, touch, brctl, hostname, pgrep.
@@ -66,7 +66,7 @@ async function lookAlikes(): Promise<LookAlike[]> {
     { references: [`${E2E}/httpd:2.4.39-4`], image: httpd(box) },
     // Prints the effective uid, and is set-uid root.
     { references: [`${E2E}/nonewprivs:1.3`], image: noNewPrivs() },
-    // Names and ids only.
+    // Names and ids, each its own.
     { references: [`${STAGING}/test-image-latest`], image: marked('latest') },
     { references: [`${STAGING}/test-image-tag:test`], image: marked('tag test') },
     { references: [`${STAGING}/test-image-tag:all`], image: marked('tag all') },
