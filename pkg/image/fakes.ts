@@ -1,4 +1,5 @@
 /** Doubles for the tests of this directory: a network of registries in memory, and an unpacker that only remembers. */
+import { access } from 'node:fs/promises';
 import { gzipSync } from 'node:zlib';
 import { backgroundOp, silent } from '../base/op.ts';
 import type { Logger, Op } from '../base/op.ts';
@@ -129,7 +130,7 @@ export class FakeRegistry {
   }
 }
 
-/** Keeps the promises of LayerUnpacker without a disk. */
+/** Keeps the promises of LayerUnpacker without unpacking; it wants the blob to be there as long as it works. */
 export class FakeUnpacker implements LayerUnpacker {
   readonly layers = new Set<ChainId>();
   readonly unpacked: LayerSource[] = [];
@@ -138,7 +139,9 @@ export class FakeUnpacker implements LayerUnpacker {
 
   async unpack(op: Op, layer: LayerSource, onBytes: (bytes: number) => void = () => {}): Promise<void> {
     if (this.layers.has(layer.chainId)) return;
+    await access(layer.path);
     await this.onUnpack(op, layer);
+    await access(layer.path);
     if (op.signal.aborted) throw new RuntimeError('Cancelled', 'unpacking was cancelled');
     onBytes(Number(layer.sizeBytes));
     this.unpacked.push(layer);

@@ -9,7 +9,7 @@ import { explain } from '../base/errors.ts';
 import { digestOf } from '../oci/digest.ts';
 import { mediaTypes } from '../oci/manifest.ts';
 import { NodeCredentials } from './auth.ts';
-import { broken, cancellable, failure, fakeImage, FakeNetwork, FakeRegistry, FakeUnpacker, RecordingLog, testOp } from './fakes.ts';
+import { broken, cancellable, failure, fakeImage, FakeNetwork, FakeRegistry, FakeUnpacker, RecordingLog, stalled, testOp } from './fakes.ts';
 import type { FakeImage } from './fakes.ts';
 import { RegistryPolicy } from './policy.ts';
 import { FileImageStore } from './store.ts';
@@ -187,6 +187,29 @@ describe('image/store', () => {
       expect(await readdir(join(root, 'store/images/unfinished'))).to.deep.equal([]);
     });
 
+    it('one layer that cannot be had stops the others at once', async () => {
+      registry.add('x', 'latest', image);
+      registry.special.set(`/v2/x/blobs/${image.layers[0]?.digest}`, () => ({ body: stalled(image.layers[0]?.bytes.subarray(0, 5) ?? Buffer.alloc(0)) }));
+      registry.special.set(`/v2/x/blobs/${image.layers[1]?.digest}`, () => ({ status: 403 }));
+      expect((await failure(pull('reg.example/x'))).code).to.equal('PermissionDenied');
+    });
+
+    it('a layer that two pulls want is there until both have unpacked it', async () => {
+      const [one, two] = [fakeImage(['first', 'shared']), fakeImage(['second', 'shared'])];
+      registry.add('one', 'latest', one).add('two', 'latest', two);
+      const slow = Promise.withResolvers<void>();
+      let unpacking = 0;
+      unpacker.onUnpack = async (_op, layer) => {
+        if (layer.digest !== one.layers[1]?.digest) return;
+        if (++unpacking === 2) slow.resolve();
+        // The first one waits for the second to begin, the second one outlives the first.
+        await slow.promise;
+        if (layer.chainId === two.chain[1]) for (let i = 0; i < 20; i++) await new Promise((resolve) => setImmediate(resolve));
+      };
+      await Promise.all([pull('reg.example/one'), pull('reg.example/two')]);
+      expect(await blobsOnDisk()).to.have.length(4);
+    });
+
     it('shows what it is doing', async () => {
       registry.add('x', 'latest', image);
       const seen: unknown[] = [];
@@ -251,6 +274,9 @@ describe('image/store', () => {
       };
       check(store);
       check(await open());
+      await store.remove(testOp(), 'reg.example/x');
+      expect(store.find('reg.example/x')).to.equal(undefined);
+      expect((await open()).find('reg.example/x')).to.equal(undefined);
     });
 
     it('one image collects all its names', async () => {

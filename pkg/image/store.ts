@@ -399,10 +399,13 @@ export class FileImageStore implements ImageStore {
 
   async #install(op: Op, source: PullSource, root: ManifestAnswer, key: string, names: Names, track: PullTracker): Promise<StoredImage> {
     try {
-      return await install(op, this.#world, source, root, key, track, async (facts) => {
+      const stored = await install(op, this.#world, source, root, key, track, async (facts) => {
         await failpoint('image.pull.commit');
         return this.#changing.run('records', () => this.#records.save({ ...facts, pulledAt: this.#nanoseconds() }, names));
       });
+      // A blob that another pull wanted, too, was left for it; the last one of them takes it away.
+      await this.#dropUnneeded(detached(op, limits.imageDeleteMs), stored.layers.map(({ digest }) => digest), []);
+      return stored;
     } catch (error) {
       if (!isWorthResuming(error)) await this.#tidy(op, error);
       throw error;
