@@ -493,6 +493,31 @@ describe('the stream server', () => {
     });
   });
 
+  it('survives whatever arrives on a WebSocket: a session ends or goes on, and leaves nothing', async () => {
+    let state = Number(process.env['SEED'] ?? 1);
+    const random = (below: number): number => ((state = (Math.imul(state, 1_103_515_245) + 12_345) & 0x7fff_ffff) >>> 8) % below;
+    const headers = { Connection: 'Upgrade', Upgrade: 'websocket', 'Sec-WebSocket-Version': '13', 'Sec-WebSocket-Key': Buffer.alloc(16).toString('base64') };
+    for (let round = 0; round < 100; round++) {
+      const protocol = ['v5.channel.k8s.io', 'v4.base64.channel.k8s.io'][round % 2] ?? '';
+      const url = await server.urlForExec({ ...STREAMS, tty: true, stderr: false, cmd: [round % 3 === 0 ? 'sizes' : 'cat'] });
+      const { socket } = await ask(url, { method: 'GET', headers: { ...headers, 'Sec-WebSocket-Protocol': protocol } });
+      if (socket === undefined) throw new Error('no socket');
+      socket.on('error', () => {}).resume();
+      const gone = new Promise((resolve) => socket.once('close', resolve));
+      for (let i = 0; i < 20; i++) {
+        const content = Buffer.from(Array.from({ length: random(40) }, () => (random(2) === 0 ? random(6) : random(256))));
+        // Mostly a well-formed frame with strange content, so that more than the library's checks is reached.
+        const noise = random(10) === 0;
+        const frame = Buffer.concat([Buffer.of(0x80 | (random(8) === 0 ? random(16) : 2), 0x80 | content.length, 0, 0, 0, 0), content]);
+        socket.write(noise ? content : frame);
+      }
+      socket.end();
+      await Promise.race([gone, until(() => server.sessionsCount === 0, 'the session to end')]);
+      socket.destroy();
+    }
+    await until(() => server.sessionsCount === 0 && pod.running.size === 0, 'the sessions to end');
+  });
+
   describe('attach', () => {
     const attach = (changes: object = {}): Promise<string> => server.urlForAttach({ ...STREAMS, ...changes });
 

@@ -94,12 +94,12 @@ export class SpdySession {
     await this.#wire.end();
   }
 
-  /** Bounded by the wire itself. */
+  /** For a client that does not keep to the protocol: no manners beyond telling it. */
   async #abandon(): Promise<void> {
-    this.#finishing = true;
     this.#control(goAwayFrame(this.#lastStream, 'protocolError'));
     for (const stream of this.#streams.values()) stream.lose();
-    await this.#wire.end();
+    await beforeTimeout(limits.streamLingerMs, this.#sent);
+    this.#wire.destroy();
   }
 
   async #takeAll(chunk: Uint8Array): Promise<RuntimeError | undefined> {
@@ -290,7 +290,9 @@ class HeaderUnpacker {
     inflate.on('data', (part: Buffer) => {
       this.#parts.push(part);
       this.#size += part.length;
-      if (this.#size > limits.spdyHeadersBytes) inflate.destroy(new RuntimeError('InvalidArgument', `headers of more than ${limits.spdyHeadersBytes} bytes`));
+      if (this.#size <= limits.spdyHeadersBytes) return;
+      this.#fail?.(new RuntimeError('InvalidArgument', `headers of more than ${limits.spdyHeadersBytes} bytes`));
+      inflate.destroy();
     });
     inflate.on('error', (error) => this.#fail?.(error));
     inflate.on('close', () => this.#fail?.(hungUp()));
