@@ -5,7 +5,8 @@ import { dirname, join } from 'node:path';
 import { explain } from '../base/errors.ts';
 import { formatReference, parseName, parseReference, withDefaultTag } from '../oci/reference.ts';
 import { failure, RecordingLog, testOp } from './fakes.ts';
-import { parseRegistries, proxyFor, RegistryPolicy } from './policy.ts';
+import { proxyFor } from './hosts.ts';
+import { parseRegistries, RegistryPolicy } from './policy.ts';
 import type { PolicyOptions } from './policy.ts';
 
 const DIGEST = `sha256:${'a'.repeat(64)}`;
