@@ -11,7 +11,7 @@ import { abortError, type LogFields, type Logger, type Op } from '../base/op.ts'
 import type { Connection, ExecStdio, TerminalSize } from '../runtime/index.ts';
 import { Inbox } from './inbox.ts';
 import { type ExecGrant, type StreamBackend, StreamServer, type StreamServerOptions } from './index.ts';
-import { SpdyClient, type SpdyClientStream } from './spdy-client.ts';
+import { SpdyClient, type SpdyClientStream } from './fake-client.ts';
 
 const CONTAINER = 'c'.repeat(64) as ContainerId;
 const POD = 'd'.repeat(64) as SandboxId;
@@ -232,7 +232,7 @@ describe('the stream server', () => {
     /** Bytes by channel. */
     readonly got: Map<number, Buffer>;
     readonly closed: Promise<number>;
-    text(channel: number): string;
+    readonly text: (channel: number) => string;
   }
   function channels(url: string, protocol: string | undefined): Channels {
     const ws = protocol === undefined ? new WebSocket(url.replace('http', 'ws')) : new WebSocket(url.replace('http', 'ws'), protocol);

@@ -115,7 +115,7 @@ export class StreamServer {
   /** Takes no more, ends every session with what it started, and closes; bounded. */
   async close(): Promise<void> {
     const closed = new Promise<void>((resolve) => this.#server.close(() => resolve()));
-    for (const token of [...this.#grants.keys()]) this.#redeem(token);
+    for (const token of this.#grants.keys()) this.#redeem(token);
     for (const abort of this.#sessions.values()) abort.abort(new RuntimeError('Cancelled', 'the runtime is stopping'));
     await beforeTimeout(limits.streamCloseMs, Promise.all(this.#sessions.keys()));
     for (const socket of this.#sockets) socket.destroy();
@@ -254,7 +254,7 @@ export class StreamServer {
   }
 
   /** The operation of a session: it ends when the client is gone, when nothing happens, and when the server closes. */
-  #begin(gone: AbortSignal, abort: AbortController, log: Logger): { readonly op: Op; readonly meter: Meter; stop(): void } {
+  #begin(gone: AbortSignal, abort: AbortController, log: Logger): { readonly op: Op; readonly meter: Meter; readonly stop: () => void } {
     const { idleTimeoutMs } = this.#options;
     const meter = new Meter(idleTimeoutMs, () => abort.abort(new RuntimeError('DeadlineExceeded', `no data for ${idleTimeoutMs / 1000} s (stream_idle_timeout)`)));
     const hungUp = (): void => abort.abort(new RuntimeError('Cancelled', 'the client hung up'));

@@ -4,7 +4,7 @@ import { deflateSync } from 'node:zlib';
 import { limits } from '../base/limits.ts';
 import { openSpdyPorts, openSpdyStdio, SpdySession, type SpdyStream } from './spdy.ts';
 import { adler32, dataHeader, dictionary, type Frame, FrameReader, headerBlock, HeaderPacker, openFrame, parseHeaderBlock, pingFrame, resetFrame } from './spdy-frames.ts';
-import { SpdyClient } from './spdy-client.ts';
+import { SpdyClient } from './fake-client.ts';
 import { socketWire } from './wire.ts';
 
 /** mulberry32: the same numbers for the same seed. */

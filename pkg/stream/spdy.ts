@@ -395,7 +395,7 @@ class StreamPairs {
   }
 
   close(): void {
-    for (const key of [...this.#halves.keys()]) this.#drop(key);
+    for (const key of this.#halves.keys()) this.#drop(key);
   }
 
   #wait(key: string, stream: SpdyStream): void {
