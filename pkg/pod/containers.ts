@@ -245,23 +245,36 @@ export class ContainerKeeper implements Containers {
     const { id } = record;
     await Promise.resolve();
     // The lock is held only for the bookkeeping: nobody waits for a grace period.
-    await this.#locks.run(id, async () => {
+    let unheard = await this.#locks.run(id, async () => {
       const latest = this.#books.container(id);
-      if (latest === undefined || hasEnded(latest)) return;
+      if (latest === undefined || hasEnded(latest)) return false;
       const now = this.#world.clock();
       const killAt = now + BigInt(Math.max(0, Math.round(slot.stop.killAtMs - Date.now()))) * 1_000_000n;
       // The signal is sent once, also across a restart of the daemon.
       const first = latest.stopping === null;
       await this.#books.save({ ...latest, stopping: { signalledAt: latest.stopping?.signalledAt ?? now, killAt } });
-      if (first && slot.stop.killAtMs > Date.now()) this.#world.processes.signal(process, record.stopSignal.number);
+      return first && slot.stop.killAtMs > Date.now() && !this.#tell(process, record.stopSignal.number);
     });
     await failpoint('container.stopping.after');
-    while (Date.now() < slot.stop.killAtMs && !this.#ended(id)) {
-      const wait = AbortSignal.any([AbortSignal.timeout(Math.max(1, slot.stop.killAtMs - Date.now())), slot.stop.hurry.signal]);
+    for (let pauseMs = 1; Date.now() < slot.stop.killAtMs && !this.#ended(id); pauseMs = Math.min(1_000, pauseMs * 2)) {
+      if (unheard) unheard = !this.#tell(process, record.stopSignal.number);
+      const leftMs = Math.max(1, slot.stop.killAtMs - Date.now());
+      const wait = AbortSignal.any([AbortSignal.timeout(unheard ? Math.min(pauseMs, leftMs) : leftMs), slot.stop.hurry.signal]);
       await this.#books.changed(id, wait);
       if (slot.stop.hurry.signal.aborted) slot.stop = { ...slot.stop, hurry: new AbortController() };
     }
     await this.#kill(op, id, process);
+  }
+
+  /**
+   * Sends the stop signal, unless it would be lost: a program that has just been started may not handle it yet, and no event says when it
+   * does. One that never will costs a look a second until it is killed.
+   */
+  #tell(process: ProcessRef, signal: number): boolean {
+    const { processes } = this.#world;
+    if (!processes.heeds(process, signal)) return false;
+    processes.signal(process, signal);
+    return true;
   }
 
   /** SIGKILL until it is gone: again after 100 ms, 200 ms, … up to the bound, since a task may be in an uninterruptible wait. */

@@ -228,6 +228,18 @@ describe('the mind', () => {
       assert.isNull(mind.containers.get(id).stopping);
     });
 
+    it('sends the stop signal when the program can hear it: one that has just started would lose it', async () => {
+      const { id } = await running();
+      const program = node.node.containers.get(id)?.process;
+      assert.isDefined(program);
+      program.deaf = true;
+      const stopped = mind.containers.stop(op(), id, 60_000);
+      await until(() => mind.containers.get(id).stopping !== null);
+      program.deaf = false;
+      await stopped;
+      assert.strictEqual(containerStatus(mind.containers.get(id)).exitCode, 143);
+    });
+
     it('does not lose a container whose monitor died with it: 255, never 0', async () => {
       const { id } = await running();
       await node.node.killMonitor(id);

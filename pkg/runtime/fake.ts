@@ -75,6 +75,8 @@ export class FakeProcess {
   #exitCode: number | undefined;
   #onTerm: number | 'ignored' = 128 + SIGTERM;
   #reading = false;
+  /** It has no signal handlers yet, so that the kernel drops all but SIGKILL: the init of a PID namespace at its start. */
+  deaf = false;
 
   constructor(ref: ProcessRef, cgroup: string) {
     this.ref = ref;
@@ -117,6 +119,7 @@ export class FakeProcess {
   }
 
   signal(signal: number): void {
+    if (this.deaf && signal !== SIGKILL) return;
     if (signal === SIGKILL) this.exit(128 + SIGKILL);
     else if (signal === SIGTERM && this.#onTerm !== 'ignored') this.exit(this.#onTerm);
     else if (signal !== 0 && signal !== SIGTERM) this.exit(128 + signal);
@@ -586,6 +589,10 @@ export class FakeProcesses implements Processes {
     const found = this.#node.find(process);
     found?.signal(signal);
     return found !== undefined;
+  }
+
+  heeds(process: ProcessRef, signal: number): boolean {
+    return signal === SIGKILL || this.#node.find(process)?.deaf !== true;
   }
 
   async gone(process: ProcessRef, signal: AbortSignal): Promise<void> {

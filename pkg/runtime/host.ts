@@ -11,7 +11,7 @@ import type { ProcessRef } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import { checkAlive, type Op } from '../base/op.ts';
 import {
-  cgroupDirectory, cgroupPathOf, cgroupProcesses, connectInNetns, createCgroup, destroyCgroup, hierarchyOf, isAlive, isMountPoint, listDevices, loopbackUp, mountById, mountFs, openStream, probePath, processRef,
+  cgroupDirectory, cgroupPathOf, cgroupProcesses, connectInNetns, createCgroup, destroyCgroup, heedsSignal, hierarchyOf, isAlive, isMountPoint, listDevices, loopbackUp, mountById, mountFs, openStream, probePath, processRef,
   propagationOf, readCgroupLayoutSync, readFiles, Root, signalProcess, unmountTree, waitGone, type CgroupLayout, type DeviceNode,
 } from '../sys/index.ts';
 import type { Connection, Host, HostDevice, MountSource, Processes } from './index.ts';
@@ -172,6 +172,10 @@ export class LinuxProcesses implements Processes {
 
   signal(process: ProcessRef, signal: number): boolean {
     return signalProcess(process, signal);
+  }
+
+  heeds(process: ProcessRef, signal: number): boolean {
+    return heedsSignal(process, signal);
   }
 
   gone(process: ProcessRef, signal: AbortSignal): Promise<void> {

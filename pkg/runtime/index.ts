@@ -173,6 +173,11 @@ export interface Processes {
   alive(process: ProcessRef): boolean;
   /** Signals exactly this process through a pidfd; false if it is gone. */
   signal(process: ProcessRef, signal: number): boolean;
+  /**
+   * False if the kernel would throw `signal` away now: the init of a PID namespace gets only what it has a handler for, SIGKILL and SIGSTOP
+   * apart (pid_namespaces(7)). A program that has just been started may have none yet.
+   */
+  heeds(process: ProcessRef, signal: number): boolean;
   /** Resolves when this process is gone (pidfd becomes readable), or when `signal` fires. Works without being the parent. */
   gone(process: ProcessRef, signal: AbortSignal): Promise<void>;
 }

@@ -30,7 +30,7 @@ export {
   type Entry, type EntryMeta, type FileKind, type FileSystemStat, type ListedName, type Resolution, type Stat, type Text,
 } from './root.ts';
 export {
-  becomeSubreaper, connectInNetns, countFds, isAlive, listDevices, loopbackUp, netDev, nodeFacts, probePath, processRef, signalProcess, waitGone,
+  becomeSubreaper, connectInNetns, countFds, heedsSignal, isAlive, listDevices, loopbackUp, netDev, nodeFacts, probePath, processRef, signalProcess, waitGone,
   type DeviceNode, type NodeFacts, type ProbedPath,
 } from './process.ts';
 export { claimOrphan, killByEnvironment, killTree, type OrphanClaim, reapOrphans } from './tree.ts';

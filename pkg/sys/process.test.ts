@@ -1,5 +1,5 @@
 import { assert } from 'chai';
-import { hugepageSizes, parseCapabilities, parseLimits, parseProcStat } from './process.ts';
+import { hugepageSizes, parseCapabilities, parseHeeds, parseLimits, parseProcStat } from './process.ts';
 
 const TAIL = '1 2 3 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 987654321 100 1 18446744073709551615';
 
@@ -12,6 +12,26 @@ describe('parseProcStat', () => {
 
   it('refuses what is cut or no stat', () => {
     for (const text of ['', '42', '42 (sh) S 1 2', 'x (sh) S']) assert.isUndefined(parseProcStat(text));
+  });
+});
+
+describe('parseHeeds', () => {
+  const status = (pids: string, blocked: string, caught: string): string => `Name:\tx\nNSpid:\t${pids}\nSigBlk:\t${blocked}\nSigIgn:\t0000000000000000\nSigCgt:\t${caught}\n`;
+  const [none, term] = ['0000000000000000', '0000000000004000'];
+
+  it('knows that the init of a PID namespace is deaf to what it does not handle', () => {
+    assert.isFalse(parseHeeds(status('4711\t1', none, none), 15));
+    assert.isFalse(parseHeeds(status('4711\t1', none, term), 2));
+    assert.isTrue(parseHeeds(status('4711\t1', none, term), 15));
+    assert.isTrue(parseHeeds(status('4711\t1', term, none), 15));
+    assert.isTrue(parseHeeds(status('4711\t1', none, none), 9));
+    assert.isTrue(parseHeeds(status('4711\t1', none, '4000000000000000'), 63));
+  });
+
+  it('and that nobody else is', () => {
+    assert.isTrue(parseHeeds(status('4711\t11', none, none), 15));
+    assert.isTrue(parseHeeds(status('4711', none, none), 15));
+    assert.isTrue(parseHeeds('', 15));
   });
 });
 

@@ -3,7 +3,7 @@
  * this node and this daemon may do (NodeFacts).
  */
 import { constants, readdirSync, readFileSync } from 'node:fs';
-import { machine, release } from 'node:os';
+import { constants as os, machine, release } from 'node:os';
 import { errnoOf, RuntimeError } from '../base/errors.ts';
 import type { ProcessRef } from '../base/ids.ts';
 import { abortError, type Op } from '../base/op.ts';
@@ -59,6 +59,22 @@ export function signalProcess(ref: ProcessRef, signal: number): boolean {
   } finally {
     closeFd(pidfd);
   }
+}
+
+/** False if the kernel would throw `signal` away now; see parseHeeds. True for a process that is gone. */
+export function heedsSignal(ref: ProcessRef, signal: number): boolean {
+  return parseHeeds(text(`/proc/${ref.pid}/status`), signal);
+}
+
+/**
+ * PURE. Whether a signal from outside reaches the process whose /proc/<pid>/status this is. Only the init of a PID namespace is deaf: to
+ * what it neither handles nor blocks (a blocked signal is kept), except SIGKILL and SIGSTOP (pid_namespaces(7)).
+ */
+export function parseHeeds(status: string, signal: number): boolean {
+  const isInit = /^NSpid:.*\s1$/m.test(status);
+  if (!isInit || signal === os.signals.SIGKILL || signal === os.signals.SIGSTOP) return true;
+  const bit = 1n << BigInt(signal - 1);
+  return ['SigCgt', 'SigBlk'].some((row) => (BigInt(`0x${new RegExp(`^${row}:\\s*([0-9a-f]+)$`, 'm').exec(status)?.[1] ?? '0'}`) & bit) !== 0n);
 }
 
 /** Resolves when this process has ended (it may still be a zombie), or when `signal` fires. Works for anybody's child. */

@@ -15,7 +15,7 @@ import {
   capture, createContainer, destroyContainer, eventually, exitOf, type Prepared, refusal, runContainer, runtimeConformance, type Subject, testOp,
 } from '../../pkg/runtime/conformance.ts';
 import { ConmonMonitor, type ExecStdio, OciCli, type Processes, type RuntimeHandler } from '../../pkg/runtime/index.ts';
-import { becomeSubreaper, isAlive, reapOrphans, signalProcess, waitGone } from '../../pkg/sys/index.ts';
+import { becomeSubreaper, heedsSignal, isAlive, reapOrphans, signalProcess, waitGone } from '../../pkg/sys/index.ts';
 
 const RUNTIMES: Readonly<Record<string, string>> = { runc: '/usr/sbin/runc', crun: '/usr/bin/crun' };
 const MONITORS: Readonly<Record<string, string>> = { "Debian's conmon": '/usr/bin/conmon', 'our conmon': join(import.meta.dirname, '../../build/bin/conmon') };
@@ -24,7 +24,7 @@ const COMMANDS = ['sh', 'sleep', 'true', 'false', 'cat', 'echo', 'head', 'tr', '
 const CGROUP_PARENT = `berth-runtime-test-${process.pid}`;
 const SIGKILL = 9;
 
-const processes: Processes = { alive: isAlive, signal: signalProcess, gone: waitGone };
+const processes: Processes = { alive: isAlive, signal: signalProcess, heeds: heedsSignal, gone: waitGone };
 
 /** A directory of our own with a root file system, and subjects on it. */
 class Ground {
