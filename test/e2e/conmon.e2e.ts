@@ -5,10 +5,11 @@
  * Podman gets a storage, a state directory and a configuration of its own, and no network.
  */
 import { spawn } from 'node:child_process';
-import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, readlinkSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { assert } from 'chai';
+import { until } from '../../conmon/test/harness.ts';
 
 const conmon = process.env['CONMON'] ?? resolve(import.meta.dirname, '../../build/bin/conmon');
 const deadlineMs = 60_000;
@@ -95,6 +96,18 @@ function monitors(dir: string): string[] {
   });
 }
 
+/** Sockets that all monitors of this podman have open: one more per attached client. */
+function socketCount(dir: string): number {
+  const isSocket = (path: string): boolean => {
+    try {
+      return readlinkSync(path).startsWith('socket:');
+    } catch {
+      return false; // Closed meanwhile.
+    }
+  };
+  return monitors(dir).reduce((sum, pid) => sum + readdirSync(`/proc/${pid}/fd`).filter((fd) => isSocket(`/proc/${pid}/fd/${fd}`)).length, 0);
+}
+
 for (const runtime of ['/usr/bin/runc', '/usr/bin/crun'].filter((p) => existsSync(p))) {
   describe(`podman with our conmon (${runtime.split('/').at(-1)})`, function () {
     this.timeout(deadlineMs * 2);
@@ -151,7 +164,7 @@ for (const runtime of ['/usr/bin/runc', '/usr/bin/crun'].filter((p) => existsSyn
 
     it('logs: has what was said, with times podman can read', async () => {
       await podman.run(['run', '--name', 'said', '--network', 'none', 'bb', 'sh', '-c', 'echo one; echo two; printf three']);
-      assert.equal((await podman.run(['logs', 'said'])).out, 'one\ntwo\nthree\n');
+      assert.equal((await podman.run(['logs', 'said'])).out, 'one\ntwo\nthree');
       const { out } = await podman.run(['logs', '-t', '--since', '1h', 'said']);
       assert.match(out, /^\d{4}-\d\d-\d\dT\S+ one\n/);
     });
@@ -176,12 +189,13 @@ for (const runtime of ['/usr/bin/runc', '/usr/bin/crun'].filter((p) => existsSyn
 
     it('attach: hears the container to its end and has its status', async () => {
       await start('talker', 'sh', '-c', 'until test -e /go; do sleep 0.1; done; echo said; exit 4');
+      const before = socketCount(podman.dir);
       const attached = podman.run(['attach', '--no-stdin', 'talker']);
-      // The container says nothing before it is attached to: the client's socket is in the monitor's table.
-      await new Promise((done) => setTimeout(done, 1000));
+      await until('the client is attached', () => socketCount(podman.dir) > before);
       await podman.run(['exec', 'talker', 'sh', '-c', ': > /go']);
-      const { status, out } = await attached;
-      assert.deepEqual({ status, out }, { status: 4, out: 'said\n' });
+      // Podman 4.3 adds a newline and ends with 0, whichever the monitor.
+      assert.equal((await attached).out.trim(), 'said');
+      assert.equal((await podman.run(['wait', 'talker'])).out.trim(), '4');
     });
 
     it('stop: ends a container, and wait has its status', async () => {
