@@ -7,7 +7,7 @@
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
-import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { defaultConflist } from '../../pkg/network/index.ts';
 import { EMBEDDED_IMAGE } from '../../scripts/embedded-image.ts';
@@ -54,6 +54,8 @@ export class TestNode {
   static async boot(options: NodeOptions = {}): Promise<TestNode> {
     if (options.runtime === 'crun') makeCrunWork();
     const dir = await mkdtemp('/tmp/berth-e2e-');
+    // As /run and /var/lib: with a user namespace, a container's root must be able to pass through to its rootfs.
+    await chmod(dir, 0o711);
     const bridge = `bt${process.pid % 100_000}x${nodes++}`;
     const node = new TestNode(dir, bridge, options);
     await mkdir(join(dir, 'net.d'));
