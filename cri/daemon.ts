@@ -17,12 +17,13 @@ import { ConmonMonitor, LinuxHost, LinuxProcesses, OciCli, type OciRuntime, Pinn
 import type { NodeFacts } from '../pkg/spec/index.ts';
 import { FileStateStore, Workspace } from '../pkg/state/index.ts';
 import { StreamServer } from '../pkg/stream/index.ts';
-import { becomeSubreaper, capture, type FileLock, inheritedEnv, lockFile, nodeFacts, notifyServiceManager, reapOrphans } from '../pkg/sys/index.ts';
+import { becomeSubreaper, capture, type FileLock, inheritedEnv, lockFile, nodeFacts, notifyServiceManager, readCgroupLayoutSync, reapOrphans } from '../pkg/sys/index.ts';
 import { imageService } from './image-service.ts';
 import { observeService } from './observe-service.ts';
 import { runtimeService } from './runtime-service.ts';
 import { type RunningServer, serve } from './server.ts';
-import { handlerSettings, podSettings } from './settings.ts';
+import { statsService } from './stats-service.ts';
+import { handlerSettings, podSettings, whyImpassable } from './settings.ts';
 import { streamService } from './stream-service.ts';
 
 export interface DaemonOptions {
@@ -75,7 +76,7 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
     let mind: OpenPods | undefined;
     const images = makeImages(config, rootfs, (imageId) => mind?.imageUsers(imageId) ?? []);
     await rootfs.sweepLayers(op);
-    const [whyNoUserNamespaces] = await Promise.all([rootfs.whyNoUserNamespaces(), images.load(op)]);
+    const [whyNoUserNamespaces] = await Promise.all([noUserNamespacesBecause(config, rootfs), images.load(op)]);
     if (whyNoUserNamespaces !== undefined) log.info('pods with user namespaces cannot run on this node', { cause: whyNoUserNamespaces });
     await network.start(op);
     closers.push(() => network.close());
@@ -254,6 +255,11 @@ async function openStreams({ api }: Config, log: Logger, mind: OpenPods): Promis
   return await StreamServer.listen({ backend: mind.execs, log, address: api.streamAddress, port: api.streamPort, idleTimeoutMs: api.streamIdleTimeoutMs, tls });
 }
 
+/** Undefined if pods can have user namespaces on this node. */
+async function noUserNamespacesBecause({ storage }: Config, rootfs: OverlayRootfs): Promise<string | undefined> {
+  return (await whyImpassable(storage.root)) ?? (await whyImpassable(storage.runroot)) ?? (await rootfs.whyNoUserNamespaces());
+}
+
 function handlersOf(config: Config, runtimes: Runtimes): ReadonlyMap<string, HandlerSettings> {
   return new Map([...runtimes].map(([name, { runtime, features }]) => [name, handlerSettings(config.runtimes.get(runtime.handler.name), features)]));
 }
@@ -275,6 +281,7 @@ async function openSocket(options: DaemonOptions, world: World, mind: OpenPods, 
       clock: world.clock,
     }),
     imageService({ images: world.images, rootfs: world.rootfs, splitDisks: false, clock: world.clock }),
+    statsService({ mind, rootfs: world.rootfs, layout: readCgroupLayoutSync(), facts: world.facts, periodMs: config.stats.collectionPeriodMs, clock: world.clock, log }),
   ];
   await ensureDir(join(config.api.listen, '..'), 0o755);
   return await serve({ socket: config.api.listen, log, handlers });

@@ -2,7 +2,7 @@
  * What the configuration says about pods, with everything that has to be read or found on the node for it. Called once, by daemon.ts.
  */
 import { stat } from 'node:fs/promises';
-import { join, posix } from 'node:path';
+import { dirname, join, posix } from 'node:path';
 import type { Config, HandlerConfig } from '../pkg/config/index.ts';
 import { errnoOf, RuntimeError } from '../pkg/base/errors.ts';
 import { readBounded, readJson } from '../pkg/base/files.ts';
@@ -101,6 +101,14 @@ async function localtimeOf(timezone: string): Promise<string> {
   const path = timezone === 'Local' ? '/etc/localtime' : join('/usr/share/zoneinfo', timezone);
   if (timezone.includes('..') || !(await exists(path))) throw new RuntimeError('InvalidArgument', `timezone ${JSON.stringify(timezone)} is not known on this node (${path})`);
   return path;
+}
+
+/** Why the mapped root of a user namespace cannot reach what is below `directory`; undefined if it can. Our own directories let it pass. */
+export async function whyImpassable(directory: string): Promise<string | undefined> {
+  for (let path = directory; path !== '/'; path = dirname(path)) {
+    if (((await stat(path)).mode & 0o001) === 0) return `${path} lets only its owner pass; chmod o+x ${path}`;
+  }
+  return undefined;
 }
 
 async function exists(path: string): Promise<boolean> {

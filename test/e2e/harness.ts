@@ -54,6 +54,8 @@ export class TestNode {
   static async boot(options: NodeOptions = {}): Promise<TestNode> {
     if (options.runtime === 'crun') makeCrunWork();
     const dir = await mkdtemp('/tmp/berth-e2e-');
+    // As /run and /var/lib are: the root of a user namespace must be able to pass.
+    await chmod(dir, 0o711);
     // As /run and /var/lib: with a user namespace, a container's root must be able to pass through to its rootfs.
     await chmod(dir, 0o711);
     const bridge = `bt${process.pid % 100_000}x${nodes++}`;
