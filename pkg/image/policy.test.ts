@@ -124,13 +124,6 @@ describe('image/policy', () => {
     expect(empty.candidates(parseName('busybox'))).to.deep.equal([]);
   });
 
-  it('reads the one file that the environment names', async () => {
-    const file = await put('own.conf', 'unqualified-search-registries = ["own.example"]\n');
-    const policy = new RegistryPolicy({ environment: { CONTAINERS_REGISTRIES_CONF: file } });
-    await policy.refresh(testOp());
-    expect(policy.resolve('name-that-nobody-has').map(formatReference)).to.deep.equal(['own.example/name-that-nobody-has:latest']);
-  });
-
   it('reads the old version 1 file', async () => {
     const policy = await loaded('[registries.search]\nregistries = ["s.example"]\n[registries.insecure]\nregistries = ["i.example"]\n[registries.block]\nregistries = ["b.example"]\n');
     expect(policy.resolve('x').map(formatReference)).to.deep.equal(['s.example/x:latest']);
