@@ -1,0 +1,279 @@
+/** Exec, attach and port-forward, as kubectl (SPDY) and newer clients (WebSocket) use them, against real containers. */
+import { assert } from 'chai';
+import { createHash, randomBytes } from 'node:crypto';
+import { once } from 'node:events';
+import { readdirSync, readFileSync } from 'node:fs';
+import { request } from 'node:http';
+import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
+import { WebSocket } from 'ws';
+import type { AttachRequest, ExecRequest, Input } from '../../pkg/cri-api/types.ts';
+import { SpdyClient, type SpdyClientStream } from '../../pkg/stream/fake-client.ts';
+import { CriError, type Pod, waitFor } from './cri-client.ts';
+import { descriptorsOf, IMAGE, type MonitorName, type RuntimeName, TestNode } from './harness.ts';
+
+/** Sessions of each kind in the soak; SOAK=1000 is the promise, and takes minutes. */
+const SOAK = Number(process.env['SOAK'] ?? 100);
+const COMBINATIONS: readonly (readonly [RuntimeName, MonitorName])[] = [['runc', 'ours'], ['crun', 'debian']];
+
+function spdy(url: string, protocol: string): Promise<SpdyClient> {
+  return new Promise((resolve, reject) => {
+    const dial = request(url, { method: 'POST', agent: false, headers: { Connection: 'Upgrade', Upgrade: 'SPDY/3.1', 'X-Stream-Protocol-Version': protocol } });
+    dial.on('error', reject).on('response', (response) => reject(new Error(`HTTP ${response.statusCode}`)));
+    dial.on('upgrade', (_response, socket, head) => resolve(new SpdyClient(socket, head)));
+    dial.end();
+  });
+}
+
+interface Session {
+  readonly client: SpdyClient;
+  readonly stream: Readonly<Record<'error' | 'stdin' | 'stdout' | 'stderr' | 'resize', SpdyClientStream>>;
+  /** The Status that the session ended with. */
+  readonly status: Promise<{ readonly status: string; readonly message?: string; readonly details?: { readonly causes: readonly { readonly message: string }[] } }>;
+}
+
+/** Dials with every stream that was asked for. */
+async function dial(url: string, wanted: { readonly stdin?: boolean; readonly stderr?: boolean; readonly tty?: boolean }): Promise<Session> {
+  const client = await spdy(url, 'v4.channel.k8s.io');
+  const names = ['error', 'stdout', ...(['stdin', 'stderr'] as const).filter((name) => wanted[name] === true), ...(wanted.tty === true ? ['resize'] : [])];
+  const streams: Record<string, SpdyClientStream> = {};
+  for (const streamType of names) streams[streamType] = await client.open({ streamType });
+  const stream = streams as Session['stream'];
+  const status = stream.error.all().then((text) => JSON.parse(text === '' ? '{"status":"none"}' : text) as Awaited<Session['status']>);
+  status.catch(() => {});
+  return { client, stream, status };
+}
+
+/** What a WebSocket session said, by channel, once it is closed. */
+async function overWebSocket(url: string, protocol: string, input: readonly Buffer[]): Promise<string[]> {
+  const ws = new WebSocket(url.replace('http', 'ws'), protocol);
+  const got = ['', '', '', ''];
+  ws.on('message', (message: Buffer) => {
+    got[message[0] ?? 0] += message.subarray(1).toString();
+  });
+  ws.once('open', () => {
+    for (const each of input) ws.send(each);
+  });
+  await once(ws, 'close');
+  return got;
+}
+
+/** Processes whose command line is exactly this. */
+function processes(commandLine: string): string[] {
+  return readdirSync('/proc').filter((pid) => /^\d+$/.test(pid) && readOr(`/proc/${pid}/cmdline`).replaceAll('\0', ' ').trim() === commandLine);
+}
+
+function readOr(path: string): string {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch {
+    return '';
+  }
+}
+
+function residentBytes(pid: number): number {
+  return Number(/^VmRSS:\s+(\d+) kB/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]) * 1024;
+}
+
+for (const [runtime, monitor] of COMBINATIONS) {
+  describe(`streams with ${runtime} and ${monitor === 'ours' ? 'our' : "Debian's"} conmon`, function () {
+    this.timeout(120_000);
+    let node: TestNode;
+    let pod: Pod;
+    let container: string;
+    before(async () => {
+      node = await TestNode.boot({ runtime, monitor });
+      pod = await node.cri.runPod();
+      container = await node.cri.runContainer(pod, IMAGE, { command: ['sleep', '100000'] });
+    });
+    after(() => node.close());
+
+    async function execUrl(cmd: readonly string[], options: Input<ExecRequest> = {}): Promise<string> {
+      return (await node.cri.rpc.exec({ containerId: container, cmd, stdout: true, stderr: options.tty !== true, stdin: false, tty: false, ...options })).url;
+    }
+    async function attachUrl(containerId: string, options: Input<AttachRequest> = {}): Promise<string> {
+      return (await node.cri.rpc.attach({ containerId, stdin: true, stdout: true, stderr: options.tty !== true, tty: false, ...options })).url;
+    }
+    async function fails(work: Promise<unknown>): Promise<CriError> {
+      const error = await work.then(() => undefined, (cause: unknown) => cause);
+      if (!(error instanceof CriError)) throw new Error(`it did not fail as it should: ${String(error)}`);
+      return error;
+    }
+
+    it('runs a command with its streams apart, and tells its exit code', async () => {
+      const { stream, status } = await dial(await execUrl(['sh', '-c', 'echo out; echo err >&2; exit 7']), { stderr: true });
+      assert.deepEqual([await stream.stdout.all(), await stream.stderr.all()], ['out\n', 'err\n']);
+      assert.deepEqual((await status).details?.causes.map((each) => each.message), ['7']);
+      const [, out, err, end] = await overWebSocket(await execUrl(['sh', '-c', 'echo out; echo err >&2; exit 7']), 'v4.channel.k8s.io', []);
+      assert.deepEqual([out, err], ['out\n', 'err\n']);
+      assert.include(end, '"message":"7"');
+    });
+
+    it('delivers megabytes to stdin whole, however slowly they are read', async () => {
+      const content = randomBytes(5_000_000);
+      const sum = createHash('sha256').update(content).digest('hex');
+      const { stream } = await dial(await execUrl(['sh', '-c', 'sleep 0.3; sha256sum'], { stdin: true }), { stdin: true, stderr: true });
+      void stream.stdin.write(content).then(() => stream.stdin.end());
+      assert.include(await stream.stdout.all(), sum);
+      const parts = Array.from({ length: 50 }, (_, i) => Buffer.concat([Buffer.of(0), content.subarray(i * 100_000, (i + 1) * 100_000)]));
+      const [, out] = await overWebSocket(await execUrl(['sh', '-c', 'sleep 0.3; sha256sum'], { stdin: true }), 'v5.channel.k8s.io', [...parts, Buffer.of(255, 0)]);
+      assert.include(out, sum);
+    });
+
+    it('names the program that is not there', async () => {
+      const { status } = await dial(await execUrl(['/no/such/program']), { stderr: true });
+      assert.include((await status).message, '/no/such/program');
+    });
+
+    it('gives a terminal of the right size, and resizes it', async () => {
+      const { stream, status } = await dial(await execUrl(['sh'], { stdin: true, tty: true }), { stdin: true, tty: true });
+      await stream.resize.write('{"Width":97,"Height":31}');
+      await waitFor(() => stream.stdout.text, (text) => text.includes('#'), 'a prompt');
+      await stream.stdin.write('until [ "$(stty size)" = "31 97" ]; do sleep 0.01; done; echo si""zed\n');
+      await waitFor(() => stream.stdout.text, (text) => text.includes('sized'), 'the size');
+      await stream.resize.write(Array.from({ length: 2_000 }, (_, i) => `{"Width":${100 + (i % 50)},"Height":40}`).join('\n'));
+      await stream.stdin.write('until [ "$(stty size)" = "40 149" ]; do sleep 0.01; done; tty; exit 3\n');
+      assert.deepEqual((await status).details?.causes.map((each) => each.message), ['3']);
+      assert.include(stream.stdout.text, '/dev/pts/');
+    });
+
+    it('kills the command when the client leaves', async () => {
+      const { client } = await dial(await execUrl(['sleep', '31415']), { stderr: true });
+      await waitFor(() => processes('sleep 31415'), (found) => found.length === 1, 'the command to run');
+      client.close();
+      await waitFor(() => processes('sleep 31415'), (found) => found.length === 0, 'the command to be killed');
+    });
+
+    it('ends a session with its container', async () => {
+      const other = await node.cri.runContainer(pod, IMAGE, { command: ['sleep', '100000'] });
+      const { status, client } = await dial((await node.cri.rpc.exec({ containerId: other, cmd: ['sleep', '27182'], stdout: true, stderr: true, stdin: false, tty: false })).url, { stderr: true });
+      const attached = await dial(await attachUrl(other, { stdin: false }), { stderr: true });
+      await waitFor(() => processes('sleep 27182'), (found) => found.length === 1, 'the command to run');
+      await node.cri.rpc.stopContainer({ containerId: other, timeout: 0n });
+      assert.strictEqual((await status).status, 'Failure');
+      assert.strictEqual((await attached.status).status, 'Success');
+      await Promise.all([client.closed, attached.client.closed]);
+    });
+
+    it('does not grow when a client stops reading', async () => {
+      const { client, stream } = await dial(await execUrl(['sh', '-c', 'cat /dev/zero']), { stderr: true });
+      await waitFor(() => stream.stdout.bytes, (bytes) => bytes > 50_000_000, 'output');
+      const before = residentBytes(node.pid);
+      client.pause();
+      const began = process.hrtime.bigint();
+      await waitFor(() => process.hrtime.bigint() - began, (passed) => passed > 1_000_000_000n, 'it to have had every chance');
+      assert.isBelow(residentBytes(node.pid) - before, 40_000_000);
+      client.close();
+      await waitFor(() => processes('cat /dev/zero'), (found) => found.length === 0, 'the command to be killed');
+    });
+
+    it('attaches several clients at once, and closes stdin after the first where that is wanted', async () => {
+      const cat = await node.cri.runContainer(pod, IMAGE, { command: ['sh', '-c', 'cat; echo the end'], stdin: true, stdinOnce: true });
+      const watching = await dial(await attachUrl(cat, { stdin: false }), { stderr: true });
+      const typing = await dial(await attachUrl(cat), { stdin: true, stderr: true });
+      await typing.stream.stdin.write('hello\n');
+      for (const each of [watching, typing]) await waitFor(() => each.stream.stdout.text, (text) => text === 'hello\n', 'the echo');
+      typing.stream.stdin.end();
+      assert.include(await watching.stream.stdout.all(), 'the end');
+      assert.strictEqual((await watching.status).status, 'Success');
+      await node.cri.waitForContainer(cat, 'CONTAINER_EXITED');
+    });
+
+    it('attaches to a terminal again and again', async () => {
+      const shell = await node.cri.runContainer(pod, IMAGE, { command: ['sh'], stdin: true, tty: true });
+      for (let i = 0; i < 3; i++) {
+        const { client, stream } = await dial(await attachUrl(shell, { tty: true }), { stdin: true, tty: true });
+        await stream.resize.write(`{"Width":${90 + i},"Height":20}`);
+        await stream.stdin.write(`until [ "$(stty size)" = "20 ${90 + i}" ]; do sleep 0.01; done; echo again""${i}\n`);
+        await waitFor(() => stream.stdout.text, (text) => text.includes(`again${i}`), 'the shell');
+        client.close();
+      }
+      assert.strictEqual((await node.cri.container(shell)).state, 'CONTAINER_RUNNING');
+    });
+
+    it('refuses what cannot work, with the right code', async () => {
+      const streams = { stdin: false, stdout: true, stderr: true, tty: false };
+      assert.strictEqual((await fails(node.cri.rpc.exec({ containerId: 'f'.repeat(64), cmd: ['true'], ...streams }))).codeName, 'NotFound');
+      assert.strictEqual((await fails(node.cri.rpc.attach({ containerId: 'f'.repeat(64), ...streams }))).codeName, 'NotFound');
+      assert.strictEqual((await fails(node.cri.rpc.portForward({ podSandboxId: 'f'.repeat(64), port: [80] }))).codeName, 'NotFound');
+      assert.strictEqual((await fails(node.cri.rpc.exec({ containerId: container, cmd: ['true'], ...streams, tty: true }))).codeName, 'InvalidArgument');
+      assert.strictEqual((await fails(node.cri.rpc.attach({ containerId: container, ...streams, stderr: false, tty: true }))).codeName, 'InvalidArgument');
+      const created = await node.cri.createContainer(pod, IMAGE, {});
+      assert.strictEqual((await fails(node.cri.rpc.exec({ containerId: created, cmd: ['true'], ...streams }))).codeName, 'FailedPrecondition');
+    });
+
+    async function forward(client: SpdyClient, port: number, requestID: number): Promise<{ readonly data: SpdyClientStream; readonly error: SpdyClientStream }> {
+      const headers = { port: String(port), requestID: String(requestID) };
+      const error = await client.open({ ...headers, streamType: 'error' }, { fin: true });
+      return { error, data: await client.open({ ...headers, streamType: 'data' }) };
+    }
+
+    it('reaches the loopback of the pod, over IPv4 and IPv6, and says what does not answer', async () => {
+      for (const address of ['127.0.0.1:5001', '[::1]:5002']) await node.cri.runContainer(pod, IMAGE, { command: ['sh', '-c', `httpd -f -p ${address}`] });
+      const { url } = await node.cri.rpc.portForward({ podSandboxId: pod.id, port: [] });
+      const client = await spdy(url, 'portforward.k8s.io');
+      let requests = 0;
+      const ask = async (port: number): Promise<string> => {
+        const { data } = await forward(client, port, ++requests);
+        await data.write('GET / HTTP/1.0\r\n\r\n');
+        return await data.all();
+      };
+      for (const port of [5001, 5002]) await waitFor(() => ask(port), (text) => text.startsWith('HTTP/1.'), `port ${port}`);
+      assert.include(await (await forward(client, 5999, ++requests)).error.all(), 'port 5999');
+      client.close();
+    });
+
+    it("reaches the host's loopback for a pod on the host's network, and nothing once the pod is stopped", async () => {
+      const listener = createServer((socket: Socket) => socket.on('error', () => {}).pipe(socket));
+      listener.listen(0, '127.0.0.1');
+      await once(listener, 'listening');
+      const { port } = listener.address() as AddressInfo;
+      const host = await node.cri.runPod({ linux: { securityContext: { namespaceOptions: { network: 'NODE', pid: 'CONTAINER', ipc: 'POD' } } } });
+      const client = await spdy((await node.cri.rpc.portForward({ podSandboxId: host.id, port: [port] })).url, 'portforward.k8s.io');
+      const { data } = await forward(client, port, 1);
+      await data.write('echo');
+      await waitFor(() => data.text, (text) => text === 'echo', 'the echo');
+      await node.cri.rpc.stopPodSandbox({ podSandboxId: host.id });
+      await data.ended;
+      assert.include(await (await forward(client, port, 2)).error.all(), 'ready');
+      await client.closed;
+      listener.close();
+      assert.strictEqual((await fails(node.cri.rpc.portForward({ podSandboxId: host.id, port: [port] }))).codeName, 'FailedPrecondition');
+    });
+
+    it('works once: a second use of a URL is refused, and so is a browser', async () => {
+      const url = await execUrl(['true']);
+      await (await dial(url, { stderr: true })).client.closed;
+      const answer = await new Promise<string>((resolve) => {
+        const socket = connect(Number(new URL(url).port), '127.0.0.1', () => {
+          socket.end(`GET ${new URL(url).pathname} HTTP/1.1\r\nHost: x\r\n\r\n`);
+        });
+        let text = '';
+        socket.on('data', (data: Buffer) => (text += data.toString())).on('close', () => resolve(text));
+      });
+      assert.match(answer, /^HTTP\/1\.1 404 /);
+    });
+
+    it(`leaves nothing behind after ${SOAK} execs and ${SOAK} attaches`, async function () {
+      this.timeout(600_000);
+      const cat = await node.cri.runContainer(pod, IMAGE, { command: ['cat'], stdin: true });
+      const one = async (i: number): Promise<void> => {
+        const exec = await dial(await execUrl(['sh', '-c', 'echo x; cat >/dev/null'], { stdin: true }), { stdin: true, stderr: true });
+        if (i % 2 === 0) exec.stream.stdin.end();
+        else exec.client.close();
+        const attached = await dial(await attachUrl(cat), { stdin: true, stderr: true });
+        attached.client.close();
+        await Promise.all([exec.client.closed, attached.client.closed]);
+      };
+      const round = async (count: number): Promise<void> => {
+        for (let i = 0; i < count; i += 8) await Promise.all(Array.from({ length: Math.min(8, count - i) }, (_, j) => one(i + j)));
+        await waitFor(() => processes('sh -c echo x; cat >/dev/null'), (found) => found.length === 0, 'the commands to end');
+      };
+      await round(16);
+      const before = { descriptors: await descriptorsOf(node.pid), bytes: residentBytes(node.pid) };
+      await round(SOAK);
+      await waitFor(() => descriptorsOf(node.pid), (now) => now <= before.descriptors, `${before.descriptors} descriptors`);
+      // The heap breathes between collections; a leak of a session's memory, some 100 KiB each, would not fit in this.
+      assert.isBelow(residentBytes(node.pid) - before.bytes, 40_000_000 + 5_000 * SOAK);
+    });
+  });
+}
