@@ -37,6 +37,24 @@ export function concatenate(items: readonly Uint8Array[]): Encoded {
   return new Encoded(Buffer.concat(items));
 }
 
+/** What one message of a streamed list holds at most, unless a single item is larger: small beside what any client takes, large beside its framing. */
+const CHUNK_BYTES = 256 * 1024;
+
+/** The same items as replies of a streaming list: each in one of them, none empty. */
+export function* chunksOf(items: readonly Uint8Array[]): Generator<Encoded> {
+  let from = 0;
+  let bytes = 0;
+  for (const [index, item] of items.entries()) {
+    if (index > from && bytes + item.length > CHUNK_BYTES) {
+      yield concatenate(items.slice(from, index));
+      from = index;
+      bytes = 0;
+    }
+    bytes += item.length;
+  }
+  if (from < items.length) yield concatenate(items.slice(from));
+}
+
 /** One RPC: its name in the .proto, its HTTP/2 path, and how its messages are read and written. */
 export interface Method<Request = unknown, Reply = unknown> {
   readonly name: string;

@@ -131,9 +131,9 @@ describe('config', () => {
   });
 
   it('warns about what Berth will do but does not do yet, unless it is the default', async () => {
-    const text = '[crio.stats]\ncollection_period = 10\n[crio.api]\ngrpc_max_send_msg_size = 16777216';
+    const text = '[crio.stats]\ncollection_period = 10\n[crio.api]\ngrpc_max_recv_msg_size = 33554432\ngrpc_max_send_msg_size = 16777216';
     const { config, warnings } = await load(text);
-    assert.deepEqual(warnings, [`${MAIN}:2:1: crio.stats.collection_period is not implemented yet`]);
+    assert.deepEqual(warnings, [`${MAIN}:4:1: crio.api.grpc_max_recv_msg_size is not implemented yet`]);
     assert.equal(config.stats.collectionPeriodMs, 10_000);
   });
 

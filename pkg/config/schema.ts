@@ -198,7 +198,7 @@ export const network = {
 } as const;
 
 export const stats = {
-  collectionPeriodMs: option('collection_period', seconds(), 0, 'Seconds for which statistics are kept; 0 reads them at each request.', { flag: 'stats-collection-period', pending: true }),
+  collectionPeriodMs: option('collection_period', seconds(), 0, 'Seconds for which statistics are kept; 0 reads them at each request.', { flag: 'stats-collection-period' }),
 } as const;
 
 /** What a table may contain. */

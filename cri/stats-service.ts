@@ -1,0 +1,256 @@
+/**
+ * Statistics and metrics of containers and pods. Everything of one request is read together: cgroups in a few native calls beside
+ * the interface counters of all pods in one more. A container or pod that vanishes meanwhile is one entry less.
+ */
+import { availableParallelism } from 'node:os';
+import { explain } from '../pkg/base/errors.ts';
+import type { ContainerId } from '../pkg/base/ids.ts';
+import { backgroundOp, type Logger } from '../pkg/base/op.ts';
+import type { ContainerMetrics, ContainerStats, Input, PodSandboxMetrics, PodSandboxStats } from '../pkg/cri-api/types.ts';
+import { matchesContainer, matchesSandbox, type OpenPods } from '../pkg/pod/index.ts';
+import type { RootfsDriver } from '../pkg/rootfs/index.ts';
+import type { NodeFacts } from '../pkg/spec/index.ts';
+import type { ContainerRecord, SandboxRecord } from '../pkg/state/index.ts';
+import {
+  containerMetrics, type Group, type InterfaceCounters, layerUsage, type MeasuredLayer, metricDescriptors, type MetricLabels, networkUsage, parseNetDev, podMetrics, processUsage,
+  type Sample, Sampler, softFileLimit, usages, WritableLayers,
+} from '../pkg/stats/index.ts';
+import { type CgroupLayout, cgroupPathOf, countFds, netDev, readFiles, readManyFiles, slicePath, statFileSystem } from '../pkg/sys/index.ts';
+import { chunksOf, codecs, concatenate } from './codec.ts';
+import type { Handlers } from './server.ts';
+import { narrowId } from './validate.ts';
+
+export interface StatsServiceOptions {
+  readonly mind: OpenPods;
+  readonly rootfs: RootfsDriver;
+  readonly layout: CgroupLayout;
+  readonly facts: NodeFacts;
+  /** For how long a sample is kept, in milliseconds (`collection_period`); 0 = every request reads. */
+  readonly periodMs: number;
+  readonly clock: () => bigint;
+  readonly log: Logger;
+}
+
+/** What a request may be held up for by writable layers that were never measured. */
+const LAYERS_PATIENCE_MS = 500;
+
+/** Handlers of statistics and metrics. */
+export function statsService(options: StatsServiceOptions): Handlers {
+  const desk = new StatsDesk(options);
+  const { mind } = options;
+  return {
+    async containerStats(_op, request) {
+      const record = mind.containers.get(narrowId(request.containerId, 'container_id'));
+      return { stats: (await desk.containers([record]))[0] };
+    },
+    async listContainerStats(_op, { filter }) {
+      return concatenate((await desk.containers(desk.live(filter))).map(codecs.ContainerStats.item));
+    },
+    async *streamContainerStats(_op, { filter }) {
+      for (const some of slices(desk.live(filter))) yield* chunksOf((await desk.containers(some)).map(codecs.ContainerStats.item));
+    },
+    async podSandboxStats(_op, request) {
+      const record = mind.pods.get(narrowId(request.podSandboxId, 'pod_sandbox_id'));
+      return { stats: (await desk.pods([record]))[0] };
+    },
+    async listPodSandboxStats(_op, { filter }) {
+      return concatenate((await desk.pods(desk.ready(filter))).map(codecs.PodSandboxStats.item));
+    },
+    async *streamPodSandboxStats(_op, { filter }) {
+      for (const some of slices(desk.ready(filter))) yield* chunksOf((await desk.pods(some)).map(codecs.PodSandboxStats.item));
+    },
+    listMetricDescriptors: () => ({ descriptors: metricDescriptors }),
+    async listPodSandboxMetrics() {
+      const items: Buffer[] = [];
+      for (const some of slices(desk.ready(undefined))) items.push(...(await desk.metrics(some)).map(codecs.PodSandboxMetrics.item));
+      return concatenate(items);
+    },
+    async *streamPodSandboxMetrics() {
+      for (const some of slices(desk.ready(undefined))) yield* chunksOf((await desk.metrics(some)).map(codecs.PodSandboxMetrics.item));
+    },
+  };
+}
+
+/** What may be missing in a filter is everything. */
+type Filter = { readonly id: string; readonly podSandboxId?: string; readonly labelSelector: Readonly<Record<string, string>> } | undefined;
+
+/** Asked for together, all that is read for one request. */
+class StatsDesk {
+  readonly #options: StatsServiceOptions;
+  readonly #sampler: Sampler;
+  readonly #layers: WritableLayers<ContainerId>;
+  readonly #deviceNames = new Map<string, string>();
+
+  constructor(options: StatsServiceOptions) {
+    const { mind, rootfs, layout, facts, periodMs, clock, log } = options;
+    this.#options = options;
+    this.#sampler = new Sampler({ layout, hugepageSizes: facts.hugepageSizes, clock, periodMs });
+    this.#layers = new WritableLayers({ measure: (id) => rootfs.usage(backgroundOp(log), id), clock, patienceMs: LAYERS_PATIENCE_MS });
+    mind.subscribe(({ type, record }) => {
+      if (type !== 'deleted') return;
+      this.#sampler.forget(record.id);
+      if (record.kind === 'container') this.#layers.forget(record.id);
+    });
+  }
+
+  /** Containers that have a cgroup, as far as the filter lets them through. */
+  live(filter: Filter): ContainerRecord[] {
+    const full = filter === undefined ? undefined : { podSandboxId: '', ...filter, state: undefined };
+    return this.#options.mind.containers.list().filter((record) => isLive(record) && matchesContainer(record, full));
+  }
+
+  ready(filter: Filter): SandboxRecord[] {
+    const full = filter === undefined ? undefined : { ...filter, state: undefined };
+    return this.#options.mind.pods.list().filter((record) => record.state.phase === 'ready' && matchesSandbox(record, full));
+  }
+
+  /** Statistics of these containers, in order; one that has lost its cgroup since is left out, one that has ended has only its writable layer. */
+  async containers(records: readonly ContainerRecord[]): Promise<Input<ContainerStats>[]> {
+    const live = records.filter(isLive);
+    const [samples, layers] = await Promise.all([this.#sampler.sample(this.#groups(live), 'usage'), this.#layers.sizes(records.map(({ id }) => id))]);
+    return records.flatMap((record) => {
+      const sample = samples.get(record.id);
+      return sample === undefined && isLive(record) ? [] : [this.#containerStats(record, sample, layers.get(record.id))];
+    });
+  }
+
+  async pods(records: readonly SandboxRecord[]): Promise<Input<PodSandboxStats>[]> {
+    const containers = this.#containersOf(records);
+    const [samples, networks, stats] = await Promise.all([
+      this.#sampler.sample(this.#groups(records), 'usage'),
+      this.#networks(records),
+      this.containers([...containers.values()].flat()),
+    ]);
+    const at = this.#options.clock();
+    const byId = new Map(stats.map((each) => [each.attributes?.id, each]));
+    return records.map((record) => {
+      const sample = samples.get(record.id);
+      const { cpu, memory, io } = sample === undefined ? NOTHING : usages(sample);
+      const { metadata, labels, annotations } = record.config;
+      return {
+        attributes: { id: record.id, metadata, labels, annotations },
+        linux: {
+          cpu, memory, io,
+          network: networkUsage(at, networks.get(record.id) ?? []),
+          process: sample === undefined ? undefined : processUsage(sample),
+          containers: (containers.get(record.id) ?? []).flatMap(({ id }) => byId.get(id) ?? []),
+        },
+      };
+    });
+  }
+
+  async metrics(records: readonly SandboxRecord[]): Promise<Input<PodSandboxMetrics>[]> {
+    const containers = this.#containersOf(records);
+    const all = [...containers.values()].flat();
+    const [samples, layers, networks, fileSystem] = await Promise.all([
+      this.#sampler.sample(this.#groups(all), 'all'),
+      this.#layers.sizes(all.map(({ id }) => id)),
+      this.#networks(records),
+      this.#fileSystem(),
+    ]);
+    return await Promise.all(records.map(async (record) => ({
+      podSandboxId: record.id,
+      metrics: podMetrics(podLabels(record), { interfaces: networks.get(record.id) ?? [] }),
+      containerMetrics: (await Promise.all((containers.get(record.id) ?? []).map(async (each): Promise<ContainerMetrics[]> => {
+        const sample = samples.get(each.id);
+        if (sample === undefined) return [];
+        const facts = { now: this.#options.clock(), startedAt: startOf(each), sample, resources: each.resources, layer: layers.get(each.id), fileSystem, deviceName: (device: string) => this.#deviceName(device) };
+        return [{ containerId: each.id, metrics: containerMetrics(containerLabels(record, each), { ...facts, ...(await openFiles(each, sample)) }) }];
+      }))).flat(),
+    })));
+  }
+
+  #containerStats(record: ContainerRecord, sample: Sample | undefined, layer: MeasuredLayer | undefined): Input<ContainerStats> {
+    const { metadata, labels, annotations } = record.config;
+    return {
+      attributes: { id: record.id, metadata, labels, annotations },
+      ...(sample === undefined ? NOTHING : usages(sample)),
+      writableLayer: layer === undefined ? undefined : layerUsage(layer, this.#options.rootfs.containerRoot),
+    };
+  }
+
+  /** Live containers by sandbox, in one pass. */
+  #containersOf(records: readonly SandboxRecord[]): Map<string, ContainerRecord[]> {
+    const found = new Map(records.map(({ id }) => [id as string, [] as ContainerRecord[]]));
+    for (const record of this.#options.mind.containers.list()) if (isLive(record)) found.get(record.sandboxId)?.push(record);
+    return found;
+  }
+
+  #groups(records: readonly (ContainerRecord | SandboxRecord)[]): Group[] {
+    return records.flatMap((record) => {
+      const cgroup = cgroupOf(record, this.#options.facts);
+      return cgroup === undefined ? [] : [{ id: record.id, cgroup }];
+    });
+  }
+
+  /** Interfaces by sandbox, through the pinned namespaces: right also where a process has moved to a namespace of its own, and without any process. */
+  async #networks(records: readonly SandboxRecord[]): Promise<ReadonlyMap<string, readonly InterfaceCounters[]>> {
+    const own = records.flatMap(({ id, namespaces }) => (namespaces['net'] === undefined ? [] : [{ id, path: namespaces['net'] }]));
+    const texts = own.length === 0 ? [] : await netDev(own.map(({ path }) => path));
+    return new Map(own.map(({ id }, index) => [id, parseNetDev(texts[index] ?? '')]));
+  }
+
+  async #fileSystem(): Promise<{ readonly bytes: bigint; readonly inodes: bigint; readonly inodesFree: bigint } | undefined> {
+    try {
+      const found = await statFileSystem(this.#options.rootfs.containerRoot);
+      return { bytes: found.totalBytes, inodes: found.inodes, inodesFree: found.inodesFree };
+    } catch (cause) {
+      this.#options.log.debug('the file system of writable layers does not answer', { cause: explain(cause) });
+      return undefined;
+    }
+  }
+
+  /** `/dev/sda` for `8:0`; the number itself for a device that the kernel has no name for. */
+  #deviceName(device: string): string {
+    const known = this.#deviceNames.get(device);
+    if (known !== undefined) return known;
+    const name = /^DEVNAME=(.+)$/m.exec(readFiles([`/sys/dev/block/${device}/uevent`])[0]?.toString() ?? '')?.[1];
+    const found = name === undefined ? device : `/dev/${name}`;
+    this.#deviceNames.set(device, found);
+    return found;
+  }
+}
+
+const NOTHING = { cpu: undefined, memory: undefined, swap: undefined, io: undefined };
+/** Pods that are read together: enough to share a native call, few enough that parsing and encoding them does not hold up other requests. */
+const SLICE = Math.max(32, 16 * availableParallelism());
+
+function* slices<T>(records: readonly T[]): Generator<readonly T[]> {
+  for (let at = 0; at < records.length; at += SLICE) yield records.slice(at, at + SLICE);
+}
+
+function isLive({ state }: ContainerRecord): boolean {
+  return state.phase === 'running' || state.phase === 'created';
+}
+
+/** The cgroup's path; undefined where the record names none of its own. */
+function cgroupOf(record: ContainerRecord | SandboxRecord, { cgroupManager }: NodeFacts): string | undefined {
+  try {
+    if (record.kind === 'container') return cgroupPathOf(record.cgroupsPath);
+    const parent = record.cgroupParent;
+    const path = cgroupManager === 'systemd' ? slicePath(parent.slice(parent.lastIndexOf('/') + 1)) : parent;
+    return path === '' || path === '/' ? undefined : path;
+  } catch {
+    // A record of an older version may name what is none; it has no statistics then.
+    return undefined;
+  }
+}
+
+function startOf({ state, createdAt }: ContainerRecord): bigint {
+  return 'startedAt' in state ? (state.startedAt ?? createdAt) : createdAt;
+}
+
+/** What the processes of a container have open. */
+async function openFiles({ state }: ContainerRecord, { pids = [] }: Sample): Promise<{ readonly descriptors: number; readonly sockets: number; readonly openFilesMax: bigint | undefined }> {
+  const pid = 'process' in state ? state.process.pid : undefined;
+  const [counts, texts] = await Promise.all([countFds(pids), pid === undefined ? [] : readManyFiles([`/proc/${pid}/limits`])]);
+  return { ...counts, openFilesMax: softFileLimit(texts[0]?.toString('latin1') ?? '') };
+}
+
+function podLabels({ id, cgroupParent, config }: SandboxRecord): MetricLabels {
+  return { id: cgroupParent, name: id, image: '', namespace: config.metadata?.namespace ?? '', pod: config.metadata?.name ?? '', container: 'POD' };
+}
+
+function containerLabels(pod: SandboxRecord, { id, cgroupsPath, imageName, config }: ContainerRecord): MetricLabels {
+  return { ...podLabels(pod), id: cgroupsPath, name: id, image: imageName, container: config.metadata?.name ?? '' };
+}

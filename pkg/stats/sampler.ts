@@ -1,0 +1,124 @@
+/** Samples of cgroups: many in a few native calls, on other threads, with the use of processors between one sample and the next. */
+import { availableParallelism } from 'node:os';
+import { type CgroupLayout, readManyFiles } from '../sys/index.ts';
+import { type Detail, type FileSet, fileSet, type Reading } from './parse.ts';
+
+export interface SamplerOptions {
+  readonly layout: CgroupLayout;
+  /** `2MB` and the like. */
+  readonly hugepageSizes: readonly string[];
+  /** Nanoseconds since the epoch. */
+  readonly clock: () => bigint;
+  /** A sample not older than this is given again; 0 = read for every request. */
+  readonly periodMs: number;
+  /** Reads files; tests bring their own. */
+  readonly read?: (paths: readonly string[]) => Promise<readonly (Buffer | undefined)[]>;
+}
+
+/** A cgroup under the id of what lives in it. */
+export interface Group {
+  readonly id: string;
+  /** Path from the root of the hierarchies. */
+  readonly cgroup: string;
+}
+
+export interface Sample extends Reading {
+  /** Use of processors in 1e-9 of one, since the sample before; undefined for the first. */
+  readonly nanoCores: bigint | undefined;
+}
+
+interface History {
+  /** What the next use of processors is counted from. */
+  readonly base: { readonly at: bigint; readonly cpuNanos: bigint } | undefined;
+  readonly last: Sample;
+  readonly detail: Detail;
+}
+
+/** Two samples closer than this say nothing: a tick of the kernel's accounting is 4 ms. */
+const APART_NANOS = 100_000_000n;
+/** A native call costs less than reading so many cgroups. */
+const BATCH_MIN = 32;
+/** More threads would only take the processors away from containers. */
+const THREADS_MAX = 4;
+
+export class Sampler {
+  readonly #options: SamplerOptions;
+  readonly #sets: Readonly<Record<Detail, FileSet>>;
+  readonly #read: (paths: readonly string[]) => Promise<readonly (Buffer | undefined)[]>;
+  readonly #history = new Map<string, History>();
+  #reads = 0;
+  /** Forgotten while something was read, which must not bring it back. */
+  readonly #forgotten = new Set<string>();
+
+  constructor(options: SamplerOptions) {
+    const { layout, hugepageSizes } = options;
+    this.#options = options;
+    this.#sets = { usage: fileSet(layout, 'usage', hugepageSizes), all: fileSet(layout, 'all', hugepageSizes) };
+    this.#read = options.read ?? readManyFiles;
+  }
+
+  /** A sample of each; none where the cgroup is gone. Never fails for one of them. */
+  async sample(groups: readonly Group[], detail: Detail): Promise<ReadonlyMap<string, Sample>> {
+    const samples = new Map<string, Sample>();
+    const due: Group[] = [];
+    for (const group of groups) {
+      const kept = this.#kept(group.id, detail);
+      if (kept === undefined) due.push(group);
+      else samples.set(group.id, kept);
+    }
+    const size = Math.max(BATCH_MIN, Math.ceil(due.length / Math.min(THREADS_MAX, availableParallelism())));
+    const batches = Array.from({ length: Math.ceil(due.length / size) }, (_, index) => due.slice(index * size, (index + 1) * size));
+    this.#reads++;
+    try {
+      await Promise.all(batches.map((batch) => this.#readBatch(batch, detail, samples)));
+    } finally {
+      if (--this.#reads === 0) this.#forgotten.clear();
+    }
+    return samples;
+  }
+
+  /** Drops what is remembered of a cgroup; for what is removed. */
+  forget(id: string): void {
+    this.#history.delete(id);
+    if (this.#reads > 0) this.#forgotten.add(id);
+  }
+
+  #kept(id: string, detail: Detail): Sample | undefined {
+    const known = this.#history.get(id);
+    if (known === undefined || (detail === 'all' && known.detail !== 'all')) return undefined;
+    const age = this.#options.clock() - known.last.at;
+    return age >= 0n && age < BigInt(this.#options.periodMs) * 1_000_000n ? known.last : undefined;
+  }
+
+  async #readBatch(batch: readonly Group[], detail: Detail, samples: Map<string, Sample>): Promise<void> {
+    const set = this.#sets[detail];
+    const paths = batch.map((group) => set.paths(group.cgroup));
+    const contents = await this.#read(paths.flat());
+    const at = this.#options.clock();
+    let from = 0;
+    batch.forEach(({ id }, index) => {
+      const to = from + (paths[index]?.length ?? 0);
+      const reading = set.parse(contents.slice(from, to), at);
+      from = to;
+      if (reading !== undefined) samples.set(id, this.#remember(id, reading, detail));
+    });
+  }
+
+  #remember(id: string, reading: Reading, detail: Detail): Sample {
+    const { at, cpuNanos } = reading;
+    const known = this.#history.get(id);
+    const base = known?.base;
+    if (cpuNanos === undefined || base === undefined || cpuNanos < base.cpuNanos) {
+      // The first, or a cgroup made anew under the same name.
+      return this.#keep(id, { base: cpuNanos === undefined ? undefined : { at, cpuNanos }, last: { ...reading, nanoCores: undefined }, detail });
+    }
+    const since = at - base.at;
+    if (since < APART_NANOS) return this.#keep(id, { base, last: { ...reading, nanoCores: known?.last.nanoCores }, detail });
+    return this.#keep(id, { base: { at, cpuNanos }, last: { ...reading, nanoCores: ((cpuNanos - base.cpuNanos) * 1_000_000_000n) / since }, detail });
+  }
+
+  #keep(id: string, history: History): Sample {
+    if (!this.#forgotten.has(id)) this.#history.set(id, history);
+    return history.last;
+  }
+}
