@@ -5,8 +5,6 @@
  * Runs in the worker. Inflating happens on libuv's threads, one block ahead of the consumer, so that inflating and writing files overlap.
  */
 import { readSync } from 'node:fs';
-import { Readable } from 'node:stream';
-import { pipeline } from 'node:stream/promises';
 import { constants, createGunzip, createZstdDecompress } from 'node:zlib';
 import type { Transform } from 'node:stream';
 import { limits } from '../base/limits.ts';
@@ -30,7 +28,8 @@ export function compressionOf(head: Uint8Array): Compression {
 }
 
 /**
- * Reads `fd` to its end and hands the tar to `onTar` in pieces; `onRead` hears of the bytes read. What `onTar` throws ends the reading and comes out again. 'none' is for plain tars and for pipes from a program that unpacks.
+ * Reads `fd` to its end and hands the tar to `onTar` in pieces, which are valid during the call only; `onRead` hears of the bytes read. What
+ * `onTar` throws ends the reading and comes out again. 'none' is for plain tars and for pipes from a program that unpacks.
  * @throws DataLoss for damaged or cut data, ResourceExhausted for a zstd window over the limit.
  */
 export async function decompress(fd: number, compression: 'none' | 'gzip' | 'zstd', onRead: (bytes: number) => void, onTar: (bytes: Buffer) => void): Promise<void> {
@@ -38,12 +37,22 @@ export async function decompress(fd: number, compression: 'none' | 'gzip' | 'zst
     for (const block of blocksOf(fd, onRead)) onTar(block);
     return;
   }
-  const source = compression === 'gzip' ? blocksOf(fd, onRead) : zstdFrames(blocksOf(fd, onRead));
-  await pipeline(Readable.from(source), inflater(compression), async (chunks: AsyncIterable<Buffer>) => {
-    for await (const chunk of chunks) onTar(chunk);
-  }).catch((error: unknown) => {
+  const stream = inflater(compression);
+  const feeding = feed(stream, compression === 'gzip' ? blocksOf(fd, onRead) : zstdFrames(blocksOf(fd, onRead)));
+  // Its error comes out of the loop as well.
+  feeding.catch((error: unknown) => stream.destroy(error as Error));
+  try {
+    for await (const chunk of stream as AsyncIterable<Buffer>) {
+      onTar(chunk);
+      release(chunk);
+    }
+    await feeding;
+  } catch (error) {
     throw damaged(error, compression);
-  });
+  } finally {
+    // A write that nobody takes the result of never ends, so `feeding` is not waited for.
+    stream.destroy();
+  }
 }
 
 function inflater(compression: 'gzip' | 'zstd'): Transform {
@@ -52,14 +61,36 @@ function inflater(compression: 'gzip' | 'zstd'): Transform {
   return createZstdDecompress({ ...options, params: { [constants.ZSTD_d_windowLogMax]: limits.zstdWindowLog } });
 }
 
+/** One piece at a time, so that all of them can live in one buffer. */
+async function feed(stream: Transform, pieces: Iterable<Buffer>): Promise<void> {
+  for (const piece of pieces) {
+    await new Promise<void>((resolve, reject) => {
+      stream.write(piece, (error) => (error == null ? resolve() : reject(error)));
+    });
+    // Nobody listens any more, and the descriptor may be closed.
+    if (stream.destroyed) return;
+  }
+  stream.end();
+}
+
+/** The same buffer again and again. */
 function* blocksOf(fd: number, onRead: (bytes: number) => void): Generator<Buffer> {
+  const block = Buffer.allocUnsafeSlow(BLOCK_BYTES);
   for (;;) {
-    const block = Buffer.allocUnsafeSlow(BLOCK_BYTES);
     const count = readSync(fd, block, 0, block.length, null);
     if (count === 0) return;
     onRead(count);
     yield block.subarray(0, count);
   }
+}
+
+/**
+ * Gives the memory of a chunk back at once: V8 lets some 64 MB of such buffers pile up per thread before it looks. One that zlib has filled
+ * to its end is not used by zlib any more.
+ */
+function release(chunk: Buffer): void {
+  const buffer = chunk.buffer as ArrayBuffer;
+  if (chunk.byteOffset + chunk.length === buffer.byteLength && buffer.byteLength === BLOCK_BYTES) buffer.transfer(0);
 }
 
 function damaged(error: unknown, compression: string): unknown {
@@ -75,7 +106,7 @@ const ZSTD_MAGIC = 0xfd2fb528;
 const SKIPPABLE_MAGIC = 0x184d2a50;
 
 /**
- * PURE. Cuts zstd data at the ends of its frames and leaves skippable frames out. Node's decoder takes the end of a frame for the
+ * PURE. Cuts zstd data at the ends of its frames and leaves skippable frames out. Pieces are valid until the next one is taken. Node's decoder takes the end of a frame for the
  * end of the data and drops what came in the same write; zstd:chunked makes a frame of every file (RFC 8878, sections 3.1.1 and 3.1.2).
  * @throws DataLoss if a frame is cut short or something else follows it.
  */
@@ -130,7 +161,8 @@ class FrameCutter {
       }
     }
     if (start === block.length) return;
-    if (this.#state === 'magic') this.#held.push(block.subarray(start));
+    // A copy: the block is used again.
+    if (this.#state === 'magic') this.#held.push(Buffer.from(block.subarray(start)));
     else yield block.subarray(start);
   }
 

@@ -14,7 +14,7 @@ const PROGRESS_MS = 200;
 /** A worker that does not see its flag for so long is stuck in the kernel; it is given up, with its descriptors. */
 const CANCEL_MS = 30_000;
 /** A layer's bookkeeping is some 200 bytes per directory; content never enters this heap. */
-const RESOURCE_LIMITS = { maxOldGenerationSizeMb: 512, maxYoungGenerationSizeMb: 8 };
+const RESOURCE_LIMITS = { maxOldGenerationSizeMb: 512, maxYoungGenerationSizeMb: 3 };
 
 export type OnProgress = NonNullable<LayerSource['onProgress']>;
 

@@ -19,7 +19,7 @@ import { paxEntry, tarEntry, tarHeader, tarOf } from '../../pkg/rootfs/tar-build
 import { buildImage } from './images.ts';
 
 const PLAIN: RootfsOptions = { mountOptions: [], quotaBytes: 0n, idMap: null };
-const BOUNDS = { entriesCount: 20_000, unpackedBytes: 64 * 1024 * 1024, ratio: 100, ratioGraceBytes: 8 * 1024 * 1024 };
+const BOUNDS = { entriesCount: 12_000, unpackedBytes: 64 * 1024 * 1024, ratio: 100, ratioGraceBytes: 8 * 1024 * 1024 };
 const op = backgroundOp(silent);
 const WHOLE = { subPath: '', idMap: null };
 
@@ -294,7 +294,7 @@ line'
       ['a PAX header of 1 GiB', Buffer.concat([tarHeader({ type: 'x', size: 2 ** 30 }), Buffer.alloc(4096)]), /^ResourceExhausted: .*extended header/],
       ['a sparse map of a billion parts', tarOf(paxEntry([['GNU.sparse.major', '1'], ['GNU.sparse.minor', '0'], ['GNU.sparse.realsize', '5']], {}, '1000000000\n'.padEnd(512, '\0'))), /^ResourceExhausted/],
       ['a whiteout of ..', tarOf(file('.wh...')), /^DataLoss: .*whiteout of no file/],
-      ['more entries than allowed', () => tarOf(...Array.from({ length: 20_001 }, () => tarEntry({ name: 'same' }))), /^ResourceExhausted: .*more than 20000 entries/],
+      ['more entries than allowed', () => tarOf(...Array.from({ length: 12_001 }, () => tarEntry({ name: 'same' }))), /^ResourceExhausted: .*more than 12000 entries/],
       ['more bytes than allowed', () => tarOf(tarEntry({ name: 'a' }, Buffer.alloc(65 * 1024 * 1024))), /^ResourceExhausted/],
       ['a file larger than the file system can hold', tarOf(paxEntry([['GNU.sparse.size', String(2 ** 52)], ['GNU.sparse.map', '']], {})), /^(ResourceExhausted|FailedPrecondition|InvalidArgument)/],
       ['a device with impossible numbers', tarOf(tarEntry({ name: 'd', type: '3', raw: [[329, Buffer.from('7777777\0')], [337, Buffer.from('7777777\0')]] })), /^(InvalidArgument|DataLoss|accepted)/],
@@ -324,7 +324,8 @@ line'
         const flipped = Buffer.from(blob);
         flipped[blob.length >> 1] = (flipped[blob.length >> 1] as number) ^ 0x10;
         for (const [how, bytes] of Object.entries({ cut: blob.subarray(0, -7), 'cut in half': blob.subarray(0, blob.length >> 1), 'only magic': blob.subarray(0, 8), 'magic and garbage': Buffer.concat([blob.subarray(0, 6), randomBytes(5000)]), flipped })) {
-          assert.match(await refusal(driver.unpack(op, await layerOf(tar, bytes))), /^DataLoss/, `${name}, ${how}`);
+          // What looks like a zstd header may ask for any window.
+          assert.match(await refusal(driver.unpack(op, await layerOf(tar, bytes))), how === 'magic and garbage' ? /^(DataLoss|ResourceExhausted)/ : /^DataLoss/, `${name}, ${how}`);
         }
       }
       sh('rm plain.tar*');
@@ -433,7 +434,7 @@ line'
     });
 
     it('kill -9 at any moment: no partial layer is seen, the sweep leaves no file, the next unpack succeeds', async () => {
-      const layers = await Promise.all(Array.from({ length: 4 }, (_, n) => layerOf(tarOf(...Array.from({ length: 800 }, (_, i) => tarEntry({ name: `dir${i % 50}/f${n}-${i}` }, `${n}${i}`.repeat(200)))))));
+      const layers = await Promise.all(Array.from({ length: 4 }, (_, n) => layerOf(tarOf(...Array.from({ length: 300 }, (_, i) => tarEntry({ name: `dir${i % 50}/f${n}-${i}` }, `${n}${i}`.repeat(200)))))));
       await writeFile(join(dir, 'layers.json'), JSON.stringify(layers.map((layer) => ({ ...layer, sizeBytes: Number(layer.sizeBytes) }))));
       await driver.close();
       const failpoints = ['rootfs.unpack.written=kill@2', 'rootfs.unpack.synced=kill@3', 'rootfs.unpack.renamed=kill@1'];
@@ -443,7 +444,7 @@ line'
         // Random moments from the first unpack on; with a failpoint it kills itself.
         if (round >= failpoints.length) {
           await once(child.stdout, 'data');
-          await new Promise((resolve) => setTimeout(resolve, (round * 37) % 400));
+          await new Promise((resolve) => setTimeout(resolve, (round * 37) % 300));
           child.kill('SIGKILL');
         }
         await exited;
