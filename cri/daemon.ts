@@ -148,7 +148,7 @@ function reapStrays(): () => void {
   const onChild = (): void => {
     planned ??= setTimeout(() => {
       planned = undefined;
-      reapOrphans();
+      if (reapOrphans() > 0) onChild();
     }, REAP_AFTER_MS).unref();
   };
   process.on('SIGCHLD', onChild);
@@ -266,6 +266,7 @@ function handlersOf(config: Config, runtimes: Runtimes): ReadonlyMap<string, Han
 
 async function openSocket(options: DaemonOptions, world: World, mind: OpenPods, runtimes: Runtimes, streams: StreamServer): Promise<RunningServer> {
   const { config, log, version } = options;
+  const loop = new LoopDelay();
   const handlers = [
     runtimeService(mind),
     streamService(mind, streams),
@@ -276,7 +277,10 @@ async function openSocket(options: DaemonOptions, world: World, mind: OpenPods, 
       cgroupManager: world.facts.cgroupManager,
       handlers: runtimes,
       userNamespaces: world.whyNoUserNamespaces === undefined,
-      info: () => ({ config: JSON.stringify({ root: config.storage.root, runroot: config.storage.runroot, cgroupManager: config.runtime.cgroupManager, listen: config.api.listen }) }),
+      info: () => ({
+        config: JSON.stringify({ root: config.storage.root, runroot: config.storage.runroot, cgroupManager: config.runtime.cgroupManager, listen: config.api.listen }),
+        eventLoop: JSON.stringify(loop.read()),
+      }),
       podEvents: config.runtime.enablePodEvents,
       clock: world.clock,
     }),

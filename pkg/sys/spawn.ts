@@ -65,6 +65,8 @@ export async function spawn(request: SpawnRequest): Promise<Child> {
   if (file === undefined) throw missingBinary(request.argv[0], 'it is not in PATH');
   const leads = { inherit: 0, group: 1, session: 2 }[request.leads ?? 'group'];
   const fds = (request.fds ?? ['null', 'null', 'null']).map((fd) => (fd === 'null' ? -1 : fd));
+  const start = {};
+  starts.add(start);
   try {
     const [pid = 0n, pidfd = -1n, startTicks = 0n] = await addon().spawn(
       file, request.argv, request.env ?? inheritedEnv(), request.cwd ?? '', fds, request.cgroupDirs ?? [], leads, request.oomScoreAdj ?? 10_000, request.launcher?.id ?? 0,
@@ -72,6 +74,8 @@ export async function spawn(request: SpawnRequest): Promise<Child> {
     return watchChild({ pid: Number(pid), startTicks }, Number(pidfd));
   } catch (error) {
     throw spawnError(error, file);
+  } finally {
+    starts.delete(start);
   }
 }
 
@@ -299,6 +303,14 @@ function closeChildEnds(pipes: Pipes): void {
 
 /** Pids that somebody waits for, so that reapOrphans leaves them alone. */
 const awaited = new Set<number>();
+
+/** Spawns under way: the child may exist, and even have ended, before anybody can be said to wait for it. reapOrphans leaves what it first sees meanwhile. */
+const starts = new Set<object>();
+
+/** The spawns that are under way right now. */
+export function openStarts(): ReadonlySet<object> {
+  return starts;
+}
 
 /** True while a Child stands for this pid. */
 export function isAwaited(pid: number): boolean {

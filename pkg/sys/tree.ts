@@ -9,7 +9,7 @@ import { addon, attempt, errnoBehind } from './addon.ts';
 import { readFiles } from './cgroup.ts';
 import { closeFd } from './fd.ts';
 import { parseProcStat, processRef, signalProcess } from './process.ts';
-import { isAwaited, watchChild, type Child } from './spawn.ts';
+import { isAwaited, openStarts, watchChild, type Child } from './spawn.ts';
 
 /** One process as killTree and reapOrphans see it. */
 export interface TreeProcess {
@@ -62,20 +62,22 @@ function adoptChild(pid: number): Child | undefined {
   return undefined;
 }
 
-/** Zombies that somebody may yet claim: by pid and start, the claims that were open when they were first seen. */
-let suspects: ReadonlyMap<string, ReadonlySet<OrphanClaim>> = new Map();
+/** Zombies that somebody may yet claim: by pid and start, the claims and spawns that were open when they were first seen. */
+let suspects: ReadonlyMap<string, ReadonlySet<object>> = new Map();
 
 /**
  * Takes zombies among our children that nobody waits for. It matters where they lie: one in a container's PID namespace keeps the
- * container's first process from ending. One that an open claim may be about is left until that claim is closed. Returns how many are left.
+ * container's first process from ending. One that an open claim may be about, or that a spawn under way may have made, is left until that is over.
+ * Returns how many are left.
  */
 export function reapOrphans(): number {
-  const left = new Map<string, ReadonlySet<OrphanClaim>>();
+  const left = new Map<string, ReadonlySet<object>>();
+  const open: ReadonlySet<object> = new Set([...claims, ...openStarts()]);
   for (const { pid, startTicks, state } of readStats(ownChildren().filter((each) => !isAwaited(each)))) {
     if (state !== 'Z') continue;
     const key = `${pid}:${startTicks}`;
-    const claimants = suspects.get(key) ?? new Set(claims);
-    if ([...claimants].some((each) => claims.has(each))) left.set(key, claimants);
+    const claimants = suspects.get(key) ?? open;
+    if ([...claimants].some((each) => open.has(each))) left.set(key, claimants);
     else reap(pid);
   }
   suspects = left;

@@ -173,6 +173,22 @@ describe('sys spawn', () => {
   });
 });
 
+describe('sys spawn beside reapOrphans', () => {
+  it('never loses the exit of a child that ends before anybody could wait for it', async () => {
+    let on = true;
+    const reaping = (async () => {
+      while (on) {
+        sys.reapOrphans();
+        await new Promise((resolve) => setImmediate(resolve));
+      }
+    })();
+    const codes = await Promise.all(Array.from({ length: 300 }, async () => (await run('/bin/sh', '-c', 'exit 3')).exitCode));
+    on = false;
+    await reaping;
+    assert.deepEqual(codes.filter((code) => code !== 3), []);
+  });
+});
+
 describe('sys capture', () => {
   it('feeds, reads, cuts', async () => {
     const input = 'x'.repeat(300_000);
