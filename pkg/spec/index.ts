@@ -276,7 +276,7 @@ function linuxPart(input: ContainerSpecInput, privilege: Privilege, bounding: re
 
 /**
  * The spec of an infra container: our `pause` as init of a shared PID namespace, as the sandbox's own security context says, with no
- * capabilities and nothing mounted but /proc. @throws as buildContainerSpec.
+ * capabilities and nothing mounted but /proc and a /dev. @throws as buildContainerSpec.
  */
 export function buildPauseSpec(input: PauseSpecInput): RuntimeSpec {
   const security = input.pod.linux?.securityContext;
@@ -299,7 +299,11 @@ export function buildPauseSpec(input: PauseSpecInput): RuntimeSpec {
       oomScoreAdj: oomScoreAdjOf(INFRA_OOM_SCORE_ADJ, input.facts),
     },
     root: { path: input.root, readonly: true },
-    mounts: [{ destination: '/proc', type: 'proc', source: 'proc', options: ['nosuid', 'noexec', 'nodev'] }],
+    mounts: [
+      { destination: '/proc', type: 'proc', source: 'proc', options: ['nosuid', 'noexec', 'nodev'] },
+      // Runtimes make /dev/null and others in it: not in the root, which all pods share, and which a user namespace cannot write to.
+      { destination: '/dev', type: 'tmpfs', source: 'tmpfs', options: ['nosuid', 'noexec', 'mode=755', 'size=64k'] },
+    ],
     ...annotationsPart(input.annotations),
     linux: {
       namespaces: namespacesOf({ namespaces: input.namespaces, facts: input.facts, pid: { mode: 'private' } }, 'confined'),

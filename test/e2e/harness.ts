@@ -13,7 +13,8 @@ import { defaultConflist } from '../../pkg/network/index.ts';
 import { EMBEDDED_IMAGE } from '../../scripts/embedded-image.ts';
 import { type CriClient, criClient, waitFor } from './cri-client.ts';
 
-const BUILD = new URL('../../build/', import.meta.url).pathname;
+/** BERTH_BUILD: another build than the one beside the sources, for instance one that nobody rebuilds meanwhile. */
+const BUILD = process.env['BERTH_BUILD'] ?? new URL('../../build/', import.meta.url).pathname;
 export const IMAGE = EMBEDDED_IMAGE;
 export const MONITORS = { ours: join(BUILD, 'bin/conmon'), debian: '/usr/bin/conmon' } as const;
 export type RuntimeName = 'runc' | 'crun';
