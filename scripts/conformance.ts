@@ -5,6 +5,7 @@
  *     npm run conformance -- --all                         and a current runc; four specs at a time; WebSocket
  *     npm run conformance -- --runtime crun --websocket --parallel 4
  *     npm run conformance -- --focus 'port forward'        some specs only (a regular expression of Go's)
+ *     npm run conformance -- --program crictl              one of the two
  *     npm run conformance -- --restart-between             the daemon is killed and started again before each spec
  *
  * Prints a table, each failure with its message and each skip with its reason; a skip that test/conformance/expected-skips.ts does not
@@ -52,6 +53,7 @@ const { values: flags } = parseArgs({
     parallel: { type: 'string', default: '1' },
     'restart-between': { type: 'boolean', default: false },
     focus: { type: 'string', default: '' },
+    program: { type: 'string', default: '' },
   },
 });
 
@@ -71,7 +73,8 @@ function plan(): Run[] {
   const given: Omit<Run, 'runtime'> = { program: 'critest', transport: flags.websocket ? 'websocket' : 'spdy', parallel: Number(flags.parallel), restartBetween: flags['restart-between'] };
   const variants = flags.all ? [1, 4].flatMap((parallel) => (['spdy', 'websocket'] as const).map((transport) => ({ ...given, transport, parallel }))) : [given];
   const crictl = flags.focus === '' && !given.restartBetween ? [{ ...given, program: 'crictl', transport: 'spdy', parallel: 1 } as const] : [];
-  return runtimes.flatMap((runtime) => [...crictl, ...variants].map((variant) => ({ ...variant, runtime })));
+  const wanted = [...crictl, ...variants].filter(({ program }) => flags.program === '' || program === flags.program);
+  return runtimes.flatMap((runtime) => wanted.map((variant) => ({ ...variant, runtime })));
 }
 
 function runtimeNamed(name: string): Runtime {
