@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { type Config, reload } from '../pkg/config/index.ts';
 import { explain, RuntimeError } from '../pkg/base/errors.ts';
 import { ensureDir } from '../pkg/base/files.ts';
+import type { ChainId } from '../pkg/base/ids.ts';
 import { limits } from '../pkg/base/limits.ts';
 import { backgroundOp, type Logger, type Op, withTimeout } from '../pkg/base/op.ts';
 import { defaultAuthFiles, FileImageStore, type ImageStore, NodeCredentials, RegistryPolicy } from '../pkg/image/index.ts';
@@ -74,7 +75,7 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
       log,
     });
     let mind: OpenPods | undefined;
-    const images = makeImages(config, rootfs, (imageId) => mind?.imageUsers(imageId) ?? []);
+    const images = makeImages(config, rootfs, { images: (imageId) => mind?.imageUsers(imageId) ?? [], layers: () => mind?.layersInUse() ?? [] });
     await rootfs.sweepLayers(op);
     const [whyNoUserNamespaces] = await Promise.all([noUserNamespacesBecause(config, rootfs), images.load(op)]);
     if (whyNoUserNamespaces !== undefined) log.info('pods with user namespaces cannot run on this node', { cause: whyNoUserNamespaces });
@@ -197,12 +198,18 @@ async function findRuntimes(op: Op, options: DaemonOptions): Promise<Runtimes> {
   return new Map([['', chosen], ...[...found].sort(([a], [b]) => a.localeCompare(b))]);
 }
 
-function makeImages(config: Config, rootfs: RootfsDriver, inUse: (imageId: string) => readonly string[]): FileImageStore {
+function makeImages(config: Config, rootfs: RootfsDriver, use: { readonly images: (imageId: string) => readonly string[]; readonly layers: () => Iterable<ChainId> }): FileImageStore {
   return new FileImageStore({
     root: config.storage.root,
     unpacker: rootfs,
-    inUse,
-    policy: new RegistryPolicy({ environment: process.env, shortNames: config.image.shortNameMode }),
+    inUse: use.images,
+    layersInUse: use.layers,
+    policy: new RegistryPolicy({
+      environment: process.env,
+      shortNames: config.image.shortNameMode,
+      signaturePolicyDir: config.image.signaturePolicyDir,
+      ...(config.image.signaturePolicy === '' ? {} : { signaturePolicy: config.image.signaturePolicy }),
+    }),
     credentials: new NodeCredentials({
       globalAuthFile: config.image.globalAuthFile || undefined,
       authFiles: defaultAuthFiles(process.env),

@@ -85,13 +85,13 @@ const storageUnsupported = merge(
 
 export const api = {
   listen: option('listen', path, '/run/berth/berth.sock', 'The CRI socket, mode 0660.'),
-  streamAddress: option('stream_address', text, '127.0.0.1', 'Address of the server for exec, attach and port-forward.', { pending: true }),
-  streamPort: option('stream_port', portText, 0, 'Port of that server; "0" lets the kernel choose.', { pending: true }),
-  streamEnableTls: option('stream_enable_tls', flag, false, 'Serve exec, attach and port-forward over TLS.', { pending: true }),
-  streamTlsCert: option('stream_tls_cert', path, '', 'Certificate (PEM). Read again when it changes.', { pending: true }),
-  streamTlsKey: option('stream_tls_key', path, '', 'Private key (PEM). Read again when it changes.', { pending: true }),
-  streamTlsCa: option('stream_tls_ca', path, '', 'CA (PEM) that clients must have a certificate from; "" asks for none.', { pending: true }),
-  streamIdleTimeoutMs: option('stream_idle_timeout', duration(14_400_000), 14_400_000, 'Ends a stream after this long without data; pings do not count. "" is 4h, "0s" is never.', { pending: true }),
+  streamAddress: option('stream_address', text, '127.0.0.1', 'Address of the server for exec, attach and port-forward.'),
+  streamPort: option('stream_port', portText, 0, 'Port of that server; "0" lets the kernel choose.'),
+  streamEnableTls: option('stream_enable_tls', flag, false, 'Serve exec, attach and port-forward over TLS.'),
+  streamTlsCert: option('stream_tls_cert', path, '', 'Certificate (PEM). Read again when it changes.'),
+  streamTlsKey: option('stream_tls_key', path, '', 'Private key (PEM). Read again when it changes.'),
+  streamTlsCa: option('stream_tls_ca', path, '', 'CA (PEM) that clients must have a certificate from; "" asks for none.'),
+  streamIdleTimeoutMs: option('stream_idle_timeout', duration(14_400_000), 14_400_000, 'Ends a stream after this long without data; pings do not count. "" is 4h, "0s" is never.'),
   grpcMaxSendBytes: option('grpc_max_send_msg_size', integer(1024 * 1024), 16 * 1024 * 1024, 'Largest reply in bytes. The kubelet itself takes 16 MiB.', { pending: true }),
   grpcMaxReceiveBytes: option('grpc_max_recv_msg_size', integer(1024 * 1024), 16 * 1024 * 1024, 'Largest request in bytes.', { pending: true }),
 } as const;
@@ -177,6 +177,8 @@ export const image = {
   pinnedImages: option('pinned_images', texts, [], 'Images that the kubelet must not collect: exact, "prefix*" or "*keyword*".', { reload: true }),
   imageVolumes: option('image_volumes', choice('mkdir', 'bind', 'ignore'), 'mkdir', 'What to do with the VOLUMEs of an image: make the directory, mount an anonymous volume, nothing.'),
   pullProgressTimeoutMs: option('pull_progress_timeout', duration(60_000), 60_000, 'Ends a pull in which nothing moved (network, inflate, disk) for this long; "0s" is never.'),
+  signaturePolicy: option('signature_policy', path, '', 'Who must have signed which images (containers-policy.json). "" is /etc/containers/policy.json; without that file anything is accepted. Only accept and reject are decided here: an image that needs a signature check is refused.'),
+  signaturePolicyDir: option('signature_policy_dir', path, '/etc/crio/policies', 'A <namespace>.json in here wins over signature_policy for the pods of that namespace.'),
   shortNameMode: option('short_name_mode', choice('enforcing', 'permissive', 'disabled'), 'enforcing', 'Whether a name without a registry may be ambiguous: an error, or the first registry that has it.'),
 } as const;
 
@@ -185,7 +187,6 @@ const imageUnsupported = merge(
   unsupported('has no effect: write it in registries.conf', { insecure_registries: texts, registries: texts }),
   unsupported('has no effect: changes of registries.conf are seen at once', { auto_reload_registries: flag }),
   unsupported('has no effect: images come from registries and archives only', { default_transport: text }),
-  unsupported('is not implemented: images are NOT checked against a signature policy', { signature_policy: text, signature_policy_dir: text }),
   unsupported(NOT_YET, { big_files_temporary_dir: text, separate_pull_cgroup: text, oci_artifact_mount_support: flag }),
 );
 

@@ -70,6 +70,7 @@ export function draftContainer(world: World, id: ContainerId, sandbox: SandboxRe
     createdAt: world.clock(),
     state: { phase: 'creating' },
     imageId: image.id,
+    layers: image.layers.map((layer) => layer.chainId),
     imageRef: image.repoDigests[0] ?? image.id,
     imageName: nameOf(config, image),
     logPath: logPathOf(sandbox, config, id),

@@ -65,7 +65,7 @@ function impatience(op: Op, stage: string): RuntimeError {
  * @throws the first failure in the order given.
  */
 export async function together<T extends readonly unknown[]>(work: readonly [...{ [K in keyof T]: Promise<T[K]> }]): Promise<T> {
-  const outcomes = await Promise.allSettled(work);
+  const outcomes = await Promise.allSettled(work as readonly Promise<unknown>[]);
   for (const outcome of outcomes) if (outcome.status === 'rejected') throw outcome.reason;
   return outcomes.map((outcome) => (outcome as PromiseFulfilledResult<unknown>).value) as unknown as T;
 }

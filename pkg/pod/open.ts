@@ -1,5 +1,6 @@
 /** Puts the mind together and brings it up to date with the world. */
 import { explain } from '../base/errors.ts';
+import type { ChainId } from '../base/ids.ts';
 import type { Op } from '../base/op.ts';
 import { Books, type PodEvent } from './books.ts';
 import { ContainerKeeper } from './containers.ts';
@@ -16,6 +17,8 @@ export interface OpenPods {
   subscribe(listener: (event: PodEvent) => void): () => void;
   /** Ids of the containers that use the image, as their root or as a volume. */
   imageUsers(imageId: string): readonly string[];
+  /** Layers under containers, whatever has become of their image. */
+  layersInUse(): Iterable<ChainId>;
   /** Stops watching; nothing that runs is touched. */
   close(): void;
 }
@@ -32,6 +35,7 @@ export async function openPods(op: Op, world: World): Promise<OpenPods> {
     execs: new ExecKeeper(world, books),
     subscribe: (listener) => books.subscribe(listener),
     imageUsers: (imageId) => [...books.containers()].filter((record) => record.imageId === imageId || record.imageVolumes.some((volume) => volume.imageId === imageId)).map((record) => record.id),
+    layersInUse: () => [...books.containers()].flatMap((record) => record.layers),
     close: () => containers.close(),
   };
 }

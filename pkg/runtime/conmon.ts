@@ -404,7 +404,7 @@ async function exists(path: string): Promise<boolean> {
 async function openMonitorCgroup(monitorCgroup: string): Promise<Launcher> {
   const path = `${monitorCgroup.endsWith('.slice') ? slicePath(monitorCgroup) : `/${monitorCgroup.replace(/^\/+/, '')}`}/berth-monitors`;
   const layout = readCgroupLayoutSync();
-  await createCgroup(layout, path);
+  createCgroup(layout, path);
   return await openLauncher(layout.hierarchies.map((hierarchy) => cgroupDirectory(hierarchy, path)));
 }
 

@@ -5,7 +5,7 @@
  * somebody will call `destroy`. One damaged file costs one object.
  */
 import type { ContainerConfig, LinuxContainerResources, PodSandboxConfig, Signal } from '../cri-api/types.ts';
-import type { ContainerId, ImageId, ProcessRef, SandboxId } from '../base/ids.ts';
+import type { ChainId, ContainerId, ImageId, ProcessRef, SandboxId } from '../base/ids.ts';
 import type { IdMap } from '../rootfs/index.ts';
 import type { ContainerState, SandboxState } from './machine.ts';
 
@@ -55,6 +55,8 @@ export interface ContainerRecord {
   readonly createdAt: bigint;
   readonly state: ContainerState;
   readonly imageId: ImageId;
+  /** Layers of its root, bottom first: not to be deleted under it. */
+  readonly layers: readonly ChainId[];
   /** repo@digest, or the id if the image has none. */
   readonly imageRef: string;
   /** What the user wrote. */

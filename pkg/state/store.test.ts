@@ -64,6 +64,7 @@ const container = {
   createdAt: 5n,
   state: { phase: 'running', process: { pid: 12, startTicks: 2n ** 63n }, startedAt: 6n },
   imageId: parseImageId(`sha256:${'c'.repeat(64)}`),
+  layers: [],
   imageRef: 'x',
   imageName: 'x',
   logPath: '/l',
