@@ -109,17 +109,19 @@ async function critestRun(run: Run, programs: GoPrograms, registriesConf: string
   const failed: { name: string; message: string }[] = [];
   let results: SpecResult[] = [];
   let idmappedMounts = false;
+  let node: TestNode | undefined;
   console.log(`\n=== ${name}`);
-  const node = await TestNode.boot({ ...daemonOf(run.runtime), env: { CONTAINERS_REGISTRIES_CONF: registriesConf } });
   try {
-    idmappedMounts = await hasIdmappedMounts(node);
+    const own = await TestNode.boot({ ...daemonOf(run.runtime), env: { CONTAINERS_REGISTRIES_CONF: registriesConf } });
+    node = own;
+    idmappedMounts = await hasIdmappedMounts(own);
     const restart = async (): Promise<void> => {
-      await node.kill();
-      await node.start();
+      await own.kill();
+      await own.start();
     };
     results = await runCritest({
       programs,
-      socket: node.socket,
+      socket: own.socket,
       transport: run.transport,
       parallel: run.parallel,
       focus: flags.focus,
@@ -127,12 +129,12 @@ async function critestRun(run: Run, programs: GoPrograms, registriesConf: string
       logFile: join(LOGS, `${fileNameOf(name)}.critest.log`),
     });
     // The node must be as clean as before the run.
-    await node.close();
+    await own.close();
   } catch (error) {
     failed.push({ name: `${name}: the run itself`, message: error instanceof Error ? error.message : String(error) });
   } finally {
-    await node.discard();
-    writeFileSync(join(LOGS, `${fileNameOf(name)}.daemon.log`), node.log);
+    await node?.discard();
+    writeFileSync(join(LOGS, `${fileNameOf(name)}.daemon.log`), node?.log ?? '');
   }
   return judged(name, results, failed, { idmappedMounts }, (Date.now() - began) / 1000);
 }
