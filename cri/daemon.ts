@@ -20,6 +20,7 @@ import { FileStateStore, Workspace } from '../pkg/state/index.ts';
 import { StreamServer } from '../pkg/stream/index.ts';
 import { becomeSubreaper, capture, type FileLock, inheritedEnv, lockFile, nodeFacts, notifyServiceManager, readCgroupLayoutSync, reapOrphans } from '../pkg/sys/index.ts';
 import { imageService } from './image-service.ts';
+import { LoopDelay } from './loop-delay.ts';
 import { observeService } from './observe-service.ts';
 import { runtimeService } from './runtime-service.ts';
 import { type RunningServer, serve } from './server.ts';
