@@ -15,7 +15,7 @@ import {
   containerMetrics, type Group, type InterfaceCounters, layerUsage, type MeasuredLayer, metricDescriptors, type MetricLabels, networkUsage, parseNetDev, podMetrics, processUsage,
   type Sample, Sampler, softFileLimit, usages, WritableLayers,
 } from '../pkg/stats/index.ts';
-import { type CgroupLayout, cgroupPathOf, countFds, netDev, readFiles, readManyFiles, slicePath, statFileSystem } from '../pkg/sys/index.ts';
+import { type CgroupLayout, cgroupPathOf, checkCgroupPath, countFds, netDev, readFiles, readKernelFiles, slicePath, statFileSystem } from '../pkg/sys/index.ts';
 import { chunksOf, codecs, concatenate } from './codec.ts';
 import type { Handlers } from './server.ts';
 import { narrowId } from './validate.ts';
@@ -107,7 +107,7 @@ class StatsDesk {
   /** Statistics of these containers, in order; one that has lost its cgroup since is left out, one that has ended has only its writable layer. */
   async containers(records: readonly ContainerRecord[]): Promise<Input<ContainerStats>[]> {
     const live = records.filter(isLive);
-    const [samples, layers] = await Promise.all([this.#sampler.sample(this.#groups(live), 'usage'), this.#layers.sizes(records.map(({ id }) => id))]);
+    const [samples, layers] = await Promise.all([this.#sampler.sample(this.#groups(live), 'container'), this.#layers.sizes(records.map(({ id }) => id))]);
     return records.flatMap((record) => {
       const sample = samples.get(record.id);
       return sample === undefined && isLive(record) ? [] : [this.#containerStats(record, sample, layers.get(record.id))];
@@ -117,7 +117,7 @@ class StatsDesk {
   async pods(records: readonly SandboxRecord[]): Promise<Input<PodSandboxStats>[]> {
     const containers = this.#containersOf(records);
     const [samples, networks, stats] = await Promise.all([
-      this.#sampler.sample(this.#groups(records), 'usage'),
+      this.#sampler.sample(this.#groups(records), 'pod'),
       this.#networks(records),
       this.containers([...containers.values()].flat()),
     ]);
@@ -143,7 +143,7 @@ class StatsDesk {
     const containers = this.#containersOf(records);
     const all = [...containers.values()].flat();
     const [samples, layers, networks, fileSystem] = await Promise.all([
-      this.#sampler.sample(this.#groups(all), 'all'),
+      this.#sampler.sample(this.#groups(all), 'metrics'),
       this.#layers.sizes(all.map(({ id }) => id)),
       this.#networks(records),
       this.#fileSystem(),
@@ -228,10 +228,9 @@ function cgroupOf(record: ContainerRecord | SandboxRecord, { cgroupManager }: No
   try {
     if (record.kind === 'container') return cgroupPathOf(record.cgroupsPath);
     const parent = record.cgroupParent;
-    const path = cgroupManager === 'systemd' ? slicePath(parent.slice(parent.lastIndexOf('/') + 1)) : parent;
-    return path === '' || path === '/' ? undefined : path;
+    return checkCgroupPath(cgroupManager === 'systemd' ? slicePath(parent.slice(parent.lastIndexOf('/') + 1)) : parent);
   } catch {
-    // A record of an older version may name what is none; it has no statistics then.
+    // The root, which is not the pod's; or a record of an older version. There are no statistics of it then.
     return undefined;
   }
 }
@@ -243,8 +242,8 @@ function startOf({ state, createdAt }: ContainerRecord): bigint {
 /** What the processes of a container have open. */
 async function openFiles({ state }: ContainerRecord, { pids = [] }: Sample): Promise<{ readonly descriptors: number; readonly sockets: number; readonly openFilesMax: bigint | undefined }> {
   const pid = 'process' in state ? state.process.pid : undefined;
-  const [counts, texts] = await Promise.all([countFds(pids), pid === undefined ? [] : readManyFiles([`/proc/${pid}/limits`])]);
-  return { ...counts, openFilesMax: softFileLimit(texts[0]?.toString('latin1') ?? '') };
+  const [counts, limits] = await Promise.all([countFds(pids), pid === undefined ? undefined : readKernelFiles([`/proc/${pid}`], ['limits'])]);
+  return { ...counts, openFilesMax: softFileLimit(limits?.text ?? '') };
 }
 
 function podLabels({ id, cgroupParent, config }: SandboxRecord): MetricLabels {

@@ -45,6 +45,7 @@ static const struct function functions[] = {
 	{ "inotify", "si", 'n', ANYWHERE, sys_inotify },
 	{ "close", "i", 'v', ANYWHERE, sys_close },
 	{ "readFiles", "Si", 'p', ANYWHERE, sys_read_files },
+	{ "readKernelFiles", "SSi", 'p', ANYWHERE, sys_read_kernel_files },
 	{ "fdPath", "i", 'y', ANYWHERE, sys_fd_path },
 	{ "syncFs", "s", 'v', ANYWHERE, sys_sync_fs },
 	{ "statFs", "s", 'N', ANYWHERE, sys_stat_fs },

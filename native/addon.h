@@ -181,6 +181,7 @@ int sys_send_datagram(struct call *c);
 int sys_inotify(struct call *c);
 int sys_close(struct call *c);
 int sys_read_files(struct call *c);
+int sys_read_kernel_files(struct call *c);
 int sys_fd_path(struct call *c);
 int sys_sync_fs(struct call *c);
 int sys_stat_fs(struct call *c);

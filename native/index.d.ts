@@ -74,6 +74,11 @@ export interface Calls {
   close(fd: number): void;
   /** Whole files, each at most `max` bytes: lengths (or -errno) and all bytes in one buffer. */
   readFiles(paths: readonly string[], max: number): readonly [BigInt64Array, Buffer];
+  /**
+   * As readFiles, for many small files of the kernel in few directories: `names[i]` are those in `directories[i]`, separated by line feeds. For
+   * files of the kernel's seq_file only, with records of less than half a page: what comes in one short read is taken to be all.
+   */
+  readKernelFiles(directories: readonly string[], names: readonly string[], max: number): readonly [BigInt64Array, Buffer];
 
   // --- paths below a directory descriptor (openat2; `resolve` is RESOLVE_*) ---------------------------------------------
   /** open(2) of a root directory for the calls below. */

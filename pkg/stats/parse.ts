@@ -4,10 +4,16 @@
  *
  * Sources: Documentation/admin-guide/cgroup-v1/*.rst, cgroup-v2.rst, accounting/psi.rst, filesystems/proc.rst of the kernel.
  */
-import { type CgroupHierarchy, type CgroupLayout, cgroupDirectory } from '../sys/index.ts';
+import { type CgroupHierarchy, type CgroupLayout, cgroupDirectory, type KernelFiles } from '../sys/index.ts';
 
-/** `usage` is what statistics are made of; `all` adds what only metrics ask for. */
-export type Detail = 'usage' | 'all';
+/** What statistics of containers are made of; what those of pods have beside that; and what only metrics ask for. Each includes those before it. */
+export type Detail = 'container' | 'pod' | 'metrics';
+const DETAILS: readonly Detail[] = ['container', 'pod', 'metrics'];
+
+/** True if what was read for `have` serves for `want`. */
+export function includes(have: Detail, want: Detail): boolean {
+  return DETAILS.indexOf(have) >= DETAILS.indexOf(want);
+}
 
 /** What a cgroup and everything below it used; counters since it was made. What the kernel does not tell is undefined. */
 export interface Reading {
@@ -97,43 +103,55 @@ export interface InterfaceCounters {
 
 type Draft = { -readonly [K in keyof Reading]: Reading[K] };
 
+/** Where a file lies in the text of all. */
+interface Span {
+  readonly text: string;
+  readonly from: number;
+  readonly to: number;
+}
+
 interface Source {
   readonly version: 1 | 2;
   /** '' = any hierarchy of this version. */
   readonly controller: string;
   readonly file: string;
   readonly detail: Detail;
-  readonly take: (draft: Draft, text: string) => void;
+  readonly take: (draft: Draft, file: Span) => void;
 }
 
 /** The files of every cgroup on this node, and how to read them. */
 export interface FileSet {
-  /** Absolute paths for a cgroup (`/kubepods/pod1`), always the same number in the same order. @throws InvalidArgument for a path that is none. */
-  paths(cgroup: string): string[];
-  /** Their contents, in that order. undefined if there is none at all: the cgroup is gone. */
-  parse(contents: readonly (Buffer | undefined)[], at: bigint): Reading | undefined;
+  /** Files per directory that `directories` names, separated by line feeds. */
+  readonly names: readonly string[];
+  /** Absolute paths for a cgroup (`/kubepods/pod1`). @throws InvalidArgument for a path that is none. */
+  directories(cgroup: string): string[];
+  /** What `count` cgroups said, read one after the other: undefined for one of which there is nothing, since it is gone. */
+  parse(files: KernelFiles, count: number, at: bigint): (Reading | undefined)[];
 }
 
 /** What to read on a node of this layout. `hugepageSizes` are `2MB` and the like. */
 export function fileSet(layout: CgroupLayout, detail: Detail, hugepageSizes: readonly string[]): FileSet {
-  const sources = [...V1, ...V2, ...hugepageSizes.flatMap(hugepageSources)].flatMap((source) => {
-    const hierarchy = detail === 'all' || source.detail === 'usage' ? hierarchyFor(layout, source) : undefined;
-    return hierarchy === undefined ? [] : [{ ...source, hierarchy }];
-  });
-  const hierarchies = [...new Set(sources.map((source) => source.hierarchy))];
+  const wanted = [...V1, ...V2, ...hugepageSizes.flatMap(hugepageSources)].filter((source) => includes(detail, source.detail));
+  const groups = layout.hierarchies.map((hierarchy) => ({ hierarchy, sources: wanted.filter((source) => hierarchyFor(layout, source) === hierarchy) })).filter(({ sources }) => sources.length > 0);
+  const takes = groups.flatMap(({ sources }) => sources.map(({ take }) => take));
   return {
-    paths(cgroup) {
-      const directories = new Map(hierarchies.map((hierarchy) => [hierarchy, cgroupDirectory(hierarchy, cgroup)]));
-      return sources.map(({ hierarchy, file }) => `${directories.get(hierarchy)}/${file}`);
-    },
-    parse(contents, at) {
-      if (contents.every((each) => each === undefined)) return undefined;
-      const draft: Draft = { at };
-      sources.forEach(({ take }, index) => {
-        const content = contents[index];
-        if (content !== undefined) take(draft, content.toString('latin1'));
+    names: groups.map(({ sources }) => sources.map(({ file }) => file).join('\n')),
+    directories: (cgroup) => groups.map(({ hierarchy }) => cgroupDirectory(hierarchy, cgroup)),
+    parse(files, count, at) {
+      let index = 0;
+      let from = 0;
+      return Array.from({ length: count }, () => {
+        const draft: Draft = { at };
+        let found = false;
+        for (const take of takes) {
+          const length = Number(files.lengths[index++] ?? -1n);
+          if (length < 0) continue;
+          take(draft, { text: files.text, from, to: from + length });
+          from += length;
+          found = true;
+        }
+        return found ? draft : undefined;
       });
-      return draft;
     },
   };
 }
@@ -143,54 +161,54 @@ function hierarchyFor(layout: CgroupLayout, { version, controller }: Source): Cg
 }
 
 const V1: readonly Source[] = [
-  v1('cpuacct', 'cpuacct.usage', 'usage', (draft, text) => (draft.cpuNanos = number(text))),
-  v1('cpuacct', 'cpuacct.usage_user', 'all', (draft, text) => (draft.userNanos = number(text))),
-  v1('cpuacct', 'cpuacct.usage_sys', 'all', (draft, text) => (draft.systemNanos = number(text))),
-  v1('cpu', 'cpu.stat', 'all', (draft, text) => {
-    draft.periods = field(text, 'nr_periods');
-    draft.throttledPeriods = field(text, 'nr_throttled');
-    draft.throttledNanos = field(text, 'throttled_time');
+  v1('cpuacct', 'cpuacct.usage', 'container', (draft, file) => (draft.cpuNanos = number(file))),
+  v1('cpuacct', 'cpuacct.usage_user', 'metrics', (draft, file) => (draft.userNanos = number(file))),
+  v1('cpuacct', 'cpuacct.usage_sys', 'metrics', (draft, file) => (draft.systemNanos = number(file))),
+  v1('cpu', 'cpu.stat', 'metrics', (draft, file) => {
+    draft.periods = field(file, 'nr_periods');
+    draft.throttledPeriods = field(file, 'nr_throttled');
+    draft.throttledNanos = field(file, 'throttled_time');
   }),
-  v1('memory', 'memory.usage_in_bytes', 'usage', (draft, text) => (draft.memoryBytes = number(text))),
-  v1('memory', 'memory.limit_in_bytes', 'usage', (draft, text) => (draft.memoryLimit = limit(number(text)))),
-  v1('memory', 'memory.stat', 'usage', takeMemoryStatV1),
-  v1('memory', 'memory.max_usage_in_bytes', 'all', (draft, text) => (draft.memoryPeak = number(text))),
-  v1('memory', 'memory.kmem.usage_in_bytes', 'all', (draft, text) => (draft.kernelMemory = number(text))),
-  v1('memory', 'memory.failcnt', 'all', (draft, text) => (draft.limitHits = number(text))),
-  v1('memory', 'memory.oom_control', 'all', (draft, text) => (draft.oomKills = field(text, 'oom_kill'))),
-  v1('pids', 'pids.current', 'usage', (draft, text) => (draft.tasks = number(text))),
-  v1('pids', 'pids.max', 'all', (draft, text) => (draft.tasksMax = number(text))),
-  v1('pids', 'cgroup.procs', 'all', (draft, text) => (draft.pids = pidList(text))),
-  v1('blkio', 'blkio.throttle.io_service_bytes_recursive', 'all', (draft, text) => (draft.devices = blkio(draft.devices, text, 'readBytes', 'writeBytes'))),
-  v1('blkio', 'blkio.throttle.io_serviced_recursive', 'all', (draft, text) => (draft.devices = blkio(draft.devices, text, 'reads', 'writes'))),
+  v1('memory', 'memory.usage_in_bytes', 'container', (draft, file) => (draft.memoryBytes = number(file))),
+  v1('memory', 'memory.limit_in_bytes', 'container', (draft, file) => (draft.memoryLimit = limit(number(file)))),
+  v1('memory', 'memory.stat', 'container', takeMemoryStatV1),
+  v1('memory', 'memory.max_usage_in_bytes', 'metrics', (draft, file) => (draft.memoryPeak = number(file))),
+  v1('memory', 'memory.kmem.usage_in_bytes', 'metrics', (draft, file) => (draft.kernelMemory = number(file))),
+  v1('memory', 'memory.failcnt', 'metrics', (draft, file) => (draft.limitHits = number(file))),
+  v1('memory', 'memory.oom_control', 'metrics', (draft, file) => (draft.oomKills = field(file, 'oom_kill'))),
+  v1('pids', 'pids.current', 'pod', (draft, file) => (draft.tasks = number(file))),
+  v1('pids', 'pids.max', 'metrics', (draft, file) => (draft.tasksMax = number(file))),
+  v1('pids', 'cgroup.procs', 'metrics', (draft, file) => (draft.pids = pidList(file))),
+  v1('blkio', 'blkio.throttle.io_service_bytes_recursive', 'metrics', (draft, file) => (draft.devices = blkio(draft.devices, file, 'readBytes', 'writeBytes'))),
+  v1('blkio', 'blkio.throttle.io_serviced_recursive', 'metrics', (draft, file) => (draft.devices = blkio(draft.devices, file, 'reads', 'writes'))),
 ];
 
 const V2: readonly Source[] = [
-  v2('cpu', 'cpu.stat', 'usage', (draft, text) => {
-    draft.cpuNanos = micros(field(text, 'usage_usec'));
-    draft.userNanos = micros(field(text, 'user_usec'));
-    draft.systemNanos = micros(field(text, 'system_usec'));
-    draft.periods = field(text, 'nr_periods');
-    draft.throttledPeriods = field(text, 'nr_throttled');
-    draft.throttledNanos = micros(field(text, 'throttled_usec'));
+  v2('cpu', 'cpu.stat', 'container', (draft, file) => {
+    draft.cpuNanos = micros(field(file, 'usage_usec'));
+    draft.userNanos = micros(field(file, 'user_usec'));
+    draft.systemNanos = micros(field(file, 'system_usec'));
+    draft.periods = field(file, 'nr_periods');
+    draft.throttledPeriods = field(file, 'nr_throttled');
+    draft.throttledNanos = micros(field(file, 'throttled_usec'));
   }),
-  v2('memory', 'memory.current', 'usage', (draft, text) => (draft.memoryBytes = number(text))),
-  v2('memory', 'memory.max', 'usage', (draft, text) => (draft.memoryLimit = number(text))),
-  v2('memory', 'memory.stat', 'usage', takeMemoryStatV2),
-  v2('memory', 'memory.swap.current', 'usage', (draft, text) => (draft.swapBytes = number(text))),
-  v2('memory', 'memory.swap.max', 'usage', (draft, text) => (draft.swapLimit = number(text))),
-  v2('memory', 'memory.peak', 'all', (draft, text) => (draft.memoryPeak = number(text))),
-  v2('memory', 'memory.events', 'all', (draft, text) => {
-    draft.limitHits = field(text, 'max');
-    draft.oomKills = field(text, 'oom_kill');
+  v2('memory', 'memory.current', 'container', (draft, file) => (draft.memoryBytes = number(file))),
+  v2('memory', 'memory.max', 'container', (draft, file) => (draft.memoryLimit = number(file))),
+  v2('memory', 'memory.stat', 'container', takeMemoryStatV2),
+  v2('memory', 'memory.swap.current', 'container', (draft, file) => (draft.swapBytes = number(file))),
+  v2('memory', 'memory.swap.max', 'container', (draft, file) => (draft.swapLimit = number(file))),
+  v2('memory', 'memory.peak', 'metrics', (draft, file) => (draft.memoryPeak = number(file))),
+  v2('memory', 'memory.events', 'metrics', (draft, file) => {
+    draft.limitHits = field(file, 'max');
+    draft.oomKills = field(file, 'oom_kill');
   }),
-  v2('pids', 'pids.current', 'usage', (draft, text) => (draft.tasks = number(text))),
-  v2('pids', 'pids.max', 'all', (draft, text) => (draft.tasksMax = number(text))),
-  v2('pids', 'cgroup.procs', 'all', (draft, text) => (draft.pids = pidList(text))),
-  v2('io', 'io.stat', 'all', (draft, text) => (draft.devices = ioStat(text))),
-  v2('', 'cpu.pressure', 'usage', (draft, text) => (draft.cpuPressure = pressure(text))),
-  v2('', 'memory.pressure', 'usage', (draft, text) => (draft.memoryPressure = pressure(text))),
-  v2('', 'io.pressure', 'usage', (draft, text) => (draft.ioPressure = pressure(text))),
+  v2('pids', 'pids.current', 'pod', (draft, file) => (draft.tasks = number(file))),
+  v2('pids', 'pids.max', 'metrics', (draft, file) => (draft.tasksMax = number(file))),
+  v2('pids', 'cgroup.procs', 'metrics', (draft, file) => (draft.pids = pidList(file))),
+  v2('io', 'io.stat', 'metrics', (draft, file) => (draft.devices = ioStat(file))),
+  v2('', 'cpu.pressure', 'container', (draft, file) => (draft.cpuPressure = pressure(file))),
+  v2('', 'memory.pressure', 'container', (draft, file) => (draft.memoryPressure = pressure(file))),
+  v2('', 'io.pressure', 'container', (draft, file) => (draft.ioPressure = pressure(file))),
 ];
 
 function v1(controller: string, file: string, detail: Detail, take: Source['take']): Source {
@@ -207,57 +225,57 @@ function hugepageSources(size: string): Source[] {
     draft.hugepages = [...others.filter((each) => each.size !== size), { ...known, ...found }];
   };
   return [
-    v1('hugetlb', `hugetlb.${size}.usage_in_bytes`, 'all', (draft, text) => use(draft, { bytes: number(text) ?? 0n })),
-    v1('hugetlb', `hugetlb.${size}.max_usage_in_bytes`, 'all', (draft, text) => use(draft, { maxBytes: number(text) })),
-    v2('hugetlb', `hugetlb.${size}.current`, 'all', (draft, text) => use(draft, { bytes: number(text) ?? 0n })),
+    v1('hugetlb', `hugetlb.${size}.usage_in_bytes`, 'metrics', (draft, file) => use(draft, { bytes: number(file) ?? 0n })),
+    v1('hugetlb', `hugetlb.${size}.max_usage_in_bytes`, 'metrics', (draft, file) => use(draft, { maxBytes: number(file) })),
+    v2('hugetlb', `hugetlb.${size}.current`, 'metrics', (draft, file) => use(draft, { bytes: number(file) ?? 0n })),
   ];
 }
 
 /** `total_` fields count the cgroups below as well; those without it do not. */
-function takeMemoryStatV1(draft: Draft, text: string): void {
-  draft.inactiveFile = field(text, 'total_inactive_file');
-  draft.rss = field(text, 'total_rss');
-  draft.cache = field(text, 'total_cache');
-  draft.mappedFile = field(text, 'total_mapped_file');
-  draft.pageFaults = field(text, 'total_pgfault');
-  draft.majorPageFaults = field(text, 'total_pgmajfault');
-  draft.swapBytes = field(text, 'total_swap');
+function takeMemoryStatV1(draft: Draft, file: Span): void {
+  draft.inactiveFile = field(file, 'total_inactive_file');
+  draft.rss = field(file, 'total_rss');
+  draft.cache = field(file, 'total_cache');
+  draft.mappedFile = field(file, 'total_mapped_file');
+  draft.pageFaults = field(file, 'total_pgfault');
+  draft.majorPageFaults = field(file, 'total_pgmajfault');
+  draft.swapBytes = field(file, 'total_swap');
   // v1 limits memory and swap together.
-  const both = limit(field(text, 'hierarchical_memsw_limit'));
-  const memory = limit(field(text, 'hierarchical_memory_limit'));
+  const both = limit(field(file, 'hierarchical_memsw_limit'));
+  const memory = limit(field(file, 'hierarchical_memory_limit'));
   draft.swapLimit = both === undefined || memory === undefined ? undefined : most(0n, both - memory);
 }
 
-function takeMemoryStatV2(draft: Draft, text: string): void {
-  draft.inactiveFile = field(text, 'inactive_file');
-  draft.rss = field(text, 'anon');
-  draft.cache = field(text, 'file');
-  draft.mappedFile = field(text, 'file_mapped');
-  draft.pageFaults = field(text, 'pgfault');
-  draft.majorPageFaults = field(text, 'pgmajfault');
+function takeMemoryStatV2(draft: Draft, file: Span): void {
+  draft.inactiveFile = field(file, 'inactive_file');
+  draft.rss = field(file, 'anon');
+  draft.cache = field(file, 'file');
+  draft.mappedFile = field(file, 'file_mapped');
+  draft.pageFaults = field(file, 'pgfault');
+  draft.majorPageFaults = field(file, 'pgmajfault');
   // Kernels before 5.18 name only the parts.
-  draft.kernelMemory = field(text, 'kernel') ?? ['kernel_stack', 'pagetables', 'percpu', 'sock', 'slab'].reduce((sum, name) => sum + (field(text, name) ?? 0n), 0n);
+  draft.kernelMemory = field(file, 'kernel') ?? ['kernel_stack', 'pagetables', 'percpu', 'sock', 'slab'].reduce((sum, name) => sum + (field(file, name) ?? 0n), 0n);
 }
 
 /** A file that holds one number; undefined for `max` and anything else. */
-function number(text: string): bigint | undefined {
-  const end = text.endsWith('\n') ? text.length - 1 : text.length;
-  return digits(text, 0, end);
+function number({ text, from, to }: Span): bigint | undefined {
+  return digits(text, from, text[to - 1] === '\n' ? to - 1 : to);
 }
 
 /** The value of `name` in a file of `name value` lines. */
-function field(text: string, name: string): bigint | undefined {
-  let at = text.startsWith(`${name} `) ? 0 : text.indexOf(`\n${name} `);
-  if (at < 0) return undefined;
-  at += text[at] === '\n' ? name.length + 2 : name.length + 1;
+function field({ text, from, to }: Span, name: string): bigint | undefined {
+  const word = `${name} `;
+  let at = text.startsWith(word, from) ? from : text.indexOf(`\n${word}`, from) + 1;
+  if (at === 0 || at >= to) return undefined;
+  at += word.length;
   const end = text.indexOf('\n', at);
-  return digits(text, at, end < 0 ? text.length : end);
+  return digits(text, at, end < 0 || end > to ? to : end);
 }
 
 /** A whole number made of digits alone. Most have few, and a double is exact for those and several times as fast to make. */
 function digits(text: string, from: number, to: number): bigint | undefined {
   const length = to - from;
-  if (length === 0 || length > 20) return undefined;
+  if (length <= 0 || length > 20) return undefined;
   let value = 0;
   for (let i = from; i < to; i++) {
     const digit = text.charCodeAt(i) - 48;
@@ -282,26 +300,26 @@ function most(a: bigint, b: bigint): bigint {
 }
 
 /** Pids of another pid namespace read as 0. */
-function pidList(text: string): number[] {
-  return text.split('\n').map(Number).filter((pid) => pid > 0);
+function pidList({ text, from, to }: Span): number[] {
+  return text.slice(from, to).split('\n').map(Number).filter((pid) => pid > 0);
 }
 
 const NO_IO = { readBytes: 0n, writeBytes: 0n, reads: 0n, writes: 0n };
 type IoField = keyof typeof NO_IO;
 
 /** `8:0 Read 4096` lines; Sync, Async, Discard and Total are other views of the same. */
-function blkio(known: readonly DeviceIo[] | undefined, text: string, read: IoField, write: IoField): DeviceIo[] {
+function blkio(known: readonly DeviceIo[] | undefined, { text, from, to }: Span, read: IoField, write: IoField): DeviceIo[] {
   const devices = new Map((known ?? []).map((each) => [each.device, each]));
-  for (const [, device = '', operation, value = '0'] of text.matchAll(/^(\d+:\d+) (Read|Write) (\d+)$/gm)) {
+  for (const [, device = '', operation, value = '0'] of text.slice(from, to).matchAll(/^(\d+:\d+) (Read|Write) (\d+)$/gm)) {
     devices.set(device, { device, ...NO_IO, ...devices.get(device), [operation === 'Read' ? read : write]: BigInt(value) });
   }
   return [...devices.values()];
 }
 
 /** `8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=5 dios=6` lines; a device without a word yet has only its number. */
-function ioStat(text: string): DeviceIo[] {
+function ioStat({ text, from, to }: Span): DeviceIo[] {
   const names: Readonly<Record<string, IoField>> = { rbytes: 'readBytes', wbytes: 'writeBytes', rios: 'reads', wios: 'writes' };
-  return Array.from(text.matchAll(/^(\d+:\d+)((?: \w+=\d+)+)$/gm), ([, device = '', words = '']) => {
+  return Array.from(text.slice(from, to).matchAll(/^(\d+:\d+)((?: \w+=\d+)+)$/gm), ([, device = '', words = '']) => {
     const found: { [K in IoField]: bigint } = { ...NO_IO };
     for (const [, name = '', value = '0'] of words.matchAll(/(\w+)=(\d+)/g)) {
       const to = Object.hasOwn(names, name) ? names[name] : undefined;
@@ -312,12 +330,26 @@ function ioStat(text: string): DeviceIo[] {
 }
 
 /** `some avg10=0.00 avg60=0.00 avg300=0.00 total=0` and the same with `full`; microseconds become nanoseconds. */
-export function pressure(text: string): Pressure | undefined {
-  const found: { some?: PressureLine; full?: PressureLine } = {};
-  for (const [, which, avg10, avg60, avg300, total = '0'] of text.matchAll(/^(some|full) avg10=([\d.]+) avg60=([\d.]+) avg300=([\d.]+) total=(\d+)$/gm)) {
-    found[which as 'some' | 'full'] = { totalNanos: BigInt(total) * 1000n, avg10: Number(avg10), avg60: Number(avg60), avg300: Number(avg300) };
-  }
-  return found.some === undefined && found.full === undefined ? undefined : found;
+function pressure(file: Span): Pressure | undefined {
+  const some = pressureLine(file, 'some ');
+  const full = pressureLine(file, 'full ');
+  return some === undefined && full === undefined ? undefined : { some, full };
+}
+
+function pressureLine({ text, from, to }: Span, word: string): PressureLine | undefined {
+  const start = text.indexOf(word, from);
+  if (start < 0 || start >= to) return undefined;
+  const newline = text.indexOf('\n', start);
+  const end = newline < 0 || newline > to ? to : newline;
+  const after = (name: string): number => text.indexOf(name, start) + name.length;
+  const totalAt = after(' total=');
+  const total = totalAt < end ? digits(text, totalAt, end) : undefined;
+  if (total === undefined) return undefined;
+  const average = (name: string): number => {
+    const at = after(name);
+    return Number.parseFloat(text.slice(at, text.indexOf(' ', at)));
+  };
+  return { totalNanos: total * 1000n, avg10: average(' avg10='), avg60: average(' avg60='), avg300: average(' avg300=') };
 }
 
 /** /proc/net/dev without the loopback, in the kernel's order. A name may touch its first counter (`eth0:1234`). */

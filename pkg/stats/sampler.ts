@@ -1,7 +1,7 @@
 /** Samples of cgroups: many in a few native calls, on other threads, with the use of processors between one sample and the next. */
 import { availableParallelism } from 'node:os';
-import { type CgroupLayout, readManyFiles } from '../sys/index.ts';
-import { type Detail, type FileSet, fileSet, type Reading } from './parse.ts';
+import { type CgroupLayout, type KernelFiles, readKernelFiles } from '../sys/index.ts';
+import { type Detail, type FileSet, fileSet, includes, type Reading } from './parse.ts';
 
 export interface SamplerOptions {
   readonly layout: CgroupLayout;
@@ -12,8 +12,11 @@ export interface SamplerOptions {
   /** A sample not older than this is given again; 0 = read for every request. */
   readonly periodMs: number;
   /** Reads files; tests bring their own. */
-  readonly read?: (paths: readonly string[]) => Promise<readonly (Buffer | undefined)[]>;
+  readonly read?: ReadFiles;
 }
+
+/** As readKernelFiles of pkg/sys. */
+type ReadFiles = (directories: readonly string[], names: readonly string[]) => Promise<KernelFiles>;
 
 /** A cgroup under the id of what lives in it. */
 export interface Group {
@@ -44,7 +47,7 @@ const THREADS_MAX = 4;
 export class Sampler {
   readonly #options: SamplerOptions;
   readonly #sets: Readonly<Record<Detail, FileSet>>;
-  readonly #read: (paths: readonly string[]) => Promise<readonly (Buffer | undefined)[]>;
+  readonly #read: ReadFiles;
   readonly #history = new Map<string, History>();
   #reads = 0;
   /** Forgotten while something was read, which must not bring it back. */
@@ -53,8 +56,9 @@ export class Sampler {
   constructor(options: SamplerOptions) {
     const { layout, hugepageSizes } = options;
     this.#options = options;
-    this.#sets = { usage: fileSet(layout, 'usage', hugepageSizes), all: fileSet(layout, 'all', hugepageSizes) };
-    this.#read = options.read ?? readManyFiles;
+    const set = (detail: Detail): FileSet => fileSet(layout, detail, hugepageSizes);
+    this.#sets = { container: set('container'), pod: set('pod'), metrics: set('metrics') };
+    this.#read = options.read ?? readKernelFiles;
   }
 
   /** A sample of each; none where the cgroup is gone. Never fails for one of them. */
@@ -85,22 +89,17 @@ export class Sampler {
 
   #kept(id: string, detail: Detail): Sample | undefined {
     const known = this.#history.get(id);
-    if (known === undefined || (detail === 'all' && known.detail !== 'all')) return undefined;
+    if (known === undefined || !includes(known.detail, detail)) return undefined;
     const age = this.#options.clock() - known.last.at;
     return age >= 0n && age < BigInt(this.#options.periodMs) * 1_000_000n ? known.last : undefined;
   }
 
   async #readBatch(batch: readonly Group[], detail: Detail, samples: Map<string, Sample>): Promise<void> {
     const set = this.#sets[detail];
-    const paths = batch.map((group) => set.paths(group.cgroup));
-    const contents = await this.#read(paths.flat());
-    const at = this.#options.clock();
-    let from = 0;
-    batch.forEach(({ id }, index) => {
-      const to = from + (paths[index]?.length ?? 0);
-      const reading = set.parse(contents.slice(from, to), at);
-      from = to;
-      if (reading !== undefined) samples.set(id, this.#remember(id, reading, detail));
+    const files = await this.#read(batch.flatMap((group) => set.directories(group.cgroup)), batch.flatMap(() => set.names));
+    set.parse(files, batch.length, this.#options.clock()).forEach((reading, index) => {
+      const id = batch[index]?.id;
+      if (reading !== undefined && id !== undefined) samples.set(id, this.#remember(id, reading, detail));
     });
   }
 

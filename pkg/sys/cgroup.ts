@@ -235,10 +235,20 @@ export function readFiles(paths: readonly string[], max = 65_536): (Buffer | nul
   return slices(lengths, bytes).map((part) => part ?? null);
 }
 
-/** As readFiles, on another thread: for hundreds of files at once, some of which the kernel adds up over all processors first. undefined where there is none. */
-export async function readManyFiles(paths: readonly string[], max = 65_536): Promise<(Buffer | undefined)[]> {
-  const [lengths, bytes] = await attemptAsync('read kernel files', (native) => native.readFiles(paths, max));
-  return slices(lengths, bytes);
+/** Many small files as one text: the first is text[0, lengths[0]), and so on. A negative length is one that could not be read. */
+export interface KernelFiles {
+  /** One character per byte. */
+  readonly text: string;
+  readonly lengths: BigInt64Array;
+}
+
+/**
+ * Small files of cgroups and the like, `names[i]` (separated by line feeds) in `directories[i]`, in one call on another thread: for hundreds of
+ * them, some of which the kernel adds up over all processors first. A file of more than `max` bytes is cut.
+ */
+export async function readKernelFiles(directories: readonly string[], names: readonly string[], max = 65_536): Promise<KernelFiles> {
+  const [lengths, bytes] = await attemptAsync('read kernel files', (native) => native.readKernelFiles(directories, names, max));
+  return { text: bytes.toString('latin1'), lengths };
 }
 
 /** PURE. Files that came in one buffer; a negative length is one that did not. */

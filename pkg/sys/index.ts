@@ -36,6 +36,6 @@ export {
 export { claimOrphan, killByEnvironment, killTree, type OrphanClaim, reapOrphans } from './tree.ts';
 export {
   cgroupDirectory, cgroupPathOf, cgroupProcesses, checkCgroupPath, createCgroup, destroyCgroup, hierarchyOf, parseProcCgroup, readCgroupLayoutSync,
-  readFiles, readManyFiles, slicePath,
-  type CgroupHierarchy, type CgroupLayout, type CgroupMode,
+  readFiles, readKernelFiles, slicePath,
+  type CgroupHierarchy, type CgroupLayout, type CgroupMode, type KernelFiles,
 } from './cgroup.ts';
