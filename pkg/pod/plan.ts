@@ -1,13 +1,14 @@
 /**
  * What a sandbox needs, decided from its config alone. Pure.
  */
+import { posix } from 'node:path';
 import type { DNSConfig, NamespaceOption, PodSandboxConfig } from '../cri-api/types.ts';
 import { RuntimeError } from '../base/errors.ts';
 import { quote } from '../base/ids.ts';
 import type { IdMap } from '../rootfs/index.ts';
 import type { PortMapping } from '../network/index.ts';
 import type { NamespaceKind } from '../runtime/index.ts';
-import { annotationSettings, passedAnnotations } from '../spec/index.ts';
+import { annotationSettings, checkedParent, passedAnnotations } from '../spec/index.ts';
 import type { HandlerSettings, PodSettings } from './index.ts';
 
 export interface SandboxPlan {
@@ -111,9 +112,11 @@ export function renderResolvConf(dns: DNSConfig | undefined): string | undefined
 /**
  * Under which cgroup a pod's containers live, and whether it is ours to remove. The kubelet names the pod's own cgroup and
  * owns it; crictl and critest often name none, and then the pod gets one below `/berth`, never relative to the daemon's own.
+ * @throws InvalidArgument for a parent that is no plain path, or with systemd no slice.
  */
 export function podCgroupFor(manager: 'cgroupfs' | 'systemd', id: string, parent: string): { readonly parent: string; readonly own: boolean } {
-  if (parent !== '') return { parent, own: false };
+  // The root of the hierarchies is nobody's pod.
+  if (posix.normalize(`/${parent}`) !== '/') return { parent: checkedParent(parent, manager), own: false };
   // systemd drops a slice by itself when the last scope in it ends.
   return manager === 'systemd' ? { parent: `berth-pod${id}.slice`, own: false } : { parent: `/berth/${id}`, own: true };
 }

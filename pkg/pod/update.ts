@@ -7,6 +7,7 @@ import type { LinuxContainerResources } from '../cri-api/types.ts';
 import { explain, RuntimeError } from '../base/errors.ts';
 import type { Op } from '../base/op.ts';
 import type { LinuxResources } from '../oci/spec-types.ts';
+import type { CgroupValue } from '../runtime/index.ts';
 import { mergeResources, NO_RESOURCES, oomScoreAdjOf, toLinuxResources } from '../spec/index.ts';
 import type { ContainerRecord } from '../state/index.ts';
 import type { World } from './index.ts';
@@ -53,15 +54,31 @@ async function checkMemory(world: World, record: ContainerRecord, after: LinuxCo
   }
 }
 
-/** crun 1.8 writes a quota of -1 to a v1 cgroup as a huge unsigned number, which the kernel refuses; there it is lifted past the runtime. */
+/** Through the runtime, so that it knows them too, then past it what runtimes leave out or get wrong. */
 async function write(op: Op, world: World, record: ContainerRecord, resources: LinuxResources): Promise<void> {
   const runtime = world.runtimeFor(record.runtimeHandler);
-  const past = resources.cpu?.quota === UNLIMITED && world.facts.cgroupMode !== 'v2' && (await runtime.features(op)).kind === 'crun';
+  const { document, files } = split(resources, { v2: world.facts.cgroupMode === 'v2', kind: (await runtime.features(op)).kind });
   op.stage('runtime update');
-  if (!past) return await runtime.update(op, record.id, resources);
-  const { quota: _quota, ...cpu } = resources.cpu ?? {};
-  await runtime.update(op, record.id, { ...resources, cpu });
-  await world.host.liftCpuQuota(op, record.cgroupsPath);
+  await runtime.update(op, record.id, document);
+  if (files.length > 0) await world.host.writeCgroup(op, record.cgroupsPath, files);
+}
+
+/**
+ * PURE. What the runtime is told, and what is written to the cgroup itself: hugepage limits and `unified`, which runc's update leaves out, and on v1
+ * the end of a CPU quota, which crun 1.8 writes as a huge unsigned number that the kernel refuses. Exported for its test.
+ */
+export function split(resources: LinuxResources, { v2, kind }: { readonly v2: boolean; readonly kind: string }): { readonly document: LinuxResources; readonly files: readonly CgroupValue[] } {
+  const { hugepageLimits = [], unified = {}, ...rest } = resources;
+  const lifts = rest.cpu?.quota === UNLIMITED && !v2 && kind === 'crun';
+  const { quota: _quota, ...cpu } = rest.cpu ?? {};
+  return {
+    document: lifts ? { ...rest, cpu } : rest,
+    files: [
+      ...(lifts ? [{ controller: 'cpu', file: 'cpu.cfs_quota_us', value: '-1' }] : []),
+      ...hugepageLimits.map(({ pageSize, limit }) => ({ controller: 'hugetlb', file: `hugetlb.${pageSize}.${v2 ? 'max' : 'limit_in_bytes'}`, value: String(limit) })),
+      ...Object.entries(unified).map(([file, value]) => ({ controller: file.slice(0, file.indexOf('.')), file, value })),
+    ],
+  };
 }
 
 /** The values before, with a kernel's default where there was none and the update sets one. */

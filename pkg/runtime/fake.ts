@@ -18,7 +18,7 @@ import type { ContainerId, ProcessRef, SandboxId } from '../base/ids.ts';
 import { abortError, type Op } from '../base/op.ts';
 import type { LinuxResources, RuntimeProcess, RuntimeSpec } from '../oci/spec-types.ts';
 import type {
-  AttachChannel, Connection, CreateRequest, ExecStdio, ExitRecord, ExitStatus, Host, HostDevice, Monitor, MountSource, NamespaceKind, Namespaces,
+  AttachChannel, CgroupValue, Connection, CreateRequest, ExecStdio, ExitRecord, ExitStatus, Host, HostDevice, Monitor, MountSource, NamespaceKind, Namespaces,
   OciRuntime, OciStatus, PinRequest, Processes, RuntimeFeatures, RuntimeHandler, TerminalSize,
 } from './index.ts';
 
@@ -176,6 +176,8 @@ export class FakeNode {
   readonly hostDevices = new Map<string, HostDevice>();
   /** config.json by bundle directory, where a test wants a program other than `sleep` or a cgroup. */
   readonly specs = new Map<string, RuntimeSpec>();
+  /** Memory that every cgroup uses. */
+  memoryUsage: bigint | undefined;
   /** How often each operation was called. */
   readonly calls = new Map<FakeOperation, number>();
   /** Directories that removeTree may empty on the real disk; none by default. */
@@ -691,10 +693,10 @@ export class FakeHost implements Host {
   }
 
   memoryUsage(_cgroupsPath: string): Promise<bigint | undefined> {
-    return Promise.resolve(undefined);
+    return Promise.resolve(this.#node.memoryUsage);
   }
 
-  liftCpuQuota(_op: Op, _cgroupsPath: string): Promise<void> {
+  writeCgroup(_op: Op, _cgroupsPath: string, _values: readonly CgroupValue[]): Promise<void> {
     return Promise.resolve();
   }
 

@@ -14,7 +14,7 @@ import {
   cgroupDirectory, cgroupPathOf, cgroupProcesses, connectInNetns, createCgroup, destroyCgroup, heedsSignal, hierarchyOf, isAlive, isMountPoint, listDevices, loopbackUp, mountById, mountFs, openStream, probePath, processRef,
   propagationOf, readCgroupLayoutSync, readFiles, Root, signalProcess, unmountTree, waitGone, type CgroupLayout, type DeviceNode,
 } from '../sys/index.ts';
-import type { Connection, Host, HostDevice, MountSource, Processes } from './index.ts';
+import type { CgroupValue, Connection, Host, HostDevice, MountSource, Processes } from './index.ts';
 
 /** Mount options of a source that a container's mount of it keeps: an unprivileged remount may not drop them. */
 const KEPT_FLAGS: ReadonlySet<string> = new Set(['ro', 'nosuid', 'nodev', 'noexec']);
@@ -131,15 +131,17 @@ export class LinuxHost implements Host {
     return Promise.resolve(/^\d+$/.test(text) ? BigInt(text) : undefined);
   }
 
-  async liftCpuQuota(op: Op, cgroupsPath: string): Promise<void> {
-    const cpu = hierarchyOf(this.#cgroups(), 'cpu');
-    if (cpu === undefined || cpu.version !== 1) throw new RuntimeError('FailedPrecondition', 'this node has no cpu controller of cgroup v1');
-    op.stage('lift cpu quota');
-    const file = join(cgroupDirectory(cpu, cgroupPathOf(cgroupsPath)), 'cpu.cfs_quota_us');
-    try {
-      await writeFile(file, '-1');
-    } catch (cause) {
-      throw new RuntimeError('Internal', `${file} cannot be -1`, { cause });
+  async writeCgroup(op: Op, cgroupsPath: string, values: readonly CgroupValue[]): Promise<void> {
+    op.stage(`write cgroup ${cgroupsPath}`);
+    for (const { controller, file, value } of values) {
+      const hierarchy = hierarchyOf(this.#cgroups(), controller);
+      if (hierarchy === undefined || !/^[A-Za-z0-9_.]+$/.test(file)) throw new RuntimeError('FailedPrecondition', `${file} cannot be set: this node has no cgroup controller ${controller}`);
+      const path = join(cgroupDirectory(hierarchy, cgroupPathOf(cgroupsPath)), file);
+      try {
+        await writeFile(path, value, { flag: 'r+' });
+      } catch (cause) {
+        throw new RuntimeError(errnoOf(cause) === 'EINVAL' || errnoOf(cause) === 'ERANGE' ? 'InvalidArgument' : 'FailedPrecondition', `${path} cannot be ${value}`, { cause });
+      }
     }
   }
 

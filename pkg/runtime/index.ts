@@ -215,8 +215,8 @@ export interface Host {
   setOomScoreAdj(op: Op, cgroupsPath: string, value: number): Promise<void>;
   /** Bytes of memory that the cgroup uses now, page cache included; undefined without a memory controller. */
   memoryUsage(cgroupsPath: string): Promise<bigint | undefined>;
-  /** Takes the CPU quota off a v1 cgroup (cpu.cfs_quota_us = -1), which crun 1.8 cannot. */
-  liftCpuQuota(op: Op, cgroupsPath: string): Promise<void>;
+  /** Writes files of the cgroup, in order; for what runtimes do not write. @throws naming the file that the kernel refuses. */
+  writeCgroup(op: Op, cgroupsPath: string, values: readonly CgroupValue[]): Promise<void>;
   /** The process with this pid right now, with its start time; undefined if there is none. */
   processRef(pid: number): ProcessRef | undefined;
   /** Brings up `lo` inside the network namespace pinned at `netns`, natively. */
@@ -226,6 +226,14 @@ export interface Host {
    * The caller closes. @throws Unavailable when nobody listens on either.
    */
   dial(op: Op, netns: string | null, port: number): Promise<Connection>;
+}
+
+export interface CgroupValue {
+  /** The controller whose hierarchy has the file (`hugetlb`). */
+  readonly controller: string;
+  /** `hugetlb.2MB.limit_in_bytes` */
+  readonly file: string;
+  readonly value: string;
 }
 
 /** An open TCP connection: what arrives, in order, and a way to answer. */
