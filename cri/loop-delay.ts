@@ -4,8 +4,6 @@
  */
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 
-type IntervalHistogram = ReturnType<typeof monitorEventLoopDelay>;
-
 const RESOLUTION_MS = 5;
 const UNASKED_MS = 60_000;
 
@@ -16,13 +14,25 @@ export interface LoopDelayReading {
   readonly maxMs: number | null;
 }
 
+/** What is used of Node's IntervalHistogram; nanoseconds. */
+export interface LoopHistogram {
+  readonly count: number;
+  readonly max: number;
+  percentile(percent: number): number;
+  reset(): void;
+  enable(): void;
+  disable(): void;
+}
+
 export class LoopDelay {
   readonly #unaskedMs: number;
-  #histogram: IntervalHistogram | undefined;
+  readonly #watch: (resolutionMs: number) => LoopHistogram;
+  #histogram: LoopHistogram | undefined;
   #end: NodeJS.Timeout | undefined;
 
-  constructor(unaskedMs = UNASKED_MS) {
+  constructor(unaskedMs = UNASKED_MS, watch = (resolution: number): LoopHistogram => monitorEventLoopDelay({ resolution })) {
     this.#unaskedMs = unaskedMs;
+    this.#watch = watch;
   }
 
   /** What was seen since the last call; from now on it is watched anew. */
@@ -31,7 +41,7 @@ export class LoopDelay {
     this.#end = setTimeout(() => this.#stop(), this.#unaskedMs).unref();
     const histogram = this.#histogram;
     if (histogram === undefined) {
-      this.#histogram = monitorEventLoopDelay({ resolution: RESOLUTION_MS });
+      this.#histogram = this.#watch(RESOLUTION_MS);
       this.#histogram.enable();
       return { p50Ms: null, p99Ms: null, maxMs: null };
     }

@@ -1,0 +1,137 @@
+/** A node with a hundred pods: lists, stats, memory, and a restart; and a start without any. */
+import { execFile } from 'node:child_process';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { promisify } from 'node:util';
+import { CriError } from '../test/e2e/cri-client.ts';
+import { memoryKb } from './ground.ts';
+import { type Bench, podUp, turned } from './life.ts';
+import type { Own, Target } from './targets.ts';
+
+const PODS = 100;
+/** As many as are made or removed at a time. */
+const AT_ONCE = 5;
+const LIST_ROUNDS = 40;
+const RESTARTS = 5;
+const STARTS = 9;
+/** After a start, until what it left to collect is collected. */
+const SETTLE_MS = 2_000;
+
+/** `parts`: which of lists, memory, restart. */
+export async function crowd(bench: Bench, parts: ReadonlySet<string>): Promise<void> {
+  const { targets, ground, say } = bench;
+  if (parts.has('restart')) await starts(bench);
+  if (parts.has('memory')) await memory(bench, 'daemon PSS, idle');
+  const pods = new Map<Target, readonly string[]>();
+  for (const target of targets) {
+    say(`${PODS} pods on ${target.name}`);
+    pods.set(target, await inGroups(Array.from({ length: PODS }), () => podUp(target, ground.image)));
+  }
+  if (parts.has('lists')) await lists(bench);
+  if (parts.has('memory')) await memory(bench, `daemon PSS, ${PODS} pods`);
+  if (parts.has('restart')) await restarts(bench);
+  for (const [target, ids] of pods) {
+    say(`${PODS} pods leave ${target.name}`);
+    await inGroups(ids, (id) => target.cri.removePod(id));
+  }
+}
+
+async function lists({ targets, report, say }: Bench): Promise<void> {
+  say('lists');
+  const calls: readonly (readonly [name: string, call: (target: Target) => Promise<unknown>])[] = [
+    ['ListPodSandbox', ({ cri }) => cri.rpc.listPodSandbox()],
+    ['ListContainers', ({ cri }) => cri.rpc.listContainers()],
+    ['ListContainerStats', ({ cri }) => cri.rpc.listContainerStats()],
+    ['ListPodSandboxStats', ({ cri }) => cri.rpc.listPodSandboxStats()],
+    ['Status', ({ cri }) => cri.rpc.status()],
+    ['Version', ({ cri }) => cri.rpc.version()],
+  ];
+  const lacking = new Set<string>();
+  for (let i = 0; i < LIST_ROUNDS; i++) {
+    for (const [name, call] of calls) {
+      for (const target of turned(targets, i)) {
+        const key = `${target.column} ${name}`;
+        if (lacking.has(key)) continue;
+        const from = performance.now();
+        try {
+          await call(target);
+          report.add(target.column, name, performance.now() - from);
+        } catch (error) {
+          if (!(error instanceof CriError && error.codeName === 'Unimplemented')) throw error;
+          lacking.add(key);
+          report.lacks(target.column, name, 'unimplemented');
+        }
+      }
+    }
+  }
+}
+
+/** PSS of the daemons, and with pods that of a pod's monitor. */
+async function memory({ targets, report, say }: Bench, name: string): Promise<void> {
+  say(name);
+  const idle = name.endsWith('idle');
+  for (const { own } of targets) {
+    if (own === undefined || !idle) continue;
+    await own.kill();
+    await own.start();
+  }
+  await sleep(SETTLE_MS);
+  for (const { own, column } of targets) {
+    if (own === undefined) report.lacks(column, name, 'unknown', 'MB');
+    else {
+      report.add(column, name, memoryKb(own.pid, 'smaps_rollup', 'Pss') / 1024, 'MB');
+      if (!idle) report.add(column, 'monitor PSS per pod', own.monitorPssKb() / 1024 / PODS, 'MB');
+    }
+  }
+}
+
+/** From the start of the process until Version answers. The floor is Node with nothing to do. */
+async function starts({ targets, report, ground, say }: Bench): Promise<void> {
+  say('starts');
+  for (let i = 0; i < STARTS; i++) {
+    const from = performance.now();
+    await promisify(execFile)(ground.build('bin/node'), ['-e', '0']);
+    report.add('floor', 'start-up', performance.now() - from);
+    for (const { own, column, cri } of turned(targets, i)) {
+      if (own !== undefined) report.add(column, 'start-up', await restarted(own, async () => void (await cri.rpc.version())));
+    }
+  }
+}
+
+/** From the start of the process after a kill -9 until every pod is listed ready and every container running. */
+async function restarts({ targets, report, say }: Bench): Promise<void> {
+  for (let i = 0; i < RESTARTS; i++) {
+    say(`restart ${i}/${RESTARTS}`);
+    for (const { own, column, cri } of turned(targets, i)) {
+      const name = `restart with ${PODS} pods`;
+      if (own === undefined) report.lacks(column, name, 'unknown');
+      else report.add(column, name, await restarted(own, async () => {
+        const pods = await cri.rpc.listPodSandbox({ filter: { state: { state: 'SANDBOX_READY' } } });
+        const containers = await cri.rpc.listContainers({ filter: { state: { state: 'CONTAINER_RUNNING' } } });
+        if (pods.items.length !== PODS || containers.containers.length !== PODS) throw new Error(`${pods.items.length} pods are ready, ${containers.containers.length} containers run`);
+      }));
+    }
+  }
+}
+
+/** kill -9, then: how long until `accept` succeeds. */
+async function restarted(own: Own, accept: () => Promise<void>): Promise<number> {
+  await own.kill();
+  const from = performance.now();
+  await own.start();
+  const patience = from + 60_000;
+  for (;;) {
+    try {
+      await accept();
+      return performance.now() - from;
+    } catch (error) {
+      if (performance.now() > patience) throw error;
+      await sleep(1);
+    }
+  }
+}
+
+async function inGroups<T, R>(items: readonly T[], work: (item: T) => Promise<R>): Promise<R[]> {
+  const results: R[] = [];
+  for (let i = 0; i < items.length; i += AT_ONCE) results.push(...(await Promise.all(items.slice(i, i + AT_ONCE).map(work))));
+  return results;
+}

@@ -1,0 +1,84 @@
+/**
+ * The floor: what the CNI plugins and the OCI runtime take when they are run by hand, one after the other, with nobody in between.
+ * Processes are started as cheaply as Berth starts them (vfork), and the container is a copy of one that Berth runs, in its pod.
+ */
+import { randomBytes } from 'node:crypto';
+import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { backgroundOp, silent } from '../pkg/base/op.ts';
+import { capture, exitCodeOf, inheritedEnv, spawn } from '../pkg/sys/index.ts';
+import { CNI_PLUGINS, type Ground, type Network, run } from './ground.ts';
+import type { Report } from './report.ts';
+import { RUNTIMES, type RuntimeName } from './targets.ts';
+
+interface Spec {
+  readonly linux: Readonly<Record<string, unknown>>;
+}
+
+export class Floor {
+  readonly #ground: Ground;
+  readonly #network: Network;
+  readonly #runtime: readonly [string, ...string[]];
+  readonly #spec: Spec;
+  readonly #dir: string;
+
+  private constructor(ground: Ground, network: Network, runtime: RuntimeName, spec: Spec) {
+    this.#ground = ground;
+    this.#network = network;
+    this.#dir = join(ground.dir, 'floor');
+    this.#runtime = [RUNTIMES[runtime], '--root', join(this.#dir, 'runtime')];
+    this.#spec = spec;
+  }
+
+  /** `bundle`: that of a container which Berth runs now, and for as long as the floor is used. */
+  static async open(ground: Ground, runtime: RuntimeName, bundle: string): Promise<Floor> {
+    const floor = new Floor(ground, await ground.network('floor'), runtime, JSON.parse(await readFile(join(bundle, 'config.json'), 'utf8')) as Spec);
+    await mkdir(floor.#dir);
+    return floor;
+  }
+
+  /** One pod's life by hand. */
+  async round(report: Report): Promise<void> {
+    const id = randomBytes(32).toString('hex');
+    const netns = join(this.#dir, `netns-${id.slice(0, 12)}`);
+    const bundle = join(this.#dir, id);
+    const measure = async (name: string, work: () => Promise<void>): Promise<number> => {
+      const from = performance.now();
+      await work();
+      const took = performance.now() - from;
+      report.add('floor', name, took);
+      return took;
+    };
+    await run(this.#ground.build('bin/pinns'), ['--net', netns]);
+    await mkdir(bundle);
+    await writeFile(join(bundle, 'config.json'), JSON.stringify({ ...this.#spec, linux: { ...this.#spec.linux, cgroupsPath: `${this.#ground.cgroup}/floor/${id}` } }));
+    const up = (await measure('RunPodSandbox', () => this.#cni('ADD', id, netns)))
+      + (await measure('CreateContainer', () => this.#oci('create', '--bundle', bundle, id)))
+      + (await measure('StartContainer', () => this.#oci('start', id)));
+    report.add('floor', 'pod up', up);
+    await measure('ExecSync', () => this.#oci('exec', id, 'true'));
+    await this.#oci('delete', '--force', id);
+    await measure('StopPodSandbox', () => this.#cni('DEL', id, netns));
+    await run('umount', [netns]);
+    await rm(netns);
+    await rm(bundle, { recursive: true });
+  }
+
+  async #cni(command: 'ADD' | 'DEL', id: string, netns: string): Promise<void> {
+    const { cniVersion, name, plugins } = JSON.parse(this.#network.conflist) as { readonly cniVersion: string; readonly name: string; readonly plugins: readonly { readonly type: string }[] };
+    const env = inheritedEnv({ CNI_COMMAND: command, CNI_CONTAINERID: id, CNI_NETNS: netns, CNI_IFNAME: 'eth0', CNI_PATH: CNI_PLUGINS, CNI_ARGS: 'IgnoreUnknown=1' });
+    let prevResult: unknown;
+    for (const plugin of command === 'ADD' ? plugins : [...plugins].reverse()) {
+      const stdin = JSON.stringify({ cniVersion, name, ...plugin, ...(prevResult === undefined ? {} : { prevResult }) });
+      const { exitCode, stdout } = await capture(backgroundOp(silent), { argv: [join(CNI_PLUGINS, plugin.type)], env, stdin, stdoutMax: 1e6, stderrMax: 1e4 });
+      if (exitCode !== 0) throw new Error(`CNI ${command} ${plugin.type} failed: ${stdout.toString()}`);
+      if (command === 'ADD') prevResult = JSON.parse(stdout.toString());
+    }
+  }
+
+  async #oci(...args: readonly string[]): Promise<void> {
+    const child = await spawn({ argv: [...this.#runtime, ...args] });
+    const code = exitCodeOf(await child.exited);
+    if (code !== 0) throw new Error(`${this.#runtime[0]} ${args.join(' ')} failed with exit code ${code}`);
+  }
+}

@@ -1,0 +1,179 @@
+/**
+ * What all targets stand on: a directory, a registry on loopback with the images, CNI configuration with a bridge for each,
+ * one parent cgroup; and at the end the proof that nothing of it is left.
+ */
+import { execFile, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { copyFile, cp, mkdir, mkdtemp, readdir, rm, rmdir, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
+import { defaultConflist } from '../pkg/network/index.ts';
+import { EMBEDDED_IMAGE } from '../scripts/embedded-image.ts';
+import { waitFor } from '../test/e2e/cri-client.ts';
+import { mountsBelow } from '../test/e2e/harness.ts';
+import { buildImage, dir, file, push } from '../test/e2e/images.ts';
+import { type RunningRegistry, startRegistry } from '../test/e2e/registry.ts';
+
+export const run = promisify(execFile);
+const BUILD = new URL('../build/', import.meta.url).pathname;
+export const CNI_PLUGINS = '/usr/lib/cni';
+const SHIPPED = ['berth.mjs', 'unpack-worker.mjs', 'bin/berth', 'bin/addon.node', 'bin/conmon', 'bin/pinns', 'bin/pause', 'bin/env-exec'];
+
+export interface Network {
+  /** Directory with one conflist. */
+  readonly confDir: string;
+  readonly bridge: string;
+  readonly conflist: string;
+}
+
+export class Ground {
+  readonly dir: string;
+  readonly registry: RunningRegistry;
+  /** `127.0.0.1:port/bench/busybox:latest`, for pods. */
+  readonly image: string;
+  readonly pauseImage: string;
+  /** Absolute cgroup path of all that is measured. */
+  readonly cgroup = `/berth-bench-${process.pid}`;
+  readonly #bridges: string[] = [];
+
+  private constructor(directory: string, registry: RunningRegistry) {
+    this.dir = directory;
+    this.registry = registry;
+    this.image = `${registry.host}/bench/busybox:latest`;
+    this.pauseImage = `${registry.host}/bench/pause:latest`;
+  }
+
+  static async make(): Promise<Ground> {
+    const directory = await mkdtemp('/tmp/berth-bench-');
+    const ground = new Ground(directory, await startRegistry(directory));
+    await ground.#copyBuild();
+    await push({ layout: join(BUILD, 'embedded-image'), name: EMBEDDED_IMAGE }, ground.image);
+    const pause = await buildImage({
+      directory: join(directory, 'images/pause'), name: 'pause', config: { Entrypoint: ['/pause'] },
+      layers: [{ files: [file('pause', readFileSync(join(BUILD, 'bin/pause')), { mode: 0o755 }), ...['dev', 'proc', 'sys', 'etc'].map((name) => dir(name))] }],
+    });
+    await push(pause, ground.pauseImage);
+    // Pull images are made with the same registry; it takes plain HTTP, which Berth has to be told.
+    await writeFile(join(directory, 'registries.conf'), `[[registry]]\nlocation = "${ground.registry.host}"\ninsecure = true\n`);
+    return ground;
+  }
+
+  /** Our own copy of what is measured: nobody changes it under us, and the daemon shares no page with this process' Node. */
+  readonly build = (path: string): string => join(this.dir, 'build', path);
+
+  async network(name: string): Promise<Network> {
+    const bridge = `bb${process.pid % 100_000}${name.slice(0, 3)}`;
+    const confDir = join(this.dir, `net-${name}`);
+    await mkdir(confDir);
+    const conflist = defaultConflist({ dataDir: join(this.dir, `ipam-${name}`), bridge, subnets: [`10.${180 + this.#bridges.length}.0.0/16`] });
+    await writeFile(join(confDir, '10-bench.conflist'), conflist);
+    this.#bridges.push(bridge);
+    return { confDir, bridge, conflist };
+  }
+
+  /** Stops the registry and deletes everything; a line for each thing that those who run on this ground should have given back themselves. */
+  async clear(): Promise<string[]> {
+    await this.registry.stop();
+    const bound = { timeoutMs: 10_000, intervalMs: 50 };
+    const left = await waitFor(() => this.#leaks(), (found) => found.length === 0, 'the ground to be clean', bound).then(() => [], () => this.#leaks());
+    for (const pid of [...processesOf(this.dir), ...this.#cgroups().flatMap(processesIn)]) process.kill(Number(pid), 'SIGKILL');
+    for (const mount of mountsBelow(this.dir).reverse()) await run('umount', ['-l', mount]).catch(() => {});
+    for (const bridge of this.#bridges) await run('ip', ['link', 'del', bridge]).catch(() => {});
+    for (const path of this.#cgroups()) await removeCgroups(path);
+    await rm(this.dir, { recursive: true, force: true, maxRetries: 3 });
+    return left;
+  }
+
+  async #copyBuild(): Promise<void> {
+    await mkdir(this.build('bin'), { recursive: true });
+    for (const name of SHIPPED) await copyFile(join(BUILD, name), this.build(name));
+    if (existsSync(join(BUILD, 'cache'))) await cp(join(BUILD, 'cache'), this.build('cache'), { recursive: true });
+    await copyFile(process.execPath, this.build('bin/node'));
+  }
+
+  #leaks(): string[] {
+    return [
+      ...processesOf(this.dir).map((pid) => `process ${pid} ${readOr(`/proc/${pid}/cmdline`).replaceAll('\0', ' ').slice(0, 200)}`),
+      ...mountsBelow(this.dir).map((path) => `mount ${path}`),
+      ...this.#cgroups().flatMap((path) => processesIn(path).map((pid) => `process ${pid} in ${path}`)),
+      ...this.#bridges.flatMap((bridge) => portsOf(bridge).map((port) => `link ${port} on ${bridge}`)),
+    ];
+  }
+
+  #cgroups(): string[] {
+    return ['', ...readdirSync('/sys/fs/cgroup')].map((hierarchy) => join('/sys/fs/cgroup', hierarchy, this.cgroup)).filter((path) => existsSync(path));
+  }
+}
+
+/** A child of ours that is ended, and awaited, by its handle alone. */
+export interface Daemon {
+  readonly pid: number;
+  readonly ended: Promise<unknown>;
+  kill(signal: 'SIGTERM' | 'SIGKILL'): Promise<void>;
+}
+
+/** Starts a daemon with its output in `logFile`. */
+export async function startDaemon(argv: readonly [string, ...string[]], logFile: string, env: Readonly<Record<string, string>> = {}): Promise<Daemon> {
+  const { open } = await import('node:fs/promises');
+  const log = await open(logFile, 'a');
+  try {
+    const child = spawn(argv[0], argv.slice(1), { stdio: ['ignore', log.fd, log.fd], env: { ...process.env, ...env } });
+    const ended = once(child, 'exit');
+    await once(child, 'spawn');
+    return {
+      pid: child.pid ?? 0,
+      ended,
+      async kill(signal) {
+        child.kill(signal);
+        await ended;
+      },
+    };
+  } finally {
+    await log.close();
+  }
+}
+
+/** Debian's crun refuses the hybrid cgroup layout while a controller sits in the v2 hierarchy; hugetlb as v1 frees it. It stays mounted. */
+export async function makeCrunWork(): Promise<void> {
+  const path = '/sys/fs/cgroup/hugetlb';
+  if (existsSync('/sys/fs/cgroup/cgroup.controllers') || readFileSync('/proc/self/mountinfo', 'utf8').includes(` ${path} `)) return;
+  await run('mkdir', ['-p', path]);
+  await run('mount', ['-t', 'cgroup', '-o', 'hugetlb', 'none', path]);
+}
+
+/** Living processes, this one aside, that name the directory on their command line: daemons, monitors, shims, plugins. */
+export function processesOf(directory: string): number[] {
+  return readdirSync('/proc')
+    .filter((name) => /^\d+$/.test(name) && Number(name) !== process.pid)
+    .filter((pid) => readOr(`/proc/${pid}/cmdline`).includes(directory) && !/^State:\s+Z/m.test(readOr(`/proc/${pid}/status`)))
+    .map(Number);
+}
+
+/** A field of smaps_rollup or status in kB; 0 if the process is gone. */
+export function memoryKb(pid: number, file: 'smaps_rollup' | 'status', field: string): number {
+  return Number(new RegExp(`^${field}:\\s+(\\d+) kB`, 'm').exec(readOr(`/proc/${pid}/${file}`))?.[1] ?? 0);
+}
+
+export function readOr(path: string): string {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch {
+    return '';
+  }
+}
+
+function processesIn(cgroup: string): string[] {
+  const own = readOr(join(cgroup, 'cgroup.procs')).split('\n').filter((line) => line !== '');
+  return [...own, ...readdirSync(cgroup, { withFileTypes: true }).filter((each) => each.isDirectory()).flatMap((each) => processesIn(join(cgroup, each.name)))];
+}
+
+async function removeCgroups(path: string): Promise<void> {
+  for (const each of await readdir(path, { withFileTypes: true })) if (each.isDirectory()) await removeCgroups(join(path, each.name));
+  await rmdir(path).catch(() => {});
+}
+
+function portsOf(bridge: string): string[] {
+  const ports = `/sys/class/net/${bridge}/brif`;
+  return existsSync(ports) ? readdirSync(ports) : [];
+}

@@ -1,0 +1,145 @@
+/** One pod after another, from RunPodSandbox to RemovePodSandbox; and many at once. */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { waitFor } from '../test/e2e/cri-client.ts';
+import { Floor } from './floor.ts';
+import type { Ground } from './ground.ts';
+import type { Report } from './report.ts';
+import { type RuntimeName, SERVICE, type Target } from './targets.ts';
+
+export interface Bench {
+  readonly ground: Ground;
+  readonly targets: readonly Target[];
+  readonly report: Report;
+  readonly runtime: RuntimeName;
+  /** Says what is going on. */
+  readonly say: (text: string) => void;
+}
+
+const LIFE_ROUNDS = 60;
+const WARM_UP_ROUNDS = 3;
+const PARALLEL_ROUNDS = 6;
+const EXECS = 3;
+
+/** Floor and targets take turns; who begins changes with each round. */
+export async function lives({ ground, targets, report, runtime, say }: Bench): Promise<void> {
+  const berth = targets.find((each) => each.column === 'berth');
+  if (berth?.own === undefined) throw new Error('the floor is made from a container of Berth');
+  const pod = await berth.runPod();
+  const id = await berth.cri.runContainer(pod, ground.image, SERVICE);
+  const floor = await Floor.open(ground, runtime, join(berth.own.dir, 'run/containers', id));
+  const rounds: ((into: Report) => Promise<void>)[] = [(into) => floor.round(into), ...targets.map((target) => (into: Report) => life(target, ground.image, into))];
+  for (let i = 0; i < LIFE_ROUNDS; i++) {
+    if (i % 10 === 0) say(`life ${i}/${LIFE_ROUNDS}`);
+    for (const round of turned(rounds, i)) await round(report);
+  }
+  await berth.cri.removePod(pod.id);
+}
+
+/** The targets' own first pods are slower (code that is compiled, caches that are filled); nobody counts them. */
+export async function warmUp(targets: readonly Target[], image: string, scrap: Report): Promise<void> {
+  for (let i = 0; i < WARM_UP_ROUNDS; i++) for (const target of targets) await life(target, image, scrap);
+}
+
+export async function life({ cri, column, runPod }: Target, image: string, report: Report): Promise<void> {
+  const measure = async <T>(name: string, work: () => Promise<T>): Promise<{ readonly value: T; readonly took: number }> => {
+    const from = performance.now();
+    const value = await work();
+    const took = performance.now() - from;
+    report.add(column, name, took);
+    return { value, took };
+  };
+  const { value: pod, took: ran } = await measure('RunPodSandbox', runPod);
+  const { value: containerId, took: created } = await measure('CreateContainer', () => cri.createContainer(pod, image, SERVICE));
+  const { took: started } = await measure('StartContainer', () => cri.rpc.startContainer({ containerId }));
+  report.add(column, 'pod up', ran + created + started);
+  for (let i = 0; i < EXECS; i++) {
+    const { value } = await measure('ExecSync', () => cri.exec(containerId, ['true']));
+    if (value.exitCode !== 0) throw new Error(`exec of true ended with ${value.exitCode}: ${value.stderr}`);
+  }
+  const { took: stopped } = await measure('StopContainer', () => cri.rpc.stopContainer({ containerId, timeout: 10n }));
+  const { took: removed } = await measure('RemoveContainer', () => cri.rpc.removeContainer({ containerId }));
+  const { took: podStopped } = await measure('StopPodSandbox', () => cri.rpc.stopPodSandbox({ podSandboxId: pod.id }));
+  const { took: podRemoved } = await measure('RemovePodSandbox', () => cri.rpc.removePodSandbox({ podSandboxId: pod.id }));
+  report.add(column, 'pod down', stopped + removed + podStopped + podRemoved);
+}
+
+/** 10 and 20 pods with a container each, all asked for at once, until all run; and how long Berth's event loop is blocked meanwhile. */
+export async function parallel({ ground, targets, report, say }: Bench): Promise<void> {
+  for (let i = 0; i < PARALLEL_ROUNDS; i++) {
+    say(`parallel ${i}/${PARALLEL_ROUNDS}`);
+    for (const count of [10, 20]) {
+      for (const target of turned(targets, i)) {
+        if (target.column === 'berth') await loopDelayMs(target);
+        const from = performance.now();
+        const pods = await Promise.all(Array.from({ length: count }, () => podUp(target, ground.image)));
+        report.add(target.column, `${count} pods at once`, performance.now() - from);
+        if (target.column === 'berth' && count === 20) report.add('berth', 'event loop delay p99, 20 starts', await loopDelayMs(target));
+        await Promise.all(pods.map((id) => target.cri.removePod(id)));
+      }
+    }
+  }
+}
+
+/** A pod with a running container; its id. */
+export async function podUp({ cri, runPod }: Target, image: string): Promise<string> {
+  const pod = await runPod();
+  await cri.runContainer(pod, image, SERVICE);
+  return pod.id;
+}
+
+/** Berth tells how late its event loop was, at the 99th percentile since it was asked last. */
+async function loopDelayMs({ cri }: Target): Promise<number> {
+  const { info } = await cri.rpc.status({ verbose: true });
+  const { p99Ms } = JSON.parse(info['eventLoop'] ?? '{}') as { readonly p99Ms?: number };
+  if (p99Ms === undefined) throw new Error('Status tells nothing of the event loop');
+  return p99Ms;
+}
+
+/** Programs executed from RunPodSandbox to RemovePodSandbox with one container and one ExecSync, those in the container included. */
+export async function execs({ ground, targets, report, say }: Bench): Promise<void> {
+  for (const target of targets) {
+    const { own, column } = target;
+    if (own === undefined) report.lacks(column, 'execs per pod life', 'unknown', 'execs');
+    else {
+      const programs = await traceExecs(own.pid, join(ground.dir, `execs-${column}`), async () => {
+        const pod = await target.runPod();
+        const containerId = await target.cri.runContainer(pod, ground.image, SERVICE);
+        await target.cri.exec(containerId, ['true']);
+        await target.cri.rpc.stopContainer({ containerId, timeout: 10n });
+        await target.cri.removePod(pod.id);
+      });
+      report.add(column, 'execs per pod life', programs.length, 'execs');
+      say(`${target.name} executes ${programs.join(', ')}`);
+    }
+  }
+}
+
+/** What the process and its descendants execute during `work`, in order: name and first word that is no option. */
+async function traceExecs(pid: number, file: string, work: () => Promise<void>): Promise<string[]> {
+  const strace = spawn('strace', ['-f', '-s', '200', '-e', 'trace=execve', '-e', 'signal=none', '-o', file, '-p', String(pid)], { stdio: ['ignore', 'ignore', 'pipe'] });
+  let said = '';
+  strace.stderr.setEncoding('utf8').on('data', (text: string) => (said += text));
+  const ended = once(strace, 'exit');
+  await waitFor(() => said, (text) => text.includes('attached'), 'strace to attach');
+  await work();
+  strace.kill('SIGINT');
+  await ended;
+  const text = await readFile(file, 'utf8');
+  return Array.from(text.matchAll(/execve\("([^"]+)", \[(.*?)\](?:\.\.\.)?, .*= 0$/gm), ([, path = '', args = '']) => `${path.slice(path.lastIndexOf('/') + 1)}${verb(args)}`);
+}
+
+const VERBS = /"(create|start|exec|delete|kill|state|features|init|run)"/;
+
+function verb(args: string): string {
+  const found = VERBS.exec(args)?.[1];
+  return found === undefined ? '' : ` ${found}`;
+}
+
+/** The list, beginning with another one each time. */
+export function turned<T>(list: readonly T[], by: number): readonly T[] {
+  const at = by % list.length;
+  return [...list.slice(at), ...list.slice(0, at)];
+}
