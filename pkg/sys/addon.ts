@@ -19,7 +19,7 @@ const CODES: ReadonlyMap<string, ErrorCode> = new Map<string, ErrorCode>([
   ['EFBIG', 'FailedPrecondition'], ['EPIPE', 'FailedPrecondition'], ['EROFS', 'FailedPrecondition'],
   ['EACCES', 'PermissionDenied'], ['EPERM', 'PermissionDenied'],
   ['ENOSPC', 'ResourceExhausted'], ['EDQUOT', 'ResourceExhausted'], ['ENOMEM', 'ResourceExhausted'], ['EMFILE', 'ResourceExhausted'],
-  ['ENFILE', 'ResourceExhausted'], ['E2BIG', 'ResourceExhausted'],
+  ['ENFILE', 'ResourceExhausted'], ['EMLINK', 'ResourceExhausted'], ['E2BIG', 'ResourceExhausted'],
   ['EAGAIN', 'Unavailable'], ['ECONNREFUSED', 'Unavailable'], ['ECONNRESET', 'Unavailable'], ['EHOSTUNREACH', 'Unavailable'], ['ENETUNREACH', 'Unavailable'],
   ['ETIMEDOUT', 'DeadlineExceeded'],
   ['ENOSYS', 'Unimplemented'], ['EOPNOTSUPP', 'Unimplemented'],
