@@ -46,7 +46,7 @@ export class CriError extends Error {
 
 const MINUTE = 60_000;
 /** Where the kubelet waits longer (cri-client, remote_runtime.go); 0 = no deadline. */
-const DEADLINES_MS: { readonly [R in keyof Rpcs]?: number } = { runPodSandbox: 4 * MINUTE, pullImage: 0, import: 0, execSync: 0, stopContainer: 0, getContainerEvents: 0 };
+const DEADLINES_MS: { readonly [R in keyof Rpcs]?: number } = { runPodSandbox: 4 * MINUTE, pullImage: 0, import: 0, execSync: 0, stopContainer: 0, getContainerEvents: 0, pullProgress: 0, check: 0 };
 
 /** A client for the socket at `path`; connects when first used. */
 export function connect(path: string): Client {

@@ -37,6 +37,18 @@ export function concatenate(items: readonly Uint8Array[]): Encoded {
   return new Encoded(Buffer.concat(items));
 }
 
+/** Encodes each object once, whatever number of lists it appears in: for objects that never change. They are forgotten with the object. */
+export function remembered<R extends object>(encode: (object: R) => Buffer): (object: R) => Buffer {
+  const cache = new WeakMap<R, Buffer>();
+  return (object) => {
+    const known = cache.get(object);
+    if (known !== undefined) return known;
+    const bytes = encode(object);
+    cache.set(object, bytes);
+    return bytes;
+  };
+}
+
 /** What one message of a streamed list holds at most, unless a single item is larger: small beside what any client takes, large beside its framing. */
 const CHUNK_BYTES = 256 * 1024;
 

@@ -10,6 +10,7 @@ import { ensureDir } from '../pkg/base/files.ts';
 import type { ChainId } from '../pkg/base/ids.ts';
 import { limits } from '../pkg/base/limits.ts';
 import { backgroundOp, type Logger, type Op, withTimeout } from '../pkg/base/op.ts';
+import type { Operation } from '../pkg/cri-api/types.ts';
 import { defaultAuthFiles, FileImageStore, type ImageStore, NodeCredentials, RegistryPolicy } from '../pkg/image/index.ts';
 import { CniNetwork, type NetworkPlugin } from '../pkg/network/index.ts';
 import { DirectoryExtensions, type HandlerSettings, type OpenPods, openPods, type World } from '../pkg/pod/index.ts';
@@ -19,8 +20,11 @@ import type { NodeFacts } from '../pkg/spec/index.ts';
 import { FileStateStore, Workspace } from '../pkg/state/index.ts';
 import { StreamServer } from '../pkg/stream/index.ts';
 import { becomeSubreaper, capture, type FileLock, inheritedEnv, lockFile, nodeFacts, notifyServiceManager, readCgroupLayoutSync, reapOrphans } from '../pkg/sys/index.ts';
+import { eventsService } from './events-service.ts';
 import { imageService } from './image-service.ts';
+import { toJson } from './json.ts';
 import { LoopDelay } from './loop-delay.ts';
+import { nodeService } from './node-service.ts';
 import { observeService } from './observe-service.ts';
 import { runtimeService } from './runtime-service.ts';
 import { type RunningServer, serve } from './server.ts';
@@ -87,7 +91,7 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
     closers.push(mind.close);
     const streams = await openStreams(config, log, mind);
     closers.push(() => streams.close());
-    const server = await openSocket(options, world, mind, runtimes, streams);
+    const server = await openSocket(options, world, mind, { runtimes, streams, images });
     closers.push(() => server.close());
     notifyServiceManager('READY=1');
     log.info('serving', { path: config.api.listen, version: options.version, runtime: runtimes.get('')?.runtime.handler.name });
@@ -272,9 +276,11 @@ function handlersOf(config: Config, runtimes: Runtimes): ReadonlyMap<string, Han
   return new Map([...runtimes].map(([name, { runtime, features }]) => [name, handlerSettings(config.runtimes.get(runtime.handler.name), features)]));
 }
 
-async function openSocket(options: DaemonOptions, world: World, mind: OpenPods, runtimes: Runtimes, streams: StreamServer): Promise<RunningServer> {
+async function openSocket(options: DaemonOptions, world: World, mind: OpenPods, { runtimes, streams, images }: { readonly runtimes: Runtimes; readonly streams: StreamServer; readonly images: FileImageStore }): Promise<RunningServer> {
   const { config, log, version } = options;
   const loop = new LoopDelay();
+  const operations = (): readonly Operation[] => server?.operations() ?? [];
+  let server: RunningServer | undefined;
   const handlers = [
     runtimeService(mind),
     streamService(mind, streams),
@@ -286,17 +292,23 @@ async function openSocket(options: DaemonOptions, world: World, mind: OpenPods, 
       handlers: runtimes,
       userNamespaces: world.whyNoUserNamespaces === undefined,
       info: () => ({
-        config: JSON.stringify({ root: config.storage.root, runroot: config.storage.runroot, cgroupManager: config.runtime.cgroupManager, listen: config.api.listen }),
+        config: toJson(config),
+        pulls: toJson(world.images.progress()),
+        operations: toJson(operations()),
         eventLoop: JSON.stringify(loop.read()),
       }),
+      operations,
       podEvents: config.runtime.enablePodEvents,
       clock: world.clock,
     }),
+    eventsService({ mind, enabled: config.runtime.enablePodEvents, clock: world.clock, log }),
     imageService({ images: world.images, rootfs: world.rootfs, splitDisks: false, clock: world.clock }),
+    nodeService({ images, facts: world.facts, network: world.network, handlers: runtimes, whyNoUserNamespaces: world.whyNoUserNamespaces }),
     statsService({ mind, rootfs: world.rootfs, layout: readCgroupLayoutSync(), facts: world.facts, periodMs: config.stats.collectionPeriodMs, clock: world.clock, log }),
   ];
   await ensureDir(join(config.api.listen, '..'), 0o755);
-  return await serve({ socket: config.api.listen, log, handlers });
+  server = await serve({ socket: config.api.listen, log, handlers });
+  return server;
 }
 
 /** What an earlier life left half done in the store; not worth delaying the start for. */

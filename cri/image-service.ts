@@ -1,8 +1,8 @@
 /** ImageService: thin over the image store. */
-import type { Image as CriImage, ImageSpec } from '../pkg/cri-api/types.ts';
+import type { Image as CriImage, ImageFilter, ImageSpec } from '../pkg/cri-api/types.ts';
 import type { Image, ImageStore } from '../pkg/image/index.ts';
 import type { RootfsDriver } from '../pkg/rootfs/index.ts';
-import { codecs, concatenate } from './codec.ts';
+import { chunksOf, codecs, concatenate, remembered } from './codec.ts';
 import type { Handlers } from './server.ts';
 import { narrowImageReference, narrowImport } from './validate.ts';
 
@@ -16,11 +16,15 @@ export interface ImageServiceOptions {
 
 /** Handlers of ImageService, and Import of berth.v1.Node, which is the same store by another door. */
 export function imageService({ images, rootfs, splitDisks, clock }: ImageServiceOptions): Handlers {
+  const item = remembered<Image>((image) => codecs.Image.item(criImage(image)));
+  const items = (filter: ImageFilter | undefined): Buffer[] => {
+    const wanted = filter?.image?.image ?? '';
+    return (wanted === '' ? images.list() : one(images.find(wanted))).map(item);
+  };
   return {
-    listImages(_op, request) {
-      const wanted = request.filter?.image?.image ?? '';
-      const found = wanted === '' ? images.list() : one(images.find(wanted));
-      return concatenate(found.map((image) => codecs.Image.item(criImage(image))));
+    listImages: (_op, request) => concatenate(items(request.filter)),
+    async *streamImages(_op, request) {
+      yield* chunksOf(items(request.filter));
     },
     imageStatus(_op, request) {
       const image = images.find(request.image?.image ?? '');

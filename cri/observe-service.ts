@@ -1,13 +1,14 @@
 /**
  * The reading half of RuntimeService: lists and statuses, straight from immutable records. Never waits for a write, never runs anything.
  */
-import type { Container, PodSandbox, RuntimeCondition, RuntimeHandler } from '../pkg/cri-api/types.ts';
+import type { Container, ContainerFilter, Operation, PodSandbox, PodSandboxFilter, RuntimeCondition, RuntimeHandler } from '../pkg/cri-api/types.ts';
 import { explain } from '../pkg/base/errors.ts';
 import type { NetworkPlugin } from '../pkg/network/index.ts';
 import { container, containerStatus, matchesContainer, matchesSandbox, type OpenPods, podSandbox, podSandboxStatus } from '../pkg/pod/index.ts';
 import type { OciRuntime, RuntimeFeatures } from '../pkg/runtime/index.ts';
 import type { ContainerRecord, SandboxRecord } from '../pkg/state/index.ts';
-import { codecs, concatenate, type Encoded } from './codec.ts';
+import { chunksOf, codecs, concatenate, type Encoded, remembered } from './codec.ts';
+import { toJson } from './json.ts';
 import type { Handlers } from './server.ts';
 import { narrowId } from './validate.ts';
 
@@ -21,6 +22,8 @@ export interface ObserveOptions {
   readonly userNamespaces: boolean;
   /** Values of `Status.info` when verbose, JSON each. */
   readonly info: () => Readonly<Record<string, string>>;
+  /** Calls in flight. */
+  readonly operations: () => readonly Operation[];
   /** Containers with their statuses in PodSandboxStatus (evented PLEG). */
   readonly podEvents: boolean;
   readonly clock: () => bigint;
@@ -29,8 +32,10 @@ export interface ObserveOptions {
 /** Handlers of the RPCs that only read. */
 export function observeService(options: ObserveOptions): Handlers {
   const { mind, clock } = options;
-  const sandboxItems = itemCache<SandboxRecord>((record) => codecs.PodSandbox.item(podSandbox(record) satisfies PodSandbox));
-  const containerItems = itemCache<ContainerRecord>((record) => codecs.Container.item(container(record) satisfies Container));
+  const sandboxItems = remembered<SandboxRecord>((record) => codecs.PodSandbox.item(podSandbox(record) satisfies PodSandbox));
+  const containerItems = remembered<ContainerRecord>((record) => codecs.Container.item(container(record) satisfies Container));
+  const sandboxes = (filter: PodSandboxFilter | undefined): Buffer[] => mind.pods.list().filter((record) => matchesSandbox(record, filter)).map(sandboxItems);
+  const containers = (filter: ContainerFilter | undefined): Buffer[] => mind.containers.list().filter((record) => matchesContainer(record, filter)).map(containerItems);
   return {
     version: () => ({ version: '0.1.0', runtimeName: 'berth', runtimeVersion: options.version, runtimeApiVersion: 'v1' }),
     status: (_op, request) => ({
@@ -40,15 +45,21 @@ export function observeService(options: ObserveOptions): Handlers {
       features: { supplementalGroupsPolicy: true, userNamespacesHostNetwork: false, mountOptions: true },
     }),
     runtimeConfig: () => ({ linux: { cgroupDriver: options.cgroupManager === 'systemd' ? 'SYSTEMD' : 'CGROUPFS' } }),
-    listPodSandbox: (_op, request): Encoded => concatenate(mind.pods.list().filter((record) => matchesSandbox(record, request.filter)).map(sandboxItems)),
-    listContainers: (_op, request): Encoded => concatenate(mind.containers.list().filter((record) => matchesContainer(record, request.filter)).map(containerItems)),
+    listPodSandbox: (_op, request): Encoded => concatenate(sandboxes(request.filter)),
+    listContainers: (_op, request): Encoded => concatenate(containers(request.filter)),
+    async *streamPodSandboxes(_op, request) {
+      yield* chunksOf(sandboxes(request.filter));
+    },
+    async *streamContainers(_op, request) {
+      yield* chunksOf(containers(request.filter));
+    },
     podSandboxStatus(_op, request) {
       const record = mind.pods.get(narrowId(request.podSandboxId, 'pod_sandbox_id'));
-      const own = options.podEvents ? mind.containers.list().filter((each) => each.sandboxId === record.id) : [];
+      const own = options.podEvents || request.verbose ? mind.containers.list().filter((each) => each.sandboxId === record.id) : [];
       return {
         status: podSandboxStatus(record),
-        info: request.verbose ? { info: inspect(record) } : {},
-        containersStatuses: own.map(containerStatus),
+        info: request.verbose ? { info: inspect(record), operations: toJson(options.operations().filter((each) => isAbout(each, record, own))) } : {},
+        containersStatuses: options.podEvents ? own.map(containerStatus) : [],
         timestamp: options.podEvents ? clock() : 0n,
       };
     },
@@ -59,16 +70,15 @@ export function observeService(options: ObserveOptions): Handlers {
   };
 }
 
-/** Each record is immutable, so its bytes are made once: a list is a concatenation (DESIGN 13, point 5). */
-function itemCache<R extends object>(encode: (record: R) => Buffer): (record: R) => Buffer {
-  const cache = new WeakMap<R, Buffer>();
-  return (record) => {
-    const known = cache.get(record);
-    if (known !== undefined) return known;
-    const bytes = encode(record);
-    cache.set(record, bytes);
-    return bytes;
-  };
+/** True for an operation on the pod or one of its containers: where it is stuck, if it is. */
+function isAbout({ ids }: Operation, { id, config }: SandboxRecord, own: readonly ContainerRecord[]): boolean {
+  const isPod = ids['pod'] === config.metadata?.name && ids['ns'] === config.metadata?.namespace && ids['pod'] !== undefined;
+  return isPod || isPrefix(ids['sandbox'], id) || own.some((each) => isPrefix(ids['container'], each.id));
+}
+
+/** Requests may name objects by the beginning of their ids. */
+function isPrefix(given: string | undefined, id: string): boolean {
+  return given !== undefined && given !== '' && id.startsWith(given);
 }
 
 function conditions({ network, handlers }: ObserveOptions): RuntimeCondition[] {
@@ -86,14 +96,10 @@ function handlerList({ handlers, userNamespaces }: ObserveOptions): RuntimeHandl
   }));
 }
 
-/** The record as JSON for `crictl inspectp`; bigints as numbers or strings, bytes as base64. */
+/** The record as JSON for `crictl inspectp`. */
 function inspect(record: SandboxRecord | ContainerRecord): string {
   try {
-    return JSON.stringify({ ...record, pid: pidOf(record) }, (_key, value: unknown) => {
-      if (typeof value === 'bigint') return value <= BigInt(Number.MAX_SAFE_INTEGER) && value >= BigInt(Number.MIN_SAFE_INTEGER) ? Number(value) : value.toString();
-      if (value instanceof Uint8Array) return Buffer.from(value).toString('base64');
-      return value;
-    });
+    return toJson({ ...record, pid: pidOf(record) });
   } catch (error) {
     return JSON.stringify({ error: explain(error) });
   }

@@ -58,9 +58,9 @@ export interface RunningServer {
 setLogVerbosity(logVerbosity.NONE);
 
 /** RPCs that change nothing: their line is logged at debug. ExecSync is here because probes call it all day. */
-const QUIET = /^(version|status|runtimeConfig|list.*|stream.*|podSandboxStatus|containerStatus|imageStatus|imageFsInfo|containerStats|podSandboxStats|getContainerEvents|execSync|operations)$/;
+const QUIET = /^(version|status|runtimeConfig|list.*|stream.*|podSandboxStatus|containerStatus|imageStatus|imageFsInfo|containerStats|podSandboxStats|getContainerEvents|execSync|operations|pullProgress)$/;
 /** RPCs that take as long as their caller asked for. */
-const PATIENT = /^(stopContainer|stopPodSandbox|execSync|pullImage|import|checkpoint.*|restorePod|stream.*|getContainerEvents)$/;
+const PATIENT = /^(stopContainer|stopPodSandbox|execSync|pullImage|pullProgress|import|check|checkpoint.*|restorePod|stream.*|getContainerEvents)$/;
 /** Failures that somebody must look at; all others are the caller's or the world's. */
 const ALARMING: ReadonlySet<string> = new Set(['Internal', 'DataLoss']);
 

@@ -78,6 +78,8 @@ export const limits = {
   exitFileMs: 10_000,
   recordBytes: 1 * MiB,
   eventQueueCount: 1_000,
+  /** Clients that read events at once: the kubelet, and whoever watches beside it. A full queue of each is some megabytes. */
+  eventSubscribersCount: 32,
   streamTokenMs: 60_000,
   streamTokensCount: 1_000,
   /** Connections to the stream server at once; a node's pods see some hundred at the most, and each is two descriptors or more. */

@@ -1390,6 +1390,61 @@ export interface ImportedImage {
   readonly references: readonly string[];
 }
 
+export type PullProgressRequest = Readonly<Record<string, never>>;
+
+export interface PullProgressResponse {
+  /** All pulls in flight; empty when there is none. */
+  readonly pulls: readonly Pull[];
+}
+
+export interface Pull {
+  /** As it was asked for. */
+  readonly reference: string;
+  /** resolving, downloading, unpacking or committing. */
+  readonly stage: string;
+  /** Nanoseconds since the epoch. */
+  readonly startedAt: bigint;
+  /** Bottom first; empty until the manifest is known. */
+  readonly layers: readonly PullLayer[];
+}
+
+export interface PullLayer {
+  readonly digest: string;
+  /** waiting, downloading, unpacking or done. */
+  readonly stage: string;
+  /** Of the compressed layer. */
+  readonly bytesDone: bigint;
+  readonly bytesTotal: bigint;
+}
+
+export interface CheckRequest {
+  /** Remove the images that are not whole, with their broken parts; the next pull brings them back. */
+  readonly repair: boolean;
+}
+
+export interface CheckResponse {
+  /** What is wrong with images; empty if all are whole. */
+  readonly problems: readonly CheckProblem[];
+  /** What the node has and lacks, the same order always. */
+  readonly facts: readonly NodeFact[];
+}
+
+export interface CheckProblem {
+  /** `sha256:<64 hex>`, as in Image.id. */
+  readonly imageId: string;
+  readonly what: string;
+}
+
+export interface NodeFact {
+  readonly name: string;
+  /** Nothing is missing. */
+  readonly ok: boolean;
+  /** What was found. */
+  readonly detail: string;
+  /** What containers cannot have because of it, and what to do; empty if nothing is missing. */
+  readonly advice: string;
+}
+
 export type OperationsRequest = Readonly<Record<string, never>>;
 
 export interface OperationsResponse {
@@ -1592,6 +1647,14 @@ export interface Messages {
   readonly ImportRequest: ImportRequest;
   readonly ImportResponse: ImportResponse;
   readonly ImportedImage: ImportedImage;
+  readonly PullProgressRequest: PullProgressRequest;
+  readonly PullProgressResponse: PullProgressResponse;
+  readonly Pull: Pull;
+  readonly PullLayer: PullLayer;
+  readonly CheckRequest: CheckRequest;
+  readonly CheckResponse: CheckResponse;
+  readonly CheckProblem: CheckProblem;
+  readonly NodeFact: NodeFact;
   readonly OperationsRequest: OperationsRequest;
   readonly OperationsResponse: OperationsResponse;
   readonly Operation: Operation;
@@ -1689,4 +1752,8 @@ export interface Rpcs {
   readonly import: { readonly request: ImportRequest; readonly reply: ImportResponse; readonly streams: false };
   /** Operations lists the calls that are in flight, oldest first, with what each is doing right now. */
   readonly operations: { readonly request: OperationsRequest; readonly reply: OperationsResponse; readonly streams: false };
+  /** PullProgress tells how the pulls in flight are getting on: at once, and again whenever that has changed, some ten times a second at most. */
+  readonly pullProgress: { readonly request: PullProgressRequest; readonly reply: PullProgressResponse; readonly streams: true };
+  /** Check reads all images and layers again, and says what this node lacks. It takes as long as reading the disk does. */
+  readonly check: { readonly request: CheckRequest; readonly reply: CheckResponse; readonly streams: false };
 }

@@ -1,0 +1,66 @@
+/**
+ * berth.v1.Node: what people on the node ask for and CRI has no RPC for. Import is in image-service.ts, Operations in server.ts.
+ */
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { NodeFact, PullProgressResponse } from '../pkg/cri-api/types.ts';
+import type { FileImageStore } from '../pkg/image/index.ts';
+import type { NetworkPlugin } from '../pkg/network/index.ts';
+import type { OciRuntime, RuntimeFeatures } from '../pkg/runtime/index.ts';
+import type { NodeFacts } from '../pkg/spec/index.ts';
+import { toJson } from './json.ts';
+import type { Handlers } from './server.ts';
+
+export interface NodeServiceOptions {
+  readonly images: Pick<FileImageStore, 'check' | 'progress'>;
+  readonly facts: NodeFacts;
+  readonly network: Pick<NetworkPlugin, 'ready'>;
+  /** Handlers by name; '' is the default. */
+  readonly handlers: ReadonlyMap<string, { readonly runtime: Pick<OciRuntime, 'handler'>; readonly features: RuntimeFeatures }>;
+  /** Undefined if pods can have user namespaces. */
+  readonly whyNoUserNamespaces: string | undefined;
+}
+
+/** As often as an eye can follow. */
+const PROGRESS_EVERY_MS = 100;
+
+/** Handlers of Check and PullProgress. */
+export function nodeService(options: NodeServiceOptions): Handlers {
+  const { images } = options;
+  return {
+    async check(op, request) {
+      const problems = await images.check(op, request.repair ? 'repair' : 'report');
+      return { problems: problems.map(({ image, what }) => ({ imageId: image, what })), facts: nodeFactList(options) };
+    },
+    async *pullProgress(op) {
+      let before = '';
+      while (!op.signal.aborted) {
+        const now: PullProgressResponse = { pulls: images.progress() };
+        const key = toJson(now);
+        if (key !== before) yield now;
+        before = key;
+        await sleep(PROGRESS_EVERY_MS, undefined, { signal: op.signal, ref: false }).catch(() => {});
+      }
+    },
+  };
+}
+
+/** What the node has and lacks, for `berth check`. */
+export function nodeFactList({ facts, network, handlers, whyNoUserNamespaces }: Omit<NodeServiceOptions, 'images'>): NodeFact[] {
+  const all: readonly (readonly [name: string, detail: string, advice: string])[] = [
+    ['kernel', `${facts.kernel} ${facts.machine}`, ''],
+    ['cgroups', `${facts.cgroupMode}, ${facts.cgroupManager}, ${[...facts.controllers].sort().join(' ')}`, missing(['cpu', 'memory', 'pids', 'cpuset'].filter((name) => !facts.controllers.has(name)), (names) => `limits of ${names} have no effect; enable the controllers on the kernel's command line or in the parent cgroup`)],
+    ['swap limit', facts.swapLimit ? 'yes' : 'no', facts.swapLimit ? '' : 'containers cannot be kept from swap; boot with swapaccount=1'],
+    ['capabilities', `${facts.capabilities.size} of the kernel's`, facts.capabilities.has('CAP_SYS_RESOURCE') ? '' : 'no CAP_SYS_RESOURCE: containers get only the capabilities that the daemon has, oom_score_adj and hard limits stay within its own; give it to the service'],
+    ['seccomp', facts.seccomp ? 'yes' : 'no', facts.seccomp ? '' : 'system calls are not filtered; use a kernel with CONFIG_SECCOMP_FILTER'],
+    ['apparmor', facts.apparmor ? 'enabled' : 'not enabled', ''],
+    ['selinux', facts.selinux ? 'enabled' : 'not enabled', ''],
+    ['user namespaces', whyNoUserNamespaces === undefined ? 'yes' : 'no', whyNoUserNamespaces ?? ''],
+    ['network', network.ready.ok ? 'ready' : 'not ready', network.ready.ok ? '' : network.ready.why],
+    ...[...handlers].filter(([name]) => name !== '').map(([name, { features }]) => [`runtime ${name}`, name === handlers.get('')?.runtime.handler.name ? 'the default' : 'usable', features.broken ?? ''] as const),
+  ];
+  return all.map(([name, detail, advice]) => ({ name, ok: advice === '', detail, advice }));
+}
+
+function missing(names: readonly string[], say: (names: string) => string): string {
+  return names.length === 0 ? '' : say(names.join(', '));
+}
