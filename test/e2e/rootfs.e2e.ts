@@ -206,6 +206,25 @@ line'
     });
   });
 
+  describe('a large tree of real packages', () => {
+    it('arrives as umoci unpacks it, and its memory stays small', async () => {
+      sh('tar -C /usr/share --format=posix -cf plain.tar doc');
+      const tar = await readFile(join(dir, 'plain.tar'));
+      await buildImage({ directory: join(dir, 'oci'), name: 'x', layers: [{ files: [], raw: tar }] });
+      sh('umoci unpack --image oci:x bundle');
+      const unbounded = new OverlayRootfs({ root: join(dir, 'root') });
+      const layer = await layerOf(tar, gzipSync(tar, { level: 1 }));
+      const before = process.memoryUsage.rss();
+      let most = 0;
+      await unbounded.unpack(op, { ...layer, onProgress: () => (most = Math.max(most, process.memoryUsage.rss())) });
+      assert.isBelow(most - before, 150_000_000, 'from source a worker also carries the type stripper');
+      assert.deepEqual(await contents(treeOf(layer.chainId)), await contents(join(dir, 'bundle/rootfs')));
+      assert.deepEqual(await unbounded.verifyLayer(op, layer.chainId), []);
+      await unbounded.close();
+      sh('rm -rf oci bundle plain.tar');
+    });
+  });
+
   describe('stacks layers as umoci does', () => {
     const file = (name: string, content = name, more = {}): Buffer => tarEntry({ name, ...more }, content);
     const directory = (name: string, more = {}): Buffer => tarEntry({ name: `${name}/`, type: '5', ...more });
