@@ -59,7 +59,7 @@ static void set_owed(struct conmon *c, struct client *client, bool owed)
 	client->owed = owed;
 	c->owed_count += owed ? 1 : (size_t)-1;
 	if (client->source.fd >= 0)
-		(void)loop_change(c, &client->source, wanted(c, client));
+		(void)loop_want(c, &client->source, wanted(c, client));
 }
 
 /* Sends c->packet to all clients; those that have no room owe it, and stdio rests until they took it. */
@@ -76,7 +76,7 @@ void attach_broadcast(struct conmon *c)
 
 static void settle(struct conmon *c)
 {
-	if (c->owed_count > 0)
+	if (c->owed_count > 0 || !c->stdio_paused)
 		return;
 	loop_timer(c, TIMER_STALL, -1);
 	stdio_arm(c, true);
@@ -100,6 +100,10 @@ void attach_finish(struct conmon *c)
 {
 	int64_t deadline = now_ms() + STALL_MS;
 
+	if (c->owed_count == 0)
+		return;
+	if (c->finish_by && c->finish_by < deadline)
+		deadline = c->finish_by;
 	for (size_t i = 0; i < CLIENTS_MAX && c->owed_count > 0; i++) {
 		struct client *client = &c->clients[i];
 
@@ -117,8 +121,7 @@ void attach_finish(struct conmon *c)
 			}
 		}
 	}
-	if (c->timers[TIMER_STALL])
-		settle(c);
+	settle(c);
 }
 
 /* --- from the clients to the container -------------------------------------------------------- */
@@ -127,7 +130,7 @@ static void refresh_clients(struct conmon *c)
 {
 	for (size_t i = 0; i < CLIENTS_MAX && c->client_count > 0; i++)
 		if (c->clients[i].source.fd >= 0)
-			(void)loop_change(c, &c->clients[i].source, wanted(c, &c->clients[i]));
+			(void)loop_want(c, &c->clients[i].source, wanted(c, &c->clients[i]));
 }
 
 static void stdin_close(struct conmon *c)
@@ -149,7 +152,7 @@ static void stdin_wait(struct conmon *c, bool wait)
 	loop_remove(c, &c->in);
 	c->in.ready = on_stdin_room;
 	if (wait)
-		(void)loop_add(c, &c->in, EPOLLOUT);
+		(void)loop_want(c, &c->in, EPOLLOUT);
 }
 
 /*
@@ -193,7 +196,7 @@ static void input_ended(struct conmon *c, struct client *client)
 	if (client->input_done)
 		return;
 	client->input_done = true;
-	(void)loop_change(c, &client->source, wanted(c, client));
+	(void)loop_want(c, &client->source, wanted(c, client));
 	if (!c->opt.open_stdin || c->opt.leave_stdin_open || c->opt.terminal)
 		return;
 	c->in_eof = true;
@@ -271,7 +274,7 @@ static void on_listener(struct conmon *c, struct source *source, uint32_t events
 	if (!client)
 		return;
 	*client = (struct client){ .source = { fd, on_client } };
-	if (loop_add(c, &client->source, wanted(c, client)) < 0)
+	if (loop_want(c, &client->source, wanted(c, client)) < 0)
 		close_fd(&client->source.fd);
 	else
 		c->client_count++;

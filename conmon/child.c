@@ -187,7 +187,7 @@ static void terminal_hung_up(struct conmon *c, struct stdio *io)
 {
 	if (!io->edge) {
 		io->edge = true;
-		(void)loop_change(c, &io->source, EPOLLIN | EPOLLET);
+		(void)loop_want(c, &io->source, EPOLLIN | EPOLLET);
 	}
 }
 
@@ -205,7 +205,7 @@ static void on_stdio(struct conmon *c, struct source *source, uint32_t events)
 	else if (turn == TURN_END)
 		loop_close(c, &io->source);
 	else if (turn == TURN_AGAIN && io->edge && c->owed_count == 0)
-		(void)loop_change(c, &io->source, EPOLLIN | EPOLLET);
+		(void)loop_want(c, &io->source, EPOLLIN | EPOLLET);
 }
 
 /* Stops and resumes reading what the container writes, while an attach client owes us its reading. */
@@ -213,11 +213,12 @@ void stdio_arm(struct conmon *c, bool on)
 {
 	struct stdio *both[] = { &c->out, &c->err };
 
+	c->stdio_paused = !on;
 	for (size_t i = 0; i < 2; i++) {
 		if (both[i]->source.fd < 0)
 			continue;
 		if (on)
-			(void)loop_add(c, &both[i]->source, both[i]->edge ? EPOLLIN | EPOLLET : EPOLLIN);
+			(void)loop_want(c, &both[i]->source, both[i]->edge ? EPOLLIN | EPOLLET : EPOLLIN);
 		else
 			loop_remove(c, &both[i]->source);
 	}
@@ -253,6 +254,7 @@ static void drain(struct conmon *c, struct stdio *io)
 /* Takes everything the container, now dead, left in its pipes. Bounded, whoever still holds them. */
 void stdio_drain(struct conmon *c)
 {
+	c->finish_by = now_ms() + FINISH_MS;
 	drain(c, &c->out);
 	drain(c, &c->err);
 }
@@ -375,7 +377,7 @@ static void on_console(struct conmon *c, struct source *source, uint32_t events)
 	if (fd < 0)
 		return;
 	c->console_conn = (struct source){ fd, on_console_message };
-	(void)loop_add(c, &c->console_conn, EPOLLIN);
+	(void)loop_want(c, &c->console_conn, EPOLLIN);
 }
 
 /* Binds under a name nobody can guess, in TMPDIR or, if that is too long for a socket, in /tmp. */
@@ -586,6 +588,8 @@ static void pump_stderr(struct conmon *c)
 		left -= len < left ? len : left;
 }
 
+static void on_container_gone(struct conmon *c, struct source *source, uint32_t events);
+
 static int runtime_failed(struct conmon *c, int pid_error)
 {
 	int status = c->runtime_status;
@@ -596,13 +600,6 @@ static int runtime_failed(struct conmon *c, int pid_error)
 	if (WEXITSTATUS(status) != 0)
 		return fail(c, EINVAL, "runtime %s exited with status %d", verb(c), WEXITSTATUS(status));
 	return fail(c, -pid_error, "runtime %s succeeded but left no pid in %.300s", verb(c), c->opt.container_pidfile);
-}
-
-static void on_container_gone(struct conmon *c, struct source *source, uint32_t events)
-{
-	(void)source;
-	(void)events;
-	child_reap(c);
 }
 
 /*
@@ -685,23 +682,26 @@ static void container_ended(struct conmon *c, int status, bool lost)
 	loop_event(c, EVENT_CONTAINER_EXIT);
 }
 
-static bool container_vanished(struct conmon *c)
+static void on_container_gone(struct conmon *c, struct source *source, uint32_t events)
 {
-	siginfo_t info;
 	int status = 0;
+	bool known = exit_status_by_pidfd(source->fd, &status);
 
-	if (waitid(P_PID, (id_t)c->container_pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0)
-		return false;
-	if (kill(c->container_pid, 0) == 0 || errno == EPERM) {
-		if (c->container_gone.fd < 0)
-			note(LEVEL_DEBUG, "container %d is not our child and cannot be watched", c->container_pid);
-		return false;
-	}
-	bool known = exit_status_by_pidfd(c->container_gone.fd, &status);
+	(void)events;
 	if (!known)
 		note(LEVEL_WARN, "container %d is gone and its exit status is unknown", c->container_pid);
 	container_ended(c, status, !known);
-	return true;
+}
+
+/* A container that is not our child and that no pidfd watches can only be found to be gone. */
+static void look_for_container(struct conmon *c)
+{
+	siginfo_t info;
+
+	if (c->container_gone.fd < 0 &&
+	    waitid(P_PID, (id_t)c->container_pid, &info, WEXITED | WNOHANG | WNOWAIT) < 0 &&
+	    kill(c->container_pid, 0) < 0 && errno == ESRCH)
+		on_container_gone(c, &c->container_gone, 0);
 }
 
 /*
@@ -727,7 +727,7 @@ void child_reap(struct conmon *c)
 		if (waitpid(c->container_pid, &status, WNOHANG) == c->container_pid)
 			container_ended(c, status, false);
 		else
-			(void)container_vanished(c);
+			look_for_container(c);
 	}
 	do {
 		pid = waitpid(-1, &status, WNOHANG);

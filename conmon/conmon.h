@@ -35,6 +35,7 @@ enum {
 	REPORT_MAX = 4095,   /* podman reads the sync pipe 4096 bytes at a time and by packet. */
 	LOG_OUT_MAX = 32768, /* Formatted log lines gathered for one write. */
 	STALL_MS = 2000,     /* How long a client that does not read may hold the output. */
+	FINISH_MS = 10000,   /* How long slow clients all together may hold the exit. */
 	KILL_MS = 10000,     /* From asking the runtime or the container to die to giving up. */
 	READS_PER_TURN = 16, /* Reads of one stream before the others have their turn. */
 };
@@ -144,6 +145,8 @@ struct conmon {
 	struct line_reader ctl_reader, winsz_reader;
 	struct client clients[CLIENTS_MAX];
 	size_t client_count, owed_count;
+	bool stdio_paused;
+	int64_t finish_by;              /* the end of FINISH_MS, once the container has ended */
 	char packet[1 + STDIO_MAX];     /* the stream byte, then one read of stdio */
 	size_t packet_len;
 	char input[INPUT_MAX];
@@ -161,7 +164,7 @@ const char *cli_help(void);
 /* loop.c */
 int loop_open(struct conmon *conmon);
 int loop_add(struct conmon *conmon, struct source *source, uint32_t events);
-int loop_change(struct conmon *conmon, struct source *source, uint32_t events);
+int loop_want(struct conmon *conmon, struct source *source, uint32_t events);
 void loop_remove(struct conmon *conmon, struct source *source);
 void loop_close(struct conmon *conmon, struct source *source);
 void loop_timer(struct conmon *conmon, enum timer timer, int64_t ms);

@@ -62,7 +62,7 @@ static int control(struct conmon *c, int operation, struct source *source, uint3
 	return 0;
 }
 
-/* Starts watching source->fd. */
+/* Starts watching source->fd. For set-up: failing is the end of it. */
 int loop_add(struct conmon *c, struct source *source, uint32_t events)
 {
 	int r = control(c, EPOLL_CTL_ADD, source, events);
@@ -70,10 +70,15 @@ int loop_add(struct conmon *c, struct source *source, uint32_t events)
 	return r < 0 ? fail(c, -r, "cannot watch descriptor %d", source->fd) : 0;
 }
 
-/* Watches for something else, and looks at once whether it is there already. */
-int loop_change(struct conmon *c, struct source *source, uint32_t events)
+/*
+ * Watches for this from now on, whether it was watched before or not, and looks at once whether it
+ * is there already. For while the container lives: failing is no reason to end.
+ */
+int loop_want(struct conmon *c, struct source *source, uint32_t events)
 {
-	return control(c, EPOLL_CTL_MOD, source, events);
+	int r = control(c, EPOLL_CTL_MOD, source, events);
+
+	return r == -ENOENT ? control(c, EPOLL_CTL_ADD, source, events) : r;
 }
 
 /* Stops watching; content when it was not watched. */

@@ -220,7 +220,7 @@ static void watch_cgroup(struct conmon *c, const char *cgroup, bool v2)
 		register_event(c, cgroup);
 	c->oom.source = (struct source){ v2 ? c->oom.counter_fd : c->oom.event_fd, on_event };
 	if (c->oom.source.fd >= 0)
-		(void)loop_add(c, &c->oom.source, v2 ? EPOLLPRI : EPOLLIN);
+		(void)loop_want(c, &c->oom.source, v2 ? EPOLLPRI : EPOLLIN);
 }
 
 /* Starts counting for the container's cgroup. Without one, or without memory, there is nothing to count. */

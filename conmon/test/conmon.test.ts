@@ -738,6 +738,26 @@ for (const subject of subjects) {
         assert.equal(contentOf(c.lines(), 'stdout').trim(), '1000000');
       });
 
+      check('passes on what a client sent that has left', async (c) => {
+        await c.start({ program: `${untilFile(c)}; wc -c`, args: ['-i'] }).created();
+        // More than the pipe and the monitor hold: most of it waits in the socket when the client goes.
+        assert.equal(await c.help(tool, ['leave', join(c.bundle, 'attach'), '150000']).ended, 0);
+        go(c);
+        await c.exit();
+        assert.equal(contentOf(c.lines(), 'stdout').trim(), '150000');
+      });
+
+      check('says why the runtime failed though a client has come and gone', async (c) => {
+        const run = c.start({ program: '', env: { RUNTIME_PRELUDE: `${untilFile(c)}; exit 3` } });
+        await until('the socket is there', () => existsSync(join(c.bundle, 'attach')));
+        assert.equal(await c.help(tool, ['cycles', join(c.bundle, 'attach'), '5']).ended, 0);
+        const conmon = await c.pidIn('conmon.pid');
+        await until('all are closed', () => socketCount(conmon) <= 3);
+        go(c);
+        assert.match(String((await run.report())['message']), /runtime create .* 3$/);
+        await c.gone();
+      });
+
       check('survives input to a container that has closed its stdin, or never had one', async (c) => {
         for (const args of [['-i'], []]) {
           rmSync(c.path('go'), { force: true });

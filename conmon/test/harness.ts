@@ -24,7 +24,7 @@ export interface Subject {
 
 /** The monitors to test: ours, which CONMON may replace by another build of it, and the distribution's. */
 export const subjects: readonly Subject[] = [
-  { name: 'ours', path: process.env['CONMON'] ?? join(out, 'conmon') },
+  { name: 'ours', path: resolve(process.env['CONMON'] ?? join(out, 'conmon')) },
   { name: 'upstream', path: '/usr/bin/conmon' },
 ];
 

@@ -5,6 +5,7 @@
  *   tool attach PATH       an empty message when connected; then stdin to packets, end of stdin
  *                          half-closes, and packets received to stdout
  *   tool deaf PATH         attaches, never reads, until stdin ends
+ *   tool leave PATH N      attaches, sends N bytes, and leaves
  *   tool cycles PATH N     attaches and detaches N times
  *   tool dgram PATH        binds PATH; datagrams to stdout until stdin ends
  *   tool send PATH         stdin as one datagram
@@ -123,6 +124,21 @@ static int cycles(const char *path, int count)
 	return 0;
 }
 
+static int leave(const char *path, size_t len)
+{
+	int fd = attach(path);
+
+	if (fd < 0)
+		return die(path);
+	for (size_t done = 0; done < len;) {
+		ssize_t n = send(fd, buf, len - done < 32768 ? len - done : 32768, MSG_NOSIGNAL);
+		if (n < 0)
+			return die("send");
+		done += (size_t)n;
+	}
+	return 0;
+}
+
 static int lines(double rate_mb, double seconds)
 {
 	struct timespec start, now;
@@ -172,6 +188,8 @@ int main(int argc, char *argv[])
 		return send_stdin(argv[2]);
 	if (strcmp(verb, "cycles") == 0 && argc > 3)
 		return cycles(argv[2], atoi(argv[3]));
+	if (strcmp(verb, "leave") == 0 && argc > 3)
+		return leave(argv[2], (size_t)atoll(argv[3]));
 	if (strcmp(verb, "lines") == 0 && argc > 3)
 		return lines(atof(argv[2]), atof(argv[3]));
 	if (strcmp(verb, "eat") == 0)

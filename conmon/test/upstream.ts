@@ -26,6 +26,7 @@ export const upstreamFails: Readonly<Record<string, string>> = {
   'journald gets labels and priorities': '--log-label and priority prefixes came later',
   'journald entries are whole lines, without a newline at the end': 'MESSAGE ends in a newline',
   'refuses labels that are none': '--log-label came later',
+  'says why the runtime failed though a client has come and gone': 'sends nothing at all',
   'is not blocked by a client that never reads': 'writes to it until it does',
   'leaks nothing over 10 000 rapid attaches': 'keeps the descriptor of a client that left until the next output',
   'turns away more clients than it can hold, and keeps those it has': 'has no limit',

@@ -11,7 +11,7 @@ import { join, resolve } from 'node:path';
 import { assert } from 'chai';
 import { until } from '../../conmon/test/harness.ts';
 
-const conmon = process.env['CONMON'] ?? resolve(import.meta.dirname, '../../build/bin/conmon');
+const conmon = resolve(process.env['CONMON'] ?? join(import.meta.dirname, '../../build/bin/conmon'));
 const deadlineMs = 60_000;
 
 interface Output {
