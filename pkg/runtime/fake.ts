@@ -186,6 +186,7 @@ export class FakeNode {
   readonly exitWatchers = new Set<(record: ExitRecord) => void>();
   readonly #plans = new Map<FakeOperation, Planned[]>();
   #epoch = 0;
+  #served = false;
   #ticks = BOOT_TICKS;
   #nanoseconds = START_OF_TIME;
 
@@ -196,6 +197,7 @@ export class FakeNode {
   /** A daemon starts: fresh fakes over the same node. The fakes of earlier daemons never answer again. */
   boot(): FakeView {
     this.crash();
+    this.#served = true;
     const epoch = this.#epoch;
     const runtimeFor = (name: string): FakeRuntime => new FakeRuntime(this, epoch, fakeHandler(name));
     return {
@@ -211,7 +213,13 @@ export class FakeNode {
   /** The daemon dies: whatever its fakes are doing stops there and never settles. */
   crash(): void {
     this.#epoch++;
+    this.#served = false;
     this.exitWatchers.clear();
+  }
+
+  /** True after a crash, until the next boot. */
+  get dead(): boolean {
+    return !this.#served;
   }
 
   /** The machine restarts: only ownRoots and `paths` survive. */

@@ -1,0 +1,188 @@
+/**
+ * The mind under random operations, failures and crashes, from a seed: SEED=… replays a run, SIM_ROUNDS=… makes it longer.
+ *
+ * What must hold: the kubelet never sees an error that it could not act on, an id that was given out stays known until it is removed, what is listed is
+ * true, and when everything has been removed nothing is left on the node, whatever happened on the way.
+ */
+import { assert } from 'chai';
+import { readdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { RuntimeError } from '../base/errors.ts';
+import type { ContainerId, SandboxId } from '../base/ids.ts';
+import { backgroundOp, type Op, silent } from '../base/op.ts';
+import type { FakeOperation } from '../runtime/fake.ts';
+import { FakeSurroundings, fakeContainer, fakePod } from './fake-world.ts';
+import type { OpenPods } from './index.ts';
+
+const SEED = Number(process.env['SEED'] ?? Date.now() % 1_000_000);
+const ROUNDS = Number(process.env['SIM_ROUNDS'] ?? 12);
+const STEPS = 25;
+const op = (): Op => backgroundOp(silent);
+
+/** mulberry32: small, good enough, the same everywhere. */
+function random(seed: number): () => number {
+  let state = seed >>> 0;
+  return () => {
+    state = (state + 0x6d2b79f5) >>> 0;
+    let t = state;
+    t = Math.imul(t ^ (t >>> 15), t | 1);
+    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
+    return ((t ^ (t >>> 14)) >>> 0) / 4_294_967_296;
+  };
+}
+
+const FAULTS: readonly FakeOperation[] = ['create', 'start', 'delete', 'pin', 'unpin', 'mountShm', 'unmountTree', 'removeTree', 'destroyCgroup', 'loopbackUp', 'destroyMonitor', 'features'];
+
+class Simulation {
+  readonly #node: FakeSurroundings;
+  readonly #next: () => number;
+  readonly history: string[] = [];
+  #mind: OpenPods;
+
+  private constructor(node: FakeSurroundings, mind: OpenPods, next: () => number) {
+    this.#node = node;
+    this.#mind = mind;
+    this.#next = next;
+  }
+
+  static async start(seed: number): Promise<Simulation> {
+    const node = await FakeSurroundings.make();
+    return new Simulation(node, await node.boot(), random(seed));
+  }
+
+  async run(): Promise<void> {
+    for (let step = 0; step < STEPS; step++) {
+      await this.#step();
+      this.#checkView();
+    }
+    await this.#end();
+  }
+
+  async dispose(): Promise<void> {
+    this.#mind.close();
+    await this.#node.dispose();
+  }
+
+  #below(n: number): number {
+    return Math.floor(this.#next() * n);
+  }
+
+  #pick<T>(items: readonly T[]): T | undefined {
+    return items[this.#below(items.length)];
+  }
+
+  async #step(): Promise<void> {
+    if (this.#next() < 0.25) this.#plan();
+    const pod = this.#pick(this.#mind.pods.list())?.id;
+    const container = this.#pick(this.#mind.containers.list())?.id;
+    const actions: readonly (readonly [string, () => Promise<unknown>])[] = [
+      ['run', () => this.#mind.pods.run(op(), fakePod(`p${this.#below(3)}`, this.#below(2)), '')],
+      ['run', () => Promise.all([0, 1].map(() => this.#mind.pods.run(op(), fakePod('twin'), '')))],
+      ['create', () => (pod === undefined ? this.#none() : this.#mind.containers.create(op(), pod, fakeContainer(`c${this.#below(3)}`, this.#below(2))))],
+      ['create', () => (pod === undefined ? this.#none() : this.#mind.containers.create(op(), pod, fakeContainer(`c${this.#below(3)}`, this.#below(2))))],
+      ['start', () => (container === undefined ? this.#none() : this.#mind.containers.start(op(), container))],
+      ['start', () => (container === undefined ? this.#none() : this.#mind.containers.start(op(), container))],
+      ['stop container', () => (container === undefined ? this.#none() : this.#mind.containers.stop(op(), container, 0))],
+      ['remove container', () => (container === undefined ? this.#none() : this.#mind.containers.remove(op(), container))],
+      ['stop pod', () => (pod === undefined ? this.#none() : this.#mind.pods.stop(op(), pod))],
+      ['remove pod', () => (pod === undefined ? this.#none() : this.#mind.pods.remove(op(), pod))],
+      ['exit', () => this.#exit(container)],
+      ['monitor dies', () => this.#killMonitor(container)],
+      ['restart', () => this.#restart()],
+    ];
+    // Now and then several at once, as a kubelet does.
+    const count = this.#next() < 0.4 ? 1 + this.#below(3) : 1;
+    const picked = Array.from({ length: count }, () => this.#pick(actions)).filter((each) => each !== undefined);
+    const calm = picked.filter(([name]) => count === 1 || name !== 'restart');
+    await this.#attempt(calm);
+  }
+
+  /** Runs actions side by side; a planned crash means that they never answer, so the next daemon starts. */
+  async #attempt(actions: readonly (readonly [string, () => Promise<unknown>])[]): Promise<void> {
+    this.history.push(actions.map(([name]) => name).join(' | '));
+    const outcomes = await Promise.race([Promise.all(actions.map(([, act]) => act().then(() => 'done', (error: unknown) => error))), this.#crashed()]);
+    if (outcomes === 'crashed') {
+      this.history.push('  crashed');
+      await this.#restart();
+      return;
+    }
+    for (const outcome of outcomes) {
+      if (outcome === 'done') continue;
+      assert.instanceOf(outcome, RuntimeError, String(outcome));
+      this.history.push(`  ${(outcome as RuntimeError).code}: ${(outcome as RuntimeError).message.slice(0, 100)}`);
+    }
+  }
+
+  async #crashed(): Promise<'crashed'> {
+    while (!this.#node.node.dead) await new Promise((resolve) => setTimeout(resolve, 1));
+    return 'crashed';
+  }
+
+  #plan(): void {
+    const operation = this.#pick(FAULTS) ?? 'create';
+    const moment = this.#next() < 0.5 ? 'before' : 'after';
+    if (this.#next() < 0.4) this.#node.node.crashNext(operation, moment);
+    else this.#node.node.failNext(operation, new RuntimeError('Internal', `planned failure of ${operation}`), moment);
+    this.history.push(`(plan ${operation} ${moment})`);
+  }
+
+  async #restart(): Promise<void> {
+    this.#mind.close();
+    this.#node.node.clearPlans();
+    this.#mind = await this.#node.boot();
+  }
+
+  async #exit(id: ContainerId | undefined): Promise<void> {
+    if (id !== undefined && this.#node.node.containers.has(id)) await this.#node.node.exit(id, this.#below(3));
+  }
+
+  async #killMonitor(id: ContainerId | undefined): Promise<void> {
+    if (id !== undefined && this.#node.node.containers.has(id)) await this.#node.node.killMonitor(id);
+  }
+
+  async #none(): Promise<void> {
+    await Promise.resolve();
+  }
+
+  /** What a client sees is consistent: no container without its pod, no ready pod without its namespaces. */
+  #checkView(): void {
+    const pods = new Map<SandboxId, string>(this.#mind.pods.list().map((record) => [record.id, record.state.phase]));
+    for (const record of this.#mind.containers.list()) assert.isTrue(pods.has(record.sandboxId), 'a listed container belongs to a listed pod');
+    for (const [id, phase] of pods) if (phase === 'ready') assert.isTrue(this.#node.node.pins.has(id), 'a ready pod has its namespaces');
+    const keys = this.#mind.pods.list().map((record) => JSON.stringify(record.config.metadata));
+    assert.lengthOf(new Set(keys), keys.length, 'no two pods have one name');
+  }
+
+  /** Faults end; whatever is left can be removed, and then nothing is there. */
+  async #end(): Promise<void> {
+    await this.#restart();
+    for (const record of this.#mind.pods.list()) await this.#mind.pods.remove(op(), record.id);
+    assert.lengthOf(this.#mind.pods.list(), 0);
+    assert.lengthOf(this.#mind.containers.list(), 0);
+    await this.#settle();
+    assert.deepEqual(this.#node.leaks(), []);
+    const files = await Promise.all(['sandboxes', 'containers'].map((name) => readdir(join(this.#node.directory, 'run', name))));
+    assert.deepEqual(files.flat(), [], 'directories of objects that are gone');
+  }
+
+  /** Clean-up after exits goes on in the background. */
+  async #settle(): Promise<void> {
+    for (let turn = 0; turn < 500 && this.#node.leaks().length > 0; turn++) await new Promise((resolve) => setTimeout(resolve, 2));
+  }
+}
+
+describe(`the mind under random operations (SEED=${SEED})`, function () {
+  this.timeout(60_000);
+  for (let round = 0; round < ROUNDS; round++) {
+    it(`leaves nothing, round ${round}`, async () => {
+      const simulation = await Simulation.start(SEED + round);
+      try {
+        await simulation.run();
+      } catch (error) {
+        throw new Error(`SEED=${SEED + round} SIM_ROUNDS=1\n${simulation.history.join('\n')}`, { cause: error });
+      } finally {
+        await simulation.dispose();
+      }
+    });
+  }
+});
