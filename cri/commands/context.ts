@@ -1,0 +1,52 @@
+/** What every command is given, and the way to the daemon. */
+import { InvalidArgumentError } from 'commander';
+import type { LoadedConfig } from '../../pkg/config/index.ts';
+import { type Client, connect } from '../client.ts';
+import type { Screen } from './output.ts';
+
+export interface CommandContext {
+  readonly version: string;
+  /** The configuration as the daemon would read it with the same flags. */
+  readonly load: () => Promise<LoadedConfig>;
+  readonly screen: Screen;
+}
+
+const CONNECT_MS = 5_000;
+
+/** Runs `work` with a client of the daemon that serves. @throws CriError if none answers. */
+export async function withClient<T>(context: CommandContext, work: (client: Client) => Promise<T>): Promise<T> {
+  const { config } = await context.load();
+  const client = connect(config.api.listen);
+  try {
+    await client.waitForReady(CONNECT_MS);
+    return await work(client);
+  } finally {
+    client.close();
+  }
+}
+
+/** Nanoseconds since the epoch. */
+export function now(): bigint {
+  return BigInt(Date.now()) * 1_000_000n;
+}
+
+/** Parses `key=value`, once or more often. For commander. */
+export function collectLabel(text: string, before: Readonly<Record<string, string>> = {}): Readonly<Record<string, string>> {
+  const at = text.indexOf('=');
+  if (at <= 0) throw new InvalidArgumentError(`want key=value, got ${JSON.stringify(text)}`);
+  return { ...before, [text.slice(0, at)]: text.slice(at + 1) };
+}
+
+/** For commander. */
+export function wholeNumber(text: string): number {
+  if (!/^\d{1,9}$/.test(text)) throw new InvalidArgumentError(`want a whole number, got ${JSON.stringify(text)}`);
+  return Number(text);
+}
+
+/** Fires when the user presses Ctrl-C; the command then ends by itself, and what it holds is given back. */
+export function interrupted(): AbortSignal {
+  const abort = new AbortController();
+  process.once('SIGINT', () => abort.abort());
+  process.once('SIGTERM', () => abort.abort());
+  return abort.signal;
+}
