@@ -17,5 +17,6 @@ if [ -n "$RUNTIME_ADOPT" ]; then printf %s "$RUNTIME_ADOPT" > "$pidfile"; exit 0
 # A shell turns the stdin of what it runs in the background to /dev/null, hence descriptor 9; and it
 # may collect its children, hence the one more process in between, which is gone at once.
 exec 9<&0
+rm -f "$pidfile"
 ( sh -c 'printf %s $$ > "$1.new"; mv "$1.new" "$1"; exec setsid sh "$2"' - "$pidfile" "$program" <&9 9<&- & )
 while [ ! -s "$pidfile" ]; do :; done

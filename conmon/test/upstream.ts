@@ -22,7 +22,6 @@ export const upstreamFails: Readonly<Record<string, string>> = {
   'lets the oldest log fall off with --log-max-files': '--log-max-files came later',
   'refuses nonsensical rotation': '--log-rotate and --log-max-files came later',
   'writes only below the directories it may': '--log-allowlist-dir came later',
-  'none, off and null write nothing, and drain': 'a container that still writes when its log driver is none dies of SIGPIPE or -1',
   'journald gets labels and priorities': '--log-label and priority prefixes came later',
   'journald entries are whole lines, without a newline at the end': 'MESSAGE ends in a newline',
   'refuses labels that are none': '--log-label came later',
