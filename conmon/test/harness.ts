@@ -348,7 +348,7 @@ export function realBundle(testCase: Case, program: string, options: { terminal?
     ],
     linux: {
       namespaces: ['pid', 'mount', 'ipc', 'uts'].map((type) => ({ type })),
-      cgroupsPath: `/conmon-suite/${testCase.id}`,
+      cgroupsPath: `/conmon-suite-${testCase.id}`,
       ...(options.memory === undefined ? {} : { resources: { memory: { limit: options.memory } } }),
     },
   };
