@@ -248,6 +248,8 @@ export class ContainerKeeper implements Containers {
     let unheard = await this.#locks.run(id, async () => {
       const latest = this.#books.container(id);
       if (latest === undefined || hasEnded(latest)) return false;
+      // Never started: there is no program to use the time. Whoever starts it holds this lock.
+      if (latest.state.phase === 'created') slot.stop.killAtMs = Date.now();
       const now = this.#world.clock();
       const killAt = now + BigInt(Math.max(0, Math.round(slot.stop.killAtMs - Date.now()))) * 1_000_000n;
       // The signal is sent once, also across a restart of the daemon.

@@ -240,6 +240,16 @@ describe('the mind', () => {
       assert.strictEqual(containerStatus(mind.containers.get(id)).exitCode, 143);
     });
 
+    it('grants no grace to a container that was never started: there is no program to use it', async () => {
+      const pod = await mind.pods.run(op(), fakePod(), '');
+      const id = await mind.containers.create(op(), pod, fakeContainer());
+      const runtimeInit = node.node.containers.get(id)?.process;
+      assert.isDefined(runtimeInit);
+      runtimeInit.deaf = true;
+      await mind.containers.stop(op(), id, 60_000);
+      assert.strictEqual(containerStatus(mind.containers.get(id)).exitCode, 137);
+    });
+
     it('does not lose a container whose monitor died with it: 255, never 0', async () => {
       const { id } = await running();
       await node.node.killMonitor(id);
