@@ -265,11 +265,16 @@ function number({ text, from, to }: Span): bigint | undefined {
 /** The value of `name` in a file of `name value` lines. */
 function field({ text, from, to }: Span, name: string): bigint | undefined {
   const word = `${name} `;
-  let at = text.startsWith(word, from) ? from : text.indexOf(`\n${word}`, from) + 1;
-  if (at === 0 || at >= to) return undefined;
-  at += word.length;
+  const line = text.startsWith(word, from) ? from : after(text.indexOf(`\n${word}`, from), 1);
+  if (line === undefined || line >= to) return undefined;
+  const at = line + word.length;
   const end = text.indexOf('\n', at);
   return digits(text, at, end < 0 || end > to ? to : end);
+}
+
+/** The place so much after one that was looked for; undefined if it was not found. */
+function after(found: number, length: number): number | undefined {
+  return found < 0 ? undefined : found + length;
 }
 
 /** A whole number made of digits alone. Most have few, and a double is exact for those and several times as fast to make. */
@@ -341,16 +346,18 @@ function pressureLine({ text, from, to }: Span, word: string): PressureLine | un
   if (start < 0 || start >= to) return undefined;
   const newline = text.indexOf('\n', start);
   const end = newline < 0 || newline > to ? to : newline;
-  const after = (name: string): number => text.indexOf(name, start) + name.length;
-  const totalAt = after(' total=');
-  const total = totalAt < end ? digits(text, totalAt, end) : undefined;
+  const totalAt = after(text.indexOf(' total=', start), ' total='.length) ?? end;
+  const total = digits(text, totalAt, end);
   if (total === undefined) return undefined;
   const average = (name: string): number => {
-    const at = after(name);
-    return Number.parseFloat(text.slice(at, text.indexOf(' ', at)));
+    const at = after(text.indexOf(name, start), name.length) ?? end;
+    return at < end ? Number.parseFloat(text.slice(at, at + AVERAGE_CHARS)) : 0;
   };
   return { totalNanos: total * 1000n, avg10: average(' avg10='), avg60: average(' avg60='), avg300: average(' avg300=') };
 }
+
+/** `100.00`. */
+const AVERAGE_CHARS = 6;
 
 /** /proc/net/dev without the loopback, in the kernel's order. A name may touch its first counter (`eth0:1234`). */
 export function parseNetDev(text: string): InterfaceCounters[] {
