@@ -4,7 +4,7 @@ import Long from 'long';
 import protobuf from 'protobufjs';
 import { RuntimeError } from '../pkg/base/errors.ts';
 import type { Input, Messages } from '../pkg/cri-api/types.ts';
-import { codecs, concatenate, methods } from './codec.ts';
+import { chunksOf, codecs, concatenate, methods, remembered } from './codec.ts';
 
 const INT64_MIN = -(2n ** 63n);
 const INT64_MAX = 2n ** 63n - 1n;
@@ -261,6 +261,29 @@ describe('cri/codec', () => {
     const items = [{ id: 'a', createdAt: 1n }, { id: 'b', labels: { x: 'y' } }];
     assert.deepEqual(concatenate(items.map((item) => codecs.PodSandbox.item(item))).bytes, codecs.ListPodSandboxResponse.encode({ items }));
     assert.deepEqual(concatenate([]).bytes, codecs.ListPodSandboxResponse.encode({}));
+  });
+
+  it('cuts a streamed list into messages of a size, each item in one of them', () => {
+    const items = Array.from({ length: 100 }, (_, index) => codecs.PodSandbox.item({ id: `${index}`, annotations: { x: 'y'.repeat(index === 50 ? 500_000 : 10_000) } }));
+    const chunks = [...chunksOf(items)];
+    const ids = chunks.map((chunk) => codecs.StreamPodSandboxesResponse.decode(chunk.bytes).podSandboxes.map((each) => Number(each.id)));
+    assert.deepEqual(ids.flat(), Array.from({ length: 100 }, (_, index) => index));
+    assert.isTrue(ids.every((each) => each.length > 0));
+    assert.deepEqual(ids.filter((each) => each.includes(50)), [[50]]);
+    assert.isTrue(chunks.every(({ bytes }, index) => bytes.length <= 256 * 1024 || ids[index]?.length === 1));
+    assert.deepEqual([...chunksOf([])], []);
+  });
+
+  it('encodes what is remembered once', () => {
+    let times = 0;
+    const encode = remembered<{ readonly id: string }>((pod) => {
+      times++;
+      return codecs.PodSandbox.item(pod);
+    });
+    const pod = { id: 'a' };
+    assert.strictEqual(encode(pod), encode(pod));
+    encode({ id: 'a' });
+    assert.equal(times, 2);
   });
 
   it('knows every RPC of the three services by its path', () => {

@@ -1,0 +1,84 @@
+import { assert } from 'chai';
+import { backgroundOp, silent } from '../pkg/base/op.ts';
+import type { PullProgressResponse } from '../pkg/cri-api/types.ts';
+import type { PullProgress } from '../pkg/image/index.ts';
+import type { NodeFacts } from '../pkg/spec/index.ts';
+import { nodeFactList, nodeService, type NodeServiceOptions } from './node-service.ts';
+
+const FACTS: NodeFacts = {
+  cgroupMode: 'v2', cgroupManager: 'cgroupfs', controllers: new Set(['cpu', 'cpuset', 'memory', 'pids']), swapLimit: true, capabilities: new Set(['CAP_SYS_RESOURCE']),
+  oomScoreAdjMin: -1000, rlimitMax: new Map(), apparmor: false, selinux: false, seccomp: true, machine: 'x86_64', kernel: '6.18.0', hugepageSizes: [], maskedPaths: [],
+};
+const FEATURES = { recursiveReadOnlyMounts: true } as never;
+const handler = (name: string): never => ({ handler: { name } }) as never;
+
+function options(changes: Partial<NodeServiceOptions> = {}): NodeServiceOptions {
+  return {
+    images: { check: async () => [], progress: () => [] },
+    facts: FACTS,
+    network: { ready: { ok: true, why: '' } },
+    handlers: new Map([['', { runtime: handler('runc'), features: FEATURES }], ['runc', { runtime: handler('runc'), features: FEATURES }]]),
+    whyNoUserNamespaces: undefined,
+    ...changes,
+  };
+}
+
+describe('nodeFactList', () => {
+  it('finds nothing wrong with a node that has everything', () => {
+    assert.deepEqual(nodeFactList(options()).filter((each) => !each.ok), []);
+  });
+
+  it('says what containers cannot have, and what to do', () => {
+    const list = nodeFactList(options({
+      facts: { ...FACTS, controllers: new Set(['cpu', 'memory']), capabilities: new Set(), swapLimit: false, seccomp: false },
+      network: { ready: { ok: false, why: 'no CNI configuration' } },
+      whyNoUserNamespaces: 'the kernel is too old',
+      handlers: new Map([['', { runtime: handler('runc'), features: FEATURES }], ['runsc', { runtime: handler('runsc'), features: { broken: 'not installed' } as never }]]),
+    }));
+    const limited = new Map(list.filter((each) => !each.ok).map((each) => [each.name, each.advice]));
+    assert.deepEqual([...limited.keys()], ['cgroups', 'swap limit', 'capabilities', 'seccomp', 'user namespaces', 'network', 'runtime runsc']);
+    assert.include(limited.get('cgroups'), 'pids, cpuset');
+    assert.equal(limited.get('runtime runsc'), 'not installed');
+  });
+});
+
+describe('berth.v1.Node', () => {
+  it('checks, and repairs only when asked', async () => {
+    const modes: string[] = [];
+    const service = nodeService(options({
+      images: {
+        progress: () => [],
+        check: async (_op, mode) => {
+          modes.push(mode);
+          return [{ image: 'sha256:1' as never, what: 'a layer is missing' }];
+        },
+      },
+    }));
+    const op = backgroundOp(silent);
+    const reply = (await service.check?.(op, { repair: false })) as { readonly problems: readonly object[] };
+    await service.check?.(op, { repair: true });
+    assert.deepEqual(reply.problems, [{ imageId: 'sha256:1', what: 'a layer is missing' }]);
+    assert.deepEqual(modes, ['report', 'repair']);
+  });
+
+  it('tells the progress of pulls at once, then only what is new, until the client leaves', async () => {
+    const abort = new AbortController();
+    const pull = (bytesDone: bigint): PullProgress => ({ reference: 'a', stage: 'downloading', startedAt: 1n, layers: [{ digest: 'd', stage: 'downloading', bytesDone, bytesTotal: 9n }] });
+    const states = [[], [pull(1n)], [pull(1n)], [pull(5n)]];
+    let looks = 0;
+    const service = nodeService(options({
+      images: {
+        check: async () => [],
+        progress() {
+          if (looks >= states.length) abort.abort();
+          return states[looks++] ?? [];
+        },
+      },
+    }));
+    const told: string[] = [];
+    for await (const each of service.pullProgress?.({ ...backgroundOp(silent), signal: abort.signal }, {}) ?? []) {
+      told.push((each as PullProgressResponse).pulls.map((one) => String(one.layers[0]?.bytesDone)).join());
+    }
+    assert.deepEqual(told, ['', '1', '5', '']);
+  });
+});
