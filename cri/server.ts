@@ -13,6 +13,7 @@ import { lstatSync, rmSync } from 'node:fs';
 import { chmod, lstat, rename, rm } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { logVerbosity, Server, ServerCredentials, setLogVerbosity, type sendUnaryData, type ServerUnaryCall, type ServerWritableStream } from '@grpc/grpc-js';
+import { discard } from '../pkg/base/bytes.ts';
 import { type ErrorCode, errnoOf, explain, RuntimeError } from '../pkg/base/errors.ts';
 import { quote } from '../pkg/base/ids.ts';
 import { limits } from '../pkg/base/limits.ts';
@@ -58,6 +59,8 @@ export interface RunningServer {
 setLogVerbosity(logVerbosity.NONE);
 
 /** RPCs that change nothing: their line is logged at debug. ExecSync is here because probes call it all day. */
+/** RPCs whose replies may be so large that what is behind them has to wait for the client. */
+const LARGE: ReadonlySet<string> = new Set<keyof Rpcs>(['execSync']);
 const QUIET = /^(version|status|runtimeConfig|list.*|stream.*|podSandboxStatus|containerStatus|imageStatus|imageFsInfo|containerStats|podSandboxStats|getContainerEvents|execSync|operations|pullProgress)$/;
 /** RPCs that take as long as their caller asked for. */
 const PATIENT = /^(stopContainer|stopPodSandbox|execSync|pullImage|pullProgress|import|check|checkpoint.*|restorePod|stream.*|getContainerEvents)$/;
@@ -185,6 +188,8 @@ class CriServer implements RunningServer {
     const handler = owner === undefined ? unimplemented(method) : ((owner[key] as AnyHandler).bind(owner) as AnyHandler);
     const same = (bytes: Buffer): Buffer => bytes;
     if (method.streams) this.#grpc.register(method.path, (call: ServerWritableStream<Buffer, Buffer>) => void this.#stream(key, method, handler, call), same, same, 'serverStream');
+    // On the wire one reply and a stream of one are the same; only of the stream do we hear when it has been sent.
+    else if (LARGE.has(key)) this.#grpc.register(method.path, (call: ServerWritableStream<Buffer, Buffer>) => void this.#large(key, method, handler, call), same, same, 'serverStream');
     else this.#grpc.register(method.path, (call: ServerUnaryCall<Buffer, Buffer>, reply: sendUnaryData<Buffer>) => void this.#unary(key, method, handler, call, reply), same, same, 'unary');
   }
 
@@ -195,6 +200,20 @@ class CriServer implements RunningServer {
     });
     if (Buffer.isBuffer(outcome)) reply(null, outcome);
     else reply(outcome);
+  }
+
+  /** A call whose answer may hold something until the client has taken it: it is disposed of then. */
+  async #large(key: keyof Rpcs, method: Method, handler: AnyHandler, call: ServerWritableStream<Buffer, Buffer>): Promise<void> {
+    let answer: unknown;
+    const outcome = await this.#handle(key, method, call, async (op, request) => {
+      answer = await handler(op, request);
+      return { bytes: encoded(method, answer), ids: {} };
+    });
+    if (Buffer.isBuffer(outcome)) {
+      await sent(call, outcome);
+      discard(outcome);
+    } else call.emit('error', outcome);
+    (answer as Partial<Disposable> | undefined)?.[Symbol.dispose]?.();
   }
 
   async #stream(key: keyof Rpcs, method: Method, handler: AnyHandler, call: ServerWritableStream<Buffer, Buffer>): Promise<void> {
@@ -256,6 +275,15 @@ class CriServer implements RunningServer {
     else if (QUIET.test(key)) call.log.debug('ok', fields);
     else call.log.info('ok', fields);
   }
+}
+
+/** Resolves when the only message of a call has left for the client, or the client has. */
+async function sent(call: ServerWritableStream<Buffer, Buffer>, message: Buffer): Promise<void> {
+  const { promise, resolve } = Promise.withResolvers<void>();
+  for (const end of ['cancelled', 'error', 'close'] as const) call.once(end, resolve);
+  call.write(message, () => resolve());
+  call.end();
+  await promise;
 }
 
 /** Resolves with `work`, or after `ms`. */

@@ -10,6 +10,7 @@
  * Malformed input is an InvalidArgument error. A value that does not fit its field when writing is an Internal one:
  * silence would send a wrong number.
  */
+import { discard } from '../pkg/base/bytes.ts';
 import { quote } from '../pkg/base/ids.ts';
 import { RuntimeError } from '../pkg/base/errors.ts';
 
@@ -172,7 +173,10 @@ export class Writer {
 
   /** Makes it ready for the next message; gives back memory that a huge one took. */
   clear(): void {
-    if (this.#bytes.length > KEPT_BYTES) this.#bytes = Buffer.allocUnsafe(INITIAL_BYTES);
+    if (this.#bytes.length > KEPT_BYTES) {
+      discard(this.#bytes);
+      this.#bytes = Buffer.allocUnsafe(INITIAL_BYTES);
+    }
     this.#at = this.#bytes.length;
   }
 
@@ -247,6 +251,7 @@ export class Writer {
     const size = this.#size();
     const grown = Buffer.allocUnsafe(Math.max(this.#bytes.length * 2, size + count));
     this.#bytes.copy(grown, grown.length - size, this.#at);
+    discard(this.#bytes);
     this.#bytes = grown;
     this.#at = grown.length - size;
   }

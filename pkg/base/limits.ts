@@ -48,6 +48,10 @@ export const limits = {
   pullLayersCount: 3,
   /** ExecSync output kept per stream; the rest is read and dropped (CVE-2022-1708). */
   execOutputBytes: 16 * MiB,
+  /** Output of a command that is kept without asking; probes and hooks print less. */
+  execSmallOutputBytes: 64 * KiB,
+  /** Commands at once whose larger output is kept until the client has it: each takes up to 32 MiB, and twice that on its way. */
+  execLargeOutputsCount: 2,
   execsPerContainerCount: 64,
   /** The whole plugin chain of one ADD; slow IPAM over a network takes minutes. */
   cniAddMs: 4 * 60_000,

@@ -10,6 +10,7 @@ import type { AttachChannel, Connection, ExecStdio, ExitStatus, TerminalSize } f
 import { execProcess } from '../spec/index.ts';
 import type { ContainerRecord } from '../state/index.ts';
 import type { Books } from './books.ts';
+import { OutputRoom } from './capture.ts';
 import type { Execs, World } from './index.ts';
 
 /** What a container's end leaves to its execs to end by themselves: dying with their PID namespace, they have an exit code to tell. */
@@ -19,6 +20,7 @@ export class ExecKeeper implements Execs {
   readonly #world: World;
   readonly #books: Books;
   readonly #running = new Map<ContainerId, number>();
+  readonly #room = new OutputRoom();
   /** The process part of each container's spec: what an exec inherits. Keyed by the first record, so that it goes with the container. */
   readonly #templates = new Map<ContainerId, RuntimeProcess>();
 
@@ -30,12 +32,16 @@ export class ExecKeeper implements Execs {
     });
   }
 
-  async execSync(op: Op, id: ContainerId, argv: readonly string[], timeoutMs: number): Promise<{ stdout: Uint8Array; stderr: Uint8Array; exitCode: number }> {
-    const stdout = new Capture(limits.execOutputBytes);
-    const stderr = new Capture(limits.execOutputBytes);
+  async execSync(op: Op, id: ContainerId, argv: readonly string[], timeoutMs: number): ReturnType<Execs['execSync']> {
     const bounded = timeoutMs > 0 ? withTimeout(op, timeoutMs) : op;
-    const { exitCode } = await this.exec(bounded, id, argv, { tty: false, stdin: null, stdout: (chunk) => stdout.add(chunk), stderr: (chunk) => stderr.add(chunk) });
-    return { stdout: stdout.bytes(), stderr: stderr.bytes(), exitCode };
+    const output = this.#room.open(bounded);
+    try {
+      const { exitCode } = await this.exec(bounded, id, argv, { tty: false, stdin: null, stdout: (chunk) => output.stdout.add(chunk), stderr: (chunk) => output.stderr.add(chunk) });
+      return { stdout: output.stdout.bytes(), stderr: output.stderr.bytes(), exitCode, [Symbol.dispose]: () => output.release() };
+    } catch (cause) {
+      output.release();
+      throw cause;
+    }
   }
 
   async exec(op: Op, id: ContainerId, argv: readonly string[], stdio: ExecStdio): Promise<ExitStatus> {
@@ -136,28 +142,5 @@ export class ExecKeeper implements Execs {
     const spec = JSON.parse(await this.#world.workspace.readBundle(id)) as { readonly process: RuntimeProcess };
     this.#templates.set(id, spec.process);
     return spec.process;
-  }
-}
-
-/** Keeps the first `max` bytes and drops the rest, so that the command goes on (CVE-2022-1708). */
-class Capture {
-  readonly #max: number;
-  readonly #chunks: Uint8Array[] = [];
-  #length = 0;
-
-  constructor(max: number) {
-    this.#max = max;
-  }
-
-  add(chunk: Uint8Array): void {
-    const kept = chunk.subarray(0, this.#max - this.#length);
-    if (kept.length === 0) return;
-    // A copy: the reader may use its buffer again.
-    this.#chunks.push(Uint8Array.from(kept));
-    this.#length += kept.length;
-  }
-
-  bytes(): Uint8Array {
-    return Buffer.concat(this.#chunks, this.#length);
   }
 }
