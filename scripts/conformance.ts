@@ -20,9 +20,10 @@ import { parseArgs } from 'node:util';
 import { type CritestOptions, runCritest, type SpecResult } from '../test/conformance/critest.ts';
 import { reasonToSkip } from '../test/conformance/expected-skips.ts';
 import { publishImages } from '../test/conformance/images.ts';
-import { currentRunc, type GoPrograms, goPrograms, hasGo } from '../test/conformance/programs.ts';
+import { currentRunc, type GoPrograms, goPrograms, hasGo, makeAllPrograms } from '../test/conformance/programs.ts';
 import { TestNode } from '../test/e2e/harness.ts';
 import { startRegistry } from '../test/e2e/registry.ts';
+import { onPrivateGround } from './ground.ts';
 
 const RUNTIMES = ['runc', 'crun', 'runc-current'] as const;
 type Runtime = (typeof RUNTIMES)[number];
@@ -61,8 +62,10 @@ if (!hasGo()) {
   console.error('conformance: crictl and critest are built with Go, and there is no go in PATH; install Go 1.25 or later');
   process.exitCode = 2;
 } else if (process.env['BERTH_CONFORMANCE'] === undefined) {
-  // In a mount namespace of our own, as the end-to-end tests: a mount that leaks goes with it.
-  const { status } = spawnSync('unshare', ['--mount', '--propagation', 'private', process.execPath, ...process.argv.slice(1)], { stdio: 'inherit', env: { ...process.env, BERTH_CONFORMANCE: '1' } });
+  // While there is a network: private ground has none.
+  makeAllPrograms(plan().some(({ runtime }) => runtime === 'runc-current'));
+  const [command = '', ...args] = onPrivateGround([process.execPath, ...process.argv.slice(1)]);
+  const { status } = spawnSync(command, args, { stdio: 'inherit', env: { ...process.env, BERTH_CONFORMANCE: '1' } });
   process.exitCode = status ?? 1;
 } else {
   report(await runAll(plan()));

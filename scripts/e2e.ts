@@ -1,9 +1,9 @@
 /**
- * `npm run e2e [-- name…]`: the end-to-end tests, as root, in a mount namespace of their own so that a mount that leaks goes with them
- * and is seen by nobody else. Without names all of test/e2e runs.
+ * `npm run e2e [-- name…]`: the end-to-end tests, as root, on private ground (see ground.ts). Without names all of test/e2e runs.
  */
 import { spawnSync } from 'node:child_process';
 import { globSync } from 'node:fs';
+import { onPrivateGround } from './ground.ts';
 
 const names = process.argv.slice(2).filter((each) => !each.startsWith('-'));
 const options = process.argv.slice(2).filter((each) => each.startsWith('-'));
@@ -13,5 +13,6 @@ if (files.length === 0) {
   console.error(`no test in test/e2e is called ${names.join(', ')}; there are ${all.join(', ')}`);
   process.exit(2);
 }
-const { status } = spawnSync('unshare', ['--mount', '--propagation', 'private', 'mocha', '--timeout', '60000', ...options, ...files], { stdio: 'inherit' });
+const [command = '', ...args] = onPrivateGround(['mocha', '--timeout', '60000', ...options, ...files]);
+const { status } = spawnSync(command, args, { stdio: 'inherit' });
 process.exit(status ?? 1);

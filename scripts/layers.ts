@@ -36,7 +36,7 @@ const GATES: readonly { readonly what: RegExp; readonly only: RegExp; readonly i
   { what: /^@grpc\/|^protobufjs/, only: /^cri\//, instead: 'only cri/ knows gRPC' },
   { what: /^node:worker_threads$/, only: /^pkg\/rootfs\//, instead: 'only pkg/rootfs starts worker threads' },
 ];
-const TEST_CODE = /\.test\.ts$|\/(conformance|fake|sim)[^/]*\.ts$/;
+const TEST_CODE = /^conmon\/test\/|\.test\.ts$|\/(conformance|fake|sim)[^/]*\.ts$/;
 
 interface Import {
   readonly to: string;

@@ -2,11 +2,13 @@
  * `npm test`: everything, in order of cost: check, unit tests, the monitor's suite, end-to-end tests. Each stage's output is shown; the
  * last line is `N passed, N failed, N skipped`, and the exit code is 0 only if nothing failed and nothing was skipped without a reason on the list.
  */
-import { spawn } from 'node:child_process';
+import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { globSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, globSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { onPrivateGround } from './ground.ts';
 import { EXPECTED_SKIPS } from '../test/expected-skips.ts';
 
 interface Outcome {
@@ -22,12 +24,11 @@ interface Stage {
   readonly kind: 'mocha' | 'command';
 }
 
-const PRIVATE_MOUNTS = ['unshare', '--mount', '--propagation', 'private'];
 const stages: readonly Stage[] = [
   { name: 'check', command: ['node', 'scripts/check.ts'], kind: 'command' },
   { name: 'unit', command: ['mocha', ...globSync('{pkg,cri}/**/*.test.ts').sort()], kind: 'mocha' },
   ...conmonStages(),
-  ...globSync('test/e2e/*.e2e.ts').sort().map((file): Stage => ({ name: file, command: [...PRIVATE_MOUNTS, 'mocha', '--timeout', '60000', file], kind: 'mocha' })),
+  ...globSync('test/e2e/*.e2e.ts').sort().map((file): Stage => ({ name: file, command: onPrivateGround(['mocha', '--timeout', '60000', file]), kind: 'mocha' })),
 ];
 
 const only = process.argv.slice(2);
@@ -42,8 +43,14 @@ for (const stage of stages) {
 }
 report(outcomes);
 
+/** The monitor: its suite and load test on the build that ships and on one with sanitizers, then half a minute of each fuzz target. */
 function conmonStages(): Stage[] {
-  return [{ name: 'conmon', command: [...PRIVATE_MOUNTS, 'mocha', '--timeout', '120000', ...globSync('conmon/test/*.test.ts').sort()], kind: 'mocha' }];
+  const suite = globSync('conmon/test/*.test.ts').sort();
+  return [
+    { name: 'conmon tools', command: ['make', '-s', '-C', 'conmon', 'tool', 'asan', 'fuzz'], kind: 'command' },
+    { name: 'conmon', command: onPrivateGround(['mocha', '--timeout', '120000', ...suite]), kind: 'mocha' },
+    { name: 'conmon fuzz', command: ['make', '-s', '-C', 'conmon', 'fuzz-smoke'], kind: 'command' },
+  ];
 }
 
 async function run(stage: Stage): Promise<Outcome> {
@@ -51,8 +58,8 @@ async function run(stage: Stage): Promise<Outcome> {
   const reportFile = join(scratch, 'report.json');
   const [command = '', ...args] = stage.command;
   const reporter = stage.kind === 'mocha' ? ['--reporter', new URL('reporter.cjs', import.meta.url).pathname, '--reporter-option', `file=${reportFile}`] : [];
-  const child = spawn(command, [...args, ...reporter], { stdio: 'inherit' });
-  const [code] = (await once(child, 'exit')) as [number | null];
+  const child = spawn(command, [...args, ...reporter], { stdio: 'inherit', detached: true });
+  const code = await ended(child, reportFile);
   try {
     if (stage.kind === 'command') return { passed: code === 0 ? 1 : 0, failed: code === 0 ? [] : [stage.name], skipped: [] };
     return judged(JSON.parse(readFileSync(reportFile, 'utf8')) as Outcome, stage, code);
@@ -63,9 +70,30 @@ async function run(stage: Stage): Promise<Outcome> {
   }
 }
 
+/**
+ * The exit code; null if a run that has reported does not end: a test left a handle open, and all that it started is killed. (Each stage leads
+ * a process group of its own.)
+ */
+async function ended(child: ChildProcess, reportFile: string): Promise<number | null> {
+  const exit = once(child, 'exit').then(([code]) => code as number | null);
+  const reported = (async () => {
+    while (child.exitCode === null && child.signalCode === null && !existsSync(reportFile)) await sleep(500);
+    await sleep(ENDING_MS, undefined, { ref: false });
+    return 'stuck' as const;
+  })();
+  const outcome = await Promise.race([exit, reported]);
+  if (outcome !== 'stuck' || child.pid === undefined) return outcome === 'stuck' ? null : outcome;
+  process.kill(-child.pid, 'SIGKILL');
+  await exit;
+  return null;
+}
+
+/** How long a mocha may take to end after its last test. */
+const ENDING_MS = 15_000;
+
 /** A run that fails outside its tests (a hook, a leak at exit) has failed, too; so has one that ran nothing. */
 function judged(outcome: Outcome, stage: Stage, code: number | null): Outcome {
-  if (code !== 0 && outcome.failed.length === 0) return { ...outcome, failed: [`${stage.name}: exit code ${code}`] };
+  if (code !== 0 && outcome.failed.length === 0) return { ...outcome, failed: [`${stage.name}: ${code === null ? 'did not end after its last test: something was left open' : `exit code ${code}`}`] };
   if (outcome.passed + outcome.failed.length + outcome.skipped.length === 0) return { ...outcome, failed: [`${stage.name}: ran no test`] };
   return outcome;
 }

@@ -14,7 +14,7 @@ import {
 import { join } from 'node:path';
 import { assert } from 'chai';
 import {
-  Case, Helper, contentOf, isAlive, parseLog, readIf, realBundle, realRuntimes, runCommand, subjects, tool, until,
+  Case, type Helper, contentOf, isAlive, parseLog, readIf, realBundle, realRuntimes, runCommand, subjects, tool, until,
 } from './harness.ts';
 import { upstreamFails, upstreamUnsteady } from './upstream.ts';
 

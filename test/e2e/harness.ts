@@ -205,10 +205,13 @@ function cgroupsOf(log: string): string[] {
   });
 }
 
-/** veth ends that are still plugged into the bridge. */
+/** Links that are still plugged into the bridge. Asked by netlink: /sys shows the network namespace that it was mounted in. */
 function portsOf(bridge: string): string[] {
-  const ports = `/sys/class/net/${bridge}/brif`;
-  return existsSync(ports) ? readdirSync(ports) : [];
+  try {
+    return execFileSync('ip', ['-o', 'link', 'show', 'master', bridge], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }).split('\n').filter((line) => line !== '');
+  } catch {
+    return []; // No such bridge.
+  }
 }
 
 function filesIn(dir: string): string[] {
