@@ -16,28 +16,31 @@ describe('parseProcStat', () => {
 });
 
 describe('parseHeeds', () => {
-  const stat = (flags: number): string => `4711 (x) S 1 2 3 0 -1 ${flags} 1 0 0 0 0 0 0 0 20 0 1 0 987654321 100 1`;
-  const [forked, executed] = [stat(0x400140), stat(0x400100)];
+  const stat = (flags: number, startCode: number): string => `4711 (a) b) S 1 2 3 0 -1 ${flags} 1 0 0 0 0 0 0 0 20 0 1 0 987654321 100 1 18446744073709551615 ${startCode} 5785993`;
+  const [forked, executing, executed] = [stat(0x400140, 4214784), stat(0x400100, 0), stat(0x400100, 4198400)];
   const status = (pids: string, blocked: string, caught: string): string => `Name:\tx\nNSpid:\t${pids}\nSigBlk:\t${blocked}\nSigIgn:\t0000000000000000\nSigCgt:\t${caught}\n`;
   const [none, term] = ['0000000000000000', '0000000000004000'];
 
   it('knows that the init of a PID namespace is deaf to what it does not handle', () => {
-    assert.isFalse(parseHeeds(status('4711\t1', none, none), executed, 15));
-    assert.isFalse(parseHeeds(status('4711\t1', none, term), executed, 2));
-    assert.isTrue(parseHeeds(status('4711\t1', none, term), executed, 15));
-    assert.isTrue(parseHeeds(status('4711\t1', term, none), executed, 15));
-    assert.isTrue(parseHeeds(status('4711\t1', none, none), executed, 9));
-    assert.isTrue(parseHeeds(status('4711\t1', none, '4000000000000000'), executed, 63));
+    assert.isFalse(parseHeeds(executed, status('4711\t1', none, none), 15));
+    assert.isFalse(parseHeeds(executed, status('4711\t1', none, term), 2));
+    assert.isTrue(parseHeeds(executed, status('4711\t1', none, term), 15));
+    assert.isTrue(parseHeeds(executed, status('4711\t1', term, none), 15));
+    assert.isTrue(parseHeeds(executed, status('4711\t1', none, none), 9));
+    assert.isTrue(parseHeeds(executed, status('4711\t1', none, '4000000000000000'), 63));
   });
 
   it('does not take the handlers of the runtime, which has not executed the program yet, for those of the program', () => {
-    assert.isFalse(parseHeeds(status('4711\t1', none, 'fffffffe7fffffff'), forked, 15));
-    assert.isTrue(parseHeeds(status('4711\t1', none, 'fffffffe7fffffff'), forked, 9));
+    const everything = 'fffffffe7fffffff';
+    assert.isFalse(parseHeeds(forked, status('4711\t1', none, everything), 15));
+    assert.isFalse(parseHeeds(executing, status('4711\t1', none, everything), 15));
+    assert.isTrue(parseHeeds(executed, status('4711\t1', none, everything), 15));
+    assert.isTrue(parseHeeds(forked, status('4711\t1', none, everything), 9));
   });
 
   it('and that nobody else is', () => {
-    assert.isTrue(parseHeeds(status('4711\t11', none, none), executed, 15));
-    assert.isTrue(parseHeeds(status('4711', none, none), forked, 15));
+    assert.isTrue(parseHeeds(executed, status('4711\t11', none, none), 15));
+    assert.isTrue(parseHeeds(forked, status('4711', none, none), 15));
     assert.isTrue(parseHeeds('', '', 15));
   });
 });

@@ -63,22 +63,26 @@ export function signalProcess(ref: ProcessRef, signal: number): boolean {
 
 /** False if the kernel would throw `signal` away now; see parseHeeds. True for a process that is gone. */
 export function heedsSignal(ref: ProcessRef, signal: number): boolean {
-  return parseHeeds(text(`/proc/${ref.pid}/status`), text(`/proc/${ref.pid}/stat`), signal);
+  // In this order: handlers that are read after the program was seen to run are its own.
+  const stat = text(`/proc/${ref.pid}/stat`);
+  return parseHeeds(stat, text(`/proc/${ref.pid}/status`), signal);
 }
 
-/** The process was forked and has not called execve since (PF_FORKNOEXEC of linux/sched.h, in field 9 of proc_pid_stat(5)). */
+/** The process was forked and has not called execve since (PF_FORKNOEXEC of linux/sched.h). */
 const FORKED_ONLY = 0x40;
 
 /**
- * PURE. Whether a signal from outside reaches the program of the process whose /proc/<pid>/status and stat these are. Only the init of a PID
- * namespace is deaf: to what it neither handles nor blocks (a blocked signal is kept), except SIGKILL and SIGSTOP (pid_namespaces(7)). As long
- * as an OCI runtime prepares the container, it has not executed the program, and what it handles (a Go runtime: everything) it drops.
+ * PURE. Whether a signal from outside reaches the program of the process whose /proc/<pid>/stat and status, read in this order, these are. Only
+ * the init of a PID namespace is deaf: to what it neither handles nor blocks (a blocked signal is kept), except SIGKILL and SIGSTOP
+ * (pid_namespaces(7)). As long as an OCI runtime prepares the container, or its execve is under way, the program does not run yet, and what the
+ * runtime handles (one in Go: everything) it drops.
  */
-export function parseHeeds(status: string, stat: string, signal: number): boolean {
+export function parseHeeds(stat: string, status: string, signal: number): boolean {
   const isInit = /^NSpid:.*\s1$/m.test(status);
   if (!isInit || signal === os.signals.SIGKILL || signal === os.signals.SIGSTOP) return true;
-  const flags = Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[6]);
-  if ((flags & FORKED_ONLY) !== 0) return false;
+  // Fields 9 (flags) and 26 (startcode, 0 until execve has loaded the program) of proc_pid_stat(5); the list here begins with field 3.
+  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+  if ((Number(fields[6]) & FORKED_ONLY) !== 0 || fields[23] === '0') return false;
   const bit = 1n << BigInt(signal - 1);
   return ['SigCgt', 'SigBlk'].some((row) => (BigInt(`0x${new RegExp(`^${row}:\\s*([0-9a-f]+)$`, 'm').exec(status)?.[1] ?? '0'}`) & bit) !== 0n);
 }
