@@ -7,7 +7,7 @@
 import { mkdirSync, readdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { buildImage, buildIndex, busybox, dir, file, type ImagePlan, type LayerFile, push, symlink } from '../e2e/images.ts';
-import { GOARCH, nginxTree, staticBusybox, staticProgram } from './programs.ts';
+import { GOARCH, nginxTree, noNewPrivsProgram, staticBusybox } from './programs.ts';
 
 /** Which registries the look-alikes stand for. */
 const REGISTRIES = ['registry.k8s.io', 'k8s.gcr.io', 'gcr.io'];
@@ -92,8 +92,7 @@ function httpd(box: readonly LayerFile[]): ImagePlan {
 }
 
 function noNewPrivs(): ImagePlan {
-  const program = staticProgram('nnp', '#include <stdio.h>\n#include <unistd.h>\nint main(void) { return printf("Effective uid: %u\\n", geteuid()) < 0; }\n');
-  return { layers: [{ files: [file('nnp', readFileSync(program), { mode: 0o4755 }), dir('etc')] }], config: { Entrypoint: ['/nnp'] } };
+  return { layers: [{ files: [file('nnp', readFileSync(noNewPrivsProgram()), { mode: 0o4755 }), dir('etc')] }], config: { Entrypoint: ['/nnp'] } };
 }
 
 function pause(): ImagePlan {

@@ -44,6 +44,15 @@ export function goPrograms(): GoPrograms {
   };
 }
 
+/** Makes everything that needs a network or a compiler, so that later calls find it. */
+export function makeAllPrograms(withCurrentRunc: boolean): void {
+  goPrograms();
+  staticBusybox();
+  nginxTree();
+  noNewPrivsProgram();
+  if (withCurrentRunc) currentRunc();
+}
+
 /** A runc of this year, which has idmapped mounts; the distribution's has not. */
 export function currentRunc(): string {
   return made(`bin/runc-${RUNC.version}`, (to) => {
@@ -79,12 +88,12 @@ export function nginxTree(): string {
   });
 }
 
-/** A small C program, linked statically. */
-export function staticProgram(name: string, source: string): string {
-  return made(`bin/${name}`, (to) => {
+/** Static, prints its effective uid: the image with it makes it set-uid root. */
+export function noNewPrivsProgram(): string {
+  return made('bin/nnp', (to) => {
     needPackages(['gcc', 'libc6-dev']);
     inScratch((scratch) => {
-      writeFileSync(join(scratch, 'main.c'), source);
+      writeFileSync(join(scratch, 'main.c'), '#include <stdio.h>\n#include <unistd.h>\nint main(void) { return printf("Effective uid: %u\\n", geteuid()) < 0; }\n');
       run('gcc', ['-static', '-O1', '-o', to, 'main.c'], scratch);
     });
   });
