@@ -62,7 +62,10 @@ export interface IdMapping {
 
 /** Reads and makes things inside a root directory; symlinks resolve inside it and never lead out (openat2 RESOLVE_IN_ROOT). */
 export interface InsideRoot {
-  /** At most `max` bytes of a regular file; undefined if absent. @throws FailedPrecondition for FIFOs, devices, larger files. Never blocks. */
+  /**
+   * At most `max` bytes of a regular file; undefined if absent. @throws FailedPrecondition for FIFOs, devices, larger files, and for a symlink on the way
+   * that leads nowhere, or into /dev, /proc or /sys: what the kernel mounts there may be without end (CVE-2026-47262). Never blocks.
+   */
   readFile(path: string, max: number): Promise<Buffer | undefined>;
   /** mkdir -p inside; existing directories keep owner and mode. @throws FailedPrecondition if something else is there. */
   ensureDir(path: string, owner: { readonly uid: number; readonly gid: number }, mode: number): Promise<void>;

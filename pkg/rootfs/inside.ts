@@ -24,7 +24,26 @@ async function within<T>(path: string, work: (inside: Root) => T | Promise<T>): 
   return await work(inside);
 }
 
+/** Where the container will see something else than what lies here. */
+const KERNEL_PLACE = /^\/(dev|proc|sys)(\/|$)/;
+
+/**
+ * Whoever reads the same path in the running container finds what a symlink leads to there: runc reads /etc/group itself, and
+ * one that led to /dev/zero made it eat the node's memory.
+ */
+function checkLinks(inside: Root, path: string): void {
+  const parts = path.split('/').filter((part) => part !== '');
+  for (let count = 1; count <= parts.length; count++) {
+    const prefix = `/${parts.slice(0, count).join('/')}`;
+    if (inside.stat(prefix)?.kind !== 'symlink') continue;
+    const found = inside.resolve(prefix);
+    if (found === undefined) throw new RuntimeError('FailedPrecondition', `${quote(prefix)} in the image is a symlink that leads nowhere`);
+    if (KERNEL_PLACE.test(found.path)) throw new RuntimeError('FailedPrecondition', `${quote(prefix)} in the image is a symlink to ${quote(found.path)}, which the kernel provides`);
+  }
+}
+
 async function readFile(inside: Root, path: string, max: number): Promise<Buffer | undefined> {
+  checkLinks(inside, path);
   try {
     return await inside.readFile(path, max);
   } catch (cause) {
