@@ -1,0 +1,70 @@
+import { assert } from 'chai';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { backgroundOp, type Logger, silent } from '../base/op.ts';
+import { DirectoryExtensions } from './extensions.ts';
+
+const op = backgroundOp(silent);
+const spec = (device: string, env: string): string => `cdiVersion: "0.6.0"\nkind: vendor.example/gpu\ndevices:\n  - {name: ${device}, containerEdits: {env: [${env}]}}\n`;
+
+describe('extensions in directories', () => {
+  let directory: string;
+  let warnings: string[];
+  const log: Logger = { ...silent, warn: (message, fields) => void warnings.push(`${message} ${String(fields?.['path'])}`) };
+  const extensions = (): DirectoryExtensions => new DirectoryExtensions({ cdiSpecs: [directory, join(directory, 'absent')], hooks: [directory] }, log);
+  const put = (name: string, text: string): Promise<void> => writeFile(join(directory, name), text);
+
+  beforeEach(async () => {
+    directory = await mkdtemp(join(tmpdir(), 'berth-extensions-'));
+    warnings = [];
+  });
+  afterEach(() => rm(directory, { recursive: true, force: true }));
+
+  it('are none where there are no files, or no directory', async () => {
+    const none = new DirectoryExtensions({ cdiSpecs: [join(directory, 'absent')], hooks: [join(directory, 'absent')] }, log);
+    assert.equal((await none.cdi(op)).devices.size, 0);
+    assert.deepEqual(await none.hooks(op), []);
+  });
+
+  it('are read again only when a file has changed', async () => {
+    await put('a.yaml', spec('one', 'A=1'));
+    const found = extensions();
+    const first = await found.cdi(op);
+    assert.deepEqual([...first.devices.keys()], ['vendor.example/gpu=one']);
+    assert.strictEqual(await found.cdi(op), first);
+    await put('a.yaml', spec('two', 'A=1'));
+    assert.deepEqual([...(await found.cdi(op)).devices.keys()], ['vendor.example/gpu=two']);
+    await rm(join(directory, 'a.yaml'));
+    assert.equal((await found.cdi(op)).devices.size, 0);
+  });
+
+  it('lose only what a broken file has, and say so once', async () => {
+    await put('a.yaml', spec('one', 'A=1'));
+    await put('b.json', '{');
+    await put('c.yaml', 'a: [');
+    await put('d.yaml', '{"cdiVersion": "9.9.9"}');
+    const found = extensions();
+    const registry = await found.cdi(op);
+    assert.deepEqual([...registry.devices.keys()], ['vendor.example/gpu=one']);
+    assert.deepEqual(registry.damaged.map(({ path }) => path.slice(directory.length + 1)).sort(), ['b.json', 'c.yaml', 'd.yaml']);
+    assert.lengthOf(warnings, 3);
+    await found.cdi(op);
+    assert.lengthOf(warnings, 3);
+  });
+
+  it('are not multiplied by aliases, nor read from other names', async () => {
+    const lines = ['a0: &a0 [x]', ...Array.from({ length: 30 }, (_, i) => `a${i + 1}: &a${i + 1} [*a${i}, *a${i}, *a${i}]`)];
+    await put('bomb.yaml', lines.join('\n'));
+    await put('notes.txt', spec('one', 'A=1'));
+    await put('.hidden.yaml', spec('two', 'A=1'));
+    const registry = await extensions().cdi(op);
+    assert.equal(registry.devices.size, 0);
+    assert.lengthOf(registry.damaged, 1);
+  });
+
+  it('hold hooks of the format 1.0.0', async () => {
+    await put('h.json', JSON.stringify({ version: '1.0.0', hook: { path: '/bin/hook' }, when: { always: true }, stages: ['poststop'] }));
+    assert.deepEqual((await extensions().hooks(op)).map(({ hook }) => hook.path), ['/bin/hook']);
+  });
+});
