@@ -3,7 +3,6 @@
  *
  * Everything that can block runs on the addon's own threads. Parsing and deciding are pure.
  */
-import { readFile } from 'node:fs/promises';
 import { RuntimeError } from '../base/errors.ts';
 import { addon, attempt, attemptAsync, systemError } from './addon.ts';
 
@@ -64,17 +63,26 @@ function unescape(text: string): string {
   return text.replace(/\\([0-7]{3})/g, (_, digits: string) => String.fromCharCode(Number.parseInt(digits, 8)));
 }
 
+function escape(path: string): string {
+  return path.replace(/[ \t\n\\#]/g, (character) => `\\${character.charCodeAt(0).toString(8).padStart(3, '0')}`);
+}
+
 /** The mounts of our namespace, in mount order. */
 export async function readMountinfo(): Promise<MountEntry[]> {
-  return parseMountinfo(await readFile('/proc/self/mountinfo', 'utf8'));
+  return parseMountinfo(await mountinfoText());
+}
+
+/** At once, on a thread: the kernel gives 4 KiB with each read, and a node with many pods has hundreds of them. */
+async function mountinfoText(): Promise<string> {
+  return (await attemptAsync('read mounts', (native) => native.readFiles(['/proc/self/mountinfo'], MOUNTINFO_BYTES)))[1].toString('utf8');
 }
 
 /** The mount with this id (statx's mount id); undefined if it is gone. Calls at one time share one read of mountinfo. */
 export async function mountById(id: bigint): Promise<MountEntry | undefined> {
-  sharedText ??= attemptAsync('read mounts', (native) => native.readFiles(['/proc/self/mountinfo'], MOUNTINFO_BYTES)).finally(() => {
+  sharedText ??= mountinfoText().finally(() => {
     sharedText = undefined;
   });
-  const text = `\n${(await sharedText)[1].toString('utf8')}`;
+  const text = `\n${await sharedText}`;
   const start = text.indexOf(`\n${id} `);
   return start < 0 ? undefined : parseMountLine(text.slice(start + 1, text.indexOf('\n', start + 1)));
 }
@@ -82,7 +90,7 @@ export async function mountById(id: bigint): Promise<MountEntry | undefined> {
 /** fs.mount-max is 100 000 mounts by default. */
 const MOUNTINFO_BYTES = 64 * 1024 * 1024;
 /** The read that is under way, if any. */
-let sharedText: Promise<readonly [BigInt64Array, Buffer]> | undefined;
+let sharedText: Promise<string> | undefined;
 
 /** PURE. True if `path` is `tree` or below it. */
 export function isAtOrBelow(path: string, tree: string): boolean {
@@ -211,9 +219,14 @@ export async function unmount(path: string): Promise<boolean> {
 
 /** Unmounts everything at and below `path`, deepest and newest first, over-mounts included; content if nothing is mounted. `path` is absolute and free of links. */
 export async function unmountTree(path: string): Promise<void> {
+  const asWritten = escape(path);
   // A mount can be uncovered, or arrive by propagation, while we work; more rounds than over-mounts mean that somebody mounts against us.
   for (let round = 0; round < 32; round++) {
-    const targets = mountPointsIn(await readMountinfo(), path);
+    // What is detached takes what is mounted below it along, so that there is seldom more to find.
+    await unmount(path);
+    const text = await mountinfoText();
+    if (!text.includes(asWritten)) return;
+    const targets = mountPointsIn(parseMountinfo(text), path);
     if (targets.length === 0) return;
     for (const target of targets) await unmount(target);
   }
