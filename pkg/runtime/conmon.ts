@@ -6,10 +6,11 @@
  *
  * conmon stays our child (`--sync`): it is reaped by us, killed as a whole tree when it hangs, and init's child once we are gone.
  */
-import { constants, writeSync } from 'node:fs';
-import { access, lstat, mkdir, open, readdir, readFile, rm, stat, unlink, writeFile } from 'node:fs/promises';
+import { constants, existsSync, writeFileSync, writeSync } from 'node:fs';
+import { access, lstat, open, readdir, rm, stat, unlink } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { errnoOf, RuntimeError, wrap } from '../base/errors.ts';
+import { ensureDirInMemory, listInMemory, readInMemory, removeInMemory } from '../base/files.ts';
 import type { ContainerId, ProcessRef } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import { abortError, checkAlive, type Logger, type Op, silent, withTimeout } from '../base/op.ts';
@@ -43,6 +44,7 @@ const REOPEN_LOOK_MS = 20;
 const ATTACH_PACKET_BYTES = 8_192;
 const STREAM_STDOUT = 2;
 const STREAM_STDERR = 3;
+const PID_FILE_BYTES = 64;
 const START_FD = 3;
 const SYNC_FD = 4;
 
@@ -63,14 +65,13 @@ export class ConmonMonitor implements Monitor {
     const stage = `${handler.path} create, run by ${handler.monitorPath}`;
     op.stage(stage);
     checkAlive(op, stage);
-    const [launcher] = await Promise.all([this.#launcher(handler.monitorCgroup), prepareLogPath(request.logPath), mkdir(this.#exitsDir, { recursive: true, mode: 0o700 })]);
+    ensureDirInMemory(this.#exitsDir);
+    const [launcher] = await Promise.all([this.#launcher(handler.monitorCgroup), prepareLogPath(request.logPath)]);
     const bounded = withTimeout(op, handler.createTimeoutMs);
     const running = await startMonitor(monitorArgv(request, this.#exitsDir), request, launcher);
     try {
-      const [pid] = await Promise.all([
-        abortable(containerPid(running, request), bounded.signal, () => abortError(bounded, stage)),
-        writeFile(join(request.bundle, FILES.monitorPid), String(running.child.pid), { mode: 0o600 }),
-      ]);
+      writeFileSync(join(request.bundle, FILES.monitorPid), String(running.child.pid), { mode: 0o600 });
+      const pid = await abortable(containerPid(running, request), bounded.signal, () => abortError(bounded, stage));
       const process = processRef(pid);
       if (process === undefined) throw new RuntimeError('Internal', `container ${request.id} was created, but its first process ${pid} is gone already`);
       return { process, monitor: running.child.ref };
@@ -118,19 +119,19 @@ export class ConmonMonitor implements Monitor {
   }
 
   async *exits(signal: AbortSignal): AsyncIterable<ExitRecord> {
-    for await (const exit of watchExits(this.#exitsDir, signal, this.#log)) yield await this.#record(exit);
+    for await (const exit of watchExits(this.#exitsDir, signal, this.#log)) yield this.#record(exit);
   }
 
   async exitOf(id: ContainerId): Promise<ExitRecord | undefined> {
-    const exit = await readExitFile(this.#exitsDir, id);
-    return exit === undefined ? undefined : await this.#record(exit);
+    const exit = readExitFile(this.#exitsDir, id);
+    return exit === undefined ? undefined : this.#record(exit);
   }
 
   async destroy(op: Op, id: ContainerId, bundle: string): Promise<void> {
     op.stage('end monitor');
     const monitor = await findMonitor(bundle, id);
     if (monitor !== undefined) await this.#end(op, id, monitor);
-    await rm(join(this.#exitsDir, id), { force: true });
+    removeInMemory(join(this.#exitsDir, id));
   }
 
   /** Gives up the monitors' cgroups; the monitors go on. */
@@ -149,17 +150,16 @@ export class ConmonMonitor implements Monitor {
       reapOrphans();
     }
     if (isAlive(monitor)) throw new RuntimeError('DeadlineExceeded', `monitor ${monitor.pid} of container ${id} does not die from SIGKILL: it hangs in the kernel, look at the disk that its log is on`);
-    await this.#removeUnfinished(id);
+    this.#removeUnfinished(id);
   }
 
   /** A writer killed between its temporary file and the rename leaves the former: `<id>.XXXXXX`. */
-  async #removeUnfinished(id: ContainerId): Promise<void> {
-    const names = await readdir(this.#exitsDir).catch(() => []);
-    for (const name of names) if (name.startsWith(`${id}.`)) await rm(join(this.#exitsDir, name), { force: true });
+  #removeUnfinished(id: ContainerId): void {
+    for (const name of listInMemory(this.#exitsDir)) if (name.startsWith(`${id}.`)) removeInMemory(join(this.#exitsDir, name));
   }
 
-  async #record(exit: ExitFile): Promise<ExitRecord> {
-    return { ...exit, oomKilled: await exists(join(this.#bundleOf(exit.id), FILES.oom)) };
+  #record(exit: ExitFile): ExitRecord {
+    return { ...exit, oomKilled: existsSync(join(this.#bundleOf(exit.id), FILES.oom)) };
   }
 
   /** The container whose bundle this is, where the bundle is named for it; undefined otherwise. */
@@ -385,7 +385,7 @@ async function holdsOpen(process: ProcessRef, path: string): Promise<boolean> {
  * now. Without a pid file (we died right after we had started it) the process table is searched.
  */
 async function findMonitor(bundle: string, id: ContainerId | undefined): Promise<ProcessRef | undefined> {
-  const text = await readFile(join(bundle, FILES.monitorPid), 'utf8').catch(() => undefined);
+  const text = pidFileText(join(bundle, FILES.monitorPid));
   const candidates = text === undefined ? (await readdir('/proc')).filter((name) => /^\d+$/.test(name)) : /^\d{1,10}\s*$/.test(text) ? [text.trim()] : [];
   const argvs = readFiles(candidates.map((pid) => `/proc/${pid}/cmdline`), 128 * 1024);
   for (const [index, bytes] of argvs.entries()) {
@@ -395,6 +395,14 @@ async function findMonitor(bundle: string, id: ContainerId | undefined): Promise
     if (ref !== undefined && isAlive(ref)) return ref;
   }
   return undefined;
+}
+
+function pidFileText(path: string): string | undefined {
+  try {
+    return readInMemory(path, PID_FILE_BYTES).toString('latin1');
+  } catch {
+    return undefined;
+  }
 }
 
 async function exists(path: string): Promise<boolean> {

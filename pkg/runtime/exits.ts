@@ -3,7 +3,8 @@
  *
  * Watch first, then read what is there, then live: an exit may be reported twice, but never not at all.
  */
-import { mkdir, open, readdir } from 'node:fs/promises';
+import { closeSync, constants, fstatSync, openSync, readSync } from 'node:fs';
+import { mkdir, readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { errnoOf, explain } from '../base/errors.ts';
 import type { ContainerId } from '../base/ids.ts';
@@ -33,22 +34,31 @@ export function parseExitCode(text: string): number {
   return code <= 255 ? code : 255;
 }
 
-/** The exit file of `id` right now; undefined if there is none. */
-export async function readExitFile(directory: string, id: ContainerId): Promise<ExitFile | undefined> {
-  let file: Awaited<ReturnType<typeof open>>;
+/** The exit file of `id` right now; undefined if there is none. Read on the spot: it is ours, on tmpfs, and somebody waits for it. */
+export function readExitFile(directory: string, id: ContainerId): ExitFile | undefined {
+  let file: number;
   try {
-    file = await open(join(directory, id), 'r');
+    file = openSync(join(directory, id), constants.O_RDONLY | constants.O_NONBLOCK);
   } catch (error) {
     if (errnoOf(error) === 'ENOENT') return undefined;
     throw error;
   }
   try {
-    const { mtimeNs } = await file.stat({ bigint: true });
+    const { mtimeNs } = fstatSync(file, { bigint: true });
     const bytes = Buffer.alloc(EXIT_FILE_BYTES);
-    const { bytesRead } = await file.read(bytes, 0, EXIT_FILE_BYTES, 0);
+    const bytesRead = readSync(file, bytes, 0, EXIT_FILE_BYTES, 0);
     return { id, exitCode: parseExitCode(bytes.toString('latin1', 0, bytesRead)), finishedAt: mtimeNs };
   } finally {
-    await file.close();
+    closeSync(file);
+  }
+}
+
+function readable(directory: string, id: ContainerId, log: Logger): ExitFile | undefined {
+  try {
+    return readExitFile(directory, id);
+  } catch (error) {
+    log.error('exit file cannot be read, ignoring', { container: id, cause: explain(error) });
+    return undefined;
   }
 }
 
@@ -91,10 +101,7 @@ export async function* watchExits(directory: string, signal: AbortSignal, log: L
         continue;
       }
       pending.delete(next);
-      const exit = await readExitFile(directory, next).catch((error: unknown) => {
-        log.error('exit file cannot be read, ignoring', { container: next, cause: explain(error) });
-        return undefined;
-      });
+      const exit = readable(directory, next, log);
       if (exit !== undefined && !signal.aborted) yield exit;
     }
   } finally {

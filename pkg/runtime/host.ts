@@ -6,7 +6,7 @@ import { writeFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { errnoOf, RuntimeError } from '../base/errors.ts';
-import { ensureDir, readBounded } from '../base/files.ts';
+import { ensureDirInMemory, readBounded } from '../base/files.ts';
 import type { ProcessRef } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import { checkAlive, type Op } from '../base/op.ts';
@@ -69,7 +69,7 @@ export class LinuxHost implements Host {
 
   async mountShm(op: Op, path: string, sizeBytes: bigint, owner: { readonly uid: number; readonly gid: number }): Promise<void> {
     op.stage('mount /dev/shm');
-    await ensureDir(path);
+    ensureDirInMemory(path);
     if (isMountPoint(path)) return;
     await mountFs({ type: 'tmpfs', source: 'shm', target: path, options: ['nosuid', 'nodev', 'noexec', 'mode=1777', `size=${sizeBytes}`, `uid=${owner.uid}`, `gid=${owner.gid}`] });
   }

@@ -2,10 +2,10 @@
  * Namespaces pinned by bind mounts under `<dir>/<sandbox id>/<kind>`, made by the program pinns in one short-lived process per pod.
  * The directory is all there is to know: whatever is found in it by id can be destroyed, after any crash.
  */
-import { readdir, rmdir, unlink } from 'node:fs/promises';
+import { rmdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { errnoOf, RuntimeError, type ErrorCode } from '../base/errors.ts';
-import { ensureDir, readDirSorted } from '../base/files.ts';
+import { ensureDirInMemory, listInMemory, removeInMemory } from '../base/files.ts';
 import { parseSandboxId, type SandboxId } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import { withTimeout, type Op } from '../base/op.ts';
@@ -32,7 +32,7 @@ export class PinnedNamespaces implements Namespaces {
 
   async pin(op: Op, id: SandboxId, request: PinRequest): Promise<ReadonlyMap<NamespaceKind, string>> {
     const directory = join(this.#options.dir, id);
-    await ensureDir(directory);
+    ensureDirInMemory(directory);
     const paths = new Map(request.kinds.map((kind) => [kind, join(directory, kind)] as const));
     if (paths.size === 0) return paths;
     op.stage('pin namespaces');
@@ -46,14 +46,14 @@ export class PinnedNamespaces implements Namespaces {
   async destroy(op: Op, id: SandboxId): Promise<void> {
     const directory = join(this.#options.dir, id);
     op.stage('unpin namespaces');
-    await Promise.all((await readDirSorted(directory)).map((name) => unpin(join(directory, name))));
-    await rmdir(directory).catch(contentIfAbsent);
+    await Promise.all(listInMemory(directory).map((name) => unpin(join(directory, name))));
+    removeDir(directory);
   }
 
   async pinned(id: SandboxId): Promise<ReadonlyMap<NamespaceKind, string>> {
     const directory = join(this.#options.dir, id);
     const found = new Map<NamespaceKind, string>();
-    const names = new Set(await readDirSorted(directory));
+    const names = new Set(listInMemory(directory));
     for (const kind of KINDS) {
       const path = join(directory, kind);
       if (names.has(kind) && (await statFileSystem(path)).type === NSFS_MAGIC) found.set(kind, path);
@@ -62,11 +62,7 @@ export class PinnedNamespaces implements Namespaces {
   }
 
   async list(): Promise<readonly SandboxId[]> {
-    const names = await readdir(this.#options.dir).catch((error: unknown) => {
-      contentIfAbsent(error);
-      return [];
-    });
-    return names.filter((name) => /^[0-9a-f]{64}$/.test(name)).map(parseSandboxId);
+    return listInMemory(this.#options.dir).filter((name) => /^[0-9a-f]{64}$/.test(name)).map(parseSandboxId);
   }
 }
 
@@ -91,7 +87,15 @@ export function pinError(exitCode: number, stderr: string): RuntimeError {
 /** All mounts at the path, should there be several, then the file. */
 async function unpin(path: string): Promise<void> {
   while (await unmount(path));
-  await unlink(path).catch(contentIfAbsent);
+  removeInMemory(path);
+}
+
+function removeDir(path: string): void {
+  try {
+    rmdirSync(path);
+  } catch (error) {
+    contentIfAbsent(error);
+  }
 }
 
 function contentIfAbsent(error: unknown): void {

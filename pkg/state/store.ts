@@ -5,10 +5,10 @@
  * prototype-free maps survive the trip: a record that is loaded equals the one that was saved.
  */
 import { crc32 } from 'node:zlib';
-import { mkdir, rename } from 'node:fs/promises';
+import { rename } from 'node:fs/promises';
 import { join } from 'node:path';
 import { errnoOf, explain, RuntimeError } from '../base/errors.ts';
-import { ensureDir, isTemporaryName, readBounded, readDirSorted, removeFile, replaceFile } from '../base/files.ts';
+import { ensureDirInMemory, isTemporaryName, listInMemory, readInMemory, removeInMemory, replaceFile } from '../base/files.ts';
 import { limits } from '../base/limits.ts';
 import type { ContainerRecord, Damaged, SandboxRecord, StateStore } from './index.ts';
 
@@ -40,31 +40,31 @@ export class FileStateStore implements StateStore {
     const text = encodeRecord(record);
     const path = this.#path(record.kind, record.id);
     try {
-      await replaceFile(path, text, 'volatile');
+      await replaceFile(path, text, 'memory');
     } catch (error) {
       if (errnoOf(error) !== 'ENOENT') throw error;
-      await mkdir(join(this.#root, directoryOf(record.kind), record.id), { recursive: true, mode: 0o700 });
-      await replaceFile(path, text, 'volatile');
+      ensureDirInMemory(join(this.#root, directoryOf(record.kind), record.id));
+      await replaceFile(path, text, 'memory');
     }
   }
 
   async remove(record: { readonly kind: Kind; readonly id: string }): Promise<void> {
-    await removeFile(this.#path(record.kind, record.id));
+    removeInMemory(this.#path(record.kind, record.id));
   }
 
   async #loadKind<R extends AnyRecord>(kind: Kind, damaged: Damaged[]): Promise<R[]> {
     const directory = join(this.#root, directoryOf(kind));
-    await ensureDir(directory);
-    const ids = (await readDirSorted(directory)).filter((name) => ID.test(name));
+    ensureDirInMemory(directory);
+    const ids = listInMemory(directory).filter((name) => ID.test(name));
     const loaded = await Promise.all(ids.map((id) => this.#loadOne<R>(kind, id, damaged)));
     return loaded.filter((record) => record !== undefined);
   }
 
   async #loadOne<R extends AnyRecord>(kind: Kind, id: string, damaged: Damaged[]): Promise<R | undefined> {
     const path = this.#path(kind, id);
-    await this.#dropTemporaries(kind, id);
+    this.#dropTemporaries(kind, id);
     try {
-      return decodeRecord(await readBounded(path, limits.recordBytes), kind, id) as R;
+      return decodeRecord(readInMemory(path, limits.recordBytes), kind, id) as R;
     } catch (error) {
       // A directory without a record: the object was being removed, or never got further than mkdir. The sweep finds it.
       if (errnoOf(error) === 'ENOENT') return undefined;
@@ -76,15 +76,15 @@ export class FileStateStore implements StateStore {
   /** Moves a damaged record out of the object's directory, which is about to be destroyed, and keeps it for the curious. */
   async #setAside(path: string, kind: Kind, id: string): Promise<string> {
     const quarantine = join(this.#root, 'damaged');
-    await ensureDir(quarantine);
+    ensureDirInMemory(quarantine);
     const kept = join(quarantine, `${kind}-${id}.json`);
     await rename(path, kept);
     return kept;
   }
 
-  async #dropTemporaries(kind: Kind, id: string): Promise<void> {
+  #dropTemporaries(kind: Kind, id: string): void {
     const directory = join(this.#root, directoryOf(kind), id);
-    for (const name of await readDirSorted(directory)) if (isTemporaryName(name)) await removeFile(join(directory, name));
+    for (const name of listInMemory(directory)) if (isTemporaryName(name)) removeInMemory(join(directory, name));
   }
 
   #path(kind: Kind, id: string): string {

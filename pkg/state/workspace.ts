@@ -4,9 +4,10 @@
  * Every path here is a function of an id, so that `destroy(id)` finds everything after any crash. Removal is not here:
  * it goes through Host.removeTree, which never crosses a mount and never leaves our own directories.
  */
-import { chown, copyFile, readFile, rename } from 'node:fs/promises';
+import { readFileSync } from 'node:fs';
+import { chown, copyFile, rename } from 'node:fs/promises';
 import { join } from 'node:path';
-import { ensureDir, readDirSorted, replaceFile } from '../base/files.ts';
+import { ensureDirInMemory, listInMemory, replaceFile } from '../base/files.ts';
 import { type ContainerId, parseContainerId, parseSandboxId, type SandboxId } from '../base/ids.ts';
 
 /** Host ids. */
@@ -17,7 +18,7 @@ export interface FileOwner {
 const ROOT: FileOwner = { uid: 0, gid: 0 };
 
 async function writeOwned(path: string, content: string | Uint8Array, owner: FileOwner): Promise<void> {
-  await replaceFile(path, content, 'volatile', 0o644);
+  await replaceFile(path, content, 'memory', 0o644);
   if (owner.uid !== 0 || owner.gid !== 0) await chown(path, owner.uid, owner.gid);
 }
 
@@ -50,29 +51,29 @@ export class Workspace {
   }
 
   async ensureSandboxDir(id: SandboxId, mode = 0o700): Promise<void> {
-    await ensureDir(this.sandboxDir(id), mode);
+    ensureDirInMemory(this.sandboxDir(id), mode);
   }
 
   async ensureBundle(id: ContainerId, mode = 0o700): Promise<void> {
-    await ensureDir(this.bundle(id), mode);
+    ensureDirInMemory(this.bundle(id), mode);
   }
 
   /** Writes the OCI spec of a container; the runtime reads it as `config.json`. */
   async writeBundle(id: ContainerId, spec: string | Uint8Array): Promise<string> {
     const bundle = this.bundle(id);
-    await ensureDir(bundle);
-    await replaceFile(join(bundle, 'config.json'), spec, 'volatile');
+    ensureDirInMemory(bundle);
+    await replaceFile(join(bundle, 'config.json'), spec, 'memory');
     return bundle;
   }
 
   async readBundle(id: ContainerId): Promise<string> {
-    return await readFile(join(this.bundle(id), 'config.json'), 'utf8');
+    return readFileSync(join(this.bundle(id), 'config.json'), 'utf8');
   }
 
   /** Writes a file that is mounted into one container (a passwd with one more line, …) and returns its path. */
   async writeContainerFile(id: ContainerId, name: 'passwd' | 'group' | 'containerenv', content: string | Uint8Array, owner: FileOwner = ROOT): Promise<string> {
     const bundle = this.bundle(id);
-    await ensureDir(bundle);
+    ensureDirInMemory(bundle);
     const path = join(bundle, name);
     await writeOwned(path, content, owner);
     return path;
@@ -81,7 +82,7 @@ export class Workspace {
   /** The root of every infra container: our pause, and the directories that runtimes want to mount on. Returns its path. */
   async ensurePauseRoot(pauseBinary: string): Promise<string> {
     const root = join(this.root, 'pause');
-    for (const directory of ['', 'dev', 'proc', 'sys']) await ensureDir(join(root, directory), 0o755);
+    for (const directory of ['', 'dev', 'proc', 'sys']) ensureDirInMemory(join(root, directory), 0o755);
     await copyFile(pauseBinary, join(root, `pause.tmp-${process.pid}`));
     await rename(join(root, `pause.tmp-${process.pid}`), join(root, 'pause'));
     return root;
@@ -89,10 +90,10 @@ export class Workspace {
 
   /** Ids that have a directory, with or without a record, for the orphan sweep. */
   async listSandboxes(): Promise<readonly SandboxId[]> {
-    return (await readDirSorted(join(this.root, 'sandboxes'))).filter((name) => /^[0-9a-f]{64}$/.test(name)).map(parseSandboxId);
+    return listInMemory(join(this.root, 'sandboxes')).filter((name) => /^[0-9a-f]{64}$/.test(name)).map(parseSandboxId);
   }
 
   async listContainers(): Promise<readonly ContainerId[]> {
-    return (await readDirSorted(join(this.root, 'containers'))).filter((name) => /^[0-9a-f]{64}$/.test(name)).map(parseContainerId);
+    return listInMemory(join(this.root, 'containers')).filter((name) => /^[0-9a-f]{64}$/.test(name)).map(parseContainerId);
   }
 }
