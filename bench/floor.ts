@@ -6,13 +6,21 @@ import { randomBytes } from 'node:crypto';
 import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { backgroundOp, silent } from '../pkg/base/op.ts';
-import { capture, exitCodeOf, inheritedEnv, spawn } from '../pkg/sys/index.ts';
+import { capture, exitCodeOf, inheritedEnv, mountOf, mountOverlay, readMountinfo, spawn, unmount } from '../pkg/sys/index.ts';
 import { CNI_PLUGINS, type Ground, type Network, run } from './ground.ts';
 import type { Report } from './report.ts';
 import { RUNTIMES, type RuntimeName } from './targets.ts';
 
 interface Spec {
+  readonly root: Readonly<Record<string, unknown>>;
   readonly linux: Readonly<Record<string, unknown>>;
+}
+
+/** The rootfs of every container: an overlay of its own, since a runtime has more to do in one that nothing was mounted in before. */
+interface Overlay {
+  /** Topmost first. */
+  readonly lower: readonly string[];
+  readonly options: readonly string[];
 }
 
 export class Floor {
@@ -20,19 +28,22 @@ export class Floor {
   readonly #network: Network;
   readonly #runtime: readonly [string, ...string[]];
   readonly #spec: Spec;
+  readonly #overlay: Overlay;
   readonly #dir: string;
 
-  private constructor(ground: Ground, network: Network, runtime: RuntimeName, spec: Spec) {
+  private constructor(ground: Ground, network: Network, runtime: RuntimeName, spec: Spec, overlay: Overlay) {
     this.#ground = ground;
     this.#network = network;
-    this.#dir = join(ground.dir, 'floor');
+    this.#dir = join(ground.dir, 'run/floor');
     this.#runtime = [RUNTIMES[runtime], '--root', join(this.#dir, 'runtime')];
     this.#spec = spec;
+    this.#overlay = overlay;
   }
 
   /** `bundle`: that of a container which Berth runs now, and for as long as the floor is used. */
   static async open(ground: Ground, runtime: RuntimeName, bundle: string): Promise<Floor> {
-    const floor = new Floor(ground, await ground.network('floor'), runtime, JSON.parse(await readFile(join(bundle, 'config.json'), 'utf8')) as Spec);
+    const spec = JSON.parse(await readFile(join(bundle, 'config.json'), 'utf8')) as Spec;
+    const floor = new Floor(ground, await ground.network('floor'), runtime, spec, await overlayAt(String(spec.root['path'])));
     await mkdir(floor.#dir);
     return floor;
   }
@@ -42,6 +53,8 @@ export class Floor {
     const id = randomBytes(32).toString('hex');
     const netns = join(this.#dir, `netns-${id.slice(0, 12)}`);
     const bundle = join(this.#dir, id);
+    // Not in memory: what a runtime creates in the writable layer costs what the disk costs.
+    const root = join(this.#ground.dir, `floor-root-${id.slice(0, 12)}`);
     const measure = async (name: string, work: () => Promise<void>): Promise<number> => {
       const from = performance.now();
       await work();
@@ -51,7 +64,9 @@ export class Floor {
     };
     await run(this.#ground.build('bin/pinns'), ['--net', netns]);
     await mkdir(bundle);
-    await writeFile(join(bundle, 'config.json'), JSON.stringify({ ...this.#spec, linux: { ...this.#spec.linux, cgroupsPath: `${this.#ground.cgroup}/floor/${id}` } }));
+    for (const name of ['upper', 'work', 'merged']) await mkdir(join(root, name), { recursive: true });
+    await mountOverlay({ ...this.#overlay, writable: { upper: join(root, 'upper'), work: join(root, 'work') }, target: join(root, 'merged') });
+    await writeFile(join(bundle, 'config.json'), JSON.stringify({ ...this.#spec, root: { ...this.#spec.root, path: join(root, 'merged') }, linux: { ...this.#spec.linux, cgroupsPath: `${this.#ground.cgroup}/floor/${id}` } }));
     const up = (await measure('RunPodSandbox', () => this.#cni('ADD', id, netns)))
       + (await measure('CreateContainer', () => this.#oci('create', '--bundle', bundle, id)))
       + (await measure('StartContainer', () => this.#oci('start', id)));
@@ -59,9 +74,9 @@ export class Floor {
     await measure('ExecSync', () => this.#oci('exec', id, 'true'));
     await this.#oci('delete', '--force', id);
     await measure('StopPodSandbox', () => this.#cni('DEL', id, netns));
-    await run('umount', [netns]);
-    await rm(netns);
-    await rm(bundle, { recursive: true });
+    await unmount(netns);
+    await unmount(join(root, 'merged'));
+    for (const path of [netns, bundle, root]) await rm(path, { recursive: true });
   }
 
   async #cni(command: 'ADD' | 'DEL', id: string, netns: string): Promise<void> {
@@ -81,4 +96,11 @@ export class Floor {
     const code = exitCodeOf(await child.exited);
     if (code !== 0) throw new Error(`${this.#runtime[0]} ${args.join(' ')} failed with exit code ${code}`);
   }
+}
+
+async function overlayAt(path: string): Promise<Overlay> {
+  const mount = mountOf(await readMountinfo(), path);
+  if (mount?.fsType !== 'overlay') throw new Error(`${path} is no overlay`);
+  const lower = mount.superOptions.flatMap((option) => /^lowerdir\+?=(.*)$/.exec(option)?.[1]?.split(':') ?? []);
+  return { lower, options: mount.superOptions.filter((option) => !/^(rw|(lower|upper|work)dir\+?=.*|uuid=.*|xino=.*|nouserxattr|userxattr)$/.test(option)) };
 }

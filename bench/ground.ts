@@ -5,7 +5,7 @@
 import { execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
-import { copyFile, cp, mkdir, mkdtemp, readdir, rm, rmdir, writeFile } from 'node:fs/promises';
+import { chmod, copyFile, cp, mkdir, mkdtemp, readdir, rm, rmdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { defaultConflist } from '../pkg/network/index.ts';
@@ -44,8 +44,14 @@ export class Ground {
     this.pauseImage = `${registry.host}/bench/pause:latest`;
   }
 
+  /** Call it on private ground (scripts/ground.ts): what it mounts and unmounts is nobody else's. */
   static async make(): Promise<Ground> {
+    await leaveOthersBehind();
     const directory = await mkdtemp('/tmp/berth-bench-');
+    // Containers with user namespaces pass through it.
+    await chmod(directory, 0o711);
+    await mkdir(join(directory, 'run'));
+    await run('mount', ['-t', 'tmpfs', 'tmpfs', join(directory, 'run')]);
     const ground = new Ground(directory, await startRegistry(directory));
     await ground.#copyBuild();
     await push({ layout: join(BUILD, 'embedded-image'), name: EMBEDDED_IMAGE }, ground.image);
@@ -63,7 +69,7 @@ export class Ground {
   readonly build = (path: string): string => join(this.dir, 'build', path);
 
   async network(name: string): Promise<Network> {
-    const bridge = `bb${process.pid % 100_000}${name.slice(0, 3)}`;
+    const bridge = `bench-${name.slice(0, 6)}`;
     const confDir = join(this.dir, `net-${name}`);
     await mkdir(confDir);
     const conflist = defaultConflist({ dataDir: join(this.dir, `ipam-${name}`), bridge, subnets: [`10.${180 + this.#bridges.length}.0.0/16`] });
@@ -78,8 +84,7 @@ export class Ground {
     const bound = { timeoutMs: 10_000, intervalMs: 50 };
     const left = await waitFor(() => this.#leaks(), (found) => found.length === 0, 'the ground to be clean', bound).then(() => [], () => this.#leaks());
     for (const pid of [...processesOf(this.dir), ...this.#cgroups().flatMap(processesIn)]) process.kill(Number(pid), 'SIGKILL');
-    for (const mount of mountsBelow(this.dir).reverse()) await run('umount', ['-l', mount]).catch(() => {});
-    for (const bridge of this.#bridges) await run('ip', ['link', 'del', bridge]).catch(() => {});
+    for (const mount of [...this.#mounts().reverse(), join(this.dir, 'run')]) await run('umount', ['-l', mount]).catch(() => {});
     for (const path of this.#cgroups()) await removeCgroups(path);
     await rm(this.dir, { recursive: true, force: true, maxRetries: 3 });
     return left;
@@ -92,13 +97,17 @@ export class Ground {
     await copyFile(process.execPath, this.build('bin/node'));
   }
 
-  #leaks(): string[] {
+  async #leaks(): Promise<string[]> {
     return [
       ...processesOf(this.dir).map((pid) => `process ${pid} ${readOr(`/proc/${pid}/cmdline`).replaceAll('\0', ' ').slice(0, 200)}`),
-      ...mountsBelow(this.dir).map((path) => `mount ${path}`),
+      ...this.#mounts().map((path) => `mount ${path}`),
       ...this.#cgroups().flatMap((path) => processesIn(path).map((pid) => `process ${pid} in ${path}`)),
-      ...this.#bridges.flatMap((bridge) => portsOf(bridge).map((port) => `link ${port} on ${bridge}`)),
+      ...(await Promise.all(this.#bridges.map(async (bridge) => (await portsOf(bridge)).map((port) => `link ${port} on ${bridge}`)))).flat(),
     ];
+  }
+
+  #mounts(): string[] {
+    return mountsBelow(this.dir).filter((path) => path !== join(this.dir, 'run'));
   }
 
   #cgroups(): string[] {
@@ -173,7 +182,14 @@ async function removeCgroups(path: string): Promise<void> {
   await rmdir(path).catch(() => {});
 }
 
-function portsOf(bridge: string): string[] {
-  const ports = `/sys/class/net/${bridge}/brif`;
-  return existsSync(ports) ? readdirSync(ports) : [];
+/** Links that are plugged into the bridge, by netlink: /sys shows the network namespace that it was mounted in. */
+async function portsOf(bridge: string): Promise<string[]> {
+  const { stdout } = await run('ip', ['-o', 'link', 'show', 'master', bridge]).catch(() => ({ stdout: '' })); // There may be no such bridge.
+  return stdout.split('\n').flatMap((line) => /^\d+: ([^:@]+)/.exec(line)?.[1] ?? []);
+}
+
+/** As on a node of our own: /run in memory, no lock of the packet filter that others take, no mounts of others below /tmp to count. */
+async function leaveOthersBehind(): Promise<void> {
+  for (const mount of mountsBelow('/tmp').reverse()) await run('umount', ['-l', mount]).catch(() => {});
+  await run('mount', ['-t', 'tmpfs', 'tmpfs', '/run']);
 }

@@ -6,12 +6,14 @@
  *   --only PART                      life, parallel, lists, pull, restart or memory; can be given several times
  *   --json                           rows as JSON on stdout; the progress is on stderr in any case
  *
- * Needs root. Runs in a mount namespace of its own. Exits with 1 when a round failed or anything was left behind.
+ * Needs root. Runs in mount and network namespaces of its own. Exits with 1 when a round failed or anything was left behind.
  */
-import { spawnSync } from 'node:child_process';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { cpus, loadavg, release } from 'node:os';
 import { existsSync } from 'node:fs';
 import { parseArgs } from 'node:util';
+import { onPrivateGround } from '../scripts/ground.ts';
 import { crowd } from './crowd.ts';
 import { Ground, run } from './ground.ts';
 import { type Bench, execs, lives, parallel, warmUp } from './life.ts';
@@ -20,7 +22,7 @@ import { Report, table } from './report.ts';
 import { openTargets, RUNTIMES, type RuntimeName, type Target } from './targets.ts';
 
 const PARTS = ['life', 'parallel', 'lists', 'pull', 'restart', 'memory'] as const;
-/** Set in the child that has the mount namespace. */
+/** Set in the child that has the namespaces. */
 const INSIDE = 'BERTH_BENCH_INSIDE';
 
 interface Options {
@@ -89,17 +91,20 @@ async function where(runtime: RuntimeName, peer: string | undefined): Promise<st
   return `${new Date().toISOString().slice(0, 16)}Z, ${cpus().length} × ${cpus()[0]?.model ?? 'CPU'}, Linux ${release()}, load ${loadavg()[0]?.toFixed(1)}; ${versions.join('; ')}`;
 }
 
-/** This program again, where mounts are nobody else's. */
-function enterOwnMountNamespace(): number {
-  const { status } = spawnSync('unshare', ['--mount', '--propagation', 'private', process.execPath, ...process.execArgv, ...process.argv.slice(1)], { stdio: 'inherit', env: { ...process.env, [INSIDE]: '1' } });
-  return status ?? 1;
+/** This program again, where mounts, links and packet-filter rules are nobody else's. */
+async function onGroundOfItsOwn(): Promise<number> {
+  const [command = '', ...args] = onPrivateGround([process.execPath, ...process.execArgv, ...process.argv.slice(1)]);
+  const inside = spawn(command, args, { stdio: 'inherit', env: { ...process.env, [INSIDE]: '1' } });
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => void inside.kill(signal));
+  const [code] = (await once(inside, 'exit')) as [number | null];
+  return code ?? 1;
 }
 
 try {
   const options = readOptions(process.argv.slice(2));
   if (process.getuid?.() !== 0) throw new Error('needs root');
   if (!existsSync(new URL('../build/berth.mjs', import.meta.url))) throw new Error('build/berth.mjs is missing; run npm run build first');
-  process.exitCode = process.env[INSIDE] === undefined ? enterOwnMountNamespace() : (await bench(options)) ? 0 : 1;
+  process.exitCode = process.env[INSIDE] === undefined ? await onGroundOfItsOwn() : (await bench(options)) ? 0 : 1;
 } catch (error) {
   console.error(`bench: ${error instanceof Error ? error.message : String(error)}`);
   process.exitCode = 2;

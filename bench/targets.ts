@@ -9,7 +9,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { ContainerConfig, Input } from '../pkg/cri-api/types.ts';
 import { type CriClient, criClient, type Pod } from '../test/e2e/cri-client.ts';
-import { CNI_PLUGINS, type Daemon, type Ground, makeCrunWork, memoryKb, type Network, processesOf, readOr, run, startDaemon } from './ground.ts';
+import { CNI_PLUGINS, type Daemon, type Ground, makeCrunWork, memoryKb, type Network, processesOf, readOr, startDaemon } from './ground.ts';
 
 export type RuntimeName = 'runc' | 'crun';
 export const RUNTIMES: Readonly<Record<RuntimeName, string>> = { runc: '/usr/sbin/runc', crun: '/usr/bin/crun' };
@@ -82,11 +82,13 @@ abstract class OwnTarget implements Target, Own {
     const logFile = join(this.dir, 'daemon.log');
     const daemon = await startDaemon(this.command(), logFile, this.env());
     this.#daemon = daemon;
+    const serves = new AbortController();
     const died = daemon.ended.then(() => {
+      serves.abort();
       throw new Error(`${this.name} ended before it served:\n${readOr(logFile).slice(-4000)}`);
     });
     died.catch(() => {});
-    await Promise.race([accepts(this.socket), died]);
+    await Promise.race([accepts(this.socket, serves.signal), died]);
   }
 
   async close(): Promise<void> {
@@ -112,7 +114,7 @@ class Berth extends OwnTarget {
   protected command(): readonly [string, ...string[]] {
     const { dir } = this;
     return [
-      this.ground.build('bin/berth'), '--config', '/dev/null', '--config-dir', join(dir, 'none'), '--root', join(dir, 'root'), '--runroot', join(dir, 'run'), '--listen', this.socket,
+      this.ground.build('bin/berth'), '--config', '/dev/null', '--config-dir', join(dir, 'none'), '--root', join(dir, 'root'), '--runroot', join(this.ground.dir, 'run/berth'), '--listen', this.socket,
       '--log-dir', join(dir, 'logs'), '--cni-config-dir', this.network.confDir, '--cni-plugin-dir', CNI_PLUGINS, '--default-runtime', this.runtime,
     ];
   }
@@ -135,7 +137,7 @@ class Containerd extends OwnTarget {
     const cri = 'plugins."io.containerd.grpc.v1.cri"';
     await writeFile(join(dir, 'config.toml'), `version = 2
 root = "${dir}/root"
-state = "${dir}/state"
+state = "${this.ground.dir}/run/containerd"
 oom_score = 0
 disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs", "io.containerd.internal.v1.tracing", "io.containerd.tracing.processor.v1.otlp"]
 [grpc]
@@ -155,11 +157,8 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
   runtime_type = "io.containerd.runc.v2"
 [${cri}.containerd.runtimes.runc.options]
   BinaryName = "${RUNTIMES[this.runtime]}"
-  Root = "${dir}/runtime"
+  Root = "${this.ground.dir}/run/containerd-runtime"
 `);
-    // Its shims listen below this path whatever the configuration says. Ours is a mount namespace of our own.
-    await mkdir('/run/containerd', { recursive: true });
-    await run('mount', ['-t', 'tmpfs', 'tmpfs', '/run/containerd']);
   }
 
   protected command(): readonly [string, ...string[]] {
@@ -175,9 +174,9 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
   }
 }
 
-/** Resolves when the socket takes a connection. */
-async function accepts(path: string): Promise<void> {
-  for (;;) {
+/** Resolves when the socket takes a connection, or nobody wants to know any more. */
+async function accepts(path: string, signal: AbortSignal): Promise<void> {
+  while (!signal.aborted) {
     const socket = connectSocket(path);
     try {
       await once(socket, 'connect');
