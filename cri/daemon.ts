@@ -256,7 +256,7 @@ async function makeWorld(options: DaemonOptions, parts: Parts): Promise<World> {
     host: new LinuxHost({ ownRoots: [runroot, root] }),
     processes: new LinuxProcesses(),
     clock: () => BigInt(Date.now()) * 1_000_000n + (process.hrtime.bigint() % 1_000_000n),
-    settings: await podSettings(config, handlersOf(config, runtimes), { pauseRoot: await workspace.ensurePauseRoot(pausePath), envExec: join(binDir, 'env-exec') }),
+    settings: await podSettings(config, handlersOf(config, runtimes), { pauseRoot: await workspace.ensurePauseRoot(pausePath), envExec: join(binDir, 'env-exec'), selinux: parts.facts.selinux }),
     extensions: new DirectoryExtensions({ cdiSpecs: config.runtime.cdiSpecDirs, hooks: config.runtime.hooksDir }, log),
     log,
   };

@@ -16,11 +16,13 @@ const MIN_MEMORY_BYTES = { crun: 500n * KiB, others: 12n * KiB * KiB };
 /** Looked at when default_mounts_file is not set; the first that is there counts, as with CRI-O and podman. */
 const MOUNTS_FILES = ['/etc/containers/mounts.conf', '/usr/share/containers/mounts.conf'];
 
-/** Programs and directories of ours that pods need. */
+/** Programs and directories of ours that pods need, and what the kernel has. */
 export interface OwnFiles {
   readonly pauseRoot: string;
   /** Path of env-exec; used if it is there. */
   readonly envExec: string;
+  /** Whether the kernel enforces or logs SELinux. */
+  readonly selinux: boolean;
 }
 
 /** @throws InvalidArgument or FailedPrecondition naming what cannot be read: containers would run without it. */
@@ -53,6 +55,7 @@ export async function podSettings(config: Config, handlers: ReadonlyMap<string, 
     dropInfra: runtime.dropInfraCtr,
     hostPorts: runtime.disableHostportMapping ? 'others' : 'cni',
     localtime: await localtimeOf(runtime.timezone),
+    selinux: own.selinux ? await policyLabels() : null,
     envExec: (await exists(own.envExec)) ? own.envExec : '',
     overlayOptions: config.storage.storageOptions.filter((each) => each.startsWith('overlay.mountopt=')).flatMap((each) => each.slice('overlay.mountopt='.length).split(',')),
   };
@@ -94,6 +97,15 @@ function parseMounts(path: string, text: string): readonly DefaultMount[] {
     if (!plain || more.length > 0 || posix.normalize(containerPath) === '/') throw new RuntimeError('InvalidArgument', `${path}:${index + 1}: want /source:/destination, got ${JSON.stringify(entry)}`);
     return [{ source, containerPath }];
   });
+}
+
+/** `lxc_contexts` of the policy in use, where every container runtime looks; else what the reference policy says. */
+async function policyLabels(): Promise<NonNullable<PodSettings['selinux']>> {
+  const textOf = async (path: string): Promise<string> => (await readBounded(path, limits.configFileBytes).catch(() => Buffer.alloc(0))).toString('utf8');
+  const type = /^\s*SELINUXTYPE\s*=\s*([A-Za-z0-9_-]+)/m.exec(await textOf('/etc/selinux/config'))?.[1] ?? 'targeted';
+  const contexts = await textOf(`/etc/selinux/${type}/contexts/lxc_contexts`);
+  const labelOf = (name: string): string | undefined => new RegExp(`^\\s*${name}\\s*=\\s*"([A-Za-z0-9_.:,-]+)"`, 'm').exec(contexts)?.[1];
+  return { processLabel: labelOf('process') ?? 'system_u:system_r:container_t:s0', mountLabel: labelOf('file') ?? 'system_u:object_r:container_file_t:s0' };
 }
 
 async function localtimeOf(timezone: string): Promise<string> {

@@ -42,7 +42,7 @@ import type { ContainerRecord, SandboxRecord } from '../state/index.ts';
 import type { Books } from './books.ts';
 import { together } from './flights.ts';
 import type { HandlerSettings, World } from './index.ts';
-import { directoryMode, handlerSettings, ownerOnHost, renderHosts } from './plan.ts';
+import { containerLabels, directoryMode, handlerSettings, ownerOnHost, renderHosts, volumeLabel } from './plan.ts';
 import { podName } from './pods.ts';
 import { anonymousVolumes, defaultMounts, findCdi, findDevices, type FoundCdi, imageVolumesOf, localhostSeccomp, resolveMounts } from './sources.ts';
 
@@ -97,7 +97,7 @@ export async function launchContainer(op: Op, world: World, books: Books, draft:
   const [root, features, mounts, devices, cdi] = await together([
     world.rootfs.mount(op, draft.id, layers, { mountOptions: world.settings.overlayOptions, quotaBytes: 0n, idMap: sandbox.idMap }),
     runtime.features(op),
-    resolveMounts(op, world, draft, sandbox.idMap),
+    resolveMounts(op, world, draft, { idMap: sandbox.idMap, label: volumeLabel(containerLabels(sandbox.selinux, draft.config.linux?.securityContext?.selinuxOptions)) }),
     findDevices(op, world, draft.config, { annotated: wishes.devices, host: wantsHostDevices(draft.config, handler) }),
     findCdi(op, world, draft.config),
     ensureDir(dirname(draft.logPath), 0o755),
@@ -260,7 +260,7 @@ async function specInput(op: Op, world: World, books: Books, draft: ContainerRec
     pid: pidNamespace(books, draft, sandbox),
     cgroupsPath: draft.cgroupsPath,
     idMap: sandbox.idMap,
-    selinux: sandbox.selinux,
+    selinux: containerLabels(sandbox.selinux, config.linux?.securityContext?.selinuxOptions),
     localhostSeccomp: await localhostSeccomp(op, config.linux?.securityContext),
     hostname: hostNetwork ? host.hostname() : sandbox.config.hostname,
     envExec: settings.envExec,

@@ -88,6 +88,8 @@ export interface PodSettings {
   readonly hostPorts: 'cni' | 'others';
   /** Host file for /etc/localtime (`timezone`); '' = the image's own. */
   readonly localtime: string;
+  /** Labels of containers by the node's SELinux policy, without a level; null where SELinux is off. */
+  readonly selinux: { readonly processLabel: string; readonly mountLabel: string } | null;
   /** Static helper for environment values that are not UTF-8; '' = none. */
   readonly envExec: string;
   /** Overlay mount options by config. */

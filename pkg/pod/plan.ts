@@ -2,13 +2,14 @@
  * What a sandbox needs, decided from its config alone. Pure.
  */
 import { posix } from 'node:path';
-import type { DNSConfig, NamespaceOption, PodSandboxConfig } from '../cri-api/types.ts';
+import type { DNSConfig, NamespaceOption, PodSandboxConfig, SELinuxOption } from '../cri-api/types.ts';
 import { RuntimeError } from '../base/errors.ts';
 import { quote } from '../base/ids.ts';
 import type { IdMap } from '../rootfs/index.ts';
 import type { PortMapping } from '../network/index.ts';
 import type { NamespaceKind } from '../runtime/index.ts';
-import { annotationSettings, checkedParent, passedAnnotations } from '../spec/index.ts';
+import { annotationSettings, checkedParent, passedAnnotations, selinuxLabels } from '../spec/index.ts';
+import type { SandboxRecord } from '../state/index.ts';
 import type { HandlerSettings, PodSettings } from './index.ts';
 
 export interface SandboxPlan {
@@ -146,6 +147,41 @@ export function ownerOnHost(idMap: IdMap | null, owner: { readonly uid: number; 
     return map === undefined ? id : map.hostId + (id - map.containerId);
   };
   return { uid: mapped(owner.uid, idMap.uids), gid: mapped(owner.gid, idMap.gids) };
+}
+
+type Labels = SandboxRecord['selinux'];
+const NO_LABELS: Labels = { processLabel: '', mountLabel: '' };
+/** Categories of the MCS policies that distributions ship. */
+const CATEGORIES_COUNT = 1024;
+
+/**
+ * SELinux labels of a pod: what its options name, else the policy's, with a pair of categories that no other pod has. `draw` gives a random number
+ * from 0 to below its argument. @throws InvalidArgument for options that no policy can hold; ResourceExhausted when no pair is found.
+ */
+export function podLabels(base: PodSettings['selinux'], options: SELinuxOption | undefined, others: Iterable<Labels>, draw: (below: number) => number): Labels {
+  if (base === null) return NO_LABELS;
+  const taken = new Set(Array.from(others, ({ processLabel }) => levelOf(processLabel)));
+  // A node has some hundred pods, and there are half a million pairs.
+  for (let attempt = 0; attempt < 1000; attempt++) {
+    const [a, b] = [draw(CATEGORIES_COUNT), draw(CATEGORIES_COUNT)];
+    const level = `s0:c${Math.min(a, b)},c${Math.max(a, b)}`;
+    if (a !== b && !taken.has(level)) return selinuxLabels(options, { ...base, level });
+  }
+  throw new RuntimeError('ResourceExhausted', 'no free pair of SELinux categories was found for the pod');
+}
+
+/** Labels of a container: its own options on top of its pod's. @throws InvalidArgument as podLabels. */
+export function containerLabels(pod: Labels, options: SELinuxOption | undefined): Labels {
+  return pod.processLabel === '' ? NO_LABELS : selinuxLabels(options, { ...pod, level: levelOf(pod.processLabel) });
+}
+
+/** The label that volumes get which ask for one; '' for none: SELinux is off, or the container's type may use everything anyway. */
+export function volumeLabel(labels: Labels): string {
+  return labels.processLabel.split(':')[2] === 'spc_t' ? '' : labels.mountLabel;
+}
+
+function levelOf(label: string): string {
+  return label.split(':').slice(3).join(':');
 }
 
 /** Mode of a directory of ours that a container's files lie in: with a user namespace the runtime passes through it as the mapped root. */

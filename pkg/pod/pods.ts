@@ -2,6 +2,7 @@
  * Sandboxes: run, stop, remove. See DESIGN "The natural path of the data" for the hops.
  */
 import type { LinuxContainerResources, PodSandboxConfig } from '../cri-api/types.ts';
+import { randomInt } from 'node:crypto';
 import { join } from 'node:path';
 import { explain, RuntimeError, wrap } from '../base/errors.ts';
 import { failpoint } from '../base/failpoint.ts';
@@ -16,7 +17,7 @@ import { type Books, isVisible, sandboxKey } from './books.ts';
 import { destroySandbox, releaseSandbox, type SandboxRemains } from './destroy.ts';
 import { Flights, together } from './flights.ts';
 import type { Containers, Pods, World } from './index.ts';
-import { directoryMode, handlerSettings, ownerOnHost, planSandbox, podAnnotations, podCgroupFor, renderResolvConf, type SandboxPlan, shmBytesOf } from './plan.ts';
+import { directoryMode, handlerSettings, ownerOnHost, planSandbox, podAnnotations, podCgroupFor, podLabels, renderResolvConf, type SandboxPlan, shmBytesOf } from './plan.ts';
 import { localhostSeccomp } from './sources.ts';
 import { same } from './same.ts';
 
@@ -104,6 +105,10 @@ export class SandboxKeeper implements Pods {
     return id;
   }
 
+  *#labels(): Iterable<SandboxRecord['selinux']> {
+    for (const record of this.#books.sandboxes()) yield record.selinux;
+  }
+
   /** @throws FailedPrecondition with what is missing, before anything of the pod exists. */
   async #requireUserNamespaces(op: Op, runtime: OciRuntime): Promise<void> {
     const { kind, version, userNamespaces, idmappedMounts } = await runtime.features(op);
@@ -129,7 +134,7 @@ export class SandboxKeeper implements Pods {
       files: { ...files, shm: plan.ipc === 'host' ? '/dev/shm' : files.shm, hosts: files.hosts },
       infra: plan.pid === 'pod' || !settings.dropInfra ? { id: id as unknown as ContainerId, process: null } : null,
       idMap: plan.idMap,
-      selinux: { processLabel: '', mountLabel: '' },
+      selinux: podLabels(settings.selinux, config.linux?.securityContext?.selinuxOptions, this.#labels(), (below) => randomInt(below)),
       overhead: config.linux?.overhead,
       resources: config.linux?.resources,
     };

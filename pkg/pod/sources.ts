@@ -29,24 +29,25 @@ export function imageVolumesOf(world: World, config: ContainerConfig): Container
   });
 }
 
-/** config.mounts with what is behind each, in the same order. */
-export async function resolveMounts(op: Op, world: World, draft: ContainerRecord, idMap: IdMap | null): Promise<readonly ResolvedMount[]> {
+/** config.mounts with what is behind each, in the same order. `label` is for those that ask for one; '' = none. */
+export async function resolveMounts(op: Op, world: World, draft: ContainerRecord, { idMap, label }: { readonly idMap: IdMap | null; readonly label: string }): Promise<readonly ResolvedMount[]> {
   const { mounts } = draft.config;
   if (mounts.length > limits.mountsCount) throw new RuntimeError('InvalidArgument', `${mounts.length} mounts; at most ${limits.mountsCount} are taken`);
-  return await together(mounts.map((mount, index) => (isImageVolume(mount) ? imageVolume(op, world, draft.id, { mount, index, idMap }) : bindMount(op, world, mount))));
+  return await together(mounts.map((mount, index) => (isImageVolume(mount) ? imageVolume(op, world, draft.id, { mount, index, idMap }) : bindMount(op, world, mount, label))));
 }
 
 function isImageVolume(mount: Mount): boolean {
   return mount.image !== undefined && mount.image.image !== '';
 }
 
-async function bindMount(op: Op, world: World, mount: Mount): Promise<ResolvedMount> {
+async function bindMount(op: Op, world: World, mount: Mount, label: string): Promise<ResolvedMount> {
   const reject = world.settings.absentMountSourcesToReject.includes(posix.normalize(mount.hostPath));
   op.stage(`stat mount source ${mount.hostPath}`);
   const source = await world.host.mountSource(op, mount.hostPath, reject);
   // Whether SELinux is on or not: a pod that works on one node must not break the next.
   const refusal = mount.selinuxRelabel ? relabelRefusal(source.realPath) : undefined;
   if (refusal !== undefined) throw new RuntimeError('InvalidArgument', `mount at ${quote(mount.containerPath)}: ${refusal}`);
+  if (mount.selinuxRelabel && label !== '') await world.host.relabel(op, source.realPath, label);
   return { source: source.realPath, kind: source.kind, propagation: source.propagation, image: false };
 }
 

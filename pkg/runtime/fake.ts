@@ -176,6 +176,8 @@ export class FakeNode {
   readonly hostDevices = new Map<string, HostDevice>();
   /** config.json by bundle directory, where a test wants a program other than `sleep` or a cgroup. */
   readonly specs = new Map<string, RuntimeSpec>();
+  /** SELinux labels that were given, by path. */
+  readonly labels = new Map<string, string>();
   /** Memory that every cgroup uses. */
   memoryUsage: bigint | undefined;
   /** How often each operation was called. */
@@ -632,6 +634,11 @@ export class FakeHost implements Host {
       this.#node.paths.set(path, made);
       return made;
     });
+  }
+
+  relabel(_op: Op, path: string, label: string): Promise<void> {
+    this.#node.labels.set(path, label);
+    return Promise.resolve();
   }
 
   devices(op: Op, path: string): Promise<readonly HostDevice[]> {

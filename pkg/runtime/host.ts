@@ -11,7 +11,7 @@ import type { ProcessRef } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import { checkAlive, type Op } from '../base/op.ts';
 import {
-  cgroupDirectory, cgroupPathOf, cgroupProcesses, connectInNetns, createCgroup, destroyCgroup, heedsSignal, hierarchyOf, isAlive, isMountPoint, listDevices, loopbackUp, mountById, mountFs, openStream, probePath, processRef,
+  capture, cgroupDirectory, cgroupPathOf, cgroupProcesses, connectInNetns, createCgroup, destroyCgroup, heedsSignal, hierarchyOf, isAlive, isMountPoint, listDevices, loopbackUp, mountById, mountFs, openStream, probePath, processRef,
   propagationOf, readCgroupLayoutSync, readFiles, Root, signalProcess, unmountTree, waitGone, type CgroupLayout, type DeviceNode,
 } from '../sys/index.ts';
 import type { CgroupValue, Connection, Host, HostDevice, MountSource, Processes } from './index.ts';
@@ -46,6 +46,13 @@ export class LinuxHost implements Host {
       propagation: mount === undefined ? 'private' : propagationOf(mount),
       flags: mount?.options.filter((option) => KEPT_FLAGS.has(option)) ?? [],
     };
+  }
+
+  /** By a child process: a walk over a volume must neither hold up the daemon nor outlive the request. */
+  async relabel(op: Op, path: string, label: string): Promise<void> {
+    op.stage(`relabel ${path}`);
+    const { exitCode, stderr } = await capture(op, { argv: ['chcon', '--recursive', '--no-dereference', label, '--', path], stdoutMax: 0, stderrMax: limits.commandErrorBytes, what: 'chcon' });
+    if (exitCode !== 0) throw new RuntimeError('FailedPrecondition', `cannot give ${path} the label ${label}: ${stderr.toString('utf8').trim() || `chcon ended with ${exitCode}`}`);
   }
 
   async devices(op: Op, path: string): Promise<readonly HostDevice[]> {

@@ -192,6 +192,8 @@ export interface Host {
    * @throws DeadlineExceeded naming the path when its file system does not answer.
    */
   mountSource(op: Op, path: string, rejectAbsent: boolean): Promise<MountSource>;
+  /** Gives a file, or a directory with all that is in it, an SELinux label. May take long for a large volume. @throws with chcon's words. */
+  relabel(op: Op, path: string, label: string): Promise<void>;
   /** Device nodes at `path`: one for a device or a link to one, all below it for a directory. @throws InvalidArgument for anything else. */
   devices(op: Op, path: string): Promise<readonly HostDevice[]>;
   /** Every device node of the host, for privileged containers (without ptys, shm, mqueue and console). */

@@ -1,0 +1,81 @@
+import { assert } from 'chai';
+import { codeOf } from '../base/errors.ts';
+import { backgroundOp, silent } from '../base/op.ts';
+import { FakeSurroundings, fakeContainer, fakePod } from './fake-world.ts';
+import { containerLabels, directoryMode, ownerOnHost, podCgroupFor, podLabels, renderHosts, volumeLabel } from './plan.ts';
+
+const base = { processLabel: 'system_u:system_r:container_t:s0', mountLabel: 'system_u:object_r:container_file_t:s0' };
+/** Numbers in this order. */
+const draws = (...numbers: number[]): ((below: number) => number) => () => numbers.shift() ?? 0;
+const codeOfThrown = (work: () => unknown): string => {
+  try {
+    work();
+  } catch (error) {
+    return codeOf(error);
+  }
+  return 'none';
+};
+
+describe('SELinux labels', () => {
+  it('are none where SELinux is off', () => {
+    assert.deepEqual(podLabels(null, { user: '', role: '', type: '', level: 's0:c1' }, [], draws(1, 2)), { processLabel: '', mountLabel: '' });
+    assert.deepEqual(containerLabels({ processLabel: '', mountLabel: '' }, { user: '', role: '', type: 'x_t', level: '' }), { processLabel: '', mountLabel: '' });
+  });
+
+  it('have a pair of categories that no other pod has', () => {
+    const first = podLabels(base, undefined, [], draws(7, 3));
+    assert.deepEqual(first, { processLabel: 'system_u:system_r:container_t:s0:c3,c7', mountLabel: 'system_u:object_r:container_file_t:s0:c3,c7' });
+    const second = podLabels(base, undefined, [first], draws(3, 7, 5, 5, 9, 8));
+    assert.equal(second.processLabel, 'system_u:system_r:container_t:s0:c8,c9');
+    assert.equal(codeOfThrown(() => podLabels(base, undefined, [], () => 1)), 'ResourceExhausted');
+  });
+
+  it('of a container are its pod\'s, but for what it names', () => {
+    const pod = podLabels(base, { user: '', role: '', type: '', level: 's0:c1,c2' }, [], draws(7, 3));
+    assert.equal(pod.mountLabel, 'system_u:object_r:container_file_t:s0:c1,c2');
+    assert.deepEqual(containerLabels(pod, undefined), pod);
+    const spc = containerLabels(pod, { user: '', role: '', type: 'spc_t', level: '' });
+    assert.equal(spc.processLabel, 'system_u:system_r:spc_t:s0:c1,c2');
+    assert.deepEqual([volumeLabel(pod), volumeLabel(spc)], [pod.mountLabel, '']);
+    assert.equal(codeOfThrown(() => containerLabels(pod, { user: '', role: '', type: 'a:b', level: '' })), 'InvalidArgument');
+  });
+});
+
+describe('a volume that asks for a label', () => {
+  it('gets that of its container, where SELinux is on', async () => {
+    const node = await FakeSurroundings.make();
+    const mind = await node.boot({ selinux: base });
+    const op = backgroundOp(silent);
+    const pod = await mind.pods.run(op, fakePod(), '');
+    const mount = { containerPath: '/v', hostPath: '/srv/v', readonly: false, selinuxRelabel: true, propagation: 'PROPAGATION_PRIVATE', uidMappings: [], gidMappings: [], recursiveReadOnly: false, imageSubPath: '', mountOptions: [] } as const;
+    await mind.containers.create(op, pod, fakeContainer('one', 0, { mounts: [mount, { ...mount, containerPath: '/w', hostPath: '/srv/w', selinuxRelabel: false }] }));
+    assert.deepEqual([...node.node.labels], [['/srv/v', mind.pods.get(pod).selinux.mountLabel]]);
+    assert.match(mind.pods.get(pod).selinux.mountLabel, /^system_u:object_r:container_file_t:s0:c\d+,c\d+$/);
+    mind.close();
+    await node.dispose();
+  });
+});
+
+describe('what a pod needs', () => {
+  it('owners in a user namespace are those of the host', () => {
+    const map = [{ containerId: 0, hostId: 100_000, size: 1000 }];
+    assert.deepEqual(ownerOnHost({ uids: map, gids: map }, { uid: 5, gid: 0 }), { uid: 100_005, gid: 100_000 });
+    assert.deepEqual(ownerOnHost({ uids: map, gids: map }, { uid: 1000, gid: 999 }), { uid: 1000, gid: 100_999 });
+    assert.deepEqual(ownerOnHost(null, { uid: 5, gid: 6 }), { uid: 5, gid: 6 });
+    assert.deepEqual([directoryMode(null), directoryMode({ uids: map, gids: map })], [0o700, 0o711]);
+  });
+
+  it('a cgroup: the kubelet\'s, or one of its own, never the root', () => {
+    assert.deepEqual(podCgroupFor('cgroupfs', 'x', '/kubepods/pod1'), { parent: '/kubepods/pod1', own: false });
+    assert.deepEqual(podCgroupFor('cgroupfs', 'x', ''), { parent: '/berth/x', own: true });
+    assert.deepEqual(podCgroupFor('cgroupfs', 'x', '/'), { parent: '/berth/x', own: true });
+    assert.deepEqual(podCgroupFor('systemd', 'x', 'kubepods-pod1.slice'), { parent: 'kubepods-pod1.slice', own: false });
+    for (const bad of ['/a/../b', 'kubepods.slice']) assert.equal(codeOfThrown(() => podCgroupFor('cgroupfs', 'x', bad)), 'InvalidArgument', bad);
+    assert.equal(codeOfThrown(() => podCgroupFor('systemd', 'x', '/kubepods')), 'InvalidArgument');
+  });
+
+  it('/etc/hosts with its name for each address', () => {
+    assert.include(renderHosts('web', ['10.0.0.2', 'fd00::2']), '10.0.0.2\tweb\nfd00::2\tweb\n');
+    assert.match(renderHosts('', ['10.0.0.2']), /^127\.0\.0\.1\tlocalhost\n[^]*ip6-allrouters\n$/);
+  });
+});
