@@ -26,6 +26,9 @@ interface Stage {
   readonly kind: 'mocha' | 'command';
 }
 
+/** How long a mocha may take to end after its last test. */
+const ENDING_MS = 15_000;
+
 const stages: readonly Stage[] = [
   { name: 'check', command: ['node', 'scripts/check.ts'], kind: 'command' },
   { name: 'unit', command: ['mocha', ...globSync('{pkg,cri}/**/*.test.ts').sort()], kind: 'mocha' },
@@ -89,9 +92,6 @@ async function ended(child: ChildProcess, reportFile: string): Promise<number | 
   await exit;
   return null;
 }
-
-/** How long a mocha may take to end after its last test. */
-const ENDING_MS = 15_000;
 
 /** A run that fails outside its tests (a hook, a leak at exit) has failed, too; so has one that ran nothing. */
 function judged(outcome: Outcome, stage: Stage, code: number | null): Outcome {
