@@ -142,6 +142,14 @@ describe('logs', () => {
     assert.lengthOf(await all(logFileLines(path, { tail: 30_000, goesOn: undefined, signal })), 20_000);
   });
 
+  it('count a line in pieces as one', async () => {
+    const entry = (tag: string, text: string): string => `2026-11-22T07:15:00.1Z stdout ${tag} ${text}\n`;
+    const entries = [entry('F', 'one'), entry('P', 'tw'), entry('P', 'o'), entry('F', ''), entry('F', 'three'), entry('P', 'fo'), entry('F', 'ur')];
+    await writeFile(path, entries.join(''));
+    const last = async (tail: number): Promise<number> => (await all(logFileLines(path, { tail, goesOn: undefined, signal }))).length;
+    assert.deepEqual([await last(1), await last(2), await last(3), await last(4), await last(5)], [2, 3, 6, 7, 7]);
+  });
+
   it('are followed through a rotation, losing nothing, until the container ends', async () => {
     await writeFile(path, 'one\n');
     let looks = 0;

@@ -11,7 +11,7 @@ export interface CommandContext {
   readonly screen: Screen;
 }
 
-const CONNECT_MS = 5_000;
+const CONNECT_MS = 2_000;
 
 /** Runs `work` with a client of the daemon that serves. @throws CriError if none answers. */
 export async function withClient<T>(context: CommandContext, work: (client: Client) => Promise<T>): Promise<T> {

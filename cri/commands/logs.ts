@@ -36,10 +36,15 @@ export function addLogs(program: Command, context: CommandContext): void {
         };
         const signal = interrupted();
         const since = options.since === undefined ? undefined : new Date(Number((now() - options.since) / 1_000_000n)).toISOString();
+        // Streams whose last entry was a piece: the next one goes on with its line.
+        const inLine = new Set<LogEntry['stream']>();
         for await (const line of logFileLines(status.logPath, { tail: options.tail, goesOn: options.follow === true ? runs : undefined, signal })) {
           const entry = parseLogLine(line);
           if (since !== undefined && entry.at !== '' && new Date(entry.at).toISOString() < since) continue;
-          if (!(await print(entry, options.timestamps === true))) return;
+          const stamp = options.timestamps === true && !inLine.has(entry.stream) ? entry.at : '';
+          if (entry.content.at(-1) === 10) inLine.delete(entry.stream);
+          else inLine.add(entry.stream);
+          if (!(await print(entry, stamp))) return;
         }
       });
     });
@@ -135,25 +140,39 @@ function split(block: Buffer): Buffer[] {
   return [...parts, block.subarray(from)];
 }
 
-/** Where the last `count` lines begin, looked for from the end. */
+/** Where the last `count` lines begin, looked for from the end. A line that was written in pieces is one line. */
 async function startOfLast(file: FileHandle, count: number): Promise<number> {
   const { size } = await file.stat();
-  // The line feed at the very end ends the last line and begins none.
-  let wanted = count + 1;
+  if (count === 0) return size;
+  let wanted = count;
+  // The end of an entry whose beginning is still looked for: if it ends a line, the next entry begins one.
+  let entryEnd: number | undefined;
   for (let end = size; end > 0; ) {
     const start = Math.max(0, end - BLOCK_BYTES);
     const { buffer, bytesRead } = await file.read(Buffer.allocUnsafe(end - start), 0, end - start, start);
-    for (let i = bytesRead - 1; i >= 0; i--) if (buffer[i] === 10 && --wanted === 0) return start + i + 1;
+    for (let i = bytesRead - 1; i >= 0; i--) {
+      if (buffer[i] !== 10) continue;
+      if (entryEnd !== undefined && entryEnd + 1 < size && (await endsLine(file, start + i + 1)) && --wanted === 0) return entryEnd + 1;
+      entryEnd = start + i;
+    }
     end = start;
   }
-  return count === 0 ? size : 0;
+  return entryEnd !== undefined && entryEnd + 1 < size && (await endsLine(file, 0)) && wanted === 1 ? entryEnd + 1 : 0;
 }
 
+/** False if the entry that begins there is a piece of a line, and not its last. */
+async function endsLine(file: FileHandle, at: number): Promise<boolean> {
+  const { buffer, bytesRead } = await file.read(Buffer.allocUnsafe(HEAD_BYTES), 0, HEAD_BYTES, at);
+  return !/^\S+ std(out|err) P/.test(buffer.toString('latin1', 0, bytesRead));
+}
+/** Time, stream and tag. */
+const HEAD_BYTES = 64;
+
 /** False when nobody reads any more (`logs | head`). */
-async function print({ at, stream, content }: LogEntry, timestamps: boolean): Promise<boolean> {
+async function print({ stream, content }: LogEntry, stamp: string): Promise<boolean> {
   const target = stream === 'stderr' ? process.stderr : process.stdout;
   if (target.destroyed || target.errored !== null) return false;
-  const text = timestamps && at !== '' ? Buffer.concat([Buffer.from(`${at} `), content]) : content;
+  const text = stamp === '' ? content : Buffer.concat([Buffer.from(`${stamp} `), content]);
   if (!target.write(text)) await new Promise<void>((resolve) => target.once('drain', resolve).once('close', resolve));
   return true;
 }

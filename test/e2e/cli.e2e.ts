@@ -1,0 +1,284 @@
+/** The commands of `berth` as people use them: in pipes, in scripts, and on a terminal. */
+import { assert } from 'chai';
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { readdir, rename, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { ContainerEventResponse } from '../../pkg/cri-api/types.ts';
+import { type Pod, waitFor } from './cri-client.ts';
+import { IMAGE, TestNode } from './harness.ts';
+import { type BuiltImage, buildImage, busybox, file } from './images.ts';
+import { type ScriptedRegistry, startScriptedRegistry } from './registry.ts';
+
+const BERTH = new URL('../../build/bin/berth', import.meta.url).pathname;
+const ESCAPE = '\x1b[';
+
+/** A command that runs or has run. */
+class Command {
+  out = '';
+  err = '';
+  readonly process: ChildProcess;
+  readonly #ended: Promise<unknown[]>;
+
+  constructor(argv: readonly [string, ...string[]], env: NodeJS.ProcessEnv) {
+    this.process = spawn(argv[0], argv.slice(1), { stdio: 'pipe', env: { ...process.env, TERM: 'xterm', NO_COLOR: '', ...env } });
+    this.process.stdout?.setEncoding('utf8').on('data', (text: string) => (this.out += text));
+    this.process.stderr?.setEncoding('utf8').on('data', (text: string) => (this.err += text));
+    this.#ended = once(this.process, 'close');
+  }
+
+  write(text: string | Buffer): void {
+    this.process.stdin?.write(text);
+  }
+
+  /** Waits until it has printed something like this. */
+  async says(pattern: RegExp): Promise<void> {
+    await waitFor(() => this.out + this.err, (text) => pattern.test(text), `${this.process.spawnargs.at(-1)} to say ${pattern}`);
+  }
+
+  /** Its exit code. */
+  async end(): Promise<number | string> {
+    const [code, signal] = await this.#ended;
+    return (code as number | null) ?? (signal as string);
+  }
+}
+
+describe('the command line', function () {
+  this.timeout(120_000);
+  let node: TestNode;
+  let pod: Pod;
+  let container: string;
+  let registry: ScriptedRegistry;
+
+  before(async () => {
+    registry = await startScriptedRegistry();
+    node = await TestNode.boot({ env: { CONTAINERS_REGISTRIES_CONF: '/tmp/none' } });
+    const conf = join(node.dir, 'registries.conf');
+    await writeFile(conf, `[[registry]]\nlocation = "${registry.host}"\ninsecure = true\n`);
+    await node.restart({ CONTAINERS_REGISTRIES_CONF: conf });
+    pod = await node.cri.runPod({ labels: { app: 'web' } });
+    container = await node.cri.runContainer(pod, IMAGE, { metadata: { name: 'main', attempt: 2 }, command: ['sh', '-c', 'echo one; echo two >&2; sleep 100000'], labels: { tier: 'front' } });
+  });
+  after(async () => {
+    await registry.stop();
+    await node.close();
+  });
+
+  const argv = (args: readonly string[]): [string, ...string[]] => [BERTH, '--config', '/dev/null', '--config-dir', '/none', '--listen', node.socket, ...args];
+  const start = (...args: string[]): Command => new Command(argv(args), {});
+  /** On a terminal of its own (script(1)). */
+  const onTerminal = (args: readonly string[], env: NodeJS.ProcessEnv = {}): Command => new Command(['script', '--quiet', '--return', '--flush', '--command', `stty rows 40 cols 132; exec ${argv(args).map(quoted).join(' ')}`, '/dev/null'], env);
+  /** Output of a command that must succeed. */
+  async function ok(...args: string[]): Promise<string> {
+    const command = start(...args);
+    command.process.stdin?.end();
+    assert.strictEqual(await command.end(), 0, command.err);
+    return command.out;
+  }
+  async function failure(...args: string[]): Promise<string> {
+    const command = start(...args);
+    command.process.stdin?.end();
+    assert.notStrictEqual(await command.end(), 0, command.out);
+    assert.match(command.err, /^berth: /);
+    return command.err;
+  }
+
+  it('lists containers, pods and images in tables without colour in a pipe', async () => {
+    const [head, row] = (await ok('ps')).split('\n');
+    assert.match(head ?? '', /^CONTAINER +IMAGE +CREATED +STATE +NAME +ATTEMPT +POD ID +POD +NAMESPACE$/);
+    assert.match(row ?? '', new RegExp(`^${container.slice(0, 13)} +${IMAGE.replaceAll('.', '\\.')} +\\d+ \\w+ ago +Running +main +2 +${pod.id.slice(0, 13)} +${pod.config.metadata?.name} +default$`));
+    assert.include(await ok('pods'), pod.id.slice(0, 13));
+    assert.match(await ok('images'), /^IMAGE +TAG +IMAGE ID +SIZE +PINNED\n\S+busybox +latest +[0-9a-f]{13} +\d/);
+    for (const list of ['ps', 'pods', 'images']) assert.notInclude(await ok(list), ESCAPE);
+  });
+
+  it('has colour on a terminal, and none where it is not wanted', async () => {
+    const coloured = onTerminal(['ps']);
+    assert.strictEqual(await coloured.end(), 0);
+    assert.include(coloured.out, `${ESCAPE}32mRunning`);
+    for (const env of [{ NO_COLOR: '1' }, { TERM: 'dumb' }]) {
+      const plain = onTerminal(['ps'], env);
+      await plain.end();
+      assert.include(plain.out, 'Running');
+      assert.notInclude(plain.out, ESCAPE);
+    }
+  });
+
+  it('filters, and prints ids and JSON for scripts', async () => {
+    assert.strictEqual(await ok('ps', '-q'), `${container}\n`);
+    assert.strictEqual(await ok('ps', '-q', '--label', 'tier=back'), '');
+    assert.strictEqual(await ok('ps', '-q', '--label', 'tier=front', '--pod', pod.id.slice(0, 8)), `${container}\n`);
+    assert.strictEqual(await ok('ps', '-q', '--state', 'exited'), '');
+    assert.strictEqual(await ok('pods', '-q', '--state', 'ready', '--label', 'app=web'), `${pod.id}\n`);
+    const { containers } = JSON.parse(await ok('ps', '--json')) as { readonly containers: readonly { readonly id: string }[] };
+    assert.deepEqual(containers.map((each) => each.id), [container]);
+    assert.include(await failure('ps', '--state', 'nonsense').catch(() => 'refused'), 'refused');
+  });
+
+  it('shows all about one object', async () => {
+    const inspected = JSON.parse(await ok('inspect', container.slice(0, 13))) as { readonly status: { readonly id: string; readonly state: string }; readonly info: { readonly pid: number } };
+    assert.deepEqual([inspected.status.id, inspected.status.state], [container, 'CONTAINER_RUNNING']);
+    assert.isAbove(inspected.info.pid, 1);
+    assert.strictEqual((JSON.parse(await ok('inspectp', pod.id)) as { readonly status: { readonly id: string } }).status.id, pod.id);
+    assert.include((JSON.parse(await ok('inspecti', IMAGE)) as { readonly status: { readonly repoTags: readonly string[] } }).status.repoTags, IMAGE);
+    assert.include(await failure('inspect', 'f'.repeat(64)), 'f'.repeat(64));
+    assert.include(await failure('inspecti', 'no.such/image:1'), 'no.such/image:1');
+  });
+
+  describe('exec', () => {
+    it('has the streams and the exit code of the command, options and all', async () => {
+      const command = start('exec', container, 'sh', '-c', 'echo out; echo err >&2; exit 7');
+      assert.deepEqual([await command.end(), command.out, command.err], [7, 'out\n', 'err\n']);
+      assert.strictEqual(await ok('exec', '--sync', container, 'echo', '-n', '--json'), '--json');
+      assert.include(await failure('exec', container, '/no/such/program'), '/no/such/program');
+      assert.include(await failure('exec', '--sync', '--timeout', '1', container, 'sleep', '60'), 'deadline passed');
+    });
+
+    it('passes megabytes of input on, and the end of it', async () => {
+      const command = start('exec', '-i', container, 'sh', '-c', 'busybox wc -c');
+      command.process.stdin?.end(Buffer.alloc(5_000_000, 'x'));
+      assert.deepEqual([await command.end(), command.out.trim()], [0, '5000000']);
+    });
+
+    it('gives a terminal of the size of ours, and ours back', async () => {
+      const command = onTerminal(['exec', '-it', container, 'sh', '-c', 'until [ "$(busybox stty size 2>/dev/null)" = "40 132" ]; do sleep 0.1; done; echo sized; read answer; echo "got $answer"; exit 5']);
+      await command.says(/sized/);
+      command.write('hello\r');
+      assert.strictEqual(await command.end(), 5);
+      assert.include(command.out, 'got hello');
+    });
+
+    it('refuses a terminal that we do not have', async () => {
+      assert.include(await failure('exec', '-it', container, 'true'), 'terminal');
+    });
+  });
+
+  describe('logs', () => {
+    it('prints both streams, the last lines, and times', async () => {
+      const both = start('logs', container);
+      await both.end();
+      assert.deepEqual([both.out, both.err], ['one\n', 'two\n']);
+      const id = await node.cri.runContainer(pod, IMAGE, { command: ['sh', '-c', 'echo one; echo two; printf thr; sleep 0.1; echo ee'] });
+      await node.cri.waitForContainer(id, 'CONTAINER_EXITED');
+      assert.strictEqual(await ok('logs', '--tail', '1', id), 'three\n');
+      assert.match(await ok('logs', '--timestamps', '--tail', '1', id), /^\d{4}-\d\d-\d\dT\S+ three\n$/);
+      assert.strictEqual(await ok('logs', '--since', '1h', '--tail', '1', id), 'three\n');
+    });
+
+    it('follows through a rotation until the container ends', async () => {
+      const id = await node.cri.runContainer(pod, IMAGE, { command: ['sh', '-c', 'i=0; while [ $i -lt 30 ]; do echo line $i; i=$((i+1)); sleep 0.05; done'] });
+      const command = start('logs', '-f', id);
+      await command.says(/line 5\n/);
+      const { logPath } = await node.cri.container(id);
+      await rename(logPath, `${logPath}.1`);
+      await node.cri.rpc.reopenContainerLog({ containerId: id });
+      assert.strictEqual(await command.end(), 0);
+      assert.deepEqual(command.out.trimEnd().split('\n'), Array.from({ length: 30 }, (_, index) => `line ${index}`));
+    });
+  });
+
+  it('shows what containers and pods use', async () => {
+    assert.match(await ok('stats'), new RegExp(`^CONTAINER +NAME +CPU.*\n${container.slice(0, 13)} +main +\\d+m +\\d+`, 'm'));
+    assert.match(await ok('stats', '--pods'), new RegExp(`^${pod.id.slice(0, 13)} +\\S+ +default +\\d+m`, 'm'));
+    const { stats } = JSON.parse(await ok('stats', '--json', container)) as { readonly stats: readonly { readonly cpu: { readonly usageNanoCores?: object } }[] };
+    assert.isDefined(stats[0]?.cpu.usageNanoCores);
+  });
+
+  it('follows events until it is interrupted', async () => {
+    const [people, programs] = [start('events'), start('events', '--json')];
+    await Promise.all([people.says(/started container/), programs.says(/STARTED/)]);
+    const id = await node.cri.runContainer(pod, IMAGE, { metadata: { name: 'brief' }, command: ['sh', '-c', 'exit 3'] });
+    await people.says(new RegExp(`stopped container ${id.slice(0, 13)} brief of default/${pod.config.metadata?.name} \\(Error 3\\)`));
+    await waitFor(() => programs.out, (text) => text.includes('CONTAINER_STOPPED_EVENT'), 'the end');
+    for (const each of [people, programs]) {
+      each.process.kill('SIGINT');
+      assert.strictEqual(await each.end(), 0);
+    }
+    const events = programs.out.trim().split('\n').map((line) => JSON.parse(line) as ContainerEventResponse);
+    assert.includeMembers(events.filter((each) => each.containerId === id).map((each) => each.containerEventType), ['CONTAINER_CREATED_EVENT', 'CONTAINER_STARTED_EVENT', 'CONTAINER_STOPPED_EVENT']);
+  });
+
+  it('says what the daemon is doing, and where it is stuck', async () => {
+    assert.match(await ok('status'), /^RuntimeReady +yes\nNetworkReady +yes\n/);
+    const stubborn = await node.cri.runContainer(pod, IMAGE, { command: ['sh', '-c', 'trap "" TERM; while :; do sleep 0.1; done'] });
+    const stopping = node.cri.rpc.stopContainer({ containerId: stubborn, timeout: 60n });
+    await waitFor(() => ok('status'), (text) => new RegExp(`StopContainer +container=${stubborn} +\\S`).test(text), 'the stop to be shown');
+    await node.cri.rpc.stopContainer({ containerId: stubborn, timeout: 0n });
+    await stopping;
+    const { conditions } = JSON.parse(await ok('status', '--json')) as { readonly conditions: readonly { readonly type: string }[] };
+    assert.deepEqual(conditions.map((each) => each.type), ['RuntimeReady', 'NetworkReady']);
+  });
+
+  it('says its version, and the configuration in force', async () => {
+    assert.match(await ok('version'), /^berth \S+\ndaemon: berth \S+, CRI v1, on \//);
+    assert.include(await ok('config'), `listen = "${node.socket}"`);
+    assert.notInclude(await ok('config', '--default'), node.socket);
+  });
+
+  it('says so when no daemon answers', async () => {
+    const command = new Command([BERTH, '--config', '/dev/null', '--config-dir', '/none', '--listen', join(node.dir, 'nobody.sock'), 'ps'], {});
+    assert.strictEqual(await command.end(), 1);
+    assert.match(command.err, /^berth: nobody answers on /);
+  });
+
+  describe('images', () => {
+    let image: BuiltImage;
+    before(async () => {
+      image = await buildImage({ directory: join(node.dir, 'built'), name: 'v1', layers: [{ files: await busybox() }, { files: [file('data', Buffer.alloc(20_000_000, 'x'))], compression: 'none' }] });
+      await registry.serve(image, 'app', 'v1');
+    });
+
+    it('are pulled with a bar for each layer on a terminal, and taken away', async () => {
+      const slow = image.images[0]?.layers[1] ?? '';
+      let release = (): void => {};
+      const gate = new Promise<void>((resolve) => (release = resolve));
+      registry.on(`/v2/app/blobs/${slow}`, (_request, response, normal) => {
+        response.writeHead(normal.status, { ...normal.headers, 'content-length': normal.body.length });
+        let at = 0;
+        const timer = setInterval(() => response.write(normal.body.subarray(at, (at += 30_000))), 20);
+        void gate.then(() => {
+          clearInterval(timer);
+          response.end(normal.body.subarray(at));
+        });
+      }, 1);
+      const name = `${registry.host}/app:v1`;
+      const pulling = onTerminal(['pull', name]);
+      await pulling.says(/\[=+ *\] downloading +\d/);
+      assert.match(await ok('status'), /^Pull +\S+app:v1: downloading$/m);
+      release();
+      assert.strictEqual(await pulling.end(), 0, pulling.out);
+      assert.include(pulling.out, image.images[0]?.id ?? 'nothing');
+      assert.strictEqual((await ok('pull', name)).trim(), image.images[0]?.id);
+      assert.match(await ok('rmi', name), /^removed sha256:[0-9a-f]{64} /);
+      assert.include(await failure('rmi', name), name);
+      assert.include(await failure('pull', `${registry.host}/none:1`), 'none');
+    });
+
+    it('are checked, and those that are broken removed on demand', async () => {
+      assert.match(await ok('check'), /ok all images are whole\n$/);
+      await ok('pull', `${registry.host}/app:v1`);
+      const config = (image.images[0]?.id ?? '').slice('sha256:'.length);
+      const blobs = join(node.dir, 'root/blobs/sha256');
+      assert.include(await readdir(blobs), config);
+      await writeFile(join(blobs, config), 'bit rot');
+      const command = start('check');
+      assert.strictEqual(await command.end(), 1);
+      assert.match(command.out, new RegExp(`broken sha256:${config}: `));
+      assert.include(await ok('check', '--repair'), 'removed, pull it again');
+      assert.match(await ok('check'), /ok all images are whole\n$/);
+      assert.include(await failure('inspecti', `${registry.host}/app:v1`), 'no image');
+      await ok('pull', `${registry.host}/app:v1`);
+      await ok('rmi', `${registry.host}/app:v1`);
+    });
+
+    it('are loaded from files', async () => {
+      assert.include(await ok('import', image.layout, 'localhost/imported:1'), 'localhost/imported:1');
+      await ok('rmi', 'localhost/imported:1');
+    });
+  });
+});
+
+/** For a shell. */
+function quoted(word: string): string {
+  return `'${word.replaceAll("'", `'\\''`)}'`;
+}
