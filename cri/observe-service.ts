@@ -42,7 +42,7 @@ export function observeService(options: ObserveOptions): Handlers {
       status: { conditions: conditions(options) },
       info: request.verbose ? options.info() : {},
       runtimeHandlers: handlerList(options),
-      features: { supplementalGroupsPolicy: true, userNamespacesHostNetwork: false, mountOptions: true },
+      features: { supplementalGroupsPolicy: true, userNamespacesHostNetwork: handlerList(options).some(({ features }) => features?.userNamespaces === true), mountOptions: true },
     }),
     runtimeConfig: () => ({ linux: { cgroupDriver: options.cgroupManager === 'systemd' ? 'SYSTEMD' : 'CGROUPFS' } }),
     listPodSandbox: (_op, request): Encoded => concatenate(sandboxes(request.filter)),
