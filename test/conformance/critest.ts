@@ -55,7 +55,8 @@ async function runEach(options: CritestOptions, between: () => Promise<void>, lo
     if (spec.state === 'skipped') results.push(spec);
     else {
       await between();
-      const focus = `^\\Q${spec.name}\\E$`;
+      // ginkgo matches the suite's name, a space, and the spec's.
+      const focus = ` \\Q${spec.name}\\E$`;
       const found = (await runOnce({ ...options, focus }, log)).filter((each) => each.name === spec.name || each.state === 'failed');
       results.push(...(found.length > 0 ? found : [{ ...spec, state: 'failed', message: 'it was planned, but critest did not find it again' } as const]));
     }

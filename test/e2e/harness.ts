@@ -55,8 +55,6 @@ export class TestNode {
   static async boot(options: NodeOptions = {}): Promise<TestNode> {
     if (options.runtime === 'crun') makeCrunWork();
     const dir = await mkdtemp('/tmp/berth-e2e-');
-    // As /run and /var/lib are: the root of a user namespace must be able to pass.
-    await chmod(dir, 0o711);
     // As /run and /var/lib: with a user namespace, a container's root must be able to pass through to its rootfs.
     await chmod(dir, 0o711);
     const bridge = `bt${process.pid % 100_000}x${nodes++}`;
@@ -64,9 +62,14 @@ export class TestNode {
     await mkdir(join(dir, 'net.d'));
     const subnets = [`10.${200 + (nodes % 50)}.0.0/16`];
     await writeFile(join(dir, 'net.d/10-test.conflist'), defaultConflist({ dataDir: join(dir, 'ipam'), bridge, subnets }));
-    await node.start();
-    await node.cri.rpc.import({ path: join(BUILD, 'embedded-image'), reference: '' });
-    return node;
+    try {
+      await node.start();
+      await node.cri.rpc.import({ path: join(BUILD, 'embedded-image'), reference: '' });
+      return node;
+    } catch (error) {
+      await node.discard();
+      throw error;
+    }
   }
 
   /** Starts the daemon and waits until it serves. @throws with its log if it dies first. */
