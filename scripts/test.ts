@@ -54,6 +54,7 @@ function conmonStages(): Stage[] {
   return [
     { name: 'conmon tools', command: ['make', '-s', '-C', 'conmon', 'tool', 'asan', 'fuzz'], kind: 'command' },
     { name: 'conmon', command: onPrivateGround(['env', 'CONMON_SUBJECT=ours', 'mocha', '--retries', '1', '--timeout', '120000', ...suite]), kind: 'mocha' },
+    { name: 'conmon with sanitizers', command: onPrivateGround(['env', 'CONMON=build/bin/conmon-asan', 'CONMON_SUBJECT=ours', 'mocha', '--retries', '1', '--timeout', '120000', 'conmon/test/conmon.test.ts']), kind: 'mocha' },
     // Upstream's monitor leaves sockets open where it fails us; mocha would wait for them for ever.
     { name: "the distribution's conmon", command: onPrivateGround(['env', 'CONMON_SUBJECT=upstream', 'mocha', '--exit', '--retries', '1', '--timeout', '120000', ...suite]), kind: 'mocha' },
     { name: 'conmon fuzz', command: ['make', '-s', '-C', 'conmon', 'fuzz-smoke'], kind: 'command' },
