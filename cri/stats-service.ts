@@ -5,6 +5,7 @@
 import { availableParallelism } from 'node:os';
 import { explain } from '../pkg/base/errors.ts';
 import type { ContainerId } from '../pkg/base/ids.ts';
+import { limits } from '../pkg/base/limits.ts';
 import { backgroundOp, type Logger } from '../pkg/base/op.ts';
 import type { ContainerMetrics, ContainerStats, Input, PodSandboxMetrics, PodSandboxStats } from '../pkg/cri-api/types.ts';
 import { matchesContainer, matchesSandbox, type OpenPods } from '../pkg/pod/index.ts';
@@ -84,7 +85,7 @@ class StatsDesk {
   constructor(options: StatsServiceOptions) {
     const { mind, rootfs, layout, facts, periodMs, clock, log } = options;
     this.#options = options;
-    this.#sampler = new Sampler({ layout, hugepageSizes: facts.hugepageSizes, clock, periodMs });
+    this.#sampler = new Sampler({ layout, hugepageSizes: facts.hugepageSizes, clock, periodMs, keptFilesCount: keptFilesCount() });
     this.#layers = new WritableLayers({ measure: (id) => rootfs.usage(backgroundOp(log), id), clock, patienceMs: LAYERS_PATIENCE_MS });
     mind.subscribe(({ type, record }) => {
       if (type !== 'deleted') return;
@@ -211,6 +212,12 @@ class StatsDesk {
   }
 }
 
+/** A small part of the descriptors that we may have: containers' streams come first. */
+function keptFilesCount(): number {
+  const own = softFileLimit(readFiles(['/proc/self/limits'])[0]?.toString('latin1') ?? '') ?? 0n;
+  return own < 0n ? limits.statsFilesCount : Math.min(limits.statsFilesCount, Math.floor(Number(own) / 8));
+}
+
 const NOTHING = { cpu: undefined, memory: undefined, swap: undefined, io: undefined };
 /** Pods that are read together: enough to share a native call, few enough that parsing and encoding them does not hold up other requests. */
 const SLICE = Math.max(32, 16 * availableParallelism());
@@ -242,8 +249,8 @@ function startOf({ state, createdAt }: ContainerRecord): bigint {
 /** What the processes of a container have open. */
 async function openFiles({ state }: ContainerRecord, { pids = [] }: Sample): Promise<{ readonly descriptors: number; readonly sockets: number; readonly openFilesMax: bigint | undefined }> {
   const pid = 'process' in state ? state.process.pid : undefined;
-  const [counts, limits] = await Promise.all([countFds(pids), pid === undefined ? undefined : readKernelFiles([`/proc/${pid}`], ['limits'])]);
-  return { ...counts, openFilesMax: softFileLimit(limits?.text ?? '') };
+  const [counts, text] = await Promise.all([countFds(pids), pid === undefined ? undefined : readKernelFiles([`/proc/${pid}`], ['limits'])]);
+  return { ...counts, openFilesMax: softFileLimit(text?.text ?? '') };
 }
 
 function podLabels({ id, cgroupParent, config }: SandboxRecord): MetricLabels {

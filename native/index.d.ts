@@ -79,6 +79,12 @@ export interface Calls {
    * files of the kernel's seq_file only, with records of less than half a page: what comes in one short read is taken to be all.
    */
   readKernelFiles(directories: readonly string[], names: readonly string[], max: number): readonly [BigInt64Array, Buffer];
+  /** The same files, opened to be read again and again: descriptors (or -errno). */
+  openKernelFiles(directories: readonly string[], names: readonly string[]): BigInt64Array;
+  /** Each from its beginning, in one read of at most 16 KiB: for files with one record. What is negative is passed on as a length. */
+  readOpenFiles(fds: readonly number[]): readonly [BigInt64Array, Buffer];
+  /** Negative ones are passed over. */
+  closeAll(fds: readonly number[]): void;
 
   // --- paths below a directory descriptor (openat2; `resolve` is RESOLVE_*) ---------------------------------------------
   /** open(2) of a root directory for the calls below. */

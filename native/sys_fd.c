@@ -286,6 +286,16 @@ int sys_read_files(struct call *c)
 	return r < 0 ? r : call_bytes(c, bytes.data, bytes.len);
 }
 
+/* As many names as there are in all lists together. */
+static size_t count_names(const struct arg *names)
+{
+	size_t count = 0;
+	for (size_t i = 0; i < names->count; i++, count++)
+		for (const char *at = names->list[i].data; (at = strchr(at, '\n')) != NULL; at++)
+			count++;
+	return count;
+}
+
 /* One kernel file below a directory. seq_file stops short of a full buffer only where the next record does not fit; none is half a page long. */
 static int64_t append_kernel_file(struct buffer *b, int dir, const char *name, size_t max)
 {
@@ -334,19 +344,78 @@ int sys_read_kernel_files(struct call *c)
 {
 	const struct arg *dirs = &c->arg[0], *names = &c->arg[1];
 	CLEAN_BUFFER bytes = { 0 };
-	size_t room = 0, count = 0;
+	size_t count = 0;
 	if (dirs->count != names->count || c->arg[2].i < 0)
 		return call_fail(c, "read kernel files", EINVAL);
-	for (size_t i = 0; i < names->count; i++, room++)
-		for (const char *at = names->list[i].data; (at = strchr(at, '\n')) != NULL; at++)
-			room++;
-	int64_t *lengths = call_alloc(c, (room + 1) * sizeof *lengths);
+	int64_t *lengths = call_alloc(c, (count_names(names) + 1) * sizeof *lengths);
 	if (lengths == NULL)
 		return call_fail(c, "read kernel files", ENOMEM);
 	for (size_t i = 0; i < dirs->count; i++)
 		count += append_kernel_files(&bytes, dirs->list[i].data, names->list[i].data, (size_t)c->arg[2].i, lengths + count);
 	int r = call_numbers(c, lengths, count);
 	return r < 0 ? r : call_bytes(c, bytes.data, bytes.len);
+}
+
+static int64_t open_kernel_file(int dir, const char *from, size_t len)
+{
+	char name[256];
+	if (len >= sizeof name)
+		return -ENAMETOOLONG;
+	memcpy(name, from, len);
+	name[len] = '\0';
+	int fd = openat(dir, name, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+	return fd < 0 ? -errno : fd;
+}
+
+int sys_open_kernel_files(struct call *c)
+{
+	const struct arg *dirs = &c->arg[0], *names = &c->arg[1];
+	size_t count = 0;
+	if (dirs->count != names->count)
+		return call_fail(c, "open kernel files", EINVAL);
+	int64_t *fds = call_alloc(c, (count_names(names) + 1) * sizeof *fds);
+	if (fds == NULL)
+		return call_fail(c, "open kernel files", ENOMEM);
+	for (size_t i = 0; i < dirs->count; i++) {
+		CLEAN_FD dir = open(dirs->list[i].data, O_PATH | O_DIRECTORY | O_CLOEXEC);
+		int err = errno;
+		for (const char *at = names->list[i].data, *end; *at != '\0'; at = *end == '\0' ? end : end + 1) {
+			end = strchrnul(at, '\n');
+			fds[count++] = dir < 0 ? -err : open_kernel_file(dir, at, (size_t)(end - at));
+		}
+	}
+	int r = call_numbers(c, fds, count);
+	for (size_t i = 0; r < 0 && i < count; i++)
+		if (fds[i] >= 0)
+			close((int)fds[i]);
+	return r;
+}
+
+/* One pread gets the whole of a file with one record, since seq_file makes its buffer as large as that needs. */
+int sys_read_open_files(struct call *c)
+{
+	const struct arg *fds = &c->arg[0];
+	char part[16 * 1024];
+	CLEAN_BUFFER bytes = { 0 };
+	int64_t *lengths = call_alloc(c, (fds->count + 1) * sizeof *lengths);
+	if (lengths == NULL)
+		return call_fail(c, "read open files", ENOMEM);
+	for (size_t i = 0; i < fds->count; i++) {
+		ssize_t n = fds->numbers[i] < 0 ? -1 : pread((int)fds->numbers[i], part, sizeof part, 0);
+		lengths[i] = fds->numbers[i] < 0 ? fds->numbers[i] : n < 0 ? -errno : n;
+		if (n > 0 && buffer_add(&bytes, part, (size_t)n) < 0)
+			return call_fail(c, "read open files", ENOMEM);
+	}
+	int r = call_numbers(c, lengths, fds->count);
+	return r < 0 ? r : call_bytes(c, bytes.data, bytes.len);
+}
+
+int sys_close_all(struct call *c)
+{
+	for (size_t i = 0; i < c->arg[0].count; i++)
+		if (c->arg[0].numbers[i] >= 0)
+			close((int)c->arg[0].numbers[i]);
+	return 0;
 }
 
 int sys_fd_path(struct call *c)

@@ -82,6 +82,8 @@ export const limits = {
   exitFileMs: 10_000,
   recordBytes: 1 * MiB,
   eventQueueCount: 1_000,
+  /** Kernel files kept open for statistics: enough for 128 pods of one container. Each is a page of kernel memory. */
+  statsFilesCount: 2_048,
   /** Clients that read events at once: the kubelet, and whoever watches beside it. A full queue of each is some megabytes. */
   eventSubscribersCount: 32,
   streamTokenMs: 60_000,

@@ -8,7 +8,7 @@ import { type CgroupHierarchy, type CgroupLayout, cgroupDirectory, type KernelFi
 
 /** What statistics of containers are made of; what those of pods have beside that; and what only metrics ask for. Each includes those before it. */
 export type Detail = 'container' | 'pod' | 'metrics';
-const DETAILS: readonly Detail[] = ['container', 'pod', 'metrics'];
+export const DETAILS: readonly Detail[] = ['container', 'pod', 'metrics'];
 
 /** True if what was read for `have` serves for `want`. */
 export function includes(have: Detail, want: Detail): boolean {

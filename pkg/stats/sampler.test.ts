@@ -13,7 +13,7 @@ function setUp(periodMs = 0): { sampler: Sampler; tree: RecordedTree; reads: () 
     reads++;
     return tree.read(directories, names);
   };
-  const sampler = new Sampler({ layout: tree.layout, hugepageSizes: [], clock: () => clock, periodMs, read });
+  const sampler = new Sampler({ layout: tree.layout, hugepageSizes: [], clock: () => clock, periodMs, keptFilesCount: 0, read });
   return {
     sampler,
     tree,
@@ -67,7 +67,7 @@ describe('Sampler', () => {
   it('leaves out what is gone and keeps the rest, however many there are', async () => {
     const names = Array.from({ length: 300 }, (_, index) => `/pod/${index}`);
     const tree = recordedTree('v2', names.filter((_, index) => index % 3 !== 0));
-    const sampler = new Sampler({ layout: tree.layout, hugepageSizes: [], clock: () => 1n, periodMs: 0, read: (directories, files) => tree.read(directories, files) });
+    const sampler = new Sampler({ layout: tree.layout, hugepageSizes: [], clock: () => 1n, periodMs: 0, keptFilesCount: 0, read: (directories, files) => tree.read(directories, files) });
     const samples = await sampler.sample(names.map((cgroup) => ({ id: cgroup, cgroup })), 'container');
     assert.deepEqual([...samples.keys()].sort(), names.filter((_, index) => index % 3 !== 0).sort());
     assert.isTrue([...samples.values()].every((each) => each.memoryBytes === 9_478_144n));
@@ -77,7 +77,7 @@ describe('Sampler', () => {
     const tree = recordedTree('hybrid');
     let clock = SECOND;
     const sampler: Sampler = new Sampler({
-      layout: tree.layout, hugepageSizes: [], clock: () => clock, periodMs: 3_600_000,
+      layout: tree.layout, hugepageSizes: [], clock: () => clock, periodMs: 3_600_000, keptFilesCount: 0,
       async read(directories, names) {
         const files = await tree.read(directories, names);
         if (clock === SECOND) sampler.forget('c');

@@ -1,7 +1,7 @@
 /** Samples of cgroups: many in a few native calls, on other threads, with the use of processors between one sample and the next. */
 import { availableParallelism } from 'node:os';
-import { type CgroupLayout, type KernelFiles, readKernelFiles } from '../sys/index.ts';
-import { type Detail, type FileSet, fileSet, includes, type Reading } from './parse.ts';
+import { type CgroupLayout, type KernelFiles, KeptFiles, readKernelFiles } from '../sys/index.ts';
+import { type Detail, DETAILS, type FileSet, fileSet, includes, type Reading } from './parse.ts';
 
 export interface SamplerOptions {
   readonly layout: CgroupLayout;
@@ -11,7 +11,9 @@ export interface SamplerOptions {
   readonly clock: () => bigint;
   /** A sample not older than this is given again; 0 = read for every request. */
   readonly periodMs: number;
-  /** Reads files; tests bring their own. */
+  /** Files that may be kept open from one request to the next. */
+  readonly keptFilesCount: number;
+  /** Reads files; tests bring their own. Nothing is kept open then. */
   readonly read?: ReadFiles;
 }
 
@@ -48,6 +50,7 @@ export class Sampler {
   readonly #options: SamplerOptions;
   readonly #sets: Readonly<Record<Detail, FileSet>>;
   readonly #read: ReadFiles;
+  readonly #files: KeptFiles | undefined;
   readonly #history = new Map<string, History>();
   #reads = 0;
   /** Forgotten while something was read, which must not bring it back. */
@@ -59,6 +62,7 @@ export class Sampler {
     const set = (detail: Detail): FileSet => fileSet(layout, detail, hugepageSizes);
     this.#sets = { container: set('container'), pod: set('pod'), metrics: set('metrics') };
     this.#read = options.read ?? readKernelFiles;
+    this.#files = options.read === undefined ? new KeptFiles(options.keptFilesCount) : undefined;
   }
 
   /** A sample of each; none where the cgroup is gone. Never fails for one of them. */
@@ -83,6 +87,7 @@ export class Sampler {
 
   /** Drops what is remembered of a cgroup; for what is removed. */
   forget(id: string): void {
+    for (const detail of DETAILS) this.#files?.drop(keyOf(id, detail));
     this.#history.delete(id);
     if (this.#reads > 0) this.#forgotten.add(id);
   }
@@ -96,7 +101,9 @@ export class Sampler {
 
   async #readBatch(batch: readonly Group[], detail: Detail, samples: Map<string, Sample>): Promise<void> {
     const set = this.#sets[detail];
-    const files = await this.#read(batch.flatMap((group) => set.directories(group.cgroup)), batch.flatMap(() => set.names));
+    const groups = batch.map(({ id, cgroup }) => ({ key: keyOf(id, detail), directories: set.directories(cgroup), names: set.names }));
+    // Metrics are asked for less often, and have files that change their size.
+    const files = this.#files !== undefined && detail !== 'metrics' ? await this.#files.read(groups) : await this.#read(groups.flatMap((each) => each.directories), groups.flatMap((each) => each.names));
     set.parse(files, batch.length, this.#options.clock()).forEach((reading, index) => {
       const id = batch[index]?.id;
       if (reading !== undefined && id !== undefined) samples.set(id, this.#remember(id, reading, detail));
@@ -120,4 +127,8 @@ export class Sampler {
     if (!this.#forgotten.has(id)) this.#history.set(id, history);
     return history.last;
   }
+}
+
+function keyOf(id: string, detail: Detail): string {
+  return `${detail} ${id}`;
 }

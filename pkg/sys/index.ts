@@ -9,6 +9,7 @@
  *   process.ts  processes of others, namespaces for a moment, host paths, facts about the node
  *   tree.ts     children that came to us by themselves, and whole process trees
  *   cgroup.ts   hierarchies, paths, make, kill, remove, read
+ *   kept-files.ts  kernel files that are read again and again
  *   addon.ts    the native surface, errno → RuntimeError
  */
 export { errnoBehind, systemError } from './addon.ts';
@@ -33,6 +34,7 @@ export {
   becomeSubreaper, connectInNetns, countFds, heedsSignal, isAlive, listDevices, loopbackUp, netDev, nodeFacts, probePath, processRef, signalProcess, waitGone,
   type DeviceNode, type NodeFacts, type ProbedPath,
 } from './process.ts';
+export { type FileGroup, KeptFiles } from './kept-files.ts';
 export { claimOrphan, killByEnvironment, killTree, type OrphanClaim, reapOrphans } from './tree.ts';
 export {
   cgroupDirectory, cgroupPathOf, cgroupProcesses, checkCgroupPath, createCgroup, destroyCgroup, hierarchyOf, parseProcCgroup, readCgroupLayoutSync,

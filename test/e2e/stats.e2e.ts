@@ -1,9 +1,12 @@
 /** Statistics, metrics, events and streamed lists, from containers that really use what they are measured for. */
 import { assert } from 'chai';
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { connect as connectTcp, createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import type { Client } from '../../cri/client.ts';
 import type { ContainerEventResponse, Metric, Operation } from '../../pkg/cri-api/types.ts';
-import { countFds, netDev } from '../../pkg/sys/index.ts';
+import { countFds, type FileGroup, KeptFiles, type KernelFiles, netDev } from '../../pkg/sys/index.ts';
 import { type CriClient, CriError, type Pod, podConfig, waitFor } from './cri-client.ts';
 import { IMAGE, TestNode } from './harness.ts';
 
@@ -303,6 +306,70 @@ describe('native calls of statistics', () => {
     assert.isAtLeast(after.sockets, before.sockets + 1);
     assert.isAbove(after.descriptors, after.sockets);
     assert.deepEqual(await countFds([]), { descriptors: 0, sockets: 0 });
+  });
+});
+
+describe('kernel files that are kept open', () => {
+  const descriptors = (): number => readdirSync('/proc/self/fd').length;
+  let directory: string;
+  beforeEach(() => {
+    directory = mkdtempSync(join(tmpdir(), 'berth-kept-'));
+  });
+  afterEach(() => rmSync(directory, { recursive: true }));
+  /** A group of files; those in `missing` are not there. */
+  function group(key: string, ...missing: string[]): FileGroup {
+    mkdirSync(join(directory, key), { recursive: true });
+    for (const name of ['a', 'b']) if (!missing.includes(name)) writeFileSync(join(directory, key, name), `${name} of ${key}\n`);
+    return { key, directories: [join(directory, key)], names: ['a\nb'] };
+  }
+  const say = ({ text, lengths }: KernelFiles): string => `${text.replaceAll('\n', ';')} ${[...lengths].map((length) => (length < 0n ? 'no' : String(length))).join(' ')}`;
+
+  it('are opened once and read anew each time', async () => {
+    const before = descriptors();
+    const files = new KeptFiles(100);
+    const groups = [group('x'), group('y')];
+    assert.equal(say(await files.read(groups)), 'a of x;b of x;a of y;b of y; 7 7 7 7');
+    assert.equal(descriptors(), before + 4);
+    writeFileSync(join(directory, 'x/a'), 'new\n');
+    assert.equal(say(await files.read(groups)), 'new;b of x;a of y;b of y; 4 7 7 7');
+    assert.equal(descriptors(), before + 4);
+    files.drop('x');
+    assert.equal(descriptors(), before + 2);
+    files.close();
+    assert.equal(descriptors(), before);
+  });
+
+  it('are not kept where there are too many, and read all the same', async () => {
+    const before = descriptors();
+    const files = new KeptFiles(3);
+    assert.equal(say(await files.read([group('x')])), 'a of x;b of x; 7 7');
+    assert.equal(say(await files.read([group('x'), group('y')])), 'a of x;b of x;a of y;b of y; 7 7 7 7');
+    assert.equal(descriptors(), before + 2);
+    files.close();
+    assert.equal(descriptors(), before);
+  });
+
+  it('are let go where they are gone, or not all there yet', async () => {
+    const before = descriptors();
+    const files = new KeptFiles(100);
+    assert.equal(say(await files.read([group('whole'), group('part', 'b'), { ...group('x'), directories: ['/no/such'] }])), 'a of whole;b of whole;a of part; 11 11 10 no no no');
+    assert.equal(descriptors(), before + 2);
+    group('part');
+    assert.equal(say(await files.read([group('part')])), 'a of part;b of part; 10 10');
+    files.close();
+    assert.equal(descriptors(), before);
+  });
+
+  it('are not closed under a read', async () => {
+    const before = descriptors();
+    const files = new KeptFiles(100);
+    const groups = [group('x')];
+    await files.read(groups);
+    const reads = Array.from({ length: 20 }, () => files.read(groups));
+    files.drop('x');
+    assert.deepEqual(new Set((await Promise.all(reads)).map(say)), new Set(['a of x;b of x; 7 7']));
+    files.close();
+    assert.equal(descriptors(), before);
   });
 });
 

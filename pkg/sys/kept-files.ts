@@ -1,0 +1,133 @@
+/**
+ * Small files of the kernel that are read every few seconds, kept open: opening and closing one costs several times as much as reading
+ * it, and a node has thousands of them. Bounded in number, since each holds a page of the kernel's memory, and let go when nobody has
+ * asked for a while.
+ */
+import { constants } from 'node:os';
+import { attempt, attemptAsync } from './addon.ts';
+import { type KernelFiles, readKernelFiles } from './cgroup.ts';
+
+/** Files that belong together: those of one cgroup. */
+export interface FileGroup {
+  readonly key: string;
+  readonly directories: readonly string[];
+  /** Per directory, separated by line feeds. */
+  readonly names: readonly string[];
+}
+
+interface Kept {
+  readonly key: string;
+  readonly fds: readonly number[];
+  usedAt: number;
+  /** Reads under way on other threads; a descriptor that is closed meanwhile could be another file's. */
+  reads: number;
+  dropped: boolean;
+}
+
+const IDLE_MS = 60_000;
+const OUT_OF_DESCRIPTORS: ReadonlySet<number> = new Set([constants.errno.EMFILE, constants.errno.ENFILE]);
+
+export class KeptFiles {
+  readonly #max: number;
+  readonly #kept = new Map<string, Kept>();
+  #count = 0;
+  /** How many files of groups of so many there are at the most: a kernel may not have all. */
+  readonly #most = new Map<number, number>();
+  #sweep: NodeJS.Timeout | undefined;
+
+  /** Keeps at most `max` files open; what is beyond is opened for each read. */
+  constructor(max: number) {
+    this.#max = max;
+  }
+
+  /** What the files say, group after group, as readKernelFiles. Each file has one record of less than 16 KiB. A group that is gone has negative lengths only. */
+  async read(groups: readonly FileGroup[]): Promise<KernelFiles> {
+    const known = groups.map((group) => this.#use(group.key));
+    try {
+      if (known.every((each) => each !== undefined)) return await this.#readKept(known);
+      await this.#open(groups.filter((_, index) => known[index] === undefined));
+      const all = groups.map((group, index) => known[index] ?? (known[index] = this.#use(group.key)));
+      if (all.every((each) => each !== undefined)) return await this.#readKept(all);
+      return await readKernelFiles(groups.flatMap((group) => group.directories), groups.flatMap((group) => group.names));
+    } finally {
+      for (const each of known) if (each !== undefined) this.#release(each);
+    }
+  }
+
+  /** Lets go of a group. */
+  drop(key: string): void {
+    const kept = this.#kept.get(key);
+    if (kept === undefined) return;
+    this.#kept.delete(key);
+    kept.dropped = true;
+    if (kept.reads === 0) this.#close(kept);
+  }
+
+  /** Lets go of all. */
+  close(): void {
+    clearTimeout(this.#sweep);
+    for (const key of [...this.#kept.keys()]) this.drop(key);
+  }
+
+  #use(key: string): Kept | undefined {
+    const kept = this.#kept.get(key);
+    if (kept === undefined) return undefined;
+    kept.reads++;
+    kept.usedAt = performance.now();
+    return kept;
+  }
+
+  #release(kept: Kept): void {
+    if (--kept.reads === 0 && kept.dropped) this.#close(kept);
+  }
+
+  #close(kept: Kept): void {
+    this.#count -= kept.fds.length;
+    attempt('close kernel files', (native) => native.closeAllSync(kept.fds));
+  }
+
+  async #readKept(groups: readonly Kept[]): Promise<KernelFiles> {
+    const [lengths, bytes] = await attemptAsync('read kernel files', (native) => native.readOpenFiles(groups.flatMap((each) => each.fds)));
+    let at = 0;
+    for (const { key, fds } of groups) {
+      const present = lengths.subarray(at, (at += fds.length)).filter((length) => length >= 0n).length;
+      const most = Math.max(present, this.#most.get(fds.length) ?? 0);
+      this.#most.set(fds.length, most);
+      // The cgroup is gone, or not all of its files are there yet: another time they may be, under the same name.
+      if (present === 0 || present < most) this.drop(key);
+    }
+    return { text: bytes.toString('latin1'), lengths };
+  }
+
+  /** Opens what there is room for. */
+  async #open(groups: readonly FileGroup[]): Promise<void> {
+    const sizes = groups.map((group) => group.names.reduce((sum, names) => sum + names.split('\n').length, 0));
+    const wanted = sizes.reduce((sum, size) => sum + size, 0);
+    if (this.#count + wanted > this.#max) return;
+    this.#count += wanted;
+    let fds: number[] = [];
+    try {
+      fds = Array.from(await attemptAsync('open kernel files', (native) => native.openKernelFiles(groups.flatMap((group) => group.directories), groups.flatMap((group) => group.names))), Number);
+    } finally {
+      this.#count -= wanted;
+    }
+    if (fds.some((fd) => OUT_OF_DESCRIPTORS.has(-fd))) return attempt('close kernel files', (native) => native.closeAllSync(fds));
+    let at = 0;
+    groups.forEach(({ key }, index) => {
+      const own = fds.slice(at, (at += sizes[index] ?? 0));
+      this.#count += own.length;
+      const kept: Kept = { key, fds: own, usedAt: performance.now(), reads: 0, dropped: false };
+      // Somebody else was faster.
+      if (this.#kept.has(key)) this.#close(kept);
+      else this.#kept.set(key, kept);
+    });
+    this.#sweep ??= setTimeout(() => this.#dropIdle(), IDLE_MS).unref();
+  }
+
+  #dropIdle(): void {
+    this.#sweep = undefined;
+    const before = performance.now() - IDLE_MS;
+    for (const kept of [...this.#kept.values()]) if (kept.usedAt < before) this.drop(kept.key);
+    if (this.#kept.size > 0) this.#sweep = setTimeout(() => this.#dropIdle(), IDLE_MS).unref();
+  }
+}
