@@ -4,6 +4,7 @@
 import { mkdirSync } from 'node:fs';
 import { access } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { type Config, reload } from '../pkg/config/index.ts';
 import { explain, RuntimeError } from '../pkg/base/errors.ts';
 import { ensureDir } from '../pkg/base/files.ts';
@@ -72,6 +73,8 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
     const workspace = new Workspace(config.storage.runroot);
     const runtimes = await findRuntimes(op, options);
     const rootfs = new OverlayRootfs({ root: config.storage.root, ...(options.workerUrl === undefined ? {} : { workerUrl: options.workerUrl }) });
+    // Deletions that go on after a reply are finished, within bounds; what is left then, the next start deletes.
+    closers.push(() => Promise.race([rootfs.close(), sleep(limits.shutdownGraceMs, undefined, { ref: false })]));
     const network = new CniNetwork({
       configDirs: [config.network.networkDir],
       pluginDirs: config.network.pluginDirs,
