@@ -4,6 +4,7 @@
 import { Command, CommanderError } from 'commander';
 import { dirname, join } from 'node:path';
 import { existsSync } from 'node:fs';
+import { flushCompileCache } from 'node:module';
 import { readdir, readFile, stat } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { flags, loadConfig, type LoadedConfig } from '../pkg/config/index.ts';
@@ -100,6 +101,8 @@ async function serveForever(given: Readonly<Record<string, string | boolean | st
   process.on('SIGHUP', () => void reloadConfiguration(given, log, daemon));
   // winston takes a while to load; the daemon serves already.
   await log.openSink();
+  // What was compiled until now spares the next start a third of its time. Node would write it at the end only, and a kill has none.
+  flushCompileCache();
 }
 
 /** What SIGHUP does: takes the keys that can change in a running daemon, names those that wait for a restart, and keeps the old ones if the file is bad. */

@@ -6,7 +6,6 @@
  */
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { parse as parseYaml } from 'yaml';
 import { errnoOf, explain } from '../base/errors.ts';
 import { readBounded, readDirSorted } from '../base/files.ts';
 import { limits } from '../base/limits.ts';
@@ -123,5 +122,8 @@ async function namesIn(directory: string): Promise<readonly string[]> {
 /** YAML is a superset of JSON, but JSON.parse is the stricter reader of what calls itself JSON. Aliases are bounded: they may multiply a file a millionfold. */
 async function readDocument(path: string): Promise<unknown> {
   const text = (await readBounded(path, limits.configFileBytes)).toString('utf8');
-  return path.endsWith('.yaml') ? (parseYaml(text, { maxAliasCount: 100, logLevel: 'error' }) as unknown) : (JSON.parse(text) as unknown);
+  if (!path.endsWith('.yaml')) return JSON.parse(text) as unknown;
+  // Loaded when there is such a file, which few nodes have.
+  const { parse } = await import('yaml');
+  return parse(text, { maxAliasCount: 100, logLevel: 'error' }) as unknown;
 }
