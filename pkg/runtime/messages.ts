@@ -91,7 +91,7 @@ export function parseObject(text: string): Readonly<Record<string, unknown>> | u
 }
 
 /** As much of a finished command as is needed here. */
-interface Answer {
+export interface Answer {
   readonly exitCode: number;
   readonly stdout: Buffer;
   readonly stderr: Buffer;

@@ -13,6 +13,7 @@ import { readDirSorted } from '../base/files.ts';
 import type { LinuxResources, RuntimeProcess } from '../oci/spec-types.ts';
 import { becomeSubreaper, capture, type Captured, type CgroupLayout, isAlive, processRef, readCgroupLayoutSync, reapOrphans } from '../sys/index.ts';
 import { execDetached } from './exec.ts';
+import { remembered } from './features.ts';
 import type { ExecStdio, ExitStatus, OciRuntime, OciStatus, RuntimeFeatures, RuntimeHandler } from './index.ts';
 import { codeOfText, errorText, featuresOf, parseObject, stringifyExact } from './messages.ts';
 
@@ -96,7 +97,10 @@ export class OciCli implements OciRuntime {
 
   async #askFeatures(op: Op): Promise<RuntimeFeatures> {
     try {
-      const [version, features] = await Promise.all([this.#run(op, '--version', ['--version']), this.#run(op, 'features', ['features'])]);
+      const { version, features } = await remembered(this.handler.path, `${this.handler.root}.features`, async () => {
+        const [version, features] = await Promise.all([this.#run(op, '--version', ['--version']), this.#run(op, 'features', ['features'])]);
+        return { version, features };
+      });
       const known = featuresOf(this.handler.path, version, features);
       return { ...known, broken: known.broken ?? brokenOn(known.kind, readCgroupLayoutSync()) };
     } catch (error) {
