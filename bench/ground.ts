@@ -93,7 +93,7 @@ export class Ground {
   async #copyBuild(): Promise<void> {
     await mkdir(this.build('bin'), { recursive: true });
     for (const name of SHIPPED) await copyFile(join(BUILD, name), this.build(name));
-    if (existsSync(join(BUILD, 'cache'))) await cp(join(BUILD, 'cache'), this.build('cache'), { recursive: true });
+    await cp(join(BUILD, 'lazy'), this.build('lazy'), { recursive: true });
     await copyFile(process.execPath, this.build('bin/node'));
   }
 

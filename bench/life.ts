@@ -142,7 +142,7 @@ function executed(text: string): string[] {
     const [, pid = '', call = ''] = /^(\d+) +(.*)$/.exec(line) ?? [];
     const begun = /^execve\("([^"]+)", (\[.*?\])/.exec(call);
     if (begun !== null) open.set(pid, `${(begun[1] ?? '').split('/').at(-1) ?? ''}${verb(begun[2] ?? '')}`);
-    return / = 0$/.test(call) ? (open.get(pid) ?? []) : [];
+    return call.endsWith(' = 0') ? (open.get(pid) ?? []) : [];
   });
 }
 
