@@ -21,7 +21,7 @@ import { type CritestOptions, runCritest, type SpecResult } from '../test/confor
 import { reasonToSkip } from '../test/conformance/expected-skips.ts';
 import { publishImages } from '../test/conformance/images.ts';
 import { currentRunc, type GoPrograms, goPrograms, hasGo, makeAllPrograms } from '../test/conformance/programs.ts';
-import { TestNode } from '../test/e2e/harness.ts';
+import { IMAGE, TestNode } from '../test/e2e/harness.ts';
 import { startRegistry } from '../test/e2e/registry.ts';
 import { onPrivateGround } from './ground.ts';
 
@@ -118,17 +118,14 @@ async function critestRun(run: Run, programs: GoPrograms, registriesConf: string
     const own = await TestNode.boot({ ...daemonOf(run.runtime), env: { CONTAINERS_REGISTRIES_CONF: registriesConf } });
     node = own;
     idmappedMounts = await hasIdmappedMounts(own);
-    const restart = async (): Promise<void> => {
-      await own.kill();
-      await own.start();
-    };
+    const restart = run.restartBetween ? await restarter(own) : undefined;
     results = await runCritest({
       programs,
       socket: own.socket,
       transport: run.transport,
       parallel: run.parallel,
       focus: flags.focus,
-      ...(run.restartBetween ? { between: restart } : {}),
+      ...(restart === undefined ? {} : { between: restart }),
       logFile: join(LOGS, `${fileNameOf(name)}.critest.log`),
     });
     // The node must be as clean as before the run.
@@ -140,6 +137,17 @@ async function critestRun(run: Run, programs: GoPrograms, registriesConf: string
     writeFileSync(join(LOGS, `${fileNameOf(name)}.daemon.log`), node?.log ?? '');
   }
   return judged(name, results, failed, { idmappedMounts }, (Date.now() - began) / 1000);
+}
+
+/** Kills the daemon and starts it again; a container that runs all the time must be found running by each life of the daemon. */
+async function restarter(node: TestNode): Promise<() => Promise<void>> {
+  const witness = await node.cri.runContainer(await node.cri.runPod(), IMAGE, { command: ['sleep', '100000'] });
+  return async () => {
+    await node.kill();
+    await node.start();
+    const { state } = await node.cri.container(witness);
+    if (state !== 'CONTAINER_RUNNING') throw new Error(`the container that outlives the daemon is ${state} after a restart`);
+  };
 }
 
 async function hasIdmappedMounts(node: TestNode): Promise<boolean> {
