@@ -213,7 +213,7 @@ export class UndiciTransport implements Transport {
 
   async #agent(route: Route): Promise<Undici.Dispatcher> {
     const key = JSON.stringify(route);
-    const undici = await import('undici');
+    const undici = (await import('undici')).default as unknown as typeof Undici; // CommonJS: bundled, it has no named exports.
     const agent = this.#agents.get(key) ?? makeAgent(undici, route);
     this.#agents.delete(key);
     this.#agents.set(key, agent);

@@ -124,6 +124,6 @@ async function readDocument(path: string): Promise<unknown> {
   const text = (await readBounded(path, limits.configFileBytes)).toString('utf8');
   if (!path.endsWith('.yaml')) return JSON.parse(text) as unknown;
   // Loaded when there is such a file, which few nodes have.
-  const { parse } = await import('yaml');
+  const { parse } = (await import('yaml')).default;
   return parse(text, { maxAliasCount: 100, logLevel: 'error' }) as unknown;
 }
