@@ -6,10 +6,18 @@ module.exports = class extends reporters.Spec {
   constructor(runner, options) {
     super(runner, options);
     const outcome = { passed: 0, failed: [], skipped: [], retried: [] };
-    runner.on(Runner.constants.EVENT_TEST_PASS, () => outcome.passed++);
-    runner.on(Runner.constants.EVENT_TEST_FAIL, (test) => outcome.failed.push(test.fullTitle()));
+    const retried = new Map();
+    runner.on(Runner.constants.EVENT_TEST_PASS, (test) => {
+      outcome.passed++;
+      if (retried.has(test.fullTitle())) outcome.retried.push(`${test.fullTitle()}: ${retried.get(test.fullTitle())}`);
+    });
+    runner.on(Runner.constants.EVENT_TEST_FAIL, (test, error) => outcome.failed.push(`${test.fullTitle()}: ${brief(error)}`));
     runner.on(Runner.constants.EVENT_TEST_PENDING, (test) => outcome.skipped.push(test.fullTitle()));
-    runner.on(Runner.constants.EVENT_TEST_RETRY, (test, error) => outcome.retried.push(`${test.fullTitle()}: ${String(error?.message ?? error).slice(0, 300)}`));
+    runner.on(Runner.constants.EVENT_TEST_RETRY, (test, error) => retried.set(test.fullTitle(), brief(error)));
     runner.once(Runner.constants.EVENT_RUN_END, () => writeFileSync(options.reporterOptions.file, JSON.stringify(outcome)));
   }
 };
+
+function brief(error) {
+  return String(error?.message ?? error).slice(0, 300);
+}

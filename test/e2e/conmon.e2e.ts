@@ -85,19 +85,20 @@ class Podman {
   }
 }
 
-function monitors(dir: string): string[] {
+/** Those of one container, or of all. */
+function monitors(dir: string, container?: string): string[] {
   return readdirSync('/proc').filter((pid) => /^\d+$/.test(pid)).filter((pid) => {
     try {
       const argv = readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0');
-      return argv[0] === conmon && argv.some((a) => a.startsWith(dir));
+      return argv[0] === conmon && argv.some((a) => a.startsWith(dir)) && (container === undefined || argv[argv.indexOf('-n') + 1] === container);
     } catch {
       return false; // It has just gone.
     }
   });
 }
 
-/** Sockets that all monitors of this podman have open: one more per attached client. */
-function socketCount(dir: string): number {
+/** Sockets that the monitor of a container has open: one more per attached client. */
+function socketCount(dir: string, container: string): number {
   const isSocket = (path: string): boolean => {
     try {
       return readlinkSync(path).startsWith('socket:');
@@ -105,7 +106,7 @@ function socketCount(dir: string): number {
       return false; // Closed meanwhile.
     }
   };
-  return monitors(dir).reduce((sum, pid) => sum + readdirSync(`/proc/${pid}/fd`).filter((fd) => isSocket(`/proc/${pid}/fd/${fd}`)).length, 0);
+  return monitors(dir, container).reduce((sum, pid) => sum + readdirSync(`/proc/${pid}/fd`).filter((fd) => isSocket(`/proc/${pid}/fd/${fd}`)).length, 0);
 }
 
 for (const runtime of ['/usr/bin/runc', '/usr/bin/crun'].filter((p) => existsSync(p))) {
@@ -189,9 +190,9 @@ for (const runtime of ['/usr/bin/runc', '/usr/bin/crun'].filter((p) => existsSyn
 
     it('attach: hears the container to its end and has its status', async () => {
       await start('talker', 'sh', '-c', 'until test -e /go; do sleep 0.1; done; echo said; exit 4');
-      const before = socketCount(podman.dir);
+      const before = socketCount(podman.dir, 'talker');
       const attached = podman.run(['attach', '--no-stdin', 'talker']);
-      await until('the client is attached', () => socketCount(podman.dir) > before);
+      await until('the client is attached', () => socketCount(podman.dir, 'talker') > before);
       await podman.run(['exec', 'talker', 'sh', '-c', ': > /go']);
       // Podman 4.3 adds a newline and ends with 0, whichever the monitor.
       assert.equal((await attached).out.trim(), 'said');

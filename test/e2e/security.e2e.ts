@@ -90,8 +90,13 @@ for (const runtime of RUNTIMES) {
         // The heap finds its size in the first rounds.
         for (let round = 0; round < 3; round++) await flood();
         const before = rssKb(node.pid, 'VmRSS');
-        for (let round = 0; round < 5; round++) await flood();
-        assert.isBelow(rssKb(node.pid, 'VmRSS') - before, 40 * 1024);
+        const grown: number[] = [];
+        for (let round = 0; round < 8; round++) {
+          await flood();
+          grown.push(rssKb(node.pid, 'VmRSS') - before);
+        }
+        // What the last reply left may wait for the collector; what stays shows in every round.
+        assert.isBelow(Math.min(...grown.slice(4)), 40 * 1024, `grown by ${grown.join(', ')} kB`);
         await node.cri.removePod(pod.id);
       });
 
