@@ -3,6 +3,7 @@
 #
 #   scripts/setup.sh          what running Berth needs
 #   scripts/setup.sh test     and what its tests need
+#   scripts/setup.sh bench    and what it is measured beside and with
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -15,9 +16,10 @@ fi
 
 # What the daemon needs on a node, then what the tests drive it with.
 packages=(runc crun conmon containernetworking-plugins busybox-static iproute2 iptables gcc make libc6-dev xz-utils)
-if [ "${1:-}" = test ]; then
-	packages+=(docker-registry skopeo umoci podman clang-14 libclang-rt-14-dev valgrind strace nftables apache2-utils procps netcat-openbsd)
-fi
+case ${1:-} in
+test) packages+=(docker-registry skopeo umoci podman clang-14 libclang-rt-14-dev valgrind strace nftables apache2-utils procps netcat-openbsd) ;;
+bench) packages+=(containerd docker-registry skopeo umoci strace) ;;
+esac
 
 missing=()
 for package in "${packages[@]}"; do
