@@ -283,6 +283,7 @@ async function openSocket(options: DaemonOptions, world: World, mind: OpenPods, 
   const { config, log, version } = options;
   const loop = new LoopDelay();
   const operations = (): readonly Operation[] => server?.operations() ?? [];
+  const events = eventsService({ mind, enabled: config.runtime.enablePodEvents, clock: world.clock, log });
   let server: RunningServer | undefined;
   const handlers = [
     runtimeService(mind),
@@ -299,18 +300,19 @@ async function openSocket(options: DaemonOptions, world: World, mind: OpenPods, 
         pulls: toJson(world.images.progress()),
         operations: toJson(operations()),
         eventLoop: JSON.stringify(loop.read()),
+        events: JSON.stringify(events.counts()),
       }),
       operations,
       podEvents: config.runtime.enablePodEvents,
       clock: world.clock,
     }),
-    eventsService({ mind, enabled: config.runtime.enablePodEvents, clock: world.clock, log }),
+    events,
     imageService({ images: world.images, rootfs: world.rootfs, splitDisks: false, clock: world.clock }),
     nodeService({ images, facts: world.facts, network: world.network, handlers: runtimes, whyNoUserNamespaces: world.whyNoUserNamespaces }),
     statsService({ mind, rootfs: world.rootfs, layout: readCgroupLayoutSync(), facts: world.facts, periodMs: config.stats.collectionPeriodMs, clock: world.clock, log }),
   ];
   await ensureDir(join(config.api.listen, '..'), 0o755);
-  server = await serve({ socket: config.api.listen, log, handlers });
+  server = await serve({ socket: config.api.listen, log, handlers, otherOperations: () => [...mind.operations(), ...streams.operations()] });
   return server;
 }
 

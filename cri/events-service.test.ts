@@ -109,7 +109,7 @@ describe('container events', () => {
     subscriber.leave();
     assert.equal(await last, 'end');
     await life();
-    assert.equal(service.dropped(), 0);
+    assert.deepEqual(service.counts(), { subscribers: 0, dropped: 0 });
   });
 
   it('do not wait for the slow: the oldest go, and are counted', async () => {
@@ -122,7 +122,7 @@ describe('container events', () => {
     await subscriber.next();
     const many = limits.eventQueueCount + 5;
     for (let at = 1; at <= many; at++) for (const listener of listeners) listener({ type: 'started', record, at: BigInt(at) });
-    assert.equal(slow.dropped(), 5);
+    assert.deepEqual(slow.counts(), { subscribers: 1, dropped: 5 });
     assert.equal((await subscriber.next())?.createdAt, 6n);
     assert.lengthOf(told, 1);
     subscriber.leave();

@@ -24,8 +24,8 @@ export interface EventsOptions {
 
 /** The handler of GetContainerEvents, and what it had to drop. */
 export interface EventsService extends Handlers {
-  /** Events that slow subscribers have missed since the start. */
-  dropped(): number;
+  /** Clients that read events now, and the events that slow ones have missed since the start. */
+  counts(): { readonly subscribers: number; readonly dropped: number };
 }
 
 const TYPES: Readonly<Record<PodEvent['type'], ContainerEventType>> = {
@@ -50,7 +50,7 @@ export function eventsService({ mind, enabled, clock, log }: EventsOptions): Eve
     });
   }
   return {
-    dropped: () => dropped,
+    counts: () => ({ subscribers: subscribers.size, dropped }),
     async *getContainerEvents(op) {
       if (!enabled) throw new RuntimeError('Unimplemented', 'container events are switched off; set enable_pod_events = true in [crio.runtime]');
       if (subscribers.size >= limits.eventSubscribersCount) throw new RuntimeError('ResourceExhausted', `${subscribers.size} clients read container events already; end one of them`);

@@ -243,6 +243,42 @@ describe('cri/server', () => {
       assert.equal(line?.['stage'], 'unpacking layer 3');
     });
 
+    it('stays in the table while work goes on without it, and is told apart there', async () => {
+      const { promise: entered, resolve: enter } = Promise.withResolvers<Op>();
+      const { promise: work, resolve: finish } = Promise.withResolvers<void>();
+      const server = await start({ stopPodSandbox: async (op) => {
+        withLog(op, {}).goesOn?.(work);
+        enter(op);
+        await aborted(op);
+        throw new RuntimeError('Cancelled', 'it goes on');
+      } });
+      const cancel = new AbortController();
+      const call = failure(client().stopPodSandbox({ podSandboxId: 'p1' }, { signal: cancel.signal }));
+      const op = await entered;
+      assert.deepEqual(server.operations().map((each) => each.clientGone), [false]);
+      cancel.abort();
+      await call;
+      while (!log.lines.some((each) => each.message === 'failed')) await new Promise(setImmediate);
+      op.stage('cni del');
+      assert.deepEqual(server.operations().map(({ rpc, ids, stage, clientGone }) => ({ rpc, ids: { ...ids }, stage, clientGone })), [{ rpc: 'StopPodSandbox', ids: { sandbox: 'p1' }, stage: 'cni del', clientGone: true }]);
+      finish();
+      while (server.operations().length > 0) await new Promise(setImmediate);
+    });
+
+    it('is named with its stage by whatever ends it too early', async () => {
+      await start({ startContainer: (op) => {
+        op.stage('runtime start');
+        throw new RuntimeError('DeadlineExceeded', 'it is still being started', { cause: new Error('slow disk') });
+      } });
+      assert.equal((await failure(client().startContainer({}))).message, 'at stage "runtime start": it is still being started: slow disk');
+    });
+
+    it('is listed beside what is no call, the oldest first', async () => {
+      const other = { rpc: 'exec session', requestId: '', ids: {}, stage: 'attached', ageNanos: 10n ** 12n, stageAgeNanos: 0n, clientGone: false };
+      await start({}, { otherOperations: () => [other, { ...other, ageNanos: 0n, stage: 'new' }] });
+      assert.deepEqual((await client().operations()).operations.map((each) => [each.rpc, each.stage]), [['exec session', 'attached'], ['Operations', ''], ['exec session', 'new']]);
+    });
+
     it('keeps working when helpers copy it', async () => {
       const server = await start({ version: async (op) => {
         const copy = withLog(withTimeout(op, 1_000), { extra: 1 });

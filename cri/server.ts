@@ -3,8 +3,8 @@
  * writes one log line, reports to metrics and turns an error into a status. Handlers know nothing of gRPC.
  *
  * A client that goes away, or whose deadline passes, makes `op.signal` fire and nothing else: the handler decides whether
- * to give up or to finish for the retry that will come (cri-semantics X3, X4). Until it returns, the call stays in the
- * table of operations, so one that hangs can be asked where.
+ * to give up or to finish for the retry that will come (cri-semantics X3, X4). Until it returns, and until what it said
+ * goes on without it has settled, the call stays in the table of operations, so one that hangs can be asked where.
  *
  * The socket is made under a temporary name and renamed, so it never exists with wrong permissions, and a stale one is
  * replaced in one step. Whoever still answers on it is left alone, and we refuse to start.
@@ -14,11 +14,12 @@ import { chmod, lstat, rename, rm } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { logVerbosity, Server, ServerCredentials, setLogVerbosity, type sendUnaryData, type ServerUnaryCall, type ServerWritableStream } from '@grpc/grpc-js';
 import { discard } from '../pkg/base/bytes.ts';
-import { type ErrorCode, errnoOf, explain, RuntimeError } from '../pkg/base/errors.ts';
+import { type ErrorCode, errnoOf, explain, RuntimeError, wrap } from '../pkg/base/errors.ts';
 import { quote } from '../pkg/base/ids.ts';
 import { limits } from '../pkg/base/limits.ts';
 import { abortError, type LogFields, type Logger, type Op } from '../pkg/base/op.ts';
 import { abortable } from '../pkg/base/sync.ts';
+import { Track } from '../pkg/base/track.ts';
 import type { Input, Operation, Rpcs } from '../pkg/cri-api/types.ts';
 import { type Codec, Encoded, type Method, methods } from './codec.ts';
 import { errorCode, grpcCodeName, type GrpcStatus, statusOf } from './status.ts';
@@ -42,11 +43,13 @@ export interface ServerOptions {
   readonly handlers: readonly Handlers[];
   /** Told about every finished call, for metrics: RPC, outcome (`Ok` or an error's code), duration. */
   readonly observe?: ((rpc: string, code: string, ms: number) => void) | undefined;
+  /** Operations that are no calls: sessions, and work in the background. */
+  readonly otherOperations?: () => readonly Operation[];
 }
 
 /** A server that listens. */
 export interface RunningServer {
-  /** Calls in flight, oldest first. */
+  /** All that is in flight, oldest first: calls, what goes on for calls that are over, and what the options add. */
   operations(): Operation[];
   /**
    * Takes no more calls, ends streams, lets the others finish for `graceMs`, then aborts what is left and closes.
@@ -83,29 +86,38 @@ export async function serve(options: ServerOptions): Promise<RunningServer> {
 /** One call in flight. */
 class Call implements Op {
   readonly rpc: string;
-  readonly request: string;
-  readonly began = performance.now();
+  readonly track: Track;
   readonly abort = new AbortController();
   readonly signal: AbortSignal = this.abort.signal;
   readonly deadline: number;
   readonly log: Logger;
   readonly streams: boolean;
-  readonly ids: LogFields;
-  /** An own property, since helpers of Op copy operations with a spread. */
-  readonly stage = (what: string): void => {
-    this.doing = what;
-    this.stageBegan = performance.now();
+  /** Own properties, since helpers of Op copy operations with a spread. */
+  readonly stage: (what: string) => void;
+  readonly goesOn = (work: Promise<unknown>): void => {
+    this.#work.add(work);
+    const settled = (): void => void this.#work.delete(work);
+    work.then(settled, settled);
   };
-  doing = '';
-  stageBegan = this.began;
+  readonly #work = new Set<Promise<unknown>>();
 
-  constructor(method: Method, request: string, deadline: number, ids: LogFields, log: Logger) {
+  constructor(method: Method, request: string, deadline: number, ids: Readonly<Record<string, string>>, log: Logger) {
     this.rpc = method.name;
+    this.track = new Track(method.name, ids, request);
+    this.stage = this.track.stage;
     this.streams = method.streams;
-    this.request = request;
     this.deadline = deadline;
-    this.ids = ids;
     this.log = log.child({ rpc: method.name, req: request, ...ids });
+  }
+
+  /** The stage it is at; '' before the first. */
+  get doing(): string {
+    return this.track.doing;
+  }
+
+  /** What goes on for it; undefined if nothing does. */
+  get unfinished(): Promise<unknown> | undefined {
+    return this.#work.size === 0 ? undefined : Promise.allSettled(this.#work);
   }
 }
 
@@ -117,6 +129,8 @@ class CriServer implements RunningServer {
     'grpc.max_concurrent_streams': limits.grpcCallsCount,
   });
   readonly #calls = new Set<Call>();
+  /** Calls that are over for their clients, but not done. */
+  readonly #lingering = new Set<Call>();
   /** Wakes `close` when the last call is over. */
   #idle: (() => void) | undefined;
   #closing = false;
@@ -147,12 +161,9 @@ class CriServer implements RunningServer {
   }
 
   operations(): Operation[] {
-    const now = performance.now();
-    const nanos = (since: number): bigint => BigInt(Math.round((now - since) * 1e6));
-    return [...this.#calls].map((call) => {
-      const ids = Object.fromEntries(Object.entries(call.ids).map(([name, value]) => [name, String(value)]));
-      return { rpc: call.rpc, requestId: call.request, ids, stage: call.doing, ageNanos: nanos(call.began), stageAgeNanos: nanos(call.stageBegan) };
-    });
+    const calls = [...this.#lingering, ...this.#calls].map(({ track }): Operation => track.row());
+    const others = this.#options.otherOperations?.() ?? [];
+    return [...calls, ...others].sort((a, b) => (a.ageNanos === b.ageNanos ? 0 : a.ageNanos > b.ageNanos ? -1 : 1));
   }
 
   async close(graceMs: number = limits.shutdownGraceMs): Promise<void> {
@@ -166,7 +177,7 @@ class CriServer implements RunningServer {
     });
     await within(graceMs, finished);
     for (const call of this.#calls) {
-      call.log.warn('did not end before the daemon did', { stage: call.doing, ms: Math.round(performance.now() - call.began) });
+      call.log.warn('did not end before the daemon did', { stage: call.doing, ms: Math.round(performance.now() - call.track.began) });
       call.abort.abort();
     }
     // The last replies are on their way; a client that does not read them, or a handler that does not heed its signal, must not hold us up.
@@ -241,7 +252,10 @@ class CriServer implements RunningServer {
       broken = error;
     }
     const call = new Call(method, id, Number(grpc.getDeadline()), idsOf(request), this.#options.log);
-    const gone = (): void => call.abort.abort();
+    const gone = (): void => {
+      call.track.clientGone = true;
+      call.abort.abort();
+    };
     grpc.once('cancelled', gone);
     this.#calls.add(call);
     try {
@@ -253,19 +267,29 @@ class CriServer implements RunningServer {
       return bytes;
     } catch (thrown) {
       // Code that gave up because the signal fired may throw anything; why it gave up is what counts.
-      const error = call.signal.aborted && !(thrown instanceof RuntimeError) ? abortError(call, call.doing === '' ? method.name : call.doing) : thrown;
+      const error = call.signal.aborted && !(thrown instanceof RuntimeError) ? abortError(call, call.doing === '' ? method.name : call.doing) : placed(call, thrown);
       this.#finish(key, call, {}, { error });
       return statusOf(error);
     } finally {
       grpc.off('cancelled', gone);
       this.#calls.delete(call);
+      this.#linger(call);
       if (this.#calls.size === 0) this.#idle?.();
     }
   }
 
+  /** Keeps a call in the table whose work goes on: nobody waits for it any more. */
+  #linger(call: Call): void {
+    const { unfinished } = call;
+    if (unfinished === undefined) return;
+    call.track.clientGone = true;
+    this.#lingering.add(call);
+    void unfinished.then(() => this.#lingering.delete(call));
+  }
+
   /** The one line per call, and the metrics. */
   #finish(key: keyof Rpcs, call: Call, ids: LogFields, failed: { readonly error: unknown } | undefined): void {
-    const ms = Math.round((performance.now() - call.began) * 10) / 10;
+    const ms = Math.round((performance.now() - call.track.began) * 10) / 10;
     const fields = { ms, ...ids };
     const code = failed === undefined ? 'Ok' : grpcCodeName(statusOf(failed.error).code);
     this.#options.observe?.(call.rpc, code, ms);
@@ -313,8 +337,15 @@ function logFailure(key: keyof Rpcs, call: Call, fields: LogFields, error: unkno
   else call.log.warn('failed', all);
 }
 
+/** The same error; one of a call that was given up says at which stage that was. */
+function placed({ doing }: Call, error: unknown): unknown {
+  const code = errorCode(error);
+  if (doing === '' || (code !== 'DeadlineExceeded' && code !== 'Cancelled')) return error;
+  return explain(error).includes(doing) ? error : wrap(`at stage ${JSON.stringify(doing)}`, error);
+}
+
 /** What a call is about, from the fields that CRI names alike everywhere; only ids and names, never content. */
-function idsOf(message: unknown): LogFields {
+function idsOf(message: unknown): Readonly<Record<string, string>> {
   if (typeof message !== 'object' || message === null) return {};
   const { containerId, podSandboxId, image, config, path } = message as Readonly<Record<string, unknown>>;
   const metadata = field(config, 'metadata');

@@ -43,8 +43,10 @@ export function addNode(program: Command, context: CommandContext): void {
         const details = unpacked(info);
         if (json === true) return printJson(screen, { ...status, runtimeHandlers, features, ...details, operations: others });
         for (const each of status?.conditions ?? []) screen.write(`${each.type.padEnd(14)} ${each.status ? screen.paint('green', 'yes') : `${screen.paint('red', 'no')}: ${plain(each.message)}`}\n`);
+        const missed = (details['events'] as { readonly dropped?: number } | undefined)?.dropped ?? 0;
+        if (missed > 0) screen.write(`${'Events'.padEnd(14)} ${screen.paint('yellow', `${missed} missed`)} by clients that read them too slowly\n`);
         for (const each of (details['pulls'] ?? []) as readonly Pull[]) screen.write(`${'Pull'.padEnd(14)} ${plain(each.reference)}: ${each.stage}\n`);
-        if (others.length > 0) screen.write(`\n${table(screen, ['AGE', 'OPERATION', 'ABOUT', 'STAGE', 'SINCE'], others.map(operationRow))}`);
+        if (others.length > 0) screen.write(`\n${table(screen, ['AGE', 'OPERATION', 'ABOUT', 'STAGE', 'SINCE', 'CLIENT'], others.map(operationRow))}`);
       });
     });
   program
@@ -67,8 +69,9 @@ export function addNode(program: Command, context: CommandContext): void {
     });
 }
 
-function operationRow({ rpc, ids, stage, ageNanos, stageAgeNanos }: Operation): string[] {
-  return [seconds(ageNanos), rpc, Object.entries(ids).map(([name, value]) => `${name}=${value}`).join(' '), stage === '' ? 'starting' : stage, seconds(stageAgeNanos)];
+function operationRow({ rpc, ids, stage, ageNanos, stageAgeNanos, clientGone }: Operation): string[] {
+  const about = Object.entries(ids).map(([name, value]) => `${name}=${value}`).join(' ');
+  return [seconds(ageNanos), rpc, about, stage === '' ? 'starting' : stage, seconds(stageAgeNanos), clientGone ? 'gone' : 'waits'];
 }
 
 function seconds(nanos: bigint): string {

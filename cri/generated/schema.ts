@@ -206,7 +206,7 @@ export const messages: Readonly<Record<keyof Messages, string>> = {
   NodeFact: '1 name string, 2 ok bool, 3 detail string, 4 advice string',
   OperationsRequest: '',
   OperationsResponse: '1 operations Operation[]',
-  Operation: '1 rpc string, 2 requestId string, 3 ids map, 4 stage string, 5 ageNanos int64, 6 stageAgeNanos int64',
+  Operation: '1 rpc string, 2 requestId string, 3 ids map, 4 stage string, 5 ageNanos int64, 6 stageAgeNanos int64, 7 clientGone bool',
 };
 
 /** Path, request, reply, and whether replies are streamed, of every RPC. */

@@ -22,6 +22,11 @@ export interface Op {
   readonly log: Logger;
   /** Names what the operation is doing now ("cni add: bridge"); shown by `berth status` and in deadline errors. */
   stage(what: string): void;
+  /**
+   * Says that `work`, whose stages are told here, goes on even if the caller leaves: until it settles, the operation stays in the table that
+   * `berth status` shows. Absent where nobody keeps a table.
+   */
+  readonly goesOn?: (work: Promise<unknown>) => void;
 }
 
 /** A logger that drops everything, for tests and tools. */

@@ -1448,12 +1448,12 @@ export interface NodeFact {
 export type OperationsRequest = Readonly<Record<string, never>>;
 
 export interface OperationsResponse {
-  /** Calls in flight, the one asking included. */
+  /** Calls in flight, the one asking included; sessions of exec, attach and port-forward; work that goes on without a client. The oldest first. */
   readonly operations: readonly Operation[];
 }
 
 export interface Operation {
-  /** Name of the RPC, such as `RunPodSandbox`. */
+  /** Name of the RPC, such as `RunPodSandbox`; for what is no call, words such as `exec session`. */
   readonly rpc: string;
   /** The short id that the log line of this call carries in `req`. */
   readonly requestId: string;
@@ -1465,6 +1465,8 @@ export interface Operation {
   readonly ageNanos: bigint;
   /** Nanoseconds since the current stage began. */
   readonly stageAgeNanos: bigint;
+  /** Nobody waits for it any more: its client's patience has ended, or it never had one. */
+  readonly clientGone: boolean;
 }
 
 /** Every message under its name. */

@@ -6,10 +6,11 @@ import { codeOf, explain, RuntimeError, wrap } from '../base/errors.ts';
 import { failpoint } from '../base/failpoint.ts';
 import { type ContainerId, newContainerId, type ProcessRef, quote, type SandboxId } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
-import { backgroundOp, type Op, withLog } from '../base/op.ts';
+import { type Op, withLog } from '../base/op.ts';
 import { abortable, KeyedMutex } from '../base/sync.ts';
 import type { ExitRecord } from '../runtime/index.ts';
 import { type ContainerEvent, type ContainerRecord, next, type SandboxRecord } from '../state/index.ts';
+import type { Background } from './background.ts';
 import { type Books, containerKey, isVisible } from './books.ts';
 import { draftContainer, launchContainer } from './create.ts';
 import { type ContainerRemains, destroyContainer, retireContainer } from './destroy.ts';
@@ -40,10 +41,12 @@ export class ContainerKeeper implements Containers {
   /** Ended containers whose runtime side is gone already; forgotten by a restart, which only costs a call. */
   readonly #retired = new Set<ContainerId>();
   readonly #shutdown = new AbortController();
+  readonly #background: Background;
 
-  constructor(world: World, books: Books) {
+  constructor(world: World, books: Books, background: Background) {
     this.#world = world;
     this.#books = books;
+    this.#background = background;
   }
 
   async create(op: Op, pod: SandboxId, config: ContainerConfig): Promise<ContainerId> {
@@ -57,7 +60,9 @@ export class ContainerKeeper implements Containers {
   async start(op: Op, id: ContainerId): Promise<void> {
     this.get(id);
     // Once begun, a start is carried through: a client that leaves half way must not leave a process without a record.
+    op.stage('wait for what else is done to the container');
     const work = this.#locks.run(id, () => this.#start(op, id));
+    op.goesOn?.(work);
     await abortable(work, op.signal, () => new RuntimeError('DeadlineExceeded', `container ${id} is still being started; ask for its status`));
   }
 
@@ -104,6 +109,7 @@ export class ContainerKeeper implements Containers {
 
   async update(op: Op, id: ContainerId, update: LinuxContainerResources): Promise<void> {
     this.get(id);
+    op.stage('wait for what else is done to the container');
     await this.#locks.run(id, async () => {
       const record = this.get(id);
       const { phase } = record.state;
@@ -150,7 +156,8 @@ export class ContainerKeeper implements Containers {
     const { state, stopping } = record;
     if (stopping === null || !('process' in state)) return;
     const leftMs = Number((stopping.killAt - this.#world.clock()) / 1_000_000n);
-    void this.#stopping(backgroundOp(this.#world.log), record, state.process, Math.max(0, leftMs)).done.catch((cause: unknown) => {
+    const op = this.#background.begin('stop begun before the restart', { container: record.id });
+    void this.#stopping(op, record, state.process, Math.max(0, leftMs)).done.catch((cause: unknown) => {
       this.#world.log.warn('a stop that was under way before the restart failed', { container: record.id, cause: explain(cause) });
     });
   }
@@ -238,6 +245,7 @@ export class ContainerKeeper implements Containers {
     const done = this.#carryOutStop(op, record, process, slot).finally(() => this.#stops.delete(record.id));
     slot.stop = { killAtMs, hurry, done };
     done.catch(() => {});
+    op.goesOn?.(done);
     return slot.stop;
   }
 
@@ -302,6 +310,7 @@ export class ContainerKeeper implements Containers {
     await this.stop(op, id, 0);
     const record = this.#books.container(id);
     if (record === undefined) return;
+    op.stage('wait for the clean-up after the end');
     await this.#retiring.get(id);
     await this.#locks.run(id, async () => {
       const latest = this.#books.container(id);
@@ -360,7 +369,7 @@ export class ContainerKeeper implements Containers {
 
   /** Gives back the runtime's side as soon as the exit is on record, so that RemoveContainer has little left to do. */
   #retire(record: ContainerRecord): void {
-    const op = backgroundOp(this.#world.log, limits.runtimeCommandMs);
+    const op = this.#background.begin('clean-up after the end', { container: record.id, sandbox: record.sandboxId }, limits.runtimeCommandMs);
     const work = retireContainer(op, this.#world, containerRemains(record))
       .then(() => void this.#retired.add(record.id))
       .catch((cause: unknown) => {
@@ -368,6 +377,7 @@ export class ContainerKeeper implements Containers {
       })
       .finally(() => this.#retiring.delete(record.id));
     this.#retiring.set(record.id, work);
+    op.goesOn?.(work);
   }
 }
 

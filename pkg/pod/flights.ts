@@ -11,6 +11,8 @@ import { abortable } from '../base/sync.ts';
 
 interface Flight<T> {
   readonly outcome: Promise<T>;
+  /** Whoever wants to hear of its stages: those who wait, and the first caller also after it has left, for the table of operations. */
+  readonly listeners: Set<Op>;
   stage: string;
 }
 
@@ -18,10 +20,16 @@ export class Flights<T> {
   readonly #flights = new Map<string, Flight<T>>();
 
   /** Joins the flight under `key` or starts one that may take `budgetMs`. */
-  run(op: Op, key: string, budgetMs: number, work: (op: Op) => Promise<T>): Promise<T> {
-    const flight = this.#flights.get(key) ?? this.#start(op, key, budgetMs, work);
+  async run(op: Op, key: string, budgetMs: number, work: (op: Op) => Promise<T>): Promise<T> {
+    const joined = this.#flights.get(key);
+    const flight = joined ?? this.#start(op, key, budgetMs, work);
     op.stage(flight.stage);
-    return abortable(flight.outcome, op.signal, () => impatience(op, flight.stage));
+    flight.listeners.add(op);
+    try {
+      return await abortable(flight.outcome, op.signal, () => impatience(op, flight.stage));
+    } finally {
+      if (joined !== undefined) flight.listeners.delete(op);
+    }
   }
 
   /** Resolves when no flight is under way for `key`, whatever its outcome. */
@@ -33,13 +41,14 @@ export class Flights<T> {
     const own = detached(op, budgetMs);
     const flight: Flight<T> = {
       stage: 'starting',
+      listeners: new Set([op]),
       outcome: Promise.resolve()
         .then(() =>
           work({
             ...own,
             stage(what) {
               flight.stage = what;
-              op.stage(what);
+              for (const each of flight.listeners) each.stage(what);
             },
           }),
         )
@@ -47,6 +56,7 @@ export class Flights<T> {
     };
     // Every caller may have left by the time it fails; the failure is theirs to report, not the process's.
     flight.outcome.catch(() => {});
+    op.goesOn?.(flight.outcome);
     this.#flights.set(key, flight);
     return flight;
   }

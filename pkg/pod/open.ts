@@ -2,6 +2,8 @@
 import { explain } from '../base/errors.ts';
 import type { ChainId } from '../base/ids.ts';
 import type { Op } from '../base/op.ts';
+import type { Operation } from '../cri-api/types.ts';
+import { Background } from './background.ts';
 import { Books, type PodEvent } from './books.ts';
 import { ContainerKeeper } from './containers.ts';
 import { ExecKeeper } from './exec.ts';
@@ -15,6 +17,8 @@ export interface OpenPods {
   readonly execs: Execs;
   /** Calls `listener` for every event from now on; returns the way to stop. */
   subscribe(listener: (event: PodEvent) => void): () => void;
+  /** What goes on in the background. */
+  operations(): readonly Operation[];
   /** Ids of the containers that use the image, as their root or as a volume. */
   imageUsers(imageId: string): readonly string[];
   /** Layers under containers, whatever has become of their image. */
@@ -26,7 +30,8 @@ export interface OpenPods {
 /** Recovers (see recover.ts) and returns the mind, ready for requests. */
 export async function openPods(op: Op, world: World): Promise<OpenPods> {
   const books = new Books(world.state, world.clock);
-  const containers = new ContainerKeeper(world, books);
+  const background = new Background(world.log);
+  const containers = new ContainerKeeper(world, books, background);
   await recover(op, world, books, containers);
   void containers.followExits().catch((cause: unknown) => world.log.error('exits can no longer be followed; restart the daemon', { cause: explain(cause) }));
   return {
@@ -34,6 +39,7 @@ export async function openPods(op: Op, world: World): Promise<OpenPods> {
     containers,
     execs: new ExecKeeper(world, books),
     subscribe: (listener) => books.subscribe(listener),
+    operations: () => background.operations(),
     imageUsers: (imageId) => [...books.containers()].filter((record) => record.imageId === imageId || record.imageVolumes.some((volume) => volume.imageId === imageId)).map((record) => record.id),
     layersInUse: () => [...books.containers()].flatMap((record) => record.layers),
     close: () => containers.close(),

@@ -27,6 +27,7 @@ class FakePod implements StreamBackend {
 
   async exec(op: Op, _id: ContainerId, argv: readonly string[], stdio: ExecStdio): Promise<{ exitCode: number }> {
     const name = argv.join(' ');
+    op.stage(`exec ${argv[0] ?? ''}`);
     this.running.add(name);
     try {
       const aborted = new Promise<never>((_, reject) => op.signal.addEventListener('abort', () => reject(abortError(op, `exec ${name}`)), { once: true }));
@@ -418,6 +419,19 @@ describe('the stream server', () => {
       });
       assert.notInclude(JSON.stringify(log.lines), 'secret');
     });
+  });
+
+  it('lists its sessions with whom they serve and where they are', async () => {
+    const started = (): string[] => server.operations().map(({ rpc, ids, stage, clientGone }) => `${rpc} ${ids['container']?.slice(0, 1)} ${ids['peer']?.split(':')[0]}: ${stage}${clientGone ? ', gone' : ''}`);
+    const half = await spdy(await exec('cat'));
+    await until(() => started().length === 1, 'the first session');
+    assert.deepEqual(started(), ['exec session c 127.0.0.1: wait for the streams of the client']);
+    half.close();
+    const { client } = await stdio(await exec('cat', 'secret'));
+    await until(() => pod.running.size === 1 && started().length === 1, 'the second session alone');
+    assert.deepEqual(started(), ['exec session c 127.0.0.1: exec cat']);
+    client.close();
+    await until(() => started().length === 0, 'no session');
   });
 
   describe('exec over WebSocket', () => {

@@ -19,6 +19,8 @@ import { explain, RuntimeError } from '../base/errors.ts';
 import { type ContainerId, quote, type SandboxId } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import type { LogFields, Logger, Op } from '../base/op.ts';
+import { Track } from '../base/track.ts';
+import type { Operation } from '../cri-api/types.ts';
 import type { AttachChannel, Connection, ExecStdio, ExitStatus, TerminalSize } from '../runtime/index.ts';
 import type { Ending, PortsClient, StdioClient, Wanted } from './client.ts';
 import { Meter, runAttach, runExec, runForward } from './session.ts';
@@ -66,7 +68,7 @@ export class StreamServer {
   readonly #options: StreamServerOptions;
   readonly #server: Server | TlsServer;
   readonly #grants = new Map<string, { readonly grant: Grant; readonly timer: NodeJS.Timeout }>();
-  readonly #sessions = new Map<Promise<void>, AbortController>();
+  readonly #sessions = new Map<Promise<void>, Session>();
   readonly #sockets = new Set<Socket>();
   #base = '';
   #certificates = '';
@@ -112,11 +114,16 @@ export class StreamServer {
     return this.#sessions.size;
   }
 
+  /** The sessions, with the stage that each is at. */
+  operations(): Operation[] {
+    return [...this.#sessions.values()].flatMap(({ track }) => track?.row() ?? []);
+  }
+
   /** Takes no more, ends every session with what it started, and closes; bounded. */
   async close(): Promise<void> {
     const closed = new Promise<void>((resolve) => this.#server.close(() => resolve()));
     for (const token of this.#grants.keys()) this.#redeem(token);
-    for (const abort of this.#sessions.values()) abort.abort(new RuntimeError('Cancelled', 'the runtime is stopping'));
+    for (const { abort } of this.#sessions.values()) abort.abort(new RuntimeError('Cancelled', 'the runtime is stopping'));
     await beforeTimeout(limits.streamCloseMs, Promise.all(this.#sessions.keys()));
     for (const socket of this.#sockets) socket.destroy();
     await closed;
@@ -186,23 +193,25 @@ export class StreamServer {
 
   #start(request: IncomingMessage, socket: Socket, head: Buffer): void {
     socket.on('error', () => socket.destroy());
-    const abort = new AbortController();
-    const session = this.#serve(request, socket, head, abort)
+    const own: Session = { abort: new AbortController(), track: undefined };
+    const session = this.#serve(request, socket, head, own)
       .catch((cause: unknown) => this.#options.log.error('a stream session failed: a bug', { cause: explain(cause), stack: cause instanceof Error ? cause.stack : undefined }))
       .finally(() => {
         socket.destroy();
         this.#sessions.delete(session);
       });
-    this.#sessions.set(session, abort);
+    this.#sessions.set(session, own);
   }
 
-  async #serve(request: IncomingMessage, socket: Socket, head: Buffer, abort: AbortController): Promise<void> {
+  async #serve(request: IncomingMessage, socket: Socket, head: Buffer, session: Session): Promise<void> {
     const refusal = refuse(request) ?? refuseBody(request);
     if (refusal !== undefined) return await answerRaw(socket, refusal);
     const grant = this.#redeem(tokenOf(request));
     if (grant === undefined || grant.kind !== kindOf(request)) return await answerRaw(socket, NOT_FOUND);
     const peer = `${socket.remoteAddress ?? ''}:${socket.remotePort ?? 0}`;
-    const audit: LogFields = grant.kind === 'portforward' ? { peer, sandbox: grant.podSandboxId } : { peer, container: grant.containerId };
+    const audit = { peer, ...(grant.kind === 'portforward' ? { sandbox: grant.podSandboxId } : { container: grant.containerId }) };
+    session.track = new Track(`${grant.kind} session`, audit);
+    session.track.stage('wait for the streams of the client');
     const log = this.#options.log.child(audit);
     socket.setNoDelay(true);
     socket.setKeepAlive(true, limits.streamHeartbeatMs);
@@ -210,22 +219,23 @@ export class StreamServer {
     try {
       if (grant.kind === 'portforward') {
         const client = await openPorts(request, socket, head, grant);
-        if (client !== undefined) await this.#forward(grant, client, abort, log);
+        if (client !== undefined) await this.#forward(grant, client, session, log);
       } else {
         const client = await openStdio(request, socket, head, grant);
-        if (client !== undefined) await this.#stdio(grant, client, abort, log);
+        if (client !== undefined) await this.#stdio(grant, client, session, log);
       }
     } catch (cause) {
       log.info(`${grant.kind} refused`, { cause: explain(cause) });
     }
   }
 
-  async #stdio(grant: Exclude<Grant, { readonly kind: 'portforward' }>, client: StdioClient, abort: AbortController, log: Logger): Promise<void> {
+  async #stdio(grant: Exclude<Grant, { readonly kind: 'portforward' }>, client: StdioClient, session: Session, log: Logger): Promise<void> {
     const began = performance.now();
-    const { op, meter, stop } = this.#begin(client.gone, abort, log);
+    const { op, meter, stop } = this.#begin(client.gone, session, log);
     const { backend } = this.#options;
     const ending = grant.kind === 'exec' ? await runExec(op, backend, grant, client, meter) : await runAttach(op, backend, grant, client, meter);
     stop();
+    op.stage('tell the client how it ended');
     log.info(`${grant.kind} ended`, {
       ...(grant.kind === 'exec' ? { argvHash: hashOf(grant.cmd) } : {}),
       tty: grant.tty,
@@ -237,9 +247,9 @@ export class StreamServer {
     await client.finish(ending);
   }
 
-  async #forward(grant: ForwardGrant, client: PortsClient, abort: AbortController, log: Logger): Promise<void> {
+  async #forward(grant: ForwardGrant, client: PortsClient, session: Session, log: Logger): Promise<void> {
     const began = performance.now();
-    const { op, meter, stop } = this.#begin(client.gone, abort, log);
+    const { op, meter, stop } = this.#begin(client.gone, session, log);
     // Nothing to wait for: the connections end with the operation, and with them the client's part.
     op.signal.addEventListener('abort', () => void client.finish(), { once: true });
     let cause: string | undefined;
@@ -249,19 +259,23 @@ export class StreamServer {
       cause = explain(error);
     }
     stop();
+    op.stage('hang up');
     log.info('portforward ended', { inBytes: meter.inBytes, outBytes: meter.outBytes, ms: Math.round(performance.now() - began), cause });
     await client.finish();
   }
 
   /** The operation of a session: it ends when the client is gone, when nothing happens, and when the server closes. */
-  #begin(gone: AbortSignal, abort: AbortController, log: Logger): { readonly op: Op; readonly meter: Meter; readonly stop: () => void } {
+  #begin(gone: AbortSignal, { abort, track }: Session, log: Logger): { readonly op: Op; readonly meter: Meter; readonly stop: () => void } {
     const { idleTimeoutMs } = this.#options;
     const meter = new Meter(idleTimeoutMs, () => abort.abort(new RuntimeError('DeadlineExceeded', `no data for ${idleTimeoutMs / 1000} s (stream_idle_timeout)`)));
-    const hungUp = (): void => abort.abort(new RuntimeError('Cancelled', 'the client hung up'));
+    const hungUp = (): void => {
+      if (track !== undefined) track.clientGone = true;
+      abort.abort(new RuntimeError('Cancelled', 'the client hung up'));
+    };
     if (gone.aborted) hungUp();
     else gone.addEventListener('abort', hungUp, { once: true });
     return {
-      op: { signal: abort.signal, deadline: Number.POSITIVE_INFINITY, log, stage() {} },
+      op: { signal: abort.signal, deadline: Number.POSITIVE_INFINITY, log, stage: (what) => track?.stage(what) },
       meter,
       stop: () => {
         meter.stop();
@@ -269,6 +283,13 @@ export class StreamServer {
       },
     };
   }
+}
+
+/** A connection that was upgraded, or tries to be. */
+interface Session {
+  readonly abort: AbortController;
+  /** From the moment that its token was good. */
+  track: Track | undefined;
 }
 
 interface Refusal {

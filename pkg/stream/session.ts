@@ -148,7 +148,9 @@ export async function runExec(op: Op, backend: StreamBackend, grant: ExecGrant, 
 export async function runAttach(op: Op, backend: StreamBackend, grant: AttachGrant, client: StdioClient, meter: Meter): Promise<Ending> {
   const sizes = readSizes(client);
   try {
+    op.stage('connect to the monitor');
     const channel = await backend.attach(op, grant.containerId);
+    op.stage('attached');
     const close = (): void => channel.close();
     op.signal.addEventListener('abort', close, { once: true });
     try {
@@ -174,6 +176,7 @@ export async function runAttach(op: Op, backend: StreamBackend, grant: AttachGra
 
 /** Connects every connection that the client asks for; returns when the client is done or the pod is gone. @throws what was wrong with the connection. */
 export async function runForward(op: Op, backend: StreamBackend, grant: ForwardGrant, client: PortsClient, meter: Meter): Promise<void> {
+  op.stage('forward');
   await client.serve(async (forward) => {
     const failure = await forwardOne(op, backend, grant, forward, meter);
     await forward.finish(failure === undefined ? undefined : `error forwarding port ${forward.port}: ${whyOf(op, failure)}`);

@@ -187,6 +187,7 @@ describe('the command line', function () {
   it('follows events until it is interrupted', async () => {
     const [people, programs] = [start('events'), start('events', '--json')];
     await Promise.all([people.says(/started container/), programs.says(/STARTED/)]);
+    assert.deepInclude(JSON.parse(await ok('status', '--json')), { events: { subscribers: 2, dropped: 0 } });
     const id = await node.cri.runContainer(pod, IMAGE, { metadata: { name: 'brief' }, command: ['sh', '-c', 'exit 3'] });
     await people.says(new RegExp(`stopped container ${id.slice(0, 13)} brief of default/${pod.config.metadata?.name} \\(Error 3\\)`));
     await waitFor(() => programs.out, (text) => text.includes('CONTAINER_STOPPED_EVENT'), 'the end');
@@ -207,6 +208,20 @@ describe('the command line', function () {
     await stopping;
     const { conditions } = JSON.parse(await ok('status', '--json')) as { readonly conditions: readonly { readonly type: string }[] };
     assert.deepEqual(conditions.map((each) => each.type), ['RuntimeReady', 'NetworkReady']);
+  });
+
+  it('says what goes on though its client has left, and which sessions there are', async () => {
+    await node.restart({ BERTH_FAILPOINTS: 'sandbox.record.after=hang' });
+    const left = await node.cri.runPod({ metadata: { name: 'stuck' } }, { deadlineMs: 300 }).then(() => undefined, (error: unknown) => error);
+    assert.match(String(left), /Deadline/);
+    assert.match(await ok('status'), /RunPodSandbox +ns=default pod=stuck +save record +\d+\.\ds +gone$/m);
+    const session = start('exec', '-i', container, 'cat');
+    await waitFor(() => ok('status'), (text) => new RegExp(`exec session +peer=127\\.0\\.0\\.1:\\d+ container=${container} +exec cat .*waits$`, 'm').test(text), 'the session to be shown');
+    session.process.stdin?.end();
+    assert.strictEqual(await session.end(), 0);
+    await node.kill();
+    await node.start({ CONTAINERS_REGISTRIES_CONF: join(node.dir, 'registries.conf') });
+    assert.notInclude(await ok('status'), 'stuck');
   });
 
   it('says its version, and the configuration in force', async () => {
