@@ -16,7 +16,7 @@ export class Background {
     const track = new Track(what, ids);
     track.clientGone = true;
     let going = 0;
-    const done = (): void => {
+    const settled = (): void => {
       if (--going === 0) this.#tracks.delete(track);
     };
     return {
@@ -25,7 +25,7 @@ export class Background {
       goesOn: (work) => {
         going++;
         this.#tracks.add(track);
-        work.then(done, done);
+        work.then(settled, settled);
       },
     };
   }
