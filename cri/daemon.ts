@@ -11,6 +11,7 @@ import { ensureDir } from '../pkg/base/files.ts';
 import type { ChainId } from '../pkg/base/ids.ts';
 import { limits } from '../pkg/base/limits.ts';
 import { backgroundOp, type Logger, type Op, withTimeout } from '../pkg/base/op.ts';
+import { DiskReserve, type Freeing } from '../pkg/base/reserve.ts';
 import type { Operation } from '../pkg/cri-api/types.ts';
 import { defaultAuthFiles, FileImageStore, type ImageStore, NodeCredentials, RegistryPolicy } from '../pkg/image/index.ts';
 import { CniNetwork, type NetworkPlugin } from '../pkg/network/index.ts';
@@ -68,11 +69,12 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
     becomeSubreaper();
     closers.push(reapStrays());
     await prepareDirectories(config);
+    const reserves = await openReserves(config, log, closers);
     const facts = nodeFacts(config.runtime.cgroupManager);
     sayWhatIsClamped(log, facts);
     const workspace = new Workspace(config.storage.runroot);
     const runtimes = await findRuntimes(op, options);
-    const rootfs = new OverlayRootfs({ root: config.storage.root, ...(options.workerUrl === undefined ? {} : { workerUrl: options.workerUrl }) });
+    const rootfs = new OverlayRootfs({ root: config.storage.root, reserve: reserves.root, ...(options.workerUrl === undefined ? {} : { workerUrl: options.workerUrl }) });
     // Deletions that go on after a reply are finished, within bounds; what is left then, the next start deletes.
     closers.push(() => Promise.race([rootfs.close(), sleep(limits.shutdownGraceMs, undefined, { ref: false })]));
     const network = new CniNetwork({
@@ -83,18 +85,18 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
       log,
     });
     let mind: OpenPods | undefined;
-    const images = makeImages(config, rootfs, { images: (imageId) => mind?.imageUsers(imageId) ?? [], layers: () => mind?.layersInUse() ?? [] });
+    const images = makeImages(config, rootfs, reserves.root, { images: (imageId) => mind?.imageUsers(imageId) ?? [], layers: () => mind?.layersInUse() ?? [] });
     await rootfs.sweepLayers(op);
     const [whyNoUserNamespaces] = await Promise.all([noUserNamespacesBecause(config, rootfs), images.load(op)]);
     if (whyNoUserNamespaces !== undefined) log.info('pods with user namespaces cannot run on this node', { cause: whyNoUserNamespaces });
     await network.start(op);
     closers.push(() => network.close());
-    const world = await makeWorld(options, { facts, workspace, runtimes, rootfs, network, images, whyNoUserNamespaces });
+    const world = await makeWorld(options, { facts, workspace, runtimes, rootfs, network, images, whyNoUserNamespaces, reserve: reserves.runroot });
     mind = await openPods(op, world);
     closers.push(mind.close);
     const streams = await openStreams(config, log, mind);
     closers.push(() => streams.close());
-    const server = await openSocket(options, world, mind, { runtimes, streams, images });
+    const server = await openSocket(options, world, mind, { runtimes, streams, images, reserve: reserves.runroot });
     closers.push(() => server.close());
     notifyServiceManager('READY=1');
     log.info('serving', { path: config.api.listen, version: options.version, runtime: runtimes.get('')?.runtime.handler.name });
@@ -125,6 +127,8 @@ interface Parts {
   readonly network: NetworkPlugin;
   readonly images: ImageStore;
   readonly whyNoUserNamespaces: string | undefined;
+  /** Of the run root. */
+  readonly reserve: Freeing;
 }
 
 function takeLock(config: Config): FileLock {
@@ -146,6 +150,18 @@ async function prepareDirectories(config: Config): Promise<void> {
   } catch (cause) {
     throw new RuntimeError('FailedPrecondition', `cannot make our directories under ${root} and ${runroot}; choose others with --root and --runroot`, { cause });
   }
+}
+
+/** What is kept on each disk for the day that it is full. */
+async function openReserves({ storage }: Config, log: Logger, closers: (() => Promise<void> | void)[]): Promise<{ readonly root: Freeing; readonly runroot: Freeing }> {
+  const at = async (directory: string, bytes: number): Promise<Freeing> => {
+    const reserve = new DiskReserve({ path: join(directory, 'reserve'), bytes, log });
+    closers.push(() => reserve.close());
+    await reserve.open();
+    return reserve;
+  };
+  const [root, runroot] = await Promise.all([at(storage.root, limits.diskReserveBytes), at(storage.runroot, limits.runReserveBytes)]);
+  return { root, runroot };
 }
 
 /**
@@ -206,10 +222,11 @@ async function findRuntimes(op: Op, options: DaemonOptions): Promise<Runtimes> {
   return new Map([['', chosen], ...[...found].sort(([a], [b]) => a.localeCompare(b))]);
 }
 
-function makeImages(config: Config, rootfs: RootfsDriver, use: { readonly images: (imageId: string) => readonly string[]; readonly layers: () => Iterable<ChainId> }): FileImageStore {
+function makeImages(config: Config, rootfs: RootfsDriver, reserve: Freeing, use: { readonly images: (imageId: string) => readonly string[]; readonly layers: () => Iterable<ChainId> }): FileImageStore {
   return new FileImageStore({
     root: config.storage.root,
     unpacker: rootfs,
+    reserve,
     inUse: use.images,
     layersInUse: use.layers,
     policy: new RegistryPolicy({
@@ -235,7 +252,7 @@ function makeImages(config: Config, rootfs: RootfsDriver, use: { readonly images
 
 async function makeWorld(options: DaemonOptions, parts: Parts): Promise<World> {
   const { config, log, binDir } = options;
-  const { workspace, runtimes } = parts;
+  const { workspace, runtimes, reserve, ...rest } = parts;
   const { runroot, root } = config.storage;
   const pinnsPath = config.runtime.pinnsPath || join(binDir, 'pinns');
   const pausePath = join(binDir, 'pause');
@@ -245,7 +262,8 @@ async function makeWorld(options: DaemonOptions, parts: Parts): Promise<World> {
     });
   }
   return {
-    ...parts,
+    ...rest,
+    workspace,
     monitor: new ConmonMonitor({ exitsDir: join(runroot, 'exits') }),
     runtimeFor(handler) {
       const found = runtimes.get(handler);
@@ -255,7 +273,7 @@ async function makeWorld(options: DaemonOptions, parts: Parts): Promise<World> {
     },
     runtimes: [...runtimes].filter(([name]) => name !== '').map(([, each]) => each.runtime),
     namespaces: new PinnedNamespaces({ dir: join(runroot, 'ns'), pinnsPath }),
-    state: new FileStateStore(runroot),
+    state: new FileStateStore(runroot, reserve),
     host: new LinuxHost({ ownRoots: [runroot, root] }),
     processes: new LinuxProcesses(),
     clock: () => BigInt(Date.now()) * 1_000_000n + (process.hrtime.bigint() % 1_000_000n),
@@ -279,7 +297,7 @@ function handlersOf(config: Config, runtimes: Runtimes): ReadonlyMap<string, Han
   return new Map([...runtimes].map(([name, { runtime, features }]) => [name, handlerSettings(config.runtimes.get(runtime.handler.name), features)]));
 }
 
-async function openSocket(options: DaemonOptions, world: World, mind: OpenPods, { runtimes, streams, images }: { readonly runtimes: Runtimes; readonly streams: StreamServer; readonly images: FileImageStore }): Promise<RunningServer> {
+async function openSocket(options: DaemonOptions, world: World, mind: OpenPods, { runtimes, streams, images, reserve }: { readonly runtimes: Runtimes; readonly streams: StreamServer; readonly images: FileImageStore; readonly reserve: Freeing }): Promise<RunningServer> {
   const { config, log, version } = options;
   const loop = new LoopDelay();
   const operations = (): readonly Operation[] => server?.operations() ?? [];
@@ -312,8 +330,9 @@ async function openSocket(options: DaemonOptions, world: World, mind: OpenPods, 
     statsService({ mind, rootfs: world.rootfs, layout: readCgroupLayoutSync(), facts: world.facts, periodMs: config.stats.collectionPeriodMs, clock: world.clock, log }),
   ];
   await ensureDir(join(config.api.listen, '..'), 0o755);
-  server = await serve({ socket: config.api.listen, log, handlers, otherOperations: () => [...mind.operations(), ...streams.operations()] });
-  return server;
+  const served = await reserve.freeing(() => serve({ socket: config.api.listen, log, handlers, otherOperations: () => [...mind.operations(), ...streams.operations()] }));
+  server = served;
+  return served;
 }
 
 /** What an earlier life left half done in the store; not worth delaying the start for. */

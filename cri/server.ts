@@ -153,7 +153,7 @@ class CriServer implements RunningServer {
     await new Promise<void>((resolve, reject) => {
       this.#grpc.bindAsync(`unix:${fresh}`, ServerCredentials.createInsecure(), (error) => (error === null ? resolve() : reject(error)));
     }).catch((cause: unknown) => {
-      throw new RuntimeError('FailedPrecondition', `cannot listen on ${socket}`, { cause });
+      throw new RuntimeError('FailedPrecondition', `cannot listen on ${socket}`, { cause: withErrno(cause) });
     });
     await chmod(fresh, 0o660);
     this.#inode = (await lstat(fresh, { bigint: true })).ino;
@@ -389,6 +389,12 @@ async function pump(op: Call, method: Method, items: AsyncIterable<unknown>, cal
     // Not awaited: a generator that waits for an event gets to it only when it wakes up.
     source.return?.().catch(() => {});
   }
+}
+
+/** grpc-js tells the errno in its text only. */
+function withErrno(error: unknown): Error {
+  const text = error instanceof Error ? error.message : String(error);
+  return Object.assign(new Error(text, { cause: error }), { code: /\blisten (E[A-Z0-9]+)\b/.exec(text)?.[1] });
 }
 
 /** @throws FailedPrecondition unless `socket` is free: absent, or a socket on which nobody answers. */

@@ -63,6 +63,32 @@ export function errnoOf(error: unknown): string | undefined {
   return typeof error.code === 'string' && /^E[A-Z0-9]+$/.test(error.code) ? error.code : undefined;
 }
 
+/** True if a full disk (or a used-up quota) is anywhere in the chain of causes. */
+export function isDiskFull(error: unknown, depth = 0): boolean {
+  const errno = errnoOf(error);
+  if (errno === 'ENOSPC' || errno === 'EDQUOT') return true;
+  if (!(error instanceof Error) || depth > 8) return false;
+  if (error instanceof AggregateError && error.errors.some((each) => isDiskFull(each, depth + 1))) return true;
+  return isDiskFull(error.cause, depth + 1);
+}
+
+/** A full disk and a read-only one are named as such, with the remedy; what is a RuntimeError, or no system error, stays what it is. */
+export function storageError(error: unknown, what: string): unknown {
+  const errno = errnoOf(error);
+  if (error instanceof RuntimeError || errno === undefined) return error;
+  const why = FULL[errno];
+  if (why !== undefined) return new RuntimeError('ResourceExhausted', `${what}: ${why}`, { cause: error });
+  if (errno === 'EROFS') return new RuntimeError('FailedPrecondition', `${what}: the file system is read-only; remount it or move our directory elsewhere`, { cause: error });
+  return new RuntimeError('Internal', `${what}: ${errno}`, { cause: error });
+}
+
+const FULL: Readonly<Record<string, string>> = {
+  ENOSPC: 'the disk is full; remove images or enlarge the file system',
+  EDQUOT: 'the disk quota is used up',
+  EMFILE: 'too many open files; raise LimitNOFILE',
+  ENFILE: 'too many open files on the node',
+};
+
 /**
  * The whole story in one line: the message, then each cause after ": ", aggregated errors joined by "; ".
  * Never throws, whatever was thrown, and never repeats a cause whose text the outer message already contains.

@@ -81,6 +81,13 @@ export const limits = {
   /** How long after the process is gone its monitor may take to drain the output and write the exit file. */
   exitFileMs: 10_000,
   recordBytes: 1 * MiB,
+  /**
+   * Kept on the disk of images and of containers for the day it is full: directory blocks and an image record for a deletion on most file
+   * systems, and what copy-on-write ones need to delete at all.
+   */
+  diskReserveBytes: 4 * MiB,
+  /** The same on the run root: memory, where that is a tmpfs. A record of the largest size. */
+  runReserveBytes: 1 * MiB,
   eventQueueCount: 1_000,
   /** Kernel files kept open for statistics: enough for 128 pods of one container. Each is a page of kernel memory. */
   statsFilesCount: 2_048,

@@ -4,7 +4,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { RuntimeError } from '../base/errors.ts';
 import { digestOf } from '../oci/digest.ts';
-import { BlobStore, storageError } from './blobs.ts';
+import { BlobStore } from './blobs.ts';
+import { storageError } from '../base/errors.ts';
 import type { BlobSource } from './blobs.ts';
 import { cancellable, failure, RecordingLog, testOp } from './fakes.ts';
 

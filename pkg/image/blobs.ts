@@ -13,7 +13,7 @@ import { open, rename, stat } from 'node:fs/promises';
 import type { FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
 import { ensureDir, readBounded, readDirSorted, removeFile, syncDirectory } from '../base/files.ts';
-import { errnoOf, isCode, RuntimeError } from '../base/errors.ts';
+import { errnoOf, isCode, RuntimeError, storageError } from '../base/errors.ts';
 import { hexOf, isDigest } from '../base/ids.ts';
 import type { Digest } from '../base/ids.ts';
 import { abortError } from '../base/op.ts';
@@ -311,20 +311,4 @@ async function writeAll(file: FileHandle, chunks: readonly Uint8Array[]): Promis
 export function fileRange(path: string, from: bigint, to: bigint): AsyncIterable<Uint8Array> {
   if (from >= to) return { async *[Symbol.asyncIterator]() {} };
   return createReadStream(path, { start: Number(from), end: Number(to) - 1, highWaterMark: WRITE_BYTES }) as AsyncIterable<Uint8Array>;
-}
-
-/** A full disk and a read-only one are named as such; the rest stays what it is. */
-export function storageError(error: unknown, what: string): unknown {
-  const errno = errnoOf(error);
-  if (error instanceof RuntimeError || errno === undefined) return error;
-  const known: Readonly<Record<string, string>> = {
-    ENOSPC: 'the disk is full; remove images or enlarge the file system',
-    EDQUOT: 'the disk quota is used up',
-    EMFILE: 'too many open files; raise LimitNOFILE',
-    ENFILE: 'too many open files on the node',
-  };
-  const why = known[errno];
-  if (why !== undefined) return new RuntimeError('ResourceExhausted', `${what}: ${why}`, { cause: error });
-  if (errno === 'EROFS') return new RuntimeError('FailedPrecondition', `${what}: the file system is read-only; remount it or move the image root`, { cause: error });
-  return new RuntimeError('Internal', `${what}: ${errno}`, { cause: error });
 }

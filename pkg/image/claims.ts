@@ -8,12 +8,12 @@
  */
 import { createHash } from 'node:crypto';
 import { join } from 'node:path';
+import { storageError } from '../base/errors.ts';
 import { ensureDir, readDirSorted, readJson, removeFile, replaceFile } from '../base/files.ts';
 import { isDigest } from '../base/ids.ts';
 import type { ChainId, Digest } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import { isObject } from '../oci/manifest.ts';
-import { storageError } from './blobs.ts';
 
 export interface Claimed {
   readonly blobs: readonly Digest[];

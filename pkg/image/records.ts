@@ -7,19 +7,19 @@
  * A name belongs to one image. When a pull moves `app:v1` from A to B, B is written first: if the daemon dies in between, both
  * files claim the name and the one with the higher generation has it.
  */
-import { mkdir, rename } from 'node:fs/promises';
+import { rename } from 'node:fs/promises';
 import { join } from 'node:path';
 import { ensureDir, isTemporaryName, readDirSorted, readJson, removeFile, replaceFile, syncDirectory } from '../base/files.ts';
-import { explain, RuntimeError } from '../base/errors.ts';
+import { errnoOf, explain, RuntimeError, storageError } from '../base/errors.ts';
 import { hexOf, parseChainId, parseDigest, parseImageId } from '../base/ids.ts';
 import type { Digest, ImageId } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import type { Op } from '../base/op.ts';
+import { type Freeing, noReserve } from '../base/reserve.ts';
 import { chainIds } from '../oci/digest.ts';
 import { isKnown, isObject, parseImageConfig, parseManifest } from '../oci/manifest.ts';
 import type { ImageManifest } from '../oci/manifest.ts';
 import type { ImageConfig } from '../oci/spec-types.ts';
-import { storageError } from './blobs.ts';
 import type { BlobStore } from './blobs.ts';
 import type { Image, ImageLayer } from './index.ts';
 
@@ -34,14 +34,16 @@ export interface Names {
 export class ImageRecords {
   readonly #directory: string;
   readonly #blobs: BlobStore;
+  readonly #reserve: Freeing;
   readonly #byId = new Map<ImageId, StoredImage>();
   readonly #byName = new Map<string, ImageId>();
   #generation = 0;
 
   /** `directory` is `images`. */
-  constructor(directory: string, blobs: BlobStore) {
+  constructor(directory: string, blobs: BlobStore, reserve: Freeing = noReserve) {
     this.#directory = directory;
     this.#blobs = blobs;
+    this.#reserve = reserve;
   }
 
   /** Reads every record. One that is damaged is set aside and rebuilt from its manifest, without its names, so that its layers stay whose they are. */
@@ -88,13 +90,23 @@ export class ImageRecords {
     return stored;
   }
 
-  /** Forgets an image: it is gone from every list when this has begun, and from disk when it returns. Content if absent. */
+  /**
+   * Forgets an image: it is gone from every list when this has begun, and from disk when it returns. Content if absent. When the disk does not
+   * take it, the image is in every list again.
+   */
   async remove(id: ImageId): Promise<void> {
     const image = this.#byId.get(id);
     this.#byId.delete(id);
     for (const name of [...(image?.repoTags ?? []), ...(image?.repoDigests ?? [])]) if (this.#byName.get(name) === id) this.#byName.delete(name);
-    await removeFile(this.#path(id));
-    await syncDirectory(this.#directory);
+    try {
+      await this.#reserve.freeing(async () => {
+        await removeFile(this.#path(id));
+        await syncDirectory(this.#directory);
+      });
+    } catch (error) {
+      if (image !== undefined) this.#index(image);
+      throw storageError(error, `record of image ${id}`);
+    }
   }
 
   /** Makes `image` the owner of its tags; a tag that another image had is taken off that one. Digests are facts and may be shared. */
@@ -116,14 +128,21 @@ export class ImageRecords {
     } catch (error) {
       op.log.error('image record is damaged, set aside', { path, error: explain(error) });
     }
-    const aside = join(this.#directory, 'damaged');
-    await mkdir(aside, { recursive: true, mode: 0o700 });
-    await rename(path, join(aside, name));
     const rebuilt = await this.#rebuild(`sha256:${name.slice(0, -'.json'.length)}`).catch(() => undefined);
+    // A disk that takes nothing must not keep the daemon from starting: the next start tries again.
+    await this.#reserve.freeing(() => this.#replaceDamaged(path, name, rebuilt)).catch((error: unknown) => op.log.error('cannot set the damaged record aside, ignoring', { path, error: explain(error) }));
     if (rebuilt === undefined) return [];
     op.log.warn('image record rebuilt from its manifest, without names; the next pull brings them back', { image: rebuilt.id });
-    await this.#write(rebuilt);
     return [rebuilt];
+  }
+
+  async #replaceDamaged(path: string, name: string, rebuilt: StoredImage | undefined): Promise<void> {
+    const aside = join(this.#directory, 'damaged');
+    await ensureDir(aside);
+    await rename(path, join(aside, name)).catch((error: unknown) => {
+      if (errnoOf(error) !== 'ENOENT') throw error; // An earlier try got as far as this.
+    });
+    if (rebuilt !== undefined) await this.#write(rebuilt);
   }
 
   async #read(path: string, name: string): Promise<StoredImage> {

@@ -21,6 +21,7 @@ import type { ChainId, Digest, ImageId } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import { abortError, checkAlive, detached, withLog } from '../base/op.ts';
 import type { Op } from '../base/op.ts';
+import { type Freeing, noReserve } from '../base/reserve.ts';
 import { Gate, KeyedMutex } from '../base/sync.ts';
 import { nodePlatform } from '../oci/manifest.ts';
 import { complete, DOCKER_DOMAIN, formatReference, parseName, repositoryName, withDefaultTag } from '../oci/reference.ts';
@@ -50,6 +51,8 @@ export interface FileImageStoreOptions {
   /** Directory that is ours alone: `blobs/` and `images/` are made in it. */
   readonly root: string;
   readonly unpacker: LayerUnpacker;
+  /** Of the disk that `root` is on; whatever frees space takes it when the disk is full. Default: nothing is reserved. */
+  readonly reserve?: Freeing | undefined;
   /** Default: registries.conf, certs.d and policy.json in their customary places, no proxy. */
   readonly policy?: RegistryPolicy | undefined;
   /** Default: none but those of the request. */
@@ -101,6 +104,7 @@ export class FileImageStore implements ImageStore {
   readonly #blobs: BlobStore;
   readonly #records: ImageRecords;
   readonly #claims: Claims;
+  readonly #reserve: Freeing;
   readonly #world: InstallWorld;
   readonly #flights = new Map<string, Flight<Image>>();
   readonly #trackers = new Set<PullTracker>();
@@ -118,8 +122,9 @@ export class FileImageStore implements ImageStore {
     this.#credentials = options.credentials ?? new NodeCredentials({ authFiles: [] });
     this.#transport = options.transport ?? new UndiciTransport();
     this.#registries = new RegistryClient({ transport: this.#transport, progressTimeoutMs: options.pullProgressTimeoutMs, pause: options.pause });
+    this.#reserve = options.reserve ?? noReserve;
     this.#blobs = new BlobStore(join(options.root, 'blobs'), this.#now);
-    this.#records = new ImageRecords(join(options.root, 'images'), this.#blobs);
+    this.#records = new ImageRecords(join(options.root, 'images'), this.#blobs, this.#reserve);
     this.#claims = new Claims(join(options.root, 'images', 'unfinished'), this.#keepUnfinishedMs, this.#now);
     this.#pinned = options.pinnedImages ?? [];
     this.#world = {
@@ -198,8 +203,8 @@ export class FileImageStore implements ImageStore {
   }
 
   async sweep(op: Op): Promise<void> {
-    await this.#claims.expire();
-    await this.#blobs.sweepPartials(this.#keepUnfinishedMs);
+    await this.#reserve.freeing(() => this.#claims.expire());
+    await this.#reserve.freeing(() => this.#blobs.sweepPartials(this.#keepUnfinishedMs));
     await this.#dropUnneeded(op, await this.#blobs.list(), await this.#options.unpacker.listLayers());
   }
 
@@ -238,7 +243,7 @@ export class FileImageStore implements ImageStore {
       problems.push(...found);
       if (found.length === 0 || mode === 'report') continue;
       const key = `check ${stored.id}`;
-      const kept = await this.#claims.take(key, { blobs: blobsOf(stored), layers: stored.layers.map(({ chainId }) => chainId) });
+      const kept = await this.#reserve.freeing(() => this.#claims.take(key, { blobs: blobsOf(stored), layers: stored.layers.map(({ chainId }) => chainId) }));
       await this.#changing.run('records', () => this.#records.remove(stored.id));
       kept.abandon();
       op.log.warn('image is not whole, removed; pull it again', { image: stored.id });
@@ -259,13 +264,13 @@ export class FileImageStore implements ImageStore {
         await this.#blobs.verify(digest);
       } catch (error) {
         problems.push({ image: stored.id, what: explain(error) });
-        if (mode === 'repair') await this.#blobs.remove(digest);
+        if (mode === 'repair') await this.#removeBlob(digest);
       }
     }
     for (const { chainId } of stored.layers) {
       const wrong = await this.#layerProblems(op, chainId);
       problems.push(...wrong.map((what) => ({ image: stored.id, what })));
-      if (wrong.length > 0 && mode === 'repair') await this.#world.layerLocks.run(chainId, () => this.#options.unpacker.removeLayer(op, chainId));
+      if (wrong.length > 0 && mode === 'repair') await this.#world.layerLocks.run(chainId, () => this.#removeLayer(op, chainId));
     }
     return problems;
   }
@@ -427,13 +432,21 @@ export class FileImageStore implements ImageStore {
       checkAlive(op, 'removing layers');
       if (this.#needsLayer(chainId)) continue;
       await this.#world.layerLocks.run(chainId, async () => {
-        if (!this.#needsLayer(chainId)) await this.#options.unpacker.removeLayer(op, chainId);
+        if (!this.#needsLayer(chainId)) await this.#removeLayer(op, chainId);
       });
     }
     for (const digest of blobs) {
       checkAlive(op, 'removing blobs');
-      if (!this.#needsBlob(digest)) await this.#blobs.remove(digest, () => this.#needsBlob(digest));
+      if (!this.#needsBlob(digest)) await this.#removeBlob(digest, () => this.#needsBlob(digest));
     }
+  }
+
+  #removeLayer(op: Op, chainId: ChainId): Promise<void> {
+    return this.#reserve.freeing(() => this.#options.unpacker.removeLayer(op, chainId));
+  }
+
+  #removeBlob(digest: Digest, isNeeded?: () => boolean): Promise<void> {
+    return this.#reserve.freeing(() => this.#blobs.remove(digest, isNeeded));
   }
 
   #needsLayer(chainId: ChainId): boolean {

@@ -19,11 +19,12 @@ import { randomBytes } from 'node:crypto';
 import { chmod, mkdir, rename, rm } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
-import { errnoOf, explain, RuntimeError, wrap } from '../base/errors.ts';
+import { errnoOf, explain, RuntimeError, storageError, wrap } from '../base/errors.ts';
 import { ensureDir, readDirSorted } from '../base/files.ts';
 import { type ChainId, type ContainerId, parseContainerId, quote } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import { checkAlive, type Op } from '../base/op.ts';
+import { type Freeing, noReserve } from '../base/reserve.ts';
 import { KeyedMutex, SingleFlight } from '../base/sync.ts';
 import type { FsUsage, LayerSource } from '../image/index.ts';
 import { closeFd, isMountPoint, mountBind, mountOverlay, openUserNamespace, Root, treeUsage, unmount, unmountTree } from '../sys/index.ts';
@@ -39,6 +40,8 @@ export interface OverlayOptions {
   readonly root: string;
   /** Where layers are if not in `<root>` (a split image store). */
   readonly imageRoot?: string | undefined;
+  /** Of the disk that `root` is on: what destroying a container's files takes when that is full. Default: nothing is reserved. */
+  readonly reserve?: Freeing | undefined;
   /** Bounds on layers, for tests; default `limits`. */
   readonly unpackLimits?: Partial<UnpackLimits> | undefined;
   /** The worker's file where it is not beside this one (a bundle). */
@@ -57,6 +60,7 @@ export class OverlayRootfs implements RootfsDriver {
   readonly #layers: Layers;
   readonly #pool: UnpackPool;
   readonly #rootfs: string;
+  readonly #reserve: Freeing;
   readonly #locks = new KeyedMutex<ContainerId>();
   readonly #usages = new Map<ContainerId, { readonly usage: FsUsage; readonly at: number }>();
   readonly #measuring = new SingleFlight<ContainerId, FsUsage>();
@@ -66,6 +70,7 @@ export class OverlayRootfs implements RootfsDriver {
     this.containerRoot = options.root;
     this.imageRoot = options.imageRoot ?? options.root;
     this.#rootfs = join(options.root, 'rootfs');
+    this.#reserve = options.reserve ?? noReserve;
     this.#pool = new UnpackPool(Math.min(limits.unpackWorkersCount, Math.max(2, availableParallelism())), options.workerUrl ?? new URL('./unpack-worker.ts', import.meta.url));
     this.#layers = new Layers(join(this.imageRoot, 'layers'), this.#pool, options.unpackLimits ?? {});
   }
@@ -168,15 +173,16 @@ export class OverlayRootfs implements RootfsDriver {
    * once for real; what kernels say about themselves is not enough (overlay on idmapped layers came in 5.19, file systems one by one).
    */
   async whyNoUserNamespaces(): Promise<string | undefined> {
+    return await this.#reserve.freeing(() => this.#tryUserNamespace()).then(() => undefined, explain);
+  }
+
+  async #tryUserNamespace(): Promise<void> {
     const directory = join(this.#rootfs, `${TRASH}${randomBytes(12).toString('hex')}`);
     const idMap: IdMap = { uids: [{ containerId: 0, hostId: 100_000, size: 65_536 }], gids: [{ containerId: 0, hostId: 100_000, size: 65_536 }] };
     try {
       await ensureDir(join(directory, 'empty'));
       await this.#prepare(directory, { uid: 0, gid: 0, mode: 0o755 }, idMap);
       await this.#mountMerged(directory, [], [], idMap);
-      return undefined;
-    } catch (error) {
-      return explain(error);
     } finally {
       await unmountTree(directory);
       await rm(directory, { recursive: true, force: true });
@@ -191,13 +197,13 @@ export class OverlayRootfs implements RootfsDriver {
       await unmount(join(directory, 'merged'));
       for (const name of await readDirSorted(join(directory, 'volumes'))) await unmount(join(directory, 'volumes', name));
       try {
-        await rename(directory, join(this.#rootfs, trash));
+        await this.#reserve.freeing(() => rename(directory, join(this.#rootfs, trash)));
       } catch (error) {
         if (errnoOf(error) === 'ENOENT') return;
-        if (errnoOf(error) !== 'EBUSY') throw wrap(`remove rootfs of container ${id}`, error);
+        if (errnoOf(error) !== 'EBUSY') throw wrap(`remove rootfs of container ${id}`, storageError(error, directory));
         // Somebody mounted more in there, or over it.
         await unmountTree(directory);
-        await rename(directory, join(this.#rootfs, trash));
+        await this.#reserve.freeing(() => rename(directory, join(this.#rootfs, trash)));
       }
       this.#deleteLater(op, trash);
     });
@@ -259,7 +265,7 @@ export class OverlayRootfs implements RootfsDriver {
       try {
         await unmountTree(join(this.#rootfs, name));
         using root = Root.open(this.#rootfs, 'strict');
-        await root.removeTreeAsync(name);
+        await this.#reserve.freeing(() => root.removeTreeAsync(name));
       } catch (error) {
         op.log.warn('cannot delete the files of a removed container, will retry at the next start', { path: join(this.#rootfs, name), cause: explain(error) });
       }

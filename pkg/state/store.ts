@@ -7,9 +7,10 @@
 import { crc32 } from 'node:zlib';
 import { rename } from 'node:fs/promises';
 import { join } from 'node:path';
-import { errnoOf, explain, RuntimeError } from '../base/errors.ts';
+import { errnoOf, explain, RuntimeError, storageError } from '../base/errors.ts';
 import { ensureDirInMemory, isTemporaryName, listInMemory, readInMemory, removeInMemory, replaceFile } from '../base/files.ts';
 import { limits } from '../base/limits.ts';
+import { type Freeing, noReserve } from '../base/reserve.ts';
 import type { ContainerRecord, Damaged, SandboxRecord, StateStore } from './index.ts';
 
 type AnyRecord = SandboxRecord | ContainerRecord;
@@ -24,9 +25,12 @@ const ENVELOPE_BYTES = 128;
 /** StateStore on a directory of tmpfs: `sandboxes/<id>/record.json` and `containers/<id>/record.json`. */
 export class FileStateStore implements StateStore {
   readonly #root: string;
+  readonly #reserve: Freeing;
 
-  constructor(root: string) {
+  /** `reserve` is of the file system that `root` is on; only records of what ends take it. */
+  constructor(root: string, reserve: Freeing = noReserve) {
     this.#root = root;
+    this.#reserve = reserve;
   }
 
   async load(): Promise<{ sandboxes: SandboxRecord[]; containers: ContainerRecord[]; damaged: Damaged[] }> {
@@ -39,6 +43,14 @@ export class FileStateStore implements StateStore {
   async save(record: AnyRecord): Promise<void> {
     const text = encodeRecord(record);
     const path = this.#path(record.kind, record.id);
+    try {
+      await (isEnding(record) ? this.#reserve : noReserve).freeing(() => this.#write(record, path, text));
+    } catch (error) {
+      throw storageError(error, `record ${path}`);
+    }
+  }
+
+  async #write(record: AnyRecord, path: string, text: string): Promise<void> {
     try {
       await replaceFile(path, text, 'memory');
     } catch (error) {
@@ -96,6 +108,14 @@ export class FileStateStore implements StateStore {
 function directoryOf(kind: Kind): string {
   return kind === 'sandbox' ? 'sandboxes' : 'containers';
 }
+
+/** On its way out, or told to stop: what has to be written down before space can be freed. */
+function isEnding(record: AnyRecord): boolean {
+  if (record.kind === 'sandbox') return record.state.phase !== 'creating' && record.state.phase !== 'ready';
+  return record.stopping !== null || ENDED.has(record.state.phase);
+}
+
+const ENDED: ReadonlySet<ContainerRecord['state']['phase']> = new Set(['exited', 'unknown', 'removing']);
 
 /** The file's text for a record. @throws ResourceExhausted if it is larger than what `load` would accept. */
 export function encodeRecord(record: AnyRecord): string {

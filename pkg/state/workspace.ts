@@ -5,7 +5,7 @@
  * it goes through Host.removeTree, which never crosses a mount and never leaves our own directories.
  */
 import { readFileSync } from 'node:fs';
-import { chown, copyFile, rename } from 'node:fs/promises';
+import { chown, copyFile, rename, stat, utimes } from 'node:fs/promises';
 import { join } from 'node:path';
 import { ensureDirInMemory, listInMemory, replaceFile } from '../base/files.ts';
 import { type ContainerId, parseContainerId, parseSandboxId, type SandboxId } from '../base/ids.ts';
@@ -79,12 +79,19 @@ export class Workspace {
     return path;
   }
 
-  /** The root of every infra container: our pause, and the directories that runtimes want to mount on. Returns its path. */
+  /**
+   * The root of every infra container: our pause, and the directories that runtimes want to mount on. Returns its path. Written only when the
+   * program is another one: a daemon must start on a full disk.
+   */
   async ensurePauseRoot(pauseBinary: string): Promise<string> {
     const root = join(this.root, 'pause');
     for (const directory of ['', 'dev', 'proc', 'sys']) ensureDirInMemory(join(root, directory), 0o755);
-    await copyFile(pauseBinary, join(root, `pause.tmp-${process.pid}`));
-    await rename(join(root, `pause.tmp-${process.pid}`), join(root, 'pause'));
+    const [wanted, there] = [await stat(pauseBinary), await stat(join(root, 'pause')).catch(() => undefined)];
+    if (there?.size === wanted.size && there.mtime.getTime() === wanted.mtime.getTime()) return root;
+    const temporary = join(root, `pause.tmp-${process.pid}`);
+    await copyFile(pauseBinary, temporary);
+    await utimes(temporary, wanted.atime, wanted.mtime);
+    await rename(temporary, join(root, 'pause'));
     return root;
   }
 

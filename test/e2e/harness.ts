@@ -23,6 +23,8 @@ export type MonitorName = keyof typeof MONITORS;
 export interface NodeOptions {
   readonly runtime?: RuntimeName;
   readonly monitor?: MonitorName;
+  /** The directory in which the node gets its own; default /tmp. */
+  readonly parent?: string;
   /** More daemon flags. */
   readonly flags?: readonly string[];
   /** More environment, e.g. BERTH_FAILPOINTS. */
@@ -54,7 +56,7 @@ export class TestNode {
   /** A node with a daemon that serves and knows IMAGE. */
   static async boot(options: NodeOptions = {}): Promise<TestNode> {
     if (options.runtime === 'crun') makeCrunWork();
-    const dir = await mkdtemp('/tmp/berth-e2e-');
+    const dir = await mkdtemp(join(options.parent ?? '/tmp', 'berth-e2e-'));
     // As /run and /var/lib: with a user namespace, a container's root must be able to pass through to its rootfs.
     await chmod(dir, 0o711);
     const bridge = `bt${process.pid % 100_000}x${nodes++}`;
