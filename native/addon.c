@@ -51,6 +51,7 @@ static const struct function functions[] = {
 	{ "closeAll", "I", 'v', ANYWHERE, sys_close_all },
 	{ "fdPath", "i", 'y', ANYWHERE, sys_fd_path },
 	{ "syncFs", "s", 'v', ANYWHERE, sys_sync_fs },
+	{ "spreadDirectories", "s", 'n', ANYWHERE, sys_spread_directories },
 	{ "statFs", "s", 'N', ANYWHERE, sys_stat_fs },
 
 	{ "openRoot", "s", 'n', ANYWHERE, sys_open_root },

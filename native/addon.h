@@ -187,6 +187,7 @@ int sys_read_open_files(struct call *c);
 int sys_close_all(struct call *c);
 int sys_fd_path(struct call *c);
 int sys_sync_fs(struct call *c);
+int sys_spread_directories(struct call *c);
 int sys_stat_fs(struct call *c);
 
 /* --- sys_path.c: one object below a root; sys_tree.c: whole trees */

@@ -131,6 +131,8 @@ export interface Calls {
   /** Where a descriptor points, as /proc/self/fd says. */
   fdPath(fd: number): Buffer;
   syncFs(path: string): void;
+  /** FS_TOPDIR_FL. 1 if the directory has it now, 0 if its file system knows no such thing. */
+  spreadDirectories(path: string): number;
   /** f_type, f_bsize, f_blocks, f_bfree, f_bavail, f_files, f_ffree. */
   statFs(path: string): BigInt64Array;
   /** A host path with links followed: stat and real path. `make` = 1: missing directories are made (0755). undefined if absent. */

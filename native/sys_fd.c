@@ -2,6 +2,7 @@
  * Descriptors: pipes, unix sockets, terminals, locks, small files.
  */
 #define _GNU_SOURCE
+#include <linux/fs.h>
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
@@ -433,6 +434,21 @@ int sys_sync_fs(struct call *c)
 	if (fd < 0)
 		return call_fail(c, "open", errno);
 	return syncfs(fd) < 0 ? call_fail(c, "syncfs", errno) : 0;
+}
+
+int sys_spread_directories(struct call *c)
+{
+	CLEAN_FD fd = open(c->arg[0].text.data, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0)
+		return call_fail(c, "open", errno);
+	int flags = 0;
+	/* Not every file system has such flags, or this one. */
+	c->number = ioctl(fd, FS_IOC_GETFLAGS, &flags) == 0;
+	if (c->number != 0 && (flags & FS_TOPDIR_FL) == 0) {
+		flags |= FS_TOPDIR_FL;
+		c->number = ioctl(fd, FS_IOC_SETFLAGS, &flags) == 0;
+	}
+	return 0;
 }
 
 int sys_stat_fs(struct call *c)

@@ -23,7 +23,7 @@ import { limits } from '../base/limits.ts';
 import { abortError, checkAlive, type Op } from '../base/op.ts';
 import { abortable, SingleFlight } from '../base/sync.ts';
 import type { FsUsage, LayerSource, LayerUnpacker } from '../image/index.ts';
-import { closeFd, mountBind, mountOverlay, pipe, Root, spawn, syncFileSystem, treeUsage, unmountTree, type Child } from '../sys/index.ts';
+import { closeFd, mountBind, mountOverlay, pipe, Root, spawn, spreadDirectories, syncFileSystem, treeUsage, unmountTree, type Child } from '../sys/index.ts';
 import { type Compression, compressionOf } from './decompress.ts';
 import type { Pending, RootOwner, WrittenLayer } from './layer-writer.ts';
 import type { UnpackPool } from './unpack-pool.ts';
@@ -168,6 +168,9 @@ export class Layers implements LayerUnpacker {
 
   async #unpack(op: Op, layer: LayerSource): Promise<void> {
     await ensureDir(this.directory);
+    // ext4 puts a new file where its directory is, and there looks at every inode that was freed in the last minutes, for each new one again:
+    // a layer that comes after one that went would cost seconds of that.
+    await spreadDirectories(this.directory);
     const name = temporaryName();
     const directory = join(this.directory, name);
     try {

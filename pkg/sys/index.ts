@@ -27,7 +27,7 @@ export {
   type BindRequest, type IdMaps, type MountAttribute, type MountChange, type MountEntry, type OverlayRequest, type Propagation,
 } from './mount.ts';
 export {
-  Root, statFileSystem, syncFileSystem, treeUsage,
+  Root, spreadDirectories, statFileSystem, syncFileSystem, treeUsage,
   type Entry, type EntryMeta, type FileKind, type FileSystemStat, type ListedName, type Resolution, type Stat, type Text,
 } from './root.ts';
 export {

@@ -617,6 +617,16 @@ describe('sys root', () => {
     assert.equal(readdirSync(join(directory, 'd')).length, 1000);
   });
 
+  it('spreads directories where the file system can', async () => {
+    const directory = fresh('spread');
+    const EXT4 = 0xef53;
+    const attributes = (): string => execFileSync('lsattr', ['-d', directory], { encoding: 'utf8' });
+    assert.equal(await sys.spreadDirectories(directory), (await sys.statFileSystem(directory)).type === EXT4);
+    if ((await sys.statFileSystem(directory)).type === EXT4) assert.match(attributes(), /^\S*T/);
+    assert.isFalse(await sys.spreadDirectories('/proc'));
+    await refusal(() => sys.spreadDirectories(join(top, 'absent')), 'NotFound');
+  });
+
   it('syncs and measures file systems', async () => {
     await sys.syncFileSystem(top);
     const stat = await sys.statFileSystem(top);
