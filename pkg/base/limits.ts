@@ -52,7 +52,16 @@ export const limits = {
   execSmallOutputBytes: 64 * KiB,
   /** Commands at once whose larger output is kept until the client has it: each takes up to 32 MiB, and twice that on its way. */
   execLargeOutputsCount: 2,
-  execsPerContainerCount: 64,
+  /**
+   * Commands in one container at once, those included that wait to be started. CRI-O and containerd have no limit, and a probe must not fail
+   * because of what others run; this only keeps a flood from taking all the daemon's descriptors (up to five each). The container's own
+   * bound is its pids limit.
+   */
+  execsPerContainerCount: 2_048,
+  /** Commands being started at once, per processor: each costs one for some ten milliseconds, and some ten megabytes as long as it starts. */
+  execStartsPerProcessorCount: 2,
+  /** A command that takes longer to start waits for something else than a processor, and keeps nobody waiting. */
+  execStartMs: 1_000,
   /** The whole plugin chain of one ADD; slow IPAM over a network takes minutes. */
   cniAddMs: 4 * 60_000,
   cniDelMs: 60_000,

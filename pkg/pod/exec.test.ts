@@ -1,6 +1,7 @@
 import { assert } from 'chai';
 import { codeOf } from '../base/errors.ts';
 import type { ContainerId, SandboxId } from '../base/ids.ts';
+import { limits } from '../base/limits.ts';
 import { backgroundOp, type Op, silent } from '../base/op.ts';
 import { FakeSurroundings, fakeContainer, fakePod } from './fake-world.ts';
 import type { OpenPods } from './index.ts';
@@ -24,6 +25,21 @@ describe('ways into a running container', () => {
   afterEach(async () => {
     mind.close();
     await node.dispose();
+  });
+
+  it('runs a probe beside as many commands as a container may have, and refuses one more', async () => {
+    const patience = new AbortController();
+    const long = { ...op(), signal: patience.signal };
+    const stdio = { tty: false, stdin: null, stdout: null, stderr: null };
+    const others = Array.from({ length: limits.execsPerContainerCount - 1 }, () => mind.execs.exec(long, id, ['sleep', '1000'], stdio).then(() => 'ended', codeOf));
+    assert.strictEqual((await mind.execs.execSync(op(), id, ['true'], 0)).exitCode, 0);
+    others.push(mind.execs.exec(long, id, ['sleep', '1000'], stdio).then(() => 'ended', codeOf));
+    const refused = await mind.execs.execSync(op(), id, ['true'], 0).then(() => undefined, (cause: unknown) => cause);
+    assert.strictEqual(codeOf(refused), 'ResourceExhausted');
+    assert.match(String(refused), new RegExp(`${id} has ${limits.execsPerContainerCount} commands`));
+    patience.abort();
+    assert.deepEqual(new Set(await Promise.all(others)), new Set(['Cancelled']));
+    assert.strictEqual((await mind.execs.execSync(op(), id, ['true'], 0)).exitCode, 0);
   });
 
   it('ends an attach session when the container ends, and refuses one after that', async () => {

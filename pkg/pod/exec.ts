@@ -1,6 +1,7 @@
 /**
  * Ways into a running container or pod: exec, attach, port-forward. No monitor and no file: if the daemon dies the request is dead anyway.
  */
+import { availableParallelism } from 'node:os';
 import type { RuntimeProcess } from '../oci/spec-types.ts';
 import { RuntimeError, wrap } from '../base/errors.ts';
 import { type ContainerId, quote, type SandboxId } from '../base/ids.ts';
@@ -12,6 +13,7 @@ import type { ContainerRecord } from '../state/index.ts';
 import type { Books } from './books.ts';
 import { OutputRoom } from './capture.ts';
 import type { Execs, World } from './index.ts';
+import { type Turn, Turns } from './turns.ts';
 
 /** What a container's end leaves to its execs to end by themselves: dying with their PID namespace, they have an exit code to tell. */
 const AFTER_CONTAINER_MS = 2_000;
@@ -21,6 +23,7 @@ export class ExecKeeper implements Execs {
   readonly #books: Books;
   readonly #running = new Map<ContainerId, number>();
   readonly #room = new OutputRoom();
+  readonly #turns = new Turns(limits.execStartsPerProcessorCount * availableParallelism(), limits.execStartMs);
   /** The process part of each container's spec: what an exec inherits. Keyed by the first record, so that it goes with the container. */
   readonly #templates = new Map<ContainerId, RuntimeProcess>();
 
@@ -33,22 +36,44 @@ export class ExecKeeper implements Execs {
   }
 
   async execSync(op: Op, id: ContainerId, argv: readonly string[], timeoutMs: number): ReturnType<Execs['execSync']> {
-    const bounded = timeoutMs > 0 ? withTimeout(op, timeoutMs) : op;
-    const output = this.#room.open(bounded);
-    try {
-      const { exitCode } = await this.exec(bounded, id, argv, { tty: false, stdin: null, stdout: (chunk) => output.stdout.add(chunk), stderr: (chunk) => output.stderr.add(chunk) });
-      return { stdout: output.stdout.bytes(), stderr: output.stderr.bytes(), exitCode, [Symbol.dispose]: () => output.release() };
-    } catch (cause) {
-      output.release();
-      throw cause;
-    }
+    return await this.#inTurn(op, id, 'sync', async (turn) => {
+      // The command's time, not that of the line: the kubelet itself waits two minutes longer than it grants.
+      const bounded = timeoutMs > 0 ? withTimeout(op, timeoutMs) : op;
+      const output = this.#room.open(bounded);
+      try {
+        const { exitCode } = await this.#exec(bounded, id, argv, { tty: false, stdin: null, stdout: (chunk) => output.stdout.add(chunk), stderr: (chunk) => output.stderr.add(chunk), onStarted: turn });
+        return { stdout: output.stdout.bytes(), stderr: output.stderr.bytes(), exitCode, [Symbol.dispose]: () => output.release() };
+      } catch (cause) {
+        output.release();
+        throw cause;
+      }
+    });
   }
 
   async exec(op: Op, id: ContainerId, argv: readonly string[], stdio: ExecStdio): Promise<ExitStatus> {
-    const record = this.#runningContainer(id);
+    return await this.#inTurn(op, id, 'stream', (turn) => this.#exec(op, id, argv, { ...stdio, onStarted: turn }));
+  }
+
+  /** Runs `work` when its turn comes; it gives the turn back once its command has started. Probes do not stand in the line of people's commands. */
+  async #inTurn<T>(op: Op, id: ContainerId, kind: 'sync' | 'stream', work: (turn: Turn) => Promise<T>): Promise<T> {
+    this.#runningContainer(id);
     const count = this.#running.get(id) ?? 0;
-    if (count >= limits.execsPerContainerCount) throw new RuntimeError('ResourceExhausted', `container ${id} runs ${count} exec processes already; wait for one to end`);
+    if (count >= limits.execsPerContainerCount) throw new RuntimeError('ResourceExhausted', `container ${id} has ${count} commands running or waiting to be started already (exec); wait for some to end`);
     this.#running.set(id, count + 1);
+    let turn: Turn | undefined;
+    try {
+      turn = await this.#turns.take(op, `${kind} ${id}`);
+      return await work(turn);
+    } finally {
+      turn?.();
+      const left = (this.#running.get(id) ?? 1) - 1;
+      if (left <= 0) this.#running.delete(id);
+      else this.#running.set(id, left);
+    }
+  }
+
+  async #exec(op: Op, id: ContainerId, argv: readonly string[], stdio: ExecStdio): Promise<ExitStatus> {
+    const record = this.#runningContainer(id);
     const over = this.#whenOver(id, AFTER_CONTAINER_MS);
     try {
       const template = await this.#template(id);
@@ -58,9 +83,6 @@ export class ExecKeeper implements Execs {
       return await this.#world.runtimeFor(record.runtimeHandler).exec(own, id, process, stdio);
     } finally {
       over.forget();
-      const left = (this.#running.get(id) ?? 1) - 1;
-      if (left <= 0) this.#running.delete(id);
-      else this.#running.set(id, left);
     }
   }
 

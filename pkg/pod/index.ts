@@ -134,11 +134,12 @@ export interface Containers {
 
 export interface Execs {
   /**
-   * Runs argv to its end; output is cut at limits.execOutputBytes per stream. Dispose of the result when it has been passed on: there is room for a few
-   * large outputs at once, and other commands wait for it. @throws DeadlineExceeded after `timeoutMs` (0 = none), with everything killed.
+   * Runs argv to its end, once its turn to start has come; output is cut at limits.execOutputBytes per stream. Dispose of the result when it has been passed on: there is room for a few
+   * large outputs at once, and other commands wait for it. @throws DeadlineExceeded when the command has had `timeoutMs` (0 = no bound), with everything killed;
+   * ResourceExhausted when the container has limits.execsPerContainerCount.
    */
   execSync(op: Op, id: ContainerId, argv: readonly string[], timeoutMs: number): Promise<Disposable & { readonly stdout: Uint8Array; readonly stderr: Uint8Array; readonly exitCode: number }>;
-  /** Runs argv with the caller's streams. Ends with the container at the latest, also where they share no PID namespace. */
+  /** Runs argv with the caller's streams, once its turn to start has come. Ends with the container at the latest, also where they share no PID namespace. */
   exec(op: Op, id: ContainerId, argv: readonly string[], stdio: ExecStdio): Promise<ExitStatus>;
   /** The container's own stdio; the output ends when the container does. */
   attach(op: Op, id: ContainerId): Promise<AttachChannel & { resize(size: TerminalSize): Promise<void>; readonly tty: boolean }>;

@@ -97,6 +97,7 @@ async function run(op: Op, doing: string, request: ExecRequest, files: Files, en
     if (child === undefined) throw new RuntimeError('Internal', `${doing}: the process was started, but is no child of ours; how it ended cannot be known`);
     claim.close();
     current = child;
+    request.stdio.onStarted?.();
     if (op.signal.aborted) kill();
     await ends.connect(op.signal);
     const exitCode = await ended(op, child);

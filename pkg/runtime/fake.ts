@@ -529,6 +529,7 @@ export class FakeRuntime implements OciRuntime {
       if (!FAKE_PROGRAMS.has(word.slice(word.lastIndexOf('/') + 1))) {
         throw new RuntimeError('InvalidArgument', `exec: ${JSON.stringify(word)}: executable file not found in $PATH`);
       }
+      stdio.onStarted?.();
       return await runExec(op, this.#node, container, process.args, stdio);
     });
   }

@@ -87,6 +87,8 @@ export interface ExecStdio {
   readonly stderr: ((chunk: Uint8Array) => Promise<void> | void) | null;
   /** Called once with a setter, when there is a terminal to size. */
   readonly onTerminal?: (resize: (size: TerminalSize) => void) => void;
+  /** Called once when the process runs: what is left is up to it. */
+  readonly onStarted?: () => void;
 }
 export interface TerminalSize {
   readonly width: number;

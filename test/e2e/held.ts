@@ -1,0 +1,70 @@
+/** What a daemon holds: descriptors, processes, and memory that a collection does not free, asked through Node's inspector. */
+import { once } from 'node:events';
+import { readdirSync, readFileSync } from 'node:fs';
+import { WebSocket } from 'ws';
+import { waitFor } from './cri-client.ts';
+import { descriptorsOf, type TestNode } from './harness.ts';
+
+/** For NodeOptions.env: the inspector, once asked for, takes a free port. */
+export const INSPECTABLE = { NODE_OPTIONS: '--inspect-port=127.0.0.1:0' } as const;
+
+export interface Held {
+  readonly descriptors: number;
+  /** Its children, zombies included. */
+  readonly processes: number;
+  /** JavaScript heap and buffers after a full collection. */
+  readonly bytes: number;
+}
+
+/** Looks at the daemon of a node that was booted with INSPECTABLE. */
+export async function heldBy(node: TestNode): Promise<Held> {
+  // Memory first: the first question leaves the inspector's own descriptors open.
+  const bytes = await heldBytes(node);
+  return { bytes, descriptors: await descriptorsOf(node.pid), processes: childrenOf(node.pid).length };
+}
+
+/** Pids of the children of a process. */
+export function childrenOf(parent: number): string[] {
+  return readdirSync('/proc').filter((pid) => /^\d+$/.test(pid) && parentOf(pid) === parent);
+}
+
+function parentOf(pid: string): number | undefined {
+  try {
+    // After the command's name, which may hold anything.
+    return Number(readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ').at(-1)?.split(' ')[1]);
+  } catch {
+    return undefined; // It has ended meanwhile.
+  }
+}
+
+async function heldBytes(node: TestNode): Promise<number> {
+  const address = (): string | undefined => /Debugger listening on (ws:\S+)/.exec(node.log)?.[1];
+  if (address() === undefined) process.kill(node.pid, 'SIGUSR1');
+  const inspector = new WebSocket((await waitFor(address, (found) => found !== undefined, 'the inspector')) ?? '');
+  await once(inspector, 'open');
+  try {
+    let calls = 0;
+    const ask = async (method: string, params: object = {}): Promise<{ readonly result?: { readonly value?: unknown } }> => {
+      const id = ++calls;
+      const answer = new Promise<{ readonly result?: { readonly value?: unknown } }>((resolve, reject) => {
+        const take = (message: Buffer): void => {
+          const reply = JSON.parse(message.toString()) as { readonly id?: number; readonly result?: object; readonly error?: unknown };
+          if (reply.id !== id) return;
+          inspector.off('message', take);
+          if (reply.result === undefined) reject(new Error(`${method}: ${JSON.stringify(reply.error)}`));
+          else resolve(reply.result);
+        };
+        inspector.on('message', take).once('close', () => reject(new Error('the inspector hung up')));
+      });
+      inspector.send(JSON.stringify({ id, method, params }));
+      return await answer;
+    };
+    // Twice: what the first round finalizes, the second frees.
+    for (let i = 0; i < 2; i++) await ask('HeapProfiler.collectGarbage');
+    const { result } = await ask('Runtime.evaluate', { expression: '(({ heapUsed, external }) => heapUsed + external)(process.memoryUsage())' });
+    return Number(result?.value);
+  } finally {
+    inspector.close();
+    await once(inspector, 'close');
+  }
+}
