@@ -249,7 +249,7 @@ async function readWhole(place: Place, max: number): Promise<Buffer> {
   if (place.size > BigInt(max)) throw new RuntimeError('ResourceExhausted', `${place.path} has a document of ${place.size} bytes, at most ${max} are read (CVE-2023-25153)`);
   if (place.start === 0n && place.size === 0n) return readBounded(place.path, max);
   const parts: Uint8Array[] = [];
-  for await (const part of fileRange(place.path, place.start, place.start + place.size)) parts.push(part);
+  for await (const part of fileRange(place.path, place.start, place.start + place.size)) parts.push(Buffer.from(part));
   return Buffer.concat(parts);
 }
 

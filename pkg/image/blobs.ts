@@ -8,7 +8,6 @@
  * taken up by the next download of the same digest; if the content is then wrong, the old start is thrown away and the
  * download begins again at zero, so that damage never sticks.
  */
-import { createReadStream } from 'node:fs';
 import { open, rename, stat } from 'node:fs/promises';
 import type { FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -20,6 +19,7 @@ import { abortError } from '../base/op.ts';
 import type { Op } from '../base/op.ts';
 import { abortable, KeyedMutex } from '../base/sync.ts';
 import { algorithmOf, checkDigest, verified, Verifier } from '../oci/digest.ts';
+import { giveBack } from './blocks.ts';
 
 /** What is promised about a blob. */
 export interface BlobPromise {
@@ -27,7 +27,7 @@ export interface BlobPromise {
   readonly size: bigint;
 }
 
-/** The bytes of the blob from `offset` to its end. */
+/** The bytes of the blob from `offset` to its end; a piece is used up before the next one is asked for. */
 export type BlobSource = (offset: bigint) => AsyncIterable<Uint8Array>;
 
 const ALGORITHMS = ['sha256', 'sha512'] as const;
@@ -246,69 +246,54 @@ class StaleStart extends RuntimeError {
 /** Hashes what an earlier try left; returns how much of it there is. A start longer than the blob is nonsense and is emptied. */
 async function hashStart(file: FileHandle, blob: BlobPromise, verifier: Verifier): Promise<bigint> {
   const { size } = await file.stat({ bigint: true });
-  if (size > blob.size) {
-    await file.truncate(0);
-    return 0n;
-  }
-  const buffer = Buffer.allocUnsafe(WRITE_BYTES);
-  let at = 0n;
-  while (at < size) {
-    const { bytesRead } = await file.read(buffer, 0, buffer.length, Number(at));
-    if (bytesRead === 0) break;
-    verifier.update(buffer.subarray(0, bytesRead));
-    at += BigInt(bytesRead);
-  }
-  return at;
+  if (size > blob.size) await file.truncate(0);
+  if (size === 0n || size > blob.size) return 0n;
+  for await (const block of blocksOf(file, 0n, size)) verifier.update(block);
+  return verifier.seenBytes;
 }
 
-/** Network chunks are small; one trip through the thread pool per half megabyte is enough. */
-const WRITE_BYTES = 512 * 1024;
+/** One trip through the thread pool for so much. */
+const READ_BYTES = 256 * 1024;
 
-/** Appends `source`; hashing of one batch runs while the batch before it is written. */
+/** Appends `source`. What has arrived is kept for the next try, whatever ended this one. */
 async function append(op: Op, file: FileHandle, source: AsyncIterable<Uint8Array>, verifier: Verifier, onBytes: (present: bigint) => void): Promise<void> {
-  let batch: Uint8Array[] = [];
-  let pending = 0;
-  let writing: Promise<unknown> = Promise.resolve();
-  const flush = async (): Promise<void> => {
-    const chunks = batch;
-    batch = [];
-    pending = 0;
-    await writing;
+  for await (const chunk of source) {
+    if (op.signal.aborted) throw abortError(op, 'downloading');
+    verifier.update(chunk);
+    await writeAll(file, chunk);
     onBytes(verifier.seenBytes);
-    writing = writeAll(file, chunks);
-    // A rejection is met at the next await; until then it must not count as unhandled.
-    writing.catch(() => {});
-  };
+  }
+}
+
+async function writeAll(file: FileHandle, bytes: Uint8Array): Promise<void> {
+  for (let at = 0; at < bytes.length; ) {
+    const { bytesWritten } = await file.write(bytes, at);
+    if (bytesWritten === 0) throw new RuntimeError('ResourceExhausted', 'the disk takes no more bytes');
+    at += bytesWritten;
+  }
+}
+
+/** The bytes of a file from `from` up to but not including `to`, or to its end; a piece is valid until the next one is asked for. */
+export async function* fileRange(path: string, from: bigint, to: bigint): AsyncGenerator<Uint8Array, void, void> {
+  if (from >= to) return;
+  const file = await open(path, 'r');
   try {
-    for await (const chunk of source) {
-      if (op.signal.aborted) throw abortError(op, 'downloading');
-      verifier.update(chunk);
-      batch.push(chunk);
-      pending += chunk.length;
-      if (pending >= WRITE_BYTES) await flush();
+    yield* blocksOf(file, from, to);
+  } finally {
+    await file.close();
+  }
+}
+
+async function* blocksOf(file: FileHandle, from: bigint, to: bigint): AsyncGenerator<Uint8Array, void, void> {
+  const block = Buffer.allocUnsafeSlow(Number(to - from < READ_BYTES ? to - from : READ_BYTES));
+  try {
+    for (let at = from; at < to; ) {
+      const { bytesRead } = await file.read(block, 0, Number(to - at < block.length ? to - at : block.length), Number(at));
+      if (bytesRead === 0) return;
+      yield block.subarray(0, bytesRead);
+      at += BigInt(bytesRead);
     }
   } finally {
-    // What has arrived is kept for the next try, whatever ended this one.
-    if (pending > 0) await flush();
-    await writing;
+    giveBack(block);
   }
-  onBytes(verifier.seenBytes);
-}
-
-async function writeAll(file: FileHandle, chunks: readonly Uint8Array[]): Promise<void> {
-  const want = chunks.reduce((sum, chunk) => sum + chunk.length, 0);
-  const { bytesWritten } = await file.writev([...chunks]);
-  if (bytesWritten === want) return;
-  const rest = Buffer.concat(chunks).subarray(bytesWritten);
-  for (let at = 0; at < rest.length; ) {
-    const { bytesWritten: more } = await file.write(rest, at);
-    if (more === 0) throw new RuntimeError('ResourceExhausted', 'the disk takes no more bytes');
-    at += more;
-  }
-}
-
-/** The bytes of a file from `from` up to but not including `to`. */
-export function fileRange(path: string, from: bigint, to: bigint): AsyncIterable<Uint8Array> {
-  if (from >= to) return { async *[Symbol.asyncIterator]() {} };
-  return createReadStream(path, { start: Number(from), end: Number(to) - 1, highWaterMark: WRITE_BYTES }) as AsyncIterable<Uint8Array>;
 }

@@ -200,6 +200,6 @@ export async function failure(promise: Promise<unknown>): Promise<RuntimeError> 
 /** All bytes of a stream. */
 export async function drain(source: AsyncIterable<Uint8Array>): Promise<Buffer> {
   const parts: Uint8Array[] = [];
-  for await (const part of source) parts.push(part);
+  for await (const part of source) parts.push(Buffer.from(part));
   return Buffer.concat(parts);
 }

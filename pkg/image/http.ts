@@ -13,6 +13,7 @@ import type { Op } from '../base/op.ts';
 import { quote } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import { explain, RuntimeError } from '../base/errors.ts';
+import { inBlocks } from './blocks.ts';
 
 /** How to reach an origin: which certificates, whether to check them, through which proxy. Plain data; equal routes share connections. */
 export interface Route {
@@ -44,7 +45,7 @@ export interface HttpResponse {
   readonly headers: Readonly<Record<string, string | readonly string[] | undefined>>;
   /** Where the answer came from, after redirects. */
   readonly url: URL;
-  /** Read it to its end or call `discard`, or the connection stays busy. */
+  /** Read it to its end or call `discard`, or the connection stays busy. A piece of it is valid until the next one is asked for. */
   readonly body: AsyncIterable<Uint8Array>;
   discard(): void;
 }
@@ -133,7 +134,7 @@ export async function readBody(op: Op, response: HttpResponse, max: number, what
     for await (const part of response.body) {
       total += part.length;
       if (total > max) throw new RuntimeError('ResourceExhausted', `${what} has more than ${max} bytes`);
-      parts.push(part);
+      parts.push(Buffer.from(part));
     }
   } catch (error) {
     response.discard();
@@ -200,7 +201,7 @@ export class UndiciTransport implements Transport {
       status: answer.statusCode,
       headers: answer.headers,
       url: request.url,
-      body: answer.body as AsyncIterable<Uint8Array>,
+      body: inBlocks(answer.body, Math.min(limits.registryReadBytes, Number(answer.headers['content-length'] ?? limits.registryReadBytes))),
       discard: () => void answer.body.destroy(),
     };
   }

@@ -13,6 +13,7 @@ import { checkDigest, digestOf } from '../oci/digest.ts';
 import { isObject, manifestAccept } from '../oci/manifest.ts';
 import { Authorizer } from './auth.ts';
 import type { Credentials, Door } from './auth.ts';
+import { giveBack } from './blocks.ts';
 import { headerOf, isNotTls, networkError, readBody, send, shortUrl } from './http.ts';
 import type { HttpResponse, RouteOf, Transport } from './http.ts';
 
@@ -154,7 +155,8 @@ export class Repository {
 
   /**
    * The bytes of a blob from `offset` to its end, in order. A connection that breaks is taken up again where it was; large
-   * blobs come over several connections. Nothing is verified here; no more than `sizeBytes - offset` bytes come out.
+   * blobs come over several connections. Nothing is verified here; no more than `sizeBytes - offset` bytes come out. A piece is valid until the
+   * next one is asked for.
    * @throws as `manifest`, when the tries are used up or nothing moves any more.
    */
   async *blob(op: Op, digest: Digest, sizeBytes: bigint, offset: bigint): AsyncGenerator<Uint8Array, void, void> {
@@ -299,7 +301,7 @@ class BlobTransfer {
   }
 
   async *#ranges(first: RangeAnswer, from: bigint, size: bigint, step: bigint): AsyncGenerator<Uint8Array, void, void> {
-    const ahead = new Map<bigint, Promise<Uint8Array[] | undefined>>();
+    const ahead = new Map<bigint, Promise<Buffer | undefined>>();
     let planned = from + step;
     let current: RangeAnswer | undefined = first;
     const planAhead = (): void => {
@@ -314,8 +316,10 @@ class BlobTransfer {
         const length = min(step, size - at);
         const ready = await ahead.get(at);
         if (ahead.delete(at)) this.#shared.ahead.give();
-        if (ready !== undefined) yield* ready;
-        else yield* this.#stream(current ?? (await this.#ask(this.#op, at, at + length - 1n)), length);
+        if (ready !== undefined) {
+          yield ready;
+          giveBack(ready);
+        } else yield* this.#stream(current ?? (await this.#ask(this.#op, at, at + length - 1n)), length);
         current = undefined;
         if (planned <= at + step) planned = at + step + step;
       }
@@ -325,15 +329,15 @@ class BlobTransfer {
   }
 
   /** undefined when it failed: the reader asks again itself and meets the error with its own tries. */
-  async #fetchAhead(at: bigint, length: bigint): Promise<Uint8Array[] | undefined> {
+  async #fetchAhead(at: bigint, length: bigint): Promise<Buffer | undefined> {
     try {
-      const chunks: Uint8Array[] = [];
-      let total = 0n;
+      const bytes = Buffer.allocUnsafeSlow(Number(length));
+      let total = 0;
       for await (const chunk of this.#stream(await this.#ask(this.#op, at, at + length - 1n), length)) {
-        chunks.push(chunk);
-        total += BigInt(chunk.length);
+        bytes.set(chunk, total);
+        total += chunk.length;
       }
-      return total === length ? chunks : undefined;
+      return total === bytes.length ? bytes : undefined;
     } catch {
       return undefined;
     }
