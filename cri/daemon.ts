@@ -1,17 +1,16 @@
 /**
  * The composition root: the only place that says `new`. Reads top to bottom as the order of start; stop is the reverse.
  */
-import { mkdirSync } from 'node:fs';
 import { access } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Config, reload } from '../pkg/config/index.ts';
 import { explain, RuntimeError } from '../pkg/base/errors.ts';
 import { ensureDir } from '../pkg/base/files.ts';
-import type { ChainId } from '../pkg/base/ids.ts';
+import type { ChainId, ContainerId } from '../pkg/base/ids.ts';
 import { limits } from '../pkg/base/limits.ts';
 import { backgroundOp, type Logger, type Op, withTimeout } from '../pkg/base/op.ts';
-import { DiskReserve, type Freeing } from '../pkg/base/reserve.ts';
+import type { Freeing } from '../pkg/base/reserve.ts';
 import type { Operation } from '../pkg/cri-api/types.ts';
 import { defaultAuthFiles, FileImageStore, type ImageStore, NodeCredentials, RegistryPolicy } from '../pkg/image/index.ts';
 import { CniNetwork, type NetworkPlugin } from '../pkg/network/index.ts';
@@ -20,8 +19,10 @@ import { OverlayRootfs, type RootfsDriver } from '../pkg/rootfs/index.ts';
 import { ConmonMonitor, LinuxHost, LinuxProcesses, OciCli, type OciRuntime, PinnedNamespaces, type RuntimeFeatures } from '../pkg/runtime/index.ts';
 import type { NodeFacts } from '../pkg/spec/index.ts';
 import { FileStateStore, Workspace } from '../pkg/state/index.ts';
+import { WritableLayers } from '../pkg/stats/index.ts';
 import { StreamServer } from '../pkg/stream/index.ts';
-import { becomeSubreaper, capture, type FileLock, inheritedEnv, lockFile, nodeFacts, notifyServiceManager, readCgroupLayoutSync, reapOrphans } from '../pkg/sys/index.ts';
+import { becomeSubreaper, capture, inheritedEnv, nodeFacts, notifyServiceManager, readCgroupLayoutSync, reapOrphans } from '../pkg/sys/index.ts';
+import { type Disk, type Disks, openDisks } from './disks.ts';
 import { eventsService } from './events-service.ts';
 import { imageService } from './image-service.ts';
 import { toJson } from './json.ts';
@@ -64,17 +65,15 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
     for (const each of closers.splice(0).reverse()) await each();
   };
   try {
-    const lock = takeLock(config);
-    closers.push(() => lock.release());
+    const disks = await openDisks(config, log);
+    closers.push(() => disks.close());
     becomeSubreaper();
     closers.push(reapStrays());
-    await prepareDirectories(config);
-    const reserves = await openReserves(config, log, closers);
     const facts = nodeFacts(config.runtime.cgroupManager);
     sayWhatIsClamped(log, facts);
     const workspace = new Workspace(config.storage.runroot);
     const runtimes = await findRuntimes(op, options);
-    const rootfs = new OverlayRootfs({ root: config.storage.root, reserve: reserves.root, ...(options.workerUrl === undefined ? {} : { workerUrl: options.workerUrl }) });
+    const rootfs = new OverlayRootfs({ root: disks.containers.directory, imageRoot: disks.images.directory, reserve: disks.containers.reserve, ...(options.workerUrl === undefined ? {} : { workerUrl: options.workerUrl }) });
     // Deletions that go on after a reply are finished, within bounds; what is left then, the next start deletes.
     closers.push(() => Promise.race([rootfs.close(), sleep(limits.shutdownGraceMs, undefined, { ref: false })]));
     const network = new CniNetwork({
@@ -85,18 +84,18 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
       log,
     });
     let mind: OpenPods | undefined;
-    const images = makeImages(config, rootfs, reserves.root, { images: (imageId) => mind?.imageUsers(imageId) ?? [], layers: () => mind?.layersInUse() ?? [] });
+    const images = makeImages(config, rootfs, disks.images, { images: (imageId) => mind?.imageUsers(imageId) ?? [], layers: () => mind?.layersInUse() ?? [] });
     await rootfs.sweepLayers(op);
     const [whyNoUserNamespaces] = await Promise.all([noUserNamespacesBecause(config, rootfs), images.load(op)]);
     if (whyNoUserNamespaces !== undefined) log.info('pods with user namespaces cannot run on this node', { cause: whyNoUserNamespaces });
     await network.start(op);
     closers.push(() => network.close());
-    const world = await makeWorld(options, { facts, workspace, runtimes, rootfs, network, images, whyNoUserNamespaces, reserve: reserves.runroot });
+    const world = await makeWorld(options, { facts, workspace, runtimes, rootfs, network, images, whyNoUserNamespaces, reserve: disks.run.reserve });
     mind = await openPods(op, world);
     closers.push(mind.close);
     const streams = await openStreams(config, log, mind);
     closers.push(() => streams.close());
-    const server = await openSocket(options, world, mind, { runtimes, streams, images, reserve: reserves.runroot });
+    const server = await openSocket(options, world, mind, { runtimes, streams, images, disks });
     closers.push(() => server.close());
     notifyServiceManager('READY=1');
     log.info('serving', { path: config.api.listen, version: options.version, runtime: runtimes.get('')?.runtime.handler.name });
@@ -129,39 +128,6 @@ interface Parts {
   readonly whyNoUserNamespaces: string | undefined;
   /** Of the run root. */
   readonly reserve: Freeing;
-}
-
-function takeLock(config: Config): FileLock {
-  const { runroot } = config.storage;
-  try {
-    mkdirSync(runroot, { recursive: true, mode: 0o711 });
-    return lockFile(join(runroot, 'lock'));
-  } catch (cause) {
-    throw new RuntimeError('FailedPrecondition', `cannot have ${runroot} for ourselves: another berth serves from it, or it cannot be written; choose another with --runroot`, { cause });
-  }
-}
-
-async function prepareDirectories(config: Config): Promise<void> {
-  const { root, runroot } = config.storage;
-  try {
-    await ensureDir(root, 0o711);
-    // 0711: with user namespaces the container's root must be able to pass through to its rootfs.
-    for (const name of ['sandboxes', 'containers', 'exits', 'ns']) await ensureDir(join(runroot, name), 0o711);
-  } catch (cause) {
-    throw new RuntimeError('FailedPrecondition', `cannot make our directories under ${root} and ${runroot}; choose others with --root and --runroot`, { cause });
-  }
-}
-
-/** What is kept on each disk for the day that it is full. */
-async function openReserves({ storage }: Config, log: Logger, closers: (() => Promise<void> | void)[]): Promise<{ readonly root: Freeing; readonly runroot: Freeing }> {
-  const at = async (directory: string, bytes: number): Promise<Freeing> => {
-    const reserve = new DiskReserve({ path: join(directory, 'reserve'), bytes, log });
-    closers.push(() => reserve.close());
-    await reserve.open();
-    return reserve;
-  };
-  const [root, runroot] = await Promise.all([at(storage.root, limits.diskReserveBytes), at(storage.runroot, limits.runReserveBytes)]);
-  return { root, runroot };
 }
 
 /**
@@ -222,9 +188,9 @@ async function findRuntimes(op: Op, options: DaemonOptions): Promise<Runtimes> {
   return new Map([['', chosen], ...[...found].sort(([a], [b]) => a.localeCompare(b))]);
 }
 
-function makeImages(config: Config, rootfs: RootfsDriver, reserve: Freeing, use: { readonly images: (imageId: string) => readonly string[]; readonly layers: () => Iterable<ChainId> }): FileImageStore {
+function makeImages(config: Config, rootfs: RootfsDriver, { directory, reserve }: Disk, use: { readonly images: (imageId: string) => readonly string[]; readonly layers: () => Iterable<ChainId> }): FileImageStore {
   return new FileImageStore({
-    root: config.storage.root,
+    root: directory,
     unpacker: rootfs,
     reserve,
     inUse: use.images,
@@ -297,12 +263,16 @@ function handlersOf(config: Config, runtimes: Runtimes): ReadonlyMap<string, Han
   return new Map([...runtimes].map(([name, { runtime, features }]) => [name, handlerSettings(config.runtimes.get(runtime.handler.name), features)]));
 }
 
-async function openSocket(options: DaemonOptions, world: World, mind: OpenPods, { runtimes, streams, images, reserve }: { readonly runtimes: Runtimes; readonly streams: StreamServer; readonly images: FileImageStore; readonly reserve: Freeing }): Promise<RunningServer> {
+/** What a request may be held up for by writable layers that were never measured. */
+const LAYERS_PATIENCE_MS = 500;
+
+async function openSocket(options: DaemonOptions, world: World, mind: OpenPods, { runtimes, streams, images, disks }: { readonly runtimes: Runtimes; readonly streams: StreamServer; readonly images: FileImageStore; readonly disks: Disks }): Promise<RunningServer> {
   const { config, log, version } = options;
   const loop = new LoopDelay();
   const operations = (): readonly Operation[] => server?.operations() ?? [];
   const events = eventsService({ mind, enabled: config.runtime.enablePodEvents, clock: world.clock, log });
   let server: RunningServer | undefined;
+  const writableLayers = new WritableLayers<ContainerId>({ measure: (id) => world.rootfs.usage(backgroundOp(log), id), clock: world.clock, patienceMs: LAYERS_PATIENCE_MS });
   const handlers = [
     runtimeService(mind),
     streamService(mind, streams),
@@ -325,12 +295,12 @@ async function openSocket(options: DaemonOptions, world: World, mind: OpenPods, 
       clock: world.clock,
     }),
     events,
-    imageService({ images: world.images, rootfs: world.rootfs, splitDisks: false, clock: world.clock }),
-    nodeService({ images, facts: world.facts, network: world.network, handlers: runtimes, whyNoUserNamespaces: world.whyNoUserNamespaces }),
-    statsService({ mind, rootfs: world.rootfs, layout: readCgroupLayoutSync(), facts: world.facts, periodMs: config.stats.collectionPeriodMs, clock: world.clock, log }),
+    imageService({ images: world.images, rootfs: world.rootfs, writableLayers, clock: world.clock }),
+    nodeService({ images, disks: () => disks.survey(), facts: world.facts, network: world.network, handlers: runtimes, whyNoUserNamespaces: world.whyNoUserNamespaces }),
+    statsService({ mind, writableLayers, rootfs: world.rootfs, layout: readCgroupLayoutSync(), facts: world.facts, periodMs: config.stats.collectionPeriodMs, clock: world.clock, log }),
   ];
   await ensureDir(join(config.api.listen, '..'), 0o755);
-  const served = await reserve.freeing(() => serve({ socket: config.api.listen, log, handlers, otherOperations: () => [...mind.operations(), ...streams.operations()] }));
+  const served = await disks.run.reserve.freeing(() => serve({ socket: config.api.listen, log, handlers, otherOperations: () => [...mind.operations(), ...streams.operations()] }));
   server = served;
   return served;
 }

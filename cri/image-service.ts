@@ -1,7 +1,9 @@
 /** ImageService: thin over the image store. */
-import type { Image as CriImage, ImageFilter, ImageSpec } from '../pkg/cri-api/types.ts';
-import type { Image, ImageStore } from '../pkg/image/index.ts';
+import type { ContainerId } from '../pkg/base/ids.ts';
+import type { FilesystemUsage, Image as CriImage, ImageFilter, ImageSpec } from '../pkg/cri-api/types.ts';
+import type { FsUsage, Image, ImageStore } from '../pkg/image/index.ts';
 import type { RootfsDriver } from '../pkg/rootfs/index.ts';
+import type { WritableLayers } from '../pkg/stats/index.ts';
 import { chunksOf, codecs, concatenate, remembered } from './codec.ts';
 import type { Handlers } from './server.ts';
 import { narrowImageReference, narrowImport } from './validate.ts';
@@ -9,13 +11,13 @@ import { narrowImageReference, narrowImport } from './validate.ts';
 export interface ImageServiceOptions {
   readonly images: ImageStore;
   readonly rootfs: RootfsDriver;
-  /** Containers' writable layers lie on another file system than images. */
-  readonly splitDisks: boolean;
+  /** Sizes of what containers have written. */
+  readonly writableLayers: Pick<WritableLayers<ContainerId>, 'sizes'>;
   readonly clock: () => bigint;
 }
 
 /** Handlers of ImageService, and Import of berth.v1.Node, which is the same store by another door. */
-export function imageService({ images, rootfs, splitDisks, clock }: ImageServiceOptions): Handlers {
+export function imageService({ images, rootfs, writableLayers, clock }: ImageServiceOptions): Handlers {
   const item = remembered<Image>((image) => codecs.Image.item(criImage(image)));
   const items = (filter: ImageFilter | undefined): Buffer[] => {
     const wanted = filter?.image?.image ?? '';
@@ -41,9 +43,11 @@ export function imageService({ images, rootfs, splitDisks, clock }: ImageService
       return {};
     },
     async imageFsInfo(op) {
-      const usage = await images.usage(op);
-      const of = (mountpoint: string) => ({ timestamp: clock(), fsId: { mountpoint }, usedBytes: { value: usage.usedBytes }, inodesUsed: { value: usage.inodesUsed } });
-      return { imageFilesystems: [of(rootfs.imageRoot)], containerFilesystems: [of(splitDisks ? rootfs.containerRoot : rootfs.imageRoot)] };
+      const image = fileSystem(rootfs.imageRoot, clock(), await images.usage(op));
+      // On one disk both are the same, as with CRI-O and containerd; the kubelet tells by the mount point whether they are two (KEP-4191).
+      if (rootfs.containerRoot === rootfs.imageRoot) return { imageFilesystems: [image], containerFilesystems: [image] };
+      const written = [...(await writableLayers.sizes(await rootfs.list())).values()];
+      return { imageFilesystems: [image], containerFilesystems: [fileSystem(rootfs.containerRoot, clock(), sum(written))] };
     },
     async import(op, request) {
       const { path, reference } = narrowImport(request);
@@ -71,6 +75,14 @@ export function criImage(image: Image): CriImage {
 
 function imageSpec(image: Image): ImageSpec {
   return { image: image.id, annotations: image.annotations, userSpecifiedImage: '', runtimeHandler: '', imageRef: '' };
+}
+
+function fileSystem(mountpoint: string, timestamp: bigint, { usedBytes, inodesUsed }: FsUsage): FilesystemUsage {
+  return { timestamp, fsId: { mountpoint }, usedBytes: { value: usedBytes }, inodesUsed: { value: inodesUsed } };
+}
+
+function sum(usages: readonly FsUsage[]): FsUsage {
+  return { usedBytes: usages.reduce((total, each) => total + each.usedBytes, 0n), inodesUsed: usages.reduce((total, each) => total + each.inodesUsed, 0n) };
 }
 
 function one<T>(value: T | undefined): readonly T[] {

@@ -3,7 +3,7 @@ import { backgroundOp, silent } from '../pkg/base/op.ts';
 import type { PullProgressResponse } from '../pkg/cri-api/types.ts';
 import type { PullProgress } from '../pkg/image/index.ts';
 import type { NodeFacts } from '../pkg/spec/index.ts';
-import { nodeFactList, nodeService, type NodeServiceOptions } from './node-service.ts';
+import { diskFactList, nodeFactList, nodeService, type NodeServiceOptions } from './node-service.ts';
 
 const FACTS: NodeFacts = {
   cgroupMode: 'v2', cgroupManager: 'cgroupfs', controllers: new Set(['cpu', 'cpuset', 'memory', 'pids']), swapLimit: true, capabilities: new Set(['CAP_SYS_RESOURCE']),
@@ -15,6 +15,7 @@ const handler = (name: string): never => ({ handler: { name } }) as never;
 function options(changes: Partial<NodeServiceOptions> = {}): NodeServiceOptions {
   return {
     images: { check: async () => [], progress: () => [] },
+    disks: async () => [],
     facts: FACTS,
     network: { ready: { ok: true, why: '' } },
     handlers: new Map([['', { runtime: handler('runc'), features: FEATURES }], ['runc', { runtime: handler('runc'), features: FEATURES }]]),
@@ -39,6 +40,15 @@ describe('nodeFactList', () => {
     assert.deepEqual([...limited.keys()], ['cgroups', 'swap limit', 'capabilities', 'seccomp', 'user namespaces', 'network', 'runtime runsc']);
     assert.include(limited.get('cgroups'), 'pids, cpuset');
     assert.equal(limited.get('runtime runsc'), 'not installed');
+  });
+});
+
+describe('diskFactList', () => {
+  it('warns before a disk is full, and in time to free inodes', () => {
+    const disk = { name: 'disk', directory: '/d', availableBytes: 50n << 20n, totalBytes: 100n << 20n, inodes: 100n, inodesFree: 50n, reservedBytes: 1 } as const;
+    const advice = diskFactList([disk, { ...disk, availableBytes: 4n << 20n }, { ...disk, inodesFree: 4n }, { ...disk, inodes: 0n, inodesFree: 0n }, { ...disk, reservedBytes: 0 }]).map((each) => each.advice.slice(0, 9));
+    assert.deepEqual(advice, ['', 'less than', 'less than', '', 'full: the']);
+    assert.equal(diskFactList([disk])[0]?.detail, '/d: 50 of 100 MiB and 50 inodes free');
   });
 });
 

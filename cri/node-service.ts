@@ -7,11 +7,13 @@ import type { FileImageStore } from '../pkg/image/index.ts';
 import type { NetworkPlugin } from '../pkg/network/index.ts';
 import type { OciRuntime, RuntimeFeatures } from '../pkg/runtime/index.ts';
 import type { NodeFacts } from '../pkg/spec/index.ts';
+import type { DiskState } from './disks.ts';
 import { toJson } from './json.ts';
 import type { Handlers } from './server.ts';
 
 export interface NodeServiceOptions {
   readonly images: Pick<FileImageStore, 'check' | 'progress'>;
+  readonly disks: () => Promise<readonly DiskState[]>;
   readonly facts: NodeFacts;
   readonly network: Pick<NetworkPlugin, 'ready'>;
   /** Handlers by name; '' is the default. */
@@ -29,7 +31,7 @@ export function nodeService(options: NodeServiceOptions): Handlers {
   return {
     async check(op, request) {
       const problems = await images.check(op, request.repair ? 'repair' : 'report');
-      return { problems: problems.map(({ image, what }) => ({ imageId: image, what })), facts: nodeFactList(options) };
+      return { problems: problems.map(({ image, what }) => ({ imageId: image, what })), facts: [...nodeFactList(options), ...diskFactList(await options.disks())] };
     },
     async *pullProgress(op) {
       let before = '';
@@ -45,7 +47,7 @@ export function nodeService(options: NodeServiceOptions): Handlers {
 }
 
 /** What the node has and lacks, for `berth check`. */
-export function nodeFactList({ facts, network, handlers, whyNoUserNamespaces }: Omit<NodeServiceOptions, 'images'>): NodeFact[] {
+export function nodeFactList({ facts, network, handlers, whyNoUserNamespaces }: Omit<NodeServiceOptions, 'images' | 'disks'>): NodeFact[] {
   const all: readonly (readonly [name: string, detail: string, advice: string])[] = [
     ['kernel', `${facts.kernel} ${facts.machine}`, ''],
     ['cgroups', `${facts.cgroupMode}, ${facts.cgroupManager}, ${[...facts.controllers].sort().join(' ')}`, missing(['cpu', 'memory', 'pids', 'cpuset'].filter((name) => !facts.controllers.has(name)), (names) => `limits of ${names} have no effect; enable the controllers on the kernel's command line or in the parent cgroup`)],
@@ -59,6 +61,15 @@ export function nodeFactList({ facts, network, handlers, whyNoUserNamespaces }: 
     ...[...handlers].filter(([name]) => name !== '').map(([name, { features }]) => [`runtime ${name}`, name === handlers.get('')?.runtime.handler.name ? 'the default' : 'usable', features.broken ?? ''] as const),
   ];
   return all.map(([name, detail, advice]) => ({ name, ok: advice === '', detail, advice }));
+}
+
+/** What is free where we keep things. */
+export function diskFactList(disks: readonly DiskState[]): NodeFact[] {
+  return disks.map(({ name, directory, availableBytes, totalBytes, inodes, inodesFree, reservedBytes }) => {
+    const nearlyFull = availableBytes * 20n < totalBytes || (inodes > 0n && inodesFree * 20n < inodes);
+    const advice = reservedBytes === 0 ? 'full: there is not even room for the file that keeps deletions possible; free space' : nearlyFull ? 'less than a twentieth is free; remove images, or enlarge the file system' : '';
+    return { name, ok: advice === '', detail: `${directory}: ${availableBytes >> 20n} of ${totalBytes >> 20n} MiB and ${inodesFree} inodes free`, advice };
+  });
 }
 
 function missing(names: readonly string[], say: (names: string) => string): string {

@@ -6,7 +6,7 @@ import { availableParallelism } from 'node:os';
 import { explain } from '../pkg/base/errors.ts';
 import type { ContainerId } from '../pkg/base/ids.ts';
 import { limits } from '../pkg/base/limits.ts';
-import { backgroundOp, type Logger } from '../pkg/base/op.ts';
+import type { Logger } from '../pkg/base/op.ts';
 import type { ContainerMetrics, ContainerStats, Input, PodSandboxMetrics, PodSandboxStats } from '../pkg/cri-api/types.ts';
 import { matchesContainer, matchesSandbox, type OpenPods } from '../pkg/pod/index.ts';
 import type { RootfsDriver } from '../pkg/rootfs/index.ts';
@@ -14,7 +14,7 @@ import type { NodeFacts } from '../pkg/spec/index.ts';
 import type { ContainerRecord, SandboxRecord } from '../pkg/state/index.ts';
 import {
   containerMetrics, type Group, type InterfaceCounters, layerUsage, type MeasuredLayer, metricDescriptors, type MetricLabels, networkUsage, parseNetDev, podMetrics, processUsage,
-  type Sample, Sampler, softFileLimit, usages, WritableLayers,
+  type Sample, Sampler, softFileLimit, usages, type WritableLayers,
 } from '../pkg/stats/index.ts';
 import { type CgroupLayout, cgroupPathOf, checkCgroupPath, countFds, netDev, readFiles, readKernelFiles, slicePath, statFileSystem } from '../pkg/sys/index.ts';
 import { chunksOf, codecs, concatenate } from './codec.ts';
@@ -24,6 +24,7 @@ import { narrowId } from './validate.ts';
 export interface StatsServiceOptions {
   readonly mind: OpenPods;
   readonly rootfs: RootfsDriver;
+  readonly writableLayers: WritableLayers<ContainerId>;
   readonly layout: CgroupLayout;
   readonly facts: NodeFacts;
   /** For how long a sample is kept, in milliseconds (`collection_period`); 0 = every request reads. */
@@ -31,9 +32,6 @@ export interface StatsServiceOptions {
   readonly clock: () => bigint;
   readonly log: Logger;
 }
-
-/** What a request may be held up for by writable layers that were never measured. */
-const LAYERS_PATIENCE_MS = 500;
 
 /** Handlers of statistics and metrics. */
 export function statsService(options: StatsServiceOptions): Handlers {
@@ -83,10 +81,10 @@ class StatsDesk {
   readonly #deviceNames = new Map<string, string>();
 
   constructor(options: StatsServiceOptions) {
-    const { mind, rootfs, layout, facts, periodMs, clock, log } = options;
+    const { mind, layout, facts, periodMs, clock, writableLayers } = options;
     this.#options = options;
     this.#sampler = new Sampler({ layout, hugepageSizes: facts.hugepageSizes, clock, periodMs, keptFilesCount: keptFilesCount() });
-    this.#layers = new WritableLayers({ measure: (id) => rootfs.usage(backgroundOp(log), id), clock, patienceMs: LAYERS_PATIENCE_MS });
+    this.#layers = writableLayers;
     mind.subscribe(({ type, record }) => {
       if (type !== 'deleted') return;
       this.#sampler.forget(record.id);

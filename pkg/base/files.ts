@@ -136,7 +136,13 @@ export async function readDirSorted(path: string): Promise<string[]> {
 
 /** mkdir -p; 0700 unless given: our own directories are nobody else's business (CVE-2024-25621). */
 export async function ensureDir(path: string, mode = 0o700): Promise<void> {
-  await mkdir(path, { recursive: true, mode });
+  try {
+    await mkdir(path, { recursive: true, mode });
+  } catch (error) {
+    if (errnoOf(error) !== 'ENOENT') throw error;
+    // What Node says of a read-only disk; a plain mkdir tells the reason.
+    await mkdir(path, { mode });
+  }
 }
 
 /** Removes one file; content if it is not there. */

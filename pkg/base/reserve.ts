@@ -83,6 +83,11 @@ export class DiskReserve implements Freeing {
     }
   }
 
+  /** Bytes that are kept back now. */
+  get heldBytes(): number {
+    return this.#held;
+  }
+
   /** Resolves when the file is not being made just now. */
   async settled(): Promise<void> {
     await this.#filling;

@@ -71,15 +71,13 @@ const number = integer(-1);
 export const storage = {
   root: option('root', path, '/var/lib/berth', 'Images and containers, on disk. Must survive a reboot.', { short: 'r' }),
   runroot: option('runroot', path, '/run/berth', 'Records, sockets, pinned namespaces. Must not survive a reboot: put it on a tmpfs.'),
+  imagestore: option('imagestore', path, '', 'Images and their layers, where they are to lie on another file system than the writable layers of containers. "" keeps them under root. What is under root from before is not used any more.'),
   storageDriver: option('storage_driver', choice('overlay'), 'overlay', 'How the root filesystems of containers are put together. There is one driver.', { short: 's' }),
   storageOptions: option('storage_option', texts, [], 'Options of the driver: "overlay.mountopt=metacopy=on,volatile". Others are ignored with a warning.', { flag: 'storage-opt' }),
   logDir: option('log_dir', path, '/var/log/berth/pods', 'Container logs of pods for which the kubelet names no log directory.'),
 } as const;
 
-const storageUnsupported = merge(
-  unsupported(CRASH_ONLY, { version_file: text, version_file_persist: text, internal_wipe: flag, internal_repair: flag, clean_shutdown_file: text }),
-  unsupported(NOT_YET, { imagestore: text }),
-);
+const storageUnsupported = unsupported(CRASH_ONLY, { version_file: text, version_file_persist: text, internal_wipe: flag, internal_repair: flag, clean_shutdown_file: text });
 
 // ---- [crio.api] ------------------------------------------------------------------------------------------------
 

@@ -54,7 +54,7 @@ export class Claims {
    */
   async take(key: string, what: Claimed): Promise<Claim> {
     this.#active.add(what);
-    const name = `${createHash('sha256').update(key).digest('hex')}.json`;
+    const name = fileName(key);
     const remembered: Remembered = { ...what, sinceMs: this.#now() };
     this.#remembered.set(name, remembered);
     await replaceFile(join(this.#directory, name), JSON.stringify(remembered), 'volatile').catch((error: unknown) => {
@@ -70,6 +70,11 @@ export class Claims {
       abandon: () => void this.#active.delete(what),
       isShared: (digest) => [...this.#active].some((other) => other !== what && other.blobs.includes(digest)),
     };
+  }
+
+  /** Forgets what an earlier try of `key` left; content if it left nothing. */
+  async forget(key: string): Promise<void> {
+    if (this.#remembered.has(fileName(key))) await this.#forget(fileName(key));
   }
 
   hasBlob(digest: Digest): boolean {
@@ -104,6 +109,10 @@ export interface Claim {
   abandon(): void;
   /** True if another pull in flight wants this blob too. */
   isShared(digest: Digest): boolean;
+}
+
+function fileName(key: string): string {
+  return `${createHash('sha256').update(key).digest('hex')}.json`;
 }
 
 async function readClaim(path: string): Promise<Remembered | undefined> {

@@ -242,8 +242,7 @@ export class FileImageStore implements ImageStore {
       const found = await this.#checkOne(op, stored, mode);
       problems.push(...found);
       if (found.length === 0 || mode === 'report') continue;
-      const key = `check ${stored.id}`;
-      const kept = await this.#reserve.freeing(() => this.#claims.take(key, { blobs: blobsOf(stored), layers: stored.layers.map(({ chainId }) => chainId) }));
+      const kept = await this.#reserve.freeing(() => this.#claims.take(repairKey(stored.id), { blobs: blobsOf(stored), layers: stored.layers.map(({ chainId }) => chainId) }));
       await this.#changing.run('records', () => this.#records.remove(stored.id));
       kept.abandon();
       op.log.warn('image is not whole, removed; pull it again', { image: stored.id });
@@ -408,6 +407,7 @@ export class FileImageStore implements ImageStore {
         await failpoint('image.pull.commit');
         return this.#changing.run('records', () => this.#records.save({ ...facts, pulledAt: this.#nanoseconds() }, names));
       });
+      await this.#claims.forget(repairKey(stored.id));
       // A blob that another pull wanted, too, was left for it; the last one of them takes it away.
       await this.#dropUnneeded(detached(op, limits.imageDeleteMs), stored.layers.map(({ digest }) => digest), []);
       return stored;
@@ -527,6 +527,11 @@ interface PullRequest {
   readonly wanted: readonly Reference[];
   readonly auth: AuthConfig | undefined;
   readonly namespace: string;
+}
+
+/** Under which a repair keeps what is whole of an image for the pull that mends it. */
+function repairKey(id: ImageId): string {
+  return `check ${id}`;
 }
 
 /** Tells equal credentials without keeping them. */

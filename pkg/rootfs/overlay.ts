@@ -16,7 +16,7 @@
  * a user namespace the container's directory is 0711, because the runtime then walks to it as the mapped root.
  */
 import { randomBytes } from 'node:crypto';
-import { chmod, mkdir, rename, rm } from 'node:fs/promises';
+import { chmod, rename, rm } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { errnoOf, explain, RuntimeError, storageError, wrap } from '../base/errors.ts';
@@ -131,7 +131,7 @@ export class OverlayRootfs implements RootfsDriver {
         await this.#prepare(directory, await this.#layers.rootOwner(layers), options.idMap);
         await this.#mountMerged(directory, await this.#layers.lowerDirs(layers), mountOptions, options.idMap);
       } catch (error) {
-        throw wrap(`mount rootfs of container ${id}`, error);
+        throw wrap(`mount rootfs of container ${id}`, storageError(error, directory));
       }
       return merged;
     });
@@ -241,9 +241,9 @@ export class OverlayRootfs implements RootfsDriver {
   /** Makes the directories of a container as a mount wants them. */
   async #prepare(directory: string, owner: RootOwner, idMap: IdMap | null): Promise<void> {
     await ensureDir(this.#rootfs, 0o711);
-    await mkdir(directory, { recursive: true, mode: 0o700 });
+    await ensureDir(directory);
     if (idMap !== null) await chmod(directory, 0o711);
-    for (const name of ['upper', 'work', 'merged']) await mkdir(join(directory, name), { recursive: true, mode: 0o700 });
+    for (const name of ['upper', 'work', 'merged']) await ensureDir(join(directory, name));
     using root = Root.open(directory, 'strict');
     // A `volatile` overlay that was not unmounted properly leaves this mark and refuses to come back.
     root.removeTree('work/work/incompat');

@@ -336,8 +336,12 @@ export function lockFile(path: string): FileLock {
     const holder = readFileSync(path, 'utf8').trim().slice(0, 20);
     throw new RuntimeError('FailedPrecondition', `${path} is locked by another process${/^\d+$/.test(holder) ? ` (pid ${holder})` : ''}; stop it first, or use another root and run directory`);
   }
-  ftruncateSync(fd, 0);
-  writeSync(fd, `${process.pid}\n`, 0);
+  try {
+    // In place first: a full disk has no other block.
+    ftruncateSync(fd, writeSync(fd, `${process.pid}\n`, 0));
+  } catch {
+    // Whose lock it is helps in a message only.
+  }
   return { release: () => closeSync(fd) };
 }
 

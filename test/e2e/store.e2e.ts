@@ -59,6 +59,13 @@ function diskAt(path: string, after: () => Promise<void>): SmallDisk {
   };
 }
 
+/** After a failure that has been reported already, what it left running would keep the disk busy. */
+async function finish(node: TestNode, hasFailed: boolean): Promise<void> {
+  if (!hasFailed) return await node.close();
+  await node.cri.removeAllPods().catch(() => {});
+  await node.discard();
+}
+
 let written = 0;
 
 async function writeUntilFull(directory: string, size: number): Promise<void> {
@@ -88,8 +95,7 @@ for (const [what, make, fillers] of FULL) {
       node = await TestNode.boot({ parent: disk.path });
     });
     after(async function () {
-      if (this.currentTest?.state === 'failed') await node.discard();
-      else await node.close();
+      await finish(node, this.currentTest?.state === 'failed');
       await disk.remove();
     });
 
@@ -170,5 +176,119 @@ describe('a directory that would need another block on a full disk', function ()
     await driver.close();
     assert.isFalse(existsSync(join(kept.directory, 'rootfs', kept.id)));
     await reserve.close();
+  });
+});
+
+describe('images on another disk than containers', function () {
+  this.timeout(60_000);
+  let images: SmallDisk;
+  let node: TestNode;
+  const layers = async (): Promise<string[]> => await readdir(join(images.path, 'store/layers'));
+  before(async () => {
+    images = await tmpfs('size=48m');
+    node = await TestNode.boot({ flags: ['--imagestore', join(images.path, 'store')] });
+  });
+  after(async function () {
+    await finish(node, this.currentTest?.state === 'failed');
+    await images.remove();
+  });
+
+  it('lie there with their layers, and both disks are reported for what is on them', async () => {
+    const { cri } = node;
+    assert.deepEqual((await readdir(join(images.path, 'store'))).sort(), ['blobs', 'images', 'layers', 'lock', 'reserve']);
+    assert.deepEqual((await readdir(join(node.dir, 'root'))).sort(), ['cni', 'lock', 'reserve', 'rootfs']);
+    const id = await cri.runContainer(await cri.runPod(), IMAGE, { command: ['sh', '-c', 'busybox head -c 3000000 /dev/urandom > /file; exec sleep 1000'] });
+    await waitFor(() => cri.exec(id, ['busybox', 'stat', '-c', '%s', '/file']), ({ stdout }) => stdout === '3000000\n', 'the file');
+    const { imageFilesystems: [image], containerFilesystems: [container] } = await cri.rpc.imageFsInfo();
+    assert.deepEqual([image?.fsId?.mountpoint, container?.fsId?.mountpoint], [join(images.path, 'store'), join(node.dir, 'root')]);
+    const [imageBytes, containerBytes] = [image?.usedBytes?.value ?? 0n, container?.usedBytes?.value ?? 0n];
+    assert.isTrue(imageBytes > 500_000n && imageBytes < 2_900_000n, `${imageBytes} bytes of images`);
+    assert.isTrue(containerBytes >= 3_000_000n && containerBytes < 3_500_000n, `${containerBytes} bytes of containers`);
+    assert.isTrue((container?.inodesUsed?.value ?? 0n) >= 2n && (container?.timestamp ?? 0n) > 0n);
+    assert.equal((await cri.rpc.containerStats({ containerId: id })).stats?.writableLayer?.fsId?.mountpoint, join(node.dir, 'root'));
+    await cri.removeAllPods();
+  });
+
+  it('are swept, checked and mended there after a crash, and containers on theirs', async () => {
+    const { cri } = node;
+    const pod = await cri.runPod();
+    const kept = await cri.runContainer(pod, IMAGE, { command: ['sleep', '1000'] });
+    const [layer = ''] = await layers();
+    await node.kill();
+    const strays = [join(images.path, 'store/layers/.tmp-0123'), join(node.dir, 'root/rootfs/.trash-0123'), join(node.dir, 'root/rootfs', '5'.repeat(64))];
+    for (const stray of strays) await mkdir(join(stray, 'fs/a/b'), { recursive: true });
+    await writeFile(join(images.path, 'store/blobs/sha256', '7'.repeat(64)), 'nobody refers to this');
+    await node.start();
+    await waitFor(async () => [...strays, join(images.path, 'store/blobs/sha256', '7'.repeat(64))].filter(existsSync), (left) => left.length === 0, 'the strays to go');
+    assert.deepEqual(await layers(), [layer]);
+    assert.equal((await cri.exec(kept, ['echo', 'alive'])).stdout, 'alive\n');
+    const { problems, facts } = await cri.rpc.check({ repair: false });
+    assert.deepEqual(problems, []);
+    assert.deepEqual(facts.filter(({ name }) => /disk|run root/.test(name)).map(({ name, detail }) => [name, detail.split(': ')[0]]), [
+      ['disk of images', join(images.path, 'store')], ['disk of containers', join(node.dir, 'root')], ['run root', join(node.dir, 'run')],
+    ]);
+    await cri.removeAllPods();
+    await rm(join(images.path, 'store/layers', layer, 'fs/bin/busybox'));
+    assert.match((await cri.rpc.check({ repair: true })).problems[0]?.what ?? '', /"\/bin\/busybox" is missing/);
+    assert.deepEqual([await layers(), (await cri.rpc.listImages()).images], [[], []]);
+    await cri.rpc.import({ path: new URL('../../build/embedded-image', import.meta.url).pathname, reference: '' });
+    assert.deepEqual((await cri.rpc.check({ repair: false })).problems, []);
+  });
+
+  it('full, they keep nobody from running containers, and can be removed', async () => {
+    const { cri } = node;
+    await images.fill(1 << 20);
+    const pod = await cri.runPod();
+    const id = await cri.runContainer(pod, IMAGE, { command: ['sh', '-c', 'echo x > /file && exec sleep 1000'] });
+    await cri.waitForContainer(id, 'CONTAINER_RUNNING');
+    await cri.removePod(pod.id);
+    await cri.rpc.removeImage({ image: { image: IMAGE } });
+    assert.deepEqual(await layers(), []);
+    await images.drain();
+    await cri.rpc.import({ path: new URL('../../build/embedded-image', import.meta.url).pathname, reference: '' });
+  });
+
+  it('are for one daemon', async () => {
+    const error: unknown = await TestNode.boot({ flags: ['--imagestore', join(images.path, 'store')] }).catch((each: unknown) => each);
+    assert.match(String(error), /another berth serves from it.*--imagestore/);
+  });
+});
+
+describe('a disk that turned read-only', function () {
+  this.timeout(60_000);
+  let disk: SmallDisk;
+  let node: TestNode;
+  before(async () => {
+    disk = await ext4(64 << 20);
+    node = await TestNode.boot({ flags: ['--root', join(disk.path, 'root')] });
+  });
+  after(async () => {
+    // Its files cannot be deleted; its process can be ended.
+    for (const { id } of (await node.cri.rpc.listContainers()).containers) await node.cri.rpc.stopContainer({ containerId: id, timeout: 0n });
+    await node.discard();
+    await disk.remove();
+  });
+
+  it('takes nothing away from what runs, also not with a new daemon, and says what is wrong', async () => {
+    const { cri } = node;
+    const pod = await cri.runPod();
+    const id = await cri.runContainer(pod, IMAGE, { command: ['sleep', '1000'] });
+    // As the file system itself does when it finds an error in what it reads.
+    sh('mount', '-o', 'remount,abort', disk.path);
+    const told = async (work: Promise<unknown>): Promise<string> => await work.then(() => 'done', (error: unknown) => String(error));
+    const bad = { path: new URL('../../build/embedded-image', import.meta.url).pathname, reference: 'other:1' };
+    for (const life of ['same-daemon', 'next-daemon']) {
+      assert.equal((await cri.exec(id, ['echo', 'alive'])).stdout, 'alive\n', life);
+      assert.lengthOf((await cri.rpc.listImages()).images, 1, life);
+      assert.deepEqual((await cri.rpc.check({ repair: false })).problems, [], life);
+      assert.match(await told(cri.rpc.import(bad)), /read-only/, life);
+      assert.match(await told(cri.rpc.createContainer({ podSandboxId: pod.id, config: { metadata: { name: life, attempt: 0 }, image: { image: IMAGE } }, sandboxConfig: pod.config })), /read-only/i, life);
+      if (life === 'same-daemon') await node.restart();
+    }
+    await cri.rpc.stopContainer({ containerId: id, timeout: 0n });
+    assert.equal((await cri.container(id)).exitCode, 137);
+    for (const work of [cri.rpc.removeContainer({ containerId: id }), cri.rpc.removePodSandbox({ podSandboxId: pod.id })]) assert.match(await told(work), /read-only/i);
+    const { images: [image] } = await cri.rpc.listImages();
+    assert.isDefined(image);
   });
 });
