@@ -23,6 +23,7 @@ static const struct function functions[] = {
 	{ "netDev", "Si", 'p', ONLY_ASYNC, sys_net_dev },
 	{ "countFds", "I", 'N', ANYWHERE, sys_count_fds },
 	{ "userNamespace", "II", 'n', ANYWHERE, sys_user_namespace },
+	{ "forgetUdp", "SI", 'n', ONLY_ASYNC, sys_forget_udp },
 
 	{ "mountFs", "sssiS", 'v', ANYWHERE, sys_mount_fs },
 	{ "mountOverlay", "SsssiSii", 'v', ONLY_ASYNC, sys_mount_overlay },

@@ -165,6 +165,9 @@ int sys_mount_bind(struct call *c);
 int sys_set_mount(struct call *c);
 int sys_unmount(struct call *c);
 
+/* --- sys_net.c */
+int sys_forget_udp(struct call *c);
+
 /* --- sys_fd.c */
 int sys_pipe(struct call *c);
 int sys_socket_pair(struct call *c);

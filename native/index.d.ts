@@ -41,6 +41,9 @@ export interface Calls {
   /** A user namespace with these maps (triples inside, outside, count), held by the descriptor alone. */
   userNamespace(uidMap: readonly number[], gidMap: readonly number[]): number;
 
+  /** Deletes from the kernel's table of connections the UDP flows whose first packet went to `addresses[i]`, port `ports[i]`; how many there were. */
+  forgetUdp(addresses: readonly string[], ports: readonly number[]): number;
+
   // --- mounts ----------------------------------------------------------------------------------------------------------
   /** fsopen, fsconfig, fsmount, move_mount; `options` are `key=value` or `flag`. `attributes` are MOUNT_ATTR_*. */
   mountFs(type: string, source: string, target: string, attributes: number, options: readonly string[]): void;

@@ -68,6 +68,10 @@ export const limits = {
   cniResultBytes: 1 * MiB,
   /** The nat table as iptables-save prints it; kube-proxy with 10 000 services makes some 10 MiB. */
   natRulesBytes: 32 * MiB,
+  /** One change of the table of host ports; nft takes milliseconds, and waits for other changes of the ruleset. */
+  nftMs: 30_000,
+  /** The file that names the devices to which `route_localnet` was given: bridges, or a device for each pod. */
+  hostPortsFileBytes: 1 * MiB,
   /** CNI STATUS (1.1): readiness must not wait long for a plugin. */
   cniStatusMs: 10_000,
   /** Plugins in one chain; real ones have three to six. */

@@ -127,7 +127,7 @@ export const runtime = {
   noPivot: option('no_pivot', flag, false, 'Let the runtime use MS_MOVE in place of pivot_root: only for a host that runs from an initramfs.', { flag: '' }),
   dropInfraCtr: option('drop_infra_ctr', flag, true, 'Run no pause process unless the pod shares its PID namespace.'),
   enablePodEvents: option('enable_pod_events', flag, true, 'Serve GetContainerEvents, and answer PodSandboxStatus with the statuses of containers.'),
-  disableHostportMapping: option('disable_hostport_mapping', flag, false, 'Leave host ports to others: do not pass them to CNI plugins.'),
+  disableHostportMapping: option('disable_hostport_mapping', flag, false, 'Leave host ports to others: neither map them nor pass them to CNI plugins.'),
   timezone: option('timezone', text, '', 'An IANA name, or "Local" for that of the node; "" leaves it to the image.'),
   logLevel: option('log_level', choice('fatal', 'panic', 'error', 'warn', 'info', 'debug', 'trace'), 'info', 'How much is logged.', { reload: true, short: 'l' }),
   logFormat: option('log_format', choice('text', 'json'), 'text', 'logfmt or one JSON object per line. (In a crio setup this is a flag only.)'),

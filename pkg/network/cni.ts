@@ -23,12 +23,16 @@ import { limits } from '../base/limits.ts';
 import { backgroundOp, detached, withTimeout } from '../base/op.ts';
 import type { Logger, Op } from '../base/op.ts';
 import { KeyedMutex } from '../base/sync.ts';
-import { atLeast, capabilityArgs, INTERFACE, networkConfOf, parseResult, pluginComplaint, pluginInput, podArgs, podNetworkOf, resultAs, resultOf } from './conf.ts';
+import { atLeast, capabilityArgs, INTERFACE, networkConfOf, parseResult, pluginComplaint, pluginInput, podAddressesOf, podArgs, podNetworkOf, resultAs, resultOf } from './conf.ts';
 import type { CniResult, Json, NetworkConf, PluginConf } from './conf.ts';
 import { ConfDirs } from './confdir.ts';
-import { endPlugins, runPlugin, sweepNat, watchWithInotify } from './exec.ts';
+import { endPlugins, nodeFilter, runPlugin, sweepNat, watchWithInotify } from './exec.ts';
 import type { EndPlugins, PluginOutput, RunPlugin, SweepRules, WatchDirectory } from './exec.ts';
+import { HostPorts } from './hostports.ts';
+import type { PacketFilter } from './hostports.ts';
 import type { NetworkPlugin, PodNetwork, PodNetworkRequest } from './index.ts';
+import { mapperOf, normalised } from './ports.ts';
+import type { PodPorts } from './ports.ts';
 
 export interface CniOptions {
   /** Directories of configurations: the first that holds a usable one is used, and only that. All are watched; none need exist. */
@@ -44,6 +48,7 @@ export interface CniOptions {
   readonly watch?: WatchDirectory;
   readonly sweep?: SweepRules;
   readonly endPlugins?: EndPlugins;
+  readonly filter?: PacketFilter;
 }
 
 type Verb = 'ADD' | 'DEL' | 'CHECK' | 'GC' | 'STATUS';
@@ -56,6 +61,8 @@ interface Attachment {
   readonly args: string;
   readonly capabilityArgs: Json;
   readonly network: NetworkConf;
+  /** What Berth itself maps for the pod; undefined if nothing. */
+  readonly hostPorts: Pick<PodPorts, 'pod' | 'mappings'> | undefined;
   /** undefined until the whole chain has answered. */
   readonly result: CniResult | undefined;
 }
@@ -71,6 +78,7 @@ export class CniNetwork implements NetworkPlugin {
   readonly #run: RunPlugin;
   readonly #locks = new KeyedMutex<SandboxId>();
   readonly #conf: ConfDirs;
+  readonly #ports: HostPorts;
   #closed = false;
   #status: { readonly network: NetworkConf | undefined; readonly why: string; readonly at: number } = { network: undefined, why: '', at: 0 };
   #asking: Promise<void> | undefined;
@@ -79,10 +87,12 @@ export class CniNetwork implements NetworkPlugin {
     this.#options = options;
     this.#run = options.run ?? runPlugin;
     this.#conf = new ConfDirs({ dirs: options.configDirs, defaultNetwork: options.defaultNetwork, log: options.log, watch: options.watch ?? watchWithInotify });
+    this.#ports = new HostPorts({ stateFile: `${options.cacheDir}/hostports.json`, filter: options.filter ?? nodeFilter, log: options.log });
   }
 
   async start(op: Op): Promise<void> {
     await ensureDir(this.#options.cacheDir);
+    await this.#recallPorts();
     await this.#conf.start(op);
   }
 
@@ -109,10 +119,8 @@ export class CniNetwork implements NetworkPlugin {
       const network = await this.#conf.wait(op);
       // All or none: half a chain could not be taken down either.
       for (const plugin of network.plugins) this.#where(network, plugin);
-      if (pod.portMappings.length > 0 && !network.plugins.some((each) => each.capabilities.has('portMappings'))) {
-        op.log.warn('pod asks for host ports, but no plugin of its network has the portMappings capability, ignoring', { sandbox: pod.id, network: network.name });
-      }
-      const intent: Attachment = { id: pod.id, netns: pod.netns, args, capabilityArgs: capabilities, network, result: undefined };
+      const hostPorts = mapperOf(network, pod.portMappings) === 'berth' ? { pod: `${pod.namespace}/${pod.name}`, mappings: normalised(pod.portMappings) } : undefined;
+      const intent: Attachment = { id: pod.id, netns: pod.netns, args, capabilityArgs: capabilities, network, hostPorts, result: undefined };
       const file = await this.#begin(op, intent);
       try {
         await failpoint('cni.intent.after');
@@ -142,6 +150,11 @@ export class CniNetwork implements NetworkPlugin {
   }
 
   async gc(op: Op, live: readonly SandboxId[]): Promise<void> {
+    try {
+      await this.#ports.settle(op);
+    } catch (error) {
+      op.log.warn('cannot put the host ports of pods in order, will retry with the next change', { why: explain(error) });
+    }
     const keep = new Set(live);
     for (const id of await this.list()) {
       // Who holds the lock is adding or removing this very pod.
@@ -175,6 +188,8 @@ export class CniNetwork implements NetworkPlugin {
     const final = result;
     const pod = complete(intent.network, last, () => podNetworkOf(final));
     await failpoint('cni.add.after');
+    await this.#ports.map(op, intent.id, podAddressesOf(final));
+    await failpoint('cni.ports.after');
     await this.#write(file, intent.id, { result: resultAs(final, intent.network.cniVersion) });
     await failpoint('cni.result.after');
     return pod;
@@ -193,6 +208,8 @@ export class CniNetwork implements NetworkPlugin {
     const found = await this.#load(id);
     if (found === undefined) return;
     const attachment = found === 'damaged' ? this.#guess(id) : found;
+    // First: the addresses may be another pod's a moment after DEL.
+    await this.#ports.release(op, id);
     if (attachment.result === undefined) (this.#options.endPlugins ?? endPlugins)(id);
     const netns = (await isNetns(attachment.netns)) ? attachment.netns : '';
     const bounded = withTimeout(op, limits.cniDelMs);
@@ -220,7 +237,17 @@ export class CniNetwork implements NetworkPlugin {
     if (network === undefined) {
       throw new RuntimeError('FailedPrecondition', `${this.#path(id)} is damaged, and there is no CNI network to give the addresses of sandbox ${id} back to: ${why}`);
     }
-    return { id, netns: '', args: '', capabilityArgs: {}, network, result: undefined };
+    return { id, netns: '', args: '', capabilityArgs: {}, network, hostPorts: undefined, result: undefined };
+  }
+
+  /** After a crash or a reboot: who has which host port is in the cache. */
+  async #recallPorts(): Promise<void> {
+    if (!(await this.#ports.load())) return;
+    for (const id of await this.list()) {
+      const found = await this.#load(id);
+      if (found === undefined || found === 'damaged' || found.hostPorts === undefined) continue;
+      this.#ports.recall({ id, ...found.hostPorts, addresses: found.result === undefined ? [] : podAddressesOf(found.result) });
+    }
   }
 
   async #collect(op: Op, live: readonly SandboxId[]): Promise<void> {
@@ -302,7 +329,7 @@ export class CniNetwork implements NetworkPlugin {
 
   /** Writes the first line; the second follows through the same descriptor. What an earlier try left is given back before. */
   async #begin(op: Op, intent: Attachment): Promise<FileHandle> {
-    const { id, netns, args, capabilityArgs: capabilities, network } = intent;
+    const { id, netns, args, capabilityArgs: capabilities, network, hostPorts } = intent;
     const path = this.#path(id);
     let file: FileHandle;
     try {
@@ -313,9 +340,11 @@ export class CniNetwork implements NetworkPlugin {
       return this.#begin(op, intent);
     }
     try {
-      await this.#write(file, id, { version: 1, id, netns, interface: INTERFACE, args, capabilityArgs: capabilities, config: network.raw });
+      if (hostPorts !== undefined) this.#ports.reserve({ id, ...hostPorts, addresses: [] });
+      await this.#write(file, id, { version: 1, id, netns, interface: INTERFACE, args, capabilityArgs: capabilities, config: network.raw, hostPorts });
       return file;
     } catch (error) {
+      await this.#ports.release(op, id);
       await file.close();
       await forget(path);
       throw error;
@@ -341,6 +370,7 @@ export class CniNetwork implements NetworkPlugin {
         args: stringIn(intent, 'args'),
         capabilityArgs: (intent?.['capabilityArgs'] ?? {}) as Json,
         network,
+        hostPorts: hostPortsOf(intent?.['hostPorts']),
         result: result === undefined ? undefined : resultOf(result['result'] as Json, network.cniVersion),
       };
     } catch (error) {
@@ -421,6 +451,14 @@ async function forget(path: string): Promise<void> {
 function unwritable(path: string, error: unknown): RuntimeError {
   const full = errnoOf(error) === 'ENOSPC' || errnoOf(error) === 'EDQUOT';
   return wrap(`cannot write ${path}${full ? '; make room on its file system' : ''}`, error, full ? 'ResourceExhausted' : 'Internal');
+}
+
+/** As it was written. @throws InvalidArgument if it was not written so. */
+function hostPortsOf(raw: unknown): Attachment['hostPorts'] {
+  if (raw === undefined) return undefined;
+  const { pod, mappings } = raw as { readonly pod: unknown; readonly mappings: unknown };
+  if (typeof pod !== 'string' || !Array.isArray(mappings)) throw new RuntimeError('InvalidArgument', 'hostPorts are not as they were written');
+  return { pod, mappings: normalised(mappings as PodPorts['mappings']) };
 }
 
 function stringIn(file: Json | undefined, key: string): string {

@@ -246,10 +246,14 @@ function routesOfTwo(raw: Json): Json {
  * @throws Internal, completing "CNI plugin x …", when there is none: the kubelet would restart such a pod for ever.
  */
 export function podNetworkOf(result: CniResult): PodNetwork {
-  const inPod = result.ips.filter(({ interface: index }) => index === undefined || (result.interfaces[index]?.sandbox ?? '') !== '');
-  const ips = [...new Set(inPod.map(({ address }) => address.split('/')[0] ?? ''))];
+  const ips = [...new Set(podAddressesOf(result).map((address) => address.split('/')[0] ?? ''))];
   if (ips.length === 0) throw new RuntimeError('Internal', 'returned no IP address for the pod; check the "ipam" of the network');
   return { ips, interfaceName: INTERFACE };
+}
+
+/** The same addresses with their prefix lengths; may be empty. */
+export function podAddressesOf(result: CniResult): string[] {
+  return result.ips.filter(({ interface: index }) => index === undefined || (result.interfaces[index]?.sandbox ?? '') !== '').map(({ address }) => address);
 }
 
 /** What a failing plugin said: its error object on stdout, else the end of stderr, else the beginning of stdout. One line, bounded. */

@@ -3,8 +3,10 @@ import { RuntimeError } from '../base/errors.ts';
 import type { SandboxId } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import type { Op } from '../base/op.ts';
-import { capture, findExecutable, killByEnvironment, inheritedEnv, watchDirectory } from '../sys/index.ts';
+import { capture, deviceTo, findExecutable, forgetUdp, inheritedEnv, killByEnvironment, localAddresses, routesLocalnet, setRouteLocalnet, watchDirectory } from '../sys/index.ts';
 import { withoutRulesOf } from './conf.ts';
+import { notInstalled } from './hostports.ts';
+import type { PacketFilter } from './hostports.ts';
 
 /** One call of one plugin. */
 export interface PluginRun {
@@ -69,6 +71,23 @@ export type EndPlugins = (id: SandboxId) => void;
 
 export const endPlugins: EndPlugins = (id) => {
   killByEnvironment(`CNI_CONTAINERID=${id}`);
+};
+
+/** nft(8), looked up along PATH each time: it may be installed while we run. */
+export const nodeFilter: PacketFilter = {
+  installed: () => findExecutable('nft') !== undefined,
+  async apply(op, text) {
+    const nft = findExecutable('nft');
+    if (nft === undefined) throw notInstalled();
+    await output(op, [nft, '-f', '-'], text);
+  },
+  localAddresses,
+  deviceTo,
+  routesLocalnet,
+  setRouteLocalnet,
+  async forgetUdp(flows) {
+    await forgetUdp(flows);
+  },
 };
 
 async function output(op: Op, argv: readonly [string, ...string[]], stdin?: string): Promise<string> {

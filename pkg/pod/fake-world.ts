@@ -83,7 +83,7 @@ export class FakeSurroundings {
     const view = this.node.boot();
     const settings: PodSettings = {
       spec, logDir: join(this.directory, 'logs'), absentMountSourcesToReject: [], imageVolumes: 'mkdir', additionalDevices: [], allowedDevices: [], defaultMounts: [], handlers: HANDLERS, shmBytes: 1n << 26n,
-      pauseRoot: join(this.directory, 'pause'), dropInfra: true, hostPorts: 'cni', localtime: '', selinux: null, envExec: '', overlayOptions: [], ...overrides,
+      pauseRoot: join(this.directory, 'pause'), dropInfra: true, hostPorts: 'network', localtime: '', selinux: null, envExec: '', overlayOptions: [], ...overrides,
     };
     return {
       images: this.#images(),

@@ -84,8 +84,8 @@ export interface PodSettings {
   readonly pauseRoot: string;
   /** False: an infra container in every pod (`drop_infra_ctr`). */
   readonly dropInfra: boolean;
-  /** Who maps host ports: a CNI plugin with the portMappings capability, or somebody else (`disable_hostport_mapping`). */
-  readonly hostPorts: 'cni' | 'others';
+  /** Who maps host ports: pkg/network (by a CNI plugin, else by itself), or somebody else (`disable_hostport_mapping`). */
+  readonly hostPorts: 'network' | 'others';
   /** Host file for /etc/localtime (`timezone`); '' = the image's own. */
   readonly localtime: string;
   /** Labels of containers by the node's SELinux policy, without a level; null where SELinux is off. */

@@ -185,7 +185,7 @@ export class SandboxKeeper implements Pods {
       namespace: metadata.namespace,
       uid: metadata.uid,
       netns,
-      portMappings: this.#world.settings.hostPorts === 'cni' ? plan.portMappings : [],
+      portMappings: this.#world.settings.hostPorts === 'network' ? plan.portMappings : [],
       annotations,
       cgroupPath: record.cgroupParent,
       dns: { servers: dnsConfig?.servers ?? [], searches: dnsConfig?.searches ?? [], options: dnsConfig?.options ?? [] },

@@ -7,6 +7,7 @@
  *   mount.ts    overlay, bind, tmpfs, unmount, mountinfo
  *   root.ts     a directory that paths cannot leave (openat2)
  *   process.ts  processes of others, namespaces for a moment, host paths, facts about the node
+ *   net.ts      routes, addresses and UDP flows of the node
  *   tree.ts     children that came to us by themselves, and whole process trees
  *   cgroup.ts   hierarchies, paths, make, kill, remove, read
  *   kept-files.ts  kernel files that are read again and again
@@ -34,6 +35,7 @@ export {
   becomeSubreaper, connectInNetns, countFds, heedsSignal, isAlive, listDevices, loopbackUp, netDev, nodeFacts, probePath, processRef, signalProcess, waitGone,
   type DeviceNode, type NodeFacts, type ProbedPath,
 } from './process.ts';
+export { deviceTo, forgetUdp, localAddresses, routesLocalnet, setRouteLocalnet } from './net.ts';
 export { type FileGroup, KeptFiles } from './kept-files.ts';
 export { claimOrphan, killByEnvironment, killTree, type OrphanClaim, reapOrphans } from './tree.ts';
 export {

@@ -9,7 +9,7 @@ import { once } from 'node:events';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { chmod, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { defaultConflist } from '../../pkg/network/index.ts';
+import { defaultConflist, type DefaultConflistOptions } from '../../pkg/network/index.ts';
 import { EMBEDDED_IMAGE } from '../../scripts/embedded-image.ts';
 import { type CriClient, criClient, waitFor } from './cri-client.ts';
 
@@ -29,6 +29,8 @@ export interface NodeOptions {
   readonly flags?: readonly string[];
   /** More environment, e.g. BERTH_FAILPOINTS. */
   readonly env?: Readonly<Record<string, string>>;
+  /** Text of the CNI configuration, given what every node has of its own. Default: defaultConflist. */
+  readonly conflist?: (own: Required<DefaultConflistOptions>) => string;
 }
 
 /** Numbers of this process' nodes, for bridge names and subnets that do not clash. */
@@ -63,7 +65,7 @@ export class TestNode {
     const node = new TestNode(dir, bridge, options);
     await mkdir(join(dir, 'net.d'));
     const subnets = [`10.${200 + (nodes % 50)}.0.0/16`];
-    await writeFile(join(dir, 'net.d/10-test.conflist'), defaultConflist({ dataDir: join(dir, 'ipam'), bridge, subnets }));
+    await writeFile(join(dir, 'net.d/10-test.conflist'), (options.conflist ?? defaultConflist)({ dataDir: join(dir, 'ipam'), bridge, subnets }));
     try {
       await node.start();
       await node.cri.rpc.import({ path: join(BUILD, 'embedded-image'), reference: '' });
