@@ -5,7 +5,7 @@
  * container's id and destroyed. It saves nothing itself.
  */
 import { dirname, join } from 'node:path';
-import type { ContainerConfig } from '../cri-api/types.ts';
+import type { ContainerConfig, NamespaceOption } from '../cri-api/types.ts';
 import { RuntimeError } from '../base/errors.ts';
 import { failpoint } from '../base/failpoint.ts';
 import { ensureDir } from '../base/files.ts';
@@ -42,7 +42,7 @@ import type { ContainerRecord, SandboxRecord } from '../state/index.ts';
 import type { Books } from './books.ts';
 import { together } from './flights.ts';
 import type { HandlerSettings, World } from './index.ts';
-import { containerLabels, directoryMode, handlerSettings, ownerOnHost, renderHosts, volumeLabel } from './plan.ts';
+import { containerLabels, directoryMode, handlerSettings, ownerOnHost, renderHosts, requireOwnPids, volumeLabel } from './plan.ts';
 import { podName } from './pods.ts';
 import { anonymousVolumes, defaultMounts, findCdi, findDevices, type FoundCdi, imageVolumesOf, localhostSeccomp, resolveMounts } from './sources.ts';
 
@@ -103,6 +103,7 @@ export async function launchContainer(op: Op, world: World, books: Books, draft:
     ensureDir(dirname(draft.logPath), 0o755),
   ]);
   await failpoint('container.rootfs.after');
+  requireOwnPids(runtime.handler.name, features, namespaceOptionsOf(draft, sandbox)?.pid);
   op.stage('prepare rootfs');
   const inside = world.rootfs.inside(root);
   const { user, passwd } = await identity(inside, draft.config, image, sandbox.idMap);
@@ -268,7 +269,7 @@ async function specInput(op: Op, world: World, books: Books, draft: ContainerRec
 }
 
 function pidNamespace(books: Books, draft: ContainerRecord, sandbox: SandboxRecord): ContainerSpecInput['pid'] {
-  const options = draft.config.linux?.securityContext?.namespaceOptions ?? sandbox.config.linux?.securityContext?.namespaceOptions;
+  const options = namespaceOptionsOf(draft, sandbox);
   switch (options?.pid) {
     case undefined:
     case 'CONTAINER':
@@ -289,11 +290,17 @@ function pidNamespace(books: Books, draft: ContainerRecord, sandbox: SandboxReco
   }
 }
 
+function namespaceOptionsOf(draft: ContainerRecord, sandbox: SandboxRecord): NamespaceOption | undefined {
+  return draft.config.linux?.securityContext?.namespaceOptions ?? sandbox.config.linux?.securityContext?.namespaceOptions;
+}
+
 function specRuntime(features: RuntimeFeatures, handler: HandlerSettings): ContainerSpecInput['runtime'] {
   return {
     ociVersion: features.ociVersion,
     recursiveReadOnlyMounts: features.recursiveReadOnlyMounts,
     idmappedMounts: features.idmappedMounts,
+    capabilities: features.capabilities,
+    ownKernel: features.ownKernel,
     privilegedWithoutHostDevices: handler.privilegedWithoutHostDevices,
   };
 }

@@ -2,7 +2,7 @@ import { assert } from 'chai';
 import { codeOf } from '../base/errors.ts';
 import { backgroundOp, silent } from '../base/op.ts';
 import { FakeSurroundings, fakeContainer, fakePod } from './fake-world.ts';
-import { containerLabels, directoryMode, ownerOnHost, podCgroupFor, podLabels, renderHosts, volumeLabel } from './plan.ts';
+import { containerLabels, directoryMode, ownerOnHost, podCgroupFor, podLabels, renderHosts, requireOwnPids, volumeLabel } from './plan.ts';
 
 const base = { processLabel: 'system_u:system_r:container_t:s0', mountLabel: 'system_u:object_r:container_file_t:s0' };
 /** Numbers in this order. */
@@ -15,6 +15,17 @@ const codeOfThrown = (work: () => unknown): string => {
   }
   return 'none';
 };
+
+describe('a runtime whose containers have kernels of their own', () => {
+  it('is asked for no processes of others', () => {
+    const own = { kind: 'runsc', ownKernel: true };
+    for (const pid of ['POD', 'NODE', 'TARGET'] as const) {
+      assert.equal(codeOfThrown(() => requireOwnPids('gvisor', own, pid)), 'FailedPrecondition');
+      assert.equal(codeOfThrown(() => requireOwnPids('runc', { kind: 'runc', ownKernel: false }, pid)), 'none');
+    }
+    for (const pid of ['CONTAINER', undefined] as const) assert.equal(codeOfThrown(() => requireOwnPids('gvisor', own, pid)), 'none');
+  });
+});
 
 describe('SELinux labels', () => {
   it('are none where SELinux is off', () => {

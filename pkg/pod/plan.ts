@@ -7,7 +7,7 @@ import { RuntimeError } from '../base/errors.ts';
 import { quote } from '../base/ids.ts';
 import type { IdMap } from '../rootfs/index.ts';
 import type { PortMapping } from '../network/index.ts';
-import type { NamespaceKind } from '../runtime/index.ts';
+import type { NamespaceKind, RuntimeFeatures } from '../runtime/index.ts';
 import { annotationSettings, checkedParent, passedAnnotations, selinuxLabels } from '../spec/index.ts';
 import type { SandboxRecord } from '../state/index.ts';
 import type { HandlerSettings, PodSettings } from './index.ts';
@@ -87,6 +87,15 @@ function idMapOf(options: NamespaceOption | undefined): IdMap | null {
   const gid = one('gids');
   if (uid.hostId !== gid.hostId || uid.size !== gid.size) throw new RuntimeError('InvalidArgument', 'userns_options.uids and gids must be the same mapping');
   return { uids: [uid], gids: [gid] };
+}
+
+/** @throws FailedPrecondition for processes that are to see others, of a runtime whose containers each have a kernel of their own. */
+export function requireOwnPids(handler: string, { kind, ownKernel }: Pick<RuntimeFeatures, 'kind' | 'ownKernel'>, pid: NamespaceOption['pid'] | undefined): void {
+  if (!ownKernel || pid === undefined || pid === 'CONTAINER') return;
+  throw new RuntimeError(
+    'FailedPrecondition',
+    `namespace_options.pid is ${pid}, but with runtime handler ${handler} (${kind}) each container has a kernel of its own and cannot see the processes of another; leave shareProcessNamespace, hostPID and targets of debug containers out, or use another runtime handler`,
+  );
 }
 
 function portMappings(config: PodSandboxConfig): PortMapping[] {

@@ -17,7 +17,7 @@ import { type Books, isVisible, sandboxKey } from './books.ts';
 import { destroySandbox, releaseSandbox, type SandboxRemains } from './destroy.ts';
 import { Flights, together } from './flights.ts';
 import type { Containers, Pods, World } from './index.ts';
-import { directoryMode, handlerSettings, ownerOnHost, planSandbox, podAnnotations, podCgroupFor, podLabels, renderResolvConf, type SandboxPlan, shmBytesOf } from './plan.ts';
+import { directoryMode, handlerSettings, ownerOnHost, planSandbox, podAnnotations, podCgroupFor, podLabels, renderResolvConf, requireOwnPids, type SandboxPlan, shmBytesOf } from './plan.ts';
 import { localhostSeccomp } from './sources.ts';
 import { same } from './same.ts';
 
@@ -88,6 +88,7 @@ export class SandboxKeeper implements Pods {
     const runtime = this.#world.runtimeFor(handler);
     const plan = planSandbox(config);
     if (plan.idMap !== null) await this.#requireUserNamespaces(op, runtime);
+    requireOwnPids(runtime.handler.name, await runtime.features(op), config.linux?.securityContext?.namespaceOptions?.pid);
     const id = newSandboxId();
     const own = withLog(op, { sandbox: id });
     const record = this.#draft(id, config, handler, plan);

@@ -29,6 +29,8 @@ export interface ExecRequest {
   readonly stdio: ExecStdio;
   /** Absolute path prefix of files of our own, unused by anybody else. */
   readonly scratch: string;
+  /** For a runtime with a kernel of its own: kills a process there, by its number there, with all that descends from it. */
+  readonly killInside?: ((pid: number) => Promise<void>) | undefined;
 }
 
 /** `refused`: the process was never started; the text is the runtime's. */
@@ -53,7 +55,7 @@ export async function execDetached(op: Op, request: ExecRequest): Promise<ExecOu
   const doing = `exec ${request.process.args[0] ?? ''} in container ${request.id}`;
   op.stage(doing);
   checkAlive(op, doing);
-  const files = { process: `${request.scratch}.json`, pid: `${request.scratch}.pid`, log: `${request.scratch}.log`, console: `${request.scratch}.sock` };
+  const files = { process: `${request.scratch}.json`, pid: `${request.scratch}.pid`, log: `${request.scratch}.log`, console: `${request.scratch}.sock`, inside: `${request.scratch}.inside` };
   try {
     // A few hundred bytes on tmpfs: a detour through the thread pool would take longer.
     writeFileSync(files.process, stringifyExact({ ...request.process, terminal: request.stdio.tty }), { mode: 0o600 });
@@ -68,13 +70,14 @@ export async function execDetached(op: Op, request: ExecRequest): Promise<ExecOu
   }
 }
 
-type Files = Readonly<Record<'process' | 'pid' | 'log' | 'console', string>>;
+type Files = Readonly<Record<'process' | 'pid' | 'log' | 'console' | 'inside', string>>;
 
 async function run(op: Op, doing: string, request: ExecRequest, files: Files, ends: Ends): Promise<ExecOutcome> {
   const argv: [string, ...string[]] = [
     ...request.argv, '--log', files.log, '--log-format', 'json', 'exec', '--detach', '--process', files.process, '--pid-file', files.pid,
     // By its name alone: the runtime may know no way around the 107 bytes that a socket's path has.
-    ...(request.stdio.tty ? ['--console-socket', basename(files.console)] : []), request.id,
+    ...(request.stdio.tty ? ['--console-socket', basename(files.console)] : []),
+    ...(request.killInside === undefined ? [] : ['--internal-pid-file', files.inside]), request.id,
   ];
   const claim = claimOrphan();
   const runtime = await spawn({ argv, cwd: dirname(request.scratch), fds: ends.childFds, leads: 'session' }).catch((error: unknown) => {
@@ -83,7 +86,7 @@ async function run(op: Op, doing: string, request: ExecRequest, files: Files, en
   });
   ends.started();
   let current: Child = runtime;
-  const kill = (): void => killTree(current.ref);
+  const kill = (): void => void killWhole(request, files, () => killTree(current.ref));
   op.signal.addEventListener('abort', kill, { once: true });
   try {
     if (op.signal.aborted) kill();
@@ -110,6 +113,14 @@ async function run(op: Op, doing: string, request: ExecRequest, files: Files, en
     // A runtime that failed or was killed may leave its half-made process to us, as a zombie in the container's PID namespace.
     if (current === runtime) reapOrphans();
   }
+}
+
+/** Ends the process, and what stands for it on the host where that is another one. */
+async function killWhole({ killInside }: ExecRequest, files: Files, killHost: () => void): Promise<void> {
+  const inside = Number.parseInt(killInside === undefined ? '' : readText(files.inside), 10);
+  // The host's side ends by itself then, with an exit code.
+  if (killInside !== undefined && inside > 0) await killInside(inside).catch(() => {}); // Also ended by the container's end.
+  killHost();
 }
 
 /** The exit code; undefined if the process outlives the end of the operation, and so its SIGKILL, by KILLED_MS. It is reaped whenever it ends. */

@@ -40,6 +40,16 @@ export interface RuntimeFeatures {
   readonly userNamespaces: boolean;
   readonly seccomp: boolean;
   readonly apparmor: boolean;
+  /**
+   * The capabilities that it knows by name (`CAP_CHOWN`); undefined if it does not say. One that it does not know fails the whole container in
+   * some runtimes.
+   */
+  readonly capabilities: readonly string[] | undefined;
+  /**
+   * Each container runs on a kernel of its own (gVisor): PID namespaces are nobody else's, the host sees one process where there are many, and what an
+   * exec started is not the host's to kill.
+   */
+  readonly ownKernel: boolean;
   /** Why the runtime cannot be used at all; undefined if it can. */
   readonly broken: string | undefined;
 }

@@ -7,6 +7,8 @@ describe('errorText', () => {
     ['runc on stderr', 'time="2026-11-22T08:55:28Z" level=error msg="exec failed: exec: \\"nosuch\\": executable file not found in $PATH"\n', 'exec failed: exec: "nosuch": executable file not found in $PATH'],
     ['runc, warnings first', 'time="x" level=warning msg="cgroup v1"\ntime="x" level=error msg=boom\n', 'boom'],
     ['JSON log', '{"level":"info","msg":"hi"}\n{"level":"error","msg":"container does not exist","time":"x"}\n', 'container does not exist'],
+    ['JSON entries without line ends', '{"msg":"applyCaps() failed","level":"error"}{"msg":"waiting for sandbox: EOF","level":"error","time":"x"}', 'applyCaps() failed; waiting for sandbox: EOF'],
+    ['the same error twice', 'time="x" level=error msg=boom\ntime="y" level=error msg=boom\n', 'boom'],
     ['crun on stderr', 'error opening file `/run/crun/x/status`: No such file or directory\n', 'error opening file `/run/crun/x/status`: No such file or directory'],
     ['several plain lines', 'a\n\nb\nc\n', 'a; b; c'],
     ['nothing', '\n \n', ''],
@@ -29,6 +31,7 @@ describe('codeOfText', () => {
     ['exec failed: unable to start container process: exec: "/dev/null": permission denied', 'InvalidArgument'],
     ['open executable: Permission denied', 'InvalidArgument'],
     ['chdir to cwd ("/nodir") set in config.json failed: no such file or directory', 'InvalidArgument'],
+    ['executing command "true" in sandbox: failed to find initial working directory "/no/such/dir": no such file or directory', 'InvalidArgument'],
     ['chdir `/nodir`: No such file or directory', 'InvalidArgument'],
     ['mkdir /sys/fs/cgroup/x: no space left on device', 'ResourceExhausted'],
     ['something else', 'Internal'],
@@ -63,17 +66,21 @@ describe('featuresOf', () => {
   it('believes `features`', () => {
     const document = JSON.stringify({
       ociVersionMin: '1.0.0', ociVersionMax: '1.0.2-dev', mountOptions: ['ro', 'rro'],
-      linux: { namespaces: ['pid', 'user'], seccomp: { enabled: true }, apparmor: { enabled: true }, mountExtensions: { idmap: { enabled: false } } },
+      linux: { namespaces: ['pid', 'user'], capabilities: ['CAP_CHOWN', 'CAP_KILL'], seccomp: { enabled: true }, apparmor: { enabled: true }, mountExtensions: { idmap: { enabled: false } } },
     });
     assert.deepEqual(featuresOf('/usr/sbin/runc', answer('runc version 1.1.5+ds1\ncommit: x\nspec: 1.0.2-dev\n'), answer(document)), {
-      kind: 'runc', version: '1.1.5+ds1', ociVersion: '1.0.2', recursiveReadOnlyMounts: true, idmappedMounts: false, userNamespaces: true, seccomp: true, apparmor: true, broken: undefined,
+      kind: 'runc', version: '1.1.5+ds1', ociVersion: '1.0.2', recursiveReadOnlyMounts: true, idmappedMounts: false, userNamespaces: true, seccomp: true, apparmor: true, capabilities: ['CAP_CHOWN', 'CAP_KILL'], ownKernel: false, broken: undefined,
     });
   });
 
   it('goes by the version where there is no `features`', () => {
     const crun = featuresOf('/usr/bin/crun', answer('crun version 1.8.1\ncommit: x\nspec: 1.0.0\n'), answer('', 1, 'unknown command features'));
     assert.deepInclude(crun, { kind: 'crun', version: '1.8.1', ociVersion: '1.1.0', recursiveReadOnlyMounts: true, broken: undefined });
-    assert.deepInclude(featuresOf('/opt/runsc', answer('runsc version 0.0~20221219.0\nspec: 1.0.2-dev\n'), answer('', 128)), { kind: 'runsc', ociVersion: '1.0.2', recursiveReadOnlyMounts: false, broken: undefined });
+    const runsc = featuresOf('/opt/runsc', answer('runsc version 0.0~20221219.0\nspec: 1.0.2-dev\n'), answer('', 128));
+    assert.include(runsc.capabilities ?? [], 'CAP_AUDIT_READ');
+    assert.notInclude(runsc.capabilities ?? [], 'CAP_PERFMON', 'gVisor ends on a name that it does not know');
+    assert.isFalse(crun.ownKernel);
+    assert.deepInclude(runsc, { ownKernel: true, kind: 'runsc', ociVersion: '1.0.2', recursiveReadOnlyMounts: false, broken: undefined });
     assert.deepInclude(featuresOf('/opt/old/crun', answer('crun version 0.17\n'), answer('', 1)), { ociVersion: '1.0.2', idmappedMounts: false });
   });
 

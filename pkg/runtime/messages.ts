@@ -9,14 +9,17 @@ import type { RuntimeFeatures } from './index.ts';
 /** Of an error text, what an operator reads; the rest is noise of the same kind. */
 const MESSAGE_CHARS = 2000;
 
+/** runsc puts its JSON entries one behind the other; a line may hold several. */
+const BETWEEN_ENTRIES = /(?<=\})\s*(?=\{"(?:msg|level|time)":)/;
+
 /**
- * The cause in what a failed runtime printed: the last error in its log (runc's logfmt, `--log-format json`), else the last lines as they are.
+ * The cause in what a failed runtime printed: the errors in its log (runc's logfmt, `--log-format json`), else the last lines as they are.
  * Bounded, without control characters; '' if it said nothing.
  */
 export function errorText(output: string): string {
-  const lines = output.split('\n').map((line) => line.trim()).filter((line) => line !== '');
-  const logged = lines.map(loggedError).filter((message) => message !== undefined);
-  const text = logged.at(-1) ?? lines.slice(-5).join('; ');
+  const lines = output.split('\n').flatMap((line) => line.split(BETWEEN_ENTRIES)).map((line) => line.trim()).filter((line) => line !== '');
+  const logged = new Set(lines.map(loggedError).filter((message) => message !== undefined));
+  const text = (logged.size > 0 ? [...logged] : lines.slice(-5)).join('; ');
   const clean = text.replace(/[\u0000-\u001f\u007f-\u009f]+/g, ' ').trim();
   return clean.length <= MESSAGE_CHARS ? clean : `…${clean.slice(-MESSAGE_CHARS)}`;
 }
@@ -53,7 +56,7 @@ function unquote(text: string): string {
 export function codeOfText(text: string): ErrorCode {
   if (/executable file\b.*\bnot found|exec format error|no such file or directory.*\$PATH/i.test(text)) return 'InvalidArgument';
   if (/\b(exec|executable|failed to load)\b.*(permission denied|no such file|is a directory|not a directory)/i.test(text)) return 'InvalidArgument';
-  if (/\bch(ange )?dir\b|\bcwd\b/i.test(text) && /no such file|not a directory|permission denied|outside of container/i.test(text)) return 'InvalidArgument';
+  if (/\bch(ange )?dir\b|\bcwd\b|working directory/i.test(text) && /no such file|not a directory|permission denied|outside of container/i.test(text)) return 'InvalidArgument';
   if (/no space left|cannot allocate memory|too many open files|resource temporarily unavailable/i.test(text)) return 'ResourceExhausted';
   return 'Internal';
 }
@@ -101,6 +104,7 @@ type Abilities = Omit<RuntimeFeatures, 'kind' | 'version' | 'broken'>;
 
 const NOTHING: Abilities = {
   ociVersion: '1.0.2', recursiveReadOnlyMounts: false, idmappedMounts: false, userNamespaces: false, seccomp: false, apparmor: false,
+  capabilities: undefined, ownKernel: false,
 };
 
 /**
@@ -140,6 +144,8 @@ function parseFeatures(text: string): Abilities | undefined {
     userNamespaces: strings(linux['namespaces']).includes('user'),
     seccomp: object(linux['seccomp'])['enabled'] === true,
     apparmor: object(linux['apparmor'])['enabled'] === true,
+    capabilities: Array.isArray(linux['capabilities']) ? strings(linux['capabilities']) : undefined,
+    ownKernel: false,
   };
 }
 
@@ -150,17 +156,25 @@ function releaseOf(version: string): string {
 
 /**
  * Runtimes that have no `features`. crun got it in 1.8.7, and knows recursive options and idmapped mounts since 1.5; up to 1.8 it refuses
- * specs of 1.2 and above. runc got it in 1.1.0.
+ * specs of 1.2 and above. runc got it in 1.1.0, runsc not yet.
  */
 function byVersion(kind: string, version: string): Abilities {
   const [major = 0, minor = 0] = version.split('.').map((part) => Number.parseInt(part, 10) || 0);
   if (kind === 'crun') {
     const modern = major > 1 || (major === 1 && minor >= 5);
-    return { ociVersion: modern ? '1.1.0' : '1.0.2', recursiveReadOnlyMounts: modern, idmappedMounts: modern, userNamespaces: true, seccomp: true, apparmor: true };
+    return { ...NOTHING, ociVersion: modern ? '1.1.0' : '1.0.2', recursiveReadOnlyMounts: modern, idmappedMounts: modern, userNamespaces: true, seccomp: true, apparmor: true };
   }
   if (kind === 'runc') return { ...NOTHING, userNamespaces: true, seccomp: true, apparmor: true };
+  if (kind === 'runsc') return { ...NOTHING, capabilities: GVISOR_CAPABILITIES, ownKernel: true };
   return NOTHING;
 }
+
+/** gVisor has those of Linux up to CAP_AUDIT_READ (37), and ends on the name of a later one. */
+const GVISOR_CAPABILITIES: readonly string[] = (
+  'CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER ' +
+  'SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL ' +
+  'SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ'
+).split(' ').map((name) => `CAP_${name}`);
 
 function object(value: unknown): Readonly<Record<string, unknown>> {
   return typeof value === 'object' && value !== null ? (value as Record<string, unknown>) : {};

@@ -8,12 +8,13 @@ import { join } from 'node:path';
 import { explain, RuntimeError } from '../base/errors.ts';
 import type { ContainerId } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
-import { type Op, withTimeout } from '../base/op.ts';
+import { backgroundOp, type Op, silent, withTimeout } from '../base/op.ts';
 import { readDirSorted } from '../base/files.ts';
 import type { LinuxResources, RuntimeProcess } from '../oci/spec-types.ts';
 import { becomeSubreaper, capture, type Captured, type CgroupLayout, isAlive, processRef, readCgroupLayoutSync, reapOrphans } from '../sys/index.ts';
 import { execDetached } from './exec.ts';
 import { remembered } from './features.ts';
+import { killInside } from './inside.ts';
 import type { ExecStdio, ExitStatus, OciRuntime, OciStatus, RuntimeFeatures, RuntimeHandler } from './index.ts';
 import { codeOfText, errorText, featuresOf, parseObject, stringifyExact } from './messages.ts';
 
@@ -57,8 +58,7 @@ export class OciCli implements OciRuntime {
   }
 
   async delete(op: Op, id: ContainerId): Promise<void> {
-    reapOrphans(); // A zombie of ours in its PID namespace would keep the container's first process from ending.
-    const result = await this.#run(op, 'delete', ['delete', '--force', id]);
+    const result = await whileReaping(() => this.#run(op, 'delete', ['delete', '--force', id]));
     if (result.exitCode !== 0 && (await this.#hasState(id))) throw this.#failure(id, 'delete', result);
   }
 
@@ -72,6 +72,8 @@ export class OciCli implements OciRuntime {
   }
 
   async update(op: Op, id: ContainerId, resources: LinuxResources): Promise<void> {
+    const { kind, ownKernel } = await this.features(op);
+    if (ownKernel) throw new RuntimeError('Unimplemented', `${this.handler.path} cannot change the limits of container ${id}: ${kind} has no such command; make the container anew with other limits`);
     await this.#mustRun(op, id, 'update', ['update', '--resources', '-', id], stringifyExact(resources));
   }
 
@@ -89,7 +91,8 @@ export class OciCli implements OciRuntime {
 
   async exec(op: Op, id: ContainerId, process: RuntimeProcess, stdio: ExecStdio): Promise<ExitStatus> {
     await this.#prepareScratch();
-    const outcome = await execDetached(op, { argv: this.#argv([]), id, process, stdio, scratch: join(this.#scratchDir, String(this.#execCount++)) });
+    const killer = (await this.features(op)).ownKernel ? (pid: number) => killInside((args) => this.#words(args), id, pid) : undefined;
+    const outcome = await execDetached(op, { argv: this.#argv([]), id, process, stdio, scratch: join(this.#scratchDir, String(this.#execCount++)), killInside: killer });
     if (outcome.kind === 'exited') return { exitCode: outcome.exitCode };
     const code = codeOfText(outcome.text);
     throw code === 'InvalidArgument' ? this.#refused(id, 'exec', outcome.text, code) : await this.#diagnosed(op, id, 'exec', outcome.text, code);
@@ -107,6 +110,13 @@ export class OciCli implements OciRuntime {
       if (op.signal.aborted) throw error;
       return { ...featuresOf(this.handler.path, undefined, undefined), broken: explain(error) };
     }
+  }
+
+  /** What a command prints that has to succeed, whatever becomes of the operation that it cleans up after. */
+  async #words(args: readonly string[]): Promise<string> {
+    const result = await this.#run(backgroundOp(silent), args[0] ?? '', args);
+    if (result.exitCode !== 0) throw new RuntimeError('Internal', `${this.handler.path} ${args[0] ?? ''}: ${textOf(result)}`);
+    return result.stdout.toString('utf8');
   }
 
   /** Runs a command that has to succeed. */
@@ -203,6 +213,29 @@ export function parseState(text: string, runtime: string, living: (pid: number) 
 export function stateIds(names: readonly string[]): ContainerId[] {
   return [...new Set(names.flatMap((name) => /^([0-9a-f]{64})(?![0-9a-f])/.exec(name)?.[1] ?? []))] as ContainerId[];
 }
+
+/**
+ * Does `work` with every zombie of ours taken at once: one in a container's PID namespace keeps the container's first process from ending, and runsc
+ * waits five seconds for the process that served the container's files to vanish, which comes to us when its monitor has ended.
+ */
+async function whileReaping<T>(work: () => Promise<T>): Promise<T> {
+  let again: NodeJS.Timeout | undefined;
+  const reap = (): void => {
+    clearTimeout(again);
+    // What is left may be a child that is just being started, of which no further signal comes.
+    again = reapOrphans() > 0 ? setTimeout(reap, REAP_AGAIN_MS) : undefined;
+  };
+  process.on('SIGCHLD', reap);
+  try {
+    reap();
+    return await work();
+  } finally {
+    process.off('SIGCHLD', reap);
+    clearTimeout(again);
+  }
+}
+
+const REAP_AGAIN_MS = 10;
 
 function isLiving(pid: number): boolean {
   const ref = processRef(pid);

@@ -164,6 +164,10 @@ export interface SpecRuntime {
   readonly recursiveReadOnlyMounts: boolean;
   readonly idmappedMounts: boolean;
   readonly privilegedWithoutHostDevices: boolean;
+  /** The names that it knows; undefined = all. */
+  readonly capabilities: readonly string[] | undefined;
+  /** It reads the pod's name from the spec: the UTS namespace that it is given means nothing to a kernel of its own. */
+  readonly ownKernel: boolean;
 }
 
 /** Who the container's first process is. Made by resolveUser. */
@@ -222,7 +226,7 @@ export function buildContainerSpec(input: ContainerSpecInput): RuntimeSpec {
   const environment = environmentOf(input);
   const readOnlyRoot = security?.readonlyRootfs === true || input.defaults.readOnly ? 'ro' : 'rw';
   const plan = mountPlan(input, privilege, { readOnlyRoot, needsEnvExec: environment.escaped.length > 0 ? 'yes' : 'no' });
-  const capabilities = capabilitySets(security?.capabilities, privilege, input.facts, input.defaults);
+  const capabilities = capabilitySets(security?.capabilities, privilege, { ...input.facts, capabilities: knownTo(input.runtime, input.facts) }, input.defaults);
   const apparmorProfile = apparmorOf(security, privilege, input.facts, input.defaults);
   const rlimits = rlimitsOf(input.defaults, input.facts);
   return {
@@ -245,11 +249,17 @@ export function buildContainerSpec(input: ContainerSpecInput): RuntimeSpec {
       ...selinuxPart('selinuxLabel', input.selinux.processLabel, input.facts, privilege),
       oomScoreAdj: oomScoreAdjOf(input.config.linux?.resources?.oomScoreAdj ?? 0n, input.facts),
     },
+    ...(input.runtime.ownKernel && input.hostname !== '' ? { hostname: input.hostname } : {}),
     root: { path: input.root, ...(readOnlyRoot === 'ro' ? { readonly: true } : {}) },
     mounts: plan.mounts,
     ...annotationsPart(input.annotations),
     linux: linuxPart(input, privilege, capabilities.bounding ?? [], plan.rootfsPropagation),
   };
+}
+
+/** What the daemon may give, of that what the runtime knows. */
+function knownTo({ capabilities }: SpecRuntime, facts: NodeFacts): ReadonlySet<string> {
+  return capabilities === undefined ? facts.capabilities : facts.capabilities.intersection(new Set(capabilities));
 }
 
 function linuxPart(input: ContainerSpecInput, privilege: Privilege, bounding: readonly string[], rootfsPropagation: string | undefined): RuntimeSpec['linux'] {

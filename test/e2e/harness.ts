@@ -17,7 +17,7 @@ import { type CriClient, criClient, waitFor } from './cri-client.ts';
 const BUILD = process.env['BERTH_BUILD'] ?? new URL('../../build/', import.meta.url).pathname;
 export const IMAGE = EMBEDDED_IMAGE;
 export const MONITORS = { ours: join(BUILD, 'bin/conmon'), debian: '/usr/bin/conmon' } as const;
-export type RuntimeName = 'runc' | 'crun';
+export type RuntimeName = 'runc' | 'crun' | 'runsc';
 export type MonitorName = keyof typeof MONITORS;
 
 export interface NodeOptions {
@@ -32,6 +32,11 @@ export interface NodeOptions {
   /** Text of the CNI configuration, given what every node has of its own. Default: defaultConflist. */
   readonly conflist?: (own: Required<DefaultConflistOptions>) => string;
 }
+
+/**
+ * Debian's gVisor, without /dev/kvm, on the network of the pod: on today's kernels it takes every network namespace for the node's (see docs/RUNTIMES.md).
+ */
+const RUNSC = '[crio.runtime.runtimes.runsc]\nruntime_args = ["--platform=ptrace", "--network=host"]\n';
 
 /** Numbers of this process' nodes, for bridge names and subnets that do not clash. */
 let nodes = 0;
@@ -63,7 +68,8 @@ export class TestNode {
     await chmod(dir, 0o711);
     const bridge = `bt${process.pid % 100_000}x${nodes++}`;
     const node = new TestNode(dir, bridge, options);
-    await mkdir(join(dir, 'net.d'));
+    for (const name of ['net.d', 'none']) await mkdir(join(dir, name));
+    if (options.runtime === 'runsc') await writeFile(join(dir, 'none/00-runsc.conf'), RUNSC);
     const subnets = [`10.${200 + (nodes % 50)}.0.0/16`];
     await writeFile(join(dir, 'net.d/10-test.conflist'), (options.conflist ?? defaultConflist)({ dataDir: join(dir, 'ipam'), bridge, subnets }));
     try {

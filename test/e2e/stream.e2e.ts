@@ -19,7 +19,7 @@ import { heldBy, INSPECTABLE } from './held.ts';
 
 /** Sessions of each kind in the soak; SOAK=1000 is the promise, and takes a minute or two. */
 const SOAK = Number(process.env['SOAK'] ?? 100);
-const COMBINATIONS: readonly (readonly [RuntimeName, MonitorName])[] = [['runc', 'ours'], ['crun', 'debian']];
+const COMBINATIONS: readonly (readonly [RuntimeName, MonitorName])[] = [['runc', 'ours'], ['crun', 'debian'], ['runsc', 'ours']];
 
 function spdy(url: string, protocol: string): Promise<SpdyClient> {
   return new Promise((resolve, reject) => {
@@ -99,6 +99,12 @@ for (const [runtime, monitor] of COMBINATIONS) {
     async function attachUrl(containerId: string, options: Input<AttachRequest> = {}): Promise<string> {
       return (await node.cri.rpc.attach({ containerId, stdin: true, stdout: true, stderr: options.tty !== true, tty: false, ...options })).url;
     }
+    /** Processes of a container whose command line is exactly this. */
+    async function commands(id: string, commandLine: string): Promise<readonly string[]> {
+      // The host does not see what runs on a kernel of its own.
+      if (runtime !== 'runsc') return processes(commandLine);
+      return (await node.cri.exec(id, ['ps', '-o', 'args'])).stdout.split('\n').filter((line) => line.trim() === commandLine);
+    }
     async function fails(work: Promise<unknown>): Promise<CriError> {
       const error = await work.then(() => undefined, (cause: unknown) => cause);
       if (!(error instanceof CriError)) throw new Error(`it did not fail as it should: ${String(error)}`);
@@ -139,21 +145,22 @@ for (const [runtime, monitor] of COMBINATIONS) {
       await stream.resize.write(Array.from({ length: 2_000 }, (_, i) => `{"Width":${100 + (i % 50)},"Height":40}`).join('\n'));
       await stream.stdin.write('until [ "$(stty size)" = "40 149" ]; do sleep 0.01; done; tty; exit 3\n');
       assert.deepEqual((await status).details?.causes.map((each) => each.message), ['3']);
-      assert.include(stream.stdout.text, '/dev/pts/');
+      // gVisor knows no name of a terminal that is the host's.
+      if (runtime !== 'runsc') assert.include(stream.stdout.text, '/dev/pts/');
     });
 
     it('kills the command when the client leaves', async () => {
       const { client } = await dial(await execUrl(['sleep', '31415']), { stderr: true });
-      await waitFor(() => processes('sleep 31415'), (found) => found.length === 1, 'the command to run');
+      await waitFor(() => commands(container, 'sleep 31415'), (found) => found.length === 1, 'the command to run');
       client.close();
-      await waitFor(() => processes('sleep 31415'), (found) => found.length === 0, 'the command to be killed');
+      await waitFor(() => commands(container, 'sleep 31415'), (found) => found.length === 0, 'the command to be killed');
     });
 
     it('ends a session with its container', async () => {
       const other = await node.cri.runContainer(pod, IMAGE, { command: ['sleep', '100000'] });
       const { status, client } = await dial((await node.cri.rpc.exec({ containerId: other, cmd: ['sleep', '27182'], stdout: true, stderr: true, stdin: false, tty: false })).url, { stderr: true });
       const attached = await dial(await attachUrl(other, { stdin: false }), { stderr: true });
-      await waitFor(() => processes('sleep 27182'), (found) => found.length === 1, 'the command to run');
+      await waitFor(() => commands(other, 'sleep 27182'), (found) => found.length === 1, 'the command to run');
       await node.cri.rpc.stopContainer({ containerId: other, timeout: 0n });
       assert.strictEqual((await status).status, 'Failure');
       assert.strictEqual((await attached.status).status, 'Success');

@@ -54,7 +54,7 @@ export function inputOf(golden: Partial<GoldenCase> = {}): ContainerSpecInput {
     root: '/rootfs/c0ffee/merged',
     facts,
     defaults: defaultsOf(golden.defaults),
-    runtime: { ociVersion: '1.1.0', recursiveReadOnlyMounts: true, idmappedMounts: true, privilegedWithoutHostDevices: false, ...(golden.runtime as object) },
+    runtime: { ociVersion: '1.1.0', recursiveReadOnlyMounts: true, idmappedMounts: true, privilegedWithoutHostDevices: false, capabilities: undefined, ownKernel: false, ...(golden.runtime as object) },
     cgroupsPath: '/kubepods/burstable/pod1/berth-c0ffee',
     user: resolveUser({ security: config.linux?.securityContext, imageUser: image.user, passwd: golden.passwd ?? PASSWD, group: golden.group ?? GROUP }),
     mounts: config.mounts.map((mount) => ({ source: mount.hostPath, kind: 'directory', propagation: 'private', image: false })),
