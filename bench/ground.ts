@@ -5,7 +5,7 @@
 import { execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
-import { chmod, copyFile, cp, mkdir, mkdtemp, readdir, rm, rmdir, writeFile } from 'node:fs/promises';
+import { chmod, copyFile, cp, mkdir, mkdtemp, readdir, rename, rm, rmdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { defaultConflist } from '../pkg/network/index.ts';
@@ -24,8 +24,13 @@ export interface Network {
   /** Directory with one conflist. */
   readonly confDir: string;
   readonly bridge: string;
+  /** A bridge with masquerade and portmap, as every node has it; the one that is measured. */
   readonly conflist: string;
+  /** The same bridge and nothing else, under the name PLAIN: its plugins execute no iptables. */
+  readonly plain: string;
 }
+
+export const PLAIN = 'plain';
 
 export class Ground {
   readonly dir: string;
@@ -73,9 +78,16 @@ export class Ground {
     const confDir = join(this.dir, `net-${name}`);
     await mkdir(confDir);
     const conflist = defaultConflist({ dataDir: join(this.dir, `ipam-${name}`), bridge, subnets: [`10.${180 + this.#bridges.length}.0.0/16`] });
-    await writeFile(join(confDir, '10-bench.conflist'), conflist);
     this.#bridges.push(bridge);
-    return { confDir, bridge, conflist };
+    const network = { confDir, bridge, conflist, plain: plainOf(conflist) };
+    await this.configure(network, conflist);
+    return network;
+  }
+
+  /** Makes `conflist` the only configuration of a network, at once. Who watches the directory takes it when they see it. */
+  async configure({ confDir }: Network, conflist: string): Promise<void> {
+    await writeFile(join(confDir, '.new'), conflist);
+    await rename(join(confDir, '.new'), join(confDir, '10-bench.conflist'));
   }
 
   /** Stops the registry and deletes everything; a line for each thing that those who run on this ground should have given back themselves. */
@@ -113,6 +125,12 @@ export class Ground {
   #cgroups(): string[] {
     return ['', ...readdirSync('/sys/fs/cgroup')].map((hierarchy) => join('/sys/fs/cgroup', hierarchy, this.cgroup)).filter((path) => existsSync(path));
   }
+}
+
+/** PURE. The conflist without what calls iptables. */
+function plainOf(conflist: string): string {
+  const { plugins: [bridge], ...rest } = JSON.parse(conflist) as { readonly plugins: readonly object[] };
+  return JSON.stringify({ ...rest, name: PLAIN, plugins: [{ ...bridge, ipMasq: false }] });
 }
 
 /** A child of ours that is ended, and awaited, by its handle alone. */

@@ -5,9 +5,9 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { waitFor } from '../test/e2e/cri-client.ts';
 import { Floor } from './floor.ts';
-import type { Ground } from './ground.ts';
+import { type Ground, PLAIN } from './ground.ts';
 import type { Report } from './report.ts';
-import { type RuntimeName, SERVICE, type Target } from './targets.ts';
+import { type Own, type RuntimeName, SERVICE, type Target } from './targets.ts';
 
 export interface Bench {
   readonly ground: Ground;
@@ -99,27 +99,53 @@ async function loopDelayMs({ cri }: Target): Promise<number> {
   return p99Ms;
 }
 
+const EXECS_CHAIN = 'execs per pod life, masquerade and portmap chain';
 const EXECS_ALL = 'execs per pod life';
 const EXECS_OWN = "execs per pod life but plugins' and container's own";
 
-/** Programs executed from RunPodSandbox to RemovePodSandbox with one container and one ExecSync, those in the container included. */
+/**
+ * Programs executed from RunPodSandbox to RemovePodSandbox with one container and one ExecSync, those in the container included: with the chain of
+ * the bench, whose plugins execute iptables some fifteen times, and with a plain bridge, where what a runtime does itself shows.
+ */
 export async function execs({ ground, targets, report, say }: Bench): Promise<void> {
+  const needless: string[] = [];
   for (const target of targets) {
     const { own, column } = target;
-    if (own === undefined) for (const name of [EXECS_ALL, EXECS_OWN]) report.lacks(column, name, 'unknown', 'execs');
-    else {
-      const programs = await traceExecs(own.pid, join(ground.dir, `execs-${column}`), async () => {
-        const pod = await target.runPod();
-        const containerId = await target.cri.runContainer(pod, ground.image, SERVICE);
-        await target.cri.exec(containerId, ['true']);
-        await target.cri.rpc.stopContainer({ containerId, timeout: 10n });
-        await target.cri.removePod(pod.id);
-      });
-      report.add(column, EXECS_ALL, programs.length, 'execs');
-      report.add(column, EXECS_OWN, programs.filter((program) => !NOT_THE_RUNTIMES.test(program)).length, 'execs');
-      say(`${target.name} executes ${programs.join(', ')}`);
+    if (own === undefined) {
+      for (const name of [EXECS_CHAIN, EXECS_ALL, EXECS_OWN]) report.lacks(column, name, 'unknown', 'execs');
+      continue;
     }
+    const chain = await lifeExecs(ground, target, own);
+    const plain = await withPlainNetwork(ground, own, () => lifeExecs(ground, target, own));
+    report.add(column, EXECS_CHAIN, chain.length, 'execs');
+    report.add(column, EXECS_ALL, plain.length, 'execs');
+    report.add(column, EXECS_OWN, plain.filter((program) => !NOT_THE_RUNTIMES.test(program)).length, 'execs');
+    say(`${target.name} executes ${plain.join(', ')}; with masquerade and portmap ${chain.length} in all`);
+    if (column === 'berth') needless.push(...[...chain, ...plain].filter((program) => NEEDLESS.test(program)));
   }
+  if (needless.length > 0) throw new Error(`Berth executes what nobody needs: ${needless.join(', ')}`);
+}
+
+async function lifeExecs(ground: Ground, target: Target, own: Own): Promise<string[]> {
+  return await traceExecs(own.pid, join(ground.dir, `execs-${target.column}`), async () => {
+    const pod = await target.runPod();
+    const containerId = await target.cri.runContainer(pod, ground.image, SERVICE);
+    await target.cri.exec(containerId, ['true']);
+    await target.cri.rpc.stopContainer({ containerId, timeout: 10n });
+    await target.cri.removePod(pod.id);
+  });
+}
+
+async function withPlainNetwork<T>(ground: Ground, own: Own, work: () => Promise<T>): Promise<T> {
+  const before = await own.networkInUse();
+  const use = async (conflist: string, name: string): Promise<void> => {
+    await ground.configure(own.network, conflist);
+    await waitFor(() => own.networkInUse(), (inUse) => inUse === name, `the CNI network ${name} to be in use`);
+  };
+  await use(own.network.plain, PLAIN);
+  const result = await work();
+  await use(own.network.conflist, before);
+  return result;
 }
 
 /** What the process and its descendants execute during `work`, in order: name and first word that is no option. */
@@ -155,6 +181,9 @@ function verb(args: string): string {
 
 /** What CNI plugins run for themselves, and the container's own programs: no runtime can spare those. */
 const NOT_THE_RUNTIMES = /^(host-local|ip6?tables.*|xtables.*|sh|exe|sleep|true)$/;
+
+/** What Berth promises never to execute: no question about a state that it knows, no plugin for `lo`, no process that only holds namespaces. */
+const NEEDLESS = /^(runc|crun) state$|^loopback$|^pause$/;
 
 /** The list, beginning with another one each time. */
 export function turned<T>(list: readonly T[], by: number): readonly T[] {

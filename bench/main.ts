@@ -3,7 +3,7 @@
  *
  *   --vs containerd | unix:///path   the peer: Debian's containerd, set up here, or whoever serves CRI there
  *   --runtime runc | crun            the OCI runtime of all (default crun)
- *   --only PART                      life, parallel, lists, pull, restart or memory; can be given several times
+ *   --only PART                      life, execs, parallel, lists, pull, restart or memory; can be given several times
  *   --json                           rows as JSON on stdout; the progress is on stderr in any case
  *
  * Needs root. Runs in mount and network namespaces of its own. Exits with 1 when a round failed or anything was left behind.
@@ -21,7 +21,7 @@ import { pulls } from './pull.ts';
 import { Report, table } from './report.ts';
 import { openTargets, RUNTIMES, type RuntimeName, type Target } from './targets.ts';
 
-const PARTS = ['life', 'parallel', 'lists', 'pull', 'restart', 'memory'] as const;
+const PARTS = ['life', 'execs', 'parallel', 'lists', 'pull', 'restart', 'memory'] as const;
 /** Set in the child that has the namespaces. */
 const INSIDE = 'BERTH_BENCH_INSIDE';
 
@@ -75,10 +75,8 @@ async function bench({ vs, runtime, parts, json }: Options): Promise<boolean> {
 async function measure(each: Bench, parts: ReadonlySet<string>): Promise<void> {
   const { targets, ground } = each;
   await warmUp(targets, ground.image, new Report());
-  if (parts.has('life')) {
-    await lives(each);
-    await execs(each);
-  }
+  if (parts.has('life')) await lives(each);
+  if (parts.has('execs')) await execs(each);
   if (parts.has('parallel')) await parallel(each);
   if (parts.has('lists') || parts.has('restart') || parts.has('memory')) await crowd(each, parts);
   if (parts.has('pull')) await pulls(each);

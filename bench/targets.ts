@@ -27,6 +27,10 @@ export interface Target {
 }
 export interface Own {
   readonly dir: string;
+  /** Its CNI configuration, which `ground.configure` changes. */
+  readonly network: Network;
+  /** Name of the CNI network that new pods join, as it says itself. */
+  networkInUse(): Promise<string>;
   readonly pid: number;
   /** kill -9, awaited. */
   kill(): Promise<void>;
@@ -46,7 +50,7 @@ abstract class OwnTarget implements Target, Own {
   readonly socket: string;
   readonly cri: CriClient;
   protected readonly ground: Ground;
-  protected readonly network: Network;
+  readonly network: Network;
   protected readonly runtime: RuntimeName;
   #daemon: Daemon | undefined;
 
@@ -102,6 +106,7 @@ abstract class OwnTarget implements Target, Own {
     return processesOf(this.dir).filter((pid) => this.isMonitor(readOr(`/proc/${pid}/comm`).trim())).reduce((sum, pid) => sum + memoryKb(pid, 'smaps_rollup', 'Pss'), 0);
   }
 
+  abstract networkInUse(): Promise<string>;
   protected abstract command(): readonly [string, ...string[]];
   protected abstract env(): Readonly<Record<string, string>>;
   protected abstract isMonitor(comm: string): boolean;
@@ -110,6 +115,11 @@ abstract class OwnTarget implements Target, Own {
 class Berth extends OwnTarget {
   readonly column = 'berth';
   readonly name = 'Berth';
+
+  async networkInUse(): Promise<string> {
+    const { info } = await this.cri.rpc.status({ verbose: true });
+    return (JSON.parse(info['network'] ?? 'null') as { readonly name: string } | null)?.name ?? '';
+  }
 
   protected command(): readonly [string, ...string[]] {
     const { dir } = this;
@@ -131,6 +141,12 @@ class Berth extends OwnTarget {
 class Containerd extends OwnTarget {
   readonly column = 'peer';
   readonly name = 'containerd';
+
+  async networkInUse(): Promise<string> {
+    const { info } = await this.cri.rpc.status({ verbose: true });
+    const { Networks: networks = [] } = JSON.parse(info['cniconfig'] ?? '{}') as { readonly Networks?: readonly { readonly IFName: string; readonly Config: { readonly Name: string } }[] };
+    return networks.find(({ IFName: device }) => device === 'eth0')?.Config.Name ?? '';
+  }
 
   async configure(): Promise<void> {
     const { dir } = this;

@@ -285,6 +285,7 @@ async function openSocket(options: DaemonOptions, world: World, mind: OpenPods, 
       userNamespaces: world.whyNoUserNamespaces === undefined,
       info: () => ({
         config: toJson(config),
+        network: JSON.stringify(world.network.inUse ?? null),
         pulls: toJson(world.images.progress()),
         operations: toJson(operations()),
         eventLoop: JSON.stringify(loop.read()),

@@ -10,6 +10,7 @@ const FACTS: NodeFacts = {
   oomScoreAdjMin: -1000, rlimitMax: new Map(), apparmor: false, selinux: false, seccomp: true, machine: 'x86_64', kernel: '6.18.0', hugepageSizes: [], maskedPaths: [],
 };
 const FEATURES = { recursiveReadOnlyMounts: true } as never;
+const IN_USE = { name: 'berth', file: '/etc/cni/net.d/10-berth.conflist', cniVersion: '1.0.0', plugins: ['bridge', 'portmap'], hostPorts: 'plugin' } as const;
 const handler = (name: string): never => ({ handler: { name } }) as never;
 
 function options(changes: Partial<NodeServiceOptions> = {}): NodeServiceOptions {
@@ -17,7 +18,7 @@ function options(changes: Partial<NodeServiceOptions> = {}): NodeServiceOptions 
     images: { check: async () => [], progress: () => [] },
     disks: async () => [],
     facts: FACTS,
-    network: { ready: { ok: true, why: '' } },
+    network: { ready: { ok: true, why: '' }, inUse: IN_USE },
     handlers: new Map([['', { runtime: handler('runc'), features: FEATURES }], ['runc', { runtime: handler('runc'), features: FEATURES }]]),
     whyNoUserNamespaces: undefined,
     ...changes,
@@ -32,7 +33,7 @@ describe('nodeFactList', () => {
   it('says what containers cannot have, and what to do', () => {
     const list = nodeFactList(options({
       facts: { ...FACTS, controllers: new Set(['cpu', 'memory']), capabilities: new Set(), swapLimit: false, seccomp: false },
-      network: { ready: { ok: false, why: 'no CNI configuration' } },
+      network: { ready: { ok: false, why: 'no CNI configuration' }, inUse: undefined },
       whyNoUserNamespaces: 'the kernel is too old',
       handlers: new Map([['', { runtime: handler('runc'), features: FEATURES }], ['runsc', { runtime: handler('runsc'), features: { broken: 'not installed' } as never }]]),
     }));
@@ -40,6 +41,17 @@ describe('nodeFactList', () => {
     assert.deepEqual([...limited.keys()], ['cgroups', 'swap limit', 'capabilities', 'seccomp', 'user namespaces', 'network', 'runtime runsc']);
     assert.include(limited.get('cgroups'), 'pids, cpuset');
     assert.equal(limited.get('runtime runsc'), 'not installed');
+  });
+});
+
+describe('the network in nodeFactList', () => {
+  const rows = (hostPorts: 'plugin' | 'berth' | 'nobody') => nodeFactList(options({ network: { ready: { ok: true, why: '' }, inUse: { ...IN_USE, hostPorts } } })).filter(({ name }) => name === 'network' || name === 'host ports').map(({ detail, advice }) => [detail, advice.replace(/:.*/, '')]);
+
+  it('is named, and who maps host ports', () => {
+    const network = ['ready: berth (bridge, portmap; CNI 1.0.0) of /etc/cni/net.d/10-berth.conflist', ''];
+    assert.deepEqual(rows('plugin'), [network, ['by a CNI plugin', '']]);
+    assert.deepEqual(rows('berth'), [network, ['by nftables', '']]);
+    assert.deepEqual(rows('nobody'), [network, ['no', 'pods with host ports cannot run']]);
   });
 });
 

@@ -4,7 +4,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { NodeFact, PullProgressResponse } from '../pkg/cri-api/types.ts';
 import type { FileImageStore } from '../pkg/image/index.ts';
-import type { NetworkPlugin } from '../pkg/network/index.ts';
+import type { NetworkInUse, NetworkPlugin } from '../pkg/network/index.ts';
 import type { OciRuntime, RuntimeFeatures } from '../pkg/runtime/index.ts';
 import type { NodeFacts } from '../pkg/spec/index.ts';
 import type { DiskState } from './disks.ts';
@@ -15,7 +15,7 @@ export interface NodeServiceOptions {
   readonly images: Pick<FileImageStore, 'check' | 'progress'>;
   readonly disks: () => Promise<readonly DiskState[]>;
   readonly facts: NodeFacts;
-  readonly network: Pick<NetworkPlugin, 'ready'>;
+  readonly network: Pick<NetworkPlugin, 'ready' | 'inUse'>;
   /** Handlers by name; '' is the default. */
   readonly handlers: ReadonlyMap<string, { readonly runtime: Pick<OciRuntime, 'handler'>; readonly features: RuntimeFeatures }>;
   /** Undefined if pods can have user namespaces. */
@@ -57,10 +57,17 @@ export function nodeFactList({ facts, network, handlers, whyNoUserNamespaces }: 
     ['apparmor', facts.apparmor ? 'enabled' : 'not enabled', ''],
     ['selinux', facts.selinux ? 'enabled' : 'not enabled', ''],
     ['user namespaces', whyNoUserNamespaces === undefined ? 'yes' : 'no', whyNoUserNamespaces ?? ''],
-    ['network', network.ready.ok ? 'ready' : 'not ready', network.ready.ok ? '' : network.ready.why],
+    ['network', `${network.ready.ok ? 'ready' : 'not ready'}${nameOf(network.inUse)}`, network.ready.ok ? '' : network.ready.why],
+    ...(network.inUse === undefined ? [] : [['host ports', HOST_PORTS[network.inUse.hostPorts], network.inUse.hostPorts === 'nobody' ? 'pods with host ports cannot run: install the package nftables, or add portmap to the network' : ''] as const]),
     ...[...handlers].filter(([name]) => name !== '').map(([name, { features }]) => [`runtime ${name}`, name === handlers.get('')?.runtime.handler.name ? 'the default' : 'usable', features.broken ?? ''] as const),
   ];
   return all.map(([name, detail, advice]) => ({ name, ok: advice === '', detail, advice }));
+}
+
+const HOST_PORTS: Readonly<Record<NetworkInUse['hostPorts'], string>> = { plugin: 'by a CNI plugin', berth: 'by nftables', nobody: 'no' };
+
+function nameOf(network: NetworkInUse | undefined): string {
+  return network === undefined ? '' : `: ${network.name} (${network.plugins.join(', ')}; CNI ${network.cniVersion}) of ${network.file}`;
 }
 
 /** What is free where we keep things. */

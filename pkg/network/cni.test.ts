@@ -389,6 +389,16 @@ describe('CniNetwork', () => {
       await network.add(op, pod({ portMappings: [web] }));
     });
 
+    it('are said to be ours, or a plugin\'s, or nobody\'s', async () => {
+      const own = { name: 'net', file: `${base}/conf/10-net.conflist`, cniVersion: '1.0.0', plugins: ['bridge'], hostPorts: 'berth' };
+      assert.deepEqual(network.inUse, own as never);
+      filter.present = false;
+      assert.deepEqual(network.inUse, { ...own, hostPorts: 'nobody' } as never);
+      await configure(conflist());
+      await restart();
+      assert.deepEqual(network.inUse, { ...own, plugins: ['bridge', 'portmap'], hostPorts: 'plugin' } as never);
+    });
+
     it('want nft, and only they do', async () => {
       filter.present = false;
       assert.match(await refusal(network.add(op, pod({ portMappings: [web] })), 'FailedPrecondition'), /package nftables/);

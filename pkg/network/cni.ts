@@ -30,8 +30,8 @@ import { endPlugins, nodeFilter, runPlugin, sweepNat, watchWithInotify } from '.
 import type { EndPlugins, PluginOutput, RunPlugin, SweepRules, WatchDirectory } from './exec.ts';
 import { HostPorts } from './hostports.ts';
 import type { PacketFilter } from './hostports.ts';
-import type { NetworkPlugin, PodNetwork, PodNetworkRequest } from './index.ts';
-import { mapperOf, normalised } from './ports.ts';
+import type { NetworkInUse, NetworkPlugin, PodNetwork, PodNetworkRequest } from './index.ts';
+import { mapperOf, mapsPorts, normalised } from './ports.ts';
 import type { PodPorts } from './ports.ts';
 
 export interface CniOptions {
@@ -110,6 +110,13 @@ export class CniNetwork implements NetworkPlugin {
     if (missing !== undefined) return { ok: false, why: this.#missing(network, missing) };
     const trouble = this.#status.network === network ? this.#status.why : '';
     return { ok: trouble === '', why: trouble };
+  }
+
+  get inUse(): NetworkInUse | undefined {
+    const { network, file } = this.#conf.current();
+    if (network === undefined) return undefined;
+    const { name, cniVersion, plugins } = network;
+    return { name, file, cniVersion, plugins: plugins.map(({ type }) => type), hostPorts: mapsPorts(network) ? 'plugin' : this.#ports.possible ? 'berth' : 'nobody' };
   }
 
   async add(op: Op, pod: PodNetworkRequest): Promise<PodNetwork> {

@@ -60,6 +60,11 @@ export class HostPorts {
     this.#options = options;
   }
 
+  /** False where nft is missing. */
+  get possible(): boolean {
+    return this.#options.filter.installed();
+  }
+
   /** Reads what an earlier daemon left. True if there may be a table: then every pod of the cache is to be told by `recall`, and `settle` called. */
   async load(): Promise<boolean> {
     const devices = await this.#readState();
@@ -85,7 +90,7 @@ export class HostPorts {
    * @throws ResourceExhausted naming the pod that has one of them; FailedPrecondition without nft.
    */
   reserve(pod: PodPorts): void {
-    if (!this.#options.filter.installed()) throw notInstalled();
+    if (!this.possible) throw notInstalled();
     checkFree(pod, this.#pods.values());
     this.#pods.set(pod.id, pod);
   }

@@ -11,6 +11,8 @@ export interface NetworkPlugin {
   close(): Promise<void>;
   /** Drives Status.NetworkReady; `why` is what users see ("cni config uninitialized: no *.conflist in /etc/cni/net.d"). */
   readonly ready: { readonly ok: boolean; readonly why: string };
+  /** The network that pods join now, for people; undefined while there is none. */
+  readonly inUse: NetworkInUse | undefined;
   /**
    * Runs the chain's ADD for a pod. Waits for a configuration (inotify) as long as `op` allows. Undoes itself (DEL) when a plugin fails.
    * @throws Unavailable when there is no configuration by the deadline, DeadlineExceeded naming the plugin that hangs (its process group is killed), Internal with the plugin's own message.
@@ -24,6 +26,18 @@ export interface NetworkPlugin {
   gc(op: Op, live: readonly SandboxId[]): Promise<void>;
   /** Ids in the cache. */
   list(): Promise<readonly SandboxId[]>;
+}
+
+export interface NetworkInUse {
+  readonly name: string;
+  /** Where it is configured. */
+  readonly file: string;
+  /** The version of the CNI specification that its plugins are spoken to in. */
+  readonly cniVersion: string;
+  /** Types of its plugins, in the order of ADD. */
+  readonly plugins: readonly string[];
+  /** Who maps host ports: one of the plugins, Berth itself by nftables, or nobody, as it cannot. */
+  readonly hostPorts: 'plugin' | 'berth' | 'nobody';
 }
 
 export interface PodNetworkRequest {

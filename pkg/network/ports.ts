@@ -36,7 +36,12 @@ export const TABLE = 'inet berth_hostport';
 /** Who maps a pod's host ports: a plugin of the chain that says it can, else Berth. 'nobody' if there are none. */
 export function mapperOf(network: NetworkConf, mappings: readonly PortMapping[]): 'nobody' | 'plugin' | 'berth' {
   if (mappings.length === 0) return 'nobody';
-  return network.plugins.some(({ capabilities }) => capabilities.has('portMappings')) ? 'plugin' : 'berth';
+  return mapsPorts(network) ? 'plugin' : 'berth';
+}
+
+/** True if a plugin of the chain maps host ports. */
+export function mapsPorts(network: NetworkConf): boolean {
+  return network.plugins.some(({ capabilities }) => capabilities.has('portMappings'));
 }
 
 /**

@@ -178,6 +178,7 @@ export class FakeSurroundings {
       start: async () => {},
       close: async () => {},
       ready: { ok: true, why: '' },
+      inUse: undefined,
       add: async (op: Op, pod: PodNetworkRequest) => {
         op.stage('cni add: bridge');
         await this.addGate;
