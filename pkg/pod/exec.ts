@@ -8,7 +8,7 @@ import { type ContainerId, quote, type SandboxId } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import { type Op, withLog, withTimeout } from '../base/op.ts';
 import type { AttachChannel, Connection, ExecStdio, ExitStatus, TerminalSize } from '../runtime/index.ts';
-import { execProcess } from '../spec/index.ts';
+import { execProcess, oomScoreAdjOf } from '../spec/index.ts';
 import type { ContainerRecord } from '../state/index.ts';
 import type { Books } from './books.ts';
 import { OutputRoom } from './capture.ts';
@@ -79,7 +79,9 @@ export class ExecKeeper implements Execs {
       const template = await this.#template(id);
       const own: Op = { ...withLog(op, { container: id }), signal: AbortSignal.any([op.signal, over.signal]) };
       own.stage('runtime exec');
-      const process = execProcess(template, { argv, tty: stdio.tty });
+      // As it is by now: an update may have changed it since the spec was written.
+      const oomScoreAdj = oomScoreAdjOf(record.resources?.oomScoreAdj ?? 0n, this.#world.facts);
+      const process = execProcess({ ...template, oomScoreAdj }, { argv, tty: stdio.tty });
       return await this.#world.runtimeFor(record.runtimeHandler).exec(own, id, process, stdio);
     } finally {
       over.forget();

@@ -80,7 +80,8 @@ async function run(op: Op, doing: string, request: ExecRequest, files: Files, en
     ...(request.killInside === undefined ? [] : ['--internal-pid-file', files.inside]), request.id,
   ];
   const claim = claimOrphan();
-  const runtime = await spawn({ argv, cwd: dirname(request.scratch), fds: ends.childFds, leads: 'session' }).catch((error: unknown) => {
+  // Not every runtime gives an exec the score that it asks for (crun 1.8); it inherits ours then, which is for the last that the kernel should kill.
+  const runtime = await spawn({ argv, cwd: dirname(request.scratch), fds: ends.childFds, leads: 'session', oomScoreAdj: request.process.oomScoreAdj }).catch((error: unknown) => {
     claim.close();
     throw error;
   });
@@ -100,6 +101,7 @@ async function run(op: Op, doing: string, request: ExecRequest, files: Files, en
     if (child === undefined) throw new RuntimeError('Internal', `${doing}: the process was started, but is no child of ours; how it ended cannot be known`);
     claim.close();
     current = child;
+    scoreAs(child, request.process.oomScoreAdj);
     request.stdio.onStarted?.();
     if (op.signal.aborted) kill();
     await ends.connect(op.signal);
@@ -112,6 +114,17 @@ async function run(op: Op, doing: string, request: ExecRequest, files: Files, en
     claim.close();
     // A runtime that failed or was killed may leave its half-made process to us, as a zombie in the container's PID namespace.
     if (current === runtime) reapOrphans();
+  }
+}
+
+/** runc gives an exec the score that the container was made with, though an update has changed it since and the process asks for another. */
+function scoreAs(child: Child, oomScoreAdj: number | undefined): void {
+  if (oomScoreAdj === undefined) return;
+  try {
+    const path = `/proc/${child.pid}/oom_score_adj`;
+    if (Number(readFileSync(path, 'latin1')) !== oomScoreAdj) writeFileSync(path, String(oomScoreAdj));
+  } catch {
+    // It has ended, or we may not: a score is no reason to fail a command.
   }
 }
 

@@ -80,6 +80,24 @@ for (const runtime of RUNTIMES) {
       assert.equal(await sh(node, id, 'for p in $(busybox pidof sleep); do cat /proc/$p/oom_score_adj; done'), '700');
     });
 
+    it('are those of commands, too: an OOM score as it was asked for, and as it was updated', async () => {
+      const id = await idle(node, pod, limited({ oomScoreAdj: 400n }));
+      assert.equal(await sh(node, id, 'cat /proc/self/oom_score_adj'), '400', 'from its first instruction');
+      // runc starts a command with the score that the container was made with; it is set right a moment later.
+      const untilScored = (container: string, score: number): Promise<string> => sh(node, container, `until [ "$(cat /proc/$$/oom_score_adj)" = ${score} ]; do sleep 0.01; done`);
+      await update(id, { oomScoreAdj: 700n });
+      assert.equal(await oomScore(id), '700');
+      await untilScored(id, 700);
+      await node.kill();
+      await node.start();
+      await untilScored(id, 700);
+      const created = await node.cri.createContainer(pod, IMAGE, { command: IDLE });
+      await update(created, { oomScoreAdj: 600n });
+      await node.cri.rpc.startContainer({ containerId: created });
+      assert.equal(await oomScore(created), '600');
+      await untilScored(created, 600);
+    });
+
     it('change before it starts', async () => {
       const id = await node.cri.createContainer(pod, IMAGE, { command: IDLE, ...limited({ memoryLimitInBytes: 64n * MiB }) });
       await update(id, { memoryLimitInBytes: 96n * MiB, cpuShares: 300n });
