@@ -72,14 +72,14 @@ describe('berth.v1.Node', () => {
         progress: () => [],
         check: async (_op, mode) => {
           modes.push(mode);
-          return [{ image: 'sha256:1' as never, what: 'a layer is missing' }];
+          return [{ image: 'sha256:1' as never, what: 'a layer is missing', keptBy: [] }];
         },
       },
     }));
     const op = backgroundOp(silent);
     const reply = (await service.check?.(op, { repair: false })) as { readonly problems: readonly object[] };
     await service.check?.(op, { repair: true });
-    assert.deepEqual(reply.problems, [{ imageId: 'sha256:1', what: 'a layer is missing' }]);
+    assert.deepEqual(reply.problems, [{ imageId: 'sha256:1', what: 'a layer is missing', keptBy: [] }]);
     assert.deepEqual(modes, ['report', 'repair']);
   });
 

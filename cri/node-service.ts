@@ -31,7 +31,7 @@ export function nodeService(options: NodeServiceOptions): Handlers {
   return {
     async check(op, request) {
       const problems = await images.check(op, request.repair ? 'repair' : 'report');
-      return { problems: problems.map(({ image, what }) => ({ imageId: image, what })), facts: [...nodeFactList(options), ...diskFactList(await options.disks())] };
+      return { problems: problems.map(({ image, what, keptBy }) => ({ imageId: image, what, keptBy })), facts: [...nodeFactList(options), ...diskFactList(await options.disks())] };
     },
     async *pullProgress(op) {
       let before = '';

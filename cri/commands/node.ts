@@ -1,11 +1,11 @@
 /** `berth version`, `config`, `status`, `check`: the daemon and the node. */
 import type { Command } from 'commander';
 import { loadConfig, renderConfig } from '../../pkg/config/index.ts';
-import type { Operation, Pull } from '../../pkg/cri-api/types.ts';
+import type { CheckProblem, Operation, Pull } from '../../pkg/cri-api/types.ts';
 import { connect } from '../client.ts';
 import { type CommandContext, withClient } from './context.ts';
 import { unpacked } from './inspect.ts';
-import { plain, printJson, table } from './output.ts';
+import { plain, printJson, shortId, table } from './output.ts';
 
 export function addNode(program: Command, context: CommandContext): void {
   const { screen } = context;
@@ -62,11 +62,15 @@ export function addNode(program: Command, context: CommandContext): void {
         if (json === true) return printJson(screen, reply);
         screen.write(table(screen, ['NODE', '', 'FOUND', 'ADVICE'], reply.facts.map((each) => [each.name, each.ok ? { text: 'ok', style: 'green' } : { text: 'limited', style: 'yellow' }, each.detail, each.advice])));
         screen.write('\n');
-        for (const { imageId, what } of reply.problems) screen.write(`${screen.paint('red', 'broken')} ${imageId}: ${plain(what)}${repair === true ? '; removed, pull it again' : ''}\n`);
+        for (const each of reply.problems) screen.write(`${screen.paint('red', 'broken')} ${each.imageId}: ${plain(each.what)}${repair === true ? outcome(each) : ''}\n`);
         if (reply.problems.length === 0) screen.write(`${screen.paint('green', 'ok')} all images are whole\n`);
         else if (repair !== true) screen.write('to mend: berth check --repair, then pull again\n');
       });
     });
+}
+
+function outcome({ keptBy }: CheckProblem): string {
+  return keptBy.length === 0 ? '; removed, pull it again' : `; kept for ${keptBy.slice(0, 3).map(shortId).join(', ')}, remove what runs on it first`;
 }
 
 function operationRow({ rpc, ids, stage, ageNanos, stageAgeNanos, clientGone }: Operation): string[] {

@@ -202,7 +202,7 @@ export const messages: Readonly<Record<keyof Messages, string>> = {
   PullLayer: '1 digest string, 2 stage string, 3 bytesDone int64, 4 bytesTotal int64',
   CheckRequest: '1 repair bool',
   CheckResponse: '1 problems CheckProblem[], 2 facts NodeFact[]',
-  CheckProblem: '1 imageId string, 2 what string',
+  CheckProblem: '1 imageId string, 2 what string, 3 keptBy string[]',
   NodeFact: '1 name string, 2 ok bool, 3 detail string, 4 advice string',
   OperationsRequest: '',
   OperationsResponse: '1 operations Operation[]',

@@ -191,6 +191,8 @@ export const limits = {
   archiveEntriesCount: 65_536,
   /** Names that one image may have. */
   imageNamesCount: 1_024,
+  /** Together, tags and digests each: with annotationsBytes and the layers they fit into a record. */
+  imageNamesBytes: 192 * KiB,
   /** One value in a log line; a runtime's whole kept error text (commandErrorBytes) fits. */
   logValueChars: 10_000,
   /** Lines waiting for a slow reader of stderr; beyond, lines are dropped and counted. */

@@ -1418,7 +1418,7 @@ export interface PullLayer {
 }
 
 export interface CheckRequest {
-  /** Remove the images that are not whole, with their broken parts; the next pull brings them back. */
+  /** Remove the images that are not whole, with their broken parts, unless containers run on them; the next pull brings them back. */
   readonly repair: boolean;
 }
 
@@ -1433,6 +1433,8 @@ export interface CheckProblem {
   /** `sha256:<64 hex>`, as in Image.id. */
   readonly imageId: string;
   readonly what: string;
+  /** Containers on the broken layer: a repair leaves it, and the image, until they are removed. */
+  readonly keptBy: readonly string[];
 }
 
 export interface NodeFact {

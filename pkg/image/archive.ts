@@ -68,13 +68,14 @@ async function openLayout(path: string, find: Find): Promise<readonly ArchivedIm
     return { bytes, contentType: '', digest };
   };
   const source: PullSource = { describe: path, manifest: (_op, digest) => manifest(digest), blob: (_op, want, offset) => readFrom(() => blob(want.digest), want, offset), discredit: () => false };
-  const images: ArchivedImage[] = [];
-  for (const entry of index.manifests) {
-    const root = { ...(await manifest(entry.digest)), contentType: entry.mediaType };
-    const names = ['io.containerd.image.name', 'org.opencontainers.image.ref.name'].map((key) => entry.annotations?.[key] ?? '').filter((name) => name !== '');
-    images.push({ source, root, platform: entry.platform, names, hasRegistryDigest: true });
+  // One entry per name: an image that has several is in the index several times.
+  const images = new Map<Digest, ArchivedImage & { readonly names: string[] }>();
+  for (const { digest, mediaType, platform, annotations } of index.manifests) {
+    const image = images.get(digest) ?? { source, root: { ...(await manifest(digest)), contentType: mediaType }, platform, names: [], hasRegistryDigest: true };
+    image.names.push(...['io.containerd.image.name', 'org.opencontainers.image.ref.name'].map((key) => annotations?.[key] ?? '').filter((name) => name !== ''));
+    images.set(digest, image);
   }
-  return images;
+  return [...images.values()];
 }
 
 /** `docker save`: manifest.json lists images with the paths of their config and layer tars; there is no manifest, so one is made. */

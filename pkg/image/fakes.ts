@@ -134,6 +134,8 @@ export class FakeRegistry {
 export class FakeUnpacker implements LayerUnpacker {
   readonly layers = new Set<ChainId>();
   readonly unpacked: LayerSource[] = [];
+  /** Layers that a disk has damaged, until they are removed. */
+  readonly damaged = new Set<ChainId>();
   /** Called before a layer is complete; may throw or wait. */
   onUnpack: (op: Op, layer: LayerSource) => Promise<void> | void = () => {};
 
@@ -150,7 +152,11 @@ export class FakeUnpacker implements LayerUnpacker {
   async has(chainId: ChainId): Promise<boolean> {
     return this.layers.has(chainId);
   }
+  async verifyLayer(_op: Op, chainId: ChainId): Promise<readonly string[]> {
+    return this.damaged.has(chainId) ? ['damaged'] : [];
+  }
   async removeLayer(_op: Op, chainId: ChainId): Promise<void> {
+    this.damaged.delete(chainId);
     this.layers.delete(chainId);
   }
   async listLayers(): Promise<readonly ChainId[]> {

@@ -126,7 +126,8 @@ export interface PullProgress {
 }
 
 export { FileImageStore } from './store.ts';
-export type { FileImageStoreOptions, ImageProblem, PullCounters } from './store.ts';
+export type { ImageProblem } from './check.ts';
+export type { FileImageStoreOptions, PullCounters } from './store.ts';
 export { RegistryPolicy, defaultPolicyOptions } from './policy.ts';
 export type { PolicyOptions, SignatureRequirement } from './policy.ts';
 export { NodeCredentials, defaultAuthFiles } from './auth.ts';

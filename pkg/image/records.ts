@@ -80,7 +80,7 @@ export class ImageRecords {
       repoDigests: union(known?.repoDigests ?? [], names.repoDigests),
       generation: ++this.#generation,
     };
-    const losers = new Set(names.repoTags.map((name) => this.byName(name)).filter((each) => each !== undefined && each.id !== image.id));
+    const losers = new Set(stored.repoTags.map((name) => this.byName(name)).filter((each) => each !== undefined && each.id !== image.id));
     await this.#write(stored);
     this.#index(stored);
     for (const loser of losers) {
@@ -97,7 +97,7 @@ export class ImageRecords {
   async remove(id: ImageId): Promise<void> {
     const image = this.#byId.get(id);
     this.#byId.delete(id);
-    for (const name of [...(image?.repoTags ?? []), ...(image?.repoDigests ?? [])]) if (this.#byName.get(name) === id) this.#byName.delete(name);
+    for (const name of namesOf(image)) if (this.#byName.get(name) === id) this.#byName.delete(name);
     try {
       await this.#reserve.freeing(async () => {
         await removeFile(this.#path(id));
@@ -112,6 +112,7 @@ export class ImageRecords {
   /** Makes `image` the owner of its tags; a tag that another image had is taken off that one. Digests are facts and may be shared. */
   #index(image: StoredImage): void {
     this.#generation = Math.max(this.#generation, image.generation);
+    for (const name of namesOf(this.#byId.get(image.id))) if (this.#byName.get(name) === image.id) this.#byName.delete(name);
     this.#byId.set(image.id, image);
     for (const name of image.repoDigests) this.#byName.set(name, image.id);
     for (const name of image.repoTags) {
@@ -242,10 +243,15 @@ export function describeImage(id: ImageId, manifestDigest: Digest, manifestSize:
   };
 }
 
-/** Sorted, without repetition, the older ones dropped above the limit. */
+function namesOf(image: Names | undefined): readonly string[] {
+  return image === undefined ? [] : [...image.repoTags, ...image.repoDigests];
+}
+
+/** Sorted, without repetition; above the limits the new ones win. */
 function union(old: readonly string[], added: readonly string[]): string[] {
-  const kept = old.filter((name) => !added.includes(name)).slice(0, Math.max(0, limits.imageNamesCount - added.length));
-  return [...new Set([...kept, ...added])].sort();
+  const names = [...new Set([...added, ...old])].slice(0, limits.imageNamesCount);
+  let left: number = limits.imageNamesBytes;
+  return names.filter((name) => (left -= Buffer.byteLength(name)) >= 0).sort();
 }
 
 function readLayer(value: unknown): ImageLayer {

@@ -6,6 +6,7 @@ import type { AuthConfig } from '../cri-api/types.ts';
 import { hexOf } from '../base/ids.ts';
 import type { ImageId } from '../base/ids.ts';
 import { explain } from '../base/errors.ts';
+import { limits } from '../base/limits.ts';
 import { digestOf } from '../oci/digest.ts';
 import { mediaTypes } from '../oci/manifest.ts';
 import { NodeCredentials } from './auth.ts';
@@ -43,6 +44,16 @@ describe('image/store', () => {
     await made.load(testOp());
     return made;
   }
+  /** An OCI layout whose index names the image once for each of these annotations. */
+  async function layoutOf(image: FakeImage, entries: readonly Readonly<Record<string, string>>[]): Promise<string> {
+    const directory = join(root, 'layout');
+    await mkdir(join(directory, 'blobs/sha256'), { recursive: true });
+    await writeFile(join(directory, 'oci-layout'), '{}');
+    await writeFile(join(directory, 'index.json'), JSON.stringify({ schemaVersion: 2, manifests: entries.map((annotations) => ({ mediaType: image.manifest.type, digest: image.manifest.digest, size: 1, annotations })) }));
+    for (const [digest, bytes] of [[image.manifest.digest, image.manifest.bytes], [image.id, image.config], ...image.layers.map((each) => [each.digest, each.bytes] as const)] as const) await writeFile(join(directory, 'blobs', digest.replace(':', '/')), bytes);
+    return directory;
+  }
+  const named = (names: readonly string[]): Promise<string> => layoutOf(image, names.map((name) => ({ 'io.containerd.image.name': name })));
   const pull = (reference: string, using = store): ReturnType<FileImageStore['pull']> => using.pull(testOp(), reference, {});
   const names = (using = store): string[] => using.list().flatMap(({ repoTags, repoDigests }) => [...repoTags, ...repoDigests]).sort();
   const blobsOnDisk = (): Promise<string[]> => readdir(join(root, 'store/blobs/sha256'));
@@ -451,7 +462,7 @@ describe('image/store', () => {
       expect(await store.check(testOp(), 'report')).to.deep.equal([]);
       unpacker.layers.delete(image.chain[1]!);
       const [problem] = await store.check(testOp(), 'report');
-      expect(problem).to.deep.equal({ image: image.id, what: `layer ${image.chain[1]} is missing` });
+      expect(problem).to.deep.equal({ image: image.id, what: `layer ${image.chain[1]} is missing`, keptBy: [] });
       expect(store.list()).to.have.length(2);
       await store.check(testOp(), 'repair');
       expect(store.list().map((each) => each.id)).to.deep.equal([id(sibling)]);
@@ -459,6 +470,82 @@ describe('image/store', () => {
       unpacker.unpacked.length = 0;
       await pull('reg.example/x:1');
       expect(unpacker.unpacked.map(({ chainId }) => chainId)).to.deep.equal([image.chain[1]]);
+    });
+  });
+
+  describe('repair', () => {
+    it('takes no layer away from under a container, nor the images that it belongs to', async () => {
+      registry.add('x', '1', image).add('y', '1', sibling);
+      const users = new Map<string, readonly string[]>([[image.id, ['c1']]]);
+      const used = await open({ inUse: (imageId) => users.get(imageId) ?? [], layersInUse: () => (users.size > 0 ? image.chain : []) });
+      for (const name of ['x:1', 'y:1']) await pull(`reg.example/${name}`, used);
+      unpacker.damaged.add(image.chain[0]!);
+      const problems = await used.check(testOp(), 'repair');
+      expect(problems.map((each) => [each.image, each.keptBy])).to.have.deep.members([[image.id, ['c1']], [sibling.id, ['a container of another image']]]);
+      expect(used.list()).to.have.length(2);
+      expect(unpacker.layers.has(image.chain[0]!)).to.equal(true);
+      users.clear();
+      await used.check(testOp(), 'repair');
+      expect(used.list()).to.deep.equal([]);
+      expect([...unpacker.layers].sort()).to.deep.equal([...image.chain.slice(1), sibling.chain[1]!].sort());
+    });
+
+    it('of a manifest or a config goes on under a container: its layers stay', async () => {
+      registry.add('x', '1', image);
+      const used = await open({ inUse: () => ['c1'], layersInUse: () => image.chain });
+      await pull('reg.example/x:1', used);
+      await writeFile(join(root, 'store/blobs/sha256', hexOf(image.id)), 'bit rot');
+      expect((await used.check(testOp(), 'repair')).map(({ keptBy }) => keptBy)).to.deep.equal([[]]);
+      expect(used.list()).to.deep.equal([]);
+      expect(unpacker.layers.size).to.equal(3);
+      expect((await pull('reg.example/x:1', used)).id).to.equal(image.id);
+      expect(await used.check(testOp(), 'report')).to.deep.equal([]);
+    });
+
+    it('protects what is whole only until the image is here again', async () => {
+      registry.add('x', '1', image);
+      await pull('reg.example/x:1');
+      unpacker.damaged.add(image.chain[0]!);
+      await store.check(testOp(), 'repair');
+      await pull('reg.example/x:1');
+      await store.remove(testOp(), image.id);
+      expect([...unpacker.layers]).to.deep.equal([]);
+    });
+  });
+
+  describe('what a record may hold', () => {
+    it('names: as many as are allowed, the newest', async () => {
+      registry.add('x', 'latest', image);
+      const [imported, ...more] = await store.import(testOp(), await named(Array.from({ length: 10_000 }, (_, i) => `reg.example/x:t${i}`)));
+      expect([imported?.id, more]).to.deep.equal([image.id, []]);
+      await pull('reg.example/x:latest');
+      const check = (using: FileImageStore): void => {
+        const [only] = using.list();
+        expect(only?.repoTags.length).to.equal(limits.imageNamesCount);
+        expect(only?.repoTags).to.include('reg.example/x:latest');
+        for (const name of only?.repoTags ?? []) expect(using.find(name)?.id, name).to.equal(image.id);
+        const found = Array.from({ length: 10_000 }, (_, i) => using.find(`reg.example/x:t${i}`)).filter((each) => each !== undefined);
+        expect(found.length).to.equal(limits.imageNamesCount - 1);
+      };
+      check(store);
+      check(await open());
+    });
+
+    it('long names: no more than can be read again', async () => {
+      for (const half of [0, 1]) {
+        await store.import(testOp(), await named(Array.from({ length: 1_000 }, (_, i) => `reg.example/${'long/'.repeat(40)}${half}/${i}:${'t'.repeat(128)}`)));
+      }
+      const again = await open();
+      expect(again.list()[0]?.repoTags.length).to.be.above(100);
+      expect(again.list()).to.deep.equal(store.list());
+    });
+
+    it('annotations: no more than an object of Kubernetes may have', async () => {
+      const document = JSON.parse(image.manifest.bytes.toString()) as object;
+      const manifest = Buffer.from(JSON.stringify({ ...document, annotations: { large: '\0'.repeat(50_000) } }));
+      registry.add('x', '1', image).put('/v2/x/manifests/1', manifest, image.manifest.type);
+      expect((await failure(pull('reg.example/x:1'))).code).to.equal('ResourceExhausted');
+      expect(store.list()).to.deep.equal([]);
     });
   });
 
@@ -573,14 +660,7 @@ describe('image/store', () => {
   });
 
   describe('import', () => {
-    const layout = async (image: FakeImage, annotations: Record<string, string>): Promise<string> => {
-      const directory = join(root, 'layout');
-      await mkdir(join(directory, 'blobs/sha256'), { recursive: true });
-      await writeFile(join(directory, 'oci-layout'), '{}');
-      await writeFile(join(directory, 'index.json'), JSON.stringify({ schemaVersion: 2, manifests: [{ mediaType: image.manifest.type, digest: image.manifest.digest, size: 1, annotations }] }));
-      for (const [digest, bytes] of [[image.manifest.digest, image.manifest.bytes], [image.id, image.config], ...image.layers.map((each) => [each.digest, each.bytes] as const)] as const) await writeFile(join(directory, 'blobs', digest.replace(':', '/')), bytes);
-      return directory;
-    };
+    const layout = async (image: FakeImage, annotations: Record<string, string>): Promise<string> => layoutOf(image, [annotations]);
 
     it('goes the way of a pull, under the name given', async () => {
       const [imported] = await store.import(testOp(), await layout(image, { 'org.opencontainers.image.ref.name': 'v1' }), 'reg.example/app:9');

@@ -32,6 +32,8 @@ import type { ArchivedImage } from './archive.ts';
 import { NodeCredentials, registryHost, requestCredentials } from './auth.ts';
 import type { Credentials } from './auth.ts';
 import { BlobStore } from './blobs.ts';
+import { checkImages } from './check.ts';
+import type { ImageProblem } from './check.ts';
 import { Claims } from './claims.ts';
 import { Flight } from './flight.ts';
 import { UndiciTransport } from './http.ts';
@@ -86,12 +88,6 @@ export interface PullCounters {
   readonly pullsFailed: number;
   readonly downloadedBytes: bigint;
   readonly layersReused: number;
-}
-
-/** One thing that is wrong on disk. */
-export interface ImageProblem {
-  readonly image: ImageId;
-  readonly what: string;
 }
 
 export class FileImageStore implements ImageStore {
@@ -232,53 +228,26 @@ export class FileImageStore implements ImageStore {
     for (const each of this.#policy.candidates(name)) await this.#policy.signatureRequirements(each, namespace);
   }
 
-  /**
-   * Reads every manifest, config and kept blob again and asks for every layer. `repair` drops the records of images that are not
-   * whole, with the blobs that are bad, so that the next pull mends them; layers that are whole stay for it.
-   */
-  async check(op: Op, mode: 'report' | 'repair'): Promise<readonly ImageProblem[]> {
-    const problems: ImageProblem[] = [];
-    for (const stored of this.#records.all()) {
-      const found = await this.#checkOne(op, stored, mode);
-      problems.push(...found);
-      if (found.length === 0 || mode === 'report') continue;
-      const kept = await this.#reserve.freeing(() => this.#claims.take(repairKey(stored.id), { blobs: blobsOf(stored), layers: stored.layers.map(({ chainId }) => chainId) }));
-      await this.#changing.run('records', () => this.#records.remove(stored.id));
-      kept.abandon();
-      op.log.warn('image is not whole, removed; pull it again', { image: stored.id });
-    }
-    return problems;
+  /** Reads everything again, see check.ts. `repair` drops what is bad, so that the next pull mends it. */
+  check(op: Op, mode: 'report' | 'repair'): Promise<readonly ImageProblem[]> {
+    return checkImages(op, {
+      ...this.#world,
+      keptBlobs: (image) => this.#kept(image),
+      usersOf: (id) => this.#options.inUse?.(id) ?? [],
+      layersInUse: () => this.#options.layersInUse?.() ?? [],
+      removeBlob: (digest) => this.#removeBlob(digest),
+      removeLayer: (own, chainId) => this.#removeLayer(own, chainId),
+      forget: async (image) => {
+        const kept = await this.#reserve.freeing(() => this.#claims.take(repairKey(image.id), { blobs: blobsOf(image), layers: image.layers.map(({ chainId }) => chainId) }));
+        await this.#changing.run('records', () => this.#records.remove(image.id));
+        kept.abandon();
+      },
+    }, this.#records.all(), mode);
   }
 
   /** Ends connections. Pulls in flight fail. */
   async close(): Promise<void> {
     await this.#transport.close();
-  }
-
-  async #checkOne(op: Op, stored: StoredImage, mode: 'report' | 'repair'): Promise<ImageProblem[]> {
-    const problems: ImageProblem[] = [];
-    for (const digest of this.#kept(stored)) {
-      checkAlive(op, `checking image ${stored.id}`);
-      try {
-        await this.#blobs.verify(digest);
-      } catch (error) {
-        problems.push({ image: stored.id, what: explain(error) });
-        if (mode === 'repair') await this.#removeBlob(digest);
-      }
-    }
-    for (const { chainId } of stored.layers) {
-      const wrong = await this.#layerProblems(op, chainId);
-      problems.push(...wrong.map((what) => ({ image: stored.id, what })));
-      if (wrong.length > 0 && mode === 'repair') await this.#world.layerLocks.run(chainId, () => this.#removeLayer(op, chainId));
-    }
-    return problems;
-  }
-
-  async #layerProblems(op: Op, chainId: ChainId): Promise<readonly string[]> {
-    checkAlive(op, `checking layer ${chainId}`);
-    const { unpacker } = this.#options;
-    if (!(await unpacker.has(chainId))) return [`layer ${chainId} is missing`];
-    return ((await unpacker.verifyLayer?.(op, chainId)) ?? []).map((what) => `layer ${chainId}: ${what}`);
   }
 
   get #keepUnfinishedMs(): number {

@@ -192,7 +192,11 @@ function readManifest(document: JsonObject, mediaType: string): ImageManifest {
   const layers = list.map((each) => descriptor(each, 'the manifest'));
   for (const layer of layers) checkLayerType(layer);
   if (config.size > BigInt(limits.imageConfigBytes)) throw new RuntimeError('ResourceExhausted', `the image config has ${config.size} bytes, at most ${limits.imageConfigBytes} are read`);
-  return { kind: 'manifest', mediaType, config, layers, annotations: stringMap(document, 'annotations', 'the manifest') };
+  const annotations = stringMap(document, 'annotations', 'the manifest');
+  const annotated = Buffer.byteLength(JSON.stringify(annotations));
+  // They are kept in the image's record and go into every list of images.
+  if (annotated > limits.annotationsBytes) throw new RuntimeError('ResourceExhausted', `the manifest has ${annotated} bytes of annotations, at most ${limits.annotationsBytes} are kept`);
+  return { kind: 'manifest', mediaType, config, layers, annotations };
 }
 
 function checkLayerType(layer: Descriptor): void {
