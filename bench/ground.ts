@@ -18,7 +18,7 @@ import { type RunningRegistry, startRegistry } from '../test/e2e/registry.ts';
 export const run = promisify(execFile);
 const BUILD = new URL('../build/', import.meta.url).pathname;
 export const CNI_PLUGINS = '/usr/lib/cni';
-const SHIPPED = ['berth.mjs', 'unpack-worker.mjs', 'bin/berth', 'bin/addon.node', 'bin/conmon', 'bin/pinns', 'bin/pause', 'bin/env-exec'];
+const SHIPPED = ['berth.cjs', 'unpack-worker.cjs', 'bin/berth', 'bin/addon.node', 'bin/conmon', 'bin/pinns', 'bin/pause', 'bin/env-exec'];
 
 export interface Network {
   /** Directory with one conflist. */
@@ -105,7 +105,7 @@ export class Ground {
   async #copyBuild(): Promise<void> {
     await mkdir(this.build('bin'), { recursive: true });
     for (const name of SHIPPED) await copyFile(join(BUILD, name), this.build(name));
-    await cp(join(BUILD, 'lazy'), this.build('lazy'), { recursive: true });
+    await cp(join(BUILD, 'lib'), this.build('lib'), { recursive: true });
     await copyFile(process.execPath, this.build('bin/node'));
   }
 
@@ -140,12 +140,12 @@ export interface Daemon {
   kill(signal: 'SIGTERM' | 'SIGKILL'): Promise<void>;
 }
 
-/** Starts a daemon with its output in `logFile`. */
+/** Starts a daemon with its output in `logFile`, and an environment as a service manager gives it: nothing of ours (a list of certificates to load, say) is measured with it. */
 export async function startDaemon(argv: readonly [string, ...string[]], logFile: string, env: Readonly<Record<string, string>> = {}): Promise<Daemon> {
   const { open } = await import('node:fs/promises');
   const log = await open(logFile, 'a');
   try {
-    const child = spawn(argv[0], argv.slice(1), { stdio: ['ignore', log.fd, log.fd], env: { ...process.env, ...env } });
+    const child = spawn(argv[0], argv.slice(1), { stdio: ['ignore', log.fd, log.fd], env: { PATH: process.env['PATH'] ?? '', HOME: '/root', ...env } });
     const ended = once(child, 'exit');
     await once(child, 'spawn');
     return {

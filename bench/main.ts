@@ -101,7 +101,7 @@ async function onGroundOfItsOwn(): Promise<number> {
 try {
   const options = readOptions(process.argv.slice(2));
   if (process.getuid?.() !== 0) throw new Error('needs root');
-  if (!existsSync(new URL('../build/berth.mjs', import.meta.url))) throw new Error('build/berth.mjs is missing; run npm run build first');
+  if (!existsSync(new URL('../build/berth.cjs', import.meta.url))) throw new Error('build/berth.cjs is missing; run npm run build first');
   process.exitCode = process.env[INSIDE] === undefined ? await onGroundOfItsOwn() : (await bench(options)) ? 0 : 1;
 } catch (error) {
   console.error(`bench: ${error instanceof Error ? error.message : String(error)}`);

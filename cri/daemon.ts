@@ -1,12 +1,12 @@
 /**
  * The composition root: the only place that says `new`. Reads top to bottom as the order of start; stop is the reverse.
  */
-import { access } from 'node:fs/promises';
+import { access, readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Config, reload } from '../pkg/config/index.ts';
 import { explain, RuntimeError } from '../pkg/base/errors.ts';
-import { ensureDir } from '../pkg/base/files.ts';
+import { ensureDir, replaceFile } from '../pkg/base/files.ts';
 import type { ChainId, ContainerId } from '../pkg/base/ids.ts';
 import { limits } from '../pkg/base/limits.ts';
 import { backgroundOp, type Logger, type Op, withTimeout } from '../pkg/base/op.ts';
@@ -20,7 +20,7 @@ import { ConmonMonitor, LinuxHost, LinuxProcesses, OciCli, type OciRuntime, Pinn
 import type { NodeFacts } from '../pkg/spec/index.ts';
 import { FileStateStore, Workspace } from '../pkg/state/index.ts';
 import { WritableLayers } from '../pkg/stats/index.ts';
-import { StreamServer } from '../pkg/stream/index.ts';
+import type { StreamServer } from '../pkg/stream/index.ts';
 import { becomeSubreaper, capture, inheritedEnv, nodeFacts, notifyServiceManager, readCgroupLayoutSync, reapOrphans } from '../pkg/sys/index.ts';
 import { type Disk, type Disks, openDisks } from './disks.ts';
 import { eventsService } from './events-service.ts';
@@ -33,7 +33,7 @@ import { runtimeService } from './runtime-service.ts';
 import { type RunningServer, serve } from './server.ts';
 import { statsService } from './stats-service.ts';
 import { handlerSettings, podSettings, whyImpassable } from './settings.ts';
-import { streamService } from './stream-service.ts';
+import { streamService, type Urls } from './stream-service.ts';
 
 export interface DaemonOptions {
   readonly config: Config;
@@ -72,7 +72,6 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
     const facts = nodeFacts(config.runtime.cgroupManager);
     sayWhatIsClamped(log, facts);
     const workspace = new Workspace(config.storage.runroot);
-    const runtimes = await findRuntimes(op, options);
     const rootfs = new OverlayRootfs({ root: disks.containers.directory, imageRoot: disks.images.directory, reserve: disks.containers.reserve, ...(options.workerUrl === undefined ? {} : { workerUrl: options.workerUrl }) });
     // Deletions that go on after a reply are finished, within bounds; what is left then, the next start deletes.
     closers.push(() => Promise.race([rootfs.close(), sleep(limits.shutdownGraceMs, undefined, { ref: false })]));
@@ -83,18 +82,24 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
       cacheDir: join(config.storage.root, 'cni'),
       log,
     });
+    closers.push(() => network.close());
     let mind: OpenPods | undefined;
     const images = makeImages(config, rootfs, disks.images, { images: (imageId) => mind?.imageUsers(imageId) ?? [], layers: () => mind?.layersInUse() ?? [] });
-    await rootfs.sweepLayers(op);
-    const [whyNoUserNamespaces] = await Promise.all([noUserNamespacesBecause(config, rootfs), images.load(op)]);
+    // None of these needs another, and all of them mostly wait.
+    const [runtimes, whyNoUserNamespaces] = await together(
+      findRuntimes(op, options),
+      rootfs.sweepLayers(op).then(() => noUserNamespacesBecause(config, rootfs)),
+      images.load(op),
+      network.start(op),
+    );
     if (whyNoUserNamespaces !== undefined) log.info('pods with user namespaces cannot run on this node', { cause: whyNoUserNamespaces });
-    await network.start(op);
-    closers.push(() => network.close());
     const world = await makeWorld(options, { facts, workspace, runtimes, rootfs, network, images, whyNoUserNamespaces, reserve: disks.run.reserve });
     mind = await openPods(op, world);
     closers.push(mind.close);
-    const streams = await openStreams(config, log, mind);
+    const streams = new Streams(config, log, mind);
     closers.push(() => streams.close());
+    // A port that is taken, and certificates that are bad, are found at the start rather than at the first exec.
+    if (config.api.streamPort !== 0 || config.api.streamEnableTls) await streams.open();
     const server = await openSocket(options, world, mind, { runtimes, streams, images, disks });
     closers.push(() => server.close());
     notifyServiceManager('READY=1');
@@ -114,6 +119,12 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
     await close();
     throw cause;
   }
+}
+
+/** The results of all; if one fails, its error, when the others have ended too. */
+async function together<T extends readonly Promise<unknown>[]>(...work: T): Promise<{ -readonly [K in keyof T]: Awaited<T[K]> }> {
+  await Promise.allSettled(work);
+  return (await Promise.all(work)) as { -readonly [K in keyof T]: Awaited<T[K]> };
 }
 
 type Runtimes = ReadonlyMap<string, { readonly runtime: OciRuntime; readonly features: RuntimeFeatures }>;
@@ -185,7 +196,7 @@ async function findRuntimes(op: Op, options: DaemonOptions): Promise<Runtimes> {
   const chosen = name === undefined ? undefined : found.get(name);
   if (chosen === undefined) throw new RuntimeError('FailedPrecondition', 'no OCI runtime found; install crun or runc, or name one with --runtimes name:path');
   for (const [each, { features }] of found) if (features.broken !== undefined) log.warn('a runtime does not work on this node', { runtime: each, cause: features.broken });
-  return new Map([['', chosen], ...[...found].sort(([a], [b]) => a.localeCompare(b))]);
+  return new Map([['', chosen], ...[...found].sort(([a], [b]) => (a < b ? -1 : 1))]);
 }
 
 function makeImages(config: Config, rootfs: RootfsDriver, { directory, reserve }: Disk, use: { readonly images: (imageId: string) => readonly string[]; readonly layers: () => Iterable<ChainId> }): FileImageStore {
@@ -249,14 +260,62 @@ async function makeWorld(options: DaemonOptions, parts: Parts): Promise<World> {
   };
 }
 
-async function openStreams({ api }: Config, log: Logger, mind: OpenPods): Promise<StreamServer> {
-  const tls = api.streamEnableTls ? { cert: api.streamTlsCert, key: api.streamTlsKey, clientCa: api.streamTlsCa } : undefined;
-  return await StreamServer.listen({ backend: mind.execs, log, address: api.streamAddress, port: api.streamPort, idleTimeoutMs: api.streamIdleTimeoutMs, tls });
+/** The stream server, made when the first URL is asked for: it brings HTTP and WebSocket along, which many a node never needs. */
+class Streams {
+  readonly #open: () => Promise<StreamServer>;
+  #server: Promise<StreamServer> | undefined;
+  #running: StreamServer | undefined;
+
+  constructor({ api }: Config, log: Logger, mind: OpenPods) {
+    const tls = api.streamEnableTls ? { cert: api.streamTlsCert, key: api.streamTlsKey, clientCa: api.streamTlsCa } : undefined;
+    this.#open = async () => {
+      const { StreamServer } = await import('../pkg/stream/index.ts');
+      return await StreamServer.listen({ backend: mind.execs, log, address: api.streamAddress, port: api.streamPort, idleTimeoutMs: api.streamIdleTimeoutMs, tls });
+    };
+  }
+
+  /** @throws as StreamServer.listen; the next call tries again. */
+  async open(): Promise<Urls> {
+    this.#server ??= this.#open();
+    try {
+      return (this.#running = await this.#server);
+    } catch (cause) {
+      this.#server = undefined;
+      throw cause;
+    }
+  }
+
+  /** Sessions that run. */
+  operations(): readonly Operation[] {
+    return this.#running?.operations() ?? [];
+  }
+
+  async close(): Promise<void> {
+    await (await this.#server)?.close();
+  }
 }
 
-/** Undefined if pods can have user namespaces on this node. */
+/** Undefined if pods can have user namespaces on this node. That an overlay with mapped ids could be mounted is remembered until the next boot: to undo the attempt takes the kernel long. */
 async function noUserNamespacesBecause({ storage }: Config, rootfs: OverlayRootfs): Promise<string | undefined> {
-  return (await whyImpassable(storage.root)) ?? (await whyImpassable(storage.runroot)) ?? (await rootfs.whyNoUserNamespaces());
+  const impassable = (await whyImpassable(storage.root)) ?? (await whyImpassable(storage.runroot));
+  if (impassable !== undefined) return impassable;
+  const file = join(storage.runroot, 'userns');
+  const circumstances = await userNamespaceCircumstances(storage.root);
+  if (circumstances !== undefined && (await readFile(file, 'utf8').catch(() => '')) === circumstances) return undefined;
+  const why = await rootfs.whyNoUserNamespaces();
+  // What did not work may work at the next start.
+  if (why === undefined && circumstances !== undefined) await replaceFile(file, circumstances, 'memory').catch(() => {});
+  return why;
+}
+
+/** What the answer depends on: boot, file system, and how many user namespaces there may be. */
+async function userNamespaceCircumstances(root: string): Promise<string | undefined> {
+  try {
+    const [boot, max, { dev }] = await Promise.all([readFile('/proc/sys/kernel/random/boot_id', 'utf8'), readFile('/proc/sys/user/max_user_namespaces', 'utf8'), stat(root)]);
+    return `${boot}${max}${dev}`;
+  } catch {
+    return undefined;
+  }
 }
 
 function handlersOf(config: Config, runtimes: Runtimes): ReadonlyMap<string, HandlerSettings> {
@@ -266,7 +325,7 @@ function handlersOf(config: Config, runtimes: Runtimes): ReadonlyMap<string, Han
 /** What a request may be held up for by writable layers that were never measured. */
 const LAYERS_PATIENCE_MS = 500;
 
-async function openSocket(options: DaemonOptions, world: World, mind: OpenPods, { runtimes, streams, images, disks }: { readonly runtimes: Runtimes; readonly streams: StreamServer; readonly images: FileImageStore; readonly disks: Disks }): Promise<RunningServer> {
+async function openSocket(options: DaemonOptions, world: World, mind: OpenPods, { runtimes, streams, images, disks }: { readonly runtimes: Runtimes; readonly streams: Streams; readonly images: FileImageStore; readonly disks: Disks }): Promise<RunningServer> {
   const { config, log, version } = options;
   const loop = new LoopDelay();
   const operations = (): readonly Operation[] => server?.operations() ?? [];
@@ -275,7 +334,7 @@ async function openSocket(options: DaemonOptions, world: World, mind: OpenPods, 
   const writableLayers = new WritableLayers<ContainerId>({ measure: (id) => world.rootfs.usage(backgroundOp(log), id), clock: world.clock, patienceMs: LAYERS_PATIENCE_MS });
   const handlers = [
     runtimeService(mind),
-    streamService(mind, streams),
+    streamService(mind, () => streams.open()),
     observeService({
       mind,
       network: world.network,

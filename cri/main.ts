@@ -2,11 +2,9 @@
  * The process: arguments, configuration, signals, exit codes. Everything else is in daemon.ts and commands/.
  */
 import { Command, CommanderError } from 'commander';
-import { dirname, join } from 'node:path';
-import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { flushCompileCache } from 'node:module';
-import { readdir, readFile, stat } from 'node:fs/promises';
-import { fileURLToPath } from 'node:url';
 import { flags, loadConfig, type LoadedConfig } from '../pkg/config/index.ts';
 import { errnoOf, explain, isCode } from '../pkg/base/errors.ts';
 import { journaldReads, Log, parseLogLevel } from '../pkg/base/log.ts';
@@ -15,12 +13,13 @@ import { addCommands } from './commands/index.ts';
 import { type Daemon, startDaemon } from './daemon.ts';
 
 declare const BERTH_VERSION: string | undefined;
+/** In the bundle, see boot.ts: keeps compiled code for the next start. */
+declare const berthKeepCode: (() => Promise<void>) | undefined;
 
 const VERSION = typeof BERTH_VERSION === 'string' ? BERTH_VERSION : 'development';
-const HERE = dirname(fileURLToPath(import.meta.url));
-/** Bundled, we are build/berth.mjs; from source, cri/main.ts. */
-const BIN_DIR = existsSync(join(HERE, 'bin')) ? join(HERE, 'bin') : join(HERE, '../build/bin');
-const WORKER = join(HERE, 'unpack-worker.mjs');
+/** Bundled, we are build/berth.cjs; from source, cri/main.ts. */
+const BIN_DIR = existsSync(join(import.meta.dirname, 'bin')) ? join(import.meta.dirname, 'bin') : join(import.meta.dirname, '../build/bin');
+const WORKER = join(import.meta.dirname, 'unpack-worker.cjs');
 
 const program = new Command('berth')
   .description('A Kubernetes CRI runtime. Without a command it serves; the commands talk to the daemon that serves on --listen.')
@@ -34,16 +33,14 @@ for (const flag of flags) {
 program.action(() => serveForever(program.opts()));
 addCommands(program, { version: VERSION, load: () => configuration(program.opts()) });
 
-try {
-  await program.parseAsync();
-} catch (error) {
+void program.parseAsync().catch((error: unknown) => {
   if (error instanceof CommanderError) process.exitCode = error.exitCode;
   else {
     process.stderr.write(`berth: ${explain(error)}\n`);
     // 2: what was asked for is wrong; 1: it could not be done.
     process.exitCode = isCode(error, 'InvalidArgument') ? 2 : 1;
   }
-}
+});
 
 async function configuration(given: Readonly<Record<string, string | boolean | string[] | undefined>>): Promise<LoadedConfig> {
   return await loadConfig({
@@ -52,21 +49,20 @@ async function configuration(given: Readonly<Record<string, string | boolean | s
     // sd_booted(3): the directory exists exactly when systemd is PID 1.
     node: { systemdCgroups: existsSync('/run/systemd/system'), findExecutable: (name) => findExecutable(name) },
     files: {
+      // On the spot: nobody is served yet, and the thread pool would first have to be started.
       async read(path) {
-        return await orUndefined(readFile(path, 'utf8'));
+        return ifPresent(() => readFileSync(path, 'utf8'));
       },
       async list(path) {
-        const names = await orUndefined(readdir(path));
-        if (names === undefined) return undefined;
-        return await Promise.all(names.map(async (name) => ({ name, kind: kindOf(await orUndefined(stat(join(path, name)))) })));
+        return ifPresent(() => readdirSync(path))?.map((name) => ({ name, kind: kindOf(ifPresent(() => statSync(join(path, name)))) }));
       },
     },
   });
 }
 
-async function orUndefined<T>(work: Promise<T>): Promise<T | undefined> {
+function ifPresent<T>(work: () => T): T | undefined {
   try {
-    return await work;
+    return work();
   } catch (error) {
     if (errnoOf(error) === 'ENOENT') return undefined;
     throw error;
@@ -99,10 +95,23 @@ async function serveForever(given: Readonly<Record<string, string | boolean | st
   process.once('SIGTERM', stop);
   process.once('SIGINT', stop);
   process.on('SIGHUP', () => void reloadConfiguration(given, log, daemon));
-  // winston takes a while to load; the daemon serves already.
-  await log.openSink();
-  // What was compiled until now spares the next start a third of its time. Node would write it at the end only, and a kill has none.
-  flushCompileCache();
+  setTimeout(() => void settle(log), SETTLE_MS).unref();
+}
+
+/** After a start clients ask for everything at once; what can wait lets them go first. */
+const SETTLE_MS = 1_000;
+
+/** What makes the daemon complete, or its next start quicker. Nothing here is worth ending for. */
+async function settle(log: Log): Promise<void> {
+  try {
+    // What ran until now is compiled already at the next start. Node would write its part at the end only, and a kill has none.
+    if (typeof berthKeepCode === 'function') await berthKeepCode();
+    // winston takes a while to load.
+    await log.openSink();
+    flushCompileCache();
+  } catch (cause) {
+    log.debug('compiled code cannot be kept; starts take longer', { cause: explain(cause) });
+  }
 }
 
 /** What SIGHUP does: takes the keys that can change in a running daemon, names those that wait for a restart, and keeps the old ones if the file is bad. */

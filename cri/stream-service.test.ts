@@ -21,7 +21,7 @@ function service(phases: { readonly container?: string; readonly pod?: string } 
     containers: { get: (id: string) => get(id, { id: ID, config: { tty: false }, state: { phase: phases.container ?? 'running' } }) },
     pods: { get: (id: string) => get(id, { id: ID, state: { phase: phases.pod ?? 'ready' } }) },
   } as unknown as OpenPods;
-  return { handlers: streamService(mind, { urlForExec: grant, urlForAttach: grant, urlForPortForward: grant }) as never, granted };
+  return { handlers: streamService(mind, async () => ({ urlForExec: grant, urlForAttach: grant, urlForPortForward: grant })) as never, granted };
 }
 
 async function codeFrom(work: () => unknown): Promise<string> {

@@ -9,8 +9,11 @@ import type { StreamServer } from '../pkg/stream/index.ts';
 import type { Handlers } from './server.ts';
 import { narrowAttach, narrowExec, narrowPortForward } from './validate.ts';
 
-/** Handlers of the RPCs that answer with a URL. */
-export function streamService(mind: Pick<OpenPods, 'pods' | 'containers'>, streams: Pick<StreamServer, 'urlForExec' | 'urlForAttach' | 'urlForPortForward'>): Handlers {
+/** What gives URLs. */
+export type Urls = Pick<StreamServer, 'urlForExec' | 'urlForAttach' | 'urlForPortForward'>;
+
+/** Handlers of the RPCs that answer with a URL; `streams` is asked at each of them. */
+export function streamService(mind: Pick<OpenPods, 'pods' | 'containers'>, streams: () => Promise<Urls>): Handlers {
   const running = (id: string): ContainerRecord => {
     const record = mind.containers.get(id);
     if (record.state.phase === 'running') return record;
@@ -19,19 +22,19 @@ export function streamService(mind: Pick<OpenPods, 'pods' | 'containers'>, strea
   return {
     async exec(_op, request) {
       const { containerId, cmd, stdin, stdout, stderr, tty } = narrowExec(request);
-      return { url: await streams.urlForExec({ containerId: running(containerId).id, cmd, stdin, stdout, stderr, tty }) };
+      return { url: await (await streams()).urlForExec({ containerId: running(containerId).id, cmd, stdin, stdout, stderr, tty }) };
     },
     async attach(_op, request) {
       const { containerId, stdin, stdout, stderr, tty } = narrowAttach(request);
       const { id, config } = running(containerId);
       if (tty && !config.tty) throw new RuntimeError('InvalidArgument', `container ${id} has no terminal; attach to it without tty`);
-      return { url: await streams.urlForAttach({ containerId: id, stdin, stdout, stderr, tty }) };
+      return { url: await (await streams()).urlForAttach({ containerId: id, stdin, stdout, stderr, tty }) };
     },
     async portForward(_op, request) {
       const { podSandboxId, port } = narrowPortForward(request);
       const { id, state } = mind.pods.get(podSandboxId);
       if (state.phase !== 'ready') throw new RuntimeError('FailedPrecondition', `pod sandbox ${id} is ${state.phase}; ports are forwarded only to a ready one`);
-      return { url: await streams.urlForPortForward({ podSandboxId: id, port }) };
+      return { url: await (await streams()).urlForPortForward({ podSandboxId: id, port }) };
     },
   };
 }

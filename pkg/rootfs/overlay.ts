@@ -19,6 +19,7 @@ import { randomBytes } from 'node:crypto';
 import { chmod, rename, rm } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
+import { pathToFileURL } from 'node:url';
 import { errnoOf, explain, RuntimeError, storageError, wrap } from '../base/errors.ts';
 import { ensureDir, readDirSorted } from '../base/files.ts';
 import { type ChainId, type ContainerId, parseContainerId, quote } from '../base/ids.ts';
@@ -71,7 +72,7 @@ export class OverlayRootfs implements RootfsDriver {
     this.imageRoot = options.imageRoot ?? options.root;
     this.#rootfs = join(options.root, 'rootfs');
     this.#reserve = options.reserve ?? noReserve;
-    this.#pool = new UnpackPool(Math.min(limits.unpackWorkersCount, Math.max(2, availableParallelism())), options.workerUrl ?? new URL('./unpack-worker.ts', import.meta.url));
+    this.#pool = new UnpackPool(Math.min(limits.unpackWorkersCount, Math.max(2, availableParallelism())), options.workerUrl ?? pathToFileURL(join(import.meta.dirname, 'unpack-worker.ts')));
     this.#layers = new Layers(join(this.imageRoot, 'layers'), this.#pool, options.unpackLimits ?? {});
   }
 

@@ -14,7 +14,7 @@ import { createHash, randomBytes } from 'node:crypto';
 import { readFile, stat } from 'node:fs/promises';
 import { createServer, type IncomingMessage, type Server, type ServerResponse, STATUS_CODES } from 'node:http';
 import { createServer as createTlsServer, type Server as TlsServer } from 'node:https';
-import { isIPv6, type Socket } from 'node:net';
+import type { Socket } from 'node:net';
 import { explain, RuntimeError } from '../base/errors.ts';
 import { type ContainerId, quote, type SandboxId } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
@@ -144,7 +144,7 @@ export class StreamServer {
     const bound = this.#server.address();
     const chosen = typeof bound === 'object' && bound !== null ? bound.port : port;
     const host = address === '' || address === '0.0.0.0' ? '127.0.0.1' : address === '::' ? '::1' : address;
-    this.#base = `${tls === undefined ? 'http' : 'https'}://${isIPv6(host) ? `[${host}]` : host}:${chosen}`;
+    this.#base = `${tls === undefined ? 'http' : 'https'}://${host.includes(':') ? `[${host}]` : host}:${chosen}`;
   }
 
   async #urlFor(grant: Grant): Promise<string> {

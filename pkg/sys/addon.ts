@@ -99,5 +99,5 @@ function load(): Addon {
   const candidates = [process.env['BERTH_ADDON'] ?? '', join(here, 'addon.node'), join(here, 'bin/addon.node'), join(here, '../../build/bin/addon.node')];
   const path = candidates.find((candidate) => candidate !== '' && existsSync(candidate));
   if (path === undefined) throw new RuntimeError('FailedPrecondition', 'addon.node is not built: run `make -C native` (npm run build does)');
-  return createRequire(import.meta.url)(path) as Addon;
+  return createRequire(import.meta.filename)(path) as Addon;
 }
