@@ -52,7 +52,7 @@ export interface Calls {
   /** open_tree + mount_setattr + move_mount. `propagation` is MS_* or 0. `usernsFd` as above. */
   mountBind(source: string, target: string, recursive: number, set: number, clear: number, propagation: number, usernsFd: number): void;
   setMount(path: string, recursive: number, set: number, clear: number, propagation: number): void;
-  /** umount2 without following a link at the end. 1 if something was unmounted, 0 if nothing is mounted there. */
+  /** umount2 without following a link at the end, until nothing is mounted there. How many mounts that were. */
   unmount(path: string, flags: number): number;
 
   // --- descriptors -----------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@
 #define MOUNT_ATTR_NOSYMFOLLOW 0x00200000
 #endif
 #define UMOUNT_ARGS_OK (2 | 8) /* MNT_DETACH | UMOUNT_NOFOLLOW */
+#define UMOUNTS_MAX 1024
 /* fsconfig takes strings of at most this length. */
 #define FSCONFIG_STRING_MAX 255
 /* mount(2) takes one page of data. */
@@ -367,9 +368,10 @@ int sys_unmount(struct call *c)
 {
 	if ((c->arg[1].i & ~(int64_t)UMOUNT_ARGS_OK) != 0)
 		return call_fail(c, "umount2", EINVAL);
-	if (syscall(SYS_umount2, c->arg[0].text.data, (int)c->arg[1].i) == 0)
-		c->number = 1;
-	else if (errno != EINVAL && errno != ENOENT && errno != ENOTDIR)
+	/* Over-mounts go too. Whoever mounts faster than that mounts against us. */
+	while (c->number < UMOUNTS_MAX && syscall(SYS_umount2, c->arg[0].text.data, (int)c->arg[1].i) == 0)
+		c->number++;
+	if (c->number < UMOUNTS_MAX && errno != EINVAL && errno != ENOENT && errno != ENOTDIR)
 		return call_fail(c, "umount2", errno);
 	return 0;
 }

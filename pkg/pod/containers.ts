@@ -40,6 +40,8 @@ export class ContainerKeeper implements Containers {
   readonly #retiring = new Map<ContainerId, Promise<void>>();
   /** Ended containers whose runtime side is gone already; forgotten by a restart, which only costs a call. */
   readonly #retired = new Set<ContainerId>();
+  /** Removed containers that hold something yet: nobody sees them, but their pod goes after them. */
+  readonly #leaving = new Map<ContainerId, { readonly record: ContainerRecord; readonly work: Promise<void> }>();
   readonly #shutdown = new AbortController();
   readonly #background: Background;
 
@@ -130,6 +132,16 @@ export class ContainerKeeper implements Containers {
   async settle(pod: SandboxId): Promise<void> {
     const making = this.#books.containersOf(pod).filter((record) => record.state.phase === 'creating');
     await Promise.all(making.map((record) => this.#creates.settled(containerKey(pod, record.config.metadata))));
+  }
+
+  /** Resolves when the removed containers of `pod` hold nothing any more. @throws as destroyContainer, for one that failed before and fails again. */
+  async left(op: Op, pod: SandboxId): Promise<void> {
+    for (const [id, { record, work }] of this.#leaving) {
+      if (record.sandboxId !== pod) continue;
+      op.stage(`wait until container ${id} has left`);
+      await work;
+      if (this.#leaving.has(id)) await this.#locks.run(id, () => this.#finish(op, record));
+    }
   }
 
   /** Follows the exit directory until `close`. Call once, after recovery has taken the records in. */
@@ -310,23 +322,47 @@ export class ContainerKeeper implements Containers {
     await this.stop(op, id, 0);
     const record = this.#books.container(id);
     if (record === undefined) return;
-    op.stage('wait for the clean-up after the end');
-    await this.#retiring.get(id);
     await this.#locks.run(id, async () => {
       const latest = this.#books.container(id);
       if (latest === undefined) return;
       const removing = { ...latest, state: next(latest.state, { type: 'remove' }) };
       if (latest.state.phase !== 'removing') await this.#books.save(removing);
       await failpoint('container.removing.after');
-      await this.#destroy(op, removing);
+      const retiring = this.#retiring.get(id);
+      if (retiring === undefined) await this.#destroy(op, removing);
+      else await this.#leave(op, removing, retiring);
     });
   }
 
+  /**
+   * Removes a container that has ended just now, without waiting for the runtime to clean up after it: what is on disk is given back before the client is
+   * told, the rest follows. The record says `removing` until then, so a crash on the way costs nothing.
+   */
+  async #leave(op: Op, record: ContainerRecord, retiring: Promise<void>): Promise<void> {
+    const { id, sandboxId } = record;
+    op.stage('give back rootfs');
+    await this.#world.rootfs.destroy(op, id);
+    const own = this.#background.begin('clean-up after the removal', { container: id, sandbox: sandboxId });
+    const work = retiring
+      .then(() => this.#locks.run(id, () => this.#finish(own, record)))
+      .catch((cause: unknown) => {
+        this.#world.log.warn('a removed container still holds something; will retry when its pod is removed, or at the next start', { container: id, sandbox: sandboxId, cause: explain(cause) });
+      });
+    this.#leaving.set(id, { record, work });
+    this.#books.forget(record);
+    own.goesOn?.(work);
+  }
+
   async #destroy(op: Op, record: ContainerRecord): Promise<void> {
+    await this.#finish(op, record);
+    this.#books.forget(record);
+  }
+
+  async #finish(op: Op, record: ContainerRecord): Promise<void> {
     const remains = containerRemains(record);
     await destroyContainer(op, this.#world, this.#retired.has(record.id) ? { ...remains, process: 'retired' } : remains);
     this.#retired.delete(record.id);
-    this.#books.forget(record);
+    this.#leaving.delete(record.id);
   }
 
   async #awaitEnd(id: ContainerId, process: ProcessRef): Promise<void> {

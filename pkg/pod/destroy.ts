@@ -54,8 +54,12 @@ export async function retireContainer(op: Op, world: World, remains: ContainerRe
 
 /** Gives back everything that sandbox `id` may hold, its record last; its containers are gone already. */
 export async function destroySandbox(op: Op, world: World, remains: SandboxRemains): Promise<void> {
-  const { id } = remains;
   await releaseSandbox(op, world, remains);
+  await forgetSandbox(op, world, remains.id);
+}
+
+/** What is left to do for a sandbox that is stopped, which means released: its record, then its files. */
+export async function forgetSandbox(op: Op, world: World, id: SandboxId): Promise<void> {
   await failpoint('sandbox.destroy.before-record');
   await world.state.remove({ kind: 'sandbox', id });
   await world.host.removeTree(op, world.workspace.sandboxDir(id));
@@ -72,7 +76,7 @@ export async function releaseSandbox(op: Op, world: World, remains: SandboxRemai
       : [...processSteps(op, world, { id: infra, runtimeHandler: remains.runtimeHandler, cgroupsPath: remains.infraCgroup, process: remains.process }), removeBundle(op, world, infra)]),
     ['network', () => world.network.destroy(op, id)],
     ['namespaces', () => world.namespaces.destroy(op, id)],
-    ['shm', () => world.host.unmountTree(op, files.shm)],
+    ['shm', () => world.host.unmount(op, files.shm)],
     ['pod cgroup', () => (remains.ownCgroup === '' ? Promise.resolve() : world.host.destroyCgroup(op, remains.ownCgroup))],
   ]);
 }

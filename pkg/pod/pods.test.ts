@@ -266,6 +266,40 @@ describe('the mind', () => {
       assert.deepEqual(node.leaks(), []);
     });
 
+    it('removes a container that has just ended without waiting for the runtime, and the pod waits for what is left of it', async () => {
+      const { id, pod } = await running();
+      const deleted = node.node.hangNext('delete');
+      await mind.containers.stop(op(), id, 0);
+      await mind.containers.remove(op(), id);
+      assert.lengthOf(mind.containers.list(), 0);
+      assert.deepEqual([...node.roots], [], 'what was on disk is given back');
+      assert.isTrue(node.node.containers.has(id), 'the runtime has not deleted it yet');
+      assert.deepInclude(mind.operations().map(({ rpc, ids }) => ({ rpc, container: ids['container'] })), { rpc: 'clean-up after the removal', container: id });
+      await mind.containers.remove(op(), id);
+      const removed = mind.pods.remove(op(), pod);
+      await until(() => mind.pods.get(pod).state.phase === 'stopped');
+      assert.isTrue(node.node.containers.has(id));
+      deleted();
+      await removed;
+      assert.deepEqual(node.leaks(), []);
+    });
+
+    it('tries what is left of a removed container again with its pod, and says what fails', async () => {
+      const { id, pod } = await running();
+      const deleted = node.node.hangNext('delete');
+      await mind.containers.stop(op(), id, 0);
+      await mind.containers.remove(op(), id);
+      // The clean-up after the end, that after the removal, and the first one of the pod.
+      node.node.failNext('destroyMonitor', boom());
+      node.node.failNext('delete', boom());
+      node.node.failNext('delete', boom());
+      deleted();
+      await until(() => mind.operations().length === 0);
+      assert.match((await fails(mind.pods.remove(op(), pod))).message, /destroy process \(fake\) of container/);
+      await mind.pods.remove(op(), pod);
+      assert.deepEqual(node.leaks(), []);
+    });
+
     it('keeps the old resources when the runtime refuses new ones', async () => {
       const { id } = await running();
       const update = { cpuPeriod: 0n, cpuQuota: 0n, cpuShares: 512n, memoryLimitInBytes: 0n, oomScoreAdj: 0n, cpusetCpus: '', cpusetMems: '', hugepageLimits: [], unified: {}, memorySwapLimitInBytes: 0n };
@@ -325,6 +359,33 @@ describe('the mind', () => {
           assert.lengthOf(mind.containers.list(), 0);
         }
       }
+    });
+
+    it('goes on with the removal of a container that had just ended', async () => {
+      const { id, pod } = await running();
+      node.node.hangNext('delete');
+      await mind.containers.stop(op(), id, 0);
+      await mind.containers.remove(op(), id);
+      await restart();
+      assert.lengthOf(mind.containers.list(), 0);
+      assert.isFalse(node.node.containers.has(id));
+      await mind.pods.remove(op(), pod);
+      assert.deepEqual(node.leaks(), []);
+    });
+
+    it('gives back all of a pod whose removal a daemon before us had begun, also when that fails at the start', async () => {
+      const pod = await mind.pods.run(op(), fakePod(), '');
+      node.node.crashNext('unpin');
+      void mind.pods.remove(op(), pod);
+      await until(() => node.node.dead);
+      const record = mind.pods.get(pod);
+      mind.close();
+      await node.world().state.save({ ...record, state: { phase: 'removing' } });
+      node.node.failNext('unpin', boom());
+      mind = await node.boot();
+      assert.isTrue(node.node.pins.has(pod), 'the start could not give it back');
+      await mind.pods.remove(op(), pod);
+      assert.deepEqual(node.leaks(), []);
     });
 
     it('destroys only the object of a damaged record (K19)', async () => {

@@ -14,21 +14,29 @@ import type { OciRuntime } from '../runtime/index.ts';
 import { buildPauseSpec, cgroupsPathFor, podSysctls, stringifySpec } from '../spec/index.ts';
 import { nextSandbox, type SandboxEvent, type SandboxRecord } from '../state/index.ts';
 import { type Books, isVisible, sandboxKey } from './books.ts';
-import { destroySandbox, releaseSandbox, type SandboxRemains } from './destroy.ts';
+import { destroySandbox, forgetSandbox, releaseSandbox, type SandboxRemains } from './destroy.ts';
 import { Flights, together } from './flights.ts';
 import type { Containers, Pods, World } from './index.ts';
 import { directoryMode, handlerSettings, ownerOnHost, planSandbox, podAnnotations, podCgroupFor, podLabels, renderResolvConf, requireOwnPids, type SandboxPlan, shmBytesOf } from './plan.ts';
 import { localhostSeccomp } from './sources.ts';
 import { same } from './same.ts';
 
+/** Containers, and what a pod has to know of those that come and go. */
+export interface PodContainers extends Containers {
+  /** Resolves when none of the pod's containers is being made any more. */
+  settle(pod: SandboxId): Promise<void>;
+  /** Resolves when its removed containers hold nothing any more. */
+  left(op: Op, pod: SandboxId): Promise<void>;
+}
+
 export class SandboxKeeper implements Pods {
   readonly #world: World;
   readonly #books: Books;
-  readonly #containers: Containers & { settle(pod: SandboxId): Promise<void> };
+  readonly #containers: PodContainers;
   readonly #runs = new Flights<SandboxId>();
   readonly #ends = new Flights<void>();
 
-  constructor(world: World, books: Books, containers: Containers & { settle(pod: SandboxId): Promise<void> }) {
+  constructor(world: World, books: Books, containers: PodContainers) {
     this.#world = world;
     this.#books = books;
     this.#containers = containers;
@@ -256,8 +264,14 @@ export class SandboxKeeper implements Pods {
     await this.#ends.run(op, `stop ${id}`, limits.podStopMs, (own) => this.#stop(own, id));
     op.stage('remove containers');
     await together(this.#books.containersOf(id).map((container) => this.#containers.remove(op, container.id)));
+    await this.#containers.left(op, id);
     const record = this.#books.sandbox(id);
-    if (record !== undefined) await this.#destroy(op, await this.#apply(record, 'remove'));
+    if (record === undefined) return;
+    // One that an earlier removal left, perhaps of a daemon before us, may hold anything; one that was stopped just now holds nothing.
+    if (record.state.phase === 'removing') return await this.#destroy(op, record);
+    const removing = await this.#apply(record, 'remove');
+    await forgetSandbox(op, this.#world, id);
+    this.#books.forget(removing);
   }
 
   /** Ends every trace of the sandbox and forgets it. */

@@ -9,7 +9,7 @@
  *                                  volumes/<n>.root   an empty directory with the image root's owner and mode, topmost layer of volume n
  *     <root>/rootfs/.trash-<random>              on its way out; nobody's after a crash
  *
- * `destroy` needs nothing but the id: it lets go of the mounts, takes the name away and deletes what is left in the background, so
+ * `destroy` needs nothing but the id: it takes the name away, with the mounts below it, and unmounts and deletes in the background, so
  * that a mount which leaked into somebody else's namespace, or a million small files, cannot hold up RemoveContainer (cri-o#8596).
  *
  * `<root>` is 0711 and the directories below it 0700: other users of the node must not reach setuid files of images (CVE-2021-41103). With
@@ -28,7 +28,7 @@ import { checkAlive, type Op } from '../base/op.ts';
 import { type Freeing, noReserve } from '../base/reserve.ts';
 import { KeyedMutex, SingleFlight } from '../base/sync.ts';
 import type { FsUsage, LayerSource } from '../image/index.ts';
-import { closeFd, isMountPoint, mountBind, mountOverlay, openUserNamespace, Root, treeUsage, unmount, unmountTree } from '../sys/index.ts';
+import { closeFd, isMountPoint, mountBind, mountOverlay, openUserNamespace, Root, treeUsage, unmountTree } from '../sys/index.ts';
 import type { IdMap, IdMapping, ImageVolumeOptions, InsideRoot, RootfsDriver, RootfsOptions } from './index.ts';
 import { insideRoot } from './inside.ts';
 import type { RootOwner } from './layer-writer.ts';
@@ -195,14 +195,12 @@ export class OverlayRootfs implements RootfsDriver {
       this.#usages.delete(id);
       const directory = this.#path(id);
       const trash = `${TRASH}${randomBytes(12).toString('hex')}`;
-      await unmount(join(directory, 'merged'));
-      for (const name of await readDirSorted(join(directory, 'volumes'))) await unmount(join(directory, 'volumes', name));
       try {
         await this.#reserve.freeing(() => rename(directory, join(this.#rootfs, trash)));
       } catch (error) {
         if (errnoOf(error) === 'ENOENT') return;
         if (errnoOf(error) !== 'EBUSY') throw wrap(`remove rootfs of container ${id}`, storageError(error, directory));
-        // Somebody mounted more in there, or over it.
+        // Somebody mounted over it.
         await unmountTree(directory);
         await this.#reserve.freeing(() => rename(directory, join(this.#rootfs, trash)));
       }

@@ -27,7 +27,7 @@ export type FakeOperation =
   | 'create' | 'attach' | 'resize' | 'reopenLog' | 'destroyMonitor'
   | 'features' | 'start' | 'kill' | 'delete' | 'status' | 'update' | 'pause' | 'resume' | 'list' | 'exec'
   | 'pin' | 'unpin' | 'pinned' | 'listPinned'
-  | 'mountSource' | 'devices' | 'mountShm' | 'unmountTree' | 'removeTree' | 'ensureCgroup' | 'destroyCgroup' | 'loopbackUp' | 'dial';
+  | 'mountSource' | 'devices' | 'mountShm' | 'unmount' | 'removeTree' | 'ensureCgroup' | 'destroyCgroup' | 'loopbackUp' | 'dial';
 
 /** Before the call has had its effect, or after it. */
 export type FakeMoment = 'before' | 'after';
@@ -669,8 +669,8 @@ export class FakeHost implements Host {
     });
   }
 
-  unmountTree(op: Op, path: string): Promise<void> {
-    return this.#call('unmountTree', op, () => {
+  unmount(op: Op, path: string): Promise<void> {
+    return this.#call('unmount', op, () => {
       for (const each of [...this.#node.mounts]) if (each === path || each.startsWith(`${path}/`)) this.#node.mounts.delete(each);
     });
   }

@@ -12,7 +12,7 @@ import { limits } from '../base/limits.ts';
 import { checkAlive, type Op } from '../base/op.ts';
 import {
   capture, cgroupDirectory, cgroupPathOf, cgroupProcesses, connectInNetns, createCgroup, destroyCgroup, heedsSignal, hierarchyOf, isAlive, isMountPoint, listDevices, loopbackUp, mountById, mountFs, openStream, probePath, processRef,
-  propagationOf, readCgroupLayoutSync, readFiles, Root, signalProcess, unmountTree, waitGone, type CgroupLayout, type DeviceNode,
+  propagationOf, readCgroupLayoutSync, readFiles, Root, signalProcess, unmount, waitGone, type CgroupLayout, type DeviceNode,
 } from '../sys/index.ts';
 import type { CgroupValue, Connection, Host, HostDevice, MountSource, Processes } from './index.ts';
 
@@ -81,9 +81,9 @@ export class LinuxHost implements Host {
     await mountFs({ type: 'tmpfs', source: 'shm', target: path, options: ['nosuid', 'nodev', 'noexec', 'mode=1777', `size=${sizeBytes}`, `uid=${owner.uid}`, `gid=${owner.gid}`] });
   }
 
-  async unmountTree(op: Op, path: string): Promise<void> {
+  async unmount(op: Op, path: string): Promise<void> {
     checkAlive(op, `unmount ${path}`);
-    await unmountTree(path);
+    await unmount(path);
   }
 
   async removeTree(op: Op, path: string): Promise<void> {

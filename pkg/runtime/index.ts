@@ -215,8 +215,8 @@ export interface Host {
   hostname(): string;
   /** Mounts the pod's /dev/shm (tmpfs, nosuid,nodev,noexec,mode=1777) at `path` with a size in bytes and an owner (host ids); content if mounted. */
   mountShm(op: Op, path: string, sizeBytes: bigint, owner: { readonly uid: number; readonly gid: number }): Promise<void>;
-  /** Unmounts whatever is mounted at or below `path` (detached); content if nothing is. */
-  unmountTree(op: Op, path: string): Promise<void>;
+  /** Unmounts whatever is mounted at `path`, with all that is mounted on that (detached); content if nothing is. */
+  unmount(op: Op, path: string): Promise<void>;
   /** Deletes a directory tree under Berth's own directories through openat2(RESOLVE_BENEATH), never crossing a mount; content if absent. @throws if `path` is not strictly below an own root. */
   removeTree(op: Op, path: string): Promise<void>;
   /** Processes in the cgroup `cgroupsPath` (cgroupfs path as in the spec) and below. */

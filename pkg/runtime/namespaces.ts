@@ -84,9 +84,8 @@ export function pinError(exitCode: number, stderr: string): RuntimeError {
   return new RuntimeError(code, `cannot make the pod's namespaces: ${said}`);
 }
 
-/** All mounts at the path, should there be several, then the file. */
 async function unpin(path: string): Promise<void> {
-  while (await unmount(path));
+  await unmount(path);
   removeInMemory(path);
 }
 

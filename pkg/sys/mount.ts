@@ -212,9 +212,12 @@ function propagationBits(propagation: Propagation | undefined): number {
 const MNT_DETACH = 2;
 const UMOUNT_NOFOLLOW = 8;
 
-/** Unmounts what is mounted last at `path` (detached: users keep it until they let go); false if nothing is mounted there or nothing is there. */
+/**
+ * Unmounts all that is mounted at `path`, over-mounts included, with what is mounted below (detached: users keep it until they let go); false if
+ * nothing is mounted there or nothing is there.
+ */
 export async function unmount(path: string): Promise<boolean> {
-  return (await attemptAsync(`unmount ${path}`, (native) => native.unmount(path, MNT_DETACH | UMOUNT_NOFOLLOW))) === 1;
+  return (await attemptAsync(`unmount ${path}`, (native) => native.unmount(path, MNT_DETACH | UMOUNT_NOFOLLOW))) > 0;
 }
 
 /** Unmounts everything at and below `path`, deepest and newest first, over-mounts included; content if nothing is mounted. `path` is absolute and free of links. */
