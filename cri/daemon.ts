@@ -12,7 +12,7 @@ import { limits } from '../pkg/base/limits.ts';
 import { backgroundOp, type Logger, type Op, withTimeout } from '../pkg/base/op.ts';
 import type { Freeing } from '../pkg/base/reserve.ts';
 import type { Operation } from '../pkg/cri-api/types.ts';
-import { defaultAuthFiles, FileImageStore, type ImageStore, NodeCredentials, RegistryPolicy } from '../pkg/image/index.ts';
+import { defaultAuthFiles, defaultTrustOptions, FileImageStore, type ImageStore, ImageTrust, NodeCredentials, RegistryPolicy } from '../pkg/image/index.ts';
 import { CniNetwork, type NetworkPlugin } from '../pkg/network/index.ts';
 import { DirectoryExtensions, type HandlerSettings, type OpenPods, openPods, type World } from '../pkg/pod/index.ts';
 import { OverlayRootfs, type RootfsDriver } from '../pkg/rootfs/index.ts';
@@ -24,6 +24,7 @@ import type { StreamServer } from '../pkg/stream/index.ts';
 import { becomeSubreaper, capture, inheritedEnv, nodeFacts, notifyServiceManager, readCgroupLayoutSync, reapOrphans } from '../pkg/sys/index.ts';
 import { type Disk, type Disks, openDisks } from './disks.ts';
 import { eventsService } from './events-service.ts';
+import { gpgvIn } from './gpgv.ts';
 import { imageService } from './image-service.ts';
 import { toJson } from './json.ts';
 import { LoopDelay } from './loop-delay.ts';
@@ -209,8 +210,12 @@ function makeImages(config: Config, rootfs: RootfsDriver, { directory, reserve }
     policy: new RegistryPolicy({
       environment: process.env,
       shortNames: config.image.shortNameMode,
+    }),
+    trust: new ImageTrust({
+      ...defaultTrustOptions(process.env),
+      signaturePolicy: config.image.signaturePolicy,
       signaturePolicyDir: config.image.signaturePolicyDir,
-      ...(config.image.signaturePolicy === '' ? {} : { signaturePolicy: config.image.signaturePolicy }),
+      runGpgv: gpgvIn(config.storage.runroot),
     }),
     credentials: new NodeCredentials({
       globalAuthFile: config.image.globalAuthFile || undefined,

@@ -183,6 +183,18 @@ export const limits = {
   pullRangeBytes: 2 * MiB,
   /** Ranges fetched ahead into memory, all pulls together: what is ahead costs `pullRangeBytes` each. */
   pullRangesAheadCount: 4,
+  /** Signatures of one image that are looked at; real ones have one to three, and whoever may push to a repository may add thousands. */
+  signaturesCount: 128,
+  /** One signature with what it signs; a real one has some 1 KiB. Also what gpgv may print. */
+  signatureBytes: 64 * KiB,
+  /** All signatures of one image. */
+  signaturesBytes: 1 * MiB,
+  /** The file with the signatures kept of an image: four times the above, in base64. */
+  signaturesKeptBytes: 8 * MiB,
+  /** Reading the signatures of an image, and checking them against one requirement. */
+  signaturesMs: 60_000,
+  /** gpgv over one signature: milliseconds, if nobody packed gigabytes into it. */
+  gpgvMs: 10_000,
   /** How long the start of a broken download is kept for the next try. */
   partialKeepMs: 24 * 3_600_000,
   /** Deleting the layers of one image goes on this long after its caller has left. */

@@ -175,8 +175,8 @@ export const image = {
   pinnedImages: option('pinned_images', texts, [], 'Images that the kubelet must not collect: exact, "prefix*" or "*keyword*".', { reload: true }),
   imageVolumes: option('image_volumes', choice('mkdir', 'bind', 'ignore'), 'mkdir', 'What to do with the VOLUMEs of an image: make the directory, mount an anonymous volume, nothing.'),
   pullProgressTimeoutMs: option('pull_progress_timeout', duration(60_000), 60_000, 'Ends a pull in which nothing moved (network, inflate, disk) for this long; "0s" is never.'),
-  signaturePolicy: option('signature_policy', path, '', 'Who must have signed which images (containers-policy.json). "" is /etc/containers/policy.json; without that file anything is accepted. Only accept and reject are decided here: an image that needs a signature check is refused.'),
-  signaturePolicyDir: option('signature_policy_dir', path, '/etc/crio/policies', 'A <namespace>.json in here wins over signature_policy for the pods of that namespace.'),
+  signaturePolicy: option('signature_policy', path, '', 'Who must have signed which images (containers-policy.json). "" is policy.json in /root/.config/containers or /etc/containers, and without either anything is accepted; a file that is named here must exist, and is asked again when a container is made.'),
+  signaturePolicyDir: option('signature_policy_dir', path, '/etc/crio/policies', 'A <namespace>.json in here wins over signature_policy for the pods of that namespace, at a pull and when a container is made.'),
   shortNameMode: option('short_name_mode', choice('enforcing', 'permissive', 'disabled'), 'enforcing', 'Whether a name without a registry may be ambiguous: an error, or the first registry that has it.'),
 } as const;
 

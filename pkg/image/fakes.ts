@@ -55,7 +55,10 @@ async function* untilAborted(body: AsyncIterable<Uint8Array>, signal: AbortSigna
   for (;;) {
     const next = await Promise.race([iterator.next(), aborted]);
     if (next.done === true) return;
-    yield next.value;
+    // Lent, as by the real thing: who keeps a piece beyond the next one finds something else in it.
+    const lent = Buffer.from(next.value);
+    yield lent;
+    lent.fill('?');
   }
 }
 

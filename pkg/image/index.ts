@@ -104,6 +104,12 @@ export interface ImageStore {
   list(): readonly Image[];
   /** Removes the image that `reference` finds with all its names (CRI: removing one tag removes the image); content if absent. @throws FailedPrecondition if `inUse` says so. */
   remove(op: Op, reference: string): Promise<void>;
+  /**
+   * Asks once more before an image that is here is used by a pod of `namespace`, under the name that the pod gives it: CRI-O does, where the namespace
+   * has a policy of its own or `signature_policy` is set. Decided from the signatures that came with the image; no registry is asked.
+   * @throws with reason SignatureValidationFailed if that policy does not accept it.
+   */
+  checkUse(op: Op, image: ImageId, use: { readonly name: string; readonly namespace: string }): Promise<void>;
   /** Blobs and layers together. Cached, no walk. */
   usage(op: Op): Promise<FsUsage>;
   /** Drops blobs and layers that no image refers to. What a broken pull left behind stays for a day, so that the next try can go on from there. */
@@ -129,6 +135,8 @@ export { FileImageStore } from './store.ts';
 export type { ImageProblem } from './check.ts';
 export type { FileImageStoreOptions, PullCounters } from './store.ts';
 export { RegistryPolicy, defaultPolicyOptions } from './policy.ts';
-export type { PolicyOptions, SignatureRequirement } from './policy.ts';
+export type { PolicyOptions } from './policy.ts';
+export { ImageTrust, defaultTrustOptions } from './signature/index.ts';
+export type { GpgvAnswer, GpgvRequest, RunGpgv, TrustOptions } from './signature/index.ts';
 export { NodeCredentials, defaultAuthFiles } from './auth.ts';
 export type { CredentialOptions, RunHelper } from './auth.ts';

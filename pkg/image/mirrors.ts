@@ -38,6 +38,13 @@ export class MirroredSource implements PullSource {
     throw new RuntimeError('Internal', `${this.describe}: no endpoint to ask`);
   }
 
+  /** The repository that gave the last manifest; before the first one, the one that will be asked first. */
+  async current(): Promise<Repository> {
+    const [first] = this.#order;
+    if (first === undefined) throw new RuntimeError('Internal', `${this.describe}: no endpoint to ask`);
+    return await this.#repository(first);
+  }
+
   /** The digest of a tag as the first endpoint says; undefined if it does not, for whatever reason: `manifest` will meet that reason. */
   async promisedDigest(op: Op, tagOrDigest: string): Promise<Digest | undefined> {
     const [first] = this.#order;

@@ -22,8 +22,7 @@ describe('image/policy', () => {
     return join(directory, name);
   };
   const make = (options: Partial<PolicyOptions> = {}): RegistryPolicy => new RegistryPolicy({
-    registriesConf: join(directory, 'registries.conf'), registriesConfDir: join(directory, 'registries.conf.d'), certsDirs: [join(directory, 'certs.d')], hostsDirs: [join(directory, 'hosts')],
-    signaturePolicy: join(directory, 'policy.json'), signaturePolicyDir: join(directory, 'policies'), ...options,
+    registriesConf: join(directory, 'registries.conf'), registriesConfDir: join(directory, 'registries.conf.d'), certsDirs: [join(directory, 'certs.d')], hostsDirs: [join(directory, 'hosts')], ...options,
   });
   const loaded = async (text: string, options: Partial<PolicyOptions> = {}): Promise<RegistryPolicy> => {
     await put('registries.conf', text);
@@ -41,7 +40,6 @@ describe('image/policy', () => {
     expect(policy.resolve('busybox').map(formatReference)).to.deep.equal(['docker.io/library/busybox:latest']);
     expect(await where(policy, 'busybox')).to.deep.equal(['https://registry-1.docker.io/v2 library/busybox registry']);
     expect(await where(policy, 'localhost:5000/a/b:1')).to.deep.equal(['https://localhost:5000/v2 a/b registry']);
-    expect(await policy.signatureRequirements(parseReference('busybox'), '')).to.deep.equal([]);
   });
 
   it('reads the file that CONTAINERS_REGISTRIES_CONF names instead', async () => {
@@ -201,10 +199,12 @@ describe('image/policy', () => {
     await put('certs.d/reg.example:5000/client.cert', 'CERT');
     await put('certs.d/reg.example:5000/client.key', 'KEY');
     await put('certs.d/lonely.example/client.cert', 'CERT');
-    const policy = make();
+    const policy = make({ environment: { HTTPS_PROXY: 'http://p:1' } });
     const [endpoint] = await policy.endpoints(parseReference('reg.example:5000/x'));
     expect(endpoint?.routeOf(new URL('https://reg.example:5000/'))).to.deep.include({ ca: ['CA'], clientCertificates: [{ cert: 'CERT', key: 'KEY' }], verification: 'verify' });
     expect((await failure(policy.endpoints(parseReference('lonely.example/x')))).message).to.contain('client.key');
+    const url = new URL('https://reg.example:5000/lookaside/x');
+    expect((await policy.routesTo(url))(url)).to.deep.include({ ca: ['CA'], verification: 'verify', proxy: 'http://p:1' });
   });
 
   it('chooses proxies as Go does', () => {
@@ -216,40 +216,5 @@ describe('image/policy', () => {
     for (const through of ['https://notinternal.example/', 'https://corp/', 'https://11.1.2.3/', 'https://exact.example/']) expect(proxy(through), through).to.equal('http://p:1');
     expect(proxy('https://reg.example/', { HTTPS_PROXY: 'http://p:1', NO_PROXY: '*' })).to.equal(undefined);
     expect(proxy('https://reg.example/', {})).to.equal(undefined);
-  });
-
-  it('applies policy.json by the most specific scope, and fails closed', async () => {
-    await put('policy.json', JSON.stringify({
-      default: [{ type: 'reject' }],
-      transports: { docker: {
-        'good.example': [{ type: 'insecureAcceptAnything' }],
-        'good.example/bad': [{ type: 'reject' }],
-        'good.example/bad/but-this': [{ type: 'insecureAcceptAnything' }],
-        'good.example/signed': [{ type: 'signedBy', keyType: 'GPGKeys' }],
-        '*.wild.example': [{ type: 'insecureAcceptAnything' }],
-      } },
-    }));
-    const policy = make();
-    const outcome = async (text: string, namespace = ''): Promise<string> => {
-      try {
-        return (await policy.signatureRequirements(withDefaultTag(parseReference(text)), namespace)).map((each) => each.type).join() || 'accept';
-      } catch (error) {
-        expect(error).to.have.property('reason', 'SignatureValidationFailed');
-        return 'refused';
-      }
-    };
-    expect(await outcome('good.example/x')).to.equal('accept');
-    expect(await outcome('good.example/bad/x')).to.equal('refused');
-    expect(await outcome('good.example/bad/but-this:v1')).to.equal('accept');
-    expect(await outcome('good.example/signed/x')).to.equal('signedBy');
-    expect(await outcome('a.wild.example/x')).to.equal('accept');
-    expect(await outcome('busybox')).to.equal('refused');
-    await put('policies/prod.json', JSON.stringify({ default: [{ type: 'insecureAcceptAnything' }] }));
-    expect(await outcome('busybox', 'prod')).to.equal('accept');
-    expect(await outcome('busybox', '../policies/prod')).to.equal('refused');
-    await put('policies/broken.json', '{');
-    expect(await outcome('good.example/x', 'broken')).to.equal('refused');
-    await put('policies/silent.json', '{}');
-    expect(await outcome('good.example/x', 'silent')).to.equal('refused');
   });
 });

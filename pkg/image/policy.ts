@@ -4,21 +4,20 @@
  *     registries.conf, registries.conf.d/*.conf    prefixes, mirrors, rewriting, insecure, blocked, short names (containers-registries.conf(5))
  *     certs.d/<host>/{*.crt,*.cert,*.key}          authorities and client certificates (containers-certs.d(5))
  *     certs.d/<host>/hosts.toml                    containerd's mirrors, for hosts that registries.conf says nothing about
- *     policy.json                                  which images must be signed, and by whom (containers-policy.json(5))
  *
  * Files are looked at again for each pull (one stat each) and read again when they changed. A changed file that cannot
- * be read leaves the last good configuration in force, with an error in the log.
+ * be read leaves the last good configuration in force, with an error in the log. Who must have signed what is in signature/.
  */
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { readBounded, readDirSorted } from '../base/files.ts';
-import { errnoOf, explain, RuntimeError } from '../base/errors.ts';
+import { explain, RuntimeError } from '../base/errors.ts';
 import { quote } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import type { Op } from '../base/op.ts';
 import { complete, DOCKER_DOMAIN, formatReference, isDomain, parseName, parseReference, repositoryName, withDefaultTag } from '../oci/reference.ts';
 import type { ParsedName, Reference } from '../oci/reference.ts';
-import { isObject, parseObject } from '../oci/manifest.ts';
+import { isObject } from '../oci/manifest.ts';
 import { apiHost, proxyFor, readCertificates, readHostsToml } from './hosts.ts';
 import type { HostEntry } from './hosts.ts';
 import { directRoute } from './http.ts';
@@ -34,10 +33,6 @@ export interface PolicyOptions {
   readonly certsDirs: readonly string[];
   /** containerd's `config_path`. */
   readonly hostsDirs: readonly string[];
-  /** `signature_policy`; absent file = accept anything. */
-  readonly signaturePolicy: string;
-  /** `signature_policy_dir`: `<namespace>.json` there wins over `signaturePolicy`. */
-  readonly signaturePolicyDir: string;
   /** For HTTP_PROXY, HTTPS_PROXY and NO_PROXY, in either case, and CONTAINERS_REGISTRIES_CONF, which names another `registriesConf`, as it does for podman and CRI-O. */
   readonly environment: Readonly<Record<string, string | undefined>>;
   /** `short_name_mode`: enforcing refuses a short name that several registries might mean. */
@@ -50,8 +45,6 @@ export const defaultPolicyOptions: PolicyOptions = {
   registriesConfDir: '/etc/containers/registries.conf.d',
   certsDirs: ['/etc/containers/certs.d', '/etc/docker/certs.d'],
   hostsDirs: ['/etc/containerd/certs.d', '/etc/docker/certs.d'],
-  signaturePolicy: '/etc/containers/policy.json',
-  signaturePolicyDir: '/etc/crio/policies',
   environment: {},
   shortNames: 'enforcing',
 };
@@ -80,12 +73,6 @@ export interface RegistriesConfig {
 
 /** Docker's meaning of short names, where nobody configured one. */
 const NO_CONFIG: RegistriesConfig = { search: [DOCKER_DOMAIN], shortNames: undefined, credentialHelpers: [], registries: new Map(), aliases: new Map() };
-
-/** A signature requirement that has to be met before an image may be used. */
-export interface SignatureRequirement {
-  readonly type: string;
-  readonly document: Readonly<Record<string, unknown>>;
-}
 
 export class RegistryPolicy {
   readonly #options: PolicyOptions;
@@ -170,32 +157,10 @@ export class RegistryPolicy {
     return endpoints;
   }
 
-  /**
-   * What must be true of the signatures of `reference` before it may be used; none for "accept anything". The most specific scope decides.
-   * @throws FailedPrecondition with reason SignatureValidationFailed when the policy rejects it, or cannot be read (fail closed).
-   */
-  async signatureRequirements(reference: Reference, namespace: string): Promise<readonly SignatureRequirement[]> {
-    const document = await this.#policyDocument(namespace);
-    if (document === undefined) return [];
-    const { path, policy } = document;
-    const requirements = requirementsFor(policy, reference);
-    if (requirements === undefined) throw signatureError(`${path} says nothing about ${quote(formatReference(reference))} and has no default`);
-    if (requirements.some((each) => each.type === 'reject')) throw signatureError(`${path} rejects ${quote(formatReference(reference))}`);
-    return requirements.filter((each) => each.type !== 'insecureAcceptAnything');
-  }
-
-  async #policyDocument(namespace: string): Promise<{ readonly path: string; readonly policy: Readonly<Record<string, unknown>> } | undefined> {
-    const own = this.#options.signaturePolicyDir !== '' && /^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/.test(namespace) ? [join(this.#options.signaturePolicyDir, `${namespace}.json`)] : [];
-    for (const path of [...own, this.#options.signaturePolicy]) {
-      if (path === '') continue;
-      try {
-        return { path, policy: parseObject(await readBounded(path, limits.configFileBytes), limits.configFileBytes, path) };
-      } catch (error) {
-        if (errnoOf(error) === 'ENOENT' || errnoOf(error) === 'ENOTDIR') continue;
-        throw signatureError(`${path} cannot be read`, error);
-      }
-    }
-    return undefined;
+  /** How to reach a server that is no registry (signatures lie on such): certs.d by its host, proxies. @throws FailedPrecondition for certificates that cannot be read. */
+  async routesTo(url: URL): Promise<RouteOf> {
+    const certificates = await readCertificates(this.#options.certsDirs, url.host);
+    return this.#routes({ ...certificates, verification: 'verify', dialTimeoutMs: directRoute.dialTimeoutMs });
   }
 
   async #hostsEndpoints(reference: Reference): Promise<readonly Endpoint[]> {
@@ -398,37 +363,4 @@ function locationOf(table: Readonly<Record<string, unknown>>, key: string, fail:
   if (value.includes('://')) throw fail(`${key} ${quote(value)} must not have a scheme; write host[:port][/path], and insecure = true for http`);
   if (!isDomain(host)) throw fail(`${key} ${quote(value)} does not start with a registry host`);
   return clean;
-}
-
-function requirementsFor(policy: Readonly<Record<string, unknown>>, reference: Reference): readonly SignatureRequirement[] | undefined {
-  const transports = policy['transports'];
-  const docker = isObject(transports) && isObject(transports['docker']) ? transports['docker'] : {};
-  for (const scope of scopesOf(reference)) {
-    if (Object.hasOwn(docker, scope)) return readRequirements(docker[scope]);
-  }
-  if (Object.hasOwn(docker, '')) return readRequirements(docker['']);
-  return policy['default'] === undefined ? undefined : readRequirements(policy['default']);
-}
-
-/** containers-policy.json(5): the whole reference, the repository, each namespace above it, the host, then wildcards of the host. */
-function scopesOf(reference: Reference): string[] {
-  const name = repositoryName(reference);
-  const scopes = [formatReference(reference)];
-  for (let scope = name; scope !== ''; scope = scope.slice(0, Math.max(0, scope.lastIndexOf('/')))) scopes.push(scope);
-  const labels = reference.domain.split('.');
-  for (let i = 1; i < labels.length; i++) scopes.push(`*.${labels.slice(i).join('.')}`);
-  return scopes;
-}
-
-function readRequirements(value: unknown): readonly SignatureRequirement[] | undefined {
-  if (!Array.isArray(value) || value.length === 0) return undefined;
-  return value.map((each: unknown) => {
-    const type = isObject(each) && typeof each['type'] === 'string' ? each['type'] : '';
-    return isObject(each) ? { type, document: each } : { type, document: {} };
-  });
-}
-
-/** A refusal in the words that the kubelet recognises. */
-export function signatureError(message: string, cause?: unknown): RuntimeError {
-  return new RuntimeError('FailedPrecondition', message, cause === undefined ? { reason: 'SignatureValidationFailed' } : { reason: 'SignatureValidationFailed', cause });
 }

@@ -88,12 +88,21 @@ export class PullTracker {
   }
 }
 
+/** What the caller has to say about an image on its way. */
+export interface InstallSteps {
+  /** Called when the manifest for this platform is known, before anything else of the image is read; throws to refuse it. */
+  accept?(manifest: ManifestAnswer): Promise<void>;
+  /** Writes the record. */
+  commit(facts: ImageFacts): Promise<StoredImage>;
+}
+
 /**
  * Brings everything of the image under `root` to disk and hands its facts to `commit`, which writes the record while the
  * claim still protects what it speaks of. `key` names this pull among others, so that a later try finds its claim.
  */
-export async function install(op: Op, world: InstallWorld, source: PullSource, root: ManifestAnswer, key: string, track: PullTracker, commit: (facts: ImageFacts) => Promise<StoredImage>): Promise<StoredImage> {
+export async function install(op: Op, world: InstallWorld, source: PullSource, root: ManifestAnswer, key: string, track: PullTracker, steps: InstallSteps): Promise<StoredImage> {
   const { answer, manifest } = await descend(op, world.platform, source, root);
+  await steps.accept?.(answer);
   const id = parseImageId(manifest.config.digest);
   const claimed = { blobs: [answer.digest, manifest.config.digest, ...manifest.layers.map(({ digest }) => digest)], layers: [] as ChainId[] };
   const first = await world.claims.take(key, claimed);
@@ -107,7 +116,7 @@ export async function install(op: Op, world: InstallWorld, source: PullSource, r
     track.stage('downloading');
     await new LayerInstall(world, source, claim, track).run(op, facts.layers);
     track.stage('committing');
-    const stored = await commit(facts);
+    const stored = await steps.commit(facts);
     await claim.finish();
     return stored;
   } catch (error) {

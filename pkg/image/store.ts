@@ -4,11 +4,12 @@
  *     <root>/blobs/…            see blobs.ts: verified content
  *     <root>/images/<hex>.json  see records.ts: what is an image
  *     <root>/images/unfinished  see claims.ts: what pulls in flight and broken pulls need
+ *     <root>/images/signatures  see signature/kept.ts: what came with images that are signed
  *
  * Layers live where `LayerUnpacker` puts them. By default the compressed blob of a layer goes when the layer is unpacked
  * (the disk holds each layer once, as with CRI-O); manifests and configs stay.
  *
- * A pull, in order: policy (short name, blocked, mirrors, signatures) → manifest → config → layers → record. Whoever sees
+ * A pull, in order: policy (short name, blocked, mirrors) → manifest → signatures → config → layers → record. Whoever sees
  * the record may use the image; a crash before it leaves nothing that is visible.
  */
 import { createHash } from 'node:crypto';
@@ -40,14 +41,15 @@ import { UndiciTransport } from './http.ts';
 import type { Transport } from './http.ts';
 import type { FsUsage, Image, ImageStore, LayerUnpacker, PullOptions, PullProgress } from './index.ts';
 import { MirroredSource } from './mirrors.ts';
-import { RegistryPolicy, signatureError } from './policy.ts';
-import type { SignatureRequirement } from './policy.ts';
+import { RegistryPolicy } from './policy.ts';
 import { install, isWorthResuming, PullTracker } from './pull.ts';
 import type { InstallWorld, PullSource } from './pull.ts';
 import { ImageRecords } from './records.ts';
 import type { Names, StoredImage } from './records.ts';
 import { RegistryClient } from './registry.ts';
 import type { Endpoint, ManifestAnswer } from './registry.ts';
+import { ImageTrust, KeptSignatures, registrySource, signatureError } from './signature/index.ts';
+import type { Demand, KeptManifest } from './signature/index.ts';
 
 export interface FileImageStoreOptions {
   /** Directory that is ours alone: `blobs/` and `images/` are made in it. */
@@ -55,7 +57,7 @@ export interface FileImageStoreOptions {
   readonly unpacker: LayerUnpacker;
   /** Of the disk that `root` is on; whatever frees space takes it when the disk is full. Default: nothing is reserved. */
   readonly reserve?: Freeing | undefined;
-  /** Default: registries.conf, certs.d and policy.json in their customary places, no proxy. */
+  /** Default: registries.conf and certs.d in their customary places, no proxy. */
   readonly policy?: RegistryPolicy | undefined;
   /** Default: none but those of the request. */
   readonly credentials?: NodeCredentials | undefined;
@@ -72,8 +74,8 @@ export interface FileImageStoreOptions {
   /** A download that moves less than 64 KiB in this time fails over or fails; 0 = never. Default one minute. */
   readonly pullProgressTimeoutMs?: number | undefined;
   readonly platform?: Platform | undefined;
-  /** Meets the requirements of policy.json that are not "accept" or "reject". Without it such images are refused. */
-  readonly verifySignature?: ((op: Op, image: { readonly reference: Reference; readonly manifest: ManifestAnswer; readonly requirements: readonly SignatureRequirement[] }) => Promise<void>) | undefined;
+  /** Who must have signed what. Default: policy.json and registries.d in their customary places, without OpenPGP. */
+  readonly trust?: ImageTrust | undefined;
   /** How long what a broken pull left behind is kept. Default a day. */
   readonly keepUnfinishedMs?: number | undefined;
   /** Milliseconds since the epoch. */
@@ -94,11 +96,13 @@ export class FileImageStore implements ImageStore {
   readonly #options: FileImageStoreOptions;
   readonly #now: () => number;
   readonly #policy: RegistryPolicy;
+  readonly #trust: ImageTrust;
   readonly #credentials: NodeCredentials;
   readonly #transport: Transport;
   readonly #registries: RegistryClient;
   readonly #blobs: BlobStore;
   readonly #records: ImageRecords;
+  readonly #signatures: KeptSignatures;
   readonly #claims: Claims;
   readonly #reserve: Freeing;
   readonly #world: InstallWorld;
@@ -115,12 +119,14 @@ export class FileImageStore implements ImageStore {
     this.#options = options;
     this.#now = options.now ?? Date.now;
     this.#policy = options.policy ?? new RegistryPolicy();
+    this.#trust = options.trust ?? new ImageTrust();
     this.#credentials = options.credentials ?? new NodeCredentials({ authFiles: [] });
     this.#transport = options.transport ?? new UndiciTransport();
     this.#registries = new RegistryClient({ transport: this.#transport, progressTimeoutMs: options.pullProgressTimeoutMs, pause: options.pause });
     this.#reserve = options.reserve ?? noReserve;
     this.#blobs = new BlobStore(join(options.root, 'blobs'), this.#now);
     this.#records = new ImageRecords(join(options.root, 'images'), this.#blobs, this.#reserve);
+    this.#signatures = new KeptSignatures(join(options.root, 'images', 'signatures'));
     this.#claims = new Claims(join(options.root, 'images', 'unfinished'), this.#keepUnfinishedMs, this.#now);
     this.#pinned = options.pinnedImages ?? [];
     this.#world = {
@@ -183,6 +189,7 @@ export class FileImageStore implements ImageStore {
         throw new RuntimeError('FailedPrecondition', `image ${quote(reference)} is used by ${users.length} container(s): ${users.slice(0, 3).join(', ')}; remove them first`);
       }
       await this.#records.remove(stored.id);
+      await this.#reserve.freeing(() => this.#signatures.remove(stored.id));
       return stored;
     });
     if (removed === undefined) return;
@@ -201,6 +208,7 @@ export class FileImageStore implements ImageStore {
   async sweep(op: Op): Promise<void> {
     await this.#reserve.freeing(() => this.#claims.expire());
     await this.#reserve.freeing(() => this.#blobs.sweepPartials(this.#keepUnfinishedMs));
+    await this.#reserve.freeing(() => this.#changing.run('records', () => this.#signatures.sweep((id) => this.#records.get(id) !== undefined)));
     await this.#dropUnneeded(op, await this.#blobs.list(), await this.#options.unpacker.listLayers());
   }
 
@@ -218,14 +226,27 @@ export class FileImageStore implements ImageStore {
     for (const each of this.#records.all()) this.#views.delete(each);
   }
 
-  /**
-   * Whether policy.json still lets `reference` (as it was pulled) be used in `namespace`; CRI-O asks again when a container is made.
-   * @throws with reason SignatureValidationFailed if it is rejected now. Requirements that need the registry's signatures were met at the pull.
-   */
-  async checkPolicy(reference: string, namespace: string): Promise<void> {
-    const name = parsed(reference);
-    if (name === undefined) return;
-    for (const each of this.#policy.candidates(name)) await this.#policy.signatureRequirements(each, namespace);
+  async checkUse(op: Op, id: ImageId, use: { readonly name: string; readonly namespace: string }): Promise<void> {
+    const demandOf = await this.#trust.demandAtUse(use.namespace);
+    const stored = this.#records.get(id);
+    if (demandOf === undefined || stored === undefined) return;
+    for (const reference of this.#meanings(use.name, stored)) {
+      const demand = demandOf(reference);
+      if (demand.requirements.length === 0) continue;
+      const kept = await this.#signatures.read(id);
+      await this.#trust.checkKept(op, demand, kept.length > 0 ? kept : [{ manifest: stored.manifestDigest, signatures: [] }]);
+    }
+  }
+
+  /** What `name` means for an image that is here: of several meanings those that it was pulled by, else all. @throws for a name by which no policy can be looked up. */
+  #meanings(name: string, { repoTags, repoDigests }: StoredImage): readonly Reference[] {
+    const written = parsed(name);
+    if (written === undefined) {
+      throw signatureError(name === '' ? 'this namespace has a signature policy, and the request does not say what the user calls the image (user_specified_image)' : `${quote(name)} is no image name, so no signature policy can be looked up for it; name the image in the pod by its repository`);
+    }
+    const all = this.#policy.candidates(written);
+    const pulled = all.filter((each) => repoTags.includes(formatReference(each)) || repoDigests.includes(formatReference({ ...each, tag: undefined })));
+    return pulled.length > 0 ? pulled : all;
   }
 
   /** Reads everything again, see check.ts. `repair` drops what is bad, so that the next pull mends it. */
@@ -315,21 +336,16 @@ export class FileImageStore implements ImageStore {
 
   async #pullOne(op: Op, request: PullRequest, reference: Reference, track: PullTracker): Promise<StoredImage> {
     const { namespace } = request;
-    const requirements = await this.#policy.signatureRequirements(reference, namespace);
-    const verify = this.#options.verifySignature;
-    if (requirements.length > 0 && verify === undefined) {
-      throw signatureError(`policy.json wants ${quote(requirements.map((each) => each.type).join(', '))} for ${formatReference(reference)}, which cannot be checked here; the image is refused`);
-    }
+    const demand = await this.#trust.demand(reference, namespace);
     const endpoints = await this.#policy.endpoints(reference);
     const ticket = await this.#credentials.claim(namespace, [request.written, repositoryName(reference), formatReference(reference)]);
     try {
       const source = new MirroredSource(formatReference(reference), endpoints, async (endpoint) =>
         this.#registries.repository(endpoint, await this.#credentialsFor(op, endpoint, request, reference, ticket?.path)));
-      const known = requirements.length > 0 ? undefined : await this.#knownAlready(op, source, reference);
+      const known = demand.requirements.length > 0 ? undefined : await this.#knownAlready(op, source, reference);
       if (known !== undefined) return known;
       const root = await source.manifest(op, reference.digest ?? reference.tag ?? '');
-      if (requirements.length > 0) await verify?.(op, { reference, manifest: root, requirements });
-      return await this.#install(op, source, root, formatReference(reference), namesOf(reference, root.digest), track);
+      return await this.#install(op, source, root, formatReference(reference), namesOf(reference, root.digest), track, (manifest) => this.#vouch(op, demand, manifest, source));
     } finally {
       await ticket?.release();
     }
@@ -370,11 +386,28 @@ export class FileImageStore implements ImageStore {
     return this.#credentials.find(op, endpoint.credentialName, ticket, this.#policy.credentialHelpers);
   }
 
-  async #install(op: Op, source: PullSource, root: ManifestAnswer, key: string, names: Names, track: PullTracker): Promise<StoredImage> {
+  /** The signatures of `manifest`, to be kept. @throws unless they meet what policy.json demands. */
+  async #vouch(op: Op, demand: Demand, { digest, bytes }: ManifestAnswer, source: MirroredSource): Promise<KeptManifest | undefined> {
+    const world = { transport: this.#transport, routesTo: (url: URL) => this.#policy.routesTo(url) };
+    const beside = registrySource(world, await source.current(), demand.reference);
+    const found = await this.#trust.vouch(op, demand, { reference: demand.reference, digest, manifest: bytes }, beside);
+    return found === undefined ? undefined : { manifest: digest, signatures: found.signatures };
+  }
+
+  async #install(op: Op, source: PullSource, root: ManifestAnswer, key: string, names: Names, track: PullTracker, vouch?: (manifest: ManifestAnswer) => Promise<KeptManifest | undefined>): Promise<StoredImage> {
+    let signed: KeptManifest | undefined;
     try {
-      const stored = await install(op, this.#world, source, root, key, track, async (facts) => {
-        await failpoint('image.pull.commit');
-        return this.#changing.run('records', () => this.#records.save({ ...facts, pulledAt: this.#nanoseconds() }, names));
+      const stored = await install(op, this.#world, source, root, key, track, {
+        accept: async (manifest) => {
+          signed = await vouch?.(manifest);
+        },
+        commit: async (facts) => {
+          await failpoint('image.pull.commit');
+          return await this.#changing.run('records', async () => {
+            if (signed !== undefined) await this.#signatures.put(op, facts.id, signed);
+            return await this.#records.save({ ...facts, pulledAt: this.#nanoseconds() }, names);
+          });
+        },
       });
       await this.#claims.forget(repairKey(stored.id));
       // A blob that another pull wanted, too, was left for it; the last one of them takes it away.

@@ -44,7 +44,7 @@ import { together } from './flights.ts';
 import type { HandlerSettings, World } from './index.ts';
 import { containerLabels, directoryMode, handlerSettings, ownerOnHost, renderHosts, requireOwnPids, volumeLabel } from './plan.ts';
 import { podName } from './pods.ts';
-import { anonymousVolumes, defaultMounts, findCdi, findDevices, type FoundCdi, imageVolumesOf, localhostSeccomp, resolveMounts } from './sources.ts';
+import { anonymousVolumes, checkImageUse, defaultMounts, findCdi, findDevices, type FoundCdi, imageVolumesOf, localhostSeccomp, resolveMounts } from './sources.ts';
 
 /** A container whose init process exists and waits for start. */
 export interface Launched {
@@ -100,6 +100,7 @@ export async function launchContainer(op: Op, world: World, books: Books, draft:
     resolveMounts(op, world, draft, { idMap: sandbox.idMap, label: volumeLabel(containerLabels(sandbox.selinux, draft.config.linux?.securityContext?.selinuxOptions)) }),
     findDevices(op, world, draft.config, { annotated: wishes.devices, host: wantsHostDevices(draft.config, handler) }),
     findCdi(op, world, draft.config),
+    checkImageUse(op, world, draft, sandbox.config.metadata?.namespace ?? ''),
     ensureDir(dirname(draft.logPath), 0o755),
   ]);
   await failpoint('container.rootfs.after');

@@ -51,14 +51,18 @@ const spec: SpecDefaults = {
 const HANDLER = { privilegedWithoutHostDevices: false, minMemoryBytes: 0n, allowedAnnotations: [] };
 const HANDLERS: PodSettings['handlers'] = new Map([['', HANDLER], ['fake', HANDLER]]);
 
+type Failing = 'mount' | 'destroyRoot' | 'add' | 'del' | 'checkUse';
+
 /** What happens on the node outside the runtime: survives crashes, may be made to fail. */
 export class FakeSurroundings {
   readonly node: FakeNode;
   readonly directory: string;
   readonly roots = new Set<ContainerId>();
   readonly networks = new Map<SandboxId, PodNetwork>();
+  /** `image name namespace` of each question whether an image may be used. */
+  readonly imageUses: string[] = [];
   /** Errors that the next call of each throws. */
-  readonly failures = new Map<'mount' | 'destroyRoot' | 'add' | 'del', RuntimeError[]>();
+  readonly failures = new Map<Failing, RuntimeError[]>();
   /** Held by a test to make CNI ADD wait. */
   addGate: Promise<void> = Promise.resolve();
   nextIp = 2;
@@ -119,7 +123,7 @@ export class FakeSurroundings {
     await rm(this.directory, { recursive: true, force: true });
   }
 
-  #fail(what: 'mount' | 'destroyRoot' | 'add' | 'del'): void {
+  #fail(what: Failing): void {
     const error = this.failures.get(what)?.shift();
     if (error !== undefined) throw error;
   }
@@ -133,6 +137,10 @@ export class FakeSurroundings {
       find: (reference) => (names.has(reference) ? fakeImage : undefined),
       list: () => [fakeImage],
       remove: async () => {},
+      checkUse: async (_op, image, { name, namespace }) => {
+        this.imageUses.push(`${image} ${name} ${namespace}`);
+        this.#fail('checkUse');
+      },
       usage: async () => ({ usedBytes: 1n, inodesUsed: 1n }),
       sweep: async () => {},
       progress: () => [],

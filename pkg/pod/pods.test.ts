@@ -2,6 +2,7 @@ import { assert } from 'chai';
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { codeOf, RuntimeError } from '../base/errors.ts';
+import type { ContainerConfig } from '../cri-api/types.ts';
 import type { ContainerId } from '../base/ids.ts';
 import { backgroundOp, type Op, silent } from '../base/op.ts';
 import { FakeSurroundings, fakeContainer, fakeImage, fakePod } from './fake-world.ts';
@@ -200,6 +201,18 @@ describe('the mind', () => {
         assert.deepEqual(node.leaks(), before, step);
         assert.lengthOf(mind.containers.list(), 0);
       }
+    });
+
+    it('asks whether the namespace may use its images, by the names that the pod gives them, and heeds the answer', async () => {
+      const pod = await mind.pods.run(op(), fakePod('web', 0, { metadata: { name: 'web', uid: 'u', namespace: 'prod', attempt: 0 } }), '');
+      const image = (userSpecifiedImage: string): ContainerConfig['image'] => ({ image: fakeImage.id, annotations: {}, userSpecifiedImage, runtimeHandler: '', imageRef: '' });
+      const volume = { containerPath: '/data', hostPath: '', readonly: true, selinuxRelabel: false, propagation: 'PROPAGATION_PRIVATE', uidMappings: [], gidMappings: [], recursiveReadOnly: false, image: image('reg/data:2'), imageSubPath: '', mountOptions: [] } as const;
+      await mind.containers.create(op(), pod, fakeContainer('a', 0, { image: image('reg/app:1'), mounts: [volume] }));
+      assert.deepEqual(node.imageUses, [`${fakeImage.id} reg/app:1 prod`, `${fakeImage.id} reg/data:2 prod`]);
+      const before = node.leaks();
+      node.failures.set('checkUse', [new RuntimeError('FailedPrecondition', 'not signed', { reason: 'SignatureValidationFailed' })]);
+      assert.strictEqual((await fails(mind.containers.create(op(), pod, fakeContainer('b')))).reason, 'SignatureValidationFailed');
+      assert.deepEqual(node.leaks(), before);
     });
 
     it('names what is missing: the image, the sandbox', async () => {

@@ -29,6 +29,16 @@ export function imageVolumesOf(world: World, config: ContainerConfig): Container
   });
 }
 
+/**
+ * Asks the image store whether this pod's namespace may use the container's image, and the images of its volumes, under the names that the pod gives them.
+ * @throws with reason SignatureValidationFailed if a policy of the namespace says no.
+ */
+export async function checkImageUse(op: Op, world: World, draft: ContainerRecord, namespace: string): Promise<void> {
+  const volumes = draft.config.mounts.filter(isImageVolume).map((mount) => ({ id: volumeImage(world, mount).id, name: mount.image?.userSpecifiedImage ?? '' }));
+  const uses = [{ id: draft.imageId, name: draft.config.image?.userSpecifiedImage ?? '' }, ...volumes];
+  await together(uses.map(({ id, name }) => world.images.checkUse(op, id, { name, namespace })));
+}
+
 /** config.mounts with what is behind each, in the same order. `label` is for those that ask for one; '' = none. */
 export async function resolveMounts(op: Op, world: World, draft: ContainerRecord, { idMap, label }: { readonly idMap: IdMap | null; readonly label: string }): Promise<readonly ResolvedMount[]> {
   const { mounts } = draft.config;

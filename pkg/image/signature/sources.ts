@@ -1,0 +1,292 @@
+/**
+ * Where signatures are: registries.d (containers-registries.d(5)) says for each scope whether the registry has sigstore attachments
+ * (a tag `sha256-<hex>.sig` in the image's repository, as cosign writes it), and at which "lookaside" address OpenPGP signatures lie
+ * (`<lookaside>/<repository>@sha256=<hex>/signature-1`, `-2`, …).
+ *
+ * What is found is not trusted; it is only bounded. What is left out is noted, for the message of a refusal.
+ */
+import { stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { readBounded, readDirSorted } from '../../base/files.ts';
+import { errnoOf, explain, isCode, RuntimeError } from '../../base/errors.ts';
+import { isDigest, quote } from '../../base/ids.ts';
+import type { Digest } from '../../base/ids.ts';
+import { limits } from '../../base/limits.ts';
+import type { Op } from '../../base/op.ts';
+import { algorithmOf, checkDigest } from '../../oci/digest.ts';
+import { isObject, mediaTypes, parseObject } from '../../oci/manifest.ts';
+import { repositoryName } from '../../oci/reference.ts';
+import type { Reference } from '../../oci/reference.ts';
+import { shortUrl } from '../http.ts';
+import type { ManifestAnswer } from '../registry.ts';
+import { scopesOf } from './requirements.ts';
+
+export type Signature =
+  | { readonly kind: 'sigstore'; readonly from: string; readonly payload: Buffer; /** Base64, as it was found. */ readonly signature: string }
+  | { readonly kind: 'openpgp'; readonly from: string; readonly message: Buffer };
+
+export interface FoundSignatures {
+  readonly signatures: readonly Signature[];
+  /** What was looked for where and not found or not taken, for the message of a refusal. */
+  readonly notes: readonly string[];
+}
+
+/** The repository that gave the manifest, and the world for lookaside servers. */
+export interface SignatureSource {
+  /** The image as that repository calls it: on a mirror, by the mirror's name (this is what registries.d is asked about). */
+  readonly reference: Reference;
+  /** @throws NotFound if there is no such tag; as Repository otherwise. */
+  manifest(op: Op, tag: string): Promise<ManifestAnswer>;
+  /** The whole blob of that size; not verified. */
+  blob(op: Op, digest: Digest, size: number): Promise<Buffer>;
+  /** The body at an http or https address; undefined if the server says 404. @throws ResourceExhausted above `max` bytes; as the transport. */
+  download(op: Op, url: URL, max: number): Promise<Buffer | undefined>;
+}
+
+/** Where root's signatures lie if nobody says otherwise. */
+const DEFAULT_LOOKASIDE = 'file:///var/lib/containers/sigstore';
+/** cosign's payloads; other attachments (attestations, SBOMs) are no signatures of the image. */
+const PAYLOAD_TYPE = 'application/vnd.dev.cosign.simplesigning.v1+json';
+const SIGNATURE_ANNOTATION = 'dev.cosignproject.cosign/signature';
+
+interface Section {
+  readonly lookaside: string | undefined;
+  readonly attachments: boolean | undefined;
+}
+interface RegistriesD {
+  readonly byDefault: Section;
+  readonly docker: ReadonlyMap<string, Section>;
+}
+const NO_SECTION: Section = { lookaside: undefined, attachments: undefined };
+
+export class SignatureSources {
+  readonly #directories: readonly string[];
+  #seen = '';
+  #config: RegistriesD = { byDefault: NO_SECTION, docker: new Map() };
+
+  /** The first of `directories` that exists counts. */
+  constructor(directories: readonly string[]) {
+    this.#directories = directories;
+  }
+
+  /**
+   * Every signature that can be found for the manifest `digest`, at most `limits.signaturesCount`.
+   * @throws FailedPrecondition if registries.d cannot be read; the network's error if a server cannot be asked: none of that means "not signed".
+   */
+  async find(op: Op, digest: Digest, source: SignatureSource): Promise<FoundSignatures> {
+    const config = await this.#read();
+    const where = sectionFor(config, source.reference);
+    const basket = new Basket();
+    await fromLookaside(op, where.lookaside ?? DEFAULT_LOOKASIDE, digest, source, basket);
+    if (where.attachments === true) await fromAttachments(op, digest, source, basket);
+    else basket.note(`sigstore attachments were not looked for, since registries.d does not say "use-sigstore-attachments: true" for ${repositoryName(source.reference)}`);
+    return basket;
+  }
+
+  /** Read again when a file changed. */
+  async #read(): Promise<RegistriesD> {
+    const paths = await this.#files();
+    const stamps = await Promise.all(paths.map(async (path) => {
+      const { mtimeNs, ctimeNs, size, ino } = await stat(path, { bigint: true });
+      return `${path} ${mtimeNs} ${ctimeNs} ${size} ${ino}`;
+    }));
+    const seen = stamps.join('\n');
+    if (seen === this.#seen) return this.#config;
+    this.#config = await readRegistriesD(paths);
+    this.#seen = seen;
+    return this.#config;
+  }
+
+  async #files(): Promise<string[]> {
+    for (const directory of this.#directories) {
+      const isThere = await stat(directory).then((info) => info.isDirectory(), () => false);
+      if (isThere) return (await readDirSorted(directory)).filter((name) => name.endsWith('.yaml')).map((name) => join(directory, name));
+    }
+    return [];
+  }
+}
+
+/** Takes signatures as long as they are few and small enough. */
+class Basket implements FoundSignatures {
+  readonly signatures: Signature[] = [];
+  readonly notes: string[] = [];
+  #bytes = 0;
+  #tries = 0;
+
+  /** Asks for room for one more try; whatever comes of it, it counts. */
+  hasRoom(): boolean {
+    return ++this.#tries <= limits.signaturesCount && this.#bytes < limits.signaturesBytes;
+  }
+
+  add(signature: Signature): void {
+    this.#bytes += signature.kind === 'sigstore' ? signature.payload.length + signature.signature.length : signature.message.length;
+    this.signatures.push(signature);
+  }
+
+  note(text: string): void {
+    if (this.notes.length < NOTES_MAX) this.notes.push(text);
+  }
+}
+
+/** More of them than anybody reads. */
+const NOTES_MAX = 8;
+
+async function fromLookaside(op: Op, lookaside: string, digest: Digest, source: SignatureSource, basket: Basket): Promise<void> {
+  const base = URL.canParse(lookaside) ? new URL(lookaside) : undefined;
+  if (base === undefined || !['file:', 'http:', 'https:'].includes(base.protocol) || (base.protocol === 'file:' && base.host !== '')) {
+    throw new RuntimeError('FailedPrecondition', `registries.d has the lookaside ${quote(lookaside, 300)} for ${repositoryName(source.reference)}, which is no file:///, http:// or https:// address`);
+  }
+  // A repository's path has lower-case letters, digits, inner dots and hyphens only, and no empty component: it cannot lead elsewhere.
+  base.pathname = `${base.pathname.replace(/\/+$/, '')}/${source.reference.path}@${algorithmOf(digest)}=${digest.slice(digest.indexOf(':') + 1)}/`;
+  for (let number = 1; ; number++) {
+    const url = new URL(`signature-${number}`, base);
+    if (!basket.hasRoom()) return basket.note(`of the signatures in ${shortUrl(base)} the first ${number - 1} were looked at`);
+    const message = await readOne(op, url, source, basket);
+    if (message === 'none') return number === 1 ? basket.note(`there is no ${shortUrl(url)}`) : undefined;
+    if (message !== 'too large') basket.add({ kind: 'openpgp', from: shortUrl(url), message });
+  }
+}
+
+async function readOne(op: Op, url: URL, source: SignatureSource, basket: Basket): Promise<Buffer | 'none' | 'too large'> {
+  op.stage(`image: signatures: ${shortUrl(url)}`);
+  try {
+    if (url.protocol !== 'file:') return (await source.download(op, url, limits.signatureBytes)) ?? 'none';
+    return await readBounded(decodeURIComponent(url.pathname), limits.signatureBytes);
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT' || errnoOf(error) === 'ENOTDIR') return 'none';
+    if (!isCode(error, 'ResourceExhausted') && !(url.protocol === 'file:' && isCode(error, 'FailedPrecondition'))) throw error;
+    basket.note(`${shortUrl(url)} is not taken: ${explain(error)}`);
+    return 'too large';
+  }
+}
+
+async function fromAttachments(op: Op, digest: Digest, source: SignatureSource, basket: Basket): Promise<void> {
+  const tag = `${digest.replace(':', '-')}.sig`;
+  const name = `${repositoryName(source.reference)}:${tag}`;
+  op.stage(`image: signatures: ${name}`);
+  const answer = await source.manifest(op, tag).catch((error: unknown) => {
+    if (isCode(error, 'NotFound')) return undefined;
+    throw error;
+  });
+  if (answer === undefined) return basket.note(`there is no ${name}; "cosign sign" makes it, for the manifests in an index with --recursive`);
+  const layers = readAttachments(answer, name);
+  for (const [index, layer] of layers.entries()) {
+    if (!basket.hasRoom()) return basket.note(`of the ${layers.length} attachments of ${name} the first ${index} were looked at`);
+    const from = `attachment ${index + 1} of ${name}`;
+    const attachment = readAttachment(layer);
+    if (typeof attachment === 'string') {
+      basket.note(`${from} is not taken: ${attachment}`);
+      continue;
+    }
+    const payload = await fetchPayload(op, source, attachment, from, basket);
+    if (payload !== undefined) basket.add({ kind: 'sigstore', from, payload, signature: attachment.signature });
+  }
+}
+
+function readAttachments(answer: ManifestAnswer, name: string): readonly unknown[] {
+  const document = parseObject(answer.bytes, limits.manifestBytes, name);
+  const type = document['mediaType'] ?? answer.contentType.split(';', 1)[0]?.trim();
+  const layers = document['layers'];
+  if (type !== mediaTypes.ociManifest || !Array.isArray(layers)) throw new RuntimeError('FailedPrecondition', `${name} is not an OCI image manifest with signatures`, { reason: 'SignatureValidationFailed' });
+  return layers;
+}
+
+interface Attachment {
+  readonly digest: Digest;
+  readonly size: number;
+  readonly signature: string;
+}
+
+/** Why not, as text, for what is no signature within the limits. */
+function readAttachment(layer: unknown): Attachment | string {
+  if (!isObject(layer)) return 'it is not a descriptor';
+  const { mediaType, digest, size, annotations } = layer;
+  if (mediaType !== PAYLOAD_TYPE) return `its type is ${quote(String(mediaType))}, which is no signature`;
+  if (typeof digest !== 'string' || !isDigest(digest) || typeof size !== 'number' || !Number.isSafeInteger(size) || size <= 0) return 'it is not a descriptor';
+  const signature = isObject(annotations) ? annotations[SIGNATURE_ANNOTATION] : undefined;
+  if (typeof signature !== 'string') return `it has no annotation ${SIGNATURE_ANNOTATION}`;
+  if (size + signature.length > limits.signatureBytes) return `it has ${size + signature.length} bytes, at most ${limits.signatureBytes} are read`;
+  return { digest, size, signature };
+}
+
+/** undefined, and a note, if the registry does not have it or has something else there. */
+async function fetchPayload(op: Op, source: SignatureSource, { digest, size }: Attachment, from: string, basket: Basket): Promise<Buffer | undefined> {
+  try {
+    const payload = await source.blob(op, digest, size);
+    checkDigest(payload, digest, from);
+    return payload;
+  } catch (error) {
+    if (!isCode(error, 'NotFound') && !isCode(error, 'DataLoss')) throw error;
+    basket.note(`${from} is not taken: ${explain(error)}`);
+    return undefined;
+  }
+}
+
+/** Each setting by itself from the most specific scope that makes it, as the container tools do it. */
+function sectionFor(config: RegistriesD, reference: Reference): Section {
+  const sections = [...scopesOf(reference).map((scope) => config.docker.get(scope)), config.byDefault].filter((each) => each !== undefined);
+  return {
+    lookaside: sections.find((each) => each.lookaside !== undefined)?.lookaside,
+    attachments: sections.find((each) => each.attachments !== undefined)?.attachments,
+  };
+}
+
+async function readRegistriesD(paths: readonly string[]): Promise<RegistriesD> {
+  let byDefault: { readonly section: Section; readonly path: string } | undefined;
+  const docker = new Map<string, { readonly section: Section; readonly path: string }>();
+  const once = (what: string, earlier: { readonly path: string } | undefined, path: string): void => {
+    if (earlier !== undefined) throw bad(path, `${what} stands in ${earlier.path}, too; it may stand in one file only`);
+  };
+  for (const path of paths) {
+    const document = await readYaml(path);
+    if (document['default-docker'] !== undefined && document['default-docker'] !== null) {
+      once('"default-docker"', byDefault, path);
+      byDefault = { section: readSection(document['default-docker'], '"default-docker"', path), path };
+    }
+    const scopes = document['docker'] ?? {};
+    if (!isObject(scopes)) throw bad(path, '"docker" is not a mapping');
+    for (const [scope, value] of Object.entries(scopes)) {
+      once(`scope ${quote(scope, 300)}`, docker.get(scope), path);
+      docker.set(scope, { section: readSection(value, `scope ${quote(scope, 300)}`, path), path });
+    }
+  }
+  return { byDefault: byDefault?.section ?? NO_SECTION, docker: new Map([...docker].map(([scope, { section }]) => [scope, section])) };
+}
+
+/** `sigstore` is what `lookaside` was called at first. Other members are for signing. */
+function readSection(value: unknown, what: string, path: string): Section {
+  if (value === null) return NO_SECTION;
+  if (!isObject(value)) throw bad(path, `${what} is not a mapping`);
+  const lookaside = textIn(value, 'lookaside', what, path) ?? textIn(value, 'sigstore', what, path);
+  const use = value['use-sigstore-attachments'] ?? undefined;
+  // YAML 1.1 spells truth in several ways, and so do people.
+  const spelled = typeof use === 'string' ? { yes: true, on: true, no: false, off: false }[use.toLowerCase()] : use;
+  if (use !== undefined && typeof spelled !== 'boolean') throw bad(path, `use-sigstore-attachments of ${what} is not true or false`);
+  return { lookaside, attachments: spelled as boolean | undefined };
+}
+
+function textIn(from: Readonly<Record<string, unknown>>, key: string, what: string, path: string): string | undefined {
+  const value = from[key] ?? '';
+  if (typeof value !== 'string') throw bad(path, `${key} of ${what} is not text`);
+  return value === '' ? undefined : value;
+}
+
+async function readYaml(path: string): Promise<Readonly<Record<string, unknown>>> {
+  const text = (await readBounded(path, limits.configFileBytes)).toString('utf8');
+  // Distributions ship a default.yaml with nothing but comments; a node that has no other does not pay for the YAML reader.
+  if (!/^[^#\n]*(lookaside|sigstore)/m.test(text)) return {};
+  const { parse } = (await import('yaml')).default;
+  let value: unknown;
+  try {
+    value = parse(text, { maxAliasCount: 10, logLevel: 'error' });
+  } catch (cause) {
+    throw new RuntimeError('FailedPrecondition', `${path} is not valid YAML`, { cause });
+  }
+  if (value === null || value === undefined) return {};
+  if (!isObject(value)) throw bad(path, 'it is not a mapping');
+  return value;
+}
+
+function bad(path: string, message: string): RuntimeError {
+  return new RuntimeError('FailedPrecondition', `${path}: ${message}`);
+}
