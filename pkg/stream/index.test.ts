@@ -555,6 +555,25 @@ describe('the stream server', () => {
       await until(() => pod.running.size === 0, 'the end');
     });
 
+    it('ends at the end of input from a terminal, which is how people detach, and elsewhere only says so to the container', async () => {
+      const lines = await stdio(await server.urlForAttach(STREAMS));
+      lines.stdin.end();
+      await until(() => pod.console.inputClosed, 'the end of input');
+      assert.strictEqual(server.sessionsCount, 1);
+      lines.client.close();
+      await until(() => server.sessionsCount === 0, 'the session to end');
+      pod.console.tty = true;
+      pod.console.inputClosed = false;
+      const client = await spdy(await server.urlForAttach({ ...STREAMS, stderr: false, tty: true }));
+      const error = await client.open({ streamType: 'error' });
+      const stdin = await client.open({ streamType: 'stdin' });
+      for (const streamType of ['stdout', 'resize']) await client.open({ streamType });
+      await stdin.write('typed');
+      stdin.end();
+      assert.strictEqual((JSON.parse(await error.all()) as { readonly status: string }).status, 'Success');
+      assert.deepEqual([pod.console.input, pod.console.inputClosed], ['typed', false]);
+    });
+
     it('sizes the terminal of the container, and wants none where there is none', async () => {
       const refused = channels(await attach({ tty: true, stderr: false }), 'v4.channel.k8s.io');
       await refused.closed;

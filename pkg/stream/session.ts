@@ -144,7 +144,10 @@ export async function runExec(op: Op, backend: StreamBackend, grant: ExecGrant, 
   }
 }
 
-/** Joins the client to the container's own stdio until the container ends. Never rejects. */
+/**
+ * Joins the client to the container's own stdio until the container ends, or until the client detaches from a terminal: a person's input ends
+ * there when the detach keys were typed, and without it the session would hold that person's own terminal for ever. Never rejects.
+ */
 export async function runAttach(op: Op, backend: StreamBackend, grant: AttachGrant, client: StdioClient, meter: Meter): Promise<Ending> {
   const sizes = readSizes(client);
   try {
@@ -157,7 +160,8 @@ export async function runAttach(op: Op, backend: StreamBackend, grant: AttachGra
       if (op.signal.aborted) close();
       if (grant.tty && !channel.tty) throw new RuntimeError('InvalidArgument', `container ${grant.containerId} has no terminal; attach without tty`);
       if (channel.tty) sizes.connect((size) => channel.resize(size));
-      if (client.stdin !== null) void feed(meter.in(client.stdin), (data) => channel.write(data), () => channel.closeInput(), client.stdin);
+      const endInput = grant.tty ? close : (): void => channel.closeInput();
+      if (client.stdin !== null) void feed(meter.in(client.stdin), (data) => channel.write(data), endInput, client.stdin);
       const sinks = { stdout: meter.out(client.stdout), stderr: meter.out(client.stderr) };
       for await (const { stream, data } of channel.output) await sinks[stream]?.(data);
       if (op.signal.aborted) throw new RuntimeError('Cancelled', 'detached');

@@ -4,14 +4,17 @@
  */
 import { assert } from 'chai';
 import { execFile, type ExecFileException } from 'node:child_process';
-import { readFile, writeFile } from 'node:fs/promises';
+import { readFile, rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { waitFor } from '../e2e/cri-client.ts';
-import { type NodeOptions, TestNode } from '../e2e/harness.ts';
+import { type NodeOptions, processes, TestNode } from '../e2e/harness.ts';
+import { Command } from '../e2e/terminal.ts';
 
 const run = promisify(execFile);
 const BUSYBOX = 'registry.k8s.io/e2e-test-images/busybox:1.29-2';
+/** The transports that crictl can use for exec, attach and port-forward. */
+const TRANSPORTS = ['spdy', 'websocket'] as const;
 /** As the kubelet sets them; crictl ps shows the pod from these. */
 const KUBELET_LABELS = { 'io.kubernetes.pod.name': 'web', 'io.kubernetes.pod.namespace': 'shop' };
 const ID = /^[0-9a-f]{64}$/;
@@ -63,9 +66,9 @@ describe('crictl', function () {
   }
 
   /** A pod of its own, and a container in it with `command`, started. */
-  async function started(name: string, command: readonly string[]): Promise<{ readonly pod: string; readonly id: string }> {
+  async function started(name: string, command: readonly string[], more: Json = {}): Promise<{ readonly pod: string; readonly id: string }> {
     const pod = await put(`${name}.pod.json`, { metadata: { name, namespace: 'default', uid: `uid-${name}`, attempt: 0 }, log_directory: join(node.dir, 'podlogs', name) });
-    const container = await put(`${name}.json`, { metadata: { name }, image: { image: BUSYBOX }, command, log_path: `${name}.log` });
+    const container = await put(`${name}.json`, { metadata: { name }, image: { image: BUSYBOX }, command, log_path: `${name}.log`, labels: KUBELET_LABELS, ...more });
     await crictl('pull', BUSYBOX);
     const podId = await crictl('runp', pod);
     const id = await crictl('create', podId, container, pod);
@@ -144,7 +147,7 @@ describe('crictl', function () {
 
   it('runs a command over a stream, with both protocols', async () => {
     const { id } = await started('streams', ['sleep', '1000']);
-    for (const transport of ['spdy', 'websocket']) {
+    for (const transport of TRANSPORTS) {
       assert.strictEqual(await crictl('exec', '--transport', transport, id, 'echo', `over ${transport}`), `over ${transport}`);
     }
   });
@@ -164,6 +167,170 @@ describe('crictl', function () {
     await crictl('stop', 'f'.repeat(64));
     await crictl('rmp', '--all', '--force');
     assert.strictEqual(await crictl('pods', '--quiet'), '');
+  });
+
+  describe('at a terminal', () => {
+    const type = (...args: string[]): Command => Command.onTerminal([variable('CONFORMANCE_CRICTL'), '--config', config, ...args], { size: [40, 132] });
+    /** Waits in the shell for a size of its terminal, then says `word`. The line itself does not hold it. */
+    const whenSized = (rows: number, columns: number, word: string): string => `until [ "$(stty size)" = "${rows} ${columns}" ]; do sleep 0.05; done; echo ${word[0]}""${word.slice(1)}\r`;
+
+    for (const transport of TRANSPORTS) {
+      describe(`over ${transport}`, () => {
+        it('exec -it: types, resizes, interrupts, and tells the exit code', async () => {
+          const { id } = await started(`exec-${transport}`, ['sleep', '1000']);
+          const shell = type('exec', '-it', '--transport', transport, id, 'sh');
+          await shell.says(/# /);
+          shell.write(whenSized(40, 132, 'sized'));
+          await shell.says(/sized/);
+          shell.resize(31, 97);
+          shell.write(whenSized(31, 97, 'resized'));
+          await shell.says(/resized/);
+          shell.write('sleep 31415\r');
+          await waitFor(() => processes('sleep 31415'), (found) => found.length === 1, 'the command to run');
+          shell.write('\x03');
+          await waitFor(() => processes('sleep 31415'), (found) => found.length === 0, 'the command to be interrupted');
+          shell.write('echo "it ended with $?"\r');
+          await shell.says(/it ended with 130/);
+          shell.write('exit 7\r');
+          assert.notStrictEqual(await shell.end(), 0);
+          assert.match(shell.out, /exit code 7/);
+        });
+
+        it('attach -it: finds the same shell again after detaching, and ends with it', async () => {
+          const { id } = await started(`attach-${transport}`, ['sh'], { stdin: true, tty: true });
+          const first = type('attach', '-it', '--transport', transport, id);
+          first.write('here=me\r');
+          await first.says(/# /);
+          first.write('\x10\x11');
+          assert.strictEqual(await first.end(), 0, first.out);
+          assert.strictEqual(get(await json('inspect', id), 'status', 'state'), 'CONTAINER_RUNNING');
+          const second = type('attach', '-it', '--transport', transport, id);
+          second.write('echo "still $here"\r');
+          await second.says(/still me/);
+          second.resize(29, 91);
+          second.write(whenSized(29, 91, 'resized'));
+          await second.says(/resized/);
+          second.write('exit 3\r');
+          assert.strictEqual(await second.end(), 0, second.out);
+          await waitFor(() => json('inspect', id), (found) => get(found, 'status', 'exitCode') === 3, 'the container to end');
+        });
+
+        it('attach -i: hands lines over, and the end of input where the container waits for it', async () => {
+          const { id } = await started(`lines-${transport}`, ['sh', '-c', 'cat; echo the end'], { stdin: true, stdin_once: true });
+          const lines = type('attach', '-i', '--transport', transport, id);
+          lines.write('hello\r');
+          await lines.says(/hello\r\nhello/);
+          lines.write('\x04');
+          assert.strictEqual(await lines.end(), 0, lines.out);
+          assert.include(lines.out, 'the end');
+        });
+
+        it('port-forward: reaches 127.0.0.1 and [::1] of the pod, ends by Ctrl-C, and names a port where nobody listens', async () => {
+          const { pod, id } = await started(`forward-${transport}`, ['sh', '-c', 'echo yes > /index.html; httpd -p 127.0.0.1:5001; httpd -f -p [::1]:5002']);
+          await waitFor(() => crictl('exec', '--sync', id, 'netstat', '-ltn'), (text) => text.includes(':5001') && text.includes(':5002'), 'the servers');
+          const forward = type('port-forward', '--transport', transport, pod, ':5001', ':5002', ':5999');
+          const local = async (port: number): Promise<string> => `http://127.0.0.1:${(await forward.says(new RegExp(`127\\.0\\.0\\.1:(\\d+) -> ${port}`)))[1]}/`;
+          for (const port of [5001, 5002]) {
+            const address = await local(port);
+            const answers = await Promise.all(Array.from({ length: 20 }, async () => (await fetch(address)).text()));
+            assert.deepEqual(new Set(answers), new Set(['yes\n']));
+          }
+          await fetch(await local(5999)).then(() => assert.fail('nobody listens there'), () => {});
+          await forward.says(/error forwarding port 5999: .*nothing answers/);
+          await forward.end();
+          const other = type('port-forward', '--transport', transport, pod, ':5001');
+          await other.says(/-> 5001/);
+          other.write('\x03');
+          assert.strictEqual(await other.end(), 0, other.out);
+        });
+      });
+    }
+
+    it('logs -f: follows through a rotation to the end of the container', async () => {
+      const { id } = await started('logs', ['sh', '-c', 'i=0; while [ $i -lt 40 ]; do echo line $i; i=$((i+1)); sleep 0.05; done; echo over >&2; exit 4']);
+      const following = type('logs', '-f', id);
+      await following.says(/line 5\r\n/);
+      const path = join(node.dir, 'podlogs/logs/logs.log');
+      await rename(path, `${path}.1`);
+      await crictl('logs', '--reopen', '--tail', '0', id);
+      assert.strictEqual(await following.end(), 0, following.out);
+      assert.deepEqual(following.out.trimEnd().split('\r\n'), [...Array.from({ length: 40 }, (_, i) => `line ${i}`), 'over']);
+    });
+
+    it('stats and statsp: tell what a busy container and its pod use', async () => {
+      const { pod, id } = await started('busy', ['sh', '-c', 'head -c 100000 /dev/zero > /file; while :; do :; done']);
+      const quiet = await started('quiet', ['sleep', '1000']);
+      const table = type('stats');
+      assert.strictEqual(await table.end(), 0, table.out);
+      const [head = '', ...rows] = table.out.trimEnd().split('\r\n');
+      assert.match(head.slice(head.indexOf('CONTAINER')), /^CONTAINER +NAME +CPU % +MEM +DISK +INODES +SWAP$/);
+      const row = (id: string): string[] => rows.find((each) => each.startsWith(id.slice(0, 13)))?.trim().split(/ {2,}/) ?? [];
+      const [, name, cpu, memory, disk, inodes] = row(id);
+      assert.strictEqual(name, 'busy');
+      assert.isTrue(Number(cpu) > 1 && Number(cpu) < 110, `${cpu} % of a processor, by one thread`);
+      assert.isBelow(Number(row(quiet.id)[2]), 1, 'percent of a container that sleeps');
+      assert.match(memory ?? '', /^[\d.]+[kM]?B$/);
+      assert.match(disk ?? '', /^1\d\d(\.\d+)?kB$/, 'a file of 100 kB');
+      assert.isAtLeast(Number(inodes), 1);
+
+      const [stats] = list(get(await json('stats', '--output', 'json', id), 'stats'));
+      assert.deepEqual([get(stats, 'attributes', 'id'), get(stats, 'attributes', 'metadata', 'name')], [id, 'busy']);
+      const known = (...path: string[]): number => Number(get(stats, ...path, 'value'));
+      assert.isAbove(known('cpu', 'usageCoreNanoSeconds'), 0);
+      assert.isTrue(known('memory', 'workingSetBytes') > 10_000 && known('memory', 'workingSetBytes') < 50_000_000);
+      assert.isAbove(known('writableLayer', 'usedBytes'), 99_999);
+
+      const pods = type('statsp', '--id', pod);
+      assert.strictEqual(await pods.end(), 0, pods.out);
+      assert.match(pods.out, new RegExp(`POD +POD ID +CPU % +MEM\\s+busy +${pod.slice(0, 13)} +[\\d.]+ +[\\d.]+[kM]?B`));
+      const [podStats, ...more] = list(get(await json('statsp', '--output', 'json', pod), 'stats'));
+      assert.deepEqual([get(podStats, 'attributes', 'id'), more], [pod, []]);
+      assert.deepEqual(list(get(podStats, 'linux', 'containers')).map((each) => get(each, 'attributes', 'id')), [id]);
+      assert.strictEqual(get(podStats, 'linux', 'network', 'defaultInterface', 'name'), 'eth0');
+      assert.isAtLeast(Number(get(podStats, 'linux', 'process', 'processCount', 'value')), 1);
+
+      const watching = type('stats', '--watch', '--seconds', '1', id);
+      await watching.says(new RegExp(`${id.slice(0, 13)}[^]*${id.slice(0, 13)}`));
+      watching.write('\x03');
+      assert.strictEqual(await watching.end(), 0);
+    });
+
+    it('metricsp: has numbers of each running pod and container', async () => {
+      const { pod, id } = await started('metrics', ['sh', '-c', 'while :; do :; done']);
+      const look = async (): Promise<{ readonly ofPod: unknown; readonly ofContainer: unknown }> => {
+        const printed = type('metricsp');
+        assert.strictEqual(await printed.end(), 0, printed.out);
+        const own = list(get(JSON.parse(printed.out) as unknown, 'podMetrics')).find((each) => get(each, 'podSandboxId') === pod);
+        const containers = list(get(own, 'containerMetrics'));
+        assert.deepEqual(containers.map((each) => get(each, 'containerId')), [id]);
+        return { ofPod: get(own, 'metrics'), ofContainer: get(containers[0], 'metrics') };
+      };
+      const values = (metrics: unknown, name: string): number[] => list(metrics).filter((each) => get(each, 'name') === name).map((each) => Number(get(each, 'value', 'value')));
+      // Whole seconds, which is all that the messages of CRI can say.
+      const { ofPod, ofContainer } = await waitFor(look, (found) => (values(found.ofContainer, 'container_cpu_usage_seconds_total')[0] ?? 0) >= 1, 'a second on a processor');
+      assert.isAbove(values(ofContainer, 'container_memory_working_set_bytes')[0] ?? 0, 10_000);
+      assert.isAbove(values(ofPod, 'container_network_receive_packets_total').length, 0);
+    });
+
+    it('events: tells the whole life of a pod and its container, until Ctrl-C', async () => {
+      const template = type('events', '--output', 'go-template', '--template', '{{.containerEventType}} {{.containerId}} {{.podSandboxStatus.state}}');
+      const whole = type('events');
+      const { pod, id } = await started('events', ['sh', '-c', 'exit 3']);
+      await waitFor(() => json('inspect', id), (found) => get(found, 'status', 'state') === 'CONTAINER_EXITED', 'the end of the container');
+      await crictl('rm', id);
+      await crictl('stopp', pod);
+      await crictl('rmp', pod);
+      await template.says(new RegExp(`CONTAINER_DELETED_EVENT ${pod}`));
+      await whole.says(new RegExp(`"containerEventType": "CONTAINER_DELETED_EVENT",\\s+[^{}]*"containerId": "${pod}"|"containerId": "${pod}",\\s+"containerEventType": "CONTAINER_DELETED_EVENT"`));
+      for (const each of [template, whole]) {
+        each.write('\x03');
+        await each.end();
+      }
+      const told = (of: string): string[] => template.out.split('\r\n').filter((line) => line.includes(of)).map((line) => line.split(' ').filter((word) => word !== of).join(' '));
+      assert.deepEqual(told(id), ['CONTAINER_CREATED_EVENT SANDBOX_READY', 'CONTAINER_STARTED_EVENT SANDBOX_READY', 'CONTAINER_STOPPED_EVENT SANDBOX_READY', 'CONTAINER_DELETED_EVENT SANDBOX_READY']);
+      assert.deepEqual(told(pod), ['CONTAINER_CREATED_EVENT SANDBOX_READY', 'CONTAINER_STARTED_EVENT SANDBOX_READY', 'CONTAINER_STOPPED_EVENT SANDBOX_NOTREADY', 'CONTAINER_DELETED_EVENT SANDBOX_NOTREADY']);
+      assert.include(whole.out, '"exitCode": 3');
+    });
   });
 });
 

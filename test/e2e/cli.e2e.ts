@@ -1,7 +1,5 @@
 /** The commands of `berth` as people use them: in pipes, in scripts, and on a terminal. */
 import { assert } from 'chai';
-import { type ChildProcess, spawn } from 'node:child_process';
-import { once } from 'node:events';
 import { readdir, rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { ContainerEventResponse } from '../../pkg/cri-api/types.ts';
@@ -9,39 +7,10 @@ import { type Pod, waitFor } from './cri-client.ts';
 import { IMAGE, TestNode } from './harness.ts';
 import { type BuiltImage, buildImage, busybox, file } from './images.ts';
 import { type ScriptedRegistry, startScriptedRegistry } from './registry.ts';
+import { Command } from './terminal.ts';
 
 const BERTH = new URL('../../build/bin/berth', import.meta.url).pathname;
 const ESCAPE = '\x1b[';
-
-/** A command that runs or has run. */
-class Command {
-  out = '';
-  err = '';
-  readonly process: ChildProcess;
-  readonly #ended: Promise<unknown[]>;
-
-  constructor(argv: readonly [string, ...string[]], env: NodeJS.ProcessEnv) {
-    this.process = spawn(argv[0], argv.slice(1), { stdio: 'pipe', env: { ...process.env, TERM: 'xterm', NO_COLOR: '', ...env } });
-    this.process.stdout?.setEncoding('utf8').on('data', (text: string) => (this.out += text));
-    this.process.stderr?.setEncoding('utf8').on('data', (text: string) => (this.err += text));
-    this.#ended = once(this.process, 'close');
-  }
-
-  write(text: string | Buffer): void {
-    this.process.stdin?.write(text);
-  }
-
-  /** Waits until it has printed something like this. */
-  async says(pattern: RegExp): Promise<void> {
-    await waitFor(() => this.out + this.err, (text) => pattern.test(text), `${this.process.spawnargs.at(-1)} to say ${pattern}`);
-  }
-
-  /** Its exit code. */
-  async end(): Promise<number | string> {
-    const [code, signal] = await this.#ended;
-    return (code as number | null) ?? (signal as string);
-  }
-}
 
 describe('the command line', function () {
   this.timeout(120_000);
@@ -65,9 +34,8 @@ describe('the command line', function () {
   });
 
   const argv = (args: readonly string[]): [string, ...string[]] => [BERTH, '--config', '/dev/null', '--config-dir', '/none', '--listen', node.socket, ...args];
-  const start = (...args: string[]): Command => new Command(argv(args), {});
-  /** On a terminal of its own (script(1)). */
-  const onTerminal = (args: readonly string[], env: NodeJS.ProcessEnv = {}): Command => new Command(['script', '--quiet', '--return', '--flush', '--command', `stty rows 40 cols 132; exec ${argv(args).map(quoted).join(' ')}`, '/dev/null'], env);
+  const start = (...args: string[]): Command => Command.inPipe(argv(args));
+  const onTerminal = (args: readonly string[], env: NodeJS.ProcessEnv = {}): Command => Command.onTerminal(argv(args), { env });
   /** Output of a command that must succeed. */
   async function ok(...args: string[]): Promise<string> {
     const command = start(...args);
@@ -231,7 +199,7 @@ describe('the command line', function () {
   });
 
   it('says so when no daemon answers', async () => {
-    const command = new Command([BERTH, '--config', '/dev/null', '--config-dir', '/none', '--listen', join(node.dir, 'nobody.sock'), 'ps'], {});
+    const command = Command.inPipe([BERTH, '--config', '/dev/null', '--config-dir', '/none', '--listen', join(node.dir, 'nobody.sock'), 'ps']);
     assert.strictEqual(await command.end(), 1);
     assert.match(command.err, /^berth: nobody answers on /);
   });
@@ -292,8 +260,3 @@ describe('the command line', function () {
     });
   });
 });
-
-/** For a shell. */
-function quoted(word: string): string {
-  return `'${word.replaceAll("'", `'\\''`)}'`;
-}

@@ -203,6 +203,11 @@ function processesOf(dir: string): string[] {
     .map((pid) => `${pid} ${readOr(`/proc/${pid}/comm`).trim()}`);
 }
 
+/** Processes whose command line is exactly this. */
+export function processes(commandLine: string): string[] {
+  return readdirSync('/proc').filter((pid) => /^\d+$/.test(pid) && readOr(`/proc/${pid}/cmdline`).replaceAll('\0', ' ').trim() === commandLine);
+}
+
 export function mountsBelow(dir: string): string[] {
   return readFileSync('/proc/self/mountinfo', 'utf8')
     .split('\n')

@@ -1,9 +1,10 @@
 /** What a daemon holds: descriptors, processes, and memory that a collection does not free, asked through Node's inspector. */
 import { once } from 'node:events';
-import { readdirSync, readFileSync } from 'node:fs';
+import { readdirSync } from 'node:fs';
 import { WebSocket } from 'ws';
 import { waitFor } from './cri-client.ts';
 import { descriptorsOf, type TestNode } from './harness.ts';
+import { parentOf } from './terminal.ts';
 
 /** For NodeOptions.env: the inspector, once asked for, takes a free port. */
 export const INSPECTABLE = { NODE_OPTIONS: '--inspect-port=127.0.0.1:0' } as const;
@@ -26,15 +27,6 @@ export async function heldBy(node: TestNode): Promise<Held> {
 /** Pids of the children of a process. */
 export function childrenOf(parent: number): string[] {
   return readdirSync('/proc').filter((pid) => /^\d+$/.test(pid) && parentOf(pid) === parent);
-}
-
-function parentOf(pid: string): number | undefined {
-  try {
-    // After the command's name, which may hold anything.
-    return Number(readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ').at(-1)?.split(' ')[1]);
-  } catch {
-    return undefined; // It has ended meanwhile.
-  }
 }
 
 async function heldBytes(node: TestNode): Promise<number> {
