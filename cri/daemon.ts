@@ -7,7 +7,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { type Config, reload } from '../pkg/config/index.ts';
 import { explain, RuntimeError } from '../pkg/base/errors.ts';
 import { ensureDir, replaceFile } from '../pkg/base/files.ts';
-import type { ChainId, ContainerId } from '../pkg/base/ids.ts';
+import type { ChainId, ContainerId, SandboxId } from '../pkg/base/ids.ts';
 import { limits } from '../pkg/base/limits.ts';
 import { backgroundOp, type Logger, type Op, withTimeout } from '../pkg/base/op.ts';
 import type { Freeing } from '../pkg/base/reserve.ts';
@@ -327,6 +327,11 @@ function handlersOf(config: Config, runtimes: Runtimes): ReadonlyMap<string, Han
   return new Map([...runtimes].map(([name, { runtime, features }]) => [name, handlerSettings(config.runtimes.get(runtime.handler.name), features)]));
 }
 
+function networkedPods(mind: OpenPods): { readonly id: SandboxId; readonly name: string }[] {
+  const ready = mind.pods.list().filter(({ state, namespaces }) => state.phase === 'ready' && namespaces['net'] !== undefined);
+  return ready.map(({ id, config }) => ({ id, name: `${config.metadata?.namespace}/${config.metadata?.name}` }));
+}
+
 /** What a request may be held up for by writable layers that were never measured. */
 const LAYERS_PATIENCE_MS = 500;
 
@@ -338,7 +343,7 @@ async function openSocket(options: DaemonOptions, world: World, mind: OpenPods, 
   let server: RunningServer | undefined;
   const writableLayers = new WritableLayers<ContainerId>({ measure: (id) => world.rootfs.usage(backgroundOp(log), id), clock: world.clock, patienceMs: LAYERS_PATIENCE_MS });
   const handlers = [
-    runtimeService(mind),
+    runtimeService(mind, world.network),
     streamService(mind, () => streams.open()),
     observeService({
       mind,
@@ -361,7 +366,7 @@ async function openSocket(options: DaemonOptions, world: World, mind: OpenPods, 
     }),
     events,
     imageService({ images: world.images, rootfs: world.rootfs, writableLayers, clock: world.clock }),
-    nodeService({ images, disks: () => disks.survey(), facts: world.facts, network: world.network, handlers: runtimes, whyNoUserNamespaces: world.whyNoUserNamespaces }),
+    nodeService({ images, disks: () => disks.survey(), facts: world.facts, network: world.network, networkedPods: () => networkedPods(mind), handlers: runtimes, whyNoUserNamespaces: world.whyNoUserNamespaces }),
     statsService({ mind, writableLayers, rootfs: world.rootfs, layout: readCgroupLayoutSync(), facts: world.facts, periodMs: config.stats.collectionPeriodMs, clock: world.clock, log }),
   ];
   await ensureDir(join(config.api.listen, '..'), 0o755);

@@ -1,9 +1,11 @@
 import { assert } from 'chai';
+import { RuntimeError } from '../pkg/base/errors.ts';
+import { newSandboxId } from '../pkg/base/ids.ts';
 import { backgroundOp, silent } from '../pkg/base/op.ts';
 import type { PullProgressResponse } from '../pkg/cri-api/types.ts';
 import type { PullProgress } from '../pkg/image/index.ts';
 import type { NodeFacts } from '../pkg/spec/index.ts';
-import { diskFactList, nodeFactList, nodeService, type NodeServiceOptions } from './node-service.ts';
+import { diskFactList, nodeFactList, nodeService, podNetworkFactList, type NodeServiceOptions } from './node-service.ts';
 
 const FACTS: NodeFacts = {
   cgroupMode: 'v2', cgroupManager: 'cgroupfs', controllers: new Set(['cpu', 'cpuset', 'memory', 'pids']), swapLimit: true, capabilities: new Set(['CAP_SYS_RESOURCE']),
@@ -18,7 +20,8 @@ function options(changes: Partial<NodeServiceOptions> = {}): NodeServiceOptions 
     images: { check: async () => [], progress: () => [] },
     disks: async () => [],
     facts: FACTS,
-    network: { ready: { ok: true, why: '' }, inUse: IN_USE },
+    network: { ready: { ok: true, why: '' }, inUse: IN_USE, check: async () => {} },
+    networkedPods: () => [],
     handlers: new Map([['', { runtime: handler('runc'), features: FEATURES }], ['runc', { runtime: handler('runc'), features: FEATURES }]]),
     whyNoUserNamespaces: undefined,
     ...changes,
@@ -33,7 +36,7 @@ describe('nodeFactList', () => {
   it('says what containers cannot have, and what to do', () => {
     const list = nodeFactList(options({
       facts: { ...FACTS, controllers: new Set(['cpu', 'memory']), capabilities: new Set(), swapLimit: false, seccomp: false },
-      network: { ready: { ok: false, why: 'no CNI configuration' }, inUse: undefined },
+      network: { ready: { ok: false, why: 'no CNI configuration' }, inUse: undefined, check: async () => {} },
       whyNoUserNamespaces: 'the kernel is too old',
       handlers: new Map([['', { runtime: handler('runc'), features: FEATURES }], ['runsc', { runtime: handler('runsc'), features: { broken: 'not installed' } as never }]]),
     }));
@@ -45,13 +48,34 @@ describe('nodeFactList', () => {
 });
 
 describe('the network in nodeFactList', () => {
-  const rows = (hostPorts: 'plugin' | 'berth' | 'nobody') => nodeFactList(options({ network: { ready: { ok: true, why: '' }, inUse: { ...IN_USE, hostPorts } } })).filter(({ name }) => name === 'network' || name === 'host ports').map(({ detail, advice }) => [detail, advice.replace(/:.*/, '')]);
+  const rows = (hostPorts: 'plugin' | 'berth' | 'nobody') => nodeFactList(options({ network: { ready: { ok: true, why: '' }, inUse: { ...IN_USE, hostPorts }, check: async () => {} } })).filter(({ name }) => name === 'network' || name === 'host ports').map(({ detail, advice }) => [detail, advice.replace(/:.*/, '')]);
 
   it('is named, and who maps host ports', () => {
     const network = ['ready: berth (bridge, portmap; CNI 1.0.0) of /etc/cni/net.d/10-berth.conflist', ''];
     assert.deepEqual(rows('plugin'), [network, ['by a CNI plugin', '']]);
     assert.deepEqual(rows('berth'), [network, ['by nftables', '']]);
     assert.deepEqual(rows('nobody'), [network, ['no', 'pods with host ports cannot run']]);
+  });
+});
+
+describe('podNetworkFactList', () => {
+  it('asks about every pod, a few at a time, and names those that are not well', async () => {
+    const pods = Array.from({ length: 10 }, (_, i) => ({ id: newSandboxId(), name: `ns/p${i}` }));
+    const [broken] = pods;
+    let underWay = 0;
+    let most = 0;
+    const check = async (_: unknown, id: string): Promise<void> => {
+      most = Math.max(most, ++underWay);
+      await new Promise((resolve) => setImmediate(resolve));
+      underWay--;
+      if (id === broken?.id) throw new RuntimeError('Internal', 'CNI plugin bridge (CHECK, network berth) failed: no address');
+    };
+    const list = await podNetworkFactList(backgroundOp(silent), { network: { ready: { ok: true, why: '' }, inUse: IN_USE, check }, networkedPods: () => pods });
+    assert.deepEqual(list, [
+      { name: 'pod networks', ok: true, detail: '9 of 10 as their plugins made them', advice: '' },
+      { name: 'network of pod ns/p0', ok: false, detail: broken?.id ?? '', advice: 'CNI plugin bridge (CHECK, network berth) failed: no address; if it does not work, delete the pod' },
+    ]);
+    assert.equal(most, 4);
   });
 });
 

@@ -2,6 +2,10 @@
  * berth.v1.Node: what people on the node ask for and CRI has no RPC for. Import is in image-service.ts, Operations in server.ts.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
+import { explain } from '../pkg/base/errors.ts';
+import type { SandboxId } from '../pkg/base/ids.ts';
+import type { Op } from '../pkg/base/op.ts';
+import { Gate } from '../pkg/base/sync.ts';
 import type { NodeFact, PullProgressResponse } from '../pkg/cri-api/types.ts';
 import type { FileImageStore } from '../pkg/image/index.ts';
 import type { NetworkInUse, NetworkPlugin } from '../pkg/network/index.ts';
@@ -15,7 +19,9 @@ export interface NodeServiceOptions {
   readonly images: Pick<FileImageStore, 'check' | 'progress'>;
   readonly disks: () => Promise<readonly DiskState[]>;
   readonly facts: NodeFacts;
-  readonly network: Pick<NetworkPlugin, 'ready' | 'inUse'>;
+  readonly network: Pick<NetworkPlugin, 'ready' | 'inUse' | 'check'>;
+  /** Pods that are ready and have a network of their own. */
+  readonly networkedPods: () => readonly { readonly id: SandboxId; readonly name: string }[];
   /** Handlers by name; '' is the default. */
   readonly handlers: ReadonlyMap<string, { readonly runtime: Pick<OciRuntime, 'handler'>; readonly features: RuntimeFeatures }>;
   /** Undefined if pods can have user namespaces. */
@@ -31,7 +37,7 @@ export function nodeService(options: NodeServiceOptions): Handlers {
   return {
     async check(op, request) {
       const problems = await images.check(op, request.repair ? 'repair' : 'report');
-      return { problems: problems.map(({ image, what, keptBy }) => ({ imageId: image, what, keptBy })), facts: [...nodeFactList(options), ...diskFactList(await options.disks())] };
+      return { problems: problems.map(({ image, what, keptBy }) => ({ imageId: image, what, keptBy })), facts: [...nodeFactList(options), ...diskFactList(await options.disks()), ...(await podNetworkFactList(op, options))] };
     },
     async *pullProgress(op) {
       let before = '';
@@ -47,7 +53,7 @@ export function nodeService(options: NodeServiceOptions): Handlers {
 }
 
 /** What the node has and lacks, for `berth check`. */
-export function nodeFactList({ facts, network, handlers, whyNoUserNamespaces }: Omit<NodeServiceOptions, 'images' | 'disks'>): NodeFact[] {
+export function nodeFactList({ facts, network, handlers, whyNoUserNamespaces }: Omit<NodeServiceOptions, 'images' | 'disks' | 'networkedPods'>): NodeFact[] {
   const all: readonly (readonly [name: string, detail: string, advice: string])[] = [
     ['kernel', `${facts.kernel} ${facts.machine}`, ''],
     ['cgroups', `${facts.cgroupMode}, ${facts.cgroupManager}, ${[...facts.controllers].sort().join(' ')}`, missing(['cpu', 'memory', 'pids', 'cpuset'].filter((name) => !facts.controllers.has(name)), (names) => `limits of ${names} have no effect; enable the controllers on the kernel's command line or in the parent cgroup`)],
@@ -63,6 +69,25 @@ export function nodeFactList({ facts, network, handlers, whyNoUserNamespaces }: 
   ];
   return all.map(([name, detail, advice]) => ({ name, ok: advice === '', detail, advice }));
 }
+
+/** What the plugins of pods find when they look at their own work (CNI CHECK): a line for all that are well, and one for each that is not. */
+export async function podNetworkFactList(op: Op, { network, networkedPods }: Pick<NodeServiceOptions, 'network' | 'networkedPods'>): Promise<NodeFact[]> {
+  const gate = new Gate(CHECKS_AT_ONCE);
+  const pods = networkedPods();
+  const found = await Promise.all(pods.map(({ id, name }) => gate.run(async (): Promise<NodeFact[]> => {
+    try {
+      await network.check(op, id);
+      return [];
+    } catch (error) {
+      return [{ name: `network of pod ${name}`, ok: false, detail: id, advice: `${explain(error)}; if it does not work, delete the pod` }];
+    }
+  })));
+  const faults = found.flat();
+  return [{ name: 'pod networks', ok: true, detail: `${pods.length - faults.length} of ${pods.length} as their plugins made them`, advice: '' }, ...faults];
+}
+
+/** A plugin takes some milliseconds of a core. */
+const CHECKS_AT_ONCE = 4;
 
 const HOST_PORTS: Readonly<Record<NetworkInUse['hostPorts'], string>> = { plugin: 'by a CNI plugin', berth: 'by nftables', nobody: 'no' };
 

@@ -3,12 +3,12 @@
  * CRI says that they "must not return an error if" the object is gone.
  */
 import type { OpenPods } from '../pkg/pod/index.ts';
-import { abortError } from '../pkg/base/op.ts';
+import type { NetworkPlugin } from '../pkg/network/index.ts';
 import type { Handlers } from './server.ts';
-import { narrowCreateContainer, narrowExecSync, narrowId, narrowRunPodSandbox, narrowUpdateResources } from './validate.ts';
+import { narrowCreateContainer, narrowExecSync, narrowId, narrowPodRanges, narrowRunPodSandbox, narrowUpdateResources } from './validate.ts';
 
 /** Handlers of the RPCs that change sandboxes and containers. */
-export function runtimeService(mind: OpenPods): Handlers {
+export function runtimeService(mind: OpenPods, network: Pick<NetworkPlugin, 'setPodRanges'>): Handlers {
   const { pods, containers } = mind;
   return {
     async runPodSandbox(op, request) {
@@ -62,9 +62,9 @@ export function runtimeService(mind: OpenPods): Handlers {
       const { containerId, cmd, timeoutMs } = narrowExecSync(request);
       return await mind.execs.execSync(op, containers.get(containerId).id, cmd, timeoutMs);
     },
-    // The kubelet tells the pod CIDR; CNI plugins get their ranges from their own configuration.
-    updateRuntimeConfig: (op) => {
-      if (op.signal.aborted) throw abortError(op, 'update runtime config');
+    async updateRuntimeConfig(_op, request) {
+      const subnets = narrowPodRanges(request);
+      if (subnets.length > 0) await network.setPodRanges(subnets);
       return {};
     },
   };

@@ -7,7 +7,7 @@ import type {
 } from '../pkg/cri-api/types.ts';
 import { codecs } from './codec.ts';
 import {
-  narrowAttach, narrowCreateContainer, narrowExec, narrowExecSync, narrowId, narrowImageReference, narrowImport, narrowPortForward, narrowRunPodSandbox,
+  narrowAttach, narrowCreateContainer, narrowExec, narrowExecSync, narrowId, narrowImageReference, narrowImport, narrowPodRanges, narrowPortForward, narrowRunPodSandbox,
   narrowUpdateResources,
 } from './validate.ts';
 
@@ -266,6 +266,15 @@ describe('cri/validate', () => {
   it('tells resources that are not for Linux from ones that change nothing', () => {
     assert.isUndefined(narrowUpdateResources(full('UpdateContainerResourcesRequest', { containerId: 'abcd' })).resources);
     assert.equal(narrowUpdateResources(full('UpdateContainerResourcesRequest', { containerId: 'abcd', linux: {} })).resources?.cpuQuota, 0n);
+  });
+
+  it('takes the subnets of pods, one for each family', () => {
+    const of = (podCidr: string): readonly string[] => narrowPodRanges(full('UpdateRuntimeConfigRequest', { runtimeConfig: { networkConfig: { podCidr } } }));
+    assert.deepEqual([of(''), of('10.1.0.0/24'), of('fd00::/64,10.1.0.0/24')], [[], ['10.1.0.0/24'], ['fd00::/64', '10.1.0.0/24']]);
+    assert.deepEqual(narrowPodRanges(full('UpdateRuntimeConfigRequest', {})), []);
+    for (const odd of ['10.1.0.0', '10.1.0.0/33', 'fd00::/129', '10.1.0.0/24,', '10.1.0.0/24,10.2.0.0/24', 'fe80::%eth0/64', '10.1.0.0/24 ,fd00::/64', 'x/1', '"}/8']) {
+      assert.throws(() => of(odd), /runtime_config\.network_config\.pod_cidr is /, odd);
+    }
   });
 
   it('narrows streams, ports, images and imports that are in order', () => {

@@ -13,7 +13,7 @@ import { limits } from '../pkg/base/limits.ts';
 import type {
   AttachRequest, ContainerConfig, ContainerMetadata, CreateContainerRequest, Device, DNSConfig, ExecRequest, ExecSyncRequest, ImageSpec, ImportRequest,
   Int64Value, KeyValue, LinuxContainerResources, LinuxContainerSecurityContext, LinuxPodSandboxConfig, Mount, PodSandboxConfig, PodSandboxMetadata,
-  PortForwardRequest, PortMapping, RunPodSandboxRequest, StringMap, UpdateContainerResourcesRequest,
+  PortForwardRequest, PortMapping, RunPodSandboxRequest, StringMap, UpdateContainerResourcesRequest, UpdateRuntimeConfigRequest,
 } from '../pkg/cri-api/types.ts';
 import { apparmorChoice, checkDeviceRequest, checkImageSubPath, containerPath, seccompChoice, validateSysctls } from '../pkg/spec/index.ts';
 
@@ -98,6 +98,21 @@ export function narrowPortForward(request: PortForwardRequest): PortForwardReque
   checkCount('port', request.port, limits.portMappingsCount);
   for (const port of request.port) checkPort('port', port, 1);
   return request;
+}
+
+/** The node's subnets for pods, one per family; none if the request names none. @throws InvalidArgument */
+export function narrowPodRanges(request: UpdateRuntimeConfigRequest): readonly string[] {
+  const text = request.runtimeConfig?.networkConfig?.podCidr ?? '';
+  const subnets = text === '' ? [] : text.split(',');
+  const families = subnets.map((subnet) => {
+    const [, address = '', length = ''] = /^([^/%]*)\/([0-9]{1,3})$/.exec(subnet) ?? [];
+    const family = isIP(address);
+    return family !== 0 && Number(length) <= (family === 4 ? 32 : 128) ? family : 0;
+  });
+  if (families.includes(0) || new Set(families).size < families.length) {
+    throw invalid('runtime_config.network_config.pod_cidr', text, 'want a subnet like "10.1.0.0/24", or one of each family with a comma between them');
+  }
+  return subnets;
 }
 
 /** What an image is called in a request: a reference or an id, not parsed yet. `field` is its place in the request. @throws InvalidArgument */

@@ -64,6 +64,7 @@ export const limits = {
   execStartMs: 1_000,
   /** The whole plugin chain of one ADD; slow IPAM over a network takes minutes. */
   cniAddMs: 4 * 60_000,
+  /** The chain's DEL, CHECK, or one plugin's GC. */
   cniDelMs: 60_000,
   cniResultBytes: 1 * MiB,
   /** The nat table as iptables-save prints it; kube-proxy with 10 000 services makes some 10 MiB. */

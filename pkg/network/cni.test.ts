@@ -205,6 +205,32 @@ describe('CniNetwork', () => {
       assert.deepEqual(ended, [], 'a pod whose ADD was finished has no plugin running');
     });
 
+    it('gives plugins that take them the ranges of the node, those that were told last, also after a restart', async () => {
+      await configure(JSON.stringify({ cniVersion: '1.0.0', name: 'net', plugins: [{ type: 'bridge', capabilities: { ipRanges: true } }, { type: 'portmap' }] }));
+      await network.close();
+      network = make();
+      await network.start(op);
+      const told = async (): Promise<unknown[]> => {
+        plugins.calls.length = 0;
+        await network.add(op, pod());
+        return plugins.calls.map(({ config }) => config['runtimeConfig']);
+      };
+      assert.deepEqual(await told(), [undefined, undefined]);
+      await network.setPodRanges(['10.9.0.0/24']);
+      await network.setPodRanges(['10.1.0.0/24', 'fd01::/64']);
+      const ranges = [{ ipRanges: [[{ subnet: '10.1.0.0/24' }], [{ subnet: 'fd01::/64' }]] }, undefined];
+      assert.deepEqual(await told(), ranges);
+      await network.close();
+      network = make();
+      await network.start(op);
+      assert.deepEqual(await told(), ranges);
+      await writeFile(`${base}/cache/pod-ranges.json`, '{"');
+      await network.close();
+      network = make();
+      await network.start(op);
+      assert.deepEqual([await told(), warnings], [[undefined, undefined], ['cannot read the address ranges of pods, going on without until they are told again']]);
+    });
+
     it('takes DEL from the cache, whatever the configuration is by then', async () => {
       const request = pod();
       await network.add(op, request);

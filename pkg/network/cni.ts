@@ -16,7 +16,7 @@ import { open, statfs, unlink } from 'node:fs/promises';
 import type { FileHandle } from 'node:fs/promises';
 import { explain, errnoOf, isCode, RuntimeError, wrap } from '../base/errors.ts';
 import { failpoint } from '../base/failpoint.ts';
-import { ensureDir, readBounded, readDirSorted } from '../base/files.ts';
+import { ensureDir, readBounded, readDirSorted, readJson, replaceFile } from '../base/files.ts';
 import { parseSandboxId } from '../base/ids.ts';
 import type { SandboxId } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
@@ -79,6 +79,7 @@ export class CniNetwork implements NetworkPlugin {
   readonly #locks = new KeyedMutex<SandboxId>();
   readonly #conf: ConfDirs;
   readonly #ports: HostPorts;
+  #ranges: readonly string[] = [];
   #closed = false;
   #status: { readonly network: NetworkConf | undefined; readonly why: string; readonly at: number } = { network: undefined, why: '', at: 0 };
   #asking: Promise<void> | undefined;
@@ -93,6 +94,7 @@ export class CniNetwork implements NetworkPlugin {
   async start(op: Op): Promise<void> {
     await ensureDir(this.#options.cacheDir);
     await this.#recallPorts();
+    await this.#recallRanges();
     await this.#conf.start(op);
   }
 
@@ -121,7 +123,7 @@ export class CniNetwork implements NetworkPlugin {
 
   async add(op: Op, pod: PodNetworkRequest): Promise<PodNetwork> {
     const args = podArgs(pod);
-    const capabilities = capabilityArgs(pod);
+    const capabilities = capabilityArgs(pod, this.#ranges);
     return this.#locks.run(pod.id, async () => {
       const network = await this.#conf.wait(op);
       // All or none: half a chain could not be taken down either.
@@ -141,6 +143,13 @@ export class CniNetwork implements NetworkPlugin {
     });
   }
 
+  async setPodRanges(subnets: readonly string[]): Promise<void> {
+    if (subnets.join() === this.#ranges.join()) return;
+    await replaceFile(this.#rangesFile, `${JSON.stringify(subnets)}\n`, 'durable');
+    this.#ranges = subnets;
+    this.#options.log.info('addresses of pods come from the ranges of the node, where plugins take them', { ranges: subnets.join(',') });
+  }
+
   destroy(op: Op, id: SandboxId): Promise<void> {
     return this.#locks.run(id, () => this.#detach(op, id));
   }
@@ -152,7 +161,8 @@ export class CniNetwork implements NetworkPlugin {
         throw new RuntimeError('NotFound', `sandbox ${id} is in no CNI network`);
       }
       if (found.network.disableCheck || !atLeast(found.network.cniVersion, '0.4.0')) return;
-      for (const plugin of found.network.plugins) await this.#call(op, 'CHECK', found, plugin, found.result);
+      const bounded = withTimeout(op, limits.cniDelMs);
+      for (const plugin of found.network.plugins) await this.#call(bounded, 'CHECK', found, plugin, found.result);
     });
   }
 
@@ -332,6 +342,20 @@ export class CniNetwork implements NetworkPlugin {
 
   #path(id: SandboxId): string {
     return `${this.#options.cacheDir}/${id}.jsonl`;
+  }
+
+  get #rangesFile(): string {
+    return `${this.#options.cacheDir}/pod-ranges.json`;
+  }
+
+  async #recallRanges(): Promise<void> {
+    try {
+      const subnets = await readJson(this.#rangesFile, limits.configFileBytes);
+      if (!Array.isArray(subnets)) throw new RuntimeError('FailedPrecondition', `${this.#rangesFile} holds no list`);
+      this.#ranges = subnets.filter((each) => typeof each === 'string');
+    } catch (error) {
+      if (errnoOf(error) !== 'ENOENT') this.#options.log.warn('cannot read the address ranges of pods, going on without until they are told again', { why: explain(error) });
+    }
   }
 
   /** Writes the first line; the second follows through the same descriptor. What an earlier try left is given back before. */

@@ -70,13 +70,13 @@ describe('cni input', () => {
     annotations: { 'kubernetes.io/ingress-bandwidth': '10M', 'kubernetes.io/egress-bandwidth': '1.5Gi', other: 'x' },
     cgroupPath: '/kubepods/pod1',
     dns: { servers: ['10.0.0.10'], searches: ['svc'], options: [] },
-    ipRanges: ['10.1.0.0/24', 'fd01::/64'], mac: '02:00:00:00:00:01', aliases: ['web'],
+    mac: '02:00:00:00:00:01', aliases: ['web'],
   };
 
   it('gives each plugin the capabilities that it declares, and no others', () => {
     const all = ['portMappings', 'bandwidth', 'dns', 'io.kubernetes.cri.pod-annotations', 'cgroupPath', 'ipRanges', 'mac', 'aliases', 'unheard-of'];
     const network = parseNetworkConf('/f', conflist({}, { type: 'a', x: 1, capabilities: Object.fromEntries(all.map((each) => [each, true])) }, { type: 'b', capabilities: { mac: true, dns: false } }, { type: 'c' }));
-    const [a, b, c] = network.plugins.map((plugin) => JSON.parse(pluginInput(network, plugin, { capabilityArgs: capabilityArgs(pod) })) as Record<string, unknown>);
+    const [a, b, c] = network.plugins.map((plugin) => JSON.parse(pluginInput(network, plugin, { capabilityArgs: capabilityArgs(pod, ['10.1.0.0/24', 'fd01::/64']) })) as Record<string, unknown>);
     assert.deepEqual(a?.['runtimeConfig'], {
       portMappings: [{ hostPort: 8080, containerPort: 80, protocol: 'tcp' }, { hostPort: 53, containerPort: 53, protocol: 'udp', hostIP: '127.0.0.1' }],
       bandwidth: { ingressRate: 10_000_000, ingressBurst: 2_147_483_647, egressRate: 1_610_612_736, egressBurst: 2_147_483_647 },
@@ -90,12 +90,12 @@ describe('cni input', () => {
     assert.deepEqual([a?.['x'], a?.['name'], a?.['cniVersion']], [1, 'net', '1.0.0']);
     assert.deepEqual(b?.['runtimeConfig'], { mac: '02:00:00:00:00:01' });
     assert.notProperty(c, 'runtimeConfig');
-    assert.deepEqual(Object.keys(capabilityArgs(NOBODY)), []);
+    assert.deepEqual(Object.keys(capabilityArgs(NOBODY, [])), []);
   });
 
   for (const text of ['10', '2P', '-1M', '1e6', 'lots', '', '10M\n; rm', '1'.repeat(400)]) {
     it(`refuses ${JSON.stringify(text.slice(0, 12))} as a bandwidth`, () => {
-      assert.match(refusal(() => capabilityArgs({ ...NOBODY, annotations: { 'kubernetes.io/egress-bandwidth': text } }), 'InvalidArgument'), /kubernetes\.io\/egress-bandwidth wants bits per second/);
+      assert.match(refusal(() => capabilityArgs({ ...NOBODY, annotations: { 'kubernetes.io/egress-bandwidth': text } }, []), 'InvalidArgument'), /kubernetes\.io\/egress-bandwidth wants bits per second/);
     });
   }
 
@@ -110,7 +110,7 @@ describe('cni input', () => {
     const network = parseNetworkConf('/f', '{"cniVersion":"1.0.0","name":"n","plugins":[{"type":"a","__proto__":{"x":1},"capabilities":{"__proto__":true,"constructor":true}}]}');
     const [plugin] = network.plugins;
     assert.isDefined(plugin);
-    if (plugin !== undefined) assert.equal(pluginInput(network, plugin, { capabilityArgs: capabilityArgs(pod) }), '{"type":"a","__proto__":{"x":1},"capabilities":{"__proto__":true,"constructor":true},"name":"n","cniVersion":"1.0.0"}');
+    if (plugin !== undefined) assert.equal(pluginInput(network, plugin, { capabilityArgs: capabilityArgs(pod, ['10.1.0.0/24', 'fd01::/64']) }), '{"type":"a","__proto__":{"x":1},"capabilities":{"__proto__":true,"constructor":true},"name":"n","cniVersion":"1.0.0"}');
   });
 });
 

@@ -99,8 +99,8 @@ export function atLeast(version: string, least: string): boolean {
 
 // ---- to the plugin ---------------------------------------------------------------------------------------------
 
-/** What the plugins of a chain may be told, by capability (cni.dev/docs/conventions). Each gets what it declares. */
-export function capabilityArgs(pod: PodNetworkRequest): Json {
+/** What the plugins of a chain may be told, by capability (cni.dev/docs/conventions). Each gets what it declares. `ranges`: the node's subnets for pods. */
+export function capabilityArgs(pod: PodNetworkRequest, ranges: readonly string[]): Json {
   const args: Record<string, unknown> = Object.create(null) as Record<string, unknown>;
   if (pod.portMappings.length > 0) {
     args['portMappings'] = pod.portMappings.map(({ hostPort, containerPort, protocol, hostIp }) =>
@@ -112,7 +112,7 @@ export function capabilityArgs(pod: PodNetworkRequest): Json {
   if (servers.length + searches.length + options.length > 0) args['dns'] = { servers, searches, options };
   if (Object.keys(pod.annotations).length > 0) args['io.kubernetes.cri.pod-annotations'] = pod.annotations;
   if (pod.cgroupPath !== '') args['cgroupPath'] = pod.cgroupPath;
-  if (pod.ipRanges !== undefined && pod.ipRanges.length > 0) args['ipRanges'] = pod.ipRanges.map((subnet) => [{ subnet }]);
+  if (ranges.length > 0) args['ipRanges'] = ranges.map((subnet) => [{ subnet }]);
   if (pod.mac !== undefined && pod.mac !== '') args['mac'] = pod.mac;
   if (pod.aliases !== undefined && pod.aliases.length > 0) args['aliases'] = pod.aliases;
   return args;

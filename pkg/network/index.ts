@@ -18,6 +18,8 @@ export interface NetworkPlugin {
    * @throws Unavailable when there is no configuration by the deadline, DeadlineExceeded naming the plugin that hangs (its process group is killed), Internal with the plugin's own message.
    */
   add(op: Op, pod: PodNetworkRequest): Promise<PodNetwork>;
+  /** Subnets from which plugins with the ipRanges capability give addresses from now on, one per family. Kept for later daemons. */
+  setPodRanges(subnets: readonly string[]): Promise<void>;
   /** CNI DEL from the cache, also when the netns is gone (then with an empty CNI_NETNS); content if never added. Tries again later by being called again. */
   destroy(op: Op, id: SandboxId): Promise<void>;
   /** CNI CHECK from the cache where the configuration allows it; undefined cache = NotFound. */
@@ -52,8 +54,6 @@ export interface PodNetworkRequest {
   /** cgroup parent of the pod, for plugins with the cgroupPath capability; '' if none. */
   readonly cgroupPath: string;
   readonly dns: { readonly servers: readonly string[]; readonly searches: readonly string[]; readonly options: readonly string[] };
-  /** Subnets for plugins with the ipRanges capability, one per family. */
-  readonly ipRanges?: readonly string[];
   /** Hardware address for plugins with the mac capability. */
   readonly mac?: string;
   /** Further names for plugins with the aliases capability. */

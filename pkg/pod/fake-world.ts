@@ -187,6 +187,7 @@ export class FakeSurroundings {
       close: async () => {},
       ready: { ok: true, why: '' },
       inUse: undefined,
+      setPodRanges: async () => {},
       add: async (op: Op, pod: PodNetworkRequest) => {
         op.stage('cni add: bridge');
         await this.addGate;

@@ -165,7 +165,7 @@ export class TestNode {
       ...mountsBelow(this.dir).map((each) => `mount ${each}`),
       ...cgroupsOf(this.#log).map((each) => `cgroup ${each}`),
       ...portsOf(this.#bridge).map((each) => `link ${each} on ${this.#bridge}`),
-      ...['run/sandboxes', 'run/containers', 'run/exits', 'run/ns', 'run/damaged', 'root/rootfs', 'root/cni'].flatMap((each) => filesIn(join(this.dir, each))),
+      ...['run/sandboxes', 'run/containers', 'run/exits', 'run/ns', 'run/damaged', 'root/rootfs', 'root/cni'].flatMap((each) => filesIn(join(this.dir, each))).filter((each) => !each.endsWith('/pod-ranges.json')),
       ...filesIn(join(this.dir, 'ipam/berth')).filter((each) => !/\/(lock|last_reserved_ip\.\d+)$/.test(each)),
     ];
   }

@@ -123,7 +123,7 @@ describe('network (CNI)', function () {
   before(async () => {
     base = await mkdtemp(`${tmpdir()}/berth-e2e-cni-`);
     await mkdir(`${base}/bin`);
-    for (const name of ['bridge', 'host-local', 'portmap', 'loopback']) {
+    for (const name of ['bridge', 'host-local', 'portmap', 'loopback', 'bandwidth']) {
       await writeFile(`${base}/bin/${name}`, `#!/bin/sh\nexec nsenter --net=${netnsPath(NODE)} ${PLUGINS}/${name}\n`, { mode: 0o755 });
     }
     network = make();
@@ -183,6 +183,68 @@ describe('network (CNI)', function () {
     for (const address of ips) await until(`an answer from ${address}`, async () => (await hear(address, 8080)) === 'hello');
     await network.destroy(op, request.id);
     assert.deepEqual(await leases(), []);
+  });
+
+  it('gives a pod an IPv6 address alone', async () => {
+    await restart(conflist([SUBNET6]));
+    const request = await pod();
+    const { ips } = await network.add(op, request);
+    assert.match(ips.join(), /^fd00:b1:e2::[0-9a-f]+$/);
+    await serve(request, 8080);
+    await until('an answer', async () => (await hear(ips[0] ?? '', 8080)) === 'hello');
+    await network.destroy(op, request.id);
+    assert.deepEqual(await leases(), []);
+  });
+
+  it('limits the bandwidth of a pod by its annotations', async () => {
+    await restart(withPlugin({ type: 'bandwidth', capabilities: { bandwidth: true } }));
+    const request = { ...(await pod()), annotations: { 'kubernetes.io/ingress-bandwidth': '8M', 'kubernetes.io/egress-bandwidth': '4M' } };
+    const free = await pod();
+    await network.add(op, request);
+    const qdiscs = async (): Promise<string[]> => (await execa('tc', ['-n', NODE, 'qdisc', 'show'])).stdout.match(/tbf .* rate \S+/g)?.map((each) => each.replace(/.* rate /, '')).sort() ?? [];
+    assert.deepEqual(await qdiscs(), ['4Mbit', '8Mbit']);
+    await network.add(op, free);
+    assert.lengthOf(await qdiscs(), 2);
+    await network.destroy(op, request.id);
+    assert.deepEqual(await qdiscs(), []);
+    await network.destroy(op, free.id);
+  });
+
+  it('speaks CNI 1.1 to plugins that do: STATUS, CHECK and GC', async () => {
+    await writeFile(`${base}/bin/modern`, `#!/bin/sh
+echo "$CNI_COMMAND \${CNI_CONTAINERID:--} \${CNI_NETNS:--} $(cat)" >> ${base}/asked
+case $CNI_COMMAND in
+ADD) echo '{"cniVersion":"1.1.0","ips":[{"address":"10.213.0.9/16"}]}' ;;
+STATUS) [ -e ${base}/ready ] || { echo '{"code":50,"msg":"the agent is not running"}'; exit 1; } ;;
+CHECK) [ -e ${base}/ready ] || { echo '{"code":100,"msg":"no such interface"}'; exit 1; } ;;
+esac
+`, { mode: 0o755 });
+    const modern = JSON.stringify({ cniVersion: '0.4.0', cniVersions: ['0.4.0', '1.0.0', '1.1.0'], name: 'modern', plugins: [{ type: 'modern', flavour: 'plain' }] });
+    await restart(modern);
+    await until('STATUS is asked', () => !network.ready.ok);
+    assert.match(network.ready.why, /^CNI plugin modern \(STATUS, network modern\) failed: the agent is not running \(CNI error 50\)/);
+    await writeFile(`${base}/ready`, '');
+    await restart(modern);
+    assert.isTrue(network.ready.ok);
+    const request = await pod();
+    assert.deepEqual((await network.add(op, request)).ips, ['10.213.0.9']);
+    await network.check(op, request.id);
+    await rm(`${base}/ready`);
+    assert.match(await refusal(network.check(op, request.id), 'Internal'), /CNI plugin modern \(CHECK, network modern\) failed: no such interface/);
+    await network.gc(op, [request.id]);
+    await network.destroy(op, request.id);
+    const asked = (await readFile(`${base}/asked`, 'utf8')).trimEnd().split('\n').map((line) => /^(\S+) (\S+) (\S+) (.*)$/.exec(line)?.slice(1) ?? []);
+    const last = (verb: string): readonly unknown[] => {
+      const [, id, netns, config = '{}'] = asked.findLast(([each]) => each === verb) ?? [];
+      return [id, netns, JSON.parse(config)];
+    };
+    const own = { type: 'modern', flavour: 'plain', name: 'modern', cniVersion: '1.1.0' };
+    const prevResult = { cniVersion: '1.1.0', ips: [{ address: '10.213.0.9/16' }] };
+    const valid = [{ containerID: request.id, ifname: 'eth0' }];
+    assert.deepEqual(last('STATUS'), ['-', '-', own]);
+    assert.deepEqual(last('ADD'), [request.id, request.netns, own]);
+    for (const verb of ['CHECK', 'DEL']) assert.deepEqual(last(verb), [request.id, request.netns, { ...own, prevResult }]);
+    assert.deepEqual(last('GC'), ['-', '-', { ...own, 'cni.dev/valid-attachments': valid, 'cni.dev/attachments': valid }]);
   });
 
   it('maps host ports, on one address only if asked, and unmaps them', async () => {
