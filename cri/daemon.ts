@@ -80,6 +80,7 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
       configDirs: [config.network.networkDir],
       pluginDirs: config.network.pluginDirs,
       defaultNetwork: config.network.cniDefaultNetwork,
+      statusGraceMs: config.network.statusGraceMs,
       cacheDir: join(config.storage.root, 'cni'),
       log,
     });

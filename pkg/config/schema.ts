@@ -193,6 +193,7 @@ const imageUnsupported = merge(
 export const network = {
   cniDefaultNetwork: option('cni_default_network', text, '', 'Name of the network that pods join. "" is that of the first file in network_dir.'),
   networkDir: option('network_dir', path, '/etc/cni/net.d', 'Directory of CNI configurations; watched.', { flag: 'cni-config-dir' }),
+  statusGraceMs: option('cni_status_grace_period', duration(0), 0, 'For how long CNI STATUS of a network that was ready may fail before the node counts as not ready.'),
   pluginDirs: option('plugin_dirs', paths, ['/opt/cni/bin', '/usr/lib/cni', '/usr/libexec/cni'], 'Directories of CNI plugins; the first that has a plugin wins.', { flag: 'cni-plugin-dir' }),
 } as const;
 
@@ -216,7 +217,7 @@ export const tables = {
   api: { name: 'crio.api', doc: 'The sockets.', options: api, unsupported: apiUnsupported },
   runtime: { name: 'crio.runtime', doc: 'How containers are run.', options: runtime, unsupported: runtimeUnsupported },
   image: { name: 'crio.image', doc: 'Pulling images.', options: image, unsupported: imageUnsupported },
-  network: { name: 'crio.network', doc: 'Pod networks (CNI).', options: network, unsupported: unsupported(NOT_YET, { cni_status_grace_period: text }) },
+  network: { name: 'crio.network', doc: 'Pod networks (CNI).', options: network, unsupported: new Map() },
   stats: { name: 'crio.stats', doc: 'Resource statistics.', options: stats, unsupported: unsupported(NOT_YET, { stats_collection_period: number, included_pod_metrics: texts }) },
 } as const satisfies Readonly<Record<string, Table>>;
 

@@ -654,6 +654,39 @@ describe('CniNetwork', () => {
       assert.deepEqual(Object.keys(plugins.calls[0]?.config ?? {}).sort(), ['cniVersion', 'name', 'type']);
     });
 
+    it('may fail for a while, if the network was ready before', async () => {
+      let now = 0;
+      let failing = false;
+      plugins.behaviours.set('portmap STATUS', () => (failing ? fail('{"code":50,"msg":"controller is down"}') : ok('')));
+      await configure(conflist({ cniVersion: '1.1.0' }));
+      await network.close();
+      const graceful = (): CniNetwork => new CniNetwork({
+        configDirs: [`${base}/conf`], pluginDirs: [`${base}/bin`], cacheDir: `${base}/cache`, defaultNetwork: '', log, run: plugins.run, watch: watches.watch, filter, now: () => now, statusGraceMs: 30_000,
+      });
+      network = graceful();
+      await network.start(op);
+      /** Asks now, and waits for what the plugins say. */
+      const at = async (seconds: number): Promise<boolean> => {
+        now = seconds * 1000;
+        const asked = plugins.calls.length;
+        void network.ready;
+        await until(() => plugins.calls.length >= asked + 2 && plugins.underWay.get('') === 0);
+        await new Promise((resolve) => setImmediate(resolve));
+        return network.ready.ok;
+      };
+      assert.isTrue(await at(100));
+      failing = true;
+      assert.deepEqual([await at(120), await at(140), await at(150)], [true, true, false]);
+      failing = false;
+      assert.isTrue(await at(160));
+      failing = true;
+      assert.isTrue(await at(170));
+      await network.close();
+      network = graceful();
+      await network.start(op);
+      assert.isFalse(await at(180), 'a network that was never ready');
+    });
+
     it('is not asked before 1.1', () => {
       assert.deepEqual([network.ready, plugins.calls.length], [{ ok: true, why: '' }, 0]);
     });

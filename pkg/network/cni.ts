@@ -43,7 +43,11 @@ export interface CniOptions {
   readonly cacheDir: string;
   /** Name of the network to join; '' = the first by file name. */
   readonly defaultNetwork: string;
+  /** For how long STATUS of a network that was ready may fail before it counts as not ready; default 0. */
+  readonly statusGraceMs?: number;
   readonly log: Logger;
+  /** Milliseconds of any clock. */
+  readonly now?: () => number;
   readonly run?: RunPlugin;
   readonly watch?: WatchDirectory;
   readonly sweep?: SweepRules;
@@ -67,6 +71,16 @@ interface Attachment {
   readonly result: CniResult | undefined;
 }
 
+/** What STATUS of a network said last. */
+interface Answer {
+  readonly network: NetworkConf | undefined;
+  /** '' = ready */
+  readonly why: string;
+  readonly at: number;
+  /** When it began to fail, if it does. */
+  readonly since: number;
+}
+
 const NSFS_MAGIC = 0x6e736673;
 /** How old an answer of STATUS may be when somebody asks for readiness. */
 const STATUS_AGE_MS = 10_000;
@@ -81,7 +95,7 @@ export class CniNetwork implements NetworkPlugin {
   readonly #ports: HostPorts;
   #ranges: readonly string[] = [];
   #closed = false;
-  #status: { readonly network: NetworkConf | undefined; readonly why: string; readonly at: number } = { network: undefined, why: '', at: 0 };
+  #status: Answer = { network: undefined, why: '', at: 0, since: 0 };
   #asking: Promise<void> | undefined;
 
   constructor(options: CniOptions) {
@@ -110,8 +124,9 @@ export class CniNetwork implements NetworkPlugin {
     this.#refresh(network);
     const missing = network.plugins.find(({ type }) => this.#find(type) === undefined);
     if (missing !== undefined) return { ok: false, why: this.#missing(network, missing) };
-    const trouble = this.#status.network === network ? this.#status.why : '';
-    return { ok: trouble === '', why: trouble };
+    const { why: trouble, since } = this.#status;
+    const bad = this.#status.network === network && trouble !== '' && this.#now() - since >= (this.#options.statusGraceMs ?? 0);
+    return bad ? { ok: false, why: trouble } : { ok: true, why: '' };
   }
 
   get inUse(): NetworkInUse | undefined {
@@ -416,7 +431,7 @@ export class CniNetwork implements NetworkPlugin {
 
   /** Asks for STATUS now and then; never awaited by who wants to know. */
   #refresh(network: NetworkConf): void {
-    if (this.#closed || !atLeast(network.cniVersion, '1.1.0') || (this.#status.network === network && Date.now() - this.#status.at < STATUS_AGE_MS)) return;
+    if (this.#closed || !atLeast(network.cniVersion, '1.1.0') || (this.#status.network === network && this.#now() - this.#status.at < STATUS_AGE_MS)) return;
     this.#asking ??= this.#askStatus(network).finally(() => (this.#asking = undefined));
   }
 
@@ -431,7 +446,15 @@ export class CniNetwork implements NetworkPlugin {
     } catch (error) {
       why = explain(error);
     }
-    this.#status = { network, why, at: Date.now() };
+    const at = this.#now();
+    const { network: before, why: whyBefore, since } = this.#status;
+    // A network that was never ready has no grace.
+    this.#status = { network, why, at, since: before !== network ? Number.NEGATIVE_INFINITY : whyBefore === '' ? at : since };
+    if (why !== '' && (before !== network || whyBefore === '')) this.#options.log.warn('the cni network says that it is not ready', { network: network.name, why });
+  }
+
+  #now(): number {
+    return (this.#options.now ?? Date.now)();
   }
 }
 
