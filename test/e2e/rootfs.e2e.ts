@@ -18,6 +18,7 @@ import type { LayerSource } from '../../pkg/image/index.ts';
 import { OverlayRootfs, type RootfsOptions } from '../../pkg/rootfs/index.ts';
 import { paxEntry, tarEntry, tarHeader, tarOf } from '../../pkg/rootfs/tar-build.ts';
 import { buildImage } from './images.ts';
+import { contents, snapshot } from './tree.ts';
 
 const PLAIN: RootfsOptions = { mountOptions: [], quotaBytes: 0n, idMap: null };
 const BOUNDS = { entriesCount: 12_000, unpackedBytes: 64 * 1024 * 1024, ratio: 100, ratioGraceBytes: 8 * 1024 * 1024 };
@@ -53,34 +54,6 @@ async function stackOf(...tars: readonly Buffer[]): Promise<ChainId[]> {
 }
 
 const treeOf = (chainId: ChainId | undefined): string => join(dir, 'root/layers', hexOf(chainId as ChainId), 'fs');
-
-/** Everything that can be said about every node of a tree, a line each. Sizes and link counts of directories depend on the file system. */
-async function snapshot(root: string): Promise<string[]> {
-  const xattrs = new Map<string, string[]>();
-  let path = '';
-  for (const line of execFileSync('getfattr', ['-dhR', '-m', '-', '-e', 'hex', '.'], { cwd: root, encoding: 'latin1', maxBuffer: 1 << 28, stdio: ['ignore', 'pipe', 'ignore'] }).split('\n')) {
-    // getfattr escapes bytes beyond ASCII in names.
-    if (line.startsWith('# file: ')) path = line.slice(8).replace(/\\([0-7]{3})/g, (_, octal: string) => String.fromCharCode(Number.parseInt(octal, 8)));
-    else if (line !== '' && !line.startsWith('trusted.overlay.')) xattrs.set(path, [...(xattrs.get(path) ?? []), line]);
-  }
-  const lines: string[] = [];
-  const walk = async (at: Buffer, name: string): Promise<void> => {
-    const st = await lstat(at, { bigint: true });
-    const what = st.isFile() ? `f ${st.size} ${st.nlink} ${sha256(await readFile(at)).slice(7, 20)}` : st.isSymbolicLink() ? `l ${st.nlink} ${(await readlink(at, 'buffer')).toString('latin1')}` :
-      st.isDirectory() ? 'd' : `${st.isFIFO() ? 'p' : st.isBlockDevice() ? 'b' : 'c'} ${st.nlink} ${st.rdev}`;
-    lines.push(`${name} ${(st.mode & 0o7777n).toString(8)} ${st.uid}:${st.gid} ${st.mtimeNs} ${what} ${(xattrs.get(name) ?? []).sort().join(' ')}`);
-    if (!st.isDirectory()) return;
-    for (const child of await readdir(at, { encoding: 'buffer' })) {
-      const childName = child.toString('latin1');
-      await walk(Buffer.concat([at, Buffer.from('/'), child]), name === '.' ? childName : `${name}/${childName}`);
-    }
-  };
-  await walk(Buffer.from(root), '.');
-  return lines.sort();
-}
-
-/** As snapshot, without the root itself, which extractors do not touch. */
-const contents = async (root: string): Promise<string[]> => (await snapshot(root)).filter((line) => !line.startsWith('. '));
 
 async function refusal(work: Promise<unknown>): Promise<string> {
   try {
@@ -173,7 +146,7 @@ line'
         if (options.includes('--xattrs ')) withXattrs();
         sh(`tar -C tree --numeric-owner ${options} -cf plain.tar . 2>tar.log; rm -rf reference; mkdir reference; tar -C reference --numeric-owner --xattrs --xattrs-include='*' -xpf plain.tar`);
         const [chainId] = await stackOf(await readFile(join(dir, 'plain.tar')));
-        const [want, got] = [await contents(join(dir, 'reference')), await contents(treeOf(chainId))];
+        const [want, got] = [contents(join(dir, 'reference')), contents(treeOf(chainId))];
         assert.isAbove(want.length, 10);
         assert.deepEqual(got, want);
         assert.deepEqual(await driver.verifyLayer(op, chainId as ChainId), []);
@@ -198,7 +171,7 @@ line'
       for (const [name, blob] of Object.entries(packings)) {
         const layer = await layerOf(tar, blob);
         await driver.unpack(op, layer);
-        const got = await snapshot(treeOf(layer.chainId));
+        const got = snapshot(treeOf(layer.chainId));
         want ??= got;
         assert.deepEqual(got, want, name);
         await driver.removeLayer(op, layer.chainId);
@@ -220,7 +193,7 @@ line'
       let most = 0;
       await unbounded.unpack(op, { ...layer, onProgress: () => (most = Math.max(most, process.memoryUsage.rss())) });
       assert.isBelow(most - before, 150_000_000, 'from source a worker also carries the type stripper');
-      assert.deepEqual(await contents(treeOf(layer.chainId)), await contents(join(dir, 'bundle/rootfs')));
+      assert.deepEqual(contents(treeOf(layer.chainId)), contents(join(dir, 'bundle/rootfs')));
       assert.deepEqual(await unbounded.verifyLayer(op, layer.chainId), []);
       await unbounded.close();
       sh('rm -rf oci bundle plain.tar');
@@ -247,7 +220,7 @@ line'
       sh('umoci unpack --image oci:x bundle');
       const merged = await driver.mount(op, newContainerId(), await stackOf(...tars), PLAIN);
       const skipTimes = (lines: string[]): string[] => lines.map((line) => line.replace(/^(\S+ \S+ \S+) \S+ d/, '$1 d'));
-      const [got, want] = [await snapshot(merged), await snapshot(join(dir, 'bundle/rootfs'))];
+      const [got, want] = [snapshot(merged), snapshot(join(dir, 'bundle/rootfs'))];
       assert.isAbove(want.length, 15);
       // umoci sets the time of a directory anew whenever a layer puts something into it.
       assert.deepEqual(skipTimes(got), skipTimes(want));
