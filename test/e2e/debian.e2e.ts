@@ -75,7 +75,7 @@ async function partsOf(count: number): Promise<string[][]> {
 /** Changes to what is below, as images have them; `paths` are regular files of the lower layers. */
 function changes(paths: readonly string[]): LayerFile[] {
   const [removed = '', replaced = '', linked = '', emptied = ''] = paths;
-  const odd = { uid: 4_000_000_000, gid: 70_000, mtime: 1_234_567_890.987654321 };
+  const odd = { uid: 4_000_000_000, gid: 70_000, mtime: 1_234_567_890.987_654 };
   return [
     whiteout(removed), file(replaced, 'other content', { mode: 0o4711, ...odd }), hardlink('linked-up', linked), opaque(dirname(emptied)), file(`${dirname(emptied)}/only`, 'one'),
     dir('odd', { mode: 0o3777, uid: 12, gid: 13 }), device('odd/null', 'char', 1, 3, { mode: 0o666 }), device('odd/block', 'block', 259, 70_000), fifo('odd/fifo', { mode: 0o620, uid: 7 }),
