@@ -5,6 +5,7 @@
 import { assert } from 'chai';
 import { execFileSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
+import { createSocket, type Socket } from 'node:dgram';
 import {
   closeSync, constants, existsSync, lstatSync, mkdirSync, mkdtempSync, openSync, readdirSync, readFileSync,
   readlinkSync, realpathSync, renameSync, rmSync, statSync, symlinkSync, writeFileSync, writeSync,
@@ -664,6 +665,53 @@ describe('sys processes', () => {
   it('reads many kernel files at once', () => {
     const [stat, absent, cut] = sys.readFiles(['/proc/self/stat', '/proc/no-such', '/proc/self/status'], 10);
     assert.deepEqual([stat?.length, absent, cut?.toString().slice(0, 5)], [10, null, 'Name:']);
+  });
+});
+
+describe('sys network', () => {
+  const TABLE = 'inet berth_sys_test';
+  // The kernel keeps no table of connections before somebody asks about one.
+  before(() => void execFileSync('nft', [`add table ${TABLE}; add chain ${TABLE} c { type filter hook output priority 0; }; add rule ${TABLE} c ct state new accept`]));
+  after(() => void execFileSync('nft', [`delete table ${TABLE}`]));
+
+  it('forgets UDP flows to an address and port, and no others', async () => {
+    const [here, there] = [createSocket('udp4'), createSocket('udp6')];
+    const send = async (socket: Socket, port: number, address: string): Promise<void> => await new Promise((resolve, reject) => void socket.send('x', port, address, (error) => (error === null ? resolve() : reject(error))));
+    try {
+      for (const port of [20_001, 20_002]) await send(here, port, '127.0.0.1');
+      await send(here, 20_001, '127.0.0.2');
+      await send(there, 20_001, '::1');
+      assert.equal(await sys.forgetUdp([]), 0);
+      assert.equal(await sys.forgetUdp([{ address: '127.0.0.1', port: 20_003 }, { address: '10.1.2.3', port: 20_001 }]), 0);
+      assert.equal(await sys.forgetUdp([{ address: '127.0.0.1', port: 20_001 }, { address: '::1', port: 20_001 }]), 2);
+      assert.equal(await sys.forgetUdp([{ address: '127.0.0.1', port: 20_001 }, { address: '::1', port: 20_001 }]), 0);
+      assert.equal(await sys.forgetUdp([{ address: '127.0.0.2', port: 20_001 }, { address: '127.0.0.1', port: 20_002 }]), 2);
+    } finally {
+      here.close();
+      there.close();
+    }
+  });
+
+  it('refuses what is no address or no port', async () => {
+    for (const flow of [{ address: 'localhost', port: 1 }, { address: '1.2.3', port: 1 }, { address: '::1', port: 0 }, { address: '::1', port: 65_536 }]) await refusal(() => sys.forgetUdp([flow]), 'InvalidArgument');
+  });
+
+  it('finds the device that leads to an address, and its switch for 127.0.0.0/8', async () => {
+    execFileSync('ip', ['link', 'add', 'berth.sys', 'type', 'bridge']);
+    try {
+      execFileSync('ip', ['addr', 'add', '10.99.0.1/24', 'dev', 'berth.sys']);
+      execFileSync('ip', ['link', 'set', 'berth.sys', 'up']);
+      assert.equal(await sys.deviceTo('10.99.0.7'), 'berth.sys');
+      assert.isUndefined(await sys.deviceTo('10.98.0.7'));
+      assert.include(sys.localAddresses(), '10.99.0.1');
+      assert.isFalse(await sys.routesLocalnet('berth.sys'));
+      await sys.setRouteLocalnet('berth.sys', 'on');
+      assert.isTrue(await sys.routesLocalnet('berth.sys'));
+    } finally {
+      execFileSync('ip', ['link', 'del', 'berth.sys']);
+    }
+    assert.isUndefined(await sys.routesLocalnet('berth.sys'));
+    for (const name of ['', '..', '../all', 'a/b']) await refusal(() => sys.setRouteLocalnet(name, 'on'), 'InvalidArgument');
   });
 });
 
