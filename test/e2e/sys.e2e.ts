@@ -676,7 +676,9 @@ describe('sys network', () => {
 
   it('forgets UDP flows to an address and port, and no others', async () => {
     const [here, there] = [createSocket('udp4'), createSocket('udp6')];
-    const send = async (socket: Socket, port: number, address: string): Promise<void> => await new Promise((resolve, reject) => void socket.send('x', port, address, (error) => (error === null ? resolve() : reject(error))));
+    const send = async (socket: Socket, port: number, address: string): Promise<void> => await new Promise((resolve, reject) => {
+      socket.send('x', port, address, (error) => (error === null ? resolve() : reject(error)));
+    });
     try {
       for (const port of [20_001, 20_002]) await send(here, port, '127.0.0.1');
       await send(here, 20_001, '127.0.0.2');
