@@ -197,7 +197,11 @@ async function findRuntimes(op: Op, options: DaemonOptions): Promise<Runtimes> {
   const name = preferred.find((each) => found.get(each)?.features.broken === undefined && found.has(each)) ?? preferred.find((each) => found.has(each));
   const chosen = name === undefined ? undefined : found.get(name);
   if (chosen === undefined) throw new RuntimeError('FailedPrecondition', 'no OCI runtime found; install crun or runc, or name one with --runtimes name:path');
-  for (const [each, { features }] of found) if (features.broken !== undefined) log.warn('a runtime does not work on this node', { runtime: each, cause: features.broken });
+  for (const [each, { features }] of found) {
+    if (features.broken !== undefined) log.warn('a runtime does not work on this node', { runtime: each, cause: features.broken });
+    // Those that are merely installed show in `berth check`.
+    else if (features.vulnerable !== undefined && (each === name || config.runtimes.get(each)?.configured === true)) log.warn('a runtime is known to be vulnerable', { runtime: each, cause: features.vulnerable });
+  }
   return new Map([['', chosen], ...[...found].sort(([a], [b]) => (a < b ? -1 : 1))]);
 }
 

@@ -45,6 +45,12 @@ describe('nodeFactList', () => {
     assert.include(limited.get('cgroups'), 'pids, cpuset');
     assert.equal(limited.get('runtime runsc'), 'not installed');
   });
+
+  it('CVE-2025-31133: names a runtime that is known to be vulnerable', () => {
+    const old = { broken: undefined, vulnerable: 'runc 1.1.5 is older than the releases without CVE-2025-31133' } as never;
+    const [row] = nodeFactList(options({ handlers: new Map([['', { runtime: handler('runc'), features: old }], ['runc', { runtime: handler('runc'), features: old }]]) })).filter(({ name }) => name === 'runtime runc');
+    assert.deepEqual([row?.ok, row?.advice], [false, 'runc 1.1.5 is older than the releases without CVE-2025-31133']);
+  });
 });
 
 describe('the network in nodeFactList', () => {

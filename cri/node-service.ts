@@ -65,7 +65,7 @@ export function nodeFactList({ facts, network, handlers, whyNoUserNamespaces }: 
     ['user namespaces', whyNoUserNamespaces === undefined ? 'yes' : 'no', whyNoUserNamespaces ?? ''],
     ['network', `${network.ready.ok ? 'ready' : 'not ready'}${nameOf(network.inUse)}`, network.ready.ok ? '' : network.ready.why],
     ...(network.inUse === undefined ? [] : [['host ports', HOST_PORTS[network.inUse.hostPorts], network.inUse.hostPorts === 'nobody' ? 'pods with host ports cannot run: install the package nftables, or add portmap to the network' : ''] as const]),
-    ...[...handlers].filter(([name]) => name !== '').map(([name, { features }]) => [`runtime ${name}`, name === handlers.get('')?.runtime.handler.name ? 'the default' : 'usable', features.broken ?? ''] as const),
+    ...[...handlers].filter(([name]) => name !== '').map(([name, { features }]) => [`runtime ${name}`, name === handlers.get('')?.runtime.handler.name ? 'the default' : 'usable', features.broken ?? features.vulnerable ?? ''] as const),
   ];
   return all.map(([name, detail, advice]) => ({ name, ok: advice === '', detail, advice }));
 }

@@ -1,9 +1,10 @@
 import { assert } from 'chai';
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { mkdir, mkdtemp, readdir, rm, stat, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import type { RuntimeError } from './errors.ts';
-import { type Durability, ensureDirInMemory, isTemporaryName, listInMemory, readBounded, readInMemory, removeInMemory, replaceFile } from './files.ts';
+import { codeOf, type RuntimeError } from './errors.ts';
+import { type Durability, ensureDirBelow, ensureDirInMemory, isTemporaryName, listInMemory, readBounded, readInMemory, removeInMemory, replaceFile } from './files.ts';
 
 describe('small files', () => {
   let dir = '';
@@ -66,5 +67,36 @@ describe('small files', () => {
     assert.deepEqual(listInMemory(path), ['1', '2']);
     for (let i = 0; i < 2; i++) removeInMemory(join(path, '1'));
     assert.deepEqual(listInMemory(path), ['2']);
+  });
+});
+
+describe('ensureDirBelow', () => {
+  let base: string;
+  beforeEach(async () => {
+    base = await mkdtemp(join(tmpdir(), 'berth-files-'));
+  });
+  afterEach(() => rm(base, { recursive: true }));
+
+  it('makes what is missing, the base too, and is content with what is there', async () => {
+    const late = join(base, 'late');
+    for (let i = 0; i < 2; i++) await ensureDirBelow(late, 'a/./b//c', 0o755);
+    assert.isTrue((await stat(join(late, 'a/b/c'))).isDirectory());
+    await ensureDirBelow(join(base, 'plain'), '.', 0o755);
+    assert.isTrue((await stat(join(base, 'plain'))).isDirectory());
+  });
+
+  it('follows no link below the base, and says what is in the way', async () => {
+    await mkdir(join(base, 'elsewhere'));
+    await symlink(join(base, 'elsewhere'), join(base, 'link'));
+    await writeFile(join(base, 'file'), '');
+    for (const below of ['link/x', 'link', 'file', 'file/x']) {
+      const error = await ensureDirBelow(base, below, 0o755).then(() => undefined, (cause: unknown) => cause);
+      assert.equal(codeOf(error), 'FailedPrecondition', below);
+      assert.match(String(error), /\/(link|file) is no directory/);
+    }
+    assert.deepEqual(await readdir(join(base, 'elsewhere')), []);
+    await symlink(join(base, 'elsewhere'), join(base, 'own'));
+    await ensureDirBelow(join(base, 'own'), 'x', 0o755);
+    assert.deepEqual(await readdir(join(base, 'elsewhere')), ['x'], 'where the base lies is for whoever named it');
   });
 });

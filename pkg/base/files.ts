@@ -1,8 +1,8 @@
 /** Small files, safely: replaced whole by rename, read with a bound, directories read in order. */
 import { randomBytes } from 'node:crypto';
 import { closeSync, fstatSync, mkdirSync, openSync, readdirSync, readSync, renameSync, rmSync, writeFileSync } from 'node:fs';
-import { mkdir, open, readdir, rename, rm } from 'node:fs/promises';
-import { dirname } from 'node:path';
+import { lstat, mkdir, open, readdir, rename, rm } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
 import { errnoOf, RuntimeError } from './errors.ts';
 
 /**
@@ -141,6 +141,32 @@ export async function ensureDir(path: string, mode = 0o700): Promise<void> {
   } catch (error) {
     if (errnoOf(error) !== 'ENOENT') throw error;
     // What Node says of a read-only disk; a plain mkdir tells the reason.
+    await mkdir(path, { mode });
+  }
+}
+
+/**
+ * mkdir -p of the relative path `below` in `base`, whose own links are followed and nobody else's: whoever may write there must not lead us elsewhere.
+ * @throws FailedPrecondition naming what is there and is no directory.
+ */
+export async function ensureDirBelow(base: string, below: string, mode: number): Promise<void> {
+  const parts = below.split('/').filter((part) => part !== '' && part !== '.');
+  if (parts.length === 0) return await ensureDir(base, mode);
+  let path = base;
+  for (const part of parts) {
+    path = join(path, part);
+    await makeDir(path, base, mode);
+    if (!(await lstat(path)).isDirectory()) throw new RuntimeError('FailedPrecondition', `${path} is no directory (a link is not followed); remove it`);
+  }
+}
+
+async function makeDir(path: string, base: string, mode: number): Promise<void> {
+  try {
+    await mkdir(path, { mode });
+  } catch (error) {
+    if (errnoOf(error) === 'EEXIST') return;
+    if (errnoOf(error) !== 'ENOENT') throw error;
+    await ensureDir(base, mode);
     await mkdir(path, { mode });
   }
 }

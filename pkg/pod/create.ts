@@ -8,7 +8,7 @@ import { dirname, join } from 'node:path';
 import type { ContainerConfig, NamespaceOption } from '../cri-api/types.ts';
 import { RuntimeError } from '../base/errors.ts';
 import { failpoint } from '../base/failpoint.ts';
-import { ensureDir } from '../base/files.ts';
+import { ensureDirBelow } from '../base/files.ts';
 import { type ContainerId, type ProcessRef, quote } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import type { Op } from '../base/op.ts';
@@ -101,7 +101,7 @@ export async function launchContainer(op: Op, world: World, books: Books, draft:
     findDevices(op, world, draft.config, { annotated: wishes.devices, host: wantsHostDevices(draft.config, handler) }),
     findCdi(op, world, draft.config),
     checkImageUse(op, world, draft, sandbox.config.metadata?.namespace ?? ''),
-    ensureDir(dirname(draft.logPath), 0o755),
+    ensureDirBelow(sandbox.logDirectory, dirname(draft.config.logPath), 0o755),
   ]);
   await failpoint('container.rootfs.after');
   requireOwnPids(runtime.handler.name, features, namespaceOptionsOf(draft, sandbox)?.pid);
@@ -206,6 +206,7 @@ async function identity(inside: InsideRoot, config: ContainerConfig, image: Imag
 
 /** The working directory and /etc/mtab, made inside the root. */
 async function prepareRoot(inside: InsideRoot, config: ContainerConfig, image: Image, { user, idMap }: { readonly user: ResolvedUser; readonly idMap: IdMap | null }): Promise<void> {
+  await inside.checkKernelPlaces();
   const cwd = workingDirOf(config, image.config);
   if (cwd !== '/') {
     await inside.ensureDir(cwd, ownerOnHost(idMap, user), 0o755);

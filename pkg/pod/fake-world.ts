@@ -154,6 +154,7 @@ export class FakeSurroundings {
       ensureFile: async () => {},
       resolve: async () => undefined,
       symlinkIfAbsent: async () => {},
+      checkKernelPlaces: async () => {},
       copyOut: async () => {},
     };
     return {

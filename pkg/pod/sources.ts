@@ -10,6 +10,7 @@ import { limits } from '../base/limits.ts';
 import type { Op } from '../base/op.ts';
 import type { Image } from '../image/index.ts';
 import type { IdMap, InsideRoot } from '../rootfs/index.ts';
+import type { MountSource } from '../runtime/index.ts';
 import {
   type CdiEdits, cdiDevicesOf, cdiEdits, cdiLookups, type ContainerSpecInput, containerPath, type DeviceRequest, type FoundDevice, relabelRefusal, type ResolvedDevice,
   type ResolvedMount, resolveDevices, seccompChoice,
@@ -57,8 +58,30 @@ async function bindMount(op: Op, world: World, mount: Mount, label: string): Pro
   // Whether SELinux is on or not: a pod that works on one node must not break the next.
   const refusal = mount.selinuxRelabel ? relabelRefusal(source.realPath) : undefined;
   if (refusal !== undefined) throw new RuntimeError('InvalidArgument', `mount at ${quote(mount.containerPath)}: ${refusal}`);
+  await checkIdentityFiles(op, world, mount, source);
   if (mount.selinuxRelabel && label !== '') await world.host.relabel(op, source.realPath, label);
   return { source: source.realPath, kind: source.kind, propagation: source.propagation, image: false };
+}
+
+/**
+ * runc reads /etc/passwd and /etc/group itself, before the first instruction of the container: a FIFO there holds it until its time is up, and /dev/zero
+ * makes it eat the node's memory (CVE-2026-47262).
+ */
+async function checkIdentityFiles(op: Op, world: World, mount: Mount, source: MountSource): Promise<void> {
+  const place = containerPath(mount.containerPath);
+  const refuse = (path: string): never => {
+    throw new RuntimeError('InvalidArgument', `mount at ${quote(mount.containerPath)}: ${path} is a FIFO, a device or a socket where runtimes read users and groups; use a file`);
+  };
+  if ((place === '/etc/passwd' || place === '/etc/group') && source.kind === 'other') refuse(source.realPath);
+  if (place !== '/etc' || source.kind !== 'directory') return;
+  for (const name of ['passwd', 'group']) {
+    const path = posix.join(source.realPath, name);
+    const found = await world.host.mountSource(op, path, true).catch((cause: unknown) => {
+      if (isCode(cause, 'NotFound')) return undefined;
+      throw cause;
+    });
+    if (found?.kind === 'other') refuse(path);
+  }
 }
 
 function volumeImage(world: World, mount: Mount): Image {

@@ -75,6 +75,11 @@ export interface InsideRoot {
   resolve(path: string): Promise<{ readonly path: string; readonly kind: 'file' | 'directory' | 'other' } | undefined>;
   /** Makes a symlink if nothing is at `path`; parents must exist. Does not follow what is there (CVE-2024-5154). */
   symlinkIfAbsent(path: string, target: string): Promise<void>;
+  /**
+   * @throws FailedPrecondition if /dev, /proc or /sys is there and is no directory: runtimes mount over them and then make files by their paths, which a
+   * symlink leads to the host (CVE-2026-41579).
+   */
+  checkKernelPlaces(): Promise<void>;
   /** Copies the content of directory `from` inside the root to host directory `to` (VOLUME copy-up), owners and modes kept; content if absent. */
   copyOut(from: string, to: string): Promise<void>;
 }

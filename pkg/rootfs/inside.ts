@@ -15,6 +15,7 @@ export function insideRoot(root: string): InsideRoot {
     ensureFile: (path) => within(root, (inside) => ensureFile(inside, path, limits.symlinkDepth)),
     resolve: (path) => within(root, (inside) => resolve(inside, path)),
     symlinkIfAbsent: (path, target) => within(root, (inside) => symlinkIfAbsent(inside, path, target)),
+    checkKernelPlaces: () => within(root, checkKernelPlaces),
     copyOut: (from, to) => within(root, (inside) => copyOut(inside, from, to)),
   };
 }
@@ -39,6 +40,15 @@ function checkLinks(inside: Root, path: string): void {
     const found = inside.resolve(prefix);
     if (found === undefined) throw new RuntimeError('FailedPrecondition', `${quote(prefix)} in the image is a symlink that leads nowhere`);
     if (KERNEL_PLACE.test(found.path)) throw new RuntimeError('FailedPrecondition', `${quote(prefix)} in the image is a symlink to ${quote(found.path)}, which the kernel provides`);
+  }
+}
+
+function checkKernelPlaces(inside: Root): void {
+  for (const path of ['/dev', '/proc', '/sys']) {
+    const found = inside.stat(path);
+    if (found !== undefined && found.kind !== 'directory') {
+      throw new RuntimeError('FailedPrecondition', `${path} in the image is a ${found.kind}, where the kernel's own files are to be mounted; use an image in which it is a directory, or is not there (CVE-2026-41579)`);
+    }
   }
 }
 

@@ -758,7 +758,7 @@ export function fakeHandler(name: string): RuntimeHandler {
 }
 
 const FAKE_FEATURES: RuntimeFeatures = {
-  kind: 'fake', version: '1.0.0', ociVersion: '1.1.0', recursiveReadOnlyMounts: true, idmappedMounts: true, userNamespaces: true, capabilities: undefined, ownKernel: false,
+  kind: 'fake', version: '1.0.0', ociVersion: '1.1.0', recursiveReadOnlyMounts: true, idmappedMounts: true, userNamespaces: true, capabilities: undefined, ownKernel: false, vulnerable: undefined,
   seccomp: true, apparmor: false, broken: undefined,
 };
 const FAKE_PROGRAMS = new Set(['true', 'false', 'sh', 'sleep', 'cat', 'echo']);

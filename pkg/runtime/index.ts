@@ -50,6 +50,8 @@ export interface RuntimeFeatures {
    * exec started is not the host's to kill.
    */
   readonly ownKernel: boolean;
+  /** What is publicly known against this release, for an operator; undefined if nothing is. */
+  readonly vulnerable: string | undefined;
   /** Why the runtime cannot be used at all; undefined if it can. */
   readonly broken: string | undefined;
 }

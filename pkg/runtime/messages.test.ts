@@ -68,7 +68,9 @@ describe('featuresOf', () => {
       ociVersionMin: '1.0.0', ociVersionMax: '1.0.2-dev', mountOptions: ['ro', 'rro'],
       linux: { namespaces: ['pid', 'user'], capabilities: ['CAP_CHOWN', 'CAP_KILL'], seccomp: { enabled: true }, apparmor: { enabled: true }, mountExtensions: { idmap: { enabled: false } } },
     });
-    assert.deepEqual(featuresOf('/usr/sbin/runc', answer('runc version 1.1.5+ds1\ncommit: x\nspec: 1.0.2-dev\n'), answer(document)), {
+    const { vulnerable, ...runc } = featuresOf('/usr/sbin/runc', answer('runc version 1.1.5+ds1\ncommit: x\nspec: 1.0.2-dev\n'), answer(document));
+    assert.include(vulnerable, 'CVE-2025-31133');
+    assert.deepEqual(runc, {
       kind: 'runc', version: '1.1.5+ds1', ociVersion: '1.0.2', recursiveReadOnlyMounts: true, idmappedMounts: false, userNamespaces: true, seccomp: true, apparmor: true, capabilities: ['CAP_CHOWN', 'CAP_KILL'], ownKernel: false, broken: undefined,
     });
   });

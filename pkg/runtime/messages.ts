@@ -4,6 +4,7 @@
  */
 import { RuntimeError, type ErrorCode } from '../base/errors.ts';
 import { quote } from '../base/ids.ts';
+import { knownVulnerable } from './advisories.ts';
 import type { RuntimeFeatures } from './index.ts';
 
 /** Of an error text, what an operator reads; the rest is noise of the same kind. */
@@ -100,7 +101,7 @@ export interface Answer {
   readonly stderr: Buffer;
 }
 
-type Abilities = Omit<RuntimeFeatures, 'kind' | 'version' | 'broken'>;
+type Abilities = Omit<RuntimeFeatures, 'kind' | 'version' | 'vulnerable' | 'broken'>;
 
 const NOTHING: Abilities = {
   ociVersion: '1.0.2', recursiveReadOnlyMounts: false, idmappedMounts: false, userNamespaces: false, seccomp: false, apparmor: false,
@@ -115,7 +116,8 @@ export function featuresOf(path: string, version: Answer | undefined, features: 
   const named = parseVersion(version?.stdout.toString('utf8') ?? '');
   const kind = named?.kind ?? path.slice(path.lastIndexOf('/') + 1);
   const answered = features?.exitCode === 0 ? parseFeatures(features.stdout.toString('utf8')) : undefined;
-  return { kind, version: named?.version ?? '', ...(answered ?? byVersion(kind, named?.version ?? '')), broken: brokenBecause(path, version, named !== undefined) };
+  const release = named?.version ?? '';
+  return { kind, version: release, ...(answered ?? byVersion(kind, release)), vulnerable: knownVulnerable(kind, release), broken: brokenBecause(path, version, named !== undefined) };
 }
 
 /** `runc version 1.1.5+ds1`, `crun version 1.8.1`, `runsc version 0.0~20221219.0`. */

@@ -655,7 +655,7 @@ describe('user namespaces (KEP-127)', function () {
       await node.cri.removePod(pod.id);
     });
 
-    it('serve a pod with a shared PID namespace, and its limits hold', async () => {
+    it('CVE-2025-47291: serve a pod with a shared PID namespace, and its limits hold', async () => {
       const pod = await node.cri.runPod(podOf({ pid: 'POD' }));
       const id = await idle(node, pod, { linux: { ...podOf({ pid: 'POD' }).linux, resources: { memoryLimitInBytes: 64n << 20n } } });
       assert.match(await sh(node, id, 'ps'), /1 root .*\/pause/);

@@ -7,7 +7,7 @@ import { existsSync, readdirSync, readFileSync, readlinkSync, statSync } from 'n
 import { mkdir, readFile, symlink, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { ContainerConfig, Input, LinuxContainerSecurityContext, PodSandboxConfig } from '../../pkg/cri-api/types.ts';
-import type { CriError, Pod } from './cri-client.ts';
+import { type CriError, type Pod, waitFor } from './cri-client.ts';
 import { descriptorsOf, IMAGE, logLines, type RuntimeName, TestNode } from './harness.ts';
 import { busybox, device, dir, fifo, file, type LayerFile, symlink as link } from './images.ts';
 import { addImage, fails, host, idle, IDLE, procStatus, reconfigure, refusal, sh } from './inside.ts';
@@ -190,6 +190,24 @@ for (const runtime of RUNTIMES) {
         await node.cri.removePod(pod.id);
       });
 
+      it('CVE-2026-47262, GHSA-jpcc-p29g-p8mq: nor does one that is mounted over it', async () => {
+        const volume = join(node.dir, 'identity');
+        await mkdir(volume);
+        host('mkfifo', join(volume, 'group'));
+        const pod = await node.cri.runPod();
+        for (const containerPath of ['/etc/passwd', '/etc/group', '/etc/../etc//group']) {
+          for (const hostPath of [join(volume, 'group'), '/dev/zero']) {
+            const started = performance.now();
+            await refusal(idle(node, pod, { mounts: [{ containerPath, hostPath }], ...secured({ runAsUser: { value: 1000n } }) }), 'where runtimes read users and groups');
+            assert.isBelow(performance.now() - started, 1_000);
+          }
+        }
+        const started = performance.now();
+        await refusal(idle(node, pod, { mounts: [{ containerPath: '/etc/', hostPath: volume }] }), join(volume, 'group'));
+        assert.isBelow(performance.now() - started, 1_000);
+        await node.cri.removePod(pod.id);
+      });
+
       it('CVE-2024-9676: users are looked up in the root, never through it', async () => {
         const pod = await node.cri.runPod();
         const name = readFileSync('/etc/passwd', 'utf8').split('\n').map((line) => line.split(':')[0] ?? '').find((each) => each !== 'root' && each !== 'nobody' && each !== 'www-data') ?? 'daemon';
@@ -315,7 +333,7 @@ for (const runtime of RUNTIMES) {
         await node.cri.removePod(pod.id);
       });
 
-      it('k8s#44043: a symlink at the log path is replaced, not followed', async () => {
+      it('k8s#44043: a symlink at the log path is replaced, not followed, and one on the way refused', async () => {
         const goal = join(node.dir, 'cron');
         const logs = join(node.dir, 'pod-logs');
         await mkdir(logs);
@@ -330,6 +348,11 @@ for (const runtime of RUNTIMES) {
         }
         assert.isFalse(existsSync(goal));
         assert.equal(await readFile(join(node.dir, 'existing'), 'utf8'), 'before');
+        const elsewhere = join(node.dir, 'log-goal');
+        await mkdir(elsewhere);
+        await symlink(elsewhere, join(logs, 'app'));
+        for (const logPath of ['app/0.log', 'app/deeper/0.log']) await refusal(node.cri.createContainer(pod, IMAGE, { command: IDLE, logPath }), join(logs, 'app'));
+        assert.deepEqual(readdirSync(elsewhere), []);
         await node.cri.removePod(pod.id);
       });
 
@@ -344,6 +367,47 @@ for (const runtime of RUNTIMES) {
         assert.notInclude(readFileSync('/proc/self/mountinfo', 'utf8'), goal);
         assert.deepEqual(readdirSync(goal), []);
         if (id !== undefined) assert.isFalse(await fails(node, id, 'true'));
+        await node.cri.removePod(pod.id);
+      });
+
+      it('CVE-2021-30465: nor does one whose links change while it is mounted', async () => {
+        const shared = join(node.dir, 'swapped');
+        const goal = join(node.dir, 'swap-goal');
+        await mkdir(shared);
+        await mkdir(goal);
+        const pod = await node.cri.runPod();
+        const out = `${'../'.repeat(24)}${goal.slice(1)}`;
+        const swap = `cd /v; mkdir d; ln -s ${out} l; while :; do mv -T d x; mv -T x d; mv -T l x; mv -T x l; done`;
+        await node.cri.runContainer(pod, IMAGE, { command: ['sh', '-c', swap], mounts: [{ containerPath: '/v', hostPath: shared }] });
+        await waitFor(() => existsSync(join(shared, 'd')) || existsSync(join(shared, 'x')), (there) => there, 'the swapping to begin');
+        let made = 0;
+        for (let round = 0; round < 12; round++) {
+          const id = await idle(node, pod, { mounts: [{ containerPath: '/v', hostPath: shared }, { containerPath: '/v/x/in', hostPath: '/usr/lib/cni', readonly: true }] }).catch(() => undefined);
+          assert.notInclude(readFileSync('/proc/self/mountinfo', 'utf8'), goal);
+          assert.deepEqual(readdirSync(goal), []);
+          if (id === undefined) continue;
+          made++;
+          await node.cri.rpc.removeContainer({ containerId: id });
+        }
+        assert.isAbove(made, 0, 'at times the directory is a directory');
+        await node.cri.removePod(pod.id);
+      });
+
+      it('CVE-2026-41579, CVE-2025-52881: an image with links for /dev, /proc and /sys makes nothing on the node', async () => {
+        const goal = join(node.dir, 'dev-goal');
+        await mkdir(goal);
+        await writeFile(join(goal, 'ptmx'), 'of the node');
+        const pod = await node.cri.runPod();
+        for (const place of ['dev', 'proc', 'sys']) {
+          const links = [link(place, goal), link(place, `${'../'.repeat(24)}${goal.slice(1)}`), link(place, `/proc/self/root${goal}`), link(place, '/tmp'), file(place, 'no directory')];
+          for (const [index, entry] of links.slice(0, place === 'dev' ? undefined : 2).entries()) {
+            const files = [...(await busybox()).filter(({ path }) => path.replace(/\/$/, '') !== place), entry];
+            const image = await addImage(node, `${place}-link-${index}`, { layers: [{ files, compression: 'none' }], config: { Cmd: ['sleep', '1000'] } });
+            for (const tty of [false, true]) await refusal(idle(node, pod, { imageName: image, tty }), `/${place} in the image is a`);
+          }
+        }
+        assert.deepEqual(readdirSync(goal), ['ptmx']);
+        assert.equal(await readFile(join(goal, 'ptmx'), 'utf8'), 'of the node');
         await node.cri.removePod(pod.id);
       });
 
@@ -422,6 +486,18 @@ for (const runtime of RUNTIMES) {
         for (const path of [`run/sandboxes/${pod.id}`, `run/containers/${id}`, `root/rootfs/${id}`]) assert.equal(mode(path), 0o700, path);
         for (const name of readdirSync(join(node.dir, 'run/containers', id))) if (/\.json$|^record/.test(name)) assert.equal(mode(`run/containers/${id}/${name}`) & 0o077, 0, name);
         await node.cri.removePod(pod.id);
+      });
+
+      if (runtime === 'runc') it('CVE-2025-31133, CVE-2025-52565, CVE-2025-52881: an old runc is named once in the log, and by the check', async () => {
+        const warnings = node.log.split('\n').filter((line) => line.includes('known to be vulnerable'));
+        const starts = node.log.split('\n').filter((line) => line.includes('msg=serving'));
+        const { facts } = await node.cri.rpc.check({ repair: false });
+        const row = facts.find(({ name }) => name === 'runtime runc');
+        if (/version 1\.1\.|version 1\.0\./.test(host('runc', '--version'))) {
+          assert.lengthOf(warnings, starts.length);
+          assert.match(warnings[0] ?? '', /level=warn .*runtime=runc.*CVE-2025-31133, CVE-2025-52565, CVE-2025-52881/);
+          assert.include(row?.advice, 'CVE-2025-31133');
+        } else assert.equal(row?.advice, '');
       });
 
       it('CVE-2019-14891: a pod that eats its memory does not take its monitor along', async () => {

@@ -253,7 +253,7 @@ for (const [runtime, monitor] of COMBINATIONS) {
       assert.match(answer, /^HTTP\/1\.1 404 /);
     });
 
-    it(`leaves nothing behind after ${SOAK} execs and ${SOAK} attaches`, async function () {
+    it(`CVE-2022-23471, CVE-2025-64329: leaves nothing behind after ${SOAK} execs and ${SOAK} attaches`, async function () {
       this.timeout(1_800_000);
       const cat = await node.cri.runContainer(pod, IMAGE, { command: ['cat'], stdin: true });
       const command = ['sh', '-c', 'echo x; cat >/dev/null'];
@@ -273,6 +273,12 @@ for (const [runtime, monitor] of COMBINATIONS) {
           await stream.resize.write('{"Width":80,"Height":25}');
           await waitFor(() => stream.stdout.text, (text) => text.includes('x'), 'the command');
           await stream.stdin.write('\x04');
+          await client.closed;
+        },
+        async () => {
+          const { stream, client, status } = await dial(await execUrl(['/no/such/program'], { stdin: true, tty: true }), { stdin: true, tty: true });
+          for (let i = 0; i < 20; i++) await stream.resize.write(`{"Width":${80 + i},"Height":25}`).catch(() => {}); // It may be over.
+          assert.strictEqual((await status).status, 'Failure');
           await client.closed;
         },
         async () => assert.include((await overWebSocket(await execUrl(command, { stdin: true }), 'v5.channel.k8s.io', [Buffer.of(255, 0)])).join('|'), '|x\n|'),
