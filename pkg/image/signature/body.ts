@@ -58,8 +58,7 @@ function checkOptional(value: unknown, type: BodyType): void {
 
 function isManifest(image: SignedImage, digest: Digest): boolean {
   if (digest === image.digest) return true;
-  if (image.manifest === undefined || algorithmOf(digest) === algorithmOf(image.digest)) return false;
-  return digestOf(image.manifest, algorithmOf(digest)) === digest;
+  return image.manifest !== undefined && digestOf(image.manifest, algorithmOf(digest)) === digest;
 }
 
 function refusal(message: string): RuntimeError {

@@ -7,7 +7,7 @@ import { limits } from '../../base/limits.ts';
 import { failure, testOp } from '../fakes.ts';
 import { fakeGpgv, fakeKeyring, fakeMessage, goodStatus, makeKey, signatureOver } from './fakes.ts';
 import { isSignedBy, openMessage, readKeyring, readKeys, readPublicKey } from './keys.ts';
-import type { GpgvRequest } from './keys.ts';
+import type { GpgvRequest, RunGpgv } from './keys.ts';
 
 const key = (pem: string, name = '/k.pub'): ReturnType<typeof readPublicKey> => readPublicKey({ name, bytes: Buffer.from(pem) });
 
@@ -91,6 +91,8 @@ describe('image/signature/keys', () => {
     it('believes status lines only, not what a name in them says', async () => {
       const said = ['PLAINTEXT 62 0 x%0A[GNUPG:]%20GOODSIG', 'NEWSIG', 'BADSIG K1 [GNUPG:] GOODSIG K1'];
       expect((await failure(open(fakeMessage('K1', 'x', said, 1), 'K1'))).message).to.match(/was changed/);
+      const talking: RunGpgv = async () => ({ exitCode: 0, status: 'gpgv: GOODSIG [GNUPG:] \n[GNUPG:] PLAINTEXT 62 0 x\n[GNUPG:] VALIDSIG K1\n', content: Buffer.from('x'), isCut: false });
+      expect((await failure(openMessage(testOp(), talking, [], fakeMessage('K1', 'x')))).message).to.match(/not an OpenPGP signed message/);
     });
 
     it('hands gpgv binary keyrings, whatever form they are kept in', async () => {
