@@ -17,6 +17,8 @@ export const RUNTIMES: Readonly<Record<RuntimeName, string>> = { runc: '/usr/sbi
 export interface Target {
   readonly column: 'berth' | 'peer';
   readonly name: string;
+  /** Path of its socket. */
+  readonly socket: string;
   readonly cri: CriClient;
   /** RunPodSandbox, on the bench's cgroup where the target takes such names. */
   runPod(): Promise<Pod>;
@@ -211,6 +213,7 @@ function foreign(path: string): Target {
   return {
     column: 'peer',
     name: path,
+    socket: path,
     cri,
     own: undefined,
     async runPod() {

@@ -276,7 +276,7 @@ describe('cri/codec', () => {
 
   it('encodes what is remembered once', () => {
     let times = 0;
-    const encode = remembered<{ readonly id: string }>((pod) => {
+    const encode = remembered((pod: { readonly id: string }) => {
       times++;
       return codecs.PodSandbox.item(pod);
     });

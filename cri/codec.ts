@@ -24,7 +24,7 @@ export interface Codec<T> {
   readonly item: (value: Input<T>) => Buffer;
 }
 
-/** A reply that is protobuf bytes already; a handler may return it in place of an object. */
+/** A message that is protobuf bytes already; a handler may return it in place of an object, and an object may hold it in place of one. */
 export class Encoded {
   readonly bytes: Buffer;
   constructor(bytes: Buffer) {
@@ -37,16 +37,21 @@ export function concatenate(items: readonly Uint8Array[]): Encoded {
   return new Encoded(Buffer.concat(items));
 }
 
-/** Encodes each object once, whatever number of lists it appears in: for objects that never change. They are forgotten with the object. */
-export function remembered<R extends object>(encode: (object: R) => Buffer): (object: R) => Buffer {
-  const cache = new WeakMap<R, Buffer>();
+/** Makes of each object what `make` makes, once: for objects that never change. It is forgotten with the object. */
+export function remembered<R extends object, V>(make: (object: R) => V): (object: R) => V {
+  const cache = new WeakMap<R, { readonly made: V }>();
   return (object) => {
     const known = cache.get(object);
-    if (known !== undefined) return known;
-    const bytes = encode(object);
-    cache.set(object, bytes);
-    return bytes;
+    if (known !== undefined) return known.made;
+    const made = make(object);
+    cache.set(object, { made });
+    return made;
   };
+}
+
+/** A field of a message in bytes that were made before; only for messages that are written. */
+export function preencoded<M extends keyof Messages>(bytes: Buffer): Messages[M] {
+  return new Encoded(bytes) as unknown as Messages[M];
 }
 
 /** What one message of a streamed list holds at most, unless a single item is larger: small beside what any client takes, large beside its framing. */
@@ -182,7 +187,14 @@ function field(text: string): Field {
   if (scalar !== undefined) return make(scalar.wire, scalar.zero, scalar.read, scalar.write);
   if (type in enums) return enumField(type, make);
   // Looked up late: most messages that are mentioned are never used.
-  return make(2, undefined, (r) => r.message((inner) => read(schemas[type] as Schema, inner)), (w, value: Plain) => w.message(() => write(schemas[type] as Schema, w, value)));
+  let schema: Schema | undefined;
+  const known = (): Schema => (schema ??= schemas[type] as Schema);
+  return make(2, undefined, (r) => r.message((inner) => read(known(), inner)), (w, value: Plain | Encoded) => {
+    if (value instanceof Encoded) return w.bytes(value.bytes);
+    const before = w.size;
+    write(known(), w, value);
+    w.length(before);
+  });
 }
 
 function enumField(type: string, make: (wire: number, zero: unknown, read: Field['read'], write: Field['write']) => Field): Field {

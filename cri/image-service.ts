@@ -18,7 +18,7 @@ export interface ImageServiceOptions {
 
 /** Handlers of ImageService, and Import of berth.v1.Node, which is the same store by another door. */
 export function imageService({ images, rootfs, writableLayers, clock }: ImageServiceOptions): Handlers {
-  const item = remembered<Image>((image) => codecs.Image.item(criImage(image)));
+  const item = remembered((image: Image) => codecs.Image.item(criImage(image)));
   const items = (filter: ImageFilter | undefined): Buffer[] => {
     const wanted = filter?.image?.image ?? '';
     return (wanted === '' ? images.list() : one(images.find(wanted))).map(item);

@@ -32,8 +32,8 @@ export interface ObserveOptions {
 /** Handlers of the RPCs that only read. */
 export function observeService(options: ObserveOptions): Handlers {
   const { mind, clock } = options;
-  const sandboxItems = remembered<SandboxRecord>((record) => codecs.PodSandbox.item(podSandbox(record) satisfies PodSandbox));
-  const containerItems = remembered<ContainerRecord>((record) => codecs.Container.item(container(record) satisfies Container));
+  const sandboxItems = remembered((record: SandboxRecord) => codecs.PodSandbox.item(podSandbox(record) satisfies PodSandbox));
+  const containerItems = remembered((record: ContainerRecord) => codecs.Container.item(container(record) satisfies Container));
   const sandboxes = (filter: PodSandboxFilter | undefined): Buffer[] => mind.pods.list().filter((record) => matchesSandbox(record, filter)).map(sandboxItems);
   const containers = (filter: ContainerFilter | undefined): Buffer[] => mind.containers.list().filter((record) => matchesContainer(record, filter)).map(containerItems);
   return {

@@ -17,7 +17,7 @@ import {
   type Sample, Sampler, softFileLimit, usages, type WritableLayers,
 } from '../pkg/stats/index.ts';
 import { type CgroupLayout, cgroupPathOf, checkCgroupPath, countFds, netDev, readFiles, readKernelFiles, slicePath, statFileSystem } from '../pkg/sys/index.ts';
-import { chunksOf, codecs, concatenate } from './codec.ts';
+import { chunksOf, codecs, concatenate, preencoded, remembered } from './codec.ts';
 import type { Handlers } from './server.ts';
 import { narrowId } from './validate.ts';
 
@@ -79,10 +79,12 @@ class StatsDesk {
   readonly #sampler: Sampler;
   readonly #layers: WritableLayers<ContainerId>;
   readonly #deviceNames = new Map<string, string>();
+  readonly #cgroupOf: (record: ContainerRecord | SandboxRecord) => string | undefined;
 
   constructor(options: StatsServiceOptions) {
     const { mind, layout, facts, periodMs, clock, writableLayers } = options;
     this.#options = options;
+    this.#cgroupOf = remembered((record) => cgroupOf(record, facts));
     this.#sampler = new Sampler({ layout, hugepageSizes: facts.hugepageSizes, clock, periodMs, keptFilesCount: keptFilesCount() });
     this.#layers = writableLayers;
     mind.subscribe(({ type, record }) => {
@@ -105,12 +107,18 @@ class StatsDesk {
 
   /** Statistics of these containers, in order; one that has lost its cgroup since is left out, one that has ended has only its writable layer. */
   async containers(records: readonly ContainerRecord[]): Promise<Input<ContainerStats>[]> {
+    return [...(await this.#containersById(records)).values()];
+  }
+
+  async #containersById(records: readonly ContainerRecord[]): Promise<Map<ContainerId, Input<ContainerStats>>> {
     const live = records.filter(isLive);
     const [samples, layers] = await Promise.all([this.#sampler.sample(this.#groups(live), 'container'), this.#layers.sizes(records.map(({ id }) => id))]);
-    return records.flatMap((record) => {
+    const found = new Map<ContainerId, Input<ContainerStats>>();
+    for (const record of records) {
       const sample = samples.get(record.id);
-      return sample === undefined && isLive(record) ? [] : [this.#containerStats(record, sample, layers.get(record.id))];
-    });
+      if (sample !== undefined || !isLive(record)) found.set(record.id, this.#containerStats(record, sample, layers.get(record.id)));
+    }
+    return found;
   }
 
   async pods(records: readonly SandboxRecord[]): Promise<Input<PodSandboxStats>[]> {
@@ -118,21 +126,19 @@ class StatsDesk {
     const [samples, networks, stats] = await Promise.all([
       this.#sampler.sample(this.#groups(records), 'pod'),
       this.#networks(records),
-      this.containers([...containers.values()].flat()),
+      this.#containersById([...containers.values()].flat()),
     ]);
     const at = this.#options.clock();
-    const byId = new Map(stats.map((each) => [each.attributes?.id, each]));
     return records.map((record) => {
       const sample = samples.get(record.id);
       const { cpu, memory, io } = sample === undefined ? NOTHING : usages(sample);
-      const { metadata, labels, annotations } = record.config;
       return {
-        attributes: { id: record.id, metadata, labels, annotations },
+        attributes: podAttributes(record),
         linux: {
           cpu, memory, io,
           network: networkUsage(at, networks.get(record.id) ?? []),
           process: sample === undefined ? undefined : processUsage(sample),
-          containers: (containers.get(record.id) ?? []).flatMap(({ id }) => byId.get(id) ?? []),
+          containers: (containers.get(record.id) ?? []).flatMap(({ id }) => stats.get(id) ?? []),
         },
       };
     });
@@ -160,9 +166,8 @@ class StatsDesk {
   }
 
   #containerStats(record: ContainerRecord, sample: Sample | undefined, layer: MeasuredLayer | undefined): Input<ContainerStats> {
-    const { metadata, labels, annotations } = record.config;
     return {
-      attributes: { id: record.id, metadata, labels, annotations },
+      attributes: containerAttributes(record),
       ...(sample === undefined ? NOTHING : usages(sample)),
       writableLayer: layer === undefined ? undefined : layerUsage(layer, this.#options.rootfs.containerRoot),
     };
@@ -177,7 +182,7 @@ class StatsDesk {
 
   #groups(records: readonly (ContainerRecord | SandboxRecord)[]): Group[] {
     return records.flatMap((record) => {
-      const cgroup = cgroupOf(record, this.#options.facts);
+      const cgroup = this.#cgroupOf(record);
       return cgroup === undefined ? [] : [{ id: record.id, cgroup }];
     });
   }
@@ -215,6 +220,10 @@ function keptFilesCount(): number {
   const own = softFileLimit(readFiles(['/proc/self/limits'])[0]?.toString('latin1') ?? '') ?? 0n;
   return own < 0n ? limits.statsFilesCount : Math.min(limits.statsFilesCount, Math.floor(Number(own) / 8));
 }
+
+/** Labels and annotations are most of what there is to write, and never change. */
+const podAttributes = remembered(({ id, config: { metadata, labels, annotations } }: SandboxRecord) => preencoded<'PodSandboxAttributes'>(codecs.PodSandboxAttributes.encode({ id, metadata, labels, annotations })));
+const containerAttributes = remembered(({ id, config: { metadata, labels, annotations } }: ContainerRecord) => preencoded<'ContainerAttributes'>(codecs.ContainerAttributes.encode({ id, metadata, labels, annotations })));
 
 const NOTHING = { cpu: undefined, memory: undefined, swap: undefined, io: undefined };
 /** Pods that are read together: enough to share a native call, few enough that parsing and encoding them does not hold up other requests. */

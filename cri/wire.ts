@@ -15,6 +15,7 @@ import { quote } from '../pkg/base/ids.ts';
 import { RuntimeError } from '../pkg/base/errors.ts';
 
 const TWO_TO_32 = 0x1_0000_0000;
+const SAFE = BigInt(Number.MAX_SAFE_INTEGER);
 const WIRE = { varint: 0, fixed64: 1, bytes: 2, fixed32: 5 } as const;
 
 /** Reads values one after the other out of a buffer. */
@@ -166,7 +167,7 @@ export class Writer {
 
   /** A copy of what was written. */
   copy(allocate: (size: number) => Buffer): Buffer {
-    const message = allocate(this.#size());
+    const message = allocate(this.size);
     this.#bytes.copy(message, 0, this.#at);
     return message;
   }
@@ -185,14 +186,14 @@ export class Writer {
   }
 
   string(text: string): void {
-    const before = this.#size();
+    const before = this.size;
     if (text.length > SHORT_TEXT_CHARS || !this.#shortAscii(text)) {
       const length = Buffer.byteLength(text);
       this.#room(length);
       this.#at -= length;
       this.#bytes.write(text, this.#at, length, 'utf8');
     }
-    this.#varint(this.#size() - before);
+    this.#varint(this.size - before);
   }
 
   bytes(value: Uint8Array): void {
@@ -219,11 +220,13 @@ export class Writer {
   }
 
   int64(value: bigint): void {
+    if (value >= 0n && value <= SAFE && typeof value === 'bigint') return this.#safe(Number(value));
     if (typeof value !== 'bigint' || BigInt.asIntN(64, value) !== value) throw misfit(value, 'int64');
     this.#wide(BigInt.asUintN(64, value));
   }
 
   uint64(value: bigint): void {
+    if (value >= 0n && value <= SAFE && typeof value === 'bigint') return this.#safe(Number(value));
     if (typeof value !== 'bigint' || BigInt.asUintN(64, value) !== value) throw misfit(value, 'uint64');
     this.#wide(value);
   }
@@ -237,18 +240,24 @@ export class Writer {
 
   /** Runs `write`, which writes the fields of a nested message, then writes its length. */
   message(write: (w: Writer) => void): void {
-    const before = this.#size();
+    const before = this.size;
     write(this);
-    this.#varint(this.#size() - before);
+    this.length(before);
   }
 
-  #size(): number {
+  /** How many bytes are written. */
+  get size(): number {
     return this.#bytes.length - this.#at;
+  }
+
+  /** The length of a nested message that was written since `size` was `before`. */
+  length(before: number): void {
+    this.#varint(this.size - before);
   }
 
   #room(count: number): void {
     if (this.#at >= count) return;
-    const size = this.#size();
+    const size = this.size;
     const grown = Buffer.allocUnsafe(Math.max(this.#bytes.length * 2, size + count));
     this.#bytes.copy(grown, grown.length - size, this.#at);
     discard(this.#bytes);
@@ -271,6 +280,12 @@ export class Writer {
 
   #wide(value: bigint): void {
     this.#halves(Number(value & 0xffff_ffffn), Number(value >> 32n));
+  }
+
+  /** A whole number that a double holds exactly: most are, and take no arithmetic of bigints. */
+  #safe(value: number): void {
+    if (value < TWO_TO_32) this.#varint(value);
+    else this.#halves(value >>> 0, Math.floor(value / TWO_TO_32));
   }
 
   #halves(low: number, high: number): void {

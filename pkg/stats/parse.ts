@@ -233,28 +233,30 @@ function hugepageSources(size: string): Source[] {
 
 /** `total_` fields count the cgroups below as well; those without it do not. */
 function takeMemoryStatV1(draft: Draft, file: Span): void {
-  draft.inactiveFile = field(file, 'total_inactive_file');
-  draft.rss = field(file, 'total_rss');
-  draft.cache = field(file, 'total_cache');
-  draft.mappedFile = field(file, 'total_mapped_file');
-  draft.pageFaults = field(file, 'total_pgfault');
-  draft.majorPageFaults = field(file, 'total_pgmajfault');
-  draft.swapBytes = field(file, 'total_swap');
+  const value = fields(file);
   // v1 limits memory and swap together.
-  const both = limit(field(file, 'hierarchical_memsw_limit'));
-  const memory = limit(field(file, 'hierarchical_memory_limit'));
+  const memory = limit(value('hierarchical_memory_limit'));
+  const both = limit(value('hierarchical_memsw_limit'));
   draft.swapLimit = both === undefined || memory === undefined ? undefined : most(0n, both - memory);
+  draft.cache = value('total_cache');
+  draft.rss = value('total_rss');
+  draft.mappedFile = value('total_mapped_file');
+  draft.swapBytes = value('total_swap');
+  draft.pageFaults = value('total_pgfault');
+  draft.majorPageFaults = value('total_pgmajfault');
+  draft.inactiveFile = value('total_inactive_file');
 }
 
 function takeMemoryStatV2(draft: Draft, file: Span): void {
-  draft.inactiveFile = field(file, 'inactive_file');
-  draft.rss = field(file, 'anon');
-  draft.cache = field(file, 'file');
-  draft.mappedFile = field(file, 'file_mapped');
-  draft.pageFaults = field(file, 'pgfault');
-  draft.majorPageFaults = field(file, 'pgmajfault');
+  const value = fields(file);
+  draft.rss = value('anon');
+  draft.cache = value('file');
   // Kernels before 5.18 name only the parts.
-  draft.kernelMemory = field(file, 'kernel') ?? ['kernel_stack', 'pagetables', 'percpu', 'sock', 'slab'].reduce((sum, name) => sum + (field(file, name) ?? 0n), 0n);
+  draft.kernelMemory = value('kernel') ?? ['kernel_stack', 'pagetables', 'percpu', 'sock', 'slab'].reduce((sum, name) => sum + (value(name) ?? 0n), 0n);
+  draft.mappedFile = value('file_mapped');
+  draft.inactiveFile = value('inactive_file');
+  draft.pageFaults = value('pgfault');
+  draft.majorPageFaults = value('pgmajfault');
 }
 
 /** A file that holds one number; undefined for `max` and anything else. */
@@ -263,18 +265,25 @@ function number({ text, from, to }: Span): bigint | undefined {
 }
 
 /** The value of `name` in a file of `name value` lines. */
-function field({ text, from, to }: Span, name: string): bigint | undefined {
-  const word = `${name} `;
-  const line = text.startsWith(word, from) ? from : after(text.indexOf(`\n${word}`, from), 1);
-  if (line === undefined || line >= to) return undefined;
-  const at = line + word.length;
-  const end = text.indexOf('\n', at);
-  return digits(text, at, end < 0 || end > to ? to : end);
+function field(file: Span, name: string): bigint | undefined {
+  return fields(file)(name);
 }
 
-/** The place so much after one that was looked for; undefined if it was not found. */
-function after(found: number, length: number): number | undefined {
-  return found < 0 ? undefined : found + length;
+/** Values by name in a file of `name value` lines, looked for from where the last one was: quickest in the order of the file, which may change. */
+function fields({ text, from, to }: Span): (name: string) => bigint | undefined {
+  // Cut out, so that what is not there is not looked for in what follows.
+  const file = `\n${text.slice(from, to)}`;
+  let last = 0;
+  return (name) => {
+    const word = `\n${name} `;
+    let line = file.indexOf(word, last);
+    if (line < 0 && last > 0) line = file.indexOf(word);
+    if (line < 0) return undefined;
+    last = line;
+    const at = line + word.length;
+    const end = file.indexOf('\n', at);
+    return digits(file, at, end < 0 ? file.length : end);
+  };
 }
 
 /** A whole number made of digits alone. Most have few, and a double is exact for those and several times as fast to make. */
@@ -335,40 +344,76 @@ function ioStat({ text, from, to }: Span): DeviceIo[] {
 }
 
 /** `some avg10=0.00 avg60=0.00 avg300=0.00 total=0` and the same with `full`; microseconds become nanoseconds. */
-function pressure(file: Span): Pressure | undefined {
-  const some = pressureLine(file, 'some ');
-  const full = pressureLine(file, 'full ');
+function pressure({ text, from, to }: Span): Pressure | undefined {
+  const some = from < to ? pressureLine(text, from, 'some ') : undefined;
+  const second = some === undefined ? from : lineAfter(text, from);
+  const full = second < to ? pressureLine(text, second, 'full ') : undefined;
   return some === undefined && full === undefined ? undefined : { some, full };
 }
 
-function pressureLine({ text, from, to }: Span, word: string): PressureLine | undefined {
-  const start = text.indexOf(word, from);
-  if (start < 0 || start >= to) return undefined;
-  const newline = text.indexOf('\n', start);
-  const end = newline < 0 || newline > to ? to : newline;
-  const totalAt = after(text.indexOf(' total=', start), ' total='.length) ?? end;
-  const total = digits(text, totalAt, end);
-  if (total === undefined) return undefined;
-  const average = (name: string): number => {
-    const at = after(text.indexOf(name, start), name.length) ?? end;
-    return at < end ? Number.parseFloat(text.slice(at, at + AVERAGE_CHARS)) : 0;
+function pressureLine(text: string, from: number, word: string): PressureLine | undefined {
+  if (!text.startsWith(word, from)) return undefined;
+  let at = from + word.length;
+  if (text.startsWith(CALM, at)) return line(0, 0, 0, text, at + CALM.length);
+  /** What follows `name` here, up to the next space or line feed. */
+  const next = (name: string): string => {
+    if (!text.startsWith(name, at)) return '';
+    const start = at + name.length;
+    at = start;
+    for (let char = text.charCodeAt(at); char > SPACE; char = text.charCodeAt(at)) at++;
+    const value = text.slice(start, at);
+    if (text.charCodeAt(at) === SPACE) at++;
+    return value;
   };
-  return { totalNanos: total * 1000n, avg10: average(' avg10='), avg60: average(' avg60='), avg300: average(' avg300=') };
+  const [avg10, avg60, avg300] = [Number(next('avg10=')), Number(next('avg60=')), Number(next('avg300='))];
+  return text.startsWith('total=', at) ? line(avg10, avg60, avg300, text, at + 'total='.length) : undefined;
 }
 
-/** `100.00`. */
-const AVERAGE_CHARS = 6;
+function line(avg10: number, avg60: number, avg300: number, text: string, totalAt: number): PressureLine | undefined {
+  const end = text.indexOf('\n', totalAt);
+  const micros = digits(text, totalAt, end < 0 ? text.length : end);
+  return micros === undefined ? undefined : { totalNanos: micros * 1000n, avg10, avg60, avg300 };
+}
+
+const SPACE = 32;
+/** Most cgroups wait for nothing. */
+const CALM = 'avg10=0.00 avg60=0.00 avg300=0.00 total=';
 
 /** /proc/net/dev without the loopback, in the kernel's order. A name may touch its first counter (`eth0:1234`). */
 export function parseNetDev(text: string): InterfaceCounters[] {
-  return text.split('\n').slice(2).flatMap((line) => {
-    const colon = line.lastIndexOf(':');
-    const name = line.slice(0, colon).trim();
-    const counters = line.slice(colon + 1).trim().split(/\s+/);
-    if (colon < 0 || name === 'lo' || counters.length < 12 || !counters.every((each) => /^\d+$/.test(each))) return [];
-    const [rxBytes = 0n, rxPackets = 0n, rxErrors = 0n, rxDropped = 0n, , , , , txBytes = 0n, txPackets = 0n, txErrors = 0n, txDropped = 0n] = counters.map(BigInt);
-    return [{ name, rxBytes, rxPackets, rxErrors, rxDropped, txBytes, txPackets, txErrors, txDropped }];
-  });
+  const found: InterfaceCounters[] = [];
+  // Two lines of titles come first.
+  for (let from = lineAfter(text, lineAfter(text, 0)); from < text.length; from = lineAfter(text, from)) {
+    const to = lineAfter(text, from);
+    const colon = text.lastIndexOf(':', to - 1);
+    if (colon < from) continue;
+    const name = text.slice(from, colon).trim();
+    const counters = numbersIn(text, colon + 1, to);
+    if (name === 'lo' || counters === undefined || counters.length < 12) continue;
+    const [rxBytes = 0n, rxPackets = 0n, rxErrors = 0n, rxDropped = 0n, , , , , txBytes = 0n, txPackets = 0n, txErrors = 0n, txDropped = 0n] = counters;
+    found.push({ name, rxBytes, rxPackets, rxErrors, rxDropped, txBytes, txPackets, txErrors, txDropped });
+  }
+  return found;
+}
+
+/** Where the next line begins. */
+function lineAfter(text: string, from: number): number {
+  const end = text.indexOf('\n', from);
+  return end < 0 ? text.length : end + 1;
+}
+
+/** Numbers with white space between them; undefined if there is anything else. */
+function numbersIn(text: string, from: number, to: number): bigint[] | undefined {
+  const found: bigint[] = [];
+  for (let at = from; at < to; at++) {
+    if (text.charCodeAt(at) <= SPACE) continue;
+    const start = at;
+    while (at < to && text.charCodeAt(at) > SPACE) at++;
+    const value = digits(text, start, at);
+    if (value === undefined) return undefined;
+    found.push(value);
+  }
+  return found;
 }
 
 /** The soft limit of open files in /proc/<pid>/limits; -1n for unlimited. */

@@ -35,8 +35,9 @@ export interface Sample extends Reading {
 interface History {
   /** What the next use of processors is counted from. */
   readonly base: { readonly at: bigint; readonly cpuNanos: bigint } | undefined;
-  readonly last: Sample;
-  readonly detail: Detail;
+  readonly nanoCores: bigint | undefined;
+  /** Only where it may be given again: hundreds of objects that outlive every request would be work for the garbage collector. */
+  readonly last: { readonly sample: Sample; readonly detail: Detail } | undefined;
 }
 
 /** Two samples closer than this say nothing: a tick of the kernel's accounting is 4 ms. */
@@ -93,17 +94,17 @@ export class Sampler {
   }
 
   #kept(id: string, detail: Detail): Sample | undefined {
-    const known = this.#history.get(id);
-    if (known === undefined || !includes(known.detail, detail)) return undefined;
-    const age = this.#options.clock() - known.last.at;
-    return age >= 0n && age < BigInt(this.#options.periodMs) * 1_000_000n ? known.last : undefined;
+    const last = this.#history.get(id)?.last;
+    if (last === undefined || !includes(last.detail, detail)) return undefined;
+    const age = this.#options.clock() - last.sample.at;
+    return age >= 0n && age < BigInt(this.#options.periodMs) * 1_000_000n ? last.sample : undefined;
   }
 
   async #readBatch(batch: readonly Group[], detail: Detail, samples: Map<string, Sample>): Promise<void> {
     const set = this.#sets[detail];
-    const groups = batch.map(({ id, cgroup }) => ({ key: keyOf(id, detail), directories: set.directories(cgroup), names: set.names }));
+    const groups = batch.map(({ id, cgroup }) => ({ key: keyOf(id, detail), directories: () => set.directories(cgroup), names: set.names }));
     // Metrics are asked for less often, and have files that change their size.
-    const files = this.#files !== undefined && detail !== 'metrics' ? await this.#files.read(groups) : await this.#read(groups.flatMap((each) => each.directories), groups.flatMap((each) => each.names));
+    const files = this.#files !== undefined && detail !== 'metrics' ? await this.#files.read(groups) : await this.#read(groups.flatMap((each) => each.directories()), groups.flatMap((each) => each.names));
     set.parse(files, batch.length, this.#options.clock()).forEach((reading, index) => {
       const id = batch[index]?.id;
       if (reading !== undefined && id !== undefined) samples.set(id, this.#remember(id, reading, detail));
@@ -114,18 +115,17 @@ export class Sampler {
     const { at, cpuNanos } = reading;
     const known = this.#history.get(id);
     const base = known?.base;
-    if (cpuNanos === undefined || base === undefined || cpuNanos < base.cpuNanos) {
-      // The first, or a cgroup made anew under the same name.
-      return this.#keep(id, { base: cpuNanos === undefined ? undefined : { at, cpuNanos }, last: { ...reading, nanoCores: undefined }, detail });
-    }
+    // The first, or a cgroup made anew under the same name.
+    if (cpuNanos === undefined || base === undefined || cpuNanos < base.cpuNanos) return this.#keep(id, reading, detail, cpuNanos === undefined ? undefined : { at, cpuNanos }, undefined);
     const since = at - base.at;
-    if (since < APART_NANOS) return this.#keep(id, { base, last: { ...reading, nanoCores: known?.last.nanoCores }, detail });
-    return this.#keep(id, { base: { at, cpuNanos }, last: { ...reading, nanoCores: ((cpuNanos - base.cpuNanos) * 1_000_000_000n) / since }, detail });
+    if (since < APART_NANOS) return this.#keep(id, reading, detail, base, known?.nanoCores);
+    return this.#keep(id, reading, detail, { at, cpuNanos }, ((cpuNanos - base.cpuNanos) * 1_000_000_000n) / since);
   }
 
-  #keep(id: string, history: History): Sample {
-    if (!this.#forgotten.has(id)) this.#history.set(id, history);
-    return history.last;
+  #keep(id: string, reading: Reading, detail: Detail, base: History['base'], nanoCores: bigint | undefined): Sample {
+    const sample: Sample = Object.assign(reading, { nanoCores });
+    if (!this.#forgotten.has(id)) this.#history.set(id, { base, nanoCores, last: this.#options.periodMs > 0 ? { sample, detail } : undefined });
+    return sample;
   }
 }
 

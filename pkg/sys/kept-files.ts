@@ -10,7 +10,8 @@ import { type KernelFiles, readKernelFiles } from './cgroup.ts';
 /** Files that belong together: those of one cgroup. */
 export interface FileGroup {
   readonly key: string;
-  readonly directories: readonly string[];
+  /** Asked for when they are opened. */
+  readonly directories: () => readonly string[];
   /** Per directory, separated by line feeds. */
   readonly names: readonly string[];
 }
@@ -48,7 +49,7 @@ export class KeptFiles {
       await this.#open(groups.filter((_, index) => known[index] === undefined));
       const all = groups.map((group, index) => known[index] ?? (known[index] = this.#use(group.key)));
       if (all.every((each) => each !== undefined)) return await this.#readKept(all);
-      return await readKernelFiles(groups.flatMap((group) => group.directories), groups.flatMap((group) => group.names));
+      return await readKernelFiles(groups.flatMap((group) => group.directories()), groups.flatMap((group) => group.names));
     } finally {
       for (const each of known) if (each !== undefined) this.#release(each);
     }
@@ -107,7 +108,7 @@ export class KeptFiles {
     this.#count += wanted;
     let fds: number[] = [];
     try {
-      fds = Array.from(await attemptAsync('open kernel files', (native) => native.openKernelFiles(groups.flatMap((group) => group.directories), groups.flatMap((group) => group.names))), Number);
+      fds = Array.from(await attemptAsync('open kernel files', (native) => native.openKernelFiles(groups.flatMap((group) => group.directories()), groups.flatMap((group) => group.names))), Number);
     } finally {
       this.#count -= wanted;
     }

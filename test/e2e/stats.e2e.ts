@@ -320,7 +320,7 @@ describe('kernel files that are kept open', () => {
   function group(key: string, ...missing: string[]): FileGroup {
     mkdirSync(join(directory, key), { recursive: true });
     for (const name of ['a', 'b']) if (!missing.includes(name)) writeFileSync(join(directory, key, name), `${name} of ${key}\n`);
-    return { key, directories: [join(directory, key)], names: ['a\nb'] };
+    return { key, directories: () => [join(directory, key)], names: ['a\nb'] };
   }
   const say = ({ text, lengths }: KernelFiles): string => `${text.replaceAll('\n', ';')} ${[...lengths].map((length) => (length < 0n ? 'no' : String(length))).join(' ')}`;
 
@@ -352,7 +352,7 @@ describe('kernel files that are kept open', () => {
   it('are let go where they are gone, or not all there yet', async () => {
     const before = descriptors();
     const files = new KeptFiles(100);
-    assert.equal(say(await files.read([group('whole'), group('part', 'b'), { ...group('x'), directories: ['/no/such'] }])), 'a of whole;b of whole;a of part; 11 11 10 no no no');
+    assert.equal(say(await files.read([group('whole'), group('part', 'b'), { ...group('x'), directories: () => ['/no/such'] }])), 'a of whole;b of whole;a of part; 11 11 10 no no no');
     assert.equal(descriptors(), before + 2);
     group('part');
     assert.equal(say(await files.read([group('part')])), 'a of part;b of part; 10 10');
