@@ -2,7 +2,7 @@
  * Calls of CRI's RuntimeService without a library around them: a request without fields goes out, the reply's bytes are counted and not read. What is
  * timed is the server and one HTTP/2 stream of Node's; a client that decodes a hundred pods in JavaScript costs more than either.
  */
-import { type ClientHttp2Session, connect } from 'node:http2';
+import { type ClientHttp2Session, connect, type IncomingHttpHeaders } from 'node:http2';
 import { createConnection } from 'node:net';
 import { CriError } from '../test/e2e/cri-client.ts';
 
@@ -28,9 +28,9 @@ export class Caller {
     let message = '';
     // An error that comes before any reply is in the headers.
     for (const part of ['response', 'trailers'] as const) {
-      stream.on(part, (headers: Readonly<Record<string, unknown>>) => {
-        status = String(headers['grpc-status'] ?? status);
-        message = String(headers['grpc-message'] ?? message);
+      stream.on(part, (headers: IncomingHttpHeaders) => {
+        status = headers['grpc-status']?.toString() ?? status;
+        message = headers['grpc-message']?.toString() ?? message;
       });
     }
     stream.on('data', (chunk: Buffer) => void (bytes += chunk.length));
