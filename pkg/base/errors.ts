@@ -38,12 +38,15 @@ export type KubeletReason =
 export class RuntimeError extends Error {
   readonly code: ErrorCode;
   readonly reason: KubeletReason | undefined;
+  /** For a command that could not be run, what a shell would exit with: 127 if there is no such program, 126 if it cannot be executed. */
+  readonly exitCode: number | undefined;
 
-  constructor(code: ErrorCode, message: string, options: { readonly cause?: unknown; readonly reason?: KubeletReason } = {}) {
+  constructor(code: ErrorCode, message: string, options: { readonly cause?: unknown; readonly reason?: KubeletReason; readonly exitCode?: number | undefined } = {}) {
     super(message, options.cause === undefined ? undefined : { cause: options.cause });
     this.name = 'RuntimeError';
     this.code = code;
     this.reason = options.reason;
+    this.exitCode = options.exitCode;
   }
 }
 

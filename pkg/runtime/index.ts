@@ -74,7 +74,7 @@ export interface OciRuntime {
   list(op: Op): Promise<readonly ContainerId[]>;
   /**
    * Runs a process in the container, without a monitor: one `runtime exec`, its stdio on our descriptors.
-   * Resolves with how the process ended. When `op.signal` fires, the process and all its descendants in the exec are killed.
+   * Resolves with how the process ended. @throws InvalidArgument with an `exitCode` when the program cannot be run. When `op.signal` fires, the process and all its descendants in the exec are killed.
    */
   exec(op: Op, id: ContainerId, process: RuntimeProcess, stdio: ExecStdio): Promise<ExitStatus>;
 }

@@ -1,6 +1,6 @@
 import { assert } from 'chai';
 import { isCode } from '../base/errors.ts';
-import { codeOfText, errorText, featuresOf, parseSyncMessage, stringifyExact } from './messages.ts';
+import { codeOfText, errorText, featuresOf, parseSyncMessage, shellCodeOfText, stringifyExact } from './messages.ts';
 
 describe('errorText', () => {
   const cases: readonly (readonly [name: string, output: string, wanted: string])[] = [
@@ -30,6 +30,7 @@ describe('codeOfText', () => {
     ['executable file `nosuch` not found in $PATH: No such file or directory', 'InvalidArgument'],
     ['exec failed: unable to start container process: exec: "/dev/null": permission denied', 'InvalidArgument'],
     ['open executable: Permission denied', 'InvalidArgument'],
+    ['open executable: Operation not permitted', 'InvalidArgument'],
     ['chdir to cwd ("/nodir") set in config.json failed: no such file or directory', 'InvalidArgument'],
     ['executing command "true" in sandbox: failed to find initial working directory "/no/such/dir": no such file or directory', 'InvalidArgument'],
     ['chdir `/nodir`: No such file or directory', 'InvalidArgument'],
@@ -37,6 +38,12 @@ describe('codeOfText', () => {
     ['something else', 'Internal'],
   ];
   for (const [text, code] of cases) it(text, () => assert.strictEqual(codeOfText(text), code));
+
+  it('tells a program that is not there from one that cannot be executed, as a shell does', () => {
+    assert.deepEqual(cases.map(([text]) => shellCodeOfText(text)), [127, 127, 126, 126, 126, 126, 126, 126, undefined, undefined]);
+    assert.strictEqual(shellCodeOfText('exec: "/no/such/program": stat /no/such/program: no such file or directory'), 127);
+    assert.strictEqual(shellCodeOfText('exec /bin/data: exec format error'), 126);
+  });
 });
 
 describe('parseSyncMessage', () => {

@@ -57,9 +57,21 @@ function unquote(text: string): string {
 export function codeOfText(text: string): ErrorCode {
   if (/executable file\b.*\bnot found|exec format error|no such file or directory.*\$PATH/i.test(text)) return 'InvalidArgument';
   if (/\b(exec|executable|failed to load)\b.*(permission denied|no such file|is a directory|not a directory)/i.test(text)) return 'InvalidArgument';
+  // crun, of a directory.
+  if (/\bopen executable: operation not permitted/i.test(text)) return 'InvalidArgument';
   if (/\bch(ange )?dir\b|\bcwd\b|working directory/i.test(text) && /no such file|not a directory|permission denied|outside of container/i.test(text)) return 'InvalidArgument';
   if (/no space left|cannot allocate memory|too many open files|resource temporarily unavailable/i.test(text)) return 'ResourceExhausted';
   return 'Internal';
+}
+
+/**
+ * What a shell would exit with after a runtime said this of a program that it was to execute (POSIX, "Exit Status for Commands"): 127 if it was
+ * not found, 126 if it was and cannot be executed. Undefined if the text is about something else.
+ */
+export function shellCodeOfText(text: string): number | undefined {
+  if (codeOfText(text) !== 'InvalidArgument') return undefined;
+  const isFound = /permission denied|operation not permitted|exec format error|is a directory|\bch(ange )?dir\b|\bcwd\b|working directory/i.test(text);
+  return isFound ? 126 : 127;
 }
 
 /** The monitor's answer on the sync pipe. */

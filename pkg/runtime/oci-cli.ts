@@ -16,7 +16,7 @@ import { execDetached } from './exec.ts';
 import { remembered } from './features.ts';
 import { killInside } from './inside.ts';
 import type { ExecStdio, ExitStatus, OciRuntime, OciStatus, RuntimeFeatures, RuntimeHandler } from './index.ts';
-import { codeOfText, errorText, featuresOf, parseObject, stringifyExact } from './messages.ts';
+import { codeOfText, errorText, featuresOf, parseObject, shellCodeOfText, stringifyExact } from './messages.ts';
 
 export interface OciCliOptions {
   /**
@@ -95,7 +95,10 @@ export class OciCli implements OciRuntime {
     const outcome = await execDetached(op, { argv: this.#argv([]), id, process, stdio, scratch: join(this.#scratchDir, String(this.#execCount++)), killInside: killer });
     if (outcome.kind === 'exited') return { exitCode: outcome.exitCode };
     const code = codeOfText(outcome.text);
-    throw code === 'InvalidArgument' ? this.#refused(id, 'exec', outcome.text, code) : await this.#diagnosed(op, id, 'exec', outcome.text, code);
+    // crun does not say what it could not execute.
+    const [program = ''] = process.args;
+    const text = outcome.text.includes(program) ? outcome.text : `${program}: ${outcome.text}`;
+    throw code === 'InvalidArgument' ? this.#refused(id, 'exec', text, code, shellCodeOfText(outcome.text)) : await this.#diagnosed(op, id, 'exec', outcome.text, code);
   }
 
   async #askFeatures(op: Op): Promise<RuntimeFeatures> {
@@ -143,8 +146,8 @@ export class OciCli implements OciRuntime {
     return this.#refused(id, verb, text, codeOfText(text));
   }
 
-  #refused(id: ContainerId, verb: string, text: string, code: ReturnType<typeof codeOfText>): RuntimeError {
-    return new RuntimeError(code, `${this.handler.path} ${verb} failed for container ${id}: ${text === '' ? 'it did not say why' : text}`);
+  #refused(id: ContainerId, verb: string, text: string, code: ReturnType<typeof codeOfText>, exitCode?: number): RuntimeError {
+    return new RuntimeError(code, `${this.handler.path} ${verb} failed for container ${id}: ${text === '' ? 'it did not say why' : text}`, { exitCode });
   }
 
   async #hasState(id: ContainerId): Promise<boolean> {

@@ -14,8 +14,8 @@ export interface Wanted {
   readonly tty: boolean;
 }
 
-/** How an exec or attach ended. */
-export type Ending = { readonly kind: 'exited'; readonly exitCode: number } | { readonly kind: 'failed'; readonly message: string };
+/** How an exec or attach ended; `why` is there if the command could not even be run. */
+export type Ending = { readonly kind: 'exited'; readonly exitCode: number; readonly why?: string } | { readonly kind: 'failed'; readonly message: string };
 
 /** A client of exec or attach. */
 export interface StdioClient {

@@ -18,5 +18,6 @@ function endingStatus(ending: Ending): object {
 }
 
 function textOf(ending: Ending): string {
+  if (ending.kind === 'exited' && ending.why !== undefined) return ending.why;
   return ending.kind === 'failed' ? ending.message : `command terminated with non-zero exit code: exit status ${ending.exitCode}`;
 }

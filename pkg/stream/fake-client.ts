@@ -67,6 +67,10 @@ export class SpdyClient {
   close(): void {
     this.#socket.destroy();
   }
+  /** Sends no more, and goes on to listen. */
+  endConnection(): void {
+    this.#socket.end();
+  }
 
   #take(chunk: Buffer): void {
     this.#partial = Buffer.concat([this.#partial, chunk]);

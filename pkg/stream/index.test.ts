@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto';
 import { request as httpRequest, type IncomingMessage, type RequestOptions } from 'node:http';
 import { connect, type Socket } from 'node:net';
 import { Duplex } from 'node:stream';
+import { mock } from 'node:test';
 import { WebSocket } from 'ws';
 import { RuntimeError } from '../base/errors.ts';
 import type { ContainerId, SandboxId } from '../base/ids.ts';
@@ -63,8 +64,10 @@ class FakePod implements StreamBackend {
         stdio.onTerminal?.((size) => this.sizes.push(size));
         for await (const _ of stdio.stdin ?? []);
         return 0;
+      case 'broken':
+        throw new RuntimeError('Internal', 'the runtime is broken');
       default:
-        throw new RuntimeError('NotFound', `exec: ${JSON.stringify(program)}: no such file or directory`);
+        throw new RuntimeError('InvalidArgument', `exec: ${JSON.stringify(program)}: no such file or directory`, { exitCode: 127 });
     }
   }
 
@@ -258,6 +261,23 @@ describe('the stream server', () => {
       assert.strictEqual((await ask(url, { headers: SPDY })).status, 404);
     });
 
+    it('are good for a minute', async () => {
+      mock.timers.enable({ apis: ['setTimeout'] });
+      try {
+        const [early, late] = [await exec('exit', '0'), await exec('exit', '0')];
+        mock.timers.tick(limits.streamTokenMs - 1);
+        const { socket, status } = await ask(early, { headers: SPDY });
+        assert.strictEqual(status, 101);
+        socket?.destroy();
+        mock.timers.tick(1);
+        assert.strictEqual((await ask(late, { headers: SPDY })).status, 404);
+        // Their place is free again.
+        for (let i = 0; i < limits.streamTokensCount; i++) await exec('sleep');
+      } finally {
+        mock.timers.reset();
+      }
+    });
+
     it('are good for their kind of session only, and used up by any request', async () => {
       const url = await exec('sleep');
       assert.strictEqual((await ask(url.replace('/exec/', '/attach/'), { headers: SPDY })).status, 404);
@@ -328,11 +348,21 @@ describe('the stream server', () => {
       assert.deepEqual([status.reason, status.details], ['NonZeroExitCode', { causes: [{ reason: 'ExitCode', message: '42' }] }]);
     });
 
-    it('names what cannot be run', async () => {
-      const { error } = await stdio(await exec('/no/such/program'));
-      const status = JSON.parse(await error.all()) as { reason: string; message: string; code: number };
-      assert.deepEqual([status.reason, status.code], ['InternalError', 500]);
+    it('names what cannot be run, on stderr and with an exit code as a shell does', async () => {
+      const { error, stderr } = await stdio(await exec('/no/such/program'));
+      assert.strictEqual(await stderr.all(), 'exec: "/no/such/program": no such file or directory\n');
+      const status = JSON.parse(await error.all()) as { reason: string; message: string; details: object };
+      assert.deepEqual([status.reason, status.details], ['NonZeroExitCode', { causes: [{ reason: 'ExitCode', message: '127' }] }]);
       assert.include(status.message, '/no/such/program');
+      const client = await spdy(await server.urlForExec({ ...STREAMS, stdin: false, stderr: false, tty: true, cmd: ['/no/such/program'] }));
+      const [, stdout] = [await client.open({ streamType: 'error' }), await client.open({ streamType: 'stdout' }), await client.open({ streamType: 'resize' })];
+      assert.strictEqual(await stdout.all(), 'exec: "/no/such/program": no such file or directory\r\n');
+    });
+
+    it('tells a failure of ours from one of the command', async () => {
+      const { error, stderr } = await stdio(await exec('broken'));
+      const status = JSON.parse(await error.all()) as { reason: string; message: string; code: number };
+      assert.deepEqual([status.reason, status.code, status.message, await stderr.all()], ['InternalError', 500, 'the runtime is broken', '']);
     });
 
     it('speaks text to clients older than v4', async () => {
@@ -432,6 +462,32 @@ describe('the stream server', () => {
     assert.deepEqual(started(), ['exec session c 127.0.0.1: exec cat']);
     client.close();
     await until(() => started().length === 0, 'no session');
+  });
+
+  describe('clients that open half a session', () => {
+    it('are given up when they have opened no streams for a while', async () => {
+      mock.timers.enable({ apis: ['setTimeout'] });
+      try {
+        const client = await spdy(await exec('cat'));
+        const error = await client.open({ streamType: 'error' });
+        await until(() => server.sessionsCount === 1 && client.seen.some((each) => each.startsWith('2:')), 'the stream to be open');
+        mock.timers.tick(limits.streamCreationMs);
+        assert.strictEqual(await error.ended, 'closed');
+        await client.closed;
+        await until(() => log.lines.some(({ message }) => message === 'exec refused'), 'the line');
+        assert.match(String(log.lines.find(({ message }) => message === 'exec refused')?.fields['cause']), /opened only "error" of error stdin stdout stderr/);
+      } finally {
+        mock.timers.reset();
+      }
+    });
+
+    it('are gone when they close their half of the connection', async () => {
+      const { client } = await stdio(await exec('sleep'));
+      await until(() => pod.running.size === 1, 'the process');
+      client.endConnection();
+      await client.closed;
+      await until(() => pod.running.size === 0 && server.sessionsCount === 0, 'the end');
+    });
   });
 
   describe('exec over WebSocket', () => {
@@ -546,6 +602,19 @@ describe('the stream server', () => {
       pod.console.output.end();
       assert.include(await error.all(), 'Success');
       await client.closed;
+    });
+
+    it('is in the audit log, too', async () => {
+      const { client, stdin, stdout } = await stdio(await attach());
+      await stdin.write('12345');
+      await until(() => pod.console.input === '12345', 'the input');
+      await pod.console.output.push(Buffer.from('abc'));
+      await until(() => stdout.text === 'abc', 'the output');
+      client.close();
+      await until(() => log.lines.some(({ message }) => message === 'attach ended'), 'the line');
+      const { peer, container, inBytes, outBytes, cause } = log.lines.find(({ message }) => message === 'attach ended')?.fields ?? {};
+      assert.deepEqual({ container, inBytes, outBytes, cause }, { container: CONTAINER, inBytes: 5, outBytes: 3, cause: 'the client hung up' });
+      assert.match(String(peer), /^127\.0\.0\.1:\d+$/);
     });
 
     it('detaches when the client leaves', async () => {

@@ -391,6 +391,6 @@ function hashOf(argv: readonly string[]): string {
 }
 
 function outcomeOf(ending: Ending, hungUp: boolean): LogFields {
-  if (ending.kind === 'exited') return { exit: ending.exitCode };
+  if (ending.kind === 'exited') return { exit: ending.exitCode, cause: ending.why };
   return hungUp ? { cause: 'the client hung up' } : { cause: ending.message };
 }

@@ -16,15 +16,18 @@ import { beforeTimeout } from './wire.ts';
 export class Meter {
   readonly #idleMs: number;
   readonly #onIdle: () => void;
+  readonly #now: () => number;
   #timer: NodeJS.Timeout | undefined;
-  #last = performance.now();
+  #last: number;
   inBytes = 0;
   outBytes = 0;
 
-  /** Calls `onIdle` once, `idleMs` after the last data; 0 is never. */
-  constructor(idleMs: number, onIdle: () => void) {
+  /** Calls `onIdle` once, `idleMs` after the last data; 0 is never. `now` is a clock in milliseconds that does not jump. */
+  constructor(idleMs: number, onIdle: () => void, now: () => number = () => performance.now()) {
     this.#idleMs = idleMs;
     this.#onIdle = onIdle;
+    this.#now = now;
+    this.#last = now();
     if (idleMs > 0) this.#arm(idleMs);
   }
 
@@ -35,7 +38,7 @@ export class Meter {
   /** Input of a client, counted. */
   async *in(source: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array, void, void> {
     for await (const data of source) {
-      this.#last = performance.now();
+      this.#last = this.#now();
       this.inBytes += data.length;
       yield data;
     }
@@ -48,7 +51,7 @@ export class Meter {
     if (sink === null) return null;
     return async (data) => {
       await sink(data);
-      this.#last = performance.now();
+      this.#last = this.#now();
       this.outBytes += data.length;
     };
   }
@@ -56,7 +59,7 @@ export class Meter {
   #arm(ms: number): void {
     // setTimeout takes 24 days at most; looking too early costs nothing.
     this.#timer = setTimeout(() => {
-      const left = this.#last + this.#idleMs - performance.now();
+      const left = this.#last + this.#idleMs - this.#now();
       if (left <= 0) this.#onIdle();
       else this.#arm(left);
     }, Math.min(ms, 2_147_483_000));
@@ -137,11 +140,19 @@ export async function runExec(op: Op, backend: StreamBackend, grant: ExecGrant, 
     });
     return { kind: 'exited', exitCode };
   } catch (error) {
-    return { kind: 'failed', message: whyOf(op, error) };
+    const exitCode = error instanceof RuntimeError ? error.exitCode : undefined;
+    return exitCode === undefined ? { kind: 'failed', message: whyOf(op, error) } : await unrunnable(explain(error), exitCode, grant, client);
   } finally {
     client.stdin?.drop();
     client.sizes?.drop();
   }
+}
+
+/** As with a shell: words on stderr, and an exit code. kubectl passes on only the code of an ending that has one. */
+async function unrunnable(why: string, exitCode: number, { tty }: ExecGrant, { stdout, stderr }: StdioClient): Promise<Ending> {
+  const sink = tty ? stdout : stderr;
+  await sink?.(Buffer.from(`${why}${tty ? '\r\n' : '\n'}`)).catch(() => {});
+  return { kind: 'exited', exitCode, why };
 }
 
 /**

@@ -98,7 +98,10 @@ describe('the command line', function () {
       const command = start('exec', container, 'sh', '-c', 'echo out; echo err >&2; exit 7');
       assert.deepEqual([await command.end(), command.out, command.err], [7, 'out\n', 'err\n']);
       assert.strictEqual(await ok('exec', '--sync', container, 'echo', '-n', '--json'), '--json');
-      assert.include(await failure('exec', container, '/no/such/program'), '/no/such/program');
+      const absent = start('exec', container, '/no/such/program');
+      assert.strictEqual(await absent.end(), 127);
+      assert.include(absent.err, '/no/such/program');
+      assert.include(await failure('exec', '--sync', container, '/no/such/program'), '/no/such/program');
       assert.include(await failure('exec', '--sync', '--timeout', '1', container, 'sleep', '60'), 'deadline passed');
     });
 

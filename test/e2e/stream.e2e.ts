@@ -19,6 +19,8 @@ import { heldBy, INSPECTABLE } from './held.ts';
 
 /** Sessions of each kind in the soak; SOAK=1000 is the promise, and takes a minute or two. */
 const SOAK = Number(process.env['SOAK'] ?? 100);
+/** Bytes of output in the test of back-pressure. */
+const FLOOD = Number(process.env['FLOOD'] ?? 60_000_000);
 const COMBINATIONS: readonly (readonly [RuntimeName, MonitorName])[] = [['runc', 'ours'], ['crun', 'debian'], ['runsc', 'ours']];
 
 function spdy(url: string, protocol: string): Promise<SpdyClient> {
@@ -118,9 +120,25 @@ for (const [runtime, monitor] of COMBINATIONS) {
       assert.include(out, sum);
     });
 
-    it('names the program that is not there', async () => {
-      const { status } = await dial(await execUrl(['/no/such/program']), { stderr: true });
-      assert.include((await status).message, '/no/such/program');
+    it('names the program that is not there, or cannot be executed, with the exit code that a shell has for it', async () => {
+      for (const [program, code] of [['/no/such/program', '127'], ['no-such-program', '127'], ['/etc/passwd', '126'], ['/etc', '126']] as const) {
+        const { stream, status } = await dial(await execUrl([program]), { stderr: true });
+        assert.deepEqual((await status).details?.causes.map((each) => each.message), [code], `${program}: ${(await status).message}`);
+        assert.include(await stream.stderr.all(), program);
+        const [, out, err] = await overWebSocket(await execUrl([program]), 'v5.channel.k8s.io', []);
+        assert.deepEqual([out, err?.includes(program)], ['', true]);
+      }
+      const refused = await fails(node.cri.exec(container, ['/no/such/program']));
+      assert.deepEqual([refused.codeName, refused.message.includes('/no/such/program')], ['InvalidArgument', true], 'ExecSync has no stderr to say it on');
+    });
+
+    it('leaves a line for each session: who, where, what by hash, how it ended, how much', async () => {
+      const { client } = await dial(await execUrl(['sh', '-c', 'echo secret; exit 7']), { stderr: true });
+      await client.closed;
+      const hash = createHash('sha256').update('sh\0-c\0echo secret; exit 7').digest('hex').slice(0, 16);
+      const line = await waitFor(() => node.log.split('\n').find((each) => each.includes(hash)), (found) => found !== undefined, 'the line');
+      for (const part of [/level=info/, /peer=127\.0\.0\.1:\d+/, new RegExp(`container=${container}`), /exit=7/, /inBytes=0/, /outBytes=7/]) assert.match(line ?? '', part);
+      assert.notInclude(line ?? '', 'secret');
     });
 
     it('gives a terminal of the right size, and resizes it', async () => {
@@ -154,16 +172,57 @@ for (const [runtime, monitor] of COMBINATIONS) {
       await Promise.all([client.closed, attached.client.closed]);
     });
 
-    it('does not grow when a client stops reading', async () => {
-      const { client, stream } = await dial(await execUrl(['sh', '-c', 'cat /dev/zero']), { stderr: true });
-      await waitFor(() => stream.stdout.bytes, (bytes) => bytes > 50_000_000, 'output');
+    /** A second of any clock, which is a thousand times what a daemon needs to read what it should not. */
+    async function everyChance(): Promise<void> {
+      const began = process.hrtime.bigint();
+      await waitFor(() => process.hrtime.bigint() - began, (passed) => passed > 1_000_000_000n, 'a second to pass');
+    }
+
+    it(`does not grow when a client stops reading, and then delivers the rest of ${FLOOD / 1e6} MB`, async function () {
+      this.timeout(600_000);
+      const command = ['sh', '-c', `head -c ${FLOOD} /dev/zero`];
+      const { client, stream, status } = await dial(await execUrl(command), { stderr: true });
+      let overWs = 0;
+      const ws = new WebSocket((await execUrl(command)).replace('http', 'ws'), 'v5.channel.k8s.io');
+      ws.on('message', (message: Buffer) => {
+        if (message[0] === 1) overWs += message.length - 1;
+      });
+      const closed = once(ws, 'close');
+      await waitFor(() => Math.min(stream.stdout.bytes, overWs), (bytes) => bytes > FLOOD / 10, 'output');
       const before = residentBytes(node.pid);
       client.pause();
-      const began = process.hrtime.bigint();
-      await waitFor(() => process.hrtime.bigint() - began, (passed) => passed > 1_000_000_000n, 'it to have had every chance');
+      ws.pause();
+      await everyChance();
       assert.isBelow(residentBytes(node.pid) - before, 40_000_000);
+      assert.isBelow(Math.max(stream.stdout.bytes, overWs), FLOOD);
+      client.resume();
+      ws.resume();
+      assert.strictEqual((await status).status, 'Success');
+      await closed;
+      assert.deepEqual([stream.stdout.bytes, overWs], [FLOOD, FLOOD]);
+      assert.isBelow(residentBytes(node.pid) - before, 40_000_000);
+    });
+
+    it('kills a command whose client stops reading and leaves', async () => {
+      const { client, stream } = await dial(await execUrl(['cat', '/dev/zero']), { stderr: true });
+      await waitFor(() => stream.stdout.bytes, (bytes) => bytes > 1_000_000, 'output');
+      client.pause();
       client.close();
       await waitFor(() => processes('cat /dev/zero'), (found) => found.length === 0, 'the command to be killed');
+    });
+
+    it('does not grow when an attached client stops reading', async () => {
+      const loud = await node.cri.runContainer(pod, IMAGE, { command: ['sh', '-c', 'read go; head -c 50000000 /dev/zero'], stdin: true });
+      const { client, stream } = await dial(await attachUrl(loud), { stdin: true, stderr: true });
+      client.pause();
+      const before = residentBytes(node.pid);
+      await stream.stdin.write('go\n');
+      // Our monitor gives such a client up; the distribution's waits for it.
+      if (monitor === 'ours') await node.cri.waitForContainer(loud, 'CONTAINER_EXITED');
+      else await everyChance();
+      assert.isBelow(residentBytes(node.pid) - before, 40_000_000);
+      client.close();
+      assert.strictEqual((await node.cri.waitForContainer(loud, 'CONTAINER_EXITED')).exitCode, 0);
     });
 
     it('attaches several clients at once, and closes stdin after the first where that is wanted', async () => {
