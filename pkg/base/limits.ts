@@ -179,6 +179,8 @@ export const limits = {
   pullProgressBytes: 64 * KiB,
   /** A pull in which nothing at all was downloaded or unpacked for so long is stuck; syncing a layer of 10 GiB to a slow disk is not. */
   pullSilentMs: 10 * 60_000,
+  /** How often a pull that takes long says in the log how far it is. */
+  pullReportMs: 10_000,
   /** Layers above this are fetched in ranges, so that several connections carry one layer. */
   pullRangesFromBytes: 64 * MiB,
   pullRangeBytes: 2 * MiB,

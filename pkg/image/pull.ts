@@ -18,7 +18,8 @@ import type { ImageManifest } from '../oci/manifest.ts';
 import type { Descriptor, Platform } from '../oci/spec-types.ts';
 import type { BlobStore } from './blobs.ts';
 import type { Claim, Claims } from './claims.ts';
-import type { ImageLayer, LayerSource, LayerUnpacker, PullProgress } from './index.ts';
+import type { ImageLayer, LayerSource, LayerUnpacker } from './index.ts';
+import type { PullTracker } from './progress.ts';
 import { describeImage } from './records.ts';
 import type { StoredImage } from './records.ts';
 import type { ManifestAnswer } from './registry.ts';
@@ -44,49 +45,11 @@ export interface InstallWorld {
   readonly platform: Platform;
   /** `discard`: a layer's compressed blob goes when the layer is unpacked. */
   readonly layerBlobs: 'keep' | 'discard';
+  /** A pull in which nothing at all moved for so long is given up. */
+  readonly silentMs: number;
 }
 
 export type ImageFacts = ReturnType<typeof describeImage>;
-
-/** The state that `progress()` shows; also counts. */
-export class PullTracker {
-  readonly reference: string;
-  readonly startedAt: bigint;
-  readonly #tell: (what: string) => void;
-  #stage: PullProgress['stage'] = 'resolving';
-  #layers: { digest: Digest; stage: PullProgress['layers'][number]['stage']; bytesDone: bigint; bytesTotal: bigint }[] = [];
-  downloadedBytes = 0n;
-  reusedLayers = 0;
-
-  constructor(reference: string, startedAt: bigint, tell: (what: string) => void) {
-    this.reference = reference;
-    this.startedAt = startedAt;
-    this.#tell = tell;
-  }
-
-  stage(stage: PullProgress['stage'], detail = ''): void {
-    this.#stage = stage;
-    this.#tell(`image: ${stage}${detail === '' ? '' : ` ${detail}`}`);
-  }
-
-  plan(layers: readonly ImageLayer[]): void {
-    this.#layers = layers.map(({ digest, sizeBytes }) => ({ digest, stage: 'waiting', bytesDone: 0n, bytesTotal: sizeBytes }));
-  }
-
-  layer(index: number, stage: PullProgress['layers'][number]['stage'], bytesDone?: bigint): void {
-    const layer = this.#layers[index];
-    if (layer === undefined) return;
-    if (layer.stage !== stage) this.#tell(`image: layer ${layer.digest} ${stage}`);
-    layer.stage = stage;
-    layer.bytesDone = stage === 'done' ? layer.bytesTotal : (bytesDone ?? layer.bytesDone);
-    // The pull as a whole unpacks when there is nothing left to download.
-    if (this.#stage === 'downloading' && this.#layers.every((each) => each.stage === 'unpacking' || each.stage === 'done')) this.#stage = 'unpacking';
-  }
-
-  snapshot(): PullProgress {
-    return { reference: this.reference, stage: this.#stage, startedAt: this.startedAt, layers: this.#layers.map((each) => ({ ...each })) };
-  }
-}
 
 /** What the caller has to say about an image on its way. */
 export interface InstallSteps {
@@ -190,7 +153,7 @@ class LayerInstall {
   }
 
   async run(op: Op, layers: readonly ImageLayer[]): Promise<void> {
-    const watch = new SilenceWatch(limits.pullSilentMs);
+    const watch = new SilenceWatch(this.#world.silentMs);
     const stop = new AbortController();
     const inner: Op = { ...op, signal: AbortSignal.any([op.signal, stop.signal, watch.signal]), stage: (what) => op.stage(what) };
     let failure: { readonly error: unknown } | undefined;
@@ -202,7 +165,7 @@ class LayerInstall {
     if (failure === undefined) await this.#world.unpacker.settle?.(inner, layers.map(({ chainId }) => chainId)).catch(fail);
     watch.stop();
     if (op.signal.aborted) throw abortError(op, `pulling ${this.#source.describe}`);
-    if (watch.signal.aborted) throw new RuntimeError('DeadlineExceeded', `pulling ${this.#source.describe}: nothing was downloaded or unpacked for ${limits.pullSilentMs / 60_000} minutes; is the disk stuck?`, { cause: failure?.error });
+    if (watch.signal.aborted) throw new RuntimeError('DeadlineExceeded', `pulling ${this.#source.describe}: nothing was downloaded or unpacked for ${this.#world.silentMs / 1000} s; is the disk stuck?`, { cause: failure?.error });
     if (failure !== undefined) throw failure.error;
   }
 

@@ -275,6 +275,37 @@ describe('image/store', () => {
     });
   });
 
+  describe('bounds', () => {
+    it('so many pulls at once and no more, whoever asks; the others wait and say so', async () => {
+      const gates = Array.from({ length: limits.pullsCount + 2 }, (_, i) => {
+        const gate = Promise.withResolvers<void>();
+        registry.add(`app${i}`, '1', fakeImage([`layer ${i}`]));
+        registry.special.set(`/v2/app${i}/manifests/1`, async () => {
+          await gate.promise;
+          return undefined;
+        });
+        return gate;
+      });
+      const pulls = gates.map((_, i) => pull(`reg.example/app${i}:1`));
+      while (network.requests.length < limits.pullsCount) await new Promise(setImmediate);
+      for (let i = 0; i < 100; i++) await new Promise(setImmediate);
+      expect(network.requests.length).to.equal(limits.pullsCount);
+      expect(store.progress()).to.have.length(limits.pullsCount);
+      for (const gate of gates) gate.resolve();
+      expect(await Promise.all(pulls)).to.have.length(limits.pullsCount + 2);
+    });
+
+    it('a disk on which nothing moves ends the pull, and says what it may be', async () => {
+      registry.add('x', '1', image);
+      const impatient = await open({ pullSilentMs: 50 });
+      unpacker.onUnpack = (own) => new Promise((_resolve, reject) => own.signal.addEventListener('abort', () => reject(own.signal.reason as Error), { once: true }));
+      const error = await failure(pull('reg.example/x:1', impatient));
+      expect([error.code, error.message]).to.deep.equal(['DeadlineExceeded', 'pulling reg.example/x:1: nothing was downloaded or unpacked for 0.05 s; is the disk stuck?']);
+      unpacker.onUnpack = () => {};
+      expect((await pull('reg.example/x:1', impatient)).id).to.equal(image.id);
+    });
+  });
+
   describe('names', () => {
     it('a tag moves to the image that was pulled last; the old image stays, by id', async () => {
       registry.add('x', 'latest', image);

@@ -42,7 +42,9 @@ import type { Transport } from './http.ts';
 import type { FsUsage, Image, ImageStore, LayerUnpacker, PullOptions, PullProgress } from './index.ts';
 import { MirroredSource } from './mirrors.ts';
 import { RegistryPolicy } from './policy.ts';
-import { install, isWorthResuming, PullTracker } from './pull.ts';
+import { install, isWorthResuming } from './pull.ts';
+import { NO_TIME, PullTracker } from './progress.ts';
+import type { StageTimes } from './progress.ts';
 import type { InstallWorld, PullSource } from './pull.ts';
 import { ImageRecords } from './records.ts';
 import type { Names, StoredImage } from './records.ts';
@@ -73,6 +75,8 @@ export interface FileImageStoreOptions {
   readonly keepBlobs?: 'metadata' | 'all' | undefined;
   /** A download that moves less than 64 KiB in this time fails over or fails; 0 = never. Default one minute. */
   readonly pullProgressTimeoutMs?: number | undefined;
+  /** A pull in which nothing at all is downloaded or unpacked for so long fails. Default ten minutes. */
+  readonly pullSilentMs?: number | undefined;
   readonly platform?: Platform | undefined;
   /** Who must have signed what. Default: policy.json and registries.d in their customary places, without OpenPGP. */
   readonly trust?: ImageTrust | undefined;
@@ -90,6 +94,8 @@ export interface PullCounters {
   readonly pullsFailed: number;
   readonly downloadedBytes: bigint;
   readonly layersReused: number;
+  /** Of pulls that have ended, well or not. */
+  readonly stageMs: StageTimes;
 }
 
 export class FileImageStore implements ImageStore {
@@ -113,7 +119,7 @@ export class FileImageStore implements ImageStore {
   readonly #changing = new KeyedMutex<'records'>();
   readonly #views = new WeakMap<StoredImage, Image>();
   #pinned: readonly string[];
-  #counters: PullCounters = { pullsSucceeded: 0, pullsFailed: 0, downloadedBytes: 0n, layersReused: 0 };
+  #counters: PullCounters = { pullsSucceeded: 0, pullsFailed: 0, downloadedBytes: 0n, layersReused: 0, stageMs: NO_TIME };
 
   constructor(options: FileImageStoreOptions) {
     this.#options = options;
@@ -136,6 +142,7 @@ export class FileImageStore implements ImageStore {
       layerLocks: new KeyedMutex(),
       platform: options.platform ?? nodePlatform(process.arch),
       layerBlobs: options.keepBlobs === 'all' ? 'keep' : 'discard',
+      silentMs: options.pullSilentMs ?? limits.pullSilentMs,
     };
   }
 
@@ -163,8 +170,9 @@ export class FileImageStore implements ImageStore {
     const images: Image[] = [];
     for (const image of archived) {
       const names = namesInArchive(image, reference);
-      const track = new PullTracker(names.repoTags[0] ?? path, this.#nanoseconds(), (what) => op.stage(what));
-      const stored = await this.#tracked(track, () => this.#install(op, image.source, image.root, `import ${image.root.digest}`, names, track));
+      const own = withLog(op, { reference: names.repoTags[0] ?? path });
+      const track = new PullTracker(own, names.repoTags[0] ?? path, this.#now);
+      const stored = await this.#tracked(own, track, () => this.#install(own, image.source, image.root, `import ${image.root.digest}`, names, track));
       op.log.info('image imported', { image: stored.id, path });
       images.push(this.#view(stored));
     }
@@ -295,9 +303,9 @@ export class FileImageStore implements ImageStore {
   async #pullTracked(op: Op, request: PullRequest): Promise<Image> {
     if (op.signal.aborted) throw abortError(op, 'waiting for other pulls');
     const started = this.#now();
-    const track = new PullTracker(request.written, this.#nanoseconds(), (what) => op.stage(what));
+    const track = new PullTracker(op, request.written, this.#now);
     try {
-      const stored = await this.#tracked(track, () => this.#pullFirst(op, request, track));
+      const stored = await this.#tracked(op, track, () => this.#pullFirst(op, request, track));
       this.#count({ pullsSucceeded: 1 });
       op.log.info('image pulled', { image: stored.id, bytes: track.downloadedBytes, reused: track.reusedLayers, ms: this.#now() - started });
       return this.#view(stored);
@@ -305,16 +313,18 @@ export class FileImageStore implements ImageStore {
       this.#count({ pullsFailed: 1 });
       throw error;
     } finally {
-      this.#count({ downloadedBytes: track.downloadedBytes, layersReused: track.reusedLayers });
+      this.#count({ downloadedBytes: track.downloadedBytes, layersReused: track.reusedLayers, stageMs: track.times() });
     }
   }
 
-  async #tracked<T>(track: PullTracker, work: () => Promise<T>): Promise<T> {
+  async #tracked<T>(op: Op, track: PullTracker, work: () => Promise<T>): Promise<T> {
     this.#trackers.add(track);
     track.stage('resolving');
+    const report = setInterval(() => op.log.info('pull goes on', track.fields()), limits.pullReportMs).unref();
     try {
       return await work();
     } finally {
+      clearInterval(report);
       this.#trackers.delete(track);
     }
   }
@@ -515,6 +525,7 @@ export class FileImageStore implements ImageStore {
       pullsFailed: now.pullsFailed + (more.pullsFailed ?? 0),
       downloadedBytes: now.downloadedBytes + (more.downloadedBytes ?? 0n),
       layersReused: now.layersReused + (more.layersReused ?? 0),
+      stageMs: added(now.stageMs, more.stageMs ?? NO_TIME),
     };
   }
 
@@ -529,6 +540,13 @@ interface PullRequest {
   readonly wanted: readonly Reference[];
   readonly auth: AuthConfig | undefined;
   readonly namespace: string;
+}
+
+function added(times: StageTimes, more: StageTimes): StageTimes {
+  return {
+    resolving: times.resolving + more.resolving, downloading: times.downloading + more.downloading,
+    unpacking: times.unpacking + more.unpacking, committing: times.committing + more.committing,
+  };
 }
 
 /** Under which a repair keeps what is whole of an image for the pull that mends it. */

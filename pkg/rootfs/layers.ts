@@ -15,7 +15,7 @@ import { randomBytes } from 'node:crypto';
 import { constants, openSync, readSync } from 'node:fs';
 import { mkdir, rename, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { errnoOf, explain, isCode, RuntimeError, wrap } from '../base/errors.ts';
+import { errnoOf, explain, isCode, RuntimeError, storageError, wrap } from '../base/errors.ts';
 import { failpoint } from '../base/failpoint.ts';
 import { ensureDir, readDirSorted, readJson, replaceFile, syncDirectory } from '../base/files.ts';
 import { type ChainId, hexOf, parseChainId, quote } from '../base/ids.ts';
@@ -182,7 +182,7 @@ export class Layers implements LayerUnpacker {
       await this.#commit(layer, directory, written);
     } catch (error) {
       await this.#remove(name).catch((cause: unknown) => op.log.warn('cannot remove a partial layer, will retry at the next start', { path: directory, cause: explain(cause) }));
-      throw wrap(`unpack layer ${layer.digest}`, error);
+      throw wrap(`unpack layer ${layer.digest}`, storageError(error, directory));
     }
   }
 
@@ -235,7 +235,7 @@ export class Layers implements LayerUnpacker {
     } catch (error) {
       // It will never fit; without it the next pull says so again instead of the next mount.
       if (isCode(error, 'DataLoss')) await this.#drop(chainId);
-      throw wrap(`tie layer ${chainId} to the layers below`, error);
+      throw wrap(`tie layer ${chainId} to the layers below`, storageError(error, directory));
     }
   }
 
@@ -275,7 +275,7 @@ export class Layers implements LayerUnpacker {
       await rename(join(this.directory, name), join(this.directory, temporary));
     } catch (error) {
       if (errnoOf(error) === 'ENOENT') return;
-      throw wrap(`remove layer ${name}`, error);
+      throw wrap(`remove layer ${name}`, storageError(error, this.directory));
     }
     await this.#remove(temporary);
   }

@@ -6,25 +6,22 @@ import { expect } from 'chai';
 import { execFile, spawn } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { readFileSync } from 'node:fs';
+import { mkdir, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import type { AuthConfig } from '../../pkg/cri-api/types.ts';
-import { RuntimeError } from '../../pkg/base/errors.ts';
 import type { ErrorCode, KubeletReason } from '../../pkg/base/errors.ts';
 import { hexOf } from '../../pkg/base/ids.ts';
 import { limits } from '../../pkg/base/limits.ts';
 import { backgroundOp, silent } from '../../pkg/base/op.ts';
-import { defaultPolicyOptions, FileImageStore, RegistryPolicy } from '../../pkg/image/index.ts';
-import type { FileImageStoreOptions, Image } from '../../pkg/image/index.ts';
-import { OverlayRootfs } from '../../pkg/rootfs/overlay.ts';
-import { buildImage, buildIndex, busybox, dir, file, hardlink, opaque, push, whiteout } from './images.ts';
-import type { BuiltImage, LayerPlan } from './images.ts';
+import { buildIndex, busybox, dir, file, hardlink, opaque, push, whiteout } from './images.ts';
+import type { BuiltImage, LayerFile, LayerPlan } from './images.ts';
 import { answerWith, flipBit, freePort, isListening, neverEnding, resetAfter, stallAfter, startRegistry, startScriptedRegistry, trickle } from './registry.ts';
 import type { RunningRegistry, ScriptedRegistry } from './registry.ts';
+import { insecure, layerTree, outcome, StoreGround } from './stores.ts';
 
 const run = promisify(execFile);
 const op = backgroundOp(silent);
@@ -32,29 +29,17 @@ const noAuth: AuthConfig = { username: '', password: '', auth: '', serverAddress
 
 describe('images, end to end', function () {
   this.timeout(120_000);
+  let stores: StoreGround;
   let ground: string;
-  let count = 0;
-  before(async () => (ground = await mkdtemp(join(tmpdir(), 'berth-image-'))));
-  after(() => rm(ground, { recursive: true }));
+  before(async () => {
+    stores = await StoreGround.make();
+    ground = stores.directory;
+  });
+  after(() => stores.remove());
 
-  const fresh = (what: string): string => join(ground, `${what}-${count++}`);
-  const build = (layers: readonly LayerPlan[], config = {}): Promise<BuiltImage> => buildImage({ directory: fresh('image'), name: 'v1', layers, config });
-  async function openStore(registries: string, options: Partial<FileImageStoreOptions> = {}, directory = fresh('store')): Promise<{ readonly store: FileImageStore; readonly rootfs: OverlayRootfs; readonly directory: string; readonly close: () => Promise<void> }> {
-    await mkdir(directory, { recursive: true });
-    await writeFile(join(directory, 'registries.conf'), registries);
-    const rootfs = new OverlayRootfs({ root: directory });
-    await rootfs.sweepLayers(op);
-    const policy = new RegistryPolicy({ ...defaultPolicyOptions, registriesConf: join(directory, 'registries.conf'), registriesConfDir: '', hostsDirs: [], certsDirs: [join(directory, 'certs.d')] });
-    const store = new FileImageStore({ root: directory, unpacker: rootfs, policy, ...options });
-    await store.load(op);
-    return { store, rootfs, directory, close: () => store.close() };
-  }
-  const insecure = (...hosts: string[]): string => hosts.map((host) => `[[registry]]\nlocation = "${host}"\ninsecure = true\n`).join('');
-  const outcome = async (promise: Promise<unknown>): Promise<string> => {
-    const error: unknown = await promise.then(() => undefined, (each: unknown) => each);
-    return error instanceof RuntimeError ? `${error.code}${error.reason === undefined ? '' : ` ${error.reason}`}` : String(error);
-  };
-  const layerTree = (directory: string, image: Image, index: number): string => join(directory, 'layers', hexOf(image.layers[index]!.chainId), 'fs');
+  const fresh = (what: string): string => stores.fresh(what);
+  const build = (layers: readonly LayerPlan[], config = {}): Promise<BuiltImage> => stores.build(layers, config);
+  const openStore: StoreGround['open'] = (...args) => stores.open(...args);
 
   describe('a real registry', () => {
     let registry: RunningRegistry;
@@ -136,6 +121,34 @@ describe('images, end to end', function () {
       const pulled = await store.pull(op, `${registry.host}/dockerlist:1`, {});
       expect(await readFile(join(layerTree(directory, pulled, 0), 'x'), 'utf8')).to.equal('2');
       await close();
+    });
+
+    it('layers that skopeo packs as zstd:chunked, and those that say gzip and are xz', async () => {
+      const image = await build([{ files: [file('x', randomBytes(200_000)), dir('d'), file('d/y', 'y')] }]);
+      await push(image, `${registry.host}/chunked:1`, { compression: 'zstd:chunked' });
+      const { store, directory, close } = await openStore(insecure(registry.host));
+      const chunked = await store.pull(op, `${registry.host}/chunked:1`, {});
+      expect(chunked.layers[0]).to.include({ mediaType: 'application/vnd.oci.image.layer.v1.tar+zstd', diffId: image.images[0]?.diffIds[0] });
+      expect(await readFile(join(layerTree(directory, chunked, 0), 'd/y'), 'utf8')).to.equal('y');
+      expect(await store.check(op, 'report')).to.deep.equal([]);
+      const xz = await build([{ files: [file('z', 'z'.repeat(100_000))], compression: 'xz' }]);
+      await push(xz, `${registry.host}/xz:1`);
+      const pulled = await store.pull(op, `${registry.host}/xz:1`, {});
+      expect((await readFile(join(layerTree(directory, pulled, 0), 'z'))).length).to.equal(100_000);
+      await close();
+    });
+
+    it('the best variant for this node, and an older one where there is no better', async () => {
+      const variant = (name: string, platform: { architecture: string; variant?: string }) => ({ layers: [{ files: [file('variant', name)] }], platform: { os: 'linux', ...platform } });
+      const image = await buildIndex({ directory: fresh('image'), name: 'v1', images: [variant('v5', { architecture: 'arm', variant: 'v5' }), variant('v6', { architecture: 'arm', variant: 'v6' }), variant('64', { architecture: 'arm64' })] });
+      await push(image, `${registry.host}/variants:1`);
+      for (const [platform, wanted] of [[{ architecture: 'arm', variant: 'v7' }, 1], [{ architecture: 'arm', variant: 'v5' }, 0], [{ architecture: 'arm64', variant: 'v8' }, 2], [{ architecture: 'riscv64' }, -1]] as const) {
+        const { store, close } = await openStore(insecure(registry.host), { platform: { os: 'linux', ...platform } });
+        const pulled = store.pull(op, `${registry.host}/variants:1`, {});
+        if (wanted >= 0) expect((await pulled).id).to.equal(image.images[wanted]?.id);
+        else expect(String(await pulled.catch((each: unknown) => each))).to.contain('no variant for linux/riscv64; it has "linux/arm/v5, linux/arm/v6, linux/arm64"');
+        await close();
+      }
     });
 
     it('an image of several large layers arrives whole, in ranges', async () => {
@@ -265,6 +278,17 @@ describe('images, end to end', function () {
     });
     afterEach(() => registry.stop());
 
+    interface Manifest {
+      config: { digest: string; size: number };
+      layers: { digest: string; size: number; mediaType: string }[];
+    }
+    /** Serves a manifest under the tag that says something else than what is there. */
+    const lie = (change: (manifest: Manifest) => unknown): void => {
+      const manifest = JSON.parse(readFileSync(join(image.layout, 'blobs', image.digest.replace(':', '/')), 'utf8')) as Manifest;
+      change(manifest);
+      registry.on('/v2/app/manifests/1', answerWith(200, { 'content-type': 'application/vnd.oci.image.manifest.v1+json' }, JSON.stringify(manifest)));
+    };
+
     /** Everything on disk, but what may be kept for the next try. */
     const visible = async (directory: string): Promise<string[]> => (await readdir(directory, { recursive: true })).filter((name) => !/registries\.conf|\.partial|unfinished/.test(name)).sort();
 
@@ -285,6 +309,12 @@ describe('images, end to end', function () {
       ['is overloaded', () => registry.on('/v2/app/manifests/1', answerWith(429, { 'retry-after': '3600' })), 'Unavailable', 'RegistryUnavailable'],
       ['is broken', () => registry.on('/v2/app/manifests/1', answerWith(500, { 'retry-after': '0' })), 'Unavailable', 'RegistryUnavailable'],
       ['asks for a token for ever', () => registry.on('/v2/app/manifests/1', answerWith(401, { 'www-authenticate': 'Basic realm="x"' })), 'Unauthenticated'],
+      ['has a layer larger than the manifest says', () => lie((manifest) => manifest.layers[0]!.size--), 'DataLoss'],
+      ['has a layer smaller than the manifest says', () => lie((manifest) => manifest.layers[0]!.size++), 'Unavailable', 'RegistryUnavailable'],
+      ['has a layer of another digest', () => lie((manifest) => (manifest.layers[0] = manifest.layers[1]!)), 'DataLoss'],
+      ['has a config of another size', () => lie((manifest) => manifest.config.size--), 'DataLoss'],
+      ['has a foreign layer', () => lie((manifest) => (manifest.layers[0]!.mediaType = 'application/vnd.docker.image.rootfs.foreign.diff.tar.gzip')), 'Unimplemented'],
+      ['has 200 layers', () => lie((manifest) => (manifest.layers = Array.from({ length: 200 }, () => manifest.layers[0]!))), 'ResourceExhausted'],
       ['serves another manifest under a digest', () => registry.on(`/v2/app/manifests/1`, answerWith(200, {}, JSON.stringify({ schemaVersion: 2, manifests: [{ mediaType: 'application/vnd.oci.image.manifest.v1+json', digest: image.images[0]?.id, size: 1, platform: { os: 'linux', architecture: 'amd64' } }] }))), 'NotFound'],
     ];
     for (const [what, script, code, reason] of cases) {
@@ -300,6 +330,26 @@ describe('images, end to end', function () {
         if (code !== 'Unavailable' && code !== 'Unauthenticated') expect(whole.filter((name) => name !== 'layers')).to.deep.equal([]);
         registry.on('/v2/app/manifests/1', () => {}, 0);
         for (const path of [layerPath(0), layerPath(1), `/v2/app/blobs/${image.images[0]?.id}`]) registry.on(path, () => {}, 0);
+        expect((await store.pull(op, `${registry.host}/app:1`, {})).id).to.equal(image.images[0]?.id);
+        await close();
+      });
+    }
+
+    const hostile: readonly (readonly [what: string, files: () => LayerFile[], code: ErrorCode])[] = [
+      ['climbs out', () => [file('../../../berth-evil', 'evil')], 'PermissionDenied'],
+      ['links out', () => [hardlink('shadow', '../../../../etc/shadow')], 'PermissionDenied'],
+      ['has a file where a directory has to be', () => [file('a', 'a'), file('a/b', 'b')], 'DataLoss'],
+      ['has a name of 100 000 bytes', () => [file('n'.repeat(100_000), '')], 'ResourceExhausted'],
+    ];
+    for (const [what, files, code] of hostile) {
+      it(`an image whose layer ${what}: ${code}, and nothing stays`, async () => {
+        const evil = await build([{ files: [file('fine', 'fine')] }, { files: files() }]);
+        await registry.serve(evil, 'evil', '1');
+        const { store, directory, close } = await openStore(insecure(registry.host));
+        const before = await visible(directory);
+        expect(await outcome(store.pull(op, `${registry.host}/evil:1`, {}))).to.equal(code);
+        expect(store.list()).to.deep.equal([]);
+        expect((await visible(directory)).filter((name) => !before.includes(name) && name !== 'layers')).to.deep.equal([]);
         expect((await store.pull(op, `${registry.host}/app:1`, {})).id).to.equal(image.images[0]?.id);
         await close();
       });
@@ -394,6 +444,45 @@ describe('images, end to end', function () {
       }
     });
 
+    it('full at any point: a typed error, nothing half there, and what was there stays', async () => {
+      const [first, second] = [await build([{ files: [file('s', 'small')] }]), await build([{ files: [file('one', randomBytes(400_000)), ...Array.from({ length: 60 }, (_, i) => file(`f${i}`, `${i}`))] }, { files: [file('two', randomBytes(300_000))], compression: 'zstd' }])];
+      await registry.serve(first, 'first', '1');
+      await registry.serve(second, 'second', '1');
+      const outcomes: string[] = [];
+      const sizes = Array.from({ length: 14 }, (_, i) => `size=${96 + i * 144}k`);
+      const inodes = Array.from({ length: 9 }, (_, i) => `size=64m,nr_inodes=${24 + i * 14}`);
+      for (const bound of [...sizes, ...inodes]) {
+        const directory = fresh('tight');
+        await mkdir(directory);
+        await run('mount', ['-t', 'tmpfs', '-o', bound, 'berth-image-test', directory]);
+        try {
+          const { store, rootfs, close } = await openStore(insecure(registry.host), {}, directory);
+          const here = await outcome(store.pull(op, `${registry.host}/first:1`, {}));
+          const before = store.list().map(({ id }) => id);
+          const got = await outcome(store.pull(op, `${registry.host}/second:1`, {}));
+          outcomes.push(here, got);
+          expect(store.list().map(({ id }) => id), bound).to.deep.equal(got === 'undefined' ? [...before, second.images[0]?.id] : before);
+          expect(await store.check(op, 'report'), bound).to.deep.equal([]);
+          await close();
+          // What the next life finds.
+          const next = await openStore(insecure(registry.host), {}, directory).catch((error: unknown) => String(error));
+          if (typeof next === 'string') expect(next, bound).to.match(/ENOSPC/);
+          else {
+            expect(next.store.list().length, bound).to.equal(store.list().length);
+            await next.store.sweep(op);
+            expect((await rootfs.listLayers()).length, bound).to.equal(next.store.list().reduce((sum, { layers }) => sum + layers.length, 0));
+            for (const { id } of next.store.list()) await next.store.remove(op, id);
+            expect(await readdir(join(directory, 'layers')), bound).to.deep.equal([]);
+            await next.close();
+          }
+        } finally {
+          await run('umount', [directory]);
+        }
+      }
+      expect([...new Set(outcomes)].sort()).to.deep.equal(['ResourceExhausted', 'undefined']);
+      expect(outcomes.at(-1), 'the largest is large enough').to.equal('undefined');
+    });
+
     it('read-only: a clear error, and images that are there stay usable', async () => {
       const image = await build([{ files: [file('s', 's')] }]);
       const other = await build([{ files: [file('t', 't')] }]);
@@ -456,12 +545,15 @@ describe('images, end to end', function () {
       }
       const { directory } = await openStore(insecure(registry.host));
       try {
+        const met = { partialBlobs: 0, partialLayers: 0, records: 0, keptLayers: 0 };
         for (let i = 0; i < kills; i++) {
           const victim = child(directory, join(directory, 'registries.conf'), 'churn', references);
           await once(victim.stdout, 'data');
           await new Promise((resolve) => setTimeout(resolve, random(700)));
           victim.kill('SIGKILL');
           await once(victim, 'exit');
+          met.partialBlobs += (await readdir(join(directory, 'blobs/.partial'))).length;
+          met.partialLayers += (await readdir(join(directory, 'layers'))).filter((name) => name.startsWith('.tmp-')).length;
           const { store, rootfs, close } = await openStore(insecure(registry.host), { keepUnfinishedMs: i % 2 === 0 ? 0 : limits.partialKeepMs }, directory);
           const where = `seed ${seed}, kill ${i}`;
           expect(await store.check(op, 'report'), where).to.deep.equal([]);
@@ -472,12 +564,18 @@ describe('images, end to end', function () {
             expect((await readdir(join(directory, 'layers')).catch(() => [] as string[])).sort(), where).to.deep.equal([...needed].map(hexOf).sort());
             expect((await readdir(join(directory, 'blobs/sha256'))).length, where).to.equal(store.list().length * 2);
           }
+          met.records += store.list().length;
+          const complete = await Promise.all((await rootfs.listLayers()).map(async (chainId) => [hexOf(chainId), (await stat(join(directory, 'layers', hexOf(chainId)))).ino] as const));
           const [pulled] = await Promise.all(references.map((reference) => store.pull(op, reference, {})));
           expect(await store.check(op, 'report'), where).to.deep.equal([]);
           expect(await readFile(join(layerTree(directory, pulled!, 2), 'etc/name'), 'utf8'), where).to.equal('a');
+          // What was complete is used again, not made again.
+          met.keptLayers += complete.length;
+          for (const [name, ino] of complete) expect((await stat(join(directory, 'layers', name))).ino, where).to.equal(ino);
           if (i % 3 === 0) for (const reference of references) await store.remove(op, reference);
           await close();
         }
+        if (process.env['BERTH_KILLS'] !== undefined) console.log(`seed ${seed}, ${kills} kills: ${JSON.stringify(met)}`);
       } finally {
         await registry.stop();
       }

@@ -7,7 +7,7 @@
  * The tar writer is our own, so that a layer can hold anything, also what no tool would write: binary xattrs, devices,
  * whiteouts, names with `..`, raw bytes.
  */
-import { execFile } from 'node:child_process';
+import { execFile, execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -66,8 +66,8 @@ export async function busybox(path = '/bin/busybox'): Promise<LayerFile[]> {
 
 export interface LayerPlan {
   readonly files: readonly LayerFile[];
-  /** Default gzip. */
-  readonly compression?: 'gzip' | 'zstd' | 'none';
+  /** Default gzip. `xz` calls itself gzip. */
+  readonly compression?: 'gzip' | 'zstd' | 'none' | 'xz';
   /** Instead of a tar of `files`: these bytes, as they are (damaged layers). */
   readonly raw?: Buffer;
 }
@@ -133,9 +133,11 @@ async function writeImage(directory: string, plan: ImagePlan): Promise<{ readonl
   return { descriptor: { ...descriptor, platform }, image: { id: config.digest, manifest: descriptor.digest, layers: layers.map(({ digest }) => digest), diffIds } };
 }
 
-function compress(tar: Buffer, compression: 'gzip' | 'zstd' | 'none'): { readonly bytes: Buffer; readonly suffix: string } {
+function compress(tar: Buffer, compression: 'gzip' | 'zstd' | 'none' | 'xz'): { readonly bytes: Buffer; readonly suffix: string } {
   if (compression === 'gzip') return { bytes: gzipSync(tar, { level: 1 }), suffix: '+gzip' };
   if (compression === 'zstd') return { bytes: zstdCompressSync(tar), suffix: '+zstd' };
+  // No media type is defined for it: images that have it say gzip.
+  if (compression === 'xz') return { bytes: execFileSync('xz', ['-1'], { input: tar, maxBuffer: 1 << 28 }), suffix: '+gzip' };
   return { bytes: tar, suffix: '' };
 }
 
@@ -211,11 +213,17 @@ export interface PushOptions {
   readonly format?: 'oci' | 'v2s2';
   /** `user:password` */
   readonly credentials?: string;
+  /** Directory with client.cert and client.key for a registry that wants them. */
+  readonly certDir?: string;
+  /** Packs the layers anew. */
+  readonly compression?: 'zstd:chunked';
 }
 
 /** Copies an image (all its platforms) from its layout to `reference` (`host/path:tag`), with skopeo. */
 export async function push(image: Pick<BuiltImage, 'layout' | 'name'>, reference: string, options: PushOptions = {}): Promise<void> {
-  const format = options.format === 'v2s2' ? ['--format', 'v2s2'] : ['--preserve-digests'];
+  const packing = options.compression === undefined ? ['--preserve-digests'] : ['--dest-compress', '--dest-compress-format', options.compression];
+  const format = options.format === 'v2s2' ? ['--format', 'v2s2'] : packing;
   const credentials = options.credentials === undefined ? [] : ['--dest-creds', options.credentials];
-  await run('skopeo', ['copy', '--quiet', '--insecure-policy', '--all', '--dest-tls-verify=false', ...format, ...credentials, `oci:${image.layout}:${image.name}`, `docker://${reference}`], { timeout: 60_000 });
+  const certificates = options.certDir === undefined ? [] : ['--dest-cert-dir', options.certDir];
+  await run('skopeo', ['copy', '--quiet', '--insecure-policy', '--all', '--dest-tls-verify=false', ...format, ...credentials, ...certificates, `oci:${image.layout}:${image.name}`, `docker://${reference}`], { timeout: 60_000 });
 }

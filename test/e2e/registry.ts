@@ -26,14 +26,16 @@ const run = promisify(execFile);
 export interface RegistryOptions {
   /** Asks for this name and password (htpasswd). */
   readonly login?: { readonly user: string; readonly password: string };
-  /** Speaks TLS with a certificate of its own for 127.0.0.1; `caFile` has its authority. */
-  readonly tls?: boolean;
+  /** Speaks TLS with a certificate of its own for 127.0.0.1 and registry.test; `caFile` has its authority. `mutual`: clients need that certificate, too (`keyFile`). */
+  readonly tls?: boolean | 'mutual';
 }
 export interface RunningRegistry {
   /** `127.0.0.1:port` */
   readonly host: string;
   /** PEM file, with `tls`. */
   readonly caFile: string | undefined;
+  /** The key of that certificate, with `tls`. */
+  readonly keyFile: string | undefined;
   stop(): Promise<void>;
 }
 
@@ -43,7 +45,7 @@ export async function startRegistry(directory: string, options: RegistryOptions 
   const host = `127.0.0.1:${port}`;
   const own = join(directory, `registry-${port}`);
   await mkdir(join(own, 'data'), { recursive: true });
-  const caFile = options.tls === true ? join(own, 'tls.crt') : undefined;
+  const caFile = options.tls !== undefined && options.tls !== false ? join(own, 'tls.crt') : undefined;
   if (caFile !== undefined) await makeCertificate(own);
   if (options.login !== undefined) await writeFile(join(own, 'htpasswd'), (await run('htpasswd', ['-Bbn', '-C', '4', options.login.user, options.login.password])).stdout);
   await writeFile(join(own, 'config.yml'), config(own, host, options));
@@ -51,10 +53,12 @@ export async function startRegistry(directory: string, options: RegistryOptions 
   let log = '';
   child.stderr.on('data', (chunk: Buffer) => (log = `${log}${chunk.toString()}`.slice(-4000)));
   const ended = once(child, 'exit');
-  await answering(host, caFile !== undefined, () => child.exitCode ?? child.signalCode, () => log);
+  const client = caFile === undefined ? undefined : { cert: await readFile(join(own, 'tls.crt')), key: await readFile(join(own, 'tls.key')) };
+  await answering(host, client, () => child.exitCode ?? child.signalCode, () => log);
   return {
     host,
     caFile,
+    keyFile: caFile === undefined ? undefined : join(own, 'tls.key'),
     stop: async () => {
       child.kill('SIGTERM');
       await ended;
@@ -65,20 +69,21 @@ export async function startRegistry(directory: string, options: RegistryOptions 
 
 function config(own: string, host: string, { login, tls }: RegistryOptions): string {
   const lines = ['version: 0.1', 'log:', '  level: error', '  accesslog: {disabled: true}', 'storage:', '  filesystem:', `    rootdirectory: ${own}/data`, '  delete: {enabled: true}', 'http:', `  addr: ${host}`];
-  if (tls === true) lines.push('  tls:', `    certificate: ${own}/tls.crt`, `    key: ${own}/tls.key`);
+  if (tls !== undefined && tls !== false) lines.push('  tls:', `    certificate: ${own}/tls.crt`, `    key: ${own}/tls.key`);
+  if (tls === 'mutual') lines.push('    clientcas:', `      - ${own}/tls.crt`);
   if (login !== undefined) lines.push('auth:', '  htpasswd:', '    realm: test', `    path: ${own}/htpasswd`);
   return `${lines.join('\n')}\n`;
 }
 
 async function makeCertificate(own: string): Promise<void> {
-  await run('openssl', ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-days', '2', '-subj', '/CN=127.0.0.1', '-addext', 'subjectAltName=IP:127.0.0.1', '-keyout', join(own, 'tls.key'), '-out', join(own, 'tls.crt')]);
+  await run('openssl', ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-days', '2', '-subj', '/CN=127.0.0.1', '-addext', 'subjectAltName=IP:127.0.0.1,DNS:registry.test', '-keyout', join(own, 'tls.key'), '-out', join(own, 'tls.crt')]);
 }
 
-async function answering(host: string, tls: boolean, exited: () => number | string | null, log: () => string): Promise<void> {
+async function answering(host: string, client: { readonly cert: Buffer; readonly key: Buffer } | undefined, exited: () => number | string | null, log: () => string): Promise<void> {
   for (;;) {
     if (exited() !== null) throw new Error(`docker-registry ended (${exited()}): ${log()}`);
     const answered = await new Promise<boolean>((resolve) => {
-      const request = tls ? httpsRequest(`https://${host}/v2/`, { rejectUnauthorized: false }) : httpRequest(`http://${host}/v2/`);
+      const request = client !== undefined ? httpsRequest(`https://${host}/v2/`, { rejectUnauthorized: false, ...client }) : httpRequest(`http://${host}/v2/`);
       request.on('response', (response) => {
         response.resume();
         resolve(true);
@@ -120,6 +125,8 @@ export interface ScriptedRegistry {
   offer(path: string, body: Buffer, contentType: string): void;
   /** From now on, requests for exactly `path` go to `behaviour`, the first `times` of them. */
   on(path: string, behaviour: Behaviour, times?: number): void;
+  /** Ends all connections; what is asked next is answered as ever. */
+  cut(): void;
   stop(): Promise<void>;
 }
 
@@ -145,6 +152,7 @@ export async function startScriptedRegistry(): Promise<ScriptedRegistry> {
     offer,
     serve: (image, repository, tag) => serveLayout(image, repository, tag, offer),
     on: (path, behaviour, times = Number.POSITIVE_INFINITY) => void behaviours.set(path, { behaviour, left: times }),
+    cut: () => server.closeAllConnections(),
     stop: async () => {
       server.closeAllConnections();
       server.close();

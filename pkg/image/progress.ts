@@ -1,0 +1,84 @@
+/** How a pull is getting on: for Status, `berth pull`, the log and the counters. */
+import type { Digest } from '../base/ids.ts';
+import type { LogFields, Op } from '../base/op.ts';
+import type { ImageLayer, PullProgress } from './index.ts';
+
+export type PullStage = PullProgress['stage'];
+type LayerStage = PullProgress['layers'][number]['stage'];
+
+/** Milliseconds that pulls have spent in each stage. */
+export type StageTimes = Readonly<Record<PullStage, number>>;
+
+export const NO_TIME: StageTimes = { resolving: 0, downloading: 0, unpacking: 0, committing: 0 };
+
+/** One pull. Its stages go to the log and to whoever waits as they begin. */
+export class PullTracker {
+  readonly reference: string;
+  readonly startedAt: bigint;
+  readonly #op: Pick<Op, 'log' | 'stage'>;
+  readonly #now: () => number;
+  readonly #times: Record<PullStage, number> = { ...NO_TIME };
+  #stage: PullStage = 'resolving';
+  #since: number;
+  #layers: { readonly digest: Digest; stage: LayerStage; bytesDone: bigint; readonly bytesTotal: bigint }[] = [];
+  downloadedBytes = 0n;
+  reusedLayers = 0;
+
+  /** `now`: milliseconds since the epoch. */
+  constructor(op: Pick<Op, 'log' | 'stage'>, reference: string, now: () => number) {
+    this.#op = op;
+    this.#now = now;
+    this.#since = now();
+    this.reference = reference;
+    this.startedAt = BigInt(Math.trunc(this.#since)) * 1_000_000n;
+  }
+
+  stage(stage: PullStage): void {
+    this.#op.stage(`image: ${stage}`);
+    this.#enter(stage);
+  }
+
+  /** What is to be brought. */
+  plan(layers: readonly ImageLayer[]): void {
+    this.#layers = layers.map(({ digest, sizeBytes }) => ({ digest, stage: 'waiting', bytesDone: 0n, bytesTotal: sizeBytes }));
+  }
+
+  layer(index: number, stage: LayerStage, bytesDone?: bigint): void {
+    const layer = this.#layers[index];
+    if (layer === undefined) return;
+    if (layer.stage !== stage) {
+      this.#op.stage(`image: layer ${layer.digest} ${stage}`);
+      this.#op.log.debug('layer of a pull', { stage, digest: layer.digest, bytes: layer.bytesTotal });
+    }
+    layer.stage = stage;
+    layer.bytesDone = stage === 'done' ? layer.bytesTotal : (bytesDone ?? layer.bytesDone);
+    // The pull as a whole unpacks when there is nothing left to download.
+    if (this.#stage === 'downloading' && this.#layers.every((each) => each.stage === 'unpacking' || each.stage === 'done')) this.#enter('unpacking');
+  }
+
+  snapshot(): PullProgress {
+    return { reference: this.reference, stage: this.#stage, startedAt: this.startedAt, layers: this.#layers.map((each) => ({ ...each })) };
+  }
+
+  /** The same for a line of the log. */
+  fields(): LogFields {
+    const sum = (of: (layer: { readonly bytesDone: bigint; readonly bytesTotal: bigint }) => bigint): bigint => this.#layers.reduce((total, layer) => total + of(layer), 0n);
+    return {
+      stage: this.#stage, bytes: sum(({ bytesDone }) => bytesDone), totalBytes: sum(({ bytesTotal }) => bytesTotal),
+      layers: this.#layers.filter(({ stage }) => stage === 'done').length, totalLayers: this.#layers.length, ms: Math.round(this.#now() - Number(this.startedAt / 1_000_000n)),
+    };
+  }
+
+  /** So far, the current stage included. */
+  times(): StageTimes {
+    return { ...this.#times, [this.#stage]: this.#times[this.#stage] + this.#now() - this.#since };
+  }
+
+  #enter(stage: PullStage): void {
+    const now = this.#now();
+    this.#times[this.#stage] += now - this.#since;
+    this.#since = now;
+    this.#stage = stage;
+    this.#op.log.debug('pull', { stage });
+  }
+}
