@@ -15,7 +15,7 @@ import type { Op } from '../base/op.ts';
 import type { RuntimeSpec } from '../oci/spec-types.ts';
 import type { Image } from '../image/index.ts';
 import type { IdMap, InsideRoot } from '../rootfs/index.ts';
-import type { RuntimeFeatures } from '../runtime/index.ts';
+import type { Monitor, OciRuntime, RuntimeFeatures } from '../runtime/index.ts';
 import {
   addHooks,
   type AnnotationSettings,
@@ -28,6 +28,7 @@ import {
   type ContainerSpecInput,
   containerPath,
   effectiveStopSignal,
+  type HookDefinition,
   homeOf,
   matchHooks,
   passedAnnotations,
@@ -85,34 +86,60 @@ export function draftContainer(world: World, id: ContainerId, sandbox: SandboxRe
   };
 }
 
-/** Does everything that lies between a draft and a process that waits for start. */
+/** What a container is made of, and from. */
+interface Subject {
+  readonly draft: ContainerRecord;
+  readonly sandbox: SandboxRecord;
+  readonly image: Image;
+  readonly runtime: OciRuntime;
+  readonly handler: HandlerSettings;
+}
+
+/** Does everything that lies between a draft and a process that waits for start. The monitor starts beside the rest, and waits for it. */
 export async function launchContainer(op: Op, world: World, books: Books, draft: ContainerRecord, sandbox: SandboxRecord): Promise<Launched> {
   const image = world.images.find(draft.imageId);
   if (image === undefined) throw absentImage(draft.imageName);
-  const runtime = world.runtimeFor(sandbox.runtimeHandler);
-  const handler = handlerSettings(world.settings, sandbox.runtimeHandler);
-  const wishes = wishesOf(world, draft, sandbox, handler);
+  const subject = { draft, sandbox, image, runtime: world.runtimeFor(sandbox.runtimeHandler), handler: handlerSettings(world.settings, sandbox.runtimeHandler) };
+  const gathered = gather(op, world, subject);
+  const bundled = gathered.then((found) => writeBundle(op, world, books, subject, found));
+  const linked = gathered.then(({ inside }) => linkMtab(inside));
+  const [, spec, { process, monitor }] = await together([gathered, bundled, runMonitor(op, world, subject, bundled), linked]);
+  await failpoint('container.create.after');
+  const { uid, gid, additionalGids } = spec.process.user;
+  return { record: { ...draft, user: { uid: BigInt(uid), gid: BigInt(gid), supplementalGroups: (additionalGids ?? []).map(BigInt) } }, process, monitor };
+}
+
+/** What takes time and depends on nothing else, side by side: above all the root, mounted. */
+async function gather(op: Op, world: World, { draft, sandbox, image, runtime, handler }: Subject) {
   op.stage('mount rootfs');
+  const wishes = wishesOf(world, draft, sandbox, handler);
   const layers = image.layers.map((layer) => layer.chainId);
-  const [root, features, mounts, devices, cdi] = await together([
+  const [root, features, mounts, devices, cdi, configured, hooks] = await together([
     world.rootfs.mount(op, draft.id, layers, { mountOptions: world.settings.overlayOptions, quotaBytes: 0n, idMap: sandbox.idMap }),
     runtime.features(op),
     resolveMounts(op, world, draft, { idMap: sandbox.idMap, label: volumeLabel(containerLabels(sandbox.selinux, draft.config.linux?.securityContext?.selinuxOptions)) }),
     findDevices(op, world, draft.config, { annotated: wishes.devices, host: wantsHostDevices(draft.config, handler) }),
     findCdi(op, world, draft.config),
+    defaultMounts(op, world),
+    world.extensions.hooks(op),
     checkImageUse(op, world, draft, sandbox.config.metadata?.namespace ?? ''),
-    ensureDirBelow(sandbox.logDirectory, dirname(draft.config.logPath), 0o755),
   ]);
-  await failpoint('container.rootfs.after');
   requireOwnPids(runtime.handler.name, features, namespaceOptionsOf(draft, sandbox)?.pid);
+  await failpoint('container.rootfs.after');
+  return { wishes, root, inside: world.rootfs.inside(root), features, mounts, devices, cdi, configured, hooks };
+}
+
+/** Writes config.json and the files that are mounted into the container; the spec. */
+async function writeBundle(op: Op, world: World, books: Books, subject: Subject, found: Awaited<ReturnType<typeof gather>>): Promise<RuntimeSpec> {
+  const { draft, sandbox, image, handler } = subject;
+  const { inside, root, wishes, features, mounts, devices, configured, cdi, hooks } = found;
   op.stage('prepare rootfs');
-  const inside = world.rootfs.inside(root);
+  await inside.checkKernelPlaces();
   const { user, passwd } = await identity(inside, draft.config, image, sandbox.idMap);
-  await prepareRoot(inside, draft.config, image, { user, idMap: sandbox.idMap });
-  const [files, own, configured, settings] = await together([
+  await ensureWorkingDir(inside, draft.config, image, { user, idMap: sandbox.idMap });
+  const [files, own, settings] = await together([
     podFiles(world, draft, sandbox, image, passwd, user),
     anonymousVolumes(op, world, draft, image, { inside, idMap: sandbox.idMap }),
-    defaultMounts(op, world),
     specInput(op, world, books, draft, sandbox),
   ]);
   const spec = buildContainerSpec({
@@ -128,26 +155,17 @@ export async function launchContainer(op: Op, world: World, books: Books, draft:
     volumes: [...configured, ...own],
     ...devices,
   });
-  const extended = await extend(op, world, spec, { draft, sandbox, cdi });
-  const bundle = await world.workspace.writeBundle(draft.id, stringifySpec(extended));
-  op.stage('runtime create');
-  const { process, monitor } = await world.monitor.create(op, {
-    id: draft.id,
-    runtime,
-    name: `k8s_${draft.config.metadata?.name ?? ''}_${podName(sandbox.config)}`,
-    bundle,
-    logPath: draft.logPath,
-    tty: draft.config.tty,
-    stdin: draft.config.stdin,
-    stdinOnce: draft.config.stdinOnce,
-  });
-  await failpoint('container.create.after');
-  const groups = (extended.process.user.additionalGids ?? []).map(BigInt);
-  return {
-    record: { ...draft, user: { uid: BigInt(user.uid), gid: BigInt(user.gid), supplementalGroups: groups } },
-    process,
-    monitor,
-  };
+  const extended = extend(spec, { draft, sandbox, cdi, hooks });
+  await world.workspace.writeBundle(draft.id, stringifySpec(extended));
+  return extended;
+}
+
+async function runMonitor(op: Op, world: World, { draft, sandbox, runtime }: Subject, ready: Promise<unknown>): ReturnType<Monitor['create']> {
+  const { id, config, logPath, bundle } = draft;
+  await ensureDirBelow(sandbox.logDirectory, dirname(config.logPath), 0o755);
+  await world.workspace.ensureBundle(id, directoryMode(sandbox.idMap));
+  const name = `k8s_${config.metadata?.name ?? ''}_${podName(sandbox.config)}`;
+  return await world.monitor.create(op, { id, runtime, name, bundle, logPath, tty: config.tty, stdin: config.stdin, stdinOnce: config.stdinOnce, ready });
 }
 
 /** What allowed annotations change, and which of them go into the spec. */
@@ -160,11 +178,16 @@ function wantsHostDevices(config: ContainerConfig, handler: HandlerSettings): 'a
   return config.linux?.securityContext?.privileged === true && !handler.privilegedWithoutHostDevices ? 'all' : 'none';
 }
 
+interface SpecExtensions {
+  readonly draft: ContainerRecord;
+  readonly sandbox: SandboxRecord;
+  readonly cdi: FoundCdi | undefined;
+  readonly hooks: readonly HookDefinition[];
+}
+
 /** The spec with its CDI devices, then with the hooks that want to see such a container. */
-async function extend(op: Op, world: World, spec: RuntimeSpec, subject: { readonly draft: ContainerRecord; readonly sandbox: SandboxRecord; readonly cdi: FoundCdi | undefined }): Promise<RuntimeSpec> {
-  const { draft, sandbox, cdi } = subject;
+function extend(spec: RuntimeSpec, { draft, sandbox, cdi, hooks }: SpecExtensions): RuntimeSpec {
   const withDevices = cdi === undefined ? spec : applyCdi(spec, cdi.edits, cdi.found);
-  const hooks = await world.extensions.hooks(op);
   if (hooks.length === 0) return withDevices;
   const annotations = new Map([...Object.entries(sandbox.config.annotations), ...Object.entries(draft.config.annotations)]);
   return addHooks(withDevices, matchHooks(hooks, { annotations, command: spec.process.args[0] ?? '', hasBindMounts: draft.config.mounts.length > 0 }));
@@ -204,15 +227,17 @@ async function identity(inside: InsideRoot, config: ContainerConfig, image: Imag
   return { user, passwd: text };
 }
 
-/** The working directory and /etc/mtab, made inside the root. */
-async function prepareRoot(inside: InsideRoot, config: ContainerConfig, image: Image, { user, idMap }: { readonly user: ResolvedUser; readonly idMap: IdMap | null }): Promise<void> {
-  await inside.checkKernelPlaces();
+/** The working directory, made inside the root. */
+async function ensureWorkingDir(inside: InsideRoot, config: ContainerConfig, image: Image, { user, idMap }: { readonly user: ResolvedUser; readonly idMap: IdMap | null }): Promise<void> {
   const cwd = workingDirOf(config, image.config);
-  if (cwd !== '/') {
-    await inside.ensureDir(cwd, ownerOnHost(idMap, user), 0o755);
-    // A symlink of the image may hide such a place (CVE-2024-21626).
-    checkWorkingDir((await inside.resolve(cwd))?.path ?? cwd);
-  }
+  if (cwd === '/') return;
+  await inside.ensureDir(cwd, ownerOnHost(idMap, user), 0o755);
+  // A symlink of the image may hide such a place (CVE-2024-21626).
+  checkWorkingDir((await inside.resolve(cwd))?.path ?? cwd);
+}
+
+/** /etc/mtab; beside the runtime's work, since the first new name in /etc costs overlayfs a copy of the directory. */
+async function linkMtab(inside: InsideRoot): Promise<void> {
   await inside.symlinkIfAbsent('/etc/mtab', '/proc/mounts').catch(() => {
     // An image without /etc, or with something else there: programs that want mtab find /proc/mounts themselves.
   });

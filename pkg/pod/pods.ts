@@ -236,6 +236,7 @@ export class SandboxKeeper implements Pods {
       tty: false,
       stdin: false,
       stdinOnce: false,
+      ready: Promise.resolve(),
     });
     op.stage('infra container: start');
     await runtime.start(op, infra.id);

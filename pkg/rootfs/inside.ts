@@ -85,9 +85,9 @@ function ensureFile(inside: Root, path: string, linksLeft: number): void {
   closeFd(inside.openFile(clean, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW, 0o644));
 }
 
-function symlinkIfAbsent(inside: Root, path: string, target: string): void {
+async function symlinkIfAbsent(inside: Root, path: string, target: string): Promise<void> {
   try {
-    inside.symlink(path, target);
+    await inside.symlink(path, target);
   } catch (error) {
     if (!isCode(error, 'AlreadyExists')) throw error;
   }

@@ -64,7 +64,7 @@ export async function createContainer(subject: Subject, args: readonly string[],
   const prepared = await subject.prepare(args, { tty });
   const made = await subject.monitor.create(testOp(), {
     id: prepared.id, runtime: subject.runtime, name: `test-${prepared.id.slice(0, 8)}`, bundle: prepared.bundle, logPath: prepared.logPath,
-    tty, stdin: options.stdin ?? false, stdinOnce: options.stdinOnce ?? false,
+    tty, stdin: options.stdin ?? false, stdinOnce: options.stdinOnce ?? false, ready: Promise.resolve(),
   });
   return { ...prepared, ...made };
 }
@@ -127,6 +127,21 @@ export async function eventually(what: string, holds: () => Promise<boolean> | b
 }
 
 function describeLife(of: () => Subject): void {
+  it('creates when the bundle is ready, and not at all if it never is', async () => {
+    const subject = of();
+    const [first, second] = await Promise.all([subject.prepare(RUNS_FOREVER, { tty: false }), subject.prepare(RUNS_FOREVER, { tty: false })]);
+    const request = { runtime: subject.runtime, name: 'test', tty: false, stdin: false, stdinOnce: false };
+    const ready = Promise.withResolvers<void>();
+    const creating = subject.monitor.create(testOp(), { ...first, ...request, ready: ready.promise });
+    const why = await refusal(subject.monitor.create(testOp(), { ...second, ...request, ready: Promise.reject(new RuntimeError('ResourceExhausted', 'no room for a root')) }));
+    assert.strictEqual(why.message, 'no room for a root');
+    for (const { id } of [first, second]) assert.strictEqual((await subject.runtime.status(testOp(), id)).state, 'absent');
+    ready.resolve();
+    const { process } = await creating;
+    assert.deepEqual(await subject.runtime.status(testOp(), first.id), { state: 'created', pid: process.pid });
+    for (const each of [first, second]) await destroyContainer(subject, each);
+  });
+
   it('creates, starts, kills and deletes', async () => {
     const subject = of();
     const container = await createContainer(subject, RUNS_FOREVER);

@@ -12,7 +12,7 @@ function request(handler: Partial<RuntimeHandler>, more: Partial<CreateRequest> 
   const runtime: OciRuntime = Object.assign(Object.create(new FakeNode().boot().runtime) as OciRuntime, {
     handler: { ...fakeHandler('crun'), path: '/usr/bin/crun', root: '/run/rt', monitorPath: '/usr/bin/conmon', ...handler },
   });
-  return { id: ID, runtime, name: 'k8s_ctr', bundle: '/run/b', logPath: '/var/log/pods/x/0.log', tty: false, stdin: false, stdinOnce: false, ...more };
+  return { id: ID, runtime, name: 'k8s_ctr', bundle: '/run/b', logPath: '/var/log/pods/x/0.log', tty: false, stdin: false, stdinOnce: false, ready: Promise.resolve(), ...more };
 }
 
 describe('monitorArgv', () => {

@@ -1,7 +1,7 @@
 /**
  * Monitor over conmon's command line: upstream's binary or ours, told apart by nothing.
  *
- *   create   start pipe ─▶ conmon ─fork▶ runtime create;  sync pipe ─▶ {"pid": N}
+ *   create   conmon;  bundle ready, start pipe ─▶ conmon ─fork▶ runtime create;  sync pipe ─▶ {"pid": N}
  *   later    <bundle>/attach (SOCK_SEQPACKET), <bundle>/ctl (FIFO: "1 height width", "2 0 0"), <exit-dir>/<id>
  *
  * conmon stays our child (`--sync`): it is reaped by us, killed as a whole tree when it hangs, and init's child once we are gone.
@@ -63,14 +63,16 @@ export class ConmonMonitor implements Monitor {
   async create(op: Op, request: CreateRequest): Promise<{ readonly process: ProcessRef; readonly monitor: ProcessRef }> {
     const { handler } = request.runtime;
     const stage = `${handler.path} create, run by ${handler.monitorPath}`;
-    op.stage(stage);
     checkAlive(op, stage);
     ensureDirInMemory(this.#exitsDir);
     const [launcher] = await Promise.all([this.#launcher(handler.monitorCgroup), prepareLogPath(request.logPath)]);
-    const bounded = withTimeout(op, handler.createTimeoutMs);
     const running = await startMonitor(monitorArgv(request, this.#exitsDir), request, launcher);
     try {
       writeFileSync(join(request.bundle, FILES.monitorPid), String(running.child.pid), { mode: 0o600 });
+      await request.ready;
+      op.stage(stage);
+      const bounded = withTimeout(op, handler.createTimeoutMs);
+      running.release();
       const pid = await abortable(containerPid(running, request), bounded.signal, () => abortError(bounded, stage));
       const process = processRef(pid);
       if (process === undefined) throw new RuntimeError('Internal', `container ${request.id} was created, but its first process ${pid} is gone already`);
@@ -79,6 +81,7 @@ export class ConmonMonitor implements Monitor {
       await endMonitor(running.child);
       throw error;
     } finally {
+      running.release();
       running.sync.close();
       running.stderr.close();
     }
@@ -209,6 +212,8 @@ interface RunningMonitor {
   readonly child: Child;
   readonly sync: FdStream;
   readonly stderr: FdStream;
+  /** Lets it run the runtime; it is in its cgroup from birth and waits for nothing but that. A second call does nothing. */
+  release(): void;
 }
 
 async function startMonitor(argv: [string, ...string[]], request: CreateRequest, launcher: Launcher | undefined): Promise<RunningMonitor> {
@@ -220,17 +225,30 @@ async function startMonitor(argv: [string, ...string[]], request: CreateRequest,
   };
   try {
     const [start, sync, stderr] = [openPipe(), openPipe(), openPipe()];
-    writeSync(start.write, Buffer.of(0)); // It is in its cgroup from birth: nothing to wait for.
     const child = await spawn({
       argv, cwd: request.bundle, launcher, leads: 'session', env: monitorEnv(request.runtime.handler),
       fds: ['null', 'null', stderr.write, start.read, sync.write],
     });
-    open.delete(sync.read);
-    open.delete(stderr.read);
-    return { child, sync: openStream(sync.read), stderr: openStream(stderr.read) };
+    for (const ours of [start.write, sync.read, stderr.read]) open.delete(ours);
+    return { child, sync: openStream(sync.read), stderr: openStream(stderr.read), release: releaser(start.write) };
   } finally {
     for (const fd of open) closeFd(fd);
   }
+}
+
+function releaser(startPipe: number): () => void {
+  let isHeld = true;
+  return () => {
+    if (!isHeld) return;
+    isHeld = false;
+    try {
+      writeSync(startPipe, Buffer.of(0));
+    } catch (error) {
+      if (errnoOf(error) !== 'EPIPE') throw error; // It has ended, and said on the sync pipe why.
+    } finally {
+      closeFd(startPipe);
+    }
+  };
 }
 
 function monitorEnv(handler: RuntimeHandler): string[] {

@@ -349,8 +349,9 @@ export class FakeMonitor implements Monitor {
     this.#epoch = epoch;
   }
 
-  create(op: Op, request: CreateRequest): Promise<{ readonly process: ProcessRef; readonly monitor: ProcessRef | null }> {
-    return this.#node.call(this.#epoch, 'create', op, () => {
+  async create(op: Op, request: CreateRequest): Promise<{ readonly process: ProcessRef; readonly monitor: ProcessRef | null }> {
+    await request.ready;
+    return await this.#node.call(this.#epoch, 'create', op, () => {
       const node = this.#node;
       if (node.containers.has(request.id)) throw new RuntimeError('AlreadyExists', `container with given ID already exists: ${request.id}`);
       const cgroupsPath = node.specs.get(request.bundle)?.linux.cgroupsPath ?? '';

@@ -120,6 +120,8 @@ export interface CreateRequest {
   readonly stdin: boolean;
   /** Close the container's stdin when the first attached client leaves. */
   readonly stdinOnce: boolean;
+  /** Resolves when the runtime finds config.json and the root; the monitor starts meanwhile, and waits. If it rejects, so does `create`, and the monitor has ended. */
+  readonly ready: Promise<unknown>;
 }
 
 /** How a container ended, as its monitor wrote it down. */

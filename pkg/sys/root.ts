@@ -200,8 +200,8 @@ export class Root implements Disposable {
   }
 
   /** @throws AlreadyExists if anything is at `path`, also a dangling link. */
-  symlink(path: Text, target: Text): void {
-    this.#do('make link', path, (native) => native.symlinkAtSync(this.#fd, path, target, this.#resolve));
+  async symlink(path: Text, target: Text): Promise<void> {
+    await attemptAsync(this.#doing('make link', path), (native) => native.symlinkAt(this.#fd, path, target, this.#resolve));
   }
 
   /** `mode` are permission bits; the umask does not apply. */

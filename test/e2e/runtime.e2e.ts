@@ -141,7 +141,7 @@ function describeMonitor(title: string, open: () => Promise<RealSubject>): void 
         const victim = `${prepared.logPath}.victim`;
         await writeFile(victim, 'precious');
         await put(victim, prepared.logPath);
-        await subject.monitor.create(testOp(), { ...prepared, runtime: subject.runtime, name: 'x', tty: false, stdin: false, stdinOnce: false });
+        await subject.monitor.create(testOp(), { ...prepared, runtime: subject.runtime, name: 'x', tty: false, stdin: false, stdinOnce: false, ready: Promise.resolve() });
         await subject.runtime.start(testOp(), prepared.id);
         await exitOf(subject, prepared.id);
         assert.strictEqual(await readFile(victim, 'utf8'), 'precious');
@@ -199,7 +199,7 @@ function describeMonitor(title: string, open: () => Promise<RealSubject>): void 
 
     it('tells that the kernel ran out of memory for the container', async () => {
       const prepared = await subject.prepare(['dd', 'if=/dev/zero', 'of=/dev/null', 'bs=64M', 'count=1'], { tty: false, resources: { memory: { limit: 16_777_216n } } });
-      const made = await subject.monitor.create(testOp(), { ...prepared, runtime: subject.runtime, name: 'x', tty: false, stdin: false, stdinOnce: false });
+      const made = await subject.monitor.create(testOp(), { ...prepared, runtime: subject.runtime, name: 'x', tty: false, stdin: false, stdinOnce: false, ready: Promise.resolve() });
       await subject.runtime.start(testOp(), prepared.id);
       const record = await exitOf(subject, prepared.id);
       assert.deepInclude(record, { exitCode: 137, oomKilled: true });
@@ -210,7 +210,7 @@ function describeMonitor(title: string, open: () => Promise<RealSubject>): void 
     it('says what the runtime said when there is no such program, and leaves nothing', async () => {
       const prepared = await subject.prepare(['/no/such/program'], { tty: false });
       const error = await refusal((async () => {
-        await subject.monitor.create(testOp(), { ...prepared, runtime: subject.runtime, name: 'x', tty: false, stdin: false, stdinOnce: false });
+        await subject.monitor.create(testOp(), { ...prepared, runtime: subject.runtime, name: 'x', tty: false, stdin: false, stdinOnce: false, ready: Promise.resolve() });
         // A runtime with a kernel of its own looks for the program when that has started.
         await subject.runtime.start(testOp(), prepared.id);
       })());
@@ -320,7 +320,7 @@ function describeSurvival(title: string, ground: () => Ground, runtime: string, 
     it('serves bundles whose paths are longer than a socket address, and containers without a log', async () => {
       const subject = await ground().subject(ground().handler(runtime, monitor, {}, 'long-'.repeat(30)));
       const prepared = await subject.prepare(['cat'], { tty: true });
-      await subject.monitor.create(testOp(), { ...prepared, logPath: '', runtime: subject.runtime, name: 'x', tty: true, stdin: true, stdinOnce: false });
+      await subject.monitor.create(testOp(), { ...prepared, logPath: '', runtime: subject.runtime, name: 'x', tty: true, stdin: true, stdinOnce: false, ready: Promise.resolve() });
       await subject.runtime.start(testOp(), prepared.id);
       const channel = await subject.monitor.attach(testOp(), prepared.id, prepared.bundle);
       await channel.write(Buffer.from('hello\n'));
@@ -499,7 +499,7 @@ function describeBadRuntimes(title: string, monitor: string, ground: () => Groun
       const subject = await ground().subject(ground().handler(path, monitor, more));
       try {
         const prepared = await subject.prepare(['true'], { tty: false });
-        await subject.monitor.create(testOp(), { ...prepared, runtime: subject.runtime, name: 'x', tty: false, stdin: false, stdinOnce: false });
+        await subject.monitor.create(testOp(), { ...prepared, runtime: subject.runtime, name: 'x', tty: false, stdin: false, stdinOnce: false, ready: Promise.resolve() });
       } finally {
         await subject.close();
       }
