@@ -18,7 +18,7 @@ static const struct function functions[] = {
 	{ "pidfdSignal", "ii", 'v', ANYWHERE, sys_pidfd_signal },
 	{ "pidfdReap", "i", 'N', ANYWHERE, sys_pidfd_reap },
 	{ "setSubreaper", "", 'v', ANYWHERE, sys_set_subreaper },
-	{ "loopbackUp", "s", 'v', ONLY_ASYNC, sys_loopback_up },
+	{ "pinNamespaces", "SSsSS", 'v', ONLY_ASYNC, sys_pin_namespaces },
 	{ "connectInNetns", "ssii", 'n', ONLY_ASYNC, sys_connect_in_netns },
 	{ "netDev", "Si", 'p', ONLY_ASYNC, sys_net_dev },
 	{ "countFds", "I", 'N', ANYWHERE, sys_count_fds },

@@ -152,7 +152,7 @@ int sys_pidfd_open(struct call *c);
 int sys_pidfd_signal(struct call *c);
 int sys_pidfd_reap(struct call *c);
 int sys_set_subreaper(struct call *c);
-int sys_loopback_up(struct call *c);
+int sys_pin_namespaces(struct call *c);
 int sys_connect_in_netns(struct call *c);
 int sys_user_namespace(struct call *c);
 int sys_net_dev(struct call *c);

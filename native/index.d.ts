@@ -30,8 +30,11 @@ export interface Calls {
   /** Reaps our own child: CLD_* code and status. EAGAIN while it runs, ECHILD if it is not ours. */
   pidfdReap(pidfd: number): BigInt64Array;
   setSubreaper(): void;
-  /** IFF_UP on `lo` of the namespace. */
-  loopbackUp(netns: string): void;
+  /**
+   * Makes namespaces (`net`, `ipc`, `uts`, `cgroup`) and pins `kinds[i]` by a bind mount at `paths[i]`, a file that is not there yet: all or none. `lo` is
+   * up; hostname '' leaves the host's. Sysctls are names and values; the failed call is called "sysctl" when one of them is refused.
+   */
+  pinNamespaces(kinds: readonly string[], paths: readonly string[], hostname: string, sysctlNames: readonly string[], sysctlValues: readonly string[]): void;
   /** TCP connection made inside the namespace; `host` is a literal IPv4 or IPv6 address. Non-blocking descriptor. */
   connectInNetns(netns: string, host: string, port: number, timeoutMs: number): number;
   /** What /proc/net/dev says inside each network namespace, at most `max` bytes each: lengths (or -errno) and all bytes in one buffer. */

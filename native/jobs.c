@@ -104,7 +104,8 @@ static void *pool_thread(void *arg)
 			break;
 	}
 	pool->threads--;
-	if (pool->head != NULL)
+	/* A thread that is spoiled would make its like; whoever queued the job has made one for it. */
+	if (pool->head != NULL && !spoiled)
 		(void)pool_grow(pool);
 	bool last = pool->closing && pool->threads == 0;
 	pthread_mutex_unlock(&pool->lock);

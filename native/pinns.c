@@ -4,6 +4,7 @@
  *
  *   pinns --net PATH --ipc PATH --uts PATH --user PATH     pin that namespace at PATH (a file, made if missing)
  *         --hostname NAME                                  in the new UTS namespace
+ *         --loopback                                       lo is up in the new network namespace
  *         --sysctl KEY VALUE                               two words: nothing to split (CVE-2022-0811). May be repeated
  *         --uid-map INSIDE OUTSIDE COUNT                   three words; --gid-map likewise. May be repeated
  *
@@ -34,6 +35,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "pin.h"
+
 #ifndef BERTH_VERSION
 #define BERTH_VERSION "unknown"
 #endif
@@ -41,31 +44,10 @@
 #define SYSCTLS_MAX 256
 #define MAP_BYTES 4096
 
-enum kind { KIND_USER, KIND_NET, KIND_IPC, KIND_UTS, KIND_CGROUP, KINDS };
-
-static const struct {
-	const char *name; /* in /proc/<pid>/ns, and long option */
-	char letter;      /* CRI-O's flag */
-	int flag;
-} kinds[KINDS] = {
-	[KIND_USER] = { "user", 'U', CLONE_NEWUSER },
-	[KIND_NET] = { "net", 'n', CLONE_NEWNET },
-	[KIND_IPC] = { "ipc", 'i', CLONE_NEWIPC },
-	[KIND_UTS] = { "uts", 'u', CLONE_NEWUTS },
-	[KIND_CGROUP] = { "cgroup", 'c', CLONE_NEWCGROUP },
-};
-
-struct sysctl {
-	char *key;
-	const char *value;
-};
-
 struct request {
-	const char *path[KINDS];
-	bool wanted[KINDS];
-	const char *dir, *file, *hostname;
+	struct pin pin;
+	const char *dir, *file;
 	struct sysctl sysctls[SYSCTLS_MAX];
-	size_t sysctls_count;
 	char uid_map[MAP_BYTES], gid_map[MAP_BYTES];
 };
 
@@ -115,25 +97,14 @@ static int map_add_list(char map[MAP_BYTES], char *list)
 	return 0;
 }
 
-/* The key becomes a path below /proc/sys: its dots are separators, or its slashes, as sysctl(8) has it. */
 static int sysctl_add(struct request *q, char *key, const char *value)
 {
-	if (q->sysctls_count == SYSCTLS_MAX)
+	if (q->pin.sysctls_count == SYSCTLS_MAX)
 		return usage("too many sysctls", key);
-	if (key[0] == '\0' || key[0] == '/' || key[0] == '.' || strstr(key, "..") != NULL || strstr(key, "//") != NULL)
-		return usage("not a sysctl name", key);
-	if (strchr(value, '\n') != NULL)
-		return usage("a sysctl value has a line break", key);
-	bool slashes = strchr(key, '/') != NULL && strcspn(key, "/") < strcspn(key, ".");
-	for (char *at = key; *at != '\0'; at++) {
-		if (slashes)
-			break;
-		/* net.ipv4.conf.eth0/1.forwarding: a slash stands for a dot inside a name. */
-		*at = *at == '.' ? '/' : *at == '/' ? '.' : *at;
-	}
-	if (strstr(key, "..") != NULL)
-		return usage("not a sysctl name", key);
-	q->sysctls[q->sysctls_count++] = (struct sysctl){ key, value };
+	const char *bad = pin_bad_sysctl(key, value);
+	if (bad != NULL)
+		return usage(bad, key);
+	q->sysctls[q->pin.sysctls_count++] = (struct sysctl){ key, value };
 	return 0;
 }
 
@@ -175,7 +146,7 @@ static bool parse_kind(struct request *q, char *argv[], int argc, int *index)
 	const char *word = argv[*index];
 	for (int k = 0; k < KINDS; k++) {
 		if (word[0] == '-' && word[1] == kinds[k].letter && word[2] == '\0') {
-			q->wanted[k] = true;
+			q->pin.wanted[k] = true;
 			return true;
 		}
 		if (strncmp(word, "--", 2) != 0 || strncmp(word + 2, kinds[k].name, strlen(kinds[k].name)) != 0)
@@ -183,11 +154,11 @@ static bool parse_kind(struct request *q, char *argv[], int argc, int *index)
 		const char *after = word + 2 + strlen(kinds[k].name);
 		if (*after != '\0' && *after != '=')
 			continue;
-		q->wanted[k] = true;
+		q->pin.wanted[k] = true;
 		if (*after == '=')
-			q->path[k] = after + 1;
+			q->pin.path[k] = after + 1;
 		else if (*index + 1 < argc && argv[*index + 1][0] == '/')
-			q->path[k] = argv[++*index];
+			q->pin.path[k] = argv[++*index];
 		return true;
 	}
 	return false;
@@ -215,42 +186,16 @@ static int parse_word(struct request *q, char *argv[], int argc, int *index)
 	if ((value = value_of(argv, argc, index, "--gid-mapping")) != NULL)
 		return map_add_list(q->gid_map, value);
 	if ((value = value_of(argv, argc, index, "--hostname")) != NULL)
-		return q->hostname = value, 0;
+		return q->pin.hostname = value, 0;
 	if ((value = value_of(argv, argc, index, "--dir")) != NULL || (value = value_of(argv, argc, index, "-d")) != NULL)
 		return q->dir = value, 0;
 	if ((value = value_of(argv, argc, index, "--filename")) != NULL || (value = value_of(argv, argc, index, "-f")) != NULL)
 		return q->file = value, 0;
 	if (value_of(argv, argc, index, "--log-level") != NULL)
 		return 0;
+	if (strcmp(word, "--loopback") == 0)
+		return q->pin.loopback = true, 0;
 	return usage("unknown option, or one without its value", word);
-}
-
-/* The namespace that a sysctl (as a path below /proc/sys) belongs to; KINDS if it is the whole machine's. */
-static enum kind kind_of_sysctl(const char *key)
-{
-	static const struct {
-		const char *prefix;
-		enum kind kind;
-	} owners[] = {
-		{ "net/", KIND_NET }, { "kernel/shm", KIND_IPC }, { "kernel/msg", KIND_IPC }, { "kernel/sem", KIND_IPC },
-		{ "fs/mqueue/", KIND_IPC }, { "kernel/hostname", KIND_UTS }, { "kernel/domainname", KIND_UTS },
-	};
-	for (size_t i = 0; i < sizeof owners / sizeof *owners; i++)
-		if (strncmp(key, owners[i].prefix, strlen(owners[i].prefix)) == 0)
-			return owners[i].kind;
-	return KINDS;
-}
-
-static int check_sysctls(const struct request *q)
-{
-	for (size_t i = 0; i < q->sysctls_count; i++) {
-		enum kind kind = kind_of_sysctl(q->sysctls[i].key);
-		if (kind == KINDS)
-			return usage("this sysctl belongs to no namespace, it would change the host", q->sysctls[i].key);
-		if (!q->wanted[kind])
-			return usage("this sysctl would change a namespace that is not made here", q->sysctls[i].key);
-	}
-	return 0;
 }
 
 /* Where each wanted namespace goes: the path given with it, or CRI-O's place. */
@@ -259,10 +204,10 @@ static int settle_paths(struct request *q)
 	static char made[KINDS][PATH_MAX];
 	bool any = false;
 	for (int k = 0; k < KINDS; k++) {
-		if (!q->wanted[k])
+		if (!q->pin.wanted[k])
 			continue;
 		any = true;
-		if (q->path[k] != NULL)
+		if (q->pin.path[k] != NULL)
 			continue;
 		if (q->dir == NULL || q->file == NULL || q->file[0] == '\0' || strchr(q->file, '/') != NULL || strcmp(q->file, "..") == 0)
 			return usage("no path, and no usable --dir and --filename, for the namespace", kinds[k].name);
@@ -272,13 +217,13 @@ static int settle_paths(struct request *q)
 		int n = snprintf(made[k], sizeof made[k], "%s/%sns/%s", q->dir, kinds[k].name, q->file);
 		if (n < 0 || (size_t)n >= sizeof made[k])
 			return usage("path is too long", q->dir);
-		q->path[k] = made[k];
+		q->pin.path[k] = made[k];
 	}
 	if (!any)
 		return usage("nothing to pin", "want --net, --ipc, --uts, --user or --cgroup");
-	if (q->wanted[KIND_USER] != (q->uid_map[0] != '\0') || q->wanted[KIND_USER] != (q->gid_map[0] != '\0'))
+	if (q->pin.wanted[KIND_USER] != (q->uid_map[0] != '\0') || q->pin.wanted[KIND_USER] != (q->gid_map[0] != '\0'))
 		return usage("a user namespace wants uid and gid maps, and they want it", "--user");
-	if (q->hostname != NULL && !q->wanted[KIND_UTS])
+	if (q->pin.hostname != NULL && !q->pin.wanted[KIND_UTS])
 		return usage("a hostname wants a namespace of its own", "--uts");
 	return 0;
 }
@@ -291,19 +236,21 @@ static int parse(struct request *q, int argc, char *argv[])
 			return r;
 	}
 	int r = settle_paths(q);
-	return r != 0 ? r : check_sysctls(q);
+	q->pin.sysctls = q->sysctls;
+	const struct sysctl *foreign = r == 0 ? pin_foreign_sysctl(&q->pin) : NULL;
+	return foreign == NULL ? r : usage("this sysctl would change the host, or a namespace that is not made here", foreign->key);
 }
 
 /* --- making */
 
-static int write_once(const char *path, const char *text)
+static int write_map(pid_t pid, const char *name, const char *map)
 {
+	char path[64];
+	snprintf(path, sizeof path, "/proc/%d/%s", pid, name);
 	int fd = open(path, O_WRONLY | O_CLOEXEC | O_NOFOLLOW);
 	if (fd < 0)
 		return -errno;
-	size_t len = strlen(text);
-	ssize_t n = write(fd, text, len);
-	int r = n < 0 ? -errno : (size_t)n == len ? 0 : -EIO;
+	int r = write(fd, map, strlen(map)) < 0 ? -errno : 0;
 	close(fd);
 	return r;
 }
@@ -314,94 +261,25 @@ static int write_once(const char *path, const char *text)
  */
 static int write_maps(pid_t pid, const struct request *q)
 {
-	char path[64];
-	snprintf(path, sizeof path, "/proc/%d/uid_map", pid);
-	int r = write_once(path, q->uid_map);
-	if (r == 0) {
-		snprintf(path, sizeof path, "/proc/%d/gid_map", pid);
-		r = write_once(path, q->gid_map);
-	}
-	return r;
+	int r = write_map(pid, "uid_map", q->uid_map);
+	return r < 0 ? r : write_map(pid, "gid_map", q->gid_map);
 }
 
-static int set_sysctls(const struct request *q)
+static int refused(const struct pin *p, int error)
 {
-	for (size_t i = 0; i < q->sysctls_count; i++) {
-		char path[PATH_MAX];
-		int n = snprintf(path, sizeof path, "/proc/sys/%s", q->sysctls[i].key);
-		int r = n < 0 || (size_t)n >= sizeof path ? -ENAMETOOLONG : write_once(path, q->sysctls[i].value);
-		if (r < 0) {
-			complain("sysctl %s = %.200s: %s", q->sysctls[i].key, q->sysctls[i].value, strerror(-r));
-			return EXIT_REFUSED;
-		}
-	}
-	return 0;
+	complain("%s%s%s: %s", p->failed, p->detail[0] == '\0' ? "" : " ", p->detail, strerror(-error));
+	return EXIT_REFUSED;
 }
 
-static int become_root_inside(void)
+/* In the child, which clone has put into the user namespace if there is one. */
+static int make_namespaces(struct request *q)
 {
-	return setgid(0) < 0 || setuid(0) < 0 ? -errno : 0;
-}
-
-/* In the child: unshare what is wanted, then say so. The user namespace has been entered by clone. */
-static int make_namespaces(const struct request *q)
-{
-	int flags = 0;
-	for (int k = 0; k < KINDS; k++)
-		if (q->wanted[k] && k != KIND_USER)
-			flags |= kinds[k].flag;
-	if (q->wanted[KIND_USER] && become_root_inside() < 0) {
+	if (q->pin.wanted[KIND_USER] && (setgid(0) < 0 || setuid(0) < 0)) {
 		complain("become root of the user namespace: %s", strerror(errno));
 		return EXIT_REFUSED;
 	}
-	if (unshare(flags) < 0) {
-		complain("unshare: %s", strerror(errno));
-		return EXIT_REFUSED;
-	}
-	if (q->hostname != NULL && q->hostname[0] != '\0' && sethostname(q->hostname, strlen(q->hostname)) < 0) {
-		complain("set hostname %s: %s", q->hostname, strerror(errno));
-		return EXIT_REFUSED;
-	}
-	return set_sysctls(q);
-}
-
-/* --- pinning */
-
-static int pin(pid_t pid, const char *name, const char *path)
-{
-	char source[64];
-	int fd = open(path, O_RDONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
-	if (fd < 0)
-		return -errno;
-	close(fd);
-	snprintf(source, sizeof source, "/proc/%d/ns/%s", pid, name);
-	return mount(source, path, NULL, MS_BIND, NULL) < 0 ? -errno : 0;
-}
-
-static void unpin(const char *path)
-{
-	(void)umount2(path, MNT_DETACH | UMOUNT_NOFOLLOW);
-	(void)unlink(path);
-}
-
-/* All or none. */
-static int pin_all(pid_t pid, const struct request *q)
-{
-	for (int k = 0; k < KINDS; k++) {
-		if (!q->wanted[k])
-			continue;
-		int r = pin(pid, kinds[k].name, q->path[k]);
-		if (r == 0)
-			continue;
-		complain("pin %s namespace at %s: %s", kinds[k].name, q->path[k], strerror(-r));
-		if (r != -EEXIST)
-			unpin(q->path[k]);
-		while (--k >= 0)
-			if (q->wanted[k])
-				unpin(q->path[k]);
-		return EXIT_REFUSED;
-	}
-	return 0;
+	int r = pin_make(&q->pin);
+	return r < 0 ? refused(&q->pin, r) : 0;
 }
 
 /* --- the two processes: ours stays outside and writes maps and mounts; the child is inside */
@@ -417,7 +295,7 @@ static bool told(int fd)
 }
 
 /* Waits for the maps, makes the rest, tells, and holds everything until its parent has pinned it. */
-static _Noreturn void inside(const struct request *q, int channel)
+static _Noreturn void inside(struct request *q, int channel)
 {
 	prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
 	if (!told(channel))
@@ -430,9 +308,9 @@ static _Noreturn void inside(const struct request *q, int channel)
 	_exit(0);
 }
 
-static int outside(const struct request *q, pid_t pid, int channel)
+static int outside(struct request *q, pid_t pid, int channel)
 {
-	if (q->wanted[KIND_USER]) {
+	if (q->pin.wanted[KIND_USER]) {
 		int r = write_maps(pid, q);
 		if (r < 0) {
 			complain("write id maps: %s", strerror(-r));
@@ -441,7 +319,10 @@ static int outside(const struct request *q, pid_t pid, int channel)
 	}
 	if (!tell(channel) || !told(channel))
 		return EXIT_REFUSED; /* It has said why. */
-	return pin_all(pid, q);
+	char ns_dir[32];
+	snprintf(ns_dir, sizeof ns_dir, "/proc/%d/ns", pid);
+	int r = pin_all(&q->pin, ns_dir);
+	return r < 0 ? refused(&q->pin, r) : 0;
 }
 
 static pid_t fork_with(int flags)
@@ -464,7 +345,7 @@ int main(int argc, char *argv[])
 		complain("socketpair: %s", strerror(errno));
 		return EXIT_REFUSED;
 	}
-	pid_t pid = fork_with(q.wanted[KIND_USER] ? CLONE_NEWUSER : 0);
+	pid_t pid = fork_with(q.pin.wanted[KIND_USER] ? CLONE_NEWUSER : 0);
 	if (pid < 0) {
 		complain("clone: %s", strerror(errno));
 		return EXIT_REFUSED;

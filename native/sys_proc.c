@@ -22,6 +22,7 @@
 #include <sys/wait.h>
 
 #include "addon.h"
+#include "pin.h"
 
 #ifndef P_PIDFD
 #define P_PIDFD 3
@@ -357,19 +358,96 @@ static int socket_in_netns(struct call *c, const char *netns, int domain, int ty
 	return fd < 0 ? call_fail(c, "socket", err) : fd;
 }
 
-/* A socket stays in the namespace it was made in, so its ioctls work from outside. */
-int sys_loopback_up(struct call *c)
+static int kind_from(const char *name)
 {
-	struct ifreq request = { .ifr_name = "lo" };
-	CLEAN_FD fd = socket_in_netns(c, c->arg[0].text.data, AF_INET, SOCK_DGRAM);
-	if (fd < 0)
-		return fd;
-	if (ioctl(fd, SIOCGIFFLAGS, &request) < 0)
-		return call_fail(c, "SIOCGIFFLAGS", errno);
-	request.ifr_flags = (short)(request.ifr_flags | IFF_UP);
-	if (ioctl(fd, SIOCSIFFLAGS, &request) < 0)
-		return call_fail(c, "SIOCSIFFLAGS", errno);
-	return 0;
+	for (int k = 0; k < KINDS; k++)
+		if (strcmp(kinds[k].name, name) == 0)
+			return k;
+	return KINDS;
+}
+
+static int pin_sysctls(struct call *c, struct pin *p, const struct arg *keys, const struct arg *values)
+{
+	p->sysctls = call_alloc(c, (keys->count + 1) * sizeof *p->sysctls);
+	if (p->sysctls == NULL || keys->count != values->count)
+		return call_fail(c, "sysctl", p->sysctls == NULL ? ENOMEM : EINVAL);
+	for (size_t i = 0; i < keys->count; i++) {
+		char *key = (char *)(uintptr_t)keys->list[i].data; /* a copy of the call's own */
+		const char *bad = pin_bad_sysctl(key, values->list[i].data);
+		if (bad != NULL) {
+			snprintf(c->detail, sizeof c->detail, "%s: %.100s", bad, key);
+			return call_fail(c, "sysctl", EINVAL);
+		}
+		p->sysctls[p->sysctls_count++] = (struct sysctl){ key, values->list[i].data };
+	}
+	const struct sysctl *foreign = pin_foreign_sysctl(p);
+	if (foreign == NULL)
+		return 0;
+	snprintf(c->detail, sizeof c->detail, "this would change the host, or a namespace that is not made here: %.100s", foreign->key);
+	return call_fail(c, "sysctl", EINVAL);
+}
+
+struct home {
+	int fds[KINDS];
+};
+
+static void home_close(struct home *home)
+{
+	for (int k = 0; k < KINDS; k++)
+		close_fd(&home->fds[k]);
+}
+
+static int home_open(struct home *home, const struct pin *p)
+{
+	int r = 0;
+	for (int k = 0; k < KINDS; k++) {
+		char path[48];
+		snprintf(path, sizeof path, "/proc/thread-self/ns/%s", kinds[k].name);
+		home->fds[k] = p->wanted[k] ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+		if (p->wanted[k] && home->fds[k] < 0)
+			r = -errno;
+	}
+	return r;
+}
+
+static void home_return(const struct home *home)
+{
+	for (int k = 0; k < KINDS; k++)
+		if (home->fds[k] >= 0 && setns(home->fds[k], kinds[k].flag) < 0)
+			jobs_spoil_thread();
+}
+
+static int make_and_pin(struct pin *p)
+{
+	int r = pin_make(p);
+	return r < 0 ? r : pin_all(p, "/proc/thread-self/ns");
+}
+
+/* The thread is in the new namespaces for a moment only; their mounts hold them. */
+int sys_pin_namespaces(struct call *c)
+{
+	__attribute__((cleanup(home_close))) struct home home;
+	struct pin p = { .hostname = c->arg[2].text.data, .loopback = true };
+	memset(&home, -1, sizeof home);
+	for (size_t i = 0; i < c->arg[0].count; i++) {
+		int kind = kind_from(c->arg[0].list[i].data);
+		if (kind == KINDS || kind == KIND_USER || c->arg[0].count != c->arg[1].count)
+			return call_fail(c, "pin", EINVAL);
+		p.wanted[kind] = true;
+		p.path[kind] = c->arg[1].list[i].data;
+	}
+	int r = pin_sysctls(c, &p, &c->arg[3], &c->arg[4]);
+	if (r < 0)
+		return r;
+	r = home_open(&home, &p);
+	if (r < 0)
+		return call_fail(c, "open namespaces", -r);
+	r = make_and_pin(&p);
+	home_return(&home);
+	if (r == 0)
+		return 0;
+	snprintf(c->detail, sizeof c->detail, "%.190s", p.detail);
+	return call_fail(c, p.failed, -r);
 }
 
 static int parse_address(const char *host, int64_t port, struct sockaddr_storage *ret, socklen_t *ret_len)

@@ -117,7 +117,7 @@ describe('CniNetwork', () => {
   const make = (defaultNetwork = ''): CniNetwork =>
     new CniNetwork({ configDirs: [`${base}/conf`, `${base}/own`], pluginDirs: [`${base}/none`, `${base}/bin`], cacheDir: `${base}/cache`, defaultNetwork, log, run: plugins.run, watch: watches.watch, sweep: (_, id) => Promise.resolve(void swept.push(id)), endPlugins: (id) => void ended.push(id), filter });
   const pod = (more: Partial<PodNetworkRequest> = {}): PodNetworkRequest => ({
-    id: newSandboxId(), name: 'web', namespace: 'ns', uid: 'u', netns: `${base}/netns`, portMappings: [], annotations: {}, cgroupPath: '', dns: { servers: [], searches: [], options: [] }, ...more,
+    id: newSandboxId(), name: 'web', namespace: 'ns', uid: 'u', netns: `${base}/netns`, portMappings: [], pinned: Promise.resolve(), annotations: {}, cgroupPath: '', dns: { servers: [], searches: [], options: [] }, ...more,
   });
   const changed = (): void => watches.tell(`${base}/conf`);
   const refusal = async (work: Promise<unknown>, code: ErrorCode): Promise<string> => {
@@ -187,6 +187,24 @@ describe('CniNetwork', () => {
       assert.deepNestedInclude(first, { 'config.name': 'net', id: request.id, netns: request.netns });
       assert.deepNestedInclude(second, { 'result.ips[0].address': '10.0.0.9/24' });
       assert.deepEqual(await network.list(), [request.id]);
+    });
+
+    it('writes the intent while the namespaces are made, and runs no plugin before they are there', async () => {
+      const { promise, resolve } = Promise.withResolvers<void>();
+      const request = pod({ pinned: promise });
+      const added = network.add(op, request);
+      while ((await network.list()).length === 0) await new Promise((done) => setImmediate(done));
+      for (let turn = 0; turn < 20; turn++) await new Promise((done) => setImmediate(done));
+      assert.deepEqual(plugins.verbs(), []);
+      resolve();
+      await added;
+      assert.deepEqual(plugins.verbs(), ['bridge ADD', 'portmap ADD']);
+    });
+
+    it('leaves nothing and calls nobody when the namespaces never come', async () => {
+      const pinned = Promise.reject(new RuntimeError('ResourceExhausted', 'no more namespaces'));
+      assert.match(await refusal(network.add(op, pod({ pinned })), 'ResourceExhausted'), /no more namespaces/);
+      assert.deepEqual([plugins.verbs(), await readdir(`${base}/cache`)], [[], []]);
     });
 
     it('gives DEL an empty CNI_NETNS when the netns is gone, and sweeps up what plugins then leave', async () => {
@@ -408,6 +426,11 @@ describe('CniNetwork', () => {
       await network.add(op, pod({ portMappings: [web] }));
     });
 
+    it('are given back when the namespaces never come', async () => {
+      await refusal(network.add(op, pod({ portMappings: [web], pinned: Promise.reject(new RuntimeError('Internal', 'no namespaces')) })), 'Internal');
+      await network.add(op, pod({ portMappings: [web] }));
+    });
+
     it('are given back when a plugin fails', async () => {
       plugins.behaviours.set('bridge ADD', () => fail('{"msg":"no"}'));
       await refusal(network.add(op, pod({ portMappings: [web] })), 'Internal');
@@ -481,14 +504,18 @@ describe('CniNetwork', () => {
   });
 
   describe('after a crash', () => {
+    async function restart(): Promise<void> {
+      await network.close();
+      network = make();
+      await network.start(op);
+    }
+
     it('gives back what is in the cache and not alive, finished or not', async () => {
       const [alive, dead, half] = [pod(), pod(), pod()];
       for (const each of [alive, dead, half]) await network.add(op, each);
       const file = await readFile(cached(half.id), 'utf8');
       await writeFile(cached(half.id), file.slice(0, -20));
-      await network.close();
-      network = make();
-      await network.start(op);
+      await restart();
       await network.gc(op, [alive.id]);
       assert.deepEqual([[...plugins.leases.keys()], await network.list()], [[alive.id], [alive.id]]);
       assert.deepEqual(plugins.calls.filter(({ verb, id }) => verb === 'DEL' && id === half.id).map(({ config }) => 'prevResult' in config), [false, false]);
@@ -499,6 +526,7 @@ describe('CniNetwork', () => {
         const request = pod();
         await network.add(op, request);
         await writeFile(cached(request.id), text);
+        await restart();
         await network.gc(op, []);
         assert.deepEqual([plugins.leases.size, await network.list()], [0, []]);
       });

@@ -11,8 +11,8 @@
  * plugins' own leases of the same second, and a file that comes back empty still names the pod, for which DEL is then
  * called with the present configuration.
  */
-import { accessSync, constants } from 'node:fs';
-import { open, statfs, unlink } from 'node:fs/promises';
+import { accessSync, constants, statfsSync } from 'node:fs';
+import { open, unlink } from 'node:fs/promises';
 import type { FileHandle } from 'node:fs/promises';
 import { explain, errnoOf, isCode, RuntimeError, wrap } from '../base/errors.ts';
 import { failpoint } from '../base/failpoint.ts';
@@ -91,6 +91,8 @@ export class CniNetwork implements NetworkPlugin {
   readonly #options: CniOptions;
   readonly #run: RunPlugin;
   readonly #locks = new KeyedMutex<SandboxId>();
+  /** What the files of the pods hold that were added since the start, so that stopping one reads nothing. */
+  readonly #attached = new Map<SandboxId, Attachment>();
   readonly #conf: ConfDirs;
   readonly #ports: HostPorts;
   #ranges: readonly string[] = [];
@@ -145,9 +147,8 @@ export class CniNetwork implements NetworkPlugin {
       for (const plugin of network.plugins) this.#where(network, plugin);
       const hostPorts = mapperOf(network, pod.portMappings) === 'berth' ? { pod: `${pod.namespace}/${pod.name}`, mappings: normalised(pod.portMappings) } : undefined;
       const intent: Attachment = { id: pod.id, netns: pod.netns, args, capabilityArgs: capabilities, network, hostPorts, result: undefined };
-      const file = await this.#begin(op, intent);
+      const file = await this.#begin(op, intent, pod.pinned);
       try {
-        await failpoint('cni.intent.after');
         return await this.#attach(withTimeout(op, limits.cniAddMs), intent, file);
       } catch (error) {
         await this.#undo(op, pod.id);
@@ -223,6 +224,7 @@ export class CniNetwork implements NetworkPlugin {
     await this.#ports.map(op, intent.id, podAddressesOf(final));
     await failpoint('cni.ports.after');
     await this.#write(file, intent.id, { result: resultAs(final, intent.network.cniVersion) });
+    this.#attached.set(intent.id, { ...intent, result: final });
     await failpoint('cni.result.after');
     return pod;
   }
@@ -243,7 +245,7 @@ export class CniNetwork implements NetworkPlugin {
     // First: the addresses may be another pod's a moment after DEL.
     await this.#ports.release(op, id);
     if (attachment.result === undefined) (this.#options.endPlugins ?? endPlugins)(id);
-    const netns = (await isNetns(attachment.netns)) ? attachment.netns : '';
+    const netns = isNetns(attachment.netns) ? attachment.netns : '';
     const bounded = withTimeout(op, limits.cniDelMs);
     for (const plugin of attachment.network.plugins.toReversed()) {
       op.stage(`cni del: ${plugin.type}`);
@@ -252,6 +254,7 @@ export class CniNetwork implements NetworkPlugin {
     }
     if (netns === '') await this.#sweep(bounded, id);
     await failpoint('cni.del.after');
+    this.#attached.delete(id);
     await forget(this.#path(id));
   }
 
@@ -374,7 +377,7 @@ export class CniNetwork implements NetworkPlugin {
   }
 
   /** Writes the first line; the second follows through the same descriptor. What an earlier try left is given back before. */
-  async #begin(op: Op, intent: Attachment): Promise<FileHandle> {
+  async #begin(op: Op, intent: Attachment, pinned: Promise<unknown>): Promise<FileHandle> {
     const { id, netns, args, capabilityArgs: capabilities, network, hostPorts } = intent;
     const path = this.#path(id);
     let file: FileHandle;
@@ -383,11 +386,13 @@ export class CniNetwork implements NetworkPlugin {
     } catch (error) {
       if (errnoOf(error) !== 'EEXIST') throw unwritable(path, error);
       await this.#detach(op, id);
-      return this.#begin(op, intent);
+      return this.#begin(op, intent, pinned);
     }
     try {
       if (hostPorts !== undefined) this.#ports.reserve({ id, ...hostPorts, addresses: [] });
       await this.#write(file, id, { version: 1, id, netns, interface: INTERFACE, args, capabilityArgs: capabilities, config: network.raw, hostPorts });
+      await failpoint('cni.intent.after');
+      await pinned;
       return file;
     } catch (error) {
       await this.#ports.release(op, id);
@@ -406,6 +411,8 @@ export class CniNetwork implements NetworkPlugin {
   }
 
   async #load(id: SandboxId): Promise<Attachment | 'damaged' | undefined> {
+    const attached = this.#attached.get(id);
+    if (attached !== undefined) return attached;
     const path = this.#path(id);
     try {
       const [intent, result] = linesOf((await readBounded(path, CACHE_FILE_MAX)).toString('utf8'));
@@ -478,11 +485,11 @@ function asOurs(error: unknown, verb: Verb, network: NetworkConf, plugin: Plugin
   return wrapped.code === 'NotFound' ? new RuntimeError('FailedPrecondition', wrapped.message, { cause: error }) : wrapped;
 }
 
-/** True if something at `path` is a pinned namespace still: after a reboot, or when somebody unmounted it, an empty file may be left. */
-async function isNetns(path: string): Promise<boolean> {
+/** True if something at `path` is a pinned namespace still: after a reboot, or when somebody unmounted it, an empty file may be left. In memory, so on the spot. */
+function isNetns(path: string): boolean {
   if (path === '') return false;
   try {
-    return (await statfs(path)).type === NSFS_MAGIC;
+    return statfsSync(path).type === NSFS_MAGIC;
   } catch {
     return false;
   }

@@ -6,7 +6,7 @@ import { capabilityArgs, defaultConflist, familyOf, freeSubnet, parseNetworkConf
 import type { PodNetworkRequest } from './index.ts';
 
 const NOBODY: PodNetworkRequest = {
-  id: newSandboxId(), name: 'web', namespace: 'default', uid: 'u-1', netns: '/run/ns/net', portMappings: [], annotations: {}, cgroupPath: '', dns: { servers: [], searches: [], options: [] },
+  id: newSandboxId(), name: 'web', namespace: 'default', uid: 'u-1', netns: '/run/ns/net', pinned: Promise.resolve(), portMappings: [], annotations: {}, cgroupPath: '', dns: { servers: [], searches: [], options: [] },
 };
 
 function refusal(work: () => unknown, code: ErrorCode): string {

@@ -49,6 +49,8 @@ export interface PodNetworkRequest {
   readonly uid: string;
   /** Path of the pinned network namespace. */
   readonly netns: string;
+  /** Resolves when it is there. If it rejects, so does `add`, and nothing was done. */
+  readonly pinned: Promise<unknown>;
   readonly portMappings: readonly PortMapping[];
   readonly annotations: Readonly<Record<string, string>>;
   /** cgroup parent of the pod, for plugins with the cgroupPath capability; '' if none. */

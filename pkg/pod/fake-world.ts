@@ -190,6 +190,7 @@ export class FakeSurroundings {
       inUse: undefined,
       setPodRanges: async () => {},
       add: async (op: Op, pod: PodNetworkRequest) => {
+        await pod.pinned;
         op.stage('cni add: bridge');
         await this.addGate;
         this.networks.set(pod.id, { ips: [`10.0.0.${this.nextIp++}`], interfaceName: 'eth0' });

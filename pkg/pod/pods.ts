@@ -152,18 +152,23 @@ export class SandboxKeeper implements Pods {
   /** Everything of a sandbox, what does not depend on another side by side; ends with the READY record. */
   async #build(op: Op, draft: SandboxRecord, plan: SandboxPlan, runtime: OciRuntime): Promise<void> {
     op.stage('namespaces and files');
-    const [namespaces] = await together([this.#pin(op, draft, plan), this.#prepareFiles(op, draft, plan)]);
-    await failpoint('sandbox.pin.after');
-    const pinned: SandboxRecord = { ...draft, namespaces: Object.fromEntries(namespaces) };
-    const [ips, infra] = await together([this.#joinNetwork(op, pinned, plan), this.#startInfra(op, pinned, runtime)]);
+    const pinning = this.#pin(op, draft, plan);
+    const prepared = together([pinning, this.#prepareFiles(op, draft, plan)]);
+    const [namespaces, ips, infra] = await together([
+      pinning,
+      this.#joinNetwork(op, draft, plan, pinning),
+      prepared.then(([pinned]) => this.#startInfra(op, { ...draft, namespaces: pinned }, runtime)),
+    ]);
     op.stage('save record');
-    await this.#books.save({ ...pinned, ips, infra, state: nextSandbox(draft.state, 'ran') });
+    await this.#books.save({ ...draft, namespaces, ips, infra, state: nextSandbox(draft.state, 'ran') });
   }
 
-  async #pin(op: Op, draft: SandboxRecord, plan: SandboxPlan): Promise<ReadonlyMap<string, string>> {
+  async #pin(op: Op, draft: SandboxRecord, plan: SandboxPlan): Promise<SandboxRecord['namespaces']> {
     const { config } = draft;
     const sysctls = podSysctls(config, plan, this.#world.settings.spec, plan.idMap);
-    return await this.#world.namespaces.pin(op, draft.id, { kinds: plan.kinds, sysctls, hostname: config.hostname, idMap: plan.idMap });
+    const namespaces = await this.#world.namespaces.pin(op, draft.id, { kinds: plan.kinds, sysctls, hostname: config.hostname, idMap: plan.idMap });
+    await failpoint('sandbox.pin.after');
+    return Object.fromEntries(namespaces);
   }
 
   async #prepareFiles(op: Op, draft: SandboxRecord, plan: SandboxPlan): Promise<void> {
@@ -172,20 +177,18 @@ export class SandboxKeeper implements Pods {
     await workspace.ensureSandboxDir(draft.id, directoryMode(plan.idMap));
     const owner = ownerOnHost(plan.idMap, { uid: 0, gid: 0 });
     const hostname = plan.network === 'host' ? host.hostname() : config.hostname;
-    const resolvConf = renderResolvConf(config.dnsConfig) ?? (await host.resolvConf());
+    const resolvConf = async (): Promise<string> => renderResolvConf(config.dnsConfig) ?? (await host.resolvConf());
     await together([
-      workspace.writeSandboxFile(files.resolvConf, resolvConf, owner),
-      workspace.writeSandboxFile(files.hostname, hostname === '' ? '' : `${hostname}\n`, owner),
-      ensureDir(draft.logDirectory, 0o755),
       plan.ipc === 'host' ? Promise.resolve() : host.mountShm(op, files.shm, shmBytesOf(settings, config, draft.runtimeHandler), owner),
+      resolvConf().then((text) => workspace.writeSandboxFile(files.resolvConf, text, owner)),
+      ensureDir(draft.logDirectory, 0o755),
+      workspace.writeSandboxFile(files.hostname, hostname === '' ? '' : `${hostname}\n`, owner),
     ]);
   }
 
-  async #joinNetwork(op: Op, record: SandboxRecord, plan: SandboxPlan): Promise<readonly string[]> {
-    const netns = record.namespaces['net'];
+  async #joinNetwork(op: Op, record: SandboxRecord, plan: SandboxPlan, pinned: Promise<unknown>): Promise<readonly string[]> {
     const { metadata, dnsConfig, annotations } = record.config;
-    if (plan.network === 'host' || netns === undefined || metadata === undefined) return [];
-    await this.#world.host.loopbackUp(netns);
+    if (plan.network === 'host' || metadata === undefined) return [];
     op.stage('cni add');
     await failpoint('cni.add.before');
     const network = await this.#world.network.add(op, {
@@ -193,7 +196,8 @@ export class SandboxKeeper implements Pods {
       name: metadata.name,
       namespace: metadata.namespace,
       uid: metadata.uid,
-      netns,
+      netns: this.#world.namespaces.pathOf(record.id, 'net'),
+      pinned,
       portMappings: this.#world.settings.hostPorts === 'network' ? plan.portMappings : [],
       annotations,
       cgroupPath: record.cgroupParent,

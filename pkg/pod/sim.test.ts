@@ -31,7 +31,7 @@ function random(seed: number): () => number {
   };
 }
 
-const FAULTS: readonly FakeOperation[] = ['create', 'start', 'delete', 'pin', 'unpin', 'mountShm', 'unmount', 'removeTree', 'destroyCgroup', 'loopbackUp', 'destroyMonitor', 'features'];
+const FAULTS: readonly FakeOperation[] = ['create', 'start', 'delete', 'pin', 'unpin', 'mountShm', 'unmount', 'removeTree', 'destroyCgroup', 'destroyMonitor', 'features'];
 
 class Simulation {
   readonly #node: FakeSurroundings;

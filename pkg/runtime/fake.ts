@@ -27,7 +27,7 @@ export type FakeOperation =
   | 'create' | 'attach' | 'resize' | 'reopenLog' | 'destroyMonitor'
   | 'features' | 'start' | 'kill' | 'delete' | 'status' | 'update' | 'pause' | 'resume' | 'list' | 'exec'
   | 'pin' | 'unpin' | 'pinned' | 'listPinned'
-  | 'mountSource' | 'devices' | 'mountShm' | 'unmount' | 'removeTree' | 'ensureCgroup' | 'destroyCgroup' | 'loopbackUp' | 'dial';
+  | 'mountSource' | 'devices' | 'mountShm' | 'unmount' | 'removeTree' | 'ensureCgroup' | 'destroyCgroup' | 'dial';
 
 /** Before the call has had its effect, or after it. */
 export type FakeMoment = 'before' | 'after';
@@ -562,9 +562,13 @@ export class FakeNamespaces implements Namespaces {
     this.#epoch = epoch;
   }
 
+  pathOf(id: SandboxId, kind: NamespaceKind): string {
+    return `/fake/ns/${id}/${kind}`;
+  }
+
   pin(op: Op, id: SandboxId, request: PinRequest): Promise<ReadonlyMap<NamespaceKind, string>> {
     return this.#node.call(this.#epoch, 'pin', op, () => {
-      const paths = new Map(request.kinds.map((kind) => [kind, `/fake/ns/${id}/${kind}`] as const));
+      const paths = new Map(request.kinds.map((kind) => [kind, this.pathOf(id, kind)] as const));
       this.#node.pins.set(id, paths);
       return new Map(paths);
     });
@@ -719,10 +723,6 @@ export class FakeHost implements Host {
 
   processRef(pid: number): ProcessRef | undefined {
     return this.#node.processes.get(pid)?.ref;
-  }
-
-  loopbackUp(_netns: string): Promise<void> {
-    return this.#call('loopbackUp', undefined, () => {});
   }
 
   /** Port 7 echoes everywhere (RFC 862); nobody listens on any other. */

@@ -6,13 +6,13 @@ import { writeFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { errnoOf, RuntimeError } from '../base/errors.ts';
-import { ensureDirInMemory, readBounded } from '../base/files.ts';
+import { ensureDirInMemory } from '../base/files.ts';
 import type { ProcessRef } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import { checkAlive, type Op } from '../base/op.ts';
 import {
-  capture, cgroupDirectory, cgroupPathOf, cgroupProcesses, connectInNetns, createCgroup, destroyCgroup, heedsSignal, hierarchyOf, isAlive, isMountPoint, listDevices, loopbackUp, mountById, mountFs, openStream, probePath, processRef,
-  propagationOf, readCgroupLayoutSync, readFiles, Root, signalProcess, unmount, waitGone, type CgroupLayout, type DeviceNode,
+  capture, cgroupDirectory, cgroupPathOf, cgroupProcesses, connectInNetns, createCgroup, destroyCgroup, heedsSignal, hierarchyOf, isAlive, isMountPoint, listDevices, mountById, mountFs, openStream, probePath, processRef,
+  propagationOf, readCgroupLayoutSync, readFiles, readSmallFile, Root, signalProcess, unmount, waitGone, type CgroupLayout, type DeviceNode,
 } from '../sys/index.ts';
 import type { CgroupValue, Connection, Host, HostDevice, MountSource, Processes } from './index.ts';
 
@@ -156,10 +156,6 @@ export class LinuxHost implements Host {
     return processRef(pid);
   }
 
-  loopbackUp(netns: string): Promise<void> {
-    return loopbackUp(netns);
-  }
-
   async dial(op: Op, netns: string | null, port: number): Promise<Connection> {
     op.stage(`connect to port ${port}`);
     checkAlive(op, `connect to port ${port}`);
@@ -211,10 +207,5 @@ function hostDevice(node: DeviceNode): HostDevice {
 }
 
 async function readText(path: string): Promise<string | undefined> {
-  try {
-    return (await readBounded(path, limits.configFileBytes)).toString('utf8');
-  } catch (error) {
-    if (errnoOf(error) === 'ENOENT') return undefined;
-    throw error;
-  }
+  return (await readSmallFile(path, limits.configFileBytes))?.toString('utf8');
 }

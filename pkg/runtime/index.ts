@@ -165,7 +165,9 @@ export type NamespaceKind = 'net' | 'ipc' | 'uts' | 'user';
 
 /** Namespaces held open by bind mounts, so that no process has to. */
 export interface Namespaces {
-  /** Makes and pins namespaces of a sandbox; sysctls are set inside them. Returns a path per kind. */
+  /** Where `pin` pins a namespace of a sandbox. */
+  pathOf(id: SandboxId, kind: NamespaceKind): string;
+  /** Makes and pins namespaces of a sandbox; sysctls are set inside them, and `lo` is up. Returns a path per kind. */
   pin(op: Op, id: SandboxId, request: PinRequest): Promise<ReadonlyMap<NamespaceKind, string>>;
   /** Unpins all; content if there is none. */
   destroy(op: Op, id: SandboxId): Promise<void>;
@@ -237,8 +239,6 @@ export interface Host {
   writeCgroup(op: Op, cgroupsPath: string, values: readonly CgroupValue[]): Promise<void>;
   /** The process with this pid right now, with its start time; undefined if there is none. */
   processRef(pid: number): ProcessRef | undefined;
-  /** Brings up `lo` inside the network namespace pinned at `netns`, natively. */
-  loopbackUp(netns: string): Promise<void>;
   /**
    * Connects to a TCP port of the loopback, 127.0.0.1 before ::1, in the network namespace pinned at `netns`; null is the host's own.
    * The caller closes. @throws Unavailable when nobody listens on either.

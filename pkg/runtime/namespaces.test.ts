@@ -9,13 +9,13 @@ describe('pinArguments', () => {
   it('keeps each key and each value a word of its own (CVE-2022-0811)', () => {
     const sysctls = new Map([['kernel.shm_rmid_forced', '1+kernel.core_pattern=|/x #'], ['net.ipv4.ping_group_range', '0 100']]);
     assert.deepEqual(pinArguments(paths('net', 'ipc'), request({ sysctls })), [
-      '--net', '/ns/net', '--ipc', '/ns/ipc', '--sysctl', 'kernel.shm_rmid_forced', '1+kernel.core_pattern=|/x #', '--sysctl', 'net.ipv4.ping_group_range', '0 100',
+      '--net', '/ns/net', '--ipc', '/ns/ipc', '--loopback', '--sysctl', 'kernel.shm_rmid_forced', '1+kernel.core_pattern=|/x #', '--sysctl', 'net.ipv4.ping_group_range', '0 100',
     ]);
   });
 
   it('gives a hostname only to a namespace of our own', () => {
     assert.deepEqual(pinArguments(paths('uts'), request({ hostname: 'h' })), ['--uts', '/ns/uts', '--hostname', 'h']);
-    assert.deepEqual(pinArguments(paths('net'), request({ hostname: 'h' })), ['--net', '/ns/net']);
+    assert.deepEqual(pinArguments(paths('net'), request({ hostname: 'h' })), ['--net', '/ns/net', '--loopback']);
   });
 
   it('writes maps as inside, outside, count', () => {

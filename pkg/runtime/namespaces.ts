@@ -1,5 +1,6 @@
 /**
- * Namespaces pinned by bind mounts under `<dir>/<sandbox id>/<kind>`, made by the program pinns in one short-lived process per pod.
+ * Namespaces pinned by bind mounts under `<dir>/<sandbox id>/<kind>`: made on a thread of ours, or, for a user namespace, which only a process can
+ * enter, by the program pinns in one short-lived process per pod.
  * The directory is all there is to know: whatever is found in it by id can be destroyed, after any crash.
  */
 import { rmdirSync } from 'node:fs';
@@ -9,7 +10,7 @@ import { ensureDirInMemory, listInMemory, removeInMemory } from '../base/files.t
 import { parseSandboxId, type SandboxId } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import { withTimeout, type Op } from '../base/op.ts';
-import { capture, statFileSystem, unmount } from '../sys/index.ts';
+import { capture, pinNamespaces, statFileSystem, unmount } from '../sys/index.ts';
 import type { NamespaceKind, Namespaces, PinRequest } from './index.ts';
 
 const KINDS: readonly NamespaceKind[] = ['net', 'ipc', 'uts', 'user'];
@@ -30,16 +31,18 @@ export class PinnedNamespaces implements Namespaces {
     this.#options = options;
   }
 
+  pathOf(id: SandboxId, kind: NamespaceKind): string {
+    return join(this.#options.dir, id, kind);
+  }
+
   async pin(op: Op, id: SandboxId, request: PinRequest): Promise<ReadonlyMap<NamespaceKind, string>> {
-    const directory = join(this.#options.dir, id);
-    ensureDirInMemory(directory);
-    const paths = new Map(request.kinds.map((kind) => [kind, join(directory, kind)] as const));
+    ensureDirInMemory(join(this.#options.dir, id));
+    const paths = new Map(request.kinds.map((kind) => [kind, this.pathOf(id, kind)] as const));
     if (paths.size === 0) return paths;
     op.stage('pin namespaces');
-    const { exitCode, stderr } = await capture(withTimeout(op, limits.runtimeCommandMs), {
-      argv: [this.#options.pinnsPath, ...pinArguments(paths, request)], env: [], stdoutMax: 0, stderrMax: limits.commandErrorBytes, what: 'pinns',
-    });
-    if (exitCode !== 0) throw pinError(exitCode, stderr.toString());
+    const { hostname, sysctls } = request;
+    if (request.idMap === null) await pinNamespaces({ paths, sysctls, hostname: paths.has('uts') ? hostname : '' });
+    else await this.#runPinns(op, pinArguments(paths, request));
     return paths;
   }
 
@@ -61,6 +64,13 @@ export class PinnedNamespaces implements Namespaces {
     return found;
   }
 
+  async #runPinns(op: Op, words: readonly string[]): Promise<void> {
+    const { exitCode, stderr } = await capture(withTimeout(op, limits.runtimeCommandMs), {
+      argv: [this.#options.pinnsPath, ...words], env: [], stdoutMax: 0, stderrMax: limits.commandErrorBytes, what: 'pinns',
+    });
+    if (exitCode !== 0) throw pinError(exitCode, stderr.toString());
+  }
+
   async list(): Promise<readonly SandboxId[]> {
     return listInMemory(this.#options.dir).filter((name) => /^[0-9a-f]{64}$/.test(name)).map(parseSandboxId);
   }
@@ -71,6 +81,7 @@ export function pinArguments(paths: ReadonlyMap<NamespaceKind, string>, request:
   const map = (flag: string, list: NonNullable<PinRequest['idMap']>['uids']): string[] => list.flatMap((each) => [flag, String(each.containerId), String(each.hostId), String(each.size)]);
   return [
     ...Array.from(paths).flatMap(([kind, path]) => [`--${kind}`, path]),
+    ...(paths.has('net') ? ['--loopback'] : []),
     ...(request.hostname === '' || !paths.has('uts') ? [] : ['--hostname', request.hostname]),
     ...(request.idMap === null ? [] : [...map('--uid-map', request.idMap.uids), ...map('--gid-map', request.idMap.gids)]),
     ...Array.from(request.sysctls).flatMap(([key, value]) => ['--sysctl', key, value]),

@@ -12,7 +12,7 @@ import { errnoOf, RuntimeError } from '../base/errors.ts';
 import { quote } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import { abortError, withTimeout, type Op } from '../base/op.ts';
-import { addon, attemptAsync, systemError } from './addon.ts';
+import { addon, attemptAsync, codeOfErrno, errnoName, systemError } from './addon.ts';
 import { parseMountinfo, type MountEntry } from './mount.ts';
 
 export type CgroupMode = 'v1' | 'hybrid' | 'v2';
@@ -233,6 +233,19 @@ function subtree(directory: string): string[] {
 export function readFiles(paths: readonly string[], max = 65_536): (Buffer | null)[] {
   const [lengths, bytes] = addon().readFilesSync(paths, max);
   return slices(lengths, bytes).map((part) => part ?? null);
+}
+
+/**
+ * A small file of the host, in one call on another thread; undefined if there is none. @throws FailedPrecondition if it has more than `max` bytes, by
+ * the table of errno if it cannot be read.
+ */
+export async function readSmallFile(path: string, max: number): Promise<Buffer | undefined> {
+  const [[length = 0n], bytes] = await attemptAsync(`read ${path}`, (native) => native.readFiles([path], max + 1));
+  if (length >= 0n && bytes.length <= max) return bytes;
+  if (length >= 0n) throw new RuntimeError('FailedPrecondition', `${path} is larger than ${max} bytes`);
+  const errno = errnoName(-Number(length));
+  if (errno === 'ENOENT') return undefined;
+  throw new RuntimeError(codeOfErrno(errno), `cannot read ${path} (${errno})`);
 }
 
 /** Many small files as one text: the first is text[0, lengths[0]), and so on. A negative length is one that could not be read. */

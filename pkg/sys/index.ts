@@ -32,7 +32,7 @@ export {
   type Entry, type EntryMeta, type FileKind, type FileSystemStat, type ListedName, type Resolution, type Stat, type Text,
 } from './root.ts';
 export {
-  becomeSubreaper, connectInNetns, countFds, heedsSignal, isAlive, listDevices, loopbackUp, netDev, nodeFacts, probePath, processRef, signalProcess, waitGone,
+  becomeSubreaper, connectInNetns, countFds, heedsSignal, isAlive, listDevices, netDev, nodeFacts, pinNamespaces, probePath, processRef, signalProcess, waitGone,
   type DeviceNode, type NodeFacts, type ProbedPath,
 } from './process.ts';
 export { deviceTo, forgetUdp, localAddresses, routesLocalnet, setRouteLocalnet } from './net.ts';
@@ -40,6 +40,6 @@ export { type FileGroup, KeptFiles } from './kept-files.ts';
 export { claimOrphan, killByEnvironment, killTree, type OrphanClaim, reapOrphans } from './tree.ts';
 export {
   cgroupDirectory, cgroupPathOf, cgroupProcesses, checkCgroupPath, createCgroup, destroyCgroup, hierarchyOf, parseProcCgroup, readCgroupLayoutSync,
-  readFiles, readKernelFiles, slicePath,
+  readFiles, readSmallFile, readKernelFiles, slicePath,
   type CgroupHierarchy, type CgroupLayout, type CgroupMode, type KernelFiles,
 } from './cgroup.ts';

@@ -8,7 +8,7 @@ import { errnoOf, RuntimeError } from '../base/errors.ts';
 import type { ProcessRef } from '../base/ids.ts';
 import { abortError, type Op } from '../base/op.ts';
 import { abortable } from '../base/sync.ts';
-import { addon, attempt, attemptAsync, errnoBehind } from './addon.ts';
+import { addon, attempt, attemptAsync, errnoBehind, systemError } from './addon.ts';
 import { readCgroupLayoutSync, hasSwapAccounting, slices, type CgroupMode } from './cgroup.ts';
 import { closeFd } from './fd.ts';
 import { toStat, type FileKind, type Stat } from './root.ts';
@@ -124,9 +124,26 @@ export function becomeSubreaper(): void {
   attempt('become a subreaper', (native) => native.setSubreaperSync());
 }
 
-/** Brings up `lo` in the network namespace at `netns`. */
-export function loopbackUp(netns: string): Promise<void> {
-  return attemptAsync(`bring up lo in ${netns}`, (native) => native.loopbackUp(netns));
+export interface NewNamespaces {
+  /** By kind (`net`, `ipc`, `uts`), the file to pin it at, which is not there yet. */
+  readonly paths: ReadonlyMap<string, string>;
+  /** '' = the host's. */
+  readonly hostname: string;
+  readonly sysctls: ReadonlyMap<string, string>;
+}
+
+/**
+ * Makes namespaces on a thread of the addon's, which is in them for that moment, and pins them by bind mounts: all or none. `lo` is up in a network namespace.
+ * @throws InvalidArgument for a sysctl that the kernel does not take, or that is not of a namespace made here.
+ */
+export async function pinNamespaces({ paths, hostname, sysctls }: NewNamespaces): Promise<void> {
+  const doing = "make the pod's namespaces";
+  try {
+    await addon().pinNamespaces([...paths.keys()], [...paths.values()], hostname, [...sysctls.keys()], [...sysctls.values()]);
+  } catch (error) {
+    if (error instanceof Error && (error as { syscall?: unknown }).syscall === 'sysctl') throw new RuntimeError('InvalidArgument', `${doing}: ${error.message}`, { cause: error });
+    throw systemError(error, doing);
+  }
 }
 
 /**

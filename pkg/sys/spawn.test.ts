@@ -1,5 +1,5 @@
 import { assert } from 'chai';
-import { BoundedBytes, exitCodeOf, findExecutable, inheritedEnv } from './spawn.ts';
+import { BoundedBytes, environmentOf, exitCodeOf, findExecutable, inheritedEnv } from './spawn.ts';
 
 const kept = (max: number, keep: 'head' | 'tail', parts: readonly string[]): [string, boolean] => {
   const bytes = new BoundedBytes(max, keep);
@@ -30,16 +30,15 @@ describe('spawn words', () => {
   });
 
   it('keeps what is meant for this daemon from its children', () => {
-    const saved = { ...process.env };
-    Object.assign(process.env, { NOTIFY_SOCKET: '/x', LISTEN_FDS: '1', NODE_OPTIONS: '--x', KEPT: 'old' });
-    try {
-      const env = inheritedEnv({ KEPT: 'new', CNI_COMMAND: 'ADD' });
-      assert.isFalse(env.some((each) => /^(NOTIFY_SOCKET|LISTEN_FDS|NODE_OPTIONS)=/.test(each)));
-      assert.deepEqual(env.filter((each) => /^(KEPT|CNI_COMMAND)=/.test(each)).sort(), ['CNI_COMMAND=ADD', 'KEPT=new']);
-    } finally {
-      for (const name of ['NOTIFY_SOCKET', 'LISTEN_FDS', 'NODE_OPTIONS', 'KEPT']) delete process.env[name];
-      Object.assign(process.env, saved);
-    }
+    const kept = environmentOf({ NOTIFY_SOCKET: '/x', LISTEN_FDS: '1', NODE_OPTIONS: '--x', WATCHDOG_USEC: '1', npm_config_x: '1', KEPT: 'x', ABSENT: undefined });
+    assert.deepEqual([...kept], [['KEPT', 'x']]);
+  });
+
+  it('adds to what children inherit, and wins', () => {
+    const env = inheritedEnv({ PATH: '/new', CNI_COMMAND: 'ADD' });
+    assert.deepEqual(env.filter((each) => /^(PATH|CNI_COMMAND)=/.test(each)).sort(), ['CNI_COMMAND=ADD', 'PATH=/new']);
+    const [, home] = /^HOME=(.*)$/m.exec(env.join('\n')) ?? [];
+    assert.equal(home, process.env['HOME']);
   });
 
   it('looks only in absolute directories', () => {

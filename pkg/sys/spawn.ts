@@ -79,14 +79,23 @@ export async function spawn(request: SpawnRequest): Promise<Child> {
   }
 }
 
-/** Our environment for children: without what concerns this daemon alone. `extra` wins. */
+/** Our environment for children, as it was at the first call: without what concerns this daemon alone. `extra` wins. */
 export function inheritedEnv(extra: Readonly<Record<string, string>> = {}): string[] {
-  const env = new Map<string, string>();
-  for (const [key, value] of Object.entries(process.env)) {
-    if (value !== undefined && !/^(NOTIFY_SOCKET$|LISTEN_|NODE_|WATCHDOG_|npm_)/.test(key)) env.set(key, value);
+  inherited ??= environmentOf(process.env);
+  const kept = Array.from(inherited).filter(([key]) => !(key in extra));
+  return [...kept, ...Object.entries(extra)].map(([key, value]) => `${key}=${value}`);
+}
+
+/** Node asks libc for each variable each time, and plugins are run often. */
+let inherited: ReadonlyMap<string, string> | undefined;
+
+/** PURE. What of an environment children get. */
+export function environmentOf(env: Readonly<Record<string, string | undefined>>): ReadonlyMap<string, string> {
+  const kept = new Map<string, string>();
+  for (const [key, value] of Object.entries(env)) {
+    if (value !== undefined && !/^(NOTIFY_SOCKET$|LISTEN_|NODE_|WATCHDOG_|npm_)/.test(key)) kept.set(key, value);
   }
-  for (const [key, value] of Object.entries(extra)) env.set(key, value);
-  return Array.from(env, ([key, value]) => `${key}=${value}`);
+  return kept;
 }
 
 /** Absolute path of an executable file: `name` itself if it is a path, else the first along `path`; undefined if there is none. */

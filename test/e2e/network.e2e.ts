@@ -103,7 +103,7 @@ describe('network (CNI)', function () {
     const name = `${TAG}-p${++count}`;
     await ip('', 'netns', 'add', name);
     await ip(name, 'link', 'set', 'lo', 'up');
-    const request = { id: newSandboxId(), name, namespace: 'e2e', uid: `uid-${count}`, netns: netnsPath(name), portMappings, annotations: {}, cgroupPath: '', dns: { servers: [], searches: [], options: [] } };
+    const request = { id: newSandboxId(), name, namespace: 'e2e', uid: `uid-${count}`, netns: netnsPath(name), pinned: Promise.resolve(), portMappings, annotations: {}, cgroupPath: '', dns: { servers: [], searches: [], options: [] } };
     requests.push(request);
     return request;
   };

@@ -11,6 +11,7 @@ import {
   readlinkSync, realpathSync, renameSync, rmSync, statSync, symlinkSync, writeFileSync, writeSync,
 } from 'node:fs';
 import { createServer, type Server } from 'node:net';
+import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { RuntimeError, type ErrorCode } from '../../pkg/base/errors.ts';
@@ -735,12 +736,27 @@ describe('pinned namespaces', () => {
     assert.equal(enter(pins, 'cat', '/proc/sys/net/ipv4/ip_unprivileged_port_start', '/proc/sys/kernel/shmmax'), '80\n123456');
     assert.deepEqual(await namespaces.list(), [id]);
     assert.deepEqual(await namespaces.pinned(id), pins);
-    await new LinuxHost({ ownRoots: [] }).loopbackUp(pins.get('net') ?? '');
     assert.match(enter(pins, 'ip', '-br', 'link', 'show', 'lo'), /LOOPBACK,UP/);
     await namespaces.destroy(op(), id);
     await namespaces.destroy(op(), id);
     assert.equal((await namespaces.pinned(id)).size, 0);
     assert.deepEqual(await namespaces.list(), []);
+  });
+
+  it('pins all or nothing without a process, and leaves this one where it was', async () => {
+    const directory = fresh('native');
+    const own = (): string[] => ['net', 'ipc', 'uts'].map((kind) => readlinkSync(`/proc/self/ns/${kind}`));
+    const before = [...own(), hostname()];
+    const error = await refusal(() => sys.pinNamespaces({ paths: new Map([['net', join(directory, 'net')], ['uts', join(directory, 'missing/uts')]]), hostname: 'pod', sysctls: new Map() }), 'NotFound');
+    assert.include(error.message, 'uts namespace at');
+    assert.deepEqual(readdirSync(directory), []);
+    await sys.pinNamespaces({ paths: new Map([['uts', join(directory, 'uts')]]), hostname: 'pod', sysctls: new Map() });
+    await refusal(() => sys.pinNamespaces({ paths: new Map([['uts', join(directory, 'uts')]]), hostname: 'pod', sysctls: new Map() }), 'AlreadyExists');
+    assert.equal(enter(new Map([['uts', join(directory, 'uts')]]), 'hostname'), 'pod', 'the first one is still there');
+    await refusal(() => sys.pinNamespaces({ paths: new Map([['user', join(directory, 'user')]]), hostname: '', sysctls: new Map() }), 'InvalidArgument');
+    await sys.unmount(join(directory, 'uts'));
+    assert.deepEqual([...own(), hostname()], before);
+    for (let i = 0; i < 8; i++) assert.equal((await run('/bin/hostname')).stdout.toString().trim(), before.at(-1));
   });
 
   it('maps ids, and gives the user namespace the others', async () => {
@@ -795,7 +811,6 @@ describe('pinned namespaces', () => {
     const namespaces = new PinnedNamespaces({ dir: fresh('ns'), pinnsPath: PINNS });
     const id = newSandboxId();
     const netns = (await namespaces.pin(op(), id, { ...none, kinds: ['net'] })).get('net') ?? '';
-    await sys.loopbackUp(netns);
     await refusal(() => sys.connectInNetns(netns, ['127.0.0.1', '::1'], 8080), 'Unavailable');
     const server = await sys.spawn({
       argv: ['/usr/bin/nsenter', `--net=${netns}`, '/usr/bin/python3', '-c', 'import socket\ns = socket.create_server(("::1", 8080), family=socket.AF_INET6)\nc, _ = s.accept()\nc.sendall(c.recv(100).upper())'],
