@@ -4,7 +4,7 @@ import { readdir, rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { ContainerEventResponse } from '../../pkg/cri-api/types.ts';
 import { type Pod, waitFor } from './cri-client.ts';
-import { IMAGE, TestNode } from './harness.ts';
+import { IMAGE, processes, TestNode } from './harness.ts';
 import { type BuiltImage, buildImage, busybox, file } from './images.ts';
 import { type ScriptedRegistry, startScriptedRegistry } from './registry.ts';
 import { Command } from './terminal.ts';
@@ -199,6 +199,64 @@ describe('the command line', function () {
     assert.match(await ok('version'), /^berth \S+\ndaemon: berth \S+, CRI v1, on \//);
     assert.include(await ok('config'), `listen = "${node.socket}"`);
     assert.notInclude(await ok('config', '--default'), node.socket);
+  });
+
+  describe('on a terminal', () => {
+    const shown: readonly (readonly [args: readonly string[], says: () => string, colour: string])[] = [
+      [['ps'], () => container.slice(0, 13), '32mRunning'],
+      [['pods'], () => pod.id.slice(0, 13), '32mReady'],
+      [['images'], () => IMAGE.split(':')[0] ?? '', '1mIMAGE'],
+      [['stats'], () => container.slice(0, 13), '1mCONTAINER'],
+      [['stats', '--pods'], () => pod.id.slice(0, 13), '1mPOD'],
+      [['status'], () => 'RuntimeReady', '32myes'],
+      [['version'], () => 'daemon: berth', ''],
+      [['inspect', 'main'], () => '"CONTAINER_RUNNING"', ''],
+      [['logs', 'main'], () => 'one\r\n', ''],
+    ];
+    const resolved = (args: readonly string[]): string[] => args.map((each) => (each === 'main' ? container : each));
+
+    for (const [args, says, colour] of shown) {
+      it(`${args.join(' ')} is for people, and the same without colour in a pipe`, async () => {
+        const seen = onTerminal(resolved(args));
+        assert.strictEqual(await seen.end(), 0, seen.out);
+        assert.include(seen.out, says());
+        if (colour === '') assert.notInclude(seen.out, ESCAPE);
+        else assert.include(seen.out, ESCAPE + colour);
+        const piped = start(...resolved(args));
+        piped.endInput();
+        assert.strictEqual(await piped.end(), 0, piped.err);
+        assert.include(piped.out, says().replace('\r', ''));
+        assert.notInclude(piped.out, ESCAPE);
+      });
+    }
+
+    it('--json is JSON, without colour', async () => {
+      for (const args of [['ps'], ['pods'], ['images'], ['stats'], ['stats', '--pods'], ['status'], ['version']]) {
+        const seen = onTerminal([...args, '--json']);
+        assert.strictEqual(await seen.end(), 0, seen.out);
+        assert.isObject(JSON.parse(seen.out), args.join(' '));
+      }
+    });
+
+    it('logs -f, events and stats --watch go on until Ctrl-C', async () => {
+      const following = [[onTerminal(['logs', '-f', container]), /one\r\n/], [onTerminal(['events']), /started\S* container/], [onTerminal(['stats', '--watch']), /\x1b\[H\x1b\[2J[^]*main/]] as const;
+      for (const [command, pattern] of following) {
+        await command.says(pattern);
+        command.write('\x03');
+        await command.end();
+      }
+      const session = onTerminal(['exec', '-it', container, 'sh']);
+      await session.says(/# /);
+      session.resize(33, 99);
+      session.write('until [ "$(busybox stty size)" = "33 99" ]; do sleep 0.1; done; echo re""sized\r');
+      await session.says(/resized/);
+      session.write('sleep 27183\r');
+      await waitFor(() => processes('sleep 27183'), (found) => found.length === 1, 'the command to run');
+      session.write('\x03');
+      await waitFor(() => processes('sleep 27183'), (found) => found.length === 0, 'the command to be interrupted');
+      session.write('exit 4\r');
+      assert.strictEqual(await session.end(), 4, session.out);
+    });
   });
 
   it('says so when no daemon answers', async () => {
