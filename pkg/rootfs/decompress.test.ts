@@ -1,7 +1,10 @@
 import { assert } from 'chai';
-import { zstdCompressSync } from 'node:zlib';
+import { closeSync, mkdtempSync, openSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { gzipSync, zstdCompressSync } from 'node:zlib';
 import { RuntimeError } from '../base/errors.ts';
-import { compressionOf, zstdFrames } from './decompress.ts';
+import { compressionOf, decompress, zstdFrames } from './decompress.ts';
 
 describe('rootfs/decompress: what a blob is packed with', () => {
   const cases: readonly [bytes: readonly number[], want: string][] = [
@@ -42,4 +45,42 @@ describe('rootfs/decompress: zstd frames', () => {
     for (const cut of [1, 4, 8, 30]) assert.throws(() => [...zstdFrames([Buffer.concat(frames).subarray(0, -cut)])], RuntimeError, 'cut short', `cut by ${cut}`);
     assert.throws(() => [...zstdFrames([Buffer.concat([frames[0] as Buffer, Buffer.from('garbage')])])], RuntimeError, 'followed by something else');
   });
+});
+
+// The addon's inflater is what serves where there is one: see test/e2e/rootfs.e2e.ts.
+describe('rootfs/decompress: by node:zlib', () => {
+  const data = Buffer.from(Array.from({ length: 700_000 }, (_, i) => (i * i) % 251));
+  const half = data.length >> 1;
+  let directory = '';
+  before(() => (directory = mkdtempSync(join(tmpdir(), 'decompress-'))));
+  after(() => rmSync(directory, { recursive: true }));
+
+  async function through(packed: Buffer, compression: 'none' | 'gzip' | 'zstd'): Promise<{ readonly data: Buffer; readonly read: number }> {
+    const path = join(directory, 'packed');
+    writeFileSync(path, packed);
+    const fd = openSync(path, 'r');
+    const out: Buffer[] = [];
+    let read = 0;
+    try {
+      await decompress(fd, compression, (bytes) => (read += bytes), (bytes) => out.push(Buffer.from(bytes)));
+    } finally {
+      closeSync(fd);
+    }
+    return { data: Buffer.concat(out), read };
+  }
+
+  const packings: readonly [name: string, compression: 'none' | 'gzip' | 'zstd', packed: Buffer][] = [
+    ['nothing', 'none', data], ['gzip', 'gzip', gzipSync(data)], ['gzip in two members', 'gzip', Buffer.concat([gzipSync(data.subarray(0, half)), gzipSync(data.subarray(half))])],
+    ['zstd', 'zstd', zstdCompressSync(data)], ['zstd in two frames', 'zstd', Buffer.concat([zstdCompressSync(data.subarray(0, half)), zstdCompressSync(data.subarray(half))])],
+  ];
+  for (const [name, compression, packed] of packings) {
+    it(name, async () => {
+      const got = await through(packed, compression);
+      assert.isTrue(got.data.equals(data));
+      assert.equal(got.read, packed.length);
+      if (compression === 'none') return;
+      const error = await through(packed.subarray(0, -9), compression).then(() => undefined, (each: unknown) => each);
+      assert.isTrue(error instanceof RuntimeError && error.code === 'DataLoss', String(error));
+    });
+  }
 });

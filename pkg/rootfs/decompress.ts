@@ -2,13 +2,15 @@
  * From the bytes of a layer blob to the bytes of its tar. What it is packed with is told by its first bytes, never by the media type:
  * registries hold layers whose type is wrong.
  *
- * Runs in the worker. Inflating happens on libuv's threads, one block ahead of the consumer, so that inflating and writing files overlap.
+ * Runs in the worker. Inflating happens on another thread, some blocks ahead of the consumer, so that inflating and writing files overlap: the addon's
+ * inflater where Node lends its libraries, else node:zlib on libuv's threads.
  */
 import { readSync } from 'node:fs';
 import { constants, createGunzip, createZstdDecompress } from 'node:zlib';
 import type { Transform } from 'node:stream';
 import { limits } from '../base/limits.ts';
 import { errnoOf, RuntimeError } from '../base/errors.ts';
+import { errnoBehind, INFLATED_BLOCK_BYTES, readInflated } from '../sys/index.ts';
 
 export type Compression = 'none' | 'gzip' | 'zstd' | 'xz' | 'bzip2';
 
@@ -48,10 +50,37 @@ export async function decompress(fd: number, compression: 'none' | 'gzip' | 'zst
     }
     await feeding;
   } catch (error) {
-    throw damaged(error, compression);
+    throw damaged(error);
   } finally {
     // A write that nobody takes the result of never ends, so `feeding` is not waited for.
     stream.destroy();
+  }
+}
+
+/** As `decompress`, from an inflater of the addon (`Inflater.id`). */
+export function readInflater(id: number, onRead: (bytes: number) => void, onTar: (bytes: Buffer) => void): void {
+  const block = Buffer.allocUnsafeSlow(INFLATED_BLOCK_BYTES);
+  let before = 0;
+  try {
+    for (;;) {
+      const { bytes, consumed } = next(id, block);
+      onRead(consumed - before);
+      before = consumed;
+      if (bytes === 0) return;
+      onTar(block.subarray(0, bytes));
+    }
+  } finally {
+    block.buffer.transfer(0);
+  }
+}
+
+function next(id: number, block: Buffer): ReturnType<typeof readInflated> {
+  try {
+    return readInflated(id, block);
+  } catch (error) {
+    const errno = errnoBehind(error);
+    if (errno === 'EBADMSG') throw damage(error);
+    throw errno === 'EFBIG' ? windowTooLarge(error) : error;
   }
 }
 
@@ -93,13 +122,18 @@ function release(chunk: Buffer): void {
   if (chunk.byteOffset + chunk.length === buffer.byteLength && buffer.byteLength === BLOCK_BYTES) buffer.transfer(0);
 }
 
-function damaged(error: unknown, compression: string): unknown {
+function damaged(error: unknown): unknown {
   const name = errnoOf(error) ?? (error instanceof Error && 'code' in error ? String(error.code) : '');
-  if (name === 'ZSTD_error_frameParameter_windowTooLarge') {
-    return new RuntimeError('ResourceExhausted', `the layer wants a zstd window of more than ${2 ** (limits.zstdWindowLog - 20)} MiB`, { cause: error });
-  }
-  if (!/^(Z_|ZSTD_)/.test(name)) return error;
-  return new RuntimeError('DataLoss', `the ${compression} data of the layer is damaged or cut short`, { cause: error });
+  if (name === 'ZSTD_error_frameParameter_windowTooLarge') return windowTooLarge(error);
+  return /^(Z_|ZSTD_)/.test(name) ? damage(error) : error;
+}
+
+function damage(cause: unknown): RuntimeError {
+  return new RuntimeError('DataLoss', 'the compressed data of the layer is damaged or cut short', { cause });
+}
+
+function windowTooLarge(cause: unknown): RuntimeError {
+  return new RuntimeError('ResourceExhausted', `the layer wants a zstd window of more than ${2 ** (limits.zstdWindowLog - 20)} MiB`, { cause });
 }
 
 const ZSTD_MAGIC = 0xfd2fb528;

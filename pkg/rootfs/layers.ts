@@ -23,7 +23,7 @@ import { limits } from '../base/limits.ts';
 import { abortError, checkAlive, type Op } from '../base/op.ts';
 import { abortable, SingleFlight } from '../base/sync.ts';
 import type { FsUsage, LayerSource, LayerUnpacker } from '../image/index.ts';
-import { closeFd, mountBind, mountOverlay, pipe, Root, spawn, spreadDirectories, syncFileSystem, treeUsage, unmountTree, type Child } from '../sys/index.ts';
+import { closeFd, Inflater, mountBind, mountOverlay, pipe, Root, spawn, spreadDirectories, syncFileSystem, treeUsage, unmountTree, type Child } from '../sys/index.ts';
 import { type Compression, compressionOf } from './decompress.ts';
 import type { Pending, RootOwner, WrittenLayer } from './layer-writer.ts';
 import type { UnpackPool } from './unpack-pool.ts';
@@ -156,7 +156,7 @@ export class Layers implements LayerUnpacker {
   async verify(op: Op, chainId: ChainId): Promise<readonly string[]> {
     try {
       const record = parseRecord(await readJson(join(this.#path(chainId), 'layer.json'), LAYER_JSON_BYTES), chainId);
-      const problems = await this.#pool.run(op, { type: 'verify', directory: this.#path(chainId) }, undefined);
+      const problems = await this.#pool.run(op, () => ({ type: 'verify', directory: this.#path(chainId) }), undefined);
       if (problems.length > 0) return problems;
       const { inodesUsed } = await treeUsage(join(this.#path(chainId), 'fs'));
       return Number(inodesUsed) === record.inodesUsed ? [] : [`it holds ${inodesUsed} inodes instead of ${record.inodesUsed}`];
@@ -192,9 +192,17 @@ export class Layers implements LayerUnpacker {
       const compression = compressionOf(head(blob));
       const job = { type: 'unpack', blobBytes: Number(layer.sizeBytes), directory, diffId: layer.diffId, limits: this.#limits } as const;
       if (compression === 'xz' || compression === 'bzip2') {
-        return await unpackThrough(op, compression, blob, (fd) => this.#pool.run(op, { ...job, fd, compression: 'none' }, layer.onProgress));
+        return await unpackThrough(op, compression, blob, (fd) => this.#pool.run(op, () => ({ ...job, fd, compression: 'none', inflater: undefined }), layer.onProgress));
       }
-      return await this.#pool.run(op, { ...job, fd: blob, compression }, layer.onProgress);
+      let inflater: Inflater | undefined;
+      try {
+        return await this.#pool.run(op, () => {
+          if (compression !== 'none') inflater = Inflater.open(blob, compression, limits.zstdWindowLog);
+          return { ...job, fd: blob, compression, inflater: inflater?.id };
+        }, layer.onProgress);
+      } finally {
+        inflater?.close();
+      }
     } finally {
       closeFd(blob);
     }
@@ -225,7 +233,7 @@ export class Layers implements LayerUnpacker {
     op.stage(`settle layer ${chainId}`);
     try {
       const pending = await readPending(directory);
-      await this.#withBelow(below, (merged) => this.#pool.run(op, { type: 'settle', directory, below: merged, pending }, undefined));
+      await this.#withBelow(below, (merged) => this.#pool.run(op, () => ({ type: 'settle', directory, below: merged, pending }), undefined));
       const { usedBytes, inodesUsed } = await treeUsage(join(directory, 'fs'));
       const record: LayerRecord = { ...(await this.record(chainId)), usedBytes: Number(usedBytes), inodesUsed: Number(inodesUsed), state: 'settled' };
       await this.#sync.run();

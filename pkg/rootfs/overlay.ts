@@ -72,7 +72,9 @@ export class OverlayRootfs implements RootfsDriver {
     this.imageRoot = options.imageRoot ?? options.root;
     this.#rootfs = join(options.root, 'rootfs');
     this.#reserve = options.reserve ?? noReserve;
-    this.#pool = new UnpackPool(Math.min(limits.unpackWorkersCount, Math.max(2, availableParallelism())), options.workerUrl ?? pathToFileURL(join(import.meta.dirname, 'unpack-worker.ts')));
+    // Each has another thread that inflates for it.
+    const workers = Math.min(limits.unpackWorkersCount, Math.max(1, availableParallelism() >> 1));
+    this.#pool = new UnpackPool(workers, options.workerUrl ?? pathToFileURL(join(import.meta.dirname, 'unpack-worker.ts')));
     this.#layers = new Layers(join(this.imageRoot, 'layers'), this.#pool, options.unpackLimits ?? {});
   }
 

@@ -12,7 +12,7 @@ import { crc32 } from 'node:zlib';
 import { type ErrorCode, explain, RuntimeError } from '../base/errors.ts';
 import { limits } from '../base/limits.ts';
 import { closeFd, Root } from '../sys/index.ts';
-import { decompress } from './decompress.ts';
+import { decompress, readInflater } from './decompress.ts';
 import { bytesOf, RootTree } from './layer-tree.ts';
 import { LayerWriter, type Pending, settleLayer, type WrittenLayer } from './layer-writer.ts';
 import { type ManifestRecord, ManifestWriter, parseManifest } from './manifest.ts';
@@ -32,6 +32,8 @@ export interface UnpackJob {
   /** Open descriptor of the blob, or of a pipe with the unpacked tar. The parent closes it. */
   readonly fd: number;
   readonly compression: 'none' | 'gzip' | 'zstd';
+  /** `Inflater.id` of one that reads the blob; undefined: inflate here. The parent closes it. */
+  readonly inflater: number | undefined;
   /** Size of the blob, for the ratio. */
   readonly blobBytes: number;
   /** Holds `fs/`; the manifest is written beside it. */
@@ -136,14 +138,16 @@ async function readLayer(job: UnpackJob, request: Request, writer: LayerWriter):
     consumed += bytes;
     Atomics.store(request.progress, 0, BigInt(consumed));
   };
-  await decompress(job.fd, job.compression, onRead, (bytes) => {
+  const onTar = (bytes: Buffer): void => {
     checkCancelled(request);
     produced += bytes.length;
     checkRatio(job, produced);
     hash.update(bytes);
     tar.push(bytes);
     Atomics.store(request.progress, 1, BigInt(produced));
-  });
+  };
+  if (job.inflater === undefined) await decompress(job.fd, job.compression, onRead, onTar);
+  else readInflater(job.inflater, onRead, onTar);
   tar.finish();
   const diffId = `${job.diffId.slice(0, job.diffId.indexOf(':'))}:${hash.digest('hex')}`;
   if (diffId !== job.diffId) throw new RuntimeError('DataLoss', `the layer unpacks to ${diffId}, but the image config promises ${job.diffId}`);

@@ -31,6 +31,7 @@ export {
   Root, spreadDirectories, statFileSystem, syncFileSystem, treeUsage,
   type Entry, type EntryMeta, type FileKind, type FileSystemStat, type ListedName, type Resolution, type Stat, type Text,
 } from './root.ts';
+export { INFLATED_BLOCK_BYTES, Inflater, readInflated } from './inflater.ts';
 export {
   becomeSubreaper, connectInNetns, countFds, heedsSignal, isAlive, listDevices, netDev, nodeFacts, pinNamespaces, probePath, processRef, signalProcess, waitGone,
   type DeviceNode, type NodeFacts, type ProbedPath,
