@@ -32,6 +32,8 @@ const ENDING_MS = 15_000;
 const stages: readonly Stage[] = [
   { name: 'check', command: ['node', 'scripts/check.ts'], kind: 'command' },
   { name: 'unit', command: ['mocha', ...globSync('{pkg,cri}/**/*.test.ts').sort()], kind: 'mocha' },
+  // The same inputs in each run, so that a red run is red again; `npm run fuzz` looks for new ones.
+  { name: 'fuzz', command: ['node', 'scripts/fuzz.ts', '--seed', '1', '--seconds', '2'], kind: 'command' },
   ...conmonStages(),
   ...globSync('test/e2e/*.e2e.ts').sort().map((file): Stage => ({ name: file, command: onPrivateGround(['mocha', '--retries', '1', '--timeout', '60000', file]), kind: 'mocha' })),
 ];
