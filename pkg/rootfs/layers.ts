@@ -168,7 +168,7 @@ export class Layers implements LayerUnpacker {
 
   async #unpack(op: Op, layer: LayerSource): Promise<void> {
     await ensureDir(this.directory);
-    // ext4 puts a new file where its directory is, and there looks at every inode that was freed in the last minutes, for each new one again:
+    // ext4 puts a new file where its directory is, and without a journal looks there at every inode freed in the last minutes, for each new one again:
     // a layer that comes after one that went would cost seconds of that.
     await spreadDirectories(this.directory);
     const name = temporaryName();
