@@ -465,17 +465,4 @@ describe('cri/server', () => {
       assert.equal((await client().version()).runtimeName, 'next');
     });
   });
-
-  it('answers Version in half a millisecond', async () => {
-    await start({ version: () => ({ version: '0.1.0', runtimeName: 'berth', runtimeVersion: '0.1.0', runtimeApiVersion: 'v1' }) });
-    const cri = client();
-    let best = Number.POSITIVE_INFINITY;
-    for (let i = 0; i < 1_000; i++) {
-      const began = performance.now();
-      await cri.version();
-      best = Math.min(best, performance.now() - began);
-    }
-    // The best of many is what a call costs; all others measure the machine's other work.
-    assert.isBelow(best, 0.5);
-  });
 });

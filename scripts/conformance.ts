@@ -1,8 +1,8 @@
 /**
  * `npm run conformance`: Berth judged by programs that we did not write, crictl and critest, built with Go.
  *
- *     npm run conformance                                  critest one spec after the other over SPDY, and crictl, with runc and with crun
- *     npm run conformance -- --all                         and a current runc; four specs at a time; WebSocket
+ *     npm run conformance                                  critest one spec after the other over SPDY, and crictl, with runc, crun and a current runc
+ *     npm run conformance -- --all                         and four specs at a time; WebSocket
  *     npm run conformance -- --runtime crun --websocket --parallel 4
  *     npm run conformance -- --focus 'port forward'        some specs only (a regular expression of Go's)
  *     npm run conformance -- --program crictl              one of the two
@@ -72,7 +72,7 @@ if (!hasGo()) {
 }
 
 function plan(): Run[] {
-  const runtimes = flags.all ? RUNTIMES : flags.runtime.length === 0 ? RUNTIMES.slice(0, 2) : flags.runtime.flatMap((each) => each.split(',')).map(runtimeNamed);
+  const runtimes = flags.all || flags.runtime.length === 0 ? RUNTIMES : flags.runtime.flatMap((each) => each.split(',')).map(runtimeNamed);
   const given: Omit<Run, 'runtime'> = { program: 'critest', transport: flags.websocket ? 'websocket' : 'spdy', parallel: Number(flags.parallel), restartBetween: flags['restart-between'] };
   const variants = flags.all ? [1, 4].flatMap((parallel) => (['spdy', 'websocket'] as const).map((transport) => ({ ...given, transport, parallel }))) : [given];
   const crictl = flags.focus === '' && !given.restartBetween ? [{ ...given, program: 'crictl', transport: 'spdy', parallel: 1 } as const] : [];

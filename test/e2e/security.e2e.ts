@@ -125,7 +125,7 @@ for (const runtime of RUNTIMES) {
         }
         const started = performance.now();
         await node.cri.exec(id, ['sh', '-c', 'sleep 31536000 & exit 0']);
-        assert.isBelow(performance.now() - started, 1_000);
+        assert.isBelow(performance.now() - started, 5_000);
         assert.isAtMost((await descriptorsOf(node.pid)) - before, 2);
         await node.cri.removePod(pod.id);
       });
@@ -162,7 +162,7 @@ for (const runtime of RUNTIMES) {
         const pod = await node.cri.runPod();
         const started = performance.now();
         await refusal(idle(node, pod, { imageName: image }), /etc\/passwd.*larger than/);
-        assert.isBelow(performance.now() - started, 1_000);
+        assert.isBelow(performance.now() - started, 5_000);
         await node.cri.removePod(pod.id);
       });
 
@@ -172,7 +172,7 @@ for (const runtime of RUNTIMES) {
           const image = await addImage(node, `group-${name}`, await withFiles(entry));
           const started = performance.now();
           await refusal(idle(node, pod, { imageName: image, ...secured({ runAsUser: { value: 1000n } }) }), 'etc/group');
-          assert.isBelow(performance.now() - started, 1_000, name);
+          assert.isBelow(performance.now() - started, 5_000, name);
         }
         // runc reads these files itself, in the running container: what leads nowhere in the image may lead to something without end there.
         const etc = (await busybox()).filter(({ path }) => !path.startsWith('etc'));
@@ -185,7 +185,7 @@ for (const runtime of RUNTIMES) {
           const image = await addImage(node, `group-link-${index}`, { layers: [{ files: layer, compression: 'none' }], config: { Cmd: ['sleep', '1000'] } });
           const started = performance.now();
           await refusal(idle(node, pod, { imageName: image, ...secured({ runAsUser: { value: 1000n } }) }), /etc.*symlink/);
-          assert.isBelow(performance.now() - started, 1_000);
+          assert.isBelow(performance.now() - started, 5_000);
         }
         await node.cri.removePod(pod.id);
       });
@@ -199,12 +199,12 @@ for (const runtime of RUNTIMES) {
           for (const hostPath of [join(volume, 'group'), '/dev/zero']) {
             const started = performance.now();
             await refusal(idle(node, pod, { mounts: [{ containerPath, hostPath }], ...secured({ runAsUser: { value: 1000n } }) }), 'where runtimes read users and groups');
-            assert.isBelow(performance.now() - started, 1_000);
+            assert.isBelow(performance.now() - started, 5_000);
           }
         }
         const started = performance.now();
         await refusal(idle(node, pod, { mounts: [{ containerPath: '/etc/', hostPath: volume }] }), join(volume, 'group'));
-        assert.isBelow(performance.now() - started, 1_000);
+        assert.isBelow(performance.now() - started, 5_000);
         await node.cri.removePod(pod.id);
       });
 
