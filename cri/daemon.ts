@@ -55,7 +55,7 @@ export interface Daemon {
 }
 
 /** Keys of `reload` that this daemon does take over; the others of the table need a restart still. */
-const RELOADED: ReadonlySet<string> = new Set(['crio.runtime.log_level', 'crio.image.pinned_images']);
+const RELOADED: ReadonlySet<string> = new Set(['crio.runtime.log_level', 'crio.runtime.log_filter', 'crio.image.pinned_images']);
 
 /** Starts everything in order and returns when the socket is open. @throws with what is wrong and what to do, having left nothing open. */
 export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
@@ -188,6 +188,8 @@ async function findRuntimes(op: Op, options: DaemonOptions): Promise<Runtimes> {
         createTimeoutMs: handler.createTimeoutMs,
         noPivot: config.runtime.noPivot,
         noSyncLog: handler.noSyncLog,
+        logSizeMaxBytes: config.runtime.logSizeMaxBytes,
+        journal: config.runtime.logToJournald ? 'copy' : 'none',
       });
       await ensureDir(runtime.handler.root);
       found.set(handler.name, { runtime, features: await runtime.features(op) });
@@ -264,7 +266,7 @@ async function makeWorld(options: DaemonOptions, parts: Parts): Promise<World> {
     host: new LinuxHost({ ownRoots: [runroot, root] }),
     processes: new LinuxProcesses(),
     clock: () => BigInt(Date.now()) * 1_000_000n + (process.hrtime.bigint() % 1_000_000n),
-    settings: await podSettings(config, handlersOf(config, runtimes), { pauseRoot: await workspace.ensurePauseRoot(pausePath), envExec: join(binDir, 'env-exec'), selinux: parts.facts.selinux }),
+    settings: await podSettings(config, await handlersOf(config, runtimes, log), { pauseRoot: await workspace.ensurePauseRoot(pausePath), envExec: join(binDir, 'env-exec'), selinux: parts.facts.selinux }, log),
     extensions: new DirectoryExtensions({ cdiSpecs: config.runtime.cdiSpecDirs, hooks: config.runtime.hooksDir }, log),
     log,
   };
@@ -328,8 +330,11 @@ async function userNamespaceCircumstances(root: string): Promise<string | undefi
   }
 }
 
-function handlersOf(config: Config, runtimes: Runtimes): ReadonlyMap<string, HandlerSettings> {
-  return new Map([...runtimes].map(([name, { runtime, features }]) => [name, handlerSettings(config.runtimes.get(runtime.handler.name), features)]));
+async function handlersOf(config: Config, runtimes: Runtimes, log: Logger): Promise<ReadonlyMap<string, HandlerSettings>> {
+  const named = [...runtimes].filter(([name]) => name !== '');
+  const own = new Map(await Promise.all(named.map(async ([name, { features }]) => [name, await handlerSettings(config.runtimes.get(name), features, log)] as const)));
+  const chosen = own.get(runtimes.get('')?.runtime.handler.name ?? '');
+  return chosen === undefined ? own : new Map([['', chosen], ...own]);
 }
 
 function networkedPods(mind: OpenPods): { readonly id: SandboxId; readonly name: string }[] {

@@ -76,7 +76,7 @@ function kindOf(found: { isFile(): boolean; isDirectory(): boolean } | undefined
 async function serveForever(given: Readonly<Record<string, string | boolean | string[] | undefined>>): Promise<void> {
   process.umask(0o022);
   const { config, warnings } = await configuration(given);
-  const log = new Log({ level: parseLogLevel(config.runtime.logLevel), format: config.runtime.logFormat === 'json' ? 'json' : 'logfmt', filter: '', journald: journaldReads(process.env) });
+  const log = new Log({ level: parseLogLevel(config.runtime.logLevel), format: config.runtime.logFormat === 'json' ? 'json' : 'logfmt', filter: config.runtime.logFilter, journald: journaldReads(process.env) });
   for (const warning of warnings) log.warn(warning);
   // One request's bug must not end every container's daemon; the request has failed already, and this is the trace of it.
   process.on('unhandledRejection', (reason) => log.error('a promise failed and nobody noticed: a bug', { cause: explain(reason), stack: reason instanceof Error ? reason.stack : undefined }));
@@ -119,6 +119,7 @@ async function reloadConfiguration(given: Readonly<Record<string, string | boole
   try {
     const fresh = await configuration(given);
     for (const warning of fresh.warnings) log.warn(warning);
+    log.setFilter(fresh.config.runtime.logFilter);
     log.setLevel(parseLogLevel(fresh.config.runtime.logLevel));
     const { applied, needRestart } = daemon.reload(fresh.config);
     log.info('configuration read again', { applied: applied.join(' '), needRestart: needRestart.join(' ') });

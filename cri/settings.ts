@@ -7,8 +7,10 @@ import type { Config, HandlerConfig } from '../pkg/config/index.ts';
 import { errnoOf, RuntimeError } from '../pkg/base/errors.ts';
 import { readBounded, readJson } from '../pkg/base/files.ts';
 import { limits } from '../pkg/base/limits.ts';
+import type { Logger } from '../pkg/base/op.ts';
 import type { DefaultMount, HandlerSettings, PodSettings } from '../pkg/pod/index.ts';
 import type { RuntimeFeatures } from '../pkg/runtime/index.ts';
+import { parseSeccompProfile } from '../pkg/spec/index.ts';
 
 const KiB = 1024n;
 /** What the runtime's own process needs before it becomes the container's, as CRI-O has measured it. */
@@ -26,7 +28,7 @@ export interface OwnFiles {
 }
 
 /** @throws InvalidArgument or FailedPrecondition naming what cannot be read: containers would run without it. */
-export async function podSettings(config: Config, handlers: ReadonlyMap<string, HandlerSettings>, own: OwnFiles): Promise<PodSettings> {
+export async function podSettings(config: Config, handlers: ReadonlyMap<string, HandlerSettings>, own: OwnFiles, log: Logger): Promise<PodSettings> {
   const { runtime } = config;
   return {
     spec: {
@@ -35,7 +37,7 @@ export async function podSettings(config: Config, handlers: ReadonlyMap<string, 
       env: runtime.defaultEnv,
       sysctls: runtime.defaultSysctls,
       ulimits: runtime.defaultUlimits,
-      seccompProfile: await profile(runtime.seccompProfile),
+      seccompProfile: await defaultProfile(runtime.seccompProfile, log),
       privilegedSeccompProfile: await profile(runtime.privilegedSeccompProfile),
       apparmorProfile: runtime.apparmorProfile,
       readOnly: runtime.readOnly,
@@ -44,6 +46,10 @@ export async function podSettings(config: Config, handlers: ReadonlyMap<string, 
       deviceOwner: runtime.deviceOwnershipFromSecurityContext ? 'containerUser' : 'host',
     },
     handlers,
+    workloads: runtime.workloads,
+    infraCpuset: runtime.infraCtrCpuset,
+    bindMountPrefix: runtime.bindMountPrefix,
+    selinuxOnHostNetwork: runtime.hostnetworkDisableSelinux ? 'none' : 'label',
     logDir: config.storage.logDir,
     absentMountSourcesToReject: runtime.absentMountSourcesToReject,
     imageVolumes: config.image.imageVolumes,
@@ -61,14 +67,29 @@ export async function podSettings(config: Config, handlers: ReadonlyMap<string, 
   };
 }
 
-/** The part of a handler's table that concerns its containers. */
-export function handlerSettings(handler: HandlerConfig | undefined, features: RuntimeFeatures): HandlerSettings {
+/** The part of a handler's table that concerns its containers. @throws InvalidArgument for a seccomp profile that is none. */
+export async function handlerSettings(handler: HandlerConfig | undefined, features: RuntimeFeatures, log: Logger): Promise<HandlerSettings> {
   const least = features.kind === 'crun' ? MIN_MEMORY_BYTES.crun : MIN_MEMORY_BYTES.others;
   return {
     privilegedWithoutHostDevices: handler?.privilegedWithoutHostDevices ?? false,
     minMemoryBytes: handler?.containerMinMemoryBytes || least,
     allowedAnnotations: handler?.allowedAnnotations ?? [],
+    defaultAnnotations: handler?.defaultAnnotations ?? new Map(),
+    seccompProfile: await defaultProfile(handler?.seccompProfile ?? '', log),
   };
+}
+
+/** The profile for RuntimeDefault. One that is not there leaves the next one in force, which is strict as well: distributions' crio.conf names files that few nodes have. */
+async function defaultProfile(path: string, log: Logger): Promise<unknown> {
+  try {
+    const found = await profile(path);
+    if (found !== undefined) parseSeccompProfile(found);
+    return found;
+  } catch (cause) {
+    if (errnoOf(cause) !== 'ENOENT') throw new RuntimeError('InvalidArgument', `seccomp_profile ${path} cannot be used`, { cause });
+    log.warn('seccomp_profile is not there, going on without it', { path });
+    return undefined;
+  }
 }
 
 /** A seccomp profile by path, '' = none. */

@@ -3,6 +3,7 @@ import { readFile, writeFile } from 'node:fs/promises';
 import { isCode, RuntimeError } from '../base/errors.ts';
 import { flags, loadConfig, reload, reloadableKeys, renderConfig } from './index.ts';
 import type { ConfigFiles, LoadedConfig, LoadOptions } from './index.ts';
+import { handlerTable, type Table, tables, unsupportedTables } from './schema.ts';
 import { parseToml } from './toml.ts';
 
 const MAIN = '/etc/berth/berth.conf';
@@ -122,7 +123,7 @@ describe('config', () => {
     const { warnings } = await load(text);
     assert.deepEqual(warnings, [
       `${MAIN}:2:1: unknown key crio.runtime.log_levle, ignoring (did you mean log_level?)`,
-      `${MAIN}:3:1: crio.runtime.uid_mappings is not implemented`,
+      `${MAIN}:3:1: crio.runtime.uid_mappings has no effect: pods ask for user namespaces themselves (hostUsers: false)`,
       `${MAIN}:5:1: crio.metrics.enable_metrics is not implemented`,
       `${MAIN}:6:1: unknown key crio.zzz, ignoring`,
       `${MAIN}:9:1: crio.nri.default_validator is not implemented`,
@@ -165,6 +166,68 @@ describe('config', () => {
     assert.deepEqual(config.runtime.defaultCapabilities, ['CAP_CHOWN', 'CAP_KILL']);
     assert.equal(config.image.pullProgressTimeoutMs, 90_500);
     assert.equal(config.api.streamIdleTimeoutMs, 14_400_000);
+  });
+
+  it('puts workloads and annotations of several files together', async () => {
+    const texts = {
+      [MAIN]: '[crio.runtime.workloads.a]\nactivation_annotation = "mark/a"\n[crio.runtime.workloads.a.resources]\ncpushares = 5\ncpulimit = "1500"\n[crio.runtime.runtimes.kata]\ndefault_annotations = { x = "1", y = "1" }',
+      [`${DROP_INS}/1`]: '[crio.runtime.workloads.b]\nactivation_annotation = "mark/b"\nallowed_annotations = ["umask.crio.io"]\nannotation_prefix = "p"\n[crio.runtime.workloads.b.resources]\ncpuset = "0-1"\n[crio.runtime.runtimes.kata]\ndefault_annotations = { y = "2" }',
+    };
+    const { config, warnings } = await load(texts);
+    const none = { cpuShares: 0n, cpuQuota: 0n, cpuPeriod: 0n, cpuset: '', cpuLimit: 0n };
+    assert.deepEqual(config.runtime.workloads, [
+      { name: 'a', activationAnnotation: 'mark/a', annotationPrefix: '', allowedAnnotations: [], resources: { ...none, cpuShares: 5n, cpuLimit: 1500n } },
+      { name: 'b', activationAnnotation: 'mark/b', annotationPrefix: 'p', allowedAnnotations: ['umask.crio.io'], resources: { ...none, cpuset: '0-1' } },
+    ]);
+    assert.deepEqual([...(config.runtimes.get('kata')?.defaultAnnotations ?? [])], [['x', '1'], ['y', '2']]);
+    assert.deepEqual(warnings, []);
+    const again = await load(renderConfig(config, { comment: 'none', docs: 'without' }));
+    assert.deepEqual([again.config, again.warnings], [config, []]);
+  });
+
+  const badTables: readonly (readonly [text: string, message: RegExp])[] = [
+    ['[crio.runtime]\nworkloads = 5', /berth\.conf:2:1: crio\.runtime\.workloads wants a table of workloads, got the number 5/],
+    ['[crio.runtime.workloads.a]\nannotation_prefix = "p"', /workloads needs an activation_annotation in a/],
+    ['[crio.runtime.workloads.a]\nactivation_annotation = "m"\nallowed = []', /workloads has the unknown key allowed in a; there are activation_annotation/],
+    ['[crio.runtime.workloads.a]\nactivation_annotation = "m"\nresources = { cpus = 1 }', /unknown key cpus in a\.resources/],
+    ['[crio.runtime.workloads.a]\nactivation_annotation = "m"\nresources = { cpushares = -1 }', /wants a whole number in a\.resources\.cpushares/],
+    ['[crio.runtime.workloads.a]\nactivation_annotation = "m"\nresources = { cpuset = "all" }', /wants a list such as 0-3,7 in a\.resources\.cpuset/],
+    ['[crio.runtime.runtimes.x]\ndefault_annotations = { a = 1 }', /default_annotations wants a string, got the number 1/],
+    ['[crio.runtime]\nlog_size_max = 4096', /log_size_max wants -1 for no limit, or at least 8192 bytes, got 4096/],
+    ['[crio.runtime]\ninfra_ctr_cpuset = "0..3"', /infra_ctr_cpuset wants a list of CPUs such as "0-3,7"/],
+  ];
+  for (const [text, message] of badTables) it(`refuses ${text.split('\n').slice(1).join(' ')}`, async () => assert.match(await refusal(load(text)), message));
+
+  it('knows every key of crio.conf: each does something, or is a warning that says why not', async () => {
+    // crio.conf(5) of 2026, by table.
+    const keys: Readonly<Record<string, string>> = {
+      crio: 'root runroot storage_driver storage_option imagestore log_dir version_file version_file_persist internal_wipe internal_repair clean_shutdown_file',
+      'crio.api': 'listen stream_address stream_port stream_enable_tls stream_tls_cert stream_tls_key stream_tls_ca stream_idle_timeout tls_min_version tls_cipher_suites grpc_max_send_msg_size grpc_max_recv_msg_size',
+      'crio.runtime': 'default_runtime default_ulimits no_pivot decryption_keys_path additional_artifact_stores conmon conmon_cgroup conmon_env default_env min_injected_gomaxprocs selinux seccomp_profile privileged_seccomp_profile ' +
+        'apparmor_profile blockio_config_file blockio_reload rdt_config_file cdi_spec_dirs irqbalance_config_file irqbalance_config_restore_file cgroup_manager default_capabilities add_inheritable_capabilities default_sysctls ' +
+        'allowed_devices additional_devices hooks_dir default_mounts default_mounts_file pids_limit log_level log_filter log_size_max log_to_journald container_exits_dir container_attach_socket_dir bind_mount_prefix read_only ' +
+        'uid_mappings gid_mappings minimum_mappable_uid minimum_mappable_gid ctr_stop_timeout drop_infra_ctr infra_ctr_cpuset shared_cpuset namespaces_dir pinns_path absent_mount_sources_to_reject ' +
+        'device_ownership_from_security_context enable_criu_support enable_pod_events hostnetwork_disable_selinux disable_hostport_mapping timezone workloads',
+      'crio.runtime.runtimes': 'runtime_path runtime_root runtime_type inherit_default_runtime runtime_config_path privileged_without_host_devices allowed_annotations container_min_memory platform_runtime_paths no_sync_log ' +
+        'default_annotations stream_websockets seccomp_profile container_create_timeout monitor_path monitor_cgroup monitor_env monitor_exec_cgroup runtime_pull_image exec_cpu_affinity',
+      'crio.image': 'default_transport global_auth_file namespaced_auth_dir pause_image pause_image_auth_file pause_command pinned_images signature_policy signature_policy_dir image_volumes insecure_registries registries ' +
+        'big_files_temporary_dir separate_pull_cgroup auto_reload_registries pull_progress_timeout oci_artifact_mount_support short_name_mode',
+      'crio.network': 'cni_default_network network_dir plugin_dirs cni_status_grace_period',
+      'crio.metrics': 'enable_metrics metrics_collectors metrics_host metrics_port metrics_socket metrics_cert metrics_key',
+      'crio.tracing': 'enable_tracing tracing_endpoint tracing_sampling_rate_per_million',
+      'crio.stats': 'stats_collection_period collection_period included_pod_metrics',
+      'crio.nri': 'enable_nri nri_plugin_dir nri_plugin_config_dir nri_listen nri_disable_connections nri_plugin_registration_timeout nri_plugin_request_timeout default_validator',
+      'crio.checkpoint_restore': 'container_level_enabled',
+    };
+    const known = new Map([...Object.values<Table>(tables), handlerTable].map((table) => [table.name, new Map([...[...table.unsupported].map(([key, { why }]) => [key, why] as const), ...Object.values(table.options).map(({ key }) => [key, ''] as const)])]));
+    for (const [table, rows] of unsupportedTables) known.set(table, new Map([...rows].map(([key, { why }]) => [key, why])));
+    for (const [table, words] of Object.entries(keys)) {
+      for (const key of words.split(' ')) {
+        const why = known.get(table)?.get(key);
+        assert.isDefined(why, `${table}.${key}`);
+        assert.match(why ?? '', /^(has no effect: .|is not implemented|$)/, `${table}.${key}`);
+      }
+    }
   });
 
   it('is frozen', async () => {

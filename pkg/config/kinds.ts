@@ -15,6 +15,8 @@ export interface Kind<T> {
   fromText(text: string): unknown;
   /** As TOML text. */
   show(value: T): string;
+  /** For tables: what two files give together, in what TOML gave; without it the later one wins whole. */
+  combine?(earlier: unknown, later: unknown): unknown;
 }
 
 export const text: Kind<string> = {

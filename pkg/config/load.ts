@@ -119,7 +119,7 @@ export class Loader {
       const inner = [...path, key];
       if (isTableName(inner.join('.'))) this.#readTable(document, file, inner, content[key]);
       else if (inner.join('.') === handlerTable.name) this.#readHandlers(document, file, inner, content[key]);
-      else if (isKey(table, key)) this.#given.set(inner.join('.'), { place: place(document, file, inner), raw: content[key] });
+      else if (isKey(table, key)) give(this.#given, table, inner.join('.'), key, { place: place(document, file, inner), raw: content[key] });
       else this.#readUnsupported(document, file, inner, content[key], table?.unsupported ?? new Map());
     }
   }
@@ -133,7 +133,7 @@ export class Loader {
       const given = this.#handlers.get(name) ?? new Map<string, Source>();
       this.#handlers.set(name, given);
       for (const key of Object.keys(inner)) {
-        if (isKey(handlerTable, key)) given.set(key, { place: place(document, file, [...here, key]), raw: inner[key] });
+        if (isKey(handlerTable, key)) give(given, handlerTable, key, key, { place: place(document, file, [...here, key]), raw: inner[key] });
         else this.#readUnsupported(document, file, [...here, key], inner[key], handlerTable.unsupported);
       }
     }
@@ -303,6 +303,14 @@ function pickInherited(parent: HandlerConfig): Pick<HandlerConfig, 'runtimePath'
 
 function isTableName(name: string): boolean {
   return unsupportedTables.has(name) || Object.values<Table>(tables).some((each) => each.name === name);
+}
+
+/** Takes a value over what an earlier source gave, or puts both together where their kind says how. */
+function give(given: Map<string, Source>, table: Table | undefined, name: string, key: string, source: Source): void {
+  const kind = Object.values(table?.options ?? {}).find((option) => option.key === key)?.kind;
+  const before = given.get(name);
+  const raw = before === undefined || kind?.combine === undefined ? source.raw : attempt(source.place, name, () => kind.combine?.(before.raw, source.raw));
+  given.set(name, { place: source.place, raw });
 }
 
 function isKey(table: Table | undefined, key: string): boolean {

@@ -7,6 +7,7 @@
  */
 import { BadValue, capability, choice, device, duration, environmentEntry, flag, integer, list, path, portText, seconds, sysctls, text, ulimit } from './kinds.ts';
 import type { Kind } from './kinds.ts';
+import { stringTable, workloads } from './workloads.ts';
 
 /** One key that Berth reads. The name of the row is the name of the field in `Config`, with the unit at its end. */
 export interface Option<T> {
@@ -49,6 +50,10 @@ function option<T>(key: string, kind: Kind<T>, fallback: T, doc: string, extra: 
 const texts = list(text);
 const paths = list(path);
 const NOT_YET = 'is not implemented';
+const NO_CRIU = 'is not implemented: containers are not checkpointed, and requests for it are answered with Unimplemented';
+const NO_HARDWARE_CLASSES = 'is not implemented: containers belong to no class of cache, memory bandwidth or block I/O';
+const NO_POLICED_CPUS = 'is not implemented: CPUs and their interrupts are left to the kubelet\'s CPU manager';
+const NO_VM = 'has no effect: it is for runtimes of type "vm" or "pod", and only "oci" is supported';
 const CRASH_ONLY = 'has no effect: Berth recovers from its records after any crash and after a reboot, and needs no such file or step';
 const OWN_FILES = 'has no effect: Berth keeps these files under runroot';
 const OWN_PAUSE = 'has no effect: Berth brings its own pause program and runs it only where a pod shares its PID namespace';
@@ -65,6 +70,27 @@ function merge(...maps: readonly ReadonlyMap<string, Unsupported>[]): ReadonlyMa
 const anything: Kind<unknown> = { argument: 'value', parse: (raw) => raw, fromText: (given) => given, show: () => '' };
 
 const number = integer(-1);
+
+/** A list of CPUs as in cpuset(7), or ''. */
+const cpuset: Kind<string> = {
+  ...text,
+  parse(raw) {
+    const value = text.parse(raw);
+    if (!/^(\d{1,5}(-\d{1,5})?(,\d{1,5}(-\d{1,5})?)*)?$/.test(value)) throw new BadValue(`wants a list of CPUs such as "0-3,7", got ${JSON.stringify(value)}`);
+    return value;
+  },
+};
+
+/** conmon reads 8 KiB at a time; a log that holds less could hold none of it. */
+const LOG_SIZE_LEAST = 8192;
+const logSize: Kind<number> = {
+  ...integer(-1),
+  parse(raw) {
+    const value = integer(-1).parse(raw);
+    if (value >= 0 && value < LOG_SIZE_LEAST) throw new BadValue(`wants -1 for no limit, or at least ${LOG_SIZE_LEAST} bytes, got ${value}`);
+    return value;
+  },
+};
 
 // ---- [crio] ----------------------------------------------------------------------------------------------------
 
@@ -122,6 +148,10 @@ export const runtime = {
   defaultMountsFile: option('default_mounts_file', path, '', 'File with a "/source:/destination" per line that is mounted into every container. "" looks at /etc/containers/mounts.conf, then /usr/share/containers/mounts.conf.'),
   absentMountSourcesToReject: option('absent_mount_sources_to_reject', paths, [], 'Mount sources that must exist; others are made as directories.'),
   deviceOwnershipFromSecurityContext: option('device_ownership_from_security_context', flag, false, 'Give devices to the user and group of the container.'),
+  infraCtrCpuset: option('infra_ctr_cpuset', cpuset, '', 'CPUs of infra containers, "0-1,4"; "" is all. The CPUs that the kubelet reserves, to leave the others to pods.'),
+  hostnetworkDisableSelinux: option('hostnetwork_disable_selinux', flag, true, 'Give pods on the network of the host no SELinux label of their own.'),
+  bindMountPrefix: option('bind_mount_prefix', path, '', 'Put before the source of every mount that a pod asks for: where the root of the host is, if Berth runs in a container itself.'),
+  workloads: option('workloads', workloads, [], 'Pods that an annotation marks get other CPU shares and sets, and more allowed annotations: a table [crio.runtime.workloads.<name>] with activation_annotation, annotation_prefix, allowed_annotations, and resources with cpushares, cpuquota, cpuperiod, cpuset, cpulimit.', { flag: '' }),
   readOnly: option('read_only', flag, false, 'Mount all root filesystems read-only, with a tmpfs on /run, /tmp and /var/tmp.'),
   pidsLimit: option('pids_limit', integer(-1), -1, 'Processes per container; -1 leaves it to the kubelet.'),
   noPivot: option('no_pivot', flag, false, 'Let the runtime use MS_MOVE in place of pivot_root: only for a host that runs from an initramfs.', { flag: '' }),
@@ -130,18 +160,24 @@ export const runtime = {
   disableHostportMapping: option('disable_hostport_mapping', flag, false, 'Leave host ports to others: neither map them nor pass them to CNI plugins.'),
   timezone: option('timezone', text, '', 'An IANA name, or "Local" for that of the node; "" leaves it to the image.'),
   logLevel: option('log_level', choice('fatal', 'panic', 'error', 'warn', 'info', 'debug', 'trace'), 'info', 'How much is logged.', { reload: true, short: 'l' }),
+  logFilter: option('log_filter', text, '', 'Log only messages that this regular expression matches; "" is all.', { reload: true }),
+  logSizeMaxBytes: option('log_size_max', logSize, -1, 'Bytes after which the log of a container is cut and begun anew; at least 8192, -1 is no limit. What was in it is lost: better let the kubelet rotate logs.'),
+  logToJournald: option('log_to_journald', flag, false, 'Send the output of containers to the journal, too.'),
   logFormat: option('log_format', choice('text', 'json'), 'text', 'logfmt or one JSON object per line. (In a crio setup this is a flag only.)'),
 } as const;
 
 const runtimeUnsupported = merge(
   unsupported(OWN_FILES, { container_exits_dir: text, container_attach_socket_dir: text, namespaces_dir: text }),
   unsupported('has no effect: it is detected', { selinux: flag }),
-  unsupported(NOT_YET, {
-    decryption_keys_path: text, additional_artifact_stores: texts, min_injected_gomaxprocs: number, blockio_config_file: text, blockio_reload: flag, rdt_config_file: text,
-    irqbalance_config_file: text, irqbalance_config_restore_file: text, log_filter: text, log_size_max: number, log_to_journald: flag, bind_mount_prefix: text,
-    uid_mappings: text, gid_mappings: text, minimum_mappable_uid: number, minimum_mappable_gid: number, ctr_stop_timeout: number, infra_ctr_cpuset: text, shared_cpuset: text,
-    enable_criu_support: flag, hostnetwork_disable_selinux: flag, workloads: anything,
-  }),
+  unsupported('is not implemented: Go programs see the CPU limit of their cgroup by themselves since Go 1.25', { min_injected_gomaxprocs: number }),
+  unsupported('is not implemented: encrypted images are refused', { decryption_keys_path: text }),
+  unsupported('is not implemented: volumes come from images, not from other artifacts', { additional_artifact_stores: texts }),
+  unsupported(NO_HARDWARE_CLASSES, { blockio_config_file: text, blockio_reload: flag, rdt_config_file: text }),
+  unsupported(NO_POLICED_CPUS, { irqbalance_config_file: text, irqbalance_config_restore_file: text, shared_cpuset: text }),
+  unsupported('has no effect: pods ask for user namespaces themselves (hostUsers: false)', { uid_mappings: text, gid_mappings: text, minimum_mappable_uid: number, minimum_mappable_gid: number }),
+  unsupported('has no effect: the grace period of a pod is what its StopContainer says, and SIGKILL is sent until it works', { ctr_stop_timeout: number }),
+  unsupported('has no effect: write them in the default_mounts_file', { default_mounts: texts }),
+  unsupported(NO_CRIU, { enable_criu_support: flag }),
 );
 
 // ---- [crio.runtime.runtimes.<name>] ----------------------------------------------------------------------------
@@ -159,13 +195,17 @@ export const handler = {
   monitorPath: option('monitor_path', path, '', 'The monitor (conmon). "" is the option conmon.'),
   monitorCgroup: option('monitor_cgroup', text, '', 'A *.slice, "pod", or "" for the option conmon_cgroup.'),
   monitorEnv: option('monitor_env', list(environmentEntry), [], 'Environment of the monitor; empty for the option conmon_env.'),
+  defaultAnnotations: option('default_annotations', stringTable, new Map<string, string>(), 'Annotations of every container of this handler, { "key" = "value" }, as if its pod had them and they were allowed; those that pods bring win.'),
+  seccompProfile: option('seccomp_profile', path, '', 'JSON profile for RuntimeDefault with this handler. "" is that of [crio.runtime].'),
   noSyncLog: option('no_sync_log', flag, false, 'Do not sync the log to disk when a container ends.'),
 } as const;
 
-const handlerUnsupported = unsupported(NOT_YET, {
-  runtime_config_path: text, platform_runtime_paths: anything, default_annotations: anything, stream_websockets: flag,
-  seccomp_profile: text, monitor_exec_cgroup: text, runtime_pull_image: flag, exec_cpu_affinity: text,
-});
+const handlerUnsupported = merge(
+  unsupported(NO_VM, { runtime_config_path: text, stream_websockets: flag, runtime_pull_image: flag }),
+  unsupported('has no effect: commands run without a monitor, in the cgroup of their container', { monitor_exec_cgroup: text }),
+  unsupported(NO_POLICED_CPUS, { exec_cpu_affinity: text }),
+  unsupported('is not implemented: a handler has one runtime_path; make a handler for each', { platform_runtime_paths: anything }),
+);
 
 // ---- [crio.image] ----------------------------------------------------------------------------------------------
 
@@ -185,7 +225,9 @@ const imageUnsupported = merge(
   unsupported('has no effect: write it in registries.conf', { insecure_registries: texts, registries: texts }),
   unsupported('has no effect: changes of registries.conf are seen at once', { auto_reload_registries: flag }),
   unsupported('has no effect: images come from registries and archives only', { default_transport: text }),
-  unsupported(NOT_YET, { big_files_temporary_dir: text, separate_pull_cgroup: text, oci_artifact_mount_support: flag }),
+  unsupported('has no effect: unfinished downloads lie beside the images', { big_files_temporary_dir: text }),
+  unsupported('is not implemented: pulls run in the cgroup of the daemon', { separate_pull_cgroup: text }),
+  unsupported('is not implemented: volumes come from images, not from other artifacts', { oci_artifact_mount_support: flag }),
 );
 
 // ---- the rest --------------------------------------------------------------------------------------------------
@@ -228,7 +270,7 @@ export const handlerTable: Table = { name: 'crio.runtime.runtimes', doc: 'A runt
 export const unsupportedTables: ReadonlyMap<string, ReadonlyMap<string, Unsupported>> = new Map([
   ['crio.metrics', unsupported(NOT_YET, { enable_metrics: flag, metrics_collectors: texts, metrics_host: text, metrics_port: number, metrics_socket: text, metrics_cert: text, metrics_key: text })],
   ['crio.tracing', unsupported(NOT_YET, { enable_tracing: flag, tracing_endpoint: text, tracing_sampling_rate_per_million: number })],
-  ['crio.checkpoint_restore', unsupported(NOT_YET, { container_level_enabled: text })],
+  ['crio.checkpoint_restore', unsupported(NO_CRIU, { container_level_enabled: text })],
   ['crio.nri', unsupported(NOT_YET, {
     enable_nri: flag, nri_plugin_dir: text, nri_plugin_config_dir: text, nri_listen: text, nri_disable_connections: flag,
     nri_plugin_registration_timeout: text, nri_plugin_request_timeout: text, default_validator: anything,

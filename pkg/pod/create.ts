@@ -31,19 +31,20 @@ import {
   type HookDefinition,
   homeOf,
   matchHooks,
-  passedAnnotations,
   type PodFiles,
   passwdWithEntry,
   type ResolvedUser,
   resolveUser,
   stringifySpec,
   workingDirOf,
+  workloadOf,
+  workloadResources,
 } from '../spec/index.ts';
 import type { ContainerRecord, SandboxRecord } from '../state/index.ts';
 import type { Books } from './books.ts';
 import { together } from './flights.ts';
 import type { HandlerSettings, World } from './index.ts';
-import { containerLabels, directoryMode, handlerSettings, ownerOnHost, renderHosts, requireOwnPids, volumeLabel } from './plan.ts';
+import { containerLabels, directoryMode, handlerSettings, ownerOnHost, podAnnotations, renderHosts, requireOwnPids, specDefaults, volumeLabel } from './plan.ts';
 import { podName } from './pods.ts';
 import { anonymousVolumes, checkImageUse, defaultMounts, findCdi, findDevices, type FoundCdi, imageVolumesOf, localhostSeccomp, resolveMounts } from './sources.ts';
 
@@ -79,7 +80,7 @@ export function draftContainer(world: World, id: ContainerId, sandbox: SandboxRe
     cgroupsPath: cgroupsPathFor({ manager: facts.cgroupManager, parent: sandbox.cgroupParent, id, prefix: 'berth' }),
     stopSignal: effectiveStopSignal(config.stopSignal, image.config.stopSignal),
     user: { uid: 0n, gid: 0n, supplementalGroups: [] },
-    resources: config.linux?.resources,
+    resources: workloadResources(config.linux?.resources, workloadOf(world.settings.workloads, sandbox.config.annotations), sandbox.config.annotations, config.metadata?.name ?? ''),
     imageVolumes: imageVolumesOf(world, config),
     stopping: null,
     monitor: null,
@@ -112,7 +113,7 @@ export async function launchContainer(op: Op, world: World, books: Books, draft:
 /** What takes time and depends on nothing else, side by side: above all the root, mounted. */
 async function gather(op: Op, world: World, { draft, sandbox, image, runtime, handler }: Subject) {
   op.stage('mount rootfs');
-  const wishes = wishesOf(world, draft, sandbox, handler);
+  const wishes = wishesOf(world, draft, sandbox);
   const layers = image.layers.map((layer) => layer.chainId);
   const [root, features, mounts, devices, cdi, configured, hooks] = await together([
     world.rootfs.mount(op, draft.id, layers, { mountOptions: world.settings.overlayOptions, quotaBytes: 0n, idMap: sandbox.idMap }),
@@ -145,7 +146,7 @@ async function writeBundle(op: Op, world: World, books: Books, subject: Subject,
   const spec = buildContainerSpec({
     ...settings,
     ...wishes,
-    defaults: { ...world.settings.spec, minMemoryBytes: handler.minMemoryBytes },
+    defaults: specDefaults(world.settings, sandbox.runtimeHandler),
     image: image.config,
     root,
     runtime: specRuntime(features, handler),
@@ -169,8 +170,8 @@ async function runMonitor(op: Op, world: World, { draft, sandbox, runtime }: Sub
 }
 
 /** What allowed annotations change, and which of them go into the spec. */
-function wishesOf(world: World, draft: ContainerRecord, sandbox: SandboxRecord, handler: HandlerSettings): AnnotationSettings & Pick<ContainerSpecInput, 'annotations'> {
-  const annotations = passedAnnotations(sandbox.config.annotations, draft.config.annotations, draft.config.metadata?.name ?? '', handler.allowedAnnotations);
+function wishesOf(world: World, draft: ContainerRecord, sandbox: SandboxRecord): AnnotationSettings & Pick<ContainerSpecInput, 'annotations'> {
+  const annotations = podAnnotations(world.settings, sandbox.config, sandbox.runtimeHandler, draft.config);
   return { ...annotationSettings(annotations, world.settings.allowedDevices), annotations };
 }
 
@@ -282,7 +283,7 @@ async function specInput(op: Op, world: World, books: Books, draft: ContainerRec
   return {
     id: draft.id,
     pod: sandbox.config,
-    config,
+    config: withResources(config, draft.resources),
     facts,
     namespaces: new Map(Object.entries(sandbox.namespaces)) as ContainerSpecInput['namespaces'],
     pid: pidNamespace(books, draft, sandbox),
@@ -315,6 +316,11 @@ function pidNamespace(books: Books, draft: ContainerRecord, sandbox: SandboxReco
       return { mode: 'join', path: `/proc/${target.state.process.pid}/ns/pid` };
     }
   }
+}
+
+/** The config with the resources that hold: a workload may have changed those that were asked for. */
+function withResources(config: ContainerConfig, resources: ContainerRecord['resources']): ContainerConfig {
+  return resources === config.linux?.resources ? config : { ...config, linux: { ...config.linux, resources } };
 }
 
 function namespaceOptionsOf(draft: ContainerRecord, sandbox: SandboxRecord): NamespaceOption | undefined {

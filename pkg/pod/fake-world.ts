@@ -48,7 +48,7 @@ const spec: SpecDefaults = {
   apparmorProfile: '', readOnly: false, pidsLimit: -1n, minMemoryBytes: 0n, deviceOwner: 'host',
 };
 
-const HANDLER = { privilegedWithoutHostDevices: false, minMemoryBytes: 0n, allowedAnnotations: [] };
+const HANDLER = { privilegedWithoutHostDevices: false, minMemoryBytes: 0n, allowedAnnotations: [], defaultAnnotations: new Map<string, string>(), seccompProfile: undefined };
 const HANDLERS: PodSettings['handlers'] = new Map([['', HANDLER], ['fake', HANDLER]]);
 
 type Failing = 'mount' | 'destroyRoot' | 'add' | 'del' | 'checkUse';
@@ -86,6 +86,7 @@ export class FakeSurroundings {
   world(overrides: Partial<PodSettings> = {}): World {
     const view = this.node.boot();
     const settings: PodSettings = {
+      infraCpuset: '', bindMountPrefix: '', workloads: [], selinuxOnHostNetwork: 'none',
       spec, logDir: join(this.directory, 'logs'), absentMountSourcesToReject: [], imageVolumes: 'mkdir', additionalDevices: [], allowedDevices: [], defaultMounts: [], handlers: HANDLERS, shmBytes: 1n << 26n,
       pauseRoot: join(this.directory, 'pause'), dropInfra: true, hostPorts: 'network', localtime: '', selinux: null, envExec: '', overlayOptions: [], ...overrides,
     };

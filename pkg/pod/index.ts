@@ -12,7 +12,7 @@ import type { ImageStore } from '../image/index.ts';
 import type { NetworkPlugin } from '../network/index.ts';
 import type { RootfsDriver } from '../rootfs/index.ts';
 import type { AttachChannel, Connection, ExecStdio, ExitStatus, Host, Monitor, Namespaces, OciRuntime, Processes, TerminalSize } from '../runtime/index.ts';
-import type { NodeFacts, SpecDefaults } from '../spec/index.ts';
+import type { NodeFacts, SpecDefaults, Workload } from '../spec/index.ts';
 import type { ContainerRecord, SandboxRecord, StateStore, Workspace } from '../state/index.ts';
 import type { Extensions } from './extensions.ts';
 
@@ -54,6 +54,10 @@ export interface HandlerSettings {
   readonly minMemoryBytes: bigint;
   /** Annotations that take effect: names, or beginnings with a `*` behind. */
   readonly allowedAnnotations: readonly string[];
+  /** Annotations that its containers have unless their pods bring others (`default_annotations`). */
+  readonly defaultAnnotations: ReadonlyMap<string, string>;
+  /** Parsed seccomp profile for RuntimeDefault with this handler; undefined = that of `PodSettings.spec`. */
+  readonly seccompProfile: unknown;
 }
 
 /** A line of `default_mounts_file`. */
@@ -82,6 +86,11 @@ export interface PodSettings {
   readonly shmBytes: bigint;
   /** Directory with our `pause`, the root of infra containers. */
   readonly pauseRoot: string;
+  /** CPUs of infra containers (`infra_ctr_cpuset`); '' = all. */
+  readonly infraCpuset: string;
+  /** What comes before the source of every mount that a pod asks for (`bind_mount_prefix`); '' = nothing. */
+  readonly bindMountPrefix: string;
+  readonly workloads: readonly Workload[];
   /** False: an infra container in every pod (`drop_infra_ctr`). */
   readonly dropInfra: boolean;
   /** Who maps host ports: pkg/network (by a CNI plugin, else by itself), or somebody else (`disable_hostport_mapping`). */
@@ -90,6 +99,8 @@ export interface PodSettings {
   readonly localtime: string;
   /** Labels of containers by the node's SELinux policy, without a level; null where SELinux is off. */
   readonly selinux: { readonly processLabel: string; readonly mountLabel: string } | null;
+  /** Whether pods on the network of the host have a label, too (`hostnetwork_disable_selinux`). */
+  readonly selinuxOnHostNetwork: 'label' | 'none';
   /** Static helper for environment values that are not UTF-8; '' = none. */
   readonly envExec: string;
   /** Overlay mount options by config. */

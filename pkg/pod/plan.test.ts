@@ -2,7 +2,8 @@ import { assert } from 'chai';
 import { codeOf } from '../base/errors.ts';
 import { backgroundOp, silent } from '../base/op.ts';
 import { FakeSurroundings, fakeContainer, fakePod } from './fake-world.ts';
-import { containerLabels, directoryMode, ownerOnHost, podCgroupFor, podLabels, renderHosts, requireOwnPids, volumeLabel } from './plan.ts';
+import type { PodSettings } from './index.ts';
+import { containerLabels, directoryMode, ownerOnHost, podCgroupFor, podLabels, renderHosts, requireOwnPids, sandboxLabels, volumeLabel } from './plan.ts';
 
 const base = { processLabel: 'system_u:system_r:container_t:s0', mountLabel: 'system_u:object_r:container_file_t:s0' };
 /** Numbers in this order. */
@@ -31,6 +32,14 @@ describe('SELinux labels', () => {
   it('are none where SELinux is off', () => {
     assert.deepEqual(podLabels(null, { user: '', role: '', type: '', level: 's0:c1' }, [], draws(1, 2)), { processLabel: '', mountLabel: '' });
     assert.deepEqual(containerLabels({ processLabel: '', mountLabel: '' }, { user: '', role: '', type: 'x_t', level: '' }), { processLabel: '', mountLabel: '' });
+  });
+
+  it('are none on the network of the host, where the configuration says so', () => {
+    const settings = (selinuxOnHostNetwork: 'label' | 'none'): PodSettings => ({ selinux: base, selinuxOnHostNetwork }) as PodSettings;
+    assert.equal(sandboxLabels(settings('none'), { network: 'host' }, undefined, [], draws(1, 2)).processLabel, '');
+    for (const [setting, network] of [['none', 'pod'], ['label', 'host'], ['label', 'pod']] as const) {
+      assert.equal(sandboxLabels(settings(setting), { network }, undefined, [], draws(1, 2)).processLabel, 'system_u:system_r:container_t:s0:c1,c2', `${setting} ${network}`);
+    }
   });
 
   it('have a pair of categories that no other pod has', () => {

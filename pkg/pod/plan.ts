@@ -2,13 +2,13 @@
  * What a sandbox needs, decided from its config alone. Pure.
  */
 import { posix } from 'node:path';
-import type { DNSConfig, NamespaceOption, PodSandboxConfig, SELinuxOption } from '../cri-api/types.ts';
+import type { ContainerConfig, DNSConfig, NamespaceOption, PodSandboxConfig, SELinuxOption } from '../cri-api/types.ts';
 import { RuntimeError } from '../base/errors.ts';
 import { quote } from '../base/ids.ts';
 import type { IdMap } from '../rootfs/index.ts';
 import type { PortMapping } from '../network/index.ts';
 import type { NamespaceKind, RuntimeFeatures } from '../runtime/index.ts';
-import { annotationSettings, checkedParent, passedAnnotations, selinuxLabels } from '../spec/index.ts';
+import { annotationSettings, checkedParent, passedAnnotations, selinuxLabels, workloadOf } from '../spec/index.ts';
 import type { SandboxRecord } from '../state/index.ts';
 import type { HandlerSettings, PodSettings } from './index.ts';
 
@@ -138,10 +138,25 @@ export function handlerSettings(settings: PodSettings, handler: string): Handler
   return found;
 }
 
-/** The annotations of a pod that its handler allows. */
-export function podAnnotations(settings: PodSettings, config: PodSandboxConfig, handler: string): ReadonlyMap<string, string> {
-  return passedAnnotations(config.annotations, {}, '', handlerSettings(settings, handler).allowedAnnotations);
+/** The annotations of a pod, and of one of its containers, that its handler or its workload allows, and over those the handler's own. */
+export function podAnnotations(settings: PodSettings, config: PodSandboxConfig, handler: string, container?: ContainerConfig): ReadonlyMap<string, string> {
+  const { allowedAnnotations, defaultAnnotations } = handlerSettings(settings, handler);
+  const allowed = [...allowedAnnotations, ...(workloadOf(settings.workloads, config.annotations)?.allowedAnnotations ?? [])];
+  return new Map([...defaultAnnotations, ...passedAnnotations(config.annotations, container?.annotations ?? {}, container?.metadata?.name ?? '', allowed)]);
 }
+
+/** Seccomp profile for RuntimeDefault and least memory of a handler's containers, over what holds for all. */
+export function specDefaults(settings: PodSettings, handler: string): PodSettings['spec'] {
+  const { seccompProfile, minMemoryBytes } = handlerSettings(settings, handler);
+  return { ...settings.spec, minMemoryBytes, seccompProfile: seccompProfile ?? settings.spec.seccompProfile };
+}
+
+/** SELinux labels of a new pod: none on the network of the host where the configuration says so. @throws as podLabels. */
+export function sandboxLabels(settings: PodSettings, plan: Pick<SandboxPlan, 'network'>, ...rest: Tail<Parameters<typeof podLabels>>): Labels {
+  return plan.network === 'host' && settings.selinuxOnHostNetwork === 'none' ? NO_LABELS : podLabels(settings.selinux, ...rest);
+}
+
+type Tail<T extends readonly unknown[]> = T extends readonly [unknown, ...infer Rest] ? Rest : never;
 
 /** Size of the pod's /dev/shm. @throws InvalidArgument for an annotation that is no size. */
 export function shmBytesOf(settings: PodSettings, config: PodSandboxConfig, handler: string): bigint {

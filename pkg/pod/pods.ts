@@ -17,7 +17,7 @@ import { type Books, isVisible, sandboxKey } from './books.ts';
 import { destroySandbox, forgetSandbox, releaseSandbox, type SandboxRemains } from './destroy.ts';
 import { Flights, together } from './flights.ts';
 import type { Containers, Pods, World } from './index.ts';
-import { directoryMode, handlerSettings, ownerOnHost, planSandbox, podAnnotations, podCgroupFor, podLabels, renderResolvConf, requireOwnPids, type SandboxPlan, shmBytesOf } from './plan.ts';
+import { directoryMode, handlerSettings, ownerOnHost, planSandbox, podAnnotations, podCgroupFor, renderResolvConf, requireOwnPids, sandboxLabels, type SandboxPlan, shmBytesOf, specDefaults } from './plan.ts';
 import { localhostSeccomp } from './sources.ts';
 import { same } from './same.ts';
 
@@ -143,7 +143,7 @@ export class SandboxKeeper implements Pods {
       files: { ...files, shm: plan.ipc === 'host' ? '/dev/shm' : files.shm, hosts: files.hosts },
       infra: plan.pid === 'pod' || !settings.dropInfra ? { id: id as unknown as ContainerId, process: null } : null,
       idMap: plan.idMap,
-      selinux: podLabels(settings.selinux, config.linux?.securityContext?.selinuxOptions, this.#labels(), (below) => randomInt(below)),
+      selinux: sandboxLabels(settings, plan, config.linux?.securityContext?.selinuxOptions, this.#labels(), (below) => randomInt(below)),
       overhead: config.linux?.overhead,
       resources: config.linux?.resources,
     };
@@ -219,7 +219,7 @@ export class SandboxKeeper implements Pods {
       pod: record.config,
       root: settings.pauseRoot,
       facts,
-      defaults: settings.spec,
+      defaults: specDefaults(settings, record.runtimeHandler),
       runtime: { ...features, privilegedWithoutHostDevices: handlerSettings(settings, record.runtimeHandler).privilegedWithoutHostDevices },
       namespaces: new Map(Object.entries(record.namespaces)) as never,
       cgroupsPath: infraCgroup(this.#world, record),
@@ -227,7 +227,7 @@ export class SandboxKeeper implements Pods {
       selinux: record.selinux,
       localhostSeccomp: await localhostSeccomp(op, record.config.linux?.securityContext),
       annotations: podAnnotations(settings, record.config, record.runtimeHandler),
-      cpuset: '',
+      cpuset: settings.infraCpuset,
     });
     await workspace.ensureBundle(infra.id, directoryMode(record.idMap));
     const bundle = await workspace.writeBundle(infra.id, stringifySpec(spec));

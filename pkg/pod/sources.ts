@@ -54,7 +54,7 @@ function isImageVolume(mount: Mount): boolean {
 async function bindMount(op: Op, world: World, mount: Mount, label: string): Promise<ResolvedMount> {
   const reject = world.settings.absentMountSourcesToReject.includes(posix.normalize(mount.hostPath));
   op.stage(`stat mount source ${mount.hostPath}`);
-  const source = await world.host.mountSource(op, mount.hostPath, reject);
+  const source = await world.host.mountSource(op, `${world.settings.bindMountPrefix}${mount.hostPath}`, reject);
   // Whether SELinux is on or not: a pod that works on one node must not break the next.
   const refusal = mount.selinuxRelabel ? relabelRefusal(source.realPath) : undefined;
   if (refusal !== undefined) throw new RuntimeError('InvalidArgument', `mount at ${quote(mount.containerPath)}: ${refusal}`);

@@ -38,6 +38,8 @@ describe('monitorArgv', () => {
     assert.deepEqual(flags(argv), ['-s', '--no-sync-log', '--no-pivot']);
     assert.strictEqual(argv[argv.indexOf('-l') + 1], 'none');
     assert.strictEqual(argv[argv.indexOf('--platform=ptrace') - 1], '--runtime-arg');
+    assert.deepEqual(flags(monitorArgv(request({ journal: 'copy', logSizeMaxBytes: 9000 }), '/e')), ['-l', 'journald', '--log-size-max', '9000']);
+    assert.notInclude(monitorArgv(request({ journal: 'copy' }, { logPath: '' }), '/e'), 'journald', 'an infra container says nothing');
   });
 });
 

@@ -754,7 +754,7 @@ function echo(): Connection {
 export function fakeHandler(name: string): RuntimeHandler {
   return {
     name, path: `/fake/${name}`, root: `/fake/run/${name}`, monitorPath: '/fake/conmon', monitorEnv: [], monitorCgroup: '', cgroupManager: 'cgroupfs',
-    runtimeArgs: [], createTimeoutMs: 240_000, noPivot: false, noSyncLog: false,
+    runtimeArgs: [], createTimeoutMs: 240_000, noPivot: false, noSyncLog: false, logSizeMaxBytes: -1, journal: 'none',
   };
 }
 

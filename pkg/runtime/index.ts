@@ -26,6 +26,10 @@ export interface RuntimeHandler {
   readonly createTimeoutMs: number;
   readonly noPivot: boolean;
   readonly noSyncLog: boolean;
+  /** Bytes after which the monitor begins a log anew and loses what was in it; negative = never. */
+  readonly logSizeMaxBytes: number;
+  /** Whether the journal gets the output, too. */
+  readonly journal: 'copy' | 'none';
 }
 
 /** What one runtime binary can do, asked once at start (`features`, else by name and version). */

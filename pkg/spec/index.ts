@@ -32,6 +32,7 @@ export {
   apparmorChoice, checkMapped, podSysctls, type ProfileChoice, privilegeOf, relabelRefusal, seccompChoice, selinuxLabels, type SysctlScope, validateSysctls,
 } from './security.ts';
 export { passwdWithEntry, resolveUser, type UserRequest } from './user.ts';
+export { type Workload, workloadOf, workloadResources } from './workloads.ts';
 
 /** What the node and the daemon's own privileges allow, found once at start. */
 export interface NodeFacts {

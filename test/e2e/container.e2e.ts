@@ -519,6 +519,58 @@ default_capabilities = ["CHOWN"]
       await node.cri.removePod(pod.id);
     });
 
+    it('has what its workload and its handler add: CPUs, annotations, a seccomp profile', async () => {
+      const profile = join(node.dir, 'handler.json');
+      await writeFile(profile, JSON.stringify({ defaultAction: 'SCMP_ACT_ALLOW', syscalls: [{ names: ['mkdir', 'mkdirat'], action: 'SCMP_ACT_ERRNO' }] }));
+      await reconfigure(node, `[crio.runtime]
+seccomp_profile = "/no/such/seccomp.json"
+allowed_devices = ["/dev/null"]
+[crio.runtime.runtimes.${runtime}]
+seccomp_profile = "${profile}"
+default_annotations = { "umask.crio.io" = "0027", "example.com/handler" = "yes" }
+[crio.runtime.workloads.management]
+activation_annotation = "target.example/management"
+annotation_prefix = "resources.example"
+allowed_annotations = ["devices.crio.io"]
+[crio.runtime.workloads.management.resources]
+cpushares = 300
+cpuset = "0"
+`);
+      assert.include(node.log, 'seccomp_profile is not there');
+      const annotations = { 'target.example/management': '', 'devices.crio.io': '/dev/null:/dev/annotated:r', 'umask.crio.io': '0000', 'resources.example/app': '{"cpushares": 400}' };
+      const pod = await node.cri.runPod({ annotations });
+      const [any, app] = [await idle(node, pod, { linux: { resources: { cpuShares: 5n, memoryLimitInBytes: 64n << 20n } } }), await idle(node, pod, { metadata: { name: 'app' } })];
+      assert.deepInclude((await node.cri.container(any)).resources?.linux, { cpuShares: 300n, cpusetCpus: '0', memoryLimitInBytes: 64n << 20n });
+      assert.deepInclude((await node.cri.container(app)).resources?.linux, { cpuShares: 400n, cpusetCpus: '0' });
+      assert.equal(await sh(node, app, 'grep Cpus_allowed_list /proc/1/status | cut -f2; ls /dev/annotated; grep Umask /proc/1/status | cut -f2'), '0\n/dev/annotated\n0027');
+      const spec = JSON.parse(await readFile(join(node.dir, 'run/containers', app, 'config.json'), 'utf8')) as { readonly annotations: object };
+      assert.deepEqual(spec.annotations, { 'umask.crio.io': '0027', 'example.com/handler': 'yes', 'devices.crio.io': '/dev/null:/dev/annotated:r' });
+      const confined = await idle(node, pod, secured({ seccomp: { profileType: 'RuntimeDefault', localhostRef: '' } }));
+      assert.isTrue(await fails(node, confined, 'mkdir /x'));
+      const plain = await node.cri.runPod({ annotations: { 'devices.crio.io': '/dev/null:/dev/annotated:r' } });
+      const other = await idle(node, plain);
+      assert.isUndefined((await node.cri.container(other)).resources);
+      assert.isTrue(await fails(node, other, 'test -e /dev/annotated'), 'the workload allows it, and this pod is not of it');
+      await node.cri.removePod(pod.id);
+      await node.cri.removePod(plain.id);
+    });
+
+    it('has a log that is cut, an infra container on CPUs of its own, and mounts from where the host is', async () => {
+      await mkdir(join(node.dir, 'host/data'), { recursive: true });
+      await writeFile(join(node.dir, 'host/data/file'), 'of the host');
+      await reconfigure(node, `[crio.runtime]\nlog_size_max = 8192\ninfra_ctr_cpuset = "0"\nbind_mount_prefix = "${join(node.dir, 'host')}"\n`);
+      const shared = namespaces({ pid: 'POD' });
+      const pod = await node.cri.runPod(shared);
+      const id = await idle(node, pod, { ...shared, mounts: [{ containerPath: '/data', hostPath: '/data' }] });
+      assert.equal(await sh(node, id, 'cat /data/file; grep Cpus_allowed_list /proc/1/status | cut -f2'), 'of the host0');
+      const talker = await node.cri.runContainer(pod, IMAGE, { ...shared, command: ['sh', '-c', 'i=0; while [ $i -lt 500 ]; do echo "line $i of many that do not fit into it"; i=$((i+1)); done'] });
+      const { logPath } = await node.cri.waitForContainer(talker, 'CONTAINER_EXITED');
+      const text = await readFile(logPath, 'utf8');
+      assert.isAtMost(Buffer.byteLength(text), 8192);
+      assert.include(text, 'line 499 of many');
+      await node.cri.removePod(pod.id);
+    });
+
     it('is privileged without the devices of the node, and with a profile, where the handler says so', async () => {
       const profile = join(node.dir, 'privileged.json');
       await writeFile(profile, JSON.stringify({ defaultAction: 'SCMP_ACT_ALLOW', syscalls: [{ names: ['chmod', 'fchmodat', 'fchmodat2'], action: 'SCMP_ACT_ERRNO' }] }));

@@ -53,7 +53,7 @@ class Ground {
     const dir = join(this.dir, `${name}${this.#handlers++}`);
     return {
       name: 'test', path: RUNTIMES[runtime] ?? runtime, root: join(dir, 'rt'), monitorPath: MONITORS[monitor] ?? monitor, monitorEnv: [], monitorCgroup: '',
-      cgroupManager: 'cgroupfs', runtimeArgs: runtime === 'runsc' ? RUNSC_ARGS : [], createTimeoutMs: 30_000, noPivot: false, noSyncLog: true, ...more,
+      cgroupManager: 'cgroupfs', runtimeArgs: runtime === 'runsc' ? RUNSC_ARGS : [], createTimeoutMs: 30_000, noPivot: false, noSyncLog: true, logSizeMaxBytes: -1, journal: 'none', ...more,
     };
   }
 
