@@ -62,7 +62,7 @@ export class TestNode {
 
   /** A node with a daemon that serves and knows IMAGE. */
   static async boot(options: NodeOptions = {}): Promise<TestNode> {
-    if (options.runtime === 'crun') makeCrunWork();
+    if (options.runtime === 'crun' || options.runtime === 'runsc') mountHugetlb();
     const dir = await mkdtemp(join(options.parent ?? '/tmp', 'berth-e2e-'));
     // As /run and /var/lib: with a user namespace, a container's root must be able to pass through to its rootfs.
     await chmod(dir, 0o711);
@@ -179,8 +179,11 @@ export class TestNode {
   }
 }
 
-/** Debian's crun refuses the hybrid cgroup layout while a controller sits in the v2 hierarchy; hugetlb as v1 frees it. */
-function makeCrunWork(): void {
+/**
+ * Debian's crun refuses the hybrid cgroup layout while a controller sits in the v2 hierarchy; hugetlb as v1 frees it. runsc makes its cgroups in a
+ * directory of that name even if nothing is mounted there, where others have left one.
+ */
+function mountHugetlb(): void {
   const path = '/sys/fs/cgroup/hugetlb';
   if (existsSync('/sys/fs/cgroup/cgroup.controllers') || readFileSync('/proc/self/mountinfo', 'utf8').includes(` ${path} `)) return;
   run('mkdir', ['-p', path]);
