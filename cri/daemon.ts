@@ -21,7 +21,7 @@ import type { NodeFacts } from '../pkg/spec/index.ts';
 import { FileStateStore, Workspace } from '../pkg/state/index.ts';
 import { WritableLayers } from '../pkg/stats/index.ts';
 import type { StreamServer } from '../pkg/stream/index.ts';
-import { becomeSubreaper, capture, inheritedEnv, nodeFacts, notifyServiceManager, readCgroupLayoutSync, reapOrphans } from '../pkg/sys/index.ts';
+import { becomeSubreaper, capture, findExecutable, inheritedEnv, nodeFacts, notifyServiceManager, readCgroupLayoutSync, reapOrphans } from '../pkg/sys/index.ts';
 import { type Disk, type Disks, openDisks } from './disks.ts';
 import { eventsService } from './events-service.ts';
 import { gpgvIn } from './gpgv.ts';
@@ -33,6 +33,7 @@ import { observeService } from './observe-service.ts';
 import { runtimeService } from './runtime-service.ts';
 import { type RunningServer, serve } from './server.ts';
 import { statsService } from './stats-service.ts';
+import { type Apparmor, loadApparmor } from './apparmor.ts';
 import { handlerSettings, podSettings, whyImpassable } from './settings.ts';
 import { streamService, type Urls } from './stream-service.ts';
 
@@ -70,7 +71,8 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
     closers.push(() => disks.close());
     becomeSubreaper();
     closers.push(reapStrays());
-    const facts = nodeFacts(config.runtime.cgroupManager);
+    const seen = nodeFacts(config.runtime.cgroupManager);
+    const facts = { ...seen, apparmor: await loadApparmor(apparmorHere(op, seen, config), log) };
     sayWhatIsClamped(log, facts);
     const workspace = new Workspace(config.storage.runroot);
     const rootfs = new OverlayRootfs({ root: disks.containers.directory, imageRoot: disks.images.directory, reserve: disks.containers.reserve, ...(options.workerUrl === undefined ? {} : { workerUrl: options.workerUrl }) });
@@ -163,6 +165,18 @@ function reapStrays(): () => void {
 }
 
 const REAP_AFTER_MS = 250;
+
+function apparmorHere(op: Op, facts: NodeFacts, { runtime }: Config): Apparmor {
+  return {
+    enabled: facts.apparmor,
+    profile: runtime.apparmorProfile,
+    parser: findExecutable('apparmor_parser'),
+    run: async (argv, stdin) => {
+      const { exitCode, stderr } = await capture(withTimeout(op, limits.runtimeCommandMs), { argv, stdin, stdoutMax: 0, stderrMax: limits.commandErrorBytes, what: 'apparmor_parser' });
+      return { exitCode, stderr: stderr.toString('utf8') };
+    },
+  };
+}
 
 /** Said once, here: what a node without all privileges cannot give to containers. */
 function sayWhatIsClamped(log: Logger, facts: NodeFacts): void {

@@ -17,6 +17,7 @@ import { deviceParts, newResources, NO_RESOURCES, oomScoreAdjOf, pidsOf, toLinux
 import { apparmorOf, checkMapped, hiddenPaths, mappingsOf, namespacesOf, type Privilege, privilegeOf, seccompOf } from './security.ts';
 import { resolveUser } from './user.ts';
 
+export { apparmorProfileText } from './apparmor.ts';
 export { type AnnotationSettings, annotationSettings, passedAnnotations } from './annotations.ts';
 export { applyCdi, type CdiEdits, type CdiRegistry, cdiDevicesOf, cdiEdits, cdiLookups, loadCdi } from './cdi.ts';
 export { addHooks, type HookDefinition, type HookSubject, loadHooks, matchHooks } from './hooks.ts';

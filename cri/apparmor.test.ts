@@ -1,0 +1,46 @@
+import { assert } from 'chai';
+import { codeOf } from '../pkg/base/errors.ts';
+import type { Logger } from '../pkg/base/op.ts';
+import { silent } from '../pkg/base/op.ts';
+import { type Apparmor, loadApparmor, OWN_PROFILE } from './apparmor.ts';
+
+function machine(changes: Partial<Apparmor> = {}): { readonly apparmor: Apparmor; readonly runs: string[][] } {
+  const runs: string[][] = [];
+  const run: Apparmor['run'] = async (argv, stdin) => {
+    runs.push([...argv, stdin]);
+    return { exitCode: 0, stderr: '' };
+  };
+  return { runs, apparmor: { enabled: true, profile: OWN_PROFILE, parser: '/sbin/apparmor_parser', run, ...changes } };
+}
+
+describe('AppArmor at start', () => {
+  it('gets our profile, in place of an older one', async () => {
+    const { apparmor, runs } = machine();
+    assert.isTrue(await loadApparmor(apparmor, silent));
+    assert.lengthOf(runs, 1);
+    assert.deepEqual(runs[0]?.slice(0, -1), ['/sbin/apparmor_parser', '--replace', '--skip-cache']);
+    assert.match(runs[0]?.at(-1) ?? '', /^profile berth-default flags=/);
+  });
+
+  it('is left alone where it is off, or the profile is the administrator\'s', async () => {
+    for (const [changes, used] of [[{ enabled: false }, false], [{ profile: 'site-default' }, true]] as const) {
+      const { apparmor, runs } = machine(changes);
+      assert.equal(await loadApparmor(apparmor, silent), used);
+      assert.deepEqual(runs, []);
+    }
+  });
+
+  it('is done without where nothing can load a profile, and that is said', async () => {
+    const said: string[] = [];
+    const log: Logger = { ...silent, warn: (message) => void said.push(message) };
+    assert.isFalse(await loadApparmor(machine({ parser: undefined }).apparmor, log));
+    assert.match(said.join(), /install the package apparmor/);
+  });
+
+  it('that refuses the profile keeps the daemon from starting, with the reason', async () => {
+    const { apparmor } = machine({ run: async () => ({ exitCode: 1, stderr: 'parser error in line 3\n' }) });
+    const error = await loadApparmor(apparmor, silent).then(() => undefined, (cause: unknown) => cause);
+    assert.equal(codeOf(error), 'FailedPrecondition');
+    assert.match(String(error), /parser error in line 3; mend that/);
+  });
+});
