@@ -55,6 +55,7 @@ abstract class OwnTarget implements Target, Own {
   readonly network: Network;
   protected readonly runtime: RuntimeName;
   #daemon: Daemon | undefined;
+  #pods = 0;
 
   constructor(ground: Ground, network: Network, runtime: RuntimeName, name: string) {
     this.ground = ground;
@@ -74,8 +75,9 @@ abstract class OwnTarget implements Target, Own {
     return this.#daemon.pid;
   }
 
+  /** Each in a cgroup of its own, as the kubelet does it. */
   runPod(): Promise<Pod> {
-    return this.cri.runPod({ logDirectory: join(this.dir, 'logs'), linux: { cgroupParent: `${this.ground.cgroup}/${this.column}`, securityContext: { namespaceOptions: { network: 'POD', pid: 'CONTAINER', ipc: 'POD' } } } });
+    return this.cri.runPod({ logDirectory: join(this.dir, 'logs'), linux: { cgroupParent: `${this.ground.cgroup}/${this.column}/pod${this.#pods++}`, securityContext: { namespaceOptions: { network: 'POD', pid: 'CONTAINER', ipc: 'POD' } } } });
   }
 
   async kill(): Promise<void> {
