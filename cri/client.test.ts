@@ -67,6 +67,13 @@ describe('cri/client', () => {
     assert.equal((await failure(plain().version()) as CriError).codeName, 'Unavailable');
   });
 
+  it('waits no longer once it is closed', async () => {
+    const cri = plain();
+    const ready = failure(cri.waitForReady(60_000));
+    cri.close();
+    assert.include((await ready).message, 'was closed');
+  });
+
   it('connects again after the server was started anew', async () => {
     await start({ version: () => ({ runtimeName: 'one' }) });
     const cri = plain();

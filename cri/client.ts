@@ -60,13 +60,29 @@ export function connect(path: string): Client {
     'grpc.use_local_subchannel_pool': 1,
   });
   const calls = Object.fromEntries(Object.entries(methods).map(([key, method]) => [key, (method.streams ? stream : unary)(grpc, key as keyof Rpcs, method as Method)]));
+  let closed = false;
   return {
     ...(calls as unknown as Omit<Client, 'waitForReady' | 'close'>),
-    waitForReady: (timeoutMs) => new Promise((resolve, reject) => {
-      grpc.waitForReady(Date.now() + timeoutMs, (error) => (error === undefined ? resolve() : reject(new CriError('connect', 14, `nobody answers on ${path} within ${timeoutMs} ms`))));
-    }),
-    close: () => grpc.close(),
+    async waitForReady(timeoutMs) {
+      for (const end = performance.now() + timeoutMs; ; ) {
+        if (await isReadyWithin(grpc, Math.min(READY_SLICE_MS, end - performance.now()))) return;
+        if (closed || performance.now() >= end) throw new CriError('connect', 14, closed ? `the client of ${path} was closed` : `nobody answers on ${path} within ${timeoutMs} ms`);
+      }
+    },
+    close() {
+      closed = true;
+      grpc.close();
+    },
   };
+}
+
+/** A closed client of grpc-js goes on waiting to its deadline, and keeps the process alive: it waits a little at a time. */
+const READY_SLICE_MS = 500;
+
+function isReadyWithin(grpc: GrpcClient, ms: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    grpc.waitForReady(Date.now() + ms, (error) => resolve(error === undefined));
+  });
 }
 
 function deadline(key: keyof Rpcs, options: CallOptions): { deadline?: number } {
