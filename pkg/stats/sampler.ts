@@ -1,5 +1,4 @@
 /** Samples of cgroups: many in a few native calls, on other threads, with the use of processors between one sample and the next. */
-import { availableParallelism } from 'node:os';
 import { type CgroupLayout, type KernelFiles, KeptFiles, readKernelFiles } from '../sys/index.ts';
 import { type Detail, DETAILS, type FileSet, fileSet, includes, type Reading } from './parse.ts';
 
@@ -42,10 +41,10 @@ interface History {
 
 /** Two samples closer than this say nothing: a tick of the kernel's accounting is 4 ms. */
 const APART_NANOS = 100_000_000n;
-/** A native call costs less than reading so many cgroups. */
-const BATCH_MIN = 32;
-/** More threads would only take the processors away from containers. */
-const THREADS_MAX = 4;
+/** Cgroups of one native call: it costs far less than reading so many, and what it has read is parsed while the next are read. */
+const BATCH = 25;
+/** Calls under way at once: more would only take the processors away from containers. */
+const LANES = 4;
 
 export class Sampler {
   readonly #options: SamplerOptions;
@@ -75,11 +74,13 @@ export class Sampler {
       if (kept === undefined) due.push(group);
       else samples.set(group.id, kept);
     }
-    const size = Math.max(BATCH_MIN, Math.ceil(due.length / Math.min(THREADS_MAX, availableParallelism())));
-    const batches = Array.from({ length: Math.ceil(due.length / size) }, (_, index) => due.slice(index * size, (index + 1) * size));
+    const batches = Array.from({ length: Math.ceil(due.length / BATCH) }, (_, index) => due.slice(index * BATCH, (index + 1) * BATCH)).values();
+    const lane = async (): Promise<void> => {
+      for (const batch of batches) await this.#readBatch(batch, detail, samples);
+    };
     this.#reads++;
     try {
-      await Promise.all(batches.map((batch) => this.#readBatch(batch, detail, samples)));
+      await Promise.all(Array.from({ length: LANES }, lane));
     } finally {
       if (--this.#reads === 0) this.#forgotten.clear();
     }
