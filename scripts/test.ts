@@ -39,6 +39,8 @@ const stages: readonly Stage[] = [
 ];
 
 const only = process.argv.slice(2);
+const unknown = only.filter((each) => !stages.some(({ name }) => name.includes(each)));
+if (unknown.length > 0) throw new Error(`no stage is called ${unknown.join(', ')}; there are ${stages.map(({ name }) => name).join(', ')}`);
 const outcomes: Outcome[] = [];
 for (const stage of stages) {
   if (only.length > 0 && !only.some((each) => stage.name.includes(each))) continue;

@@ -1,4 +1,4 @@
-/** Three small tools for concurrency in one event loop: a lock per key, one flight per key, and a bounded queue. */
+/** Small tools for concurrency in one event loop: a lock per key, a bounded queue, waiting that can be given up, and waiting for all. */
 import { RuntimeError } from './errors.ts';
 
 /** Serialises work per key, in order of arrival. A key costs nothing when nobody holds it. */
@@ -83,4 +83,14 @@ export function abortable<T>(work: Promise<T>, signal: AbortSignal, onAbort: () 
     signal.addEventListener('abort', abort, { once: true });
     work.then(resolve, reject).finally(() => signal.removeEventListener('abort', abort));
   });
+}
+
+/**
+ * Waits for all, also when one fails, so that no work is still under way when the caller starts to clean up.
+ * @throws the first failure in the order given.
+ */
+export async function together<T extends readonly unknown[]>(work: readonly [...{ [K in keyof T]: Promise<T[K]> }]): Promise<T> {
+  const outcomes = await Promise.allSettled(work as readonly Promise<unknown>[]);
+  for (const outcome of outcomes) if (outcome.status === 'rejected') throw outcome.reason;
+  return outcomes.map((outcome) => (outcome as PromiseFulfilledResult<unknown>).value) as unknown as T;
 }

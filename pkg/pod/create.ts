@@ -12,6 +12,7 @@ import { ensureDirBelow } from '../base/files.ts';
 import { type ContainerId, type ProcessRef, quote } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import type { Op } from '../base/op.ts';
+import { together } from '../base/sync.ts';
 import type { RuntimeSpec } from '../oci/spec-types.ts';
 import type { Image } from '../image/index.ts';
 import type { IdMap, InsideRoot } from '../rootfs/index.ts';
@@ -42,7 +43,6 @@ import {
 } from '../spec/index.ts';
 import type { ContainerRecord, SandboxRecord } from '../state/index.ts';
 import type { Books } from './books.ts';
-import { together } from './flights.ts';
 import type { HandlerSettings, World } from './index.ts';
 import { containerLabels, directoryMode, handlerSettings, ownerOnHost, podAnnotations, renderHosts, requireOwnPids, specDefaults, volumeLabel } from './plan.ts';
 import { podName } from './pods.ts';

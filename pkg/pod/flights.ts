@@ -69,13 +69,3 @@ function impatience(op: Op, stage: string): RuntimeError {
     `${late ? 'the deadline passed' : 'the client left'} while the operation was at: ${stage}; it goes on, and the same request again joins it`,
   );
 }
-
-/**
- * Waits for all, also when one fails, so that no work is still under way when the caller starts to clean up.
- * @throws the first failure in the order given.
- */
-export async function together<T extends readonly unknown[]>(work: readonly [...{ [K in keyof T]: Promise<T[K]> }]): Promise<T> {
-  const outcomes = await Promise.allSettled(work as readonly Promise<unknown>[]);
-  for (const outcome of outcomes) if (outcome.status === 'rejected') throw outcome.reason;
-  return outcomes.map((outcome) => (outcome as PromiseFulfilledResult<unknown>).value) as unknown as T;
-}

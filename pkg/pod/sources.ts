@@ -8,6 +8,7 @@ import { readJson } from '../base/files.ts';
 import { type ContainerId, quote } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import type { Op } from '../base/op.ts';
+import { together } from '../base/sync.ts';
 import type { Image } from '../image/index.ts';
 import type { IdMap, InsideRoot } from '../rootfs/index.ts';
 import type { MountSource } from '../runtime/index.ts';
@@ -16,7 +17,6 @@ import {
   type ResolvedMount, resolveDevices, seccompChoice,
 } from '../spec/index.ts';
 import type { ContainerRecord } from '../state/index.ts';
-import { together } from './flights.ts';
 import type { World } from './index.ts';
 import { ownerOnHost } from './plan.ts';
 
