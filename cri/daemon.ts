@@ -22,7 +22,7 @@ import type { NodeFacts } from '../pkg/spec/index.ts';
 import { FileStateStore, Workspace } from '../pkg/state/index.ts';
 import { WritableLayers } from '../pkg/stats/index.ts';
 import type { StreamServer } from '../pkg/stream/index.ts';
-import { becomeSubreaper, capture, findExecutable, inheritedEnv, nodeFacts, notifyServiceManager, readCgroupLayoutSync, reapOrphans } from '../pkg/sys/index.ts';
+import { becomeSubreaper, capture, favourEventLoop, findExecutable, inheritedEnv, nodeFacts, notifyServiceManager, readCgroupLayoutSync, reapOrphans } from '../pkg/sys/index.ts';
 import { type Apparmor, loadApparmor } from './apparmor.ts';
 import { type Disk, type Disks, openDisks } from './disks.ts';
 import { eventsService } from './events-service.ts';
@@ -71,6 +71,7 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
     const disks = await openDisks(config, log);
     closers.push(() => disks.close());
     becomeSubreaper();
+    favourThisThread(log);
     closers.push(reapStrays());
     const seen = nodeFacts(config.runtime.cgroupManager);
     const facts = { ...seen, apparmor: await loadApparmor(apparmorHere(op, seen, config), log) };
@@ -177,6 +178,15 @@ function apparmorHere(op: Op, facts: NodeFacts, { runtime }: Config): Apparmor {
 function sayWhatIsClamped(log: Logger, facts: NodeFacts): void {
   if (facts.capabilities.has('CAP_SYS_RESOURCE')) return;
   log.warn('no CAP_SYS_RESOURCE: capabilities are intersected with our own, oom_score_adj and hard limits are not lowered or raised beyond ours', { oomScoreAdjMin: facts.oomScoreAdjMin });
+}
+
+/** Some milliseconds under load, which a node can do without. */
+function favourThisThread(log: Logger): void {
+  try {
+    favourEventLoop();
+  } catch (cause) {
+    log.info('the event loop has no precedence over our other threads', { cause: explain(cause) });
+  }
 }
 
 /** Every usable handler; '' is the default: the configured one, else crun where it works on this node, else runc. */

@@ -1,23 +1,23 @@
 /**
- * Statistics and metrics of containers and pods. Everything of one request is read together: cgroups in a few native calls beside
- * the interface counters of all pods in one more. A container or pod that vanishes meanwhile is one entry less.
+ * Statistics and metrics of containers and pods. A list is made in slices: the cgroups of one are read in two native calls beside the interface
+ * counters of its pods in a third, while another is parsed and encoded. A container or pod that vanishes meanwhile is one entry less.
  */
-import { availableParallelism } from 'node:os';
 import { explain } from '../pkg/base/errors.ts';
 import type { ContainerId } from '../pkg/base/ids.ts';
 import { limits } from '../pkg/base/limits.ts';
 import type { Logger } from '../pkg/base/op.ts';
+import { Gate, together } from '../pkg/base/sync.ts';
 import type { ContainerMetrics, ContainerStats, Input, PodSandboxMetrics, PodSandboxStats } from '../pkg/cri-api/types.ts';
 import { matchesContainer, matchesSandbox, type OpenPods } from '../pkg/pod/index.ts';
 import type { RootfsDriver } from '../pkg/rootfs/index.ts';
 import type { NodeFacts } from '../pkg/spec/index.ts';
 import type { ContainerRecord, SandboxRecord } from '../pkg/state/index.ts';
 import {
-  containerMetrics, type Group, type InterfaceCounters, layerUsage, type MeasuredLayer, metricDescriptors, type MetricLabels, networkUsage, parseNetDev, podMetrics, processUsage,
+  containerMetrics, type Detail, FilesRead, type Group, type InterfaceCounters, interfacesIn, layerUsage, type MeasuredLayer, metricDescriptors, type MetricLabels, NET_DEV, podMetrics, podUsages,
   type Sample, Sampler, softFileLimit, usages, type WritableLayers,
 } from '../pkg/stats/index.ts';
-import { type CgroupLayout, cgroupPathOf, checkCgroupPath, countFds, netDev, readFiles, readKernelFiles, slicePath, statFileSystem } from '../pkg/sys/index.ts';
-import { chunksOf, codecs, concatenate, preencoded, remembered } from './codec.ts';
+import { type CgroupLayout, cgroupPathOf, checkCgroupPath, countFds, readFiles, readKernelFiles, slicePath, statFileSystem } from '../pkg/sys/index.ts';
+import { chunksOf, codecs, concatenate, type Encoded, preencoded, remembered } from './codec.ts';
 import type { Handlers } from './server.ts';
 import { narrowId } from './validate.ts';
 
@@ -43,7 +43,7 @@ export function statsService(options: StatsServiceOptions): Handlers {
       return { stats: (await desk.containers([record]))[0] };
     },
     async listContainerStats(_op, { filter }) {
-      return concatenate((await desk.containers(desk.live(filter))).map(codecs.ContainerStats.item));
+      return await bySlices(desk.live(filter), async (some) => codecs.ListContainerStatsResponse.encode({ stats: await desk.containers(some) }));
     },
     async *streamContainerStats(_op, { filter }) {
       for (const some of slices(desk.live(filter))) yield* chunksOf((await desk.containers(some)).map(codecs.ContainerStats.item));
@@ -53,16 +53,14 @@ export function statsService(options: StatsServiceOptions): Handlers {
       return { stats: (await desk.pods([record]))[0] };
     },
     async listPodSandboxStats(_op, { filter }) {
-      return concatenate((await desk.pods(desk.ready(filter))).map(codecs.PodSandboxStats.item));
+      return await bySlices(desk.ready(filter), async (some) => codecs.ListPodSandboxStatsResponse.encode({ stats: await desk.pods(some) }));
     },
     async *streamPodSandboxStats(_op, { filter }) {
       for (const some of slices(desk.ready(filter))) yield* chunksOf((await desk.pods(some)).map(codecs.PodSandboxStats.item));
     },
     listMetricDescriptors: () => ({ descriptors: metricDescriptors }),
     async listPodSandboxMetrics() {
-      const items: Buffer[] = [];
-      for (const some of slices(desk.ready(undefined))) items.push(...(await desk.metrics(some)).map(codecs.PodSandboxMetrics.item));
-      return concatenate(items);
+      return await bySlices(desk.ready(undefined), async (some) => codecs.ListPodSandboxMetricsResponse.encode({ podMetrics: await desk.metrics(some) }));
     },
     async *streamPodSandboxMetrics() {
       for (const some of slices(desk.ready(undefined))) yield* chunksOf((await desk.metrics(some)).map(codecs.PodSandboxMetrics.item));
@@ -88,9 +86,9 @@ class StatsDesk {
     this.#sampler = new Sampler({ layout, hugepageSizes: facts.hugepageSizes, clock, periodMs, keptFilesCount: keptFilesCount() });
     this.#layers = writableLayers;
     mind.subscribe(({ type, record }) => {
-      if (type !== 'deleted') return;
-      this.#sampler.forget(record.id);
-      if (record.kind === 'container') this.#layers.forget(record.id);
+      // Before the network of a pod is torn down: an open file of its namespace would keep it alive.
+      if (type === 'stopped' || type === 'deleted') this.#sampler.forget(record.id);
+      if (type === 'deleted' && record.kind === 'container') this.#layers.forget(record.id);
     });
   }
 
@@ -107,38 +105,24 @@ class StatsDesk {
 
   /** Statistics of these containers, in order; one that has lost its cgroup since is left out, one that has ended has only its writable layer. */
   async containers(records: readonly ContainerRecord[]): Promise<Input<ContainerStats>[]> {
-    return [...(await this.#containersById(records)).values()];
-  }
-
-  async #containersById(records: readonly ContainerRecord[]): Promise<Map<ContainerId, Input<ContainerStats>>> {
-    const live = records.filter(isLive);
-    const [samples, layers] = await Promise.all([this.#sampler.sample(this.#groups(live), 'container'), this.#layers.sizes(records.map(({ id }) => id))]);
-    const found = new Map<ContainerId, Input<ContainerStats>>();
-    for (const record of records) {
-      const sample = samples.get(record.id);
-      if (sample !== undefined || !isLive(record)) found.set(record.id, this.#containerStats(record, sample, layers.get(record.id)));
-    }
-    return found;
+    const [samples, layers] = await Promise.all([this.#sampler.sample(this.#groups(records.filter(isLive), 'container')), this.#layers.sizes(records.map(({ id }) => id))]);
+    return records.flatMap((record) => this.#containerStats(record, samples, layers) ?? []);
   }
 
   async pods(records: readonly SandboxRecord[]): Promise<Input<PodSandboxStats>[]> {
     const containers = this.#containersOf(records);
-    const [samples, networks, stats] = await Promise.all([
-      this.#sampler.sample(this.#groups(records), 'pod'),
-      this.#networks(records),
-      this.#containersById([...containers.values()].flat()),
+    const all = [...containers.values()].flat();
+    const [samples, layers] = await Promise.all([
+      this.#sampler.sample([...this.#groups(records, 'pod'), ...this.#groups(all, 'container')]),
+      this.#layers.sizes(all.map(({ id }) => id)),
     ]);
-    const at = this.#options.clock();
     return records.map((record) => {
       const sample = samples.get(record.id);
-      const { cpu, memory, io } = sample === undefined ? NOTHING : usages(sample);
       return {
         attributes: podAttributes(record),
         linux: {
-          cpu, memory, io,
-          network: networkUsage(at, networks.get(record.id) ?? []),
-          process: sample === undefined ? undefined : processUsage(sample),
-          containers: (containers.get(record.id) ?? []).flatMap(({ id }) => stats.get(id) ?? []),
+          ...(sample === undefined ? {} : podUsages(sample)),
+          containers: (containers.get(record.id) ?? []).flatMap((each) => this.#containerStats(each, samples, layers) ?? []),
         },
       };
     });
@@ -148,7 +132,7 @@ class StatsDesk {
     const containers = this.#containersOf(records);
     const all = [...containers.values()].flat();
     const [samples, layers, networks, fileSystem] = await Promise.all([
-      this.#sampler.sample(this.#groups(all), 'metrics'),
+      this.#sampler.sample(this.#groups(all, 'metrics')),
       this.#layers.sizes(all.map(({ id }) => id)),
       this.#networks(records),
       this.#fileSystem(),
@@ -165,7 +149,10 @@ class StatsDesk {
     })));
   }
 
-  #containerStats(record: ContainerRecord, sample: Sample | undefined, layer: MeasuredLayer | undefined): Input<ContainerStats> {
+  #containerStats(record: ContainerRecord, samples: ReadonlyMap<string, Sample>, layers: ReadonlyMap<ContainerId, MeasuredLayer>): Input<ContainerStats> | undefined {
+    const sample = samples.get(record.id);
+    if (sample === undefined && isLive(record)) return undefined;
+    const layer = layers.get(record.id);
     return {
       attributes: containerAttributes(record),
       ...(sample === undefined ? NOTHING : usages(sample)),
@@ -180,18 +167,15 @@ class StatsDesk {
     return found;
   }
 
-  #groups(records: readonly (ContainerRecord | SandboxRecord)[]): Group[] {
-    return records.flatMap((record) => {
-      const cgroup = this.#cgroupOf(record);
-      return cgroup === undefined ? [] : [{ id: record.id, cgroup }];
-    });
+  #groups(records: readonly (ContainerRecord | SandboxRecord)[], detail: Detail): Group[] {
+    return records.map((record) => ({ id: record.id, cgroup: this.#cgroupOf(record), detail, netns: record.kind === 'sandbox' ? record.namespaces['net'] : undefined }));
   }
 
   /** Interfaces by sandbox, through the pinned namespaces: right also where a process has moved to a namespace of its own, and without any process. */
   async #networks(records: readonly SandboxRecord[]): Promise<ReadonlyMap<string, readonly InterfaceCounters[]>> {
-    const own = records.flatMap(({ id, namespaces }) => (namespaces['net'] === undefined ? [] : [{ id, path: namespaces['net'] }]));
-    const texts = own.length === 0 ? [] : await netDev(own.map(({ path }) => path));
-    return new Map(own.map(({ id }, index) => [id, parseNetDev(texts[index] ?? '')]));
+    const own = records.flatMap(({ id, namespaces }) => (namespaces['net'] === undefined ? [] : [{ id, netns: namespaces['net'] }]));
+    const next = new FilesRead(await readKernelFiles(own.map(({ netns }) => ({ ...NET_DEV, netns }))));
+    return new Map(own.map(({ id }) => [id, interfacesIn(next)]));
   }
 
   async #fileSystem(): Promise<{ readonly bytes: bigint; readonly inodes: bigint; readonly inodesFree: bigint } | undefined> {
@@ -226,11 +210,19 @@ const podAttributes = remembered(({ id, config: { metadata, labels, annotations 
 const containerAttributes = remembered(({ id, config: { metadata, labels, annotations } }: ContainerRecord) => preencoded<'ContainerAttributes'>(codecs.ContainerAttributes.encode({ id, metadata, labels, annotations })));
 
 const NOTHING = { cpu: undefined, memory: undefined, swap: undefined, io: undefined };
-/** Pods that are read together: enough to share a native call, few enough that parsing and encoding them does not hold up other requests. */
-const SLICE = Math.max(32, 16 * availableParallelism());
+/** What is read together: enough to share a native call, few enough that parsing and encoding them does not hold up other requests. */
+const SLICE = 32;
+/** Slices under way at once: one is read while another is parsed and encoded. More would only take the processors away from containers. */
+const LANES = 4;
 
 function* slices<T>(records: readonly T[]): Generator<readonly T[]> {
   for (let at = 0; at < records.length; at += SLICE) yield records.slice(at, at + SLICE);
+}
+
+/** A list reply, slice by slice: protobuf joins the items of messages that follow each other. */
+async function bySlices<T>(records: readonly T[], encode: (some: readonly T[]) => Promise<Buffer>): Promise<Encoded> {
+  const gate = new Gate(LANES);
+  return concatenate(await together(Array.from(slices(records), (some) => gate.run(() => encode(some)))));
 }
 
 function isLive({ state }: ContainerRecord): boolean {
@@ -256,7 +248,7 @@ function startOf({ state, createdAt }: ContainerRecord): bigint {
 /** What the processes of a container have open. */
 async function openFiles({ state }: ContainerRecord, { pids = [] }: Sample): Promise<{ readonly descriptors: number; readonly sockets: number; readonly openFilesMax: bigint | undefined }> {
   const pid = 'process' in state ? state.process.pid : undefined;
-  const [counts, text] = await Promise.all([countFds(pids), pid === undefined ? undefined : readKernelFiles([`/proc/${pid}`], ['limits'])]);
+  const [counts, text] = await Promise.all([countFds(pids), pid === undefined ? undefined : readKernelFiles([{ directory: `/proc/${pid}`, names: 'limits' }])]);
   return { ...counts, openFilesMax: softFileLimit(text?.text ?? '') };
 }
 

@@ -48,9 +48,9 @@ struct call {
 	/* Result, by the function's result letter. */
 	bool absent;       /* any: JavaScript gets undefined */
 	int64_t number;    /* n */
-	int64_t *numbers;  /* N, p: malloc'ed */
+	int64_t *numbers;  /* N, p, f: malloc'ed */
 	size_t numbers_count;
-	char *bytes;       /* y, p: malloc'ed */
+	char *bytes;       /* y, p, f: malloc'ed */
 	size_t bytes_count;
 
 	/* Error. */
@@ -67,7 +67,7 @@ enum place { ANYWHERE, ONLY_SYNC, ONLY_ASYNC };
 struct function {
 	const char *name;
 	const char *args; /* one letter each */
-	char result;      /* v n N y p */
+	char result;      /* v n N y p f */
 	enum place place;
 	int (*run)(struct call *c);
 };
@@ -147,15 +147,20 @@ struct fd_path fd_path(int fd);
 int write_file(const char *path, const char *data, size_t len);
 
 /* --- sys_proc.c */
+/* Moves this thread to another network namespace; *home (-1 at first) is where it was. 0 or -errno. */
+int netns_enter(int *home, const char *path);
+/* Back to where it was; a thread that cannot go back leaves after its job. */
+void netns_leave(int *home);
+#define CLEAN_NETNS __attribute__((cleanup(netns_leave))) int
 int sys_spawn(struct call *c);
 int sys_pidfd_open(struct call *c);
 int sys_pidfd_signal(struct call *c);
 int sys_pidfd_reap(struct call *c);
 int sys_set_subreaper(struct call *c);
+int sys_favour_thread(struct call *c);
 int sys_pin_namespaces(struct call *c);
 int sys_connect_in_netns(struct call *c);
 int sys_user_namespace(struct call *c);
-int sys_net_dev(struct call *c);
 int sys_count_fds(struct call *c);
 
 /* --- sys_mount.c */

@@ -30,6 +30,8 @@ export interface Calls {
   /** Reaps our own child: CLD_* code and status. EAGAIN while it runs, ECHILD if it is not ours. */
   pidfdReap(pidfd: number): BigInt64Array;
   setSubreaper(): void;
+  /** The nice value of the calling thread alone; not of threads and children that it makes. Only favourThreadSync makes sense, and the other is not there. */
+  favourThread(nice: number): void;
   /**
    * Makes namespaces (`net`, `ipc`, `uts`, `cgroup`) and pins `kinds[i]` by a bind mount at `paths[i]`, a file that is not there yet: all or none. `lo` is
    * up; hostname '' leaves the host's. Sysctls are names and values; the failed call is called "sysctl" when one of them is refused.
@@ -37,8 +39,6 @@ export interface Calls {
   pinNamespaces(kinds: readonly string[], paths: readonly string[], hostname: string, sysctlNames: readonly string[], sysctlValues: readonly string[]): void;
   /** TCP connection made inside the namespace; `host` is a literal IPv4 or IPv6 address. Non-blocking descriptor. */
   connectInNetns(netns: string, host: string, port: number, timeoutMs: number): number;
-  /** What /proc/net/dev says inside each network namespace, at most `max` bytes each: lengths (or -errno) and all bytes in one buffer. */
-  netDev(netns: readonly string[], max: number): readonly [BigInt64Array, Buffer];
   /** Open descriptors of these processes together, and how many of them are sockets. One that is gone counts nothing. */
   countFds(pids: readonly number[]): BigInt64Array;
   /** A user namespace with these maps (triples inside, outside, count), held by the descriptor alone. */
@@ -78,19 +78,20 @@ export interface Calls {
   sendDatagram(path: Text, data: Uint8Array): void;
   inotify(path: string, mask: number): number;
   close(fd: number): void;
-  /** Whole files, each at most `max` bytes: lengths (or -errno) and all bytes in one buffer. */
-  readFiles(paths: readonly string[], max: number): readonly [BigInt64Array, Buffer];
+  /** Whole files, each at most `max` bytes (below 2 GiB): lengths (or -errno) and all bytes in one buffer. */
+  readFiles(paths: readonly string[], max: number): readonly [Int32Array, Buffer];
   /**
-   * As readFiles, for many small files of the kernel in few directories: `names[i]` are those in `directories[i]`, separated by line feeds. For
-   * files of the kernel's seq_file only, with records of less than half a page: what comes in one short read is taken to be all.
+   * As readFiles, for many small files of the kernel in few directories: `names[i]`, separated by line feeds, are those in `directories[i]` as it looks
+   * in network namespace `netns[i]` ('' for one that looks the same in all). For files of the kernel's seq_file only, with records of less than half a
+   * page: what comes in one short read is taken to be all.
    */
-  readKernelFiles(directories: readonly string[], names: readonly string[], max: number): readonly [BigInt64Array, Buffer];
-  /** The same files, opened to be read again and again: descriptors (or -errno). */
-  openKernelFiles(directories: readonly string[], names: readonly string[]): BigInt64Array;
-  /** Each from its beginning, in one read of at most 16 KiB: for files with one record. What is negative is passed on as a length. */
-  readOpenFiles(fds: readonly number[]): readonly [BigInt64Array, Buffer];
+  readKernelFiles(directories: readonly string[], names: readonly string[], netns: readonly string[], max: number): readonly [Int32Array, Buffer];
+  /** The same files, opened to be read again and again: descriptors (or -errno). One of /proc/thread-self/net keeps its namespace alive. */
+  openKernelFiles(directories: readonly string[], names: readonly string[], netns: readonly string[]): BigInt64Array;
+  /** Each from its beginning, at most `max` bytes. What is negative is passed on as a length. */
+  readOpenFiles(fds: Int32Array, max: number): readonly [Int32Array, Buffer];
   /** Negative ones are passed over. */
-  closeAll(fds: readonly number[]): void;
+  closeAll(fds: Int32Array): void;
 
   // --- inflating, on a thread that is some blocks ahead of the reader ------------------------------------------------------
   /** Reads a duplicate of `fd`. `kind` 0: gzip, 1: zstd with windows of at most 2^windowLogMax. undefined if this Node does not lend out its libraries. */

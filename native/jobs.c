@@ -91,6 +91,8 @@ static void *pool_thread(void *arg)
 {
 	struct pool *pool = arg;
 	home = pool;
+	/* So that `top -H` tells them from the event loop, whose name they would have. */
+	(void)pthread_setname_np(pthread_self(), pool->lasting ? "launcher" : "syscalls");
 	pthread_mutex_lock(&pool->lock);
 	for (;;) {
 		struct job *job = pool_take(pool);

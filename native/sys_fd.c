@@ -297,7 +297,10 @@ static size_t count_names(const struct arg *names)
 	return count;
 }
 
-/* One kernel file below a directory. seq_file stops short of a full buffer only where the next record does not fit; none is half a page long. */
+/* No record of a seq_file that we read is longer (half a page), so one that gives less than this in one read has come to its end. */
+#define RECORD_MAX 2048
+
+/* One kernel file below a directory. */
 static int64_t append_kernel_file(struct buffer *b, int dir, const char *name, size_t max)
 {
 	char part[4096];
@@ -312,19 +315,26 @@ static int64_t append_kernel_file(struct buffer *b, int dir, const char *name, s
 		if (n > 0 && buffer_add(b, part, (size_t)n) < 0)
 			return -ENOMEM;
 		total += (size_t)n;
-		if ((size_t)n < sizeof part / 2)
+		if ((size_t)n < RECORD_MAX)
 			break;
 	}
 	return (int64_t)total;
 }
 
+/* A directory as it looks in a network namespace; "" for one that looks the same in all. fd or -errno. */
+static int open_kernel_dir(const char *path, const struct text *netns, int *home)
+{
+	int r = netns->len > 0 ? netns_enter(home, netns->data) : 0;
+	int dir = r < 0 ? -1 : open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	return r < 0 ? r : dir < 0 ? -errno : dir;
+}
+
 /* `names` are separated by line feeds; one length each. */
-static size_t append_kernel_files(struct buffer *b, const char *path, const char *names, size_t max, int64_t *ret_lengths)
+static size_t append_kernel_files(struct buffer *b, int dir, const char *names, size_t max, int64_t *ret_lengths)
 {
 	char name[256];
 	size_t count = 0;
-	CLEAN_FD dir = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	int err = dir < 0 ? errno : 0;
+	int err = dir < 0 ? -dir : 0;
 	for (const char *at = names, *end; *at != '\0'; at = *end == '\0' ? end : end + 1) {
 		end = strchrnul(at, '\n');
 		size_t len = (size_t)(end - at), before = b->len;
@@ -343,16 +353,19 @@ static size_t append_kernel_files(struct buffer *b, const char *path, const char
 
 int sys_read_kernel_files(struct call *c)
 {
-	const struct arg *dirs = &c->arg[0], *names = &c->arg[1];
+	const struct arg *dirs = &c->arg[0], *names = &c->arg[1], *netns = &c->arg[2];
 	CLEAN_BUFFER bytes = { 0 };
+	CLEAN_NETNS home = -1;
 	size_t count = 0;
-	if (dirs->count != names->count || c->arg[2].i < 0)
+	if (dirs->count != names->count || dirs->count != netns->count || c->arg[3].i < 0)
 		return call_fail(c, "read kernel files", EINVAL);
 	int64_t *lengths = call_alloc(c, (count_names(names) + 1) * sizeof *lengths);
 	if (lengths == NULL)
 		return call_fail(c, "read kernel files", ENOMEM);
-	for (size_t i = 0; i < dirs->count; i++)
-		count += append_kernel_files(&bytes, dirs->list[i].data, names->list[i].data, (size_t)c->arg[2].i, lengths + count);
+	for (size_t i = 0; i < dirs->count; i++) {
+		CLEAN_FD dir = open_kernel_dir(dirs->list[i].data, &netns->list[i], &home);
+		count += append_kernel_files(&bytes, dir, names->list[i].data, (size_t)c->arg[3].i, lengths + count);
+	}
 	int r = call_numbers(c, lengths, count);
 	return r < 0 ? r : call_bytes(c, bytes.data, bytes.len);
 }
@@ -370,19 +383,19 @@ static int64_t open_kernel_file(int dir, const char *from, size_t len)
 
 int sys_open_kernel_files(struct call *c)
 {
-	const struct arg *dirs = &c->arg[0], *names = &c->arg[1];
+	const struct arg *dirs = &c->arg[0], *names = &c->arg[1], *netns = &c->arg[2];
+	CLEAN_NETNS home = -1;
 	size_t count = 0;
-	if (dirs->count != names->count)
+	if (dirs->count != names->count || dirs->count != netns->count)
 		return call_fail(c, "open kernel files", EINVAL);
 	int64_t *fds = call_alloc(c, (count_names(names) + 1) * sizeof *fds);
 	if (fds == NULL)
 		return call_fail(c, "open kernel files", ENOMEM);
 	for (size_t i = 0; i < dirs->count; i++) {
-		CLEAN_FD dir = open(dirs->list[i].data, O_PATH | O_DIRECTORY | O_CLOEXEC);
-		int err = errno;
+		CLEAN_FD dir = open_kernel_dir(dirs->list[i].data, &netns->list[i], &home);
 		for (const char *at = names->list[i].data, *end; *at != '\0'; at = *end == '\0' ? end : end + 1) {
 			end = strchrnul(at, '\n');
-			fds[count++] = dir < 0 ? -err : open_kernel_file(dir, at, (size_t)(end - at));
+			fds[count++] = dir < 0 ? dir : open_kernel_file(dir, at, (size_t)(end - at));
 		}
 	}
 	int r = call_numbers(c, fds, count);
@@ -392,20 +405,36 @@ int sys_open_kernel_files(struct call *c)
 	return r;
 }
 
-/* One pread gets the whole of a file with one record, since seq_file makes its buffer as large as that needs. */
+/* A seq_file gives what fits in its buffer, which holds at least one record: the next read begins with the one that did not fit. */
+static int64_t append_open_file(struct buffer *b, int fd, size_t max)
+{
+	char part[16 * 1024];
+	size_t total = 0;
+	while (total < max) {
+		ssize_t n = pread(fd, part, max - total < sizeof part ? max - total : sizeof part, (off_t)total);
+		if (n < 0)
+			return -errno;
+		if (n > 0 && buffer_add(b, part, (size_t)n) < 0)
+			return -ENOMEM;
+		total += (size_t)n;
+		if ((size_t)n < RECORD_MAX)
+			break;
+	}
+	return (int64_t)total;
+}
+
 int sys_read_open_files(struct call *c)
 {
 	const struct arg *fds = &c->arg[0];
-	char part[16 * 1024];
 	CLEAN_BUFFER bytes = { 0 };
 	int64_t *lengths = call_alloc(c, (fds->count + 1) * sizeof *lengths);
-	if (lengths == NULL)
-		return call_fail(c, "read open files", ENOMEM);
+	if (lengths == NULL || c->arg[1].i < 0)
+		return call_fail(c, "read open files", lengths == NULL ? ENOMEM : EINVAL);
 	for (size_t i = 0; i < fds->count; i++) {
-		ssize_t n = fds->numbers[i] < 0 ? -1 : pread((int)fds->numbers[i], part, sizeof part, 0);
-		lengths[i] = fds->numbers[i] < 0 ? fds->numbers[i] : n < 0 ? -errno : n;
-		if (n > 0 && buffer_add(&bytes, part, (size_t)n) < 0)
-			return call_fail(c, "read open files", ENOMEM);
+		size_t before = bytes.len;
+		lengths[i] = fds->numbers[i] < 0 ? fds->numbers[i] : append_open_file(&bytes, (int)fds->numbers[i], (size_t)c->arg[1].i);
+		if (lengths[i] < 0)
+			bytes.len = before;
 	}
 	int r = call_numbers(c, lengths, fds->count);
 	return r < 0 ? r : call_bytes(c, bytes.data, bytes.len);

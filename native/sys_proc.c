@@ -337,25 +337,51 @@ int sys_set_subreaper(struct call *c)
 	return prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0 ? call_fail(c, "prctl", errno) : 0;
 }
 
+/* The kernel's struct sched_attr in its first version; its header cannot be included beside old versions of <sched.h>. */
+struct scheduling {
+	uint32_t size, policy;
+	uint64_t flags;
+	int32_t nice;
+	uint32_t priority;
+	uint64_t runtime, deadline, period;
+};
+
+/* Our children and threads begin at 0 again (SCHED_FLAG_RESET_ON_FORK): a container must not inherit what is the event loop's. */
+int sys_favour_thread(struct call *c)
+{
+	struct scheduling attr = { .size = sizeof attr, .policy = SCHED_OTHER, .flags = SCHED_FLAG_RESET_ON_FORK, .nice = (int32_t)c->arg[0].i };
+	return syscall(SYS_sched_setattr, 0, &attr, 0) < 0 ? call_fail(c, "sched_setattr", errno) : 0;
+}
+
 /* --- in another network namespace
  *
  * Namespaces belong to threads. These run on a thread of jobs.c only; one that cannot be brought back leaves.
  */
+int netns_enter(int *home, const char *path)
+{
+	CLEAN_FD there = open(path, O_RDONLY | O_CLOEXEC);
+	if (there < 0)
+		return -errno;
+	if (*home < 0)
+		*home = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
+	return *home < 0 || setns(there, CLONE_NEWNET) < 0 ? -errno : 0;
+}
+
+void netns_leave(int *home)
+{
+	if (*home >= 0 && setns(*home, CLONE_NEWNET) < 0)
+		jobs_spoil_thread();
+	close_fd(home);
+}
+
 static int socket_in_netns(struct call *c, const char *netns, int domain, int type)
 {
-	CLEAN_FD there = open(netns, O_RDONLY | O_CLOEXEC);
-	if (there < 0)
-		return call_fail(c, "open", errno);
-	CLEAN_FD here = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
-	if (here < 0)
-		return call_fail(c, "open", errno);
-	if (setns(there, CLONE_NEWNET) < 0)
-		return call_fail(c, "setns", errno);
+	CLEAN_NETNS home = -1;
+	int r = netns_enter(&home, netns);
+	if (r < 0)
+		return call_fail(c, "setns", -r);
 	int fd = socket(domain, type | SOCK_CLOEXEC, 0);
-	int err = errno;
-	if (setns(here, CLONE_NEWNET) < 0)
-		jobs_spoil_thread();
-	return fd < 0 ? call_fail(c, "socket", err) : fd;
+	return fd < 0 ? call_fail(c, "socket", errno) : fd;
 }
 
 static int kind_from(const char *name)
@@ -504,37 +530,6 @@ int sys_connect_in_netns(struct call *c)
 	(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){ 1 }, sizeof(int));
 	c->number = take_fd(&fd);
 	return 0;
-}
-
-static int64_t append_net_dev(struct buffer *b, const char *netns, size_t max)
-{
-	CLEAN_FD there = open(netns, O_RDONLY | O_CLOEXEC);
-	if (there < 0 || setns(there, CLONE_NEWNET) < 0)
-		return -errno;
-	/* Not /proc/net, which shows the namespace of the first thread. */
-	return append_file(b, "/proc/thread-self/net/dev", max);
-}
-
-int sys_net_dev(struct call *c)
-{
-	const struct arg *paths = &c->arg[0];
-	CLEAN_BUFFER bytes = { 0 };
-	int64_t *lengths = call_alloc(c, (paths->count + 1) * sizeof *lengths);
-	if (lengths == NULL || c->arg[1].i < 0)
-		return call_fail(c, "read net/dev", lengths == NULL ? ENOMEM : EINVAL);
-	CLEAN_FD here = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
-	if (here < 0)
-		return call_fail(c, "open", errno);
-	for (size_t i = 0; i < paths->count; i++) {
-		size_t before = bytes.len;
-		lengths[i] = append_net_dev(&bytes, paths->list[i].data, (size_t)c->arg[1].i);
-		if (lengths[i] < 0)
-			bytes.len = before;
-	}
-	if (setns(here, CLONE_NEWNET) < 0)
-		jobs_spoil_thread();
-	int r = call_numbers(c, lengths, paths->count);
-	return r < 0 ? r : call_bytes(c, bytes.data, bytes.len);
 }
 
 /* --- what processes have open */

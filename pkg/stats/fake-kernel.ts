@@ -1,6 +1,6 @@
 /** Trees of cgroup files as nodes really have them, for tests. */
 import { readFileSync } from 'node:fs';
-import type { CgroupHierarchy, CgroupLayout, CgroupMode, KernelFiles } from '../sys/index.ts';
+import type { CgroupHierarchy, CgroupLayout, CgroupMode, FilesIn, KernelFiles } from '../sys/index.ts';
 
 export interface RecordedTree {
   readonly cgroup: string;
@@ -8,7 +8,7 @@ export interface RecordedTree {
   /** Content by path; change it to let time pass. */
   readonly files: Map<string, string>;
   /** As readKernelFiles of pkg/sys. */
-  read(directories: readonly string[], names: readonly string[]): Promise<KernelFiles>;
+  read(wanted: readonly FilesIn[]): Promise<KernelFiles>;
 }
 
 /** The tree in `recorded-<name>.json`, with the container in it copied to each of `cgroups` as well. */
@@ -22,9 +22,9 @@ export function recordedTree(name: 'hybrid' | 'v2', cgroups: readonly string[] =
     cgroup: found.cgroup,
     layout: { mode: found.mode, hierarchies: found.hierarchies, controllers: new Set(found.hierarchies.flatMap((each) => each.controllers)) },
     files,
-    read(directories, names) {
-      const texts = directories.flatMap((directory, index) => (names[index] ?? '').split('\n').map((each) => files.get(`${directory}/${each}`)));
-      return Promise.resolve({ text: texts.join(''), lengths: BigInt64Array.from(texts, (text) => BigInt(text?.length ?? -2)) });
+    read(wanted) {
+      const texts = wanted.flatMap(({ directory, names, netns = '' }) => names.split('\n').map((each) => files.get(`${netns}${directory}/${each}`)));
+      return Promise.resolve({ text: texts.join(''), lengths: Int32Array.from(texts, (text) => text?.length ?? -2) });
     },
   };
 }

@@ -1,5 +1,5 @@
 import { assert } from 'chai';
-import { networkUsage, processUsage, usages, workingSetOf } from './messages.ts';
+import { podUsages, usages, workingSetOf } from './messages.ts';
 import type { InterfaceCounters } from './parse.ts';
 import type { Sample } from './sampler.ts';
 
@@ -10,7 +10,8 @@ const link = (name: string, rxBytes: bigint): InterfaceCounters => ({ name, rxBy
 describe('CRI statistics', () => {
   it('leave out what the kernel does not tell', () => {
     assert.deepEqual(usages(sample({})), { cpu: undefined, memory: undefined, swap: undefined, io: undefined });
-    assert.isUndefined(processUsage(sample({})));
+    assert.deepEqual(podUsages(sample({})), { cpu: undefined, memory: undefined, io: undefined, network: undefined, process: undefined });
+    assert.deepEqual(podUsages(sample({ tasks: 3n })).process, { timestamp: 7n, processCount: { value: 3n } });
   });
 
   it('say processor time, and its use where it is known', () => {
@@ -40,10 +41,11 @@ describe('CRI statistics', () => {
   });
 
   it('name eth0 the default interface, or else the first', () => {
-    assert.isUndefined(networkUsage(7n, []));
-    const usage = networkUsage(7n, [link('net1', 1n), link('eth0', 9n)]);
+    const networkOf = (...interfaces: InterfaceCounters[]): ReturnType<typeof podUsages>['network'] => podUsages(sample({ interfaces })).network;
+    assert.isUndefined(networkOf());
+    const usage = networkOf(link('net1', 1n), link('eth0', 9n));
     assert.deepEqual(usage?.defaultInterface, { name: 'eth0', rxBytes: { value: 9n }, rxErrors: { value: 1n }, txBytes: { value: 2n }, txErrors: { value: 3n } });
     assert.deepEqual(usage?.interfaces?.map((each) => each.name), ['net1']);
-    assert.equal(networkUsage(7n, [link('a', 1n), link('b', 1n)])?.defaultInterface?.name, 'a');
+    assert.equal(networkOf(link('a', 1n), link('b', 1n))?.defaultInterface?.name, 'a');
   });
 });

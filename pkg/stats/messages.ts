@@ -49,12 +49,18 @@ function left(limit: bigint | undefined, used: bigint): bigint | undefined {
   return limit > used ? limit - used : 0n;
 }
 
-export function processUsage(sample: Sample): Input<ProcessUsage> | undefined {
+/** What only pods have beside that. */
+export function podUsages(sample: Sample): Pick<Usages, 'cpu' | 'memory' | 'io'> & { readonly network: Input<NetworkUsage> | undefined; readonly process: Input<ProcessUsage> | undefined } {
+  const { cpu, memory, io } = usages(sample);
+  return { cpu, memory, io, network: networkUsage(sample.at, sample.interfaces ?? []), process: processUsage(sample) };
+}
+
+function processUsage(sample: Sample): Input<ProcessUsage> | undefined {
   return sample.tasks === undefined ? undefined : { timestamp: sample.at, processCount: value(sample.tasks) };
 }
 
 /** eth0 by the custom of CNI, else the first. undefined for a network without interfaces. */
-export function networkUsage(timestamp: bigint, interfaces: readonly InterfaceCounters[]): Input<NetworkUsage> | undefined {
+function networkUsage(timestamp: bigint, interfaces: readonly InterfaceCounters[]): Input<NetworkUsage> | undefined {
   const first = interfaces.find((each) => each.name === 'eth0') ?? interfaces[0];
   if (first === undefined) return undefined;
   return { timestamp, defaultInterface: interfaceUsage(first), interfaces: interfaces.filter((each) => each !== first).map(interfaceUsage) };

@@ -1,7 +1,7 @@
 import { assert } from 'chai';
 import { recordedTree } from './fake-kernel.ts';
 import { type ContainerFacts, containerMetrics, metricDescriptors, podMetrics } from './metrics.ts';
-import { fileSet } from './parse.ts';
+import { fileSet, FilesRead } from './parse.ts';
 
 /** The names that critest wants (cri-tools, pkg/validate/pod.go). */
 const WANTED = `blkio_device_usage_total cpu_cfs_periods_total cpu_cfs_throttled_periods_total cpu_cfs_throttled_seconds_total cpu_system_seconds_total cpu_usage_seconds_total
@@ -19,7 +19,7 @@ const SECOND = 1_000_000_000n;
 async function facts(name: 'hybrid' | 'v2'): Promise<ContainerFacts> {
   const tree = recordedTree(name);
   const set = fileSet(tree.layout, 'metrics', ['2MB']);
-  const [reading] = set.parse(await tree.read(set.directories(tree.cgroup), set.names), 1, 5n * SECOND);
+  const reading = set.parse(new FilesRead(await tree.read(set.files(tree))), tree, 5n * SECOND);
   if (reading === undefined) throw new Error('the tree is empty');
   return {
     now: 100n * SECOND, startedAt: 40n * SECOND, sample: { ...reading, nanoCores: undefined }, layer: { usedBytes: 4_096n, inodesUsed: 2n, at: 1n },

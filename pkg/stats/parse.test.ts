@@ -1,11 +1,11 @@
 import { assert } from 'chai';
 import { recordedTree, type RecordedTree } from './fake-kernel.ts';
-import { type Detail, fileSet, parseNetDev, type Reading, softFileLimit } from './parse.ts';
+import { type Detail, fileSet, FilesRead, type InterfaceCounters, parseNetDev, type Reading, softFileLimit } from './parse.ts';
 
 async function read(tree: RecordedTree, detail: Detail, cgroups: readonly string[] = [tree.cgroup]): Promise<(Reading | undefined)[]> {
   const set = fileSet(tree.layout, detail, ['2MB']);
-  const files = await tree.read(cgroups.flatMap((each) => set.directories(each)), cgroups.flatMap(() => set.names));
-  return set.parse(files, cgroups.length, 1n);
+  const next = new FilesRead(await tree.read(cgroups.flatMap((cgroup) => set.files({ cgroup }))));
+  return cgroups.map((cgroup) => set.parse(next, { cgroup }, 1n));
 }
 
 const CPU_PRESSURE = {
@@ -43,7 +43,7 @@ describe('what a cgroup says', () => {
   for (const name of ['hybrid', 'v2'] as const) {
     it(`is asked for no more than is needed (${name})`, async () => {
       const tree = recordedTree(name);
-      const count = (detail: Detail): number => fileSet(tree.layout, detail, ['2MB']).names.join('\n').split('\n').length;
+      const count = (detail: Detail): number => fileSet(tree.layout, detail, ['2MB']).count({ cgroup: '/x' });
       assert.isBelow(count('container'), count('pod'));
       assert.isBelow(count('pod'), count('metrics'));
       const [container] = await read(tree, 'container');
@@ -141,18 +141,40 @@ function big(_key: string, value: unknown): unknown {
 }
 
 describe('parseNetDev', () => {
+  /** Others stand before and after it. */
+  const interfaces = (text: string): InterfaceCounters[] => parseNetDev({ text: `before\n${text}eth9: 1 2 3 4 5 6 7 8 9 10 11 12\n`, from: 7, to: 7 + text.length });
   const head = 'Inter-|   Receive                                                |  Transmit\n face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed\n';
 
   it('reads interfaces without the loopback, also where a counter touches the name', () => {
     const text = `${head}    lo: 9 9 0 0 0 0 0 0 9 9 0 0 0 0 0 0\n  eth0:18446744073709551615 34 5 6 0 0 0 0 1336017 9701 7 8 0 0 0 0\nnet1:1: 1 2 3 4 0 0 0 0 5 6 7 8 0 0 0 0\n`;
-    assert.deepEqual(parseNetDev(text), [
+    assert.deepEqual(interfaces(text), [
       { name: 'eth0', rxBytes: 18_446_744_073_709_551_615n, rxPackets: 34n, rxErrors: 5n, rxDropped: 6n, txBytes: 1_336_017n, txPackets: 9_701n, txErrors: 7n, txDropped: 8n },
       { name: 'net1:1', rxBytes: 1n, rxPackets: 2n, rxErrors: 3n, rxDropped: 4n, txBytes: 5n, txPackets: 6n, txErrors: 7n, txDropped: 8n },
     ]);
   });
 
   it('passes over what is no interface', () => {
-    for (const text of ['', head, `${head}garbage\n`, `${head}eth0: 1 2 3\n`, `${head}eth0: a b c d e f g h i j k l\n`]) assert.deepEqual(parseNetDev(text), []);
+    for (const text of ['', head, `${head}garbage\n`, `${head}eth0: 1 2 3\n`, `${head}eth0: a b c d e f g h i j k l\n`]) assert.deepEqual(interfaces(text), []);
+  });
+});
+
+describe('what is read together', () => {
+  const tree = recordedTree('v2', ['/pod/d']);
+  const set = fileSet(tree.layout, 'pod', []);
+  tree.files.set('/ns/1/proc/thread-self/net/dev', 'a\nb\neth0: 1 2 3 4 5 6 7 8 9 10 11 12\n');
+
+  it('is a cgroup with a network namespace, or either alone, or one of which nothing is left', async () => {
+    const places = [{ cgroup: '/pod/d', netns: '/ns/1' }, { cgroup: undefined, netns: '/ns/1' }, { cgroup: '/gone', netns: '/ns/gone' }, { cgroup: undefined }, { cgroup: '/pod/d' }];
+    const next = new FilesRead(await tree.read(places.flatMap((place) => set.files(place))));
+    const readings = places.map((place) => set.parse(next, place, 1n));
+    assert.deepEqual(readings.map((each) => each && [each.tasks, each.interfaces?.map(({ name, txBytes }) => [name, txBytes])]), [
+      [2n, [['eth0', 9n]]],
+      [undefined, [['eth0', 9n]]],
+      undefined,
+      undefined,
+      [2n, undefined],
+    ]);
+    assert.deepEqual(places.map((place) => set.count(place)), places.map((place) => set.files(place).flatMap(({ names }) => names.split('\n')).length));
   });
 });
 

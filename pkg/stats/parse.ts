@@ -4,7 +4,7 @@
  *
  * Sources: Documentation/admin-guide/cgroup-v1/*.rst, cgroup-v2.rst, accounting/psi.rst, filesystems/proc.rst of the kernel.
  */
-import { type CgroupHierarchy, type CgroupLayout, cgroupDirectory, type KernelFiles } from '../sys/index.ts';
+import { type CgroupHierarchy, type CgroupLayout, cgroupDirectory, type FilesIn, type KernelFiles } from '../sys/index.ts';
 
 /** What statistics of containers are made of; what those of pods have beside that; and what only metrics ask for. Each includes those before it. */
 export type Detail = 'container' | 'pod' | 'metrics';
@@ -55,6 +55,8 @@ export interface Reading {
   readonly cpuPressure?: Pressure | undefined;
   readonly memoryPressure?: Pressure | undefined;
   readonly ioPressure?: Pressure | undefined;
+  /** Of the network namespace that was read with it. */
+  readonly interfaces?: readonly InterfaceCounters[] | undefined;
 }
 
 export interface DeviceIo {
@@ -104,7 +106,7 @@ export interface InterfaceCounters {
 type Draft = { -readonly [K in keyof Reading]: Reading[K] };
 
 /** Where a file lies in the text of all. */
-interface Span {
+export interface Span {
   readonly text: string;
   readonly from: number;
   readonly to: number;
@@ -119,41 +121,81 @@ interface Source {
   readonly take: (draft: Draft, file: Span) => void;
 }
 
+/** What is read together: a cgroup (`/kubepods/pod1`) and a network namespace, by its path; one of them may be missing. */
+export interface Place {
+  readonly cgroup: string | undefined;
+  readonly netns?: string | undefined;
+}
+
 /** The files of every cgroup on this node, and how to read them. */
 export interface FileSet {
-  /** Files per directory that `directories` names, separated by line feeds. */
-  readonly names: readonly string[];
-  /** Absolute paths for a cgroup (`/kubepods/pod1`). @throws InvalidArgument for a path that is none. */
-  directories(cgroup: string): string[];
-  /** What `count` cgroups said, read one after the other: undefined for one of which there is nothing, since it is gone. */
-  parse(files: KernelFiles, count: number, at: bigint): (Reading | undefined)[];
+  /** What to read. @throws InvalidArgument for a path that is none. */
+  files(place: Place): FilesIn[];
+  /** How many files those are. */
+  count(place: Place): number;
+  /** What the next of these files say; undefined if none of them is there. */
+  parse(next: FilesRead, place: Place, at: bigint): Reading | undefined;
+}
+
+/** Files that were read, given out one after the other. */
+export class FilesRead {
+  readonly #files: KernelFiles;
+  readonly #span: { text: string; from: number; to: number };
+  #index = 0;
+
+  constructor(files: KernelFiles) {
+    this.#files = files;
+    this.#span = { text: files.text, from: 0, to: 0 };
+  }
+
+  /** Where the next file lies, until the one after it is asked for; undefined for one that is not there. */
+  next(): Span | undefined {
+    const length = this.#files.lengths[this.#index++] ?? -1;
+    if (length < 0) return undefined;
+    this.#span.from = this.#span.to;
+    this.#span.to += length;
+    return this.#span;
+  }
 }
 
 /** What to read on a node of this layout. `hugepageSizes` are `2MB` and the like. */
 export function fileSet(layout: CgroupLayout, detail: Detail, hugepageSizes: readonly string[]): FileSet {
   const wanted = [...V1, ...V2, ...hugepageSizes.flatMap(hugepageSources)].filter((source) => includes(detail, source.detail));
   const groups = layout.hierarchies.map((hierarchy) => ({ hierarchy, sources: wanted.filter((source) => hierarchyFor(layout, source) === hierarchy) })).filter(({ sources }) => sources.length > 0);
-  const takes = groups.flatMap(({ sources }) => sources.map(({ take }) => take));
+  const ofCgroup = groups.flatMap(({ sources }) => sources.map(({ take }) => take));
+  const ofBoth = [...ofCgroup, takeInterfaces];
+  const takes = ({ cgroup, netns }: Place): readonly Source['take'][] => (cgroup === undefined ? (netns === undefined ? [] : [takeInterfaces]) : netns === undefined ? ofCgroup : ofBoth);
   return {
-    names: groups.map(({ sources }) => sources.map(({ file }) => file).join('\n')),
-    directories: (cgroup) => groups.map(({ hierarchy }) => cgroupDirectory(hierarchy, cgroup)),
-    parse(files, count, at) {
-      let index = 0;
-      let from = 0;
-      return Array.from({ length: count }, () => {
-        const draft: Draft = { at };
-        let found = false;
-        for (const take of takes) {
-          const length = Number(files.lengths[index++] ?? -1n);
-          if (length < 0) continue;
-          take(draft, { text: files.text, from, to: from + length });
-          from += length;
-          found = true;
-        }
-        return found ? draft : undefined;
-      });
+    files: ({ cgroup, netns }) => [
+      ...(cgroup === undefined ? [] : groups.map(({ hierarchy, sources }) => ({ directory: cgroupDirectory(hierarchy, cgroup), names: sources.map(({ file }) => file).join('\n') }))),
+      ...(netns === undefined ? [] : [{ ...NET_DEV, netns }]),
+    ],
+    count: (place) => takes(place).length,
+    parse(next, place, at) {
+      const draft: Draft = { at };
+      let found = false;
+      for (const take of takes(place)) {
+        const file = next.next();
+        if (file === undefined) continue;
+        take(draft, file);
+        found = true;
+      }
+      return found ? draft : undefined;
     },
   };
+}
+
+/** Not /proc/net, which shows the namespace of the first thread. */
+export const NET_DEV = { directory: '/proc/thread-self/net', names: 'dev' };
+
+function takeInterfaces(draft: Draft, file: Span): void {
+  draft.interfaces = parseNetDev(file);
+}
+
+/** The interfaces in the next file, a NET_DEV; none if it is not there. */
+export function interfacesIn(next: FilesRead): InterfaceCounters[] {
+  const file = next.next();
+  return file === undefined ? [] : parseNetDev(file);
 }
 
 function hierarchyFor(layout: CgroupLayout, { version, controller }: Source): CgroupHierarchy | undefined {
@@ -296,6 +338,7 @@ function digits(text: string, from: number, to: number): bigint | undefined {
     if (digit < 0 || digit > 9) return undefined;
     value = value * 10 + digit;
   }
+  if (value === 0) return 0n;
   return length < 16 ? BigInt(value) : BigInt(text.slice(from, to));
 }
 
@@ -379,17 +422,17 @@ const SPACE = 32;
 /** Most cgroups wait for nothing. */
 const CALM = 'avg10=0.00 avg60=0.00 avg300=0.00 total=';
 
-/** /proc/net/dev without the loopback, in the kernel's order. A name may touch its first counter (`eth0:1234`). */
-export function parseNetDev(text: string): InterfaceCounters[] {
+/** PURE. /proc/net/dev without the loopback, in the kernel's order. A name may touch its first counter (`eth0:1234`). */
+export function parseNetDev({ text, from, to }: Span): InterfaceCounters[] {
   const found: InterfaceCounters[] = [];
   // Two lines of titles come first.
-  for (let from = lineAfter(text, lineAfter(text, 0)); from < text.length; from = lineAfter(text, from)) {
-    const to = lineAfter(text, from);
-    const colon = text.lastIndexOf(':', to - 1);
-    if (colon < from) continue;
-    const name = text.slice(from, colon).trim();
-    const counters = numbersIn(text, colon + 1, to);
-    if (name === 'lo' || counters === undefined || counters.length < 12) continue;
+  for (let start = lineAfter(text, lineAfter(text, from)); start < to; start = lineAfter(text, start)) {
+    const end = Math.min(lineAfter(text, start), to);
+    const colon = text.lastIndexOf(':', end - 1);
+    if (colon < start) continue;
+    const name = text.slice(start, colon).trim();
+    const counters = name === 'lo' ? undefined : numbersIn(text, colon + 1, end);
+    if (counters === undefined || counters.length < 12) continue;
     const [rxBytes = 0n, rxPackets = 0n, rxErrors = 0n, rxDropped = 0n, , , , , txBytes = 0n, txPackets = 0n, txErrors = 0n, txDropped = 0n] = counters;
     found.push({ name, rxBytes, rxPackets, rxErrors, rxDropped, txBytes, txPackets, txErrors, txDropped });
   }

@@ -1,5 +1,6 @@
 import { assert } from 'chai';
 import { recordedTree, type RecordedTree } from './fake-kernel.ts';
+import type { Detail } from './parse.ts';
 import { type Sample, Sampler } from './sampler.ts';
 
 const SECOND = 1_000_000_000n;
@@ -9,9 +10,9 @@ function setUp(periodMs = 0): { sampler: Sampler; tree: RecordedTree; reads: () 
   const tree = recordedTree('hybrid');
   let clock = 0n;
   let reads = 0;
-  const read: RecordedTree['read'] = (directories, names) => {
+  const read: RecordedTree['read'] = (wanted) => {
     reads++;
-    return tree.read(directories, names);
+    return tree.read(wanted);
   };
   const sampler = new Sampler({ layout: tree.layout, hugepageSizes: [], clock: () => clock, periodMs, keptFilesCount: 0, read });
   return {
@@ -21,7 +22,7 @@ function setUp(periodMs = 0): { sampler: Sampler; tree: RecordedTree; reads: () 
     async at(now, cpuNanos) {
       clock = now;
       tree.files.set('/sys/fs/cgroup/cpuacct/pod/c/cpuacct.usage', `${cpuNanos}\n`);
-      return (await sampler.sample([{ id: 'c', cgroup: '/pod/c' }], 'container')).get('c');
+      return (await sampler.sample([{ id: 'c', cgroup: '/pod/c', detail: 'container' }])).get('c');
     },
   };
 }
@@ -57,18 +58,18 @@ describe('Sampler', () => {
     assert.strictEqual(await at(5n * SECOND + 999_999_999n, 2n), first);
     assert.equal(reads(), 1);
     assert.equal((await at(6n * SECOND, 3n))?.cpuNanos, 3n);
-    const groups = [{ id: 'c', cgroup: '/pod/c' }];
-    assert.isDefined((await sampler.sample(groups, 'metrics')).get('c')?.pids);
+    const sample = async (detail: Detail): Promise<Sample | undefined> => (await sampler.sample([{ id: 'c', cgroup: '/pod/c', detail }])).get('c');
+    assert.isDefined((await sample('metrics'))?.pids);
     // The richer one serves for the poorer.
-    assert.isDefined((await sampler.sample(groups, 'container')).get('c')?.pids);
+    assert.isDefined((await sample('container'))?.pids);
     assert.equal(reads(), 3);
   });
 
   it('leaves out what is gone and keeps the rest, however many there are', async () => {
     const names = Array.from({ length: 300 }, (_, index) => `/pod/${index}`);
     const tree = recordedTree('v2', names.filter((_, index) => index % 3 !== 0));
-    const sampler = new Sampler({ layout: tree.layout, hugepageSizes: [], clock: () => 1n, periodMs: 0, keptFilesCount: 0, read: (directories, files) => tree.read(directories, files) });
-    const samples = await sampler.sample(names.map((cgroup) => ({ id: cgroup, cgroup })), 'container');
+    const sampler = new Sampler({ layout: tree.layout, hugepageSizes: [], clock: () => 1n, periodMs: 0, keptFilesCount: 0, read: (wanted) => tree.read(wanted) });
+    const samples = await sampler.sample(names.map((cgroup) => ({ id: cgroup, cgroup, detail: 'container' })));
     assert.deepEqual([...samples.keys()].sort(), names.filter((_, index) => index % 3 !== 0).sort());
     assert.isTrue([...samples.values()].every((each) => each.memoryBytes === 9_478_144n));
   });
@@ -78,16 +79,16 @@ describe('Sampler', () => {
     let clock = SECOND;
     const sampler: Sampler = new Sampler({
       layout: tree.layout, hugepageSizes: [], clock: () => clock, periodMs: 3_600_000, keptFilesCount: 0,
-      async read(directories, names) {
-        const files = await tree.read(directories, names);
+      async read(wanted) {
+        const files = await tree.read(wanted);
         if (clock === SECOND) sampler.forget('c');
         return files;
       },
     });
-    const groups = [{ id: 'c', cgroup: '/pod/c' }];
-    const first = (await sampler.sample(groups, 'container')).get('c');
+    const groups = [{ id: 'c', cgroup: '/pod/c', detail: 'container' }] as const;
+    const first = (await sampler.sample(groups)).get('c');
     clock = 2n * SECOND;
-    const second = (await sampler.sample(groups, 'container')).get('c');
+    const second = (await sampler.sample(groups)).get('c');
     assert.deepEqual([first?.at, second?.at, second?.nanoCores], [SECOND, 2n * SECOND, undefined]);
   });
 });

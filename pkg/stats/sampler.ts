@@ -1,6 +1,6 @@
-/** Samples of cgroups: many in a few native calls, on other threads, with the use of processors between one sample and the next. */
-import { type CgroupLayout, type KernelFiles, KeptFiles, readKernelFiles } from '../sys/index.ts';
-import { type Detail, DETAILS, type FileSet, fileSet, includes, type Reading } from './parse.ts';
+/** Samples of cgroups: all that are asked for together in one native call, on another thread, with the use of processors between one sample and the next. */
+import { type CgroupLayout, type FileGroup, type FilesIn, type KernelFiles, KeptFiles, readKernelFiles } from '../sys/index.ts';
+import { type Detail, DETAILS, type FileSet, fileSet, FilesRead, includes, type Place, type Reading } from './parse.ts';
 
 export interface SamplerOptions {
   readonly layout: CgroupLayout;
@@ -13,17 +13,13 @@ export interface SamplerOptions {
   /** Files that may be kept open from one request to the next. */
   readonly keptFilesCount: number;
   /** Reads files; tests bring their own. Nothing is kept open then. */
-  readonly read?: ReadFiles;
+  readonly read?: (wanted: readonly FilesIn[]) => Promise<KernelFiles>;
 }
 
-/** As readKernelFiles of pkg/sys. */
-type ReadFiles = (directories: readonly string[], names: readonly string[]) => Promise<KernelFiles>;
-
-/** A cgroup under the id of what lives in it. */
-export interface Group {
+/** A place under the id of what lives there, which never has another. */
+export interface Group extends Place {
   readonly id: string;
-  /** Path from the root of the hierarchies. */
-  readonly cgroup: string;
+  readonly detail: Detail;
 }
 
 export interface Sample extends Reading {
@@ -31,105 +27,117 @@ export interface Sample extends Reading {
   readonly nanoCores: bigint | undefined;
 }
 
-interface History {
+/** What is remembered of a cgroup. */
+class Meter {
+  readonly #files = new Map<Detail, FileGroup>();
   /** What the next use of processors is counted from. */
-  readonly base: { readonly at: bigint; readonly cpuNanos: bigint } | undefined;
-  readonly nanoCores: bigint | undefined;
+  #base: { readonly at: bigint; readonly cpuNanos: bigint } | undefined;
+  #nanoCores: bigint | undefined;
   /** Only where it may be given again: hundreds of objects that outlive every request would be work for the garbage collector. */
-  readonly last: { readonly sample: Sample; readonly detail: Detail } | undefined;
+  #last: { readonly sample: Sample; readonly detail: Detail } | undefined;
+
+  /** The same object each time, by which its files are kept open. */
+  files(set: FileSet, group: Group): FileGroup {
+    const known = this.#files.get(group.detail);
+    if (known !== undefined) return known;
+    const made: FileGroup = { files: () => set.files(group), count: set.count(group) };
+    this.#files.set(group.detail, made);
+    return made;
+  }
+
+  /** All that were made. */
+  allFiles(): Iterable<FileGroup> {
+    return this.#files.values();
+  }
+
+  /** The last sample, if it is younger than `nanos` and has what is wanted. */
+  last(detail: Detail, now: bigint, nanos: bigint): Sample | undefined {
+    const last = this.#last;
+    if (last === undefined || !includes(last.detail, detail)) return undefined;
+    const age = now - last.sample.at;
+    return age >= 0n && age < nanos ? last.sample : undefined;
+  }
+
+  sampleOf(reading: Reading, detail: Detail, keep: boolean): Sample {
+    this.#count(reading);
+    const sample: Sample = Object.assign(reading, { nanoCores: this.#nanoCores });
+    this.#last = keep ? { sample, detail } : undefined;
+    return sample;
+  }
+
+  #count({ at, cpuNanos }: Reading): void {
+    if (cpuNanos === undefined) return;
+    const base = this.#base;
+    const since = base === undefined ? 0n : at - base.at;
+    // The first, or a cgroup made anew under the same name.
+    if (base === undefined || cpuNanos < base.cpuNanos) this.#nanoCores = undefined;
+    else if (since < APART_NANOS) return;
+    else this.#nanoCores = ((cpuNanos - base.cpuNanos) * 1_000_000_000n) / since;
+    this.#base = { at, cpuNanos };
+  }
 }
 
 /** Two samples closer than this say nothing: a tick of the kernel's accounting is 4 ms. */
 const APART_NANOS = 100_000_000n;
-/** Cgroups of one native call: it costs far less than reading so many, and what it has read is parsed while the next are read. */
-const BATCH = 25;
-/** Calls under way at once: more would only take the processors away from containers. */
-const LANES = 4;
 
 export class Sampler {
   readonly #options: SamplerOptions;
   readonly #sets: Readonly<Record<Detail, FileSet>>;
-  readonly #read: ReadFiles;
+  readonly #read: NonNullable<SamplerOptions['read']>;
   readonly #files: KeptFiles | undefined;
-  readonly #history = new Map<string, History>();
-  #reads = 0;
-  /** Forgotten while something was read, which must not bring it back. */
-  readonly #forgotten = new Set<string>();
+  readonly #meters = new Map<string, Meter>();
 
   constructor(options: SamplerOptions) {
     const { layout, hugepageSizes } = options;
     this.#options = options;
-    const set = (detail: Detail): FileSet => fileSet(layout, detail, hugepageSizes);
-    this.#sets = { container: set('container'), pod: set('pod'), metrics: set('metrics') };
+    this.#sets = Object.fromEntries(DETAILS.map((detail) => [detail, fileSet(layout, detail, hugepageSizes)])) as Record<Detail, FileSet>;
     this.#read = options.read ?? readKernelFiles;
     this.#files = options.read === undefined ? new KeptFiles(options.keptFilesCount) : undefined;
   }
 
-  /** A sample of each; none where the cgroup is gone. Never fails for one of them. */
-  async sample(groups: readonly Group[], detail: Detail): Promise<ReadonlyMap<string, Sample>> {
+  /** A sample of each by its id; none where the cgroup is gone. Never fails for one of them. */
+  async sample(groups: readonly Group[]): Promise<ReadonlyMap<string, Sample>> {
+    const { clock, periodMs } = this.#options;
     const samples = new Map<string, Sample>();
-    const due: Group[] = [];
+    const due: { readonly group: Group; readonly meter: Meter }[] = [];
     for (const group of groups) {
-      const kept = this.#kept(group.id, detail);
-      if (kept === undefined) due.push(group);
-      else samples.set(group.id, kept);
+      const meter = this.#meter(group.id);
+      const last = periodMs > 0 ? meter.last(group.detail, clock(), BigInt(periodMs) * 1_000_000n) : undefined;
+      if (last === undefined) due.push({ group, meter });
+      else samples.set(group.id, last);
     }
-    const batches = Array.from({ length: Math.ceil(due.length / BATCH) }, (_, index) => due.slice(index * BATCH, (index + 1) * BATCH)).values();
-    const lane = async (): Promise<void> => {
-      for (const batch of batches) await this.#readBatch(batch, detail, samples);
-    };
-    this.#reads++;
-    try {
-      await Promise.all(Array.from({ length: LANES }, lane));
-    } finally {
-      if (--this.#reads === 0) this.#forgotten.clear();
+    if (due.length === 0) return samples;
+    const files = due.map(({ group, meter }) => meter.files(this.#sets[group.detail], group));
+    // Metrics are asked for less often, and are many more files.
+    const keep = this.#files !== undefined && due.every(({ group }) => group.detail !== 'metrics');
+    const next = new FilesRead(await (keep ? this.#files.read(files) : this.#read(files.flatMap((each) => each.files()))));
+    const at = clock();
+    for (const { group, meter } of due) {
+      const reading = this.#sets[group.detail].parse(next, group, at);
+      if (reading !== undefined) samples.set(group.id, meter.sampleOf(reading, group.detail, periodMs > 0));
+      // Forgotten while it was read.
+      if (this.#meters.get(group.id) !== meter) this.#drop(meter);
     }
     return samples;
   }
 
-  /** Drops what is remembered of a cgroup; for what is removed. */
+  /** Drops what is remembered of a cgroup and keeps its files open no longer; for what has ended. */
   forget(id: string): void {
-    for (const detail of DETAILS) this.#files?.drop(keyOf(id, detail));
-    this.#history.delete(id);
-    if (this.#reads > 0) this.#forgotten.add(id);
+    const meter = this.#meters.get(id);
+    if (meter === undefined) return;
+    this.#meters.delete(id);
+    this.#drop(meter);
   }
 
-  #kept(id: string, detail: Detail): Sample | undefined {
-    const last = this.#history.get(id)?.last;
-    if (last === undefined || !includes(last.detail, detail)) return undefined;
-    const age = this.#options.clock() - last.sample.at;
-    return age >= 0n && age < BigInt(this.#options.periodMs) * 1_000_000n ? last.sample : undefined;
+  #meter(id: string): Meter {
+    const known = this.#meters.get(id);
+    if (known !== undefined) return known;
+    const made = new Meter();
+    this.#meters.set(id, made);
+    return made;
   }
 
-  async #readBatch(batch: readonly Group[], detail: Detail, samples: Map<string, Sample>): Promise<void> {
-    const set = this.#sets[detail];
-    const groups = batch.map(({ id, cgroup }) => ({ key: keyOf(id, detail), directories: () => set.directories(cgroup), names: set.names }));
-    // Metrics are asked for less often, and have files that change their size.
-    const files = this.#files !== undefined && detail !== 'metrics' ? await this.#files.read(groups) : await this.#read(groups.flatMap((each) => each.directories()), groups.flatMap((each) => each.names));
-    set.parse(files, batch.length, this.#options.clock()).forEach((reading, index) => {
-      const id = batch[index]?.id;
-      if (reading !== undefined && id !== undefined) samples.set(id, this.#remember(id, reading, detail));
-    });
+  #drop(meter: Meter): void {
+    for (const files of meter.allFiles()) this.#files?.drop(files);
   }
-
-  #remember(id: string, reading: Reading, detail: Detail): Sample {
-    const { at, cpuNanos } = reading;
-    const known = this.#history.get(id);
-    const base = known?.base;
-    // The first, or a cgroup made anew under the same name.
-    if (cpuNanos === undefined || base === undefined || cpuNanos < base.cpuNanos) return this.#keep(id, reading, detail, cpuNanos === undefined ? undefined : { at, cpuNanos }, undefined);
-    const since = at - base.at;
-    if (since < APART_NANOS) return this.#keep(id, reading, detail, base, known?.nanoCores);
-    return this.#keep(id, reading, detail, { at, cpuNanos }, ((cpuNanos - base.cpuNanos) * 1_000_000_000n) / since);
-  }
-
-  #keep(id: string, reading: Reading, detail: Detail, base: History['base'], nanoCores: bigint | undefined): Sample {
-    const sample: Sample = Object.assign(reading, { nanoCores });
-    if (!this.#forgotten.has(id)) this.#history.set(id, { base, nanoCores, last: this.#options.periodMs > 0 ? { sample, detail } : undefined });
-    return sample;
-  }
-}
-
-function keyOf(id: string, detail: Detail): string {
-  return `${detail} ${id}`;
 }

@@ -240,10 +240,10 @@ export function readFiles(paths: readonly string[], max = 65_536): (Buffer | nul
  * the table of errno if it cannot be read.
  */
 export async function readSmallFile(path: string, max: number): Promise<Buffer | undefined> {
-  const [[length = 0n], bytes] = await attemptAsync(`read ${path}`, (native) => native.readFiles([path], max + 1));
-  if (length >= 0n && bytes.length <= max) return bytes;
-  if (length >= 0n) throw new RuntimeError('FailedPrecondition', `${path} is larger than ${max} bytes`);
-  const errno = errnoName(-Number(length));
+  const [[length = 0], bytes] = await attemptAsync(`read ${path}`, (native) => native.readFiles([path], max + 1));
+  if (length >= 0 && bytes.length <= max) return bytes;
+  if (length >= 0) throw new RuntimeError('FailedPrecondition', `${path} is larger than ${max} bytes`);
+  const errno = errnoName(-length);
   if (errno === 'ENOENT') return undefined;
   throw new RuntimeError(codeOfErrno(errno), `cannot read ${path} (${errno})`);
 }
@@ -252,24 +252,41 @@ export async function readSmallFile(path: string, max: number): Promise<Buffer |
 export interface KernelFiles {
   /** One character per byte. */
   readonly text: string;
-  readonly lengths: BigInt64Array;
+  readonly lengths: Int32Array;
+}
+
+/** Files in one directory. */
+export interface FilesIn {
+  readonly directory: string;
+  /** Separated by line feeds. */
+  readonly names: string;
+  /** Path of the network namespace in which the directory looks as it is wanted; for /proc/thread-self/net. */
+  readonly netns?: string | undefined;
 }
 
 /**
- * Small files of cgroups and the like, `names[i]` (separated by line feeds) in `directories[i]`, in one call on another thread: for hundreds of
- * them, some of which the kernel adds up over all processors first. A file of more than `max` bytes is cut.
+ * Small files of cgroups and the like in one call on another thread: for hundreds of them, some of which the kernel adds up over all processors first. A
+ * file of more than `max` bytes is cut.
  */
-export async function readKernelFiles(directories: readonly string[], names: readonly string[], max = 65_536): Promise<KernelFiles> {
-  const [lengths, bytes] = await attemptAsync('read kernel files', (native) => native.readKernelFiles(directories, names, max));
+export async function readKernelFiles(wanted: readonly FilesIn[], max = KERNEL_FILE_BYTES): Promise<KernelFiles> {
+  const [lengths, bytes] = await attemptAsync('read kernel files', (native) => native.readKernelFiles(...columns(wanted), max));
   return { text: bytes.toString('latin1'), lengths };
 }
 
+/** A line of /proc/net/dev is some 120 bytes; nodes with thousands of interfaces exist, pods with them do not. */
+export const KERNEL_FILE_BYTES = 1 << 18;
+
+/** PURE. As the addon takes it: directories, names, network namespaces. */
+export function columns(wanted: readonly FilesIn[]): [directories: string[], names: string[], netns: string[]] {
+  return [wanted.map((each) => each.directory), wanted.map((each) => each.names), wanted.map((each) => each.netns ?? '')];
+}
+
 /** PURE. Files that came in one buffer; a negative length is one that did not. */
-export function slices(lengths: BigInt64Array, bytes: Buffer): (Buffer | undefined)[] {
+export function slices(lengths: Int32Array, bytes: Buffer): (Buffer | undefined)[] {
   let at = 0;
   return Array.from(lengths, (length) => {
-    if (length < 0n) return undefined;
-    const part = bytes.subarray(at, at + Number(length));
+    if (length < 0) return undefined;
+    const part = bytes.subarray(at, at + length);
     at += part.length;
     return part;
   });

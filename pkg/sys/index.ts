@@ -33,7 +33,7 @@ export {
 } from './root.ts';
 export { INFLATED_BLOCK_BYTES, Inflater, readInflated } from './inflater.ts';
 export {
-  becomeSubreaper, connectInNetns, countFds, heedsSignal, isAlive, listDevices, netDev, nodeFacts, pinNamespaces, probePath, processRef, signalProcess, waitGone,
+  becomeSubreaper, connectInNetns, countFds, favourEventLoop, heedsSignal, isAlive, listDevices, nodeFacts, pinNamespaces, probePath, processRef, signalProcess, waitGone,
   type DeviceNode, type NodeFacts, type ProbedPath,
 } from './process.ts';
 export { deviceTo, forgetUdp, localAddresses, routesLocalnet, setRouteLocalnet } from './net.ts';
@@ -42,5 +42,5 @@ export { claimOrphan, killByEnvironment, killTree, type OrphanClaim, reapOrphans
 export {
   cgroupDirectory, cgroupPathOf, cgroupProcesses, checkCgroupPath, createCgroup, destroyCgroup, hierarchyOf, parseProcCgroup, readCgroupLayoutSync,
   readFiles, readSmallFile, readKernelFiles, slicePath,
-  type CgroupHierarchy, type CgroupLayout, type CgroupMode, type KernelFiles,
+  type CgroupHierarchy, type CgroupLayout, type CgroupMode, type FilesIn, type KernelFiles,
 } from './cgroup.ts';

@@ -5,20 +5,19 @@
  */
 import { constants } from 'node:os';
 import { attempt, attemptAsync } from './addon.ts';
-import { type KernelFiles, readKernelFiles } from './cgroup.ts';
+import { columns, type FilesIn, KERNEL_FILE_BYTES, type KernelFiles, readKernelFiles } from './cgroup.ts';
 
-/** Files that belong together: those of one cgroup. */
+/** Files that belong together, as those of one cgroup: they are kept by the identity of this object. */
 export interface FileGroup {
-  readonly key: string;
   /** Asked for when they are opened. */
-  readonly directories: () => readonly string[];
-  /** Per directory, separated by line feeds. */
-  readonly names: readonly string[];
+  readonly files: () => readonly FilesIn[];
+  /** How many they are. */
+  readonly count: number;
 }
 
 interface Kept {
-  readonly key: string;
-  readonly fds: readonly number[];
+  readonly group: FileGroup;
+  readonly fds: Int32Array;
   usedAt: number;
   /** Reads under way on other threads; a descriptor that is closed meanwhile could be another file's. */
   reads: number;
@@ -30,7 +29,7 @@ const OUT_OF_DESCRIPTORS: ReadonlySet<number> = new Set([constants.errno.EMFILE,
 
 export class KeptFiles {
   readonly #max: number;
-  readonly #kept = new Map<string, Kept>();
+  readonly #kept = new Map<FileGroup, Kept>();
   #count = 0;
   /** How many files of groups of so many there are at the most: a kernel may not have all. */
   readonly #most = new Map<number, number>();
@@ -41,25 +40,25 @@ export class KeptFiles {
     this.#max = max;
   }
 
-  /** What the files say, group after group, as readKernelFiles. Each file has one record of less than 16 KiB. A group that is gone has negative lengths only. */
+  /** What the files say, group after group, as readKernelFiles. A group that is gone has negative lengths only. */
   async read(groups: readonly FileGroup[]): Promise<KernelFiles> {
-    const known = groups.map((group) => this.#use(group.key));
+    const known = groups.map((group) => this.#use(group));
     try {
       if (known.every((each) => each !== undefined)) return await this.#readKept(known);
       await this.#open(groups.filter((_, index) => known[index] === undefined));
-      const all = groups.map((group, index) => known[index] ?? (known[index] = this.#use(group.key)));
+      const all = groups.map((group, index) => known[index] ?? (known[index] = this.#use(group)));
       if (all.every((each) => each !== undefined)) return await this.#readKept(all);
-      return await readKernelFiles(groups.flatMap((group) => group.directories()), groups.flatMap((group) => group.names));
+      return await readKernelFiles(groups.flatMap((group) => group.files()));
     } finally {
       for (const each of known) if (each !== undefined) this.#release(each);
     }
   }
 
   /** Lets go of a group. */
-  drop(key: string): void {
-    const kept = this.#kept.get(key);
+  drop(group: FileGroup): void {
+    const kept = this.#kept.get(group);
     if (kept === undefined) return;
-    this.#kept.delete(key);
+    this.#kept.delete(group);
     kept.dropped = true;
     if (kept.reads === 0) this.#close(kept);
   }
@@ -67,11 +66,11 @@ export class KeptFiles {
   /** Lets go of all. */
   close(): void {
     clearTimeout(this.#sweep);
-    for (const key of [...this.#kept.keys()]) this.drop(key);
+    for (const group of [...this.#kept.keys()]) this.drop(group);
   }
 
-  #use(key: string): Kept | undefined {
-    const kept = this.#kept.get(key);
+  #use(group: FileGroup): Kept | undefined {
+    const kept = this.#kept.get(group);
     if (kept === undefined) return undefined;
     kept.reads++;
     kept.usedAt = performance.now();
@@ -88,47 +87,53 @@ export class KeptFiles {
   }
 
   async #readKept(groups: readonly Kept[]): Promise<KernelFiles> {
-    const [lengths, bytes] = await attemptAsync('read kernel files', (native) => native.readOpenFiles(groups.flatMap((each) => each.fds)));
+    const all = new Int32Array(groups.reduce((sum, { fds }) => sum + fds.length, 0));
     let at = 0;
-    for (const { key, fds } of groups) {
-      const present = lengths.subarray(at, (at += fds.length)).filter((length) => length >= 0n).length;
+    for (const { fds } of groups) {
+      all.set(fds, at);
+      at += fds.length;
+    }
+    const [lengths, bytes] = await attemptAsync('read kernel files', (native) => native.readOpenFiles(all, KERNEL_FILE_BYTES));
+    at = 0;
+    for (const { group, fds } of groups) {
+      let present = 0;
+      for (const end = at + fds.length; at < end; at++) if ((lengths[at] ?? -1) >= 0) present++;
       const most = Math.max(present, this.#most.get(fds.length) ?? 0);
       this.#most.set(fds.length, most);
       // The cgroup is gone, or not all of its files are there yet: another time they may be, under the same name.
-      if (present === 0 || present < most) this.drop(key);
+      if (present === 0 || present < most) this.drop(group);
     }
     return { text: bytes.toString('latin1'), lengths };
   }
 
   /** Opens what there is room for. */
   async #open(groups: readonly FileGroup[]): Promise<void> {
-    const sizes = groups.map((group) => group.names.reduce((sum, names) => sum + names.split('\n').length, 0));
-    const wanted = sizes.reduce((sum, size) => sum + size, 0);
+    const wanted = groups.reduce((sum, { count }) => sum + count, 0);
     if (this.#count + wanted > this.#max) return;
     this.#count += wanted;
-    let fds: number[] = [];
+    let fds = new Int32Array(0);
     try {
-      fds = Array.from(await attemptAsync('open kernel files', (native) => native.openKernelFiles(groups.flatMap((group) => group.directories()), groups.flatMap((group) => group.names))), Number);
+      fds = Int32Array.from(await attemptAsync('open kernel files', (native) => native.openKernelFiles(...columns(groups.flatMap((group) => group.files())))), Number);
     } finally {
       this.#count -= wanted;
     }
     if (fds.some((fd) => OUT_OF_DESCRIPTORS.has(-fd))) return attempt('close kernel files', (native) => native.closeAllSync(fds));
     let at = 0;
-    groups.forEach(({ key }, index) => {
-      const own = fds.slice(at, (at += sizes[index] ?? 0));
+    for (const group of groups) {
+      const own = fds.slice(at, (at += group.count));
       this.#count += own.length;
-      const kept: Kept = { key, fds: own, usedAt: performance.now(), reads: 0, dropped: false };
+      const kept: Kept = { group, fds: own, usedAt: performance.now(), reads: 0, dropped: false };
       // Somebody else was faster.
-      if (this.#kept.has(key)) this.#close(kept);
-      else this.#kept.set(key, kept);
-    });
+      if (this.#kept.has(group)) this.#close(kept);
+      else this.#kept.set(group, kept);
+    }
     this.#sweep ??= setTimeout(() => this.#dropIdle(), IDLE_MS).unref();
   }
 
   #dropIdle(): void {
     this.#sweep = undefined;
     const before = performance.now() - IDLE_MS;
-    for (const kept of [...this.#kept.values()]) if (kept.usedAt < before) this.drop(kept.key);
+    for (const kept of [...this.#kept.values()]) if (kept.usedAt < before) this.drop(kept.group);
     if (this.#kept.size > 0) this.#sweep = setTimeout(() => this.#dropIdle(), IDLE_MS).unref();
   }
 }

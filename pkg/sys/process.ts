@@ -9,7 +9,7 @@ import type { ProcessRef } from '../base/ids.ts';
 import { abortError, type Op } from '../base/op.ts';
 import { abortable } from '../base/sync.ts';
 import { addon, attempt, attemptAsync, errnoBehind, systemError } from './addon.ts';
-import { readCgroupLayoutSync, hasSwapAccounting, slices, type CgroupMode } from './cgroup.ts';
+import { readCgroupLayoutSync, hasSwapAccounting, type CgroupMode } from './cgroup.ts';
 import { closeFd } from './fd.ts';
 import { toStat, type FileKind, type Stat } from './root.ts';
 
@@ -124,6 +124,17 @@ export function becomeSubreaper(): void {
   attempt('become a subreaper', (native) => native.setSubreaperSync());
 }
 
+/**
+ * Gives the event loop precedence over our other threads, which read, unpack and delete: it is what every call waits for. Not over containers and
+ * their monitors, which the kernel weighs by cgroup; and nothing that we start inherits it. @throws PermissionDenied without CAP_SYS_NICE.
+ */
+export function favourEventLoop(): void {
+  attempt('favour the event loop', (native) => native.favourThreadSync(EVENT_LOOP_NICE));
+}
+
+/** Nine times the weight of a thread at 0 (sched(7), setpriority(2)). */
+const EVENT_LOOP_NICE = -10;
+
 export interface NewNamespaces {
   /** By kind (`net`, `ipc`, `uts`), the file to pin it at, which is not there yet. */
   readonly paths: ReadonlyMap<string, string>;
@@ -161,15 +172,6 @@ export async function connectInNetns(netns: string, addresses: readonly [string,
   }
   throw failure;
 }
-
-/** /proc/net/dev as it reads inside each of these network namespaces, all in one call on another thread; undefined for one that is gone. */
-export async function netDev(netns: readonly string[]): Promise<(string | undefined)[]> {
-  const [lengths, bytes] = await attemptAsync('read interface counters', (native) => native.netDev(netns, NET_DEV_BYTES));
-  return slices(lengths, bytes).map((part) => part?.toString('latin1'));
-}
-
-/** A line is some 120 bytes; nodes with thousands of interfaces exist, pods with them do not. */
-const NET_DEV_BYTES = 1 << 18;
 
 /** Open descriptors of these processes together, and how many of them are sockets; a process that is gone counts nothing. */
 export async function countFds(pids: readonly number[]): Promise<{ readonly descriptors: number; readonly sockets: number }> {

@@ -199,7 +199,7 @@ function run(command: string, args: readonly string[]): void {
 }
 
 /** Processes that name the directory on their command line (daemon, monitors, plugins), as `pid comm`. */
-function processesOf(dir: string): string[] {
+export function processesOf(dir: string): string[] {
   return readdirSync('/proc')
     .filter((name) => /^\d+$/.test(name) && Number(name) !== process.pid)
     .filter((pid) => readOr(`/proc/${pid}/cmdline`).includes(dir) && !/^State:\s+Z/m.test(readOr(`/proc/${pid}/status`)))

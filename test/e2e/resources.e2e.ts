@@ -4,7 +4,7 @@ import { existsSync, readdirSync, readFileSync, rmdirSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import type { Input, LinuxContainerResources } from '../../pkg/cri-api/types.ts';
 import type { Pod } from './cri-client.ts';
-import { IMAGE, type RuntimeName, TestNode } from './harness.ts';
+import { IMAGE, processesOf, type RuntimeName, TestNode } from './harness.ts';
 import { idle, IDLE, reconfigure, refusal, sh } from './inside.ts';
 
 const RUNTIMES: readonly RuntimeName[] = ['runc', 'crun'];
@@ -72,6 +72,14 @@ for (const runtime of RUNTIMES) {
       assert.match(quota(id), V2 ? /^max 100000$/ : /^-1 100000$/, 'what was lifted stays lifted');
       assert.equal((await reported(id)).cpuQuota, -1n);
       assert.equal(memory(id), String(32n * MiB));
+    });
+
+    it('do not begin with the precedence of the event loop', async () => {
+      const id = await idle(node, pod);
+      const monitor = Number(processesOf(node.dir).find((each) => each.endsWith(' conmon'))?.split(' ')[0]);
+      const nice = (stat: string): string | undefined => stat.split(') ')[1]?.split(' ')[16];
+      const statOf = (pid: number): string => readFileSync(`/proc/${pid}/stat`, 'utf8');
+      assert.deepEqual([nice(statOf(node.pid)), nice(statOf(monitor)), nice(await sh(node, id, 'cat /proc/1/stat')), nice(await sh(node, id, 'cat /proc/self/stat'))], ['-10', '0', '0', '0']);
     });
 
     it('reach every process that is there, and those to come, as an OOM score', async () => {

@@ -1,12 +1,12 @@
 /** Statistics, metrics, events and streamed lists, from containers that really use what they are measured for. */
 import { assert } from 'chai';
-import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, readlinkSync, rmSync, writeFileSync } from 'node:fs';
 import { connect as connectTcp, createServer } from 'node:net';
-import { tmpdir } from 'node:os';
+import { constants, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Client } from '../../cri/client.ts';
 import type { ContainerEventResponse, Metric, Operation } from '../../pkg/cri-api/types.ts';
-import { countFds, type FileGroup, KeptFiles, type KernelFiles, netDev } from '../../pkg/sys/index.ts';
+import { countFds, type FileGroup, KeptFiles, type KernelFiles, readKernelFiles } from '../../pkg/sys/index.ts';
 import { type CriClient, CriError, type Pod, podConfig, waitFor } from './cri-client.ts';
 import { IMAGE, TestNode } from './harness.ts';
 
@@ -164,6 +164,16 @@ describe('statistics', function () {
       assert.isUndefined(network(host));
     });
 
+    it('let go of the network of a pod that stops', async () => {
+      const pod = await cri.runPod();
+      await run(pod, 'sleep 1000');
+      const open = (): number => readdirSync(`/proc/${node.pid}/fd`).filter((fd) => linkOf(`/proc/${node.pid}/fd/${fd}`).includes('/net/dev')).length;
+      await Promise.all([rpc.listPodSandboxStats(), rpc.listPodSandboxStats(), rpc.podSandboxStats({ podSandboxId: pod.id })]);
+      assert.equal(open(), 1, 'it is kept open to be read again');
+      await rpc.stopPodSandbox({ podSandboxId: pod.id });
+      assert.equal(open(), 0, 'an open file would keep the namespace alive');
+    });
+
     it('are there for those that are ready, filtered', async () => {
       const [one, two] = [await cri.runPod({ labels: { app: 'a' } }), await cri.runPod({ labels: { app: 'b' } })];
       const list = async (filter: object): Promise<string[]> => (await rpc.listPodSandboxStats({ filter })).stats.map((each) => each.attributes?.id ?? '').sort();
@@ -293,11 +303,21 @@ function value(metrics: readonly Metric[], name: string): bigint {
   return metrics.find((each) => each.name === name)?.value?.value ?? 0n;
 }
 
+/** '' for what is gone. */
+function linkOf(path: string): string {
+  try {
+    return readlinkSync(path);
+  } catch {
+    return '';
+  }
+}
+
 describe('native calls of statistics', () => {
   it('read interfaces of other network namespaces, and count what processes have open', async () => {
-    const [own, none] = await netDev(['/proc/self/ns/net', '/no/such/namespace']);
-    assert.include(own, 'lo:');
-    assert.isUndefined(none);
+    const dev = { directory: '/proc/thread-self/net', names: 'dev' };
+    const { text, lengths } = await readKernelFiles([{ ...dev, netns: '/proc/self/ns/net' }, { ...dev, netns: '/no/such/namespace' }]);
+    assert.include(text, 'lo:');
+    assert.deepEqual([...lengths], [text.length, -constants.errno.ENOENT]);
     const before = await countFds([process.pid]);
     const server = createServer().listen(0, '127.0.0.1');
     await new Promise((resolve) => server.once('listening', resolve));
@@ -320,20 +340,21 @@ describe('kernel files that are kept open', () => {
   function group(key: string, ...missing: string[]): FileGroup {
     mkdirSync(join(directory, key), { recursive: true });
     for (const name of ['a', 'b']) if (!missing.includes(name)) writeFileSync(join(directory, key, name), `${name} of ${key}\n`);
-    return { key, directories: () => [join(directory, key)], names: ['a\nb'] };
+    return { files: () => [{ directory: join(directory, key), names: 'a\nb' }], count: 2 };
   }
-  const say = ({ text, lengths }: KernelFiles): string => `${text.replaceAll('\n', ';')} ${[...lengths].map((length) => (length < 0n ? 'no' : String(length))).join(' ')}`;
+  const say = ({ text, lengths }: KernelFiles): string => `${text.replaceAll('\n', ';')} ${[...lengths].map((length) => (length < 0 ? 'no' : String(length))).join(' ')}`;
 
   it('are opened once and read anew each time', async () => {
     const before = descriptors();
     const files = new KeptFiles(100);
-    const groups = [group('x'), group('y')];
+    const [x, y] = [group('x'), group('y')];
+    const groups = [x, y];
     assert.equal(say(await files.read(groups)), 'a of x;b of x;a of y;b of y; 7 7 7 7');
     assert.equal(descriptors(), before + 4);
     writeFileSync(join(directory, 'x/a'), 'new\n');
     assert.equal(say(await files.read(groups)), 'new;b of x;a of y;b of y; 4 7 7 7');
     assert.equal(descriptors(), before + 4);
-    files.drop('x');
+    files.drop(x);
     assert.equal(descriptors(), before + 2);
     files.close();
     assert.equal(descriptors(), before);
@@ -342,8 +363,9 @@ describe('kernel files that are kept open', () => {
   it('are not kept where there are too many, and read all the same', async () => {
     const before = descriptors();
     const files = new KeptFiles(3);
-    assert.equal(say(await files.read([group('x')])), 'a of x;b of x; 7 7');
-    assert.equal(say(await files.read([group('x'), group('y')])), 'a of x;b of x;a of y;b of y; 7 7 7 7');
+    const x = group('x');
+    assert.equal(say(await files.read([x])), 'a of x;b of x; 7 7');
+    assert.equal(say(await files.read([x, group('y')])), 'a of x;b of x;a of y;b of y; 7 7 7 7');
     assert.equal(descriptors(), before + 2);
     files.close();
     assert.equal(descriptors(), before);
@@ -352,10 +374,11 @@ describe('kernel files that are kept open', () => {
   it('are let go where they are gone, or not all there yet', async () => {
     const before = descriptors();
     const files = new KeptFiles(100);
-    assert.equal(say(await files.read([group('whole'), group('part', 'b'), { ...group('x'), directories: () => ['/no/such'] }])), 'a of whole;b of whole;a of part; 11 11 10 no no no');
+    const part = group('part', 'b');
+    assert.equal(say(await files.read([group('whole'), part, { ...group('x'), files: () => [{ directory: '/no/such', names: 'a\nb' }] }])), 'a of whole;b of whole;a of part; 11 11 10 no no no');
     assert.equal(descriptors(), before + 2);
     group('part');
-    assert.equal(say(await files.read([group('part')])), 'a of part;b of part; 10 10');
+    assert.equal(say(await files.read([part])), 'a of part;b of part; 10 10');
     files.close();
     assert.equal(descriptors(), before);
   });
@@ -363,10 +386,11 @@ describe('kernel files that are kept open', () => {
   it('are not closed under a read', async () => {
     const before = descriptors();
     const files = new KeptFiles(100);
-    const groups = [group('x')];
+    const x = group('x');
+    const groups = [x];
     await files.read(groups);
     const reads = Array.from({ length: 20 }, () => files.read(groups));
-    files.drop('x');
+    files.drop(x);
     assert.deepEqual(new Set((await Promise.all(reads)).map(say)), new Set(['a of x;b of x; 7 7']));
     files.close();
     assert.equal(descriptors(), before);
