@@ -120,8 +120,8 @@ function sendInput(ws: WebSocket, tty: boolean): () => void {
   return () => {
     stdin.off('data', onData).off('end', onEnd).pause();
     if (raw) stdin.setRawMode(false);
-    // A pipe that nobody ends must not keep us.
-    stdin.unref();
+    // A pipe that nobody ends must not keep us; a file has no such thing, and ends.
+    (stdin as Partial<NodeJS.ReadStream>).unref?.();
   };
 }
 

@@ -352,18 +352,21 @@ class HeldOutput {
 /** Writes a source into a stream until either ends. Every byte is taken by the kernel before the input is closed. */
 async function feed(stream: FdStream, source: AsyncIterable<Uint8Array>, stop: AbortSignal, atEnd: 'close' | 'keep'): Promise<void> {
   const iterator = source[Symbol.asyncIterator]();
-  const stopped = fired(stop);
+  // Not a race of each `next` with one promise: until that settles it would hold every chunk that ever won.
+  const end = (): void => void iterator.return?.().catch(() => {});
+  stop.addEventListener('abort', end, { once: true });
   try {
-    for (;;) {
-      const next = await Promise.race([iterator.next(), stopped]);
-      if (next === undefined || next.done === true) break;
+    while (!stop.aborted) {
+      const next = await iterator.next();
+      if (next.done === true) break;
       await stream.write(next.value);
     }
   } catch {
     // The process does not read any more, or the client is gone: either way the input is over.
   }
+  stop.removeEventListener('abort', end);
   if (atEnd === 'close') stream.close();
-  iterator.return?.().catch(() => {});
+  end();
 }
 
 /** True if `work` is done within `ms` of event loop time: a loop that was blocked gets to poll before this gives up. */

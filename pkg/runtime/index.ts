@@ -93,7 +93,7 @@ export interface ExitStatus {
 }
 
 /**
- * The caller's side of an exec. `stdin` is read with back-pressure until it ends; `stdout`/`stderr` get every byte in order, and the returned
+ * The caller's side of an exec. `stdin` is read with back-pressure until it ends, and its `return` wakes a `next` that waits; `stdout`/`stderr` get every byte in order, and the returned
  * promise holds the reader back. With `tty`, stdout carries both. `resize` is called by the runtime side with a function that sets the size.
  */
 export interface ExecStdio {

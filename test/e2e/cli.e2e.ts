@@ -111,6 +111,15 @@ describe('the command line', function () {
       assert.deepEqual([await command.end(), command.out.trim()], [0, '5000000']);
     });
 
+    it('takes a file for its input', async () => {
+      const input = join(node.dir, 'input');
+      await writeFile(input, 'from a file\n');
+      for (const [file, said] of [[input, 'from a file\n'], ['/dev/null', '']] as const) {
+        const command = Command.inPipe(['sh', '-c', 'exec "$0" "$@" <"$INPUT"', ...argv(['exec', '-i', container, 'sh', '-c', 'cat; exit 3'])], { env: { INPUT: file } });
+        assert.deepEqual([await command.end(), command.out, command.err], [3, said, '']);
+      }
+    });
+
     it('gives a terminal of the size of ours, and ours back', async () => {
       const command = onTerminal(['exec', '-it', container, 'sh', '-c', 'until [ "$(busybox stty size 2>/dev/null)" = "40 132" ]; do sleep 0.1; done; echo sized; read answer; echo "got $answer"; exit 5']);
       await command.says(/sized/);

@@ -203,6 +203,20 @@ for (const [runtime, monitor] of COMBINATIONS) {
       assert.isBelow(residentBytes(node.pid) - before, 40_000_000);
     });
 
+    it('does not grow with what a client has sent', async () => {
+      const half = 80_000_000;
+      const { stream, status } = await dial(await execUrl(['sh', '-c', `head -c ${half} >/dev/null; echo half; head -c ${half} >/dev/null; echo all; read rest`], { stdin: true }), { stdin: true, stderr: true });
+      const send = async (said: RegExp): Promise<number> => {
+        for (let sent = 0; sent < half; sent += 1_000_000) await stream.stdin.write(Buffer.alloc(1_000_000, 'x'));
+        await waitFor(() => stream.stdout.text, (text) => said.test(text), `the command to have read ${half} bytes`);
+        return residentBytes(node.pid);
+      };
+      const before = await send(/half/);
+      assert.isBelow((await send(/all/)) - before, 40_000_000);
+      stream.stdin.end();
+      await status;
+    });
+
     it('kills a command whose client stops reading and leaves', async () => {
       const { client, stream } = await dial(await execUrl(['cat', '/dev/zero']), { stderr: true });
       await waitFor(() => stream.stdout.bytes, (bytes) => bytes > 1_000_000, 'output');
