@@ -64,8 +64,13 @@ export function checkAlive(op: Op, doing: string): void {
   throw abortError(op, doing);
 }
 
+/** True if an operation was aborted because its time is over: what its own timer says, also where somebody has set the clock back since. */
+export function isLate({ signal, deadline }: Pick<Op, 'signal' | 'deadline'>): boolean {
+  return (signal.reason instanceof Error && signal.reason.name === 'TimeoutError') || Date.now() >= deadline;
+}
+
 /** The error that an aborted operation ends with. */
 export function abortError(op: Op, doing: string): RuntimeError {
-  const late = Date.now() >= op.deadline;
+  const late = isLate(op);
   return new RuntimeError(late ? 'DeadlineExceeded' : 'Cancelled', `${late ? 'deadline passed' : 'cancelled'} while: ${doing}`);
 }

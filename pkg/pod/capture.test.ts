@@ -6,14 +6,6 @@ import { OutputRoom } from './capture.ts';
 const op = (signal?: AbortSignal): Op => (signal === undefined ? backgroundOp(silent) : { ...backgroundOp(silent), signal });
 const large = Buffer.alloc(limits.execSmallOutputBytes + 1, 'x');
 
-/** Whether a promise settles within a few turns of the loop. */
-async function settles(work: Promise<unknown>): Promise<boolean> {
-  let settled = false;
-  work.then(() => (settled = true), () => (settled = true));
-  for (let turn = 0; turn < 5; turn++) await new Promise((resolve) => setImmediate(resolve));
-  return settled;
-}
-
 describe('captured output', () => {
   it('is what was written, copied, stream by stream', async () => {
     const output = new OutputRoom().open(op());
@@ -34,31 +26,58 @@ describe('captured output', () => {
     assert.deepEqual([stdout.bytes()[0], stdout.bytes().at(-1)], [0, 15]);
   });
 
-  it('is large for a few commands at once; the others are held back until one has ended', async () => {
-    const room = new OutputRoom();
-    const first = Array.from({ length: limits.execLargeOutputsCount }, () => room.open(op()));
-    for (const each of first) await each.stdout.add(large);
-    const late = room.open(op());
-    await late.stdout.add(Buffer.from('a small output needs no place'));
-    const waiting = late.stdout.add(large);
-    assert.isFalse(await settles(waiting));
-    first[0]?.release();
-    await waiting;
-    assert.isTrue(await settles(late.stderr.add(large)), 'one place serves both streams');
+  it('takes from the node only what is more than everybody may have, and gives it back', async () => {
+    const room = new OutputRoom(large.length * 8, 0);
+    for (let i = 0; i < 20; i++) {
+      const output = room.open(op());
+      for (let j = 0; j < 3; j++) await output.stdout.add(large);
+      await output.stderr.add(Buffer.from('short'));
+      assert.equal(output.stdout.bytes().length, 3 * large.length);
+      output.release();
+    }
   });
 
-  it('is waited for no longer than by its own caller, whose place goes to the next', async () => {
-    const room = new OutputRoom();
-    const first = Array.from({ length: limits.execLargeOutputsCount }, () => room.open(op()));
-    for (const each of first) await each.stdout.add(large);
+  it('is dropped from where the node has no room left, and no other command stands still for it', async () => {
+    const room = new OutputRoom(2 * large.length - limits.execSmallOutputBytes, 0);
+    const [first, second] = [room.open(op()), room.open(op())];
+    await first.stdout.add(Buffer.concat([large, large]));
+    assert.equal(first.stdout.bytes().length, 2 * large.length);
+    await second.stdout.add(Buffer.from('a small output needs no room'));
+    await second.stdout.add(large);
+    await second.stdout.add(Buffer.from('nothing comes after a gap'));
+    await second.stderr.add(Buffer.from('nor does this need any'));
+    assert.deepEqual([second.stdout, second.stderr].map((each) => Buffer.from(each.bytes()).toString()), ['a small output needs no room', 'nor does this need any']);
+  });
+
+  it('waits a moment for room that others leave', async () => {
+    const room = new OutputRoom(2 * large.length, 3_600_000);
+    const [first, second] = [room.open(op()), room.open(op())];
+    await first.stdout.add(Buffer.concat([large, large]));
+    const waiting = second.stdout.add(Buffer.concat([large, large]));
+    first.release();
+    await waiting;
+    assert.equal(second.stdout.bytes().length, 2 * large.length);
+  });
+
+  it('is waited for no longer than by its own caller', async () => {
+    const room = new OutputRoom(large.length, 3_600_000);
     const gone = new AbortController();
     const leaving = room.open(op(gone.signal));
-    const wait = leaving.stdout.add(large);
-    const next = room.open(op()).stdout.add(large);
+    const wait = leaving.stdout.add(Buffer.concat([large, large, large]));
     gone.abort();
-    await wait.then(() => assert.fail('it got a place'), () => {});
-    leaving.release();
-    first[0]?.release();
-    assert.isTrue(await settles(next));
+    await wait;
+    assert.equal(leaving.stdout.bytes().length, 0);
+  });
+
+  it('leaves its room also where it was released while it waited', async () => {
+    const room = new OutputRoom(2 * large.length, 3_600_000);
+    const [first, second, third] = [room.open(op()), room.open(op()), room.open(op())];
+    await first.stdout.add(Buffer.concat([large, large]));
+    const waiting = second.stdout.add(Buffer.concat([large, large]));
+    second.release();
+    first.release();
+    await waiting;
+    await third.stdout.add(Buffer.concat([large, large]));
+    assert.deepEqual([second, third].map(({ stdout }) => stdout.bytes().length), [0, 2 * large.length]);
   });
 });

@@ -1,21 +1,58 @@
 /**
  * The output of an ExecSync, kept up to a bound per stream (CVE-2022-1708), and within a bound for the whole node (CVE-2022-31030).
  *
- * Most commands print a line. Those that print much wait for one of a few places, unread by us and so held back by their own pipe; a
- * command whose output has been sent, or whose caller has left, gives its place back.
+ * Most commands print a line. What is longer takes its bytes from the node's room, and gives them back when it has been sent or its caller has
+ * left. Where there is no room left, the command's pipe is not read for a moment, and then the rest is dropped, as beyond the bound of the
+ * stream: a command must not stand still, nor fail, because of what others print.
  */
 import { discard } from '../base/bytes.ts';
 import { limits } from '../base/limits.ts';
 import type { Op } from '../base/op.ts';
-import { abortable, Gate } from '../base/sync.ts';
 
-/** The places on this node for commands with much output. */
+/** What the outputs of this node's commands may take together. */
 export class OutputRoom {
-  readonly #gate = new Gate(limits.execLargeOutputsCount);
+  readonly #patienceMs: number;
+  readonly #waiting = new Set<() => void>();
+  #free: number;
+
+  constructor(bytes: number = limits.execOutputRoomBytes, patienceMs: number = limits.execOutputRoomMs) {
+    this.#free = bytes;
+    this.#patienceMs = patienceMs;
+  }
 
   /** Room for one command. `release` it when its output is no longer held. */
   open(op: Op): CapturedOutput {
-    return new CapturedOutput(op, this.#gate);
+    return new CapturedOutput(op, this);
+  }
+
+  /** True if the bytes are the caller's now; false if there was no room for as long as it may wait. */
+  async take(op: Op, bytes: number): Promise<boolean> {
+    const until = performance.now() + this.#patienceMs;
+    while (this.#free < bytes) {
+      const left = until - performance.now();
+      if (left <= 0 || op.signal.aborted) return false;
+      await this.#change(op.signal, left);
+    }
+    this.#free -= bytes;
+    return true;
+  }
+
+  give(bytes: number): void {
+    this.#free += bytes;
+    for (const wake of [...this.#waiting]) wake();
+  }
+
+  /** Until something was given back, `ms` are over, or nobody waits any more. */
+  async #change(signal: AbortSignal, ms: number): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const wake = (): void => resolve();
+    const timer = setTimeout(wake, ms);
+    this.#waiting.add(wake);
+    signal.addEventListener('abort', wake);
+    await promise;
+    signal.removeEventListener('abort', wake);
+    this.#waiting.delete(wake);
+    clearTimeout(timer);
   }
 }
 
@@ -23,65 +60,60 @@ export class CapturedOutput {
   readonly stdout: Capture;
   readonly stderr: Capture;
   readonly #op: Op;
-  readonly #gate: Gate;
-  readonly #over = Promise.withResolvers<void>();
-  #place: Promise<void> | undefined;
+  readonly #room: OutputRoom;
+  #taken = 0;
+  #over = false;
 
-  constructor(op: Op, gate: Gate) {
+  constructor(op: Op, room: OutputRoom) {
     this.#op = op;
-    this.#gate = gate;
-    this.stdout = new Capture(() => this.#take());
-    this.stderr = new Capture(() => this.#take());
+    this.#room = room;
+    this.stdout = new Capture((bytes) => this.#widen(bytes));
+    this.stderr = new Capture((bytes) => this.#widen(bytes));
   }
 
   /** The bytes of both streams are gone then. May be called again. */
   release(): void {
-    this.#over.resolve();
+    this.#over = true;
     this.stdout.discard();
     this.stderr.discard();
+    if (this.#taken > 0) this.#room.give(this.#taken);
+    this.#taken = 0;
   }
 
-  /** One place serves both streams. */
-  #take(): Promise<void> {
-    this.#place ??= new Promise<void>((granted) => {
-      this.#op.stage('wait for room for the output');
-      void this.#gate.run(async () => {
-        granted();
-        this.#op.stage('runtime exec');
-        await this.#over.promise;
-      });
-    });
-    return abortable(this.#place, this.#op.signal, () => new Error('nobody waits for this output any more'));
+  async #widen(bytes: number): Promise<boolean> {
+    if (!(await this.#room.take(this.#op, bytes))) {
+      if (!this.#op.signal.aborted) this.#op.log.warn('the node has no room left for the output of commands; the rest of this one is dropped', { bytes: limits.execOutputRoomBytes });
+      return false;
+    }
+    if (this.#over) this.#room.give(bytes);
+    else this.#taken += bytes;
+    return !this.#over;
   }
 }
 
+/** Each buffer is so many times as large as the one before: few copies, and little that is never written to. */
+const GROWTH = 4;
+
 /** Keeps the first bytes of a stream and drops the rest, so that the command goes on. */
 export class Capture {
-  readonly #widen: () => Promise<void>;
+  readonly #widen: (bytes: number) => Promise<boolean>;
   #buffer: Buffer = Buffer.alloc(0);
   #length = 0;
-  #discarded = false;
+  #full = false;
 
-  /** `widen` is called once, before more than the few bytes are kept that everybody may have. */
-  constructor(widen: () => Promise<void>) {
+  /** `widen` asks for bytes beyond the few that everybody may have; false: there are none. */
+  constructor(widen: (bytes: number) => Promise<boolean>) {
     this.#widen = widen;
   }
 
   async add(chunk: Uint8Array): Promise<void> {
-    if (this.#discarded) return;
+    if (this.#full) return;
     const wanted = Math.min(this.#length + chunk.length, limits.execOutputBytes);
-    if (wanted > this.#buffer.length) {
-      // One buffer of full size costs only the pages that are written to; growing step by step would hold two.
-      const large = wanted > limits.execSmallOutputBytes;
-      if (large) await this.#widen();
-      if (this.#discarded) return;
-      const buffer = Buffer.allocUnsafeSlow(large ? limits.execOutputBytes : Math.max(wanted, 2 * this.#buffer.length));
-      buffer.set(this.#buffer.subarray(0, this.#length));
-      this.#buffer = buffer;
-    }
+    if (wanted > this.#buffer.length) await this.#grow(wanted);
     // A copy: the reader may use its buffer again.
-    this.#buffer.set(chunk.subarray(0, wanted - this.#length), this.#length);
-    this.#length = wanted;
+    const end = Math.min(wanted, this.#buffer.length);
+    this.#buffer.set(chunk.subarray(0, end - this.#length), this.#length);
+    this.#length = end;
   }
 
   bytes(): Uint8Array {
@@ -89,9 +121,22 @@ export class Capture {
   }
 
   discard(): void {
-    this.#discarded = true;
+    this.#full = true;
     discard(this.#buffer);
     this.#buffer = Buffer.alloc(0);
     this.#length = 0;
+  }
+
+  async #grow(wanted: number): Promise<void> {
+    const small = limits.execSmallOutputBytes;
+    const ample = Math.min(limits.execOutputBytes, Math.max(wanted, GROWTH * this.#buffer.length));
+    const size = wanted <= small ? Math.min(ample, small) : ample;
+    const asked = size - Math.max(small, this.#buffer.length);
+    if (asked > 0 && !(await this.#widen(asked))) this.#full = true;
+    if (this.#full) return;
+    const buffer = Buffer.allocUnsafeSlow(size);
+    buffer.set(this.#buffer.subarray(0, this.#length));
+    discard(this.#buffer);
+    this.#buffer = buffer;
   }
 }

@@ -51,8 +51,8 @@ describe('ways into a running container', () => {
     await mind.containers.stop(op(), id, 0);
     await reading;
     channel.close();
-    const error = await mind.execs.attach(op(), id).then(() => undefined, (cause: unknown) => cause);
-    assert.strictEqual(codeOf(error), 'FailedPrecondition');
+    const codes = [mind.execs.attach(op(), id), mind.execs.execSync(op(), id, ['true'], 0)].map((work: Promise<unknown>) => work.then(() => 'Ok', codeOf));
+    assert.deepEqual(await Promise.all(codes), ['FailedPrecondition', 'NotFound']);
   });
 
   it('carries bytes to a port of the pod and back, until the pod stops', async () => {

@@ -56,7 +56,7 @@ export class ExecKeeper implements Execs {
 
   /** Runs `work` when its turn comes; it gives the turn back once its command has started. Probes do not stand in the line of people's commands. */
   async #inTurn<T>(op: Op, id: ContainerId, kind: 'sync' | 'stream', work: (turn: Turn) => Promise<T>): Promise<T> {
-    this.#runningContainer(id);
+    this.#runningContainer(id, kind === 'sync' ? 'NotFound' : 'FailedPrecondition');
     const count = this.#running.get(id) ?? 0;
     if (count >= limits.execsPerContainerCount) throw new RuntimeError('ResourceExhausted', `container ${id} has ${count} commands running or waiting to be started already (exec); wait for some to end`);
     this.#running.set(id, count + 1);
@@ -153,10 +153,11 @@ export class ExecKeeper implements Execs {
     };
   }
 
-  #runningContainer(id: ContainerId): ContainerRecord {
+  /** The kubelet and CRI-O know one error for a container in which ExecSync cannot run, gone or ended: NotFound. */
+  #runningContainer(id: ContainerId, otherwise: 'NotFound' | 'FailedPrecondition' = 'FailedPrecondition'): ContainerRecord {
     const record = this.#books.container(id);
     if (record === undefined) throw new RuntimeError('NotFound', `no container has the id ${quote(id)}`);
-    if (record.state.phase !== 'running') throw new RuntimeError('FailedPrecondition', `container ${id} is ${record.state.phase}; commands run only in a running one`);
+    if (record.state.phase !== 'running') throw new RuntimeError(otherwise, `container ${id} is ${record.state.phase}; commands run only in a running one`);
     return record;
   }
 

@@ -6,7 +6,7 @@
  * leaves when its own patience ends, with an error that says at which stage the work is.
  */
 import { RuntimeError } from '../base/errors.ts';
-import { type Op, detached } from '../base/op.ts';
+import { type Op, detached, isLate } from '../base/op.ts';
 import { abortable } from '../base/sync.ts';
 
 interface Flight<T> {
@@ -63,7 +63,7 @@ export class Flights<T> {
 }
 
 function impatience(op: Op, stage: string): RuntimeError {
-  const late = Date.now() >= op.deadline;
+  const late = isLate(op);
   return new RuntimeError(
     late ? 'DeadlineExceeded' : 'Cancelled',
     `${late ? 'the deadline passed' : 'the client left'} while the operation was at: ${stage}; it goes on, and the same request again joins it`,

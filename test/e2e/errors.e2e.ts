@@ -70,7 +70,7 @@ describe('bad requests', function () {
     await refusal(cri.rpc.removeImage({ image: { image: IMAGE } }), 'FailedPrecondition', /use/);
     await cri.rpc.stopContainer({ containerId: id, timeout: 0n });
     await refusal(cri.rpc.startContainer({ containerId: id }), 'FailedPrecondition', /exited/);
-    await refusal(cri.rpc.execSync({ containerId: id, cmd: ['true'] }), 'FailedPrecondition', /exited/);
+    await refusal(cri.rpc.execSync({ containerId: id, cmd: ['true'] }), 'NotFound', /exited/);
     await cri.rpc.removeContainer({ containerId: id });
   });
 
