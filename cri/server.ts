@@ -1,6 +1,6 @@
 /**
  * gRPC on a unix socket: the one hop that every call shares. `handle` makes the Op, runs the handler, and on the way out
- * writes one log line, reports to metrics and turns an error into a status. Handlers know nothing of gRPC.
+ * writes one log line and turns an error into a status. Handlers know nothing of gRPC.
  *
  * A client that goes away, or whose deadline passes, makes `op.signal` fire and nothing else: the handler decides whether
  * to give up or to finish for the retry that will come (cri-semantics X3, X4). Until it returns, and until what it said
@@ -22,7 +22,7 @@ import { abortable } from '../pkg/base/sync.ts';
 import { Track } from '../pkg/base/track.ts';
 import type { Input, Operation, Rpcs } from '../pkg/cri-api/types.ts';
 import { type Codec, Encoded, type Method, methods } from './codec.ts';
-import { errorCode, grpcCodeName, type GrpcStatus, statusOf } from './status.ts';
+import { errorCode, type GrpcStatus, statusOf } from './status.ts';
 
 type Reply<R extends keyof Rpcs> = Input<Rpcs[R]['reply']> | Encoded;
 type Handler<R extends keyof Rpcs> = Rpcs[R]['streams'] extends true
@@ -41,8 +41,6 @@ export interface ServerOptions {
   readonly log: Logger;
   /** Every RPC is answered by at most one of these; Operations is answered by the server itself. */
   readonly handlers: readonly Handlers[];
-  /** Told about every finished call, for metrics: RPC, outcome (`Ok` or an error's code), duration. */
-  readonly observe?: ((rpc: string, code: string, ms: number) => void) | undefined;
   /** Operations that are no calls: sessions, and work in the background. */
   readonly otherOperations?: () => readonly Operation[];
 }
@@ -291,8 +289,6 @@ class CriServer implements RunningServer {
   #finish(key: keyof Rpcs, call: Call, ids: LogFields, failed: { readonly error: unknown } | undefined): void {
     const ms = Math.round((performance.now() - call.track.began) * 10) / 10;
     const fields = { ms, ...ids };
-    const code = failed === undefined ? 'Ok' : grpcCodeName(statusOf(failed.error).code);
-    this.#options.observe?.(call.rpc, code, ms);
     if (failed !== undefined) return logFailure(key, call, fields, failed.error);
     if (call.signal.aborted) call.log.warn('ok, but the client was gone', fields);
     else if (ms > limits.slowRpcMs && !PATIENT.test(key)) call.log.warn('ok, but slow', { ...fields, stage: call.doing });

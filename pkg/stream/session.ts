@@ -6,6 +6,7 @@
 import { explain, isCode, RuntimeError } from '../base/errors.ts';
 import { limits } from '../base/limits.ts';
 import type { Op } from '../base/op.ts';
+import { abortable } from '../base/sync.ts';
 import type { TerminalSize } from '../runtime/index.ts';
 import type { Ending, Forward, PortsClient, Sink, StdioClient } from './client.ts';
 import type { Inbox } from './inbox.ts';
@@ -216,7 +217,7 @@ async function forwardOne(op: Op, backend: StreamBackend, grant: ForwardGrant, f
       if (forward.endOutput !== null && !signal.aborted) {
         await forward.endOutput();
         // The pod may still listen, but a client that has nothing to say must not keep the connection.
-        await beforeTimeout(limits.streamLingerMs, Promise.race([upstream, fired(signal)]));
+        await beforeTimeout(limits.streamLingerMs, abortable(upstream, signal, () => new Error('the client is gone')).catch(() => {}));
       }
     } finally {
       signal.removeEventListener('abort', close);
@@ -263,11 +264,4 @@ function readSizes(client: StdioClient): TerminalSizes {
 /** Why it ended, in words: an operation that was aborted says by whom. */
 function whyOf(op: Op, error: unknown): string {
   return op.signal.aborted && op.signal.reason instanceof RuntimeError ? op.signal.reason.message : explain(error);
-}
-
-function fired(signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    if (signal.aborted) resolve();
-    else signal.addEventListener('abort', () => resolve(), { once: true });
-  });
 }

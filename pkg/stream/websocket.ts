@@ -24,7 +24,7 @@ export const WEBSOCKET_PORTS_PROTOCOLS: readonly string[] = [TUNNEL_PROTOCOL, 'v
 export const WEBSOCKET_PORTS_MAX = 127;
 
 const endpointOptions = {
-  noServer: true, clientTracking: false, perMessageDeflate: false, autoPong: false, maxPayload: limits.webSocketMessageBytes, closeTimeout: limits.streamLingerMs,
+  noServer: true, clientTracking: false, perMessageDeflate: false, autoPong: false, maxPayload: limits.webSocketMessageBytes, closeTimeout: limits.streamFlushMs + limits.streamLingerMs,
 };
 const endpoint = new WebSocketServer(endpointOptions);
 /** What was chosen for each request. Kept from the library, which refuses the tunnel's name for its slash. */
