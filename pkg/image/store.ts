@@ -246,15 +246,23 @@ export class FileImageStore implements ImageStore {
     }
   }
 
-  /** What `name` means for an image that is here: of several meanings those that it was pulled by, else all. @throws for a name by which no policy can be looked up. */
+  /** What `name` means for an image that is here: of several meanings those that it was pulled by, else all; never none. @throws for a name by which no policy can be looked up. */
   #meanings(name: string, { repoTags, repoDigests }: StoredImage): readonly Reference[] {
+    if (name === '') throw signatureError('this namespace has a signature policy, and the request does not say what the user calls the image (user_specified_image)');
     const written = parsed(name);
-    if (written === undefined) {
-      throw signatureError(name === '' ? 'this namespace has a signature policy, and the request does not say what the user calls the image (user_specified_image)' : `${quote(name)} is no image name, so no signature policy can be looked up for it; name the image in the pod by its repository`);
+    if (written === undefined || this.#isFoundById(name, written)) {
+      throw signatureError(`${quote(name)} is no image name, so no signature policy can be looked up for it; name the image in the pod by its repository`);
     }
     const all = this.#policy.candidates(written);
-    const pulled = all.filter((each) => repoTags.includes(formatReference(each)) || repoDigests.includes(formatReference({ ...each, tag: undefined })));
-    return pulled.length > 0 ? pulled : all;
+    const pulled = (meanings: readonly Reference[]): readonly Reference[] =>
+      meanings.filter((each) => repoTags.includes(formatReference(each)) || repoDigests.includes(formatReference({ ...each, tag: undefined })));
+    for (const meant of [pulled(all), pulled(fallbacks(written)), all]) if (meant.length > 0) return meant;
+    throw signatureError(`${quote(name)} names no registry, and registries.conf searches none, so no signature policy can be looked up for it; name the image in the pod by its registry`);
+  }
+
+  /** True if `text` leads to an image as its id or the start of one, although it could be read as a name (`sha256:<hex>` as a tag): whose policy that name has says nothing of the image. */
+  #isFoundById(text: string, name: ParsedName): boolean {
+    return this.#byId(text) !== undefined || (this.#findName(name) === undefined && this.#findPrefix(text) !== undefined);
   }
 
   /** Reads everything again, see check.ts. `repair` drops what is bad, so that the next pull mends it. */
@@ -478,17 +486,18 @@ export class FileImageStore implements ImageStore {
 
   #find(text: string): StoredImage | undefined {
     if (text.length === 0 || text.length > limits.nameBytes) return undefined;
-    const byId = this.#records.get((text.includes(':') ? text : `sha256:${text}`) as ImageId);
+    const byId = this.#byId(text);
     if (byId !== undefined) return byId;
     const name = parsed(text);
     return (name === undefined ? undefined : this.#findName(name)) ?? this.#findPrefix(text);
   }
 
+  #byId(text: string): StoredImage | undefined {
+    return this.#records.get((text.includes(':') ? text : `sha256:${text}`) as ImageId);
+  }
+
   #findName(name: ParsedName): StoredImage | undefined {
-    const meanings = name.domain === undefined
-      ? [...this.#policy.candidates(name), withDefaultTag(complete(name, DOCKER_DOMAIN)), withDefaultTag(complete(name, 'localhost'))]
-      : this.#policy.candidates(name);
-    for (const meaning of meanings) {
+    for (const meaning of [...this.#policy.candidates(name), ...fallbacks(name)]) {
       const found = meaning.digest === undefined ? this.#records.byName(formatReference(meaning)) : this.#findDigest(meaning, meaning.digest);
       if (found !== undefined) return found;
     }
@@ -571,6 +580,11 @@ function parsed(text: string): ParsedName | undefined {
   } catch {
     return undefined;
   }
+}
+
+/** What a short name may mean of images that are here, whatever registries are searched: docker's own, or one that was built on this node. */
+function fallbacks(name: ParsedName): readonly Reference[] {
+  return name.domain === undefined ? [DOCKER_DOMAIN, 'localhost'].map((domain) => withDefaultTag(complete(name, domain))) : [];
 }
 
 /** critest and containers/storage: a pull by digest gives no tag, even when a tag was written before the digest. */

@@ -325,6 +325,27 @@ describe('image/signature', () => {
       await use(pulled, 'prod');
     });
 
+    it('takes no id, nor the start of one, for a name', async () => {
+      const pulled = await pull();
+      await put('policies/prod.json', JSON.stringify({ default: [{ type: 'reject' }], transports: { docker: { 'docker.io': [{ type: 'insecureAcceptAnything' }] } } }));
+      for (const name of [pulled.id, pulled.id.slice(7), pulled.id.slice(0, 20), pulled.id.slice(7, 20)]) {
+        expect(store.find(name)?.id, name).to.equal(pulled.id);
+        expect(await refusal(use(pulled, 'prod', name)), name).to.match(/no signature policy can be looked up for it; name the image in the pod by its repository/);
+      }
+    });
+
+    it('asks for a short name where no registry is searched: the policy of the name it was found by, and none without one', async () => {
+      const unsearched = await open({}, 'unqualified-search-registries = []\n');
+      network.hosts.set('https://registry-1.docker.io', new FakeRegistry().add('library/app', 'v1', image).host);
+      const pulled = await pull('docker.io/library/app:v1', unsearched);
+      expect(unsearched.find('app:v1')?.id).to.equal(pulled.id);
+      await put('policies/prod.json', JSON.stringify({ default: [{ type: 'reject' }], transports: { docker: { 'docker.io/library/app': [{ type: 'insecureAcceptAnything' }] } } }));
+      await use(pulled, 'prod', 'app:v1', unsearched);
+      expect(await refusal(use(pulled, 'prod', 'app:v2', unsearched))).to.match(/"app:v2" names no registry/);
+      await put('policies/prod.json', JSON.stringify({ default: [{ type: 'reject' }] }));
+      expect(await refusal(use(pulled, 'prod', 'app:v1', unsearched))).to.match(/"default": reject/);
+    });
+
     it('asks signature_policy, too, where the node names one', async () => {
       const pulled = await pull();
       const named = await open({ signaturePolicy: await put('named.json', policyOf(sigstore())) });
