@@ -298,7 +298,7 @@ class Streams {
   #running: StreamServer | undefined;
 
   constructor({ api }: Config, log: Logger, mind: OpenPods) {
-    const tls = api.streamEnableTls ? { cert: api.streamTlsCert, key: api.streamTlsKey, clientCa: api.streamTlsCa } : undefined;
+    const tls = api.streamEnableTls ? { cert: api.streamTlsCert, key: api.streamTlsKey, clientCa: api.streamTlsCa, minVersion: api.tlsMinVersion, cipherSuites: api.tlsCipherSuites } : undefined;
     this.#open = async () => {
       const { StreamServer } = await import('../pkg/stream/index.ts');
       return await StreamServer.listen({ backend: mind.execs, log, address: api.streamAddress, port: api.streamPort, idleTimeoutMs: api.streamIdleTimeoutMs, tls });

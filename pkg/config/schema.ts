@@ -105,6 +105,12 @@ export const storage = {
 
 const storageUnsupported = unsupported(CRASH_ONLY, { version_file: text, version_file_persist: text, internal_wipe: flag, internal_repair: flag, clean_shutdown_file: text });
 
+/** What Go calls secure, whose names crio.conf uses. */
+const CIPHER_SUITES = [
+  'TLS_AES_128_GCM_SHA256', 'TLS_AES_256_GCM_SHA384', 'TLS_CHACHA20_POLY1305_SHA256',
+  ...['ECDSA', 'RSA'].flatMap((key) => ['AES_128_CBC_SHA', 'AES_256_CBC_SHA', 'AES_128_GCM_SHA256', 'AES_256_GCM_SHA384', 'CHACHA20_POLY1305_SHA256'].map((rest) => `TLS_ECDHE_${key}_WITH_${rest}`)),
+];
+
 // ---- [crio.api] ------------------------------------------------------------------------------------------------
 
 export const api = {
@@ -115,12 +121,12 @@ export const api = {
   streamTlsCert: option('stream_tls_cert', path, '', 'Certificate (PEM). Read again when it changes.'),
   streamTlsKey: option('stream_tls_key', path, '', 'Private key (PEM). Read again when it changes.'),
   streamTlsCa: option('stream_tls_ca', path, '', 'CA (PEM) that clients must have a certificate from; "" asks for none.'),
+  tlsMinVersion: option('tls_min_version', choice('VersionTLS12', 'VersionTLS13'), 'VersionTLS12', 'The oldest TLS that clients of streams may speak.'),
+  tlsCipherSuites: option('tls_cipher_suites', list(choice(...CIPHER_SUITES)), [], 'Cipher suites that they may use, by their IANA names; [] leaves the choice to OpenSSL. Those of TLS 1.3 are always allowed unless one of them is named.'),
   streamIdleTimeoutMs: option('stream_idle_timeout', duration(14_400_000), 14_400_000, 'Ends a stream after this long without data; pings do not count. "" is 4h, "0s" is never.'),
   grpcMaxSendBytes: option('grpc_max_send_msg_size', integer(1024 * 1024), 16 * 1024 * 1024, 'Largest reply in bytes. The kubelet itself takes 16 MiB.', { pending: true }),
   grpcMaxReceiveBytes: option('grpc_max_recv_msg_size', integer(1024 * 1024), 16 * 1024 * 1024, 'Largest request in bytes.', { pending: true }),
 } as const;
-
-const apiUnsupported = unsupported(NOT_YET, { tls_min_version: text, tls_cipher_suites: texts });
 
 // ---- [crio.runtime] --------------------------------------------------------------------------------------------
 
@@ -256,7 +262,7 @@ export interface Table {
 /** The tables by the name of their field in `Config`, in the order of crio.conf. */
 export const tables = {
   storage: { name: 'crio', doc: 'Where things are kept.', options: storage, unsupported: storageUnsupported },
-  api: { name: 'crio.api', doc: 'The sockets.', options: api, unsupported: apiUnsupported },
+  api: { name: 'crio.api', doc: 'The sockets.', options: api, unsupported: unsupported(NOT_YET, {}) },
   runtime: { name: 'crio.runtime', doc: 'How containers are run.', options: runtime, unsupported: runtimeUnsupported },
   image: { name: 'crio.image', doc: 'Pulling images.', options: image, unsupported: imageUnsupported },
   network: { name: 'crio.network', doc: 'Pod networks (CNI).', options: network, unsupported: new Map() },

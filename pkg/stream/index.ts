@@ -28,6 +28,7 @@ import { openSpdyPorts, openSpdyStdio, SPDY_PORTS_PROTOCOLS, SPDY_STDIO_PROTOCOL
 import {
   openWebSocketPorts, openWebSocketStdio, TUNNEL_PROTOCOL, upgradeToWebSocket, WEBSOCKET_PORTS_MAX, WEBSOCKET_PORTS_PROTOCOLS, WEBSOCKET_STDIO_PROTOCOLS,
 } from './websocket.ts';
+import { type TlsDemands, tlsOptions } from './tls.ts';
 import { beforeTimeout, socketWire } from './wire.ts';
 
 /** What sessions reach; `Execs` of pkg/pod is one. Every call ends when `op.signal` fires, leaving nothing. */
@@ -59,7 +60,7 @@ export interface StreamServerOptions {
   /** 0: the kernel chooses. */
   readonly port: number;
   /** Absolute paths of PEM files; they are read again when they change. `clientCa` '' asks clients for no certificate. */
-  readonly tls?: { readonly cert: string; readonly key: string; readonly clientCa: string } | undefined;
+  readonly tls?: ({ readonly cert: string; readonly key: string; readonly clientCa: string } & TlsDemands) | undefined;
   /** A session without data, pings aside, ends after this; 0 is never. */
   readonly idleTimeoutMs: number;
 }
@@ -178,7 +179,7 @@ export class StreamServer {
     const state = stats.map(({ ino, size, mtimeNs }) => `${ino} ${size} ${mtimeNs}`).join();
     if (state === this.#certificates) return;
     const [cert, key, ca] = await Promise.all(paths.map((path) => readFile(path)));
-    this.#server.setSecureContext({ cert, key, minVersion: 'TLSv1.2', ...(ca === undefined ? {} : { ca }) });
+    this.#server.setSecureContext({ cert, key, ...tlsOptions(tls), ...(ca === undefined ? {} : { ca }) });
     this.#certificates = state;
   }
 

@@ -486,6 +486,22 @@ describe('streams over TLS', function () {
     assert.notStrictEqual(first.fingerprint, renewed);
   });
 
+  it('speaks no older version, and uses no other suite, than it was told', async () => {
+    const failed = (options: ClientOptions): Promise<string> => run({ ...client(), ...options }).then(({ out }) => out, () => 'no connection');
+    const restart = async (...flags: string[]): Promise<void> => {
+      node.moreFlags = flags;
+      await node.restart();
+    };
+    await restart('--tls-cipher-suites', 'TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384');
+    assert.strictEqual(await failed({ maxVersion: 'TLSv1.2', ciphers: 'ECDHE-ECDSA-AES256-GCM-SHA384' }), 'over TLS\n');
+    assert.strictEqual(await failed({ maxVersion: 'TLSv1.2', ciphers: 'ECDHE-ECDSA-AES128-GCM-SHA256' }), 'no connection');
+    assert.strictEqual(await failed({ minVersion: 'TLSv1.3' }), 'over TLS\n');
+    await restart('--tls-min-version', 'VersionTLS13');
+    assert.strictEqual(await failed({ maxVersion: 'TLSv1.2' }), 'no connection');
+    assert.strictEqual(await failed({}), 'over TLS\n');
+    await restart();
+  });
+
   it('goes on with the old certificate while the new one cannot be read', async () => {
     const { fingerprint } = await run(client());
     await writeFile(join(files, 'server.crt'), 'half a certif');
