@@ -57,10 +57,12 @@ export function imageService({ images, rootfs, writableLayers, clock }: ImageSer
   };
 }
 
-/** An image as CRI describes it. uid and username exclude each other: a numeric USER is a uid. */
+const INT64_MAX = 2n ** 63n - 1n;
+
+/** An image as CRI describes it. uid and username exclude each other: a numeric USER is a uid, unless it is more than CRI's int64 can say. */
 export function criImage(image: Image): CriImage {
   const user = image.config.user.split(':')[0] ?? '';
-  const numeric = /^[0-9]{1,19}$/.test(user);
+  const numeric = /^[0-9]{1,19}$/.test(user) && BigInt(user) <= INT64_MAX;
   return {
     id: image.id,
     repoTags: image.repoTags,

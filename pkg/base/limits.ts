@@ -22,6 +22,8 @@ export const limits = {
   manifestBytes: 4 * MiB,
   /** An image config; real ones are a few KiB, generated ones with long histories reach some 100 KiB. */
   imageConfigBytes: 8 * MiB,
+  /** USER of an image, `name:group`: glibc has 256 characters for each (LOGIN_NAME_MAX), and each goes into every list of images, of which the kubelet takes 16 MiB. */
+  imageUserBytes: 1 * KiB,
   /** What overlay mounts take through the new mount API. */
   layersCount: 128,
   /** PATH_MAX. */

@@ -1,4 +1,5 @@
 import { expect } from 'chai';
+import { limits } from '../base/limits.ts';
 import { digestOf } from './digest.ts';
 import { mediaTypes, nodePlatform, parseImageConfig, parseManifest, platformCandidates, selectPlatform } from './manifest.ts';
 import type { ImageIndex } from './manifest.ts';
@@ -102,6 +103,14 @@ describe('oci/manifest', () => {
     const read = parseImageConfig(Buffer.from(`{"rootfs":{"type":"layers","diff_ids":[]},"config":{"Labels":{"__proto__":"x","constructor":"y"}}}`));
     expect(Object.entries(read.labels)).to.deep.equal([['__proto__', 'x'], ['constructor', 'y']]);
     expect(({} as Record<string, unknown>)['x']).to.equal(undefined);
+  });
+
+  it('refuses a User that no login is as long as: it goes into every list of images', () => {
+    const config = (user: string): Buffer => json({ rootfs: { type: 'layers', diff_ids: [] }, config: { User: user } });
+    expect(parseImageConfig(config('u'.repeat(limits.imageUserBytes))).user).to.have.length(limits.imageUserBytes);
+    for (const user of ['u'.repeat(limits.imageUserBytes + 1), 'ü'.repeat(limits.imageUserBytes / 2 + 1), 'u'.repeat(7 << 20)]) {
+      expect(() => parseImageConfig(config(user))).to.throw(/User/).with.property('code', 'ResourceExhausted');
+    }
   });
 
   it('refuses damaged configs', () => {

@@ -91,7 +91,7 @@ export function isIndexType(mediaType: string): boolean {
 
 /**
  * Reads an image config (image-spec config.md). `null` and absent mean empty, as docker writes them.
- * @throws InvalidArgument for a damaged one.
+ * @throws InvalidArgument for a damaged one; ResourceExhausted above a limit.
  */
 export function parseImageConfig(bytes: Uint8Array): ImageConfig {
   const what = 'the image config';
@@ -100,10 +100,12 @@ export function parseImageConfig(bytes: Uint8Array): ImageConfig {
   const rootfs = optionalObject(document, 'rootfs', what);
   if (rootfs === undefined || (rootfs['type'] !== 'layers' && rootfs['type'] !== undefined)) throw bad(`${what} has no rootfs of type "layers"`);
   const diffIds = stringList(rootfs, 'diff_ids', what);
+  const user = optionalString(config, 'User', what) ?? '';
+  if (Buffer.byteLength(user) > limits.imageUserBytes) throw new RuntimeError('ResourceExhausted', `${what} has a User of ${Buffer.byteLength(user)} bytes, at most ${limits.imageUserBytes} are taken; the image must be built with a shorter one`);
   return {
     architecture: optionalString(document, 'architecture', what) ?? '',
     os: optionalString(document, 'os', what) ?? '',
-    user: optionalString(config, 'User', what) ?? '',
+    user,
     env: stringList(config, 'Env', what),
     entrypoint: stringList(config, 'Entrypoint', what),
     cmd: stringList(config, 'Cmd', what),
