@@ -116,6 +116,18 @@ describe('image/registry: manifests', () => {
     expect(token).to.be.below(6);
   });
 
+  it('tells no token server that another host names (CVE-2020-15157), whoever is led there', async () => {
+    for (const credentials of [{ kind: 'password', username: 'u', password: 'p' }, { kind: 'identity', token: 'refresh' }, { kind: 'bearer', token: 'mine' }, anonymous] as const) {
+      const { network, registry, repository } = setUp({ credentials });
+      registry.special.set(path('blobs', image.id), () => ({ status: 307, headers: { location: 'https://cdn.example/blob' } }));
+      network.hosts.set('https://cdn.example', () => ({ status: 401, headers: { 'www-authenticate': 'Bearer realm="https://evil.example/token", Basic realm="x"' } }));
+      network.hosts.set('https://evil.example', () => ({ body: '{"token":"t"}' }));
+      const error = await failure(drain(repository.blob(testOp(), image.id, BigInt(image.config.length), 0n)));
+      expect([error.code, error.message], credentials.kind).to.deep.equal(['Unauthenticated', 'registry reg.example sends us to https://cdn.example/blob, which wants credentials of its own (401); none were sent there, the registry has to give an address that can be read without']);
+      expect(network.lines, credentials.kind).to.deep.equal([`GET ${ORIGIN}${path('blobs', image.id)}`, 'GET https://cdn.example/blob']);
+    }
+  });
+
   it('sends hosts.toml headers and the namespace of a mirror', async () => {
     const { network, repository } = setUp({ endpoint: { headers: { 'x-key': 'k' }, namespace: 'docker.io' } });
     await repository.manifest(testOp(), 'v1');

@@ -242,6 +242,10 @@ export class Repository {
       const response = await send(op, this.#shared.transport, { method, url, headers }, this.#endpoint.routeOf);
       if (response.status !== 401) return response;
       response.discard();
+      // What a redirect leads to is not whom the credentials are for, and must not choose who gets them (CVE-2020-15157).
+      if (response.url.origin !== url.origin) {
+        throw new RuntimeError('Unauthenticated', `registry ${url.host} sends us to ${shortUrl(response.url)}, which wants credentials of its own (401); none were sent there, the registry has to give an address that can be read without`);
+      }
       if (refusals >= 2) throw new RuntimeError('Unauthenticated', `registry ${url.host} refuses ${quote(this.#endpoint.repository)}: the token that its token server gave is not accepted`);
       authorization = await this.#shared.authorizer.answer(op, door, response, authorization);
     }
