@@ -142,13 +142,12 @@ export class FakeUnpacker implements LayerUnpacker {
   /** Called before a layer is complete; may throw or wait. */
   onUnpack: (op: Op, layer: LayerSource) => Promise<void> | void = () => {};
 
-  async unpack(op: Op, layer: LayerSource, onBytes: (bytes: number) => void = () => {}): Promise<void> {
+  async unpack(op: Op, layer: LayerSource): Promise<void> {
     if (this.layers.has(layer.chainId)) return;
     await access(layer.path);
     await this.onUnpack(op, layer);
     await access(layer.path);
     if (op.signal.aborted) throw new RuntimeError('Cancelled', 'unpacking was cancelled');
-    onBytes(Number(layer.sizeBytes));
     this.unpacked.push(layer);
     this.layers.add(layer.chainId);
   }

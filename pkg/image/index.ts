@@ -63,10 +63,9 @@ export interface LayerSource {
 export interface LayerUnpacker {
   /**
    * Idempotent by chain id: content if the layer is complete already. Returns only when the layer is durable. The store calls it for all
-   * layers of an image at once; whoever unpacks bounds the work. `onBytes` hears of uncompressed bytes as they are written (more each time,
-   * not the sum), for the watchdog.
+   * layers of an image at once; whoever unpacks bounds the work and calls `layer.onProgress`, by which the store's watchdog tells slow from stuck.
    */
-  unpack(op: Op, layer: LayerSource, onBytes?: (bytes: number) => void): Promise<void>;
+  unpack(op: Op, layer: LayerSource): Promise<void>;
   /**
    * Ties complete layers (bottom first, a whole image) to those below them where they lean on them: parent directories that a layer does not
    * describe, hard links into a lower layer. Mounting does the same; content if there is nothing to do. @throws DataLoss (and the layer is gone) if a layer does not fit.

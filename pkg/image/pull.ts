@@ -42,6 +42,8 @@ export interface InstallWorld {
   readonly claims: Claims;
   /** One unpacker or remover per layer. */
   readonly layerLocks: KeyedMutex<ChainId>;
+  /** Called whenever any pull unpacks something, for those whose layers wait for their turn. */
+  readonly awaiting: Set<() => void>;
   readonly platform: Platform;
   /** `discard`: a layer's compressed blob goes when the layer is unpacked. */
   readonly layerBlobs: 'keep' | 'discard';
@@ -181,7 +183,7 @@ class LayerInstall {
   async #fetch(op: Op, layer: LayerSource, index: number, watch: SilenceWatch): Promise<'unpacked' | 'downloaded'> {
     if (op.signal.aborted) throw abortError(op, `downloading ${layer.digest}`);
     const { digest, chainId, sizeBytes: size } = layer;
-    if (await this.#world.layerLocks.run(chainId, () => this.#world.unpacker.has(chainId))) {
+    if (await this.#inTurn(chainId, watch, () => this.#world.unpacker.has(chainId))) {
       this.#track.reusedLayers++;
       return 'unpacked';
     }
@@ -198,14 +200,35 @@ class LayerInstall {
 
   async #unpack(op: Op, layer: LayerSource, watch: SilenceWatch): Promise<void> {
     const { digest, chainId } = layer;
-    const { layerLocks, unpacker } = this.#world;
+    const { unpacker } = this.#world;
     try {
-      await layerLocks.run(chainId, async () => {
+      await this.#inTurn(chainId, watch, async (moved) => {
         if (op.signal.aborted) throw abortError(op, `unpacking ${digest}`);
-        if (!(await unpacker.has(chainId))) await unpacker.unpack(op, layer, () => watch.heard());
+        if (!(await unpacker.has(chainId))) await unpacker.unpack(op, { ...layer, onProgress: moved });
+        moved();
       });
     } finally {
       this.#waiting.set(digest, (this.#waiting.get(digest) ?? 1) - 1);
+    }
+  }
+
+  /**
+   * Does `work` when nobody else works on the layer. Until something of it has `moved`, whatever is unpacked on this node keeps the watch quiet: a pull
+   * that waits behind others is not stuck as long as they are not.
+   */
+  async #inTurn<T>(chainId: ChainId, watch: SilenceWatch, work: (moved: () => void) => Promise<T>): Promise<T> {
+    const { layerLocks, awaiting } = this.#world;
+    const heard = (): void => watch.heard();
+    const moved = (): void => {
+      awaiting.delete(heard);
+      heard();
+      for (const each of awaiting) each();
+    };
+    awaiting.add(heard);
+    try {
+      return await layerLocks.run(chainId, () => work(moved));
+    } finally {
+      awaiting.delete(heard);
     }
   }
 }
@@ -213,11 +236,12 @@ class LayerInstall {
 /** Fires when nothing has been heard of for too long. */
 class SilenceWatch {
   readonly #stop = new AbortController();
-  readonly #timer: NodeJS.Timeout;
+  readonly #silenceMs: number;
+  #timer: NodeJS.Timeout;
 
   constructor(silenceMs: number) {
-    this.#timer = setTimeout(() => this.#stop.abort(), silenceMs);
-    this.#timer.unref();
+    this.#silenceMs = silenceMs;
+    this.#timer = this.#wait();
   }
 
   get signal(): AbortSignal {
@@ -225,10 +249,15 @@ class SilenceWatch {
   }
 
   heard(): void {
-    this.#timer.refresh();
+    clearTimeout(this.#timer);
+    this.#timer = this.#wait();
   }
 
   stop(): void {
     clearTimeout(this.#timer);
+  }
+
+  #wait(): NodeJS.Timeout {
+    return setTimeout(() => this.#stop.abort(), this.#silenceMs).unref();
   }
 }

@@ -1,4 +1,5 @@
 import { expect } from 'chai';
+import { mock } from 'node:test';
 import { mkdtemp, mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -303,6 +304,31 @@ describe('image/store', () => {
       expect([error.code, error.message]).to.deep.equal(['DeadlineExceeded', 'pulling reg.example/x:1: nothing was downloaded or unpacked for 0.05 s; is the disk stuck?']);
       unpacker.onUnpack = () => {};
       expect((await pull('reg.example/x:1', impatient)).id).to.equal(image.id);
+    });
+
+    it('a pull is not silent while its layer is unpacked slowly, nor while it waits for another pull’s', async () => {
+      registry.add('x', '1', image).add('y', '1', sibling);
+      const patient = await open({ pullSilentMs: 600_000 });
+      const [entered, waiting] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+      unpacker.onUnpack = async (_op, layer) => {
+        // Layers of an image are begun in order: the other pull has come to the one that both have.
+        if (layer.chainId === sibling.chain[1]) waiting.resolve();
+        if (layer.chainId !== image.chain[0]) return;
+        entered.resolve();
+        await waiting.promise;
+        for (let read = 1; read <= 5; read++) {
+          mock.timers.tick(400_000);
+          layer.onProgress?.(read, read);
+        }
+      };
+      mock.timers.enable({ apis: ['setTimeout'] });
+      try {
+        const first = pull('reg.example/x:1', patient);
+        await entered.promise;
+        expect((await Promise.all([first, pull('reg.example/y:1', patient)])).map((each) => each.id)).to.deep.equal([image.id, sibling.id]);
+      } finally {
+        mock.timers.reset();
+      }
     });
   });
 

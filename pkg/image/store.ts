@@ -140,6 +140,7 @@ export class FileImageStore implements ImageStore {
       unpacker: options.unpacker,
       claims: this.#claims,
       layerLocks: new KeyedMutex(),
+      awaiting: new Set(),
       platform: options.platform ?? nodePlatform(process.arch),
       layerBlobs: options.keepBlobs === 'all' ? 'keep' : 'discard',
       silentMs: options.pullSilentMs ?? limits.pullSilentMs,
