@@ -1,7 +1,13 @@
 import { assert } from 'chai';
+import { type FileHandle, mkdtemp, open, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { RuntimeError } from '../base/errors.ts';
 import type { ContainerId } from '../base/ids.ts';
-import { monitorArgv } from './conmon.ts';
-import { exitFileId, parseExitCode } from './exits.ts';
+import { backgroundOp, type Logger, silent } from '../base/op.ts';
+import { type DirectoryEvent, processRef, type watchDirectory } from '../sys/index.ts';
+import { monitorArgv, reopened } from './conmon.ts';
+import { exitFileId, parseExitCode, watchExits } from './exits.ts';
 import { FakeNode, fakeHandler } from './fake.ts';
 import type { CreateRequest, OciRuntime, RuntimeHandler } from './index.ts';
 import { brokenOn, parseState, stateIds } from './oci-cli.ts';
@@ -51,6 +57,53 @@ describe('exit files', () => {
   it('ignores the names that writers rename from', () => {
     assert.strictEqual(exitFileId(ID), ID);
     for (const name of [`${ID}.X1Y2Z3`, ID.slice(1), `${ID}0`, ID.toUpperCase(), '.']) assert.isUndefined(exitFileId(name));
+  });
+});
+
+describe('a node out of inotify instances', () => {
+  let directory: string;
+  beforeEach(async () => void (directory = await mkdtemp(join(tmpdir(), 'berth-exits-'))));
+  afterEach(async () => await rm(directory, { recursive: true, force: true }));
+  const refuse = (): never => {
+    throw new RuntimeError('ResourceExhausted', 'inotify: EMFILE');
+  };
+
+  it('has its exits followed by reading, said once, until they can be watched', async () => {
+    const stop = new AbortController();
+    const said: string[] = [];
+    const log: Logger = { ...silent, error: (text) => void said.push(text), info: (text) => void said.push(text) };
+    let looks = 0;
+    let onEvent: ((event: DirectoryEvent) => void) | undefined;
+    const watchNow: typeof watchDirectory = (_path, listener) => {
+      if (++looks < 4) refuse();
+      onEvent = listener;
+      return { close: () => void (onEvent = undefined) };
+    };
+    const exits = watchExits(directory, stop.signal, log, { watchDirectory: watchNow, unwatchedMs: 1 });
+    const first = exits.next();
+    await writeFile(join(directory, ID), '7');
+    assert.strictEqual((await first).value?.exitCode, 7);
+    const OTHER = 'cd'.repeat(32) as ContainerId;
+    const second = (async () => {
+      for await (const exit of exits) if (exit.id === OTHER) return exit;
+      return undefined;
+    })();
+    while (onEvent === undefined) await new Promise((resolve) => setImmediate(resolve));
+    await writeFile(join(directory, OTHER), '8');
+    onEvent({ kind: 'changed', name: OTHER });
+    assert.strictEqual((await second)?.exitCode, 8);
+    stop.abort();
+    assert.deepEqual(said.map((text) => text.replace(/,.*/, '')), ['exit directory cannot be watched', 'exit directory is watched again']);
+    assert.isUndefined(onEvent, 'the watch is closed');
+  });
+
+  it('has its logs reopened', async () => {
+    const logPath = join(directory, '0.log');
+    const self = processRef(process.pid);
+    assert.isDefined(self);
+    let file: FileHandle | undefined;
+    await reopened(backgroundOp(silent), self, logPath, async () => void (file = await open(logPath, 'w')), refuse);
+    await file?.close();
   });
 });
 

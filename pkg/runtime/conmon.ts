@@ -9,14 +9,14 @@
 import { constants, existsSync, writeFileSync, writeSync } from 'node:fs';
 import { access, lstat, open, readdir, rm, stat, unlink } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { errnoOf, RuntimeError, wrap } from '../base/errors.ts';
+import { errnoOf, explain, RuntimeError, wrap } from '../base/errors.ts';
 import { ensureDirInMemory, listInMemory, readInMemory, removeInMemory } from '../base/files.ts';
 import type { ContainerId, ProcessRef } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import { abortError, checkAlive, type Logger, type Op, silent, withTimeout } from '../base/op.ts';
 import { abortable } from '../base/sync.ts';
 import {
-  type Child, type FdStream, type Launcher, cgroupDirectory, closeFd, connectUnix, createCgroup, exitCodeOf, isAlive, killTree, openLauncher, openStream,
+  type Child, type DirectoryWatch, type FdStream, type Launcher, cgroupDirectory, closeFd, connectUnix, createCgroup, exitCodeOf, isAlive, killTree, openLauncher, openStream,
   pipe, processRef, readCgroupLayoutSync, readFiles, reapOrphans, slicePath, spawn, waitGone, watchDirectory,
 } from '../sys/index.ts';
 import { exitFileId, readExitFile, watchExits, type ExitFile } from './exits.ts';
@@ -357,9 +357,9 @@ function terminalCells(count: number): number {
 }
 
 /** Sends the request and returns once the monitor holds the file at `logPath` open. @throws FailedPrecondition when the monitor ends meanwhile; when time is up. */
-async function reopened(op: Op, monitor: ProcessRef, logPath: string, request: () => Promise<void>): Promise<void> {
+export async function reopened(op: Op, monitor: ProcessRef, logPath: string, request: () => Promise<void>, watchNow = watchDirectory): Promise<void> {
   let wake = (): void => {};
-  const watch = watchDirectory(dirname(logPath), () => wake());
+  const watch = watched(op, dirname(logPath), () => wake(), watchNow);
   const before = await inode(logPath);
   const timer = setInterval(() => wake(), REOPEN_LOOK_MS);
   const onAbort = (): void => wake();
@@ -376,7 +376,17 @@ async function reopened(op: Op, monitor: ProcessRef, logPath: string, request: (
   } finally {
     clearInterval(timer);
     op.signal.removeEventListener('abort', onAbort);
-    watch.close();
+    watch?.close();
+  }
+}
+
+/** A watch, where one is to be had; the node may be out of inotify instances, and the watch only makes us quicker. */
+function watched(op: Op, directory: string, onEvent: () => void, watchNow: typeof watchDirectory): DirectoryWatch | undefined {
+  try {
+    return watchNow(directory, onEvent);
+  } catch (cause) {
+    op.log.debug('directory of the log cannot be watched, looking again and again', { path: directory, cause: explain(cause) });
+    return undefined;
   }
 }
 

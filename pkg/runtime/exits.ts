@@ -62,12 +62,21 @@ function readable(directory: string, id: ContainerId, log: Logger): ExitFile | u
   }
 }
 
-/** What is on disk, then what comes; every exit at least once, in order of arrival. Ends when `signal` fires. Makes the directory, also again when it is taken away. */
-export async function* watchExits(directory: string, signal: AbortSignal, log: Logger): AsyncGenerator<ExitFile, void, void> {
+/** How often the directory is read while it cannot be watched. */
+const UNWATCHED_MS = 1_000;
+
+/**
+ * What is on disk, then what comes; every exit at least once, in order of arrival. Ends when `signal` fires. Makes the directory, also again when it is
+ * taken away. Where it cannot be watched (a root container without a user namespace shares our inotify instances), it is read every `unwatchedMs` until it can.
+ */
+export async function* watchExits(
+  directory: string, signal: AbortSignal, log: Logger, { watchDirectory: watchNow, unwatchedMs } = { watchDirectory, unwatchedMs: UNWATCHED_MS },
+): AsyncGenerator<ExitFile, void, void> {
   const pending = new Set<ContainerId>();
   let wake = (): void => {};
   let reread = true;
   let watch: DirectoryWatch | undefined;
+  let troubled = false;
   const onEvent = (event: DirectoryEvent): void => {
     if (event.kind === 'changed') {
       const id = exitFileId(event.name);
@@ -82,22 +91,36 @@ export async function* watchExits(directory: string, signal: AbortSignal, log: L
     }
     wake();
   };
+  const watchIt = async (): Promise<void> => {
+    if (watch !== undefined) return;
+    await mkdir(directory, { recursive: true, mode: 0o700 });
+    watch = watchNow(directory, onEvent);
+    reread = true;
+  };
+  const readIt = async (): Promise<void> => {
+    if (!reread) return;
+    reread = false;
+    for (const name of (await readdir(directory)).sort()) onEvent({ kind: 'changed', name });
+  };
   const onAbort = (): void => wake();
   signal.addEventListener('abort', onAbort);
   try {
     while (!signal.aborted) {
-      if (watch === undefined) {
-        await mkdir(directory, { recursive: true, mode: 0o700 });
-        watch = watchDirectory(directory, onEvent);
+      // The second also when the first fails: who cannot watch can still look.
+      const causes = [await failureOf(watchIt), await failureOf(readIt)].filter((cause) => cause !== undefined);
+      if (causes.length > 0 && !troubled) {
+        log.error('exit directory cannot be watched, reading it again and again until it can; are fs.inotify.max_user_instances or the descriptors used up?', { path: directory, cause: explain(causes[0]) });
       }
-      if (reread) {
-        reread = false;
-        for (const name of (await readdir(directory)).sort()) onEvent({ kind: 'changed', name });
-      }
+      if (causes.length === 0 && troubled) log.info('exit directory is watched again', { path: directory });
+      troubled = causes.length > 0;
       const [next] = pending;
       if (next === undefined) {
-        const idle = !reread && watch !== undefined && !signal.aborted; // Events came in while the directory was read.
-        if (idle) await new Promise<void>((resolve) => { wake = resolve; });
+        const idle = troubled || (!reread && watch !== undefined); // Events came in while the directory was read.
+        if (!idle || signal.aborted) continue;
+        const again = troubled ? setTimeout(() => wake(), unwatchedMs) : undefined;
+        await new Promise<void>((resolve) => { wake = resolve; });
+        clearTimeout(again);
+        reread ||= troubled;
         continue;
       }
       pending.delete(next);
@@ -108,4 +131,9 @@ export async function* watchExits(directory: string, signal: AbortSignal, log: L
     signal.removeEventListener('abort', onAbort);
     watch?.close();
   }
+}
+
+/** What `work` throws; undefined if nothing. */
+async function failureOf(work: () => Promise<void>): Promise<unknown> {
+  return await work().then(() => undefined, (cause: unknown) => cause);
 }
