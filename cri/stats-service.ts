@@ -43,20 +43,20 @@ export function statsService(options: StatsServiceOptions): Handlers {
       return { stats: (await desk.containers([record]))[0] };
     },
     async listContainerStats(_op, { filter }) {
-      return await bySlices(desk.live(filter), async (some) => codecs.ListContainerStatsResponse.encode({ stats: await desk.containers(some) }));
+      return await bySlices(desk.live(filter), async (some) => codecs.ListContainerStatsResponse.encode({ stats: await desk.containers(some.filter(desk.lives)) }));
     },
     async *streamContainerStats(_op, { filter }) {
-      for (const some of slices(desk.live(filter))) yield* chunksOf((await desk.containers(some)).map(codecs.ContainerStats.item));
+      for (const some of slices(desk.live(filter))) yield* chunksOf((await desk.containers(some.filter(desk.lives))).map(codecs.ContainerStats.item));
     },
     async podSandboxStats(_op, request) {
       const record = mind.pods.get(narrowId(request.podSandboxId, 'pod_sandbox_id'));
       return { stats: (await desk.pods([record]))[0] };
     },
     async listPodSandboxStats(_op, { filter }) {
-      return await bySlices(desk.ready(filter), async (some) => codecs.ListPodSandboxStatsResponse.encode({ stats: await desk.pods(some) }));
+      return await bySlices(desk.ready(filter), async (some) => codecs.ListPodSandboxStatsResponse.encode({ stats: await desk.pods(some.filter(desk.isReady)) }));
     },
     async *streamPodSandboxStats(_op, { filter }) {
-      for (const some of slices(desk.ready(filter))) yield* chunksOf((await desk.pods(some)).map(codecs.PodSandboxStats.item));
+      for (const some of slices(desk.ready(filter))) yield* chunksOf((await desk.pods(some.filter(desk.isReady))).map(codecs.PodSandboxStats.item));
     },
     listMetricDescriptors: () => ({ descriptors: metricDescriptors }),
     async listPodSandboxMetrics() {
@@ -91,6 +91,13 @@ class StatsDesk {
       if (type === 'deleted' && record.kind === 'container') this.#layers.forget(record.id);
     });
   }
+
+  /** Still: a list is begun with all of them, and its last slices come later. What is read of one that has ended since would be kept for ever. */
+  readonly lives = ({ id }: ContainerRecord): boolean => {
+    const record = this.#options.mind.containers.find(id);
+    return record !== undefined && isLive(record);
+  };
+  readonly isReady = ({ id }: SandboxRecord): boolean => this.#options.mind.pods.find(id)?.state.phase === 'ready';
 
   /** Containers that have a cgroup, as far as the filter lets them through. */
   live(filter: Filter): ContainerRecord[] {

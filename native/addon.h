@@ -160,6 +160,7 @@ int sys_set_subreaper(struct call *c);
 int sys_favour_thread(struct call *c);
 int sys_pin_namespaces(struct call *c);
 int sys_connect_in_netns(struct call *c);
+int sys_connect_outcome(struct call *c);
 int sys_user_namespace(struct call *c);
 int sys_count_fds(struct call *c);
 

@@ -37,8 +37,10 @@ export interface Calls {
    * up; hostname '' leaves the host's. Sysctls are names and values; the failed call is called "sysctl" when one of them is refused.
    */
   pinNamespaces(kinds: readonly string[], paths: readonly string[], hostname: string, sysctlNames: readonly string[], sysctlValues: readonly string[]): void;
-  /** TCP connection made inside the namespace; `host` is a literal IPv4 or IPv6 address. Non-blocking descriptor. */
-  connectInNetns(netns: string, host: string, port: number, timeoutMs: number): number;
+  /** A TCP socket of the namespace that connects, and may not have done so yet; `host` is a literal IPv4 or IPv6 address. Non-blocking. */
+  connectInNetns(netns: string, host: string, port: number): number;
+  /** To be asked when it is writable: throws why it is not connected, ETIMEDOUT if it still tries. */
+  connectOutcome(fd: number): void;
   /** Open descriptors of these processes together, and how many of them are sockets. One that is gone counts nothing. */
   countFds(pids: readonly number[]): BigInt64Array;
   /** A user namespace with these maps (triples inside, outside, count), held by the descriptor alone. */

@@ -322,9 +322,11 @@ int sys_open_inflater(struct call *c)
 	if (r < 0) {
 		pthread_mutex_lock(&f->lock);
 		f->refs--;
+		pthread_mutex_unlock(&f->lock);
 		inflater_unref(inflater_find(c->number, true));
+		return call_fail(c, "pthread_create", -r);
 	}
-	return r;
+	return 0;
 }
 
 int sys_read_inflater(struct call *c)

@@ -106,9 +106,7 @@ static void *pool_thread(void *arg)
 			break;
 	}
 	pool->threads--;
-	/* A thread that is spoiled would make its like; whoever queued the job has made one for it. */
-	if (pool->head != NULL && !spoiled)
-		(void)pool_grow(pool);
+	/* Nobody is made in the place of a thread that is spoiled: it would make its like. The next job makes one. */
 	bool last = pool->closing && pool->threads == 0;
 	pthread_mutex_unlock(&pool->lock);
 	if (last) {

@@ -498,23 +498,7 @@ static int parse_address(const char *host, int64_t port, struct sockaddr_storage
 	return -EINVAL;
 }
 
-static int connect_within(int fd, const struct sockaddr *address, socklen_t len, int64_t timeout_ms)
-{
-	if (connect(fd, address, len) == 0)
-		return 0;
-	if (errno != EINPROGRESS)
-		return -errno;
-	struct pollfd poll_fd = { .fd = fd, .events = POLLOUT };
-	int r = poll(&poll_fd, 1, (int)timeout_ms);
-	if (r <= 0)
-		return r == 0 ? -ETIMEDOUT : -errno;
-	int err = 0;
-	socklen_t size = sizeof err;
-	if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &err, &size) < 0)
-		return -errno;
-	return -err;
-}
-
+/* The descriptor may still be connecting: whoever waits must not hold a thread, since whoever listens decides how long it takes. */
 int sys_connect_in_netns(struct call *c)
 {
 	struct sockaddr_storage address;
@@ -524,12 +508,24 @@ int sys_connect_in_netns(struct call *c)
 	CLEAN_FD fd = socket_in_netns(c, c->arg[0].text.data, address.ss_family, SOCK_STREAM | SOCK_NONBLOCK);
 	if (fd < 0)
 		return fd;
-	int r = connect_within(fd, (const struct sockaddr *)&address, len, c->arg[3].i);
-	if (r < 0)
-		return call_fail(c, "connect", -r);
+	if (connect(fd, (const struct sockaddr *)&address, len) < 0 && errno != EINPROGRESS)
+		return call_fail(c, "connect", errno);
 	(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){ 1 }, sizeof(int));
 	c->number = take_fd(&fd);
 	return 0;
+}
+
+int sys_connect_outcome(struct call *c)
+{
+	struct pollfd poll_fd = { .fd = (int)c->arg[0].i, .events = POLLOUT };
+	int r = poll(&poll_fd, 1, 0);
+	if (r <= 0)
+		return call_fail(c, "connect", r == 0 ? ETIMEDOUT : errno);
+	int err = 0;
+	socklen_t size = sizeof err;
+	if (getsockopt(poll_fd.fd, SOL_SOCKET, SO_ERROR, &err, &size) < 0)
+		return call_fail(c, "getsockopt", errno);
+	return err == 0 ? 0 : call_fail(c, "connect", err);
 }
 
 /* --- what processes have open */

@@ -16,8 +16,8 @@ import { limits } from '../base/limits.ts';
 import { abortError, checkAlive, type Logger, type Op, silent, withTimeout } from '../base/op.ts';
 import { abortable } from '../base/sync.ts';
 import {
-  type Child, type DirectoryWatch, type FdStream, type Launcher, cgroupDirectory, closeFd, connectUnix, createCgroup, exitCodeOf, isAlive, killTree, openLauncher, openStream,
-  pipe, processRef, readCgroupLayoutSync, readFiles, reapOrphans, slicePath, spawn, waitGone, watchDirectory,
+  type Child, type DirectoryWatch, type FdStream, type Launcher, cgroupDirectory, closeFd, connectUnix, createCgroup, exitCodeOf, filesOfProcesses, isAlive, killTree, openLauncher,
+  openStream, pipe, processRef, readCgroupLayoutSync, reapOrphans, slicePath, spawn, waitGone, watchDirectory,
 } from '../sys/index.ts';
 import { exitFileId, readExitFile, watchExits, type ExitFile } from './exits.ts';
 import type { AttachChannel, CreateRequest, ExitRecord, Monitor, RuntimeHandler, TerminalSize } from './index.ts';
@@ -417,11 +417,10 @@ async function holdsOpen(process: ProcessRef, path: string): Promise<boolean> {
 async function findMonitor(bundle: string, id: ContainerId | undefined): Promise<ProcessRef | undefined> {
   const text = pidFileText(join(bundle, FILES.monitorPid));
   const candidates = text === undefined ? (await readdir('/proc')).filter((name) => /^\d+$/.test(name)) : /^\d{1,10}\s*$/.test(text) ? [text.trim()] : [];
-  const argvs = readFiles(candidates.map((pid) => `/proc/${pid}/cmdline`), 128 * 1024);
-  for (const [index, bytes] of argvs.entries()) {
-    const argv = bytes?.toString('utf8').split('\0') ?? [];
+  for (const [pid, bytes] of filesOfProcesses(candidates, 'cmdline', 128 * 1024)) {
+    const argv = bytes.toString('utf8').split('\0');
     const isOurs = argv[argv.indexOf('-b') + 1] === bundle && argv.includes('--exit-dir') && (id === undefined || argv.includes(id));
-    const ref = isOurs ? processRef(Number(candidates[index])) : undefined;
+    const ref = isOurs ? processRef(pid) : undefined;
     if (ref !== undefined && isAlive(ref)) return ref;
   }
   return undefined;

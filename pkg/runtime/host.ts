@@ -159,7 +159,7 @@ export class LinuxHost implements Host {
   async dial(op: Op, netns: string | null, port: number): Promise<Connection> {
     op.stage(`connect to port ${port}`);
     checkAlive(op, `connect to port ${port}`);
-    return openStream(await connectInNetns(netns ?? OWN_NETNS, ['127.0.0.1', '::1'], port));
+    return openStream(await connectInNetns(op, netns ?? OWN_NETNS, ['127.0.0.1', '::1'], port));
   }
 
   /** Hierarchies do not come and go while a daemon runs. */

@@ -4,7 +4,7 @@
  *
  * Sources: Documentation/admin-guide/cgroup-v1/*.rst, cgroup-v2.rst, accounting/psi.rst, filesystems/proc.rst of the kernel.
  */
-import { type CgroupHierarchy, type CgroupLayout, cgroupDirectory, type FilesIn, type KernelFiles } from '../sys/index.ts';
+import { type CgroupHierarchy, type CgroupLayout, cgroupDirectory, type FilesIn, type KernelFiles, parsePids } from '../sys/index.ts';
 
 /** What statistics of containers are made of; what those of pods have beside that; and what only metrics ask for. Each includes those before it. */
 export type Detail = 'container' | 'pod' | 'metrics';
@@ -220,7 +220,7 @@ const V1: readonly Source[] = [
   v1('memory', 'memory.oom_control', 'metrics', (draft, file) => (draft.oomKills = field(file, 'oom_kill'))),
   v1('pids', 'pids.current', 'pod', (draft, file) => (draft.tasks = number(file))),
   v1('pids', 'pids.max', 'metrics', (draft, file) => (draft.tasksMax = number(file))),
-  v1('pids', 'cgroup.procs', 'metrics', (draft, file) => (draft.pids = pidList(file))),
+  v1('pids', 'cgroup.procs', 'metrics', (draft, file) => (draft.pids = parsePids(file.text.slice(file.from, file.to)))),
   v1('blkio', 'blkio.throttle.io_service_bytes_recursive', 'metrics', (draft, file) => (draft.devices = blkio(draft.devices, file, 'readBytes', 'writeBytes'))),
   v1('blkio', 'blkio.throttle.io_serviced_recursive', 'metrics', (draft, file) => (draft.devices = blkio(draft.devices, file, 'reads', 'writes'))),
 ];
@@ -246,7 +246,7 @@ const V2: readonly Source[] = [
   }),
   v2('pids', 'pids.current', 'pod', (draft, file) => (draft.tasks = number(file))),
   v2('pids', 'pids.max', 'metrics', (draft, file) => (draft.tasksMax = number(file))),
-  v2('pids', 'cgroup.procs', 'metrics', (draft, file) => (draft.pids = pidList(file))),
+  v2('pids', 'cgroup.procs', 'metrics', (draft, file) => (draft.pids = parsePids(file.text.slice(file.from, file.to)))),
   v2('io', 'io.stat', 'metrics', (draft, file) => (draft.devices = ioStat(file))),
   v2('', 'cpu.pressure', 'container', (draft, file) => (draft.cpuPressure = pressure(file))),
   v2('', 'memory.pressure', 'container', (draft, file) => (draft.memoryPressure = pressure(file))),
@@ -354,11 +354,6 @@ function micros(value: bigint | undefined): bigint | undefined {
 
 function most(a: bigint, b: bigint): bigint {
   return a > b ? a : b;
-}
-
-/** Pids of another pid namespace read as 0. */
-function pidList({ text, from, to }: Span): number[] {
-  return text.slice(from, to).split('\n').map(Number).filter((pid) => pid > 0);
 }
 
 const NO_IO = { readBytes: 0n, writeBytes: 0n, reads: 0n, writes: 0n };

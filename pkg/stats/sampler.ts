@@ -115,6 +115,8 @@ export class Sampler {
     for (const { group, meter } of due) {
       const reading = this.#sets[group.detail].parse(next, group, at);
       if (reading !== undefined) samples.set(group.id, meter.sampleOf(reading, group.detail, periodMs > 0));
+      // Nothing is left of it; it may be that nobody will say so any more.
+      else this.forget(group.id);
       // Forgotten while it was read.
       if (this.#meters.get(group.id) !== meter) this.#drop(meter);
     }

@@ -1,6 +1,6 @@
 import { assert } from 'chai';
 import { RuntimeError } from '../base/errors.ts';
-import { cgroupDirectory, cgroupLayout, cgroupPathOf, checkCgroupPath, hierarchyOf, parseProcCgroup, slicePath } from './cgroup.ts';
+import { cgroupDirectory, cgroupLayout, cgroupPathOf, checkCgroupPath, hierarchyOf, parsePids, parseProcCgroup, slicePath } from './cgroup.ts';
 import { parseMountinfo } from './mount.ts';
 
 const HYBRID = parseMountinfo([
@@ -61,5 +61,13 @@ describe('parseProcCgroup', () => {
     assert.deepEqual([...parseProcCgroup('5:devices:/d\n3:cpu,cpuacct:/c:with:colons\n1:name=systemd:/s\n0::/u\n')], [
       ['devices', '/d'], ['cpu', '/c:with:colons'], ['cpuacct', '/c:with:colons'], ['name=systemd', '/s'], ['', '/u'],
     ]);
+  });
+});
+
+describe('parsePids', () => {
+  it('leaves out what other namespaces have, and a number that was cut off', () => {
+    assert.deepEqual(parsePids('12\n0\n1234567\n'), [12, 1_234_567]);
+    assert.deepEqual(parsePids('12\n1234567\n123'), [12, 1_234_567]);
+    assert.deepEqual(['', '123'].map(parsePids), [[], []]);
   });
 });

@@ -154,12 +154,17 @@ export function cgroupProcesses(layout: CgroupLayout, path: string): number[] {
   const directories = layout.hierarchies.flatMap((hierarchy) => subtree(cgroupDirectory(hierarchy, path)));
   const pids = new Set<number>();
   for (const text of readFiles(directories.map((directory) => join(directory, 'cgroup.procs')), PROCS_BYTES)) {
-    for (const line of text?.toString('latin1').split('\n') ?? []) {
-      // Processes of other pid namespaces read as 0, and signalling 0 would hit ourselves.
-      if (Number(line) > 0) pids.add(Number(line));
-    }
+    for (const pid of parsePids(text?.toString('latin1') ?? '')) pids.add(pid);
   }
   return Array.from(pids).sort((a, b) => a - b);
+}
+
+/**
+ * PURE. The pids in (the beginning of) a `cgroup.procs`. Those of other pid namespaces read as 0, and signalling 0 would hit ourselves; what follows the
+ * last line feed is cut off, and may be the beginning of another process' pid.
+ */
+export function parsePids(text: string): number[] {
+  return text.slice(0, text.lastIndexOf('\n') + 1).split('\n').map(Number).filter((pid) => pid > 0);
 }
 
 /** A cgroup with more processes than this holds is emptied in several rounds. */

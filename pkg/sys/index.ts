@@ -38,9 +38,9 @@ export {
 } from './process.ts';
 export { deviceTo, forgetUdp, localAddresses, routesLocalnet, setRouteLocalnet } from './net.ts';
 export { type FileGroup, KeptFiles } from './kept-files.ts';
-export { claimOrphan, killByEnvironment, killTree, type OrphanClaim, reapOrphans } from './tree.ts';
+export { claimOrphan, filesOfProcesses, killByEnvironment, killTree, type OrphanClaim, reapOrphans } from './tree.ts';
 export {
-  cgroupDirectory, cgroupPathOf, cgroupProcesses, checkCgroupPath, createCgroup, destroyCgroup, hierarchyOf, parseProcCgroup, readCgroupLayoutSync,
+  cgroupDirectory, cgroupPathOf, cgroupProcesses, checkCgroupPath, createCgroup, destroyCgroup, hierarchyOf, parsePids, parseProcCgroup, readCgroupLayoutSync,
   readFiles, readSmallFile, readKernelFiles, slicePath,
   type CgroupHierarchy, type CgroupLayout, type CgroupMode, type FilesIn, type KernelFiles,
 } from './cgroup.ts';

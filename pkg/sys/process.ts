@@ -6,8 +6,8 @@ import { constants, readdirSync, readFileSync } from 'node:fs';
 import { constants as os, machine, release } from 'node:os';
 import { errnoOf, RuntimeError } from '../base/errors.ts';
 import type { ProcessRef } from '../base/ids.ts';
-import { abortError, type Op } from '../base/op.ts';
-import { abortable } from '../base/sync.ts';
+import { abortError, checkAlive, type Op } from '../base/op.ts';
+import { abortable, Gate } from '../base/sync.ts';
 import { addon, attempt, attemptAsync, errnoBehind, systemError } from './addon.ts';
 import { readCgroupLayoutSync, hasSwapAccounting, type CgroupMode } from './cgroup.ts';
 import { closeFd } from './fd.ts';
@@ -114,9 +114,13 @@ function openProcess(ref: ProcessRef): number | undefined {
     if (['ESRCH', 'EINVAL'].includes(errnoBehind(error) ?? '')) return undefined;
     throw error;
   }
-  if (isAlive(ref)) return pidfd;
-  closeFd(pidfd);
-  return undefined;
+  let exact = false;
+  try {
+    exact = isAlive(ref);
+  } finally {
+    if (!exact) closeFd(pidfd);
+  }
+  return exact ? pidfd : undefined;
 }
 
 /** Orphans among our descendants become our children instead of init's (prctl PR_SET_CHILD_SUBREAPER). */
@@ -159,18 +163,48 @@ export async function pinNamespaces({ paths, hostname, sysctls }: NewNamespaces)
 
 /**
  * A TCP connection made inside the network namespace at `netns`, as a descriptor for openStream. Addresses (literal IPv4 or IPv6) are tried in order.
- * @throws Unavailable when nobody listens on any of them.
+ * @throws Unavailable when nobody listens on any of them, or takes the connection within `timeoutMs`.
  */
-export async function connectInNetns(netns: string, addresses: readonly [string, ...string[]], port: number, timeoutMs = 10_000): Promise<number> {
+export async function connectInNetns(op: Op, netns: string, addresses: readonly [string, ...string[]], port: number, timeoutMs = 10_000): Promise<number> {
   let failure: unknown;
   for (const address of addresses) {
     try {
-      return await attemptAsync(`connect to ${address} port ${port} in ${netns}`, (native) => native.connectInNetns(netns, address, port, timeoutMs));
+      return await connectTo(op, netns, address, port, timeoutMs);
     } catch (error) {
+      if (op.signal.aborted) throw error;
       failure ??= error;
     }
   }
   throw failure;
+}
+
+async function connectTo(op: Op, netns: string, address: string, port: number, timeoutMs: number): Promise<number> {
+  const doing = `connect to ${address} port ${port} in ${netns}`;
+  const fd = await attemptAsync(doing, (native) => native.connectInNetns(netns, address, port));
+  try {
+    await untilWritable(fd, AbortSignal.any([op.signal, AbortSignal.timeout(timeoutMs)]));
+    checkAlive(op, doing);
+    attempt(doing, (native) => native.connectOutcomeSync(fd));
+    return fd;
+  } catch (error) {
+    closeFd(fd);
+    throw error;
+  }
+}
+
+/** Or until the signal fires. */
+async function untilWritable(fd: number, signal: AbortSignal): Promise<void> {
+  const { promise, resolve } = Promise.withResolvers<void>();
+  const finish = (): void => resolve();
+  const watch = addon().watch(fd, finish);
+  try {
+    addon().arm(watch, 2);
+    signal.addEventListener('abort', finish, { once: true });
+    if (!signal.aborted) await promise;
+  } finally {
+    signal.removeEventListener('abort', finish);
+    addon().unwatch(watch);
+  }
 }
 
 /** Open descriptors of these processes together, and how many of them are sockets; a process that is gone counts nothing. */
@@ -186,6 +220,9 @@ export interface ProbedPath {
   readonly stat: Stat;
 }
 
+/** One pod may name hundreds of paths of a volume that is dead: each holds a thread for as long as it is, and other work needs threads too. */
+const probes = new Gate(16);
+
 /**
  * Looks at a host path, links followed; with 'make', missing directories are made (0755). undefined if absent.
  * @throws DeadlineExceeded or Cancelled naming the path when its file system does not answer in time.
@@ -193,7 +230,7 @@ export interface ProbedPath {
 export async function probePath(op: Op, path: string, absent: 'make' | 'report'): Promise<ProbedPath | undefined> {
   const doing = `stat ${path}`;
   op.stage(doing);
-  const work = attemptAsync(doing, (native) => native.probe(path, absent === 'make' ? 1 : 0));
+  const work = probes.run(() => attemptAsync(doing, (native) => native.probe(path, absent === 'make' ? 1 : 0)));
   const found = await abortable(work, op.signal, () => abortError(op, `${doing}: its file system does not answer; check the volume behind it`));
   return found === undefined ? undefined : { realPath: found[1].toString(), stat: toStat(found[0]) };
 }

@@ -56,8 +56,8 @@ function adoptChild(pid: number): Child | undefined {
     if (['ESRCH', 'EINVAL'].includes(errnoBehind(error) ?? '')) return undefined;
     throw error;
   }
-  const ref = processRef(pid);
-  if (ref !== undefined && stat(readFileSync(`/proc/${pid}/stat`, 'latin1'))?.parentPid === process.pid) return watchChild(ref, pidfd);
+  const [found] = readStats([pid]);
+  if (found?.parentPid === process.pid) return watchChild({ pid, startTicks: found.startTicks }, pidfd);
   closeFd(pidfd);
   return undefined;
 }
@@ -114,13 +114,14 @@ export function treeMembers(root: ProcessRef, processes: readonly TreeProcess[],
 }
 
 function reap(pid: number): void {
-  const pidfd = attempt(`open process ${pid}`, (native) => native.pidfdOpenSync(pid));
+  let pidfd = -1;
   try {
+    pidfd = addon().pidfdOpenSync(pid);
     addon().pidfdReapSync(pidfd);
   } catch {
     // Taken by somebody else meanwhile.
   } finally {
-    closeFd(pidfd);
+    if (pidfd >= 0) closeFd(pidfd);
   }
 }
 
@@ -161,15 +162,27 @@ export function killByEnvironment(entry: string): number {
   let killed = 0;
   for (let round = 0; round < 2; round++) {
     const pids = readdirSync('/proc').filter((name) => /^\d+$/.test(name) && Number(name) !== process.pid);
-    const environs = readFiles(pids.map((pid) => `/proc/${pid}/environ`), ENVIRON_BYTES);
-    for (const [index, environ] of environs.entries()) {
-      if (environ === null || !holdsEntry(environ, entry)) continue;
-      const ref = processRef(Number(pids[index]));
+    for (const [pid, environ] of filesOfProcesses(pids, 'environ', ENVIRON_BYTES)) {
+      if (!holdsEntry(environ, entry)) continue;
+      const ref = processRef(pid);
       if (ref !== undefined && signalProcess(ref, constants.signals.SIGKILL)) killed++;
     }
   }
   return killed;
 }
+
+/**
+ * A file of each of these processes, as far as they are there, of at most `max` bytes: some at a time, since whoever has many processes with large
+ * files decides how much that is together.
+ */
+export function* filesOfProcesses(pids: readonly string[], name: 'environ' | 'cmdline', max: number): Generator<[pid: number, content: Buffer]> {
+  for (let from = 0; from < pids.length; from += AT_ONCE) {
+    const some = pids.slice(from, from + AT_ONCE);
+    for (const [index, content] of readFiles(some.map((pid) => `/proc/${pid}/${name}`), max).entries()) if (content !== null) yield [Number(some[index]), content];
+  }
+}
+
+const AT_ONCE = 32;
 
 /** Far above the environment that we give to anybody; what lies beyond is not looked at. */
 const ENVIRON_BYTES = 256 * 1024;

@@ -3,7 +3,7 @@
  * one temporary directory and in cgroups and namespaces of its own; the last hook checks that nothing is left.
  */
 import { assert } from 'chai';
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { createSocket, type Socket } from 'node:dgram';
 import { on } from 'node:events';
@@ -924,13 +924,13 @@ describe('pinned namespaces', () => {
     const namespaces = new PinnedNamespaces({ dir: fresh('ns'), pinnsPath: PINNS });
     const id = newSandboxId();
     const netns = (await namespaces.pin(op(), id, { ...none, kinds: ['net'] })).get('net') ?? '';
-    await refusal(() => sys.connectInNetns(netns, ['127.0.0.1', '::1'], 8080), 'Unavailable');
+    await refusal(() => sys.connectInNetns(op(), netns, ['127.0.0.1', '::1'], 8080), 'Unavailable');
     const server = await sys.spawn({
       argv: ['/usr/bin/nsenter', `--net=${netns}`, '/usr/bin/python3', '-c', 'import socket\ns = socket.create_server(("::1", 8080), family=socket.AF_INET6)\nc, _ = s.accept()\nc.sendall(c.recv(100).upper())'],
     });
     let fd = -1;
     await eventually('the server listens', async () => {
-      fd = await sys.connectInNetns(netns, ['127.0.0.1', '::1'], 8080).catch(() => -1);
+      fd = await sys.connectInNetns(op(), netns, ['127.0.0.1', '::1'], 8080).catch(() => -1);
       return fd >= 0;
     });
     const stream = sys.openStream(fd);
@@ -942,10 +942,29 @@ describe('pinned namespaces', () => {
     // The daemon's own threads are still where they were.
     const here: Server = createServer((socket) => socket.end('outside')).listen(0, '127.0.0.1');
     await new Promise((resolve) => here.once('listening', resolve));
-    const outside = sys.openStream(await sys.connectInNetns('/proc/self/ns/net', ['127.0.0.1'], (here.address() as { port: number }).port));
+    const outside = sys.openStream(await sys.connectInNetns(op(), '/proc/self/ns/net', ['127.0.0.1'], (here.address() as { port: number }).port));
     assert.equal((await outside.read())?.toString(), 'outside');
     outside.close();
     here.close();
+  });
+
+  it('leaves threads to others while connections wait for somebody who takes none', async () => {
+    const before = readdirSync('/proc/self/fd').length;
+    const deaf = spawn('/usr/bin/python3', ['-c', 'import socket, sys\ns = socket.socket()\ns.bind(("127.0.0.1", 0))\ns.listen(0)\nprint(s.getsockname()[1], flush=True)\nsys.stdin.read()']);
+    const port = Number(await new Promise<string>((resolve) => deaf.stdout.setEncoding('utf8').once('data', resolve)));
+    const patience = new AbortController();
+    const connects = Array.from({ length: 100 }, () => sys.connectInNetns({ ...op(), signal: patience.signal }, '/proc/self/ns/net', ['127.0.0.1'], port, 60_000));
+    const outcomes = Promise.allSettled(connects);
+    // As many as there are threads would have to end first.
+    assert.equal((await sys.probePath(op(), '/', 'report'))?.realPath, '/');
+    patience.abort();
+    const given: number[] = [];
+    for (const outcome of await outcomes) if (outcome.status === 'fulfilled') given.push(outcome.value);
+    assert.isBelow(given.length, 10, 'nobody took the others');
+    for (const fd of given) sys.closeFd(fd);
+    deaf.stdin.end();
+    await new Promise((resolve) => deaf.once('close', resolve));
+    assert.equal(readdirSync('/proc/self/fd').length, before);
   });
 });
 
