@@ -171,6 +171,8 @@ export const limits = {
   registryReadBytes: 256 * KiB,
   /** Error documents, token answers and the like. */
   registryTextBytes: 256 * KiB,
+  /** One small document (these, a manifest) from its first byte to its last: 4 MiB in that time is less than any line that can pull layers gives. */
+  registryBodyMs: 60_000,
   /** Tries of one blob or manifest on one endpoint when the connection breaks; a try that moved bytes starts the count again. */
   registryTriesCount: 4,
   mirrorTriesCount: 2,

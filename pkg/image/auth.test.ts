@@ -1,13 +1,15 @@
 import { expect } from 'chai';
+import { mock } from 'node:test';
 import { createHash } from 'node:crypto';
 import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { AuthConfig } from '../cri-api/types.ts';
 import { explain } from '../base/errors.ts';
+import { limits } from '../base/limits.ts';
 import { anonymous, Authorizer, decodeAuth, defaultAuthFiles, NodeCredentials, parseAuthFile, parseChallenges, registryHost, requestCredentials } from './auth.ts';
 import type { Credentials, Door } from './auth.ts';
-import { failure, FakeNetwork, testOp } from './fakes.ts';
+import { cancellable, failure, FakeNetwork, soon, stalled, testOp } from './fakes.ts';
 import { directRoute, headerOf, send } from './http.ts';
 import type { HttpResponse } from './http.ts';
 
@@ -93,6 +95,37 @@ describe('image/auth: Authorizer', () => {
     expect(headers).to.deep.equal(['Bearer t', 'Bearer t', 'Bearer t']);
     expect(network.requests).to.have.length(1);
     expect(network.requests[0]?.headers).to.not.have.property('authorization');
+  });
+
+  it('gives up a token server that stops in the middle of its answer', async () => {
+    const network = new FakeNetwork();
+    network.hosts.set('https://auth.example', () => ({ body: stalled(Buffer.from('{"token":')) }));
+    const timeout = mock.method(AbortSignal, 'timeout', soon);
+    try {
+      const error = await failure(new Authorizer(network).answer(testOp(), door(anonymous), refusal(bearer), undefined));
+      expect([error.code, error.reason, error.message]).to.deep.equal(['Unavailable', 'RegistryUnavailable', `the answer of token server https://auth.example/token did not arrive in ${limits.registryBodyMs / 1000} s; the server or the line to it is too slow`]);
+    } finally {
+      timeout.mock.restore();
+    }
+  });
+
+  it('lets a caller leave who waits for the token that another asks for', async () => {
+    const network = new FakeNetwork();
+    const asked = Promise.withResolvers<void>();
+    const answer = Promise.withResolvers<{ readonly body: string }>();
+    network.hosts.set('https://auth.example', () => {
+      asked.resolve();
+      return answer.promise;
+    });
+    const authorizer = new Authorizer(network);
+    const first = authorizer.answer(testOp(), door(anonymous), refusal(bearer), undefined);
+    await asked.promise;
+    const leaving = cancellable();
+    const second = failure(authorizer.answer(leaving.op, door(anonymous), refusal(bearer), undefined));
+    leaving.cancel();
+    expect((await second).code).to.equal('Cancelled');
+    answer.resolve({ body: '{"token":"t"}' });
+    expect(await first).to.equal('Bearer t');
   });
 
   it('posts an identity token, and sends a registry token as it is', async () => {

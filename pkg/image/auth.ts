@@ -13,8 +13,9 @@ import { ensureDir, readBounded, readDirSorted, removeFile } from '../base/files
 import { errnoOf, RuntimeError } from '../base/errors.ts';
 import { quote } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
+import { abortError } from '../base/op.ts';
 import type { Op } from '../base/op.ts';
-import { KeyedMutex } from '../base/sync.ts';
+import { abortable, KeyedMutex } from '../base/sync.ts';
 import { isObject } from '../oci/manifest.ts';
 import { parseUrl, readBody, refuseInward, send, shortUrl } from './http.ts';
 import type { HttpResponse, RouteOf, Transport } from './http.ts';
@@ -160,7 +161,7 @@ export class Authorizer {
    */
   answer(op: Op, door: Door, refusal: HttpResponse, sent: string | undefined): Promise<string> {
     const key = keyOf(door);
-    return this.#asking.run(key, async () => {
+    const asking = this.#asking.run(key, async () => {
       const current = this.header(door);
       if (current !== undefined && current !== sent) return current;
       this.#tokens.delete(key);
@@ -172,6 +173,7 @@ export class Authorizer {
       }
       return token.header;
     });
+    return abortable(asking, op.signal, () => abortError(op, `asking for a token for ${door.url.host}/${door.repository}`));
   }
 
   async #make(op: Op, door: Door, refusal: HttpResponse, sent: string | undefined): Promise<Token> {

@@ -13,6 +13,7 @@ import type { Op } from '../base/op.ts';
 import { quote } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import { explain, RuntimeError } from '../base/errors.ts';
+import { abortable } from '../base/sync.ts';
 import { inBlocks } from './blocks.ts';
 
 /** How to reach an origin: which certificates, whether to check them, through which proxy. Plain data; equal routes share connections. */
@@ -121,28 +122,37 @@ function addressKind(hostname: string): 'loopback' | 'link-local' | 'other' {
   return /^fe[89ab]/.test(v6) || v6.startsWith('::ffff:a9fe:') ? 'link-local' : 'other';
 }
 
-/** At most `max` bytes of a body. @throws ResourceExhausted naming `what` when there is more; the network's failures as `send`. */
+/**
+ * At most `max` bytes of a body, for small documents: it has `limits.registryBodyMs` to arrive, whatever bounds the caller has.
+ * @throws ResourceExhausted naming `what` when there is more; Unavailable with reason RegistryUnavailable when it stops; the network's failures as `send`.
+ */
 export async function readBody(op: Op, response: HttpResponse, max: number, what: string): Promise<Buffer> {
-  const length = Number(headerOf(response, 'content-length') ?? '0');
-  if (length > max) {
-    response.discard();
-    throw new RuntimeError('ResourceExhausted', `${what} has ${length} bytes, at most ${max} are read`);
-  }
-  const parts: Uint8Array[] = [];
-  let total = 0;
+  const patience = AbortSignal.timeout(limits.registryBodyMs);
   try {
-    for await (const part of response.body) {
-      total += part.length;
-      if (total > max) throw new RuntimeError('ResourceExhausted', `${what} has more than ${max} bytes`);
-      parts.push(Buffer.from(part));
-    }
+    return await abortable(collect(response, max, what), AbortSignal.any([op.signal, patience]), () => (op.signal.aborted ? abortError(op, `reading ${what}`) : tooLate(what)));
   } catch (error) {
     response.discard();
     if (error instanceof RuntimeError) throw error;
     if (op.signal.aborted) throw abortError(op, `reading ${what}`);
     throw networkError(response.url, error);
   }
+}
+
+async function collect(response: HttpResponse, max: number, what: string): Promise<Buffer> {
+  const length = Number(headerOf(response, 'content-length') ?? '0');
+  if (length > max) throw new RuntimeError('ResourceExhausted', `${what} has ${length} bytes, at most ${max} are read`);
+  const parts: Uint8Array[] = [];
+  let total = 0;
+  for await (const part of response.body) {
+    total += part.length;
+    if (total > max) throw new RuntimeError('ResourceExhausted', `${what} has more than ${max} bytes`);
+    parts.push(Buffer.from(part));
+  }
   return Buffer.concat(parts);
+}
+
+function tooLate(what: string): RuntimeError {
+  return new RuntimeError('Unavailable', `${what} did not arrive in ${limits.registryBodyMs / 1000} s; the server or the line to it is too slow`, { reason: 'RegistryUnavailable' });
 }
 
 /** One header; the first of several. */

@@ -1,9 +1,10 @@
 import { expect } from 'chai';
+import { mock } from 'node:test';
 import { limits } from '../base/limits.ts';
 import { explain } from '../base/errors.ts';
 import { digestOf } from '../oci/digest.ts';
 import { mediaTypes } from '../oci/manifest.ts';
-import { broken, cancellable, drain, failure, fakeImage, FakeNetwork, FakeRegistry, testOp } from './fakes.ts';
+import { broken, cancellable, drain, failure, fakeImage, FakeNetwork, FakeRegistry, soon, stalled, testOp } from './fakes.ts';
 import type { FakeAnswer } from './fakes.ts';
 import { anonymous } from './auth.ts';
 import type { Credentials } from './auth.ts';
@@ -201,6 +202,19 @@ describe('image/registry: blobs', () => {
     const error = await failure(drain(made.repository.blob(testOp(), digest, size, 0n)));
     expect(error.reason).to.equal('RegistryUnavailable');
     expect(made.network.requests).to.have.length(limits.registryTriesCount);
+  });
+
+  it('waits for no error document longer than for anything else', async () => {
+    const made = withBlob();
+    made.registry.special.set(path('blobs', digest), () => ({ status: 500, body: stalled(Buffer.from('{"errors":')) }));
+    const timeout = mock.method(AbortSignal, 'timeout', soon);
+    try {
+      const error = await failure(drain(made.repository.blob(testOp(), digest, size, 0n)));
+      expect([error.reason, error.message]).to.deep.equal(['RegistryUnavailable', `blob ${digest} of reg.example/team/app: reg.example answers 500`]);
+      expect(timeout.mock.calls[0]?.arguments).to.deep.equal([limits.registryBodyMs]);
+    } finally {
+      timeout.mock.restore();
+    }
   });
 
   it('refuses wrong ranges and too many bytes', async () => {
