@@ -110,7 +110,8 @@ static int keep_deletion(struct buffer *deletions, const struct nfgenmsg *flow, 
 	request_copy(&r, find(attributes, len, CTA_TUPLE_ORIG));
 	request_copy(&r, find(attributes, len, CTA_ID));
 	request_copy(&r, find(attributes, len, CTA_ZONE));
-	return buffer_add(deletions, &r, sizeof r);
+	/* Whoever floods a port decides how many flows there are: no more of each than is sent, at the kernel's alignment. */
+	return buffer_add(deletions, &r, NLMSG_ALIGN(r.header.nlmsg_len));
 }
 
 /* One message of the dump. 1 at its end. */
@@ -200,7 +201,7 @@ int sys_forget_udp(struct call *c)
 	r = collect(fd, ends, c->arg[0].count, &deletions);
 	if (r < 0)
 		return call_fail(c, "list flows", -r);
-	for (size_t at = 0; at < deletions.len; at += sizeof(struct request)) {
+	for (size_t at = 0; at < deletions.len; at += NLMSG_ALIGN(((const struct nlmsghdr *)(const void *)(deletions.data + at))->nlmsg_len)) {
 		r = delete_one(fd, (const struct request *)(const void *)(deletions.data + at));
 		if (r < 0)
 			return call_fail(c, "delete flow", -r);

@@ -380,9 +380,20 @@ static int see(struct usage *u, const struct stat *st)
 	return 1;
 }
 
+/*
+ * Files with several names that are remembered, in a table of 16 MiB: whoever fills a layer must not fill our memory as well. Beyond them each name
+ * counts for its part of the bytes, and for no inode.
+ */
+#define SEEN_MAX (512 * 1024)
+
 static int count(struct usage *u, const struct stat *st)
 {
-	int fresh = st->st_nlink > 1 && !S_ISDIR(st->st_mode) ? see(u, st) : 1;
+	bool linked = st->st_nlink > 1 && !S_ISDIR(st->st_mode);
+	if (linked && u->seen_count >= SEEN_MAX && u->seen[slot_of(u, st->st_ino, st->st_dev)].ino == 0) {
+		u->bytes += (int64_t)st->st_blocks * 512 / (int64_t)st->st_nlink;
+		return 0;
+	}
+	int fresh = linked ? see(u, st) : 1;
 	if (fresh > 0) {
 		u->bytes += (int64_t)st->st_blocks * 512;
 		u->inodes++;
