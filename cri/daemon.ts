@@ -28,6 +28,7 @@ import { type Disk, type Disks, openDisks } from './disks.ts';
 import { eventsService } from './events-service.ts';
 import { gpgvIn } from './gpgv.ts';
 import { imageService } from './image-service.ts';
+import { sweepImages } from './image-sweep.ts';
 import { toJson } from './json.ts';
 import { LoopDelay } from './loop-delay.ts';
 import { nodeService } from './node-service.ts';
@@ -110,7 +111,7 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
     closers.push(() => server.close());
     notifyServiceManager('READY=1');
     log.info('serving', { path: config.api.listen, version: options.version, runtime: runtimes.get('')?.runtime.handler.name });
-    sweepLater(op, images, log);
+    closers.push(sweepImages(op, images));
     let current = config;
     return {
       close,
@@ -403,9 +404,4 @@ async function openSocket(options: DaemonOptions, world: World, mind: OpenPods, 
   const served = await disks.run.reserve.freeing(() => serve({ socket: config.api.listen, log, handlers, otherOperations: () => [...mind.operations(), ...streams.operations()] }));
   server = served;
   return served;
-}
-
-/** What an earlier life left half done in the store; not worth delaying the start for. */
-function sweepLater(op: Op, images: ImageStore, log: Logger): void {
-  void images.sweep(op).catch((cause: unknown) => log.warn('the sweep of the image store failed, will retry at the next start', { cause: explain(cause) }));
 }

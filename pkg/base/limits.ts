@@ -206,6 +206,8 @@ export const limits = {
   gpgvMs: 10_000,
   /** How long the start of a broken download is kept for the next try. */
   partialKeepMs: 24 * 3_600_000,
+  /** How often it is looked for what is older than that; it costs reading a few directories. */
+  imageSweepMs: 3_600_000,
   /** Deleting the layers of one image goes on this long after its caller has left. */
   imageDeleteMs: 10 * 60_000,
   /** Entries of an image archive (an OCI layout has one per blob). */
