@@ -96,8 +96,8 @@ export const limits = {
   commandErrorBytes: 8 * KiB,
   /** How long a process may take to vanish after SIGKILL before StopContainer gives up (D state). */
   killGraceMs: 10_000,
-  /** How long after the process is gone its monitor may take to drain the output and write the exit file. */
-  exitFileMs: 10_000,
+  /** How long after the process is gone its monitor may take to drain the output and write the exit file: well above FINISH_MS in conmon/conmon.h. */
+  exitFileMs: 30_000,
   recordBytes: 1 * MiB,
   /**
    * Kept on the disk of images and of containers for the day it is full: directory blocks and an image record for a deletion on most file

@@ -299,12 +299,19 @@ export class ContainerKeeper implements Containers {
     return true;
   }
 
-  /** SIGKILL until it is gone: again after 100 ms, 200 ms, … up to the bound, since a task may be in an uninterruptible wait. */
+  /**
+   * SIGKILL until it is gone: again after 100 ms, 200 ms, … up to the bound, since a task may be in an uninterruptible wait. Then until its end is on
+   * record: the monitor may have output to drain.
+   */
   async #kill(op: Op, id: ContainerId, process: ProcessRef): Promise<void> {
-    const giveUpAt = Date.now() + limits.killGraceMs;
+    const begunAt = Date.now();
     for (let pauseMs = 100; !this.#ended(id); pauseMs = Math.min(2_000, pauseMs * 2)) {
-      if (Date.now() > giveUpAt) {
+      const elapsedMs = Date.now() - begunAt;
+      if (elapsedMs > limits.killGraceMs && this.#world.processes.alive(process)) {
         throw new RuntimeError('DeadlineExceeded', `container ${id}: process ${process.pid} does not end after SIGKILL (it may wait in the kernel for a device or a network file system); the stop can be asked for again`);
+      }
+      if (elapsedMs > limits.killGraceMs + limits.exitFileMs) {
+        throw new RuntimeError('DeadlineExceeded', `container ${id}: process ${process.pid} has ended, but its end is not on record (is the disk of the records full?); the stop can be asked for again`);
       }
       this.#world.processes.signal(process, SIGKILL);
       this.#world.processes.signal(process, SIGCONT);

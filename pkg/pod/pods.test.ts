@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { codeOf, RuntimeError } from '../base/errors.ts';
 import type { ContainerConfig } from '../cri-api/types.ts';
 import type { ContainerId } from '../base/ids.ts';
+import { limits } from '../base/limits.ts';
 import { backgroundOp, type Op, silent } from '../base/op.ts';
 import { FakeSurroundings, fakeContainer, fakeImage, fakePod } from './fake-world.ts';
 import type { OpenPods } from './index.ts';
@@ -268,6 +269,29 @@ describe('the mind', () => {
       node.node.containers.get(id)?.process.exit(0);
       await until(() => mind.containers.get(id).state.phase === 'exited');
       assert.deepEqual([containerStatus(mind.containers.get(id)).exitCode, containerStatus(mind.containers.get(id)).reason], [255, 'ContainerStatusUnknown']);
+    });
+
+    it('does not blame the kernel for a stop that waits for the monitor, which drains the output yet', async () => {
+      const { id } = await running();
+      const drained = Promise.withResolvers<void>();
+      node.node.drainGate = drained.promise;
+      let stopping = true;
+      const stopped = mind.containers.stop(op(), id, 0).then(() => undefined, (error: unknown) => error).finally(() => void (stopping = false));
+      await until(() => node.node.containers.get(id)?.process.alive === false);
+      const { now } = Date;
+      let looks = 0;
+      try {
+        Date.now = () => {
+          looks++;
+          return now() + limits.killGraceMs + 1_000;
+        };
+        while (looks < 2 && stopping) await new Promise((resolve) => setImmediate(resolve));
+      } finally {
+        Date.now = now;
+      }
+      drained.resolve();
+      assert.isUndefined(await stopped);
+      assert.strictEqual(containerStatus(mind.containers.get(id)).exitCode, 137);
     });
 
     it('removes a running container by force, and removing twice is fine', async () => {

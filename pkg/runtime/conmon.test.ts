@@ -1,9 +1,10 @@
 import { assert } from 'chai';
-import { type FileHandle, mkdtemp, open, rm, writeFile } from 'node:fs/promises';
+import { type FileHandle, mkdtemp, open, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { RuntimeError } from '../base/errors.ts';
 import type { ContainerId } from '../base/ids.ts';
+import { limits } from '../base/limits.ts';
 import { backgroundOp, type Logger, silent } from '../base/op.ts';
 import { type DirectoryEvent, processRef, type watchDirectory } from '../sys/index.ts';
 import { monitorArgv, reopened } from './conmon.ts';
@@ -57,6 +58,14 @@ describe('exit files', () => {
   it('ignores the names that writers rename from', () => {
     assert.strictEqual(exitFileId(ID), ID);
     for (const name of [`${ID}.X1Y2Z3`, ID.slice(1), `${ID}0`, ID.toUpperCase(), '.']) assert.isUndefined(exitFileId(name));
+  });
+});
+
+describe('patience with monitors', () => {
+  it('is longer than the time that ours may take to drain to slow clients', async () => {
+    const header = await readFile(new URL('../../conmon/conmon.h', import.meta.url), 'utf8');
+    const finishMs = Number(/FINISH_MS = (\d+)/.exec(header)?.[1]);
+    assert.isAtLeast(limits.exitFileMs, 2 * finishMs);
   });
 });
 

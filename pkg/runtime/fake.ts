@@ -184,6 +184,8 @@ export class FakeNode {
   readonly calls = new Map<FakeOperation, number>();
   /** Directories that removeTree may empty on the real disk; none by default. */
   readonly ownRoots: readonly string[];
+  /** Held by a test: monitors whose container has ended still drain its output, and have written no exit file. */
+  drainGate: Promise<void> | undefined;
   nextPid = 1000;
   readonly exitWatchers = new Set<(record: ExitRecord) => void>();
   readonly #plans = new Map<FakeOperation, Planned[]>();
@@ -434,8 +436,9 @@ export class FakeMonitor implements Monitor {
     container.process.listen((output) => {
       if (container.monitor.alive && container.logPath !== '') node.logs.get(container.logPath)?.push(`${output.stream} F ${Buffer.from(output.data).toString('utf8').replace(/\n$/, '')}`);
     });
-    void container.process.ended.then((exitCode) => {
+    void container.process.ended.then(async (exitCode) => {
       container.state = 'stopped';
+      if (node.drainGate !== undefined) await node.drainGate;
       if (!container.monitor.alive) return;
       const record: ExitRecord = { id: container.id, exitCode, oomKilled: container.oomKilled, finishedAt: node.now() };
       node.exits.set(container.id, record);
