@@ -85,7 +85,7 @@ static const struct function functions[] = {
 
 	{ "listAt", "isi", 'y', ANYWHERE, sys_list_at },
 	{ "removeTreeAt", "isi", 'n', ANYWHERE, sys_remove_tree_at },
-	{ "copyTree", "isisi", 'v', ANYWHERE, sys_copy_tree },
+	{ "copyTree", "isisii", 'v', ANYWHERE, sys_copy_tree },
 	{ "treeUsage", "s", 'N', ANYWHERE, sys_tree_usage },
 	{ "probe", "si", 'p', ANYWHERE, sys_probe },
 	{ "devices", "s", 'p', ANYWHERE, sys_devices },

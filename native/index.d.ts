@@ -144,8 +144,11 @@ export interface Calls {
   /** NUL-terminated names. */
   listXattrAt(root: number, path: Text, resolve: number): Buffer;
   removeXattrAt(root: number, path: Text, name: Text, resolve: number): void;
-  /** Copies what is below directory `from` of one root into directory `to` of another: owners, modes, times, xattrs, links; devices and sockets are left out. */
-  copyTree(fromRoot: number, from: Text, toRoot: number, to: Text, resolve: number): void;
+  /**
+   * Copies what is below directory `from` of one root into directory `to` of another: owners, modes, times, xattrs, symlinks, holes. Each name of a file
+   * becomes a file of its own; devices, sockets and FIFOs are left out. EFBIG beyond `max` bytes of data.
+   */
+  copyTree(fromRoot: number, from: Text, toRoot: number, to: Text, max: number, resolve: number): void;
   /** Disk usage of a tree without crossing mounts, hard links counted once: bytes, inodes. */
   treeUsage(path: string): BigInt64Array;
   /** Where a descriptor points, as /proc/self/fd says. */

@@ -192,7 +192,7 @@ int sys_remove_tree_at(struct call *c)
 
 /* --- copying */
 
-static int copy_dir(int from, int to, int depth);
+static int copy_dir(int from, int to, int depth, int64_t *left);
 
 static int copy_xattrs(int from, int to)
 {
@@ -225,32 +225,62 @@ static int copy_meta(int from, int to)
 	return futimens(to, (struct timespec[]){ st.st_atim, st.st_mtim }) < 0 ? -errno : 0;
 }
 
-static int copy_bytes(int from, int to)
+static int copy_by_hand(int from, int to, off_t at, off_t end)
 {
 	char part[65536];
-	for (;;) {
-		ssize_t n = copy_file_range(from, NULL, to, NULL, 1 << 30, 0);
+	while (at < end) {
+		ssize_t n = pread(from, part, end - at < (off_t)sizeof part ? (size_t)(end - at) : sizeof part, at);
+		if (n <= 0)
+			return n < 0 ? -errno : 0;
+		for (ssize_t done = 0; done < n;) {
+			ssize_t written = pwrite(to, part + done, (size_t)(n - done), at + done);
+			if (written < 0)
+				return -errno;
+			done += written;
+		}
+		at += n;
+	}
+	return 0;
+}
+
+static int copy_part(int from, int to, off_t at, off_t end)
+{
+	off_t out = at;
+	while (at < end) {
+		ssize_t n = copy_file_range(from, &at, to, &out, (size_t)(end - at), 0);
 		if (n == 0)
 			return 0;
 		if (n < 0 && errno != EXDEV && errno != EINVAL && errno != EOPNOTSUPP && errno != ENOSYS)
 			return -errno;
 		if (n < 0)
-			break;
+			return copy_by_hand(from, to, at, end);
 	}
-	for (;;) {
-		ssize_t n = read(from, part, sizeof part);
-		if (n <= 0)
-			return n < 0 ? -errno : 0;
-		for (ssize_t done = 0; done < n;) {
-			ssize_t written = write(to, part + done, (size_t)(n - done));
-			if (written < 0)
-				return -errno;
-			done += written;
-		}
-	}
+	return 0;
 }
 
-static int copy_file(int from_dir, int to_dir, const char *name)
+/* Holes stay holes: an image of a kilobyte can have terabytes of them. */
+static int copy_bytes(int from, int to, int64_t *left)
+{
+	struct stat st;
+	if (fstat(from, &st) < 0 || ftruncate(to, st.st_size) < 0)
+		return -errno;
+	for (off_t at = 0; at < st.st_size;) {
+		off_t data = lseek(from, at, SEEK_DATA);
+		if (data < 0 && errno == ENXIO)
+			return 0;
+		off_t end = data < 0 ? -1 : lseek(from, data, SEEK_HOLE);
+		if (end < 0)
+			return -errno;
+		*left -= end - data;
+		int r = *left < 0 ? -EFBIG : copy_part(from, to, data, end);
+		if (r < 0)
+			return r;
+		at = end;
+	}
+	return 0;
+}
+
+static int copy_file(int from_dir, int to_dir, const char *name, int64_t *left)
 {
 	CLEAN_FD from = sys_openat2(from_dir, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY, 0, ONE_STEP);
 	if (from < 0)
@@ -258,7 +288,7 @@ static int copy_file(int from_dir, int to_dir, const char *name)
 	CLEAN_FD to = openat(to_dir, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
 	if (to < 0)
 		return -errno;
-	int r = copy_bytes(from, to);
+	int r = copy_bytes(from, to, left);
 	return r < 0 ? r : copy_meta(from, to);
 }
 
@@ -274,7 +304,7 @@ static int copy_link(int from_dir, int to_dir, const char *name, const struct st
 	return utimensat(to_dir, name, (struct timespec[]){ st->st_atim, st->st_mtim }, AT_SYMLINK_NOFOLLOW) < 0 ? -errno : 0;
 }
 
-static int copy_subdir(int from_dir, int to_dir, const char *name, int depth)
+static int copy_subdir(int from_dir, int to_dir, const char *name, int depth, int64_t *left)
 {
 	CLEAN_FD from = sys_openat2(from_dir, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0, ONE_STEP);
 	if (from < 0)
@@ -284,23 +314,23 @@ static int copy_subdir(int from_dir, int to_dir, const char *name, int depth)
 	CLEAN_FD to = openat(to_dir, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	if (to < 0)
 		return -errno;
-	int r = copy_dir(from, to, depth + 1);
+	int r = copy_dir(from, to, depth + 1, left);
 	return r < 0 ? r : copy_meta(from, to);
 }
 
-static int copy_entry(int from, int to, const char *name, int depth)
+static int copy_entry(int from, int to, const char *name, int depth, int64_t *left)
 {
 	struct stat st;
 	if (fstatat(from, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
 		return -errno;
 	if (S_ISREG(st.st_mode))
-		return copy_file(from, to, name);
+		return copy_file(from, to, name, left);
 	if (S_ISLNK(st.st_mode))
 		return copy_link(from, to, name, &st);
-	return S_ISDIR(st.st_mode) ? copy_subdir(from, to, name, depth) : 0;
+	return S_ISDIR(st.st_mode) ? copy_subdir(from, to, name, depth, left) : 0;
 }
 
-static int copy_dir(int from, int to, int depth)
+static int copy_dir(int from, int to, int depth, int64_t *left)
 {
 	if (depth >= TREE_DEPTH_MAX)
 		return -ENAMETOOLONG;
@@ -309,7 +339,7 @@ static int copy_dir(int from, int to, int depth)
 		return -errno;
 	struct dirent *entry;
 	while ((entry = next_entry(stream)) != NULL) {
-		int r = copy_entry(from, to, entry->d_name, depth);
+		int r = copy_entry(from, to, entry->d_name, depth, left);
 		if (r < 0)
 			return r;
 	}
@@ -319,14 +349,15 @@ static int copy_dir(int from, int to, int depth)
 int sys_copy_tree(struct call *c)
 {
 	const struct arg *a = c->arg;
-	uint64_t resolve = (uint64_t)a[4].i;
+	int64_t left = a[4].i;
+	uint64_t resolve = (uint64_t)a[5].i;
 	CLEAN_FD from = object_open((int)a[0].i, &a[1].text, resolve, O_RDONLY | O_DIRECTORY);
 	if (from < 0)
 		return call_fail(c, "open source", -from);
 	CLEAN_FD to = object_open((int)a[2].i, &a[3].text, resolve, O_RDONLY | O_DIRECTORY);
 	if (to < 0)
 		return call_fail(c, "open target", -to);
-	int r = copy_dir(from, to, 0);
+	int r = copy_dir(from, to, 0, &left);
 	if (r == 0)
 		r = copy_meta(from, to);
 	return r < 0 ? call_fail(c, "copy", -r) : 0;

@@ -97,7 +97,8 @@ async function copyOut(inside: Root, from: string, to: string): Promise<void> {
   const found = inside.resolve(from);
   if (found?.kind !== 'directory') return;
   using target = Root.open(to, 'chroot');
-  await inside.copyTree(from, target, '.');
+  // Each hard link is a copy; more than a layer may hold is a bomb.
+  await inside.copyTree(from, target, '.', limits.layerUnpackedBytes);
   const top = inside.stat(found.path);
   if (top === undefined) return;
   target.chown('.', top.uid, top.gid);

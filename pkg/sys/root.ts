@@ -266,9 +266,12 @@ export class Root implements Disposable {
     return attemptAsync(this.#doing('remove tree', path), async (native) => (await native.removeTreeAt(this.#fd, path, this.#resolve)) === 1);
   }
 
-  /** Copies what is below directory `from` into directory `to` of another root: owners, modes, times, xattrs, hard links, links. Devices and sockets are left out. */
-  copyTree(from: Text, target: Root, to: Text): Promise<void> {
-    return attemptAsync(this.#doing('copy', from), (native) => native.copyTree(this.#fd, from, target.#fd, to, this.#resolve));
+  /**
+   * Copies what is below directory `from` into directory `to` of another root: owners, modes, times, xattrs, symlinks, holes. Each name of a file becomes a
+   * file of its own; devices, sockets and FIFOs are left out. @throws FailedPrecondition (EFBIG) beyond `max` bytes of data, with what was copied left.
+   */
+  copyTree(from: Text, target: Root, to: Text, max: number): Promise<void> {
+    return attemptAsync(this.#doing('copy', from), (native) => native.copyTree(this.#fd, from, target.#fd, to, max, this.#resolve));
   }
 
   #do<T>(verb: string, path: Text, work: Parameters<typeof attempt<T>>[1]): T {

@@ -9,7 +9,7 @@ import { createSocket, type Socket } from 'node:dgram';
 import { on } from 'node:events';
 import {
   closeSync, constants, existsSync, lstatSync, mkdirSync, mkdtempSync, openSync, readdirSync, readFileSync,
-  readlinkSync, realpathSync, renameSync, rmSync, statSync, symlinkSync, writeFileSync, writeSync,
+  readlinkSync, readSync, realpathSync, renameSync, rmSync, statSync, symlinkSync, truncateSync, writeFileSync, writeSync,
 } from 'node:fs';
 import { createServer, type Server } from 'node:net';
 import { hostname } from 'node:os';
@@ -589,7 +589,7 @@ describe('sys root', () => {
     from.writeEntry('vol/link', { ...meta, kind: 'symlink', target: '/etc' });
     from.writeEntry('vol/null', { ...meta, kind: 'character', major: 1, minor: 3 });
     from.setTime('vol', 1_500_000_000, 5);
-    await from.copyTree('/vol', to, '/');
+    await from.copyTree('/vol', to, '/', 2 * 8192);
     assert.deepEqual(to.list('').map((each) => each.name.toString()).sort(), ['d', 'link']);
     assert.deepInclude(there(to.stat('d/file')), { mode: 0o640, uid: 1, gid: 2, size: 8192n, modifiedAt: 1_600_000_000_123_456_789n });
     assert.equal(to.getXattr('d/file', 'user.k')?.toString(), 'v');
@@ -599,6 +599,27 @@ describe('sys root', () => {
     assert.equal(usage.inodesUsed, 6n, 'from, vol, d, file, link, null');
     const blocks = Number(execFileSync('du', ['-s', '--block-size=1', join(directory, 'from')]).toString().split('\t')[0]);
     assert.equal(usage.usedBytes, BigInt(blocks));
+  });
+
+  it('copies no hole, and no more bytes than it may', async () => {
+    const directory = fresh('holes');
+    for (const name of ['from', 'to', 'bomb']) mkdirSync(join(directory, name));
+    using from = sys.Root.open(join(directory, 'from'), 'chroot');
+    using to = sys.Root.open(join(directory, 'to'), 'chroot');
+    using bomb = sys.Root.open(join(directory, 'bomb'), 'chroot');
+    writeFileSync(join(directory, 'from/file'), Buffer.alloc(65_536, 7));
+    truncateSync(join(directory, 'from/file'), 1e12);
+    await from.copyTree('/', to, '/', 65_536);
+    const copy = statSync(join(directory, 'to/file'));
+    assert.equal(copy.size, 1e12);
+    assert.isBelow(copy.blocks * 512, 200_000);
+    const head = Buffer.alloc(65_537);
+    const fd = openSync(join(directory, 'to/file'), 'r');
+    readSync(fd, head);
+    closeSync(fd);
+    assert.deepEqual(head, Buffer.concat([Buffer.alloc(65_536, 7), Buffer.alloc(1)]));
+    for (let i = 0; i < 10; i++) from.writeHardLink(`link${i}`, 'file');
+    await refusal(() => from.copyTree('/', bomb, '/', 10 * 65_536), 'FailedPrecondition');
   });
 
   it('works in worker threads', async () => {
