@@ -9,6 +9,7 @@ import { explain, RuntimeError } from '../base/errors.ts';
 import { failpoint } from '../base/failpoint.ts';
 import type { ContainerId, SandboxId } from '../base/ids.ts';
 import type { Op } from '../base/op.ts';
+import type { OciRuntime } from '../runtime/index.ts';
 import type { World } from './index.ts';
 
 type Step = readonly [what: string, run: () => Promise<void>];
@@ -84,8 +85,7 @@ export async function releaseSandbox(op: Op, world: World, remains: SandboxRemai
 function processSteps(op: Op, world: World, remains: ContainerRemains): readonly Step[] {
   const { id, runtimeHandler, cgroupsPath } = remains;
   if (remains.process === 'retired') return [];
-  const runtimes = runtimeHandler === undefined ? world.runtimes : [world.runtimeFor(runtimeHandler)];
-  const processes = runtimes.map((runtime): Step => [`process (${runtime.handler.name})`, () => runtime.delete(op, id)]);
+  const processes = runtimesOf(op, world, runtimeHandler).map((runtime): Step => [`process (${runtime.handler.name})`, () => runtime.delete(op, id)]);
   return [
     ...processes,
     ['monitor', () => world.monitor.destroy(op, id, world.workspace.bundle(id))],
@@ -93,6 +93,18 @@ function processSteps(op: Op, world: World, remains: ContainerRemains): readonly
     ...(remains.process === 'cut' ? processes : []),
     ['cgroup', () => (cgroupsPath === '' ? Promise.resolve() : world.host.destroyCgroup(op, cgroupsPath))],
   ];
+}
+
+/** The runtime of this handler; every one where that is not known, or cannot be had any more: the configuration or the node has changed. */
+function runtimesOf(op: Op, world: World, runtimeHandler: string | undefined): readonly OciRuntime[] {
+  if (runtimeHandler === undefined) return world.runtimes;
+  try {
+    return [world.runtimeFor(runtimeHandler)];
+  } catch (cause) {
+    // What none of them deletes ends with its monitor and its cgroup; the runtime's own state stays in memory until the next boot.
+    op.log.warn('the runtime of what is to go cannot be had, asking every other', { cause: explain(cause) });
+    return world.runtimes;
+  }
 }
 
 function removeBundle(op: Op, world: World, id: ContainerId): Step {

@@ -57,6 +57,8 @@ type Failing = 'mount' | 'destroyRoot' | 'add' | 'del' | 'checkUse';
 export class FakeSurroundings {
   readonly node: FakeNode;
   readonly directory: string;
+  /** Names of the runtime handlers that are configured; a test may take them away. */
+  readonly handlers = new Set(['', 'fake']);
   readonly roots = new Set<ContainerId>();
   readonly networks = new Map<SandboxId, PodNetwork>();
   /** `image name namespace` of each question whether an image may be used. */
@@ -96,10 +98,10 @@ export class FakeSurroundings {
       network: this.#network(),
       monitor: view.monitor,
       runtimeFor: (handler) => {
-        if (handler !== '' && handler !== 'fake') throw new RuntimeError('InvalidArgument', `no runtime handler is called ${handler}`);
+        if (!this.handlers.has(handler)) throw new RuntimeError('InvalidArgument', `no runtime handler is called ${handler}`);
         return view.runtime;
       },
-      runtimes: [view.runtime],
+      runtimes: this.handlers.has('fake') ? [view.runtime] : [],
       namespaces: view.namespaces,
       processes: view.processes,
       host: view.host,

@@ -375,6 +375,32 @@ describe('the mind', () => {
       assert.strictEqual(containerStatus(mind.containers.get(id)).exitCode, 4);
     });
 
+    it('waits for a monitor that still drains the output of a container that has ended: its exit code, not 255', async () => {
+      const { id } = await running();
+      const drained = Promise.withResolvers<void>();
+      node.node.drainGate = drained.promise;
+      mind.close();
+      node.node.crash();
+      await node.node.exit(id, 3);
+      mind = await node.boot();
+      assert.strictEqual(mind.containers.get(id).state.phase, 'running');
+      drained.resolve();
+      await until(() => mind.containers.get(id).state.phase === 'exited');
+      assert.strictEqual(containerStatus(mind.containers.get(id)).exitCode, 3);
+    });
+
+    it('removes a pod whose runtime handler is not configured any more, its process with its cgroup', async () => {
+      const pod = await mind.pods.run(op(), fakePod(), 'fake');
+      const id = await mind.containers.create(op(), pod, fakeContainer());
+      await mind.containers.start(op(), id);
+      node.handlers.delete('fake');
+      await restart();
+      await mind.containers.remove(op(), id);
+      await mind.pods.remove(op(), pod);
+      assert.lengthOf(mind.containers.list(), 0);
+      assert.deepEqual(node.leaks(), [`container ${id}`], 'nothing but the state of the runtime that we do not know');
+    });
+
     it('gives everything back whatever instruction it dies at (K1, K2, K3)', async () => {
       const points = ['pin', 'mountShm', 'create', 'start'] as const;
       for (const point of points) {

@@ -17,6 +17,7 @@ import { remainsOf } from './pods.ts';
 /** What is true of a container right now. */
 export interface ContainerFacts {
   readonly processAlive: boolean;
+  /** Also where no monitor is on record, so that nobody can tell. */
   readonly monitorAlive: boolean;
   readonly exit: ExitRecord | undefined;
 }
@@ -38,6 +39,8 @@ export function decideContainer(state: ContainerRecord['state'], facts: Containe
       if (facts.exit !== undefined) {
         return { action: 'save', state: next(state, { type: 'exited', exitCode: facts.exit.exitCode, oomKilled: facts.exit.oomKilled, at: facts.exit.finishedAt }) };
       }
+      // A monitor that lives drains the output yet, and then writes the exit file; whoever watches the process does not wait for ever.
+      if (!facts.processAlive && facts.monitorAlive) return { action: 'keep' };
       if (!facts.processAlive) return { action: 'save', state: next(state, { type: 'vanished', message: 'the process ended while the daemon was down and left no exit code', at }) };
       if (facts.monitorAlive || state.phase === 'unknown') return { action: 'keep' };
       return { action: 'save', state: next(state, { type: 'lost', why: 'the monitor of the container is gone: its log and exit code can no longer be followed' }) };
