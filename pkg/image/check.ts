@@ -31,11 +31,15 @@ export interface CheckWorld {
   readonly layersInUse: () => Iterable<ChainId>;
   readonly removeBlob: (digest: Digest) => Promise<void>;
   readonly removeLayer: (op: Op, chainId: ChainId) => Promise<void>;
-  /** Forgets the image and protects what is left of it for a while. */
-  readonly forget: (image: StoredImage) => Promise<void>;
+  /** The images that there are now. */
+  readonly images: () => readonly StoredImage[];
+  /** True if an image, a container or a pull in flight counts on the layer now. */
+  readonly needsLayer: (chainId: ChainId) => boolean;
+  /** Forgets the image and protects what is whole of it for a while. */
+  readonly forget: (image: StoredImage, damage: Damage) => Promise<void>;
 }
 
-interface Damage {
+export interface Damage {
   readonly what: readonly string[];
   readonly blobs: readonly Digest[];
   readonly layers: readonly ChainId[];
@@ -89,9 +93,18 @@ function whoIsOn(world: CheckWorld, image: StoredImage, layers: readonly ChainId
   return [...world.layersInUse()].some((chainId) => layers.includes(chainId)) ? ['a container of another image'] : [];
 }
 
+/** What leads to the damage goes first: who looks meanwhile sees no image rather than one without its layer. */
 async function drop(op: Op, world: CheckWorld, image: StoredImage, damage: Damage): Promise<void> {
+  const isBroken = ({ id, layers }: StoredImage): boolean => id === image.id || layers.some(({ chainId }) => damage.layers.includes(chainId));
+  for (const broken of world.images().filter(isBroken)) {
+    await world.forget(broken, damage);
+    op.log.warn('image is not whole, removed; pull it again', { image: broken.id });
+  }
   for (const digest of damage.blobs) await world.removeBlob(digest);
-  for (const chainId of damage.layers) await world.layerLocks.run(chainId, () => world.removeLayer(op, chainId));
-  await world.forget(image);
-  op.log.warn('image is not whole, removed; pull it again', { image: image.id });
+  for (const chainId of damage.layers) {
+    await world.layerLocks.run(chainId, async () => {
+      if (!world.needsLayer(chainId)) return await world.removeLayer(op, chainId);
+      op.log.warn('layer is not whole, but a pull has just found it; check again when that has ended', { layer: chainId });
+    });
+  }
 }

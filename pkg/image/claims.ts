@@ -85,6 +85,11 @@ export class Claims {
     return this.#all().some(({ layers }) => layers.includes(chainId));
   }
 
+  /** True if a pull that is under way counts on the layer; what is only kept for a later try does not say so. */
+  isInFlight(chainId: ChainId): boolean {
+    return [...this.#active].some(({ layers }) => layers.includes(chainId));
+  }
+
   /** Forgets unfinished pulls that nobody took up in time. */
   async expire(): Promise<void> {
     for (const [name, { sinceMs }] of this.#remembered) {

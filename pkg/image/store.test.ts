@@ -561,6 +561,41 @@ describe('image/store', () => {
       expect(await used.check(testOp(), 'report')).to.deep.equal([]);
     });
 
+    it('leaves a bad layer that a pull in flight counts on; the next repair gets it', async () => {
+      registry.add('x', '1', image).add('y', '1', sibling);
+      await pull('reg.example/x:1');
+      const [entered, go] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+      unpacker.onUnpack = async () => {
+        entered.resolve();
+        await go.promise;
+      };
+      const pulling = pull('reg.example/y:1');
+      await entered.promise;
+      unpacker.damaged.add(image.chain[0]!);
+      await store.check(testOp(), 'repair');
+      expect([store.list(), unpacker.layers.has(image.chain[0]!)]).to.deep.equal([[], true]);
+      go.resolve();
+      await pulling;
+      expect(await store.check(testOp(), 'repair')).to.have.length(1);
+      expect([store.list(), unpacker.layers.has(image.chain[0]!)]).to.deep.equal([[], false]);
+    });
+
+    it('forgets every image with the bad layer, also one that came while it was looked at', async () => {
+      registry.add('x', '1', image).add('y', '1', sibling);
+      await pull('reg.example/x:1');
+      unpacker.verifyLayer = async (_op, chainId) => {
+        if (chainId !== image.chain[0]) return [];
+        await pull('reg.example/y:1');
+        return ['damaged'];
+      };
+      const problems = await store.check(testOp(), 'repair');
+      expect(problems).to.deep.equal([{ image: image.id, what: `layer ${image.chain[0]}: damaged`, keptBy: [] }]);
+      expect([store.list(), unpacker.layers.has(image.chain[0]!)]).to.deep.equal([[], false]);
+      unpacker.unpacked.length = 0;
+      for (const name of ['x:1', 'y:1']) await pull(`reg.example/${name}`);
+      expect(unpacker.unpacked.map(({ chainId }) => chainId)).to.deep.equal([image.chain[0]]);
+    });
+
     it('protects what is whole only until the image is here again', async () => {
       registry.add('x', '1', image);
       await pull('reg.example/x:1');

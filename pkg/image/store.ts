@@ -275,8 +275,11 @@ export class FileImageStore implements ImageStore {
       layersInUse: () => this.#options.layersInUse?.() ?? [],
       removeBlob: (digest) => this.#removeBlob(digest),
       removeLayer: (own, chainId) => this.#removeLayer(own, chainId),
-      forget: async (image) => {
-        const kept = await this.#reserve.freeing(() => this.#claims.take(repairKey(image.id), { blobs: blobsOf(image), layers: image.layers.map(({ chainId }) => chainId) }));
+      images: () => this.#records.all(),
+      needsLayer: (chainId) => this.#claims.isInFlight(chainId) || this.#usesLayer(chainId),
+      forget: async (image, { blobs, layers }) => {
+        const whole = { blobs: blobsOf(image).filter((each) => !blobs.includes(each)), layers: image.layers.map(({ chainId }) => chainId).filter((each) => !layers.includes(each)) };
+        const kept = await this.#reserve.freeing(() => this.#claims.take(repairKey(image.id), whole));
         await this.#changing.run('records', () => this.#records.remove(image.id));
         kept.abandon();
       },
@@ -471,7 +474,11 @@ export class FileImageStore implements ImageStore {
   }
 
   #needsLayer(chainId: ChainId): boolean {
-    if (this.#claims.hasLayer(chainId)) return true;
+    return this.#claims.hasLayer(chainId) || this.#usesLayer(chainId);
+  }
+
+  /** True if it is under a container or part of an image. */
+  #usesLayer(chainId: ChainId): boolean {
     for (const used of this.#options.layersInUse?.() ?? []) if (used === chainId) return true;
     return this.#records.all().some(({ layers }) => layers.some((layer) => layer.chainId === chainId));
   }
