@@ -32,7 +32,7 @@ export const limits = {
   symlinkDepth: 40,
   /** Entries in one layer; the largest real images have some 600 000. */
   tarEntriesCount: 4_000_000,
-  /** Unpacked bytes of one layer (CUDA images reach 10 GiB); a bomb ends here at the latest. */
+  /** Unpacked bytes of one layer, holes included, and once more what its hard links copy from lower layers (CUDA images reach 10 GiB); a bomb ends here at the latest. */
   layerUnpackedBytes: 64 * 1024 * MiB,
   /** A PAX header or GNU long name record (a legitimate one holds a few xattrs of at most 64 KiB each). */
   tarHeaderRecordBytes: 1 * MiB,

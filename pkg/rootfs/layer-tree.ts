@@ -5,10 +5,12 @@
 import { constants, ftruncateSync, readSync, writeSync } from 'node:fs';
 import { crc32 } from 'node:zlib';
 import { RuntimeError } from '../base/errors.ts';
+import { quote } from '../base/ids.ts';
 import { closeFd, type EntryMeta, type Root, type Stat, systemError } from '../sys/index.ts';
 import type { CopiedFile, NodeKind, NodeMetadata, OpenFile, StackedTree } from './layer-writer.ts';
 
 const COPY_BYTES = 256 * 1024;
+const ZEROS = Buffer.alloc(COPY_BYTES);
 const NOTHING: readonly Uint8Array[] = [];
 
 /** `root` is the layer, opened with resolution 'chroot'; `below` a merged view of the lower layers, opened the same way, if there is one. */
@@ -63,28 +65,28 @@ export class RootTree implements StackedTree {
     if (this.kindOf(path) === 'directory') this.#root.setTime(bytesOf(path), seconds, nanos);
   }
 
-  copyUp(path: string): CopiedFile | undefined {
+  sizeBelow(path: string): number | undefined {
+    const stat = this.#below?.stat(bytesOf(path));
+    return stat?.kind === 'file' ? Number(stat.size) : undefined;
+  }
+
+  copyUp(path: string, look: () => void): CopiedFile {
     const below = this.#below;
-    if (below === undefined) return undefined;
-    const stat = below.stat(bytesOf(path));
-    if (stat?.kind !== 'file') return undefined;
+    const stat = below?.stat(bytesOf(path));
+    if (below === undefined || stat?.kind !== 'file') throw new RuntimeError('DataLoss', `the file ${quote(path)} of a lower layer is not there any more`);
     const metadata = metadataOf(below, path, stat);
     const from = below.openFile(bytesOf(path), constants.O_RDONLY | constants.O_NOFOLLOW);
-    const file = this.begin(path);
     try {
-      const block = Buffer.allocUnsafeSlow(COPY_BYTES);
-      let [size, crc] = [0, 0];
-      for (let count = readSync(from, block); count > 0; count = readSync(from, block)) {
-        const bytes = block.subarray(0, count);
-        file.write(bytes, size);
-        crc = crc32(bytes, crc);
-        size += count;
+      const file = this.begin(path);
+      try {
+        const { sizeBytes, crc } = copyBlocks(from, file, look);
+        file.finish(sizeBytes, metadata);
+        return { ...metadata, sizeBytes, crc };
+      } catch (error) {
+        file.abandon();
+        this.#root.remove(bytesOf(path));
+        throw error;
       }
-      file.finish(size, metadata);
-      return { ...metadata, sizeBytes: size, crc };
-    } catch (error) {
-      file.abandon();
-      throw error;
     } finally {
       closeFd(from);
     }
@@ -98,6 +100,20 @@ export class RootTree implements StackedTree {
     this.setTime(path, metadata.mtimeSeconds, metadata.mtimeNanos);
     return metadata;
   }
+}
+
+/** Blocks without content are not written, so that a file of holes stays one. */
+function copyBlocks(from: number, file: OpenFile, look: () => void): { readonly sizeBytes: number; readonly crc: number } {
+  const block = Buffer.allocUnsafeSlow(COPY_BYTES);
+  let [sizeBytes, crc] = [0, 0];
+  for (let count = readSync(from, block); count > 0; count = readSync(from, block)) {
+    look();
+    const bytes = block.subarray(0, count);
+    if (!bytes.equals(ZEROS.subarray(0, count))) file.write(bytes, sizeBytes);
+    crc = crc32(bytes, crc);
+    sizeBytes += count;
+  }
+  return { sizeBytes, crc };
 }
 
 class RootFile implements OpenFile {

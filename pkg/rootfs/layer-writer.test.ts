@@ -1,6 +1,6 @@
 import { assert } from 'chai';
-import { RuntimeError } from '../base/errors.ts';
-import { cleanPath, type CopiedFile, LayerWriter, linkedPath, type NodeKind, type NodeMetadata, type OpenFile, settleLayer, type StackedTree, type WrittenLayer } from './layer-writer.ts';
+import { explain, RuntimeError } from '../base/errors.ts';
+import { cleanPath, type CopiedFile, LayerWriter, linkedPath, type NodeKind, type NodeMetadata, type OpenFile, type SettleBounds, settleLayer, type StackedTree, type WrittenLayer } from './layer-writer.ts';
 import { ManifestWriter, parseManifest } from './manifest.ts';
 import { paxEntry, tarEntry, tarHeader, tarOf } from './tar-build.ts';
 import { TarReader } from './tar.ts';
@@ -66,9 +66,14 @@ class FakeTree implements StackedTree {
   setTime(path: string, seconds: number, nanos: number): void {
     if (this.kindOf(path) === 'directory') this.times.push(`${path} ${seconds}.${nanos}`);
   }
-  copyUp(path: string): CopiedFile | undefined {
+  sizeBelow(path: string): number | undefined {
+    return this.#below.get(path)?.sizeBytes;
+  }
+  copyUp(path: string, look: () => void): CopiedFile {
+    look();
     const copied = this.#below.get(path);
-    if (copied !== undefined) this.#put(this.#place(path), { kind: 'file', text: 'from below', metadata: copied });
+    if (copied === undefined) throw new RuntimeError('NotFound', `no ${path} below`);
+    this.#put(this.#place(path), { kind: 'file', text: 'from below', metadata: copied });
     return copied;
   }
   adopt(path: string): NodeMetadata | undefined {
@@ -143,10 +148,10 @@ function unpack(entries: readonly Buffer[], tree = new FakeTree(), chunk = 100_0
 
 const COPIED: CopiedFile = { ...NONE, mode: 0o755, sizeBytes: 10, crc: 7 };
 
-function settle(tree: FakeTree, layer: WrittenLayer): Buffer {
+function settle(tree: FakeTree, layer: WrittenLayer, bounds: Partial<SettleBounds> = {}): Buffer {
   const pieces: Buffer[] = [];
   const manifest = new ManifestWriter((bytes) => void pieces.push(bytes));
-  settleLayer(tree, layer.pending, manifest);
+  settleLayer(tree, layer.pending, manifest, { copiedBytes: 100, look: () => {}, ...bounds });
   manifest.flush();
   return Buffer.concat(pieces);
 }
@@ -158,11 +163,15 @@ const symlink = (name: string, link: string): Buffer => tarEntry({ name, type: '
 const hardlink = (name: string, link: string): Buffer => tarEntry({ name, type: '1', link });
 
 function refusal(...entries: readonly Buffer[]): string {
+  return refusalOf(() => unpack(entries));
+}
+
+function refusalOf(work: () => unknown): string {
   try {
-    unpack(entries);
+    work();
   } catch (error) {
     if (!(error instanceof RuntimeError)) throw error;
-    return `${error.code}: ${error.message}: ${(error.cause as Error).message}`;
+    return `${error.code}: ${explain(error)}`;
   }
   return 'accepted';
 }
@@ -281,6 +290,35 @@ describe('rootfs/layer-writer: hard links', () => {
     assert.deepInclude(parseManifest(manifest).get('d/a'), { kind: 'f', crc: 7, sizeBytes: 10 });
     settle(tree, layer);
     assert.lengthOf(tree.list(), 4, 'again after a crash');
+  });
+
+  it('into a lower layer are whole after a crash in the middle of the copy, in the manifest too', () => {
+    const { tree, layer } = unpack([hardlink('b', 'a')], new FakeTree(new Map([['a', COPIED]])));
+    tree.begin('a').write(Buffer.from('from'), 0);
+    const manifest = settle(tree, layer);
+    assert.deepEqual(tree.list(), ['a file from below', 'b file from below']);
+    assert.deepInclude(parseManifest(manifest).get('a'), { kind: 'f', crc: 7, sizeBytes: 10 });
+  });
+
+  it('into lower layers are refused before a byte is copied if the files together are too large', () => {
+    const lower = ['x', 'y', 'z'].map((name) => [name, COPIED] as const);
+    const { tree, layer } = unpack([hardlink('a', 'x'), hardlink('b', 'y'), hardlink('c', 'y'), hardlink('d', 'z')], new FakeTree(new Map(lower)));
+    const before = tree.list();
+    assert.match(refusalOf(() => settle(tree, layer, { copiedBytes: 29 })), /^ResourceExhausted: .*more than 29 bytes/);
+    assert.deepEqual(tree.list(), before);
+    settle(tree, layer, { copiedBytes: 30 });
+    assert.lengthOf(tree.list(), 7, 'a file with two links is copied once');
+  });
+
+  it('and directories into lower layers are given up when nobody waits any more', () => {
+    const cancelled = (): never => {
+      throw new RuntimeError('Cancelled', 'enough');
+    };
+    const below = new Map([['a', COPIED], ['d/x', COPIED]]);
+    for (const entry of [hardlink('b', 'a'), file('d/f')]) {
+      const { tree, layer } = unpack([entry], new FakeTree(below));
+      assert.match(refusalOf(() => settle(tree, layer, { look: cancelled })), /^Cancelled/);
+    }
   });
 
   it('that something else replaces are forgotten', () => {

@@ -67,8 +67,13 @@ export interface LayerTree {
 
 /** A layer together with the merged view of those below it. */
 export interface StackedTree extends LayerTree {
-  /** Copies one regular file from below to the same path here; undefined if there is none. */
-  copyUp(path: string): CopiedFile | undefined;
+  /** Size of the regular file at `path` below, holes included; undefined if there is none. */
+  sizeBelow(path: string): number | undefined;
+  /**
+   * Copies a regular file that is below to the same path here, holes as holes, in place of what is there. Calls `look` once per block; what it throws ends
+   * the copy, and nothing of it stays.
+   */
+  copyUp(path: string, look: () => void): CopiedFile;
   /** Gives a directory what the same one has below; undefined if there is none. */
   adopt(path: string): NodeMetadata | undefined;
 }
@@ -86,6 +91,14 @@ export interface Pending {
   readonly implicit: readonly string[];
   /** Hard links whose target is not in the layer: path and target. */
   readonly links: readonly (readonly [path: string, target: string])[];
+}
+
+/** The bounds of settling one layer. */
+export interface SettleBounds {
+  /** Sum of the sizes of the files that may be copied up, holes included. A layer of some bytes can name any file of those below, and many of them. */
+  readonly copiedBytes: number;
+  /** Called before each thing done and once per block copied; throws when nobody waits for the layer any more. */
+  readonly look: () => void;
 }
 
 /** Owner and mode of the root directory of an image. */
@@ -354,28 +367,49 @@ export class LayerWriter implements TarSink {
 }
 
 /**
- * Does what a layer left pending, with the lower layers at hand. May be repeated after a crash in the middle.
- * @throws DataLoss if a hard link leads to nothing.
+ * Does what a layer left pending, with the lower layers at hand. May be repeated after it ended in the middle.
+ * @throws DataLoss if a hard link leads to nothing, ResourceExhausted (before anything is copied) if the files are too large together; what `bounds.look` throws.
  */
-export function settleLayer(tree: StackedTree, pending: Pending, manifest: ManifestWriter): void {
+export function settleLayer(tree: StackedTree, pending: Pending, manifest: ManifestWriter, bounds: SettleBounds): void {
+  for (const target of filesToCopy(tree, pending, bounds)) copyUp(tree, target, manifest, bounds);
   for (const [path, target] of pending.links) {
-    if (tree.kindOf(target) === 'absent') copyUp(tree, path, target, manifest);
+    bounds.look();
+    if (tree.kindOf(target) === 'absent') throw new RuntimeError('DataLoss', `${quote(path)} is a hard link to ${quote(target)}, which is neither in its layer nor in one below`);
     tree.hardlink(path, target);
     manifest.hardlink(path, target);
   }
-  for (const path of pending.implicit) adopt(tree, path, manifest);
+  for (const path of pending.implicit) {
+    bounds.look();
+    adopt(tree, path, manifest);
+  }
 }
 
-function copyUp(tree: StackedTree, path: string, target: string, manifest: ManifestWriter): void {
+/** Every target that is a file below. No entry of the layer is there, so a file that is comes from an attempt that ended early, maybe in the middle of it: it is copied again. */
+function filesToCopy(tree: StackedTree, pending: Pending, bounds: SettleBounds): ReadonlySet<string> {
+  const files = new Set<string>();
+  let bytes = 0;
+  for (const [, target] of pending.links) {
+    bounds.look();
+    if (files.has(target) || tree.kindOf(target) === 'whiteout') continue;
+    const size = tree.sizeBelow(target);
+    if (size === undefined) continue;
+    files.add(target);
+    bytes += size;
+    if (bytes > bounds.copiedBytes) {
+      throw new RuntimeError('ResourceExhausted', `hard links of the layer lead to files of more than ${bounds.copiedBytes} bytes in the layers below; this looks like a decompression bomb`);
+    }
+  }
+  return files;
+}
+
+function copyUp(tree: StackedTree, target: string, manifest: ManifestWriter, bounds: SettleBounds): void {
   const parents: string[] = [];
   for (let at = parentOf(target); at !== '' && tree.kindOf(at) === 'absent'; at = parentOf(at)) parents.push(at);
   for (const parent of parents.reverse()) {
     tree.directory(parent, IMPLICIT);
     adopt(tree, parent, manifest);
   }
-  const copied = tree.copyUp(target);
-  if (copied === undefined) throw new RuntimeError('DataLoss', `${quote(path)} is a hard link to ${quote(target)}, which is neither in its layer nor in one below`);
-  manifest.copied(target, copied);
+  manifest.copied(target, tree.copyUp(target, bounds.look));
 }
 
 function adopt(tree: StackedTree, path: string, manifest: ManifestWriter): void {

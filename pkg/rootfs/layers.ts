@@ -120,23 +120,15 @@ export class Layers implements LayerUnpacker {
 
   async unpack(op: Op, layer: LayerSource): Promise<void> {
     const { chainId } = layer;
-    for (;;) {
-      checkAlive(op, `unpack layer ${chainId}`);
-      if (await this.has(chainId)) return;
-      const flying = this.#flights.get(chainId);
-      if (flying === undefined) return this.#flights.run(chainId, () => this.#unpack(op, layer));
-      try {
-        return await abortable(flying, op.signal, () => abortError(op, `wait for layer ${chainId}`));
-      } catch (error) {
-        // Whoever began gave up; we did not.
-        if (op.signal.aborted || !(isCode(error, 'Cancelled') || isCode(error, 'DeadlineExceeded'))) throw error;
-      }
-    }
+    await shared(op, this.#flights, chainId, { isDone: () => this.has(chainId), work: () => this.#unpack(op, layer) });
   }
 
   async settle(op: Op, layers: readonly ChainId[]): Promise<void> {
     for (const [index, chainId] of layers.entries()) {
-      if ((await this.record(chainId)).state === 'pending') await this.#settling.run(chainId, () => this.#settle(op, chainId, layers.slice(0, index)));
+      await shared(op, this.#settling, chainId, {
+        isDone: async () => (await this.record(chainId)).state === 'settled',
+        work: () => this.#settle(op, chainId, layers.slice(0, index)),
+      });
     }
   }
 
@@ -233,7 +225,7 @@ export class Layers implements LayerUnpacker {
     op.stage(`settle layer ${chainId}`);
     try {
       const pending = await readPending(directory);
-      await this.#withBelow(below, (merged) => this.#pool.run(op, () => ({ type: 'settle', directory, below: merged, pending }), undefined));
+      await this.#withBelow(below, (merged) => this.#pool.run(op, () => ({ type: 'settle', directory, below: merged, pending, limits: this.#limits }), undefined));
       const { usedBytes, inodesUsed } = await treeUsage(join(directory, 'fs'));
       const record: LayerRecord = { ...(await this.record(chainId)), usedBytes: Number(usedBytes), inodesUsed: Number(inodesUsed), state: 'settled' };
       await this.#sync.run();
@@ -292,6 +284,27 @@ export class Layers implements LayerUnpacker {
     await unmountTree(join(this.directory, name, 'below'));
     using root = Root.open(this.directory, 'strict');
     await root.removeTreeAsync(name);
+  }
+}
+
+interface SharedWork {
+  readonly isDone: () => Promise<boolean>;
+  readonly work: () => Promise<void>;
+}
+
+/** Does `work` on a layer unless it is done, once for all who want it at the same time. Who gives up does not take it from the others: one of them begins anew. */
+async function shared(op: Op, flights: SingleFlight<ChainId, void>, chainId: ChainId, { isDone, work }: SharedWork): Promise<void> {
+  for (;;) {
+    checkAlive(op, `wait for layer ${chainId}`);
+    if (await isDone()) return;
+    const flying = flights.get(chainId);
+    if (flying === undefined) return flights.run(chainId, work);
+    try {
+      return await abortable(flying, op.signal, () => abortError(op, `wait for layer ${chainId}`));
+    } catch (error) {
+      // Whoever began gave up; we did not.
+      if (op.signal.aborted || !(isCode(error, 'Cancelled') || isCode(error, 'DeadlineExceeded'))) throw error;
+    }
   }
 }
 

@@ -160,8 +160,21 @@ describe('rootfs/tar: sparse files', () => {
   }
 
   it('a file that is all hole has a size and no content', () => {
-    const { entry } = readOne(pax([['GNU.sparse.size', '10000000'], ['GNU.sparse.map', '']], ''));
-    assert.deepInclude(entry, { sizeBytes: 10_000_000, sparse: true });
+    const { entry } = readOne(pax([['GNU.sparse.size', '1000000'], ['GNU.sparse.map', '']], ''));
+    assert.deepInclude(entry, { sizeBytes: 1_000_000, sparse: true });
+  });
+
+  it('holes count as content: 8 TiB of them, at once or in many files, are refused in every form', () => {
+    const hole = (size: number): Buffer => paxEntry([['GNU.sparse.size', String(size)], ['GNU.sparse.map', '']], {});
+    const map = Buffer.from('0\n'.padEnd(512, '\0'));
+    const huge: Readonly<Record<string, Buffer>> = {
+      'PAX 0.1': tarOf(hole(2 ** 43)),
+      'PAX 1.0': pax([['GNU.sparse.major', '1'], ['GNU.sparse.minor', '0'], ['GNU.sparse.realsize', String(2 ** 43)]], map),
+      GNU: tarOf(tarHeader({ type: 'S', magic: 'ustar  \0', raw: [[483, Buffer.from([0x80, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0, 0])]] })),
+    };
+    for (const [form, tar] of Object.entries(huge)) assert.match(refusal(tar), /^ResourceExhausted: .*more than 1000000 bytes/, form);
+    assert.match(refusal(tarOf(hole(600_000), hole(600_000))), /^ResourceExhausted: .*more than 1000000 bytes/);
+    assert.lengthOf(readAll(tarOf(hole(500_000), hole(500_000))), 2);
   });
 
   it('maps that lie are refused', () => {

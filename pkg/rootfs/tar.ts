@@ -66,7 +66,7 @@ export interface TarSink {
 
 export interface TarLimits {
   readonly entriesCount: number;
-  /** Sum of stored content of all files. */
+  /** Sum of the sizes of all files, holes included: whoever copies a sparse file may read all of it. */
   readonly contentBytes: number;
   /** One PAX header, GNU long name or sparse map. */
   readonly recordBytes: number;
@@ -322,7 +322,7 @@ export class TarReader {
     // Only files have content, whatever the size field says; but a GNU directory dump carries a listing.
     this.#contentLeft = type === 'file' || flag === 'D' ? storedBytes : 0;
     this.#afterContentPadding = padded(this.#contentLeft) - this.#contentLeft;
-    if (type === 'file') this.#countContent(storedBytes);
+    if (type === 'file') this.#countContent(Math.max(storedBytes, entry.sizeBytes));
     this.#openContent(block, entry, sparse, flag);
   }
 

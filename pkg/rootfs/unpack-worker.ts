@@ -50,6 +50,8 @@ export interface SettleJob {
   /** Directory with the merged lower layers. */
   readonly below: string;
   readonly pending: Pending;
+  /** What is copied from below is bounded like what is unpacked. */
+  readonly limits: Pick<UnpackLimits, 'unpackedBytes'>;
 }
 
 /** Compares a layer with its manifest. */
@@ -92,7 +94,7 @@ async function run(request: Request): Promise<Results[keyof Results]> {
     case 'unpack':
       return unpack(request.job, request);
     case 'settle':
-      return settle(request.job);
+      return settle(request.job, request);
     case 'verify':
       return verify(request.job, request);
   }
@@ -161,11 +163,12 @@ function checkRatio(job: UnpackJob, produced: number): void {
 }
 
 /** In a manifest of its own: appending to the first one could be cut short by a crash. */
-async function settle(job: SettleJob): Promise<null> {
+async function settle(job: SettleJob, request: Request): Promise<null> {
   using root = Root.open(join(job.directory, 'fs'), 'chroot');
   using below = Root.open(job.below, 'chroot');
   const tree = new RootTree(root, below);
-  await writeManifest(join(job.directory, 'manifest.settled'), (manifest) => settleLayer(tree, job.pending, manifest));
+  const bounds = { copiedBytes: job.limits.unpackedBytes, look: () => checkCancelled(request) };
+  await writeManifest(join(job.directory, 'manifest.settled'), (manifest) => settleLayer(tree, job.pending, manifest, bounds));
   return null;
 }
 
