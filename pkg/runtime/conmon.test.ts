@@ -1,17 +1,19 @@
 import { assert } from 'chai';
+import { existsSync } from 'node:fs';
 import { type FileHandle, mkdtemp, open, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { RuntimeError } from '../base/errors.ts';
+import { explain, RuntimeError } from '../base/errors.ts';
 import type { ContainerId } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import { backgroundOp, type Logger, silent } from '../base/op.ts';
+import type { RuntimeProcess } from '../oci/spec-types.ts';
 import { type DirectoryEvent, processRef, type watchDirectory } from '../sys/index.ts';
 import { monitorArgv, reopened } from './conmon.ts';
 import { exitFileId, parseExitCode, watchExits } from './exits.ts';
 import { FakeNode, fakeHandler } from './fake.ts';
 import type { CreateRequest, OciRuntime, RuntimeHandler } from './index.ts';
-import { brokenOn, parseState, stateIds } from './oci-cli.ts';
+import { brokenOn, OciCli, parseState, stateIds } from './oci-cli.ts';
 
 const ID = 'ab'.repeat(32) as ContainerId;
 
@@ -113,6 +115,25 @@ describe('a node out of inotify instances', () => {
     let file: FileHandle | undefined;
     await reopened(backgroundOp(silent), self, logPath, async () => void (file = await open(logPath, 'w')), refuse);
     await file?.close();
+  });
+});
+
+describe('exec', () => {
+  it('makes its directory the next time when it could not be made', async () => {
+    const directory = await mkdtemp(join(tmpdir(), 'berth-exec-'));
+    const inTheWay = join(directory, 'rt');
+    const scratchDir = join(inTheWay, 'exec');
+    const runtime = new OciCli({ ...fakeHandler('crun'), path: join(directory, 'absent'), root: directory }, { scratchDir });
+    const exec = (): Promise<string> => runtime.exec(backgroundOp(silent), ID, { args: ['true'] } as unknown as RuntimeProcess, { tty: false, stdin: null, stdout: null, stderr: null }).then(() => '', explain);
+    try {
+      await writeFile(inTheWay, '');
+      assert.match(await exec(), /ENOTDIR|EEXIST|not a directory/);
+      await rm(inTheWay);
+      assert.notMatch(await exec(), /ENOTDIR|EEXIST|not a directory/);
+      assert.isTrue(existsSync(scratchDir));
+    } finally {
+      await rm(directory, { recursive: true, force: true });
+    }
   });
 });
 

@@ -24,8 +24,13 @@ export async function remembered(binary: string, file: string, ask: () => Promis
   if (known !== undefined) return known;
   const answers = await ask();
   // A runtime that does not work may work in a moment, without having changed itself.
-  if (answers.version.exitCode === 0) await replaceFile(file, JSON.stringify({ identity, version: written(answers.version), features: written(answers.features) }), 'memory').catch(() => {});
+  if (answers.version.exitCode === 0 && (answers.features.exitCode === 0 || isRefusal(answers.features))) await replaceFile(file, JSON.stringify({ identity, version: written(answers.version), features: written(answers.features) }), 'memory').catch(() => {});
   return answers;
+}
+
+/** PURE. True if a runtime says that it has no such command, as crun and runc, youki, and runsc put it; anything else may be a moment's trouble. */
+function isRefusal({ stdout, stderr }: Answer): boolean {
+  return /unknown command|no help topic|unrecognized (sub)?command|^usage:/im.test(`${stderr.toString('utf8')}\n${stdout.toString('utf8')}`);
 }
 
 /** Tells one binary from another, also one that was replaced; undefined for what is no ELF program. */

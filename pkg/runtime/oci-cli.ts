@@ -171,7 +171,10 @@ export class OciCli implements OciRuntime {
       becomeSubreaper();
       await mkdir(this.#scratchDir, { recursive: true, mode: 0o700 });
       for (const name of await readdir(this.#scratchDir)) await rm(join(this.#scratchDir, name), { recursive: true, force: true });
-    })();
+    })().catch((error: unknown) => {
+      this.#scratchReady = undefined; // The next exec may have the descriptors or the room that this one lacked.
+      throw error;
+    });
     return this.#scratchReady;
   }
 }
