@@ -261,6 +261,21 @@ describe('image/registry: blobs', () => {
     }
   });
 
+  it('asks again for the rest of a range that ended early', async () => {
+    const large = Buffer.alloc(FROM + 12_345);
+    for (let at = 0; at < large.length; at += 4096) large.writeUInt32BE(at, Math.min(at, large.length - 4));
+    const name = digestOf('large');
+    const made = setUp();
+    made.registry.put(path('blobs', name), large);
+    made.registry.special.set(path('blobs', name), (request) => {
+      const normal = made.registry.normal(request);
+      return request.headers['range'] === `bytes=0-${EACH - 1}` && normal?.body instanceof Uint8Array ? { ...normal, body: normal.body.subarray(0, 1000) } : normal;
+    });
+    const received = await drain(made.repository.blob(testOp(), name, BigInt(large.length), 0n));
+    expect([received.length, received.equals(large)]).to.deep.equal([large.length, true]);
+    expect(ranges(made)).to.include(`bytes=1000-${1000 + EACH - 1}`);
+  });
+
   it('takes a large one whole from a server without ranges', async () => {
     const large = Buffer.alloc(FROM, 7);
     const name = digestOf('large');
@@ -295,13 +310,42 @@ describe('image/registry: RateWatch', () => {
 
   it('does not count the time in which a request waits for its answer', async () => {
     const watch = new RateWatch(60_000, 1000, 0);
+    let now = 10_000;
     const { promise, resolve } = Promise.withResolvers<void>();
-    const waiting = watch.waiting(() => 500_000, () => promise);
+    const waiting = watch.waiting(() => now, () => promise);
     expect(watch.stalled(400_000)).to.equal(false);
+    now = 510_000;
     resolve();
     await waiting;
     expect(watch.stalled(559_999)).to.equal(false);
     expect(watch.stalled(560_000)).to.equal(true);
+  });
+
+  it('counts the time between, so that a few bytes from each of many connections are no progress', async () => {
+    const watch = new RateWatch(60_000, 1000, 0);
+    let now = 0;
+    let connections = 0;
+    for (; connections < 1000 && !watch.stalled(now); connections++) {
+      await watch.waiting(() => now, async () => void (now += 5_000));
+      now += 600;
+      watch.add(5, now);
+    }
+    expect(connections).to.equal(100);
+  });
+
+  it('stands still as long as any of several requests waits', async () => {
+    const watch = new RateWatch(60_000, 1000, 0);
+    let now = 20_000;
+    const [one, two] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+    const waiting = [one, two].map(({ promise }) => watch.waiting(() => now, () => promise));
+    now = 100_000;
+    one.resolve();
+    await waiting[0];
+    watch.add(1000, 110_000);
+    now = 200_000;
+    two.resolve();
+    await waiting[1];
+    expect([watch.stalled(259_999), watch.stalled(260_000)]).to.deep.equal([false, true]);
   });
 
   it('zero turns it off', () => {

@@ -177,7 +177,6 @@ export class Repository {
             at += BigInt(chunk.length);
             failures = 0;
           }
-          if (at < sizeBytes) throw tooShort(digest, at, sizeBytes);
         } catch (error) {
           if (op.signal.aborted) throw abortError(op, `downloading ${digest}`);
           if (stop.signal.aborted) throw tooSlow(`${this.#endpoint.root}: blob ${digest} stopped at ${at} of ${sizeBytes} bytes: less than ${limits.pullProgressBytes} bytes moved in ${watch.timeoutMs / 1000} s`);
@@ -347,7 +346,7 @@ class BlobTransfer {
     }
   }
 
-  /** At most `length` bytes of an answer. A server that sends more is cut off here; the digest tells the rest. */
+  /** `length` bytes of an answer. A server that sends more is cut off here; the digest tells the rest. @throws Unavailable after the last byte if it sends fewer. */
   async *#stream(answer: RangeAnswer, length: bigint): AsyncGenerator<Uint8Array, void, void> {
     const { response } = answer;
     let skip = answer.skip;
@@ -362,6 +361,7 @@ class BlobTransfer {
         left -= BigInt(rest.length);
         if (rest.length > 0) yield rest;
       }
+      if (left > 0n) throw tooShort(response.url, left);
     } catch (error) {
       throw networkError(response.url, error);
     } finally {
@@ -377,6 +377,7 @@ export class RateWatch {
   #windowFrom: number;
   #bytes = 0;
   #waiting = 0;
+  #standsFrom = 0;
 
   constructor(timeoutMs: number, minBytes: number, now: number) {
     this.timeoutMs = timeoutMs;
@@ -393,21 +394,20 @@ export class RateWatch {
     }
   }
 
-  /** The clock stands while a request waits for its turn and for an answer, which have bounds of their own. */
+  /** The clock stands while a request waits for its turn and for an answer, which have bounds of their own; the window goes on afterwards where it was. */
   async waiting<T>(now: () => number, work: () => Promise<T>): Promise<T> {
-    this.#waiting++;
+    if (this.#waiting++ === 0) this.#standsFrom = now();
     try {
       return await work();
     } finally {
-      this.#waiting--;
-      this.#bytes = 0;
-      this.#windowFrom = now();
+      if (--this.#waiting === 0) this.#windowFrom += now() - Math.max(this.#standsFrom, this.#windowFrom);
     }
   }
 
   /** True if the current window is over and did not see enough. */
   stalled(now: number): boolean {
-    return this.timeoutMs > 0 && this.#waiting === 0 && now - this.#windowFrom >= this.timeoutMs;
+    const counted = this.#waiting === 0 ? now : this.#standsFrom;
+    return this.timeoutMs > 0 && counted - this.#windowFrom >= this.timeoutMs;
   }
 }
 
@@ -476,8 +476,8 @@ function retryAfterMs(text: string | undefined): number {
   return Number.isNaN(date) ? 1_000 : Math.max(0, date - Date.now());
 }
 
-function tooShort(digest: Digest, at: bigint, size: bigint): RuntimeError {
-  return new RuntimeError('Unavailable', `blob ${digest} ended at ${at} of ${size} bytes`, { reason: 'RegistryUnavailable' });
+function tooShort(url: URL, missing: bigint): RuntimeError {
+  return new RuntimeError('Unavailable', `${shortUrl(url)} ends ${missing} bytes before what was asked for`, { reason: 'RegistryUnavailable' });
 }
 
 function tooSlow(message: string): RuntimeError {
