@@ -3,10 +3,10 @@
  */
 import { Command, CommanderError } from 'commander';
 import { join } from 'node:path';
-import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { flushCompileCache } from 'node:module';
-import { flags, loadConfig, type LoadedConfig } from '../pkg/config/index.ts';
-import { errnoOf, explain, isCode } from '../pkg/base/errors.ts';
+import { diskFiles, flags, loadConfig, type LoadedConfig } from '../pkg/config/index.ts';
+import { explain, isCode } from '../pkg/base/errors.ts';
 import { journaldReads, Log, parseLogLevel } from '../pkg/base/log.ts';
 import { findExecutable, notifyServiceManager } from '../pkg/sys/index.ts';
 import { addCommands } from './commands/index.ts';
@@ -48,29 +48,8 @@ async function configuration(given: Readonly<Record<string, string | boolean | s
     env: process.env,
     // sd_booted(3): the directory exists exactly when systemd is PID 1.
     node: { systemdCgroups: existsSync('/run/systemd/system'), findExecutable: (name) => findExecutable(name) },
-    files: {
-      // On the spot: nobody is served yet, and the thread pool would first have to be started.
-      async read(path) {
-        return ifPresent(() => readFileSync(path, 'utf8'));
-      },
-      async list(path) {
-        return ifPresent(() => readdirSync(path))?.map((name) => ({ name, kind: kindOf(ifPresent(() => statSync(join(path, name)))) }));
-      },
-    },
+    files: diskFiles,
   });
-}
-
-function ifPresent<T>(work: () => T): T | undefined {
-  try {
-    return work();
-  } catch (error) {
-    if (errnoOf(error) === 'ENOENT') return undefined;
-    throw error;
-  }
-}
-
-function kindOf(found: { isFile(): boolean; isDirectory(): boolean } | undefined): 'file' | 'directory' | 'other' {
-  return found?.isFile() === true ? 'file' : found?.isDirectory() === true ? 'directory' : 'other';
 }
 
 async function serveForever(given: Readonly<Record<string, string | boolean | string[] | undefined>>): Promise<void> {

@@ -1,6 +1,6 @@
 /** `berth version`, `config`, `status`, `check`: the daemon and the node. */
 import type { Command } from 'commander';
-import { loadConfig, renderConfig } from '../../pkg/config/index.ts';
+import { loadConfig, noFiles, renderConfig } from '../../pkg/config/index.ts';
 import type { CheckProblem, Operation, Pull } from '../../pkg/cri-api/types.ts';
 import { connect } from '../client.ts';
 import { type CommandContext, withClient } from './context.ts';
@@ -27,7 +27,7 @@ export function addNode(program: Command, context: CommandContext): void {
     .description('print the configuration in force, as TOML')
     .option('--default', 'print the built-in defaults instead')
     .action(async ({ default: builtIn }: { readonly default?: true }) => {
-      const { config, warnings } = await (builtIn === true ? loadConfig({ node: { systemdCgroups: false } }) : context.load());
+      const { config, warnings } = await (builtIn === true ? loadConfig({ node: { systemdCgroups: false }, files: noFiles }) : context.load());
       for (const warning of warnings) process.stderr.write(`berth: ${warning}\n`);
       screen.write(`${renderConfig(config, { comment: 'defaults', docs: 'with' }).trimEnd()}\n`);
     });

@@ -1,7 +1,10 @@
 import { assert } from 'chai';
-import { readFile, writeFile } from 'node:fs/promises';
-import { isCode, RuntimeError } from '../base/errors.ts';
-import { flags, loadConfig, reload, reloadableKeys, renderConfig } from './index.ts';
+import { mkdir, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { explain, isCode, RuntimeError } from '../base/errors.ts';
+import { limits } from '../base/limits.ts';
+import { diskFiles, flags, loadConfig, reload, reloadableKeys, renderConfig } from './index.ts';
 import type { ConfigFiles, LoadedConfig, LoadOptions } from './index.ts';
 import { handlerTable, type Table, tables, unsupportedTables } from './schema.ts';
 import { parseToml } from './toml.ts';
@@ -51,6 +54,24 @@ describe('config', () => {
     assert.equal(config.runtimes.get('runc')?.runtimeRoot, '/run/berth/runtimes/runc');
     assert.equal(config.runtimes.get('runc')?.createTimeoutMs, 240_000);
     assert.deepEqual([warnings, sources], [[], []]);
+  });
+
+  it('takes the files of a node as they are: hidden names and dead links are no configuration, and none is endless', async () => {
+    const directory = await mkdtemp(join(tmpdir(), 'berth-config-'));
+    try {
+      await writeFile(join(directory, '.hidden'), '');
+      await symlink('/nowhere/at/all', join(directory, 'dead'));
+      await mkdir(join(directory, 'below'));
+      await writeFile(join(directory, 'plain'), 'text');
+      await writeFile(join(directory, 'large'), Buffer.alloc(limits.configFileBytes + 1));
+      const found = await diskFiles.list(directory);
+      assert.sameDeepMembers([...(found ?? [])], [{ name: 'below', kind: 'directory' }, { name: 'dead', kind: 'other' }, { name: 'large', kind: 'file' }, { name: 'plain', kind: 'file' }]);
+      assert.equal(await diskFiles.read(join(directory, 'plain')), 'text');
+      assert.deepEqual([await diskFiles.read(join(directory, 'absent')), await diskFiles.list(join(directory, 'absent'))], [undefined, undefined]);
+      assert.match(await diskFiles.read(join(directory, 'large')).then(() => '', explain), /larger than/);
+    } finally {
+      await rm(directory, { recursive: true });
+    }
   });
 
   it('takes systemd for cgroup_manager where the node has it, unless told otherwise', async () => {

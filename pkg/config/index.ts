@@ -13,6 +13,7 @@ import { everyOption, handler } from './schema.ts';
 import type { Option, tables, Values } from './schema.ts';
 
 export type { AdditionalDevice, Ulimit } from './kinds.ts';
+export { diskFiles, noFiles } from './load.ts';
 export { renderConfig } from './render.ts';
 export type { RenderOptions } from './render.ts';
 export { DEFAULT_CONFIG_DIR, DEFAULT_CONFIG_FILE, flags, reloadableKeys } from './schema.ts';
@@ -55,7 +56,8 @@ export interface LoadOptions {
   readonly flags?: FlagValues;
   readonly env?: Readonly<Record<string, string | undefined>>;
   readonly node: NodeDefaults;
-  readonly files?: ConfigFiles;
+  /** Asked for, so that nobody reads the node's files who means to have the defaults. */
+  readonly files: ConfigFiles;
 }
 
 export interface LoadedConfig {

@@ -1,7 +1,7 @@
 /** Reads the sources of the configuration one after the other, remembers for every key who set it last, and decides at the end. */
-import { readdir, stat } from 'node:fs/promises';
+import { readdirSync, statSync } from 'node:fs';
 import { errnoOf, RuntimeError } from '../base/errors.ts';
-import { readBounded } from '../base/files.ts';
+import { readInMemory } from '../base/files.ts';
 import { limits } from '../base/limits.ts';
 import type { Config, ConfigFiles, HandlerConfig, LoadedConfig, LoadOptions } from './index.ts';
 import { BadValue } from './kinds.ts';
@@ -36,7 +36,7 @@ export class Loader {
 
   constructor(options: LoadOptions) {
     this.#options = options;
-    this.#files = options.files ?? diskFiles;
+    this.#files = options.files;
   }
 
   async readFiles(): Promise<void> {
@@ -262,29 +262,32 @@ export class Loader {
   }
 }
 
-const diskFiles: ConfigFiles = {
+/** The files of the node. Read on the spot: nobody is served yet, and the thread pool would first have to be started. Hidden names are left out. */
+export const diskFiles: ConfigFiles = {
   async read(path) {
-    try {
-      return (await readBounded(path, limits.configFileBytes)).toString('utf8');
-    } catch (error) {
-      if (errnoOf(error) === 'ENOENT') return undefined;
-      throw error;
-    }
+    return ifPresent(() => readInMemory(path, limits.configFileBytes).toString('utf8'));
   },
   async list(path) {
-    let names: string[];
-    try {
-      names = await readdir(path);
-    } catch (error) {
-      if (errnoOf(error) === 'ENOENT') return undefined;
-      throw error;
-    }
-    return Promise.all(names.map(async (name) => {
-      const info = await stat(`${path}/${name}`);
-      return { name, kind: info.isFile() ? ('file' as const) : info.isDirectory() ? ('directory' as const) : ('other' as const) };
-    }));
+    const names = ifPresent(() => readdirSync(path))?.filter((name) => !name.startsWith('.'));
+    return names?.map((name) => ({ name, kind: kindOfEntry(ifPresent(() => statSync(`${path}/${name}`))) }));
   },
 };
+
+/** No files at all: what is left are the built-in defaults. */
+export const noFiles: ConfigFiles = { read: async () => undefined, list: async () => undefined };
+
+function ifPresent<T>(work: () => T): T | undefined {
+  try {
+    return work();
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT') return undefined;
+    throw error;
+  }
+}
+
+function kindOfEntry(found: { isFile(): boolean; isDirectory(): boolean } | undefined): 'file' | 'directory' | 'other' {
+  return found?.isFile() === true ? 'file' : found?.isDirectory() === true ? 'directory' : 'other';
+}
 
 /** Puts the parts together; nothing can be changed afterwards. */
 export function freezeConfig(sections: ReadonlyMap<string, Record<string, unknown>>, runtimes: ReadonlyMap<string, HandlerConfig>): Config {
