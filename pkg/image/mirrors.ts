@@ -13,7 +13,8 @@ export class MirroredSource implements PullSource {
   /** The one that answered last comes first. */
   #order: readonly Endpoint[];
   readonly #wrong = new Map<Digest, Set<Endpoint>>();
-  readonly #lastUsed = new Map<Digest, Endpoint>();
+  /** Whose bytes came first in the last download of a blob; as long as none came, who was asked last. */
+  readonly #suspects = new Map<Digest, Endpoint>();
 
   /** `open` finds credentials, which takes files; it is called at most once per endpoint, and only for those that are asked. */
   constructor(describe: string, endpoints: readonly Endpoint[], open: (endpoint: Endpoint) => Promise<Repository>) {
@@ -57,7 +58,7 @@ export class MirroredSource implements PullSource {
     const order = this.#order.filter((endpoint) => this.#wrong.get(want.digest)?.has(endpoint) !== true);
     let at = offset;
     for (const endpoint of order) {
-      this.#lastUsed.set(want.digest, endpoint);
+      if (at === offset) this.#suspects.set(want.digest, endpoint);
       try {
         const repository = await this.#repository(endpoint);
         for await (const chunk of repository.blob(op, want.digest, want.size, at)) {
@@ -73,11 +74,12 @@ export class MirroredSource implements PullSource {
     }
   }
 
+  /** Of several that gave a part each, the first: those after it went on from what it had given, and the last of them is the registry itself. */
   discredit(digest: Digest): boolean {
-    const last = this.#lastUsed.get(digest);
-    if (last === undefined) return false;
+    const suspect = this.#suspects.get(digest);
+    if (suspect === undefined) return false;
     const wrong = this.#wrong.get(digest) ?? new Set();
-    this.#wrong.set(digest, wrong.add(last));
+    this.#wrong.set(digest, wrong.add(suspect));
     return this.#order.some((endpoint) => !wrong.has(endpoint));
   }
 

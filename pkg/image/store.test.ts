@@ -671,6 +671,18 @@ describe('image/store', () => {
       expect(own.sort()).to.deep.equal([`/v2/x/blobs/${base?.digest} whole`, `/v2/x/blobs/${middle?.digest} bytes=10-`].sort());
     });
 
+    it('blames the mirror that began a wrong blob, not the registry that ended it', async () => {
+      await mirrors('m1.example');
+      const mirror = new FakeRegistry().add('x', 'latest', image);
+      network.hosts.set('https://m1.example', mirror.host);
+      registry.add('x', 'latest', image);
+      const path = `/v2/x/blobs/${image.layers[0]?.digest}`;
+      mirror.special.set(path, (request) => (request.headers['range'] === undefined ? { body: Buffer.alloc(10) } : { status: 403 }));
+      expect((await pull('reg.example/x')).id).to.equal(image.id);
+      const asked = network.requests.filter(({ url }) => url.pathname === path).map(({ url, headers }) => `${url.host} ${headers['range'] ?? 'whole'}`);
+      expect(asked).to.deep.equal(['m1.example whole', 'm1.example bytes=10-', 'reg.example bytes=10-', 'reg.example whole']);
+    });
+
     it('tells how the mirrors failed when all did', async () => {
       await mirrors('m1.example');
       network.hosts.set('https://m1.example', () => ({ status: 403 }));
