@@ -1,6 +1,6 @@
 import { assert } from 'chai';
 import { existsSync } from 'node:fs';
-import { type FileHandle, mkdtemp, open, readFile, rm, writeFile } from 'node:fs/promises';
+import { type FileHandle, mkdtemp, open, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { explain, RuntimeError } from '../base/errors.ts';
@@ -9,7 +9,7 @@ import { limits } from '../base/limits.ts';
 import { backgroundOp, type Logger, silent } from '../base/op.ts';
 import type { RuntimeProcess } from '../oci/spec-types.ts';
 import { type DirectoryEvent, processRef, type watchDirectory } from '../sys/index.ts';
-import { monitorArgv, reopened } from './conmon.ts';
+import { ConmonMonitor, monitorArgv, reopened } from './conmon.ts';
 import { exitFileId, parseExitCode, watchExits } from './exits.ts';
 import { FakeNode, fakeHandler } from './fake.ts';
 import type { CreateRequest, OciRuntime, RuntimeHandler } from './index.ts';
@@ -115,6 +115,21 @@ describe('a node out of inotify instances', () => {
     let file: FileHandle | undefined;
     await reopened(backgroundOp(silent), self, logPath, async () => void (file = await open(logPath, 'w')), refuse);
     await file?.close();
+  });
+});
+
+describe('destroying a monitor', () => {
+  it('removes what writers of exit files left that were killed, and nothing of those that live', async () => {
+    const directory = await mkdtemp(join(tmpdir(), 'berth-exits-'));
+    const NEVER = 4_194_305; // Above the largest pid_max.
+    const [living, other] = [`.conmon-${process.pid}.tmp`, `${'cd'.repeat(32)}.X1Y2Z3`];
+    try {
+      for (const name of [ID, `${ID}.X1Y2Z3`, `.conmon-${NEVER}.tmp`, living, other]) await writeFile(join(directory, name), '0');
+      await new ConmonMonitor({ exitsDir: directory }).destroy(backgroundOp(silent), ID, join(directory, 'no-bundle'));
+      assert.sameMembers(await readdir(directory), [living, other]);
+    } finally {
+      await rm(directory, { recursive: true, force: true });
+    }
   });
 });
 

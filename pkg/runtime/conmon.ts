@@ -134,6 +134,7 @@ export class ConmonMonitor implements Monitor {
     op.stage('end monitor');
     const monitor = await findMonitor(bundle, id);
     if (monitor !== undefined) await this.#end(op, id, monitor);
+    this.#removeUnfinished(id);
     removeInMemory(join(this.#exitsDir, id));
   }
 
@@ -153,12 +154,15 @@ export class ConmonMonitor implements Monitor {
       reapOrphans();
     }
     if (isAlive(monitor)) throw new RuntimeError('DeadlineExceeded', `monitor ${monitor.pid} of container ${id} does not die from SIGKILL: it hangs in the kernel, look at the disk that its log is on`);
-    this.#removeUnfinished(id);
   }
 
-  /** A writer killed between its temporary file and the rename leaves the former: `<id>.XXXXXX`. */
+  /** A writer killed between its temporary file and the rename leaves the former: upstream's `<id>.XXXXXX`, or our `.conmon-<pid>.tmp`. */
   #removeUnfinished(id: ContainerId): void {
-    for (const name of listInMemory(this.#exitsDir)) if (name.startsWith(`${id}.`)) removeInMemory(join(this.#exitsDir, name));
+    for (const name of listInMemory(this.#exitsDir)) {
+      const pid = /^\.conmon-(\d{1,10})\.tmp$/.exec(name)?.[1];
+      const isLeft = pid === undefined ? name.startsWith(`${id}.`) : !isRunning(Number(pid));
+      if (isLeft) removeInMemory(join(this.#exitsDir, name));
+    }
   }
 
   #record(exit: ExitFile): ExitRecord {
@@ -424,6 +428,11 @@ async function findMonitor(bundle: string, id: ContainerId | undefined): Promise
     if (ref !== undefined && isAlive(ref)) return ref;
   }
   return undefined;
+}
+
+function isRunning(pid: number): boolean {
+  const ref = processRef(pid);
+  return ref !== undefined && isAlive(ref);
 }
 
 function pidFileText(path: string): string | undefined {
