@@ -52,10 +52,10 @@ export const limits = {
   execOutputBytes: 16 * MiB,
   /** Output of a command that is kept without asking; probes and hooks print less. */
   execSmallOutputBytes: 64 * KiB,
-  /** Larger outputs together, kept until their clients have them; each is there twice on its way. */
-  execOutputRoomBytes: 64 * MiB,
-  /** How long a command's output waits for others to leave room before the rest of it is dropped: probes have a second or more. */
-  execOutputRoomMs: 500,
+  /** Commands at once whose larger output is kept until the client has it: each takes up to 32 MiB, and twice that on its way. */
+  execLargeOutputsCount: 2,
+  /** How long a command waits for such a place while none is given back, before the rest of its output is dropped. */
+  execOutputRoomMs: 30_000,
   /**
    * Commands in one container at once, those included that wait to be started. CRI-O and containerd have no limit, and a probe must not fail
    * because of what others run; this only keeps a flood from taking all the daemon's descriptors (up to five each). The container's own

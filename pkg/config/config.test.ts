@@ -67,6 +67,7 @@ describe('config', () => {
       const found = await diskFiles.list(directory);
       assert.sameDeepMembers([...(found ?? [])], [{ name: 'below', kind: 'directory' }, { name: 'dead', kind: 'other' }, { name: 'large', kind: 'file' }, { name: 'plain', kind: 'file' }]);
       assert.equal(await diskFiles.read(join(directory, 'plain')), 'text');
+      assert.equal(await diskFiles.read('/dev/null'), '');
       assert.deepEqual([await diskFiles.read(join(directory, 'absent')), await diskFiles.list(join(directory, 'absent'))], [undefined, undefined]);
       assert.match(await diskFiles.read(join(directory, 'large')).then(() => '', explain), /larger than/);
     } finally {

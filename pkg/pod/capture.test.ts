@@ -1,7 +1,7 @@
 import { assert } from 'chai';
 import { limits } from '../base/limits.ts';
 import { backgroundOp, type Op, silent } from '../base/op.ts';
-import { OutputRoom } from './capture.ts';
+import { type CapturedOutput, OutputRoom } from './capture.ts';
 
 const op = (signal?: AbortSignal): Op => (signal === undefined ? backgroundOp(silent) : { ...backgroundOp(silent), signal });
 const large = Buffer.alloc(limits.execSmallOutputBytes + 1, 'x');
@@ -26,58 +26,75 @@ describe('captured output', () => {
     assert.deepEqual([stdout.bytes()[0], stdout.bytes().at(-1)], [0, 15]);
   });
 
-  it('takes from the node only what is more than everybody may have, and gives it back', async () => {
-    const room = new OutputRoom(large.length * 8, 0);
-    for (let i = 0; i < 20; i++) {
-      const output = room.open(op());
-      for (let j = 0; j < 3; j++) await output.stdout.add(large);
-      await output.stderr.add(Buffer.from('short'));
-      assert.equal(output.stdout.bytes().length, 3 * large.length);
-      output.release();
-    }
+  /** A room whose places are all taken, and what took them. */
+  async function full(patienceMs?: number): Promise<{ readonly room: OutputRoom; readonly holders: readonly CapturedOutput[] }> {
+    const room = new OutputRoom(patienceMs);
+    const holders = Array.from({ length: limits.execLargeOutputsCount }, () => room.open(op()));
+    for (const each of holders) await each.stdout.add(large);
+    return { room, holders };
+  }
+
+  it('is large for a few commands at once; the others are held back until one has ended, in their order', async () => {
+    const { room, holders } = await full();
+    const [late, later] = [room.open(op()), room.open(op())];
+    await late.stdout.add(Buffer.from('a small output needs no place'));
+    const order: string[] = [];
+    const waiting = [late.stdout.add(large).then(() => order.push('late')), later.stdout.add(large).then(() => order.push('later'))];
+    assert.deepEqual(order, []);
+    holders[0]?.release();
+    await waiting[0];
+    await late.stderr.add(large);
+    assert.equal(late.stderr.bytes().length, large.length, 'one place serves both streams');
+    assert.deepEqual(order, ['late']);
+    late.release();
+    await Promise.all(waiting);
+    assert.deepEqual(order, ['late', 'later']);
   });
 
-  it('is dropped from where the node has no room left, and no other command stands still for it', async () => {
-    const room = new OutputRoom(2 * large.length - limits.execSmallOutputBytes, 0);
-    const [first, second] = [room.open(op()), room.open(op())];
-    await first.stdout.add(Buffer.concat([large, large]));
-    assert.equal(first.stdout.bytes().length, 2 * large.length);
-    await second.stdout.add(Buffer.from('a small output needs no room'));
-    await second.stdout.add(large);
-    await second.stdout.add(Buffer.from('nothing comes after a gap'));
-    await second.stderr.add(Buffer.from('nor does this need any'));
-    assert.deepEqual([second.stdout, second.stderr].map((each) => Buffer.from(each.bytes()).toString()), ['a small output needs no room', 'nor does this need any']);
-  });
-
-  it('waits a moment for room that others leave', async () => {
-    const room = new OutputRoom(2 * large.length, 3_600_000);
-    const [first, second] = [room.open(op()), room.open(op())];
-    await first.stdout.add(Buffer.concat([large, large]));
-    const waiting = second.stdout.add(Buffer.concat([large, large]));
-    first.release();
-    await waiting;
-    assert.equal(second.stdout.bytes().length, 2 * large.length);
-  });
-
-  it('is waited for no longer than by its own caller', async () => {
-    const room = new OutputRoom(large.length, 3_600_000);
+  it('is waited for no longer than by its own caller, whose place goes to the next', async () => {
+    const { room, holders } = await full();
     const gone = new AbortController();
     const leaving = room.open(op(gone.signal));
-    const wait = leaving.stdout.add(Buffer.concat([large, large, large]));
+    const wait = leaving.stdout.add(large);
+    const next = room.open(op());
+    const waiting = next.stdout.add(large);
     gone.abort();
     await wait;
-    assert.equal(leaving.stdout.bytes().length, 0);
+    leaving.release();
+    holders[0]?.release();
+    await waiting;
+    assert.deepEqual([leaving, next].map(({ stdout }) => stdout.bytes().length), [0, large.length]);
   });
 
-  it('leaves its room also where it was released while it waited', async () => {
-    const room = new OutputRoom(2 * large.length, 3_600_000);
-    const [first, second, third] = [room.open(op()), room.open(op()), room.open(op())];
-    await first.stdout.add(Buffer.concat([large, large]));
-    const waiting = second.stdout.add(Buffer.concat([large, large]));
+  it('ends where no place comes free, and the command goes on', async () => {
+    const { room, holders } = await full(1);
+    const output = room.open(op());
+    await output.stdout.add(Buffer.from('kept'));
+    await output.stdout.add(large);
+    await output.stdout.add(Buffer.from('nothing comes after a gap'));
+    await output.stderr.add(Buffer.from('kept, too'));
+    assert.deepEqual([output.stdout, output.stderr].map((each) => Buffer.from(each.bytes()).toString()), ['kept', 'kept, too']);
+    output.release();
+    for (const each of holders) each.release();
+    const after = Array.from({ length: limits.execLargeOutputsCount + 1 }, () => room.open(op()));
+    for (const each of after) await each.stdout.add(large);
+    assert.deepEqual(after.map(({ stdout }) => stdout.bytes().length), [...holders.map(() => large.length), 0], 'who waited in vain gives nothing back');
+  });
+
+  it('waits for half of the time that its command has', async () => {
+    const { room } = await full();
+    const output = room.open({ ...op(), deadline: Date.now() + 20 });
+    await output.stdout.add(large);
+    assert.equal(output.stdout.bytes().length, 0);
+  });
+
+  it('gives its place back also where it was released while it waited', async () => {
+    const { room, holders } = await full();
+    const [second, third] = [room.open(op()), room.open(op())];
+    const waiting = [second.stdout.add(large), third.stdout.add(large)];
     second.release();
-    first.release();
-    await waiting;
-    await third.stdout.add(Buffer.concat([large, large]));
-    assert.deepEqual([second, third].map(({ stdout }) => stdout.bytes().length), [0, 2 * large.length]);
+    holders[0]?.release();
+    await Promise.all(waiting);
+    assert.deepEqual([second, third].map(({ stdout }) => stdout.bytes().length), [0, large.length]);
   });
 });

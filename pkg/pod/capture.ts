@@ -1,22 +1,29 @@
 /**
  * The output of an ExecSync, kept up to a bound per stream (CVE-2022-1708), and within a bound for the whole node (CVE-2022-31030).
  *
- * Most commands print a line. What is longer takes its bytes from the node's room, and gives them back when it has been sent or its caller has
- * left. Where there is no room left, the command's pipe is not read for a moment, and then the rest is dropped, as beyond the bound of the
- * stream: a command must not stand still, nor fail, because of what others print.
+ * Most commands print a line. Those that print much wait for one of a few places, unread by us and so held back by their own pipe; a command whose
+ * output has been sent, or whose caller has left, gives its place back. But places may be held by commands that go on for hours: who has waited for half
+ * of the time that it has, or while none was given back for long, goes on without one, and what it prints from there is dropped. A command must
+ * neither stand still nor fail because of what others print.
  */
 import { discard } from '../base/bytes.ts';
 import { limits } from '../base/limits.ts';
 import type { Op } from '../base/op.ts';
 
-/** What the outputs of this node's commands may take together. */
+interface Waiting {
+  /** Runs out when no place has been given back for long. */
+  readonly patience: NodeJS.Timeout;
+  /** False if it has given up. */
+  readonly grant: () => boolean;
+}
+
+/** The places on this node for commands with much output. */
 export class OutputRoom {
   readonly #patienceMs: number;
-  readonly #waiting = new Set<() => void>();
-  #free: number;
+  readonly #waiting = new Set<Waiting>();
+  #free = limits.execLargeOutputsCount;
 
-  constructor(bytes: number = limits.execOutputRoomBytes, patienceMs: number = limits.execOutputRoomMs) {
-    this.#free = bytes;
+  constructor(patienceMs: number = limits.execOutputRoomMs) {
     this.#patienceMs = patienceMs;
   }
 
@@ -25,95 +32,107 @@ export class OutputRoom {
     return new CapturedOutput(op, this);
   }
 
-  /** True if the bytes are the caller's now; false if there was no room for as long as it may wait. */
-  async take(op: Op, bytes: number): Promise<boolean> {
-    const until = performance.now() + this.#patienceMs;
-    while (this.#free < bytes) {
-      const left = until - performance.now();
-      if (left <= 0 || op.signal.aborted) return false;
-      await this.#change(op.signal, left);
+  /** True when the caller has a place; false if it waited in vain. First come, first served. */
+  async take(op: Op): Promise<boolean> {
+    if (this.#free > 0) {
+      this.#free--;
+      return true;
     }
-    this.#free -= bytes;
-    return true;
+    const { promise, resolve } = Promise.withResolvers<boolean>();
+    let isOver = false;
+    const end = (granted: boolean): boolean => {
+      if (isOver) return false;
+      isOver = true;
+      resolve(granted);
+      return true;
+    };
+    const giveUp = (): void => void end(false);
+    const waiting: Waiting = { patience: setTimeout(giveUp, this.#patienceMs), grant: () => end(true) };
+    const half = setTimeout(giveUp, Math.min((op.deadline - Date.now()) / 2, TIMER_MAX_MS));
+    op.signal.addEventListener('abort', giveUp);
+    this.#waiting.add(waiting);
+    try {
+      return await promise;
+    } finally {
+      this.#waiting.delete(waiting);
+      op.signal.removeEventListener('abort', giveUp);
+      clearTimeout(half);
+      clearTimeout(waiting.patience);
+    }
   }
 
-  give(bytes: number): void {
-    this.#free += bytes;
-    for (const wake of [...this.#waiting]) wake();
-  }
-
-  /** Until something was given back, `ms` are over, or nobody waits any more. */
-  async #change(signal: AbortSignal, ms: number): Promise<void> {
-    const { promise, resolve } = Promise.withResolvers<void>();
-    const wake = (): void => resolve();
-    const timer = setTimeout(wake, ms);
-    this.#waiting.add(wake);
-    signal.addEventListener('abort', wake);
-    await promise;
-    signal.removeEventListener('abort', wake);
-    this.#waiting.delete(wake);
-    clearTimeout(timer);
+  give(): void {
+    for (const { patience } of this.#waiting) patience.refresh();
+    for (const { grant } of this.#waiting) if (grant()) return;
+    this.#free++;
   }
 }
+
+/** What setTimeout takes. */
+const TIMER_MAX_MS = 2 ** 31 - 1;
 
 export class CapturedOutput {
   readonly stdout: Capture;
   readonly stderr: Capture;
   readonly #op: Op;
   readonly #room: OutputRoom;
-  #taken = 0;
-  #over = false;
+  #place: Promise<boolean> | undefined;
+  #isReleased = false;
 
   constructor(op: Op, room: OutputRoom) {
     this.#op = op;
     this.#room = room;
-    this.stdout = new Capture((bytes) => this.#widen(bytes));
-    this.stderr = new Capture((bytes) => this.#widen(bytes));
+    // One place serves both streams.
+    this.stdout = new Capture(() => (this.#place ??= this.#take()));
+    this.stderr = new Capture(() => (this.#place ??= this.#take()));
   }
 
   /** The bytes of both streams are gone then. May be called again. */
   release(): void {
-    this.#over = true;
+    if (this.#isReleased) return;
+    this.#isReleased = true;
     this.stdout.discard();
     this.stderr.discard();
-    if (this.#taken > 0) this.#room.give(this.#taken);
-    this.#taken = 0;
+    void this.#place?.then((granted) => granted && this.#room.give());
   }
 
-  async #widen(bytes: number): Promise<boolean> {
-    if (!(await this.#room.take(this.#op, bytes))) {
-      if (!this.#op.signal.aborted) this.#op.log.warn('the node has no room left for the output of commands; the rest of this one is dropped', { bytes: limits.execOutputRoomBytes });
-      return false;
-    }
-    if (this.#over) this.#room.give(bytes);
-    else this.#taken += bytes;
-    return !this.#over;
+  async #take(): Promise<boolean> {
+    this.#op.stage('wait for room for the output');
+    const granted = await this.#room.take(this.#op);
+    this.#op.stage('runtime exec');
+    if (!granted && !this.#op.signal.aborted) this.#op.log.warn('other commands hold all the room for large outputs; the rest of this output is dropped', { keptBytes: limits.execSmallOutputBytes });
+    return granted;
   }
 }
 
-/** Each buffer is so many times as large as the one before: few copies, and little that is never written to. */
-const GROWTH = 4;
-
 /** Keeps the first bytes of a stream and drops the rest, so that the command goes on. */
 export class Capture {
-  readonly #widen: (bytes: number) => Promise<boolean>;
+  readonly #widen: () => Promise<boolean>;
   #buffer: Buffer = Buffer.alloc(0);
   #length = 0;
-  #full = false;
+  /** Nothing is kept any more. */
+  #isFull = false;
 
-  /** `widen` asks for bytes beyond the few that everybody may have; false: there are none. */
-  constructor(widen: (bytes: number) => Promise<boolean>) {
+  /** `widen` is asked before more than the few bytes are kept that everybody may have; false: no more may be. */
+  constructor(widen: () => Promise<boolean>) {
     this.#widen = widen;
   }
 
   async add(chunk: Uint8Array): Promise<void> {
-    if (this.#full) return;
+    if (this.#isFull) return;
     const wanted = Math.min(this.#length + chunk.length, limits.execOutputBytes);
-    if (wanted > this.#buffer.length) await this.#grow(wanted);
+    if (wanted > this.#buffer.length) {
+      // One buffer of full size costs only the pages that are written to; growing step by step would hold two.
+      const isLarge = wanted > limits.execSmallOutputBytes;
+      if (isLarge && !(await this.#widen())) this.#isFull = true;
+      if (this.#isFull) return;
+      const buffer = Buffer.allocUnsafeSlow(isLarge ? limits.execOutputBytes : Math.max(wanted, 2 * this.#buffer.length));
+      buffer.set(this.#buffer.subarray(0, this.#length));
+      this.#buffer = buffer;
+    }
     // A copy: the reader may use its buffer again.
-    const end = Math.min(wanted, this.#buffer.length);
-    this.#buffer.set(chunk.subarray(0, end - this.#length), this.#length);
-    this.#length = end;
+    this.#buffer.set(chunk.subarray(0, wanted - this.#length), this.#length);
+    this.#length = wanted;
   }
 
   bytes(): Uint8Array {
@@ -121,22 +140,9 @@ export class Capture {
   }
 
   discard(): void {
-    this.#full = true;
+    this.#isFull = true;
     discard(this.#buffer);
     this.#buffer = Buffer.alloc(0);
     this.#length = 0;
-  }
-
-  async #grow(wanted: number): Promise<void> {
-    const small = limits.execSmallOutputBytes;
-    const ample = Math.min(limits.execOutputBytes, Math.max(wanted, GROWTH * this.#buffer.length));
-    const size = wanted <= small ? Math.min(ample, small) : ample;
-    const asked = size - Math.max(small, this.#buffer.length);
-    if (asked > 0 && !(await this.#widen(asked))) this.#full = true;
-    if (this.#full) return;
-    const buffer = Buffer.allocUnsafeSlow(size);
-    buffer.set(this.#buffer.subarray(0, this.#length));
-    discard(this.#buffer);
-    this.#buffer = buffer;
   }
 }
