@@ -75,6 +75,11 @@ describe('config', () => {
     }
   });
 
+  it('leaves the dots and slashes of a sysctl to who knows what they mean', async () => {
+    const { config } = await load('[crio.runtime]\ndefault_sysctls = ["net/ipv4/conf/eth0.100/rp_filter=0", "net.ipv4.conf.eth0/100.rp_filter=1"]');
+    assert.deepEqual([...config.runtime.defaultSysctls], [['net/ipv4/conf/eth0.100/rp_filter', '0'], ['net.ipv4.conf.eth0/100.rp_filter', '1']]);
+  });
+
   it('takes systemd for cgroup_manager where the node has it, unless told otherwise', async () => {
     const node = { systemdCgroups: true };
     assert.equal((await load({}, { node })).config.runtime.cgroupManager, 'systemd');

@@ -181,7 +181,7 @@ export const ulimit = {
 };
 
 /**
- * `["name=value", …]` as a map. Whether a name is namespaced is the sandbox's question; here the entry must be one
+ * `["name=value", …]` as a map. Whether a name is namespaced, and what its dots and slashes mean, is the sandbox's question; here the entry must be one
  * name and one value that can be written literally, so that none smuggles a second one (CVE-2022-0811).
  */
 export const sysctls: Kind<ReadonlyMap<string, string>> = {
@@ -192,7 +192,7 @@ export const sysctls: Kind<ReadonlyMap<string, string>> = {
     for (const each of raw as readonly unknown[]) {
       const match = /^\s*([a-z0-9_]+(?:[./][a-zA-Z0-9_-]+)+)\s*=\s*([^+=\n\r\0]+?)\s*$/.exec(string(each));
       if (match === null) throw new BadValue(`wants "name=value" without "+", "=" or a newline in the value, got ${JSON.stringify(each)}`);
-      map.set((match[1] ?? '').replaceAll('/', '.'), match[2] ?? '');
+      map.set(match[1] ?? '', match[2] ?? '');
     }
     return map;
   },

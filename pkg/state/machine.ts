@@ -8,12 +8,12 @@
  *      ╰──────remove──────▶ removing ◀──────────remove─────────────────╯
  *
  * `unknown` is where recovery puts a container whose process it can no longer watch. It can only
- * be found dead (exited) or removed; it never goes back to running.
+ * be found dead (exited), and is removed after that; it never goes back to running.
  *
  * Sandboxes:
  *
  *   creating ──ran──▶ ready ──stop──▶ stopping ──released──▶ stopped ──remove──▶ removing
- *      ╰────────────stop, remove──────────▲                                        ▲
+ *      ╰──────────stop────────────────────▲
  *
  * From `stopping` on, CRI calls the sandbox NOTREADY and no container can be created in it. A sandbox whose
  * release failed stays `stopping`, and the next StopPodSandbox tries again.
