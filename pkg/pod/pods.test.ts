@@ -350,7 +350,7 @@ describe('the mind', () => {
       const { stdout, exitCode } = await mind.execs.execSync(op(), id, ['echo', 'hi'], 0);
       assert.deepEqual([Buffer.from(stdout).toString(), exitCode], ['hi\n', 0]);
       await mind.containers.stop(op(), id, 0);
-      assert.strictEqual((await fails(mind.execs.execSync(op(), id, ['true'], 0))).code, 'FailedPrecondition');
+      assert.strictEqual((await fails(mind.execs.execSync(op(), id, ['true'], 0))).code, 'NotFound');
     });
   });
 
