@@ -9,7 +9,7 @@ import { closeSync, constants, existsSync, openSync, readFileSync, readSync, wri
 import { join } from 'node:path';
 import { parentPort } from 'node:worker_threads';
 import { crc32 } from 'node:zlib';
-import { type ErrorCode, explain, RuntimeError } from '../base/errors.ts';
+import { codeOf, type ErrorCode, explain, RuntimeError, storageError } from '../base/errors.ts';
 import { limits } from '../base/limits.ts';
 import { closeFd, Root } from '../sys/index.ts';
 import { decompress, readInflater } from './decompress.ts';
@@ -85,9 +85,15 @@ const READ_BYTES = 256 * 1024;
 parentPort?.on('message', (request: Request) => {
   run(request).then(
     (result) => parentPort?.postMessage({ result } satisfies Reply),
-    (error: unknown) => parentPort?.postMessage({ code: error instanceof RuntimeError ? error.code : 'Internal', message: explain(error) } satisfies Reply),
+    (error: unknown) => parentPort?.postMessage(refusal(error, request.job.directory)),
   );
 });
+
+/** Only text crosses to the parent, so what a full disk means is said on this side. */
+function refusal(error: unknown, directory: string): Reply {
+  const known = storageError(error, directory);
+  return { code: codeOf(known), message: explain(known) };
+}
 
 async function run(request: Request): Promise<Results[keyof Results]> {
   switch (request.job.type) {
