@@ -231,6 +231,7 @@ void sync_report(struct conmon *conmon, int *fd, int value, const char *message,
 
 /* util.c */
 void note_open(const char *cid, const char *tag, enum level level, bool use_syslog);
+int note_fd(void);
 void note(enum level level, const char *format, ...) __attribute__((format(printf, 2, 3)));
 int fail(struct conmon *conmon, int error, const char *format, ...) __attribute__((format(printf, 3, 4)));
 int write_all(int fd, const char *buf, size_t len);

@@ -134,25 +134,27 @@ static int write_exit_file(const char *dir, const char *name, const char *text)
 }
 
 /*
- * Closes everything but stdio and the two descriptors still needed. Among the rest are those our
+ * Closes everything but stdio and the descriptors still needed. Among the rest are those our
  * caller handed us to hold while the container lives, such as podman's reserved ports: whoever
  * hears of the exit must find them free.
  */
-static void close_others(int keep, int also)
+static void close_others(const int keep[], size_t count)
 {
-	int low = keep < also ? keep : also, high = keep < also ? also : keep;
-	unsigned from = 3;
+	int from = 3;
 
-	for (int i = 0; i < 2; i++) {
-		int fd = i ? high : low;
+	for (;;) {
+		int next = -1;
 
-		if (fd < (int)from)
-			continue;
-		if ((unsigned)fd > from)
-			(void)syscall(SYS_close_range, from, (unsigned)fd - 1, 0U);
-		from = (unsigned)fd + 1;
+		for (size_t i = 0; i < count; i++)
+			if (keep[i] >= from && (next < 0 || keep[i] < next))
+				next = keep[i];
+		if (next < 0)
+			break;
+		if (next > from)
+			(void)syscall(SYS_close_range, (unsigned)from, (unsigned)next - 1, 0U);
+		from = next + 1;
 	}
-	(void)syscall(SYS_close_range, from, ~0U, 0U);
+	(void)syscall(SYS_close_range, (unsigned)from, ~0U, 0U);
 }
 
 /*
@@ -164,11 +166,13 @@ int exit_announce(struct conmon *c)
 {
 	int status = exit_status(c);
 	char text[16];
+	/* Syslog is the only place where anybody still hears that an exit file cannot be written. */
+	const int needed[] = { c->sync_fd, c->log.fd, note_fd() };
 	int r, r2;
 
 	(void)snprintf(text, sizeof(text), "%d", status);
 	attach_close(c);
-	close_others(c->sync_fd, c->log.fd);
+	close_others(needed, sizeof(needed) / sizeof(needed[0]));
 	r = write_exit_file(c->opt.persist_dir, "exit", text);
 	r2 = write_exit_file(c->opt.exit_dir, c->opt.cid, text);
 	if (c->opt.exec)

@@ -41,6 +41,12 @@ void note_open(const char *cid, const char *tag, enum level level, bool use_sysl
 	}
 }
 
+/* The descriptor that messages need besides stderr, or -1. */
+int note_fd(void)
+{
+	return notes.syslog_fd;
+}
+
 static void note_syslog(enum level level, const char *text)
 {
 	static const char *const names[] = { "error", "warn", "info", "debug", "trace" };

@@ -44,6 +44,9 @@ async function ctl(c: Case, text: string, fifo: 'ctl' | 'winsz' = 'ctl'): Promis
 const untilFile = (c: Case): string => `while [ ! -e ${c.path('go')} ]; do sleep 0.02; done`;
 const go = (c: Case): void => writeFileSync(c.path('go'), '');
 
+/** Executes what follows the first two arguments, with a /dev that is mounted on the first and has nothing but null and, as log, the second. */
+const OWN_SYSLOG = 'set -e; mount -t tmpfs none "$1"; touch "$1/null" "$1/log"; mount --bind /dev/null "$1/null"; mount --bind "$2" "$1/log"; mount --rbind "$1" /dev; shift 2; exec "$@"';
+
 for (const subject of subjects) {
   if (only !== undefined && only !== subject.name) continue;
 
@@ -994,6 +997,16 @@ for (const subject of subjects) {
         rmSync(c.path('persist'), { recursive: true });
         c.start({ program: 'exit 12' });
         assert.equal(await c.exit(), '12');
+      });
+
+      check('tells syslog when an exit file cannot be written: nobody else listens by then', async (c) => {
+        const syslog = c.help(tool, ['dgram', c.path('syslog')]);
+        await until('syslog listens', () => syslog.messages.length > 0);
+        rmSync(c.path('persist'), { recursive: true });
+        mkdirSync(c.path('dev'));
+        c.start({ program: 'exit 12', args: ['--syslog'], under: ['unshare', '-m', '/bin/sh', '-c', OWN_SYSLOG, 'sh', c.path('dev'), c.path('syslog')] });
+        assert.equal(await c.exit(), '12');
+        await until('the message', () => syslog.messages.some((each) => each.includes('exit') && each.includes(c.path('persist'))));
       });
     });
 

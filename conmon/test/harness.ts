@@ -155,6 +155,8 @@ export interface StartOptions {
   readonly holdStart?: boolean;
   /** Descriptors from 6 upwards. */
   readonly extraFds?: readonly number[];
+  /** A command that executes the monitor in the end. */
+  readonly under?: readonly string[];
 }
 
 /** One case: a directory, and the monitor in it. */
@@ -273,7 +275,8 @@ export class Run {
   #stderr = '';
 
   constructor(testCase: Case, args: readonly string[], options: StartOptions) {
-    this.child = spawn(testCase.subject.path, args, {
+    const [command = '', ...rest] = [...(options.under ?? []), testCase.subject.path, ...args];
+    this.child = spawn(command, rest, {
       cwd: testCase.bundle,
       stdio: ['ignore', 'pipe', 'pipe', 'pipe', 'pipe', 'pipe', ...(options.extraFds ?? [])],
       env: {

@@ -36,6 +36,7 @@ export const upstreamFails: Readonly<Record<string, string>> = {
   'reports a container it lost as 255 or as it was, never as success': 'says -1 (and 2.2 says 0)',
   'reports a container that was gone before it could look as 255, never as success': 'says -1 (and 2.2 says 0)',
   'still writes the other exit file when one cannot be written': 'exits without the other',
+  'tells syslog when an exit file cannot be written: nobody else listens by then': 'gives up at the first file that cannot be written',
   'relays what a service may say, and no more': 'relays READY=1 only',
 };
 

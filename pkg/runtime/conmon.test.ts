@@ -27,7 +27,7 @@ function request(handler: Partial<RuntimeHandler>, more: Partial<CreateRequest> 
 describe('monitorArgv', () => {
   it('is the whole command line of a plain container', () => {
     assert.deepEqual(monitorArgv(request({}), '/run/exits'), [
-      '/usr/bin/conmon', '--sync', '-b', '/run/b', '-c', ID, '-u', ID, '-n', 'k8s_ctr', '-r', '/usr/bin/crun',
+      '/usr/bin/conmon', '--sync', '--syslog', '-b', '/run/b', '-c', ID, '-u', ID, '-n', 'k8s_ctr', '-r', '/usr/bin/crun',
       '--runtime-arg', '--root=/run/rt', '--runtime-arg', '--log=/run/b/runtime.log', '--runtime-arg', '--log-format=json',
       '-p', '/run/b/pidfile', '-P', '/run/b/conmon.pid', '--exit-dir', '/run/exits', '--full-attach', '-l', 'k8s-file:/var/log/pods/x/0.log',
     ]);

@@ -195,7 +195,7 @@ export function monitorArgv(request: CreateRequest, exitsDir: string): [string, 
   // The runtime's log is the one place where every runtime says why it failed without noise around it.
   const runtimeArgs = [`--root=${handler.root}`, `--log=${inBundle(FILES.runtimeLog)}`, '--log-format=json', ...handler.runtimeArgs];
   return [
-    handler.monitorPath, '--sync',
+    handler.monitorPath, '--sync', '--syslog', // Once it is detached, nobody else hears what is wrong; without /dev/log it goes on without.
     '-b', request.bundle, '-c', request.id, '-u', request.id, '-n', request.name,
     '-r', handler.path, ...runtimeArgs.flatMap((argument) => ['--runtime-arg', argument]),
     '-p', inBundle(FILES.containerPid), '-P', inBundle(FILES.monitorPid), '--exit-dir', exitsDir, '--full-attach',
