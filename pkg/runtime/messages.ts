@@ -1,11 +1,13 @@
 /**
  * PURE. What runtimes and monitors say, read: error texts out of logfmt, JSON and plain stderr; the monitor's one line on the
- * sync pipe; what a runtime can do; JSON with 64-bit integers written exactly.
+ * sync pipe; what a runtime can do. And how they are written to: JSON with exact 64-bit integers.
  */
 import { RuntimeError, type ErrorCode } from '../base/errors.ts';
 import { quote } from '../base/ids.ts';
 import { knownVulnerable } from './advisories.ts';
 import type { RuntimeFeatures } from './index.ts';
+
+export { stringifyExact } from '../base/json.ts';
 
 /** Of an error text, what an operator reads; the rest is noise of the same kind. */
 const MESSAGE_CHARS = 2000;
@@ -84,16 +86,6 @@ export function parseSyncMessage(line: string): SyncMessage {
   if (object === undefined || typeof pid !== 'number' || !Number.isInteger(pid)) throw new RuntimeError('Internal', `the monitor sent something that is no answer: ${quote(line)}`);
   if (pid > 0) return { kind: 'pid', pid };
   return { kind: 'failed', message: typeof object['message'] === 'string' ? object['message'] : '' };
-}
-
-/** JSON in which a bigint is a number of all its digits. */
-export function stringifyExact(value: unknown): string {
-  return JSON.stringify(value, (_key, item: unknown) => (typeof item === 'bigint' ? rawJson(String(item)) : item));
-}
-
-/** JSON.rawJSON (ES proposal "JSON.parse source text access", in V8 since 11.4), which the compiler's libraries do not know yet. */
-function rawJson(text: string): unknown {
-  return (JSON as unknown as { rawJSON(text: string): unknown }).rawJSON(text);
 }
 
 /** The object that `text` is; undefined if it is none. */

@@ -2,7 +2,8 @@ import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { assert } from 'chai';
 import { buildGolden, type GoldenCase } from './golden/request.ts';
 import { violations } from './golden/shape.ts';
-import { exactJson, stringifySpec } from './index.ts';
+import { stringifyExact } from '../base/json.ts';
+import { stringifySpec } from './index.ts';
 import type { RuntimeSpec } from '../oci/spec-types.ts';
 
 /** Each file is a request and the spec it becomes. `UPDATE_GOLDEN=1` rewrites the specs; the diff in review is what the kubelet will notice. */
@@ -18,7 +19,7 @@ function parseExact(text: string): unknown {
 
 /** JSON that a reviewer can read: what fits in a line is in one. */
 function pretty(value: unknown, indent = ''): string {
-  const flat = exactJson(value);
+  const flat = stringifyExact(value);
   if (flat.length + indent.length <= 140 || typeof value !== 'object' || value === null) return flat;
   const inner = `${indent}  `;
   if (Array.isArray(value)) {

@@ -7,6 +7,7 @@
  *   stringifySpec                                                            the bytes of config.json
  */
 import { RuntimeError } from '../base/errors.ts';
+import { stringifyExact } from '../base/json.ts';
 import { limits } from '../base/limits.ts';
 import type { ContainerConfig, PodSandboxConfig } from '../cri-api/types.ts';
 import type { ImageConfig, RuntimeSpec } from '../oci/spec-types.ts';
@@ -204,13 +205,6 @@ export interface ResolvedDevice {
   readonly access: string;
 }
 
-declare global {
-  interface JSON {
-    /** ECMAScript's raw JSON text; Node has it, TypeScript's library not yet. */
-    rawJSON(text: string): unknown;
-  }
-}
-
 /** Infra containers are the last that the kernel kills for memory, but for the node's own daemons (CRI-O has the same). */
 const INFRA_OOM_SCORE_ADJ = -998n;
 
@@ -345,10 +339,5 @@ function annotationsPart(annotations: ReadonlyMap<string, string>): { annotation
  * U+FFFD in runc and an error in crun): see environmentOf for what that means for environment values.
  */
 export function stringifySpec(spec: RuntimeSpec): string {
-  return exactJson(spec);
-}
-
-/** Any OCI document (LinuxResources, a process) as JSON with exact 64-bit integers. */
-export function exactJson(value: unknown): string {
-  return JSON.stringify(value, (_key, each: unknown) => (typeof each === 'bigint' ? JSON.rawJSON(each.toString()) : each));
+  return stringifyExact(spec);
 }
