@@ -296,7 +296,8 @@ describe('a node that pulls', function () {
     expect(Number(shown?.layers[0]?.bytesTotal)).to.be.above(300_000);
     const operations = (await node.cri.rpc.operations()).operations.filter(({ rpc }) => rpc === 'PullImage');
     expect(operations).to.have.length(2);
-    for (const { stage } of operations) expect(stage).to.match(/^image: /);
+    // The small layers may be done, or still on their way to the disk.
+    for (const { stage } of operations) expect(stage).to.match(/^(image: |(unpack|sync|settle) layer )/);
     // One who leaves does not take the pull from the other, and a cut connection only costs what was on its way.
     leaving.abort();
     expect(await first).to.match(/^Cancelled /);
