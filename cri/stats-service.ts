@@ -1,6 +1,6 @@
 /**
- * Statistics and metrics of containers and pods. A list is made in slices: the cgroups of one are read in two native calls beside the interface
- * counters of its pods in a third, while another is parsed and encoded. A container or pod that vanishes meanwhile is one entry less.
+ * Statistics and metrics of containers and pods. A list is made in slices: all that one has, cgroups and interfaces, is read in one native
+ * call, while another is parsed and encoded. A container or pod that vanishes meanwhile is one entry less.
  */
 import { explain } from '../pkg/base/errors.ts';
 import type { ContainerId } from '../pkg/base/ids.ts';

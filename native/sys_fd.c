@@ -300,16 +300,13 @@ static size_t count_names(const struct arg *names)
 /* No record of a seq_file that we read is longer (half a page), so one that gives less than this in one read has come to its end. */
 #define RECORD_MAX 2048
 
-/* One kernel file below a directory. */
-static int64_t append_kernel_file(struct buffer *b, int dir, const char *name, size_t max)
+/* A seq_file gives what fits in its buffer, which holds at least one record: the next read begins with the one that did not fit. */
+static int64_t append_open_file(struct buffer *b, int fd, size_t max)
 {
-	char part[4096];
+	char part[16 * 1024];
 	size_t total = 0;
-	CLEAN_FD fd = openat(dir, name, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-	if (fd < 0)
-		return -errno;
 	while (total < max) {
-		ssize_t n = read(fd, part, max - total < sizeof part ? max - total : sizeof part);
+		ssize_t n = pread(fd, part, max - total < sizeof part ? max - total : sizeof part, (off_t)total);
 		if (n < 0)
 			return -errno;
 		if (n > 0 && buffer_add(b, part, (size_t)n) < 0)
@@ -319,6 +316,13 @@ static int64_t append_kernel_file(struct buffer *b, int dir, const char *name, s
 			break;
 	}
 	return (int64_t)total;
+}
+
+/* One kernel file below a directory. */
+static int64_t append_kernel_file(struct buffer *b, int dir, const char *name, size_t max)
+{
+	CLEAN_FD fd = openat(dir, name, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+	return fd < 0 ? -errno : append_open_file(b, fd, max);
 }
 
 /* A directory as it looks in a network namespace; "" for one that looks the same in all. fd or -errno. */
@@ -403,24 +407,6 @@ int sys_open_kernel_files(struct call *c)
 		if (fds[i] >= 0)
 			close((int)fds[i]);
 	return r;
-}
-
-/* A seq_file gives what fits in its buffer, which holds at least one record: the next read begins with the one that did not fit. */
-static int64_t append_open_file(struct buffer *b, int fd, size_t max)
-{
-	char part[16 * 1024];
-	size_t total = 0;
-	while (total < max) {
-		ssize_t n = pread(fd, part, max - total < sizeof part ? max - total : sizeof part, (off_t)total);
-		if (n < 0)
-			return -errno;
-		if (n > 0 && buffer_add(b, part, (size_t)n) < 0)
-			return -ENOMEM;
-		total += (size_t)n;
-		if ((size_t)n < RECORD_MAX)
-			break;
-	}
-	return (int64_t)total;
 }
 
 int sys_read_open_files(struct call *c)

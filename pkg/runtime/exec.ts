@@ -11,6 +11,7 @@ import { readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { basename, dirname } from 'node:path';
 import { RuntimeError } from '../base/errors.ts';
 import type { ContainerId } from '../base/ids.ts';
+import { stringifyExact } from '../base/json.ts';
 import { limits } from '../base/limits.ts';
 import { abortError, checkAlive, type Op } from '../base/op.ts';
 import type { RuntimeProcess } from '../oci/spec-types.ts';
@@ -19,7 +20,7 @@ import {
   spawn,
 } from '../sys/index.ts';
 import type { ExecStdio } from './index.ts';
-import { errorText, stringifyExact } from './messages.ts';
+import { errorText } from './messages.ts';
 
 export interface ExecRequest {
   /** The runtime with its global options. */

@@ -1,6 +1,6 @@
 import { assert } from 'chai';
 import { isCode } from '../base/errors.ts';
-import { codeOfText, errorText, featuresOf, parseSyncMessage, shellCodeOfText, stringifyExact } from './messages.ts';
+import { codeOfText, errorText, featuresOf, parseSyncMessage, shellCodeOfText } from './messages.ts';
 
 describe('errorText', () => {
   const cases: readonly (readonly [name: string, output: string, wanted: string])[] = [
@@ -98,11 +98,5 @@ describe('featuresOf', () => {
     assert.match(featuresOf('/bin/true', answer('hello'), undefined).broken ?? '', /does not answer like an OCI runtime/);
     assert.match(featuresOf('/bin/none', undefined, undefined).broken ?? '', /cannot be run/);
     assert.strictEqual(featuresOf('/opt/kata-runtime', undefined, undefined).kind, 'kata-runtime');
-  });
-});
-
-describe('stringifyExact', () => {
-  it('writes every digit of a 64-bit integer', () => {
-    assert.strictEqual(stringifyExact({ memory: { limit: 9_223_372_036_854_775_807n, swap: -1n }, cpu: { shares: 2n, quota: undefined } }), '{"memory":{"limit":9223372036854775807,"swap":-1},"cpu":{"shares":2}}');
   });
 });

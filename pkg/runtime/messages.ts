@@ -1,13 +1,11 @@
 /**
  * PURE. What runtimes and monitors say, read: error texts out of logfmt, JSON and plain stderr; the monitor's one line on the
- * sync pipe; what a runtime can do. And how they are written to: JSON with exact 64-bit integers.
+ * sync pipe; what a runtime can do.
  */
 import { RuntimeError, type ErrorCode } from '../base/errors.ts';
 import { quote } from '../base/ids.ts';
 import { knownVulnerable } from './advisories.ts';
 import type { RuntimeFeatures } from './index.ts';
-
-export { stringifyExact } from '../base/json.ts';
 
 /** Of an error text, what an operator reads; the rest is noise of the same kind. */
 const MESSAGE_CHARS = 2000;

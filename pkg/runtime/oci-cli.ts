@@ -7,6 +7,7 @@ import { mkdir, readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { explain, RuntimeError } from '../base/errors.ts';
 import type { ContainerId } from '../base/ids.ts';
+import { stringifyExact } from '../base/json.ts';
 import { limits } from '../base/limits.ts';
 import { backgroundOp, type Op, silent, withTimeout } from '../base/op.ts';
 import { readDirSorted } from '../base/files.ts';
@@ -16,7 +17,7 @@ import { execDetached } from './exec.ts';
 import { remembered } from './features.ts';
 import { killInside } from './inside.ts';
 import type { ExecStdio, ExitStatus, OciRuntime, OciStatus, RuntimeFeatures, RuntimeHandler } from './index.ts';
-import { codeOfText, errorText, featuresOf, parseObject, shellCodeOfText, stringifyExact } from './messages.ts';
+import { codeOfText, errorText, featuresOf, parseObject, shellCodeOfText } from './messages.ts';
 
 export interface OciCliOptions {
   /**

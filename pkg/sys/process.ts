@@ -91,17 +91,25 @@ export function parseHeeds(stat: string, status: string, signal: number): boolea
 export async function waitGone(ref: ProcessRef, signal: AbortSignal): Promise<void> {
   const pidfd = openProcess(ref);
   if (pidfd === undefined) return;
+  try {
+    await untilReady(pidfd, 'readable', signal);
+  } finally {
+    closeFd(pidfd);
+  }
+}
+
+/** Or until the signal fires. */
+async function untilReady(fd: number, event: 'readable' | 'writable', signal: AbortSignal): Promise<void> {
   const { promise, resolve } = Promise.withResolvers<void>();
   const finish = (): void => resolve();
-  const watch = addon().watch(pidfd, finish);
+  const watch = addon().watch(fd, finish);
   try {
-    addon().arm(watch, 1);
+    addon().arm(watch, event === 'readable' ? 1 : 2);
     signal.addEventListener('abort', finish, { once: true });
     if (!signal.aborted) await promise;
   } finally {
     signal.removeEventListener('abort', finish);
     addon().unwatch(watch);
-    closeFd(pidfd);
   }
 }
 
@@ -182,28 +190,13 @@ async function connectTo(op: Op, netns: string, address: string, port: number, t
   const doing = `connect to ${address} port ${port} in ${netns}`;
   const fd = await attemptAsync(doing, (native) => native.connectInNetns(netns, address, port));
   try {
-    await untilWritable(fd, AbortSignal.any([op.signal, AbortSignal.timeout(timeoutMs)]));
+    await untilReady(fd, 'writable', AbortSignal.any([op.signal, AbortSignal.timeout(timeoutMs)]));
     checkAlive(op, doing);
     attempt(doing, (native) => native.connectOutcomeSync(fd));
     return fd;
   } catch (error) {
     closeFd(fd);
     throw error;
-  }
-}
-
-/** Or until the signal fires. */
-async function untilWritable(fd: number, signal: AbortSignal): Promise<void> {
-  const { promise, resolve } = Promise.withResolvers<void>();
-  const finish = (): void => resolve();
-  const watch = addon().watch(fd, finish);
-  try {
-    addon().arm(watch, 2);
-    signal.addEventListener('abort', finish, { once: true });
-    if (!signal.aborted) await promise;
-  } finally {
-    signal.removeEventListener('abort', finish);
-    addon().unwatch(watch);
   }
 }
 
