@@ -1,7 +1,8 @@
 /**
- * Calls of CRI's RuntimeService without a library around them: a request without fields goes out, the reply's bytes are counted and not read. What is
- * timed is the server. A client of node:http2 costs 0.3 ms of processor time per call, more than any server here and several times what the
- * kubelet's costs; so the few frames that a call takes are written and read by hand (RFC 9113; the gRPC protocol over HTTP/2).
+ * Calls of CRI's RuntimeService without a library around them: a request without fields goes out, the reply's bytes are
+ * counted and not read. What is timed is the server. A client of node:http2 costs 0.3 ms of processor time per call,
+ * more than any server here and several times what the kubelet's costs; so the few frames that a call takes are written
+ * and read by hand (RFC 9113; the gRPC protocol over HTTP/2).
  */
 import { createConnection, type Socket } from 'node:net';
 
@@ -11,7 +12,10 @@ const END_HEADERS = 4;
 const ACK = 1;
 const HEADER_BYTES = 9;
 const INITIAL_WINDOW_SIZE = 4;
-/** As large as a window can be: flow control is not what is measured. grpc-go, the kubelet's library, enlarges its own as replies come. */
+/**
+ * As large as a window can be: flow control is not what is measured. grpc-go, the kubelet's library, enlarges its own
+ * as replies come.
+ */
 const WINDOW_BYTES = 0x7fff_ffff;
 const DEFAULT_WINDOW_BYTES = 65_535;
 /** No compression, no bytes: a message with every field at its default. */
@@ -41,10 +45,18 @@ export class Caller {
     const settings = Buffer.alloc(6);
     settings.writeUInt16BE(INITIAL_WINDOW_SIZE);
     settings.writeUInt32BE(WINDOW_BYTES, 2);
-    this.#socket.write(Buffer.concat([Buffer.from('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n'), frame(FRAME.settings, 0, 0, settings), moreWindow(WINDOW_BYTES - DEFAULT_WINDOW_BYTES)]));
+    this.#socket.write(
+      Buffer.concat([
+        Buffer.from('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n'),
+        frame(FRAME.settings, 0, 0, settings),
+        moreWindow(WINDOW_BYTES - DEFAULT_WINDOW_BYTES),
+      ]),
+    );
   }
 
-  /** Length of the reply to `rpc` (as `ListContainers`), in bytes. Rejects if there is none: an error has headers only. */
+  /**
+   * Length of the reply to `rpc` (as `ListContainers`), in bytes. Rejects if there is none: an error has headers only.
+   */
   call(rpc: string): Promise<number> {
     const { promise, resolve, reject } = Promise.withResolvers<number>();
     this.#waiting = { rpc, resolve, reject, bytes: 0 };
@@ -62,9 +74,19 @@ export class Caller {
 
   /** Both frames of a request; only the numbers of the stream change. */
   #prepare(rpc: string): Buffer {
-    // RFC 7541: indexed fields of the static table for the method and the scheme, literals that are never indexed for the others.
-    const block = Buffer.concat([Buffer.from([0x83, 0x86]), literal(4, `/runtime.v1.RuntimeService/${rpc}`), literal(1, 'localhost'), literal(31, 'application/grpc'), literal('te', 'trailers')]);
-    const request = Buffer.concat([frame(FRAME.headers, END_HEADERS, 0, block), frame(FRAME.data, END_STREAM, 0, EMPTY_MESSAGE)]);
+    // RFC 7541: indexed fields of the static table for the method and the scheme, literals that are never indexed for
+    // the others.
+    const block = Buffer.concat([
+      Buffer.from([0x83, 0x86]),
+      literal(4, `/runtime.v1.RuntimeService/${rpc}`),
+      literal(1, 'localhost'),
+      literal(31, 'application/grpc'),
+      literal('te', 'trailers'),
+    ]);
+    const request = Buffer.concat([
+      frame(FRAME.headers, END_HEADERS, 0, block),
+      frame(FRAME.data, END_STREAM, 0, EMPTY_MESSAGE),
+    ]);
     this.#requests.set(rpc, request);
     return request;
   }
@@ -84,7 +106,8 @@ export class Caller {
     if (type === FRAME.settings && (flags & ACK) === 0) this.#socket.write(frame(FRAME.settings, ACK, 0));
     else if (type === FRAME.ping && (flags & ACK) === 0) this.#socket.write(frame(FRAME.ping, ACK, 0, payload));
     else if (type === FRAME.goaway) this.#fail(new Error('the server ends the connection'));
-    else if (stream === this.#stream && this.#waiting !== undefined) this.#ofCall(this.#waiting, type, flags, payload.length);
+    else if (stream === this.#stream && this.#waiting !== undefined)
+      this.#ofCall(this.#waiting, type, flags, payload.length);
   }
 
   #ofCall(call: Waiting, type: number, flags: number, length: number): void {

@@ -43,8 +43,9 @@ export async function crowd(bench: Bench, parts: ReadonlySet<string>): Promise<v
 }
 
 /**
- * A kubelet asks again and again, so a round is a burst of calls to one target, then one to the other: what is measured is a call that follows others,
- * not how a process wakes up after somebody else has had the processors for a second. The client (caller.ts) costs both the same, and half as much as they do.
+ * A kubelet asks again and again, so a round is a burst of calls to one target, then one to the other: what is measured
+ * is a call that follows others, not how a process wakes up after somebody else has had the processors for a second.
+ * The client (caller.ts) costs both the same, and half as much as they do.
  */
 async function lists({ targets, report, say }: Bench): Promise<void> {
   const callers = new Map(targets.map((target) => [target, new Caller(target.socket)]));
@@ -75,8 +76,13 @@ async function lists({ targets, report, say }: Bench): Promise<void> {
 
 /** The caller sees that there is no reply; a whole client sees why. */
 async function unimplemented({ cri }: Target, rpc: string): Promise<boolean> {
-  const ask = (cri.rpc as unknown as Readonly<Record<string, (request: object) => Promise<unknown>>>)[rpc.charAt(0).toLowerCase() + rpc.slice(1)];
-  return await (ask?.({}) ?? Promise.resolve()).then(() => false, (error: unknown) => error instanceof CriError && error.codeName === 'Unimplemented');
+  const ask = (cri.rpc as unknown as Readonly<Record<string, (request: object) => Promise<unknown>>>)[
+    rpc.charAt(0).toLowerCase() + rpc.slice(1)
+  ];
+  return await (ask?.({}) ?? Promise.resolve()).then(
+    () => false,
+    (error: unknown) => error instanceof CriError && error.codeName === 'Unimplemented',
+  );
 }
 
 /** PSS of the daemons, and with pods that of a pod's monitor. */
@@ -106,7 +112,8 @@ async function starts({ targets, report, ground, say }: Bench): Promise<void> {
     await promisify(execFile)(ground.build('bin/node'), ['-e', '0']);
     report.add('floor', 'start-up', performance.now() - from);
     for (const { own, column, cri } of turned(targets, i)) {
-      if (own !== undefined) report.add(column, 'start-up', await restarted(own, async () => void (await cri.rpc.version())));
+      if (own !== undefined)
+        report.add(column, 'start-up', await restarted(own, async () => void (await cri.rpc.version())));
     }
   }
 }
@@ -118,11 +125,17 @@ async function restarts({ targets, report, say }: Bench): Promise<void> {
     for (const { own, column, cri } of turned(targets, i)) {
       const name = `restart with ${PODS} pods`;
       if (own === undefined) report.lacks(column, name, 'unknown');
-      else report.add(column, name, await restarted(own, async () => {
-        const pods = await cri.rpc.listPodSandbox({ filter: { state: { state: 'SANDBOX_READY' } } });
-        const containers = await cri.rpc.listContainers({ filter: { state: { state: 'CONTAINER_RUNNING' } } });
-        if (pods.items.length !== PODS || containers.containers.length !== PODS) throw new Error(`${pods.items.length} pods are ready, ${containers.containers.length} containers run`);
-      }));
+      else
+        report.add(
+          column,
+          name,
+          await restarted(own, async () => {
+            const pods = await cri.rpc.listPodSandbox({ filter: { state: { state: 'SANDBOX_READY' } } });
+            const containers = await cri.rpc.listContainers({ filter: { state: { state: 'CONTAINER_RUNNING' } } });
+            if (pods.items.length !== PODS || containers.containers.length !== PODS)
+              throw new Error(`${pods.items.length} pods are ready, ${containers.containers.length} containers run`);
+          }),
+        );
     }
   }
 }
@@ -146,6 +159,7 @@ async function restarted(own: Own, accept: () => Promise<void>): Promise<number>
 
 async function inGroups<T, R>(items: readonly T[], work: (item: T) => Promise<R>): Promise<R[]> {
   const results: R[] = [];
-  for (let i = 0; i < items.length; i += AT_ONCE) results.push(...(await Promise.all(items.slice(i, i + AT_ONCE).map(work))));
+  for (let i = 0; i < items.length; i += AT_ONCE)
+    results.push(...(await Promise.all(items.slice(i, i + AT_ONCE).map(work))));
   return results;
 }

@@ -1,12 +1,22 @@
 /**
- * The floor: what the CNI plugins and the OCI runtime take when they are run by hand, one after the other, with nobody in between.
- * Processes are started as cheaply as Berth starts them (vfork), and the container is a copy of one that Berth runs, in its pod.
+ * The floor: what the CNI plugins and the OCI runtime take when they are run by hand, one after the other, with nobody
+ * in between. Processes are started as cheaply as Berth starts them (vfork), and the container is a copy of one that
+ * Berth runs, in its pod.
  */
 import { randomBytes } from 'node:crypto';
 import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { backgroundOp, silent } from '../pkg/base/op.ts';
-import { capture, exitCodeOf, inheritedEnv, mountOf, mountOverlay, readMountinfo, spawn, unmount } from '../pkg/sys/index.ts';
+import {
+  capture,
+  exitCodeOf,
+  inheritedEnv,
+  mountOf,
+  mountOverlay,
+  readMountinfo,
+  spawn,
+  unmount,
+} from '../pkg/sys/index.ts';
 import { CNI_PLUGINS, type Ground, type Network, run } from './ground.ts';
 import type { Report } from './report.ts';
 import { RUNTIMES, type RuntimeName } from './targets.ts';
@@ -16,7 +26,10 @@ interface Spec {
   readonly linux: Readonly<Record<string, unknown>>;
 }
 
-/** The rootfs of every container: an overlay of its own, since a runtime has more to do in one that nothing was mounted in before. */
+/**
+ * The rootfs of every container: an overlay of its own, since a runtime has more to do in one that nothing was mounted
+ * in before.
+ */
 interface Overlay {
   /** Topmost first. */
   readonly lower: readonly string[];
@@ -43,7 +56,13 @@ export class Floor {
   /** `bundle`: that of a container which Berth runs now, and for as long as the floor is used. */
   static async open(ground: Ground, runtime: RuntimeName, bundle: string): Promise<Floor> {
     const spec = JSON.parse(await readFile(join(bundle, 'config.json'), 'utf8')) as Spec;
-    const floor = new Floor(ground, await ground.network('floor'), runtime, spec, await overlayAt(String(spec.root['path'])));
+    const floor = new Floor(
+      ground,
+      await ground.network('floor'),
+      runtime,
+      spec,
+      await overlayAt(String(spec.root['path'])),
+    );
     await mkdir(floor.#dir);
     return floor;
   }
@@ -65,11 +84,23 @@ export class Floor {
     await run(this.#ground.build('bin/pinns'), ['--net', netns]);
     await mkdir(bundle);
     for (const name of ['upper', 'work', 'merged']) await mkdir(join(root, name), { recursive: true });
-    await mountOverlay({ ...this.#overlay, writable: { upper: join(root, 'upper'), work: join(root, 'work') }, target: join(root, 'merged') });
-    await writeFile(join(bundle, 'config.json'), JSON.stringify({ ...this.#spec, root: { ...this.#spec.root, path: join(root, 'merged') }, linux: { ...this.#spec.linux, cgroupsPath: `${this.#ground.cgroup}/floor/${id}` } }));
-    const up = (await measure('RunPodSandbox', () => this.#cni('ADD', id, netns)))
-      + (await measure('CreateContainer', () => this.#oci('create', '--bundle', bundle, id)))
-      + (await measure('StartContainer', () => this.#oci('start', id)));
+    await mountOverlay({
+      ...this.#overlay,
+      writable: { upper: join(root, 'upper'), work: join(root, 'work') },
+      target: join(root, 'merged'),
+    });
+    await writeFile(
+      join(bundle, 'config.json'),
+      JSON.stringify({
+        ...this.#spec,
+        root: { ...this.#spec.root, path: join(root, 'merged') },
+        linux: { ...this.#spec.linux, cgroupsPath: `${this.#ground.cgroup}/floor/${id}` },
+      }),
+    );
+    const up =
+      (await measure('RunPodSandbox', () => this.#cni('ADD', id, netns))) +
+      (await measure('CreateContainer', () => this.#oci('create', '--bundle', bundle, id))) +
+      (await measure('StartContainer', () => this.#oci('start', id)));
     report.add('floor', 'pod up', up);
     await measure('ExecSync', () => this.#oci('exec', id, 'true'));
     await this.#oci('delete', '--force', id);
@@ -80,12 +111,34 @@ export class Floor {
   }
 
   async #cni(command: 'ADD' | 'DEL', id: string, netns: string): Promise<void> {
-    const { cniVersion, name, plugins } = JSON.parse(this.#network.conflist) as { readonly cniVersion: string; readonly name: string; readonly plugins: readonly { readonly type: string }[] };
-    const env = inheritedEnv({ CNI_COMMAND: command, CNI_CONTAINERID: id, CNI_NETNS: netns, CNI_IFNAME: 'eth0', CNI_PATH: CNI_PLUGINS, CNI_ARGS: 'IgnoreUnknown=1' });
+    const { cniVersion, name, plugins } = JSON.parse(this.#network.conflist) as {
+      readonly cniVersion: string;
+      readonly name: string;
+      readonly plugins: readonly { readonly type: string }[];
+    };
+    const env = inheritedEnv({
+      CNI_COMMAND: command,
+      CNI_CONTAINERID: id,
+      CNI_NETNS: netns,
+      CNI_IFNAME: 'eth0',
+      CNI_PATH: CNI_PLUGINS,
+      CNI_ARGS: 'IgnoreUnknown=1',
+    });
     let prevResult: unknown;
     for (const plugin of command === 'ADD' ? plugins : [...plugins].reverse()) {
-      const stdin = JSON.stringify({ cniVersion, name, ...plugin, ...(prevResult === undefined ? {} : { prevResult }) });
-      const { exitCode, stdout } = await capture(backgroundOp(silent), { argv: [join(CNI_PLUGINS, plugin.type)], env, stdin, stdoutMax: 1e6, stderrMax: 1e4 });
+      const stdin = JSON.stringify({
+        cniVersion,
+        name,
+        ...plugin,
+        ...(prevResult === undefined ? {} : { prevResult }),
+      });
+      const { exitCode, stdout } = await capture(backgroundOp(silent), {
+        argv: [join(CNI_PLUGINS, plugin.type)],
+        env,
+        stdin,
+        stdoutMax: 1e6,
+        stderrMax: 1e4,
+      });
       if (exitCode !== 0) throw new Error(`CNI ${command} ${plugin.type} failed: ${stdout.toString()}`);
       if (command === 'ADD') prevResult = JSON.parse(stdout.toString());
     }
@@ -102,5 +155,10 @@ async function overlayAt(path: string): Promise<Overlay> {
   const mount = mountOf(await readMountinfo(), path);
   if (mount?.fsType !== 'overlay') throw new Error(`${path} is no overlay`);
   const lower = mount.superOptions.flatMap((option) => /^lowerdir\+?=(.*)$/.exec(option)?.[1]?.split(':') ?? []);
-  return { lower, options: mount.superOptions.filter((option) => !/^(rw|(lower|upper|work)dir\+?=.*|uuid=.*|xino=.*|nouserxattr|userxattr)$/.test(option)) };
+  return {
+    lower,
+    options: mount.superOptions.filter(
+      (option) => !/^(rw|(lower|upper|work)dir\+?=.*|uuid=.*|xino=.*|nouserxattr|userxattr)$/.test(option),
+    ),
+  };
 }

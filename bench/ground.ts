@@ -1,6 +1,6 @@
 /**
- * What all targets stand on: a directory, a registry on loopback with the images, CNI configuration with a bridge for each,
- * one parent cgroup; and at the end the proof that nothing of it is left.
+ * What all targets stand on: a directory, a registry on loopback with the images, CNI configuration with a bridge for
+ * each, one parent cgroup; and at the end the proof that nothing of it is left.
  */
 import { execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -18,7 +18,16 @@ import { type RunningRegistry, startRegistry } from '../test/e2e/registry.ts';
 export const run = promisify(execFile);
 const BUILD = new URL('../build/', import.meta.url).pathname;
 export const CNI_PLUGINS = '/usr/lib/cni';
-const SHIPPED = ['berth.cjs', 'unpack-worker.cjs', 'bin/berth', 'bin/addon.node', 'bin/conmon', 'bin/pinns', 'bin/pause', 'bin/env-exec'];
+const SHIPPED = [
+  'berth.cjs',
+  'unpack-worker.cjs',
+  'bin/berth',
+  'bin/addon.node',
+  'bin/conmon',
+  'bin/pinns',
+  'bin/pause',
+  'bin/env-exec',
+];
 
 export interface Network {
   /** Directory with one conflist. */
@@ -61,42 +70,76 @@ export class Ground {
     await ground.#copyBuild();
     await push({ layout: join(BUILD, 'embedded-image'), name: EMBEDDED_IMAGE }, ground.image);
     const pause = await buildImage({
-      directory: join(directory, 'images/pause'), name: 'pause', config: { Entrypoint: ['/pause'] },
-      layers: [{ files: [file('pause', readFileSync(join(BUILD, 'bin/pause')), { mode: 0o755 }), ...['dev', 'proc', 'sys', 'etc'].map((name) => dir(name))] }],
+      directory: join(directory, 'images/pause'),
+      name: 'pause',
+      config: { Entrypoint: ['/pause'] },
+      layers: [
+        {
+          files: [
+            file('pause', readFileSync(join(BUILD, 'bin/pause')), { mode: 0o755 }),
+            ...['dev', 'proc', 'sys', 'etc'].map((name) => dir(name)),
+          ],
+        },
+      ],
     });
     await push(pause, ground.pauseImage);
     // Pull images are made with the same registry; it takes plain HTTP, which Berth has to be told.
-    await writeFile(join(directory, 'registries.conf'), `[[registry]]\nlocation = "${ground.registry.host}"\ninsecure = true\n`);
+    await writeFile(
+      join(directory, 'registries.conf'),
+      `[[registry]]\nlocation = "${ground.registry.host}"\ninsecure = true\n`,
+    );
     return ground;
   }
 
-  /** Our own copy of what is measured: nobody changes it under us, and the daemon shares no page with this process' Node. */
+  /**
+   * Our own copy of what is measured: nobody changes it under us, and the daemon shares no page with this process'
+   * Node.
+   */
   readonly build = (path: string): string => join(this.dir, 'build', path);
 
   async network(name: string): Promise<Network> {
     const bridge = `bench-${name.slice(0, 6)}`;
     const confDir = join(this.dir, `net-${name}`);
     await mkdir(confDir);
-    const conflist = defaultConflist({ dataDir: join(this.dir, `ipam-${name}`), bridge, subnets: [`10.${180 + this.#bridges.length}.0.0/16`] });
+    const conflist = defaultConflist({
+      dataDir: join(this.dir, `ipam-${name}`),
+      bridge,
+      subnets: [`10.${180 + this.#bridges.length}.0.0/16`],
+    });
     this.#bridges.push(bridge);
     const network = { confDir, bridge, conflist, plain: plainOf(conflist) };
     await this.configure(network, conflist);
     return network;
   }
 
-  /** Makes `conflist` the only configuration of a network, at once. Who watches the directory takes it when they see it. */
+  /**
+   * Makes `conflist` the only configuration of a network, at once. Who watches the directory takes it when they see it.
+   */
   async configure({ confDir }: Network, conflist: string): Promise<void> {
     await writeFile(join(confDir, '.new'), conflist);
     await rename(join(confDir, '.new'), join(confDir, '10-bench.conflist'));
   }
 
-  /** Stops the registry and deletes everything; a line for each thing that those who run on this ground should have given back themselves. */
+  /**
+   * Stops the registry and deletes everything; a line for each thing that those who run on this ground should have
+   * given back themselves.
+   */
   async clear(): Promise<string[]> {
     await this.registry.stop();
     const bound = { timeoutMs: 10_000, intervalMs: 50 };
-    const left = await waitFor(() => this.#leaks(), (found) => found.length === 0, 'the ground to be clean', bound).then(() => [], () => this.#leaks());
-    for (const pid of [...processesOf(this.dir), ...this.#cgroups().flatMap(processesIn)]) process.kill(Number(pid), 'SIGKILL');
-    for (const mount of [...this.#mounts().reverse(), join(this.dir, 'run')]) await run('umount', ['-l', mount]).catch(() => {});
+    const left = await waitFor(
+      () => this.#leaks(),
+      (found) => found.length === 0,
+      'the ground to be clean',
+      bound,
+    ).then(
+      () => [],
+      () => this.#leaks(),
+    );
+    for (const pid of [...processesOf(this.dir), ...this.#cgroups().flatMap(processesIn)])
+      process.kill(Number(pid), 'SIGKILL');
+    for (const mount of [...this.#mounts().reverse(), join(this.dir, 'run')])
+      await run('umount', ['-l', mount]).catch(() => {});
     for (const path of this.#cgroups()) await removeCgroups(path);
     await rm(this.dir, { recursive: true, force: true, maxRetries: 3 });
     return left;
@@ -111,10 +154,16 @@ export class Ground {
 
   async #leaks(): Promise<string[]> {
     return [
-      ...processesOf(this.dir).map((pid) => `process ${pid} ${readOr(`/proc/${pid}/cmdline`).replaceAll('\0', ' ').slice(0, 200)}`),
+      ...processesOf(this.dir).map(
+        (pid) => `process ${pid} ${readOr(`/proc/${pid}/cmdline`).replaceAll('\0', ' ').slice(0, 200)}`,
+      ),
       ...this.#mounts().map((path) => `mount ${path}`),
       ...this.#cgroups().flatMap((path) => processesIn(path).map((pid) => `process ${pid} in ${path}`)),
-      ...(await Promise.all(this.#bridges.map(async (bridge) => (await portsOf(bridge)).map((port) => `link ${port} on ${bridge}`)))).flat(),
+      ...(
+        await Promise.all(
+          this.#bridges.map(async (bridge) => (await portsOf(bridge)).map((port) => `link ${port} on ${bridge}`)),
+        )
+      ).flat(),
     ];
   }
 
@@ -123,13 +172,18 @@ export class Ground {
   }
 
   #cgroups(): string[] {
-    return ['', ...readdirSync('/sys/fs/cgroup')].map((hierarchy) => join('/sys/fs/cgroup', hierarchy, this.cgroup)).filter((path) => existsSync(path));
+    return ['', ...readdirSync('/sys/fs/cgroup')]
+      .map((hierarchy) => join('/sys/fs/cgroup', hierarchy, this.cgroup))
+      .filter((path) => existsSync(path));
   }
 }
 
 /** PURE. The conflist without what calls iptables. */
 function plainOf(conflist: string): string {
-  const { plugins: [bridge], ...rest } = JSON.parse(conflist) as { readonly plugins: readonly object[] };
+  const {
+    plugins: [bridge],
+    ...rest
+  } = JSON.parse(conflist) as { readonly plugins: readonly object[] };
   return JSON.stringify({ ...rest, name: PLAIN, plugins: [{ ...bridge, ipMasq: false }] });
 }
 
@@ -140,12 +194,22 @@ export interface Daemon {
   kill(signal: 'SIGTERM' | 'SIGKILL'): Promise<void>;
 }
 
-/** Starts a daemon with its output in `logFile`, and an environment as a service manager gives it: nothing of ours (a list of certificates to load, say) is measured with it. */
-export async function startDaemon(argv: readonly [string, ...string[]], logFile: string, env: Readonly<Record<string, string>> = {}): Promise<Daemon> {
+/**
+ * Starts a daemon with its output in `logFile`, and an environment as a service manager gives it: nothing of ours (a
+ * list of certificates to load, say) is measured with it.
+ */
+export async function startDaemon(
+  argv: readonly [string, ...string[]],
+  logFile: string,
+  env: Readonly<Record<string, string>> = {},
+): Promise<Daemon> {
   const { open } = await import('node:fs/promises');
   const log = await open(logFile, 'a');
   try {
-    const child = spawn(argv[0], argv.slice(1), { stdio: ['ignore', log.fd, log.fd], env: { PATH: process.env['PATH'] ?? '', HOME: '/root', ...env } });
+    const child = spawn(argv[0], argv.slice(1), {
+      stdio: ['ignore', log.fd, log.fd],
+      env: { PATH: process.env['PATH'] ?? '', HOME: '/root', ...env },
+    });
     const ended = once(child, 'exit');
     await once(child, 'spawn');
     return {
@@ -161,19 +225,31 @@ export async function startDaemon(argv: readonly [string, ...string[]], logFile:
   }
 }
 
-/** Debian's crun refuses the hybrid cgroup layout while a controller sits in the v2 hierarchy; hugetlb as v1 frees it. It stays mounted. */
+/**
+ * Debian's crun refuses the hybrid cgroup layout while a controller sits in the v2 hierarchy; hugetlb as v1 frees it.
+ * It stays mounted.
+ */
 export async function makeCrunWork(): Promise<void> {
   const path = '/sys/fs/cgroup/hugetlb';
-  if (existsSync('/sys/fs/cgroup/cgroup.controllers') || readFileSync('/proc/self/mountinfo', 'utf8').includes(` ${path} `)) return;
+  if (
+    existsSync('/sys/fs/cgroup/cgroup.controllers') ||
+    readFileSync('/proc/self/mountinfo', 'utf8').includes(` ${path} `)
+  )
+    return;
   await run('mkdir', ['-p', path]);
   await run('mount', ['-t', 'cgroup', '-o', 'hugetlb', 'none', path]);
 }
 
-/** Living processes, this one aside, that name the directory on their command line: daemons, monitors, shims, plugins. */
+/**
+ * Living processes, this one aside, that name the directory on their command line: daemons, monitors, shims, plugins.
+ */
 export function processesOf(directory: string): number[] {
   return readdirSync('/proc')
     .filter((name) => /^\d+$/.test(name) && Number(name) !== process.pid)
-    .filter((pid) => readOr(`/proc/${pid}/cmdline`).includes(directory) && !/^State:\s+Z/m.test(readOr(`/proc/${pid}/status`)))
+    .filter(
+      (pid) =>
+        readOr(`/proc/${pid}/cmdline`).includes(directory) && !/^State:\s+Z/m.test(readOr(`/proc/${pid}/status`)),
+    )
     .map(Number);
 }
 
@@ -191,22 +267,34 @@ export function readOr(path: string): string {
 }
 
 function processesIn(cgroup: string): string[] {
-  const own = readOr(join(cgroup, 'cgroup.procs')).split('\n').filter((line) => line !== '');
-  return [...own, ...readdirSync(cgroup, { withFileTypes: true }).filter((each) => each.isDirectory()).flatMap((each) => processesIn(join(cgroup, each.name)))];
+  const own = readOr(join(cgroup, 'cgroup.procs'))
+    .split('\n')
+    .filter((line) => line !== '');
+  return [
+    ...own,
+    ...readdirSync(cgroup, { withFileTypes: true })
+      .filter((each) => each.isDirectory())
+      .flatMap((each) => processesIn(join(cgroup, each.name))),
+  ];
 }
 
 async function removeCgroups(path: string): Promise<void> {
-  for (const each of await readdir(path, { withFileTypes: true })) if (each.isDirectory()) await removeCgroups(join(path, each.name));
+  for (const each of await readdir(path, { withFileTypes: true }))
+    if (each.isDirectory()) await removeCgroups(join(path, each.name));
   await rmdir(path).catch(() => {});
 }
 
 /** Links that are plugged into the bridge, by netlink: /sys shows the network namespace that it was mounted in. */
 async function portsOf(bridge: string): Promise<string[]> {
-  const { stdout } = await run('ip', ['-o', 'link', 'show', 'master', bridge]).catch(() => ({ stdout: '' })); // There may be no such bridge.
+  // There may be no such bridge.
+  const { stdout } = await run('ip', ['-o', 'link', 'show', 'master', bridge]).catch(() => ({ stdout: '' }));
   return stdout.split('\n').flatMap((line) => /^\d+: ([^:@]+)/.exec(line)?.[1] ?? []);
 }
 
-/** As on a node of our own: /run in memory, no lock of the packet filter that others take, no mounts of others below /tmp to count. */
+/**
+ * As on a node of our own: /run in memory, no lock of the packet filter that others take, no mounts of others below
+ * /tmp to count.
+ */
 async function leaveOthersBehind(): Promise<void> {
   for (const mount of mountsBelow('/tmp').reverse()) await run('umount', ['-l', mount]).catch(() => {});
   await run('mount', ['-t', 'tmpfs', 'tmpfs', '/run']);

@@ -30,7 +30,10 @@ export async function lives({ ground, targets, report, runtime, say }: Bench): P
   const pod = await berth.runPod();
   const id = await berth.cri.runContainer(pod, ground.image, SERVICE);
   const floor = await Floor.open(ground, runtime, join(ground.dir, 'run/berth/containers', id));
-  const rounds: ((into: Report) => Promise<void>)[] = [(into) => floor.round(into), ...targets.map((target) => (into: Report) => life(target, ground.image, into))];
+  const rounds: ((into: Report) => Promise<void>)[] = [
+    (into) => floor.round(into),
+    ...targets.map((target) => (into: Report) => life(target, ground.image, into)),
+  ];
   for (let i = 0; i < LIFE_ROUNDS; i++) {
     if (i % 10 === 0) say(`life ${i}/${LIFE_ROUNDS}`);
     for (const round of turned(rounds, i)) await round(report);
@@ -45,7 +48,10 @@ export async function warmUp(targets: readonly Target[], image: string, scrap: R
 
 export async function life(target: Target, image: string, report: Report): Promise<void> {
   const { cri, column } = target;
-  const measure = async <T>(name: string, work: () => Promise<T>): Promise<{ readonly value: T; readonly took: number }> => {
+  const measure = async <T>(
+    name: string,
+    work: () => Promise<T>,
+  ): Promise<{ readonly value: T; readonly took: number }> => {
     const from = performance.now();
     const value = await work();
     const took = performance.now() - from;
@@ -53,7 +59,9 @@ export async function life(target: Target, image: string, report: Report): Promi
     return { value, took };
   };
   const { value: pod, took: ran } = await measure('RunPodSandbox', () => target.runPod());
-  const { value: containerId, took: created } = await measure('CreateContainer', () => cri.createContainer(pod, image, SERVICE));
+  const { value: containerId, took: created } = await measure('CreateContainer', () =>
+    cri.createContainer(pod, image, SERVICE),
+  );
   const { took: started } = await measure('StartContainer', () => cri.rpc.startContainer({ containerId }));
   report.add(column, 'pod up', ran + created + started);
   for (let i = 0; i < EXECS; i++) {
@@ -63,11 +71,16 @@ export async function life(target: Target, image: string, report: Report): Promi
   const { took: stopped } = await measure('StopContainer', () => cri.rpc.stopContainer({ containerId, timeout: 10n }));
   const { took: removed } = await measure('RemoveContainer', () => cri.rpc.removeContainer({ containerId }));
   const { took: podStopped } = await measure('StopPodSandbox', () => cri.rpc.stopPodSandbox({ podSandboxId: pod.id }));
-  const { took: podRemoved } = await measure('RemovePodSandbox', () => cri.rpc.removePodSandbox({ podSandboxId: pod.id }));
+  const { took: podRemoved } = await measure('RemovePodSandbox', () =>
+    cri.rpc.removePodSandbox({ podSandboxId: pod.id }),
+  );
   report.add(column, 'pod down', stopped + removed + podStopped + podRemoved);
 }
 
-/** 10 and 20 pods with a container each, all asked for at once, until all run; and how long Berth's event loop is blocked meanwhile. */
+/**
+ * 10 and 20 pods with a container each, all asked for at once, until all run; and how long Berth's event loop is
+ * blocked meanwhile.
+ */
 export async function parallel({ ground, targets, report, say }: Bench): Promise<void> {
   for (let i = 0; i < PARALLEL_ROUNDS; i++) {
     say(`parallel ${i}/${PARALLEL_ROUNDS}`);
@@ -77,7 +90,8 @@ export async function parallel({ ground, targets, report, say }: Bench): Promise
         const from = performance.now();
         const pods = await Promise.all(Array.from({ length: count }, () => podUp(target, ground.image)));
         report.add(target.column, `${count} pods at once`, performance.now() - from);
-        if (target.column === 'berth' && count === 20) report.add('berth', 'event loop delay p99, 20 starts', await loopDelayMs(target));
+        if (target.column === 'berth' && count === 20)
+          report.add('berth', 'event loop delay p99, 20 starts', await loopDelayMs(target));
         await Promise.all(pods.map((id) => target.cri.removePod(id)));
       }
     }
@@ -104,8 +118,9 @@ const EXECS_ALL = 'execs per pod life';
 const EXECS_OWN = "execs per pod life but plugins' and container's own";
 
 /**
- * Programs executed from RunPodSandbox to RemovePodSandbox with one container and one ExecSync, those in the container included: with the chain of
- * the bench, whose plugins execute iptables some fifteen times, and with a plain bridge, where what a runtime does itself shows.
+ * Programs executed from RunPodSandbox to RemovePodSandbox with one container and one ExecSync, those in the container
+ * included: with the chain of the bench, whose plugins execute iptables some fifteen times, and with a plain bridge,
+ * where what a runtime does itself shows.
  */
 export async function execs({ ground, targets, report, say }: Bench): Promise<void> {
   const needless: string[] = [];
@@ -140,7 +155,11 @@ async function withPlainNetwork<T>(ground: Ground, own: Own, work: () => Promise
   const before = await own.networkInUse();
   const use = async (conflist: string, name: string): Promise<void> => {
     await ground.configure(own.network, conflist);
-    await waitFor(() => own.networkInUse(), (inUse) => inUse === name, `the CNI network ${name} to be in use`);
+    await waitFor(
+      () => own.networkInUse(),
+      (inUse) => inUse === name,
+      `the CNI network ${name} to be in use`,
+    );
   };
   await use(own.network.plain, PLAIN);
   const result = await work();
@@ -150,11 +169,19 @@ async function withPlainNetwork<T>(ground: Ground, own: Own, work: () => Promise
 
 /** What the process and its descendants execute during `work`, in order: name and first word that is no option. */
 async function traceExecs(pid: number, file: string, work: () => Promise<void>): Promise<string[]> {
-  const strace = spawn('strace', ['-f', '-s', '200', '-e', 'trace=execve', '-e', 'signal=none', '-o', file, '-p', String(pid)], { stdio: ['ignore', 'ignore', 'pipe'] });
+  const strace = spawn(
+    'strace',
+    ['-f', '-s', '200', '-e', 'trace=execve', '-e', 'signal=none', '-o', file, '-p', String(pid)],
+    { stdio: ['ignore', 'ignore', 'pipe'] },
+  );
   let said = '';
   strace.stderr.setEncoding('utf8').on('data', (text: string) => (said += text));
   const ended = once(strace, 'exit');
-  await waitFor(() => said, (text) => text.includes('attached'), 'strace to attach');
+  await waitFor(
+    () => said,
+    (text) => text.includes('attached'),
+    'strace to attach',
+  );
   await work();
   strace.kill('SIGINT');
   await ended;
@@ -182,7 +209,10 @@ function verb(args: string): string {
 /** What CNI plugins run for themselves, and the container's own programs: no runtime can spare those. */
 const NOT_THE_RUNTIMES = /^(host-local|ip6?tables.*|xtables.*|sh|exe|sleep|true)$/;
 
-/** What Berth promises never to execute: no question about a state that it knows, no plugin for `lo`, no process that only holds namespaces. */
+/**
+ * What Berth promises never to execute: no question about a state that it knows, no plugin for `lo`, no process that
+ * only holds namespaces.
+ */
 const NEEDLESS = /^(runc|crun) state$|^loopback$|^pause$/;
 
 /** The list, beginning with another one each time. */

@@ -1,12 +1,14 @@
 /**
- * `npm run bench [-- options]`: DESIGN's table of latencies, memory and processes, Berth beside a floor and a peer, in one run.
+ * `npm run bench [-- options]`: DESIGN's table of latencies, memory and processes, Berth beside a floor and a peer, in
+ * one run.
  *
  *   --vs containerd | unix:///path   the peer: Debian's containerd, set up here, or whoever serves CRI there
  *   --runtime runc | crun            the OCI runtime of all (default crun)
  *   --only PART                      life, execs, parallel, lists, pull, restart or memory; can be given several times
  *   --json                           rows as JSON on stdout; the progress is on stderr in any case
  *
- * Needs root. Runs in mount and network namespaces of its own. Exits with 1 when a round failed or anything was left behind.
+ * Needs root. Runs in mount and network namespaces of its own. Exits with 1 when a round failed or anything was left
+ * behind.
  */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -33,9 +35,18 @@ interface Options {
 }
 
 function readOptions(argv: readonly string[]): Options {
-  const { values } = parseArgs({ args: [...argv], options: { vs: { type: 'string' }, runtime: { type: 'string', default: 'crun' }, only: { type: 'string', multiple: true }, json: { type: 'boolean', default: false } } });
+  const { values } = parseArgs({
+    args: [...argv],
+    options: {
+      vs: { type: 'string' },
+      runtime: { type: 'string', default: 'crun' },
+      only: { type: 'string', multiple: true },
+      json: { type: 'boolean', default: false },
+    },
+  });
   const { vs, runtime, only = [...PARTS], json } = values;
-  if (vs !== undefined && vs !== 'containerd' && !vs.startsWith('unix:///')) throw new Error(`--vs ${vs}: give containerd or unix:///path/of/socket`);
+  if (vs !== undefined && vs !== 'containerd' && !vs.startsWith('unix:///'))
+    throw new Error(`--vs ${vs}: give containerd or unix:///path/of/socket`);
   if (!(runtime in RUNTIMES)) throw new Error(`--runtime ${runtime}: there are ${Object.keys(RUNTIMES).join(', ')}`);
   const wrong = only.find((part) => !(PARTS as readonly string[]).includes(part));
   if (wrong !== undefined) throw new Error(`--only ${wrong}: there are ${PARTS.join(', ')}`);
@@ -44,21 +55,26 @@ function readOptions(argv: readonly string[]): Options {
 
 async function bench({ vs, runtime, parts, json }: Options): Promise<boolean> {
   const from = performance.now();
-  const say = (text: string): void => void process.stderr.write(`${((performance.now() - from) / 1000).toFixed(0).padStart(4)} s  ${text}\n`);
+  const say = (text: string): void =>
+    void process.stderr.write(`${((performance.now() - from) / 1000).toFixed(0).padStart(4)} s  ${text}\n`);
   say(`images and daemons: Berth${vs === undefined ? '' : `, ${vs}`}, ${runtime}`);
   const ground = await Ground.make();
   const report = new Report();
   let failed = false;
   let targets: readonly Target[] = [];
   const interrupted = new Promise<never>((_resolve, reject) => {
-    for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => reject(new Error(`stopped by ${signal}`)));
+    for (const signal of ['SIGINT', 'SIGTERM'] as const)
+      process.once(signal, () => reject(new Error(`stopped by ${signal}`)));
   });
   try {
-    await Promise.race([interrupted, (async () => {
-      targets = await openTargets(ground, vs, runtime);
-      await measure({ ground, targets, report, runtime, say }, parts);
-      for (const target of targets) await target.close();
-    })()]);
+    await Promise.race([
+      interrupted,
+      (async () => {
+        targets = await openTargets(ground, vs, runtime);
+        await measure({ ground, targets, report, runtime, say }, parts);
+        for (const target of targets) await target.close();
+      })(),
+    ]);
   } catch (error) {
     failed = true;
     say(`FAILED: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`);
@@ -84,9 +100,16 @@ async function measure(each: Bench, parts: ReadonlySet<string>): Promise<void> {
 
 /** One line on machine and versions: figures without it say nothing. */
 async function where(runtime: RuntimeName, peer: string | undefined): Promise<string> {
-  const version = async (command: string): Promise<string> => (await run(command, ['--version'])).stdout.split('\n', 1)[0] ?? '';
-  const versions = await Promise.all([version(RUNTIMES[runtime]), ...(peer === 'containerd' ? [version('containerd')] : [])]);
-  return `${new Date().toISOString().slice(0, 16)}Z, ${cpus().length} × ${cpus()[0]?.model ?? 'CPU'}, Linux ${release()}, load ${loadavg()[0]?.toFixed(1)}; ${versions.join('; ')}`;
+  const version = async (command: string): Promise<string> =>
+    (await run(command, ['--version'])).stdout.split('\n', 1)[0] ?? '';
+  const versions = await Promise.all([
+    version(RUNTIMES[runtime]),
+    ...(peer === 'containerd' ? [version('containerd')] : []),
+  ]);
+  return (
+    `${new Date().toISOString().slice(0, 16)}Z, ${cpus().length} × ${cpus()[0]?.model ?? 'CPU'}, ` +
+    `Linux ${release()}, load ${loadavg()[0]?.toFixed(1)}; ${versions.join('; ')}`
+  );
 }
 
 /** This program again, where mounts, links and packet-filter rules are nobody else's. */
@@ -101,7 +124,8 @@ async function onGroundOfItsOwn(): Promise<number> {
 try {
   const options = readOptions(process.argv.slice(2));
   if (process.getuid?.() !== 0) throw new Error('needs root');
-  if (!existsSync(new URL('../build/berth.cjs', import.meta.url))) throw new Error('build/berth.cjs is missing; run npm run build first');
+  if (!existsSync(new URL('../build/berth.cjs', import.meta.url)))
+    throw new Error('build/berth.cjs is missing; run npm run build first');
   process.exitCode = process.env[INSIDE] === undefined ? await onGroundOfItsOwn() : (await bench(options)) ? 0 : 1;
 } catch (error) {
   console.error(`bench: ${error instanceof Error ? error.message : String(error)}`);

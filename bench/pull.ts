@@ -1,4 +1,6 @@
-/** PullImage of an image as large as real ones, beside two tools that do the same: `skopeo copy`, then `umoci unpack`. */
+/**
+ * PullImage of an image as large as real ones, beside two tools that do the same: `skopeo copy`, then `umoci unpack`.
+ */
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { buildImage, dir, file, type LayerFile, push } from '../test/e2e/images.ts';
@@ -23,24 +25,37 @@ export async function pulls(bench: Bench): Promise<void> {
     await rm(layout, { recursive: true });
     for (let i = 0; i < ROUNDS; i++) {
       say(`pull ${compression} ${i}/${ROUNDS}`);
-      for (const work of turned([() => byHand(bench, reference, compression), ...targets.map((target) => () => pull(bench, target, reference, compression))], i)) {
+      for (const work of turned(
+        [
+          () => byHand(bench, reference, compression),
+          ...targets.map((target) => () => pull(bench, target, reference, compression)),
+        ],
+        i,
+      )) {
         // What the last one wrote must not be written during the next one's time.
         await run('sync', ['-f', ground.dir]);
         await work();
       }
     }
   }
-  for (const { column, own } of targets) if (own === undefined) report.lacks(column, 'daemon growth while it pulls', 'unknown', 'MB');
+  for (const { column, own } of targets)
+    if (own === undefined) report.lacks(column, 'daemon growth while it pulls', 'unknown', 'MB');
 }
 
-async function pull({ report }: Bench, { column, cri, own }: Target, image: string, compression: string): Promise<void> {
+async function pull(
+  { report }: Bench,
+  { column, cri, own }: Target,
+  image: string,
+  compression: string,
+): Promise<void> {
   const before = own === undefined ? 0 : memoryKb(own.pid, 'status', 'VmRSS');
   // 5: forget the peak of the resident set (proc_pid_clear_refs(5)).
   if (own !== undefined) await writeFile(`/proc/${own.pid}/clear_refs`, '5');
   const from = performance.now();
   await cri.pull(image);
   report.add(column, `PullImage ${compression}`, performance.now() - from);
-  if (own !== undefined) report.add(column, 'daemon growth while it pulls', (memoryKb(own.pid, 'status', 'VmHWM') - before) / 1024, 'MB');
+  if (own !== undefined)
+    report.add(column, 'daemon growth while it pulls', (memoryKb(own.pid, 'status', 'VmHWM') - before) / 1024, 'MB');
   await cri.rpc.removeImage({ image: { image } });
 }
 
@@ -48,7 +63,14 @@ async function byHand({ ground, report }: Bench, reference: string, compression:
   const layout = join(ground.dir, 'by-hand');
   const name = `PullImage ${compression}`;
   const from = performance.now();
-  await run('skopeo', ['copy', '--quiet', '--insecure-policy', '--src-tls-verify=false', `docker://${reference}`, `oci:${layout}:large`]);
+  await run('skopeo', [
+    'copy',
+    '--quiet',
+    '--insecure-policy',
+    '--src-tls-verify=false',
+    `docker://${reference}`,
+    `oci:${layout}:large`,
+  ]);
   try {
     await run('umoci', ['unpack', '--image', `${layout}:large`, `${layout}-bundle`], { maxBuffer: 1e8 });
     report.add('floor', name, performance.now() - from);
@@ -60,15 +82,26 @@ async function byHand({ ground, report }: Bench, reference: string, compression:
   await rm(`${layout}-bundle`, { recursive: true, force: true });
 }
 
-/** Files as in real images, from a few bytes to megabytes, three quarters text and the rest noise; the same bytes in every run. */
+/**
+ * Files as in real images, from a few bytes to megabytes, three quarters text and the rest noise; the same bytes in
+ * every run.
+ */
 function layerFiles(layer: number): LayerFile[] {
   const random = xorshift(layer + 1);
-  const words = Array.from({ length: 4096 }, () => Buffer.from(Array.from({ length: 2 + (random() % 9) }, () => 97 + (random() % 26))));
+  const words = Array.from({ length: 4096 }, () =>
+    Buffer.from(Array.from({ length: 2 + (random() % 9) }, () => 97 + (random() % 26))),
+  );
   const sizes = Array.from({ length: FILES_PER_LAYER }, () => 2 ** ((random() % 1600) / 100));
   const scale = BYTES_PER_LAYER / sizes.reduce((sum, size) => sum + size, 0);
   const root = `layer${layer}`;
   const directories = Array.from({ length: FILES_PER_LAYER / 20 }, (_, i) => dir(`${root}/d${i}`));
-  return [dir(root), ...directories, ...sizes.map((size, i) => file(`${root}/d${Math.floor(i / 20)}/f${i}`, content(Math.ceil(size * scale), words, random)))];
+  return [
+    dir(root),
+    ...directories,
+    ...sizes.map((size, i) =>
+      file(`${root}/d${Math.floor(i / 20)}/f${i}`, content(Math.ceil(size * scale), words, random)),
+    ),
+  ];
 }
 
 function content(size: number, words: readonly Buffer[], random: () => number): Buffer {

@@ -9,14 +9,19 @@ export interface Row {
   readonly unit: string;
   readonly berth?: Cell;
   readonly peer?: Cell;
-  /** The same work by hand: CNI plugins and OCI runtime without any daemon; for pulls, two tools that pull and unpack. */
+  /**
+   * The same work by hand: CNI plugins and OCI runtime without any daemon; for pulls, two tools that pull and unpack.
+   */
   readonly floor?: Cell;
 }
 export type Column = 'berth' | 'peer' | 'floor';
 
 /** The whole run's samples, in the order in which the rows were first heard of. */
 export class Report {
-  readonly #rows = new Map<string, { readonly unit: string; readonly samples: Map<Column, number[]>; readonly errors: Map<Column, string> }>();
+  readonly #rows = new Map<
+    string,
+    { readonly unit: string; readonly samples: Map<Column, number[]>; readonly errors: Map<Column, string> }
+  >();
 
   /** One more sample. */
   add(column: Column, name: string, value: number, unit = 'ms'): void {
@@ -35,7 +40,12 @@ export class Report {
     return Array.from(this.#rows, ([name, { unit, samples, errors }]) => ({
       name,
       unit,
-      ...Object.fromEntries(Array.from(samples, ([column, values]) => [column, { p50: percentile(values, 0.5), p99: percentile(values, 0.99) }])),
+      ...Object.fromEntries(
+        Array.from(samples, ([column, values]) => [
+          column,
+          { p50: percentile(values, 0.5), p99: percentile(values, 0.99) },
+        ]),
+      ),
       ...Object.fromEntries(Array.from(errors, ([column, error]) => [column, { error }])),
     }));
   }
@@ -59,12 +69,27 @@ export function percentile(values: readonly number[], share: number): number {
 
 /** Rows as Markdown, which reads well on a terminal too. `peer` is the peer's name, undefined without one. */
 export function table(rows: readonly Row[], peer: string | undefined): string {
-  const head = ['row', 'unit', 'floor p50 / p99', 'Berth p50 / p99', ...(peer === undefined ? [] : [`${peer} p50 / p99`, 'Berth ÷ peer']), 'Berth − floor'];
+  const head = [
+    'row',
+    'unit',
+    'floor p50 / p99',
+    'Berth p50 / p99',
+    ...(peer === undefined ? [] : [`${peer} p50 / p99`, 'Berth ÷ peer']),
+    'Berth − floor',
+  ];
   const body = rows.map((row) => [
-    row.name, row.unit, cell(row.floor), cell(row.berth), ...(peer === undefined ? [] : [cell(row.peer), combine(row.berth, row.peer, (a, b) => (a / b).toFixed(2))]), combine(row.berth, row.floor, (a, b) => number(a - b)),
+    row.name,
+    row.unit,
+    cell(row.floor),
+    cell(row.berth),
+    ...(peer === undefined ? [] : [cell(row.peer), combine(row.berth, row.peer, (a, b) => (a / b).toFixed(2))]),
+    combine(row.berth, row.floor, (a, b) => number(a - b)),
   ]);
   const widths = head.map((title, i) => Math.max(title.length, ...body.map((line) => (line[i] ?? '').length)));
-  const line = (cells: readonly string[]): string => `| ${cells.map((text, i) => (i === 0 ? text.padEnd(widths[i] ?? 0) : text.padStart(widths[i] ?? 0))).join(' | ')} |`;
+  const line = (cells: readonly string[]): string =>
+    '| ' +
+    `${cells.map((text, i) => (i === 0 ? text.padEnd(widths[i] ?? 0) : text.padStart(widths[i] ?? 0))).join(' | ')} ` +
+    '|';
   const rule = `| ${widths.map((width, i) => (i === 0 ? '-'.repeat(width) : `${'-'.repeat(width - 1)}:`)).join(' | ')} |`;
   return [line(head), rule, ...body.map(line)].join('\n');
 }

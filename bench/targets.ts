@@ -9,7 +9,17 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { ContainerConfig, Input } from '../pkg/cri-api/types.ts';
 import { type CriClient, criClient, type Pod } from '../test/e2e/cri-client.ts';
-import { CNI_PLUGINS, type Daemon, type Ground, makeCrunWork, memoryKb, type Network, processesOf, readOr, startDaemon } from './ground.ts';
+import {
+  CNI_PLUGINS,
+  type Daemon,
+  type Ground,
+  makeCrunWork,
+  memoryKb,
+  type Network,
+  processesOf,
+  readOr,
+  startDaemon,
+} from './ground.ts';
 
 export type RuntimeName = 'runc' | 'crun';
 export const RUNTIMES: Readonly<Record<RuntimeName, string>> = { runc: '/usr/sbin/runc', crun: '/usr/bin/crun' };
@@ -43,7 +53,9 @@ export interface Own {
 }
 
 /** The container of every measurement: ends at once on TERM, and has a handler for it as soon as it can exec. */
-export const SERVICE: Input<ContainerConfig> = { command: ['sh', '-c', "trap 'exit 0' TERM; while :; do sleep 3600 & wait $!; done"] };
+export const SERVICE: Input<ContainerConfig> = {
+  command: ['sh', '-c', "trap 'exit 0' TERM; while :; do sleep 3600 & wait $!; done"],
+};
 
 abstract class OwnTarget implements Target, Own {
   abstract readonly column: 'berth' | 'peer';
@@ -77,7 +89,13 @@ abstract class OwnTarget implements Target, Own {
 
   /** Each in a cgroup of its own, as the kubelet does it. */
   runPod(): Promise<Pod> {
-    return this.cri.runPod({ logDirectory: join(this.dir, 'logs'), linux: { cgroupParent: `${this.ground.cgroup}/${this.column}/pod${this.#pods++}`, securityContext: { namespaceOptions: { network: 'POD', pid: 'CONTAINER', ipc: 'POD' } } } });
+    return this.cri.runPod({
+      logDirectory: join(this.dir, 'logs'),
+      linux: {
+        cgroupParent: `${this.ground.cgroup}/${this.column}/pod${this.#pods++}`,
+        securityContext: { namespaceOptions: { network: 'POD', pid: 'CONTAINER', ipc: 'POD' } },
+      },
+    });
   }
 
   async kill(): Promise<void> {
@@ -107,7 +125,9 @@ abstract class OwnTarget implements Target, Own {
   }
 
   monitorPssKb(): number {
-    return processesOf(this.dir).filter((pid) => this.isMonitor(readOr(`/proc/${pid}/comm`).trim())).reduce((sum, pid) => sum + memoryKb(pid, 'smaps_rollup', 'Pss'), 0);
+    return processesOf(this.dir)
+      .filter((pid) => this.isMonitor(readOr(`/proc/${pid}/comm`).trim()))
+      .reduce((sum, pid) => sum + memoryKb(pid, 'smaps_rollup', 'Pss'), 0);
   }
 
   abstract networkInUse(): Promise<string>;
@@ -128,8 +148,25 @@ class Berth extends OwnTarget {
   protected command(): readonly [string, ...string[]] {
     const { dir } = this;
     return [
-      this.ground.build('bin/berth'), '--config', '/dev/null', '--config-dir', join(dir, 'none'), '--root', join(dir, 'root'), '--runroot', join(this.ground.dir, 'run/berth'), '--listen', this.socket,
-      '--log-dir', join(dir, 'logs'), '--cni-config-dir', this.network.confDir, '--cni-plugin-dir', CNI_PLUGINS, '--default-runtime', this.runtime,
+      this.ground.build('bin/berth'),
+      '--config',
+      '/dev/null',
+      '--config-dir',
+      join(dir, 'none'),
+      '--root',
+      join(dir, 'root'),
+      '--runroot',
+      join(this.ground.dir, 'run/berth'),
+      '--listen',
+      this.socket,
+      '--log-dir',
+      join(dir, 'logs'),
+      '--cni-config-dir',
+      this.network.confDir,
+      '--cni-plugin-dir',
+      CNI_PLUGINS,
+      '--default-runtime',
+      this.runtime,
     ];
   }
 
@@ -148,14 +185,18 @@ class Containerd extends OwnTarget {
 
   async networkInUse(): Promise<string> {
     const { info } = await this.cri.rpc.status({ verbose: true });
-    const { Networks: networks = [] } = JSON.parse(info['cniconfig'] ?? '{}') as { readonly Networks?: readonly { readonly IFName: string; readonly Config: { readonly Name: string } }[] };
+    const { Networks: networks = [] } = JSON.parse(info['cniconfig'] ?? '{}') as {
+      readonly Networks?: readonly { readonly IFName: string; readonly Config: { readonly Name: string } }[];
+    };
     return networks.find(({ IFName: device }) => device === 'eth0')?.Config.Name ?? '';
   }
 
   async configure(): Promise<void> {
     const { dir } = this;
     const cri = 'plugins."io.containerd.grpc.v1.cri"';
-    await writeFile(join(dir, 'config.toml'), `version = 2
+    await writeFile(
+      join(dir, 'config.toml'),
+      `version = 2
 root = "${dir}/root"
 state = "${this.ground.dir}/run/containerd"
 oom_score = 0
@@ -178,7 +219,8 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
 [${cri}.containerd.runtimes.runc.options]
   BinaryName = "${RUNTIMES[this.runtime]}"
   Root = "${this.ground.dir}/run/containerd-runtime"
-`);
+`,
+    );
   }
 
   protected command(): readonly [string, ...string[]] {
@@ -232,7 +274,11 @@ function foreign(path: string): Target {
 }
 
 /** Berth, and the peer that `--vs` names; each serves and has the image. */
-export async function openTargets(ground: Ground, vs: string | undefined, runtime: RuntimeName): Promise<readonly Target[]> {
+export async function openTargets(
+  ground: Ground,
+  vs: string | undefined,
+  runtime: RuntimeName,
+): Promise<readonly Target[]> {
   if (runtime === 'crun') await makeCrunWork();
   const targets: Target[] = [];
   const berth = new Berth(ground, await ground.network('berth'), runtime, 'berth');

@@ -22,8 +22,11 @@ describe('AppArmor at start', () => {
     assert.match(runs[0]?.at(-1) ?? '', /^profile berth-default flags=/);
   });
 
-  it('is left alone where it is off, or the profile is the administrator\'s', async () => {
-    for (const [changes, used] of [[{ enabled: false }, false], [{ profile: 'site-default' }, true]] as const) {
+  it("is left alone where it is off, or the profile is the administrator's", async () => {
+    for (const [changes, used] of [
+      [{ enabled: false }, false],
+      [{ profile: 'site-default' }, true],
+    ] as const) {
       const { apparmor, runs } = machine(changes);
       assert.equal(await loadApparmor(apparmor, silent), used);
       assert.deepEqual(runs, []);
@@ -39,7 +42,10 @@ describe('AppArmor at start', () => {
 
   it('that refuses the profile keeps the daemon from starting, with the reason', async () => {
     const { apparmor } = machine({ run: async () => ({ exitCode: 1, stderr: 'parser error in line 3\n' }) });
-    const error = await loadApparmor(apparmor, silent).then(() => undefined, (cause: unknown) => cause);
+    const error = await loadApparmor(apparmor, silent).then(
+      () => undefined,
+      (cause: unknown) => cause,
+    );
     assert.equal(codeOf(error), 'FailedPrecondition');
     assert.match(String(error), /parser error in line 3; mend that/);
   });

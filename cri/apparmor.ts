@@ -14,21 +14,31 @@ export interface Apparmor {
   /** Path of apparmor_parser; undefined if it is not installed. */
   readonly parser: string | undefined;
   /** Runs a command with a text on its stdin. */
-  readonly run: (argv: readonly [string, ...string[]], stdin: string) => Promise<{ readonly exitCode: number; readonly stderr: string }>;
+  readonly run: (
+    argv: readonly [string, ...string[]],
+    stdin: string,
+  ) => Promise<{ readonly exitCode: number; readonly stderr: string }>;
 }
 
 /**
- * Loads our profile, or replaces an older one of its name. False if containers are to run without AppArmor: it is off, or nothing can load a profile
- * (as with other runtimes, which look for the parser too). @throws FailedPrecondition when the profile is refused: containers could not start.
+ * Loads our profile, or replaces an older one of its name. False if containers are to run without AppArmor: it is off,
+ * or nothing can load a profile (as with other runtimes, which look for the parser too). @throws FailedPrecondition
+ * when the profile is refused: containers could not start.
  */
 export async function loadApparmor({ enabled, profile, parser, run }: Apparmor, log: Logger): Promise<boolean> {
   if (!enabled) return false;
   if (parser === undefined) {
-    log.warn('AppArmor is on, but there is no apparmor_parser to load a profile: containers run without one; install the package apparmor');
+    log.warn(
+      'AppArmor is on, but there is no apparmor_parser to load a profile: containers run without ' +
+        'one; install the package apparmor',
+    );
     return false;
   }
   if (profile !== OWN_PROFILE) return true;
   const { exitCode, stderr } = await run([parser, '--replace', '--skip-cache'], apparmorProfileText(OWN_PROFILE));
   if (exitCode === 0) return true;
-  throw new RuntimeError('FailedPrecondition', `the AppArmor profile ${OWN_PROFILE} cannot be loaded: ${parser}: ${stderr.trim() || `exit code ${exitCode}`}; mend that, or name a loaded one with apparmor_profile`);
+  throw new RuntimeError(
+    'FailedPrecondition',
+    `the AppArmor profile ${OWN_PROFILE} cannot be loaded: ${parser}: ${stderr.trim() || `exit code ${exitCode}`}; mend that, or name a loaded one with apparmor_profile`,
+  );
 }

@@ -64,7 +64,7 @@ describe('cri/client', () => {
     const error = await failure(plain().waitForReady(20));
     assert.instanceOf(error, CriError);
     assert.include(error.message, `nobody answers on ${socket}`);
-    assert.equal((await failure(plain().version()) as CriError).codeName, 'Unavailable');
+    assert.equal(((await failure(plain().version())) as CriError).codeName, 'Unavailable');
   });
 
   it('waits no longer once it is closed', async () => {
@@ -86,20 +86,35 @@ describe('cri/client', () => {
 
   it('does not send a call that is cancelled already', async () => {
     let calls = 0;
-    await start({ pullImage: () => { calls++; return {}; } });
+    await start({
+      pullImage: () => {
+        calls++;
+        return {};
+      },
+    });
     const cri = plain();
-    assert.equal((await failure(cri.pullImage({}, { signal: AbortSignal.abort() })) as CriError).codeName, 'Cancelled');
+    assert.equal(
+      ((await failure(cri.pullImage({}, { signal: AbortSignal.abort() }))) as CriError).codeName,
+      'Cancelled',
+    );
     await cri.operations();
     assert.equal(calls, 0);
   });
 
   it('waits as long as the kubelet does, unless told otherwise', async () => {
     const waits: Record<string, number> = {};
-    const note = (name: string) => (op: { deadline: number }): Record<string, never> => {
-      waits[name] = Math.round((op.deadline - Date.now()) / 60_000);
-      return {};
-    };
-    await start({ version: note('version'), runPodSandbox: note('run'), pullImage: note('pull'), execSync: note('exec') });
+    const note =
+      (name: string) =>
+      (op: { deadline: number }): Record<string, never> => {
+        waits[name] = Math.round((op.deadline - Date.now()) / 60_000);
+        return {};
+      };
+    await start({
+      version: note('version'),
+      runPodSandbox: note('run'),
+      pullImage: note('pull'),
+      execSync: note('exec'),
+    });
     const cri = plain();
     await Promise.all([cri.version(), cri.runPodSandbox(), cri.pullImage(), cri.execSync()]);
     assert.deepEqual(waits, { version: 2, run: 4, pull: Number.POSITIVE_INFINITY, exec: Number.POSITIVE_INFINITY });
@@ -109,30 +124,69 @@ describe('cri/client', () => {
     const seen: string[] = [];
     let state: ContainerState = 'CONTAINER_CREATED';
     await start({
-      runPodSandbox: (_op, request) => { seen.push(`run ${request.config?.metadata?.name} ${request.runtimeHandler}`); return { podSandboxId: 'p1' }; },
-      createContainer: (_op, request) => { seen.push(`create ${request.podSandboxId} ${request.sandboxConfig?.metadata?.name} ${request.config?.image?.image} ${request.config?.logPath}`); return { containerId: 'c1' }; },
-      startContainer: () => { state = 'CONTAINER_RUNNING'; return {}; },
+      runPodSandbox: (_op, request) => {
+        seen.push(`run ${request.config?.metadata?.name} ${request.runtimeHandler}`);
+        return { podSandboxId: 'p1' };
+      },
+      createContainer: (_op, request) => {
+        seen.push(
+          `create ${request.podSandboxId} ${request.sandboxConfig?.metadata?.name} ` +
+            `${request.config?.image?.image} ${request.config?.logPath}`,
+        );
+        return { containerId: 'c1' };
+      },
+      startContainer: () => {
+        state = 'CONTAINER_RUNNING';
+        return {};
+      },
       containerStatus: () => {
         const now = state;
         if (now === 'CONTAINER_RUNNING') state = 'CONTAINER_EXITED';
         return { status: { id: 'c1', state: now, exitCode: 3 } };
       },
-      podSandboxStatus: (_op, request) => { if (request.podSandboxId === 'p1') return { status: { id: 'p1', state: 'SANDBOX_READY' } }; throw new RuntimeError('NotFound', 'no such pod'); },
-      execSync: (_op, request) => ({ stdout: Buffer.from(request.cmd.join(' ')), stderr: Buffer.from(String(request.timeout)), exitCode: 7 }),
+      podSandboxStatus: (_op, request) => {
+        if (request.podSandboxId === 'p1') return { status: { id: 'p1', state: 'SANDBOX_READY' } };
+        throw new RuntimeError('NotFound', 'no such pod');
+      },
+      execSync: (_op, request) => ({
+        stdout: Buffer.from(request.cmd.join(' ')),
+        stderr: Buffer.from(String(request.timeout)),
+        exitCode: 7,
+      }),
       listPodSandbox: () => ({ items: [{ id: 'p1' }, { id: 'p2' }] }),
-      stopPodSandbox: (_op, request) => { seen.push(`stop ${request.podSandboxId}`); return {}; },
-      removePodSandbox: (_op, request) => { seen.push(`remove ${request.podSandboxId}`); return {}; },
+      stopPodSandbox: (_op, request) => {
+        seen.push(`stop ${request.podSandboxId}`);
+        return {};
+      },
+      removePodSandbox: (_op, request) => {
+        seen.push(`remove ${request.podSandboxId}`);
+        return {};
+      },
     });
     const cri = verbs();
     const pod = await cri.runPod({ metadata: { name: 'web' } }, { handler: 'crun' });
     assert.equal(await cri.runContainer(pod, 'busybox', { metadata: { name: 'app', attempt: 2 } }), 'c1');
     assert.equal((await cri.waitForContainer('c1', 'CONTAINER_EXITED')).exitCode, 3);
-    assert.deepEqual(await cri.exec('c1', ['echo', 'x'], { timeoutSeconds: 5 }), { stdout: 'echo x', stderr: '5', exitCode: 7 });
+    assert.deepEqual(await cri.exec('c1', ['echo', 'x'], { timeoutSeconds: 5 }), {
+      stdout: 'echo x',
+      stderr: '5',
+      exitCode: 7,
+    });
     assert.equal((await cri.waitForPod('p1', 'SANDBOX_READY')).id, 'p1');
-    assert.equal((await failure(cri.pod('p9')) as CriError).codeName, 'NotFound');
-    assert.match((await failure(cri.waitForContainer('c1', 'CONTAINER_CREATED', { timeoutMs: 0 }))).message, /container c1 to be CONTAINER_CREATED; last: .*CONTAINER_EXITED/);
+    assert.equal(((await failure(cri.pod('p9'))) as CriError).codeName, 'NotFound');
+    assert.match(
+      (await failure(cri.waitForContainer('c1', 'CONTAINER_CREATED', { timeoutMs: 0 }))).message,
+      /container c1 to be CONTAINER_CREATED; last: .*CONTAINER_EXITED/,
+    );
     await cri.removeAllPods();
-    assert.sameMembers(seen, ['run web crun', 'create p1 web busybox app.2.log', 'stop p1', 'remove p1', 'stop p2', 'remove p2']);
+    assert.sameMembers(seen, [
+      'run web crun',
+      'create p1 web busybox app.2.log',
+      'stop p1',
+      'remove p1',
+      'stop p2',
+      'remove p2',
+    ]);
   });
 
   it('builds configs that differ, and lets given fields win', async () => {
@@ -142,6 +196,13 @@ describe('cri/client', () => {
     assert.equal(config.metadata?.namespace, 'kube');
     assert.isNotEmpty(config.metadata?.uid);
     assert.equal(containerConfig('b', { logPath: 'x' }).logPath, 'x');
-    assert.equal(await waitFor(() => 5, (value) => value === 5, 'five'), 5);
+    assert.equal(
+      await waitFor(
+        () => 5,
+        (value) => value === 5,
+        'five',
+      ),
+      5,
+    );
   });
 });

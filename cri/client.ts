@@ -20,7 +20,10 @@ export interface CallOptions {
  * loop cancels the call. @throws CriError
  */
 export type Client = {
-  readonly [R in keyof Rpcs]: (request?: Input<Rpcs[R]['request']>, options?: CallOptions) => Rpcs[R]['streams'] extends true ? AsyncIterable<Rpcs[R]['reply']> : Promise<Rpcs[R]['reply']>;
+  readonly [R in keyof Rpcs]: (
+    request?: Input<Rpcs[R]['request']>,
+    options?: CallOptions,
+  ) => Rpcs[R]['streams'] extends true ? AsyncIterable<Rpcs[R]['reply']> : Promise<Rpcs[R]['reply']>;
 } & {
   /** Resolves when the server accepts calls. @throws CriError after `timeoutMs`. */
   waitForReady(timeoutMs: number): Promise<void>;
@@ -46,7 +49,16 @@ export class CriError extends Error {
 
 const MINUTE = 60_000;
 /** Where the kubelet waits longer (cri-client, remote_runtime.go); 0 = no deadline. */
-const DEADLINES_MS: { readonly [R in keyof Rpcs]?: number } = { runPodSandbox: 4 * MINUTE, pullImage: 0, import: 0, execSync: 0, stopContainer: 0, getContainerEvents: 0, pullProgress: 0, check: 0 };
+const DEADLINES_MS: { readonly [R in keyof Rpcs]?: number } = {
+  runPodSandbox: 4 * MINUTE,
+  pullImage: 0,
+  import: 0,
+  execSync: 0,
+  stopContainer: 0,
+  getContainerEvents: 0,
+  pullProgress: 0,
+  check: 0,
+};
 
 /** A client for the socket at `path`; connects when first used. */
 export function connect(path: string): Client {
@@ -59,14 +71,24 @@ export function connect(path: string): Client {
     // Clients of one path in one process must not share a connection: a test that closes one would disturb another.
     'grpc.use_local_subchannel_pool': 1,
   });
-  const calls = Object.fromEntries(Object.entries(methods).map(([key, method]) => [key, (method.streams ? stream : unary)(grpc, key as keyof Rpcs, method as Method)]));
+  const calls = Object.fromEntries(
+    Object.entries(methods).map(([key, method]) => [
+      key,
+      (method.streams ? stream : unary)(grpc, key as keyof Rpcs, method as Method),
+    ]),
+  );
   let closed = false;
   return {
     ...(calls as unknown as Omit<Client, 'waitForReady' | 'close'>),
     async waitForReady(timeoutMs) {
       for (const end = performance.now() + timeoutMs; ; ) {
         if (await isReadyWithin(grpc, Math.min(READY_SLICE_MS, end - performance.now()))) return;
-        if (closed || performance.now() >= end) throw new CriError('connect', 14, closed ? `the client of ${path} was closed` : `nobody answers on ${path} within ${timeoutMs} ms`);
+        if (closed || performance.now() >= end)
+          throw new CriError(
+            'connect',
+            14,
+            closed ? `the client of ${path} was closed` : `nobody answers on ${path} within ${timeoutMs} ms`,
+          );
       }
     },
     close() {
@@ -76,7 +98,9 @@ export function connect(path: string): Client {
   };
 }
 
-/** A closed client of grpc-js goes on waiting to its deadline, and keeps the process alive: it waits a little at a time. */
+/**
+ * A closed client of grpc-js goes on waiting to its deadline, and keeps the process alive: it waits a little at a time.
+ */
 const READY_SLICE_MS = 500;
 
 function isReadyWithin(grpc: GrpcClient, ms: number): Promise<boolean> {
@@ -91,21 +115,37 @@ function deadline(key: keyof Rpcs, options: CallOptions): { deadline?: number } 
 }
 
 function unary(grpc: GrpcClient, key: keyof Rpcs, method: Method) {
-  return (request: unknown = {}, options: CallOptions = {}): Promise<unknown> => new Promise((resolve, reject) => {
-    const call = grpc.makeUnaryRequest(method.path, method.request.encode as (value: unknown) => Buffer, method.reply.decode, request, new Metadata(), deadline(key, options), (error, reply) => {
-      options.signal?.removeEventListener('abort', cancel);
-      if (error === null) resolve(reply);
-      else reject(criError(method, error));
+  return (request: unknown = {}, options: CallOptions = {}): Promise<unknown> =>
+    new Promise((resolve, reject) => {
+      const call = grpc.makeUnaryRequest(
+        method.path,
+        method.request.encode as (value: unknown) => Buffer,
+        method.reply.decode,
+        request,
+        new Metadata(),
+        deadline(key, options),
+        (error, reply) => {
+          options.signal?.removeEventListener('abort', cancel);
+          if (error === null) resolve(reply);
+          else reject(criError(method, error));
+        },
+      );
+      const cancel = (): void => call.cancel();
+      options.signal?.addEventListener('abort', cancel, { once: true });
+      if (options.signal?.aborted === true) cancel();
     });
-    const cancel = (): void => call.cancel();
-    options.signal?.addEventListener('abort', cancel, { once: true });
-    if (options.signal?.aborted === true) cancel();
-  });
 }
 
 function stream(grpc: GrpcClient, key: keyof Rpcs, method: Method) {
   return async function* (request: unknown = {}, options: CallOptions = {}): AsyncGenerator<unknown> {
-    const call = grpc.makeServerStreamRequest(method.path, method.request.encode as (value: unknown) => Buffer, method.reply.decode, request, new Metadata(), deadline(key, options));
+    const call = grpc.makeServerStreamRequest(
+      method.path,
+      method.request.encode as (value: unknown) => Buffer,
+      method.reply.decode,
+      request,
+      new Metadata(),
+      deadline(key, options),
+    );
     const cancel = (): void => call.cancel();
     options.signal?.addEventListener('abort', cancel, { once: true });
     if (options.signal?.aborted === true) cancel();

@@ -29,7 +29,9 @@ export class CodeCache {
     }
   }
 
-  /** Replaces what was kept, and deletes what was kept of other bundles. @throws when the directory cannot be written. */
+  /**
+   * Replaces what was kept, and deletes what was kept of other bundles. @throws when the directory cannot be written.
+   */
   async keep(data: Buffer): Promise<void> {
     const crc = Buffer.alloc(CRC_BYTES);
     crc.writeUInt32LE(crc32(data));
@@ -43,6 +45,7 @@ export class CodeCache {
       await file.close();
     }
     await rename(fresh, join(this.#directory, this.#name));
-    for (const name of await readdir(this.#directory)) if (name.startsWith(PREFIX) && name !== this.#name) await rm(join(this.#directory, name), { force: true });
+    for (const name of await readdir(this.#directory))
+      if (name.startsWith(PREFIX) && name !== this.#name) await rm(join(this.#directory, name), { force: true });
   }
 }

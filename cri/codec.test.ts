@@ -12,11 +12,14 @@ const UINT64_MAX = 2n ** 64n - 1n;
 
 /** Another implementation of protobuf, reading the same .proto files: what both agree on is likely right. */
 const oracle = new protobuf.Root();
-for (const path of ['api.proto', 'node.proto']) protobuf.parse(readFileSync(new URL(path, import.meta.url), 'utf8'), oracle, { keepCase: true });
+for (const path of ['api.proto', 'node.proto'])
+  protobuf.parse(readFileSync(new URL(path, import.meta.url), 'utf8'), oracle, { keepCase: true });
 oracle.resolveAll();
 
 function oracleType(name: string): protobuf.Type {
-  return oracle.lookupType(name in (oracle.lookup('berth.v1') as protobuf.Namespace).nested! ? `berth.v1.${name}` : `runtime.v1.${name}`);
+  return oracle.lookupType(
+    name in (oracle.lookup('berth.v1') as protobuf.Namespace).nested! ? `berth.v1.${name}` : `runtime.v1.${name}`,
+  );
 }
 
 /** Small and seeded, so that a failure can be repeated. */
@@ -28,9 +31,23 @@ function random(seed: number): (below: number) => number {
   };
 }
 
-const texts = ['', 'a', 'ünï 漢字 🙂', '__proto__', 'constructor', 'x'.repeat(47), 'y'.repeat(49), 'z'.repeat(300), 'line\nbreak\0nul', '\ufffd'];
+const texts = [
+  '',
+  'a',
+  'ünï 漢字 🙂',
+  '__proto__',
+  'constructor',
+  'x'.repeat(47),
+  'y'.repeat(49),
+  'z'.repeat(300),
+  'line\nbreak\0nul',
+  '\ufffd',
+];
 const wholes = { int32: [0, 1, -1, 127, 128, 2 ** 31 - 1, -(2 ** 31)], uint32: [0, 1, 300, 2 ** 31, 2 ** 32 - 1] };
-const wides = { int64: [0n, 1n, -1n, 2n ** 32n, 2n ** 53n + 1n, INT64_MIN, INT64_MAX], uint64: [0n, 1n, 2n ** 31n, 2n ** 53n + 1n, UINT64_MAX] };
+const wides = {
+  int64: [0n, 1n, -1n, 2n ** 32n, 2n ** 53n + 1n, INT64_MIN, INT64_MAX],
+  uint64: [0n, 1n, 2n ** 31n, 2n ** 53n + 1n, UINT64_MAX],
+};
 
 function camel(name: string): string {
   const first = name.split('_')[0] ?? '';
@@ -48,20 +65,32 @@ function single(field: protobuf.Field, pick: (below: number) => number, depth: n
   if (type instanceof protobuf.Enum) return same(from(Object.keys(type.values)));
   if (type instanceof protobuf.Type) return message(type, pick, depth + 1);
   switch (field.type) {
-    case 'string': return same(from(texts));
-    case 'bytes': return same(Uint8Array.from({ length: pick(20) }, () => pick(256)));
-    case 'bool': return same(pick(2) === 1);
-    case 'double': return same(from([0, 0.5, -1e300, 12.25]));
-    case 'int32': case 'uint32': return same(from(wholes[field.type]));
-    case 'int64': case 'uint64': {
+    case 'string':
+      return same(from(texts));
+    case 'bytes':
+      return same(Uint8Array.from({ length: pick(20) }, () => pick(256)));
+    case 'bool':
+      return same(pick(2) === 1);
+    case 'double':
+      return same(from([0, 0.5, -1e300, 12.25]));
+    case 'int32':
+    case 'uint32':
+      return same(from(wholes[field.type]));
+    case 'int64':
+    case 'uint64': {
       const value = from(wides[field.type]);
       return { ours: value, theirs: Long.fromString(value.toString(), field.type === 'uint64') };
     }
-    default: throw new Error(`no sample for ${field.type}`);
+    default:
+      throw new Error(`no sample for ${field.type}`);
   }
 }
 
-function message(type: protobuf.Type, pick: (below: number) => number, depth = 0): { ours: Record<string, unknown>; theirs: Record<string, unknown> } {
+function message(
+  type: protobuf.Type,
+  pick: (below: number) => number,
+  depth = 0,
+): { ours: Record<string, unknown>; theirs: Record<string, unknown> } {
   const ours: Record<string, unknown> = {};
   const theirs: Record<string, unknown> = {};
   for (const field of type.fieldsArray) {
@@ -70,7 +99,10 @@ function message(type: protobuf.Type, pick: (below: number) => number, depth = 0
     if (field instanceof protobuf.MapField) {
       const entries: Record<string, string> = Object.create(null);
       // protobufjs itself loses these keys, so they have a test of their own.
-      for (let i = pick(3); i > 0; i--) entries[texts.filter((text) => text !== '__proto__')[pick(texts.length - 1)] as string] = texts[pick(texts.length)] as string;
+      for (let i = pick(3); i > 0; i--)
+        entries[texts.filter((text) => text !== '__proto__')[pick(texts.length - 1)] as string] = texts[
+          pick(texts.length)
+        ] as string;
       ours[camel(field.name)] = theirs[field.name] = entries;
     } else if (field.repeated) {
       const items = Array.from({ length: pick(4) }, () => single(field, pick, depth));
@@ -93,10 +125,16 @@ function filled(type: protobuf.Type, sent: Record<string, unknown>): Record<stri
     const inner = field.resolvedType;
     const value = sent[name];
     if (field instanceof protobuf.MapField) out[name] = Object.assign(Object.create(null), value);
-    else if (field.repeated) out[name] = ((value ?? []) as unknown[]).map((item) => (inner instanceof protobuf.Type ? filled(inner, item as Record<string, unknown>) : item));
-    else if (inner instanceof protobuf.Type) out[name] = value === undefined ? undefined : filled(inner, value as Record<string, unknown>);
+    else if (field.repeated)
+      out[name] = ((value ?? []) as unknown[]).map((item) =>
+        inner instanceof protobuf.Type ? filled(inner, item as Record<string, unknown>) : item,
+      );
+    else if (inner instanceof protobuf.Type)
+      out[name] = value === undefined ? undefined : filled(inner, value as Record<string, unknown>);
     else if (inner instanceof protobuf.Enum) out[name] = value ?? inner.valuesById[0];
-    else out[name] = value ?? { string: '', bytes: new Uint8Array(0), bool: false, int64: 0n, uint64: 0n }[field.type] ?? 0;
+    else
+      out[name] =
+        value ?? { string: '', bytes: new Uint8Array(0), bool: false, int64: 0n, uint64: 0n }[field.type] ?? 0;
   }
   return out;
 }
@@ -122,17 +160,41 @@ describe('cri/codec', () => {
         const expected = filled(type, ours);
         assert.deepEqual(codecs[name].decode(bytes) as unknown, expected);
         assert.deepEqual(codecs[name].decode(type.encode(type.fromObject(theirs)).finish()) as unknown, expected);
-        assert.deepEqual(type.toObject(type.decode(bytes), { longs: String, enums: String, bytes: Array }), type.toObject(type.fromObject(theirs), { longs: String, enums: String, bytes: Array }));
+        assert.deepEqual(
+          type.toObject(type.decode(bytes), { longs: String, enums: String, bytes: Array }),
+          type.toObject(type.fromObject(theirs), { longs: String, enums: String, bytes: Array }),
+        );
       }
     });
   }
 
   it('keeps the ends of 64 bits', () => {
-    for (const value of [INT64_MIN, INT64_MIN + 1n, -(2n ** 53n) - 1n, -1n, 0n, 2n ** 53n - 1n, 2n ** 53n, 2n ** 53n + 1n, INT64_MAX]) {
-      assert.equal(codecs.LinuxContainerResources.decode(codecs.LinuxContainerResources.encode({ memoryLimitInBytes: value })).memoryLimitInBytes, value);
-      assert.equal(codecs.ContainerStatus.decode(codecs.ContainerStatus.encode({ finishedAt: value })).finishedAt, value);
+    for (const value of [
+      INT64_MIN,
+      INT64_MIN + 1n,
+      -(2n ** 53n) - 1n,
+      -1n,
+      0n,
+      2n ** 53n - 1n,
+      2n ** 53n,
+      2n ** 53n + 1n,
+      INT64_MAX,
+    ]) {
+      assert.equal(
+        codecs.LinuxContainerResources.decode(codecs.LinuxContainerResources.encode({ memoryLimitInBytes: value }))
+          .memoryLimitInBytes,
+        value,
+      );
+      assert.equal(
+        codecs.ContainerStatus.decode(codecs.ContainerStatus.encode({ finishedAt: value })).finishedAt,
+        value,
+      );
       assert.equal(codecs.Int64Value.decode(codecs.Int64Value.encode({ value })).value, value);
-      assert.deepEqual(codecs.LinuxContainerUser.decode(codecs.LinuxContainerUser.encode({ supplementalGroups: [value, 1n, value] })).supplementalGroups, [value, 1n, value]);
+      assert.deepEqual(
+        codecs.LinuxContainerUser.decode(codecs.LinuxContainerUser.encode({ supplementalGroups: [value, 1n, value] }))
+          .supplementalGroups,
+        [value, 1n, value],
+      );
     }
     for (const value of [0n, 1n, 2n ** 53n + 1n, 2n ** 63n, UINT64_MAX]) {
       assert.equal(codecs.Image.decode(codecs.Image.encode({ size: value })).size, value);
@@ -142,7 +204,9 @@ describe('cri/codec', () => {
   });
 
   it('keeps every label, also those that JavaScript has a meaning for', () => {
-    const labels = JSON.parse('{"__proto__": "p", "constructor": "c", "toString": "t", "": "empty", "1": "one"}') as Record<string, string>;
+    const labels = JSON.parse(
+      '{"__proto__": "p", "constructor": "c", "toString": "t", "": "empty", "1": "one"}',
+    ) as Record<string, string>;
     const config = codecs.PodSandboxConfig.decode(codecs.PodSandboxConfig.encode({ labels, annotations: labels }));
     for (const map of [config.labels, config.annotations]) {
       assert.deepEqual(new Set(Object.entries(map)), new Set(Object.entries(labels)));
@@ -163,13 +227,21 @@ describe('cri/codec', () => {
 
   it('does not share mutable defaults between messages', () => {
     assert.throws(() => (codecs.ContainerConfig.decode(new Uint8Array(0)).args as string[]).push('x'), TypeError);
-    assert.throws(() => ((codecs.ContainerConfig.decode(new Uint8Array(0)).labels as Record<string, string>)['a'] = 'b'), TypeError);
+    assert.throws(
+      () => ((codecs.ContainerConfig.decode(new Uint8Array(0)).labels as Record<string, string>)['a'] = 'b'),
+      TypeError,
+    );
   });
 
   it('skips fields that it does not know', () => {
     const known = codecs.StopContainerRequest.encode({ containerId: 'abc', timeout: 7n });
-    const unknown = Buffer.from([0x98, 0x06, 0x96, 0x01, 0xa1, 0x06, 1, 2, 3, 4, 5, 6, 7, 8, 0xaa, 0x06, 2, 104, 105, 0xb5, 0x06, 1, 2, 3, 4]);
-    assert.deepEqual(codecs.StopContainerRequest.decode(Buffer.concat([unknown, known, unknown])), { containerId: 'abc', timeout: 7n });
+    const unknown = Buffer.from([
+      0x98, 0x06, 0x96, 0x01, 0xa1, 0x06, 1, 2, 3, 4, 5, 6, 7, 8, 0xaa, 0x06, 2, 104, 105, 0xb5, 0x06, 1, 2, 3, 4,
+    ]);
+    assert.deepEqual(codecs.StopContainerRequest.decode(Buffer.concat([unknown, known, unknown])), {
+      containerId: 'abc',
+      timeout: 7n,
+    });
     assert.deepEqual(codecs.VersionRequest.decode(Buffer.concat([unknown])), { version: '' });
     assert.deepEqual(codecs.ImageFsInfoRequest.decode(unknown), {});
   });
@@ -183,7 +255,12 @@ describe('cri/codec', () => {
     const error = refusal(() => codecs.NamespaceOption.decode(Buffer.from([0x08, 9])));
     assert.equal(error.code, 'InvalidArgument');
     assert.equal(error.message, '9 is no known NamespaceMode; known are 0 (POD) to 3 (TARGET)');
-    assert.equal(refusal(() => codecs.NamespaceOption.decode(Buffer.from([0x08, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1]))).code, 'InvalidArgument');
+    assert.equal(
+      refusal(() =>
+        codecs.NamespaceOption.decode(Buffer.from([0x08, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1])),
+      ).code,
+      'InvalidArgument',
+    );
   });
 
   const malformed: readonly (readonly [what: string, bytes: readonly number[], message: string])[] = [
@@ -192,7 +269,11 @@ describe('cri/codec', () => {
     ['a length of 2^35', [0x0a, 0x80, 0x80, 0x80, 0x80, 0x80, 1], 'length is absurd'],
     ['field number 0', [0x02, 0], 'field number out of range'],
     ['a tag of 40 bits', [0x82, 0x80, 0x80, 0x80, 0x80, 0x01], 'field number out of range'],
-    ['a number of eleven bytes', [0x18, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1], 'number has more than ten bytes'],
+    [
+      'a number of eleven bytes',
+      [0x18, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1],
+      'number has more than ten bytes',
+    ],
     ['a group', [0x9b, 0x06], 'wire type 3 in field 99'],
     ['bytes that are not UTF-8', [0x0a, 2, 0xc3, 0x28], 'string is not UTF-8'],
     ['a surrogate in UTF-8', [0x0a, 3, 0xed, 0xa0, 0x80], 'string is not UTF-8'],
@@ -208,14 +289,22 @@ describe('cri/codec', () => {
 
   it('refuses an inner message that reaches beyond the outer one', () => {
     // RunPodSandboxRequest { config (3 bytes) { metadata (5 bytes, but 1 is left) } }
-    assert.include(refusal(() => codecs.RunPodSandboxRequest.decode(Buffer.from([0x0a, 3, 0x0a, 5, 0x0a, 0x0a, 1, 97]))).message, 'message is cut off');
+    assert.include(
+      refusal(() => codecs.RunPodSandboxRequest.decode(Buffer.from([0x0a, 3, 0x0a, 5, 0x0a, 0x0a, 1, 97]))).message,
+      'message is cut off',
+    );
     // The string lies within the buffer, yet beyond its message.
-    assert.include(refusal(() => codecs.RunPodSandboxRequest.decode(Buffer.from([0x0a, 3, 0x12, 4, 97, 98, 99, 100]))).message, 'field is cut off');
+    assert.include(
+      refusal(() => codecs.RunPodSandboxRequest.decode(Buffer.from([0x0a, 3, 0x12, 4, 97, 98, 99, 100]))).message,
+      'field is cut off',
+    );
   });
 
   it('never crashes or hangs on damaged bytes', () => {
     const pick = random(42);
-    const sound = codecs.CreateContainerRequest.encode(message(oracleType('CreateContainerRequest'), pick).ours as Input<Messages['CreateContainerRequest']>);
+    const sound = codecs.CreateContainerRequest.encode(
+      message(oracleType('CreateContainerRequest'), pick).ours as Input<Messages['CreateContainerRequest']>,
+    );
     assert.isAbove(sound.length, 100);
     for (let round = 0; round < 3000; round++) {
       const bytes = Buffer.from(sound.subarray(0, round % 3 === 0 ? pick(sound.length) : sound.length));
@@ -252,24 +341,42 @@ describe('cri/codec', () => {
 
   it('writes messages larger than its buffer', () => {
     const stdout = Buffer.alloc(5_000_000, 7);
-    const decoded = codecs.ExecSyncResponse.decode(codecs.ExecSyncResponse.encode({ stdout, stderr: stdout, exitCode: -1 }));
+    const decoded = codecs.ExecSyncResponse.decode(
+      codecs.ExecSyncResponse.encode({ stdout, stderr: stdout, exitCode: -1 }),
+    );
     assert.isTrue(stdout.equals(decoded.stdout) && stdout.equals(decoded.stderr));
     assert.equal(decoded.exitCode, -1);
   });
 
   it('joins encoded items to the same bytes as encoding the list', () => {
-    const items = [{ id: 'a', createdAt: 1n }, { id: 'b', labels: { x: 'y' } }];
-    assert.deepEqual(concatenate(items.map((item) => codecs.PodSandbox.item(item))).bytes, codecs.ListPodSandboxResponse.encode({ items }));
+    const items = [
+      { id: 'a', createdAt: 1n },
+      { id: 'b', labels: { x: 'y' } },
+    ];
+    assert.deepEqual(
+      concatenate(items.map((item) => codecs.PodSandbox.item(item))).bytes,
+      codecs.ListPodSandboxResponse.encode({ items }),
+    );
     assert.deepEqual(concatenate([]).bytes, codecs.ListPodSandboxResponse.encode({}));
   });
 
   it('cuts a streamed list into messages of a size, each item in one of them', () => {
-    const items = Array.from({ length: 100 }, (_, index) => codecs.PodSandbox.item({ id: `${index}`, annotations: { x: 'y'.repeat(index === 50 ? 500_000 : 10_000) } }));
+    const items = Array.from({ length: 100 }, (_, index) =>
+      codecs.PodSandbox.item({ id: `${index}`, annotations: { x: 'y'.repeat(index === 50 ? 500_000 : 10_000) } }),
+    );
     const chunks = [...chunksOf(items)];
-    const ids = chunks.map((chunk) => codecs.StreamPodSandboxesResponse.decode(chunk.bytes).podSandboxes.map((each) => Number(each.id)));
-    assert.deepEqual(ids.flat(), Array.from({ length: 100 }, (_, index) => index));
+    const ids = chunks.map((chunk) =>
+      codecs.StreamPodSandboxesResponse.decode(chunk.bytes).podSandboxes.map((each) => Number(each.id)),
+    );
+    assert.deepEqual(
+      ids.flat(),
+      Array.from({ length: 100 }, (_, index) => index),
+    );
     assert.isTrue(ids.every((each) => each.length > 0));
-    assert.deepEqual(ids.filter((each) => each.includes(50)), [[50]]);
+    assert.deepEqual(
+      ids.filter((each) => each.includes(50)),
+      [[50]],
+    );
     assert.isTrue(chunks.every(({ bytes }, index) => bytes.length <= 256 * 1024 || ids[index]?.length === 1));
     assert.deepEqual([...chunksOf([])], []);
   });
@@ -287,13 +394,26 @@ describe('cri/codec', () => {
   });
 
   it('knows every RPC of the three services by its path', () => {
-    const paths = ['runtime.v1.RuntimeService', 'runtime.v1.ImageService', 'berth.v1.Node'].flatMap((name) => oracle.lookupService(name).methodsArray.map((method) => `/${name}/${method.name} ${method.responseStream === true}`));
-    assert.deepEqual(Object.values(methods).map((method) => `${method.path} ${method.streams}`), paths);
+    const paths = ['runtime.v1.RuntimeService', 'runtime.v1.ImageService', 'berth.v1.Node'].flatMap((name) =>
+      oracle
+        .lookupService(name)
+        .methodsArray.map((method) => `/${name}/${method.name} ${method.responseStream === true}`),
+    );
+    assert.deepEqual(
+      Object.values(methods).map((method) => `${method.path} ${method.streams}`),
+      paths,
+    );
     assert.lengthOf(paths, 47);
   });
 
   it('is generated from the .proto files as they are', async () => {
-    const generator = (await import(new URL('../scripts/gen-api.mjs', import.meta.url).href)) as { stale(): [path: string, text: string][] };
-    assert.deepEqual(generator.stale().map(([path]) => path), [], 'run `node scripts/gen-api.mjs`');
+    const generator = (await import(new URL('../scripts/gen-api.mjs', import.meta.url).href)) as {
+      stale(): [path: string, text: string][];
+    };
+    assert.deepEqual(
+      generator.stale().map(([path]) => path),
+      [],
+      'run `node scripts/gen-api.mjs`',
+    );
   });
 });

@@ -4,9 +4,9 @@
  * The schema is one line of text per message, read when the message is first used: a daemon uses some fifty of two
  * hundred, and straight-line code for all of them took a tenth of the start-up budget for a gain of microseconds.
  *
- * Unknown fields are skipped, as proto3 demands. A number that an enum has no name for is refused, since a value that we
- * do not know is a wish that we cannot fulfil. If a sender gives a message field twice, the last one counts (protobuf
- * would merge them; no CRI client sends that).
+ * Unknown fields are skipped, as proto3 demands. A number that an enum has no name for is refused, since a value that
+ * we do not know is a wish that we cannot fulfil. If a sender gives a message field twice, the last one counts
+ * (protobuf would merge them; no CRI client sends that).
  */
 import { RuntimeError } from '../pkg/base/errors.ts';
 import { quote } from '../pkg/base/ids.ts';
@@ -16,15 +16,24 @@ import { Reader, Writer } from './wire.ts';
 
 /** Translates one message to and from its bytes. */
 export interface Codec<T> {
-  /** Every field filled in as the top of types.ts says; owns its memory. @throws InvalidArgument for malformed bytes and unknown enum numbers. */
+  /**
+   * Every field filled in as the top of types.ts says; owns its memory. @throws InvalidArgument for malformed bytes and
+   * unknown enum numbers.
+   */
   readonly decode: (bytes: Uint8Array) => T;
   /** @throws Internal if a value does not fit its field: that is a bug of ours. */
   readonly encode: (value: Input<T>) => Buffer;
-  /** The bytes of `value` as one item of a list in field 1, which is where every CRI list reply keeps its items. See `concatenate`. */
+  /**
+   * The bytes of `value` as one item of a list in field 1, which is where every CRI list reply keeps its items. See
+   * `concatenate`.
+   */
   readonly item: (value: Input<T>) => Buffer;
 }
 
-/** A message that is protobuf bytes already; a handler may return it in place of an object, and an object may hold it in place of one. */
+/**
+ * A message that is protobuf bytes already; a handler may return it in place of an object, and an object may hold it in
+ * place of one.
+ */
 export class Encoded {
   readonly bytes: Buffer;
   constructor(bytes: Buffer) {
@@ -54,7 +63,10 @@ export function preencoded<M extends keyof Messages>(bytes: Buffer): Messages[M]
   return new Encoded(bytes) as unknown as Messages[M];
 }
 
-/** What one message of a streamed list holds at most, unless a single item is larger: small beside what any client takes, large beside its framing. */
+/**
+ * What one message of a streamed list holds at most, unless a single item is larger: small beside what any client
+ * takes, large beside its framing.
+ */
 const CHUNK_BYTES = 256 * 1024;
 
 /** The same items as replies of a streaming list: each in one of them, none empty. */
@@ -83,10 +95,16 @@ export interface Method<Request = unknown, Reply = unknown> {
 }
 
 /** One codec per message, under its name. */
-export const codecs: { readonly [M in keyof Messages]: Codec<Messages[M]> } = lazily(Object.keys(messages), codec) as never;
+export const codecs: { readonly [M in keyof Messages]: Codec<Messages[M]> } = lazily(
+  Object.keys(messages),
+  codec,
+) as never;
 
 /** Every RPC under its name in lower camel case. */
-export const methods: { readonly [R in keyof Rpcs]: Method<Rpcs[R]['request'], Rpcs[R]['reply']> } = lazily(Object.keys(rpcs), method) as never;
+export const methods: { readonly [R in keyof Rpcs]: Method<Rpcs[R]['request'], Rpcs[R]['reply']> } = lazily(
+  Object.keys(rpcs),
+  method,
+) as never;
 
 type Plain = Record<string, unknown>;
 
@@ -115,7 +133,17 @@ const NO_ENTRIES: Plain = Object.freeze(Object.create(null) as Plain);
 const NO_ITEMS: readonly unknown[] = Object.freeze([]);
 const NO_BYTES = new Uint8Array(0);
 
-const scalars: Readonly<Record<string, { readonly zero: unknown; readonly wire: number; readonly read: (r: Reader) => unknown; readonly write: (w: Writer, value: never) => void }>> = {
+const scalars: Readonly<
+  Record<
+    string,
+    {
+      readonly zero: unknown;
+      readonly wire: number;
+      readonly read: (r: Reader) => unknown;
+      readonly write: (w: Writer, value: never) => void;
+    }
+  >
+> = {
   string: { zero: '', wire: 2, read: (r) => r.string(), write: (w, value: string) => w.string(value) },
   bytes: { zero: NO_BYTES, wire: 2, read: (r) => r.bytes(), write: (w, value: Uint8Array) => w.bytes(value) },
   bool: { zero: false, wire: 0, read: (r) => r.bool(), write: (w, value: boolean) => w.bool(value) },
@@ -147,19 +175,33 @@ function lazily<V>(keys: readonly string[], make: (key: string) => V): Readonly<
 
 function method(key: string): Method {
   const [path, request, reply, streams] = rpcs[key as keyof Rpcs];
-  return { name: path.slice(path.lastIndexOf('/') + 1), path, streams, request: codecs[request], reply: codecs[reply] } as Method;
+  return {
+    name: path.slice(path.lastIndexOf('/') + 1),
+    path,
+    streams,
+    request: codecs[request],
+    reply: codecs[reply],
+  } as Method;
 }
 
 function codec(name: string): Codec<unknown> {
   const schema = schemas[name] as Schema;
   return {
     decode: (bytes) => read(schema, new Reader(bytes)),
-    encode: (value) => written((w) => write(schema, w, value as Plain), (size) => Buffer.allocUnsafe(size)),
+    encode: (value) =>
+      written(
+        (w) => write(schema, w, value as Plain),
+        (size) => Buffer.allocUnsafe(size),
+      ),
     // An item lives as long as its object: a slice of Node's shared pool would keep the whole pool alive with it.
-    item: (value) => written((w) => {
-      w.message(() => write(schema, w, value as Plain));
-      w.tag(0x0a);
-    }, (size) => Buffer.allocUnsafeSlow(size)),
+    item: (value) =>
+      written(
+        (w) => {
+          w.message(() => write(schema, w, value as Plain));
+          w.tag(0x0a);
+        },
+        (size) => Buffer.allocUnsafeSlow(size),
+      ),
   };
 }
 
@@ -180,30 +222,59 @@ function field(text: string): Field {
   const list = typeText.endsWith('[]');
   const type = list ? typeText.slice(0, -2) : typeText;
   const make = (wire: number, zero: unknown, read: Field['read'], write: Field['write']): Field => {
-    return { name, kind: list ? 'list' : 'single', zero: list ? NO_ITEMS : zero, tag: Number(number) * 8 + wire, read, write, packed: list && wire !== 2 };
+    return {
+      name,
+      kind: list ? 'list' : 'single',
+      zero: list ? NO_ITEMS : zero,
+      tag: Number(number) * 8 + wire,
+      read,
+      write,
+      packed: list && wire !== 2,
+    };
   };
-  if (type === 'map') return { ...make(2, NO_ENTRIES, (r) => r.message(readEntry), () => {}), kind: 'map' };
+  if (type === 'map')
+    return {
+      ...make(
+        2,
+        NO_ENTRIES,
+        (r) => r.message(readEntry),
+        () => {},
+      ),
+      kind: 'map',
+    };
   const scalar = scalars[type];
   if (scalar !== undefined) return make(scalar.wire, scalar.zero, scalar.read, scalar.write);
   if (type in enums) return enumField(type, make);
   // Looked up late: most messages that are mentioned are never used.
   let schema: Schema | undefined;
   const known = (): Schema => (schema ??= schemas[type] as Schema);
-  return make(2, undefined, (r) => r.message((inner) => read(known(), inner)), (w, value: Plain | Encoded) => {
-    if (value instanceof Encoded) return w.bytes(value.bytes);
-    const before = w.size;
-    write(known(), w, value);
-    w.length(before);
-  });
+  return make(
+    2,
+    undefined,
+    (r) => r.message((inner) => read(known(), inner)),
+    (w, value: Plain | Encoded) => {
+      if (value instanceof Encoded) return w.bytes(value.bytes);
+      const before = w.size;
+      write(known(), w, value);
+      w.length(before);
+    },
+  );
 }
 
-function enumField(type: string, make: (wire: number, zero: unknown, read: Field['read'], write: Field['write']) => Field): Field {
+function enumField(
+  type: string,
+  make: (wire: number, zero: unknown, read: Field['read'], write: Field['write']) => Field,
+): Field {
   const names = (enums[type as keyof typeof enums] as string).split(' ');
   const numbers = new Map(names.map((name, number) => [name, number]));
   const read = (r: Reader): string => {
     const number = r.int32();
     const name = names[number];
-    if (name === undefined) throw new RuntimeError('InvalidArgument', `${number} is no known ${type}; known are 0 (${names[0]}) to ${names.length - 1} (${names.at(-1)})`);
+    if (name === undefined)
+      throw new RuntimeError(
+        'InvalidArgument',
+        `${number} is no known ${type}; known are 0 (${names[0]}) to ${names.length - 1} (${names.at(-1)})`,
+      );
     return name;
   };
   const write = (w: Writer, name: string): void => {

@@ -13,16 +13,42 @@ import { backgroundOp, type Logger, type Op, withTimeout } from '../pkg/base/op.
 import type { Freeing } from '../pkg/base/reserve.ts';
 import { together } from '../pkg/base/sync.ts';
 import type { Operation } from '../pkg/cri-api/types.ts';
-import { defaultAuthFiles, defaultTrustOptions, FileImageStore, type ImageStore, ImageTrust, NodeCredentials, RegistryPolicy } from '../pkg/image/index.ts';
+import {
+  defaultAuthFiles,
+  defaultTrustOptions,
+  FileImageStore,
+  type ImageStore,
+  ImageTrust,
+  NodeCredentials,
+  RegistryPolicy,
+} from '../pkg/image/index.ts';
 import { CniNetwork, type NetworkPlugin } from '../pkg/network/index.ts';
 import { DirectoryExtensions, type HandlerSettings, type OpenPods, openPods, type World } from '../pkg/pod/index.ts';
 import { OverlayRootfs, type RootfsDriver } from '../pkg/rootfs/index.ts';
-import { ConmonMonitor, LinuxHost, LinuxProcesses, OciCli, type OciRuntime, PinnedNamespaces, type RuntimeFeatures } from '../pkg/runtime/index.ts';
+import {
+  ConmonMonitor,
+  LinuxHost,
+  LinuxProcesses,
+  OciCli,
+  type OciRuntime,
+  PinnedNamespaces,
+  type RuntimeFeatures,
+} from '../pkg/runtime/index.ts';
 import type { NodeFacts } from '../pkg/spec/index.ts';
 import { FileStateStore, Workspace } from '../pkg/state/index.ts';
 import { WritableLayers } from '../pkg/stats/index.ts';
 import type { StreamServer } from '../pkg/stream/index.ts';
-import { becomeSubreaper, capture, favourEventLoop, findExecutable, inheritedEnv, nodeFacts, notifyServiceManager, readCgroupLayoutSync, reapOrphans } from '../pkg/sys/index.ts';
+import {
+  becomeSubreaper,
+  capture,
+  favourEventLoop,
+  findExecutable,
+  inheritedEnv,
+  nodeFacts,
+  notifyServiceManager,
+  readCgroupLayoutSync,
+  reapOrphans,
+} from '../pkg/sys/index.ts';
 import { type Apparmor, loadApparmor } from './apparmor.ts';
 import { type Disk, type Disks, openDisks } from './disks.ts';
 import { eventsService } from './events-service.ts';
@@ -58,9 +84,16 @@ export interface Daemon {
 }
 
 /** Keys of `reload` that this daemon does take over; the others of the table need a restart still. */
-const RELOADED: ReadonlySet<string> = new Set(['crio.runtime.log_level', 'crio.runtime.log_filter', 'crio.image.pinned_images']);
+const RELOADED: ReadonlySet<string> = new Set([
+  'crio.runtime.log_level',
+  'crio.runtime.log_filter',
+  'crio.image.pinned_images',
+]);
 
-/** Starts everything in order and returns when the socket is open. @throws with what is wrong and what to do, having left nothing open. */
+/**
+ * Starts everything in order and returns when the socket is open. @throws with what is wrong and what to do, having
+ * left nothing open.
+ */
 export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
   const { config, log } = options;
   const op = backgroundOp(log);
@@ -78,7 +111,12 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
     const facts = { ...seen, apparmor: await loadApparmor(apparmorHere(op, seen, config), log) };
     sayWhatIsClamped(log, facts);
     const workspace = new Workspace(config.storage.runroot);
-    const rootfs = new OverlayRootfs({ root: disks.containers.directory, imageRoot: disks.images.directory, reserve: disks.containers.reserve, ...(options.workerUrl === undefined ? {} : { workerUrl: options.workerUrl }) });
+    const rootfs = new OverlayRootfs({
+      root: disks.containers.directory,
+      imageRoot: disks.images.directory,
+      reserve: disks.containers.reserve,
+      ...(options.workerUrl === undefined ? {} : { workerUrl: options.workerUrl }),
+    });
     // Deletions that go on after a reply are finished, within bounds; what is left then, the next start deletes.
     closers.push(() => Promise.race([rootfs.close(), sleep(limits.shutdownGraceMs, undefined, { ref: false })]));
     const network = new CniNetwork({
@@ -91,7 +129,10 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
     });
     closers.push(() => network.close());
     let mind: OpenPods | undefined;
-    const images = makeImages(config, rootfs, disks.images, { images: (imageId) => mind?.imageUsers(imageId) ?? [], layers: () => mind?.layersInUse() ?? [] });
+    const images = makeImages(config, rootfs, disks.images, {
+      images: (imageId) => mind?.imageUsers(imageId) ?? [],
+      layers: () => mind?.layersInUse() ?? [],
+    });
     // None of these needs another, and all of them mostly wait.
     const [runtimes, whyNoUserNamespaces] = await together([
       findRuntimes(op, options),
@@ -99,8 +140,18 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
       images.load(op),
       network.start(op),
     ]);
-    if (whyNoUserNamespaces !== undefined) log.info('pods with user namespaces cannot run on this node', { cause: whyNoUserNamespaces });
-    const world = await makeWorld(options, { facts, workspace, runtimes, rootfs, network, images, whyNoUserNamespaces, reserve: disks.run.reserve });
+    if (whyNoUserNamespaces !== undefined)
+      log.info('pods with user namespaces cannot run on this node', { cause: whyNoUserNamespaces });
+    const world = await makeWorld(options, {
+      facts,
+      workspace,
+      runtimes,
+      rootfs,
+      network,
+      images,
+      whyNoUserNamespaces,
+      reserve: disks.run.reserve,
+    });
     mind = await openPods(op, world);
     closers.push(mind.close);
     const streams = new Streams(config, log, mind);
@@ -110,7 +161,11 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
     const server = await openSocket(options, world, mind, { runtimes, streams, images, disks });
     closers.push(() => server.close());
     notifyServiceManager('READY=1');
-    log.info('serving', { path: config.api.listen, version: options.version, runtime: runtimes.get('')?.runtime.handler.name });
+    log.info('serving', {
+      path: config.api.listen,
+      version: options.version,
+      runtime: runtimes.get('')?.runtime.handler.name,
+    });
     closers.push(sweepImages(op, images));
     let current = config;
     return {
@@ -119,7 +174,10 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
         const { applied, needRestart } = reload(current, fresh);
         images.setPinnedImages(fresh.image.pinnedImages);
         current = fresh;
-        return { applied: applied.filter((key) => RELOADED.has(key)), needRestart: [...needRestart, ...applied.filter((key) => !RELOADED.has(key))] };
+        return {
+          applied: applied.filter((key) => RELOADED.has(key)),
+          needRestart: [...needRestart, ...applied.filter((key) => !RELOADED.has(key))],
+        };
       },
     };
   } catch (cause) {
@@ -143,8 +201,9 @@ interface Parts {
 }
 
 /**
- * As a subreaper we inherit what monitors and runtimes leave behind; a zombie of ours inside a container's PID namespace would keep its first
- * process from ending. SIGCHLD says that there may be one; a moment later those who wait for a child of theirs have taken it. Returns the way to stop.
+ * As a subreaper we inherit what monitors and runtimes leave behind; a zombie of ours inside a container's PID
+ * namespace would keep its first process from ending. SIGCHLD says that there may be one; a moment later those who wait
+ * for a child of theirs have taken it. Returns the way to stop.
  */
 function reapStrays(): () => void {
   let planned: NodeJS.Timeout | undefined;
@@ -169,7 +228,13 @@ function apparmorHere(op: Op, facts: NodeFacts, { runtime }: Config): Apparmor {
     profile: runtime.apparmorProfile,
     parser: findExecutable('apparmor_parser'),
     run: async (argv, stdin) => {
-      const { exitCode, stderr } = await capture(withTimeout(op, limits.runtimeCommandMs), { argv, stdin, stdoutMax: 0, stderrMax: limits.commandErrorBytes, what: 'apparmor_parser' });
+      const { exitCode, stderr } = await capture(withTimeout(op, limits.runtimeCommandMs), {
+        argv,
+        stdin,
+        stdoutMax: 0,
+        stderrMax: limits.commandErrorBytes,
+        what: 'apparmor_parser',
+      });
       return { exitCode, stderr: stderr.toString('utf8') };
     },
   };
@@ -178,7 +243,11 @@ function apparmorHere(op: Op, facts: NodeFacts, { runtime }: Config): Apparmor {
 /** Said once, here: what a node without all privileges cannot give to containers. */
 function sayWhatIsClamped(log: Logger, facts: NodeFacts): void {
   if (facts.capabilities.has('CAP_SYS_RESOURCE')) return;
-  log.warn('no CAP_SYS_RESOURCE: capabilities are intersected with our own, oom_score_adj and hard limits are not lowered or raised beyond ours', { oomScoreAdjMin: facts.oomScoreAdjMin });
+  log.warn(
+    'no CAP_SYS_RESOURCE: capabilities are intersected with our own, oom_score_adj and hard ' +
+      'limits are not lowered or raised beyond ours',
+    { oomScoreAdjMin: facts.oomScoreAdjMin },
+  );
 }
 
 /** Some milliseconds under load, which a node can do without. */
@@ -215,19 +284,33 @@ async function findRuntimes(op: Op, options: DaemonOptions): Promise<Runtimes> {
       found.set(handler.name, { runtime, features: await runtime.features(op) });
     }),
   );
-  const preferred = config.runtime.defaultRuntime === '' ? ['crun', 'runc', ...found.keys()] : [config.runtime.defaultRuntime];
-  const name = preferred.find((each) => found.get(each)?.features.broken === undefined && found.has(each)) ?? preferred.find((each) => found.has(each));
+  const preferred =
+    config.runtime.defaultRuntime === '' ? ['crun', 'runc', ...found.keys()] : [config.runtime.defaultRuntime];
+  const name =
+    preferred.find((each) => found.get(each)?.features.broken === undefined && found.has(each)) ??
+    preferred.find((each) => found.has(each));
   const chosen = name === undefined ? undefined : found.get(name);
-  if (chosen === undefined) throw new RuntimeError('FailedPrecondition', 'no OCI runtime found; install crun or runc, or name one with --runtimes name:path');
+  if (chosen === undefined)
+    throw new RuntimeError(
+      'FailedPrecondition',
+      'no OCI runtime found; install crun or runc, or name one with --runtimes name:path',
+    );
   for (const [each, { features }] of found) {
-    if (features.broken !== undefined) log.warn('a runtime does not work on this node', { runtime: each, cause: features.broken });
+    if (features.broken !== undefined)
+      log.warn('a runtime does not work on this node', { runtime: each, cause: features.broken });
     // Those that are merely installed show in `berth check`.
-    else if (features.vulnerable !== undefined && (each === name || config.runtimes.get(each)?.configured === true)) log.warn('a runtime is known to be vulnerable', { runtime: each, cause: features.vulnerable });
+    else if (features.vulnerable !== undefined && (each === name || config.runtimes.get(each)?.configured === true))
+      log.warn('a runtime is known to be vulnerable', { runtime: each, cause: features.vulnerable });
   }
   return new Map([['', chosen], ...[...found].sort(([a], [b]) => (a < b ? -1 : 1))]);
 }
 
-function makeImages(config: Config, rootfs: RootfsDriver, { directory, reserve }: Disk, use: { readonly images: (imageId: string) => readonly string[]; readonly layers: () => Iterable<ChainId> }): FileImageStore {
+function makeImages(
+  config: Config,
+  rootfs: RootfsDriver,
+  { directory, reserve }: Disk,
+  use: { readonly images: (imageId: string) => readonly string[]; readonly layers: () => Iterable<ChainId> },
+): FileImageStore {
   return new FileImageStore({
     root: directory,
     unpacker: rootfs,
@@ -250,7 +333,13 @@ function makeImages(config: Config, rootfs: RootfsDriver, { directory, reserve }
       namespacedAuthDir: config.image.namespacedAuthDir || undefined,
       runHelper: async (op, helper, argument, input) => {
         const bounded = withTimeout(op, limits.runtimeCommandMs);
-        const { exitCode, stdout } = await capture(bounded, { argv: [helper, argument], env: inheritedEnv(), stdin: input, stdoutMax: limits.configFileBytes, stderrMax: limits.commandErrorBytes });
+        const { exitCode, stdout } = await capture(bounded, {
+          argv: [helper, argument],
+          env: inheritedEnv(),
+          stdin: input,
+          stdoutMax: limits.configFileBytes,
+          stderrMax: limits.commandErrorBytes,
+        });
         return { exitCode, stdout: stdout.toString('utf8') };
       },
     }),
@@ -267,7 +356,10 @@ async function makeWorld(options: DaemonOptions, parts: Parts): Promise<World> {
   const pausePath = join(binDir, 'pause');
   for (const program of [pinnsPath, pausePath]) {
     await access(program).catch(() => {
-      throw new RuntimeError('FailedPrecondition', `${program} is missing; run npm run build, or name it with --pinns-path`);
+      throw new RuntimeError(
+        'FailedPrecondition',
+        `${program} is missing; run npm run build, or name it with --pinns-path`,
+      );
     });
   }
   return {
@@ -276,8 +368,17 @@ async function makeWorld(options: DaemonOptions, parts: Parts): Promise<World> {
     monitor: new ConmonMonitor({ exitsDir: join(runroot, 'exits') }),
     runtimeFor(handler) {
       const found = runtimes.get(handler);
-      if (found === undefined) throw new RuntimeError('InvalidArgument', `no runtime handler is called ${JSON.stringify(handler)}; there are: ${[...runtimes.keys()].filter((name) => name !== '').join(', ')}`);
-      if (found.features.broken !== undefined) throw new RuntimeError('FailedPrecondition', `runtime handler ${found.runtime.handler.name} does not work on this node: ${found.features.broken}`);
+      if (found === undefined)
+        throw new RuntimeError(
+          'InvalidArgument',
+          `no runtime handler is called ${JSON.stringify(handler)}; there are: ` +
+            `${[...runtimes.keys()].filter((name) => name !== '').join(', ')}`,
+        );
+      if (found.features.broken !== undefined)
+        throw new RuntimeError(
+          'FailedPrecondition',
+          `runtime handler ${found.runtime.handler.name} does not work on this node: ${found.features.broken}`,
+        );
       return found.runtime;
     },
     runtimes: [...runtimes].filter(([name]) => name !== '').map(([, each]) => each.runtime),
@@ -286,23 +387,50 @@ async function makeWorld(options: DaemonOptions, parts: Parts): Promise<World> {
     host: new LinuxHost({ ownRoots: [runroot, root] }),
     processes: new LinuxProcesses(),
     clock: () => BigInt(Date.now()) * 1_000_000n + (process.hrtime.bigint() % 1_000_000n),
-    settings: await podSettings(config, await handlersOf(config, runtimes, log), { pauseRoot: await workspace.ensurePauseRoot(pausePath), envExec: join(binDir, 'env-exec'), selinux: parts.facts.selinux }, log),
+    settings: await podSettings(
+      config,
+      await handlersOf(config, runtimes, log),
+      {
+        pauseRoot: await workspace.ensurePauseRoot(pausePath),
+        envExec: join(binDir, 'env-exec'),
+        selinux: parts.facts.selinux,
+      },
+      log,
+    ),
     extensions: new DirectoryExtensions({ cdiSpecs: config.runtime.cdiSpecDirs, hooks: config.runtime.hooksDir }, log),
     log,
   };
 }
 
-/** The stream server, made when the first URL is asked for: it brings HTTP and WebSocket along, which many a node never needs. */
+/**
+ * The stream server, made when the first URL is asked for: it brings HTTP and WebSocket along, which many a node never
+ * needs.
+ */
 class Streams {
   readonly #open: () => Promise<StreamServer>;
   #server: Promise<StreamServer> | undefined;
   #running: StreamServer | undefined;
 
   constructor({ api }: Config, log: Logger, mind: OpenPods) {
-    const tls = api.streamEnableTls ? { cert: api.streamTlsCert, key: api.streamTlsKey, clientCa: api.streamTlsCa, minVersion: api.tlsMinVersion, cipherSuites: api.tlsCipherSuites } : undefined;
+    const tls = api.streamEnableTls
+      ? {
+          cert: api.streamTlsCert,
+          key: api.streamTlsKey,
+          clientCa: api.streamTlsCa,
+          minVersion: api.tlsMinVersion,
+          cipherSuites: api.tlsCipherSuites,
+        }
+      : undefined;
     this.#open = async () => {
       const { StreamServer } = await import('../pkg/stream/index.ts');
-      return await StreamServer.listen({ backend: mind.execs, log, address: api.streamAddress, port: api.streamPort, idleTimeoutMs: api.streamIdleTimeoutMs, tls });
+      return await StreamServer.listen({
+        backend: mind.execs,
+        log,
+        address: api.streamAddress,
+        port: api.streamPort,
+        idleTimeoutMs: api.streamIdleTimeoutMs,
+        tls,
+      });
     };
   }
 
@@ -327,7 +455,10 @@ class Streams {
   }
 }
 
-/** Undefined if pods can have user namespaces on this node. That an overlay with mapped ids could be mounted is remembered until the next boot: to undo the attempt takes the kernel long. */
+/**
+ * Undefined if pods can have user namespaces on this node. That an overlay with mapped ids could be mounted is
+ * remembered until the next boot: to undo the attempt takes the kernel long.
+ */
 async function noUserNamespacesBecause({ storage }: Config, rootfs: OverlayRootfs): Promise<string | undefined> {
   const impassable = (await whyImpassable(storage.root)) ?? (await whyImpassable(storage.runroot));
   if (impassable !== undefined) return impassable;
@@ -336,42 +467,74 @@ async function noUserNamespacesBecause({ storage }: Config, rootfs: OverlayRootf
   if (circumstances !== undefined && (await readFile(file, 'utf8').catch(() => '')) === circumstances) return undefined;
   const why = await rootfs.whyNoUserNamespaces();
   // What did not work may work at the next start.
-  if (why === undefined && circumstances !== undefined) await replaceFile(file, circumstances, 'memory').catch(() => {});
+  if (why === undefined && circumstances !== undefined)
+    await replaceFile(file, circumstances, 'memory').catch(() => {});
   return why;
 }
 
 /** What the answer depends on: boot, file system, and how many user namespaces there may be. */
 async function userNamespaceCircumstances(root: string): Promise<string | undefined> {
   try {
-    const [boot, max, { dev }] = await Promise.all([readFile('/proc/sys/kernel/random/boot_id', 'utf8'), readFile('/proc/sys/user/max_user_namespaces', 'utf8'), stat(root)]);
+    const [boot, max, { dev }] = await Promise.all([
+      readFile('/proc/sys/kernel/random/boot_id', 'utf8'),
+      readFile('/proc/sys/user/max_user_namespaces', 'utf8'),
+      stat(root),
+    ]);
     return `${boot}${max}${dev}`;
   } catch {
     return undefined;
   }
 }
 
-async function handlersOf(config: Config, runtimes: Runtimes, log: Logger): Promise<ReadonlyMap<string, HandlerSettings>> {
+async function handlersOf(
+  config: Config,
+  runtimes: Runtimes,
+  log: Logger,
+): Promise<ReadonlyMap<string, HandlerSettings>> {
   const named = [...runtimes].filter(([name]) => name !== '');
-  const own = new Map(await Promise.all(named.map(async ([name, { features }]) => [name, await handlerSettings(config.runtimes.get(name), features, log)] as const)));
+  const own = new Map(
+    await Promise.all(
+      named.map(
+        async ([name, { features }]) =>
+          [name, await handlerSettings(config.runtimes.get(name), features, log)] as const,
+      ),
+    ),
+  );
   const chosen = own.get(runtimes.get('')?.runtime.handler.name ?? '');
   return chosen === undefined ? own : new Map([['', chosen], ...own]);
 }
 
 function networkedPods(mind: OpenPods): { readonly id: SandboxId; readonly name: string }[] {
-  const ready = mind.pods.list().filter(({ state, namespaces }) => state.phase === 'ready' && namespaces['net'] !== undefined);
+  const ready = mind.pods
+    .list()
+    .filter(({ state, namespaces }) => state.phase === 'ready' && namespaces['net'] !== undefined);
   return ready.map(({ id, config }) => ({ id, name: `${config.metadata?.namespace}/${config.metadata?.name}` }));
 }
 
 /** What a request may be held up for by writable layers that were never measured. */
 const LAYERS_PATIENCE_MS = 500;
 
-async function openSocket(options: DaemonOptions, world: World, mind: OpenPods, { runtimes, streams, images, disks }: { readonly runtimes: Runtimes; readonly streams: Streams; readonly images: FileImageStore; readonly disks: Disks }): Promise<RunningServer> {
+async function openSocket(
+  options: DaemonOptions,
+  world: World,
+  mind: OpenPods,
+  {
+    runtimes,
+    streams,
+    images,
+    disks,
+  }: { readonly runtimes: Runtimes; readonly streams: Streams; readonly images: FileImageStore; readonly disks: Disks },
+): Promise<RunningServer> {
   const { config, log, version } = options;
   const loop = new LoopDelay();
   const operations = (): readonly Operation[] => server?.operations() ?? [];
   const events = eventsService({ mind, enabled: config.runtime.enablePodEvents, clock: world.clock, log });
   let server: RunningServer | undefined;
-  const writableLayers = new WritableLayers<ContainerId>({ measure: (id) => world.rootfs.usage(backgroundOp(log), id), clock: world.clock, patienceMs: LAYERS_PATIENCE_MS });
+  const writableLayers = new WritableLayers<ContainerId>({
+    measure: (id) => world.rootfs.usage(backgroundOp(log), id),
+    clock: world.clock,
+    patienceMs: LAYERS_PATIENCE_MS,
+  });
   const handlers = [
     runtimeService(mind, world.network),
     streamService(mind, () => streams.open()),
@@ -397,11 +560,35 @@ async function openSocket(options: DaemonOptions, world: World, mind: OpenPods, 
     }),
     events,
     imageService({ images: world.images, rootfs: world.rootfs, writableLayers, clock: world.clock }),
-    nodeService({ images, disks: () => disks.survey(), facts: world.facts, network: world.network, networkedPods: () => networkedPods(mind), handlers: runtimes, whyNoUserNamespaces: world.whyNoUserNamespaces }),
-    statsService({ mind, writableLayers, rootfs: world.rootfs, layout: readCgroupLayoutSync(), facts: world.facts, periodMs: config.stats.collectionPeriodMs, clock: world.clock, log }),
+    nodeService({
+      images,
+      disks: () => disks.survey(),
+      facts: world.facts,
+      network: world.network,
+      networkedPods: () => networkedPods(mind),
+      handlers: runtimes,
+      whyNoUserNamespaces: world.whyNoUserNamespaces,
+    }),
+    statsService({
+      mind,
+      writableLayers,
+      rootfs: world.rootfs,
+      layout: readCgroupLayoutSync(),
+      facts: world.facts,
+      periodMs: config.stats.collectionPeriodMs,
+      clock: world.clock,
+      log,
+    }),
   ];
   await ensureDir(join(config.api.listen, '..'), 0o755);
-  const served = await disks.run.reserve.freeing(() => serve({ socket: config.api.listen, log, handlers, otherOperations: () => [...mind.operations(), ...streams.operations()] }));
+  const served = await disks.run.reserve.freeing(() =>
+    serve({
+      socket: config.api.listen,
+      log,
+      handlers,
+      otherOperations: () => [...mind.operations(), ...streams.operations()],
+    }),
+  );
   server = served;
   return served;
 }

@@ -1,6 +1,6 @@
 /**
- * The file systems that the daemon keeps things on: a directory of our own on each, checked, locked against a second daemon, with a file that
- * keeps deletions possible when the disk is full.
+ * The file systems that the daemon keeps things on: a directory of our own on each, checked, locked against a second
+ * daemon, with a file that keeps deletions possible when the disk is full.
  *
  *     run         records, sockets, namespaces: a tmpfs
  *     containers  writable layers
@@ -46,7 +46,10 @@ export interface DiskState {
 /** What we make in `root`, and what an image store makes in its own. */
 const OWN_NAMES = ['rootfs', 'cni', 'blobs', 'images', 'layers'];
 
-/** Makes the directories, takes the locks and opens the reserves. @throws FailedPrecondition or InvalidArgument, with what to change. */
+/**
+ * Makes the directories, takes the locks and opens the reserves. @throws FailedPrecondition or InvalidArgument, with
+ * what to change.
+ */
 export async function openDisks({ storage }: Config, log: Logger): Promise<Disks> {
   const { root, runroot } = storage;
   const imagestore = storage.imagestore === '' ? root : storage.imagestore;
@@ -78,8 +81,21 @@ export async function openDisks({ storage }: Config, log: Logger): Promise<Disks
 }
 
 async function survey(run: Disk, containers: Disk, images: Disk): Promise<readonly DiskState[]> {
-  const disks: readonly (readonly [name: DiskState['name'], disk: Disk])[] = images === containers ? [['disk', containers]] : [['disk of images', images], ['disk of containers', containers]];
-  return await Promise.all([...disks, ['run root', run] as const].map(async ([name, { directory, reserve }]) => ({ name, directory, reservedBytes: reserve.heldBytes, ...(await statFileSystem(directory)) })));
+  const disks: readonly (readonly [name: DiskState['name'], disk: Disk])[] =
+    images === containers
+      ? [['disk', containers]]
+      : [
+          ['disk of images', images],
+          ['disk of containers', containers],
+        ];
+  return await Promise.all(
+    [...disks, ['run root', run] as const].map(async ([name, { directory, reserve }]) => ({
+      name,
+      directory,
+      reservedBytes: reserve.heldBytes,
+      ...(await statFileSystem(directory)),
+    })),
+  );
 }
 
 function takeLock(directory: string, flag: string, log: Logger): FileLock | undefined {
@@ -88,11 +104,17 @@ function takeLock(directory: string, flag: string, log: Logger): FileLock | unde
     return lockFile(join(directory, 'lock'));
   } catch (cause) {
     if (errnoOf(cause) === 'EROFS' && flag !== '--runroot') {
-      // A disk that turned read-only (errors=remount-ro) must not take the daemon away from what runs; nobody else can write there either.
+      // A disk that turned read-only (errors=remount-ro) must not take the daemon away from what runs; nobody else can
+      // write there either.
       log.error('the disk is read-only: nothing can be pulled, made or removed; remount it', { path: directory });
       return undefined;
     }
-    throw new RuntimeError('FailedPrecondition', `cannot have ${directory} for ourselves: another berth serves from it, or it cannot be written; choose another with ${flag}`, { cause });
+    throw new RuntimeError(
+      'FailedPrecondition',
+      `cannot have ${directory} for ourselves: another berth serves from it, or it cannot be ` +
+        `written; choose another with ${flag}`,
+      { cause },
+    );
   }
 }
 
@@ -100,12 +122,25 @@ function takeLock(directory: string, flag: string, log: Logger): FileLock | unde
 export function checkApart(imagestore: string, root: string, runroot: string): void {
   if (imagestore === root) return;
   const isIn = (path: string, directory: string): boolean => path === directory || path.startsWith(`${directory}/`);
-  const clash = [runroot, ...OWN_NAMES.map((name) => join(root, name))].find((each) => isIn(imagestore, each)) ?? [root, runroot].find((each) => OWN_NAMES.some((name) => isIn(each, join(imagestore, name))));
-  if (clash !== undefined) throw new RuntimeError('InvalidArgument', `imagestore ${imagestore} and ${clash} lie in each other; choose a directory of its own for images`);
+  const clash =
+    [runroot, ...OWN_NAMES.map((name) => join(root, name))].find((each) => isIn(imagestore, each)) ??
+    [root, runroot].find((each) => OWN_NAMES.some((name) => isIn(each, join(imagestore, name))));
+  if (clash !== undefined)
+    throw new RuntimeError(
+      'InvalidArgument',
+      `imagestore ${imagestore} and ${clash} lie in each other; choose a directory of its own for images`,
+    );
 }
 
-/** Images that were kept under `root` before are not looked at any more, and only a person knows whether they may go. */
+/**
+ * Images that were kept under `root` before are not looked at any more, and only a person knows whether they may go.
+ */
 async function sayWhatIsLeft(root: string, imagestore: string, log: Logger): Promise<void> {
   const left = (await readDirSorted(join(root, 'images'))).some((name) => name.endsWith('.json'));
-  if (left) log.warn('images that were kept under root before are not used any more; remove its blobs, images and layers when no container runs on them', { path: root, imagestore });
+  if (left)
+    log.warn(
+      'images that were kept under root before are not used any more; remove its blobs, images and ' +
+        'layers when no container runs on them',
+      { path: root, imagestore },
+    );
 }

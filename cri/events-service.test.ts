@@ -16,7 +16,9 @@ class Subscriber {
   readonly #events: AsyncIterator<Encoded>;
 
   constructor(service: EventsService) {
-    this.#events = service.getContainerEvents?.({ ...op(), signal: this.#abort.signal }, {})[Symbol.asyncIterator]() as AsyncIterator<Encoded>;
+    this.#events = service
+      .getContainerEvents?.({ ...op(), signal: this.#abort.signal }, {})
+      [Symbol.asyncIterator]() as AsyncIterator<Encoded>;
   }
 
   async next(): Promise<ContainerEventResponse | undefined> {
@@ -29,7 +31,8 @@ class Subscriber {
     const event = await this.next();
     if (event === undefined) return 'end';
     const own = event.containersStatuses.find((each) => each.id === event.containerId)?.metadata?.name;
-    const name = event.podSandboxStatus?.id === event.containerId ? event.podSandboxStatus.metadata?.name : (own ?? 'gone');
+    const name =
+      event.podSandboxStatus?.id === event.containerId ? event.podSandboxStatus.metadata?.name : (own ?? 'gone');
     return `${event.containerEventType.slice(10, -6).toLowerCase()} ${name}`;
   }
 
@@ -67,7 +70,16 @@ describe('container events', () => {
     await mind.containers.remove(op(), id);
     await mind.pods.remove(op(), pod);
   }
-  const LIFE = ['created web', 'started web', 'created app', 'started app', 'stopped app', 'deleted gone', 'stopped web', 'deleted web'];
+  const LIFE = [
+    'created web',
+    'started web',
+    'created app',
+    'started app',
+    'stopped app',
+    'deleted gone',
+    'stopped web',
+    'deleted web',
+  ];
 
   it('tell a whole life in order, to everybody', async () => {
     const [one, two] = [new Subscriber(service), new Subscriber(service)];
@@ -84,15 +96,25 @@ describe('container events', () => {
     await life();
     const events = [await first];
     while (events.length < 8) events.push(await subscriber.next());
-    assert.equal(events.map((each) => each?.podSandboxStatus?.state.slice(8)).join(' '), 'READY READY READY READY READY READY NOTREADY NOTREADY');
-    assert.deepEqual(events.map((each) => each?.containersStatuses.map(({ state }) => state).join(' ')), ['', '', 'CONTAINER_CREATED', 'CONTAINER_RUNNING', 'CONTAINER_EXITED', '', '', '']);
+    assert.equal(
+      events.map((each) => each?.podSandboxStatus?.state.slice(8)).join(' '),
+      'READY READY READY READY READY READY NOTREADY NOTREADY',
+    );
+    assert.deepEqual(
+      events.map((each) => each?.containersStatuses.map(({ state }) => state).join(' ')),
+      ['', '', 'CONTAINER_CREATED', 'CONTAINER_RUNNING', 'CONTAINER_EXITED', '', '', ''],
+    );
     assert.isTrue(events.every((each) => (each?.createdAt ?? 0n) > 0n));
     subscriber.leave();
   });
 
   it('begin with what there is, so that one who comes back has missed nothing', async () => {
     const pod = await mind.pods.run(op(), fakePod(), '');
-    const [created, running, exited] = [await mind.containers.create(op(), pod, fakeContainer('a')), await mind.containers.create(op(), pod, fakeContainer('b')), await mind.containers.create(op(), pod, fakeContainer('c'))];
+    const [created, running, exited] = [
+      await mind.containers.create(op(), pod, fakeContainer('a')),
+      await mind.containers.create(op(), pod, fakeContainer('b')),
+      await mind.containers.create(op(), pod, fakeContainer('c')),
+    ];
     for (const id of [running, exited]) await mind.containers.start(op(), id);
     await mind.containers.stop(op(), exited, 0);
     const subscriber = new Subscriber(service);
@@ -116,12 +138,22 @@ describe('container events', () => {
     const listeners: Parameters<OpenPods['subscribe']>[0][] = [];
     const told: string[] = [];
     const log = { ...silent, warn: (message: string) => void told.push(message) };
-    const slow = eventsService({ mind: { pods: mind.pods, containers: mind.containers, subscribe: (listener) => listeners.push(listener) as never }, enabled: true, clock: () => 9n, log });
+    const slow = eventsService({
+      mind: {
+        pods: mind.pods,
+        containers: mind.containers,
+        subscribe: (listener) => listeners.push(listener) as never,
+      },
+      enabled: true,
+      clock: () => 9n,
+      log,
+    });
     const record = mind.pods.get(await mind.pods.run(op(), fakePod(), ''));
     const subscriber = new Subscriber(slow);
     await subscriber.next();
     const many = limits.eventQueueCount + 5;
-    for (let at = 1; at <= many; at++) for (const listener of listeners) listener({ type: 'started', record, at: BigInt(at) });
+    for (let at = 1; at <= many; at++)
+      for (const listener of listeners) listener({ type: 'started', record, at: BigInt(at) });
     assert.deepEqual(slow.counts(), { subscribers: 1, dropped: 5 });
     assert.equal((await subscriber.next())?.createdAt, 6n);
     assert.lengthOf(told, 1);

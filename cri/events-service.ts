@@ -1,9 +1,10 @@
 /**
- * GetContainerEvents: what happens to pods and containers, with the statuses of the whole pod right after it (evented PLEG).
+ * GetContainerEvents: what happens to pods and containers, with the statuses of the whole pod right after it (evented
+ * PLEG).
  *
- * A new subscriber first gets the state of everything there is, one event per object, so that one who comes back has missed nothing
- * that still matters. Nobody's slowness is anybody else's trouble: events wait in a ring per subscriber, and when that is full the oldest
- * go and are counted. The bytes of an event are made once for all.
+ * A new subscriber first gets the state of everything there is, one event per object, so that one who comes back has
+ * missed nothing that still matters. Nobody's slowness is anybody else's trouble: events wait in a ring per subscriber,
+ * and when that is full the oldest go and are counted. The bytes of an event are made once for all.
  */
 import { RuntimeError } from '../pkg/base/errors.ts';
 import { limits } from '../pkg/base/limits.ts';
@@ -45,15 +46,27 @@ export function eventsService({ mind, enabled, clock, log }: EventsOptions): Eve
       for (const each of subscribers) {
         if (each.push(bytes)) continue;
         dropped++;
-        if (each.dropped === 1) log.warn('a client does not read container events as fast as they come; the oldest are dropped', { rpc: 'GetContainerEvents', kept: limits.eventQueueCount });
+        if (each.dropped === 1)
+          log.warn('a client does not read container events as fast as they come; the oldest are dropped', {
+            rpc: 'GetContainerEvents',
+            kept: limits.eventQueueCount,
+          });
       }
     });
   }
   return {
     counts: () => ({ subscribers: subscribers.size, dropped }),
     async *getContainerEvents(op) {
-      if (!enabled) throw new RuntimeError('Unimplemented', 'container events are switched off; set enable_pod_events = true in [crio.runtime]');
-      if (subscribers.size >= limits.eventSubscribersCount) throw new RuntimeError('ResourceExhausted', `${subscribers.size} clients read container events already; end one of them`);
+      if (!enabled)
+        throw new RuntimeError(
+          'Unimplemented',
+          'container events are switched off; set enable_pod_events = true in [crio.runtime]',
+        );
+      if (subscribers.size >= limits.eventSubscribersCount)
+        throw new RuntimeError(
+          'ResourceExhausted',
+          `${subscribers.size} clients read container events already; end one of them`,
+        );
       const ring = new Ring(limits.eventQueueCount);
       subscribers.add(ring);
       // Records are immutable: what is collected in this instant goes out before anything that happens from now on.
@@ -117,7 +130,10 @@ interface Parts {
 
 function partsOf({ pods, containers }: EventsOptions['mind'], record: SandboxRecord | ContainerRecord): Parts {
   const id = record.kind === 'sandbox' ? record.id : record.sandboxId;
-  return { pod: record.kind === 'sandbox' ? record : pods.find(id), containers: containers.list().filter((each) => each.sandboxId === id) };
+  return {
+    pod: record.kind === 'sandbox' ? record : pods.find(id),
+    containers: containers.list().filter((each) => each.sandboxId === id),
+  };
 }
 
 function encode({ type, record, at }: PodEvent, { pod, containers }: Parts): Buffer {
@@ -131,7 +147,10 @@ function encode({ type, record, at }: PodEvent, { pod, containers }: Parts): Buf
 }
 
 /** What is there now, as if it had just come to be as it is: each pod, then its containers. */
-function snapshot({ pods, containers }: EventsOptions['mind'], at: bigint): { readonly event: PodEvent; readonly parts: Parts }[] {
+function snapshot(
+  { pods, containers }: EventsOptions['mind'],
+  at: bigint,
+): { readonly event: PodEvent; readonly parts: Parts }[] {
   const byPod = new Map<string, ContainerRecord[]>();
   for (const each of containers.list()) byPod.set(each.sandboxId, [...(byPod.get(each.sandboxId) ?? []), each]);
   return pods.list().flatMap((pod) => {

@@ -31,11 +31,19 @@ export function imageService({ images, rootfs, writableLayers, clock }: ImageSer
     imageStatus(_op, request) {
       const image = images.find(request.image?.image ?? '');
       if (image === undefined) return {};
-      return { image: criImage(image), info: request.verbose ? { info: JSON.stringify({ chainID: image.top ?? '', imageSpec: ociConfig(image) }) } : {} };
+      return {
+        image: criImage(image),
+        info: request.verbose
+          ? { info: JSON.stringify({ chainID: image.top ?? '', imageSpec: ociConfig(image) }) }
+          : {},
+      };
     },
     async pullImage(op, request) {
       const reference = narrowImageReference(request.image);
-      const image = await images.pull(op, reference, { auth: request.auth, namespace: request.sandboxConfig?.metadata?.namespace });
+      const image = await images.pull(op, reference, {
+        auth: request.auth,
+        namespace: request.sandboxConfig?.metadata?.namespace,
+      });
       return { imageRef: image.id };
     },
     async removeImage(op, request) {
@@ -44,22 +52,32 @@ export function imageService({ images, rootfs, writableLayers, clock }: ImageSer
     },
     async imageFsInfo(op) {
       const image = fileSystem(rootfs.imageRoot, clock(), await images.usage(op));
-      // On one disk both are the same, as with CRI-O and containerd; the kubelet tells by the mount point whether they are two (KEP-4191).
-      if (rootfs.containerRoot === rootfs.imageRoot) return { imageFilesystems: [image], containerFilesystems: [image] };
+      // On one disk both are the same, as with CRI-O and containerd; the kubelet tells by the mount point whether they
+      // are two (KEP-4191).
+      if (rootfs.containerRoot === rootfs.imageRoot)
+        return { imageFilesystems: [image], containerFilesystems: [image] };
       const written = [...(await writableLayers.sizes(await rootfs.list())).values()];
-      return { imageFilesystems: [image], containerFilesystems: [fileSystem(rootfs.containerRoot, clock(), sum(written))] };
+      return {
+        imageFilesystems: [image],
+        containerFilesystems: [fileSystem(rootfs.containerRoot, clock(), sum(written))],
+      };
     },
     async import(op, request) {
       const { path, reference } = narrowImport(request);
       const loaded = await images.import(op, path, reference);
-      return { images: loaded.map((image) => ({ imageId: image.id, references: [...image.repoTags, ...image.repoDigests] })) };
+      return {
+        images: loaded.map((image) => ({ imageId: image.id, references: [...image.repoTags, ...image.repoDigests] })),
+      };
     },
   };
 }
 
 const INT64_MAX = 2n ** 63n - 1n;
 
-/** An image as CRI describes it. uid and username exclude each other: a numeric USER is a uid, unless it is more than CRI's int64 can say. */
+/**
+ * An image as CRI describes it. uid and username exclude each other: a numeric USER is a uid, unless it is more than
+ * CRI's int64 can say.
+ */
 export function criImage(image: Image): CriImage {
   const user = image.config.user.split(':')[0] ?? '';
   const numeric = /^[0-9]{1,19}$/.test(user) && BigInt(user) <= INT64_MAX;
@@ -84,7 +102,10 @@ function fileSystem(mountpoint: string, timestamp: bigint, { usedBytes, inodesUs
 }
 
 function sum(usages: readonly FsUsage[]): FsUsage {
-  return { usedBytes: usages.reduce((total, each) => total + each.usedBytes, 0n), inodesUsed: usages.reduce((total, each) => total + each.inodesUsed, 0n) };
+  return {
+    usedBytes: usages.reduce((total, each) => total + each.usedBytes, 0n),
+    inodesUsed: usages.reduce((total, each) => total + each.inodesUsed, 0n),
+  };
 }
 
 function one<T>(value: T | undefined): readonly T[] {

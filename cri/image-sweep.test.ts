@@ -20,9 +20,11 @@ describe('cri/image-sweep', () => {
 
   it('sweeps at once and then every hour, also after a failure, until it is stopped', async () => {
     let sweeps = 0;
-    const stop = sweepImages(op, { sweep: async () => {
-      if (++sweeps === 2) throw new Error('disk');
-    } });
+    const stop = sweepImages(op, {
+      sweep: async () => {
+        if (++sweeps === 2) throw new Error('disk');
+      },
+    });
     expect(sweeps).to.equal(1);
     await new Promise(setImmediate);
     await hour();

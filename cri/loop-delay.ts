@@ -1,6 +1,6 @@
 /**
- * How late the event loop is: what `Status` tells when asked for details. Watching costs a timer that fires all the time, so it begins with
- * the first question and ends when nobody has asked for a while.
+ * How late the event loop is: what `Status` tells when asked for details. Watching costs a timer that fires all the
+ * time, so it begins with the first question and ends when nobody has asked for a while.
  */
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 
@@ -30,7 +30,10 @@ export class LoopDelay {
   #histogram: LoopHistogram | undefined;
   #end: NodeJS.Timeout | undefined;
 
-  constructor(unaskedMs = UNASKED_MS, watch = (resolution: number): LoopHistogram => monitorEventLoopDelay({ resolution })) {
+  constructor(
+    unaskedMs = UNASKED_MS,
+    watch = (resolution: number): LoopHistogram => monitorEventLoopDelay({ resolution }),
+  ) {
     this.#unaskedMs = unaskedMs;
     this.#watch = watch;
   }
@@ -47,9 +50,10 @@ export class LoopDelay {
     }
     // Node counts the time between two timers; on time, that is the resolution.
     const late = (nanoseconds: number): number => Math.max(0, Number((nanoseconds / 1e6 - RESOLUTION_MS).toFixed(3)));
-    const reading = histogram.count === 0
-      ? { p50Ms: null, p99Ms: null, maxMs: null }
-      : { p50Ms: late(histogram.percentile(50)), p99Ms: late(histogram.percentile(99)), maxMs: late(histogram.max) };
+    const reading =
+      histogram.count === 0
+        ? { p50Ms: null, p99Ms: null, maxMs: null }
+        : { p50Ms: late(histogram.percentile(50)), p99Ms: late(histogram.percentile(99)), maxMs: late(histogram.max) };
     histogram.reset();
     return reading;
   }

@@ -18,16 +18,24 @@ declare const berthKeepCode: (() => Promise<void>) | undefined;
 
 const VERSION = typeof BERTH_VERSION === 'string' ? BERTH_VERSION : 'development';
 /** Bundled, we are build/berth.cjs; from source, cri/main.ts. */
-const BIN_DIR = existsSync(join(import.meta.dirname, 'bin')) ? join(import.meta.dirname, 'bin') : join(import.meta.dirname, '../build/bin');
+const BIN_DIR = existsSync(join(import.meta.dirname, 'bin'))
+  ? join(import.meta.dirname, 'bin')
+  : join(import.meta.dirname, '../build/bin');
 const WORKER = join(import.meta.dirname, 'unpack-worker.cjs');
 
 const program = new Command('berth')
-  .description('A Kubernetes CRI runtime. Without a command it serves; the commands talk to the daemon that serves on --listen.')
+  .description(
+    'A Kubernetes CRI runtime. Without a command it serves; the commands talk to the daemon that serves on --listen.',
+  )
   .version(VERSION, '-v, --version')
   .enablePositionalOptions()
   .exitOverride();
 for (const flag of flags) {
-  if (flag.argument === 'list') program.option(flag.syntax, flag.description, (value: string, before: string[] | undefined) => [...(before ?? []), ...value.split(',')]);
+  if (flag.argument === 'list')
+    program.option(flag.syntax, flag.description, (value: string, before: string[] | undefined) => [
+      ...(before ?? []),
+      ...value.split(','),
+    ]);
   else program.option(flag.syntax, flag.description);
 }
 program.action(() => serveForever(program.opts()));
@@ -42,7 +50,9 @@ void program.parseAsync().catch((error: unknown) => {
   }
 });
 
-async function configuration(given: Readonly<Record<string, string | boolean | string[] | undefined>>): Promise<LoadedConfig> {
+async function configuration(
+  given: Readonly<Record<string, string | boolean | string[] | undefined>>,
+): Promise<LoadedConfig> {
   return await loadConfig({
     flags: given,
     env: process.env,
@@ -55,11 +65,28 @@ async function configuration(given: Readonly<Record<string, string | boolean | s
 async function serveForever(given: Readonly<Record<string, string | boolean | string[] | undefined>>): Promise<void> {
   process.umask(0o022);
   const { config, warnings } = await configuration(given);
-  const log = new Log({ level: parseLogLevel(config.runtime.logLevel), format: config.runtime.logFormat === 'json' ? 'json' : 'logfmt', filter: config.runtime.logFilter, journald: journaldReads(process.env) });
+  const log = new Log({
+    level: parseLogLevel(config.runtime.logLevel),
+    format: config.runtime.logFormat === 'json' ? 'json' : 'logfmt',
+    filter: config.runtime.logFilter,
+    journald: journaldReads(process.env),
+  });
   for (const warning of warnings) log.warn(warning);
-  // One request's bug must not end every container's daemon; the request has failed already, and this is the trace of it.
-  process.on('unhandledRejection', (reason) => log.error('a promise failed and nobody noticed: a bug', { cause: explain(reason), stack: reason instanceof Error ? reason.stack : undefined }));
-  const daemon = await startDaemon({ config, log, version: VERSION, binDir: BIN_DIR, workerUrl: existsSync(WORKER) ? new URL(`file://${WORKER}`) : undefined });
+  // One request's bug must not end every container's daemon; the request has failed already, and this is the trace of
+  // it.
+  process.on('unhandledRejection', (reason) =>
+    log.error('a promise failed and nobody noticed: a bug', {
+      cause: explain(reason),
+      stack: reason instanceof Error ? reason.stack : undefined,
+    }),
+  );
+  const daemon = await startDaemon({
+    config,
+    log,
+    version: VERSION,
+    binDir: BIN_DIR,
+    workerUrl: existsSync(WORKER) ? new URL(`file://${WORKER}`) : undefined,
+  });
   const stop = (signal: string): void => {
     log.info('stopping; containers go on', { signal });
     notifyServiceManager('STOPPING=1');
@@ -83,7 +110,8 @@ const SETTLE_MS = 1_000;
 /** What makes the daemon complete, or its next start quicker. Nothing here is worth ending for. */
 async function settle(log: Log): Promise<void> {
   try {
-    // What ran until now is compiled already at the next start. Node would write its part at the end only, and a kill has none.
+    // What ran until now is compiled already at the next start. Node would write its part at the end only, and a kill
+    // has none.
     if (typeof berthKeepCode === 'function') await berthKeepCode();
     // winston takes a while to load.
     await log.openSink();
@@ -93,8 +121,15 @@ async function settle(log: Log): Promise<void> {
   }
 }
 
-/** What SIGHUP does: takes the keys that can change in a running daemon, names those that wait for a restart, and keeps the old ones if the file is bad. */
-async function reloadConfiguration(given: Readonly<Record<string, string | boolean | string[] | undefined>>, log: Log, daemon: Daemon): Promise<void> {
+/**
+ * What SIGHUP does: takes the keys that can change in a running daemon, names those that wait for a restart, and keeps
+ * the old ones if the file is bad.
+ */
+async function reloadConfiguration(
+  given: Readonly<Record<string, string | boolean | string[] | undefined>>,
+  log: Log,
+  daemon: Daemon,
+): Promise<void> {
   try {
     const fresh = await configuration(given);
     for (const warning of fresh.warnings) log.warn(warning);

@@ -5,14 +5,38 @@ import { backgroundOp, silent } from '../pkg/base/op.ts';
 import type { PullProgressResponse } from '../pkg/cri-api/types.ts';
 import type { PullProgress } from '../pkg/image/index.ts';
 import type { NodeFacts } from '../pkg/spec/index.ts';
-import { diskFactList, nodeFactList, nodeService, podNetworkFactList, type NodeServiceOptions } from './node-service.ts';
+import {
+  diskFactList,
+  nodeFactList,
+  nodeService,
+  podNetworkFactList,
+  type NodeServiceOptions,
+} from './node-service.ts';
 
 const FACTS: NodeFacts = {
-  cgroupMode: 'v2', cgroupManager: 'cgroupfs', controllers: new Set(['cpu', 'cpuset', 'memory', 'pids']), swapLimit: true, capabilities: new Set(['CAP_SYS_RESOURCE']),
-  oomScoreAdjMin: -1000, rlimitMax: new Map(), apparmor: false, selinux: false, seccomp: true, machine: 'x86_64', kernel: '6.18.0', hugepageSizes: [], maskedPaths: [],
+  cgroupMode: 'v2',
+  cgroupManager: 'cgroupfs',
+  controllers: new Set(['cpu', 'cpuset', 'memory', 'pids']),
+  swapLimit: true,
+  capabilities: new Set(['CAP_SYS_RESOURCE']),
+  oomScoreAdjMin: -1000,
+  rlimitMax: new Map(),
+  apparmor: false,
+  selinux: false,
+  seccomp: true,
+  machine: 'x86_64',
+  kernel: '6.18.0',
+  hugepageSizes: [],
+  maskedPaths: [],
 };
 const FEATURES = { recursiveReadOnlyMounts: true } as never;
-const IN_USE = { name: 'berth', file: '/etc/cni/net.d/10-berth.conflist', cniVersion: '1.0.0', plugins: ['bridge', 'portmap'], hostPorts: 'plugin' } as const;
+const IN_USE = {
+  name: 'berth',
+  file: '/etc/cni/net.d/10-berth.conflist',
+  cniVersion: '1.0.0',
+  plugins: ['bridge', 'portmap'],
+  hostPorts: 'plugin',
+} as const;
 const handler = (name: string): never => ({ handler: { name } }) as never;
 
 function options(changes: Partial<NodeServiceOptions> = {}): NodeServiceOptions {
@@ -22,7 +46,10 @@ function options(changes: Partial<NodeServiceOptions> = {}): NodeServiceOptions 
     facts: FACTS,
     network: { ready: { ok: true, why: '' }, inUse: IN_USE, check: async () => {} },
     networkedPods: () => [],
-    handlers: new Map([['', { runtime: handler('runc'), features: FEATURES }], ['runc', { runtime: handler('runc'), features: FEATURES }]]),
+    handlers: new Map([
+      ['', { runtime: handler('runc'), features: FEATURES }],
+      ['runc', { runtime: handler('runc'), features: FEATURES }],
+    ]),
     whyNoUserNamespaces: undefined,
     ...changes,
   };
@@ -30,31 +57,63 @@ function options(changes: Partial<NodeServiceOptions> = {}): NodeServiceOptions 
 
 describe('nodeFactList', () => {
   it('finds nothing wrong with a node that has everything', () => {
-    assert.deepEqual(nodeFactList(options()).filter((each) => !each.ok), []);
+    assert.deepEqual(
+      nodeFactList(options()).filter((each) => !each.ok),
+      [],
+    );
   });
 
   it('says what containers cannot have, and what to do', () => {
-    const list = nodeFactList(options({
-      facts: { ...FACTS, controllers: new Set(['cpu', 'memory']), capabilities: new Set(), swapLimit: false, seccomp: false },
-      network: { ready: { ok: false, why: 'no CNI configuration' }, inUse: undefined, check: async () => {} },
-      whyNoUserNamespaces: 'the kernel is too old',
-      handlers: new Map([['', { runtime: handler('runc'), features: FEATURES }], ['runsc', { runtime: handler('runsc'), features: { broken: 'not installed' } as never }]]),
-    }));
+    const list = nodeFactList(
+      options({
+        facts: {
+          ...FACTS,
+          controllers: new Set(['cpu', 'memory']),
+          capabilities: new Set(),
+          swapLimit: false,
+          seccomp: false,
+        },
+        network: { ready: { ok: false, why: 'no CNI configuration' }, inUse: undefined, check: async () => {} },
+        whyNoUserNamespaces: 'the kernel is too old',
+        handlers: new Map([
+          ['', { runtime: handler('runc'), features: FEATURES }],
+          ['runsc', { runtime: handler('runsc'), features: { broken: 'not installed' } as never }],
+        ]),
+      }),
+    );
     const limited = new Map(list.filter((each) => !each.ok).map((each) => [each.name, each.advice]));
-    assert.deepEqual([...limited.keys()], ['cgroups', 'swap limit', 'capabilities', 'seccomp', 'user namespaces', 'network', 'runtime runsc']);
+    assert.deepEqual(
+      [...limited.keys()],
+      ['cgroups', 'swap limit', 'capabilities', 'seccomp', 'user namespaces', 'network', 'runtime runsc'],
+    );
     assert.include(limited.get('cgroups'), 'pids, cpuset');
     assert.equal(limited.get('runtime runsc'), 'not installed');
   });
 
   it('CVE-2025-31133: names a runtime that is known to be vulnerable', () => {
-    const old = { broken: undefined, vulnerable: 'runc 1.1.5 is older than the releases without CVE-2025-31133' } as never;
-    const [row] = nodeFactList(options({ handlers: new Map([['', { runtime: handler('runc'), features: old }], ['runc', { runtime: handler('runc'), features: old }]]) })).filter(({ name }) => name === 'runtime runc');
+    const old = {
+      broken: undefined,
+      vulnerable: 'runc 1.1.5 is older than the releases without CVE-2025-31133',
+    } as never;
+    const [row] = nodeFactList(
+      options({
+        handlers: new Map([
+          ['', { runtime: handler('runc'), features: old }],
+          ['runc', { runtime: handler('runc'), features: old }],
+        ]),
+      }),
+    ).filter(({ name }) => name === 'runtime runc');
     assert.deepEqual([row?.ok, row?.advice], [false, 'runc 1.1.5 is older than the releases without CVE-2025-31133']);
   });
 });
 
 describe('the network in nodeFactList', () => {
-  const rows = (hostPorts: 'plugin' | 'berth' | 'nobody') => nodeFactList(options({ network: { ready: { ok: true, why: '' }, inUse: { ...IN_USE, hostPorts }, check: async () => {} } })).filter(({ name }) => name === 'network' || name === 'host ports').map(({ detail, advice }) => [detail, advice.replace(/:.*/, '')]);
+  const rows = (hostPorts: 'plugin' | 'berth' | 'nobody') =>
+    nodeFactList(
+      options({ network: { ready: { ok: true, why: '' }, inUse: { ...IN_USE, hostPorts }, check: async () => {} } }),
+    )
+      .filter(({ name }) => name === 'network' || name === 'host ports')
+      .map(({ detail, advice }) => [detail, advice.replace(/:.*/, '')]);
 
   it('is named, and who maps host ports', () => {
     const network = ['ready: berth (bridge, portmap; CNI 1.0.0) of /etc/cni/net.d/10-berth.conflist', ''];
@@ -74,12 +133,21 @@ describe('podNetworkFactList', () => {
       most = Math.max(most, ++underWay);
       await new Promise((resolve) => setImmediate(resolve));
       underWay--;
-      if (id === broken?.id) throw new RuntimeError('Internal', 'CNI plugin bridge (CHECK, network berth) failed: no address');
+      if (id === broken?.id)
+        throw new RuntimeError('Internal', 'CNI plugin bridge (CHECK, network berth) failed: no address');
     };
-    const list = await podNetworkFactList(backgroundOp(silent), { network: { ready: { ok: true, why: '' }, inUse: IN_USE, check }, networkedPods: () => pods });
+    const list = await podNetworkFactList(backgroundOp(silent), {
+      network: { ready: { ok: true, why: '' }, inUse: IN_USE, check },
+      networkedPods: () => pods,
+    });
     assert.deepEqual(list, [
       { name: 'pod networks', ok: true, detail: '9 of 10 as their plugins made them', advice: '' },
-      { name: 'network of pod ns/p0', ok: false, detail: broken?.id ?? '', advice: 'CNI plugin bridge (CHECK, network berth) failed: no address; if it does not work, delete the pod' },
+      {
+        name: 'network of pod ns/p0',
+        ok: false,
+        detail: broken?.id ?? '',
+        advice: 'CNI plugin bridge (CHECK, network berth) failed: no address; if it does not work, delete the pod',
+      },
     ]);
     assert.equal(most, 4);
   });
@@ -87,8 +155,22 @@ describe('podNetworkFactList', () => {
 
 describe('diskFactList', () => {
   it('warns before a disk is full, and in time to free inodes', () => {
-    const disk = { name: 'disk', directory: '/d', availableBytes: 50n << 20n, totalBytes: 100n << 20n, inodes: 100n, inodesFree: 50n, reservedBytes: 1 } as const;
-    const advice = diskFactList([disk, { ...disk, availableBytes: 4n << 20n }, { ...disk, inodesFree: 4n }, { ...disk, inodes: 0n, inodesFree: 0n }, { ...disk, reservedBytes: 0 }]).map((each) => each.advice.slice(0, 9));
+    const disk = {
+      name: 'disk',
+      directory: '/d',
+      availableBytes: 50n << 20n,
+      totalBytes: 100n << 20n,
+      inodes: 100n,
+      inodesFree: 50n,
+      reservedBytes: 1,
+    } as const;
+    const advice = diskFactList([
+      disk,
+      { ...disk, availableBytes: 4n << 20n },
+      { ...disk, inodesFree: 4n },
+      { ...disk, inodes: 0n, inodesFree: 0n },
+      { ...disk, reservedBytes: 0 },
+    ]).map((each) => each.advice.slice(0, 9));
     assert.deepEqual(advice, ['', 'less than', 'less than', '', 'full: the']);
     assert.equal(diskFactList([disk])[0]?.detail, '/d: 50 of 100 MiB and 50 inodes free');
   });
@@ -97,15 +179,17 @@ describe('diskFactList', () => {
 describe('berth.v1.Node', () => {
   it('checks, and repairs only when asked', async () => {
     const modes: string[] = [];
-    const service = nodeService(options({
-      images: {
-        progress: () => [],
-        check: async (_op, mode) => {
-          modes.push(mode);
-          return [{ image: 'sha256:1' as never, what: 'a layer is missing', keptBy: [] }];
+    const service = nodeService(
+      options({
+        images: {
+          progress: () => [],
+          check: async (_op, mode) => {
+            modes.push(mode);
+            return [{ image: 'sha256:1' as never, what: 'a layer is missing', keptBy: [] }];
+          },
         },
-      },
-    }));
+      }),
+    );
     const op = backgroundOp(silent);
     const reply = (await service.check?.(op, { repair: false })) as { readonly problems: readonly object[] };
     await service.check?.(op, { repair: true });
@@ -115,18 +199,25 @@ describe('berth.v1.Node', () => {
 
   it('tells the progress of pulls at once, then only what is new, until the client leaves', async () => {
     const abort = new AbortController();
-    const pull = (bytesDone: bigint): PullProgress => ({ reference: 'a', stage: 'downloading', startedAt: 1n, layers: [{ digest: 'd', stage: 'downloading', bytesDone, bytesTotal: 9n }] });
+    const pull = (bytesDone: bigint): PullProgress => ({
+      reference: 'a',
+      stage: 'downloading',
+      startedAt: 1n,
+      layers: [{ digest: 'd', stage: 'downloading', bytesDone, bytesTotal: 9n }],
+    });
     const states = [[], [pull(1n)], [pull(1n)], [pull(5n)]];
     let looks = 0;
-    const service = nodeService(options({
-      images: {
-        check: async () => [],
-        progress() {
-          if (looks >= states.length) abort.abort();
-          return states[looks++] ?? [];
+    const service = nodeService(
+      options({
+        images: {
+          check: async () => [],
+          progress() {
+            if (looks >= states.length) abort.abort();
+            return states[looks++] ?? [];
+          },
         },
-      },
-    }));
+      }),
+    );
     const told: string[] = [];
     for await (const each of service.pullProgress?.({ ...backgroundOp(silent), signal: abort.signal }, {}) ?? []) {
       told.push((each as PullProgressResponse).pulls.map((one) => String(one.layers[0]?.bytesDone)).join());

@@ -1,5 +1,6 @@
 /**
- * berth.v1.Node: what people on the node ask for and CRI has no RPC for. Import is in image-service.ts, Operations in server.ts.
+ * berth.v1.Node: what people on the node ask for and CRI has no RPC for. Import is in image-service.ts, Operations in
+ * server.ts.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { explain } from '../pkg/base/errors.ts';
@@ -23,7 +24,10 @@ export interface NodeServiceOptions {
   /** Pods that are ready and have a network of their own. */
   readonly networkedPods: () => readonly { readonly id: SandboxId; readonly name: string }[];
   /** Handlers by name; '' is the default. */
-  readonly handlers: ReadonlyMap<string, { readonly runtime: Pick<OciRuntime, 'handler'>; readonly features: RuntimeFeatures }>;
+  readonly handlers: ReadonlyMap<
+    string,
+    { readonly runtime: Pick<OciRuntime, 'handler'>; readonly features: RuntimeFeatures }
+  >;
   /** Undefined if pods can have user namespaces. */
   readonly whyNoUserNamespaces: string | undefined;
 }
@@ -37,7 +41,14 @@ export function nodeService(options: NodeServiceOptions): Handlers {
   return {
     async check(op, request) {
       const problems = await images.check(op, request.repair ? 'repair' : 'report');
-      return { problems: problems.map(({ image, what, keptBy }) => ({ imageId: image, what, keptBy })), facts: [...nodeFactList(options), ...diskFactList(await options.disks()), ...(await podNetworkFactList(op, options))] };
+      return {
+        problems: problems.map(({ image, what, keptBy }) => ({ imageId: image, what, keptBy })),
+        facts: [
+          ...nodeFactList(options),
+          ...diskFactList(await options.disks()),
+          ...(await podNetworkFactList(op, options)),
+        ],
+      };
     },
     async *pullProgress(op) {
       let before = '';
@@ -53,54 +64,147 @@ export function nodeService(options: NodeServiceOptions): Handlers {
 }
 
 /** What the node has and lacks, for `berth check`. */
-export function nodeFactList({ facts, network, handlers, whyNoUserNamespaces }: Omit<NodeServiceOptions, 'images' | 'disks' | 'networkedPods'>): NodeFact[] {
+export function nodeFactList({
+  facts,
+  network,
+  handlers,
+  whyNoUserNamespaces,
+}: Omit<NodeServiceOptions, 'images' | 'disks' | 'networkedPods'>): NodeFact[] {
   const all: readonly (readonly [name: string, detail: string, advice: string])[] = [
     ['kernel', `${facts.kernel} ${facts.machine}`, ''],
-    ['cgroups', `${facts.cgroupMode}, ${facts.cgroupManager}, ${[...facts.controllers].sort().join(' ')}`, missing(['cpu', 'memory', 'pids', 'cpuset'].filter((name) => !facts.controllers.has(name)), (names) => `limits of ${names} have no effect; enable the controllers on the kernel's command line or in the parent cgroup`)],
-    ['swap limit', facts.swapLimit ? 'yes' : 'no', facts.swapLimit ? '' : 'containers cannot be kept from swap; boot with swapaccount=1'],
-    ['capabilities', `${facts.capabilities.size} of the kernel's`, facts.capabilities.has('CAP_SYS_RESOURCE') ? '' : 'no CAP_SYS_RESOURCE: containers get only the capabilities that the daemon has, oom_score_adj and hard limits stay within its own; give it to the service'],
-    ['seccomp', facts.seccomp ? 'yes' : 'no', facts.seccomp ? '' : 'system calls are not filtered; use a kernel with CONFIG_SECCOMP_FILTER'],
+    [
+      'cgroups',
+      `${facts.cgroupMode}, ${facts.cgroupManager}, ${[...facts.controllers].sort().join(' ')}`,
+      missing(
+        ['cpu', 'memory', 'pids', 'cpuset'].filter((name) => !facts.controllers.has(name)),
+        (names) =>
+          `limits of ${names} have no effect; enable the controllers on the kernel's command line or ` +
+          'in the parent cgroup',
+      ),
+    ],
+    [
+      'swap limit',
+      facts.swapLimit ? 'yes' : 'no',
+      facts.swapLimit ? '' : 'containers cannot be kept from swap; boot with swapaccount=1',
+    ],
+    [
+      'capabilities',
+      `${facts.capabilities.size} of the kernel's`,
+      facts.capabilities.has('CAP_SYS_RESOURCE')
+        ? ''
+        : 'no CAP_SYS_RESOURCE: containers get only the capabilities that the daemon has, ' +
+          'oom_score_adj and hard limits stay within its own; give it to the service',
+    ],
+    [
+      'seccomp',
+      facts.seccomp ? 'yes' : 'no',
+      facts.seccomp ? '' : 'system calls are not filtered; use a kernel with CONFIG_SECCOMP_FILTER',
+    ],
     ['apparmor', facts.apparmor ? 'enabled' : 'not enabled', ''],
     ['selinux', facts.selinux ? 'enabled' : 'not enabled', ''],
     ['user namespaces', whyNoUserNamespaces === undefined ? 'yes' : 'no', whyNoUserNamespaces ?? ''],
-    ['network', `${network.ready.ok ? 'ready' : 'not ready'}${nameOf(network.inUse)}`, network.ready.ok ? '' : network.ready.why],
-    ...(network.inUse === undefined ? [] : [['host ports', HOST_PORTS[network.inUse.hostPorts], network.inUse.hostPorts === 'nobody' ? 'pods with host ports cannot run: install the package nftables, or add portmap to the network' : ''] as const]),
-    ...[...handlers].filter(([name]) => name !== '').map(([name, { features }]) => [`runtime ${name}`, name === handlers.get('')?.runtime.handler.name ? 'the default' : 'usable', features.broken ?? features.vulnerable ?? ''] as const),
+    [
+      'network',
+      `${network.ready.ok ? 'ready' : 'not ready'}${nameOf(network.inUse)}`,
+      network.ready.ok ? '' : network.ready.why,
+    ],
+    ...(network.inUse === undefined
+      ? []
+      : [
+          [
+            'host ports',
+            HOST_PORTS[network.inUse.hostPorts],
+            network.inUse.hostPorts === 'nobody'
+              ? 'pods with host ports cannot run: install the package nftables, or add portmap to the network'
+              : '',
+          ] as const,
+        ]),
+    ...[...handlers]
+      .filter(([name]) => name !== '')
+      .map(
+        ([name, { features }]) =>
+          [
+            `runtime ${name}`,
+            name === handlers.get('')?.runtime.handler.name ? 'the default' : 'usable',
+            features.broken ?? features.vulnerable ?? '',
+          ] as const,
+      ),
   ];
   return all.map(([name, detail, advice]) => ({ name, ok: advice === '', detail, advice }));
 }
 
-/** What the plugins of pods find when they look at their own work (CNI CHECK): a line for all that are well, and one for each that is not. */
-export async function podNetworkFactList(op: Op, { network, networkedPods }: Pick<NodeServiceOptions, 'network' | 'networkedPods'>): Promise<NodeFact[]> {
+/**
+ * What the plugins of pods find when they look at their own work (CNI CHECK): a line for all that are well, and one for
+ * each that is not.
+ */
+export async function podNetworkFactList(
+  op: Op,
+  { network, networkedPods }: Pick<NodeServiceOptions, 'network' | 'networkedPods'>,
+): Promise<NodeFact[]> {
   const gate = new Gate(CHECKS_AT_ONCE);
   const pods = networkedPods();
-  const found = await Promise.all(pods.map(({ id, name }) => gate.run(async (): Promise<NodeFact[]> => {
-    try {
-      await network.check(op, id);
-      return [];
-    } catch (error) {
-      return [{ name: `network of pod ${name}`, ok: false, detail: id, advice: `${explain(error)}; if it does not work, delete the pod` }];
-    }
-  })));
+  const found = await Promise.all(
+    pods.map(({ id, name }) =>
+      gate.run(async (): Promise<NodeFact[]> => {
+        try {
+          await network.check(op, id);
+          return [];
+        } catch (error) {
+          return [
+            {
+              name: `network of pod ${name}`,
+              ok: false,
+              detail: id,
+              advice: `${explain(error)}; if it does not work, delete the pod`,
+            },
+          ];
+        }
+      }),
+    ),
+  );
   const faults = found.flat();
-  return [{ name: 'pod networks', ok: true, detail: `${pods.length - faults.length} of ${pods.length} as their plugins made them`, advice: '' }, ...faults];
+  return [
+    {
+      name: 'pod networks',
+      ok: true,
+      detail: `${pods.length - faults.length} of ${pods.length} as their plugins made them`,
+      advice: '',
+    },
+    ...faults,
+  ];
 }
 
 /** A plugin takes some milliseconds of a core. */
 const CHECKS_AT_ONCE = 4;
 
-const HOST_PORTS: Readonly<Record<NetworkInUse['hostPorts'], string>> = { plugin: 'by a CNI plugin', berth: 'by nftables', nobody: 'no' };
+const HOST_PORTS: Readonly<Record<NetworkInUse['hostPorts'], string>> = {
+  plugin: 'by a CNI plugin',
+  berth: 'by nftables',
+  nobody: 'no',
+};
 
 function nameOf(network: NetworkInUse | undefined): string {
-  return network === undefined ? '' : `: ${network.name} (${network.plugins.join(', ')}; CNI ${network.cniVersion}) of ${network.file}`;
+  return network === undefined
+    ? ''
+    : `: ${network.name} (${network.plugins.join(', ')}; CNI ${network.cniVersion}) of ${network.file}`;
 }
 
 /** What is free where we keep things. */
 export function diskFactList(disks: readonly DiskState[]): NodeFact[] {
   return disks.map(({ name, directory, availableBytes, totalBytes, inodes, inodesFree, reservedBytes }) => {
     const nearlyFull = availableBytes * 20n < totalBytes || (inodes > 0n && inodesFree * 20n < inodes);
-    const advice = reservedBytes === 0 ? 'full: there is not even room for the file that keeps deletions possible; free space' : nearlyFull ? 'less than a twentieth is free; remove images, or enlarge the file system' : '';
-    return { name, ok: advice === '', detail: `${directory}: ${availableBytes >> 20n} of ${totalBytes >> 20n} MiB and ${inodesFree} inodes free`, advice };
+    const advice =
+      reservedBytes === 0
+        ? 'full: there is not even room for the file that keeps deletions possible; free space'
+        : nearlyFull
+          ? 'less than a twentieth is free; remove images, or enlarge the file system'
+          : '';
+    return {
+      name,
+      ok: advice === '',
+      detail: `${directory}: ${availableBytes >> 20n} of ${totalBytes >> 20n} MiB and ${inodesFree} inodes free`,
+      advice,
+    };
   });
 }
 

@@ -1,10 +1,27 @@
 /**
- * The reading half of RuntimeService: lists and statuses, straight from immutable records. Never waits for a write, never runs anything.
+ * The reading half of RuntimeService: lists and statuses, straight from immutable records. Never waits for a write,
+ * never runs anything.
  */
-import type { Container, ContainerFilter, Operation, PodSandbox, PodSandboxFilter, RuntimeCondition, RuntimeHandler } from '../pkg/cri-api/types.ts';
+import type {
+  Container,
+  ContainerFilter,
+  Operation,
+  PodSandbox,
+  PodSandboxFilter,
+  RuntimeCondition,
+  RuntimeHandler,
+} from '../pkg/cri-api/types.ts';
 import { explain } from '../pkg/base/errors.ts';
 import type { NetworkPlugin } from '../pkg/network/index.ts';
-import { container, containerStatus, matchesContainer, matchesSandbox, type OpenPods, podSandbox, podSandboxStatus } from '../pkg/pod/index.ts';
+import {
+  container,
+  containerStatus,
+  matchesContainer,
+  matchesSandbox,
+  type OpenPods,
+  podSandbox,
+  podSandboxStatus,
+} from '../pkg/pod/index.ts';
 import type { OciRuntime, RuntimeFeatures } from '../pkg/runtime/index.ts';
 import type { ContainerRecord, SandboxRecord } from '../pkg/state/index.ts';
 import { chunksOf, codecs, concatenate, type Encoded, remembered } from './codec.ts';
@@ -32,17 +49,38 @@ export interface ObserveOptions {
 /** Handlers of the RPCs that only read. */
 export function observeService(options: ObserveOptions): Handlers {
   const { mind, clock } = options;
-  const sandboxItems = remembered((record: SandboxRecord) => codecs.PodSandbox.item(podSandbox(record) satisfies PodSandbox));
-  const containerItems = remembered((record: ContainerRecord) => codecs.Container.item(container(record) satisfies Container));
-  const sandboxes = (filter: PodSandboxFilter | undefined): Buffer[] => mind.pods.list().filter((record) => matchesSandbox(record, filter)).map(sandboxItems);
-  const containers = (filter: ContainerFilter | undefined): Buffer[] => mind.containers.list().filter((record) => matchesContainer(record, filter)).map(containerItems);
+  const sandboxItems = remembered((record: SandboxRecord) =>
+    codecs.PodSandbox.item(podSandbox(record) satisfies PodSandbox),
+  );
+  const containerItems = remembered((record: ContainerRecord) =>
+    codecs.Container.item(container(record) satisfies Container),
+  );
+  const sandboxes = (filter: PodSandboxFilter | undefined): Buffer[] =>
+    mind.pods
+      .list()
+      .filter((record) => matchesSandbox(record, filter))
+      .map(sandboxItems);
+  const containers = (filter: ContainerFilter | undefined): Buffer[] =>
+    mind.containers
+      .list()
+      .filter((record) => matchesContainer(record, filter))
+      .map(containerItems);
   return {
-    version: () => ({ version: '0.1.0', runtimeName: 'berth', runtimeVersion: options.version, runtimeApiVersion: 'v1' }),
+    version: () => ({
+      version: '0.1.0',
+      runtimeName: 'berth',
+      runtimeVersion: options.version,
+      runtimeApiVersion: 'v1',
+    }),
     status: (_op, request) => ({
       status: { conditions: conditions(options) },
       info: request.verbose ? options.info() : {},
       runtimeHandlers: handlerList(options),
-      features: { supplementalGroupsPolicy: true, userNamespacesHostNetwork: handlerList(options).some(({ features }) => features?.userNamespaces === true), mountOptions: true },
+      features: {
+        supplementalGroupsPolicy: true,
+        userNamespacesHostNetwork: handlerList(options).some(({ features }) => features?.userNamespaces === true),
+        mountOptions: true,
+      },
     }),
     runtimeConfig: () => ({ linux: { cgroupDriver: options.cgroupManager === 'systemd' ? 'SYSTEMD' : 'CGROUPFS' } }),
     listPodSandbox: (_op, request): Encoded => concatenate(sandboxes(request.filter)),
@@ -55,10 +93,18 @@ export function observeService(options: ObserveOptions): Handlers {
     },
     podSandboxStatus(_op, request) {
       const record = mind.pods.get(narrowId(request.podSandboxId, 'pod_sandbox_id'));
-      const own = options.podEvents || request.verbose ? mind.containers.list().filter((each) => each.sandboxId === record.id) : [];
+      const own =
+        options.podEvents || request.verbose
+          ? mind.containers.list().filter((each) => each.sandboxId === record.id)
+          : [];
       return {
         status: podSandboxStatus(record),
-        info: request.verbose ? { info: inspect(record), operations: toJson(options.operations().filter((each) => isAbout(each, record, own))) } : {},
+        info: request.verbose
+          ? {
+              info: inspect(record),
+              operations: toJson(options.operations().filter((each) => isAbout(each, record, own))),
+            }
+          : {},
         containersStatuses: options.podEvents ? own.map(containerStatus) : [],
         timestamp: options.podEvents ? clock() : 0n,
       };
@@ -72,7 +118,8 @@ export function observeService(options: ObserveOptions): Handlers {
 
 /** True for an operation on the pod or one of its containers: where it is stuck, if it is. */
 function isAbout({ ids }: Operation, { id, config }: SandboxRecord, own: readonly ContainerRecord[]): boolean {
-  const isPod = ids['pod'] === config.metadata?.name && ids['ns'] === config.metadata?.namespace && ids['pod'] !== undefined;
+  const isPod =
+    ids['pod'] === config.metadata?.name && ids['ns'] === config.metadata?.namespace && ids['pod'] !== undefined;
   return isPod || isPrefix(ids['sandbox'], id) || own.some((each) => isPrefix(ids['container'], each.id));
 }
 
@@ -84,15 +131,28 @@ function isPrefix(given: string | undefined, id: string): boolean {
 function conditions({ network, handlers }: ObserveOptions): RuntimeCondition[] {
   const broken = handlers.get('')?.features.broken;
   return [
-    { type: 'RuntimeReady', status: broken === undefined, reason: broken === undefined ? '' : 'RuntimeBroken', message: broken ?? '' },
-    { type: 'NetworkReady', status: network.ready.ok, reason: network.ready.ok ? '' : 'NetworkPluginNotReady', message: network.ready.ok ? '' : network.ready.why },
+    {
+      type: 'RuntimeReady',
+      status: broken === undefined,
+      reason: broken === undefined ? '' : 'RuntimeBroken',
+      message: broken ?? '',
+    },
+    {
+      type: 'NetworkReady',
+      status: network.ready.ok,
+      reason: network.ready.ok ? '' : 'NetworkPluginNotReady',
+      message: network.ready.ok ? '' : network.ready.why,
+    },
   ];
 }
 
 function handlerList({ handlers, userNamespaces }: ObserveOptions): RuntimeHandler[] {
   return [...handlers].map(([name, { features }]) => ({
     name,
-    features: { recursiveReadOnlyMounts: features.recursiveReadOnlyMounts, userNamespaces: userNamespaces && features.userNamespaces && features.idmappedMounts },
+    features: {
+      recursiveReadOnlyMounts: features.recursiveReadOnlyMounts,
+      userNamespaces: userNamespaces && features.userNamespaces && features.idmappedMounts,
+    },
   }));
 }
 

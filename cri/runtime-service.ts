@@ -1,11 +1,18 @@
 /**
- * The changing half of RuntimeService: narrow the request, call the mind, reply. Idempotence of Stop and Remove is decided here:
- * CRI says that they "must not return an error if" the object is gone.
+ * The changing half of RuntimeService: narrow the request, call the mind, reply. Idempotence of Stop and Remove is
+ * decided here: CRI says that they "must not return an error if" the object is gone.
  */
 import type { OpenPods } from '../pkg/pod/index.ts';
 import type { NetworkPlugin } from '../pkg/network/index.ts';
 import type { Handlers } from './server.ts';
-import { narrowCreateContainer, narrowExecSync, narrowId, narrowPodRanges, narrowRunPodSandbox, narrowUpdateResources } from './validate.ts';
+import {
+  narrowCreateContainer,
+  narrowExecSync,
+  narrowId,
+  narrowPodRanges,
+  narrowRunPodSandbox,
+  narrowUpdateResources,
+} from './validate.ts';
 
 /** Handlers of the RPCs that change sandboxes and containers. */
 export function runtimeService(mind: OpenPods, network: Pick<NetworkPlugin, 'setPodRanges'>): Handlers {
@@ -76,4 +83,3 @@ function graceMs(seconds: bigint): number {
   const most = 2_147_483_000;
   return seconds > BigInt(most / 1000) ? most : Number(seconds) * 1000;
 }
-

@@ -23,12 +23,24 @@ class FakeLogger implements Logger {
     this.lines = lines;
     this.#bound = bound;
   }
-  debug(message: string, fields: LogFields = {}): void { this.#add('debug', message, fields); }
-  info(message: string, fields: LogFields = {}): void { this.#add('info', message, fields); }
-  warn(message: string, fields: LogFields = {}): void { this.#add('warn', message, fields); }
-  error(message: string, fields: LogFields = {}): void { this.#add('error', message, fields); }
-  child(fields: LogFields): Logger { return new FakeLogger(this.lines, { ...this.#bound, ...fields }); }
-  #add(level: string, message: string, fields: LogFields): void { this.lines.push({ level, message, ...this.#bound, ...fields }); }
+  debug(message: string, fields: LogFields = {}): void {
+    this.#add('debug', message, fields);
+  }
+  info(message: string, fields: LogFields = {}): void {
+    this.#add('info', message, fields);
+  }
+  warn(message: string, fields: LogFields = {}): void {
+    this.#add('warn', message, fields);
+  }
+  error(message: string, fields: LogFields = {}): void {
+    this.#add('error', message, fields);
+  }
+  child(fields: LogFields): Logger {
+    return new FakeLogger(this.lines, { ...this.#bound, ...fields });
+  }
+  #add(level: string, message: string, fields: LogFields): void {
+    this.lines.push({ level, message, ...this.#bound, ...fields });
+  }
 }
 
 const failure = async (work: Promise<unknown>): Promise<CriError> => {
@@ -52,7 +64,10 @@ const refusal = async (work: Promise<unknown>): Promise<RuntimeError> => {
 };
 
 /** Resolves when `op` is aborted. */
-const aborted = (op: Op): Promise<void> => new Promise((resolve) => (op.signal.aborted ? resolve() : op.signal.addEventListener('abort', () => resolve(), { once: true })));
+const aborted = (op: Op): Promise<void> =>
+  new Promise((resolve) =>
+    op.signal.aborted ? resolve() : op.signal.addEventListener('abort', () => resolve(), { once: true }),
+  );
 
 describe('cri/server', () => {
   let home: string;
@@ -91,10 +106,19 @@ describe('cri/server', () => {
 
   it('answers a unary call with every value as it was', async () => {
     const seen: unknown[] = [];
-    await start({ containerStatus: (_op, request) => {
-      seen.push(request);
-      return { status: { id: request.containerId, createdAt: 2n ** 63n - 1n, finishedAt: -(2n ** 63n), labels: JSON.parse('{"__proto__":"x"}') as Record<string, string> } };
-    } });
+    await start({
+      containerStatus: (_op, request) => {
+        seen.push(request);
+        return {
+          status: {
+            id: request.containerId,
+            createdAt: 2n ** 63n - 1n,
+            finishedAt: -(2n ** 63n),
+            labels: JSON.parse('{"__proto__":"x"}') as Record<string, string>,
+          },
+        };
+      },
+    });
     const { status } = await client().containerStatus({ containerId: 'abc', verbose: true });
     assert.deepEqual(seen, [{ containerId: 'abc', verbose: true }]);
     assert.equal(status?.createdAt, 2n ** 63n - 1n);
@@ -105,22 +129,33 @@ describe('cri/server', () => {
   it('calls methods of a service class with its `this`, and joins several services', async () => {
     class Versions implements Handlers {
       readonly #name = 'berth';
-      version(): { runtimeName: string } { return { runtimeName: this.#name }; }
+      version(): { runtimeName: string } {
+        return { runtimeName: this.#name };
+      }
     }
-    await start([new Versions(), { status: async () => ({ status: { conditions: [{ type: 'RuntimeReady', status: true }] } }) }]);
+    await start([
+      new Versions(),
+      { status: async () => ({ status: { conditions: [{ type: 'RuntimeReady', status: true }] } }) },
+    ]);
     const cri = client();
     assert.equal((await cri.version()).runtimeName, 'berth');
     assert.equal((await cri.status()).status?.conditions[0]?.type, 'RuntimeReady');
   });
 
   it('refuses two handlers for one RPC', async () => {
-    assert.include((await refusal(start([{ version: () => ({}) }, { version: () => ({}) }]))).message, 'Version has 2 handlers');
+    assert.include(
+      (await refusal(start([{ version: () => ({}) }, { version: () => ({}) }]))).message,
+      'Version has 2 handlers',
+    );
   });
 
   it('passes an encoded reply through', async () => {
     const items = ['a', 'b'].map((id) => codecs.PodSandbox.item({ id }));
     await start({ listPodSandbox: () => concatenate(items) });
-    assert.deepEqual((await client().listPodSandbox()).items.map((item) => item.id), ['a', 'b']);
+    assert.deepEqual(
+      (await client().listPodSandbox()).items.map((item) => item.id),
+      ['a', 'b'],
+    );
   });
 
   it('answers UNIMPLEMENTED, naming the RPC, for each that has no handler', async () => {
@@ -129,7 +164,11 @@ describe('cri/server', () => {
     for (const [key, method] of Object.entries(methods)) {
       if (key === 'operations') continue;
       const call = cri[key as keyof Rpcs]({} as never);
-      const error = await failure(Symbol.asyncIterator in call ? (call as AsyncIterable<unknown>)[Symbol.asyncIterator]().next() : (call as Promise<unknown>));
+      const error = await failure(
+        Symbol.asyncIterator in call
+          ? (call as AsyncIterable<unknown>)[Symbol.asyncIterator]().next()
+          : (call as Promise<unknown>),
+      );
       assert.equal(error.codeName, 'Unimplemented');
       assert.include(error.message, method.path.slice(1).replace('/', '.'));
     }
@@ -137,20 +176,35 @@ describe('cri/server', () => {
 
   describe('errors', () => {
     it('carries code and text to the client', async () => {
-      await start({ podSandboxStatus: () => { throw new RuntimeError('NotFound', 'no pod sandbox “x” – ü\n100%'); } });
+      await start({
+        podSandboxStatus: () => {
+          throw new RuntimeError('NotFound', 'no pod sandbox “x” – ü\n100%');
+        },
+      });
       const error = await failure(client().podSandboxStatus({ podSandboxId: 'x' }));
-      assert.deepEqual([error.code, error.codeName, error.rpc, error.message], [5, 'NotFound', 'PodSandboxStatus', 'no pod sandbox “x” – ü\n100%']);
+      assert.deepEqual(
+        [error.code, error.codeName, error.rpc, error.message],
+        [5, 'NotFound', 'PodSandboxStatus', 'no pod sandbox “x” – ü\n100%'],
+      );
     });
 
     it('survives the longest and strangest text', async () => {
-      await start({ podSandboxStatus: () => { throw new RuntimeError('Internal', `a\ud800${'🙂'.repeat(100_000)}z`); } });
+      await start({
+        podSandboxStatus: () => {
+          throw new RuntimeError('Internal', `a\ud800${'🙂'.repeat(100_000)}z`);
+        },
+      });
       const error = await failure(client().podSandboxStatus());
       assert.match(error.message, /^a\ufffd🙂/u);
       assert.match(error.message, /🙂z$/u);
     });
 
     it('takes a stray error for a bug: Internal, and the stack in the log', async () => {
-      await start({ version: () => { throw new TypeError('x is undefined'); } });
+      await start({
+        version: () => {
+          throw new TypeError('x is undefined');
+        },
+      });
       assert.equal((await failure(client().version())).codeName, 'Internal');
       const line = log.lines.find((each) => each.message === 'failed');
       assert.equal(line?.level, 'error');
@@ -159,9 +213,20 @@ describe('cri/server', () => {
 
     it('refuses malformed bytes with INVALID_ARGUMENT', async () => {
       await start({ version: () => ({}) });
-      const grpc = new (await import('@grpc/grpc-js')).Client(`unix:${socket}`, (await import('@grpc/grpc-js')).credentials.createInsecure());
+      const grpc = new (await import('@grpc/grpc-js')).Client(
+        `unix:${socket}`,
+        (await import('@grpc/grpc-js')).credentials.createInsecure(),
+      );
       open.push(grpc);
-      const error = await new Promise<{ code?: number; details?: string } | null>((resolve) => grpc.makeUnaryRequest(methods.version.path, (bytes: Buffer) => bytes, (bytes: Buffer) => bytes, Buffer.from([0x0a, 9]), resolve));
+      const error = await new Promise<{ code?: number; details?: string } | null>((resolve) =>
+        grpc.makeUnaryRequest(
+          methods.version.path,
+          (bytes: Buffer) => bytes,
+          (bytes: Buffer) => bytes,
+          Buffer.from([0x0a, 9]),
+          resolve,
+        ),
+      );
       assert.equal(error?.code, 3);
       assert.include(error?.details, 'not a valid protobuf message');
     });
@@ -176,7 +241,10 @@ describe('cri/server', () => {
       const cri = client();
       const near = limits.grpcMessageBytes - 1000;
       assert.equal((await cri.execSync({ cmd: ['x'.repeat(near)] })).exitCode, near);
-      assert.equal((await failure(cri.execSync({ cmd: ['x'.repeat(limits.grpcMessageBytes)] }))).codeName, 'ResourceExhausted');
+      assert.equal(
+        (await failure(cri.execSync({ cmd: ['x'.repeat(limits.grpcMessageBytes)] }))).codeName,
+        'ResourceExhausted',
+      );
     });
 
     it('sends the largest ExecSync reply', async () => {
@@ -198,7 +266,12 @@ describe('cri/server', () => {
   describe('the operation', () => {
     it('has the deadline of the call', async () => {
       const deadlines: number[] = [];
-      await start({ version: (op) => { deadlines.push(op.deadline); return {}; } });
+      await start({
+        version: (op) => {
+          deadlines.push(op.deadline);
+          return {};
+        },
+      });
       const before = Date.now();
       await client().version({}, { deadlineMs: 60_000 });
       await client().version({}, { deadlineMs: 0 });
@@ -209,19 +282,24 @@ describe('cri/server', () => {
     it('is told when the client cancels, and may finish its work all the same', async () => {
       const { promise: entered, resolve: enter } = Promise.withResolvers<void>();
       const { promise: finish, resolve: letFinish } = Promise.withResolvers<void>();
-      const server = await start({ runPodSandbox: async (op) => {
-        op.stage('cni add: bridge');
-        enter();
-        await aborted(op);
-        await finish;
-        return { podSandboxId: 'made' };
-      } });
+      const server = await start({
+        runPodSandbox: async (op) => {
+          op.stage('cni add: bridge');
+          enter();
+          await aborted(op);
+          await finish;
+          return { podSandboxId: 'made' };
+        },
+      });
       const cancel = new AbortController();
       const call = failure(client().runPodSandbox({}, { signal: cancel.signal }));
       await entered;
       cancel.abort();
       assert.equal((await call).codeName, 'Cancelled');
-      assert.deepEqual(server.operations().map((each) => [each.rpc, each.stage]), [['RunPodSandbox', 'cni add: bridge']]);
+      assert.deepEqual(
+        server.operations().map((each) => [each.rpc, each.stage]),
+        [['RunPodSandbox', 'cni add: bridge']],
+      );
       letFinish();
       while (server.operations().length > 0) await new Promise(setImmediate);
       const line = log.lines.find((each) => each.message === 'ok, but the client was gone');
@@ -229,11 +307,13 @@ describe('cri/server', () => {
     });
 
     it('is told when the deadline passes; what the handler throws then is explained', async () => {
-      const server = await start({ createContainer: async (op) => {
-        op.stage('unpacking layer 3');
-        await aborted(op);
-        throw new Error('some library gave up');
-      } });
+      const server = await start({
+        createContainer: async (op) => {
+          op.stage('unpacking layer 3');
+          await aborted(op);
+          throw new Error('some library gave up');
+        },
+      });
       assert.equal((await failure(client().createContainer({}, { deadlineMs: 20 }))).codeName, 'DeadlineExceeded');
       while (server.operations().length > 0) await new Promise(setImmediate);
       const line = log.lines.find((each) => each.message === 'failed');
@@ -244,63 +324,109 @@ describe('cri/server', () => {
     it('stays in the table while work goes on without it, and is told apart there', async () => {
       const { promise: entered, resolve: enter } = Promise.withResolvers<Op>();
       const { promise: work, resolve: finish } = Promise.withResolvers<void>();
-      const server = await start({ stopPodSandbox: async (op) => {
-        withLog(op, {}).goesOn?.(work);
-        enter(op);
-        await aborted(op);
-        throw new RuntimeError('Cancelled', 'it goes on');
-      } });
+      const server = await start({
+        stopPodSandbox: async (op) => {
+          withLog(op, {}).goesOn?.(work);
+          enter(op);
+          await aborted(op);
+          throw new RuntimeError('Cancelled', 'it goes on');
+        },
+      });
       const cancel = new AbortController();
       const call = failure(client().stopPodSandbox({ podSandboxId: 'p1' }, { signal: cancel.signal }));
       const op = await entered;
-      assert.deepEqual(server.operations().map((each) => each.clientGone), [false]);
+      assert.deepEqual(
+        server.operations().map((each) => each.clientGone),
+        [false],
+      );
       cancel.abort();
       await call;
       while (!log.lines.some((each) => each.message === 'failed')) await new Promise(setImmediate);
       op.stage('cni del');
-      assert.deepEqual(server.operations().map(({ rpc, ids, stage, clientGone }) => ({ rpc, ids: { ...ids }, stage, clientGone })), [{ rpc: 'StopPodSandbox', ids: { sandbox: 'p1' }, stage: 'cni del', clientGone: true }]);
+      assert.deepEqual(
+        server.operations().map(({ rpc, ids, stage, clientGone }) => ({ rpc, ids: { ...ids }, stage, clientGone })),
+        [{ rpc: 'StopPodSandbox', ids: { sandbox: 'p1' }, stage: 'cni del', clientGone: true }],
+      );
       finish();
       while (server.operations().length > 0) await new Promise(setImmediate);
     });
 
     it('is named with its stage by whatever ends it too early', async () => {
-      await start({ startContainer: (op) => {
-        op.stage('runtime start');
-        throw new RuntimeError('DeadlineExceeded', 'it is still being started', { cause: new Error('slow disk') });
-      } });
-      assert.equal((await failure(client().startContainer({}))).message, 'at stage "runtime start": it is still being started: slow disk');
+      await start({
+        startContainer: (op) => {
+          op.stage('runtime start');
+          throw new RuntimeError('DeadlineExceeded', 'it is still being started', { cause: new Error('slow disk') });
+        },
+      });
+      assert.equal(
+        (await failure(client().startContainer({}))).message,
+        'at stage "runtime start": it is still being started: slow disk',
+      );
     });
 
     it('is listed beside what is no call, the oldest first', async () => {
-      const other = { rpc: 'exec session', requestId: '', ids: {}, stage: 'attached', ageNanos: 10n ** 12n, stageAgeNanos: 0n, clientGone: false };
+      const other = {
+        rpc: 'exec session',
+        requestId: '',
+        ids: {},
+        stage: 'attached',
+        ageNanos: 10n ** 12n,
+        stageAgeNanos: 0n,
+        clientGone: false,
+      };
       await start({}, { otherOperations: () => [other, { ...other, ageNanos: 0n, stage: 'new' }] });
-      assert.deepEqual((await client().operations()).operations.map((each) => [each.rpc, each.stage]), [['exec session', 'attached'], ['Operations', ''], ['exec session', 'new']]);
+      assert.deepEqual(
+        (await client().operations()).operations.map((each) => [each.rpc, each.stage]),
+        [
+          ['exec session', 'attached'],
+          ['Operations', ''],
+          ['exec session', 'new'],
+        ],
+      );
     });
 
     it('keeps working when helpers copy it', async () => {
-      const server = await start({ version: async (op) => {
-        const copy = withLog(withTimeout(op, 1_000), { extra: 1 });
-        copy.stage('copied');
-        copy.log.info('from inside');
-        assert.equal(server.operations()[0]?.stage, 'copied');
-        checkAlive(copy, 'x');
-        return {};
-      } });
+      const server = await start({
+        version: async (op) => {
+          const copy = withLog(withTimeout(op, 1_000), { extra: 1 });
+          copy.stage('copied');
+          copy.log.info('from inside');
+          assert.equal(server.operations()[0]?.stage, 'copied');
+          checkAlive(copy, 'x');
+          return {};
+        },
+      });
       await client().version();
-      assert.include(log.lines.find((each) => each.message === 'from inside'), { rpc: 'Version', extra: 1 });
+      assert.include(
+        log.lines.find((each) => each.message === 'from inside'),
+        { rpc: 'Version', extra: 1 },
+      );
     });
 
     it('is listed with ids, stage and ages, over the wire too', async () => {
       const { promise: entered, resolve: enter } = Promise.withResolvers<void>();
       const { promise: finish, resolve: letFinish } = Promise.withResolvers<void>();
-      await start({ stopContainer: async (op) => { op.stage('waiting for exit'); enter(); await finish; return {}; } });
+      await start({
+        stopContainer: async (op) => {
+          op.stage('waiting for exit');
+          enter();
+          await finish;
+          return {};
+        },
+      });
       const cri = client();
       const stopping = cri.stopContainer({ containerId: 'c1' });
       await entered;
       const { operations } = await cri.operations();
       letFinish();
       await stopping;
-      assert.deepEqual(operations.map((each) => [each.rpc, each.stage, { ...each.ids }]), [['StopContainer', 'waiting for exit', { container: 'c1' }], ['Operations', '', {}]]);
+      assert.deepEqual(
+        operations.map((each) => [each.rpc, each.stage, { ...each.ids }]),
+        [
+          ['StopContainer', 'waiting for exit', { container: 'c1' }],
+          ['Operations', '', {}],
+        ],
+      );
       const [stop] = operations;
       assert.isTrue(stop !== undefined && stop.ageNanos >= stop.stageAgeNanos && stop.stageAgeNanos > 0n);
       assert.match(stop?.requestId ?? '', /^[0-9a-f]{4,}$/);
@@ -309,14 +435,70 @@ describe('cri/server', () => {
   });
 
   describe('the log line', () => {
-    const cases: readonly (readonly [what: string, handlers: Handlers, call: (cri: Client) => Promise<unknown>, expected: Record<string, unknown>])[] = [
-      ['a change', { runPodSandbox: () => ({ podSandboxId: 'p1' }) }, (cri) => cri.runPodSandbox({ config: { metadata: { name: 'web', namespace: 'shop' } } }), { level: 'info', message: 'ok', rpc: 'RunPodSandbox', pod: 'web', ns: 'shop', sandbox: 'p1' }],
-      ['a container', { createContainer: () => ({ containerId: 'c1' }) }, (cri) => cri.createContainer({ podSandboxId: 'p1', config: { metadata: { name: 'app' }, image: { image: 'busybox' } } }), { level: 'info', message: 'ok', sandbox: 'p1', name: 'app', image: 'busybox', container: 'c1' }],
-      ['a pull', { pullImage: () => ({ imageRef: 'sha256:1' }) }, (cri) => cri.pullImage({ image: { image: 'busybox:1' }, auth: { password: 'secret' } }), { level: 'info', message: 'ok', image: 'busybox:1' }],
-      ['a read', { listContainers: () => ({}) }, (cri) => cri.listContainers(), { level: 'debug', message: 'ok', rpc: 'ListContainers' }],
-      ['a failure', { startContainer: () => { throw new RuntimeError('FailedPrecondition', 'is exited'); } }, (cri) => failure(cri.startContainer({ containerId: 'c1' })), { level: 'warn', message: 'failed', code: 'FailedPrecondition', cause: 'is exited', container: 'c1' }],
-      ['a bug', { startContainer: () => { throw new RuntimeError('Internal', 'broken'); } }, (cri) => failure(cri.startContainer({ containerId: 'c1' })), { level: 'error', message: 'failed', code: 'Internal' }],
-      ['a read of what is gone', { containerStatus: () => { throw new RuntimeError('NotFound', 'no such'); } }, (cri) => failure(cri.containerStatus({ containerId: 'c1' })), { level: 'debug', message: 'failed', code: 'NotFound' }],
+    const cases: readonly (readonly [
+      what: string,
+      handlers: Handlers,
+      call: (cri: Client) => Promise<unknown>,
+      expected: Record<string, unknown>,
+    ])[] = [
+      [
+        'a change',
+        { runPodSandbox: () => ({ podSandboxId: 'p1' }) },
+        (cri) => cri.runPodSandbox({ config: { metadata: { name: 'web', namespace: 'shop' } } }),
+        { level: 'info', message: 'ok', rpc: 'RunPodSandbox', pod: 'web', ns: 'shop', sandbox: 'p1' },
+      ],
+      [
+        'a container',
+        { createContainer: () => ({ containerId: 'c1' }) },
+        (cri) =>
+          cri.createContainer({
+            podSandboxId: 'p1',
+            config: { metadata: { name: 'app' }, image: { image: 'busybox' } },
+          }),
+        { level: 'info', message: 'ok', sandbox: 'p1', name: 'app', image: 'busybox', container: 'c1' },
+      ],
+      [
+        'a pull',
+        { pullImage: () => ({ imageRef: 'sha256:1' }) },
+        (cri) => cri.pullImage({ image: { image: 'busybox:1' }, auth: { password: 'secret' } }),
+        { level: 'info', message: 'ok', image: 'busybox:1' },
+      ],
+      [
+        'a read',
+        { listContainers: () => ({}) },
+        (cri) => cri.listContainers(),
+        { level: 'debug', message: 'ok', rpc: 'ListContainers' },
+      ],
+      [
+        'a failure',
+        {
+          startContainer: () => {
+            throw new RuntimeError('FailedPrecondition', 'is exited');
+          },
+        },
+        (cri) => failure(cri.startContainer({ containerId: 'c1' })),
+        { level: 'warn', message: 'failed', code: 'FailedPrecondition', cause: 'is exited', container: 'c1' },
+      ],
+      [
+        'a bug',
+        {
+          startContainer: () => {
+            throw new RuntimeError('Internal', 'broken');
+          },
+        },
+        (cri) => failure(cri.startContainer({ containerId: 'c1' })),
+        { level: 'error', message: 'failed', code: 'Internal' },
+      ],
+      [
+        'a read of what is gone',
+        {
+          containerStatus: () => {
+            throw new RuntimeError('NotFound', 'no such');
+          },
+        },
+        (cri) => failure(cri.containerStatus({ containerId: 'c1' })),
+        { level: 'debug', message: 'failed', code: 'NotFound' },
+      ],
     ];
     for (const [what, handlers, call, expected] of cases) {
       it(`of ${what}`, async () => {
@@ -330,7 +512,12 @@ describe('cri/server', () => {
     }
 
     it('has a request id of its own', async () => {
-      await start({ version: () => ({}), startContainer: () => { throw new RuntimeError('Unavailable', 'x', { reason: 'RegistryUnavailable' }); } });
+      await start({
+        version: () => ({}),
+        startContainer: () => {
+          throw new RuntimeError('Unavailable', 'x', { reason: 'RegistryUnavailable' });
+        },
+      });
       const cri = client();
       await cri.version();
       await failure(cri.startContainer());
@@ -347,7 +534,10 @@ describe('cri/server', () => {
       await start({ getContainerEvents: () => events(2_000) });
       const seen: ContainerEventResponse[] = [];
       for await (const event of client().getContainerEvents()) seen.push(event);
-      assert.deepEqual(seen.map((event) => event.containerId), Array.from({ length: 2_000 }, (_, i) => `c${i}`));
+      assert.deepEqual(
+        seen.map((event) => event.containerId),
+        Array.from({ length: 2_000 }, (_, i) => `c${i}`),
+      );
     });
 
     it('ends an empty stream without an item', async () => {
@@ -356,20 +546,28 @@ describe('cri/server', () => {
     });
 
     it('carries an error after some items', async () => {
-      await start({ async *getContainerEvents() {
-        yield { containerId: 'first' };
-        throw new RuntimeError('Unavailable', 'events are off');
-      } });
+      await start({
+        async *getContainerEvents() {
+          yield { containerId: 'first' };
+          throw new RuntimeError('Unavailable', 'events are off');
+        },
+      });
       const seen: string[] = [];
-      const error = await failure((async () => { for await (const event of client().getContainerEvents()) seen.push(event.containerId); })());
+      const error = await failure(
+        (async () => {
+          for await (const event of client().getContainerEvents()) seen.push(event.containerId);
+        })(),
+      );
       assert.deepEqual([seen, error.codeName, error.message], [['first'], 'Unavailable', 'events are off']);
     });
 
     it('does not run ahead of a client that reads slowly', async () => {
       let made = 0;
-      await start({ async *getContainerEvents() {
-        for (; made < 10_000; made++) yield { containerId: 'x'.repeat(10_000) };
-      } });
+      await start({
+        async *getContainerEvents() {
+          for (; made < 10_000; made++) yield { containerId: 'x'.repeat(10_000) };
+        },
+      });
       let read = 0;
       for await (const _ of client().getContainerEvents()) if (++read === 3) break;
       assert.isBelow(made, 5_000);
@@ -377,11 +575,13 @@ describe('cri/server', () => {
 
     it('stops the handler when the client leaves, even one that waits for ever', async () => {
       const { promise: over, resolve: end } = Promise.withResolvers<void>();
-      const server = await start({ async *getContainerEvents(op) {
-        yield { containerId: 'c' };
-        op.signal.addEventListener('abort', () => end());
-        await new Promise(() => {});
-      } });
+      const server = await start({
+        async *getContainerEvents(op) {
+          yield { containerId: 'c' };
+          op.signal.addEventListener('abort', () => end());
+          await new Promise(() => {});
+        },
+      });
       for await (const _ of client().getContainerEvents()) break;
       await over;
       while (server.operations().length > 0) await new Promise(setImmediate);
@@ -408,8 +608,22 @@ describe('cri/server', () => {
     });
 
     const bad: readonly (readonly [what: string, prepare: () => string, message: string])[] = [
-      ['a file', () => { writeFileSync(socket, 'precious'); return socket; }, 'is not a socket'],
-      ['a link', () => { symlinkSync('/nowhere', socket); return socket; }, 'is not a socket'],
+      [
+        'a file',
+        () => {
+          writeFileSync(socket, 'precious');
+          return socket;
+        },
+        'is not a socket',
+      ],
+      [
+        'a link',
+        () => {
+          symlinkSync('/nowhere', socket);
+          return socket;
+        },
+        'is not a socket',
+      ],
       ['a relative path', () => 'berth.sock', 'must be absolute'],
       ['a path that no socket can have', () => join(home, 'x'.repeat(120)), 'at most 103 bytes'],
       ['a directory that does not exist', () => join(home, 'no', 'berth.sock'), 'cannot listen on'],
@@ -427,8 +641,15 @@ describe('cri/server', () => {
       const { promise: finish, resolve: letFinish } = Promise.withResolvers<void>();
       const { promise: streaming, resolve: first } = Promise.withResolvers<void>();
       const server = await start({
-        runPodSandbox: async () => { enter(); await finish; return { podSandboxId: 'p1' }; },
-        async *getContainerEvents() { first(); yield await new Promise<never>(() => {}); },
+        runPodSandbox: async () => {
+          enter();
+          await finish;
+          return { podSandboxId: 'p1' };
+        },
+        async *getContainerEvents() {
+          first();
+          yield await new Promise<never>(() => {});
+        },
       });
       const cri = client();
       const running = cri.runPodSandbox();
@@ -445,13 +666,22 @@ describe('cri/server', () => {
 
     it('does not wait for a handler that hangs, and says at which stage it was', async () => {
       const { promise: entered, resolve: enter } = Promise.withResolvers<Op>();
-      const server = await start({ createContainer: async (op) => { op.stage('runc create'); enter(op); return new Promise<never>(() => {}); } });
+      const server = await start({
+        createContainer: async (op) => {
+          op.stage('runc create');
+          enter(op);
+          return new Promise<never>(() => {});
+        },
+      });
       const call = failure(client().createContainer({ podSandboxId: 'p1' }));
       const op = await entered;
       await server.close(10);
       assert.isTrue(op.signal.aborted);
       assert.include(['Unavailable', 'Cancelled'], (await call).codeName);
-      assert.include(log.lines.find((line) => line.message === 'did not end before the daemon did'), { stage: 'runc create', sandbox: 'p1' });
+      assert.include(
+        log.lines.find((line) => line.message === 'did not end before the daemon did'),
+        { stage: 'runc create', sandbox: 'p1' },
+      );
     });
 
     it('leaves a socket alone that another daemon has put in its place', async () => {

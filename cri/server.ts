@@ -1,10 +1,11 @@
 /**
- * gRPC on a unix socket: the one hop that every call shares. `handle` makes the Op, runs the handler, and on the way out
- * writes one log line and turns an error into a status. Handlers know nothing of gRPC.
+ * gRPC on a unix socket: the one hop that every call shares. `handle` makes the Op, runs the handler, and on the way
+ * out writes one log line and turns an error into a status. Handlers know nothing of gRPC.
  *
- * A client that goes away, or whose deadline passes, makes `op.signal` fire and nothing else: the handler decides whether
- * to give up or to finish for the retry that will come (cri-semantics X3, X4). Until it returns, and until what it said
- * goes on without it has settled, the call stays in the table of operations, so one that hangs can be asked where.
+ * A client that goes away, or whose deadline passes, makes `op.signal` fire and nothing else: the handler decides
+ * whether to give up or to finish for the retry that will come (cri-semantics X3, X4). Until it returns, and until what
+ * it said goes on without it has settled, the call stays in the table of operations, so one that hangs can be asked
+ * where.
  *
  * The socket is made under a temporary name and renamed, so it never exists with wrong permissions, and a stale one is
  * replaced in one step. Whoever still answers on it is left alone, and we refuse to start.
@@ -12,7 +13,15 @@
 import { lstatSync, rmSync } from 'node:fs';
 import { chmod, lstat, rename, rm } from 'node:fs/promises';
 import { connect } from 'node:net';
-import { logVerbosity, Server, ServerCredentials, setLogVerbosity, type sendUnaryData, type ServerUnaryCall, type ServerWritableStream } from '@grpc/grpc-js';
+import {
+  logVerbosity,
+  Server,
+  ServerCredentials,
+  setLogVerbosity,
+  type sendUnaryData,
+  type ServerUnaryCall,
+  type ServerWritableStream,
+} from '@grpc/grpc-js';
 import { discard } from '../pkg/base/bytes.ts';
 import { type ErrorCode, errnoOf, explain, RuntimeError, wrap } from '../pkg/base/errors.ts';
 import { quote } from '../pkg/base/ids.ts';
@@ -30,8 +39,8 @@ type Handler<R extends keyof Rpcs> = Rpcs[R]['streams'] extends true
   : (op: Op, request: Rpcs[R]['request']) => Promise<Reply<R>> | Reply<R>;
 
 /**
- * What answers each RPC; one that is missing answers UNIMPLEMENTED. A service class may implement a part of it as methods.
- * A streaming handler is an async iterable that must end when `op.signal` fires.
+ * What answers each RPC; one that is missing answers UNIMPLEMENTED. A service class may implement a part of it as
+ * methods. A streaming handler is an async iterable that must end when `op.signal` fires.
  */
 export type Handlers = { readonly [R in keyof Rpcs]?: Handler<R> };
 
@@ -62,9 +71,11 @@ setLogVerbosity(logVerbosity.NONE);
 /** RPCs whose replies may be so large that what is behind them has to wait for the client. */
 const LARGE: ReadonlySet<string> = new Set<keyof Rpcs>(['execSync']);
 /** RPCs that change nothing: their line is logged at debug. ExecSync is here because probes call it all day. */
-const QUIET = /^(version|status|runtimeConfig|list.*|stream.*|podSandboxStatus|containerStatus|imageStatus|imageFsInfo|containerStats|podSandboxStats|getContainerEvents|execSync|operations|pullProgress)$/;
+const QUIET =
+  /^(version|status|runtimeConfig|list.*|stream.*|podSandboxStatus|containerStatus|imageStatus|imageFsInfo|containerStats|podSandboxStats|getContainerEvents|execSync|operations|pullProgress)$/;
 /** RPCs that take as long as their caller asked for. */
-const PATIENT = /^(stopContainer|stopPodSandbox|execSync|pullImage|pullProgress|import|check|checkpoint.*|restorePod|stream.*|getContainerEvents)$/;
+const PATIENT =
+  /^(stopContainer|stopPodSandbox|execSync|pullImage|pullProgress|import|check|checkpoint.*|restorePod|stream.*|getContainerEvents)$/;
 /** Failures that somebody must look at; all others are the caller's or the world's. */
 const ALARMING: ReadonlySet<string> = new Set(['Internal', 'DataLoss']);
 
@@ -136,20 +147,29 @@ class CriServer implements RunningServer {
   #inode: bigint | undefined;
 
   constructor(options: ServerOptions) {
-    this.#options = { ...options, handlers: [...options.handlers, { operations: () => ({ operations: this.operations() }) }] };
+    this.#options = {
+      ...options,
+      handlers: [...options.handlers, { operations: () => ({ operations: this.operations() }) }],
+    };
     for (const key of Object.keys(methods) as (keyof Rpcs)[]) this.#register(key);
   }
 
   async listen(): Promise<void> {
     const { socket } = this.#options;
     if (!socket.startsWith('/') || Buffer.byteLength(socket) > SOCKET_PATH_BYTES) {
-      throw new RuntimeError('InvalidArgument', `socket path ${quote(socket)} must be absolute and at most ${SOCKET_PATH_BYTES} bytes long; choose another with --listen`);
+      throw new RuntimeError(
+        'InvalidArgument',
+        `socket path ${quote(socket)} must be absolute and at most ${SOCKET_PATH_BYTES} bytes long; ` +
+          'choose another with --listen',
+      );
     }
     await refuseIfTaken(socket);
     const fresh = `${socket}.new`;
     await rm(fresh, { force: true });
     await new Promise<void>((resolve, reject) => {
-      this.#grpc.bindAsync(`unix:${fresh}`, ServerCredentials.createInsecure(), (error) => (error === null ? resolve() : reject(error)));
+      this.#grpc.bindAsync(`unix:${fresh}`, ServerCredentials.createInsecure(), (error) =>
+        error === null ? resolve() : reject(error),
+      );
     }).catch((cause: unknown) => {
       throw new RuntimeError('FailedPrecondition', `cannot listen on ${socket}`, { cause: withErrno(cause) });
     });
@@ -175,10 +195,14 @@ class CriServer implements RunningServer {
     });
     await within(graceMs, finished);
     for (const call of this.#calls) {
-      call.log.warn('did not end before the daemon did', { stage: call.doing, ms: Math.round(performance.now() - call.track.began) });
+      call.log.warn('did not end before the daemon did', {
+        stage: call.doing,
+        ms: Math.round(performance.now() - call.track.began),
+      });
       call.abort.abort();
     }
-    // The last replies are on their way; a client that does not read them, or a handler that does not heed its signal, must not hold us up.
+    // The last replies are on their way; a client that does not read them, or a handler that does not heed its signal,
+    // must not hold us up.
     await within(FLUSH_MS, drained);
     this.#grpc.forceShutdown();
   }
@@ -186,7 +210,8 @@ class CriServer implements RunningServer {
   /** Synchronous, so that no second daemon can put its socket there between the look and the deed. */
   #unlink(): void {
     const { socket } = this.#options;
-    if (lstatSync(socket, { bigint: true, throwIfNoEntry: false })?.ino === this.#inode) rmSync(socket, { force: true });
+    if (lstatSync(socket, { bigint: true, throwIfNoEntry: false })?.ino === this.#inode)
+      rmSync(socket, { force: true });
   }
 
   #register(key: keyof Rpcs): void {
@@ -194,15 +219,44 @@ class CriServer implements RunningServer {
     const able = this.#options.handlers.filter((each) => each[key] !== undefined);
     if (able.length > 1) throw new RuntimeError('Internal', `${method.name} has ${able.length} handlers`);
     const owner = able[0];
-    const handler = owner === undefined ? unimplemented(method) : ((owner[key] as AnyHandler).bind(owner) as AnyHandler);
+    const handler =
+      owner === undefined ? unimplemented(method) : ((owner[key] as AnyHandler).bind(owner) as AnyHandler);
     const same = (bytes: Buffer): Buffer => bytes;
-    if (method.streams) this.#grpc.register(method.path, (call: ServerWritableStream<Buffer, Buffer>) => void this.#stream(key, method, handler, call), same, same, 'serverStream');
+    if (method.streams)
+      this.#grpc.register(
+        method.path,
+        (call: ServerWritableStream<Buffer, Buffer>) => void this.#stream(key, method, handler, call),
+        same,
+        same,
+        'serverStream',
+      );
     // On the wire one reply and a stream of one are the same; only of the stream do we hear when it has been sent.
-    else if (LARGE.has(key)) this.#grpc.register(method.path, (call: ServerWritableStream<Buffer, Buffer>) => void this.#large(key, method, handler, call), same, same, 'serverStream');
-    else this.#grpc.register(method.path, (call: ServerUnaryCall<Buffer, Buffer>, reply: sendUnaryData<Buffer>) => void this.#unary(key, method, handler, call, reply), same, same, 'unary');
+    else if (LARGE.has(key))
+      this.#grpc.register(
+        method.path,
+        (call: ServerWritableStream<Buffer, Buffer>) => void this.#large(key, method, handler, call),
+        same,
+        same,
+        'serverStream',
+      );
+    else
+      this.#grpc.register(
+        method.path,
+        (call: ServerUnaryCall<Buffer, Buffer>, reply: sendUnaryData<Buffer>) =>
+          void this.#unary(key, method, handler, call, reply),
+        same,
+        same,
+        'unary',
+      );
   }
 
-  async #unary(key: keyof Rpcs, method: Method, handler: AnyHandler, call: ServerUnaryCall<Buffer, Buffer>, reply: sendUnaryData<Buffer>): Promise<void> {
+  async #unary(
+    key: keyof Rpcs,
+    method: Method,
+    handler: AnyHandler,
+    call: ServerUnaryCall<Buffer, Buffer>,
+    reply: sendUnaryData<Buffer>,
+  ): Promise<void> {
     const outcome = await this.#handle(key, method, call, async (op, request) => {
       const answer = await handler(op, request);
       return { bytes: encoded(method, answer), ids: answer instanceof Encoded ? {} : idsOf(answer) };
@@ -212,7 +266,12 @@ class CriServer implements RunningServer {
   }
 
   /** A call whose answer may hold something until the client has taken it: it is disposed of then. */
-  async #large(key: keyof Rpcs, method: Method, handler: AnyHandler, call: ServerWritableStream<Buffer, Buffer>): Promise<void> {
+  async #large(
+    key: keyof Rpcs,
+    method: Method,
+    handler: AnyHandler,
+    call: ServerWritableStream<Buffer, Buffer>,
+  ): Promise<void> {
     let answer: unknown;
     const outcome = await this.#handle(key, method, call, async (op, request) => {
       answer = await handler(op, request);
@@ -225,7 +284,12 @@ class CriServer implements RunningServer {
     (answer as Partial<Disposable> | undefined)?.[Symbol.dispose]?.();
   }
 
-  async #stream(key: keyof Rpcs, method: Method, handler: AnyHandler, call: ServerWritableStream<Buffer, Buffer>): Promise<void> {
+  async #stream(
+    key: keyof Rpcs,
+    method: Method,
+    handler: AnyHandler,
+    call: ServerWritableStream<Buffer, Buffer>,
+  ): Promise<void> {
     const outcome = await this.#handle(key, method, call, async (op, request) => {
       await pump(op, method, handler(op, request) as AsyncIterable<unknown>, call);
       return { bytes: Buffer.alloc(0), ids: {} };
@@ -265,7 +329,10 @@ class CriServer implements RunningServer {
       return bytes;
     } catch (thrown) {
       // Code that gave up because the signal fired may throw anything; why it gave up is what counts.
-      const error = call.signal.aborted && !(thrown instanceof RuntimeError) ? abortError(call, call.doing === '' ? method.name : call.doing) : placed(call, thrown);
+      const error =
+        call.signal.aborted && !(thrown instanceof RuntimeError)
+          ? abortError(call, call.doing === '' ? method.name : call.doing)
+          : placed(call, thrown);
       this.#finish(key, call, {}, { error });
       return statusOf(error);
     } finally {
@@ -291,7 +358,8 @@ class CriServer implements RunningServer {
     const fields = { ms, ...ids };
     if (failed !== undefined) return logFailure(key, call, fields, failed.error);
     if (call.signal.aborted) call.log.warn('ok, but the client was gone', fields);
-    else if (ms > limits.slowRpcMs && !PATIENT.test(key)) call.log.warn('ok, but slow', { ...fields, stage: call.doing });
+    else if (ms > limits.slowRpcMs && !PATIENT.test(key))
+      call.log.warn('ok, but slow', { ...fields, stage: call.doing });
     else if (QUIET.test(key)) call.log.debug('ok', fields);
     else call.log.info('ok', fields);
   }
@@ -318,7 +386,10 @@ type AnyHandler = (op: Op, request: unknown) => unknown;
 
 function unimplemented(method: Method): AnyHandler {
   return () => {
-    throw new RuntimeError('Unimplemented', `${method.path.slice(1).replace('/', '.')} is not implemented by this runtime`);
+    throw new RuntimeError(
+      'Unimplemented',
+      `${method.path.slice(1).replace('/', '.')} is not implemented by this runtime`,
+    );
   };
 }
 
@@ -365,13 +436,22 @@ function field(value: unknown, name: string): unknown {
 function encoded(method: Method, answer: unknown): Buffer {
   const bytes = answer instanceof Encoded ? answer.bytes : (method.reply as Codec<unknown>).encode(answer as never);
   if (bytes.length > limits.grpcReplyBytes) {
-    throw new RuntimeError('ResourceExhausted', `the reply of ${method.name} is ${bytes.length} bytes long, more than ${limits.grpcReplyBytes}; ask with a filter, or use the streaming RPC`);
+    throw new RuntimeError(
+      'ResourceExhausted',
+      `the reply of ${method.name} is ${bytes.length} bytes long, more than ` +
+        `${limits.grpcReplyBytes}; ask with a filter, or use the streaming RPC`,
+    );
   }
   return bytes;
 }
 
 /** Sends what the handler yields, no faster than the client reads; stops when the call is over. */
-async function pump(op: Call, method: Method, items: AsyncIterable<unknown>, call: ServerWritableStream<Buffer, Buffer>): Promise<void> {
+async function pump(
+  op: Call,
+  method: Method,
+  items: AsyncIterable<unknown>,
+  call: ServerWritableStream<Buffer, Buffer>,
+): Promise<void> {
   const source = items[Symbol.asyncIterator]();
   const over = (): Error => abortError(op, op.doing === '' ? 'streaming' : op.doing);
   try {
@@ -400,8 +480,17 @@ async function refuseIfTaken(socket: string): Promise<void> {
     throw new RuntimeError('FailedPrecondition', `cannot listen on ${socket}`, { cause: error });
   });
   if (found === undefined) return;
-  if (!found.isSocket()) throw new RuntimeError('FailedPrecondition', `${socket} exists and is not a socket; remove it or choose another path with --listen`);
-  if (await answers(socket)) throw new RuntimeError('FailedPrecondition', `socket ${socket} is in use: another daemon answers on it; stop that one first or choose another path with --listen`);
+  if (!found.isSocket())
+    throw new RuntimeError(
+      'FailedPrecondition',
+      `${socket} exists and is not a socket; remove it or choose another path with --listen`,
+    );
+  if (await answers(socket))
+    throw new RuntimeError(
+      'FailedPrecondition',
+      `socket ${socket} is in use: another daemon answers on it; stop that one first or choose ` +
+        'another path with --listen',
+    );
 }
 
 /** True unless connecting is refused: a full backlog or a missing permission means that somebody is there. */

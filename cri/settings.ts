@@ -1,5 +1,6 @@
 /**
- * What the configuration says about pods, with everything that has to be read or found on the node for it. Called once, by daemon.ts.
+ * What the configuration says about pods, with everything that has to be read or found on the node for it. Called once,
+ * by daemon.ts.
  */
 import { stat } from 'node:fs/promises';
 import { dirname, join, posix } from 'node:path';
@@ -28,7 +29,12 @@ export interface OwnFiles {
 }
 
 /** @throws InvalidArgument or FailedPrecondition naming what cannot be read: containers would run without it. */
-export async function podSettings(config: Config, handlers: ReadonlyMap<string, HandlerSettings>, own: OwnFiles, log: Logger): Promise<PodSettings> {
+export async function podSettings(
+  config: Config,
+  handlers: ReadonlyMap<string, HandlerSettings>,
+  own: OwnFiles,
+  log: Logger,
+): Promise<PodSettings> {
   const { runtime } = config;
   return {
     spec: {
@@ -54,7 +60,11 @@ export async function podSettings(config: Config, handlers: ReadonlyMap<string, 
     absentMountSourcesToReject: runtime.absentMountSourcesToReject,
     imageVolumes: config.image.imageVolumes,
     defaultMounts: await defaultMounts(runtime.defaultMountsFile),
-    additionalDevices: runtime.additionalDevices.map((each) => ({ hostPath: each.hostPath, containerPath: each.containerPath, permissions: each.permissions })),
+    additionalDevices: runtime.additionalDevices.map((each) => ({
+      hostPath: each.hostPath,
+      containerPath: each.containerPath,
+      permissions: each.permissions,
+    })),
     allowedDevices: runtime.allowedDevices,
     shmBytes: 64n * KiB * KiB,
     pauseRoot: own.pauseRoot,
@@ -63,12 +73,21 @@ export async function podSettings(config: Config, handlers: ReadonlyMap<string, 
     localtime: await localtimeOf(runtime.timezone),
     selinux: own.selinux ? await policyLabels() : null,
     envExec: (await exists(own.envExec)) ? own.envExec : '',
-    overlayOptions: config.storage.storageOptions.filter((each) => each.startsWith('overlay.mountopt=')).flatMap((each) => each.slice('overlay.mountopt='.length).split(',')),
+    overlayOptions: config.storage.storageOptions
+      .filter((each) => each.startsWith('overlay.mountopt='))
+      .flatMap((each) => each.slice('overlay.mountopt='.length).split(',')),
   };
 }
 
-/** The part of a handler's table that concerns its containers. @throws InvalidArgument for a seccomp profile that is none. */
-export async function handlerSettings(handler: HandlerConfig | undefined, features: RuntimeFeatures, log: Logger): Promise<HandlerSettings> {
+/**
+ * The part of a handler's table that concerns its containers. @throws InvalidArgument for a seccomp profile that is
+ * none.
+ */
+export async function handlerSettings(
+  handler: HandlerConfig | undefined,
+  features: RuntimeFeatures,
+  log: Logger,
+): Promise<HandlerSettings> {
   const least = features.kind === 'crun' ? MIN_MEMORY_BYTES.crun : MIN_MEMORY_BYTES.others;
   return {
     privilegedWithoutHostDevices: handler?.privilegedWithoutHostDevices ?? false,
@@ -79,14 +98,18 @@ export async function handlerSettings(handler: HandlerConfig | undefined, featur
   };
 }
 
-/** The profile for RuntimeDefault. One that is not there leaves the next one in force, which is strict as well: distributions' crio.conf names files that few nodes have. */
+/**
+ * The profile for RuntimeDefault. One that is not there leaves the next one in force, which is strict as well:
+ * distributions' crio.conf names files that few nodes have.
+ */
 async function defaultProfile(path: string, log: Logger): Promise<unknown> {
   try {
     const found = await profile(path);
     if (found !== undefined) parseSeccompProfile(found);
     return found;
   } catch (cause) {
-    if (errnoOf(cause) !== 'ENOENT') throw new RuntimeError('InvalidArgument', `seccomp_profile ${path} cannot be used`, { cause });
+    if (errnoOf(cause) !== 'ENOENT')
+      throw new RuntimeError('InvalidArgument', `seccomp_profile ${path} cannot be used`, { cause });
     log.warn('seccomp_profile is not there, going on without it', { path });
     return undefined;
   }
@@ -115,28 +138,44 @@ function parseMounts(path: string, text: string): readonly DefaultMount[] {
     if (entry === '' || entry.startsWith('#')) return [];
     const [source = '', containerPath = '', ...more] = entry.split(':');
     const plain = [source, containerPath].every((each) => posix.isAbsolute(each) && !each.split('/').includes('..'));
-    if (!plain || more.length > 0 || posix.normalize(containerPath) === '/') throw new RuntimeError('InvalidArgument', `${path}:${index + 1}: want /source:/destination, got ${JSON.stringify(entry)}`);
+    if (!plain || more.length > 0 || posix.normalize(containerPath) === '/')
+      throw new RuntimeError(
+        'InvalidArgument',
+        `${path}:${index + 1}: want /source:/destination, got ${JSON.stringify(entry)}`,
+      );
     return [{ source, containerPath }];
   });
 }
 
 /** `lxc_contexts` of the policy in use, where every container runtime looks; else what the reference policy says. */
 async function policyLabels(): Promise<NonNullable<PodSettings['selinux']>> {
-  const textOf = async (path: string): Promise<string> => (await readBounded(path, limits.configFileBytes).catch(() => Buffer.alloc(0))).toString('utf8');
+  const textOf = async (path: string): Promise<string> =>
+    (await readBounded(path, limits.configFileBytes).catch(() => Buffer.alloc(0))).toString('utf8');
   const type = /^\s*SELINUXTYPE\s*=\s*([A-Za-z0-9_-]+)/m.exec(await textOf('/etc/selinux/config'))?.[1] ?? 'targeted';
   const contexts = await textOf(`/etc/selinux/${type}/contexts/lxc_contexts`);
-  const labelOf = (name: string): string | undefined => new RegExp(`^\\s*${name}\\s*=\\s*"([A-Za-z0-9_.:,-]+)"`, 'm').exec(contexts)?.[1];
-  return { processLabel: labelOf('process') ?? 'system_u:system_r:container_t:s0', mountLabel: labelOf('file') ?? 'system_u:object_r:container_file_t:s0' };
+  const labelOf = (name: string): string | undefined =>
+    new RegExp(`^\\s*${name}\\s*=\\s*"([A-Za-z0-9_.:,-]+)"`, 'm').exec(contexts)?.[1];
+  return {
+    processLabel: labelOf('process') ?? 'system_u:system_r:container_t:s0',
+    mountLabel: labelOf('file') ?? 'system_u:object_r:container_file_t:s0',
+  };
 }
 
 async function localtimeOf(timezone: string): Promise<string> {
   if (timezone === '') return '';
   const path = timezone === 'Local' ? '/etc/localtime' : join('/usr/share/zoneinfo', timezone);
-  if (timezone.includes('..') || !(await exists(path))) throw new RuntimeError('InvalidArgument', `timezone ${JSON.stringify(timezone)} is not known on this node (${path})`);
+  if (timezone.includes('..') || !(await exists(path)))
+    throw new RuntimeError(
+      'InvalidArgument',
+      `timezone ${JSON.stringify(timezone)} is not known on this node (${path})`,
+    );
   return path;
 }
 
-/** Why the mapped root of a user namespace cannot reach what is below `directory`; undefined if it can. Our own directories let it pass. */
+/**
+ * Why the mapped root of a user namespace cannot reach what is below `directory`; undefined if it can. Our own
+ * directories let it pass.
+ */
 export async function whyImpassable(directory: string): Promise<string | undefined> {
   for (let path = directory; path !== '/'; path = dirname(path)) {
     if (((await stat(path)).mode & 0o001) === 0) return `${path} lets only its owner pass; chmod o+x ${path}`;
@@ -145,5 +184,8 @@ export async function whyImpassable(directory: string): Promise<string | undefin
 }
 
 async function exists(path: string): Promise<boolean> {
-  return await stat(path).then(() => true, () => false);
+  return await stat(path).then(
+    () => true,
+    () => false,
+  );
 }

@@ -26,7 +26,10 @@ describe('cri/status', () => {
     it(`${code} is ${grpc} ${name}, and docs/ERRORS.md says so`, () => {
       assert.deepEqual(statusOf(new RuntimeError(code, 'what failed')), { code: grpc, details: 'what failed' });
       assert.equal(grpcCodeName(grpc), code);
-      assert.include(readFileSync(new URL('../docs/ERRORS.md', import.meta.url), 'utf8'), `| ${code} | ${grpc} ${name} |`);
+      assert.include(
+        readFileSync(new URL('../docs/ERRORS.md', import.meta.url), 'utf8'),
+        `| ${code} | ${grpc} ${name} |`,
+      );
     });
   }
 
@@ -35,25 +38,40 @@ describe('cri/status', () => {
     assert.equal(grpcCodeName(11), 'Code11');
   });
 
-  for (const reason of ['RegistryUnavailable', 'SignatureValidationFailed', 'RROUnsupported', 'ImageVolumeMountFailed'] as const) {
+  for (const reason of [
+    'RegistryUnavailable',
+    'SignatureValidationFailed',
+    'RROUnsupported',
+    'ImageVolumeMountFailed',
+  ] as const) {
     it(`${reason} leaves as UNKNOWN with the constant in front, where the kubelet looks for it`, () => {
-      const inner = new RuntimeError('Unavailable', 'connect to reg.example:443', { reason, cause: new Error('ECONNREFUSED') });
+      const inner = new RuntimeError('Unavailable', 'connect to reg.example:443', {
+        reason,
+        cause: new Error('ECONNREFUSED'),
+      });
       const expected = { code: 2, details: `${reason}: pull: connect to reg.example:443: ECONNREFUSED` };
       assert.deepEqual(statusOf(wrap('pull', inner)), expected);
       assert.deepEqual(statusOf(new RuntimeError('Internal', 'pull', { cause: inner })), expected);
-      assert.equal(statusOf(new RuntimeError('Unavailable', `${reason}: once is enough`, { reason })).details, `${reason}: once is enough`);
+      assert.equal(
+        statusOf(new RuntimeError('Unavailable', `${reason}: once is enough`, { reason })).details,
+        `${reason}: once is enough`,
+      );
     });
   }
 
   it('tells the chain of causes', () => {
-    const error = new RuntimeError('Internal', 'create container', { cause: new AggregateError([new Error('first'), new Error('second')], 'two things') });
+    const error = new RuntimeError('Internal', 'create container', {
+      cause: new AggregateError([new Error('first'), new Error('second')], 'two things'),
+    });
     assert.deepEqual(statusOf(error), { code: 13, details: 'create container: two things: first; second' });
   });
 
   it('knows a full machine by its errno, and takes any other stray error for a bug', () => {
-    for (const errno of ['ENOSPC', 'EDQUOT', 'ENOMEM', 'EMFILE', 'ENFILE']) assert.equal(statusOf(Object.assign(new Error('write'), { code: errno })).code, 8);
+    for (const errno of ['ENOSPC', 'EDQUOT', 'ENOMEM', 'EMFILE', 'ENFILE'])
+      assert.equal(statusOf(Object.assign(new Error('write'), { code: errno })).code, 8);
     assert.equal(statusOf(Object.assign(new Error('open'), { code: 'ENOENT' })).code, 13);
-    for (const stray of [new TypeError('x is undefined'), 'text', undefined, null, { code: 'EMFILES' }, Symbol('s')]) assert.equal(statusOf(stray).code, 13);
+    for (const stray of [new TypeError('x is undefined'), 'text', undefined, null, { code: 'EMFILES' }, Symbol('s')])
+      assert.equal(statusOf(stray).code, 13);
   });
 
   it('bounds the text and keeps both ends', () => {
@@ -63,7 +81,10 @@ describe('cri/status', () => {
   });
 
   it('is safe for the header that carries it, wherever the cut falls', () => {
-    for (let shift = 0; shift < 4; shift++) assert.isString(encodeURI(statusOf(new RuntimeError('Internal', `${'x'.repeat(shift)}${'🙂'.repeat(10_000)}`)).details));
+    for (let shift = 0; shift < 4; shift++)
+      assert.isString(
+        encodeURI(statusOf(new RuntimeError('Internal', `${'x'.repeat(shift)}${'🙂'.repeat(10_000)}`)).details),
+      );
     assert.equal(statusOf(new RuntimeError('Internal', 'a\ud800b\nc%')).details, 'a\ufffdb\nc%');
   });
 });

@@ -2,8 +2,9 @@
  * What a failed call looks like to the client: the one place that knows gRPC's codes (docs/ERRORS.md shows the table).
  *
  * The kubelet recognises a few failures by the beginning of their text, and its CRI client removes the decoration
- * "rpc error: code = …" only for code UNKNOWN (cri-client, remote_image.go). So an error with a `reason` leaves as UNKNOWN
- * with that constant in front, whatever its own code says; with a better code the kubelet would not see the constant.
+ * "rpc error: code = …" only for code UNKNOWN (cri-client, remote_image.go). So an error with a `reason` leaves as
+ * UNKNOWN with that constant in front, whatever its own code says; with a better code the kubelet would not see the
+ * constant.
  */
 import { type ErrorCode, codeOf, errnoOf, explain, type KubeletReason, RuntimeError } from '../pkg/base/errors.ts';
 import { limits } from '../pkg/base/limits.ts';
@@ -39,10 +40,14 @@ export interface GrpcStatus {
   readonly details: string;
 }
 
-/** System errors that say "the machine is full" wherever they come from; all others should have been explained below. */
+/**
+ * System errors that say "the machine is full" wherever they come from; all others should have been explained below.
+ */
 const FULL = new Set(['ENOSPC', 'EDQUOT', 'ENOMEM', 'EMFILE', 'ENFILE']);
 
-/** The status of any thrown value. Never throws; `details` is well-formed, bounded, and tells the whole chain of causes. */
+/**
+ * The status of any thrown value. Never throws; `details` is well-formed, bounded, and tells the whole chain of causes.
+ */
 export function statusOf(error: unknown): GrpcStatus {
   const text = explain(error);
   const reason = reasonOf(error);

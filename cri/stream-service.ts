@@ -1,6 +1,7 @@
 /**
- * Exec, Attach and PortForward: each leaves a grant with the stream server and answers with a URL that works once. What cannot
- * work is refused here already, where the client still gets a proper error; it is looked at again when the URL is dialled.
+ * Exec, Attach and PortForward: each leaves a grant with the stream server and answers with a URL that works once. What
+ * cannot work is refused here already, where the client still gets a proper error; it is looked at again when the URL
+ * is dialled.
  */
 import { RuntimeError } from '../pkg/base/errors.ts';
 import type { OpenPods } from '../pkg/pod/index.ts';
@@ -17,23 +18,40 @@ export function streamService(mind: Pick<OpenPods, 'pods' | 'containers'>, strea
   const running = (id: string): ContainerRecord => {
     const record = mind.containers.get(id);
     if (record.state.phase === 'running') return record;
-    throw new RuntimeError('FailedPrecondition', `container ${record.id} is ${record.state.phase}; only a running one can be entered`);
+    throw new RuntimeError(
+      'FailedPrecondition',
+      `container ${record.id} is ${record.state.phase}; only a running one can be entered`,
+    );
   };
   return {
     async exec(_op, request) {
       const { containerId, cmd, stdin, stdout, stderr, tty } = narrowExec(request);
-      return { url: await (await streams()).urlForExec({ containerId: running(containerId).id, cmd, stdin, stdout, stderr, tty }) };
+      return {
+        url: await (await streams()).urlForExec({
+          containerId: running(containerId).id,
+          cmd,
+          stdin,
+          stdout,
+          stderr,
+          tty,
+        }),
+      };
     },
     async attach(_op, request) {
       const { containerId, stdin, stdout, stderr, tty } = narrowAttach(request);
       const { id, config } = running(containerId);
-      if (tty && !config.tty) throw new RuntimeError('InvalidArgument', `container ${id} has no terminal; attach to it without tty`);
+      if (tty && !config.tty)
+        throw new RuntimeError('InvalidArgument', `container ${id} has no terminal; attach to it without tty`);
       return { url: await (await streams()).urlForAttach({ containerId: id, stdin, stdout, stderr, tty }) };
     },
     async portForward(_op, request) {
       const { podSandboxId, port } = narrowPortForward(request);
       const { id, state } = mind.pods.get(podSandboxId);
-      if (state.phase !== 'ready') throw new RuntimeError('FailedPrecondition', `pod sandbox ${id} is ${state.phase}; ports are forwarded only to a ready one`);
+      if (state.phase !== 'ready')
+        throw new RuntimeError(
+          'FailedPrecondition',
+          `pod sandbox ${id} is ${state.phase}; ports are forwarded only to a ready one`,
+        );
       return { url: await (await streams()).urlForPortForward({ podSandboxId: id, port }) };
     },
   };

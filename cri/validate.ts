@@ -1,6 +1,6 @@
 /**
- * Requests, narrowed once at the door: what leaves here has its required fields, and no string in it can lead a path out of
- * its place, begin a line of its own in a file that we write, or fill the disk. Pure.
+ * Requests, narrowed once at the door: what leaves here has its required fields, and no string in it can lead a path
+ * out of its place, begin a line of its own in a file that we write, or fill the disk. Pure.
  *
  * What needs to know the node, the image or the pod is checked where that is known (pkg/spec, pkg/pod); rules that
  * pkg/spec has as pure functions are called from here too, so that a bad request is refused before it leaves any trace.
@@ -11,20 +11,57 @@ import { RuntimeError } from '../pkg/base/errors.ts';
 import { quote } from '../pkg/base/ids.ts';
 import { limits } from '../pkg/base/limits.ts';
 import type {
-  AttachRequest, ContainerConfig, ContainerMetadata, CreateContainerRequest, Device, DNSConfig, ExecRequest, ExecSyncRequest, ImageSpec, ImportRequest,
-  Int64Value, KeyValue, LinuxContainerResources, LinuxContainerSecurityContext, LinuxPodSandboxConfig, Mount, PodSandboxConfig, PodSandboxMetadata,
-  PortForwardRequest, PortMapping, RunPodSandboxRequest, StringMap, UpdateContainerResourcesRequest, UpdateRuntimeConfigRequest,
+  AttachRequest,
+  ContainerConfig,
+  ContainerMetadata,
+  CreateContainerRequest,
+  Device,
+  DNSConfig,
+  ExecRequest,
+  ExecSyncRequest,
+  ImageSpec,
+  ImportRequest,
+  Int64Value,
+  KeyValue,
+  LinuxContainerResources,
+  LinuxContainerSecurityContext,
+  LinuxPodSandboxConfig,
+  Mount,
+  PodSandboxConfig,
+  PodSandboxMetadata,
+  PortForwardRequest,
+  PortMapping,
+  RunPodSandboxRequest,
+  StringMap,
+  UpdateContainerResourcesRequest,
+  UpdateRuntimeConfigRequest,
 } from '../pkg/cri-api/types.ts';
-import { apparmorChoice, checkDeviceRequest, checkImageSubPath, containerPath, seccompChoice, validateSysctls } from '../pkg/spec/index.ts';
+import {
+  apparmorChoice,
+  checkDeviceRequest,
+  checkImageSubPath,
+  containerPath,
+  seccompChoice,
+  validateSysctls,
+} from '../pkg/spec/index.ts';
 
 /** A pod's config that has its metadata. */
 export type SandboxConfig = PodSandboxConfig & { readonly metadata: PodSandboxMetadata };
 /** A container's config that has its metadata and an image. */
-export type NamedContainerConfig = ContainerConfig & { readonly metadata: ContainerMetadata; readonly image: ImageSpec };
+export type NamedContainerConfig = ContainerConfig & {
+  readonly metadata: ContainerMetadata;
+  readonly image: ImageSpec;
+};
 
-/** Ours are 64 hex digits; others cannot exist here, which NotFound says better than a refusal. Not `.`, `..`, or a path. */
+/**
+ * Ours are 64 hex digits; others cannot exist here, which NotFound says better than a refusal. Not `.`, `..`, or a
+ * path.
+ */
 const ID = /^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/;
-/** Wider than Kubernetes' DNS names, since people write pods for crictl by hand; no `/`, `;`, `=`, space or control character. */
+/**
+ * Wider than Kubernetes' DNS names, since people write pods for crictl by hand; no `/`, `;`, `=`, space or control
+ * character.
+ */
 const NAME = /^[A-Za-z0-9_][A-Za-z0-9_.:@-]*$/;
 const HANDLER = /^[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?$/;
 const HOSTNAME = /^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$/;
@@ -37,14 +74,26 @@ const PORT_MAX = 65_535;
 const TIMER_MAX_MS = 2_147_483_000n;
 
 /** @throws InvalidArgument */
-export function narrowRunPodSandbox(request: RunPodSandboxRequest): { readonly config: SandboxConfig; readonly runtimeHandler: string } {
+export function narrowRunPodSandbox(request: RunPodSandboxRequest): {
+  readonly config: SandboxConfig;
+  readonly runtimeHandler: string;
+} {
   const { runtimeHandler } = request;
-  if (runtimeHandler !== '' && !HANDLER.test(runtimeHandler)) throw invalid('runtime_handler', runtimeHandler, 'want the name of a configured runtime, or nothing for the default');
+  if (runtimeHandler !== '' && !HANDLER.test(runtimeHandler))
+    throw invalid(
+      'runtime_handler',
+      runtimeHandler,
+      'want the name of a configured runtime, or nothing for the default',
+    );
   return { config: sandboxConfig(request.config, 'config'), runtimeHandler };
 }
 
 /** @throws InvalidArgument */
-export function narrowCreateContainer(request: CreateContainerRequest): { readonly podSandboxId: string; readonly config: NamedContainerConfig; readonly sandboxConfig: SandboxConfig } {
+export function narrowCreateContainer(request: CreateContainerRequest): {
+  readonly podSandboxId: string;
+  readonly config: NamedContainerConfig;
+  readonly sandboxConfig: SandboxConfig;
+} {
   return {
     podSandboxId: narrowId(request.podSandboxId, 'pod_sandbox_id'),
     config: containerConfig(request.config),
@@ -60,14 +109,21 @@ export function narrowId(id: string, field: string): string {
 }
 
 /** `resources` is undefined if the request has nothing for Linux. @throws InvalidArgument */
-export function narrowUpdateResources(request: UpdateContainerResourcesRequest): { readonly containerId: string; readonly resources: LinuxContainerResources | undefined } {
+export function narrowUpdateResources(request: UpdateContainerResourcesRequest): {
+  readonly containerId: string;
+  readonly resources: LinuxContainerResources | undefined;
+} {
   checkEntries('annotations', request.annotations);
   if (request.linux !== undefined) checkResources('linux', request.linux);
   return { containerId: narrowId(request.containerId, 'container_id'), resources: request.linux };
 }
 
 /** `timeoutMs` is 0 for none. @throws InvalidArgument */
-export function narrowExecSync(request: ExecSyncRequest): { readonly containerId: string; readonly cmd: readonly string[]; readonly timeoutMs: number } {
+export function narrowExecSync(request: ExecSyncRequest): {
+  readonly containerId: string;
+  readonly cmd: readonly string[];
+  readonly timeoutMs: number;
+} {
   if (request.timeout < 0n) throw invalid('timeout', String(request.timeout), 'want seconds, or 0 for no timeout');
   const timeoutMs = request.timeout * 1000n;
   return {
@@ -110,27 +166,43 @@ export function narrowPodRanges(request: UpdateRuntimeConfigRequest): readonly s
     return family !== 0 && Number(length) <= (family === 4 ? 32 : 128) ? family : 0;
   });
   if (families.includes(0) || new Set(families).size < families.length) {
-    throw invalid('runtime_config.network_config.pod_cidr', text, 'want a subnet like "10.1.0.0/24", or one of each family with a comma between them');
+    throw invalid(
+      'runtime_config.network_config.pod_cidr',
+      text,
+      'want a subnet like "10.1.0.0/24", or one of each family with a comma between them',
+    );
   }
   return subnets;
 }
 
-/** What an image is called in a request: a reference or an id, not parsed yet. `field` is its place in the request. @throws InvalidArgument */
+/**
+ * What an image is called in a request: a reference or an id, not parsed yet. `field` is its place in the request.
+ * @throws InvalidArgument
+ */
 export function narrowImageReference(spec: ImageSpec | undefined, field = 'image'): string {
-  if (spec === undefined || spec.image === '') throw missing(`${field}.image`, 'name an image, such as registry.example/app:1.0, or give its id');
+  if (spec === undefined || spec.image === '')
+    throw missing(`${field}.image`, 'name an image, such as registry.example/app:1.0, or give its id');
   if (spec.image.length > limits.nameBytes || !WORD.test(spec.image)) {
-    throw invalid(`${field}.image`, spec.image, `want a reference or an id: printable ASCII without spaces, at most ${limits.nameBytes} characters`);
+    throw invalid(
+      `${field}.image`,
+      spec.image,
+      `want a reference or an id: printable ASCII without spaces, at most ${limits.nameBytes} characters`,
+    );
   }
   checkEntries(`${field}.annotations`, spec.annotations);
   return spec.image;
 }
 
 /** `reference` is undefined to keep the archive's names. @throws InvalidArgument */
-export function narrowImport(request: ImportRequest): { readonly path: string; readonly reference: string | undefined } {
+export function narrowImport(request: ImportRequest): {
+  readonly path: string;
+  readonly reference: string | undefined;
+} {
   if (request.path === '') throw missing('path', 'name an OCI layout directory or an archive');
   checkAbsolute('path', request.path);
   const { reference } = request;
-  if (reference !== '' && (reference.length > limits.nameBytes || !WORD.test(reference))) throw invalid('reference', reference, 'want an image reference, or nothing to keep the names in the archive');
+  if (reference !== '' && (reference.length > limits.nameBytes || !WORD.test(reference)))
+    throw invalid('reference', reference, 'want an image reference, or nothing to keep the names in the archive');
   return { path: request.path, reference: reference === '' ? undefined : reference };
 }
 
@@ -154,11 +226,15 @@ function sandboxConfig(config: PodSandboxConfig | undefined, at: string): Sandbo
 
 function checkHostname(field: string, hostname: string): void {
   if (hostname === '') return;
-  if (hostname.length > limits.hostnameBytes || !HOSTNAME.test(hostname)) throw invalid(field, hostname, `want letters, digits, "-", "_" and ".", at most ${limits.hostnameBytes} of them`);
+  if (hostname.length > limits.hostnameBytes || !HOSTNAME.test(hostname))
+    throw invalid(field, hostname, `want letters, digits, "-", "_" and ".", at most ${limits.hostnameBytes} of them`);
 }
 
 function checkDns(field: string, dns: DNSConfig): void {
-  const bytes = [...dns.servers, ...dns.searches, ...dns.options].reduce((sum, each) => sum + Buffer.byteLength(each) + 1, 0);
+  const bytes = [...dns.servers, ...dns.searches, ...dns.options].reduce(
+    (sum, each) => sum + Buffer.byteLength(each) + 1,
+    0,
+  );
   if (bytes > limits.dnsConfigBytes) throw tooMuch(field, `${bytes} bytes`, `${limits.dnsConfigBytes}`);
   dns.servers.forEach((server, i) => {
     if (isIP(server) === 0) throw invalid(`${field}.servers[${i}]`, server, 'want an IP address');
@@ -174,7 +250,8 @@ function checkDns(field: string, dns: DNSConfig): void {
 function checkPortMapping(field: string, mapping: PortMapping): void {
   checkPort(`${field}.container_port`, mapping.containerPort, 1);
   checkPort(`${field}.host_port`, mapping.hostPort, 0);
-  if (mapping.hostIp !== '' && isIP(mapping.hostIp) === 0) throw invalid(`${field}.host_ip`, mapping.hostIp, 'want an IP address of the node, or nothing for all');
+  if (mapping.hostIp !== '' && isIP(mapping.hostIp) === 0)
+    throw invalid(`${field}.host_ip`, mapping.hostIp, 'want an IP address of the node, or nothing for all');
 }
 
 function checkLinuxSandbox(field: string, linux: LinuxPodSandboxConfig): void {
@@ -182,10 +259,18 @@ function checkLinuxSandbox(field: string, linux: LinuxPodSandboxConfig): void {
   checkEntries(`${field}.sysctls`, linux.sysctls);
   const security = linux.securityContext;
   const namespaces = security?.namespaceOptions;
-  validateSysctls(linux.sysctls, { network: namespaces?.network === 'NODE' ? 'host' : 'pod', ipc: namespaces?.ipc === 'NODE' ? 'host' : 'pod' });
+  validateSysctls(linux.sysctls, {
+    network: namespaces?.network === 'NODE' ? 'host' : 'pod',
+    ipc: namespaces?.ipc === 'NODE' ? 'host' : 'pod',
+  });
   if (security !== undefined) {
     const at = `${field}.security_context`;
-    if (security.runAsGroup !== undefined && security.runAsUser === undefined) throw invalid(`${at}.run_as_group`, String(security.runAsGroup.value), 'set run_as_user too (CRI: must be an error)');
+    if (security.runAsGroup !== undefined && security.runAsUser === undefined)
+      throw invalid(
+        `${at}.run_as_group`,
+        String(security.runAsGroup.value),
+        'set run_as_user too (CRI: must be an error)',
+      );
     checkIds(at, security);
     seccompChoice(security);
     apparmorChoice(security);
@@ -196,7 +281,8 @@ function checkLinuxSandbox(field: string, linux: LinuxPodSandboxConfig): void {
 
 /** Its form depends on the cgroup manager, which pkg/spec knows. */
 function checkCgroupParent(field: string, parent: string): void {
-  if (parent.length > limits.nameBytes || hasControl(parent) || parent.split('/').includes('..')) throw invalid(field, parent, 'want a cgroup path or slice without ".." and control characters');
+  if (parent.length > limits.nameBytes || hasControl(parent) || parent.split('/').includes('..'))
+    throw invalid(field, parent, 'want a cgroup path or slice without ".." and control characters');
 }
 
 // Containers
@@ -207,29 +293,41 @@ function containerConfig(config: ContainerConfig | undefined): NamedContainerCon
   if (metadata === undefined) throw missing('config.metadata', 'a container needs a name');
   checkName('config.metadata.name', metadata.name);
   narrowImageReference(config.image, 'config.image');
-  for (const list of ['command', 'args'] as const) config[list].forEach((word, i) => checkNoNul(`config.${list}[${i}]`, word));
+  for (const list of ['command', 'args'] as const)
+    config[list].forEach((word, i) => checkNoNul(`config.${list}[${i}]`, word));
   checkNoNul('config.working_dir', config.workingDir);
   config.envs.forEach((env, i) => checkVariable(`config.envs[${i}]`, env));
-  for (const [name, list] of [['mounts', config.mounts], ['devices', config.devices], ['CDI_devices', config.cdiDevices]] as const) {
+  for (const [name, list] of [
+    ['mounts', config.mounts],
+    ['devices', config.devices],
+    ['CDI_devices', config.cdiDevices],
+  ] as const) {
     checkCount(`config.${name}`, list, limits.mountsCount);
   }
   config.mounts.forEach((mount, i) => checkMount(`config.mounts[${i}]`, mount));
   for (const device of config.devices) checkDevice(device);
   config.cdiDevices.forEach(({ name }, i) => {
-    if (name.length > limits.nameBytes || !WORD.test(name)) throw invalid(`config.CDI_devices[${i}].name`, name, 'want vendor/class=device');
+    if (name.length > limits.nameBytes || !WORD.test(name))
+      throw invalid(`config.CDI_devices[${i}].name`, name, 'want vendor/class=device');
   });
   checkEntries('config.labels', config.labels);
   checkEntries('config.annotations', config.annotations);
   checkLogPath('config.log_path', config.logPath);
-  if (config.linux?.securityContext !== undefined) checkContainerSecurity('config.linux.security_context', config.linux.securityContext);
+  if (config.linux?.securityContext !== undefined)
+    checkContainerSecurity('config.linux.security_context', config.linux.securityContext);
   if (config.linux?.resources !== undefined) checkResources('config.linux.resources', config.linux.resources);
   return config as NamedContainerConfig;
 }
 
 function checkVariable(field: string, { key, value }: KeyValue): void {
-  if (key === '' || key.length > limits.nameBytes || /[=\0]/.test(key)) throw invalid(`${field}.key`, key, 'want the name of a variable, without "=" and NUL');
+  if (key === '' || key.length > limits.nameBytes || /[=\0]/.test(key))
+    throw invalid(`${field}.key`, key, 'want the name of a variable, without "=" and NUL');
   // The value stays out of the message: it may be a secret.
-  if (value.includes(0)) throw new RuntimeError('InvalidArgument', `${field}.value, of ${quote(key)}, holds a NUL byte, which no program can receive`);
+  if (value.includes(0))
+    throw new RuntimeError(
+      'InvalidArgument',
+      `${field}.value, of ${quote(key)}, holds a NUL byte, which no program can receive`,
+    );
 }
 
 function checkMount(field: string, mount: Mount): void {
@@ -238,14 +336,20 @@ function checkMount(field: string, mount: Mount): void {
   if (isImage) {
     narrowImageReference(mount.image, `${field}.image`);
     checkImageSubPath(mount.imageSubPath);
-    if (mount.hostPath !== '') throw invalid(`${field}.host_path`, mount.hostPath, 'leave it empty when image is set: a mount has one source');
+    if (mount.hostPath !== '')
+      throw invalid(`${field}.host_path`, mount.hostPath, 'leave it empty when image is set: a mount has one source');
   } else {
     if (mount.hostPath === '') throw missing(`${field}.host_path`, 'a mount needs a path of the node, or an image');
     checkAbsolute(`${field}.host_path`, mount.hostPath);
-    if (mount.imageSubPath !== '') throw invalid(`${field}.image_sub_path`, mount.imageSubPath, 'it is only for a mount with image');
+    if (mount.imageSubPath !== '')
+      throw invalid(`${field}.image_sub_path`, mount.imageSubPath, 'it is only for a mount with image');
   }
   if (mount.recursiveReadOnly && (!mount.readonly || mount.propagation !== 'PROPAGATION_PRIVATE')) {
-    throw invalid(`${field}.recursive_read_only`, 'true', 'set readonly and PROPAGATION_PRIVATE too (CRI: must be an error)');
+    throw invalid(
+      `${field}.recursive_read_only`,
+      'true',
+      'set readonly and PROPAGATION_PRIVATE too (CRI: must be an error)',
+    );
   }
 }
 
@@ -264,9 +368,14 @@ function checkLogPath(field: string, path: string): void {
 }
 
 function checkContainerSecurity(at: string, security: LinuxContainerSecurityContext): void {
-  if (security.runAsUser !== undefined && security.runAsUsername !== '') throw invalid(`${at}.run_as_username`, security.runAsUsername, 'set either run_as_user or run_as_username');
+  if (security.runAsUser !== undefined && security.runAsUsername !== '')
+    throw invalid(`${at}.run_as_username`, security.runAsUsername, 'set either run_as_user or run_as_username');
   if (security.runAsGroup !== undefined && security.runAsUser === undefined && security.runAsUsername === '') {
-    throw invalid(`${at}.run_as_group`, String(security.runAsGroup.value), 'set run_as_user or run_as_username too (CRI: must be an error)');
+    throw invalid(
+      `${at}.run_as_group`,
+      String(security.runAsGroup.value),
+      'set run_as_user or run_as_username too (CRI: must be an error)',
+    );
   }
   if (security.runAsUsername.length > limits.nameBytes || /[:\s\0]/.test(security.runAsUsername)) {
     throw invalid(`${at}.run_as_username`, security.runAsUsername, 'want a name from /etc/passwd of the image');
@@ -287,14 +396,23 @@ function checkContainerSecurity(at: string, security: LinuxContainerSecurityCont
 /** Only the form; which names exist is for pkg/spec to say. */
 function checkCapabilities(at: string, { capabilities }: LinuxContainerSecurityContext): void {
   if (capabilities === undefined) return;
-  for (const name of [...capabilities.addCapabilities, ...capabilities.dropCapabilities, ...capabilities.addAmbientCapabilities]) {
-    if (!/^[A-Za-z0-9_]{1,64}$/.test(name)) throw invalid(`${at}.capabilities`, name, 'want the name of a capability, such as NET_ADMIN, or ALL');
+  for (const name of [
+    ...capabilities.addCapabilities,
+    ...capabilities.dropCapabilities,
+    ...capabilities.addAmbientCapabilities,
+  ]) {
+    if (!/^[A-Za-z0-9_]{1,64}$/.test(name))
+      throw invalid(`${at}.capabilities`, name, 'want the name of a capability, such as NET_ADMIN, or ALL');
   }
 }
 
 // What both have
 
-type Identity = { readonly runAsUser?: Int64Value | undefined; readonly runAsGroup?: Int64Value | undefined; readonly supplementalGroups: readonly bigint[] };
+type Identity = {
+  readonly runAsUser?: Int64Value | undefined;
+  readonly runAsGroup?: Int64Value | undefined;
+  readonly supplementalGroups: readonly bigint[];
+};
 
 function checkIds(at: string, { runAsUser, runAsGroup, supplementalGroups }: Identity): void {
   const check = (field: string, id: bigint): void => {
@@ -316,24 +434,47 @@ function checkResources(field: string, resources: LinuxContainerResources): void
     ['memory_swap_limit_in_bytes', resources.memorySwapLimitInBytes, -1n],
   ];
   for (const [name, value, min] of least) {
-    if (value < min) throw invalid(`${field}.${name}`, String(value), min < 0n ? 'want -1 for unlimited, 0 to leave it, or a limit' : 'want 0 to leave it, or a positive number');
+    if (value < min)
+      throw invalid(
+        `${field}.${name}`,
+        String(value),
+        min < 0n ? 'want -1 for unlimited, 0 to leave it, or a limit' : 'want 0 to leave it, or a positive number',
+      );
   }
-  if (resources.oomScoreAdj < -1000n || resources.oomScoreAdj > 1000n) throw invalid(`${field}.oom_score_adj`, String(resources.oomScoreAdj), 'want -1000 to 1000');
-  for (const [name, list] of [['cpuset_cpus', resources.cpusetCpus], ['cpuset_mems', resources.cpusetMems]] as const) {
-    if (list.length > limits.nameBytes || !/^(\d+(-\d+)?(,\d+(-\d+)?)*)?$/.test(list)) throw invalid(`${field}.${name}`, list, 'want a list such as 0-3,7');
+  if (resources.oomScoreAdj < -1000n || resources.oomScoreAdj > 1000n)
+    throw invalid(`${field}.oom_score_adj`, String(resources.oomScoreAdj), 'want -1000 to 1000');
+  for (const [name, list] of [
+    ['cpuset_cpus', resources.cpusetCpus],
+    ['cpuset_mems', resources.cpusetMems],
+  ] as const) {
+    if (list.length > limits.nameBytes || !/^(\d+(-\d+)?(,\d+(-\d+)?)*)?$/.test(list))
+      throw invalid(`${field}.${name}`, list, 'want a list such as 0-3,7');
   }
-  for (const { pageSize } of resources.hugepageLimits) if (!/^\d{1,7}[KMG]B$/.test(pageSize)) throw invalid(`${field}.hugepage_limits`, pageSize, 'want a page size such as 2MB');
+  for (const { pageSize } of resources.hugepageLimits)
+    if (!/^\d{1,7}[KMG]B$/.test(pageSize))
+      throw invalid(`${field}.hugepage_limits`, pageSize, 'want a page size such as 2MB');
   checkEntries(`${field}.unified`, resources.unified);
   // The key becomes the name of a file below /sys/fs/cgroup (GHSA-p4rx: never a path).
   for (const [key, value] of Object.entries(resources.unified)) {
-    if (!/^[a-z]+(\.[A-Za-z0-9_]+)+$/.test(key)) throw invalid(`${field}.unified`, key, 'want the name of a cgroup v2 file, such as memory.high');
+    if (!/^[a-z]+(\.[A-Za-z0-9_]+)+$/.test(key))
+      throw invalid(`${field}.unified`, key, 'want the name of a cgroup v2 file, such as memory.high');
     checkNoNul(`${field}.unified`, value);
   }
 }
 
-function checkStreams(request: { readonly stdin: boolean; readonly stdout: boolean; readonly stderr: boolean; readonly tty: boolean }): void {
-  if (!request.stdin && !request.stdout && !request.stderr) throw new RuntimeError('InvalidArgument', 'stdin, stdout and stderr are all false: ask for at least one stream');
-  if (request.tty && request.stderr) throw new RuntimeError('InvalidArgument', 'tty and stderr are both set: a terminal has one output, so leave stderr out');
+function checkStreams(request: {
+  readonly stdin: boolean;
+  readonly stdout: boolean;
+  readonly stderr: boolean;
+  readonly tty: boolean;
+}): void {
+  if (!request.stdin && !request.stdout && !request.stderr)
+    throw new RuntimeError('InvalidArgument', 'stdin, stdout and stderr are all false: ask for at least one stream');
+  if (request.tty && request.stderr)
+    throw new RuntimeError(
+      'InvalidArgument',
+      'tty and stderr are both set: a terminal has one output, so leave stderr out',
+    );
 }
 
 function command(cmd: readonly string[]): readonly string[] {
@@ -344,7 +485,8 @@ function command(cmd: readonly string[]): readonly string[] {
 
 function checkName(field: string, name: string): void {
   if (name === '') throw missing(field, 'it is part of what tells one from another');
-  if (name.length > limits.nameBytes || !NAME.test(name)) throw invalid(field, name, `want letters, digits, ".", "-", "_", ":" and "@", at most ${limits.nameBytes} of them`);
+  if (name.length > limits.nameBytes || !NAME.test(name))
+    throw invalid(field, name, `want letters, digits, ".", "-", "_", ":" and "@", at most ${limits.nameBytes} of them`);
 }
 
 function checkPort(field: string, port: number, least: number): void {
@@ -360,7 +502,8 @@ function checkAbsolute(field: string, path: string): void {
 function checkEntries(field: string, entries: StringMap): void {
   let bytes = 0;
   for (const key of Object.keys(entries)) bytes += Buffer.byteLength(key) + Buffer.byteLength(entries[key] ?? '');
-  if (bytes > limits.annotationsBytes) throw tooMuch(field, `${bytes} bytes`, `${limits.annotationsBytes} in keys and values together`);
+  if (bytes > limits.annotationsBytes)
+    throw tooMuch(field, `${bytes} bytes`, `${limits.annotationsBytes} in keys and values together`);
 }
 
 function checkCount(field: string, list: readonly unknown[], max: number): void {
@@ -368,7 +511,8 @@ function checkCount(field: string, list: readonly unknown[], max: number): void 
 }
 
 function checkNoNul(field: string, text: string): void {
-  if (text.includes('\0')) throw new RuntimeError('InvalidArgument', `${field} holds a NUL byte, which no program can receive`);
+  if (text.includes('\0'))
+    throw new RuntimeError('InvalidArgument', `${field} holds a NUL byte, which no program can receive`);
 }
 
 function hasControl(text: string): boolean {

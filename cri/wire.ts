@@ -46,11 +46,20 @@ export class Reader {
 
   skip(tag: number): void {
     switch (tag & 7) {
-      case WIRE.varint: this.#varint(); break;
-      case WIRE.fixed64: this.#take(8); break;
-      case WIRE.bytes: this.#take(this.#length()); break;
-      case WIRE.fixed32: this.#take(4); break;
-      default: throw this.#malformed(`wire type ${tag & 7} in field ${tag >>> 3}`);
+      case WIRE.varint:
+        this.#varint();
+        break;
+      case WIRE.fixed64:
+        this.#take(8);
+        break;
+      case WIRE.bytes:
+        this.#take(this.#length());
+        break;
+      case WIRE.fixed32:
+        this.#take(4);
+        break;
+      default:
+        throw this.#malformed(`wire type ${tag & 7} in field ${tag >>> 3}`);
     }
   }
 
@@ -89,7 +98,8 @@ export class Reader {
     const start = this.#take(length);
     const text = this.#bytes.toString('utf8', start, this.#at);
     // Node replaces bad bytes instead of refusing them; the mark it leaves may also be what the sender wrote.
-    if (text.includes('\ufffd') && Buffer.compare(Buffer.from(text), this.#bytes.subarray(start, this.#at)) !== 0) throw this.#malformed('string is not UTF-8');
+    if (text.includes('\ufffd') && Buffer.compare(Buffer.from(text), this.#bytes.subarray(start, this.#at)) !== 0)
+      throw this.#malformed('string is not UTF-8');
     return text;
   }
 
@@ -113,7 +123,9 @@ export class Reader {
 
   #wide(): bigint {
     // Up to 2^53 one conversion from a double is exact and twice as fast.
-    return this.#high < 0x20_0000 ? BigInt(this.#high * TWO_TO_32 + this.#low) : (BigInt(this.#high) << 32n) | BigInt(this.#low);
+    return this.#high < 0x20_0000
+      ? BigInt(this.#high * TWO_TO_32 + this.#low)
+      : (BigInt(this.#high) << 32n) | BigInt(this.#low);
   }
 
   #length(): number {
@@ -265,7 +277,10 @@ export class Writer {
     this.#at = grown.length - size;
   }
 
-  /** Most strings are short and plain, and for those a loop beats the call into C++. False, and nothing written, otherwise. */
+  /**
+   * Most strings are short and plain, and for those a loop beats the call into C++. False, and nothing written,
+   * otherwise.
+   */
   #shortAscii(text: string): boolean {
     this.#room(text.length);
     let at = this.#at;
@@ -298,7 +313,8 @@ export class Writer {
     for (let i = 0; i < 4; i++, low >>>= 7) bytes[at++] = (low & 0x7f) | 0x80;
     // The fifth byte holds the upper four bits of the low half and the lower three of the high half.
     bytes[at++] = (low & 0x0f) | ((high & 0x07) << 4) | (count > 5 ? 0x80 : 0);
-    for (let i = 5, rest = high >>> 3; i < count; i++, rest >>>= 7) bytes[at++] = (rest & 0x7f) | (i < count - 1 ? 0x80 : 0);
+    for (let i = 5, rest = high >>> 3; i < count; i++, rest >>>= 7)
+      bytes[at++] = (rest & 0x7f) | (i < count - 1 ? 0x80 : 0);
   }
 
   #varint(value: number): void {

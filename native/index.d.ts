@@ -1,28 +1,45 @@
 /**
  * The typed surface of build/bin/addon.node. Only pkg/sys loads it; nobody else may name it.
  *
- * Every function of `Calls` exists twice: `name` runs on the addon's own threads (never on libuv's pool of four, which a
- * dead file system could fill) and returns a promise; `nameSync` runs at once on the calling thread. Both throw an Error with
- * `errno` (positive number) and `syscall`. The addon is context-aware: worker threads may load it too.
+ * Every function of `Calls` exists twice: `name` runs on the addon's own threads (never on libuv's pool of four, which
+ * a dead file system could fill) and returns a promise; `nameSync` runs at once on the calling thread. Both throw an
+ * Error with `errno` (positive number) and `syscall`. The addon is context-aware: worker threads may load it too.
  *
  * Text is a string (UTF-8) or bytes taken literally (names in layers need not be UTF-8); a NUL inside is EINVAL.
  * File descriptors that come back are close-on-exec and belong to the caller.
  */
 export type Text = string | Uint8Array;
 
-/** What statx says: mode, uid, gid, size, nlink, ino, dev, rdev, mtime ns, ctime ns, 512-byte blocks, mount id, 1 if root of a mount. */
+/**
+ * What statx says: mode, uid, gid, size, nlink, ino, dev, rdev, mtime ns, ctime ns, 512-byte blocks, mount id, 1 if
+ * root of a mount.
+ */
 export type RawStat = BigInt64Array;
 
 export interface Calls {
-  // --- processes -------------------------------------------------------------------------------------------------------
+  // --- processes
+  // -------------------------------------------------------------------------------------------------------
   /**
-   * vfork semantics: no copy of the heap. `fds[i]` becomes descriptor i (-1 = /dev/null); everything else is closed. `flags`: 1 = own process group,
-   * 2 = own session. Signals are unblocked and default. `cgroups`: the child writes itself into each `<dir>/cgroup.procs` before it executes (one
-   * migration costs milliseconds; a launcher costs none). `oomScoreAdj` outside -1000..1000 = leave; a refusal by the kernel is ignored.
-   * `launcher` = 0 or what openLauncher gave. Returns pid, pidfd, start time in ticks since boot.
+   * vfork semantics: no copy of the heap. `fds[i]` becomes descriptor i (-1 = /dev/null); everything else is closed.
+   * `flags`: 1 = own process group, 2 = own session. Signals are unblocked and default. `cgroups`: the child writes
+   * itself into each `<dir>/cgroup.procs` before it executes (one migration costs milliseconds; a launcher costs none).
+   * `oomScoreAdj` outside -1000..1000 = leave; a refusal by the kernel is ignored. `launcher` = 0 or what openLauncher
+   * gave. Returns pid, pidfd, start time in ticks since boot.
    */
-  spawn(file: string, argv: readonly Text[], env: readonly Text[], cwd: string, fds: readonly number[], cgroups: readonly string[], flags: number, oomScoreAdj: number, launcher: number): BigInt64Array;
-  /** A thread that lives in these cgroups (v1: `tasks`; v2: CLONE_INTO_CGROUP), so that what it spawns is born there. */
+  spawn(
+    file: string,
+    argv: readonly Text[],
+    env: readonly Text[],
+    cwd: string,
+    fds: readonly number[],
+    cgroups: readonly string[],
+    flags: number,
+    oomScoreAdj: number,
+    launcher: number,
+  ): BigInt64Array;
+  /**
+   * A thread that lives in these cgroups (v1: `tasks`; v2: CLONE_INTO_CGROUP), so that what it spawns is born there.
+   */
   openLauncher(cgroups: readonly string[]): number;
   closeLauncher(launcher: number): void;
   pidfdOpen(pid: number): number;
@@ -30,37 +47,77 @@ export interface Calls {
   /** Reaps our own child: CLD_* code and status. EAGAIN while it runs, ECHILD if it is not ours. */
   pidfdReap(pidfd: number): BigInt64Array;
   setSubreaper(): void;
-  /** The nice value of the calling thread alone; not of threads and children that it makes. Only favourThreadSync makes sense, and the other is not there. */
+  /**
+   * The nice value of the calling thread alone; not of threads and children that it makes. Only favourThreadSync makes
+   * sense, and the other is not there.
+   */
   favourThread(nice: number): void;
   /**
-   * Makes namespaces (`net`, `ipc`, `uts`, `cgroup`) and pins `kinds[i]` by a bind mount at `paths[i]`, a file that is not there yet: all or none. `lo` is
-   * up; hostname '' leaves the host's. Sysctls are names and values; the failed call is called "sysctl" when one of them is refused.
+   * Makes namespaces (`net`, `ipc`, `uts`, `cgroup`) and pins `kinds[i]` by a bind mount at `paths[i]`, a file that is
+   * not there yet: all or none. `lo` is up; hostname '' leaves the host's. Sysctls are names and values; the failed
+   * call is called "sysctl" when one of them is refused.
    */
-  pinNamespaces(kinds: readonly string[], paths: readonly string[], hostname: string, sysctlNames: readonly string[], sysctlValues: readonly string[]): void;
-  /** A TCP socket of the namespace that connects, and may not have done so yet; `host` is a literal IPv4 or IPv6 address. Non-blocking. */
+  pinNamespaces(
+    kinds: readonly string[],
+    paths: readonly string[],
+    hostname: string,
+    sysctlNames: readonly string[],
+    sysctlValues: readonly string[],
+  ): void;
+  /**
+   * A TCP socket of the namespace that connects, and may not have done so yet; `host` is a literal IPv4 or IPv6
+   * address. Non-blocking.
+   */
   connectInNetns(netns: string, host: string, port: number): number;
   /** To be asked when it is writable: throws why it is not connected, ETIMEDOUT if it still tries. */
   connectOutcome(fd: number): void;
-  /** Open descriptors of these processes together, and how many of them are sockets. One that is gone counts nothing. */
+  /**
+   * Open descriptors of these processes together, and how many of them are sockets. One that is gone counts nothing.
+   */
   countFds(pids: readonly number[]): BigInt64Array;
   /** A user namespace with these maps (triples inside, outside, count), held by the descriptor alone. */
   userNamespace(uidMap: readonly number[], gidMap: readonly number[]): number;
 
-  /** Deletes from the kernel's table of connections the UDP flows whose first packet went to `addresses[i]`, port `ports[i]`; how many there were. */
+  /**
+   * Deletes from the kernel's table of connections the UDP flows whose first packet went to `addresses[i]`, port
+   * `ports[i]`; how many there were.
+   */
   forgetUdp(addresses: readonly string[], ports: readonly number[]): number;
 
-  // --- mounts ----------------------------------------------------------------------------------------------------------
+  // --- mounts
+  // ----------------------------------------------------------------------------------------------------------
   /** fsopen, fsconfig, fsmount, move_mount; `options` are `key=value` or `flag`. `attributes` are MOUNT_ATTR_*. */
   mountFs(type: string, source: string, target: string, attributes: number, options: readonly string[]): void;
-  /** `lower` topmost first. `usernsFd` >= 0 mounts the lower layers idmapped by it. upper and work '' = read-only overlay. `method` 0: the best this kernel has; 1: mount(2) in any case. */
-  mountOverlay(lower: readonly string[], upper: string, work: string, target: string, attributes: number, options: readonly string[], usernsFd: number, method: number): void;
+  /**
+   * `lower` topmost first. `usernsFd` >= 0 mounts the lower layers idmapped by it. upper and work '' = read-only
+   * overlay. `method` 0: the best this kernel has; 1: mount(2) in any case.
+   */
+  mountOverlay(
+    lower: readonly string[],
+    upper: string,
+    work: string,
+    target: string,
+    attributes: number,
+    options: readonly string[],
+    usernsFd: number,
+    method: number,
+  ): void;
   /** open_tree + mount_setattr + move_mount. `propagation` is MS_* or 0. `usernsFd` as above. */
-  mountBind(source: string, target: string, recursive: number, set: number, clear: number, propagation: number, usernsFd: number): void;
+  mountBind(
+    source: string,
+    target: string,
+    recursive: number,
+    set: number,
+    clear: number,
+    propagation: number,
+    usernsFd: number,
+  ): void;
   setMount(path: string, recursive: number, set: number, clear: number, propagation: number): void;
   /** umount2 without following a link at the end, until nothing is mounted there. How many mounts that were. */
   unmount(path: string, flags: number): number;
 
-  // --- descriptors -----------------------------------------------------------------------------------------------------
+  // --- descriptors
+  // -----------------------------------------------------------------------------------------------------
   pipe(): BigInt64Array;
   socketPair(type: number): BigInt64Array;
   /** Any path length (through /proc/self/fd). Waits for room in the backlog at most `timeoutMs`. */
@@ -83,34 +140,52 @@ export interface Calls {
   /** Whole files, each at most `max` bytes (below 2 GiB): lengths (or -errno) and all bytes in one buffer. */
   readFiles(paths: readonly string[], max: number): readonly [Int32Array, Buffer];
   /**
-   * As readFiles, for many small files of the kernel in few directories: `names[i]`, separated by line feeds, are those in `directories[i]` as it looks
-   * in network namespace `netns[i]` ('' for one that looks the same in all). For files of the kernel's seq_file only, with records of less than half a
-   * page: what comes in one short read is taken to be all.
+   * As readFiles, for many small files of the kernel in few directories: `names[i]`, separated by line feeds, are those
+   * in `directories[i]` as it looks in network namespace `netns[i]` ('' for one that looks the same in all). For files
+   * of the kernel's seq_file only, with records of less than half a page: what comes in one short read is taken to be
+   * all.
    */
-  readKernelFiles(directories: readonly string[], names: readonly string[], netns: readonly string[], max: number): readonly [Int32Array, Buffer];
-  /** The same files, opened to be read again and again: descriptors (or -errno). One of /proc/thread-self/net keeps its namespace alive. */
+  readKernelFiles(
+    directories: readonly string[],
+    names: readonly string[],
+    netns: readonly string[],
+    max: number,
+  ): readonly [Int32Array, Buffer];
+  /**
+   * The same files, opened to be read again and again: descriptors (or -errno). One of /proc/thread-self/net keeps its
+   * namespace alive.
+   */
   openKernelFiles(directories: readonly string[], names: readonly string[], netns: readonly string[]): BigInt64Array;
   /** Each from its beginning, at most `max` bytes. What is negative is passed on as a length. */
   readOpenFiles(fds: Int32Array, max: number): readonly [Int32Array, Buffer];
   /** Negative ones are passed over. */
   closeAll(fds: Int32Array): void;
 
-  // --- inflating, on a thread that is some blocks ahead of the reader ------------------------------------------------------
-  /** Reads a duplicate of `fd`. `kind` 0: gzip, 1: zstd with windows of at most 2^windowLogMax. undefined if this Node does not lend out its libraries. */
+  // --- inflating, on a thread that is some blocks ahead of the reader
+  // ------------------------------------------------------
+  /**
+   * Reads a duplicate of `fd`. `kind` 0: gzip, 1: zstd with windows of at most 2^windowLogMax. undefined if this Node
+   * does not lend out its libraries.
+   */
   openInflater(fd: number, kind: number, windowLogMax: number): number | undefined;
   /**
-   * The next block (at most 256 KiB, so must `buffer` be): its length, 0 at the end, and how much of the file went into all so far. Waits for it; for
-   * worker threads. EBADMSG: damaged or cut short; EFBIG: a window is too large; ECANCELED: closed meanwhile.
+   * The next block (at most 256 KiB, so must `buffer` be): its length, 0 at the end, and how much of the file went into
+   * all so far. Waits for it; for worker threads. EBADMSG: damaged or cut short; EFBIG: a window is too large;
+   * ECANCELED: closed meanwhile.
    */
   readInflater(inflater: number, buffer: Uint8Array): BigInt64Array;
   /** From any thread; wakes who reads. Content if it is closed. */
   closeInflater(inflater: number): void;
 
-  // --- paths below a directory descriptor (openat2; `resolve` is RESOLVE_*) ---------------------------------------------
+  // --- paths below a directory descriptor (openat2; `resolve` is RESOLVE_*)
+  // ---------------------------------------------
   /** open(2) of a root directory for the calls below. */
   openRoot(path: string): number;
   openAt(root: number, path: Text, flags: number, mode: number, resolve: number): number;
-  /** A regular file of at most `max` bytes; undefined if absent; EFBIG if larger, EINVAL if not a regular file. Never opens a device or a FIFO. */
+  /**
+   * A regular file of at most `max` bytes; undefined if absent; EFBIG if larger, EINVAL if not a regular file. Never
+   * opens a device or a FIFO.
+   */
   readFileAt(root: number, path: Text, max: number, resolve: number): Buffer | undefined;
   statAt(root: number, path: Text, resolve: number): RawStat | undefined;
   readLinkAt(root: number, path: Text, resolve: number): Buffer;
@@ -119,14 +194,39 @@ export interface Calls {
   /** Missing directories of `path`, each with mode and owner; those that exist stay as they are. */
   makeDirsAt(root: number, path: Text, mode: number, uid: number, gid: number, resolve: number): void;
   /**
-   * One entry of a layer in one call: replaces what is there (a directory replaced by a directory is kept, its metadata is set), makes
-   * missing parents (0755, root), then owner, mode, xattrs, times in this order. `kind` is S_IF* or 0 for a hard link; `content`: the file's bytes,
-   * the symlink's target, or the hard link's path under root; `device` [major, minor]; `xattrs` name, value, name, value, …. `seconds`/`nanoseconds` mtime.
+   * One entry of a layer in one call: replaces what is there (a directory replaced by a directory is kept, its metadata
+   * is set), makes missing parents (0755, root), then owner, mode, xattrs, times in this order. `kind` is S_IF* or 0
+   * for a hard link; `content`: the file's bytes, the symlink's target, or the hard link's path under root; `device`
+   * [major, minor]; `xattrs` name, value, name, value, …. `seconds`/`nanoseconds` mtime.
    */
-  writeEntry(root: number, path: Text, resolve: number, kind: number, mode: number, uid: number, gid: number, seconds: number, nanoseconds: number, content: Text, device: readonly number[], xattrs: readonly Text[]): void;
-  /** As writeEntry for a regular file whose bytes come later: returns it open for writing. finishEntry sets the metadata. */
+  writeEntry(
+    root: number,
+    path: Text,
+    resolve: number,
+    kind: number,
+    mode: number,
+    uid: number,
+    gid: number,
+    seconds: number,
+    nanoseconds: number,
+    content: Text,
+    device: readonly number[],
+    xattrs: readonly Text[],
+  ): void;
+  /**
+   * As writeEntry for a regular file whose bytes come later: returns it open for writing. finishEntry sets the
+   * metadata.
+   */
   beginFile(root: number, path: Text, resolve: number): number;
-  finishEntry(fd: number, mode: number, uid: number, gid: number, seconds: number, nanoseconds: number, xattrs: readonly Text[]): void;
+  finishEntry(
+    fd: number,
+    mode: number,
+    uid: number,
+    gid: number,
+    seconds: number,
+    nanoseconds: number,
+    xattrs: readonly Text[],
+  ): void;
   linkAt(root: number, from: Text, to: Text, resolve: number): void;
   symlinkAt(root: number, path: Text, target: Text, resolve: number): void;
   mknodAt(root: number, path: Text, mode: number, major: number, minor: number, resolve: number): void;
@@ -145,8 +245,9 @@ export interface Calls {
   listXattrAt(root: number, path: Text, resolve: number): Buffer;
   removeXattrAt(root: number, path: Text, name: Text, resolve: number): void;
   /**
-   * Copies what is below directory `from` of one root into directory `to` of another: owners, modes, times, xattrs, symlinks, holes. Each name of a file
-   * becomes a file of its own; devices, sockets and FIFOs are left out. EFBIG beyond `max` bytes of data.
+   * Copies what is below directory `from` of one root into directory `to` of another: owners, modes, times, xattrs,
+   * symlinks, holes. Each name of a file becomes a file of its own; devices, sockets and FIFOs are left out. EFBIG
+   * beyond `max` bytes of data.
    */
   copyTree(fromRoot: number, from: Text, toRoot: number, to: Text, max: number, resolve: number): void;
   /** Disk usage of a tree without crossing mounts, hard links counted once: bytes, inodes. */
@@ -158,9 +259,15 @@ export interface Calls {
   spreadDirectories(path: string): number;
   /** f_type, f_bsize, f_blocks, f_bfree, f_bavail, f_files, f_ffree. */
   statFs(path: string): BigInt64Array;
-  /** A host path with links followed: stat and real path. `make` = 1: missing directories are made (0755). undefined if absent. */
+  /**
+   * A host path with links followed: stat and real path. `make` = 1: missing directories are made (0755). undefined if
+   * absent.
+   */
   probe(path: string, make: number): readonly [RawStat, Buffer] | undefined;
-  /** Device nodes at and below a directory: per node 6 numbers (type S_IF*, major, minor, permissions, uid, gid) and NUL-terminated paths. */
+  /**
+   * Device nodes at and below a directory: per node 6 numbers (type S_IF*, major, minor, permissions, uid, gid) and
+   * NUL-terminated paths.
+   */
   devices(path: string): readonly [BigInt64Array, Buffer];
 }
 
@@ -170,7 +277,10 @@ export type Watch = { readonly watch: unique symbol };
 export type Addon = { readonly [K in keyof Calls as `${K}Sync`]: Calls[K] } & {
   readonly [K in keyof Calls]: (...args: Parameters<Calls[K]>) => Promise<ReturnType<Calls[K]>>;
 } & {
-  /** Calls back with 1 (readable), 2 (writable), 3, or -errno while armed. Makes the descriptor non-blocking. EPERM for regular files. */
+  /**
+   * Calls back with 1 (readable), 2 (writable), 3, or -errno while armed. Makes the descriptor non-blocking. EPERM for
+   * regular files.
+   */
   watch(fd: number, onEvent: (events: number) => void): Watch;
   /** 1 = readable, 2 = writable, 0 = nothing; an armed watch keeps the event loop alive. */
   arm(watch: Watch, events: number): void;

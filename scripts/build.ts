@@ -1,9 +1,10 @@
 /**
- * Makes what is shipped: build/berth.cjs, which runs build/lib/main-<digest>.cjs (the daemon and CLI), packages beside it that are loaded when
- * needed, build/unpack-worker.cjs, the launcher build/bin/berth, and the embedded image. The C programs are made by their own Makefiles.
+ * Makes what is shipped: build/berth.cjs, which runs build/lib/main-<digest>.cjs (the daemon and CLI), packages beside
+ * it that are loaded when needed, build/unpack-worker.cjs, the launcher build/bin/berth, and the embedded image. The C
+ * programs are made by their own Makefiles.
  *
- * All of it for a quick start and little memory: one file instead of hundreds, no white space (the source of what runs stays in memory), and
- * nothing in it that most daemons never need.
+ * All of it for a quick start and little memory: one file instead of hundreds, no white space (the source of what runs
+ * stays in memory), and nothing in it that most daemons never need.
  */
 import { build, type BuildOptions, type Plugin } from 'esbuild';
 import { chmod, mkdir, readFile, rm, writeFile } from 'node:fs/promises';
@@ -29,7 +30,10 @@ echo "berth: needs Node 24 or later; install it, or name it in BERTH_NODE" >&2
 exit 127
 `;
 
-/** Packages that are imported when they are needed are files of their own beside the bundle: `lib/<name>.cjs`. Their names land in `found`. */
+/**
+ * Packages that are imported when they are needed are files of their own beside the bundle: `lib/<name>.cjs`. Their
+ * names land in `found`.
+ */
 function lazyPackages(found: Set<string>): Plugin {
   return {
     name: 'lazy packages',
@@ -40,15 +44,17 @@ function lazyPackages(found: Set<string>): Plugin {
         return { path, namespace: 'lazy' };
       });
       plugin.onResolve({ filter: /^\.\/.*\.cjs$/, namespace: 'lazy' }, ({ path }) => ({ path, external: true }));
-      plugin.onLoad({ filter: /^/, namespace: 'lazy' }, ({ path }) => ({ contents: `module.exports = require("./${path}.cjs");` }));
+      plugin.onLoad({ filter: /^/, namespace: 'lazy' }, ({ path }) => ({
+        contents: `module.exports = require("./${path}.cjs");`,
+      }));
     },
   };
 }
 
 const { version } = JSON.parse(await readFile('package.json', 'utf8')) as { readonly version: string };
 /**
- * CommonJS, so that Node's own modules come by require: an ES import of one makes all its lazy members at once to export them. For node:http that
- * is a whole undici, which nobody wants.
+ * CommonJS, so that Node's own modules come by require: an ES import of one makes all its lazy members at once to
+ * export them. For node:http that is a whole undici, which nobody wants.
  */
 const options = {
   outdir: 'build',
@@ -83,7 +89,11 @@ const { metafile } = await build({
 });
 const [bundle = ''] = Object.keys(metafile.outputs);
 await build({ ...options, entryPoints: Object.fromEntries([...lazy].map((name) => [`lib/${name}`, name])) });
-await build({ ...options, entryPoints: { berth: 'cri/boot.ts' }, define: { ...options.define, BERTH_BUNDLE: JSON.stringify(relative('build', bundle)) } });
+await build({
+  ...options,
+  entryPoints: { berth: 'cri/boot.ts' },
+  define: { ...options.define, BERTH_BUNDLE: JSON.stringify(relative('build', bundle)) },
+});
 await build({ ...options, entryPoints: { 'unpack-worker': 'pkg/rootfs/unpack-worker.ts' } });
 await writeFile('build/bin/berth', LAUNCHER);
 await chmod('build/bin/berth', 0o755);

@@ -8,8 +8,9 @@
  *     npm run conformance -- --program crictl              one of the two
  *     npm run conformance -- --restart-between             the daemon is killed and started again before each spec
  *
- * Prints a table, each failure with its message and each skip with its reason; a skip that test/conformance/expected-skips.ts does not
- * expect is a failure. Last line: `N passed, N failed, N skipped`. What critest and the daemon said is kept in build/conformance.
+ * Prints a table, each failure with its message and each skip with its reason; a skip that
+ * test/conformance/expected-skips.ts does not expect is a failure. Last line: `N passed, N failed, N skipped`. What
+ * critest and the daemon said is kept in build/conformance.
  */
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
@@ -59,7 +60,9 @@ const { values: flags } = parseArgs({
 });
 
 if (!hasGo()) {
-  console.error('conformance: crictl and critest are built with Go, and there is no go in PATH; install Go 1.25 or later');
+  console.error(
+    'conformance: crictl and critest are built with Go, and there is no go in PATH; install Go 1.25 or later',
+  );
   process.exitCode = 2;
 } else if (process.env['BERTH_CONFORMANCE'] === undefined) {
   // While there is a network: private ground has none.
@@ -72,10 +75,25 @@ if (!hasGo()) {
 }
 
 function plan(): Run[] {
-  const runtimes = flags.all || flags.runtime.length === 0 ? RUNTIMES : flags.runtime.flatMap((each) => each.split(',')).map(runtimeNamed);
-  const given: Omit<Run, 'runtime'> = { program: 'critest', transport: flags.websocket ? 'websocket' : 'spdy', parallel: Number(flags.parallel), restartBetween: flags['restart-between'] };
-  const variants = flags.all ? [1, 4].flatMap((parallel) => (['spdy', 'websocket'] as const).map((transport) => ({ ...given, transport, parallel }))) : [given];
-  const crictl = flags.focus === '' && !given.restartBetween ? [{ ...given, program: 'crictl', transport: 'spdy', parallel: 1 } as const] : [];
+  const runtimes =
+    flags.all || flags.runtime.length === 0
+      ? RUNTIMES
+      : flags.runtime.flatMap((each) => each.split(',')).map(runtimeNamed);
+  const given: Omit<Run, 'runtime'> = {
+    program: 'critest',
+    transport: flags.websocket ? 'websocket' : 'spdy',
+    parallel: Number(flags.parallel),
+    restartBetween: flags['restart-between'],
+  };
+  const variants = flags.all
+    ? [1, 4].flatMap((parallel) =>
+        (['spdy', 'websocket'] as const).map((transport) => ({ ...given, transport, parallel })),
+      )
+    : [given];
+  const crictl =
+    flags.focus === '' && !given.restartBetween
+      ? [{ ...given, program: 'crictl', transport: 'spdy', parallel: 1 } as const]
+      : [];
   const wanted = [...crictl, ...variants].filter(({ program }) => flags.program === '' || program === flags.program);
   return runtimes.flatMap((runtime) => wanted.map((variant) => ({ ...variant, runtime })));
 }
@@ -95,7 +113,10 @@ async function runAll(runs: readonly Run[]): Promise<Outcome[]> {
     const registriesConf = await publishImages(join(scratch, 'images'), registry.host);
     const outcomes: Outcome[] = [];
     for (const run of runs) {
-      const outcome = run.program === 'crictl' ? await crictlRun(run, programs, registriesConf) : await critestRun(run, programs, registriesConf);
+      const outcome =
+        run.program === 'crictl'
+          ? await crictlRun(run, programs, registriesConf)
+          : await critestRun(run, programs, registriesConf);
       console.log(`=== ${outcome.run}: ${summary(outcome)} in ${outcome.seconds.toFixed(0)} s`);
       outcomes.push(outcome);
     }
@@ -139,14 +160,18 @@ async function critestRun(run: Run, programs: GoPrograms, registriesConf: string
   return judged(name, results, failed, { idmappedMounts }, (Date.now() - began) / 1000);
 }
 
-/** Kills the daemon and starts it again; a container that runs all the time must be found running by each life of the daemon. */
+/**
+ * Kills the daemon and starts it again; a container that runs all the time must be found running by each life of the
+ * daemon.
+ */
 async function restarter(node: TestNode): Promise<() => Promise<void>> {
   const witness = await node.cri.runContainer(await node.cri.runPod(), IMAGE, { command: ['sleep', '100000'] });
   return async () => {
     await node.kill();
     await node.start();
     const { state } = await node.cri.container(witness);
-    if (state !== 'CONTAINER_RUNNING') throw new Error(`the container that outlives the daemon is ${state} after a restart`);
+    if (state !== 'CONTAINER_RUNNING')
+      throw new Error(`the container that outlives the daemon is ${state} after a restart`);
   };
 }
 
@@ -155,7 +180,13 @@ async function hasIdmappedMounts(node: TestNode): Promise<boolean> {
   return runtimeHandlers.find((each) => each.name === '')?.features?.userNamespaces === true;
 }
 
-function judged(run: string, results: readonly SpecResult[], failed: { name: string; message: string }[], ground: { readonly idmappedMounts: boolean }, seconds: number): Outcome {
+function judged(
+  run: string,
+  results: readonly SpecResult[],
+  failed: { name: string; message: string }[],
+  ground: { readonly idmappedMounts: boolean },
+  seconds: number,
+): Outcome {
   const skipped: { name: string; reason: string }[] = [];
   for (const { name, state, message } of results) {
     if (state === 'failed') failed.push({ name, message });
@@ -163,7 +194,12 @@ function judged(run: string, results: readonly SpecResult[], failed: { name: str
     const reason = reasonToSkip(name, ground);
     // With --focus most specs are not chosen, and say nothing.
     if (flags.focus !== '' && message === '') continue;
-    if (reason === undefined) failed.push({ name, message: `skipped without a reason in test/conformance/expected-skips.ts; critest says: ${message || 'nothing'}` });
+    if (reason === undefined)
+      failed.push({
+        name,
+        message:
+          'skipped without a reason in test/conformance/expected-skips.ts; critest says: ' + `${message || 'nothing'}`,
+      });
     else skipped.push({ name, reason });
   }
   const passed = results.filter(({ state }) => state === 'passed').length;
@@ -179,19 +215,57 @@ async function crictlRun(run: Run, programs: GoPrograms, registriesConf: string)
   const file = join(LOGS, `${fileNameOf(name)}.json`);
   rmSync(file, { force: true });
   const root = new URL('..', import.meta.url).pathname;
-  const child = spawn(process.execPath, ['node_modules/mocha/bin/mocha.js', '--timeout', '120000', '--reporter', 'scripts/reporter.cjs', '--reporter-option', `file=${file}`, 'test/conformance/crictl.e2e.ts'], {
-    cwd: root,
-    stdio: 'inherit',
-    env: { ...process.env, CONFORMANCE_CRICTL: programs.crictl, CONFORMANCE_REGISTRIES_CONF: registriesConf, CONFORMANCE_NODE: JSON.stringify(daemonOf(run.runtime)) },
-  });
+  const child = spawn(
+    process.execPath,
+    [
+      'node_modules/mocha/bin/mocha.js',
+      '--timeout',
+      '120000',
+      '--reporter',
+      'scripts/reporter.cjs',
+      '--reporter-option',
+      `file=${file}`,
+      'test/conformance/crictl.e2e.ts',
+    ],
+    {
+      cwd: root,
+      stdio: 'inherit',
+      env: {
+        ...process.env,
+        CONFORMANCE_CRICTL: programs.crictl,
+        CONFORMANCE_REGISTRIES_CONF: registriesConf,
+        CONFORMANCE_NODE: JSON.stringify(daemonOf(run.runtime)),
+      },
+    },
+  );
   const [code] = (await once(child, 'exit')) as [number | null];
   const seconds = (Date.now() - began) / 1000;
   try {
-    const { passed, failed, skipped } = JSON.parse(readFileSync(file, 'utf8')) as { readonly passed: number; readonly failed: readonly string[]; readonly skipped: readonly string[] };
-    const wrong = [...failed, ...skipped.map((each) => `${each}: skipped`), ...(code !== 0 && failed.length === 0 ? [`exit code ${code}`] : [])];
-    return { run: name, passed, failed: wrong.map((each) => ({ name: each, message: 'see above' })), skipped: [], seconds };
+    const { passed, failed, skipped } = JSON.parse(readFileSync(file, 'utf8')) as {
+      readonly passed: number;
+      readonly failed: readonly string[];
+      readonly skipped: readonly string[];
+    };
+    const wrong = [
+      ...failed,
+      ...skipped.map((each) => `${each}: skipped`),
+      ...(code !== 0 && failed.length === 0 ? [`exit code ${code}`] : []),
+    ];
+    return {
+      run: name,
+      passed,
+      failed: wrong.map((each) => ({ name: each, message: 'see above' })),
+      skipped: [],
+      seconds,
+    };
   } catch {
-    return { run: name, passed: 0, failed: [{ name, message: `mocha ended with ${code} before it could report` }], skipped: [], seconds };
+    return {
+      run: name,
+      passed: 0,
+      failed: [{ name, message: `mocha ended with ${code} before it could report` }],
+      skipped: [],
+      seconds,
+    };
   }
 }
 
@@ -215,21 +289,37 @@ function summary({ passed, failed, skipped }: Pick<Outcome, 'passed' | 'failed' 
 
 /** What a failed expectation says before it prints the values; the rest is in the log. */
 function headline(message: string): string {
-  return message.trim().split(/\n\s*(?:Unexpected error:|Expected\b)/)[0]?.slice(0, 600) ?? '';
+  return (
+    message
+      .trim()
+      .split(/\n\s*(?:Unexpected error:|Expected\b)/)[0]
+      ?.slice(0, 600) ?? ''
+  );
 }
 
 function report(outcomes: readonly Outcome[]): void {
   const width = Math.max(...outcomes.map(({ run }) => run.length));
   console.log(`\n${'run'.padEnd(width)}  passed  failed  skipped  seconds`);
   for (const { run, passed, failed, skipped, seconds } of outcomes) {
-    console.log(`${run.padEnd(width)}  ${String(passed).padStart(6)}  ${String(failed.length).padStart(6)}  ${String(skipped.length).padStart(7)}  ${seconds.toFixed(0).padStart(7)}`);
+    console.log(
+      `${run.padEnd(width)}  ${String(passed).padStart(6)}  ${String(failed.length).padStart(6)}  ` +
+        `${String(skipped.length).padStart(7)}  ${seconds.toFixed(0).padStart(7)}`,
+    );
   }
   for (const { run, skipped } of outcomes) {
     const byReason = Map.groupBy(skipped, ({ reason }) => reason);
     for (const [reason, specs] of byReason) console.log(`skipped: ${run}: ${specs.length}: ${reason}`);
   }
-  for (const { run, failed } of outcomes) for (const { name, message } of failed) console.log(`failed: ${run}: ${name}\n        ${headline(message).replaceAll('\n', '\n        ')}`);
+  for (const { run, failed } of outcomes)
+    for (const { name, message } of failed)
+      console.log(`failed: ${run}: ${name}\n        ${headline(message).replaceAll('\n', '\n        ')}`);
   const failures = outcomes.flatMap(({ failed }) => failed);
   process.exitCode = failures.length === 0 && outcomes.length > 0 ? 0 : 1;
-  console.log(summary({ passed: outcomes.reduce((sum, { passed }) => sum + passed, 0), failed: failures, skipped: outcomes.flatMap(({ skipped }) => skipped) }));
+  console.log(
+    summary({
+      passed: outcomes.reduce((sum, { passed }) => sum + passed, 0),
+      failed: failures,
+      skipped: outcomes.flatMap(({ skipped }) => skipped),
+    }),
+  );
 }

@@ -1,5 +1,6 @@
 /**
- * `npm run e2e [-- name…]`: the end-to-end tests, as root, on private ground (see ground.ts). Without names all of test/e2e runs.
+ * `npm run e2e [-- name…]`: the end-to-end tests, as root, on private ground (see ground.ts). Without names all of
+ * test/e2e runs.
  */
 import { spawnSync } from 'node:child_process';
 import { globSync } from 'node:fs';

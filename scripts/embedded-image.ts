@@ -11,7 +11,25 @@ import { gzipSync } from 'node:zlib';
 export const EMBEDDED_IMAGE = 'localhost/berth/busybox:latest';
 
 const BUSYBOX = '/bin/busybox';
-const APPLETS = ['sh', 'cat', 'date', 'echo', 'hostname', 'id', 'ip', 'ls', 'nc', 'ping', 'ps', 'seq', 'sleep', 'top', 'true', 'uname', 'wget'];
+const APPLETS = [
+  'sh',
+  'cat',
+  'date',
+  'echo',
+  'hostname',
+  'id',
+  'ip',
+  'ls',
+  'nc',
+  'ping',
+  'ps',
+  'seq',
+  'sleep',
+  'top',
+  'true',
+  'uname',
+  'wget',
+];
 
 /** Writes the layout into `directory`, replacing what is there. */
 export async function makeEmbeddedImage(directory: string): Promise<void> {
@@ -28,18 +46,26 @@ export async function makeEmbeddedImage(directory: string): Promise<void> {
     rootfs: { type: 'layers', diff_ids: [digest(tar)] },
     history: [{ created: '1970-01-01T00:00:00Z', created_by: 'berth: busybox-static' }],
   };
-  const configDescriptor = await blob(directory, 'application/vnd.oci.image.config.v1+json', Buffer.from(JSON.stringify(config)));
+  const configDescriptor = await blob(
+    directory,
+    'application/vnd.oci.image.config.v1+json',
+    Buffer.from(JSON.stringify(config)),
+  );
   const manifestType = 'application/vnd.oci.image.manifest.v1+json';
   const manifest = { schemaVersion: 2, mediaType: manifestType, config: configDescriptor, layers: [layerDescriptor] };
   const manifestDescriptor = await blob(directory, manifestType, Buffer.from(JSON.stringify(manifest)));
-  const index = { schemaVersion: 2, manifests: [{ ...manifestDescriptor, annotations: { 'org.opencontainers.image.ref.name': EMBEDDED_IMAGE } }] };
+  const index = {
+    schemaVersion: 2,
+    manifests: [{ ...manifestDescriptor, annotations: { 'org.opencontainers.image.ref.name': EMBEDDED_IMAGE } }],
+  };
   await writeFile(join(directory, 'index.json'), JSON.stringify(index));
   await writeFile(join(directory, 'oci-layout'), JSON.stringify({ imageLayoutVersion: '1.0.0' }));
 }
 
 async function rootTar(): Promise<Buffer> {
   const busybox = await readFile(BUSYBOX);
-  const file = (name: string, content: string): Buffer => Buffer.concat([header(name, '0', 0o644, content.length), padded(Buffer.from(content))]);
+  const file = (name: string, content: string): Buffer =>
+    Buffer.concat([header(name, '0', 0o644, content.length), padded(Buffer.from(content))]);
   return Buffer.concat([
     ...['bin/', 'etc/', 'root/', 'var/'].map((name) => header(name, '5', 0o755, 0)),
     header('tmp/', '5', 0o1777, 0),
@@ -55,7 +81,8 @@ async function rootTar(): Promise<Buffer> {
 /** One ustar header (POSIX.1-1988, pax(1)). */
 function header(name: string, type: string, mode: number, size: number, link = ''): Buffer {
   const block = Buffer.alloc(512);
-  const octal = (value: number, at: number, width: number): number => block.write(`${value.toString(8).padStart(width - 1, '0')}\0`, at, 'latin1');
+  const octal = (value: number, at: number, width: number): number =>
+    block.write(`${value.toString(8).padStart(width - 1, '0')}\0`, at, 'latin1');
   block.write(name, 0, 'latin1');
   octal(mode, 100, 8);
   octal(0, 108, 8);
@@ -75,7 +102,11 @@ function padded(content: Buffer): Buffer {
   return Buffer.concat([content, Buffer.alloc((512 - (content.length % 512)) % 512)]);
 }
 
-async function blob(directory: string, mediaType: string, content: Buffer): Promise<{ mediaType: string; digest: string; size: number }> {
+async function blob(
+  directory: string,
+  mediaType: string,
+  content: Buffer,
+): Promise<{ mediaType: string; digest: string; size: number }> {
   const name = digest(content);
   await writeFile(join(directory, 'blobs/sha256', name.slice('sha256:'.length)), content);
   return { mediaType, digest: name, size: content.length };

@@ -4,7 +4,8 @@
  *   node scripts/first-pod.ts          then removes all that it made and exits
  *   node scripts/first-pod.ts --keep   and keeps serving until Ctrl-C; containers outlive the daemon
  *
- * Without --keep everything lies in a directory of its own; with it, in Berth's usual places, so that the next start finds it.
+ * Without --keep everything lies in a directory of its own; with it, in Berth's usual places, so that the next start
+ * finds it.
  */
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
@@ -48,20 +49,50 @@ try {
 }
 
 function usualPlaces(): Places {
-  return { root: '/var/lib/berth', runroot: '/run/berth', socket: '/run/berth/berth.sock', logs: '/var/log/berth/pods', netDir: '/var/lib/berth/net.d', bridge: 'berth0' };
+  return {
+    root: '/var/lib/berth',
+    runroot: '/run/berth',
+    socket: '/run/berth/berth.sock',
+    logs: '/var/log/berth/pods',
+    netDir: '/var/lib/berth/net.d',
+    bridge: 'berth0',
+  };
 }
 
 async function ownPlaces(): Promise<Places> {
   const dir = await mkdtemp('/tmp/berth-demo-');
-  return { root: join(dir, 'root'), runroot: join(dir, 'run'), socket: join(dir, 'run/berth.sock'), logs: join(dir, 'logs'), netDir: join(dir, 'net.d'), bridge: `berth${process.pid % 100_000}` };
+  return {
+    root: join(dir, 'root'),
+    runroot: join(dir, 'run'),
+    socket: join(dir, 'run/berth.sock'),
+    logs: join(dir, 'logs'),
+    netDir: join(dir, 'net.d'),
+    bridge: `berth${process.pid % 100_000}`,
+  };
 }
 
 async function startDaemon(where: Places): Promise<ChildProcess> {
-  const args = ['--root', where.root, '--runroot', where.runroot, '--listen', where.socket, '--log-dir', where.logs, '--log-level', 'warn'];
+  const args = [
+    '--root',
+    where.root,
+    '--runroot',
+    where.runroot,
+    '--listen',
+    where.socket,
+    '--log-dir',
+    where.logs,
+    '--log-level',
+    'warn',
+  ];
   if (!keep || !machineHasNetwork()) {
     await mkdir(where.netDir, { recursive: true });
-    const used = Object.values(networkInterfaces()).flatMap((each) => each ?? []).flatMap(({ cidr }) => cidr ?? []);
-    await writeFile(join(where.netDir, '10-berth.conflist'), defaultConflist({ dataDir: join(where.root, 'ipam'), bridge: where.bridge, subnets: [freeSubnet(used)] }));
+    const used = Object.values(networkInterfaces())
+      .flatMap((each) => each ?? [])
+      .flatMap(({ cidr }) => cidr ?? []);
+    await writeFile(
+      join(where.netDir, '10-berth.conflist'),
+      defaultConflist({ dataDir: join(where.root, 'ipam'), bridge: where.bridge, subnets: [freeSubnet(used)] }),
+    );
     args.push('--cni-config-dir', where.netDir);
     if (keep) say('no CNI configuration on this machine: pods join the bridge of our own');
   }
@@ -92,20 +123,33 @@ async function runFirstPod(cri: Client): Promise<Pod> {
   await cri.import({ path: join(BUILD, 'embedded-image'), reference: '' });
   say(`imported ${EMBEDDED_IMAGE}`);
   const labels = { 'io.kubernetes.pod.name': 'first', 'io.kubernetes.pod.namespace': 'default' };
-  const config = { metadata: { name: 'first', uid: 'first', namespace: 'default', attempt: Math.floor(Date.now() / 1000) % 2 ** 31 }, hostname: 'first', labels, linux: {} };
+  const config = {
+    metadata: { name: 'first', uid: 'first', namespace: 'default', attempt: Math.floor(Date.now() / 1000) % 2 ** 31 },
+    hostname: 'first',
+    labels,
+    linux: {},
+  };
   const { podSandboxId: sandbox } = await cri.runPodSandbox({ config });
   const script = 'echo "hello from $(hostname), pid $$"; trap "exit 0" TERM; while :; do sleep 1; done';
   const { containerId: container } = await cri.createContainer({
     podSandboxId: sandbox,
     sandboxConfig: config,
-    config: { metadata: { name: 'hello', attempt: 0 }, image: { image: EMBEDDED_IMAGE }, command: ['sh', '-c', script], logPath: 'hello.log', labels },
+    config: {
+      metadata: { name: 'hello', attempt: 0 },
+      image: { image: EMBEDDED_IMAGE },
+      command: ['sh', '-c', script],
+      logPath: 'hello.log',
+      labels,
+    },
   });
   await cri.startContainer({ containerId: container });
   return { sandbox, container };
 }
 
 async function earlierPod(cri: Client): Promise<Pod | undefined> {
-  const { containers } = await cri.listContainers({ filter: { state: { state: 'CONTAINER_RUNNING' }, labelSelector: { 'io.kubernetes.pod.name': 'first' } } });
+  const { containers } = await cri.listContainers({
+    filter: { state: { state: 'CONTAINER_RUNNING' }, labelSelector: { 'io.kubernetes.pod.name': 'first' } },
+  });
   const [container] = containers;
   return container === undefined ? undefined : { sandbox: container.podSandboxId, container: container.id };
 }
@@ -145,11 +189,15 @@ async function tidyUp(cri: Client, { sandbox }: Pod): Promise<void> {
   say('removed the pod and its image');
 }
 
-/** What outlives the daemon by design and was made for this demo alone: its directory, its bridge, the cgroup that pods without a parent share. */
+/**
+ * What outlives the daemon by design and was made for this demo alone: its directory, its bridge, the cgroup that pods
+ * without a parent share.
+ */
 async function removeTraces(): Promise<void> {
   await rm(join(places.root, '..'), { recursive: true, force: true });
   spawnSync('ip', ['link', 'del', places.bridge], { stdio: 'ignore' });
-  for (const hierarchy of readdirSync('/sys/fs/cgroup')) await rmdir(join('/sys/fs/cgroup', hierarchy, 'berth')).catch(() => {});
+  for (const hierarchy of readdirSync('/sys/fs/cgroup'))
+    await rmdir(join('/sys/fs/cgroup', hierarchy, 'berth')).catch(() => {});
   await rmdir('/sys/fs/cgroup/berth').catch(() => {});
 }
 

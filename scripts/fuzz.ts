@@ -1,8 +1,10 @@
 /**
- * `npm run fuzz [-- TARGET… --seed N --seconds S]`: readers of hostile text and bytes get input that is nearly right. What comes out is a value or a
- * RuntimeError, soon; anything else is a failure, printed with the seed and the input that show it again.
+ * `npm run fuzz [-- TARGET… --seed N --seconds S]`: readers of hostile text and bytes get input that is nearly right.
+ * What comes out is a value or a RuntimeError, soon; anything else is a failure, printed with the seed and the input
+ * that show it again.
  *
- * Without targets all are tried, each for `--seconds` (default 60). `--seed` is printed; the same seed gives the same inputs.
+ * Without targets all are tried, each for `--seconds` (default 60). `--seed` is printed; the same seed gives the same
+ * inputs.
  */
 import { RuntimeError } from '../pkg/base/errors.ts';
 import { parseAuthFile, parseChallenges } from '../pkg/image/auth.ts';
@@ -29,29 +31,123 @@ interface Reader {
   readonly read: (input: Buffer) => unknown;
 }
 
-const JSON_WORDS = ['null', '{}', '[]', '""', '-1', '1e999', '0.5', '9007199254740993', '"__proto__":', '"constructor"', '\\u0000', '\ud800', 'true', ',', ':', '{"a":', '['];
-const TOML_WORDS = ['[[registry]]', 'prefix = ', 'location = ', 'mirror', '"*.x"', 'true', '[', ']', '=', '"""', '1979-05-27', 'inf', '\\x00', '[a.b]'];
+const JSON_WORDS = [
+  'null',
+  '{}',
+  '[]',
+  '""',
+  '-1',
+  '1e999',
+  '0.5',
+  '9007199254740993',
+  '"__proto__":',
+  '"constructor"',
+  '\\u0000',
+  '\ud800',
+  'true',
+  ',',
+  ':',
+  '{"a":',
+  '[',
+];
+const TOML_WORDS = [
+  '[[registry]]',
+  'prefix = ',
+  'location = ',
+  'mirror',
+  '"*.x"',
+  'true',
+  '[',
+  ']',
+  '=',
+  '"""',
+  '1979-05-27',
+  'inf',
+  '\\x00',
+  '[a.b]',
+];
 
 const readers: Readonly<Record<string, Reader>> = {
   manifest: {
     corpus: [
-      JSON.stringify({ schemaVersion: 2, config: descriptor('application/vnd.oci.image.config.v1+json'), layers: [descriptor('application/vnd.oci.image.layer.v1.tar+gzip')], annotations: { a: 'b' } }),
-      JSON.stringify({ schemaVersion: 2, mediaType: 'application/vnd.oci.image.index.v1+json', manifests: [{ ...descriptor('application/vnd.oci.image.manifest.v1+json'), platform: { os: 'linux', architecture: 'arm', variant: 'v7' } }] }),
+      JSON.stringify({
+        schemaVersion: 2,
+        config: descriptor('application/vnd.oci.image.config.v1+json'),
+        layers: [descriptor('application/vnd.oci.image.layer.v1.tar+gzip')],
+        annotations: { a: 'b' },
+      }),
+      JSON.stringify({
+        schemaVersion: 2,
+        mediaType: 'application/vnd.oci.image.index.v1+json',
+        manifests: [
+          {
+            ...descriptor('application/vnd.oci.image.manifest.v1+json'),
+            platform: { os: 'linux', architecture: 'arm', variant: 'v7' },
+          },
+        ],
+      }),
     ],
-    words: [...JSON_WORDS, '"schemaVersion":1', '"manifests":', '"layers":', '"size":', 'application/vnd.docker.distribution.manifest.v2+json', DIGEST],
+    words: [
+      ...JSON_WORDS,
+      '"schemaVersion":1',
+      '"manifests":',
+      '"layers":',
+      '"size":',
+      'application/vnd.docker.distribution.manifest.v2+json',
+      DIGEST,
+    ],
     read(input) {
       const document = parseManifest(input, '');
-      return document.kind === 'index' ? selectPlatform(document, { os: 'linux', architecture: 'arm', variant: 'v7' }) : document;
+      return document.kind === 'index'
+        ? selectPlatform(document, { os: 'linux', architecture: 'arm', variant: 'v7' })
+        : document;
     },
   },
   config: {
-    corpus: [JSON.stringify({ architecture: 'amd64', os: 'linux', config: { User: '1', Env: ['A=b'], Cmd: ['sh'], Volumes: { '/v': {} }, Labels: { a: 'b' }, StopSignal: 'SIGTERM', ExposedPorts: { '80/tcp': {} } }, rootfs: { type: 'layers', diff_ids: [DIGEST] } })],
+    corpus: [
+      JSON.stringify({
+        architecture: 'amd64',
+        os: 'linux',
+        config: {
+          User: '1',
+          Env: ['A=b'],
+          Cmd: ['sh'],
+          Volumes: { '/v': {} },
+          Labels: { a: 'b' },
+          StopSignal: 'SIGTERM',
+          ExposedPorts: { '80/tcp': {} },
+        },
+        rootfs: { type: 'layers', diff_ids: [DIGEST] },
+      }),
+    ],
     words: [...JSON_WORDS, '"rootfs":', '"diff_ids":', '"Volumes":', '"Env":'],
     read: parseImageConfig,
   },
   reference: {
-    corpus: ['busybox', 'registry.example:5000/team/app:v1.2', `a.b/c/d@${DIGEST}`, `[::1]:80/x:y@${DIGEST}`, 'localhost/a_b__c-d.e'],
-    words: [':', '@', '/', '//', '..', '[', ']', 'sha256:', 'docker.io/', '%00', ' ', '\0', 'ü', '-'.repeat(300), 'a/'.repeat(200)],
+    corpus: [
+      'busybox',
+      'registry.example:5000/team/app:v1.2',
+      `a.b/c/d@${DIGEST}`,
+      `[::1]:80/x:y@${DIGEST}`,
+      'localhost/a_b__c-d.e',
+    ],
+    words: [
+      ':',
+      '@',
+      '/',
+      '//',
+      '..',
+      '[',
+      ']',
+      'sha256:',
+      'docker.io/',
+      '%00',
+      ' ',
+      '\0',
+      'ü',
+      '-'.repeat(300),
+      'a/'.repeat(200),
+    ],
     read(input) {
       const reference = withDefaultTag(complete(parseName(input.toString('utf8')), 'docker.io'));
       const text = formatReference(reference);
@@ -61,17 +157,45 @@ const readers: Readonly<Record<string, Reader>> = {
     },
   },
   registries: {
-    corpus: ['unqualified-search-registries = ["docker.io"]\nshort-name-mode = "enforcing"\n[[registry]]\nprefix = "*.example.com"\nlocation = "x.example/y"\ninsecure = true\nblocked = false\n[[registry.mirror]]\nlocation = "m.example"\npull-from-mirror = "digest-only"\n[aliases]\n"a" = "b.example/c"\n'],
+    corpus: [
+      'unqualified-search-registries = ["docker.io"]\nshort-name-mode = ' +
+        '"enforcing"\n[[registry]]\nprefix = "*.example.com"\nlocation = "x.example/y"\ninsecure = ' +
+        'true\nblocked = false\n[[registry.mirror]]\nlocation = "m.example"\npull-from-mirror = ' +
+        '"digest-only"\n[aliases]\n"a" = "b.example/c"\n',
+    ],
     words: TOML_WORDS,
     read: (input) => parseRegistries(input.toString('utf8'), 'fuzz'),
   },
   policy: {
-    corpus: [JSON.stringify({ default: [{ type: 'reject' }], transports: { docker: { 'x.example/y': [{ type: 'insecureAcceptAnything' }], '': [{ type: 'signedBy', keyType: 'GPGKeys', keyPath: '/k', signedIdentity: { type: 'matchRepoDigestOrExact' } }] } } })],
+    corpus: [
+      JSON.stringify({
+        default: [{ type: 'reject' }],
+        transports: {
+          docker: {
+            'x.example/y': [{ type: 'insecureAcceptAnything' }],
+            '': [
+              {
+                type: 'signedBy',
+                keyType: 'GPGKeys',
+                keyPath: '/k',
+                signedIdentity: { type: 'matchRepoDigestOrExact' },
+              },
+            ],
+          },
+        },
+      }),
+    ],
     words: [...JSON_WORDS, '"default":', '"transports":', '"type":', '"sigstoreSigned"', '"keyData":'],
     read: parsePolicy,
   },
   auth: {
-    corpus: [JSON.stringify({ auths: { 'x.example': { auth: 'dTpw' }, 'https://index.docker.io/v1/': { identitytoken: 't' } }, credHelpers: { y: 'z' }, credsStore: 's' })],
+    corpus: [
+      JSON.stringify({
+        auths: { 'x.example': { auth: 'dTpw' }, 'https://index.docker.io/v1/': { identitytoken: 't' } },
+        credHelpers: { y: 'z' },
+        credsStore: 's',
+      }),
+    ],
     words: [...JSON_WORDS, '"auths":', '"auth":', 'Bearer realm="', '",scope="', '=,', 'Basic '],
     read(input) {
       parseChallenges([input.toString('latin1')]);
@@ -79,8 +203,33 @@ const readers: Readonly<Record<string, Reader>> = {
     },
   },
   cni: {
-    corpus: [JSON.stringify({ cniVersion: '1.0.0', name: 'net', plugins: [{ type: 'bridge', ipam: { type: 'host-local', ranges: [[{ subnet: '10.0.0.0/16' }]] } }, { type: 'portmap', capabilities: { portMappings: true } }] }), JSON.stringify({ cniVersion: '1.0.0', interfaces: [{ name: 'eth0', mac: 'aa:bb:cc:dd:ee:ff', sandbox: '/n' }], ips: [{ address: '10.0.0.2/16', gateway: '10.0.0.1', interface: 0 }], dns: {} })],
-    words: [...JSON_WORDS, '"plugins":', '"type":', '"cniVersion":', '"ips":', '"address":', '0.3.1', '../../x', '::/0'],
+    corpus: [
+      JSON.stringify({
+        cniVersion: '1.0.0',
+        name: 'net',
+        plugins: [
+          { type: 'bridge', ipam: { type: 'host-local', ranges: [[{ subnet: '10.0.0.0/16' }]] } },
+          { type: 'portmap', capabilities: { portMappings: true } },
+        ],
+      }),
+      JSON.stringify({
+        cniVersion: '1.0.0',
+        interfaces: [{ name: 'eth0', mac: 'aa:bb:cc:dd:ee:ff', sandbox: '/n' }],
+        ips: [{ address: '10.0.0.2/16', gateway: '10.0.0.1', interface: 0 }],
+        dns: {},
+      }),
+    ],
+    words: [
+      ...JSON_WORDS,
+      '"plugins":',
+      '"type":',
+      '"cniVersion":',
+      '"ips":',
+      '"address":',
+      '0.3.1',
+      '../../x',
+      '::/0',
+    ],
     read(input) {
       try {
         parseNetworkConf('fuzz.conflist', input.toString('utf8'));
@@ -91,12 +240,22 @@ const readers: Readonly<Record<string, Reader>> = {
     },
   },
   mountinfo: {
-    corpus: ['36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue\n37 36 0:5 / /a\\040b rw shared:7 - tmpfs tmpfs rw\n'],
+    corpus: [
+      '36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue\n37 36 0:5 / ' +
+        '/a\\040b rw shared:7 - tmpfs tmpfs rw\n',
+    ],
     words: ['\\040', '\\9', ' - ', '\n', 'shared:', 'master:', '0:0', '-1', '\\'],
     read: (input) => parseMountinfo(input.toString('latin1')),
   },
   spdy: {
-    corpus: [Buffer.concat([Buffer.from([0, 0, 0, 1, 0, 0, 0, 4]), Buffer.from('type'), Buffer.from([0, 0, 0, 5]), Buffer.from('stdin')])],
+    corpus: [
+      Buffer.concat([
+        Buffer.from([0, 0, 0, 1, 0, 0, 0, 4]),
+        Buffer.from('type'),
+        Buffer.from([0, 0, 0, 5]),
+        Buffer.from('stdin'),
+      ]),
+    ],
     words: ['\0\0\0\x01', '\xff\xff\xff\xff', '\0\0\0\0', 'streamtype', '\0'],
     read: parseHeaderBlock,
   },
@@ -129,7 +288,11 @@ function tryOne(target: string, reader: Reader, input: Buffer, round: number): v
   const tookMs = process.cpuUsage(began).user / 1000;
   if (tookMs > SLOW_MS) wrong ??= new Error(`took ${Math.round(tookMs)} ms`);
   if (wrong === undefined) return;
-  console.error(`fuzz: ${target}, seed ${seed}, round ${round}: ${wrong instanceof Error ? (wrong.stack ?? wrong.message) : JSON.stringify(wrong)}\ninput (base64): ${input.toString('base64')}`);
+  console.error(
+    `fuzz: ${target}, seed ${seed}, round ${round}: ` +
+      `${wrong instanceof Error ? (wrong.stack ?? wrong.message) : JSON.stringify(wrong)}\ninput ` +
+      `(base64): ${input.toString('base64')}`,
+  );
   process.exit(1);
 }
 
@@ -143,7 +306,11 @@ function mutated({ corpus, words }: Reader, random: Random): Buffer {
     const to = Math.min(bytes.length, at + random(random(4) === 0 ? 200 : 8));
     const word = Buffer.from(words[random(words.length)] ?? '', random(2) === 0 ? 'utf8' : 'latin1');
     const piece = [word, Buffer.from([random(256)]), bytes.subarray(at, to), Buffer.alloc(0)][random(4)] ?? word;
-    bytes = Buffer.concat([bytes.subarray(0, at), ...Array.from({ length: random(8) === 0 ? random(300) : 1 }, () => piece), bytes.subarray(random(2) === 0 ? at : to)]);
+    bytes = Buffer.concat([
+      bytes.subarray(0, at),
+      ...Array.from({ length: random(8) === 0 ? random(300) : 1 }, () => piece),
+      bytes.subarray(random(2) === 0 ? at : to),
+    ]);
   }
   return bytes;
 }
@@ -157,7 +324,11 @@ function generator(start: number): Random {
   };
 }
 
-function options(args: readonly string[]): { readonly targets: readonly string[]; readonly seed: number; readonly seconds: number } {
+function options(args: readonly string[]): {
+  readonly targets: readonly string[];
+  readonly seed: number;
+  readonly seconds: number;
+} {
   const known = ['tar', ...Object.keys(readers)];
   const value = (name: string, fallback: number): number => {
     const at = args.indexOf(name);

@@ -21,12 +21,24 @@ const home = join(dirname(fileURLToPath(import.meta.url)), '..');
 const sources = ['cri/api.proto', 'cri/node.proto'];
 
 /** TypeScript type of every scalar that cri/codec.ts knows; anything else in a .proto is refused. */
-const scalars = { string: 'string', bytes: 'Uint8Array', bool: 'boolean', int32: 'number', uint32: 'number', int64: 'bigint', uint64: 'bigint', double: 'number' };
+const scalars = {
+  string: 'string',
+  bytes: 'Uint8Array',
+  bool: 'boolean',
+  int32: 'number',
+  uint32: 'number',
+  int64: 'bigint',
+  uint64: 'bigint',
+  double: 'number',
+};
 
 /** All messages, enums and services of one file, in the order of the text. */
 function load(path) {
   const root = new protobuf.Root();
-  const { package: name } = protobuf.parse(readFileSync(join(home, path), 'utf8'), root, { keepCase: true, alternateCommentMode: true });
+  const { package: name } = protobuf.parse(readFileSync(join(home, path), 'utf8'), root, {
+    keepCase: true,
+    alternateCommentMode: true,
+  });
   root.resolveAll();
   const found = { package: name, messages: [], enums: [], services: [] };
   const walk = (space) => {
@@ -78,7 +90,10 @@ function shape(field) {
 
 function doc(comment, indent = '') {
   if (!comment) return '';
-  const lines = comment.trim().split('\n').map((line) => line.trimEnd());
+  const lines = comment
+    .trim()
+    .split('\n')
+    .map((line) => line.trimEnd());
   if (lines.length === 1) return `${indent}/** ${lines[0]} */\n`;
   return `${indent}/**\n${lines.map((line) => `${indent} * ${line}`.trimEnd()).join('\n')}\n${indent} */\n`;
 }
@@ -120,7 +135,9 @@ export type Input<T> = T extends string | number | bigint | boolean | Uint8Array
   for (const file of files) {
     out += `\n// ${file.package}\n`;
     for (const each of file.enums) {
-      const comments = enumNames(each).filter((name) => each.comments[name]).map((name) => `- \`${name}\`: ${each.comments[name].replaceAll('\n', ' ')}`);
+      const comments = enumNames(each)
+        .filter((name) => each.comments[name])
+        .map((name) => `- \`${name}\`: ${each.comments[name].replaceAll('\n', ' ')}`);
       const text = [each.comment, ...comments].filter(Boolean).join('\n');
       const names = enumNames(each).map((name) => `'${name}'`);
       out += `\n${doc(text)}export type ${each.name} =${names.length > 6 ? names.map((name) => `\n  | ${name}`).join('') : ` ${names.join(' | ')}`};\n`;
@@ -142,10 +159,15 @@ export type Input<T> = T extends string | number | bigint | boolean | Uint8Array
   out += '\n/** Every message under its name. */\nexport interface Messages {\n';
   for (const each of files.flatMap((file) => file.messages)) out += `  readonly ${each.name}: ${each.name};\n`;
   out += '}\n';
-  out += '\n/** Every RPC under its name in lower camel case. `streams`: the reply is a stream of such messages. */\nexport interface Rpcs {\n';
+  out +=
+    '\n/** Every RPC under its name in lower camel case. `streams`: the reply is a stream of ' +
+    'such messages. */\nexport interface Rpcs {\n';
   for (const method of files.flatMap((file) => file.services).flatMap((service) => service.methodsArray)) {
     if (method.requestStream) throw new Error(`${method.fullName}: client streams are not supported`);
-    out += `${doc(method.comment, '  ')}  readonly ${camel(method.name)}: { readonly request: ${method.requestType}; readonly reply: ${method.responseType}; readonly streams: ${Boolean(method.responseStream)} };\n`;
+    out +=
+      `${doc(method.comment, '  ')}  readonly ${camel(method.name)}: { readonly request: ` +
+      `${method.requestType}; readonly reply: ${method.responseType}; readonly streams: ` +
+      `${Boolean(method.responseStream)} };\n`;
   }
   return `${out}}\n`;
 }
@@ -164,16 +186,28 @@ import type { Messages, Rpcs } from '../../pkg/cri-api/types.ts';
 /** Names of every enum, in the order of their numbers 0, 1, 2, … */
 export const enums = {
 `;
-  for (const each of files.flatMap((file) => file.enums)) out += `  ${each.name}: ${quoted(enumNames(each).join(' '))},\n`;
-  out += '} as const;\n\n/** Fields of every message, in the order of their numbers: number, name and type of each. */\nexport const messages: Readonly<Record<keyof Messages, string>> = {\n';
+  for (const each of files.flatMap((file) => file.enums))
+    out += `  ${each.name}: ${quoted(enumNames(each).join(' '))},\n`;
+  out +=
+    '} as const;\n\n/** Fields of every message, in the order of their numbers: number, name and ' +
+    'type of each. */\nexport const messages: Readonly<Record<keyof Messages, string>> = {\n';
   for (const each of files.flatMap((file) => file.messages)) {
-    out += `  ${each.name}: ${quoted(byNumber(each).map((field) => `${field.id} ${camel(field.name)} ${typeName(field)}`).join(', '))},\n`;
+    out += `  ${each.name}: ${quoted(
+      byNumber(each)
+        .map((field) => `${field.id} ${camel(field.name)} ${typeName(field)}`)
+        .join(', '),
+    )},\n`;
   }
-  out += '};\n\n/** Path, request, reply, and whether replies are streamed, of every RPC. */\nexport const rpcs: Readonly<Record<keyof Rpcs, readonly [path: string, request: keyof Messages, reply: keyof Messages, streams: boolean]>> = {\n';
+  out +=
+    '};\n\n/** Path, request, reply, and whether replies are streamed, of every RPC. */\nexport ' +
+    'const rpcs: Readonly<Record<keyof Rpcs, readonly [path: string, request: keyof Messages, ' +
+    'reply: keyof Messages, streams: boolean]>> = {\n';
   for (const file of files) {
     for (const service of file.services) {
       for (const method of service.methodsArray) {
-        out += `  ${camel(method.name)}: ['/${file.package}.${service.name}/${method.name}', '${method.requestType}', '${method.responseType}', ${Boolean(method.responseStream)}],\n`;
+        out +=
+          `  ${camel(method.name)}: ['/${file.package}.${service.name}/${method.name}', ` +
+          `'${method.requestType}', '${method.responseType}', ${Boolean(method.responseStream)}],\n`;
       }
     }
   }
@@ -183,7 +217,10 @@ export const enums = {
 /** The files that are not what the .proto files say: path and what it should hold. The test asks for it too. */
 export function stale() {
   const files = sources.map(load);
-  return Object.entries({ 'pkg/cri-api/types.ts': emitTypes(files), 'cri/generated/schema.ts': emitSchema(files) }).filter(([path, text]) => {
+  return Object.entries({
+    'pkg/cri-api/types.ts': emitTypes(files),
+    'cri/generated/schema.ts': emitSchema(files),
+  }).filter(([path, text]) => {
     return !existsSync(join(home, path)) || readFileSync(join(home, path), 'utf8') !== text;
   });
 }
@@ -191,7 +228,8 @@ export function stale() {
 if (import.meta.main) {
   const found = stale();
   if (process.argv.includes('--check')) {
-    for (const [path] of found) console.error(`${path} is not what ${sources.join(' and ')} say: run \`node scripts/gen-api.mjs\``);
+    for (const [path] of found)
+      console.error(`${path} is not what ${sources.join(' and ')} say: run \`node scripts/gen-api.mjs\``);
     process.exitCode = found.length > 0 ? 1 : 0;
   } else {
     for (const [path, text] of found) writeFileSync(join(home, path), text);

@@ -1,5 +1,6 @@
 /**
- * Who may import whom (docs/ARCHITECTURE.md): layers, front doors, gates and cycles, with the allowed way in each message.
+ * Who may import whom (docs/ARCHITECTURE.md): layers, front doors, gates and cycles, with the allowed way in each
+ * message.
  *
  * Written on oxc-parser rather than dependency-cruiser, which cannot read sources beside TypeScript 7 (docs/adr/0002).
  */
@@ -23,7 +24,18 @@ const MAY: Readonly<Record<string, Readonly<Record<string, 'v' | 't'>>>> = {
   network: { 'cri-api': 't', sys: 'v' },
   stats: { 'cri-api': 't', sys: 'v', rootfs: 't' },
   stream: { 'cri-api': 't', runtime: 't' },
-  pod: { 'cri-api': 't', oci: 'v', spec: 'v', state: 'v', image: 't', rootfs: 't', runtime: 't', network: 't', stats: 't', stream: 't' },
+  pod: {
+    'cri-api': 't',
+    oci: 'v',
+    spec: 'v',
+    state: 'v',
+    image: 't',
+    rootfs: 't',
+    runtime: 't',
+    network: 't',
+    stats: 't',
+    stream: 't',
+  },
 };
 /** Open modules: any file may be imported, there is no front door. */
 const OPEN = new Set(['base', 'oci', 'cri-api']);
@@ -31,7 +43,11 @@ const PURE = new Set(['spec', 'oci']);
 const PURE_NODE = new Set(['node:crypto', 'node:path', 'node:assert', 'node:assert/strict', 'node:buffer']);
 /** Things with one gate: who may import them, and what others do instead. */
 const GATES: readonly { readonly what: RegExp; readonly only: RegExp; readonly instead: string }[] = [
-  { what: /^node:child_process$|^execa$|(^|\/)native\//, only: /^pkg\/sys\//, instead: 'only pkg/sys starts processes and loads the addon: use its spawn and capture' },
+  {
+    what: /^node:child_process$|^execa$|(^|\/)native\//,
+    only: /^pkg\/sys\//,
+    instead: 'only pkg/sys starts processes and loads the addon: use its spawn and capture',
+  },
   { what: /^undici$/, only: /^pkg\/image\//, instead: 'only pkg/image opens outbound connections' },
   { what: /^@grpc\/|^protobufjs/, only: /^cri\//, instead: 'only cri/ knows gRPC' },
   { what: /^node:worker_threads$/, only: /^pkg\/rootfs\//, instead: 'only pkg/rootfs starts worker threads' },
@@ -46,7 +62,8 @@ interface Import {
 /** Every complaint about the tree below `root`, a line each; empty if all is well. */
 export async function checkLayers(root: string): Promise<string[]> {
   const files: string[] = [];
-  for await (const file of glob('{pkg,cri,native,conmon/test}/**/*.ts', { cwd: root })) files.push(file.replaceAll('\\', '/'));
+  for await (const file of glob('{pkg,cri,native,conmon/test}/**/*.ts', { cwd: root }))
+    files.push(file.replaceAll('\\', '/'));
   files.sort();
   const graph = new Map(files.map((file) => [file, importsOf(root, file)] as const));
   const complaints: string[] = [];
@@ -64,13 +81,20 @@ function importsOf(root: string, file: string): Import[] {
   const { module } = parseSync(file, readFileSync(join(root, file), 'utf8'));
   const found: Import[] = [];
   for (const each of module.staticImports) {
-    found.push({ to: each.moduleRequest.value, typeOnly: each.entries.length > 0 && each.entries.every((entry) => entry.isType) });
+    found.push({
+      to: each.moduleRequest.value,
+      typeOnly: each.entries.length > 0 && each.entries.every((entry) => entry.isType),
+    });
   }
   for (const each of module.staticExports) {
     const [first] = each.entries;
-    if (first?.moduleRequest) found.push({ to: first.moduleRequest.value, typeOnly: each.entries.every((entry) => entry.isType) });
+    if (first?.moduleRequest)
+      found.push({ to: first.moduleRequest.value, typeOnly: each.entries.every((entry) => entry.isType) });
   }
-  return found.map(({ to, typeOnly }) => ({ to: to.startsWith('.') ? posix.normalize(posix.join(dirname(file), to)) : to, typeOnly }));
+  return found.map(({ to, typeOnly }) => ({
+    to: to.startsWith('.') ? posix.normalize(posix.join(dirname(file), to)) : to,
+    typeOnly,
+  }));
 }
 
 function complain(file: string, { to, typeOnly }: Import): string | undefined {
@@ -79,18 +103,28 @@ function complain(file: string, { to, typeOnly }: Import): string | undefined {
   const from = moduleOf(file);
   const target = moduleOf(to);
   if (from === undefined) return frontDoor(file, to, target);
-  if (to.startsWith('cri/') || to.startsWith('test/') || to.startsWith('bench/')) return 'nobody imports cri/: pass what is needed down through an interface';
-  if (to.startsWith('node:') && PURE.has(from) && !PURE_NODE.has(to)) return `pkg/${from} is pure; of Node it may use ${[...PURE_NODE].join(', ')}`;
+  if (to.startsWith('cri/') || to.startsWith('test/') || to.startsWith('bench/'))
+    return 'nobody imports cri/: pass what is needed down through an interface';
+  if (to.startsWith('node:') && PURE.has(from) && !PURE_NODE.has(to))
+    return `pkg/${from} is pure; of Node it may use ${[...PURE_NODE].join(', ')}`;
   if (target === undefined || target === from) return undefined;
   const how = target === 'base' ? 'v' : MAY[from]?.[target];
-  const allowed = ['base', ...Object.entries(MAY[from] ?? {}).map(([name, kind]) => (kind === 't' ? `${name} (types)` : name))].join(', ');
+  const allowed = [
+    'base',
+    ...Object.entries(MAY[from] ?? {}).map(([name, kind]) => (kind === 't' ? `${name} (types)` : name)),
+  ].join(', ');
   if (how === undefined) return `pkg/${from} may not import pkg/${target}; allowed: ${allowed}`;
-  if (how === 't' && !typeOnly) return `pkg/${from} may import only types of pkg/${target} (import type); a need for a value is a need for the caller to pass something`;
+  if (how === 't' && !typeOnly)
+    return (
+      `pkg/${from} may import only types of pkg/${target} (import type); a need for a value is a ` +
+      'need for the caller to pass something'
+    );
   return frontDoor(file, to, target);
 }
 
 function frontDoor(file: string, to: string, target: string | undefined): string | undefined {
-  if (target === undefined || OPEN.has(target) || to === `pkg/${target}/index.ts` || moduleOf(file) === target) return undefined;
+  if (target === undefined || OPEN.has(target) || to === `pkg/${target}/index.ts` || moduleOf(file) === target)
+    return undefined;
   return `from outside, pkg/${target}/index.ts is the only door`;
 }
 
@@ -117,7 +151,8 @@ function cycles(graph: ReadonlyMap<string, readonly Import[]>): string[] {
     }
     if (low.get(file) !== index.get(file)) return;
     const component = stack.splice(stack.indexOf(file));
-    if (component.length > 1) found.push(`cycle of value imports: ${component.sort().join(' ↔ ')}; move what both need below both`);
+    if (component.length > 1)
+      found.push(`cycle of value imports: ${component.sort().join(' ↔ ')}; move what both need below both`);
   };
   for (const file of graph.keys()) if (!index.has(file)) visit(file);
   return found;

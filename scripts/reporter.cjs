@@ -11,10 +11,14 @@ module.exports = class extends reporters.Spec {
       outcome.passed++;
       if (retried.has(test.fullTitle())) outcome.retried.push(`${test.fullTitle()}: ${retried.get(test.fullTitle())}`);
     });
-    runner.on(Runner.constants.EVENT_TEST_FAIL, (test, error) => outcome.failed.push(`${test.fullTitle()}: ${brief(error)}`));
+    runner.on(Runner.constants.EVENT_TEST_FAIL, (test, error) =>
+      outcome.failed.push(`${test.fullTitle()}: ${brief(error)}`),
+    );
     runner.on(Runner.constants.EVENT_TEST_PENDING, (test) => outcome.skipped.push(test.fullTitle()));
     runner.on(Runner.constants.EVENT_TEST_RETRY, (test, error) => retried.set(test.fullTitle(), brief(error)));
-    runner.once(Runner.constants.EVENT_RUN_END, () => writeFileSync(options.reporterOptions.file, JSON.stringify(outcome)));
+    runner.once(Runner.constants.EVENT_RUN_END, () =>
+      writeFileSync(options.reporterOptions.file, JSON.stringify(outcome)),
+    );
   }
 };
 

@@ -1,6 +1,8 @@
 /**
- * `npm test`: everything, in order of cost: check, unit tests, the monitor's suite, end-to-end tests. Each stage's output is shown;
- * tests with real parts are tried twice, and one that needed it is named at the end. The last line is `N passed, N failed, N skipped`, and the exit code is 0 only if nothing failed and nothing was skipped without a reason on the list.
+ * `npm test`: everything, in order of cost: check, unit tests, the monitor's suite, end-to-end tests. Each stage's
+ * output is shown; tests with real parts are tried twice, and one that needed it is named at the end. The last line is
+ * `N passed, N failed, N skipped`, and the exit code is 0 only if nothing failed and nothing was skipped without a
+ * reason on the list.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -35,12 +37,21 @@ const stages: readonly Stage[] = [
   // The same inputs in each run, so that a red run is red again; `npm run fuzz` looks for new ones.
   { name: 'fuzz', command: ['node', 'scripts/fuzz.ts', '--seed', '1', '--seconds', '2'], kind: 'command' },
   ...conmonStages(),
-  ...globSync('test/e2e/*.e2e.ts').sort().map((file): Stage => ({ name: file, command: onPrivateGround(['mocha', '--retries', '1', '--timeout', '60000', file]), kind: 'mocha' })),
+  ...globSync('test/e2e/*.e2e.ts')
+    .sort()
+    .map(
+      (file): Stage => ({
+        name: file,
+        command: onPrivateGround(['mocha', '--retries', '1', '--timeout', '60000', file]),
+        kind: 'mocha',
+      }),
+    ),
 ];
 
 const only = process.argv.slice(2);
 const unknown = only.filter((each) => !stages.some(({ name }) => name.includes(each)));
-if (unknown.length > 0) throw new Error(`no stage is called ${unknown.join(', ')}; there are ${stages.map(({ name }) => name).join(', ')}`);
+if (unknown.length > 0)
+  throw new Error(`no stage is called ${unknown.join(', ')}; there are ${stages.map(({ name }) => name).join(', ')}`);
 const outcomes: Outcome[] = [];
 for (const stage of stages) {
   if (only.length > 0 && !only.some((each) => stage.name.includes(each))) continue;
@@ -48,19 +59,66 @@ for (const stage of stages) {
   console.log(`\n=== ${stage.name}`);
   const outcome = await run(stage);
   outcomes.push(outcome);
-  console.log(`=== ${stage.name}: ${outcome.passed} passed, ${outcome.failed.length} failed, ${outcome.skipped.length} skipped in ${((Date.now() - began) / 1000).toFixed(1)} s`);
+  console.log(
+    `=== ${stage.name}: ${outcome.passed} passed, ${outcome.failed.length} failed, ` +
+      `${outcome.skipped.length} skipped in ${((Date.now() - began) / 1000).toFixed(1)} s`,
+  );
 }
 report(outcomes);
 
-/** The monitor: its suite and load test on the build that ships and on one with sanitizers, then half a minute of each fuzz target. */
+/**
+ * The monitor: its suite and load test on the build that ships and on one with sanitizers, then half a minute of each
+ * fuzz target.
+ */
 function conmonStages(): Stage[] {
   const suite = globSync('conmon/test/*.test.ts').sort();
   return [
     { name: 'conmon tools', command: ['make', '-s', '-C', 'conmon', 'tool', 'asan', 'fuzz'], kind: 'command' },
-    { name: 'conmon', command: onPrivateGround(['env', 'CONMON_SUBJECT=ours', 'mocha', '--retries', '1', '--timeout', '120000', ...suite]), kind: 'mocha' },
-    { name: 'conmon with sanitizers', command: onPrivateGround(['env', 'CONMON=build/bin/conmon-asan', 'CONMON_SUBJECT=ours', 'mocha', '--retries', '1', '--timeout', '120000', 'conmon/test/conmon.test.ts']), kind: 'mocha' },
+    {
+      name: 'conmon',
+      command: onPrivateGround([
+        'env',
+        'CONMON_SUBJECT=ours',
+        'mocha',
+        '--retries',
+        '1',
+        '--timeout',
+        '120000',
+        ...suite,
+      ]),
+      kind: 'mocha',
+    },
+    {
+      name: 'conmon with sanitizers',
+      command: onPrivateGround([
+        'env',
+        'CONMON=build/bin/conmon-asan',
+        'CONMON_SUBJECT=ours',
+        'mocha',
+        '--retries',
+        '1',
+        '--timeout',
+        '120000',
+        'conmon/test/conmon.test.ts',
+      ]),
+      kind: 'mocha',
+    },
     // Upstream's monitor leaves sockets open where it fails us; mocha would wait for them for ever.
-    { name: "the distribution's conmon", command: onPrivateGround(['env', 'CONMON_SUBJECT=upstream', 'mocha', '--exit', '--retries', '1', '--timeout', '120000', ...suite]), kind: 'mocha' },
+    {
+      name: "the distribution's conmon",
+      command: onPrivateGround([
+        'env',
+        'CONMON_SUBJECT=upstream',
+        'mocha',
+        '--exit',
+        '--retries',
+        '1',
+        '--timeout',
+        '120000',
+        ...suite,
+      ]),
+      kind: 'mocha',
+    },
     { name: 'conmon fuzz', command: ['make', '-s', '-C', 'conmon', 'fuzz-smoke'], kind: 'command' },
   ];
 }
@@ -69,11 +127,15 @@ async function run(stage: Stage): Promise<Outcome> {
   const scratch = mkdtempSync(join(tmpdir(), 'berth-test-'));
   const reportFile = join(scratch, 'report.json');
   const [command = '', ...args] = stage.command;
-  const reporter = stage.kind === 'mocha' ? ['--reporter', new URL('reporter.cjs', import.meta.url).pathname, '--reporter-option', `file=${reportFile}`] : [];
+  const reporter =
+    stage.kind === 'mocha'
+      ? ['--reporter', new URL('reporter.cjs', import.meta.url).pathname, '--reporter-option', `file=${reportFile}`]
+      : [];
   const child = spawn(command, [...args, ...reporter], { stdio: 'inherit', detached: true });
   const code = await ended(child, reportFile);
   try {
-    if (stage.kind === 'command') return { passed: code === 0 ? 1 : 0, failed: code === 0 ? [] : [stage.name], skipped: [] };
+    if (stage.kind === 'command')
+      return { passed: code === 0 ? 1 : 0, failed: code === 0 ? [] : [stage.name], skipped: [] };
     return judged(JSON.parse(readFileSync(reportFile, 'utf8')) as Outcome, stage, code);
   } catch {
     return { passed: 0, failed: [`${stage.name}: ended with ${code} before it could report`], skipped: [] };
@@ -83,8 +145,8 @@ async function run(stage: Stage): Promise<Outcome> {
 }
 
 /**
- * The exit code; null if a run that has reported does not end: a test left a handle open, and all that it started is killed. (Each stage leads
- * a process group of its own.)
+ * The exit code; null if a run that has reported does not end: a test left a handle open, and all that it started is
+ * killed. (Each stage leads a process group of its own.)
  */
 async function ended(child: ChildProcess, reportFile: string): Promise<number | null> {
   const exit = once(child, 'exit').then(([code]) => code as number | null);
@@ -102,8 +164,15 @@ async function ended(child: ChildProcess, reportFile: string): Promise<number | 
 
 /** A run that fails outside its tests (a hook, a leak at exit) has failed, too; so has one that ran nothing. */
 function judged(outcome: Outcome, stage: Stage, code: number | null): Outcome {
-  if (code !== 0 && outcome.failed.length === 0) return { ...outcome, failed: [`${stage.name}: ${code === null ? 'did not end after its last test: something was left open' : `exit code ${code}`}`] };
-  if (outcome.passed + outcome.failed.length + outcome.skipped.length === 0) return { ...outcome, failed: [`${stage.name}: ran no test`] };
+  if (code !== 0 && outcome.failed.length === 0)
+    return {
+      ...outcome,
+      failed: [
+        `${stage.name}: ${code === null ? 'did not end after its last test: something was left open' : `exit code ${code}`}`,
+      ],
+    };
+  if (outcome.passed + outcome.failed.length + outcome.skipped.length === 0)
+    return { ...outcome, failed: [`${stage.name}: ran no test`] };
   return outcome;
 }
 
@@ -114,11 +183,15 @@ function report(all: readonly Outcome[]): void {
   console.log('');
   for (const title of skipped) {
     const reason = EXPECTED_SKIPS.find(({ test }) => test.test(title))?.reason;
-    console.log(`skipped: ${title}: ${reason ?? 'NO REASON LISTED in test/expected-skips.ts, which counts as a failure'}`);
+    console.log(
+      `skipped: ${title}: ${reason ?? 'NO REASON LISTED in test/expected-skips.ts, which counts as a failure'}`,
+    );
   }
   for (const title of all.flatMap((each) => each.retried ?? [])) console.log(`failed once, passed again: ${title}`);
   for (const title of failed) console.log(`failed: ${title}`);
   const passed = all.reduce((sum, each) => sum + each.passed, 0);
   process.exitCode = failed.length + unlisted.length === 0 && passed > 0 ? 0 : 1;
-  console.log(`${passed} passed, ${failed.length + unlisted.length} failed, ${skipped.length - unlisted.length} skipped`);
+  console.log(
+    `${passed} passed, ${failed.length + unlisted.length} failed, ${skipped.length - unlisted.length} skipped`,
+  );
 }

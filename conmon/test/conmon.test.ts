@@ -8,13 +8,37 @@
  */
 import { spawn } from 'node:child_process';
 import {
-  chmodSync, existsSync, linkSync, lstatSync, mkdirSync, openSync, closeSync, readFileSync, readdirSync, readlinkSync,
-  renameSync, rmSync, statSync, symlinkSync, writeFileSync,
+  chmodSync,
+  existsSync,
+  linkSync,
+  lstatSync,
+  mkdirSync,
+  openSync,
+  closeSync,
+  readFileSync,
+  readdirSync,
+  readlinkSync,
+  renameSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
 import { assert } from 'chai';
 import {
-  Case, type Helper, contentOf, isAlive, parseLog, readIf, realBundle, realRuntimes, runCommand, subjects, tool, until,
+  Case,
+  type Helper,
+  contentOf,
+  isAlive,
+  parseLog,
+  readIf,
+  realBundle,
+  realRuntimes,
+  runCommand,
+  subjects,
+  tool,
+  until,
 } from './harness.ts';
 import { upstreamFails, upstreamUnsteady } from './upstream.ts';
 
@@ -44,8 +68,13 @@ async function ctl(c: Case, text: string, fifo: 'ctl' | 'winsz' = 'ctl'): Promis
 const untilFile = (c: Case): string => `while [ ! -e ${c.path('go')} ]; do sleep 0.02; done`;
 const go = (c: Case): void => writeFileSync(c.path('go'), '');
 
-/** Executes what follows the first two arguments, with a /dev that is mounted on the first and has nothing but null and, as log, the second. */
-const OWN_SYSLOG = 'set -e; mount -t tmpfs none "$1"; touch "$1/null" "$1/log"; mount --bind /dev/null "$1/null"; mount --bind "$2" "$1/log"; mount --rbind "$1" /dev; shift 2; exec "$@"';
+/**
+ * Executes what follows the first two arguments, with a /dev that is mounted on the first and has nothing but null and,
+ * as log, the second.
+ */
+const OWN_SYSLOG =
+  'set -e; mount -t tmpfs none "$1"; touch "$1/null" "$1/log"; mount --bind /dev/null ' +
+  '"$1/null"; mount --bind "$2" "$1/log"; mount --rbind "$1" /dev; shift 2; exec "$@"';
 
 for (const subject of subjects) {
   if (only !== undefined && only !== subject.name) continue;
@@ -75,7 +104,10 @@ for (const subject of subjects) {
           const late = new Promise<never>((_, no) => {
             timer = setTimeout(no, longMs - 20_000, new Error('too late'));
           });
-          const failed = await Promise.race([body(c), late]).then(() => false, () => true);
+          const failed = await Promise.race([body(c), late]).then(
+            () => false,
+            () => true,
+          );
           clearTimeout(timer);
           await c.close();
           assert.isTrue(failed, 'upstream passes this case now: take it off the list');
@@ -91,7 +123,11 @@ for (const subject of subjects) {
       });
 
       check('refuses an unknown option by name', async (c) => {
-        for (const [option, name] of [['--no-such', 'no-such'], ['--bundl', 'bundl'], ['-Z', 'Z']] as const) {
+        for (const [option, name] of [
+          ['--no-such', 'no-such'],
+          ['--bundl', 'bundl'],
+          ['-Z', 'Z'],
+        ] as const) {
           const { status, output } = await runCommand(c.subject.path, ['-c', c.id, option]);
           assert.equal(status, 1, option);
           assert.include(output, name);
@@ -120,7 +156,9 @@ for (const subject of subjects) {
       check('says what is missing', async (c) => {
         const base = ['-r', '/bin/true', '-l', 'none'];
         for (const [args, word] of [
-          [base, '--cid'], [['-c', c.id, ...base], '--cuuid'], [['-c', c.id, '-u', c.id, '-l', 'none'], '--runtime'],
+          [base, '--cid'],
+          [['-c', c.id, ...base], '--cuuid'],
+          [['-c', c.id, '-u', c.id, '-l', 'none'], '--runtime'],
           [['-c', c.id, '-u', c.id, '-r', '/bin/true'], '--log-path'],
           [['-c', c.id, '-u', c.id, '-r', c.path('none'), '-l', 'none'], 'not valid'],
           [['-c', c.id, '-u', c.id, ...base, '-e'], '--exec-process-spec'],
@@ -150,16 +188,30 @@ for (const subject of subjects) {
         assert.deepEqual(readdirSync(c.dir).sort(), ['bundle', 'exits', 'persist', 'sock', 'tmp']);
       });
 
-      check('takes values after = and flags in clusters, and passes over the value podman gives --api-version', async (c) => {
-        writeFileSync(join(c.bundle, 'program'), 'exit 3');
-        const run = c.startRaw([
-          `--cid=${c.id}`, `--cuuid=${c.id}`, '--api-version', '1', `--runtime=${join(import.meta.dirname, 'runtime.sh')}`,
-          '-ib', c.bundle, '-p', c.path('pidfile'), `--log-path=k8s-file:${c.log}`, `--exit-dir=${c.path('exits')}`,
-          '--full-attach', '-P', c.path('conmon.pid'),
-        ]);
-        assert.isAbove(Number((await run.report())['data']), 0);
-        assert.equal(await c.exit(), '3');
-      });
+      check(
+        'takes values after = and flags in clusters, and passes over the value podman gives --api-version',
+        async (c) => {
+          writeFileSync(join(c.bundle, 'program'), 'exit 3');
+          const run = c.startRaw([
+            `--cid=${c.id}`,
+            `--cuuid=${c.id}`,
+            '--api-version',
+            '1',
+            `--runtime=${join(import.meta.dirname, 'runtime.sh')}`,
+            '-ib',
+            c.bundle,
+            '-p',
+            c.path('pidfile'),
+            `--log-path=k8s-file:${c.log}`,
+            `--exit-dir=${c.path('exits')}`,
+            '--full-attach',
+            '-P',
+            c.path('conmon.pid'),
+          ]);
+          assert.isAbove(Number((await run.report())['data']), 0);
+          assert.equal(await c.exit(), '3');
+        },
+      );
     });
 
     describe('create', () => {
@@ -206,30 +258,66 @@ for (const subject of subjects) {
 
       check('gives the runtime the command line of create', async (c) => {
         c.start({
-          program: 'exit 0', env: { RUNTIME_TRACE: c.path('trace') },
-          args: ['-s', '--no-pivot', '--no-new-keyring', '--runtime-arg', '--root=/r', '--runtime-arg', '--debug', '--runtime-opt', '--opt'],
+          program: 'exit 0',
+          env: { RUNTIME_TRACE: c.path('trace') },
+          args: [
+            '-s',
+            '--no-pivot',
+            '--no-new-keyring',
+            '--runtime-arg',
+            '--root=/r',
+            '--runtime-arg',
+            '--debug',
+            '--runtime-opt',
+            '--opt',
+          ],
         });
         await c.exit();
         assert.deepEqual(readFileSync(c.path('trace'), 'utf8').trim().split('\n'), [
-          '--systemd-cgroup', '--root=/r', '--debug', 'create', '--bundle', c.bundle, '--pid-file', c.path('pidfile'),
-          '--no-pivot', '--no-new-keyring', '--opt', c.id,
+          '--systemd-cgroup',
+          '--root=/r',
+          '--debug',
+          'create',
+          '--bundle',
+          c.bundle,
+          '--pid-file',
+          c.path('pidfile'),
+          '--no-pivot',
+          '--no-new-keyring',
+          '--opt',
+          c.id,
         ]);
       });
 
       check('gives the runtime the command line of restore', async (c) => {
         c.start({
-          program: 'exit 0', env: { RUNTIME_TRACE: c.path('trace') },
+          program: 'exit 0',
+          env: { RUNTIME_TRACE: c.path('trace') },
           args: ['--restore', '/ckpt', '--runtime-opt', '--tcp-established', '--restore-arg', '--x'],
         });
         await c.exit();
         assert.deepEqual(readFileSync(c.path('trace'), 'utf8').trim().split('\n'), [
-          'restore', '--bundle', c.bundle, '--pid-file', c.path('pidfile'), '--detach', '--image-path', '/ckpt',
-          '--work-path', c.bundle, '--tcp-established', '--x', c.id,
+          'restore',
+          '--bundle',
+          c.bundle,
+          '--pid-file',
+          c.path('pidfile'),
+          '--detach',
+          '--image-path',
+          '/ckpt',
+          '--work-path',
+          c.bundle,
+          '--tcp-established',
+          '--x',
+          c.id,
         ]);
       });
 
       check('passes on what the runtime says when it fails', async (c) => {
-        const run = c.start({ program: '', env: { RUNTIME_PRELUDE: 'printf "no \\"such\\" thing\\n\\tat all\\001" >&2; exit 3' } });
+        const run = c.start({
+          program: '',
+          env: { RUNTIME_PRELUDE: 'printf "no \\"such\\" thing\\n\\tat all\\001" >&2; exit 3' },
+        });
         const { pid, message } = await run.report();
         assert.equal(pid, -1);
         assert.match(String(message), /^no "such" thing\n\tat all\u0001/);
@@ -238,7 +326,10 @@ for (const subject of subjects) {
       });
 
       check('says how a runtime died that said nothing', async (c) => {
-        for (const [prelude, word] of [['exit 3', '3'], ['kill -9 $$', '9']] as const) {
+        for (const [prelude, word] of [
+          ['exit 3', '3'],
+          ['kill -9 $$', '9'],
+        ] as const) {
           const run = c.start({ program: '', env: { RUNTIME_PRELUDE: prelude } });
           const { pid, message } = await run.report();
           assert.equal(pid, -1);
@@ -248,9 +339,15 @@ for (const subject of subjects) {
       });
 
       check('refuses a runtime that succeeds without a pid', async (c) => {
-        // Only to ours: what upstream would do to process -1, that is to everybody, is not for this machine to find out.
+        // Only to ours: what upstream would do to process -1, that is to everybody, is not for this machine to find
+        // out.
         const minusOne = ours ? ['printf %s -1 > "$pidfile"; exit 0'] : [];
-        for (const prelude of ['exit 0', 'printf garbage > "$pidfile"; exit 0', ': > "$pidfile"; exit 0', ...minusOne]) {
+        for (const prelude of [
+          'exit 0',
+          'printf garbage > "$pidfile"; exit 0',
+          ': > "$pidfile"; exit 0',
+          ...minusOne,
+        ]) {
           const run = c.start({ program: '', env: { RUNTIME_PRELUDE: prelude } });
           const { pid, message } = await run.report();
           assert.equal(pid, -1, prelude);
@@ -335,7 +432,11 @@ for (const subject of subjects) {
       });
 
       check('sets LISTEN_PID to the runtime with --replace-listen-pid', async (c) => {
-        c.start({ program: '', args: ['--replace-listen-pid'], env: { LISTEN_PID: '1', RUNTIME_PRELUDE: `echo $LISTEN_PID $$ > ${c.path('lp')}; exit 1` } });
+        c.start({
+          program: '',
+          args: ['--replace-listen-pid'],
+          env: { LISTEN_PID: '1', RUNTIME_PRELUDE: `echo $LISTEN_PID $$ > ${c.path('lp')}; exit 1` },
+        });
         const [listen, self] = (await until('written', () => readIf(c.path('lp')) || undefined)).trim().split(' ');
         assert.equal(listen, self);
         await c.gone();
@@ -347,8 +448,18 @@ for (const subject of subjects) {
         c.start({ program: 'printf "a\\n\\nb"; printf "e\\n" >&2' });
         await c.exit();
         const lines = c.lines();
-        assert.deepEqual(lines.filter((l) => l.stream === 'stdout').map((l) => [l.tag, l.text]), [['F', 'a'], ['F', ''], ['P', 'b']]);
-        assert.deepEqual(lines.filter((l) => l.stream === 'stderr').map((l) => [l.tag, l.text]), [['F', 'e']]);
+        assert.deepEqual(
+          lines.filter((l) => l.stream === 'stdout').map((l) => [l.tag, l.text]),
+          [
+            ['F', 'a'],
+            ['F', ''],
+            ['P', 'b'],
+          ],
+        );
+        assert.deepEqual(
+          lines.filter((l) => l.stream === 'stderr').map((l) => [l.tag, l.text]),
+          [['F', 'e']],
+        );
       });
 
       check('stamps lines with the present time', async (c) => {
@@ -489,12 +600,19 @@ for (const subject of subjects) {
 
       check('drops lines on a full disk, goes on, and writes again when there is room', async (c) => {
         mkdirSync(c.path('small'));
-        assert.equal((await runCommand('mount', ['-t', 'tmpfs', '-o', 'size=256k', 'none', c.path('small')])).status, 0);
+        assert.equal(
+          (await runCommand('mount', ['-t', 'tmpfs', '-o', 'size=256k', 'none', c.path('small')])).status,
+          0,
+        );
         try {
           const log = c.path('small/l');
-          c.start({ program: `seq 1 200000; touch ${c.path('written')}; ${untilFile(c)}; echo again`, logs: [`k8s-file:${log}`] });
+          c.start({
+            program: `seq 1 200000; touch ${c.path('written')}; ${untilFile(c)}; echo again`,
+            logs: [`k8s-file:${log}`],
+          });
           await until('the container was not blocked', () => existsSync(c.path('written')), 20_000);
-          // The last lines may still be in the pipe: half a line that did not fit is there for a moment before it is taken back.
+          // The last lines may still be in the pipe: half a line that did not fit is there for a moment before it is
+          // taken back.
           await until('the log ends in a whole line', () => readFileSync(log, 'latin1').endsWith('\n'));
           const before = parseLog(readFileSync(log, 'latin1'));
           assert.isAbove(before.length, 1000);
@@ -530,7 +648,10 @@ for (const subject of subjects) {
         assert.isAtMost(statSync(c.log).size, 4096);
         const lines = c.lines();
         assert.equal(lines.at(-1)?.text, '2000');
-        assert.deepEqual(readdirSync(c.dir).filter((f) => f.startsWith('ctr.log')), ['ctr.log']);
+        assert.deepEqual(
+          readdirSync(c.dir).filter((f) => f.startsWith('ctr.log')),
+          ['ctr.log'],
+        );
       });
 
       check('keeps full logs with --log-rotate, every line once and in order', async (c) => {
@@ -546,7 +667,12 @@ for (const subject of subjects) {
       check('lets the oldest log fall off with --log-max-files', async (c) => {
         c.start({ program: 'seq 1 2000', args: ['--log-size-max', '4096', '--log-rotate', '--log-max-files', '2'] });
         await c.exit();
-        assert.deepEqual(readdirSync(c.dir).filter((f) => f.startsWith('ctr.log')).sort(), ['ctr.log', 'ctr.log.1', 'ctr.log.2']);
+        assert.deepEqual(
+          readdirSync(c.dir)
+            .filter((f) => f.startsWith('ctr.log'))
+            .sort(),
+          ['ctr.log', 'ctr.log.1', 'ctr.log.2'],
+        );
         assert.equal(c.lines().at(-1)?.text, '2000');
       });
 
@@ -559,7 +685,11 @@ for (const subject of subjects) {
       });
 
       check('refuses nonsensical rotation', async (c) => {
-        for (const args of [['--log-max-files', '-1'], ['--log-rotate', '--log-max-files', '0'], ['--log-max-files', '2147483648']]) {
+        for (const args of [
+          ['--log-max-files', '-1'],
+          ['--log-rotate', '--log-max-files', '0'],
+          ['--log-max-files', '2147483648'],
+        ]) {
           const run = c.start({ program: '', args });
           assert.equal(await run.started, 1);
           assert.include(String((await run.report())['message']), 'log-max-files');
@@ -602,7 +732,10 @@ for (const subject of subjects) {
 
       check('refuses what it does not know or cannot use', async (c) => {
         for (const [logs, args, word] of [
-          [['nosuch:x'], [], 'nosuch'], [[''], [], 'empty'], [['k8s-file'], [], 'filename'], [['json-file:/x'], [], 'json-file'],
+          [['nosuch:x'], [], 'nosuch'],
+          [[''], [], 'empty'],
+          [['k8s-file'], [], 'filename'],
+          [['json-file:/x'], [], 'json-file'],
           [[`k8s-file:${c.log}`], ['--log-tag', 't'], 'log-tag'],
         ] as const) {
           const run = c.start({ program: '', logs, args });
@@ -613,10 +746,17 @@ for (const subject of subjects) {
 
       check('passthrough gives the container its own stdio', async (c) => {
         writeFileSync(join(c.bundle, 'program'), 'echo through; exit 3');
-        const child = spawn('sh', ['-c',
-          `exec ${c.subject.path} -c ${c.id} -u ${c.id} -b ${c.bundle} -r ${join(import.meta.dirname, 'runtime.sh')} ` +
-          `-p ${c.path('pidfile')} -P ${c.path('conmon.pid')} -l passthrough --exit-dir ${c.path('exits')} > ${c.path('out')}`,
-        ], { cwd: c.bundle });
+        const child = spawn(
+          'sh',
+          [
+            '-c',
+            `exec ${c.subject.path} -c ${c.id} -u ${c.id} -b ${c.bundle} -r ` +
+              `${join(import.meta.dirname, 'runtime.sh')} ` +
+              `-p ${c.path('pidfile')} -P ${c.path('conmon.pid')} -l passthrough --exit-dir ` +
+              `${c.path('exits')} > ${c.path('out')}`,
+          ],
+          { cwd: c.bundle },
+        );
         await new Promise((done) => child.once('exit', done));
         assert.equal(await c.exit(), '3');
         assert.equal(readFileSync(c.path('out'), 'utf8'), 'through\n');
@@ -641,7 +781,8 @@ for (const subject of subjects) {
       journalCheck('journald gets entries with all fields', async (c, helper) => {
         c.start({
           program: 'echo "out line"; echo err >&2; printf tail',
-          logs: ['journald:', `k8s-file:${c.log}`], args: ['--log-tag', 'my tag'],
+          logs: ['journald:', `k8s-file:${c.log}`],
+          args: ['--log-tag', 'my tag'],
         });
         await c.exit();
         await until('three entries', () => helper.messages.length >= 4);
@@ -670,13 +811,22 @@ for (const subject of subjects) {
       });
 
       journalCheck('journald entries are whole lines, without a newline at the end', async (c, helper) => {
-        c.start({ program: 'printf one; sleep 0.1; printf "two\\n"; head -c 20000 /dev/zero | tr "\\0" x', logs: ['journald'] });
+        c.start({
+          program: 'printf one; sleep 0.1; printf "two\\n"; head -c 20000 /dev/zero | tr "\\0" x',
+          logs: ['journald'],
+        });
         await c.exit();
         await until('all entries', () => helper.messages.length >= 5);
         const entries = helper.messages.slice(1).map(parseJournal);
         assert.equal(entries[0]!.get('MESSAGE'), 'onetwo');
         assert.isFalse(entries[0]!.has('CONTAINER_PARTIAL_MESSAGE'));
-        assert.equal(entries.slice(1).map((e) => e.get('MESSAGE')).join(''), 'x'.repeat(20_000));
+        assert.equal(
+          entries
+            .slice(1)
+            .map((e) => e.get('MESSAGE'))
+            .join(''),
+          'x'.repeat(20_000),
+        );
         assert.isTrue(entries.slice(1).every((e) => e.get('CONTAINER_PARTIAL_MESSAGE') === 'true'));
       });
 
@@ -837,7 +987,11 @@ for (const subject of subjects) {
       check('turns away more clients than it can hold, and keeps those it has', async (c) => {
         await c.start({ program: `${untilFile(c)}; echo hello` }).created();
         const clients = Array.from({ length: 140 }, () => c.attach());
-        await until('twelve are turned away', () => clients.filter((x) => x.process.exitCode !== null).length === 12, 20_000);
+        await until(
+          'twelve are turned away',
+          () => clients.filter((x) => x.process.exitCode !== null).length === 12,
+          20_000,
+        );
         go(c);
         await c.exit();
         await Promise.all(clients.map((x) => x.ended));
@@ -862,7 +1016,9 @@ for (const subject of subjects) {
       });
 
       check('makes no link with --full-attach', async (c) => {
-        await c.start({ program: untilFile(c), args: ['--full-attach', '--socket-dir-path', c.path('none')] }).created();
+        await c
+          .start({ program: untilFile(c), args: ['--full-attach', '--socket-dir-path', c.path('none')] })
+          .created();
         assert.equal(statSync(join(c.bundle, 'attach')).mode & 0o777, 0o700);
         go(c);
         await c.exit();
@@ -874,9 +1030,23 @@ for (const subject of subjects) {
         await c.start({ program: `echo one; ${untilFile(c)}; echo two`, args: ['--log-level', 'debug'] }).created();
         await until('the first line', () => readIf(c.log)?.includes('one'));
         for (const junk of [
-          '-1 -1 -1\n', '1 -5 80\n', '99999999999 1 1\n', '1 99999999999999999999 1\n', '0x2 0 0\n', '2.0 0 0\n', '1e3 0 0\n',
-          'x\n', '\n', '\0\0\0\n', '3 0 0\n', '1 2\n', '1 2 3 4\n', '%s%n %s %s\n', `${' '.repeat(150)}\n`,
-        ]) await ctl(c, junk);
+          '-1 -1 -1\n',
+          '1 -5 80\n',
+          '99999999999 1 1\n',
+          '1 99999999999999999999 1\n',
+          '0x2 0 0\n',
+          '2.0 0 0\n',
+          '1e3 0 0\n',
+          'x\n',
+          '\n',
+          '\0\0\0\n',
+          '3 0 0\n',
+          '1 2\n',
+          '1 2 3 4\n',
+          '%s%n %s %s\n',
+          `${' '.repeat(150)}\n`,
+        ])
+          await ctl(c, junk);
         const conmon = await c.pidIn('conmon.pid');
         const rss = rssKb(conmon);
         await ctl(c, 'y'.repeat(1 << 20));
@@ -903,17 +1073,30 @@ for (const subject of subjects) {
     describe('the end', () => {
       check('runs the exit command with its arguments after the exit file, and waits for it', async (c) => {
         const script = c.path('cleanup');
-        writeFileSync(script, `#!/bin/sh\n{ printf '%s,' "$@"; cat ${c.path('exits', c.id)}; ls /proc/$$/fd; } > ${c.path('ran')}.tmp\nmv ${c.path('ran')}.tmp ${c.path('ran')}\nexit 9\n`);
+        writeFileSync(
+          script,
+          `#!/bin/sh\n{ printf '%s,' "$@"; cat ${c.path('exits', c.id)}; ls /proc/$$/fd; } > ` +
+            `${c.path('ran')}.tmp\nmv ${c.path('ran')}.tmp ${c.path('ran')}\nexit 9\n`,
+        );
         chmodSync(script, 0o755);
-        const run = c.start({ program: 'exit 5', args: ['--sync', '--exit-command', script, '--exit-command-arg', 'a b', '--exit-command-arg', '--c'] });
+        const run = c.start({
+          program: 'exit 5',
+          args: ['--sync', '--exit-command', script, '--exit-command-arg', 'a b', '--exit-command-arg', '--c'],
+        });
         assert.equal(await run.started, 9, 'its status is ours');
         const [first, ...fds] = readFileSync(c.path('ran'), 'utf8').trim().split('\n');
         assert.equal(first, 'a b,--c,50');
-        assert.notInclude(fds.filter((f) => Number(f) > 2 && f !== '10' && f !== '255'), '4');
+        assert.notInclude(
+          fds.filter((f) => Number(f) > 2 && f !== '10' && f !== '255'),
+          '4',
+        );
       });
 
       check('waits for --exit-delay before the exit command', async (c) => {
-        const run = c.start({ program: 'exit 0', args: ['--sync', '--exit-delay', '1', '--exit-command', '/bin/touch', '--exit-command-arg', c.path('ran')] });
+        const run = c.start({
+          program: 'exit 0',
+          args: ['--sync', '--exit-delay', '1', '--exit-command', '/bin/touch', '--exit-command-arg', c.path('ran')],
+        });
         await c.exit();
         assert.isFalse(existsSync(c.path('ran')));
         await run.started;
@@ -921,7 +1104,11 @@ for (const subject of subjects) {
       });
 
       check('runs the exit command after a failed create', async (c) => {
-        c.start({ program: '', env: { RUNTIME_PRELUDE: 'exit 1' }, args: ['--exit-command', '/bin/touch', '--exit-command-arg', c.path('ran')] });
+        c.start({
+          program: '',
+          env: { RUNTIME_PRELUDE: 'exit 1' },
+          args: ['--exit-command', '/bin/touch', '--exit-command-arg', c.path('ran')],
+        });
         await until('it ran', () => existsSync(c.path('ran')));
       });
 
@@ -973,7 +1160,8 @@ for (const subject of subjects) {
       check('lets go of what it was given to hold before it announces the exit', async (c) => {
         const held = openSync(c.path('held'), 'w+');
         const run = c.start({
-          program: untilFile(c), extraFds: [held],
+          program: untilFile(c),
+          extraFds: [held],
           args: ['--exit-command', '/bin/sleep', '--exit-command-arg', '1000'],
         });
         await run.created();
@@ -990,7 +1178,13 @@ for (const subject of subjects) {
         rmSync(c.path('x'));
         writeFileSync(c.path('exits', c.id), 'an old and much longer exit file');
         c.start({ program: 'exit 12' });
-        assert.match(await until('replaced', () => { const t = readIf(c.path('exits', c.id)); return t?.startsWith('an') ? undefined : t; }), /^12$/);
+        assert.match(
+          await until('replaced', () => {
+            const t = readIf(c.path('exits', c.id));
+            return t?.startsWith('an') ? undefined : t;
+          }),
+          /^12$/,
+        );
       });
 
       check('still writes the other exit file when one cannot be written', async (c) => {
@@ -1004,9 +1198,15 @@ for (const subject of subjects) {
         await until('syslog listens', () => syslog.messages.length > 0);
         rmSync(c.path('persist'), { recursive: true });
         mkdirSync(c.path('dev'));
-        c.start({ program: 'exit 12', args: ['--syslog'], under: ['unshare', '-m', '/bin/sh', '-c', OWN_SYSLOG, 'sh', c.path('dev'), c.path('syslog')] });
+        c.start({
+          program: 'exit 12',
+          args: ['--syslog'],
+          under: ['unshare', '-m', '/bin/sh', '-c', OWN_SYSLOG, 'sh', c.path('dev'), c.path('syslog')],
+        });
         assert.equal(await c.exit(), '12');
-        await until('the message', () => syslog.messages.some((each) => each.includes('exit') && each.includes(c.path('persist'))));
+        await until('the message', () =>
+          syslog.messages.some((each) => each.includes('exit') && each.includes(c.path('persist'))),
+        );
       });
     });
 
@@ -1025,15 +1225,33 @@ for (const subject of subjects) {
       });
 
       check('gives the runtime the command line of exec', async (c) => {
-        c.start({ mode: 'exec', program: 'exit 0', env: { RUNTIME_TRACE: c.path('trace') }, args: ['-s', '--runtime-opt', '--preserve-fds', '--runtime-opt', '0'] });
+        c.start({
+          mode: 'exec',
+          program: 'exit 0',
+          env: { RUNTIME_TRACE: c.path('trace') },
+          args: ['-s', '--runtime-opt', '--preserve-fds', '--runtime-opt', '0'],
+        });
         await c.exit();
         assert.deepEqual(readFileSync(c.path('trace'), 'utf8').trim().split('\n'), [
-          'exec', '--pid-file', c.path('pidfile'), '--process', join(c.bundle, 'program'), '--detach', '--preserve-fds', '0', c.id,
+          'exec',
+          '--pid-file',
+          c.path('pidfile'),
+          '--process',
+          join(c.bundle, 'program'),
+          '--detach',
+          '--preserve-fds',
+          '0',
+          c.id,
         ]);
       });
 
       check('passes on why an exec failed', async (c) => {
-        const run = c.start({ mode: 'exec', program: '', args: ['--api-version'], env: { RUNTIME_PRELUDE: 'echo no such command >&2; exit 255' } });
+        const run = c.start({
+          mode: 'exec',
+          program: '',
+          args: ['--api-version'],
+          env: { RUNTIME_PRELUDE: 'echo no such command >&2; exit 255' },
+        });
         const report = await run.report();
         assert.equal(report['data'], -1);
         assert.include(String(report['message']), 'no such command');
@@ -1047,7 +1265,11 @@ for (const subject of subjects) {
       });
 
       check('holds the command back until the caller is attached with --exec-attach', async (c) => {
-        const run = c.start({ mode: 'exec', program: 'read l; echo "got $l"; exit 4', args: ['--api-version', '--exec-attach', '-i'] });
+        const run = c.start({
+          mode: 'exec',
+          program: 'read l; echo "got $l"; exit 4',
+          args: ['--api-version', '--exec-attach', '-i'],
+        });
         await until('the attach pipe says the socket is there', () => run.attachPipe !== '');
         assert.deepEqual(JSON.parse(run.attachPipe), { data: 0 });
         const client = await c.attach().connected();
@@ -1111,7 +1333,9 @@ for (const subject of subjects) {
         });
 
         check(`gives it a terminal, resizes it, and attaches (${name})`, async (c) => {
-          realBundle(c, 'busybox stty size; read l; echo "got $l"; read l; busybox stty size; exit 3', { terminal: true });
+          realBundle(c, 'busybox stty size; read l; echo "got $l"; read l; busybox stty size; exit 3', {
+            terminal: true,
+          });
           await c.start({ runtime, args: [...real(c), '-t'] }).created();
           await ctl(c, '1 24 80\n');
           const conmon = await c.pidIn('conmon.pid');
@@ -1168,14 +1392,39 @@ for (const subject of subjects) {
           await command(c, 'start', c.id);
           const other = new Case(subject);
           try {
-            for (const [terminal, args, expected] of [[false, [], 'in\n'], [true, ['-t'], 'in\r\n']] as const) {
-              writeFileSync(other.path('spec'), JSON.stringify({
-                terminal, user: { uid: 0, gid: 0 }, cwd: '/', env: ['PATH=/bin'], args: ['/bin/busybox', 'sh', '-c', 'echo in; exit 6'],
-              }));
+            for (const [terminal, args, expected] of [
+              [false, [], 'in\n'],
+              [true, ['-t'], 'in\r\n'],
+            ] as const) {
+              writeFileSync(
+                other.path('spec'),
+                JSON.stringify({
+                  terminal,
+                  user: { uid: 0, gid: 0 },
+                  cwd: '/',
+                  env: ['PATH=/bin'],
+                  args: ['/bin/busybox', 'sh', '-c', 'echo in; exit 6'],
+                }),
+              );
               rmSync(other.log, { force: true });
               const run = other.startRaw([
-                '-c', c.id, '-n', 'name', '-r', runtime, '-p', other.path('pidfile'), '-e', '-l', other.log, '--sync',
-                '--exec-process-spec', other.path('spec'), '--runtime-arg', `--root=${c.path('state')}`, ...args,
+                '-c',
+                c.id,
+                '-n',
+                'name',
+                '-r',
+                runtime,
+                '-p',
+                other.path('pidfile'),
+                '-e',
+                '-l',
+                other.log,
+                '--sync',
+                '--exec-process-spec',
+                other.path('spec'),
+                '--runtime-arg',
+                `--root=${c.path('state')}`,
+                ...args,
               ]);
               assert.equal(await run.started, 6);
               assert.deepEqual(run.reports, [{ exit_code: 6 }]);

@@ -4,7 +4,16 @@
  * was left behind after it.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  readdirSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import type { Duplex } from 'node:stream';
@@ -85,7 +94,10 @@ export function parseLog(text: string): LogLine[] {
 
 /** What the container wrote to a stream, put together from its log. */
 export function contentOf(lines: readonly LogLine[], stream: string): string {
-  return lines.filter((l) => l.stream === stream).map((l) => l.text + (l.tag === 'F' ? '\n' : '')).join('');
+  return lines
+    .filter((l) => l.stream === stream)
+    .map((l) => l.text + (l.tag === 'F' ? '\n' : ''))
+    .join('');
 }
 
 /** Splits the tool's output into the messages in it. */
@@ -129,7 +141,10 @@ export class Helper {
 
   /** What packets of this stream carried so far (2 stdout, 3 stderr). */
   received(stream: number): string {
-    return this.messages.filter((m) => m[0] === stream).map((m) => m.subarray(1).toString('latin1')).join('');
+    return this.messages
+      .filter((m) => m[0] === stream)
+      .map((m) => m.subarray(1).toString('latin1'))
+      .join('');
   }
 
   write(text: string): void {
@@ -188,11 +203,29 @@ export class Case {
     const exec = options.mode === 'exec';
     const logs = (options.logs ?? [`k8s-file:${this.log}`]).flatMap((l) => ['-l', l]);
     const args = [
-      '-c', this.id, '-u', this.id, '-n', 'name', '-b', this.bundle, '-r', options.runtime ?? standInRuntime,
-      '-p', this.path('pidfile'), '-P', this.path('conmon.pid'), '--exit-dir', this.path('exits'),
-      '--persist-dir', this.path('persist'), '--socket-dir-path', this.path('sock'),
+      '-c',
+      this.id,
+      '-u',
+      this.id,
+      '-n',
+      'name',
+      '-b',
+      this.bundle,
+      '-r',
+      options.runtime ?? standInRuntime,
+      '-p',
+      this.path('pidfile'),
+      '-P',
+      this.path('conmon.pid'),
+      '--exit-dir',
+      this.path('exits'),
+      '--persist-dir',
+      this.path('persist'),
+      '--socket-dir-path',
+      this.path('sock'),
       ...(exec ? ['-e', '--exec-process-spec', join(this.bundle, 'program')] : []),
-      ...logs, ...(options.args ?? []),
+      ...logs,
+      ...(options.args ?? []),
     ];
     return this.#track(new Run(this, args, options));
   }
@@ -251,7 +284,9 @@ export class Case {
     for (const pid of ownedBy(this.dir)) kill(pid);
     await until('the processes of the case end', () => ownedBy(this.dir).length === 0);
     const left = readdirSync(this.path('tmp')).map((f) => `file ${f} in TMPDIR`);
-    const mounts = readFileSync('/proc/self/mountinfo', 'utf8').split('\n').filter((l) => l.includes(this.dir));
+    const mounts = readFileSync('/proc/self/mountinfo', 'utf8')
+      .split('\n')
+      .filter((l) => l.includes(this.dir));
     rmSync(this.dir, { recursive: true, force: true });
     return [...left, ...mounts.map((m) => `mount ${m}`)];
   }
@@ -262,7 +297,7 @@ export function ownedBy(dir: string): number[] {
   return readdirSync('/proc')
     .filter((n) => /^\d+$/.test(n) && Number(n) !== process.pid)
     .map(Number)
-    .filter((pid) => isAlive(pid) && ((readIf(`/proc/${pid}/cmdline`) ?? '').includes(dir)));
+    .filter((pid) => isAlive(pid) && (readIf(`/proc/${pid}/cmdline`) ?? '').includes(dir));
 }
 
 /** A running monitor, from the side of the daemon. */
@@ -280,14 +315,23 @@ export class Run {
       cwd: testCase.bundle,
       stdio: ['ignore', 'pipe', 'pipe', 'pipe', 'pipe', 'pipe', ...(options.extraFds ?? [])],
       env: {
-        PATH: process.env['PATH'] ?? '/usr/bin:/bin', TMPDIR: testCase.path('tmp'), _OCI_SYNCPIPE: '3',
-        _OCI_STARTPIPE: '4', _OCI_ATTACHPIPE: '5', ASAN_OPTIONS: 'detect_leaks=0',
-        VALGRIND_LOGS: process.env['VALGRIND_LOGS'] ?? '', ...options.env,
+        PATH: process.env['PATH'] ?? '/usr/bin:/bin',
+        TMPDIR: testCase.path('tmp'),
+        _OCI_SYNCPIPE: '3',
+        _OCI_STARTPIPE: '4',
+        _OCI_ATTACHPIPE: '5',
+        ASAN_OPTIONS: 'detect_leaks=0',
+        VALGRIND_LOGS: process.env['VALGRIND_LOGS'] ?? '',
+        ...options.env,
       },
     });
     this.started = new Promise((done) => this.child.once('exit', done));
-    this.#pipe(3).on('data', (d: Buffer) => (this.#sync += d.toString('utf8'))).on('error', () => undefined);
-    this.#pipe(5).on('data', (d: Buffer) => (this.#attach += d.toString('utf8'))).on('error', () => undefined);
+    this.#pipe(3)
+      .on('data', (d: Buffer) => (this.#sync += d.toString('utf8')))
+      .on('error', () => undefined);
+    this.#pipe(5)
+      .on('data', (d: Buffer) => (this.#attach += d.toString('utf8')))
+      .on('error', () => undefined);
     this.#pipe(4).on('error', () => undefined);
     this.child.stderr!.on('data', (d: Buffer) => (this.#stderr += d.toString('utf8')));
     this.child.stdout!.resume();
@@ -313,7 +357,10 @@ export class Run {
 
   /** The complete messages on the sync pipe so far. */
   get reports(): Record<string, unknown>[] {
-    return this.#sync.split('\n').slice(0, -1).map((l) => JSON.parse(l) as Record<string, unknown>);
+    return this.#sync
+      .split('\n')
+      .slice(0, -1)
+      .map((l) => JSON.parse(l) as Record<string, unknown>);
   }
 
   /** Waits for the n-th message on the sync pipe. */
@@ -330,7 +377,11 @@ export class Run {
 }
 
 /** Makes a root file system of busybox and the tool, and a config.json, for a real runtime. */
-export function realBundle(testCase: Case, program: string, options: { terminal?: boolean; memory?: number } = {}): void {
+export function realBundle(
+  testCase: Case,
+  program: string,
+  options: { terminal?: boolean; memory?: number } = {},
+): void {
   const root = join(testCase.bundle, 'rootfs');
   for (const dir of ['bin', 'dev', 'proc']) mkdirSync(join(root, dir), { recursive: true });
   writeFileSync(join(root, 'bin/busybox'), readFileSync('/bin/busybox'));
@@ -339,7 +390,11 @@ export function realBundle(testCase: Case, program: string, options: { terminal?
   const config = {
     ociVersion: '1.0.2',
     process: {
-      terminal: options.terminal ?? false, user: { uid: 0, gid: 0 }, cwd: '/', env: ['PATH=/bin'], noNewPrivileges: true,
+      terminal: options.terminal ?? false,
+      user: { uid: 0, gid: 0 },
+      cwd: '/',
+      env: ['PATH=/bin'],
+      noNewPrivileges: true,
       args: ['/bin/busybox', 'sh', '-c', program],
       capabilities: { bounding: ['CAP_KILL'], effective: ['CAP_KILL'], permitted: ['CAP_KILL'] },
     },
@@ -362,7 +417,10 @@ export function realBundle(testCase: Case, program: string, options: { terminal?
 export const realRuntimes: readonly string[] = ['/usr/bin/runc', '/usr/bin/crun'].filter((p) => existsSync(p));
 
 /** Runs a command to its end; returns its status and output. */
-export async function runCommand(command: string, args: readonly string[]): Promise<{ status: number | null; output: string }> {
+export async function runCommand(
+  command: string,
+  args: readonly string[],
+): Promise<{ status: number | null; output: string }> {
   const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'pipe'] });
   let output = '';
   child.stdout.on('data', (d: Buffer) => (output += d.toString('latin1')));
@@ -370,4 +428,3 @@ export async function runCommand(command: string, args: readonly string[]): Prom
   const status = await new Promise<number | null>((done) => child.once('close', done));
   return { status, output };
 }
-

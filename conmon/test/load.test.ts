@@ -69,7 +69,11 @@ describe('conmon (ours) under load', function () {
         rmSync(`${c.log}.${i}`);
       }
       next = checkFile(c.log, next);
-      assert.isAtLeast((next * lineBytes) / 1e6, seconds * 100 * 0.5, 'the container was slowed down to less than half');
+      assert.isAtLeast(
+        (next * lineBytes) / 1e6,
+        seconds * 100 * 0.5,
+        'the container was slowed down to less than half',
+      );
     } finally {
       await c.close();
     }

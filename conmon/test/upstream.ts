@@ -9,14 +9,17 @@ export const upstreamFails: Readonly<Record<string, string>> = {
   'takes 10 MB of error from a runtime without blocking': 'waits for the runtime before it reads: both block for ever',
   'loses nothing of what a talkative runtime writes before it succeeds': 'the same',
   'ends a runtime that hangs when told to end': 'the runtime ends, the caller is told nothing',
-  'gives a container without -i an empty stdin, and none of its descriptors': 'passes what it inherited on to the runtime',
+  'gives a container without -i an empty stdin, and none of its descriptors':
+    'passes what it inherited on to the runtime',
   'gives the container no ignored or blocked signals': 'SIGPIPE stays ignored',
-  'is not held back by a grandchild that writes for ever': 'reads until the pipe is empty, which on a busy machine it never is',
+  'is not held back by a grandchild that writes for ever':
+    'reads until the pipe is empty, which on a busy machine it never is',
   'replaces a link at the end of the path, dangling or not': 'follows it',
   'refuses a log that cannot be one, with a message': 'the message is on stderr only; a FIFO blocks it for ever',
   'loses nothing when told to reopen a log that was not renamed': 'truncates it',
   'goes on in the old file when there can be no new one': 'exits, and the container has no monitor',
-  'drops lines on a full disk, goes on, and writes again when there is room': 'leaves half a line, and the rest of the next joins it',
+  'drops lines on a full disk, goes on, and writes again when there is room':
+    'leaves half a line, and the rest of the next joins it',
   'survives the limit on file sizes': 'dies of SIGXFSZ',
   'keeps full logs with --log-rotate, every line once and in order': '--log-rotate came later',
   'lets the oldest log fall off with --log-max-files': '--log-max-files came later',
@@ -31,12 +34,14 @@ export const upstreamFails: Readonly<Record<string, string>> = {
   'turns away more clients than it can hold, and keeps those it has': 'has no limit',
   'links the bundle into the socket directory, however long the path, and cleans up': 'leaves the link',
   'survives garbage and obeys the next line': 'its line buffer never recovers, and it spins',
-  'runs the exit command with its arguments after the exit file, and waits for it': 'ends with the status of the container (2.2: of the command)',
+  'runs the exit command with its arguments after the exit file, and waits for it':
+    'ends with the status of the container (2.2: of the command)',
   'does not wait for what the container left behind': 'waits for every process the container orphaned',
   'reports a container it lost as 255 or as it was, never as success': 'says -1 (and 2.2 says 0)',
   'reports a container that was gone before it could look as 255, never as success': 'says -1 (and 2.2 says 0)',
   'still writes the other exit file when one cannot be written': 'exits without the other',
-  'tells syslog when an exit file cannot be written: nobody else listens by then': 'gives up at the first file that cannot be written',
+  'tells syslog when an exit file cannot be written: nobody else listens by then':
+    'gives up at the first file that cannot be written',
   'relays what a service may say, and no more': 'relays READY=1 only',
 };
 

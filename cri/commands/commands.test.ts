@@ -21,7 +21,17 @@ const dull: Screen = { ...screen, paint: (_style, text) => text };
 
 describe('what commands print', () => {
   it('has columns as wide as their widest cell, without spaces at the ends', () => {
-    assert.equal(table(dull, ['ID', 'NAME', 'X'], [['1', 'a', ''], ['22222', { text: 'long name', style: 'green' }, 'y']]), 'ID     NAME       X\n1      a\n22222  long name  y\n');
+    assert.equal(
+      table(
+        dull,
+        ['ID', 'NAME', 'X'],
+        [
+          ['1', 'a', ''],
+          ['22222', { text: 'long name', style: 'green' }, 'y'],
+        ],
+      ),
+      'ID     NAME       X\n1      a\n22222  long name  y\n',
+    );
     assert.include(table(screen, ['A', 'B'], [[{ text: 'x', style: 'green' }, 'y']]), '<green>x</>  y\n');
   });
 
@@ -31,24 +41,58 @@ describe('what commands print', () => {
   });
 
   it('has colour only on terminals that want it', () => {
-    const painted = (isTTY: boolean, env: NodeJS.ProcessEnv): string => screenOf({ isTTY } as NodeJS.WriteStream, env).paint('red', 'x');
+    const painted = (isTTY: boolean, env: NodeJS.ProcessEnv): string =>
+      screenOf({ isTTY } as NodeJS.WriteStream, env).paint('red', 'x');
     assert.equal(painted(true, {}), '\x1b[31mx\x1b[0m');
-    for (const [isTTY, env] of [[false, {}], [true, { NO_COLOR: '1' }], [true, { TERM: 'dumb' }]] as const) assert.equal(painted(isTTY, env), 'x');
+    for (const [isTTY, env] of [
+      [false, {}],
+      [true, { NO_COLOR: '1' }],
+      [true, { TERM: 'dumb' }],
+    ] as const)
+      assert.equal(painted(isTTY, env), 'x');
   });
 
   it('says sizes, ages and uses as people do', () => {
-    assert.deepEqual([0n, 999n, 1_000n, 99_940n, 99_960n, 999_400n, 999_600n, 5_000_000_000n, undefined].map(bytes), ['0B', '999B', '1.0kB', '99.9kB', '100kB', '999kB', '1.0MB', '5.0GB', '-']);
+    assert.deepEqual([0n, 999n, 1_000n, 99_940n, 99_960n, 999_400n, 999_600n, 5_000_000_000n, undefined].map(bytes), [
+      '0B',
+      '999B',
+      '1.0kB',
+      '99.9kB',
+      '100kB',
+      '999kB',
+      '1.0MB',
+      '5.0GB',
+      '-',
+    ]);
     const second = 1_000_000_000n;
-    assert.deepEqual([0n, 1n, 59n, 60n, 7_199n, 7_200n, 86_400n, 864_000n].map((each) => duration(each * second)), ['0 seconds', '1 second', '59 seconds', '1 minute', '1 hour', '2 hours', '1 day', '10 days']);
-    assert.deepEqual([ago(0n, 5n), ago(2n * second, 5n * second), ago(9n, 5n)], ['-', '3 seconds ago', '0 seconds ago']);
-    assert.deepEqual([undefined, 0n, 499_999n, 500_000n, 1_500_000_000n].map(millicores), ['-', '0m', '0m', '1m', '1500m']);
+    assert.deepEqual(
+      [0n, 1n, 59n, 60n, 7_199n, 7_200n, 86_400n, 864_000n].map((each) => duration(each * second)),
+      ['0 seconds', '1 second', '59 seconds', '1 minute', '1 hour', '2 hours', '1 day', '10 days'],
+    );
+    assert.deepEqual(
+      [ago(0n, 5n), ago(2n * second, 5n * second), ago(9n, 5n)],
+      ['-', '3 seconds ago', '0 seconds ago'],
+    );
+    assert.deepEqual([undefined, 0n, 499_999n, 500_000n, 1_500_000_000n].map(millicores), [
+      '-',
+      '0m',
+      '0m',
+      '1m',
+      '1500m',
+    ]);
     assert.equal(shortId(`sha256:${'0123456789abcdef'.repeat(4)}`), '0123456789abc');
   });
 
   it('names states', () => {
-    assert.deepEqual((['CONTAINER_RUNNING', 'CONTAINER_EXITED', 'SANDBOX_READY', 'SANDBOX_NOTREADY'] as const).map(stateCell), [
-      { text: 'Running', style: 'green' }, { text: 'Exited', style: 'dim' }, { text: 'Ready', style: 'green' }, { text: 'Not ready', style: 'dim' },
-    ]);
+    assert.deepEqual(
+      (['CONTAINER_RUNNING', 'CONTAINER_EXITED', 'SANDBOX_READY', 'SANDBOX_NOTREADY'] as const).map(stateCell),
+      [
+        { text: 'Running', style: 'green' },
+        { text: 'Exited', style: 'dim' },
+        { text: 'Ready', style: 'green' },
+        { text: 'Not ready', style: 'dim' },
+      ],
+    );
   });
 
   it('unpacks the JSON in a verbose status, and keeps what is none', () => {
@@ -57,7 +101,9 @@ describe('what commands print', () => {
 
   it('draws a bar for each layer, not wider than the terminal', () => {
     const pull: Pull = {
-      reference: 'docker.io/library/app:1', stage: 'downloading', startedAt: 0n,
+      reference: 'docker.io/library/app:1',
+      stage: 'downloading',
+      startedAt: 0n,
       layers: [
         { digest: 'sha256:aaaaaaaaaaaaaaaa', stage: 'done', bytesDone: 3n, bytesTotal: 3n },
         { digest: 'sha256:bbbbbbbbbbbbbbbb', stage: 'downloading', bytesDone: 500n, bytesTotal: 1_000n },
@@ -74,13 +120,23 @@ describe('what commands print', () => {
   });
 
   it('tells an event in one line', () => {
-    const event: ContainerEventResponse = codecs.ContainerEventResponse.decode(codecs.ContainerEventResponse.encode({
-      containerId: 'c'.repeat(64), containerEventType: 'CONTAINER_STOPPED_EVENT', createdAt: 1_700_000_000_123_000_000n,
-      podSandboxStatus: { id: 'p'.repeat(64), metadata: { namespace: 'default', name: 'web' } },
-      containersStatuses: [{ id: 'c'.repeat(64), metadata: { name: 'app' }, reason: 'OOMKilled', exitCode: 137 }],
-    }));
-    assert.equal(eventLine(dull, event), '2023-11-14T22:13:20.123Z stopped container ccccccccccccc app of default/web (OOMKilled 137)\n');
-    assert.equal(eventLine(dull, { ...event, containerId: 'p'.repeat(64) }), '2023-11-14T22:13:20.123Z stopped pod ppppppppppppp default/web\n');
+    const event: ContainerEventResponse = codecs.ContainerEventResponse.decode(
+      codecs.ContainerEventResponse.encode({
+        containerId: 'c'.repeat(64),
+        containerEventType: 'CONTAINER_STOPPED_EVENT',
+        createdAt: 1_700_000_000_123_000_000n,
+        podSandboxStatus: { id: 'p'.repeat(64), metadata: { namespace: 'default', name: 'web' } },
+        containersStatuses: [{ id: 'c'.repeat(64), metadata: { name: 'app' }, reason: 'OOMKilled', exitCode: 137 }],
+      }),
+    );
+    assert.equal(
+      eventLine(dull, event),
+      '2023-11-14T22:13:20.123Z stopped container ccccccccccccc app of default/web (OOMKilled 137)\n',
+    );
+    assert.equal(
+      eventLine(dull, { ...event, containerId: 'p'.repeat(64) }),
+      '2023-11-14T22:13:20.123Z stopped pod ppppppppppppp default/web\n',
+    );
   });
 });
 
@@ -90,12 +146,25 @@ describe('what commands are told', () => {
     assert.equal(wholeNumber('12'), 12);
     assert.equal(parseDuration('90s'), 90_000_000_000n);
     assert.equal(parseDuration('2d'), 172_800_000_000_000n);
-    for (const bad of [() => collectLabel('a'), () => collectLabel('=b'), () => wholeNumber('-1'), () => wholeNumber('x'), () => parseDuration('5'), () => parseDuration('5w')]) assert.throws(bad, /want/);
+    for (const bad of [
+      () => collectLabel('a'),
+      () => collectLabel('=b'),
+      () => wholeNumber('-1'),
+      () => wholeNumber('x'),
+      () => parseDuration('5'),
+      () => parseDuration('5w'),
+    ])
+      assert.throws(bad, /want/);
   });
 
   it('finds the exit code in the end of a session', () => {
     assert.equal(exitCodeOf('{"metadata":{},"status":"Success"}'), 0);
-    assert.equal(exitCodeOf('{"status":"Failure","reason":"NonZeroExitCode","details":{"causes":[{"reason":"ExitCode","message":"42"}]}}'), 42);
+    assert.equal(
+      exitCodeOf(
+        '{"status":"Failure","reason":"NonZeroExitCode","details":{"causes":[{"reason":"ExitCode","message":"42"}]}}',
+      ),
+      42,
+    );
     assert.throws(() => exitCodeOf('{"status":"Failure","message":"no such file: /nope"}'), '/nope');
     try {
       exitCodeOf('');
@@ -138,16 +207,26 @@ describe('logs', () => {
     const lines = Array.from({ length: 2_000 }, (_, index) => `line ${index} ${'x'.repeat(100)}`);
     await writeFile(path, `${lines.join('\n')}\n`);
     assert.deepEqual(await all(logFileLines(path, { tail: undefined, goesOn: undefined, signal })), lines);
-    for (const tail of [1, 3, 1_500]) assert.deepEqual(await all(logFileLines(path, { tail, goesOn: undefined, signal })), lines.slice(-tail));
+    for (const tail of [1, 3, 1_500])
+      assert.deepEqual(await all(logFileLines(path, { tail, goesOn: undefined, signal })), lines.slice(-tail));
     assert.deepEqual(await all(logFileLines(path, { tail: 0, goesOn: undefined, signal })), []);
     assert.lengthOf(await all(logFileLines(path, { tail: 3_000, goesOn: undefined, signal })), 2_000);
   });
 
   it('count a line in pieces as one', async () => {
     const entry = (tag: string, text: string): string => `2026-11-22T07:15:00.1Z stdout ${tag} ${text}\n`;
-    const entries = [entry('F', 'one'), entry('P', 'tw'), entry('P', 'o'), entry('F', ''), entry('F', 'three'), entry('P', 'fo'), entry('F', 'ur')];
+    const entries = [
+      entry('F', 'one'),
+      entry('P', 'tw'),
+      entry('P', 'o'),
+      entry('F', ''),
+      entry('F', 'three'),
+      entry('P', 'fo'),
+      entry('F', 'ur'),
+    ];
     await writeFile(path, entries.join(''));
-    const last = async (tail: number): Promise<number> => (await all(logFileLines(path, { tail, goesOn: undefined, signal }))).length;
+    const last = async (tail: number): Promise<number> =>
+      (await all(logFileLines(path, { tail, goesOn: undefined, signal }))).length;
     assert.deepEqual([await last(1), await last(2), await last(3), await last(4), await last(5)], [2, 3, 6, 7, 7]);
   });
 
@@ -165,7 +244,12 @@ describe('logs', () => {
       await appendFile(path, 'four\n');
       return false;
     };
-    assert.deepEqual(await all(logFileLines(path, { tail: undefined, goesOn, signal })), ['one', 'two', 'three', 'four']);
+    assert.deepEqual(await all(logFileLines(path, { tail: undefined, goesOn, signal })), [
+      'one',
+      'two',
+      'three',
+      'four',
+    ]);
   });
 
   it('that are not there say where they are', async () => {

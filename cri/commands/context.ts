@@ -31,7 +31,10 @@ export function now(): bigint {
 }
 
 /** Parses `key=value`, once or more often. For commander. */
-export function collectLabel(text: string, before: Readonly<Record<string, string>> = {}): Readonly<Record<string, string>> {
+export function collectLabel(
+  text: string,
+  before: Readonly<Record<string, string>> = {},
+): Readonly<Record<string, string>> {
   const at = text.indexOf('=');
   if (at <= 0) throw new InvalidArgumentError(`want key=value, got ${JSON.stringify(text)}`);
   return { ...before, [text.slice(0, at)]: text.slice(at + 1) };

@@ -1,4 +1,7 @@
-/** `berth exec`, `attach`: a command in a container, over WebSocket (v5.channel.k8s.io) as newer clients of Kubernetes do it. */
+/**
+ * `berth exec`, `attach`: a command in a container, over WebSocket (v5.channel.k8s.io) as newer clients of Kubernetes
+ * do it.
+ */
 import type { Command } from 'commander';
 import type { WebSocket } from 'ws';
 import { RuntimeError } from '../../pkg/base/errors.ts';
@@ -24,21 +27,32 @@ export function addExec(program: Command, context: CommandContext): void {
     .option('-s, --sync', 'wait for its end and print what it wrote then, as probes do')
     .option('--timeout <seconds>', 'kill it after so long; with --sync', wholeNumber, 0)
     .passThroughOptions()
-    .action(async (containerId: string, cmd: string[], options: StreamOptions & { readonly sync?: true; readonly timeout: number }) => {
-      if (options.sync !== true && options.timeout > 0) throw new RuntimeError('InvalidArgument', '--timeout goes with --sync only');
-      await withClient(context, async (client) => {
-        if (options.sync === true) {
-          const { stdout, stderr, exitCode } = await client.execSync({ containerId, cmd, timeout: BigInt(options.timeout) });
-          process.stdout.write(stdout);
-          process.stderr.write(stderr);
-          process.exitCode = exitCode;
-          return;
-        }
-        const wanted = streams(options);
-        const { url } = await client.exec({ containerId, cmd, ...wanted });
-        process.exitCode = await talk(url, wanted);
-      });
-    });
+    .action(
+      async (
+        containerId: string,
+        cmd: string[],
+        options: StreamOptions & { readonly sync?: true; readonly timeout: number },
+      ) => {
+        if (options.sync !== true && options.timeout > 0)
+          throw new RuntimeError('InvalidArgument', '--timeout goes with --sync only');
+        await withClient(context, async (client) => {
+          if (options.sync === true) {
+            const { stdout, stderr, exitCode } = await client.execSync({
+              containerId,
+              cmd,
+              timeout: BigInt(options.timeout),
+            });
+            process.stdout.write(stdout);
+            process.stderr.write(stderr);
+            process.exitCode = exitCode;
+            return;
+          }
+          const wanted = streams(options);
+          const { url } = await client.exec({ containerId, cmd, ...wanted });
+          process.exitCode = await talk(url, wanted);
+        });
+      },
+    );
   program
     .command('attach')
     .description("see a running container's output and, with -i, write to its input")
@@ -63,14 +77,17 @@ interface Wanted {
 
 /** A terminal has one output only. */
 function streams({ stdin, tty }: StreamOptions): Wanted {
-  if (tty === true && !process.stdin.isTTY && stdin === true) throw new RuntimeError('InvalidArgument', 'our input is no terminal; leave out --tty');
+  if (tty === true && !process.stdin.isTTY && stdin === true)
+    throw new RuntimeError('InvalidArgument', 'our input is no terminal; leave out --tty');
   return { stdin: stdin === true, stdout: true, stderr: tty !== true, tty: tty === true };
 }
 
 /** Carries the session to its end; the exit code. @throws with what the daemon says when it could not be run. */
 async function talk(url: string, { stdin, tty }: Wanted): Promise<number> {
   const { WebSocket } = await import('ws');
-  const ws = new WebSocket(url.replace(/^http/, 'ws'), ['v5.channel.k8s.io', 'v4.channel.k8s.io'], { perMessageDeflate: false });
+  const ws = new WebSocket(url.replace(/^http/, 'ws'), ['v5.channel.k8s.io', 'v4.channel.k8s.io'], {
+    perMessageDeflate: false,
+  });
   const status: Buffer[] = [];
   const restore: (() => void)[] = [];
   ws.on('message', (data: Buffer) => {
@@ -86,7 +103,11 @@ async function talk(url: string, { stdin, tty }: Wanted): Promise<number> {
   try {
     await new Promise<void>((resolve, reject) => {
       ws.once('close', () => resolve());
-      ws.once('error', (cause) => reject(new RuntimeError('Unavailable', `cannot talk to ${new URL(url).host}, where the daemon streams`, { cause })));
+      ws.once('error', (cause) =>
+        reject(
+          new RuntimeError('Unavailable', `cannot talk to ${new URL(url).host}, where the daemon streams`, { cause }),
+        ),
+      );
     });
   } finally {
     for (const each of restore) each();
@@ -129,17 +150,27 @@ function sendInput(ws: WebSocket, tty: boolean): () => void {
 function followWindow(ws: WebSocket): () => void {
   const tell = (): void => {
     const { columns, rows } = process.stdout;
-    if (process.stdout.isTTY) ws.send(Buffer.concat([Buffer.of(CHANNEL.resize), Buffer.from(JSON.stringify({ Width: columns, Height: rows }))]));
+    if (process.stdout.isTTY)
+      ws.send(
+        Buffer.concat([Buffer.of(CHANNEL.resize), Buffer.from(JSON.stringify({ Width: columns, Height: rows }))]),
+      );
   };
   tell();
   process.stdout.on('resize', tell);
   return () => void process.stdout.off('resize', tell);
 }
 
-/** PURE. What Kubernetes' Status object says of the exit code. @throws Internal with its message if the command did not run, or the session broke. */
+/**
+ * PURE. What Kubernetes' Status object says of the exit code. @throws Internal with its message if the command did not
+ * run, or the session broke.
+ */
 export function exitCodeOf(text: string): number {
   if (text === '') throw new RuntimeError('Unavailable', 'the connection ended before the command did');
-  const { status, message, details } = JSON.parse(text) as { readonly status?: string; readonly message?: string; readonly details?: { readonly causes?: readonly { readonly reason: string; readonly message: string }[] } };
+  const { status, message, details } = JSON.parse(text) as {
+    readonly status?: string;
+    readonly message?: string;
+    readonly details?: { readonly causes?: readonly { readonly reason: string; readonly message: string }[] };
+  };
   if (status === 'Success') return 0;
   const code = Number(details?.causes?.find((each) => each.reason === 'ExitCode')?.message);
   if (Number.isInteger(code) && code > 0) return code;

@@ -14,11 +14,20 @@ export function addImages(program: Command, context: CommandContext): void {
     .command('pull')
     .description('pull an image, with the progress of each layer on a terminal')
     .argument('<image>')
-    .option('--creds <user:password>', 'for this pull only; others on this node can see it while it runs, an auth file they cannot')
+    .option(
+      '--creds <user:password>',
+      'for this pull only; others on this node can see it while it runs, an auth file they cannot',
+    )
     .option('--json', 'as JSON')
     .action(async (image: string, { creds, json }: { readonly creds?: string; readonly json?: true }) => {
       await withClient(context, async (client) => {
-        const imageRef = await pull(client, screen, image, creds === undefined ? undefined : credentials(creds), json === true);
+        const imageRef = await pull(
+          client,
+          screen,
+          image,
+          creds === undefined ? undefined : credentials(creds),
+          json === true,
+        );
         if (json === true) printJson(screen, { imageRef });
         else screen.write(`${imageRef}\n`);
       });
@@ -60,7 +69,13 @@ function credentials(text: string): Input<AuthConfig> {
 }
 
 /** The id of the image. Ctrl-C gives up; what is here already stays for the next try. */
-async function pull(client: Client, screen: Screen, image: string, auth: Input<AuthConfig> | undefined, quiet: boolean): Promise<string> {
+async function pull(
+  client: Client,
+  screen: Screen,
+  image: string,
+  auth: Input<AuthConfig> | undefined,
+  quiet: boolean,
+): Promise<string> {
   const signal = interrupted();
   const over = new AbortController();
   const progress = screen.isTerminal && !quiet ? showProgress(client, screen, image, over.signal) : Promise.resolve();
@@ -80,7 +95,9 @@ async function showProgress(client: Client, screen: Screen, image: string, signa
     for await (const { pulls } of client.pullProgress({}, { signal })) {
       const own = pulls.find((each) => isSame(each.reference, image));
       if (own === undefined) continue;
-      const lines = progressLines(screen, own, process.stdout.columns ?? 80).slice(-Math.max(1, (process.stdout.rows ?? 24) - 1));
+      const lines = progressLines(screen, own, process.stdout.columns ?? 80).slice(
+        -Math.max(1, (process.stdout.rows ?? 24) - 1),
+      );
       screen.write(`${drawn > 0 ? `\x1b[${drawn}A\x1b[J` : ''}${lines.join('\n')}\n`);
       drawn = lines.length;
     }
@@ -92,7 +109,12 @@ async function showProgress(client: Client, screen: Screen, image: string, signa
 
 /** The daemon tells a name in full: `docker.io/library/busybox:latest` for `busybox`. */
 function isSame(reference: string, image: string): boolean {
-  return reference === image || reference === `${image}:latest` || reference.endsWith(`/${image}`) || reference.endsWith(`/${image}:latest`);
+  return (
+    reference === image ||
+    reference === `${image}:latest` ||
+    reference.endsWith(`/${image}`) ||
+    reference.endsWith(`/${image}:latest`)
+  );
 }
 
 const BAR_CHARS = 30;
@@ -105,8 +127,15 @@ export function progressLines(screen: Screen, pull: Pull, columns: number): stri
     const part = layer.bytesTotal > 0n ? Math.min(1, Number(layer.bytesDone) / Number(layer.bytesTotal)) : 0;
     const full = layer.stage === 'done' ? BAR_CHARS : Math.round(part * BAR_CHARS);
     const bar = `${'='.repeat(full)}${' '.repeat(BAR_CHARS - full)}`;
-    const amount = layer.stage === 'done' ? bytes(layer.bytesTotal) : `${bytes(layer.bytesDone)} / ${bytes(layer.bytesTotal)}`;
-    return { text: `  ${shortId(layer.digest)} [${bar}] ${layer.stage.padEnd(11)} ${amount}`, isDone: layer.stage === 'done' };
+    const amount =
+      layer.stage === 'done' ? bytes(layer.bytesTotal) : `${bytes(layer.bytesDone)} / ${bytes(layer.bytesTotal)}`;
+    return {
+      text: `  ${shortId(layer.digest)} [${bar}] ${layer.stage.padEnd(11)} ${amount}`,
+      isDone: layer.stage === 'done',
+    };
   });
-  return [head.slice(0, columns), ...lines.map(({ text, isDone }) => (isDone ? screen.paint('dim', text.slice(0, columns)) : text.slice(0, columns)))];
+  return [
+    head.slice(0, columns),
+    ...lines.map(({ text, isDone }) => (isDone ? screen.paint('dim', text.slice(0, columns)) : text.slice(0, columns))),
+  ];
 }

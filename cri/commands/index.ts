@@ -1,5 +1,6 @@
 /**
- * The commands of `berth`, for people on a node that has no crictl: thin, over CRI and berth.v1.Node on the daemon's socket.
+ * The commands of `berth`, for people on a node that has no crictl: thin, over CRI and berth.v1.Node on the daemon's
+ * socket.
  *
  *   lists.ts     ps, pods, images          images.ts    pull, rmi, import
  *   inspect.ts   inspect, inspectp, inspecti             logs.ts      logs
@@ -19,11 +20,16 @@ import { screenOf } from './output.ts';
 import { addStats } from './stats.ts';
 
 /** Adds every command to the program. */
-export function addCommands(program: Command, own: { readonly version: string; readonly load: () => Promise<LoadedConfig> }): void {
+export function addCommands(
+  program: Command,
+  own: { readonly version: string; readonly load: () => Promise<LoadedConfig> },
+): void {
   const context = { ...own, screen: screenOf(process.stdout, process.env) };
   program.hook('preAction', (_program, command) => {
     // `berth ps | head`: whoever does not read on has seen enough. Not for the daemon, which has no command's name.
-    if (command !== program) process.stdout.on('error', (error: NodeJS.ErrnoException) => process.exit(error.code === 'EPIPE' ? 0 : 1));
+    if (command !== program)
+      process.stdout.on('error', (error: NodeJS.ErrnoException) => process.exit(error.code === 'EPIPE' ? 0 : 1));
   });
-  for (const add of [addLists, addInspect, addLogs, addExec, addStats, addEvents, addImages, addNode]) add(program, context);
+  for (const add of [addLists, addInspect, addLogs, addExec, addStats, addEvents, addImages, addNode])
+    add(program, context);
 }

@@ -8,12 +8,21 @@ import { type CommandContext, withClient } from './context.ts';
 import { printJson } from './output.ts';
 
 export function addInspect(program: Command, context: CommandContext): void {
-  const add = (name: string, argument: string, what: string, look: (client: Client, id: string) => Promise<unknown>): void => {
-    program.command(name).description(`show all about ${what}, as JSON`).argument(`<${argument}...>`).action(async (ids: string[]) => {
-      await withClient(context, async (client) => {
-        for (const id of ids) printJson(context.screen, await look(client, id));
+  const add = (
+    name: string,
+    argument: string,
+    what: string,
+    look: (client: Client, id: string) => Promise<unknown>,
+  ): void => {
+    program
+      .command(name)
+      .description(`show all about ${what}, as JSON`)
+      .argument(`<${argument}...>`)
+      .action(async (ids: string[]) => {
+        await withClient(context, async (client) => {
+          for (const id of ids) printJson(context.screen, await look(client, id));
+        });
       });
-    });
   };
   add('inspect', 'container', 'a container', async (client, containerId) => {
     const { status, info } = await client.containerStatus({ containerId, verbose: true });
@@ -25,7 +34,8 @@ export function addInspect(program: Command, context: CommandContext): void {
   });
   add('inspecti', 'image', 'an image', async (client, name) => {
     const { image, info } = await client.imageStatus({ image: { image: name }, verbose: true });
-    if (image === undefined) throw new RuntimeError('NotFound', `no image ${quote(name)} on this node; pull it with: berth pull ${name}`);
+    if (image === undefined)
+      throw new RuntimeError('NotFound', `no image ${quote(name)} on this node; pull it with: berth pull ${name}`);
     return { status: image, ...unpacked(info) };
   });
 }

@@ -4,7 +4,12 @@ import type { Container, ContainerState, Image, PodSandbox, StringMap } from '..
 import { collectLabel, type CommandContext, now, withClient } from './context.ts';
 import { ago, bytes, type Cell, printJson, shortId, table } from './output.ts';
 
-const STATES: Readonly<Record<string, ContainerState>> = { created: 'CONTAINER_CREATED', running: 'CONTAINER_RUNNING', exited: 'CONTAINER_EXITED', unknown: 'CONTAINER_UNKNOWN' };
+const STATES: Readonly<Record<string, ContainerState>> = {
+  created: 'CONTAINER_CREATED',
+  running: 'CONTAINER_RUNNING',
+  exited: 'CONTAINER_EXITED',
+  unknown: 'CONTAINER_UNKNOWN',
+};
 
 interface ListOptions {
   readonly label?: StringMap;
@@ -20,27 +25,72 @@ export function addLists(program: Command, context: CommandContext): void {
     .option('-a, --all', 'also those that do not run')
     .addOption(new Option('-s, --state <state>', 'only those in this state').choices(Object.keys(STATES)))
     .option('-p, --pod <id>', 'only those of this pod')
-    .action(async (id: string | undefined, options: ListOptions & { readonly all?: true; readonly state?: string; readonly pod?: string }) => {
-      await withClient(context, async (client) => {
-        const state = options.state === undefined ? (options.all === true || id !== undefined ? undefined : 'CONTAINER_RUNNING') : STATES[options.state];
-        const filter = { id: id ?? '', podSandboxId: options.pod ?? '', labelSelector: options.label ?? {}, state: state === undefined ? undefined : { state } };
-        const [{ containers }, { items: pods }] = await Promise.all([client.listContainers({ filter }), client.listPodSandbox({})]);
-        const byId = new Map(pods.map((pod) => [pod.id, pod]));
-        if (options.json === true) printJson(screen, { containers });
-        else if (options.quiet === true) printIds(context, containers.map((each) => each.id));
-        else screen.write(table(screen, ['CONTAINER', 'IMAGE', 'CREATED', 'STATE', 'NAME', 'ATTEMPT', 'POD ID', 'POD', 'NAMESPACE'], newest(containers).map((each) => psRow(each, byId.get(each.podSandboxId), options))));
-      });
-    });
+    .action(
+      async (
+        id: string | undefined,
+        options: ListOptions & { readonly all?: true; readonly state?: string; readonly pod?: string },
+      ) => {
+        await withClient(context, async (client) => {
+          const state =
+            options.state === undefined
+              ? options.all === true || id !== undefined
+                ? undefined
+                : 'CONTAINER_RUNNING'
+              : STATES[options.state];
+          const filter = {
+            id: id ?? '',
+            podSandboxId: options.pod ?? '',
+            labelSelector: options.label ?? {},
+            state: state === undefined ? undefined : { state },
+          };
+          const [{ containers }, { items: pods }] = await Promise.all([
+            client.listContainers({ filter }),
+            client.listPodSandbox({}),
+          ]);
+          const byId = new Map(pods.map((pod) => [pod.id, pod]));
+          if (options.json === true) printJson(screen, { containers });
+          else if (options.quiet === true)
+            printIds(
+              context,
+              containers.map((each) => each.id),
+            );
+          else
+            screen.write(
+              table(
+                screen,
+                ['CONTAINER', 'IMAGE', 'CREATED', 'STATE', 'NAME', 'ATTEMPT', 'POD ID', 'POD', 'NAMESPACE'],
+                newest(containers).map((each) => psRow(each, byId.get(each.podSandboxId), options)),
+              ),
+            );
+        });
+      },
+    );
   listCommand(program, 'pods', 'list pods')
     .argument('[id]', 'id of a pod, or its beginning')
     .addOption(new Option('-s, --state <state>', 'only those in this state').choices(['ready', 'notready']))
     .action(async (id: string | undefined, options: ListOptions & { readonly state?: 'ready' | 'notready' }) => {
       await withClient(context, async (client) => {
-        const state = options.state === undefined ? undefined : ({ state: options.state === 'ready' ? 'SANDBOX_READY' : 'SANDBOX_NOTREADY' } as const);
-        const { items } = await client.listPodSandbox({ filter: { id: id ?? '', state, labelSelector: options.label ?? {} } });
+        const state =
+          options.state === undefined
+            ? undefined
+            : ({ state: options.state === 'ready' ? 'SANDBOX_READY' : 'SANDBOX_NOTREADY' } as const);
+        const { items } = await client.listPodSandbox({
+          filter: { id: id ?? '', state, labelSelector: options.label ?? {} },
+        });
         if (options.json === true) printJson(screen, { items });
-        else if (options.quiet === true) printIds(context, items.map((each) => each.id));
-        else screen.write(table(screen, ['POD ID', 'CREATED', 'STATE', 'NAME', 'NAMESPACE', 'ATTEMPT', 'RUNTIME'], newest(items).map((each) => podRow(each, options))));
+        else if (options.quiet === true)
+          printIds(
+            context,
+            items.map((each) => each.id),
+          );
+        else
+          screen.write(
+            table(
+              screen,
+              ['POD ID', 'CREATED', 'STATE', 'NAME', 'NAMESPACE', 'ATTEMPT', 'RUNTIME'],
+              newest(items).map((each) => podRow(each, options)),
+            ),
+          );
       });
     });
   program
@@ -54,8 +104,19 @@ export function addLists(program: Command, context: CommandContext): void {
       await withClient(context, async (client) => {
         const { images } = await client.listImages({ filter: { image: { image: name ?? '' } } });
         if (options.json === true) printJson(screen, { images });
-        else if (options.quiet === true) printIds(context, images.map((each) => each.id));
-        else screen.write(table(screen, ['IMAGE', 'TAG', 'IMAGE ID', 'SIZE', 'PINNED'], images.flatMap((each) => imageRows(each, options))));
+        else if (options.quiet === true)
+          printIds(
+            context,
+            images.map((each) => each.id),
+          );
+        else
+          screen.write(
+            table(
+              screen,
+              ['IMAGE', 'TAG', 'IMAGE ID', 'SIZE', 'PINNED'],
+              images.flatMap((each) => imageRows(each, options)),
+            ),
+          );
       });
     });
 }
@@ -82,8 +143,15 @@ function psRow(each: Container, pod: PodSandbox | undefined, { full }: ListOptio
   const id = full === true ? (text: string) => text : shortId;
   const { metadata } = each;
   return [
-    id(each.id), imageName(each), ago(each.createdAt, now()), stateCell(each.state), metadata?.name ?? '', String(metadata?.attempt ?? 0),
-    id(each.podSandboxId), pod?.metadata?.name ?? '', pod?.metadata?.namespace ?? '',
+    id(each.id),
+    imageName(each),
+    ago(each.createdAt, now()),
+    stateCell(each.state),
+    metadata?.name ?? '',
+    String(metadata?.attempt ?? 0),
+    id(each.podSandboxId),
+    pod?.metadata?.name ?? '',
+    pod?.metadata?.namespace ?? '',
   ];
 }
 
@@ -94,19 +162,42 @@ function imageName({ image }: Container): string {
 }
 
 export function stateCell(state: ContainerState | PodSandbox['state']): Cell {
-  const text = state === 'SANDBOX_NOTREADY' ? 'Not ready' : state.slice(state.indexOf('_') + 1).replace(/^(.)(.*)$/, (_, first: string, rest: string) => first + rest.toLowerCase());
-  const style = text === 'Running' || text === 'Ready' ? 'green' : text === 'Unknown' ? 'red' : text === 'Created' ? 'yellow' : 'dim';
+  const text =
+    state === 'SANDBOX_NOTREADY'
+      ? 'Not ready'
+      : state
+          .slice(state.indexOf('_') + 1)
+          .replace(/^(.)(.*)$/, (_, first: string, rest: string) => first + rest.toLowerCase());
+  const style =
+    text === 'Running' || text === 'Ready'
+      ? 'green'
+      : text === 'Unknown'
+        ? 'red'
+        : text === 'Created'
+          ? 'yellow'
+          : 'dim';
   return { text, style };
 }
 
 function podRow(each: PodSandbox, { full }: ListOptions): Cell[] {
   const { metadata } = each;
-  return [full === true ? each.id : shortId(each.id), ago(each.createdAt, now()), stateCell(each.state), metadata?.name ?? '', metadata?.namespace ?? '', String(metadata?.attempt ?? 0), each.runtimeHandler === '' ? '(default)' : each.runtimeHandler];
+  return [
+    full === true ? each.id : shortId(each.id),
+    ago(each.createdAt, now()),
+    stateCell(each.state),
+    metadata?.name ?? '',
+    metadata?.namespace ?? '',
+    String(metadata?.attempt ?? 0),
+    each.runtimeHandler === '' ? '(default)' : each.runtimeHandler,
+  ];
 }
 
 function imageRows(image: Image, { full }: ListOptions): Cell[][] {
   const rest = [full === true ? image.id : shortId(image.id), bytes(image.size), image.pinned ? 'yes' : ''];
-  const names = image.repoTags.length > 0 ? image.repoTags.map(splitTag) : [[image.repoDigests[0]?.split('@')[0] ?? '<none>', '<none>'] as const];
+  const names =
+    image.repoTags.length > 0
+      ? image.repoTags.map(splitTag)
+      : [[image.repoDigests[0]?.split('@')[0] ?? '<none>', '<none>'] as const];
   return names.map(([name, tag]) => [name, tag, ...rest]);
 }
 

@@ -29,16 +29,24 @@ export function addLogs(program: Command, context: CommandContext): void {
     .action(async (containerId: string, options: LogsOptions) => {
       await withClient(context, async (client) => {
         const { status } = await client.containerStatus({ containerId });
-        if (status === undefined || status.logPath === '') throw new RuntimeError('FailedPrecondition', `container ${containerId} has no log file`);
+        if (status === undefined || status.logPath === '')
+          throw new RuntimeError('FailedPrecondition', `container ${containerId} has no log file`);
         const runs = async (): Promise<boolean> => {
           const found = await client.containerStatus({ containerId: status.id }).catch(() => undefined);
           return found?.status?.state === 'CONTAINER_RUNNING' || found?.status?.state === 'CONTAINER_CREATED';
         };
         const signal = interrupted();
-        const since = options.since === undefined ? undefined : new Date(Number((now() - options.since) / 1_000_000n)).toISOString();
+        const since =
+          options.since === undefined
+            ? undefined
+            : new Date(Number((now() - options.since) / 1_000_000n)).toISOString();
         // Streams whose last entry was a piece: the next one goes on with its line.
         const inLine = new Set<LogEntry['stream']>();
-        for await (const line of logFileLines(status.logPath, { tail: options.tail, goesOn: options.follow === true ? runs : undefined, signal })) {
+        for await (const line of logFileLines(status.logPath, {
+          tail: options.tail,
+          goesOn: options.follow === true ? runs : undefined,
+          signal,
+        })) {
           const entry = parseLogLine(line);
           if (since !== undefined && entry.at !== '' && new Date(entry.at).toISOString() < since) continue;
           const stamp = options.timestamps === true && !inLine.has(entry.stream) ? entry.at : '';
@@ -65,7 +73,11 @@ export function parseLogLine(line: Buffer): LogEntry {
   if (match === null) return { at: '', stream: 'stdout', content: Buffer.concat([line, NEWLINE]) };
   const [head, at = '', stream, tag] = match;
   const content = line.subarray(head.length);
-  return { at, stream: stream === 'stderr' ? 'stderr' : 'stdout', content: tag === 'F' ? Buffer.concat([content, NEWLINE]) : content };
+  return {
+    at,
+    stream: stream === 'stderr' ? 'stderr' : 'stdout',
+    content: tag === 'F' ? Buffer.concat([content, NEWLINE]) : content,
+  };
 }
 const NEWLINE = Buffer.from('\n');
 
@@ -119,14 +131,20 @@ async function openLog(path: string): Promise<FileHandle> {
   try {
     return await open(path, 'r');
   } catch (cause) {
-    throw new RuntimeError(errnoOf(cause) === 'ENOENT' ? 'NotFound' : 'PermissionDenied', `cannot read the log ${path}; it is on the node that the container runs on, for root only`, { cause });
+    throw new RuntimeError(
+      errnoOf(cause) === 'ENOENT' ? 'NotFound' : 'PermissionDenied',
+      `cannot read the log ${path}; it is on the node that the container runs on, for root only`,
+      { cause },
+    );
   }
 }
 
 /** The file that has taken the place of `file`; undefined if it is still the same, or the new one is not there yet. */
 async function rotated(path: string, file: FileHandle): Promise<FileHandle | undefined> {
   const [old, found] = await Promise.all([file.stat(), stat(path).catch(() => undefined)]);
-  return found === undefined || (found.ino === old.ino && found.dev === old.dev) ? undefined : await open(path, 'r').catch(() => undefined);
+  return found === undefined || (found.ino === old.ino && found.dev === old.dev)
+    ? undefined
+    : await open(path, 'r').catch(() => undefined);
 }
 
 /** Pieces between line feeds; the last one is not ended yet. */
@@ -152,7 +170,8 @@ async function startOfLast(file: FileHandle, count: number): Promise<number> {
     const { buffer, bytesRead } = await file.read(Buffer.allocUnsafe(end - start), 0, end - start, start);
     for (let i = bytesRead - 1; i >= 0; i--) {
       if (buffer[i] !== 10) continue;
-      if (entryEnd !== undefined && entryEnd + 1 < size && (await endsLine(file, start + i + 1)) && --wanted === 0) return entryEnd + 1;
+      if (entryEnd !== undefined && entryEnd + 1 < size && (await endsLine(file, start + i + 1)) && --wanted === 0)
+        return entryEnd + 1;
       entryEnd = start + i;
     }
     end = start;
@@ -181,6 +200,7 @@ async function print({ stream, content }: LogEntry, stamp: string): Promise<bool
 export function parseDuration(text: string): bigint {
   const match = /^(\d{1,9})(s|m|h|d)$/.exec(text);
   const seconds = { s: 1n, m: 60n, h: 3600n, d: 86_400n }[match?.[2] ?? ''];
-  if (match === null || seconds === undefined) throw new InvalidArgumentError(`want a duration such as 10s, 5m, 2h or 1d, got ${JSON.stringify(text)}`);
+  if (match === null || seconds === undefined)
+    throw new InvalidArgumentError(`want a duration such as 10s, 5m, 2h or 1d, got ${JSON.stringify(text)}`);
   return BigInt(match[1] ?? 0) * seconds * 1_000_000_000n;
 }

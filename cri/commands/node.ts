@@ -18,16 +18,29 @@ export function addNode(program: Command, context: CommandContext): void {
       const client = connect(config.api.listen);
       const daemon = await client.version({}, { deadlineMs: 2_000 }).catch(() => undefined);
       client.close();
-      if (json === true) return printJson(screen, { version: context.version, node: process.version, listen: config.api.listen, daemon });
+      if (json === true)
+        return printJson(screen, {
+          version: context.version,
+          node: process.version,
+          listen: config.api.listen,
+          daemon,
+        });
       screen.write(`berth ${context.version}\n`);
-      screen.write(daemon === undefined ? `daemon: none answers on ${config.api.listen}\n` : `daemon: ${daemon.runtimeName} ${daemon.runtimeVersion}, CRI ${daemon.runtimeApiVersion}, on ${config.api.listen}\n`);
+      screen.write(
+        daemon === undefined
+          ? `daemon: none answers on ${config.api.listen}\n`
+          : `daemon: ${daemon.runtimeName} ${daemon.runtimeVersion}, CRI ${daemon.runtimeApiVersion}, on ` +
+              `${config.api.listen}\n`,
+      );
     });
   program
     .command('config')
     .description('print the configuration in force, as TOML')
     .option('--default', 'print the built-in defaults instead')
     .action(async ({ default: builtIn }: { readonly default?: true }) => {
-      const { config, warnings } = await (builtIn === true ? loadConfig({ node: { systemdCgroups: false }, files: noFiles }) : context.load());
+      const { config, warnings } = await (builtIn === true
+        ? loadConfig({ node: { systemdCgroups: false }, files: noFiles })
+        : context.load());
       for (const warning of warnings) process.stderr.write(`berth: ${warning}\n`);
       screen.write(`${renderConfig(config, { comment: 'defaults', docs: 'with' }).trimEnd()}\n`);
     });
@@ -37,16 +50,30 @@ export function addNode(program: Command, context: CommandContext): void {
     .option('--json', 'as JSON')
     .action(async ({ json }: { readonly json?: true }) => {
       await withClient(context, async (client) => {
-        const [{ status, runtimeHandlers, features, info }, { operations }] = await Promise.all([client.status({ verbose: true }, { deadlineMs: 10_000 }), client.operations({})]);
+        const [{ status, runtimeHandlers, features, info }, { operations }] = await Promise.all([
+          client.status({ verbose: true }, { deadlineMs: 10_000 }),
+          client.operations({}),
+        ]);
         // What asks is not what is asked about.
         const others = operations.filter(({ rpc }) => rpc !== 'Operations' && rpc !== 'Status');
         const details = unpacked(info);
-        if (json === true) return printJson(screen, { ...status, runtimeHandlers, features, ...details, operations: others });
-        for (const each of status?.conditions ?? []) screen.write(`${each.type.padEnd(14)} ${each.status ? screen.paint('green', 'yes') : `${screen.paint('red', 'no')}: ${plain(each.message)}`}\n`);
+        if (json === true)
+          return printJson(screen, { ...status, runtimeHandlers, features, ...details, operations: others });
+        for (const each of status?.conditions ?? [])
+          screen.write(
+            `${each.type.padEnd(14)} ${each.status ? screen.paint('green', 'yes') : `${screen.paint('red', 'no')}: ${plain(each.message)}`}\n`,
+          );
         const missed = (details['events'] as { readonly dropped?: number } | undefined)?.dropped ?? 0;
-        if (missed > 0) screen.write(`${'Events'.padEnd(14)} ${screen.paint('yellow', `${missed} missed`)} by clients that read them too slowly\n`);
-        for (const each of (details['pulls'] ?? []) as readonly Pull[]) screen.write(`${'Pull'.padEnd(14)} ${plain(each.reference)}: ${each.stage}\n`);
-        if (others.length > 0) screen.write(`\n${table(screen, ['AGE', 'OPERATION', 'ABOUT', 'STAGE', 'SINCE', 'CLIENT'], others.map(operationRow))}`);
+        if (missed > 0)
+          screen.write(
+            `${'Events'.padEnd(14)} ${screen.paint('yellow', `${missed} missed`)} by clients that read them too slowly\n`,
+          );
+        for (const each of (details['pulls'] ?? []) as readonly Pull[])
+          screen.write(`${'Pull'.padEnd(14)} ${plain(each.reference)}: ${each.stage}\n`);
+        if (others.length > 0)
+          screen.write(
+            `\n${table(screen, ['AGE', 'OPERATION', 'ABOUT', 'STAGE', 'SINCE', 'CLIENT'], others.map(operationRow))}`,
+          );
       });
     });
   program
@@ -60,9 +87,24 @@ export function addNode(program: Command, context: CommandContext): void {
         // 1 as for any command that did not find all well.
         if (reply.problems.length > 0 && repair !== true) process.exitCode = 1;
         if (json === true) return printJson(screen, reply);
-        screen.write(table(screen, ['NODE', '', 'FOUND', 'ADVICE'], reply.facts.map((each) => [each.name, each.ok ? { text: 'ok', style: 'green' } : { text: 'limited', style: 'yellow' }, each.detail, each.advice])));
+        screen.write(
+          table(
+            screen,
+            ['NODE', '', 'FOUND', 'ADVICE'],
+            reply.facts.map((each) => [
+              each.name,
+              each.ok ? { text: 'ok', style: 'green' } : { text: 'limited', style: 'yellow' },
+              each.detail,
+              each.advice,
+            ]),
+          ),
+        );
         screen.write('\n');
-        for (const each of reply.problems) screen.write(`${screen.paint('red', 'broken')} ${each.imageId}: ${plain(each.what)}${repair === true ? outcome(each) : ''}\n`);
+        for (const each of reply.problems)
+          screen.write(
+            `${screen.paint('red', 'broken')} ${each.imageId}: ` +
+              `${plain(each.what)}${repair === true ? outcome(each) : ''}\n`,
+          );
         if (reply.problems.length === 0) screen.write(`${screen.paint('green', 'ok')} all images are whole\n`);
         else if (repair !== true) screen.write('to mend: berth check --repair, then pull again\n');
       });
@@ -70,12 +112,23 @@ export function addNode(program: Command, context: CommandContext): void {
 }
 
 function outcome({ keptBy }: CheckProblem): string {
-  return keptBy.length === 0 ? '; removed, pull it again' : `; kept for ${keptBy.slice(0, 3).map(shortId).join(', ')}, remove what runs on it first`;
+  return keptBy.length === 0
+    ? '; removed, pull it again'
+    : `; kept for ${keptBy.slice(0, 3).map(shortId).join(', ')}, remove what runs on it first`;
 }
 
 function operationRow({ rpc, ids, stage, ageNanos, stageAgeNanos, clientGone }: Operation): string[] {
-  const about = Object.entries(ids).map(([name, value]) => `${name}=${value}`).join(' ');
-  return [seconds(ageNanos), rpc, about, stage === '' ? 'starting' : stage, seconds(stageAgeNanos), clientGone ? 'gone' : 'waits'];
+  const about = Object.entries(ids)
+    .map(([name, value]) => `${name}=${value}`)
+    .join(' ');
+  return [
+    seconds(ageNanos),
+    rpc,
+    about,
+    stage === '' ? 'starting' : stage,
+    seconds(stageAgeNanos),
+    clientGone ? 'gone' : 'waits',
+  ];
 }
 
 function seconds(nanos: bigint): string {

@@ -1,6 +1,6 @@
 /**
- * What commands print: tables, ages, sizes, colour where a person looks. Text that comes from containers and images may hold control
- * characters, which a terminal would obey; here they are shown.
+ * What commands print: tables, ages, sizes, colour where a person looks. Text that comes from containers and images may
+ * hold control characters, which a terminal would obey; here they are shown.
  */
 import { toJson } from '../json.ts';
 
@@ -31,12 +31,20 @@ export type Cell = string | { readonly text: string; readonly style: Style | und
 
 /** Columns as wide as their widest cell, two spaces apart; the last one ragged. One line per row, each ended. */
 export function table(screen: Screen, header: readonly string[], rows: readonly (readonly Cell[])[]): string {
-  const all = [header.map((text): Cell => ({ text, style: 'bold' })), ...rows].map((row) => row.map((cell) => (typeof cell === 'string' ? { text: plain(cell), style: undefined } : { ...cell, text: plain(cell.text) })));
+  const all = [header.map((text): Cell => ({ text, style: 'bold' })), ...rows].map((row) =>
+    row.map((cell) =>
+      typeof cell === 'string' ? { text: plain(cell), style: undefined } : { ...cell, text: plain(cell.text) },
+    ),
+  );
   const widths = header.map((_, column) => Math.max(...all.map((row) => row[column]?.text.length ?? 0)));
-  const line = (row: (typeof all)[number]): string => row.map(({ text, style }, column) => {
-    const padding = column === row.length - 1 ? '' : ' '.repeat((widths[column] ?? 0) - text.length + 2);
-    return (style === undefined ? text : screen.paint(style, text)) + padding;
-  }).join('').trimEnd();
+  const line = (row: (typeof all)[number]): string =>
+    row
+      .map(({ text, style }, column) => {
+        const padding = column === row.length - 1 ? '' : ' '.repeat((widths[column] ?? 0) - text.length + 2);
+        return (style === undefined ? text : screen.paint(style, text)) + padding;
+      })
+      .join('')
+      .trimEnd();
   return `${all.map(line).join('\n')}\n`;
 }
 
@@ -56,7 +64,12 @@ export function ago(at: bigint, now: bigint): string {
   return at === 0n ? '-' : `${duration(now > at ? now - at : 0n)} ago`;
 }
 
-const UNITS: readonly (readonly [nanos: bigint, name: string])[] = [[86_400_000_000_000n, 'day'], [3_600_000_000_000n, 'hour'], [60_000_000_000n, 'minute'], [1_000_000_000n, 'second']];
+const UNITS: readonly (readonly [nanos: bigint, name: string])[] = [
+  [86_400_000_000_000n, 'day'],
+  [3_600_000_000_000n, 'hour'],
+  [60_000_000_000n, 'minute'],
+  [1_000_000_000n, 'second'],
+];
 
 /** The largest unit that fits: `2 minutes`. */
 export function duration(nanos: bigint): string {

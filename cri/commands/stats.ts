@@ -37,7 +37,10 @@ export function addStats(program: Command, context: CommandContext): void {
         for (;;) {
           const { reply, header, rows } = await look();
           if (options.json === true) printJson(screen, reply);
-          else screen.write(`${options.watch === true && screen.isTerminal ? '\x1b[H\x1b[2J' : ''}${table(screen, header, rows)}`);
+          else
+            screen.write(
+              `${options.watch === true && screen.isTerminal ? '\x1b[H\x1b[2J' : ''}${table(screen, header, rows)}`,
+            );
           if (options.watch !== true) return;
           await sleep(WATCH_MS, undefined, { signal }).catch(() => {});
           if (signal.aborted) return;
@@ -58,7 +61,12 @@ function containersLook(client: Client, id: string | undefined, options: StatsOp
   return async () => {
     const reply = await client.listContainerStats({ filter: { id: id ?? '', labelSelector: options.label ?? {} } });
     const header = ['CONTAINER', 'NAME', 'CPU', 'MEMORY', 'LIMIT', 'SWAP', 'DISK', 'INODES'];
-    return { reply, header, rows: reply.stats.map((each) => containerRow(each, options)), settled: reply.stats.every((each) => each.cpu?.usageNanoCores !== undefined) };
+    return {
+      reply,
+      header,
+      rows: reply.stats.map((each) => containerRow(each, options)),
+      settled: reply.stats.every((each) => each.cpu?.usageNanoCores !== undefined),
+    };
   };
 }
 
@@ -66,31 +74,58 @@ function podsLook(client: Client, id: string | undefined, options: StatsOptions)
   return async () => {
     const reply = await client.listPodSandboxStats({ filter: { id: id ?? '', labelSelector: options.label ?? {} } });
     const header = ['POD', 'NAME', 'NAMESPACE', 'CPU', 'MEMORY', 'LIMIT', 'PROCESSES', 'RECEIVED', 'SENT'];
-    return { reply, header, rows: reply.stats.map((each) => podRow(each, options)), settled: reply.stats.every((each) => each.linux?.cpu?.usageNanoCores !== undefined) };
+    return {
+      reply,
+      header,
+      rows: reply.stats.map((each) => podRow(each, options)),
+      settled: reply.stats.every((each) => each.linux?.cpu?.usageNanoCores !== undefined),
+    };
   };
 }
 
-function containerRow({ attributes, cpu, memory, swap, writableLayer }: ContainerStats, { full }: StatsOptions): string[] {
+function containerRow(
+  { attributes, cpu, memory, swap, writableLayer }: ContainerStats,
+  { full }: StatsOptions,
+): string[] {
   const id = attributes?.id ?? '';
   return [
-    full === true ? id : shortId(id), attributes?.metadata?.name ?? '', millicores(cpu?.usageNanoCores?.value), bytes(memory?.workingSetBytes?.value), limitOf(memory),
-    bytes(swap?.swapUsageBytes?.value), bytes(writableLayer?.usedBytes?.value), String(writableLayer?.inodesUsed?.value ?? '-'),
+    full === true ? id : shortId(id),
+    attributes?.metadata?.name ?? '',
+    millicores(cpu?.usageNanoCores?.value),
+    bytes(memory?.workingSetBytes?.value),
+    limitOf(memory),
+    bytes(swap?.swapUsageBytes?.value),
+    bytes(writableLayer?.usedBytes?.value),
+    String(writableLayer?.inodesUsed?.value ?? '-'),
   ];
 }
 
 function podRow({ attributes, linux }: PodSandboxStats, { full }: StatsOptions): string[] {
   const id = attributes?.id ?? '';
-  const network = linux?.network === undefined ? [] : [linux.network.defaultInterface, ...linux.network.interfaces].filter((each) => each !== undefined);
-  const sum = (values: readonly (bigint | undefined)[]): bigint | undefined => (values.length === 0 ? undefined : values.reduce<bigint>((total, each) => total + (each ?? 0n), 0n));
+  const network =
+    linux?.network === undefined
+      ? []
+      : [linux.network.defaultInterface, ...linux.network.interfaces].filter((each) => each !== undefined);
+  const sum = (values: readonly (bigint | undefined)[]): bigint | undefined =>
+    values.length === 0 ? undefined : values.reduce<bigint>((total, each) => total + (each ?? 0n), 0n);
   return [
-    full === true ? id : shortId(id), attributes?.metadata?.name ?? '', attributes?.metadata?.namespace ?? '', millicores(linux?.cpu?.usageNanoCores?.value), bytes(linux?.memory?.workingSetBytes?.value),
-    limitOf(linux?.memory), String(linux?.process?.processCount?.value ?? '-'), bytes(sum(network.map((each) => each.rxBytes?.value))), bytes(sum(network.map((each) => each.txBytes?.value))),
+    full === true ? id : shortId(id),
+    attributes?.metadata?.name ?? '',
+    attributes?.metadata?.namespace ?? '',
+    millicores(linux?.cpu?.usageNanoCores?.value),
+    bytes(linux?.memory?.workingSetBytes?.value),
+    limitOf(linux?.memory),
+    String(linux?.process?.processCount?.value ?? '-'),
+    bytes(sum(network.map((each) => each.rxBytes?.value))),
+    bytes(sum(network.map((each) => each.txBytes?.value))),
   ];
 }
 
 /** CRI tells what is left; a limit is that and the working set. */
 function limitOf(memory: ContainerStats['memory']): string {
-  return memory?.availableBytes === undefined ? 'none' : bytes(memory.availableBytes.value + (memory.workingSetBytes?.value ?? 0n));
+  return memory?.availableBytes === undefined
+    ? 'none'
+    : bytes(memory.availableBytes.value + (memory.workingSetBytes?.value ?? 0n));
 }
 
 /** Thousandths of a processor, as Kubernetes writes them. */

@@ -38,10 +38,17 @@ export type KubeletReason =
 export class RuntimeError extends Error {
   readonly code: ErrorCode;
   readonly reason: KubeletReason | undefined;
-  /** For a command that could not be run, what a shell would exit with: 127 if there is no such program, 126 if it cannot be executed. */
+  /**
+   * For a command that could not be run, what a shell would exit with: 127 if there is no such program, 126 if it
+   * cannot be executed.
+   */
   readonly exitCode: number | undefined;
 
-  constructor(code: ErrorCode, message: string, options: { readonly cause?: unknown; readonly reason?: KubeletReason; readonly exitCode?: number | undefined } = {}) {
+  constructor(
+    code: ErrorCode,
+    message: string,
+    options: { readonly cause?: unknown; readonly reason?: KubeletReason; readonly exitCode?: number | undefined } = {},
+  ) {
     super(message, options.cause === undefined ? undefined : { cause: options.cause });
     this.name = 'RuntimeError';
     this.code = code;
@@ -75,13 +82,21 @@ export function isDiskFull(error: unknown, depth = 0): boolean {
   return isDiskFull(error.cause, depth + 1);
 }
 
-/** A full disk and a read-only one are named as such, with the remedy; what is a RuntimeError, or no system error, stays what it is. */
+/**
+ * A full disk and a read-only one are named as such, with the remedy; what is a RuntimeError, or no system error, stays
+ * what it is.
+ */
 export function storageError(error: unknown, what: string): unknown {
   const errno = errnoOf(error);
   if (error instanceof RuntimeError || errno === undefined) return error;
   const why = FULL[errno];
   if (why !== undefined) return new RuntimeError('ResourceExhausted', `${what}: ${why}`, { cause: error });
-  if (errno === 'EROFS') return new RuntimeError('FailedPrecondition', `${what}: the file system is read-only; remount it or move our directory elsewhere`, { cause: error });
+  if (errno === 'EROFS')
+    return new RuntimeError(
+      'FailedPrecondition',
+      `${what}: the file system is read-only; remount it or move our directory elsewhere`,
+      { cause: error },
+    );
   return new RuntimeError('Internal', `${what}: ${errno}`, { cause: error });
 }
 
@@ -110,7 +125,11 @@ export function explain(error: unknown, depth = 0): string {
 /** Wraps any thrown value, keeping the code of a RuntimeError (a `DeadlineExceeded` below stays one above). */
 export function wrap(message: string, cause: unknown, fallback: ErrorCode = 'Internal'): RuntimeError {
   if (cause instanceof RuntimeError) {
-    return new RuntimeError(cause.code, message, cause.reason === undefined ? { cause } : { cause, reason: cause.reason });
+    return new RuntimeError(
+      cause.code,
+      message,
+      cause.reason === undefined ? { cause } : { cause, reason: cause.reason },
+    );
   }
   return new RuntimeError(fallback, message, { cause });
 }

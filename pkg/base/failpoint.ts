@@ -29,7 +29,11 @@ function parse(text: string | undefined): Map<string, Armed> | undefined {
   const points = new Map<string, Armed>();
   for (const part of text.split(';')) {
     const match = /^([a-z][a-zA-Z0-9.-]*)=(kill|error|hang)(?:@([1-9][0-9]*))?$/.exec(part.trim());
-    if (match === null) throw new RuntimeError('InvalidArgument', `BERTH_FAILPOINTS: cannot read ${JSON.stringify(part)}; want name=kill|error|hang[@n]`);
+    if (match === null)
+      throw new RuntimeError(
+        'InvalidArgument',
+        `BERTH_FAILPOINTS: cannot read ${JSON.stringify(part)}; want name=kill|error|hang[@n]`,
+      );
     points.set(match[1] ?? '', { action: match[2] ?? '', hitsLeft: Number(match[3] ?? '1') });
   }
   return points;

@@ -4,7 +4,17 @@ import { mkdir, mkdtemp, readdir, rm, stat, symlink, writeFile } from 'node:fs/p
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { codeOf, type RuntimeError } from './errors.ts';
-import { type Durability, ensureDirBelow, ensureDirInMemory, isTemporaryName, listInMemory, readBounded, readInMemory, removeInMemory, replaceFile } from './files.ts';
+import {
+  type Durability,
+  ensureDirBelow,
+  ensureDirInMemory,
+  isTemporaryName,
+  listInMemory,
+  readBounded,
+  readInMemory,
+  removeInMemory,
+  replaceFile,
+} from './files.ts';
 
 describe('small files', () => {
   let dir = '';
@@ -33,7 +43,10 @@ describe('small files', () => {
     });
   }
 
-  const readers: readonly (readonly [string, (path: string, max: number) => Promise<Buffer>])[] = [['readBounded', readBounded], ['readInMemory', async (path, max) => readInMemory(path, max)]];
+  const readers: readonly (readonly [string, (path: string, max: number) => Promise<Buffer>])[] = [
+    ['readBounded', readBounded],
+    ['readInMemory', async (path, max) => readInMemory(path, max)],
+  ];
   for (const [name, read] of readers) {
     describe(name, () => {
       it('reads what is at most as long as allowed, also nothing', async () => {
@@ -90,7 +103,10 @@ describe('ensureDirBelow', () => {
     await symlink(join(base, 'elsewhere'), join(base, 'link'));
     await writeFile(join(base, 'file'), '');
     for (const below of ['link/x', 'link', 'file', 'file/x']) {
-      const error = await ensureDirBelow(base, below, 0o755).then(() => undefined, (cause: unknown) => cause);
+      const error = await ensureDirBelow(base, below, 0o755).then(
+        () => undefined,
+        (cause: unknown) => cause,
+      );
       assert.equal(codeOf(error), 'FailedPrecondition', below);
       assert.match(String(error), /\/(link|file) is no directory/);
     }

@@ -1,14 +1,24 @@
 /** Small files, safely: replaced whole by rename, read with a bound, directories read in order. */
 import { randomBytes } from 'node:crypto';
-import { closeSync, fstatSync, mkdirSync, openSync, readdirSync, readSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  fstatSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { lstat, mkdir, open, readdir, rename, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { errnoOf, RuntimeError } from './errors.ts';
 
 /**
- * What replaceFile promises about power cuts: `durable` data and name are on disk on return, `volatile` none. `memory` is volatile, and for our
- * own files on tmpfs: done on the spot, in microseconds, where libuv's pool would take ten changes of threads, each of which waits its turn on a
- * busy node.
+ * What replaceFile promises about power cuts: `durable` data and name are on disk on return, `volatile` none. `memory`
+ * is volatile, and for our own files on tmpfs: done on the spot, in microseconds, where libuv's pool would take ten
+ * changes of threads, each of which waits its turn on a busy node.
  */
 export type Durability = 'memory' | 'volatile' | 'durable';
 
@@ -16,7 +26,12 @@ export type Durability = 'memory' | 'volatile' | 'durable';
  * Writes `data` under a temporary name beside `path` and renames it there: a reader sees the old file or the
  * new one, never a part. Mode is 0600 unless given.
  */
-export async function replaceFile(path: string, data: string | Uint8Array, durability: Durability, mode = 0o600): Promise<void> {
+export async function replaceFile(
+  path: string,
+  data: string | Uint8Array,
+  durability: Durability,
+  mode = 0o600,
+): Promise<void> {
   const temporary = `${path}.tmp-${randomBytes(6).toString('hex')}`;
   if (durability === 'memory') return replaceInMemory(path, temporary, data, mode);
   const file = await open(temporary, 'wx', mode);
@@ -58,7 +73,10 @@ export async function syncDirectory(path: string): Promise<void> {
   }
 }
 
-/** The bytes of a regular file of at most `max` bytes. @throws FailedPrecondition if larger or not a regular file; ENOENT passes through. */
+/**
+ * The bytes of a regular file of at most `max` bytes. @throws FailedPrecondition if larger or not a regular file;
+ * ENOENT passes through.
+ */
 export async function readBounded(path: string, max: number): Promise<Buffer> {
   const file = await open(path, 'r');
   try {
@@ -146,7 +164,8 @@ export async function ensureDir(path: string, mode = 0o700): Promise<void> {
 }
 
 /**
- * mkdir -p of the relative path `below` in `base`, whose own links are followed and nobody else's: whoever may write there must not lead us elsewhere.
+ * mkdir -p of the relative path `below` in `base`, whose own links are followed and nobody else's: whoever may write
+ * there must not lead us elsewhere.
  * @throws FailedPrecondition naming what is there and is no directory.
  */
 export async function ensureDirBelow(base: string, below: string, mode: number): Promise<void> {
@@ -156,7 +175,8 @@ export async function ensureDirBelow(base: string, below: string, mode: number):
   for (const part of parts) {
     path = join(path, part);
     await makeDir(path, base, mode);
-    if (!(await lstat(path)).isDirectory()) throw new RuntimeError('FailedPrecondition', `${path} is no directory (a link is not followed); remove it`);
+    if (!(await lstat(path)).isDirectory())
+      throw new RuntimeError('FailedPrecondition', `${path} is no directory (a link is not followed); remove it`);
   }
 }
 

@@ -19,7 +19,9 @@ export type Digest = Branded<string, 'Digest'>;
 /** The digest that names a layer with all its parents (image-spec, config.md: ChainID). */
 export type ChainId = Branded<string, 'ChainId'>;
 
-/** A process that cannot be mistaken for another that got its pid later: pid and start time in clock ticks since boot. */
+/**
+ * A process that cannot be mistaken for another that got its pid later: pid and start time in clock ticks since boot.
+ */
 export interface ProcessRef {
   readonly pid: number;
   readonly startTicks: bigint;
@@ -39,20 +41,28 @@ export function newContainerId(): ContainerId {
 
 /** @throws InvalidArgument unless `text` is 64 hex characters. */
 export function parseSandboxId(text: string): SandboxId {
-  if (!HEX_ID.test(text)) throw new RuntimeError('InvalidArgument', `not a sandbox id: ${quote(text)} (want 64 hex characters)`);
+  if (!HEX_ID.test(text))
+    throw new RuntimeError('InvalidArgument', `not a sandbox id: ${quote(text)} (want 64 hex characters)`);
   return text as SandboxId;
 }
 
 /** @throws InvalidArgument unless `text` is 64 hex characters. */
 export function parseContainerId(text: string): ContainerId {
-  if (!HEX_ID.test(text)) throw new RuntimeError('InvalidArgument', `not a container id: ${quote(text)} (want 64 hex characters)`);
+  if (!HEX_ID.test(text))
+    throw new RuntimeError('InvalidArgument', `not a container id: ${quote(text)} (want 64 hex characters)`);
   return text as ContainerId;
 }
 
-/** @throws InvalidArgument unless `text` is a digest of a known algorithm and exact length, lower case (CVE-2024-3727: before any use as a path). */
+/**
+ * @throws InvalidArgument unless `text` is a digest of a known algorithm and exact length, lower case (CVE-2024-3727:
+ * before any use as a path).
+ */
 export function parseDigest(text: string): Digest {
   if (!/^(sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})$/.test(text)) {
-    throw new RuntimeError('InvalidArgument', `not a digest: ${quote(text)} (want sha256:<64 hex> or sha512:<128 hex>)`);
+    throw new RuntimeError(
+      'InvalidArgument',
+      `not a digest: ${quote(text)} (want sha256:<64 hex> or sha512:<128 hex>)`,
+    );
   }
   return text as Digest;
 }

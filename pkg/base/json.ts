@@ -7,7 +7,10 @@ declare global {
   }
 }
 
-/** JSON in which a bigint is a number of all its digits: a document of the OCI (a spec, LinuxResources, a process) with exact 64-bit integers. */
+/**
+ * JSON in which a bigint is a number of all its digits: a document of the OCI (a spec, LinuxResources, a process) with
+ * exact 64-bit integers.
+ */
 export function stringifyExact(value: unknown): string {
   return JSON.stringify(value, (_key, item: unknown) => (typeof item === 'bigint' ? JSON.rawJSON(String(item)) : item));
 }

@@ -8,21 +8,33 @@ const MiB = 1024 * KiB;
 export const limits = {
   /** gRPC request and reply; the kubelet itself receives at most 16 MiB (cri-client maxMsgSize). */
   grpcMessageBytes: 16 * MiB,
-  /** Replies may be larger than the kubelet takes: crictl takes 16 MiB too, but `berth` and other tools ask for more; ExecSync alone may reach 32 MiB. */
+  /**
+   * Replies may be larger than the kubelet takes: crictl takes 16 MiB too, but `berth` and other tools ask for more;
+   * ExecSync alone may reach 32 MiB.
+   */
   grpcReplyBytes: 64 * MiB,
   /** Calls at once on one connection; a kubelet has some tens in flight, with probes some hundred. */
   grpcCallsCount: 1_000,
-  /** Text of a failed call. It travels percent-encoded in an HTTP/2 header, up to nine bytes per character, and 64 KiB is what Node sends. */
+  /**
+   * Text of a failed call. It travels percent-encoded in an HTTP/2 header, up to nine bytes per character, and 64 KiB
+   * is what Node sends.
+   */
   statusMessageChars: 4_096,
   /** A call that is not waiting by its nature and takes longer is logged as a warning. */
   slowRpcMs: 2_000,
-  /** How long calls in flight may go on when the daemon is told to stop; after that their clients see UNAVAILABLE and retry with the next daemon. */
+  /**
+   * How long calls in flight may go on when the daemon is told to stop; after that their clients see UNAVAILABLE and
+   * retry with the next daemon.
+   */
   shutdownGraceMs: 2_000,
   /** A manifest or index; the registries' own customary bound (CVE-2023-25153: never read unbounded JSON). */
   manifestBytes: 4 * MiB,
   /** An image config; real ones are a few KiB, generated ones with long histories reach some 100 KiB. */
   imageConfigBytes: 8 * MiB,
-  /** USER of an image, `name:group`: glibc has 256 characters for each (LOGIN_NAME_MAX), and each goes into every list of images, of which the kubelet takes 16 MiB. */
+  /**
+   * USER of an image, `name:group`: glibc has 256 characters for each (LOGIN_NAME_MAX), and each goes into every list
+   * of images, of which the kubelet takes 16 MiB.
+   */
   imageUserBytes: 1 * KiB,
   /** What overlay mounts take through the new mount API. */
   layersCount: 128,
@@ -32,7 +44,10 @@ export const limits = {
   symlinkDepth: 40,
   /** Entries in one layer; the largest real images have some 600 000. */
   tarEntriesCount: 4_000_000,
-  /** Unpacked bytes of one layer, holes included, and once more what its hard links copy from lower layers (CUDA images reach 10 GiB); a bomb ends here at the latest. */
+  /**
+   * Unpacked bytes of one layer, holes included, and once more what its hard links copy from lower layers (CUDA images
+   * reach 10 GiB); a bomb ends here at the latest.
+   */
   layerUnpackedBytes: 64 * 1024 * MiB,
   /** A PAX header or GNU long name record (a legitimate one holds a few xattrs of at most 64 KiB each). */
   tarHeaderRecordBytes: 1 * MiB,
@@ -52,17 +67,23 @@ export const limits = {
   execOutputBytes: 16 * MiB,
   /** Output of a command that is kept without asking; probes and hooks print less. */
   execSmallOutputBytes: 64 * KiB,
-  /** Commands at once whose larger output is kept until the client has it: each takes up to 32 MiB, and twice that on its way. */
+  /**
+   * Commands at once whose larger output is kept until the client has it: each takes up to 32 MiB, and twice that on
+   * its way.
+   */
   execLargeOutputsCount: 2,
   /** How long a command waits for such a place while none is given back, before the rest of its output is dropped. */
   execOutputRoomMs: 30_000,
   /**
-   * Commands in one container at once, those included that wait to be started. CRI-O and containerd have no limit, and a probe must not fail
-   * because of what others run; this only keeps a flood from taking all the daemon's descriptors (up to five each). The container's own
-   * bound is its pids limit.
+   * Commands in one container at once, those included that wait to be started. CRI-O and containerd have no limit, and
+   * a probe must not fail because of what others run; this only keeps a flood from taking all the daemon's descriptors
+   * (up to five each). The container's own bound is its pids limit.
    */
   execsPerContainerCount: 2_048,
-  /** Commands being started at once, per processor: each costs one for some ten milliseconds, and some ten megabytes as long as it starts. */
+  /**
+   * Commands being started at once, per processor: each costs one for some ten milliseconds, and some ten megabytes as
+   * long as it starts.
+   */
   execStartsPerProcessorCount: 2,
   /** A command that takes longer to start waits for something else than a processor, and keeps nobody waiting. */
   execStartMs: 1_000,
@@ -83,7 +104,10 @@ export const limits = {
   cniPluginsCount: 32,
   /** Addresses of one pod that a CNI result may name; they go into every status of the pod. */
   podIpsCount: 64,
-  /** The whole of RunPodSandbox; above the plugin chain's own bound, and above the kubelet's four minutes, so that its retry finds the work going on. */
+  /**
+   * The whole of RunPodSandbox; above the plugin chain's own bound, and above the kubelet's four minutes, so that its
+   * retry finds the work going on.
+   */
   podRunMs: 5 * 60_000,
   /** The whole of CreateContainer. */
   containerCreateMs: 5 * 60_000,
@@ -96,12 +120,15 @@ export const limits = {
   commandErrorBytes: 8 * KiB,
   /** How long a process may take to vanish after SIGKILL before StopContainer gives up (D state). */
   killGraceMs: 10_000,
-  /** How long after the process is gone its monitor may take to drain the output and write the exit file: well above FINISH_MS in conmon/conmon.h. */
+  /**
+   * How long after the process is gone its monitor may take to drain the output and write the exit file: well above
+   * FINISH_MS in conmon/conmon.h.
+   */
   exitFileMs: 30_000,
   recordBytes: 1 * MiB,
   /**
-   * Kept on the disk of images and of containers for the day it is full: directory blocks and an image record for a deletion on most file
-   * systems, and what copy-on-write ones need to delete at all.
+   * Kept on the disk of images and of containers for the day it is full: directory blocks and an image record for a
+   * deletion on most file systems, and what copy-on-write ones need to delete at all.
    */
   diskReserveBytes: 4 * MiB,
   /** The same on the run root: memory, where that is a tmpfs. A record of the largest size. */
@@ -109,15 +136,24 @@ export const limits = {
   eventQueueCount: 1_000,
   /** Kernel files kept open for statistics: enough for 128 pods of one container. Each is a page of kernel memory. */
   statsFilesCount: 2_048,
-  /** Clients that read events at once: the kubelet, and whoever watches beside it. A full queue of each is some megabytes. */
+  /**
+   * Clients that read events at once: the kubelet, and whoever watches beside it. A full queue of each is some
+   * megabytes.
+   */
   eventSubscribersCount: 32,
   streamTokenMs: 60_000,
   streamTokensCount: 1_000,
-  /** Connections to the stream server at once; a node's pods see some hundred at the most, and each is two descriptors or more. */
+  /**
+   * Connections to the stream server at once; a node's pods see some hundred at the most, and each is two descriptors
+   * or more.
+   */
   streamConnectionsCount: 4_096,
   /** Request line and headers of a stream request; a kubelet that proxies sends some 1 KiB. */
   streamHeaderBytes: 16 * KiB,
-  /** From the connection to the last header, and from the upgrade until all streams are there (the kubelet's StreamCreationTimeout). */
+  /**
+   * From the connection to the last header, and from the upgrade until all streams are there (the kubelet's
+   * StreamCreationTimeout).
+   */
   streamHeadersMs: 10_000,
   streamCreationMs: 30_000,
   /** Input of one stream that nobody has taken yet; what SPDY/3.1 lets a client send before it hears back. */
@@ -141,7 +177,9 @@ export const limits = {
   /** How long sessions may take to end when the daemon stops. */
   streamCloseMs: 3_000,
   idPrefixChars: 4,
-  /** Sum of keys and values of labels or annotations of one object; 256 KiB is Kubernetes' own bound for annotations. */
+  /**
+   * Sum of keys and values of labels or annotations of one object; 256 KiB is Kubernetes' own bound for annotations.
+   */
   annotationsBytes: 256 * KiB,
   nameBytes: 4096,
   hostnameBytes: 64,
@@ -171,19 +209,31 @@ export const limits = {
   registryReadBytes: 256 * KiB,
   /** Error documents, token answers and the like. */
   registryTextBytes: 256 * KiB,
-  /** One small document (these, a manifest) from its first byte to its last: 4 MiB in that time is less than any line that can pull layers gives. */
+  /**
+   * One small document (these, a manifest) from its first byte to its last: 4 MiB in that time is less than any line
+   * that can pull layers gives.
+   */
   registryBodyMs: 60_000,
-  /** Tries of one blob or manifest on one endpoint when the connection breaks; a try that moved bytes starts the count again. */
+  /**
+   * Tries of one blob or manifest on one endpoint when the connection breaks; a try that moved bytes starts the count
+   * again.
+   */
   registryTriesCount: 4,
   mirrorTriesCount: 2,
   /** Longest `Retry-After` that is waited for. */
   registryRetryAfterMs: 30_000,
   /** Tokens kept. */
   registryTokensCount: 256,
-  /** A pull that moved less than `pullProgressBytes` in this time is stuck: a trickle of 1 B/s is not progress (containerd#11650). */
+  /**
+   * A pull that moved less than `pullProgressBytes` in this time is stuck: a trickle of 1 B/s is not progress
+   * (containerd#11650).
+   */
   pullProgressMs: 60_000,
   pullProgressBytes: 64 * KiB,
-  /** A pull in which nothing at all was downloaded or unpacked for so long is stuck; syncing a layer of 10 GiB to a slow disk is not. */
+  /**
+   * A pull in which nothing at all was downloaded or unpacked for so long is stuck; syncing a layer of 10 GiB to a slow
+   * disk is not.
+   */
   pullSilentMs: 10 * 60_000,
   /** How often a pull that takes long says in the log how far it is. */
   pullReportMs: 10_000,
@@ -192,7 +242,10 @@ export const limits = {
   pullRangeBytes: 2 * MiB,
   /** Ranges fetched ahead into memory, all pulls together: what is ahead costs `pullRangeBytes` each. */
   pullRangesAheadCount: 4,
-  /** Signatures of one image that are looked at; real ones have one to three, and whoever may push to a repository may add thousands. */
+  /**
+   * Signatures of one image that are looked at; real ones have one to three, and whoever may push to a repository may
+   * add thousands.
+   */
   signaturesCount: 128,
   /** One signature with what it signs; a real one has some 1 KiB. Also what gpgv may print. */
   signatureBytes: 64 * KiB,

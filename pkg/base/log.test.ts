@@ -2,10 +2,25 @@ import { PassThrough } from 'node:stream';
 import { assert } from 'chai';
 import { isCode } from './errors.ts';
 import { limits } from './limits.ts';
-import { directSink, journaldReads, Log, type LogEntry, type LogOptions, parseLogLevel, redact, renderEntry, winstonSink } from './log.ts';
+import {
+  directSink,
+  journaldReads,
+  Log,
+  type LogEntry,
+  type LogOptions,
+  parseLogLevel,
+  redact,
+  renderEntry,
+  winstonSink,
+} from './log.ts';
 
 const options: LogOptions = { level: 'info', format: 'logfmt', filter: '', journald: false };
-const entry = (message: string, fields: LogEntry['fields'] = {}): LogEntry => ({ level: 'info', time: 0, message, fields });
+const entry = (message: string, fields: LogEntry['fields'] = {}): LogEntry => ({
+  level: 'info',
+  time: 0,
+  message,
+  fields,
+});
 
 function collect(given: Partial<LogOptions> = {}): { log: Log; lines: string[] } {
   const lines: string[] = [];
@@ -15,8 +30,19 @@ function collect(given: Partial<LogOptions> = {}): { log: Log; lines: string[] }
 describe('renderEntry', () => {
   it('writes logfmt and JSON', () => {
     const given = entry('pod up', { sandbox: 'ab12', ms: 182, ok: true, why: 'two words', none: undefined });
-    assert.strictEqual(renderEntry(given, 'logfmt', false), 'time=1970-01-01T00:00:00.000Z level=info msg="pod up" sandbox=ab12 ms=182 ok=true why="two words"');
-    assert.deepEqual(JSON.parse(renderEntry(given, 'json', false)), { time: '1970-01-01T00:00:00.000Z', level: 'info', msg: 'pod up', sandbox: 'ab12', ms: 182, ok: true, why: 'two words' });
+    assert.strictEqual(
+      renderEntry(given, 'logfmt', false),
+      'time=1970-01-01T00:00:00.000Z level=info msg="pod up" sandbox=ab12 ms=182 ok=true why="two words"',
+    );
+    assert.deepEqual(JSON.parse(renderEntry(given, 'json', false)), {
+      time: '1970-01-01T00:00:00.000Z',
+      level: 'info',
+      msg: 'pod up',
+      sandbox: 'ab12',
+      ms: 182,
+      ok: true,
+      why: 'two words',
+    });
   });
 
   it('says the priority to journald', () => {
@@ -29,7 +55,10 @@ describe('renderEntry', () => {
   it('keeps 64-bit values exact', () => {
     const line = renderEntry(entry('x', { bytes: 9_223_372_036_854_775_807n }), 'json', false);
     assert.include(line, '"bytes":9223372036854775807');
-    assert.include(renderEntry(entry('x', { bytes: -9_223_372_036_854_775_808n }), 'logfmt', false), 'bytes=-9223372036854775808');
+    assert.include(
+      renderEntry(entry('x', { bytes: -9_223_372_036_854_775_808n }), 'logfmt', false),
+      'bytes=-9223372036854775808',
+    );
     assert.include(renderEntry(entry('x', { ratio: Number.NaN }), 'json', false), '"ratio":"NaN"');
   });
 
@@ -38,7 +67,8 @@ describe('renderEntry', () => {
     for (const format of ['logfmt', 'json'] as const) {
       const line = renderEntry(entry(evil, { 'k\ney=x': evil, level: 'error', msg: evil }), format, false);
       assert.match(line, /^[\x20-\x7e]*$/);
-      if (format === 'json') assert.deepInclude(JSON.parse(line), { level: 'info', msg: evil, 'k_ey_x': evil, _level: 'error', _msg: evil });
+      if (format === 'json')
+        assert.deepInclude(JSON.parse(line), { level: 'info', msg: evil, k_ey_x: evil, _level: 'error', _msg: evil });
     }
     assert.include(renderEntry(entry('x', { why: 'a=b' }), 'logfmt', false), 'why="a=b"');
     assert.include(renderEntry(entry('x', { why: '' }), 'logfmt', false), 'why=""');
@@ -54,7 +84,10 @@ describe('renderEntry', () => {
 describe('redact', () => {
   const cases: readonly (readonly [string, string])[] = [
     ['GET https://user:hunter2@registry.example/v2/', 'GET https://[redacted]@registry.example/v2/'],
-    ['GET https://registry.example/v2/blob?sig=abc&x=y failed', 'GET https://registry.example/v2/blob?[redacted] failed'],
+    [
+      'GET https://registry.example/v2/blob?sig=abc&x=y failed',
+      'GET https://registry.example/v2/blob?[redacted] failed',
+    ],
     ['Authorization: Bearer eyJhbGciOi.abc', 'Authorization: Bearer [redacted]'],
     ['header "Basic dXNlcjpwYXNz"', 'header "Basic [redacted]"'],
     ['{"password":"hunter2","x":1}', '{"password":"[redacted]","x":1}'],
@@ -66,14 +99,25 @@ describe('redact', () => {
   for (const [given, wanted] of cases) it(given, () => assert.strictEqual(redact(given), wanted));
 
   it('takes secrets out by the name of their field', () => {
-    const line = renderEntry(entry('x', { password: 'p4ss', registryToken: 't0k', env: 'A=b', annotations: 'c' }), 'logfmt', false);
+    const line = renderEntry(
+      entry('x', { password: 'p4ss', registryToken: 't0k', env: 'A=b', annotations: 'c' }),
+      'logfmt',
+      false,
+    );
     for (const secret of ['p4ss', 't0k', 'A=b']) assert.notInclude(line, secret);
     assert.strictEqual(line.split('[redacted]').length - 1, 4);
   });
 
   it('is quick on text made to be slow', () => {
     const started = performance.now();
-    for (const hard of ['password'.repeat(1200), 'a://'.repeat(2500), `a://${'b'.repeat(9000)}`, 'bearer '.repeat(1400), 'a-'.repeat(5000) + 'token']) redact(hard);
+    for (const hard of [
+      'password'.repeat(1200),
+      'a://'.repeat(2500),
+      `a://${'b'.repeat(9000)}`,
+      'bearer '.repeat(1400),
+      'a-'.repeat(5000) + 'token',
+    ])
+      redact(hard);
     // Backtracking would take years: any bound tells.
     assert.isBelow(performance.now() - started, 5_000);
   });
@@ -89,7 +133,10 @@ describe('Log', () => {
     log.setLevel('error');
     child.warn('three');
     log.error('four');
-    assert.deepEqual(lines.map((line) => line.replace(/^time=\S+ /, '')), ['level=debug msg=two sandbox=s ms=1', 'level=error msg=four']);
+    assert.deepEqual(
+      lines.map((line) => line.replace(/^time=\S+ /, '')),
+      ['level=debug msg=two sandbox=s ms=1', 'level=error msg=four'],
+    );
   });
 
   it('binds fields over generations; the nearest wins', () => {
@@ -108,12 +155,24 @@ describe('Log', () => {
     assert.isBelow(performance.now() - started, 5_000);
     log.setFilter('');
     log.info('all');
-    assert.deepEqual(lines.map((line) => /msg=("[^"]*"|\S+)/.exec(line)?.[1]), ['"pod up"', 'all']);
+    assert.deepEqual(
+      lines.map((line) => /msg=("[^"]*"|\S+)/.exec(line)?.[1]),
+      ['"pod up"', 'all'],
+    );
     for (const bad of ['(', '(a)\\1', '(?=a)']) assert.throws(() => log.setFilter(bad), /log_filter/);
   });
 
   it('reads the names of levels that crio.conf uses', () => {
-    assert.deepEqual(['fatal', 'panic', 'error', 'warn', 'warning', 'info', 'debug', 'trace'].map(parseLogLevel), ['error', 'error', 'error', 'warn', 'warn', 'info', 'debug', 'debug']);
+    assert.deepEqual(['fatal', 'panic', 'error', 'warn', 'warning', 'info', 'debug', 'trace'].map(parseLogLevel), [
+      'error',
+      'error',
+      'error',
+      'warn',
+      'warn',
+      'info',
+      'debug',
+      'debug',
+    ]);
     try {
       parseLogLevel('loud');
       assert.fail('took a word that is no level');
@@ -123,7 +182,12 @@ describe('Log', () => {
   });
 
   it('goes on when stderr is gone', () => {
-    const log = new Log(options, directSink(() => { throw new Error('EPIPE'); }));
+    const log = new Log(
+      options,
+      directSink(() => {
+        throw new Error('EPIPE');
+      }),
+    );
     log.info('x');
   });
 
@@ -149,6 +213,10 @@ describe('Log', () => {
     stream.behind = 0;
     sink.write(entry('c'), 'line c');
     await new Promise((resolve) => setImmediate(resolve));
-    assert.deepEqual(written.join('').split('\n'), ['level=warn msg="log lines dropped, the reader of stderr is too slow" lines=2', 'line c', '']);
+    assert.deepEqual(written.join('').split('\n'), [
+      'level=warn msg="log lines dropped, the reader of stderr is too slow" lines=2',
+      'line c',
+      '',
+    ]);
   });
 });

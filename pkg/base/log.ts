@@ -1,10 +1,11 @@
 /**
- * The daemon's log: one line per entry on stderr, logfmt or JSON, with journald's `<N>` priority prefix where journald reads.
+ * The daemon's log: one line per entry on stderr, logfmt or JSON, with journald's `<N>` priority prefix where journald
+ * reads.
  *
- * An entry's message is a constant; what varies is a field. Nothing that a container, an image or a registry says can end a
- * line or begin a new one (every control character is escaped), grow without bound, or show a credential: `redact` is the one
- * place where secrets are taken out. winston is the sink. It takes some 50 ms to load, so it is loaded by `openSink` once the
- * daemon serves; lines before that go to stderr directly, at once.
+ * An entry's message is a constant; what varies is a field. Nothing that a container, an image or a registry says can
+ * end a line or begin a new one (every control character is escaped), grow without bound, or show a credential:
+ * `redact` is the one place where secrets are taken out. winston is the sink. It takes some 50 ms to load, so it is
+ * loaded by `openSink` once the daemon serves; lines before that go to stderr directly, at once.
  */
 import { writeSync } from 'node:fs';
 import { setFlagsFromString } from 'node:v8';
@@ -48,14 +49,29 @@ export interface LogStream {
 const PRIORITY: Readonly<Record<LogLevel, number>> = { error: 3, warn: 4, info: 6, debug: 7 };
 const STDERR_FD = 2;
 
-/** A level as crio.conf spells it: fatal and panic are error here, trace is debug. @throws InvalidArgument for any other word. */
+/**
+ * A level as crio.conf spells it: fatal and panic are error here, trace is debug. @throws InvalidArgument for any other
+ * word.
+ */
 export function parseLogLevel(text: string): LogLevel {
   switch (text) {
-    case 'fatal': case 'panic': case 'error': return 'error';
-    case 'warn': case 'warning': return 'warn';
-    case 'info': return 'info';
-    case 'debug': case 'trace': return 'debug';
-    default: throw new RuntimeError('InvalidArgument', `log level ${quote(text)} is unknown; want fatal, panic, error, warn, info, debug or trace`);
+    case 'fatal':
+    case 'panic':
+    case 'error':
+      return 'error';
+    case 'warn':
+    case 'warning':
+      return 'warn';
+    case 'info':
+      return 'info';
+    case 'debug':
+    case 'trace':
+      return 'debug';
+    default:
+      throw new RuntimeError(
+        'InvalidArgument',
+        `log level ${quote(text)} is unknown; want fatal, panic, error, warn, info, debug or trace`,
+      );
   }
 }
 
@@ -74,7 +90,13 @@ export class Log implements Logger {
 
   /** @throws InvalidArgument when the filter is no regular expression that runs in linear time. */
   constructor(options: LogOptions, sink: LogSink = directSink()) {
-    this.#shared = { priority: PRIORITY[options.level], filter: compileFilter(options.filter), format: options.format, journald: options.journald, sink };
+    this.#shared = {
+      priority: PRIORITY[options.level],
+      filter: compileFilter(options.filter),
+      format: options.format,
+      journald: options.journald,
+      sink,
+    };
     this.#bound = {};
   }
 
@@ -117,20 +139,27 @@ export class Log implements Logger {
 export function renderEntry(entry: LogEntry, format: LogFormat, journald: boolean): string {
   const prefix = journald ? `<${PRIORITY[entry.level]}>` : '';
   const pairs: [string, string | number | boolean | bigint][] = [
-    ['time', new Date(entry.time).toISOString()], ['level', entry.level], ['msg', redact(clip(entry.message))],
+    ['time', new Date(entry.time).toISOString()],
+    ['level', entry.level],
+    ['msg', redact(clip(entry.message))],
   ];
   for (const [key, value] of Object.entries(entry.fields)) {
     if (value === undefined) continue;
     const name = fieldName(key);
     pairs.push([name, SECRET_FIELD.test(name) ? REDACTED : typeof value === 'string' ? redact(clip(value)) : value]);
   }
-  if (format === 'logfmt') return prefix + pairs.map(([key, value]) => `${key}=${typeof value === 'string' ? logfmtValue(value) : String(value)}`).join(' ');
+  if (format === 'logfmt')
+    return (
+      prefix +
+      pairs.map(([key, value]) => `${key}=${typeof value === 'string' ? logfmtValue(value) : String(value)}`).join(' ')
+    );
   return `${prefix}{${pairs.map(([key, value]) => `${escape(key)}:${jsonValue(value)}`).join(',')}}`;
 }
 
 /**
- * Text without what nobody may read in a log: user info and query strings of URLs, Authorization values, and the values of
- * words that are named like secrets (`password=…`, `"token":"…"`). Every expression here runs in linear time on bounded text.
+ * Text without what nobody may read in a log: user info and query strings of URLs, Authorization values, and the values
+ * of words that are named like secrets (`password=…`, `"token":"…"`). Every expression here runs in linear time on
+ * bounded text.
  */
 export function redact(text: string): string {
   if (!SUSPICIOUS.test(text)) return text;
@@ -138,10 +167,16 @@ export function redact(text: string): string {
     .replace(/(\b[a-z][a-z0-9+.-]{0,20}:\/\/)[^\s/@"']{1,512}@/gi, `$1${REDACTED}@`)
     .replace(/(\b[a-z][a-z0-9+.-]{0,20}:\/\/[^\s?"']{1,1024}\?)[^\s"']+/gi, `$1${REDACTED}`)
     .replace(/\b(basic|bearer)\s+[a-z0-9+/=._~-]{4,}/gi, `$1 ${REDACTED}`)
-    .replace(/\b([a-z0-9_-]{0,40}(?:password|passwd|secret|token|credential))(\\?["']?\s{0,4}[=:]\s{0,4}\\?["']?)[^\s"',;&}\\]+/gi, `$1$2${REDACTED}`);
+    .replace(
+      /\b([a-z0-9_-]{0,40}(?:password|passwd|secret|token|credential))(\\?["']?\s{0,4}[=:]\s{0,4}\\?["']?)[^\s"',;&}\\]+/gi,
+      `$1$2${REDACTED}`,
+    );
 }
 
-/** Lines written at once with a system call: before winston is there, and in tools. What stderr does not take is dropped. */
+/**
+ * Lines written at once with a system call: before winston is there, and in tools. What stderr does not take is
+ * dropped.
+ */
 export function directSink(write: (text: string) => void = (text) => void writeSync(STDERR_FD, text)): LogSink {
   return {
     write(_entry, line) {
@@ -154,7 +189,10 @@ export function directSink(write: (text: string) => void = (text) => void writeS
   };
 }
 
-/** winston writing to `stream`. When the reader falls behind by `limits.logBacklogBytes`, lines are dropped and counted; the count is logged when it drains. */
+/**
+ * winston writing to `stream`. When the reader falls behind by `limits.logBacklogBytes`, lines are dropped and counted;
+ * the count is logged when it drains.
+ */
 export async function winstonSink(stream: LogStream): Promise<LogSink> {
   const { createLogger, format, transports } = (await import('winston')).default;
   const logger = createLogger({
@@ -172,7 +210,12 @@ export async function winstonSink(stream: LogStream): Promise<LogSink> {
         dropped++;
         return;
       }
-      if (dropped > 0) logger.log({ level: 'warn', message: '', line: `level=warn msg="log lines dropped, the reader of stderr is too slow" lines=${dropped}` });
+      if (dropped > 0)
+        logger.log({
+          level: 'warn',
+          message: '',
+          line: `level=warn msg="log lines dropped, the reader of stderr is too slow" lines=${dropped}`,
+        });
       dropped = 0;
       logger.log({ level: entry.level, message: entry.message, fields: entry.fields, line });
     },
@@ -230,23 +273,38 @@ const CONTROL = /[\u0000-\u001f\u007f-\u009f\u2028\u2029]/g;
 function emit(shared: Shared, level: LogLevel, message: string, bound: LogFields, fields: LogFields | undefined): void {
   if (PRIORITY[level] > shared.priority) return;
   if (shared.filter !== undefined && !shared.filter.test(clip(message))) return;
-  const entry: LogEntry = { level, time: Date.now(), message, fields: fields === undefined ? bound : { ...bound, ...fields } };
+  const entry: LogEntry = {
+    level,
+    time: Date.now(),
+    message,
+    fields: fields === undefined ? bound : { ...bound, ...fields },
+  };
   shared.sink.write(entry, renderEntry(entry, shared.format, shared.journald));
 }
 
-/** V8's automaton engine (flag `l`) matches in linear time and refuses look-around and back-references, as Go's regexp does for crio. */
+/**
+ * V8's automaton engine (flag `l`) matches in linear time and refuses look-around and back-references, as Go's regexp
+ * does for crio.
+ */
 function compileFilter(filter: string): RegExp | undefined {
   if (filter === '') return undefined;
   setFlagsFromString('--enable-experimental-regexp-engine');
   try {
     return new RegExp(filter, 'l');
   } catch (cause) {
-    throw new RuntimeError('InvalidArgument', `log_filter ${quote(filter)} cannot be used: it must be a regular expression without look-around and back-references`, { cause });
+    throw new RuntimeError(
+      'InvalidArgument',
+      `log_filter ${quote(filter)} cannot be used: it must be a regular expression without ` +
+        'look-around and back-references',
+      { cause },
+    );
   }
 }
 
 function clip(text: string): string {
-  return text.length <= limits.logValueChars ? text : `${text.slice(0, limits.logValueChars)}… (${text.length - limits.logValueChars} more)`;
+  return text.length <= limits.logValueChars
+    ? text
+    : `${text.slice(0, limits.logValueChars)}… (${text.length - limits.logValueChars} more)`;
 }
 
 function fieldName(key: string): string {

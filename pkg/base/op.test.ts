@@ -12,7 +12,11 @@ describe('an aborted operation', () => {
     const bounded = withTimeout(op({}), 0);
     await fired(bounded.signal);
     assert.equal(abortError({ ...bounded, deadline: Date.now() + 3_600_000 }, 'exec').code, 'DeadlineExceeded');
-    assert.equal(abortError(withTimeout({ ...bounded, deadline: Date.now() + 3_600_000 }, 3_600_000), 'exec').code, 'DeadlineExceeded', 'or that of the operation it is a part of');
+    assert.equal(
+      abortError(withTimeout({ ...bounded, deadline: Date.now() + 3_600_000 }, 3_600_000), 'exec').code,
+      'DeadlineExceeded',
+      'or that of the operation it is a part of',
+    );
   });
 
   it('is late when its deadline has passed, and else cancelled', () => {

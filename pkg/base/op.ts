@@ -23,8 +23,8 @@ export interface Op {
   /** Names what the operation is doing now ("cni add: bridge"); shown by `berth status` and in deadline errors. */
   stage(what: string): void;
   /**
-   * Says that `work`, whose stages are told here, goes on even if the caller leaves: until it settles, the operation stays in the table that
-   * `berth status` shows. Absent where nobody keeps a table.
+   * Says that `work`, whose stages are told here, goes on even if the caller leaves: until it settles, the operation
+   * stays in the table that `berth status` shows. Absent where nobody keeps a table.
    */
   readonly goesOn?: (work: Promise<unknown>) => void;
 }
@@ -45,7 +45,12 @@ export function backgroundOp(log: Logger, deadlineMs = 0): Op {
 /** The same operation with an earlier deadline, `ms` from now at the latest. */
 export function withTimeout(op: Op, ms: number): Op {
   const deadline = Math.min(op.deadline, Date.now() + ms);
-  return { ...op, deadline, signal: AbortSignal.any([op.signal, AbortSignal.timeout(Math.max(0, deadline - Date.now()))]), stage: (what) => op.stage(what) };
+  return {
+    ...op,
+    deadline,
+    signal: AbortSignal.any([op.signal, AbortSignal.timeout(Math.max(0, deadline - Date.now()))]),
+    stage: (what) => op.stage(what),
+  };
 }
 
 /** The same operation with fields bound to its log. */
@@ -53,7 +58,10 @@ export function withLog(op: Op, fields: LogFields): Op {
   return { ...op, log: op.log.child(fields), stage: (what) => op.stage(what) };
 }
 
-/** The same operation, detached from the caller's patience: it ends only by its own bound of `ms`. For work that must not be torn down half way. */
+/**
+ * The same operation, detached from the caller's patience: it ends only by its own bound of `ms`. For work that must
+ * not be torn down half way.
+ */
 export function detached(op: Op, ms: number): Op {
   return { ...op, deadline: Date.now() + ms, signal: AbortSignal.timeout(ms), stage: (what) => op.stage(what) };
 }
@@ -64,7 +72,10 @@ export function checkAlive(op: Op, doing: string): void {
   throw abortError(op, doing);
 }
 
-/** True if an operation was aborted because its time is over: what its own timer says, also where somebody has set the clock back since. */
+/**
+ * True if an operation was aborted because its time is over: what its own timer says, also where somebody has set the
+ * clock back since.
+ */
 export function isLate({ signal, deadline }: Pick<Op, 'signal' | 'deadline'>): boolean {
   return (signal.reason instanceof Error && signal.reason.name === 'TimeoutError') || Date.now() >= deadline;
 }
@@ -72,5 +83,8 @@ export function isLate({ signal, deadline }: Pick<Op, 'signal' | 'deadline'>): b
 /** The error that an aborted operation ends with. */
 export function abortError(op: Op, doing: string): RuntimeError {
   const late = isLate(op);
-  return new RuntimeError(late ? 'DeadlineExceeded' : 'Cancelled', `${late ? 'deadline passed' : 'cancelled'} while: ${doing}`);
+  return new RuntimeError(
+    late ? 'DeadlineExceeded' : 'Cancelled',
+    `${late ? 'deadline passed' : 'cancelled'} while: ${doing}`,
+  );
 }

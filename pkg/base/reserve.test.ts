@@ -42,10 +42,13 @@ describe('base/reserve', () => {
     reserve = await opened();
     await reserve.close();
     assert.equal((await stat(path)).mtimeMs, mtimeMs);
-    for (const damage of [() => truncate(path, 5), async () => {
-      await writeFile(path, '');
-      await truncate(path, 100_000);
-    }]) {
+    for (const damage of [
+      () => truncate(path, 5),
+      async () => {
+        await writeFile(path, '');
+        await truncate(path, 100_000);
+      },
+    ]) {
       await damage();
       reserve = await opened();
       await reserve.close();
@@ -58,10 +61,13 @@ describe('base/reserve', () => {
     const reserve = await opened();
     const sizes: (number | undefined)[] = [];
     const work = failing(1);
-    assert.equal(await reserve.freeing(async () => {
-      sizes.push(await size());
-      return await work();
-    }), 2);
+    assert.equal(
+      await reserve.freeing(async () => {
+        sizes.push(await size());
+        return await work();
+      }),
+      2,
+    );
     await reserve.settled();
     assert.deepEqual([...sizes, await size()], [100_000, undefined, 100_000]);
     await reserve.close();
@@ -73,13 +79,19 @@ describe('base/reserve', () => {
     assert.equal((error as { code?: string }).code, 'ENOSPC');
     await reserve.settled();
     const { ino } = await stat(path);
-    const denied: unknown = await reserve.freeing(failing(1, () => new RuntimeError('PermissionDenied', 'no'))).catch((each: unknown) => each);
+    const denied: unknown = await reserve
+      .freeing(failing(1, () => new RuntimeError('PermissionDenied', 'no')))
+      .catch((each: unknown) => each);
     assert.equal((denied as RuntimeError).code, 'PermissionDenied');
     assert.equal((await stat(path)).ino, ino);
     await reserve.close();
     await rm(path);
     const empty = await opened(0);
-    assert.equal(await empty.freeing(failing(1)), 2, 'also with nothing to give up: somebody else may have freed something');
+    assert.equal(
+      await empty.freeing(failing(1)),
+      2,
+      'also with nothing to give up: somebody else may have freed something',
+    );
     await empty.close();
   });
 
@@ -93,7 +105,20 @@ describe('base/reserve', () => {
 
   it('a full disk is seen behind any wrapping', () => {
     const quota = Object.assign(new Error('x'), { code: 'EDQUOT' });
-    for (const error of [full(), quota, storageError(full(), 'x'), wrap('remove', storageError(full(), 'x')), new AggregateError([new Error('y'), wrap('z', full())])]) assert.isTrue(isDiskFull(error));
-    for (const error of [new Error('ENOSPC'), undefined, new RuntimeError('ResourceExhausted', 'memory'), Object.assign(new Error('x'), { code: 'EROFS' })]) assert.isFalse(isDiskFull(error));
+    for (const error of [
+      full(),
+      quota,
+      storageError(full(), 'x'),
+      wrap('remove', storageError(full(), 'x')),
+      new AggregateError([new Error('y'), wrap('z', full())]),
+    ])
+      assert.isTrue(isDiskFull(error));
+    for (const error of [
+      new Error('ENOSPC'),
+      undefined,
+      new RuntimeError('ResourceExhausted', 'memory'),
+      Object.assign(new Error('x'), { code: 'EROFS' }),
+    ])
+      assert.isFalse(isDiskFull(error));
   });
 });

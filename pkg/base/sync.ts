@@ -1,4 +1,7 @@
-/** Small tools for concurrency in one event loop: a lock per key, a bounded queue, waiting that can be given up, and waiting for all. */
+/**
+ * Small tools for concurrency in one event loop: a lock per key, a bounded queue, waiting that can be given up, and
+ * waiting for all.
+ */
 import { RuntimeError } from './errors.ts';
 
 /** Serialises work per key, in order of arrival. A key costs nothing when nobody holds it. */
@@ -34,7 +37,9 @@ export class SingleFlight<K, T> {
   run(key: K, work: () => Promise<T>): Promise<T> {
     const flying = this.#flights.get(key);
     if (flying !== undefined) return flying;
-    const flight = Promise.resolve().then(work).finally(() => this.#flights.delete(key));
+    const flight = Promise.resolve()
+      .then(work)
+      .finally(() => this.#flights.delete(key));
     this.#flights.set(key, flight);
     return flight;
   }
@@ -59,7 +64,11 @@ export class Gate {
   async run<T>(work: () => Promise<T>): Promise<T> {
     if (this.#free > 0) this.#free--;
     else {
-      if (this.#waiters.length >= this.#waitingMax) throw new RuntimeError('ResourceExhausted', `too many operations wait already (${this.#waiters.length}); try again later`);
+      if (this.#waiters.length >= this.#waitingMax)
+        throw new RuntimeError(
+          'ResourceExhausted',
+          `too many operations wait already (${this.#waiters.length}); try again later`,
+        );
       await new Promise<void>((resolve) => this.#waiters.push(resolve));
     }
     try {
@@ -89,7 +98,9 @@ export function abortable<T>(work: Promise<T>, signal: AbortSignal, onAbort: () 
  * Waits for all, also when one fails, so that no work is still under way when the caller starts to clean up.
  * @throws the first failure in the order given.
  */
-export async function together<T extends readonly unknown[]>(work: readonly [...{ [K in keyof T]: Promise<T[K]> }]): Promise<T> {
+export async function together<T extends readonly unknown[]>(
+  work: readonly [...{ [K in keyof T]: Promise<T[K]> }],
+): Promise<T> {
   const outcomes = await Promise.allSettled(work as readonly Promise<unknown>[]);
   for (const outcome of outcomes) if (outcome.status === 'rejected') throw outcome.reason;
   return outcomes.map((outcome) => (outcome as PromiseFulfilledResult<unknown>).value) as unknown as T;

@@ -1,4 +1,7 @@
-/** What an operation is doing now, and since when: what `berth status` shows of a call, a session or work in the background. */
+/**
+ * What an operation is doing now, and since when: what `berth status` shows of a call, a session or work in the
+ * background.
+ */
 
 /** One row of the table of operations; the message `berth.v1.Operation`. */
 export interface TrackRow {
@@ -27,7 +30,10 @@ export class Track {
   #doing = '';
   #stageBegan = this.began;
 
-  /** `rpc` names a call by its RPC, anything else in words; `ids` are the objects that it is about, as log fields name them. */
+  /**
+   * `rpc` names a call by its RPC, anything else in words; `ids` are the objects that it is about, as log fields name
+   * them.
+   */
   constructor(rpc: string, ids: Readonly<Record<string, string>>, requestId = '') {
     this.#rpc = rpc;
     this.#ids = ids;
@@ -42,6 +48,14 @@ export class Track {
   row(): TrackRow {
     const now = performance.now();
     const nanos = (since: number): bigint => BigInt(Math.round((now - since) * 1e6));
-    return { rpc: this.#rpc, requestId: this.#requestId, ids: this.#ids, stage: this.#doing, ageNanos: nanos(this.began), stageAgeNanos: nanos(this.#stageBegan), clientGone: this.clientGone };
+    return {
+      rpc: this.#rpc,
+      requestId: this.#requestId,
+      ids: this.#ids,
+      stage: this.#doing,
+      ageNanos: nanos(this.began),
+      stageAgeNanos: nanos(this.#stageBegan),
+      clientGone: this.clientGone,
+    };
   }
 }

@@ -48,7 +48,9 @@ export interface ConfigFiles {
   /** undefined if absent. */
   read(path: string): Promise<string | undefined>;
   /** Entries of a directory in any order, links followed; undefined if absent. */
-  list(path: string): Promise<readonly { readonly name: string; readonly kind: 'file' | 'directory' | 'other' }[] | undefined>;
+  list(
+    path: string,
+  ): Promise<readonly { readonly name: string; readonly kind: 'file' | 'directory' | 'other' }[] | undefined>;
 }
 
 export interface LoadOptions {
@@ -70,8 +72,8 @@ export interface LoadedConfig {
 
 /**
  * Reads everything and decides.
- * @throws InvalidArgument `<place>: <key> …` for wrong types and values, for text that is not TOML, and for a bad default handler;
- * NotFound when a file that was asked for is absent.
+ * @throws InvalidArgument `<place>: <key> …` for wrong types and values, for text that is not TOML, and for a bad
+ * default handler; NotFound when a file that was asked for is absent.
  */
 export async function loadConfig(options: LoadOptions): Promise<LoadedConfig> {
   const loader = new Loader(options);
@@ -115,7 +117,11 @@ function fieldOf(config: Config, section: string, field: string): unknown {
 
 function showHandlers(config: Config): string {
   const show = (each: HandlerConfig): string =>
-    Object.entries<Option<unknown>>(handler).map(([field, option]) => option.kind.show((each as unknown as Record<string, unknown>)[field])).join();
-  return [...config.runtimes].map(([name, each]) => `${name}:${show(each)}`).sort().join('\n');
+    Object.entries<Option<unknown>>(handler)
+      .map(([field, option]) => option.kind.show((each as unknown as Record<string, unknown>)[field]))
+      .join();
+  return [...config.runtimes]
+    .map(([name, each]) => `${name}:${show(each)}`)
+    .sort()
+    .join('\n');
 }
-

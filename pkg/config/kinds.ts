@@ -33,7 +33,8 @@ export const path: Kind<string> = {
     const value = string(raw);
     if (value === '') return '';
     if (!value.startsWith('/')) throw new BadValue(`wants an absolute path, got ${JSON.stringify(value)}`);
-    if (value.split('/').includes('..') || value.includes('\0')) throw new BadValue(`wants a path without "..", got ${JSON.stringify(value)}`);
+    if (value.split('/').includes('..') || value.includes('\0'))
+      throw new BadValue(`wants a path without "..", got ${JSON.stringify(value)}`);
     return value.length > 1 ? value.replace(/\/+$/, '') || '/' : value;
   },
 };
@@ -57,7 +58,8 @@ export function integer(min: number, max = Number.MAX_SAFE_INTEGER): Kind<number
   return {
     argument: 'value',
     parse(raw) {
-      if (typeof raw !== 'number' || !Number.isSafeInteger(raw)) throw new BadValue(`wants a whole number, got ${kindOf(raw)}`);
+      if (typeof raw !== 'number' || !Number.isSafeInteger(raw))
+        throw new BadValue(`wants a whole number, got ${kindOf(raw)}`);
       if (raw < min || raw > max) throw new BadValue(`wants a number from ${min} to ${max}, got ${raw}`);
       return raw;
     },
@@ -74,7 +76,8 @@ export const portText: Kind<number> = {
   argument: 'value',
   parse(raw) {
     const value = string(raw);
-    if (!/^[0-9]{1,5}$/.test(value) || Number(value) > 65_535) throw new BadValue(`wants a port as a string ("0" to "65535"), got ${JSON.stringify(value)}`);
+    if (!/^[0-9]{1,5}$/.test(value) || Number(value) > 65_535)
+      throw new BadValue(`wants a port as a string ("0" to "65535"), got ${JSON.stringify(value)}`);
     return Number(value);
   },
   fromText: (given) => given,
@@ -88,7 +91,10 @@ export function choice<const W extends string>(...words: readonly W[]): Kind<W> 
     parse(raw) {
       const value = string(raw);
       const word = words.find((each) => each === value);
-      if (word === undefined) throw new BadValue(`wants one of ${words.map((each) => JSON.stringify(each)).join(', ')}, got ${JSON.stringify(value)}`);
+      if (word === undefined)
+        throw new BadValue(
+          `wants one of ${words.map((each) => JSON.stringify(each)).join(', ')}, got ${JSON.stringify(value)}`,
+        );
       return word;
     },
     fromText: (given) => given,
@@ -102,7 +108,12 @@ export function seconds(min = 0): Kind<number> {
   return { ...inner, parse: (raw) => inner.parse(raw) * 1000, show: (value) => inner.show(value / 1000) };
 }
 
-const DURATION_UNITS: ReadonlyMap<string, number> = new Map([['h', 3_600_000], ['m', 60_000], ['s', 1000], ['ms', 1]]);
+const DURATION_UNITS: ReadonlyMap<string, number> = new Map([
+  ['h', 3_600_000],
+  ['m', 60_000],
+  ['s', 1000],
+  ['ms', 1],
+]);
 
 /** A duration as Go writes it ("1m30s"); milliseconds here, '' is `whenEmpty`. */
 export function duration(whenEmpty: number): Kind<number> {
@@ -112,9 +123,11 @@ export function duration(whenEmpty: number): Kind<number> {
       const value = string(raw);
       if (value === '') return whenEmpty;
       if (value === '0') return 0;
-      if (value.length > 32 || !/^(?:[0-9]+(?:\.[0-9]+)?(?:h|ms|m|s))+$/.test(value)) throw new BadValue(`wants a duration like "30s" or "1m30s", got ${JSON.stringify(value)}`);
+      if (value.length > 32 || !/^(?:[0-9]+(?:\.[0-9]+)?(?:h|ms|m|s))+$/.test(value))
+        throw new BadValue(`wants a duration like "30s" or "1m30s", got ${JSON.stringify(value)}`);
       let ms = 0;
-      for (const [, count, unit] of value.matchAll(/([0-9.]+)(h|ms|m|s)/g)) ms += Number(count) * (DURATION_UNITS.get(unit ?? '') ?? 0);
+      for (const [, count, unit] of value.matchAll(/([0-9.]+)(h|ms|m|s)/g))
+        ms += Number(count) * (DURATION_UNITS.get(unit ?? '') ?? 0);
       return Math.round(ms);
     },
     fromText: (given) => given,
@@ -130,7 +143,11 @@ export function list<T>(item: { parse(raw: unknown): T; show(value: T): string }
       if (!Array.isArray(raw)) throw new BadValue(`wants an array of strings, got ${kindOf(raw)}`);
       return raw.map((each) => item.parse(each));
     },
-    fromText: (given) => given.split(',').map((each) => each.trim()).filter((each) => each !== ''),
+    fromText: (given) =>
+      given
+        .split(',')
+        .map((each) => each.trim())
+        .filter((each) => each !== ''),
     show: (value) => `[${value.map((each) => item.show(each)).join(', ')}]`,
   };
 }
@@ -149,7 +166,8 @@ export const environmentEntry = {
 export const capability = {
   parse(raw: unknown): string {
     const value = string(raw).toUpperCase().replace(/^CAP_/, '');
-    if (!/^[A-Z][A-Z0-9_]{1,30}$/.test(value)) throw new BadValue(`wants capability names like "CHOWN", got ${JSON.stringify(raw)}`);
+    if (!/^[A-Z][A-Z0-9_]{1,30}$/.test(value))
+      throw new BadValue(`wants capability names like "CHOWN", got ${JSON.stringify(raw)}`);
     return `CAP_${value}`;
   },
   show: (value: string): string => JSON.stringify(value.replace(/^CAP_/, '')),
@@ -163,7 +181,24 @@ export interface Ulimit {
   readonly hard: bigint;
 }
 
-const RLIMITS = ['as', 'core', 'cpu', 'data', 'fsize', 'locks', 'memlock', 'msgqueue', 'nice', 'nofile', 'nproc', 'rss', 'rtprio', 'rttime', 'sigpending', 'stack'];
+const RLIMITS = [
+  'as',
+  'core',
+  'cpu',
+  'data',
+  'fsize',
+  'locks',
+  'memlock',
+  'msgqueue',
+  'nice',
+  'nofile',
+  'nproc',
+  'rss',
+  'rtprio',
+  'rttime',
+  'sigpending',
+  'stack',
+];
 
 /** `name=soft[:hard]`; -1 is unlimited; the hard limit is the soft one if left out. */
 export const ulimit = {
@@ -171,18 +206,23 @@ export const ulimit = {
     const value = string(raw);
     const match = /^([a-z]+)=(-1|[0-9]{1,19})(?::(-1|[0-9]{1,19}))?$/.exec(value);
     const name = match?.[1] ?? '';
-    if (match === null || !RLIMITS.includes(name)) throw new BadValue(`wants "nofile=1024:2048" with one of ${RLIMITS.join(', ')}, got ${JSON.stringify(value)}`);
+    if (match === null || !RLIMITS.includes(name))
+      throw new BadValue(`wants "nofile=1024:2048" with one of ${RLIMITS.join(', ')}, got ${JSON.stringify(value)}`);
     const soft = BigInt.asUintN(64, BigInt(match[2] ?? ''));
     const hard = match[3] === undefined ? soft : BigInt.asUintN(64, BigInt(match[3]));
     if (soft > hard) throw new BadValue(`has a soft limit above the hard one: ${JSON.stringify(value)}`);
     return { name: `RLIMIT_${name.toUpperCase()}`, soft, hard };
   },
-  show: ({ name, soft, hard }: Ulimit): string => JSON.stringify(`${name.replace('RLIMIT_', '').toLowerCase()}=${BigInt.asIntN(64, soft)}:${BigInt.asIntN(64, hard)}`),
+  show: ({ name, soft, hard }: Ulimit): string =>
+    JSON.stringify(
+      `${name.replace('RLIMIT_', '').toLowerCase()}=${BigInt.asIntN(64, soft)}:${BigInt.asIntN(64, hard)}`,
+    ),
 };
 
 /**
- * `["name=value", …]` as a map. Whether a name is namespaced, and what its dots and slashes mean, is the sandbox's question; here the entry must be one
- * name and one value that can be written literally, so that none smuggles a second one (CVE-2022-0811).
+ * `["name=value", …]` as a map. Whether a name is namespaced, and what its dots and slashes mean, is the sandbox's
+ * question; here the entry must be one name and one value that can be written literally, so that none smuggles a second
+ * one (CVE-2022-0811).
  */
 export const sysctls: Kind<ReadonlyMap<string, string>> = {
   ...list(text),
@@ -191,7 +231,10 @@ export const sysctls: Kind<ReadonlyMap<string, string>> = {
     const map = new Map<string, string>();
     for (const each of raw as readonly unknown[]) {
       const match = /^\s*([a-z0-9_]+(?:[./][a-zA-Z0-9_-]+)+)\s*=\s*([^+=\n\r\0]+?)\s*$/.exec(string(each));
-      if (match === null) throw new BadValue(`wants "name=value" without "+", "=" or a newline in the value, got ${JSON.stringify(each)}`);
+      if (match === null)
+        throw new BadValue(
+          `wants "name=value" without "+", "=" or a newline in the value, got ${JSON.stringify(each)}`,
+        );
       map.set(match[1] ?? '', match[2] ?? '');
     }
     return map;
@@ -216,11 +259,14 @@ export const device = {
     const permissions = parts.length > 1 && /^(?=.)r?w?m?$/.test(last) ? (parts.pop() ?? '') : 'rwm';
     const hostPath = parts[0] ?? '';
     const containerPath = parts[1] ?? hostPath;
-    const bad = parts.length > 2 || [hostPath, containerPath].some((each) => !/^\/dev\/[^\0]+$/.test(each) || each.split('/').includes('..'));
+    const bad =
+      parts.length > 2 ||
+      [hostPath, containerPath].some((each) => !/^\/dev\/[^\0]+$/.test(each) || each.split('/').includes('..'));
     if (bad) throw new BadValue(`wants "/dev/host[:/dev/container][:rwm]", got ${JSON.stringify(value)}`);
     return { hostPath, containerPath, permissions };
   },
-  show: (value: AdditionalDevice): string => JSON.stringify(`${value.hostPath}:${value.containerPath}:${value.permissions}`),
+  show: (value: AdditionalDevice): string =>
+    JSON.stringify(`${value.hostPath}:${value.containerPath}:${value.permissions}`),
 };
 
 /** Text that a message may show: what type TOML gave. */

@@ -1,4 +1,7 @@
-/** Reads the sources of the configuration one after the other, remembers for every key who set it last, and decides at the end. */
+/**
+ * Reads the sources of the configuration one after the other, remembers for every key who set it last, and decides at
+ * the end.
+ */
 import { readdirSync, statSync } from 'node:fs';
 import { errnoOf, RuntimeError } from '../base/errors.ts';
 import { readInMemory } from '../base/files.ts';
@@ -6,7 +9,15 @@ import { limits } from '../base/limits.ts';
 import type { Config, ConfigFiles, HandlerConfig, LoadedConfig, LoadOptions } from './index.ts';
 import { BadValue } from './kinds.ts';
 import type { Kind } from './kinds.ts';
-import { DEFAULT_CONFIG_DIR, DEFAULT_CONFIG_FILE, everyOption, flags, handlerTable, tables, unsupportedTables } from './schema.ts';
+import {
+  DEFAULT_CONFIG_DIR,
+  DEFAULT_CONFIG_FILE,
+  everyOption,
+  flags,
+  handlerTable,
+  tables,
+  unsupportedTables,
+} from './schema.ts';
 import type { Flag, handler, Table, Values } from './schema.ts';
 import { parseToml } from './toml.ts';
 import type { TomlDocument } from './toml.ts';
@@ -63,9 +74,11 @@ export class Loader {
 
   finish(): LoadedConfig {
     const sections = new Map<string, Record<string, unknown>>();
-    for (const [section, table] of Object.entries<Table>(tables)) sections.set(section, this.#values(table, this.#given, table.name));
+    for (const [section, table] of Object.entries<Table>(tables))
+      sections.set(section, this.#values(table, this.#given, table.name));
     const values = sections.get('runtime') ?? {};
-    if (this.#options.node.systemdCgroups && !this.#given.has('crio.runtime.cgroup_manager')) values['cgroupManager'] = 'systemd';
+    if (this.#options.node.systemdCgroups && !this.#given.has('crio.runtime.cgroup_manager'))
+      values['cgroupManager'] = 'systemd';
     this.#checkStorageOptions();
     const runroot = String(sections.get('storage')?.['runroot']);
     const runtimes = this.#runtimes(String(values['defaultRuntime']), runroot);
@@ -81,7 +94,11 @@ export class Loader {
   async #readFile(file: string, required: boolean): Promise<void> {
     const text = await this.#files.read(file);
     if (text === undefined) {
-      if (required) throw new RuntimeError('NotFound', `configuration file ${file} does not exist; check --config, or run without it`);
+      if (required)
+        throw new RuntimeError(
+          'NotFound',
+          `configuration file ${file} does not exist; check --config, or run without it`,
+        );
       return;
     }
     this.#sources.push(file);
@@ -92,16 +109,24 @@ export class Loader {
     }
   }
 
-  /** Files below `directory`, depth first in the order of their names, as crio walks it. Hidden files and editors' backups are skipped. */
+  /**
+   * Files below `directory`, depth first in the order of their names, as crio walks it. Hidden files and editors'
+   * backups are skipped.
+   */
   async #dropIns(directory: string, depth: number): Promise<string[]> {
-    if (depth > DROP_IN_DEPTH_MAX) throw new RuntimeError('InvalidArgument', `${directory} is more than ${DROP_IN_DEPTH_MAX} directories deep; is there a loop of links?`);
+    if (depth > DROP_IN_DEPTH_MAX)
+      throw new RuntimeError(
+        'InvalidArgument',
+        `${directory} is more than ${DROP_IN_DEPTH_MAX} directories deep; is there a loop of links?`,
+      );
     const entries = [...((await this.#files.list(directory)) ?? [])].sort((a, b) => (a.name < b.name ? -1 : 1));
     const found: string[] = [];
     for (const entry of entries) {
       if (entry.name.startsWith('.') || entry.name.endsWith('~')) continue;
       if (entry.kind === 'file') found.push(`${directory}/${entry.name}`);
       if (entry.kind === 'directory') found.push(...(await this.#dropIns(`${directory}/${entry.name}`, depth + 1)));
-      if (found.length > DROP_IN_FILES_MAX) throw new RuntimeError('InvalidArgument', `${directory} has more than ${DROP_IN_FILES_MAX} files`);
+      if (found.length > DROP_IN_FILES_MAX)
+        throw new RuntimeError('InvalidArgument', `${directory} has more than ${DROP_IN_FILES_MAX} files`);
     }
     return found;
   }
@@ -111,7 +136,8 @@ export class Loader {
     const content = tableOf(raw, () => place(document, file, path), name);
     const ignored = unsupportedTables.get(name);
     if (ignored !== undefined) {
-      for (const key of Object.keys(content)) this.#readUnsupported(document, file, [...path, key], content[key], ignored);
+      for (const key of Object.keys(content))
+        this.#readUnsupported(document, file, [...path, key], content[key], ignored);
       return;
     }
     const table = Object.values<Table>(tables).find((each) => each.name === name);
@@ -119,7 +145,8 @@ export class Loader {
       const inner = [...path, key];
       if (isTableName(inner.join('.'))) this.#readTable(document, file, inner, content[key]);
       else if (inner.join('.') === handlerTable.name) this.#readHandlers(document, file, inner, content[key]);
-      else if (isKey(table, key)) give(this.#given, table, inner.join('.'), key, { place: place(document, file, inner), raw: content[key] });
+      else if (isKey(table, key))
+        give(this.#given, table, inner.join('.'), key, { place: place(document, file, inner), raw: content[key] });
       else this.#readUnsupported(document, file, inner, content[key], table?.unsupported ?? new Map());
     }
   }
@@ -129,17 +156,29 @@ export class Loader {
     for (const name of Object.keys(content)) {
       const here = [...path, name];
       const inner = tableOf(content[name], () => place(document, file, here), here.join('.'));
-      if (!isHandlerName(name)) throw new RuntimeError('InvalidArgument', `${place(document, file, here)}: ${JSON.stringify(name)} cannot be the name of a runtime handler (want letters, digits, "-", "_" and ".")`);
+      if (!isHandlerName(name))
+        throw new RuntimeError(
+          'InvalidArgument',
+          `${place(document, file, here)}: ${JSON.stringify(name)} cannot be the name of a runtime ` +
+            'handler (want letters, digits, "-", "_" and ".")',
+        );
       const given = this.#handlers.get(name) ?? new Map<string, Source>();
       this.#handlers.set(name, given);
       for (const key of Object.keys(inner)) {
-        if (isKey(handlerTable, key)) give(given, handlerTable, key, key, { place: place(document, file, [...here, key]), raw: inner[key] });
+        if (isKey(handlerTable, key))
+          give(given, handlerTable, key, key, { place: place(document, file, [...here, key]), raw: inner[key] });
         else this.#readUnsupported(document, file, [...here, key], inner[key], handlerTable.unsupported);
       }
     }
   }
 
-  #readUnsupported(document: TomlDocument, file: string, path: readonly string[], raw: unknown, known: Table['unsupported']): void {
+  #readUnsupported(
+    document: TomlDocument,
+    file: string,
+    path: readonly string[],
+    raw: unknown,
+    known: Table['unsupported'],
+  ): void {
     const key = path.at(-1) ?? '';
     const row = known.get(key);
     if (row !== undefined) {
@@ -148,7 +187,12 @@ export class Loader {
       return;
     }
     const near = nearest(key, [...known.keys(), ...keysUnder(path.slice(0, -1).join('.'))]);
-    this.#warn(document, file, path, `unknown key ${path.join('.')}, ignoring${near === undefined ? '' : ` (did you mean ${near}?)`}`);
+    this.#warn(
+      document,
+      file,
+      path,
+      `unknown key ${path.join('.')}, ignoring${near === undefined ? '' : ` (did you mean ${near}?)`}`,
+    );
   }
 
   #giveFlag(flag: Flag, where: string, given: string | boolean | readonly string[]): void {
@@ -169,7 +213,10 @@ export class Loader {
   #giveRuntime(where: string, text: string): void {
     const [name = '', path, root, type, privileged, ...more] = text.split(':');
     if (!isHandlerName(name) || path === undefined || more.length > 1 || (more[0] ?? '') !== '') {
-      throw new RuntimeError('InvalidArgument', `${where}: ${JSON.stringify(text)} is not name:path[:root[:type[:privileged_without_host_devices]]]`);
+      throw new RuntimeError(
+        'InvalidArgument',
+        `${where}: ${JSON.stringify(text)} is not name:path[:root[:type[:privileged_without_host_devices]]]`,
+      );
     }
     const given = this.#handlers.get(name) ?? new Map<string, Source>();
     this.#handlers.set(name, given);
@@ -198,16 +245,25 @@ export class Loader {
     const usable = new Map<string, HandlerConfig>();
     const names = [...new Set([...this.#handlers.keys(), ...BUILT_IN_HANDLERS])];
     if (defaultName !== '' && !names.includes(defaultName)) {
-      throw new RuntimeError('InvalidArgument', `crio.runtime.default_runtime is ${JSON.stringify(defaultName)}, but there is no [crio.runtime.runtimes.${defaultName}]; there are ${names.join(', ')}`);
+      throw new RuntimeError(
+        'InvalidArgument',
+        `crio.runtime.default_runtime is ${JSON.stringify(defaultName)}, but there is no ` +
+          `[crio.runtime.runtimes.${defaultName}]; there are ${names.join(', ')}`,
+      );
     }
     const parent = defaultName === '' ? undefined : this.#handler(defaultName, runroot, undefined);
     for (const name of names.sort()) {
       const made = this.#handler(name, runroot, parent);
       const bad = this.#whyBad(made, parent);
       const found = bad === undefined ? this.#locate(made) : undefined;
-      const why = bad ?? (found === undefined ? `runtime_path ${made.runtimePath === '' ? `is not set and there is no ${name} in PATH` : `${made.runtimePath} is not an executable file`}` : undefined);
+      const why =
+        bad ??
+        (found === undefined
+          ? `runtime_path ${made.runtimePath === '' ? `is not set and there is no ${name} in PATH` : `${made.runtimePath} is not an executable file`}`
+          : undefined);
       if (found !== undefined) usable.set(name, found);
-      else if (name === defaultName) throw new RuntimeError('InvalidArgument', `the default runtime handler ${name} cannot be used: ${why}`);
+      else if (name === defaultName)
+        throw new RuntimeError('InvalidArgument', `the default runtime handler ${name} cannot be used: ${why}`);
       else if (made.configured) this.#warnings.push(`runtime handler ${name} is left out: ${why}`);
     }
     return usable;
@@ -215,24 +271,32 @@ export class Loader {
 
   #handler(name: string, runroot: string, parent: HandlerConfig | undefined): HandlerConfig {
     const given = this.#handlers.get(name);
-    const prefixed = new Map([...(given ?? [])].map(([key, source]) => [`${handlerTable.name}.${name}.${key}`, source]));
+    const prefixed = new Map(
+      [...(given ?? [])].map(([key, source]) => [`${handlerTable.name}.${name}.${key}`, source]),
+    );
     const own = this.#values(handlerTable, prefixed, `${handlerTable.name}.${name}`) as Values<typeof handler>;
     const inherited = own.inheritDefaultRuntime && parent !== undefined ? pickInherited(parent) : {};
     const made: HandlerConfig = { ...own, ...inherited, name, configured: given !== undefined };
     const runtimeRoot = made.runtimeRoot === '' ? `${runroot}/runtimes/${name}` : made.runtimeRoot;
     if (made.createTimeoutMs >= CREATE_TIMEOUT_MIN_MS) return { ...made, runtimeRoot };
     const source = given?.get('container_create_timeout');
-    const warning = `${source?.place ?? name}: container_create_timeout of runtime handler ${name} is below 30 seconds, using 30`;
+    const warning =
+      `${source?.place ?? name}: container_create_timeout of runtime handler ${name} is below 30 ` +
+      'seconds, using 30';
     this.#say(warning);
     return { ...made, runtimeRoot, createTimeoutMs: CREATE_TIMEOUT_MIN_MS };
   }
 
   #whyBad(made: HandlerConfig, parent: HandlerConfig | undefined): string | undefined {
-    if (made.inheritDefaultRuntime && parent === undefined) return 'inherit_default_runtime needs default_runtime to be set';
-    if (made.runtimeType !== 'oci' && made.runtimeType !== '') return `runtime_type ${JSON.stringify(made.runtimeType)} is not supported, only "oci"`;
-    if (!/^(|pod|[^/]+\.slice)$/.test(made.monitorCgroup)) return `monitor_cgroup ${JSON.stringify(made.monitorCgroup)} is neither a *.slice nor "pod"`;
+    if (made.inheritDefaultRuntime && parent === undefined)
+      return 'inherit_default_runtime needs default_runtime to be set';
+    if (made.runtimeType !== 'oci' && made.runtimeType !== '')
+      return `runtime_type ${JSON.stringify(made.runtimeType)} is not supported, only "oci"`;
+    if (!/^(|pod|[^/]+\.slice)$/.test(made.monitorCgroup))
+      return `monitor_cgroup ${JSON.stringify(made.monitorCgroup)} is neither a *.slice nor "pod"`;
     const find = this.#options.node.findExecutable;
-    if (made.monitorPath !== '' && find !== undefined && find(made.monitorPath) === undefined) return `monitor_path ${made.monitorPath} is not an executable file`;
+    if (made.monitorPath !== '' && find !== undefined && find(made.monitorPath) === undefined)
+      return `monitor_path ${made.monitorPath} is not an executable file`;
     return undefined;
   }
 
@@ -248,7 +312,10 @@ export class Loader {
     const source = this.#given.get('crio.storage_option');
     if (source === undefined || !Array.isArray(source.raw)) return;
     for (const each of source.raw as readonly unknown[]) {
-      if (!/^(overlay)?\.?mountopt=/.test(String(each))) this.#warnings.push(`${source.place}: crio.storage_option ${JSON.stringify(each)} is not implemented, only overlay.mountopt is`);
+      if (!/^(overlay)?\.?mountopt=/.test(String(each)))
+        this.#warnings.push(
+          `${source.place}: crio.storage_option ${JSON.stringify(each)} is not implemented, only overlay.mountopt is`,
+        );
     }
   }
 
@@ -262,7 +329,10 @@ export class Loader {
   }
 }
 
-/** The files of the node. Read on the spot: nobody is served yet, and the thread pool would first have to be started. Hidden names are left out. */
+/**
+ * The files of the node. Read on the spot: nobody is served yet, and the thread pool would first have to be started.
+ * Hidden names are left out.
+ */
 export const diskFiles: ConfigFiles = {
   async read(path) {
     // What people give who want no file at all.
@@ -292,7 +362,10 @@ function kindOfEntry(found: { isFile(): boolean; isDirectory(): boolean } | unde
 }
 
 /** Puts the parts together; nothing can be changed afterwards. */
-export function freezeConfig(sections: ReadonlyMap<string, Record<string, unknown>>, runtimes: ReadonlyMap<string, HandlerConfig>): Config {
+export function freezeConfig(
+  sections: ReadonlyMap<string, Record<string, unknown>>,
+  runtimes: ReadonlyMap<string, HandlerConfig>,
+): Config {
   const config: Record<string, unknown> = { runtimes };
   for (const [section, values] of sections) {
     for (const value of Object.values(values)) if (Array.isArray(value)) Object.freeze(value);
@@ -302,8 +375,15 @@ export function freezeConfig(sections: ReadonlyMap<string, Record<string, unknow
   return Object.freeze(config) as unknown as Config;
 }
 
-function pickInherited(parent: HandlerConfig): Pick<HandlerConfig, 'runtimePath' | 'runtimeRoot' | 'runtimeType' | 'runtimeArgs'> {
-  return { runtimePath: parent.runtimePath === '' ? parent.name : parent.runtimePath, runtimeRoot: parent.runtimeRoot, runtimeType: parent.runtimeType, runtimeArgs: parent.runtimeArgs };
+function pickInherited(
+  parent: HandlerConfig,
+): Pick<HandlerConfig, 'runtimePath' | 'runtimeRoot' | 'runtimeType' | 'runtimeArgs'> {
+  return {
+    runtimePath: parent.runtimePath === '' ? parent.name : parent.runtimePath,
+    runtimeRoot: parent.runtimeRoot,
+    runtimeType: parent.runtimeType,
+    runtimeArgs: parent.runtimeArgs,
+  };
 }
 
 function isTableName(name: string): boolean {
@@ -314,7 +394,10 @@ function isTableName(name: string): boolean {
 function give(given: Map<string, Source>, table: Table | undefined, name: string, key: string, source: Source): void {
   const kind = Object.values(table?.options ?? {}).find((option) => option.key === key)?.kind;
   const before = given.get(name);
-  const raw = before === undefined || kind?.combine === undefined ? source.raw : attempt(source.place, name, () => kind.combine?.(before.raw, source.raw));
+  const raw =
+    before === undefined || kind?.combine === undefined
+      ? source.raw
+      : attempt(source.place, name, () => kind.combine?.(before.raw, source.raw));
   given.set(name, { place: source.place, raw });
 }
 
@@ -333,7 +416,8 @@ function place(document: TomlDocument, file: string, path: readonly string[]): s
 }
 
 function tableOf(raw: unknown, where: () => string, name: string): Readonly<Record<string, unknown>> {
-  if (typeof raw === 'object' && raw !== null && !Array.isArray(raw) && !(raw instanceof Date)) return raw as Record<string, unknown>;
+  if (typeof raw === 'object' && raw !== null && !Array.isArray(raw) && !(raw instanceof Date))
+    return raw as Record<string, unknown>;
   throw new RuntimeError('InvalidArgument', `${where()}: ${name} wants a table [${name}]`);
 }
 
@@ -351,8 +435,14 @@ function attempt<T>(where: string, name: string, work: () => T): T {
 }
 
 function keysUnder(name: string): string[] {
-  const under = name.startsWith(`${handlerTable.name}.`) ? handlerTable : Object.values<Table>(tables).find((each) => each.name === name);
-  const children = [...Object.values<Table>(tables).map((each) => each.name), ...unsupportedTables.keys(), handlerTable.name]
+  const under = name.startsWith(`${handlerTable.name}.`)
+    ? handlerTable
+    : Object.values<Table>(tables).find((each) => each.name === name);
+  const children = [
+    ...Object.values<Table>(tables).map((each) => each.name),
+    ...unsupportedTables.keys(),
+    handlerTable.name,
+  ]
     .filter((each) => each.startsWith(`${name}.`) && !each.slice(name.length + 1).includes('.'))
     .map((each) => each.slice(name.length + 1));
   return [...Object.values(under?.options ?? {}).map((each) => each.key), ...children];
@@ -374,7 +464,9 @@ function edits(a: string, b: string): number {
   for (let i = 1; i <= a.length; i++) {
     const next = [i];
     for (let j = 1; j <= b.length; j++) {
-      next.push(Math.min((row[j] ?? 0) + 1, (next[j - 1] ?? 0) + 1, (row[j - 1] ?? 0) + (a[i - 1] === b[j - 1] ? 0 : 1)));
+      next.push(
+        Math.min((row[j] ?? 0) + 1, (next[j - 1] ?? 0) + 1, (row[j - 1] ?? 0) + (a[i - 1] === b[j - 1] ? 0 : 1)),
+      );
     }
     row = next;
   }

@@ -18,7 +18,9 @@ export function renderConfig(config: Config, options: RenderOptions): string {
     const values = (config as unknown as Record<string, Record<string, unknown>>)[section] ?? {};
     if (options.docs === 'with') lines.push(`# ${table.doc}`);
     lines.push(`[${table.name}]`, '');
-    lines.push(...Object.entries(table.options).flatMap(([field, option]) => renderOption(option, values[field], options)));
+    lines.push(
+      ...Object.entries(table.options).flatMap(([field, option]) => renderOption(option, values[field], options)),
+    );
     if (options.docs === 'with') lines.push(...unsupportedNote(table));
     if (section === 'runtime') lines.push(...renderHandlers(config, options));
   }
@@ -27,7 +29,8 @@ export function renderConfig(config: Config, options: RenderOptions): string {
 
 const HEADER = [
   '# Configuration of berth. The tables and keys are those of crio.conf(5); a crio.conf can be used as it is.',
-  '# Commented values are the defaults. Files in berth.conf.d win over this one, flags and CONTAINER_* variables over both.',
+  '# Commented values are the defaults. Files in berth.conf.d win over this one, flags and ' +
+    'CONTAINER_* variables over both.',
   '# "Reloads on SIGHUP" marks what needs no restart.',
   '',
 ];
@@ -41,30 +44,52 @@ function renderOption(option: Option<unknown>, value: unknown, options: RenderOp
 }
 
 function docOf(option: Option<unknown>): string {
-  return [option.doc, option.reload ? ' Reloads on SIGHUP.' : '', option.pending ? ' (Not implemented yet.)' : ''].join('');
+  return [option.doc, option.reload ? ' Reloads on SIGHUP.' : '', option.pending ? ' (Not implemented yet.)' : ''].join(
+    '',
+  );
 }
 
 function renderHandlers(config: Config, options: RenderOptions): string[] {
   const lines: string[] = [];
   if (options.docs === 'with') {
-    lines.push('# Runtime handlers (RuntimeClass). runc, crun and runsc are there without being named, if they are installed.', '# Reloads on SIGHUP.');
+    lines.push(
+      '# Runtime handlers (RuntimeClass). runc, crun and runsc are there without being named, if they are installed.',
+      '# Reloads on SIGHUP.',
+    );
     lines.push('#', '# [crio.runtime.runtimes.example]');
-    for (const option of Object.values(handlerTable.options)) lines.push(...wrapText(docOf(option)).map((line) => `#${line}`), `# ${option.key} = ${option.kind.show(option.fallback)}`);
+    for (const option of Object.values(handlerTable.options))
+      lines.push(
+        ...wrapText(docOf(option)).map((line) => `#${line}`),
+        `# ${option.key} = ${option.kind.show(option.fallback)}`,
+      );
     lines.push('');
   }
-  for (const each of [...config.runtimes.values()].filter(({ configured }) => configured)) lines.push(...renderHandler(each));
+  for (const each of [...config.runtimes.values()].filter(({ configured }) => configured))
+    lines.push(...renderHandler(each));
   return lines;
 }
 
 function renderHandler(each: HandlerConfig): string[] {
   const values = each as unknown as Record<string, unknown>;
-  const rows = Object.entries(handlerTable.options).map(([field, option]) => `${option.key} = ${option.kind.show(values[field])}`);
-  return [`[${handlerTable.name}.${/^[A-Za-z0-9_-]+$/.test(each.name) ? each.name : JSON.stringify(each.name)}]`, ...rows, ''];
+  const rows = Object.entries(handlerTable.options).map(
+    ([field, option]) => `${option.key} = ${option.kind.show(values[field])}`,
+  );
+  return [
+    `[${handlerTable.name}.${/^[A-Za-z0-9_-]+$/.test(each.name) ? each.name : JSON.stringify(each.name)}]`,
+    ...rows,
+    '',
+  ];
 }
 
 function unsupportedNote(table: Table): string[] {
   if (table.unsupported.size === 0) return [];
-  return [...wrapText(`Known from crio.conf and without effect (each one that is set is a warning): ${[...table.unsupported.keys()].join(', ')}.`), ''];
+  return [
+    ...wrapText(
+      'Known from crio.conf and without effect (each one that is set is a warning): ' +
+        `${[...table.unsupported.keys()].join(', ')}.`,
+    ),
+    '',
+  ];
 }
 
 function wrapText(text: string): string[] {

@@ -44,7 +44,10 @@ export function parseToml(text: string, file: string): TomlDocument {
   };
 }
 
-/** Walks the statements of a valid document: `[table]` headers and `key = value` pairs. Values are skipped, not understood. */
+/**
+ * Walks the statements of a valid document: `[table]` headers and `key = value` pairs. Values are skipped, not
+ * understood.
+ */
 class Scanner {
   readonly #text: string;
   readonly #places = new Map<string, Place>();
@@ -75,7 +78,11 @@ class Scanner {
   }
 
   #note(path: readonly string[], at: number): void {
-    for (let next = this.#text.indexOf('\n', this.#lineStart); next >= 0 && next < at; next = this.#text.indexOf('\n', this.#lineStart)) {
+    for (
+      let next = this.#text.indexOf('\n', this.#lineStart);
+      next >= 0 && next < at;
+      next = this.#text.indexOf('\n', this.#lineStart)
+    ) {
       this.#line++;
       this.#lineStart = next + 1;
     }
@@ -106,7 +113,8 @@ class Scanner {
 
   /** To the end of a value: strings are opaque, brackets nest, a comment inside brackets ends with its line. */
   #skipValue(): void {
-    const token = /"""(?:[^\\]|\\[^])*?"""+|'''[^]*?'''+|"(?:[^"\\]|\\.)*"|'[^']*'|#[^\n]*|[[{]|[\]}]|\n|[^"'#[\]{}\n]+/y;
+    const token =
+      /"""(?:[^\\]|\\[^])*?"""+|'''[^]*?'''+|"(?:[^"\\]|\\.)*"|'[^']*'|#[^\n]*|[[{]|[\]}]|\n|[^"'#[\]{}\n]+/y;
     for (let depth = 0; this.#at < this.#text.length; ) {
       token.lastIndex = this.#at;
       const piece = token.exec(this.#text)?.[0];

@@ -1,5 +1,6 @@
 /**
- * `[crio.runtime.workloads.<name>]`: pods that an annotation marks get other CPU shares and sets, and may use more annotations. PURE.
+ * `[crio.runtime.workloads.<name>]`: pods that an annotation marks get other CPU shares and sets, and may use more
+ * annotations. PURE.
  */
 import { BadValue, kindOf, type Kind, list, text } from './kinds.ts';
 
@@ -8,7 +9,10 @@ export interface WorkloadConfig {
   readonly name: string;
   /** The annotation that marks a pod, whatever its value. */
   readonly activationAnnotation: string;
-  /** `<prefix>/<container>` and `<prefix>.<resource>/<container>` override the resources for one container; '' = nothing does. */
+  /**
+   * `<prefix>/<container>` and `<prefix>.<resource>/<container>` override the resources for one container; '' = nothing
+   * does.
+   */
   readonly annotationPrefix: string;
   /** Annotations that take effect in these pods, beside those that the handler allows. */
   readonly allowedAnnotations: readonly string[];
@@ -32,7 +36,10 @@ const RESOURCE_KEYS = ['cpushares', 'cpuquota', 'cpuperiod', 'cpuset', 'cpulimit
 
 export const workloads: Kind<readonly WorkloadConfig[]> = {
   argument: 'value',
-  parse: (raw) => Object.entries(tableOf(raw, 'a table of workloads')).map(([name, table]) => workload(name, tableOf(table, `a table under ${name}`))),
+  parse: (raw) =>
+    Object.entries(tableOf(raw, 'a table of workloads')).map(([name, table]) =>
+      workload(name, tableOf(table, `a table under ${name}`)),
+    ),
   fromText: () => {
     throw new BadValue('can be set in a file only');
   },
@@ -43,24 +50,39 @@ export const workloads: Kind<readonly WorkloadConfig[]> = {
 function workload(name: string, table: Readonly<Record<string, unknown>>): WorkloadConfig {
   onlyKeys(name, table, KEYS);
   const activationAnnotation = text.parse(table['activation_annotation'] ?? '');
-  if (activationAnnotation === '') throw new BadValue(`needs an activation_annotation in ${name}: without one no pod has this workload`);
+  if (activationAnnotation === '')
+    throw new BadValue(`needs an activation_annotation in ${name}: without one no pod has this workload`);
   const resources = tableOf(table['resources'] ?? {}, `a table under ${name}.resources`);
   onlyKeys(`${name}.resources`, resources, RESOURCE_KEYS);
   const number = (key: string): bigint => wholeNumber(`${name}.resources.${key}`, resources[key] ?? 0);
   const cpuset = text.parse(resources['cpuset'] ?? '');
-  if (!/^(\d+(-\d+)?(,\d+(-\d+)?)*)?$/.test(cpuset)) throw new BadValue(`wants a list such as 0-3,7 in ${name}.resources.cpuset, got ${JSON.stringify(cpuset)}`);
+  if (!/^(\d+(-\d+)?(,\d+(-\d+)?)*)?$/.test(cpuset))
+    throw new BadValue(`wants a list such as 0-3,7 in ${name}.resources.cpuset, got ${JSON.stringify(cpuset)}`);
   return {
     name,
     activationAnnotation,
     annotationPrefix: text.parse(table['annotation_prefix'] ?? ''),
     allowedAnnotations: list(text).parse(table['allowed_annotations'] ?? []),
-    resources: { cpuShares: number('cpushares'), cpuQuota: number('cpuquota'), cpuPeriod: number('cpuperiod'), cpuset, cpuLimit: number('cpulimit') },
+    resources: {
+      cpuShares: number('cpushares'),
+      cpuQuota: number('cpuquota'),
+      cpuPeriod: number('cpuperiod'),
+      cpuset,
+      cpuLimit: number('cpulimit'),
+    },
   };
 }
 
 /** A number, or one in quotes. */
 function wholeNumber(key: string, raw: unknown): bigint {
-  const written = typeof raw === 'number' || typeof raw === 'bigint' ? String(raw) : typeof raw === 'string' && raw !== '' ? raw : raw === '' ? '0' : '?';
+  const written =
+    typeof raw === 'number' || typeof raw === 'bigint'
+      ? String(raw)
+      : typeof raw === 'string' && raw !== ''
+        ? raw
+        : raw === ''
+          ? '0'
+          : '?';
   if (!/^\d{1,18}$/.test(written)) throw new BadValue(`wants a whole number in ${key}, got ${kindOf(raw)}`);
   return BigInt(written);
 }
@@ -71,24 +93,42 @@ function onlyKeys(where: string, table: Readonly<Record<string, unknown>>, keys:
 }
 
 function tableOf(raw: unknown, wanted: string): Readonly<Record<string, unknown>> {
-  if (typeof raw !== 'object' || raw === null || Array.isArray(raw) || raw instanceof Date) throw new BadValue(`wants ${wanted}, got ${kindOf(raw)}`);
+  if (typeof raw !== 'object' || raw === null || Array.isArray(raw) || raw instanceof Date)
+    throw new BadValue(`wants ${wanted}, got ${kindOf(raw)}`);
   return raw as Readonly<Record<string, unknown>>;
 }
 
-function shown({ name, activationAnnotation, annotationPrefix, allowedAnnotations, resources }: WorkloadConfig): string {
+function shown({
+  name,
+  activationAnnotation,
+  annotationPrefix,
+  allowedAnnotations,
+  resources,
+}: WorkloadConfig): string {
   const { cpuShares, cpuQuota, cpuPeriod, cpuset, cpuLimit } = resources;
-  const inner = `{ cpushares = ${cpuShares}, cpuquota = ${cpuQuota}, cpuperiod = ${cpuPeriod}, cpuset = ${JSON.stringify(cpuset)}, cpulimit = ${cpuLimit} }`;
-  const parts = [`activation_annotation = ${JSON.stringify(activationAnnotation)}`, `annotation_prefix = ${JSON.stringify(annotationPrefix)}`, `allowed_annotations = ${list(text).show(allowedAnnotations)}`, `resources = ${inner}`];
+  const inner =
+    `{ cpushares = ${cpuShares}, cpuquota = ${cpuQuota}, cpuperiod = ${cpuPeriod}, cpuset = ` +
+    `${JSON.stringify(cpuset)}, cpulimit = ${cpuLimit} }`;
+  const parts = [
+    `activation_annotation = ${JSON.stringify(activationAnnotation)}`,
+    `annotation_prefix = ${JSON.stringify(annotationPrefix)}`,
+    `allowed_annotations = ${list(text).show(allowedAnnotations)}`,
+    `resources = ${inner}`,
+  ];
   return `${JSON.stringify(name)} = { ${parts.join(', ')} }`;
 }
 
 /** A table of strings, such as annotations. */
 export const stringTable: Kind<ReadonlyMap<string, string>> = {
   argument: 'value',
-  parse: (raw) => new Map(Object.entries(tableOf(raw, 'a table of strings')).map(([key, value]) => [key, text.parse(value)])),
+  parse: (raw) =>
+    new Map(Object.entries(tableOf(raw, 'a table of strings')).map(([key, value]) => [key, text.parse(value)])),
   fromText: () => {
     throw new BadValue('can be set in a file only');
   },
-  show: (value) => (value.size === 0 ? '{}' : `{ ${[...value].map(([key, each]) => `${JSON.stringify(key)} = ${JSON.stringify(each)}`).join(', ')} }`),
+  show: (value) =>
+    value.size === 0
+      ? '{}'
+      : `{ ${[...value].map(([key, each]) => `${JSON.stringify(key)} = ${JSON.stringify(each)}`).join(', ')} }`,
   combine: (earlier, later) => ({ ...tableOf(earlier, 'a table'), ...tableOf(later, 'a table') }),
 };

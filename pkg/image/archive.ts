@@ -1,9 +1,9 @@
 /**
- * Images in files: an OCI layout directory, the same in a tar, or what `docker save` writes. Each becomes a `PullSource`, so
- * that what is imported goes the same way as what is pulled, with the same checks.
+ * Images in files: an OCI layout directory, the same in a tar, or what `docker save` writes. Each becomes a
+ * `PullSource`, so that what is imported goes the same way as what is pulled, with the same checks.
  *
- * Of a tar only an index is made (name → place in the file); contents are read in place. Names in it are keys of a map and
- * never become paths.
+ * Of a tar only an index is made (name → place in the file); contents are read in place. Names in it are keys of a map
+ * and never become paths.
  */
 import { createHash } from 'node:crypto';
 import { lstat, open } from 'node:fs/promises';
@@ -41,16 +41,23 @@ interface Place {
 type Find = (name: string) => Promise<Place | undefined>;
 
 /**
- * The images in `path`. @throws NotFound if it is not there; InvalidArgument if it is no image archive, with what was expected.
+ * The images in `path`. @throws NotFound if it is not there; InvalidArgument if it is no image archive, with what was
+ * expected.
  */
 export async function openArchive(path: string): Promise<readonly ArchivedImage[]> {
   const info = await lstat(path).catch((error: unknown) => {
-    throw errnoOf(error) === 'ENOENT' ? new RuntimeError('NotFound', `${path} does not exist`) : wrap(`${path} cannot be read`, error);
+    throw errnoOf(error) === 'ENOENT'
+      ? new RuntimeError('NotFound', `${path} does not exist`)
+      : wrap(`${path} cannot be read`, error);
   });
   const find = info.isDirectory() ? findInDirectory(path) : await findInTar(path);
-  if ((await find('index.json')) !== undefined && (await find('oci-layout')) !== undefined) return openLayout(path, find);
+  if ((await find('index.json')) !== undefined && (await find('oci-layout')) !== undefined)
+    return openLayout(path, find);
   if ((await find('manifest.json')) !== undefined) return openDockerArchive(path, find);
-  throw new RuntimeError('InvalidArgument', `${path} is neither an OCI layout (oci-layout, index.json) nor a docker archive (manifest.json)`);
+  throw new RuntimeError(
+    'InvalidArgument',
+    `${path} is neither an OCI layout (oci-layout, index.json) nor a docker archive (manifest.json)`,
+  );
 }
 
 async function openLayout(path: string, find: Find): Promise<readonly ArchivedImage[]> {
@@ -67,21 +74,43 @@ async function openLayout(path: string, find: Find): Promise<readonly ArchivedIm
     checkDigest(bytes, digest, `manifest ${digest} in ${path}`);
     return { bytes, contentType: '', digest };
   };
-  const source: PullSource = { describe: path, manifest: (_op, digest) => manifest(digest), blob: (_op, want, offset) => readFrom(() => blob(want.digest), want, offset), discredit: () => false };
+  const source: PullSource = {
+    describe: path,
+    manifest: (_op, digest) => manifest(digest),
+    blob: (_op, want, offset) => readFrom(() => blob(want.digest), want, offset),
+    discredit: () => false,
+  };
   // One entry per name: an image that has several is in the index several times.
   const images = new Map<Digest, ArchivedImage & { readonly names: string[] }>();
   for (const { digest, mediaType, platform, annotations } of index.manifests) {
-    const image = images.get(digest) ?? { source, root: { ...(await manifest(digest)), contentType: mediaType }, platform, names: [], hasRegistryDigest: true };
-    image.names.push(...['io.containerd.image.name', 'org.opencontainers.image.ref.name'].map((key) => annotations?.[key] ?? '').filter((name) => name !== ''));
+    const image = images.get(digest) ?? {
+      source,
+      root: { ...(await manifest(digest)), contentType: mediaType },
+      platform,
+      names: [],
+      hasRegistryDigest: true,
+    };
+    image.names.push(
+      ...['io.containerd.image.name', 'org.opencontainers.image.ref.name']
+        .map((key) => annotations?.[key] ?? '')
+        .filter((name) => name !== ''),
+    );
     images.set(digest, image);
   }
   return [...images.values()];
 }
 
-/** `docker save`: manifest.json lists images with the paths of their config and layer tars; there is no manifest, so one is made. */
+/**
+ * `docker save`: manifest.json lists images with the paths of their config and layer tars; there is no manifest, so one
+ * is made.
+ */
 async function openDockerArchive(path: string, find: Find): Promise<readonly ArchivedImage[]> {
   const bytes = await readPlace(find, 'manifest.json', limits.manifestBytes, path);
-  const { list } = parseObject(Buffer.concat([Buffer.from('{"list":'), bytes, Buffer.from('}')]), limits.manifestBytes + 16, `${path}: manifest.json`);
+  const { list } = parseObject(
+    Buffer.concat([Buffer.from('{"list":'), bytes, Buffer.from('}')]),
+    limits.manifestBytes + 16,
+    `${path}: manifest.json`,
+  );
   if (!Array.isArray(list)) throw new RuntimeError('InvalidArgument', `${path}: manifest.json is not a list`);
   const images: ArchivedImage[] = [];
   for (const entry of list as unknown[]) images.push(await dockerImage(path, find, entry));
@@ -90,10 +119,12 @@ async function openDockerArchive(path: string, find: Find): Promise<readonly Arc
 
 async function dockerImage(path: string, find: Find, entry: unknown): Promise<ArchivedImage> {
   const fail = (what: string): RuntimeError => new RuntimeError('InvalidArgument', `${path}: manifest.json: ${what}`);
-  if (!isObject(entry) || typeof entry['Config'] !== 'string' || !isTexts(entry['Layers'])) throw fail('an image has no Config or no Layers');
+  if (!isObject(entry) || typeof entry['Config'] !== 'string' || !isTexts(entry['Layers']))
+    throw fail('an image has no Config or no Layers');
   const configBytes = await readPlace(find, entry['Config'], limits.imageConfigBytes, path);
   const { diffIds } = parseImageConfig(configBytes);
-  if (diffIds.length !== entry['Layers'].length || diffIds.length > limits.layersCount) throw fail(`${entry['Layers'].length} layers for a config with ${diffIds.length}`);
+  if (diffIds.length !== entry['Layers'].length || diffIds.length > limits.layersCount)
+    throw fail(`${entry['Layers'].length} layers for a config with ${diffIds.length}`);
   const places = new Map<Digest, Place>();
   const layers: Descriptor[] = [];
   for (const [i, name] of entry['Layers'].entries()) {
@@ -106,8 +137,17 @@ async function dockerImage(path: string, find: Find, entry: unknown): Promise<Ar
     places.set(digest, place);
     layers.push({ mediaType: gzip ? mediaTypes.dockerLayerGzip : mediaTypes.ociLayer, digest, size: place.size });
   }
-  const config: Descriptor = { mediaType: mediaTypes.dockerConfig, digest: digestOf(configBytes), size: BigInt(configBytes.length) };
-  const manifest = Buffer.from(JSON.stringify({ schemaVersion: 2, mediaType: mediaTypes.dockerManifest, config, layers }, (_key, value: unknown) => (typeof value === 'bigint' ? Number(value) : value)));
+  const config: Descriptor = {
+    mediaType: mediaTypes.dockerConfig,
+    digest: digestOf(configBytes),
+    size: BigInt(configBytes.length),
+  };
+  const manifest = Buffer.from(
+    JSON.stringify(
+      { schemaVersion: 2, mediaType: mediaTypes.dockerManifest, config, layers },
+      (_key, value: unknown) => (typeof value === 'bigint' ? Number(value) : value),
+    ),
+  );
   const blob = async (digest: Digest): Promise<Place> => {
     const place = places.get(digest);
     if (place === undefined) throw new RuntimeError('NotFound', `${path} has no blob ${digest}`);
@@ -117,7 +157,10 @@ async function dockerImage(path: string, find: Find, entry: unknown): Promise<Ar
     source: {
       describe: path,
       manifest: () => Promise.reject(new RuntimeError('NotFound', `${path} has no manifests`)),
-      blob: (_op, want, offset) => (want.digest === config.digest ? once(configBytes.subarray(Number(offset))) : readFrom(() => blob(want.digest), want, offset)),
+      blob: (_op, want, offset) =>
+        want.digest === config.digest
+          ? once(configBytes.subarray(Number(offset)))
+          : readFrom(() => blob(want.digest), want, offset),
       discredit: () => false,
     },
     root: { bytes: manifest, contentType: mediaTypes.dockerManifest, digest: digestOf(manifest) },
@@ -149,7 +192,8 @@ async function findInTar(path: string): Promise<Find> {
   try {
     if (!(await file.stat()).isFile()) throw new RuntimeError('InvalidArgument', `${path} is not a regular file`);
     for await (const { name, type, link, start, size } of tarEntries(file, path)) {
-      if (files.size + links.size >= limits.archiveEntriesCount) throw new RuntimeError('ResourceExhausted', `${path} has more than ${limits.archiveEntriesCount} entries`);
+      if (files.size + links.size >= limits.archiveEntriesCount)
+        throw new RuntimeError('ResourceExhausted', `${path} has more than ${limits.archiveEntriesCount} entries`);
       if (type === 'file') files.set(name, { path, start, size });
       if (type === 'symlink') links.set(name, posix.normalize(posix.join(posix.dirname(name), link)));
       if (type === 'hardlink') links.set(name, posix.normalize(link));
@@ -189,15 +233,31 @@ async function* tarEntries(file: FileHandle, path: string): AsyncGenerator<TarEn
       extra = new Map([...extra, ...(await readExtra(file, type, start, size, path))]);
       continue;
     }
-    const kind = type === '0' || type === '\0' || type === '7' ? 'file' : type === '2' ? 'symlink' : type === '1' ? 'hardlink' : 'other';
-    yield { name: posix.normalize(extra.get('path') ?? name), type: kind, link: extra.get('linkpath') ?? link, start, size };
+    const kind =
+      type === '0' || type === '\0' || type === '7'
+        ? 'file'
+        : type === '2'
+          ? 'symlink'
+          : type === '1'
+            ? 'hardlink'
+            : 'other';
+    yield {
+      name: posix.normalize(extra.get('path') ?? name),
+      type: kind,
+      link: extra.get('linkpath') ?? link,
+      start,
+      size,
+    };
     if (type !== 'g') extra = new Map();
   }
   // Some writers leave out the zero blocks at the end, but nobody stops inside a header.
   if (at < end) throw at === 0n ? notTar(path) : new RuntimeError('DataLoss', `${path} is cut off`);
 }
 
-function readHeader(header: Buffer, path: string): { readonly name: string; readonly size: bigint; readonly type: string; readonly link: string } {
+function readHeader(
+  header: Buffer,
+  path: string,
+): { readonly name: string; readonly size: bigint; readonly type: string; readonly link: string } {
   const field = (from: number, length: number): string => {
     const bytes = header.subarray(from, from + length);
     const zero = bytes.indexOf(0);
@@ -208,10 +268,22 @@ function readHeader(header: Buffer, path: string): { readonly name: string; read
   if (parseInt(field(148, 8).trim(), 8) !== sum) throw notTar(path);
   const sizeField = field(124, 12).trim();
   const isBinary = ((header[124] ?? 0) & 0x80) !== 0;
-  const size = isBinary ? header.readBigUInt64BE(128) : /^[0-7]{1,12}$/.test(sizeField) ? BigInt(`0o${sizeField}`) : sizeField === '' ? 0n : undefined;
-  if (size === undefined || size > 1n << 53n) throw new RuntimeError('InvalidArgument', `${path} has an entry with a damaged size`);
+  const size = isBinary
+    ? header.readBigUInt64BE(128)
+    : /^[0-7]{1,12}$/.test(sizeField)
+      ? BigInt(`0o${sizeField}`)
+      : sizeField === ''
+        ? 0n
+        : undefined;
+  if (size === undefined || size > 1n << 53n)
+    throw new RuntimeError('InvalidArgument', `${path} has an entry with a damaged size`);
   const prefix = field(257, 6) === 'ustar' && header[262] === 0 ? field(345, 155) : '';
-  return { name: prefix === '' ? field(0, 100) : `${prefix}/${field(0, 100)}`, size, type: String.fromCharCode(header[156] ?? 0), link: field(157, 100) };
+  return {
+    name: prefix === '' ? field(0, 100) : `${prefix}/${field(0, 100)}`,
+    size,
+    type: String.fromCharCode(header[156] ?? 0),
+    link: field(157, 100),
+  };
 }
 
 function notTar(path: string): RuntimeError {
@@ -219,8 +291,15 @@ function notTar(path: string): RuntimeError {
 }
 
 /** PAX records (path, linkpath, size) or a GNU long name, for the entry that follows. */
-async function readExtra(file: FileHandle, type: 'x' | 'L' | 'K', start: bigint, size: bigint, path: string): Promise<Map<string, string>> {
-  if (size > BigInt(limits.tarHeaderRecordBytes)) throw new RuntimeError('ResourceExhausted', `${path} has a header record of ${size} bytes`);
+async function readExtra(
+  file: FileHandle,
+  type: 'x' | 'L' | 'K',
+  start: bigint,
+  size: bigint,
+  path: string,
+): Promise<Map<string, string>> {
+  if (size > BigInt(limits.tarHeaderRecordBytes))
+    throw new RuntimeError('ResourceExhausted', `${path} has a header record of ${size} bytes`);
   const bytes = Buffer.alloc(Number(size));
   await file.read(bytes, 0, bytes.length, Number(start));
   const found = new Map<string, string>();
@@ -228,12 +307,14 @@ async function readExtra(file: FileHandle, type: 'x' | 'L' | 'K', start: bigint,
   for (let at = 0; at < bytes.length; ) {
     const space = bytes.indexOf(0x20, at);
     const length = Number(bytes.subarray(at, Math.max(at, space)).toString('latin1'));
-    if (space < 0 || !Number.isSafeInteger(length) || length <= space - at || at + length > bytes.length) throw new RuntimeError('InvalidArgument', `${path} has a damaged PAX header`);
+    if (space < 0 || !Number.isSafeInteger(length) || length <= space - at || at + length > bytes.length)
+      throw new RuntimeError('InvalidArgument', `${path} has a damaged PAX header`);
     const record = bytes.subarray(space + 1, at + length - 1).toString('utf8');
     const equals = record.indexOf('=');
     const key = record.slice(0, Math.max(0, equals));
     const value = record.slice(equals + 1);
-    if (key === 'size' && !/^\d{1,16}$/.test(value)) throw new RuntimeError('InvalidArgument', `${path} has a damaged PAX header`);
+    if (key === 'size' && !/^\d{1,16}$/.test(value))
+      throw new RuntimeError('InvalidArgument', `${path} has a damaged PAX header`);
     if (key === 'path' || key === 'linkpath' || key === 'size') found.set(key, value);
     at += length;
   }
@@ -247,16 +328,28 @@ async function readPlace(find: Find, name: string, max: number, path: string): P
 }
 
 async function readWhole(place: Place, max: number): Promise<Buffer> {
-  if (place.size > BigInt(max)) throw new RuntimeError('ResourceExhausted', `${place.path} has a document of ${place.size} bytes, at most ${max} are read (CVE-2023-25153)`);
+  if (place.size > BigInt(max))
+    throw new RuntimeError(
+      'ResourceExhausted',
+      `${place.path} has a document of ${place.size} bytes, at most ${max} are read (CVE-2023-25153)`,
+    );
   if (place.start === 0n && place.size === 0n) return readBounded(place.path, max);
   const parts: Uint8Array[] = [];
   for await (const part of fileRange(place.path, place.start, place.start + place.size)) parts.push(Buffer.from(part));
   return Buffer.concat(parts);
 }
 
-async function* readFrom(find: () => Promise<Place>, want: { readonly digest: Digest; readonly size: bigint }, offset: bigint): AsyncGenerator<Uint8Array, void, void> {
+async function* readFrom(
+  find: () => Promise<Place>,
+  want: { readonly digest: Digest; readonly size: bigint },
+  offset: bigint,
+): AsyncGenerator<Uint8Array, void, void> {
   const place = await find();
-  if (place.size !== want.size) throw new RuntimeError('DataLoss', `blob ${want.digest} in ${place.path} has ${place.size} bytes, the manifest promises ${want.size}`);
+  if (place.size !== want.size)
+    throw new RuntimeError(
+      'DataLoss',
+      `blob ${want.digest} in ${place.path} has ${place.size} bytes, the manifest promises ${want.size}`,
+    );
   yield* fileRange(place.path, place.start + offset, place.start + place.size);
 }
 
@@ -265,7 +358,8 @@ async function* once(bytes: Uint8Array): AsyncGenerator<Uint8Array, void, void> 
 }
 
 async function isGzip(place: Place): Promise<boolean> {
-  for await (const part of fileRange(place.path, place.start, place.start + (place.size < 2n ? place.size : 2n))) return part[0] === 0x1f && part[1] === 0x8b;
+  for await (const part of fileRange(place.path, place.start, place.start + (place.size < 2n ? place.size : 2n)))
+    return part[0] === 0x1f && part[1] === 0x8b;
   return false;
 }
 

@@ -25,11 +25,13 @@ describe('image/blobs', () => {
 
   const partial = (): string => join(root, '.partial', blob.digest.replace(':', '-'));
   /** Gives `bytes` from the offset, in chunks, and notes the offset. */
-  const from = (bytes: Buffer, offsets: bigint[] = [], end?: Error): BlobSource => async function* (offset) {
-    offsets.push(offset);
-    for (let at = Number(offset); at < bytes.length; at += 60_000) yield bytes.subarray(at, Math.min(at + 60_000, bytes.length));
-    if (end !== undefined) throw end;
-  };
+  const from = (bytes: Buffer, offsets: bigint[] = [], end?: Error): BlobSource =>
+    async function* (offset) {
+      offsets.push(offset);
+      for (let at = Number(offset); at < bytes.length; at += 60_000)
+        yield bytes.subarray(at, Math.min(at + 60_000, bytes.length));
+      if (end !== undefined) throw end;
+    };
   const cut = new RuntimeError('Unavailable', 'cut');
 
   it('keeps verified content under its digest', async () => {
@@ -60,7 +62,11 @@ describe('image/blobs', () => {
   });
 
   it('refuses what is wrong, short or long, and keeps nothing of it', async () => {
-    for (const bytes of [Buffer.alloc(content.length), content.subarray(1), Buffer.concat([content, Buffer.from('x')])]) {
+    for (const bytes of [
+      Buffer.alloc(content.length),
+      content.subarray(1),
+      Buffer.concat([content, Buffer.from('x')]),
+    ]) {
       expect((await failure(blobs.write(testOp(), blob, from(bytes)))).code).to.equal('DataLoss');
       expect(await blobs.list()).to.deep.equal([]);
       expect((await stat(partial())).size).to.equal(0);
@@ -81,7 +87,9 @@ describe('image/blobs', () => {
 
   it('goes on after a cut, also in another life of the daemon, and asks only for the rest', async () => {
     const offsets: bigint[] = [];
-    expect((await failure(blobs.write(testOp(), blob, from(content.subarray(0, 700_000), offsets, cut)))).message).to.equal('cut');
+    expect(
+      (await failure(blobs.write(testOp(), blob, from(content.subarray(0, 700_000), offsets, cut)))).message,
+    ).to.equal('cut');
     const next = new BlobStore(root);
     await next.load();
     const heard: bigint[] = [];
@@ -188,8 +196,15 @@ describe('image/blobs', () => {
   });
 
   it('says what a full or read-only disk means', () => {
-    const code = (errno: string): unknown => (storageError(Object.assign(new Error('x'), { code: errno }), 'blob') as RuntimeError).code;
-    expect(['ENOSPC', 'EDQUOT', 'EMFILE', 'EROFS', 'EIO'].map(code)).to.deep.equal(['ResourceExhausted', 'ResourceExhausted', 'ResourceExhausted', 'FailedPrecondition', 'Internal']);
+    const code = (errno: string): unknown =>
+      (storageError(Object.assign(new Error('x'), { code: errno }), 'blob') as RuntimeError).code;
+    expect(['ENOSPC', 'EDQUOT', 'EMFILE', 'EROFS', 'EIO'].map(code)).to.deep.equal([
+      'ResourceExhausted',
+      'ResourceExhausted',
+      'ResourceExhausted',
+      'FailedPrecondition',
+      'Internal',
+    ]);
     expect(storageError(cut, 'x')).to.equal(cut);
   });
 });

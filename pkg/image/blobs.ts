@@ -4,9 +4,9 @@
  *     blobs/sha256/<hex>            verified, fsynced, immutable: whoever sees the name has the content
  *     blobs/.partial/<alg>-<hex>    the start of a download, maybe; worth nothing until the digest of the whole is right
  *
- * A blob is written under its partial name, hashed on the way, fsynced and renamed. What a crash or a cut leaves behind is
- * taken up by the next download of the same digest; if the content is then wrong, the old start is thrown away and the
- * download begins again at zero, so that damage never sticks.
+ * A blob is written under its partial name, hashed on the way, fsynced and renamed. What a crash or a cut leaves behind
+ * is taken up by the next download of the same digest; if the content is then wrong, the old start is thrown away and
+ * the download begins again at zero, so that damage never sticks.
  */
 import { open, rename, stat } from 'node:fs/promises';
 import type { FileHandle } from 'node:fs/promises';
@@ -74,7 +74,10 @@ export class BlobStore {
     }
   }
 
-  /** True if the blob is here with its promised size; one of another size was damaged after it was written, and is dropped. */
+  /**
+   * True if the blob is here with its promised size; one of another size was damaged after it was written, and is
+   * dropped.
+   */
   async has(blob: BlobPromise): Promise<boolean> {
     const size = await this.sizeOf(blob.digest);
     if (size === undefined || size === blob.size) return size !== undefined;
@@ -108,9 +111,15 @@ export class BlobStore {
   /**
    * Makes the blob present: content if it is. `source` is asked for the rest when an earlier try left a start behind.
    * `onBytes` hears how many bytes are here so far (from this download or from before), not more often than per write.
-   * @throws DataLoss when the content is not what was promised; nothing of it is kept then. What `source` throws passes through, and the start is kept.
+   * @throws DataLoss when the content is not what was promised; nothing of it is kept then. What `source` throws passes
+   * through, and the start is kept.
    */
-  async write(op: Op, blob: BlobPromise, source: BlobSource, onBytes: (present: bigint) => void = () => {}): Promise<void> {
+  async write(
+    op: Op,
+    blob: BlobPromise,
+    source: BlobSource,
+    onBytes: (present: bigint) => void = () => {},
+  ): Promise<void> {
     const doing = `storing blob ${blob.digest}`;
     const begun = Promise.withResolvers<void>();
     const turn = this.#writing.run(blob.digest, async () => {
@@ -124,12 +133,18 @@ export class BlobStore {
       }
     });
     turn.catch(() => {});
-    // One may leave the queue at any time, but not a write that has begun: who gets our answer may count on it that nothing moves any more.
+    // One may leave the queue at any time, but not a write that has begun: who gets our answer may count on it that
+    // nothing moves any more.
     await abortable(begun.promise, op.signal, () => abortError(op, doing));
     return turn;
   }
 
-  async #writeOnceMore(op: Op, blob: BlobPromise, source: BlobSource, onBytes: (present: bigint) => void): Promise<void> {
+  async #writeOnceMore(
+    op: Op,
+    blob: BlobPromise,
+    source: BlobSource,
+    onBytes: (present: bigint) => void,
+  ): Promise<void> {
     try {
       await this.#writePartial(op, blob, source, onBytes);
     } catch (error) {
@@ -140,7 +155,10 @@ export class BlobStore {
     }
   }
 
-  /** A hard link or copy of a verified file is not trusted either: the file at `path` is read, hashed and kept under `blob`. */
+  /**
+   * A hard link or copy of a verified file is not trusted either: the file at `path` is read, hashed and kept under
+   * `blob`.
+   */
   async adopt(op: Op, blob: BlobPromise, path: string, start = 0n): Promise<void> {
     await this.write(op, blob, (offset) => fileRange(path, start + offset, start + blob.size));
   }
@@ -149,7 +167,8 @@ export class BlobStore {
   async verify(digest: Digest): Promise<void> {
     const size = await this.sizeOf(digest);
     if (size === undefined) throw new RuntimeError('NotFound', `blob ${digest} is not here`);
-    for await (const _chunk of verified(fileRange(this.path(digest), 0n, size), digest, size, `blob ${digest} on disk`)) continue;
+    for await (const _chunk of verified(fileRange(this.path(digest), 0n, size), digest, size, `blob ${digest} on disk`))
+      continue;
   }
 
   /** Removes a blob unless `isNeeded` says otherwise when its turn comes; content if absent. */
@@ -177,7 +196,10 @@ export class BlobStore {
       const path = join(this.#root, '.partial', name);
       const digest = name.replace('-', ':');
       if (isDigest(digest) && this.#writing.busy(digest)) continue;
-      const age = await stat(path).then((info) => this.#now() - info.mtimeMs, () => 0);
+      const age = await stat(path).then(
+        (info) => this.#now() - info.mtimeMs,
+        () => 0,
+      );
       if (isDigest(digest) && age <= maxAgeMs) continue;
       await removeFile(path);
       dropped++;
@@ -192,9 +214,16 @@ export class BlobStore {
     this.#account(-size, -1n);
   }
 
-  async #writePartial(op: Op, blob: BlobPromise, source: BlobSource, onBytes: (present: bigint) => void): Promise<void> {
+  async #writePartial(
+    op: Op,
+    blob: BlobPromise,
+    source: BlobSource,
+    onBytes: (present: bigint) => void,
+  ): Promise<void> {
     const partial = join(this.#root, '.partial', `${algorithmOf(blob.digest)}-${hexOf(blob.digest)}`);
-    const file = await open(partial, 'a+', 0o600).catch((error: unknown) => Promise.reject(storageError(error, partial)));
+    const file = await open(partial, 'a+', 0o600).catch((error: unknown) =>
+      Promise.reject(storageError(error, partial)),
+    );
     try {
       const verifier = new Verifier(blob.digest, blob.size, `blob ${blob.digest}`);
       const start = await hashStart(file, blob, verifier);
@@ -243,7 +272,10 @@ class StaleStart extends RuntimeError {
   }
 }
 
-/** Hashes what an earlier try left; returns how much of it there is. A start longer than the blob is nonsense and is emptied. */
+/**
+ * Hashes what an earlier try left; returns how much of it there is. A start longer than the blob is nonsense and is
+ * emptied.
+ */
 async function hashStart(file: FileHandle, blob: BlobPromise, verifier: Verifier): Promise<bigint> {
   const { size } = await file.stat({ bigint: true });
   if (size > blob.size) await file.truncate(0);
@@ -256,7 +288,13 @@ async function hashStart(file: FileHandle, blob: BlobPromise, verifier: Verifier
 const READ_BYTES = 256 * 1024;
 
 /** Appends `source`. What has arrived is kept for the next try, whatever ended this one. */
-async function append(op: Op, file: FileHandle, source: AsyncIterable<Uint8Array>, verifier: Verifier, onBytes: (present: bigint) => void): Promise<void> {
+async function append(
+  op: Op,
+  file: FileHandle,
+  source: AsyncIterable<Uint8Array>,
+  verifier: Verifier,
+  onBytes: (present: bigint) => void,
+): Promise<void> {
   for await (const chunk of source) {
     if (op.signal.aborted) throw abortError(op, 'downloading');
     verifier.update(chunk);
@@ -273,7 +311,10 @@ async function writeAll(file: FileHandle, bytes: Uint8Array): Promise<void> {
   }
 }
 
-/** The bytes of a file from `from` up to but not including `to`, or to its end; a piece is valid until the next one is asked for. */
+/**
+ * The bytes of a file from `from` up to but not including `to`, or to its end; a piece is valid until the next one is
+ * asked for.
+ */
 export async function* fileRange(path: string, from: bigint, to: bigint): AsyncGenerator<Uint8Array, void, void> {
   if (from >= to) return;
   const file = await open(path, 'r');
@@ -288,7 +329,12 @@ async function* blocksOf(file: FileHandle, from: bigint, to: bigint): AsyncGener
   const block = Buffer.allocUnsafeSlow(Number(to - from < READ_BYTES ? to - from : READ_BYTES));
   try {
     for (let at = from; at < to; ) {
-      const { bytesRead } = await file.read(block, 0, Number(to - at < block.length ? to - at : block.length), Number(at));
+      const { bytesRead } = await file.read(
+        block,
+        0,
+        Number(to - at < block.length ? to - at : block.length),
+        Number(at),
+      );
       if (bytesRead === 0) return;
       yield block.subarray(0, bytesRead);
       at += BigInt(bytesRead);

@@ -6,15 +6,22 @@ import { drain } from './fakes.ts';
 describe('image/blocks', () => {
   const bytes = Buffer.from(Array.from({ length: 300_000 }, (_, i) => i % 251));
   /** As a socket gives them: each in memory of its own. */
-  const reads = (size: number): Buffer[] => Array.from({ length: Math.ceil(bytes.length / size) }, (_, i) => {
-    const part = bytes.subarray(i * size, (i + 1) * size);
-    const own = Buffer.allocUnsafeSlow(part.length);
-    part.copy(own);
-    return own;
-  });
+  const reads = (size: number): Buffer[] =>
+    Array.from({ length: Math.ceil(bytes.length / size) }, (_, i) => {
+      const part = bytes.subarray(i * size, (i + 1) * size);
+      const own = Buffer.allocUnsafeSlow(part.length);
+      part.copy(own);
+      return own;
+    });
 
   it('gives all bytes in order, whatever the sizes', async () => {
-    for (const [read, block] of [[1000, 256], [1000, 1000], [70_000, 4096], [65_536, 100_000], [60_000, 1_000_000]] as const) {
+    for (const [read, block] of [
+      [1000, 256],
+      [1000, 1000],
+      [70_000, 4096],
+      [65_536, 100_000],
+      [60_000, 1_000_000],
+    ] as const) {
       expect(await drain(inBlocks(Readable.from(reads(read)), block)), `${read} in ${block}`).to.deep.equal(bytes);
     }
   });
@@ -44,10 +51,13 @@ describe('image/blocks', () => {
 
   it('holds the sender up while nobody reads', async () => {
     let sent = 0;
-    const body = new Readable({ highWaterMark: 1000, read() {
-      sent += 1000;
-      this.push(Buffer.alloc(1000));
-    } });
+    const body = new Readable({
+      highWaterMark: 1000,
+      read() {
+        sent += 1000;
+        this.push(Buffer.alloc(1000));
+      },
+    });
     const blocks = inBlocks(body, 10_000);
     await blocks.next();
     for (let i = 0; i < 100; i++) await new Promise(setImmediate);
@@ -71,7 +81,8 @@ describe('image/blocks', () => {
   });
 
   it('tells of an end that came before anybody looked', async () => {
-    const outcome = (body: Readable): Promise<unknown> => drain(inBlocks(body, 10)).catch((error: Error) => error.message);
+    const outcome = (body: Readable): Promise<unknown> =>
+      drain(inBlocks(body, 10)).catch((error: Error) => error.message);
     const broken = new Readable({ read() {} }).on('error', () => {});
     broken.destroy(new Error('reset'));
     await new Promise(setImmediate);

@@ -1,14 +1,16 @@
 /**
  * Bytes in blocks of memory that are used again and again, for what is too large to leave to the garbage collector.
  *
- * Each read of a socket or a file comes in memory of its own outside of V8's heap, and V8 walks all of its heap whenever some MB of that have come
- * together: ten times in the pull of an image of 100 MB, half a second in all. So bytes are copied into blocks, and their memory is given back at once.
+ * Each read of a socket or a file comes in memory of its own outside of V8's heap, and V8 walks all of its heap
+ * whenever some MB of that have come together: ten times in the pull of an image of 100 MB, half a second in all. So
+ * bytes are copied into blocks, and their memory is given back at once.
  */
 import type { Readable } from 'node:stream';
 
 /**
- * What `body` gives, in pieces of at most `blockBytes`: one block fills while another one is used. A piece is valid until the next one is asked for.
- * What has arrived comes out before the error does that ended it. The body is destroyed when the reader leaves.
+ * What `body` gives, in pieces of at most `blockBytes`: one block fills while another one is used. A piece is valid
+ * until the next one is asked for. What has arrived comes out before the error does that ended it. The body is
+ * destroyed when the reader leaves.
  */
 export async function* inBlocks(body: Readable, blockBytes: number): AsyncGenerator<Buffer, void, void> {
   const inbox = new Inbox(body, Math.max(1, blockBytes));
@@ -43,7 +45,11 @@ class Inbox {
     this.#used = Buffer.allocUnsafeSlow(blockBytes);
     // It may have ended before anybody looked.
     if (body.destroyed) this.#end(body.errored ?? closed());
-    body.on('data', (chunk: Buffer) => this.#take(chunk)).on('end', () => this.#end(undefined)).on('error', (error) => this.#end(error)).on('close', () => this.#end(closed()));
+    body
+      .on('data', (chunk: Buffer) => this.#take(chunk))
+      .on('end', () => this.#end(undefined))
+      .on('error', (error) => this.#end(error))
+      .on('close', () => this.#end(closed()));
   }
 
   /** The next block; undefined at the end. @throws what ended the body. */
@@ -92,7 +98,12 @@ const SHARED_BYTES = 16_384;
 /** Gives back the memory of one read, if `chunk` is the last of it: whatever came before it has been copied. */
 function release(chunk: Buffer): void {
   const { buffer, byteOffset, length } = chunk;
-  if (byteOffset + length === buffer.byteLength && buffer.byteLength > SHARED_BYTES && buffer.byteLength <= SOCKET_READ_BYTES) giveBack(chunk);
+  if (
+    byteOffset + length === buffer.byteLength &&
+    buffer.byteLength > SHARED_BYTES &&
+    buffer.byteLength <= SOCKET_READ_BYTES
+  )
+    giveBack(chunk);
 }
 
 function closed(): Error {

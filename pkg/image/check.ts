@@ -1,8 +1,10 @@
 /**
- * Whether what is on disk is what was pulled: every manifest, config and kept blob is read again, every layer is compared with its manifest.
+ * Whether what is on disk is what was pulled: every manifest, config and kept blob is read again, every layer is
+ * compared with its manifest.
  *
- * A repair drops what is bad and the record of the image with it, so that the next pull brings back just that; what is whole is kept for it.
- * A layer under a container stays, good or bad, and so do the images that it belongs to: without it, the container would lose its files.
+ * A repair drops what is bad and the record of the image with it, so that the next pull brings back just that; what is
+ * whole is kept for it. A layer under a container stays, good or bad, and so do the images that it belongs to: without
+ * it, the container would lose its files.
  */
 import { explain, isCode } from '../base/errors.ts';
 import type { ChainId, Digest, ImageId } from '../base/ids.ts';
@@ -46,7 +48,12 @@ export interface Damage {
 }
 
 /** Looks at `images` one after the other, and with `repair` mends what can be mended. */
-export async function checkImages(op: Op, world: CheckWorld, images: readonly StoredImage[], mode: 'report' | 'repair'): Promise<readonly ImageProblem[]> {
+export async function checkImages(
+  op: Op,
+  world: CheckWorld,
+  images: readonly StoredImage[],
+  mode: 'report' | 'repair',
+): Promise<readonly ImageProblem[]> {
   const problems: ImageProblem[] = [];
   for (const image of images) {
     const damage = await damageOf(op, world, image);
@@ -95,7 +102,8 @@ function whoIsOn(world: CheckWorld, image: StoredImage, layers: readonly ChainId
 
 /** What leads to the damage goes first: who looks meanwhile sees no image rather than one without its layer. */
 async function drop(op: Op, world: CheckWorld, image: StoredImage, damage: Damage): Promise<void> {
-  const isBroken = ({ id, layers }: StoredImage): boolean => id === image.id || layers.some(({ chainId }) => damage.layers.includes(chainId));
+  const isBroken = ({ id, layers }: StoredImage): boolean =>
+    id === image.id || layers.some(({ chainId }) => damage.layers.includes(chainId));
   for (const broken of world.images().filter(isBroken)) {
     await world.forget(broken, damage);
     op.log.warn('image is not whole, removed; pull it again', { image: broken.id });
@@ -104,7 +112,9 @@ async function drop(op: Op, world: CheckWorld, image: StoredImage, damage: Damag
   for (const chainId of damage.layers) {
     await world.layerLocks.run(chainId, async () => {
       if (!world.needsLayer(chainId)) return await world.removeLayer(op, chainId);
-      op.log.warn('layer is not whole, but a pull has just found it; check again when that has ended', { layer: chainId });
+      op.log.warn('layer is not whole, but a pull has just found it; check again when that has ended', {
+        layer: chainId,
+      });
     });
   }
 }

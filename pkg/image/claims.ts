@@ -3,8 +3,8 @@
  *
  * A pull claims its blobs and layers before it looks whether they are here; nothing removes what is claimed, so a
  * removal of one image cannot take a layer away that a pull of another has just found. The claim is also on disk
- * (`images/unfinished/<hash>.json`): after a crash or a cut the sweep leaves these things alone for a while, and the next
- * try goes on from there.
+ * (`images/unfinished/<hash>.json`): after a crash or a cut the sweep leaves these things alone for a while, and the
+ * next try goes on from there.
  */
 import { createHash } from 'node:crypto';
 import { join } from 'node:path';
@@ -49,8 +49,9 @@ export class Claims {
   }
 
   /**
-   * Claims for the pull `key`, in memory at once and then on disk; a claim of an earlier try of the same pull is replaced. End it with `finish` (the image record
-   * refers to everything now, or nothing of it is wanted) or `abandon` (the next try may go on).
+   * Claims for the pull `key`, in memory at once and then on disk; a claim of an earlier try of the same pull is
+   * replaced. End it with `finish` (the image record refers to everything now, or nothing of it is wanted) or `abandon`
+   * (the next try may go on).
    */
   async take(key: string, what: Claimed): Promise<Claim> {
     this.#active.add(what);
@@ -123,6 +124,11 @@ function fileName(key: string): string {
 async function readClaim(path: string): Promise<Remembered | undefined> {
   const value = await readJson(path, limits.recordBytes).catch(() => undefined);
   if (!isObject(value) || typeof value['sinceMs'] !== 'number') return undefined;
-  const digests = (list: unknown): Digest[] => (Array.isArray(list) ? list.filter((each): each is Digest => typeof each === 'string' && isDigest(each)) : []);
-  return { blobs: digests(value['blobs']), layers: digests(value['layers']) as readonly string[] as readonly ChainId[], sinceMs: value['sinceMs'] };
+  const digests = (list: unknown): Digest[] =>
+    Array.isArray(list) ? list.filter((each): each is Digest => typeof each === 'string' && isDigest(each)) : [];
+  return {
+    blobs: digests(value['blobs']),
+    layers: digests(value['layers']) as readonly string[] as readonly ChainId[],
+    sinceMs: value['sinceMs'],
+  };
 }

@@ -27,10 +27,20 @@ export class FakeNetwork implements Transport {
   async send(request: HttpRequest, route: Route, signal: AbortSignal): Promise<HttpResponse> {
     this.requests.push(request);
     const host = this.hosts.get(request.url.origin);
-    if (host === undefined) throw Object.assign(new Error(`connect ECONNREFUSED ${request.url.host}`), { code: 'ECONNREFUSED' });
-    const answer = (await host(request, route)) ?? { status: 404, body: '{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}' };
+    if (host === undefined)
+      throw Object.assign(new Error(`connect ECONNREFUSED ${request.url.host}`), { code: 'ECONNREFUSED' });
+    const answer = (await host(request, route)) ?? {
+      status: 404,
+      body: '{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}',
+    };
     if (answer.error !== undefined) throw answer.error;
-    return { status: answer.status ?? 200, headers: answer.headers ?? {}, url: request.url, body: untilAborted(bodyOf(answer.body ?? ''), signal), discard() {} };
+    return {
+      status: answer.status ?? 200,
+      headers: answer.headers ?? {},
+      url: request.url,
+      body: untilAborted(bodyOf(answer.body ?? ''), signal),
+      discard() {},
+    };
   }
 
   async close(): Promise<void> {}
@@ -50,7 +60,9 @@ async function* bodyOf(body: Uint8Array | string | AsyncIterable<Uint8Array>): A
 /** A network body ends with an error when its request is aborted, also while it waits. */
 async function* untilAborted(body: AsyncIterable<Uint8Array>, signal: AbortSignal): AsyncGenerator<Uint8Array> {
   const iterator = body[Symbol.asyncIterator]();
-  const aborted = new Promise<never>((_resolve, reject) => signal.addEventListener('abort', () => reject(new Error('request aborted')), { once: true }));
+  const aborted = new Promise<never>((_resolve, reject) =>
+    signal.addEventListener('abort', () => reject(new Error('request aborted')), { once: true }),
+  );
   aborted.catch(() => {});
   for (;;) {
     const next = await Promise.race([iterator.next(), aborted]);
@@ -82,30 +94,52 @@ export interface FakeImage {
 }
 
 /** An image whose layers hold these texts (not tars: nobody unpacks them here). */
-export function fakeImage(texts: readonly string[], config: Readonly<Record<string, unknown>> = {}, architecture = 'amd64'): FakeImage {
+export function fakeImage(
+  texts: readonly string[],
+  config: Readonly<Record<string, unknown>> = {},
+  architecture = 'amd64',
+): FakeImage {
   const layers = texts.map((text) => {
     const bytes = gzipSync(text);
     return { bytes, digest: digestOf(bytes), diffId: digestOf(text) };
   });
   const diffIds = layers.map(({ diffId }) => diffId);
-  const configBytes = Buffer.from(JSON.stringify({ architecture, os: 'linux', config, rootfs: { type: 'layers', diff_ids: diffIds } }));
+  const configBytes = Buffer.from(
+    JSON.stringify({ architecture, os: 'linux', config, rootfs: { type: 'layers', diff_ids: diffIds } }),
+  );
   const id = digestOf(configBytes);
-  const bytes = Buffer.from(JSON.stringify({
-    schemaVersion: 2,
-    mediaType: mediaTypes.ociManifest,
-    config: { mediaType: mediaTypes.ociConfig, digest: id, size: configBytes.length },
-    layers: layers.map((layer) => ({ mediaType: mediaTypes.ociLayerGzip, digest: layer.digest, size: layer.bytes.length })),
-  }));
-  return { id, manifest: { bytes, digest: digestOf(bytes), type: mediaTypes.ociManifest }, config: configBytes, layers, chain: chainIds(diffIds) };
+  const bytes = Buffer.from(
+    JSON.stringify({
+      schemaVersion: 2,
+      mediaType: mediaTypes.ociManifest,
+      config: { mediaType: mediaTypes.ociConfig, digest: id, size: configBytes.length },
+      layers: layers.map((layer) => ({
+        mediaType: mediaTypes.ociLayerGzip,
+        digest: layer.digest,
+        size: layer.bytes.length,
+      })),
+    }),
+  );
+  return {
+    id,
+    manifest: { bytes, digest: digestOf(bytes), type: mediaTypes.ociManifest },
+    config: configBytes,
+    layers,
+    chain: chainIds(diffIds),
+  };
 }
 
-/** A registry that has these images under `repository:tag`, serves ranges, and can be told to answer some paths otherwise. */
+/**
+ * A registry that has these images under `repository:tag`, serves ranges, and can be told to answer some paths
+ * otherwise.
+ */
 export class FakeRegistry {
   readonly special = new Map<string, FakeHost>();
   readonly #contents = new Map<string, { readonly bytes: Buffer; readonly type: string }>();
 
   add(repository: string, tag: string, image: FakeImage): this {
-    for (const name of [tag, image.manifest.digest]) this.put(`/v2/${repository}/manifests/${name}`, image.manifest.bytes, image.manifest.type);
+    for (const name of [tag, image.manifest.digest])
+      this.put(`/v2/${repository}/manifests/${name}`, image.manifest.bytes, image.manifest.type);
     this.put(`/v2/${repository}/blobs/${image.id}`, image.config);
     for (const { digest, bytes } of image.layers) this.put(`/v2/${repository}/blobs/${digest}`, bytes);
     return this;
@@ -124,12 +158,17 @@ export class FakeRegistry {
   normal(request: HttpRequest): FakeAnswer | undefined {
     const found = this.#contents.get(request.url.pathname);
     if (found === undefined) return undefined;
-    if (request.method === 'HEAD') return { headers: { 'content-type': found.type, 'docker-content-digest': digestOf(found.bytes) } };
+    if (request.method === 'HEAD')
+      return { headers: { 'content-type': found.type, 'docker-content-digest': digestOf(found.bytes) } };
     const range = /^bytes=(\d+)-(\d*)$/.exec(request.headers['range'] ?? '');
     if (range === null) return { headers: { 'content-type': found.type }, body: found.bytes };
     const from = Number(range[1]);
     const to = range[2] === '' ? found.bytes.length : Math.min(Number(range[2]) + 1, found.bytes.length);
-    return { status: 206, headers: { 'content-range': `bytes ${from}-${to - 1}/${found.bytes.length}` }, body: found.bytes.subarray(from, to) };
+    return {
+      status: 206,
+      headers: { 'content-range': `bytes ${from}-${to - 1}/${found.bytes.length}` },
+      body: found.bytes.subarray(from, to),
+    };
   }
 }
 
@@ -207,7 +246,10 @@ export class RecordingLog implements Logger {
 
 /** The error that a promise ends with; fails the test if it ends well. */
 export async function failure(promise: Promise<unknown>): Promise<RuntimeError> {
-  const outcome: unknown = await promise.then(() => undefined, (error: unknown) => error);
+  const outcome: unknown = await promise.then(
+    () => undefined,
+    (error: unknown) => error,
+  );
   if (!(outcome instanceof RuntimeError)) throw new Error(`expected a RuntimeError, got ${String(outcome)}`);
   return outcome;
 }

@@ -18,10 +18,15 @@ describe('image/flight', () => {
 
   it('goes on when one leaves, ends when all have left', async () => {
     const ended = Promise.withResolvers<void>();
-    const flight = new Flight((signal) => new Promise<number>((_resolve, reject) => signal.addEventListener('abort', () => {
-      ended.resolve();
-      reject(new Error('given up'));
-    })));
+    const flight = new Flight(
+      (signal) =>
+        new Promise<number>((_resolve, reject) =>
+          signal.addEventListener('abort', () => {
+            ended.resolve();
+            reject(new Error('given up'));
+          }),
+        ),
+    );
     const [a, b] = [cancellable(), cancellable()];
     const first = failure(flight.join(a.op, 'pulling x'));
     const second = failure(flight.join(b.op, 'pulling x'));
@@ -42,7 +47,10 @@ describe('image/flight', () => {
       await go.promise;
       stage('here');
     });
-    const op = (name: string): ReturnType<typeof testOp> => ({ ...testOp(), stage: (what) => void stages.push(`${name} ${what}`) });
+    const op = (name: string): ReturnType<typeof testOp> => ({
+      ...testOp(),
+      stage: (what) => void stages.push(`${name} ${what}`),
+    });
     const all = Promise.all([flight.join(op('a'), ''), flight.join(op('b'), '')]);
     go.resolve();
     await all;
@@ -67,7 +75,11 @@ describe('image/claims', () => {
     const claims = await made();
     const claim = await claims.take('x', { blobs: [a], layers: [layer] });
     const other = await claims.take('y', { blobs: [a, b], layers: [] });
-    expect([claims.hasBlob(a), claims.hasLayer(layer), claims.hasBlob(digestOf('c'))]).to.deep.equal([true, true, false]);
+    expect([claims.hasBlob(a), claims.hasLayer(layer), claims.hasBlob(digestOf('c'))]).to.deep.equal([
+      true,
+      true,
+      false,
+    ]);
     expect([claim.isShared(a), claim.isShared(b), other.isShared(b)]).to.deep.equal([true, true, false]);
     await claim.finish();
     expect([claims.hasBlob(a), claims.hasLayer(layer)]).to.deep.equal([true, false]);

@@ -1,6 +1,6 @@
 /**
- * How a registry host is reached: containerd's hosts.toml, certificates in certs.d, proxies from the environment. Everything is
- * read at each pull, so that a changed certificate counts at once.
+ * How a registry host is reached: containerd's hosts.toml, certificates in certs.d, proxies from the environment.
+ * Everything is read at each pull, so that a changed certificate counts at once.
  */
 import { BlockList } from 'node:net';
 import { basename, isAbsolute, join } from 'node:path';
@@ -32,8 +32,14 @@ export interface HostEntry {
   readonly dialTimeoutMs: number;
 }
 
-/** containerd's hosts.toml for `domain`: in `<dir>/<host>`, `<dir>/<host>_<port>_` or `<dir>/_default`. undefined if there is none. */
-export async function readHostsToml(directories: readonly string[], domain: string): Promise<{ readonly hosts: readonly HostEntry[]; readonly server: HostEntry | undefined } | undefined> {
+/**
+ * containerd's hosts.toml for `domain`: in `<dir>/<host>`, `<dir>/<host>_<port>_` or `<dir>/_default`. undefined if
+ * there is none.
+ */
+export async function readHostsToml(
+  directories: readonly string[],
+  domain: string,
+): Promise<{ readonly hosts: readonly HostEntry[]; readonly server: HostEntry | undefined } | undefined> {
   const escaped = domain.includes(':') ? `${domain.replace(':', '_')}_` : domain;
   for (const directory of directories) {
     for (const name of new Set([domain, escaped, '_default'])) {
@@ -48,7 +54,10 @@ export async function readHostsToml(directories: readonly string[], domain: stri
   return undefined;
 }
 
-async function parseHosts(text: string, path: string): Promise<{ readonly hosts: readonly HostEntry[]; readonly server: HostEntry | undefined }> {
+async function parseHosts(
+  text: string,
+  path: string,
+): Promise<{ readonly hosts: readonly HostEntry[]; readonly server: HostEntry | undefined }> {
   const document = readToml(text, path);
   const fail = (what: string): RuntimeError => new RuntimeError('FailedPrecondition', `${path}: ${what}`);
   const hosts: HostEntry[] = [];
@@ -65,15 +74,22 @@ async function parseHosts(text: string, path: string): Promise<{ readonly hosts:
   return { hosts, server: await parseHost(server, document, path, fail) };
 }
 
-async function parseHost(address: string, table: Readonly<Record<string, unknown>>, path: string, fail: Fail): Promise<HostEntry> {
+async function parseHost(
+  address: string,
+  table: Readonly<Record<string, unknown>>,
+  path: string,
+  fail: Fail,
+): Promise<HostEntry> {
   const url = parseUrl(address.includes('://') ? address : `https://${address}`);
   if (url?.host === DOCKER_DOMAIN) url.host = apiHost(DOCKER_DOMAIN);
-  if (url === undefined || (url.protocol !== 'https:' && url.protocol !== 'http:')) throw fail(`host ${quote(address)} is not an http or https address`);
+  if (url === undefined || (url.protocol !== 'https:' && url.protocol !== 'http:'))
+    throw fail(`host ${quote(address)} is not an http or https address`);
   const below = url.pathname.replace(/\/+$/, '');
   const override = flag(table, 'override_path', fail);
   const beside = (file: string): string => (isAbsolute(file) ? file : join(path, '..', file));
   const ca: string[] = [];
-  for (const file of typeof table['ca'] === 'string' ? [table['ca']] : (texts(table['ca'], 'ca', fail) ?? [])) ca.push(await readPem(beside(file)));
+  for (const file of typeof table['ca'] === 'string' ? [table['ca']] : (texts(table['ca'], 'ca', fail) ?? []))
+    ca.push(await readPem(beside(file)));
   const headers: Record<string, string> = {};
   for (const [name, value] of Object.entries(isObject(table['header']) ? table['header'] : {})) {
     const lines = typeof value === 'string' ? [value] : (texts(value, `header ${quote(name)}`, fail) ?? []);
@@ -91,15 +107,28 @@ async function parseHost(address: string, table: Readonly<Record<string, unknown
 }
 
 /** `client = "both.pem"`, `["a.pem", "b.pem"]` or `[["cert", "key"], …]`. */
-async function readClients(value: unknown, beside: (file: string) => string, fail: Fail): Promise<Route['clientCertificates']> {
+async function readClients(
+  value: unknown,
+  beside: (file: string) => string,
+  fail: Fail,
+): Promise<Route['clientCertificates']> {
   if (value === undefined) return [];
-  const pairs = typeof value === 'string' ? [[value]] : Array.isArray(value) ? (value as unknown[]).map((each) => (Array.isArray(each) ? (each as unknown[]) : [each])) : undefined;
-  if (pairs === undefined || !pairs.flat().every((each) => typeof each === 'string')) throw fail('client must be a file, a list of files, or a list of [certificate, key]');
+  const pairs =
+    typeof value === 'string'
+      ? [[value]]
+      : Array.isArray(value)
+        ? (value as unknown[]).map((each) => (Array.isArray(each) ? (each as unknown[]) : [each]))
+        : undefined;
+  if (pairs === undefined || !pairs.flat().every((each) => typeof each === 'string'))
+    throw fail('client must be a file, a list of files, or a list of [certificate, key]');
   const clients: { cert: string; key: string }[] = [];
   for (const [cert, key] of pairs as string[][]) {
     if (cert === undefined) continue;
     const certificate = await readPem(beside(cert));
-    clients.push({ cert: certificate, key: key === undefined || key === '' ? certificate : await readPem(beside(key)) });
+    clients.push({
+      cert: certificate,
+      key: key === undefined || key === '' ? certificate : await readPem(beside(key)),
+    });
   }
   return clients;
 }
@@ -113,7 +142,10 @@ function dialTimeout(value: unknown, fail: Fail): number {
 }
 
 /** `*.crt` are authorities; `x.cert` and `x.key` are a pair (containers-certs.d(5)). */
-export async function readCertificates(directories: readonly string[], domain: string): Promise<Pick<Route, 'ca' | 'clientCertificates'>> {
+export async function readCertificates(
+  directories: readonly string[],
+  domain: string,
+): Promise<Pick<Route, 'ca' | 'clientCertificates'>> {
   for (const directory of directories) {
     const own = join(directory, domain);
     const names = await readDirSorted(own).catch(() => [] as string[]);
@@ -124,7 +156,8 @@ export async function readCertificates(directories: readonly string[], domain: s
       if (name.endsWith('.crt')) ca.push(await readPem(join(own, name)));
       if (!name.endsWith('.cert')) continue;
       const key = `${basename(name, '.cert')}.key`;
-      if (!names.includes(key)) throw new RuntimeError('FailedPrecondition', `${join(own, name)} has no key beside it (${key})`);
+      if (!names.includes(key))
+        throw new RuntimeError('FailedPrecondition', `${join(own, name)} has no key beside it (${key})`);
       clientCertificates.push({ cert: await readPem(join(own, name)), key: await readPem(join(own, key)) });
     }
     return { ca, clientCertificates };
@@ -141,8 +174,9 @@ async function readPem(path: string): Promise<string> {
 }
 
 /**
- * The proxy for a URL by Go's rules, which administrators know: HTTPS_PROXY or HTTP_PROXY by scheme, never for loopback, and NO_PROXY
- * lists hosts (with their subdomains), `.domains`, addresses, CIDR ranges, each with an optional port, or `*`.
+ * The proxy for a URL by Go's rules, which administrators know: HTTPS_PROXY or HTTP_PROXY by scheme, never for
+ * loopback, and NO_PROXY lists hosts (with their subdomains), `.domains`, addresses, CIDR ranges, each with an optional
+ * port, or `*`.
  */
 export function proxyFor(url: URL, environment: Readonly<Record<string, string | undefined>>): string | undefined {
   const variable = (name: string): string => environment[name] ?? environment[name.toLowerCase()] ?? '';
@@ -151,7 +185,9 @@ export function proxyFor(url: URL, environment: Readonly<Record<string, string |
   const host = url.hostname.replace(/^\[|\]$/g, '').toLowerCase();
   if (host === 'localhost' || host === '::1' || isIn(host, '127.0.0.0/8')) return undefined;
   const port = url.port === '' ? (url.protocol === 'https:' ? '443' : '80') : url.port;
-  const isExempt = variable('NO_PROXY').split(',').some((entry) => exempts(entry.trim().toLowerCase(), host, port));
+  const isExempt = variable('NO_PROXY')
+    .split(',')
+    .some((entry) => exempts(entry.trim().toLowerCase(), host, port));
   return isExempt ? undefined : proxy;
 }
 

@@ -16,7 +16,10 @@ import { explain, RuntimeError } from '../base/errors.ts';
 import { abortable } from '../base/sync.ts';
 import { inBlocks } from './blocks.ts';
 
-/** How to reach an origin: which certificates, whether to check them, through which proxy. Plain data; equal routes share connections. */
+/**
+ * How to reach an origin: which certificates, whether to check them, through which proxy. Plain data; equal routes
+ * share connections.
+ */
 export interface Route {
   /** PEM texts that are trusted beside the system's. */
   readonly ca: readonly string[];
@@ -30,7 +33,13 @@ export interface Route {
 /** Redirects and token servers lead to hosts with routes of their own (NO_PROXY, certificates). */
 export type RouteOf = (url: URL) => Route;
 
-export const directRoute: Route = { ca: [], clientCertificates: [], verification: 'verify', proxy: undefined, dialTimeoutMs: limits.registryDialMs };
+export const directRoute: Route = {
+  ca: [],
+  clientCertificates: [],
+  verification: 'verify',
+  proxy: undefined,
+  dialTimeoutMs: limits.registryDialMs,
+};
 
 export interface HttpRequest {
   readonly method: 'GET' | 'HEAD' | 'POST';
@@ -46,7 +55,10 @@ export interface HttpResponse {
   readonly headers: Readonly<Record<string, string | readonly string[] | undefined>>;
   /** Where the answer came from, after redirects. */
   readonly url: URL;
-  /** Read it to its end or call `discard`, or the connection stays busy. A piece of it is valid until the next one is asked for. */
+  /**
+   * Read it to its end or call `discard`, or the connection stays busy. A piece of it is valid until the next one is
+   * asked for.
+   */
   readonly body: AsyncIterable<Uint8Array>;
   discard(): void;
 }
@@ -61,17 +73,29 @@ const REDIRECTS: ReadonlySet<number> = new Set([301, 302, 303, 307, 308]);
 
 /**
  * Sends `request` and follows redirects. `authorization` and `cookie` stay with the origin that they were meant for
- * (CVE-2020-15157); https never becomes http; a server elsewhere cannot lead us to addresses of this node or of its cloud's metadata.
- * @throws Unavailable with reason RegistryUnavailable when the host cannot be reached; FailedPrecondition for a redirect that is not followed.
+ * (CVE-2020-15157); https never becomes http; a server elsewhere cannot lead us to addresses of this node or of its
+ * cloud's metadata.
+ * @throws Unavailable with reason RegistryUnavailable when the host cannot be reached; FailedPrecondition for a
+ * redirect that is not followed.
  */
-export async function send(op: Op, transport: Transport, request: HttpRequest, routeOf: RouteOf): Promise<HttpResponse> {
+export async function send(
+  op: Op,
+  transport: Transport,
+  request: HttpRequest,
+  routeOf: RouteOf,
+): Promise<HttpResponse> {
   let current = request;
   for (let hops = 0; ; hops++) {
     const response = await sendOnce(op, transport, current, routeOf(current.url));
     const location = REDIRECTS.has(response.status) ? headerOf(response, 'location') : undefined;
     if (location === undefined) return response;
     response.discard();
-    if (hops >= limits.redirectsCount) throw new RuntimeError('FailedPrecondition', `${shortUrl(request.url)}: more than ${limits.redirectsCount} redirects; the registry or a proxy before it loops`);
+    if (hops >= limits.redirectsCount)
+      throw new RuntimeError(
+        'FailedPrecondition',
+        `${shortUrl(request.url)}: more than ${limits.redirectsCount} redirects; the registry or a ` +
+          'proxy before it loops',
+      );
     current = redirected(current, location, routeOf(current.url));
   }
 }
@@ -89,10 +113,17 @@ async function sendOnce(op: Op, transport: Transport, request: HttpRequest, rout
 function redirected(from: HttpRequest, location: string, route: Route): HttpRequest {
   const url = parseUrl(location, from.url);
   if (url === undefined || (url.protocol !== 'http:' && url.protocol !== 'https:')) {
-    throw new RuntimeError('FailedPrecondition', `${shortUrl(from.url)} redirects to ${quote(location)}, which is not an http or https address; refused`);
+    throw new RuntimeError(
+      'FailedPrecondition',
+      `${shortUrl(from.url)} redirects to ${quote(location)}, which is not an http or https address; refused`,
+    );
   }
   if (from.url.protocol === 'https:' && url.protocol === 'http:' && route.verification === 'verify') {
-    throw new RuntimeError('FailedPrecondition', `${shortUrl(from.url)} redirects from https to http (${shortUrl(url)}); refused, mark the registry insecure if this is wanted`);
+    throw new RuntimeError(
+      'FailedPrecondition',
+      `${shortUrl(from.url)} redirects from https to http (${shortUrl(url)}); refused, mark the ` +
+        'registry insecure if this is wanted',
+    );
   }
   refuseInward(from.url, url);
   const headers = { ...from.headers };
@@ -103,18 +134,29 @@ function redirected(from: HttpRequest, location: string, route: Route): HttpRequ
   return { method: from.method === 'POST' ? 'GET' : from.method, url, headers };
 }
 
-/** @throws FailedPrecondition if a server that is elsewhere sends us to loopback or link-local addresses (cloud metadata at 169.254.169.254). */
+/**
+ * @throws FailedPrecondition if a server that is elsewhere sends us to loopback or link-local addresses (cloud metadata
+ * at 169.254.169.254).
+ */
 export function refuseInward(from: URL, to: URL): void {
   const kind = addressKind(to.hostname);
   if (kind === 'link-local' || (kind === 'loopback' && addressKind(from.hostname) !== 'loopback')) {
-    throw new RuntimeError('FailedPrecondition', `${shortUrl(from)} sends us to ${shortUrl(to)}, a ${kind} address; refused`);
+    throw new RuntimeError(
+      'FailedPrecondition',
+      `${shortUrl(from)} sends us to ${shortUrl(to)}, a ${kind} address; refused`,
+    );
   }
 }
 
 function addressKind(hostname: string): 'loopback' | 'link-local' | 'other' {
   const host = hostname.startsWith('[') ? hostname.slice(1, -1) : hostname;
   if (host === 'localhost' || host.endsWith('.localhost')) return 'loopback';
-  if (isIP(host) === 4) return host.startsWith('127.') || host.startsWith('0.') ? 'loopback' : host.startsWith('169.254.') ? 'link-local' : 'other';
+  if (isIP(host) === 4)
+    return host.startsWith('127.') || host.startsWith('0.')
+      ? 'loopback'
+      : host.startsWith('169.254.')
+        ? 'link-local'
+        : 'other';
   if (isIP(host) !== 6) return 'other';
   const v6 = host.toLowerCase();
   // URL writes mapped IPv4 as ::ffff:7f00:1 and ::ffff:a9fe:a9fe.
@@ -123,13 +165,17 @@ function addressKind(hostname: string): 'loopback' | 'link-local' | 'other' {
 }
 
 /**
- * At most `max` bytes of a body, for small documents: it has `limits.registryBodyMs` to arrive, whatever bounds the caller has.
- * @throws ResourceExhausted naming `what` when there is more; Unavailable with reason RegistryUnavailable when it stops; the network's failures as `send`.
+ * At most `max` bytes of a body, for small documents: it has `limits.registryBodyMs` to arrive, whatever bounds the
+ * caller has.
+ * @throws ResourceExhausted naming `what` when there is more; Unavailable with reason RegistryUnavailable when it
+ * stops; the network's failures as `send`.
  */
 export async function readBody(op: Op, response: HttpResponse, max: number, what: string): Promise<Buffer> {
   const patience = AbortSignal.timeout(limits.registryBodyMs);
   try {
-    return await abortable(collect(response, max, what), AbortSignal.any([op.signal, patience]), () => (op.signal.aborted ? abortError(op, `reading ${what}`) : tooLate(what)));
+    return await abortable(collect(response, max, what), AbortSignal.any([op.signal, patience]), () =>
+      op.signal.aborted ? abortError(op, `reading ${what}`) : tooLate(what),
+    );
   } catch (error) {
     response.discard();
     if (error instanceof RuntimeError) throw error;
@@ -152,7 +198,11 @@ async function collect(response: HttpResponse, max: number, what: string): Promi
 }
 
 function tooLate(what: string): RuntimeError {
-  return new RuntimeError('Unavailable', `${what} did not arrive in ${limits.registryBodyMs / 1000} s; the server or the line to it is too slow`, { reason: 'RegistryUnavailable' });
+  return new RuntimeError(
+    'Unavailable',
+    `${what} did not arrive in ${limits.registryBodyMs / 1000} s; the server or the line to it is too slow`,
+    { reason: 'RegistryUnavailable' },
+  );
 }
 
 /** One header; the first of several. */
@@ -170,7 +220,10 @@ export function parseUrl(text: string, base?: URL): URL | undefined {
   return URL.canParse(text, base?.href) ? new URL(text, base) : undefined;
 }
 
-/** What a connection that failed means: the registry cannot be reached (the kubelet backs off on that reason), with the remedy where TLS is the cause. */
+/**
+ * What a connection that failed means: the registry cannot be reached (the kubelet backs off on that reason), with the
+ * remedy where TLS is the cause.
+ */
 export function networkError(url: URL, error: unknown): RuntimeError {
   if (error instanceof RuntimeError) return error;
   const why = explain(error);
@@ -179,14 +232,21 @@ export function networkError(url: URL, error: unknown): RuntimeError {
   const plain = /wrong version number|EPROTO/.test(`${code} ${why}`);
   const remedy = tls
     ? '; add the registry’s CA to certs.d or mark the registry insecure in registries.conf'
-    : plain ? '; it seems to speak plain http: mark it insecure in registries.conf' : '';
-  return new RuntimeError('Unavailable', `cannot talk to ${url.protocol}//${url.host}: ${why}${remedy}`, { reason: 'RegistryUnavailable', cause: error });
+    : plain
+      ? '; it seems to speak plain http: mark it insecure in registries.conf'
+      : '';
+  return new RuntimeError('Unavailable', `cannot talk to ${url.protocol}//${url.host}: ${why}${remedy}`, {
+    reason: 'RegistryUnavailable',
+    cause: error,
+  });
 }
 
 /** True if the peer does not speak TLS at all, so that an insecure registry may be tried by plain http. */
 export function isNotTls(error: unknown): boolean {
   const text = explain(error);
-  return /EPROTO|wrong version number|packet length too long|SSL routines|ECONNREFUSED|before secure TLS connection was established/.test(text);
+  return /EPROTO|wrong version number|packet length too long|SSL routines|ECONNREFUSED|before secure TLS connection was established/.test(
+    text,
+  );
 }
 
 /** The real thing. undici is loaded at the first request: a node that never pulls does not pay for it. */
@@ -211,7 +271,10 @@ export class UndiciTransport implements Transport {
       status: answer.statusCode,
       headers: answer.headers,
       url: request.url,
-      body: inBlocks(answer.body, Math.min(limits.registryReadBytes, Number(answer.headers['content-length'] ?? limits.registryReadBytes))),
+      body: inBlocks(
+        answer.body,
+        Math.min(limits.registryReadBytes, Number(answer.headers['content-length'] ?? limits.registryReadBytes)),
+      ),
       discard: () => void answer.body.destroy(),
     };
   }
@@ -224,7 +287,8 @@ export class UndiciTransport implements Transport {
 
   async #agent(route: Route): Promise<Undici.Dispatcher> {
     const key = JSON.stringify(route);
-    const undici = (await import('undici')).default as unknown as typeof Undici; // CommonJS: bundled, it has no named exports.
+    // CommonJS: bundled, it has no named exports.
+    const undici = (await import('undici')).default as unknown as typeof Undici;
     const agent = this.#agents.get(key) ?? makeAgent(undici, route);
     this.#agents.delete(key);
     this.#agents.set(key, agent);
@@ -247,7 +311,11 @@ function makeAgent(undici: typeof Undici, route: Route): Undici.Agent | Undici.P
     bodyTimeout: 0,
     connectTimeout: route.dialTimeoutMs,
   };
-  const tls = { rejectUnauthorized: route.verification === 'verify', secureContext: contextOf(route), timeout: route.dialTimeoutMs };
+  const tls = {
+    rejectUnauthorized: route.verification === 'verify',
+    secureContext: contextOf(route),
+    timeout: route.dialTimeoutMs,
+  };
   if (route.proxy === undefined) return new undici.Agent({ ...shared, connect: tls });
   const { uri, token } = proxyOf(route.proxy);
   return new undici.ProxyAgent({ ...shared, uri, ...(token === undefined ? {} : { token }), requestTls: tls });
@@ -265,8 +333,10 @@ function contextOf(route: Route): SecureContext {
 
 function proxyOf(text: string): { readonly uri: string; readonly token: string | undefined } {
   const url = parseUrl(text.includes('://') ? text : `http://${text}`);
-  if (url === undefined || (url.protocol !== 'http:' && url.protocol !== 'https:')) throw new RuntimeError('InvalidArgument', 'the proxy in the environment is not an http or https URL');
+  if (url === undefined || (url.protocol !== 'http:' && url.protocol !== 'https:'))
+    throw new RuntimeError('InvalidArgument', 'the proxy in the environment is not an http or https URL');
   const user = decodeURIComponent(url.username);
-  const token = user === '' ? undefined : `Basic ${Buffer.from(`${user}:${decodeURIComponent(url.password)}`).toString('base64')}`;
+  const token =
+    user === '' ? undefined : `Basic ${Buffer.from(`${user}:${decodeURIComponent(url.password)}`).toString('base64')}`;
   return { uri: `${url.protocol}//${url.host}`, token };
 }

@@ -16,7 +16,10 @@ export class MirroredSource implements PullSource {
   /** Whose bytes came first in the last download of a blob; as long as none came, who was asked last. */
   readonly #suspects = new Map<Digest, Endpoint>();
 
-  /** `open` finds credentials, which takes files; it is called at most once per endpoint, and only for those that are asked. */
+  /**
+   * `open` finds credentials, which takes files; it is called at most once per endpoint, and only for those that are
+   * asked.
+   */
   constructor(describe: string, endpoints: readonly Endpoint[], open: (endpoint: Endpoint) => Promise<Repository>) {
     this.describe = describe;
     this.#order = endpoints;
@@ -46,14 +49,21 @@ export class MirroredSource implements PullSource {
     return await this.#repository(first);
   }
 
-  /** The digest of a tag as the first endpoint says; undefined if it does not, for whatever reason: `manifest` will meet that reason. */
+  /**
+   * The digest of a tag as the first endpoint says; undefined if it does not, for whatever reason: `manifest` will meet
+   * that reason.
+   */
   async promisedDigest(op: Op, tagOrDigest: string): Promise<Digest | undefined> {
     const [first] = this.#order;
     if (first === undefined) return undefined;
     return (await this.#repository(first)).promisedDigest(op, tagOrDigest).catch(() => undefined);
   }
 
-  async *blob(op: Op, want: { readonly digest: Digest; readonly size: bigint }, offset: bigint): AsyncGenerator<Uint8Array, void, void> {
+  async *blob(
+    op: Op,
+    want: { readonly digest: Digest; readonly size: bigint },
+    offset: bigint,
+  ): AsyncGenerator<Uint8Array, void, void> {
     const failed: string[] = [];
     const order = this.#order.filter((endpoint) => this.#wrong.get(want.digest)?.has(endpoint) !== true);
     let at = offset;
@@ -69,12 +79,20 @@ export class MirroredSource implements PullSource {
       } catch (error) {
         if (endpoint === order.at(-1)) throw withHistory(error, failed);
         this.#giveUpUnless(op, error, undefined, failed, `downloading ${want.digest}`);
-        op.log.warn('endpoint failed, the next one goes on', { endpoint: endpoint.root, digest: want.digest, atBytes: at, error: explain(error) });
+        op.log.warn('endpoint failed, the next one goes on', {
+          endpoint: endpoint.root,
+          digest: want.digest,
+          atBytes: at,
+          error: explain(error),
+        });
       }
     }
   }
 
-  /** Of several that gave a part each, the first: those after it went on from what it had given, and the last of them is the registry itself. */
+  /**
+   * Of several that gave a part each, the first: those after it went on from what it had given, and the last of them is
+   * the registry itself.
+   */
   discredit(digest: Digest): boolean {
     const suspect = this.#suspects.get(digest);
     if (suspect === undefined) return false;
@@ -104,5 +122,8 @@ export class MirroredSource implements PullSource {
 function withHistory(error: unknown, failed: readonly string[]): unknown {
   if (failed.length === 0) return error;
   const reason = error instanceof RuntimeError && error.reason !== undefined ? { reason: error.reason } : {};
-  return new RuntimeError(codeOf(error), `${explain(error)} (mirrors before it: ${failed.join('; ').slice(0, 1000)})`, { ...reason, cause: error });
+  return new RuntimeError(codeOf(error), `${explain(error)} (mirrors before it: ${failed.join('; ').slice(0, 1000)})`, {
+    ...reason,
+    cause: error,
+  });
 }

@@ -6,7 +6,8 @@
  *     certs.d/<host>/hosts.toml                    containerd's mirrors, for hosts that registries.conf says nothing about
  *
  * Files are looked at again for each pull (one stat each) and read again when they changed. A changed file that cannot
- * be read leaves the last good configuration in force, with an error in the log. Who must have signed what is in signature/.
+ * be read leaves the last good configuration in force, with an error in the log. Who must have signed what is in
+ * signature/.
  */
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -15,7 +16,16 @@ import { explain, RuntimeError } from '../base/errors.ts';
 import { quote } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import type { Op } from '../base/op.ts';
-import { complete, DOCKER_DOMAIN, formatReference, isDomain, parseName, parseReference, repositoryName, withDefaultTag } from '../oci/reference.ts';
+import {
+  complete,
+  DOCKER_DOMAIN,
+  formatReference,
+  isDomain,
+  parseName,
+  parseReference,
+  repositoryName,
+  withDefaultTag,
+} from '../oci/reference.ts';
 import type { ParsedName, Reference } from '../oci/reference.ts';
 import { isObject } from '../oci/manifest.ts';
 import { apiHost, proxyFor, readCertificates, readHostsToml } from './hosts.ts';
@@ -33,7 +43,10 @@ export interface PolicyOptions {
   readonly certsDirs: readonly string[];
   /** containerd's `config_path`. */
   readonly hostsDirs: readonly string[];
-  /** For HTTP_PROXY, HTTPS_PROXY and NO_PROXY, in either case, and CONTAINERS_REGISTRIES_CONF, which names another `registriesConf`, as it does for podman and CRI-O. */
+  /**
+   * For HTTP_PROXY, HTTPS_PROXY and NO_PROXY, in either case, and CONTAINERS_REGISTRIES_CONF, which names another
+   * `registriesConf`, as it does for podman and CRI-O.
+   */
   readonly environment: Readonly<Record<string, string | undefined>>;
   /** `short_name_mode`: enforcing refuses a short name that several registries might mean. */
   readonly shortNames: 'enforcing' | 'permissive' | 'disabled';
@@ -72,7 +85,13 @@ export interface RegistriesConfig {
 }
 
 /** Docker's meaning of short names, where nobody configured one. */
-const NO_CONFIG: RegistriesConfig = { search: [DOCKER_DOMAIN], shortNames: undefined, credentialHelpers: [], registries: new Map(), aliases: new Map() };
+const NO_CONFIG: RegistriesConfig = {
+  search: [DOCKER_DOMAIN],
+  shortNames: undefined,
+  credentialHelpers: [],
+  registries: new Map(),
+  aliases: new Map(),
+};
 
 export class RegistryPolicy {
   readonly #options: PolicyOptions;
@@ -81,12 +100,16 @@ export class RegistryPolicy {
 
   constructor(options: Partial<PolicyOptions> = {}) {
     const given = { ...defaultPolicyOptions, ...options };
-    this.#options = { ...given, registriesConf: given.environment['CONTAINERS_REGISTRIES_CONF'] || given.registriesConf };
+    this.#options = {
+      ...given,
+      registriesConf: given.environment['CONTAINERS_REGISTRIES_CONF'] || given.registriesConf,
+    };
   }
 
   /**
    * Reads registries.conf if it changed since the last call.
-   * @throws FailedPrecondition that names file, line and column, when there is no earlier good configuration to go on with.
+   * @throws FailedPrecondition that names file, line and column, when there is no earlier good configuration to go on
+   * with.
    */
   async refresh(op: Op): Promise<void> {
     const files = await this.#files();
@@ -97,13 +120,15 @@ export class RegistryPolicy {
       this.#seen = seen;
     } catch (error) {
       if (this.#seen === '') throw error;
-      op.log.error('registries configuration cannot be read, the last good one stays in force', { error: explain(error) });
+      op.log.error('registries configuration cannot be read, the last good one stays in force', {
+        error: explain(error),
+      });
     }
   }
 
   /**
-   * What `name` may mean, best first: itself if it names its registry; else its alias, else the search registries. Never throws; uses the configuration of
-   * the last `refresh`.
+   * What `name` may mean, best first: itself if it names its registry; else its alias, else the search registries.
+   * Never throws; uses the configuration of the last `refresh`.
    */
   candidates(name: ParsedName): readonly Reference[] {
     if (name.domain !== undefined) return [withDefaultTag(complete(name, name.domain))];
@@ -115,18 +140,27 @@ export class RegistryPolicy {
 
   /**
    * What to pull for `text`.
-   * @throws InvalidArgument if it is no reference, or a short name that could mean several registries while short names are enforced.
+   * @throws InvalidArgument if it is no reference, or a short name that could mean several registries while short names
+   * are enforced.
    */
   resolve(text: string): readonly Reference[] {
     const name = parseName(text);
     const found = this.candidates(name);
     if (found.length === 0) {
-      throw new RuntimeError('InvalidArgument', `${quote(text)} names no registry, and unqualified-search-registries in registries.conf is empty; write the whole name`);
+      throw new RuntimeError(
+        'InvalidArgument',
+        `${quote(text)} names no registry, and unqualified-search-registries in registries.conf is ` +
+          'empty; write the whole name',
+      );
     }
     const mode = this.#config.shortNames ?? this.#options.shortNames;
     if (found.length > 1 && mode === 'enforcing') {
       const names = found.map((each) => each.domain).join(', ');
-      throw new RuntimeError('InvalidArgument', `${quote(text)} could mean an image on any of ${quote(names, 300)}; write the whole name, or add an alias to registries.conf`);
+      throw new RuntimeError(
+        'InvalidArgument',
+        `${quote(text)} could mean an image on any of ${quote(names, 300)}; write the whole name, or ` +
+          'add an alias to registries.conf',
+      );
     }
     return found;
   }
@@ -144,12 +178,19 @@ export class RegistryPolicy {
     const match = findRegistry(this.#config.registries, full);
     if (match === undefined) return this.#hostsEndpoints(reference);
     const { registry, length } = match;
-    if (registry.blocked) throw new RuntimeError('PermissionDenied', `registry ${quote(registry.prefix)} is blocked in registries.conf; ${quote(full)} is not pulled`);
+    if (registry.blocked)
+      throw new RuntimeError(
+        'PermissionDenied',
+        `registry ${quote(registry.prefix)} is blocked in registries.conf; ${quote(full)} is not pulled`,
+      );
     const isDigest = reference.digest !== undefined;
-    const mirrors = registry.mirrors.filter(({ pulls }) => pulls === 'all' || pulls === (isDigest ? 'digest-only' : 'tag-only'));
+    const mirrors = registry.mirrors.filter(
+      ({ pulls }) => pulls === 'all' || pulls === (isDigest ? 'digest-only' : 'tag-only'),
+    );
     const name = repositoryName(reference);
     const endpoints: Endpoint[] = [];
-    for (const mirror of mirrors) endpoints.push(await this.#endpoint(rewrite(name, length, mirror.location), 'mirror', mirror.insecure));
+    for (const mirror of mirrors)
+      endpoints.push(await this.#endpoint(rewrite(name, length, mirror.location), 'mirror', mirror.insecure));
     // Nothing else said about this host: containerd's files may add mirrors for it.
     if (mirrors.length === 0 && registry.location === '' && !registry.insecure) return this.#hostsEndpoints(reference);
     const own = registry.location === '' ? name : rewrite(name, length, registry.location);
@@ -157,7 +198,10 @@ export class RegistryPolicy {
     return endpoints;
   }
 
-  /** How to reach a server that is no registry (signatures lie on such): certs.d by its host, proxies. @throws FailedPrecondition for certificates that cannot be read. */
+  /**
+   * How to reach a server that is no registry (signatures lie on such): certs.d by its host, proxies. @throws
+   * FailedPrecondition for certificates that cannot be read.
+   */
   async routesTo(url: URL): Promise<RouteOf> {
     const certificates = await readCertificates(this.#options.certsDirs, url.host);
     return this.#routes({ ...certificates, verification: 'verify', dialTimeoutMs: directRoute.dialTimeoutMs });
@@ -170,7 +214,11 @@ export class RegistryPolicy {
     const endpoints: Endpoint[] = [];
     for (const host of found.hosts) endpoints.push(await this.#hostEndpoint(host, reference));
     const { server } = found;
-    endpoints.push(server === undefined ? await this.#endpoint(name, 'registry', false) : await this.#hostEndpoint(server, reference));
+    endpoints.push(
+      server === undefined
+        ? await this.#endpoint(name, 'registry', false)
+        : await this.#hostEndpoint(server, reference),
+    );
     return endpoints;
   }
 
@@ -184,7 +232,12 @@ export class RegistryPolicy {
       kind: isOwn ? 'registry' : 'mirror',
       // hosts.toml says http or https itself; only the certificate check is left to skip_verify.
       security: 'verify',
-      routeOf: this.#routes({ ca: [...certificates.ca, ...host.ca], clientCertificates: [...certificates.clientCertificates, ...host.clients], verification: host.skipVerify ? 'skip' : 'verify', dialTimeoutMs: host.dialTimeoutMs }),
+      routeOf: this.#routes({
+        ca: [...certificates.ca, ...host.ca],
+        clientCertificates: [...certificates.clientCertificates, ...host.clients],
+        verification: host.skipVerify ? 'skip' : 'verify',
+        dialTimeoutMs: host.dialTimeoutMs,
+      }),
       headers: host.headers,
       namespace: isOwn ? '' : reference.domain,
     };
@@ -201,7 +254,11 @@ export class RegistryPolicy {
       credentialName: repositoryName(reference),
       kind,
       security: insecure ? 'insecure' : 'verify',
-      routeOf: this.#routes({ ...certificates, verification: insecure ? 'skip' : 'verify', dialTimeoutMs: directRoute.dialTimeoutMs }),
+      routeOf: this.#routes({
+        ...certificates,
+        verification: insecure ? 'skip' : 'verify',
+        dialTimeoutMs: directRoute.dialTimeoutMs,
+      }),
       headers: {},
       namespace: '',
     };
@@ -215,7 +272,10 @@ export class RegistryPolicy {
   async #files(): Promise<(readonly [path: string, stamp: string])[]> {
     const { registriesConf, registriesConfDir } = this.#options;
     const names = registriesConfDir === '' ? [] : await readDirSorted(registriesConfDir);
-    const paths = [registriesConf, ...names.filter((name) => name.endsWith('.conf')).map((name) => join(registriesConfDir, name))];
+    const paths = [
+      registriesConf,
+      ...names.filter((name) => name.endsWith('.conf')).map((name) => join(registriesConfDir, name)),
+    ];
     const found: [string, string][] = [];
     for (const path of paths.filter((each) => each !== '')) {
       const info = await stat(path, { bigint: true }).catch(() => undefined);
@@ -234,7 +294,10 @@ function parseAlias(text: string): Reference | undefined {
 }
 
 /** The longest prefix that covers `full` (`host/path:tag@digest`), and how many characters of it were matched. */
-function findRegistry(registries: ReadonlyMap<string, Registry>, full: string): { readonly registry: Registry; readonly length: number } | undefined {
+function findRegistry(
+  registries: ReadonlyMap<string, Registry>,
+  full: string,
+): { readonly registry: Registry; readonly length: number } | undefined {
   let best: { readonly registry: Registry; readonly length: number; readonly weight: number } | undefined;
   for (const registry of registries.values()) {
     const length = matchedLength(registry.prefix, full);
@@ -274,7 +337,8 @@ interface Partly extends Omit<RegistriesConfig, 'search' | 'credentialHelpers'> 
 }
 
 function mergeRegistries(base: RegistriesConfig, over: Partly): RegistriesConfig {
-  // containers-registries.conf.d(5): scalars replace, tables with the same prefix replace, aliases merge; an empty alias removes one.
+  // containers-registries.conf.d(5): scalars replace, tables with the same prefix replace, aliases merge; an empty
+  // alias removes one.
   const aliases = new Map([...base.aliases, ...over.aliases]);
   for (const [name, target] of aliases) if (target === '') aliases.delete(name);
   return {
@@ -286,7 +350,10 @@ function mergeRegistries(base: RegistriesConfig, over: Partly): RegistriesConfig
   };
 }
 
-/** Reads one file of registries.conf, version 2 or the old version 1. @throws FailedPrecondition that names the file and the place in it. */
+/**
+ * Reads one file of registries.conf, version 2 or the old version 1. @throws FailedPrecondition that names the file and
+ * the place in it.
+ */
 export function parseRegistries(text: string, path: string): Partly {
   const document = readToml(text, path);
   const fail = (what: string): RuntimeError => new RuntimeError('FailedPrecondition', `${path}: ${what}`);
@@ -300,7 +367,8 @@ export function parseRegistries(text: string, path: string): Partly {
     registries.set(registry.prefix, registry);
   }
   const mode = document['short-name-mode'];
-  if (mode !== undefined && mode !== 'enforcing' && mode !== 'permissive' && mode !== 'disabled') throw fail('short-name-mode must be enforcing, permissive or disabled');
+  if (mode !== undefined && mode !== 'enforcing' && mode !== 'permissive' && mode !== 'disabled')
+    throw fail('short-name-mode must be enforcing, permissive or disabled');
   const aliases = new Map<string, string>();
   for (const [name, target] of Object.entries(isObject(document['aliases']) ? document['aliases'] : {})) {
     if (typeof target !== 'string') throw fail(`alias ${quote(name)} is not text`);
@@ -318,7 +386,8 @@ export function parseRegistries(text: string, path: string): Partly {
 function parseRegistryTable(table: unknown, fail: Fail): Registry {
   if (!isObject(table)) throw fail('a [[registry]] is not a table');
   const location = locationOf(table, 'location', fail);
-  const prefix = typeof table['prefix'] === 'string' && table['prefix'] !== '' ? table['prefix'].replace(/\/+$/, '') : location;
+  const prefix =
+    typeof table['prefix'] === 'string' && table['prefix'] !== '' ? table['prefix'].replace(/\/+$/, '') : location;
   if (prefix === '') throw fail('a [[registry]] has neither prefix nor location');
   const digestOnly = flag(table, 'mirror-by-digest-only', fail);
   const mirrors = table['mirror'] ?? [];
@@ -338,20 +407,35 @@ function parseMirror(table: unknown, digestOnly: boolean, fail: Fail): Mirror {
   if (location === '') throw fail('a [[registry.mirror]] has no location');
   const pulls = table['pull-from-mirror'] ?? (digestOnly ? 'digest-only' : 'all');
   if (pulls === '') return { location, insecure: flag(table, 'insecure', fail), pulls: 'all' };
-  if (pulls !== 'all' && pulls !== 'digest-only' && pulls !== 'tag-only') throw fail('pull-from-mirror must be all, digest-only or tag-only');
-  if (digestOnly && table['pull-from-mirror'] !== undefined) throw fail('mirror-by-digest-only and pull-from-mirror exclude each other');
+  if (pulls !== 'all' && pulls !== 'digest-only' && pulls !== 'tag-only')
+    throw fail('pull-from-mirror must be all, digest-only or tag-only');
+  if (digestOnly && table['pull-from-mirror'] !== undefined)
+    throw fail('mirror-by-digest-only and pull-from-mirror exclude each other');
   return { location, insecure: flag(table, 'insecure', fail), pulls };
 }
 
 function parseVersion1(table: Readonly<Record<string, unknown>>, fail: Fail): Partly {
-  const list = (key: string): readonly string[] => (isObject(table[key]) ? (texts(table[key]['registries'], `registries.${key}`, fail) ?? []) : []);
+  const list = (key: string): readonly string[] =>
+    isObject(table[key]) ? (texts(table[key]['registries'], `registries.${key}`, fail) ?? []) : [];
   const insecure = new Set(list('insecure'));
   const blocked = new Set(list('block'));
   const registries = new Map<string, Registry>();
   for (const prefix of new Set([...insecure, ...blocked])) {
-    registries.set(prefix, { prefix, location: prefix, insecure: insecure.has(prefix), blocked: blocked.has(prefix), mirrors: [] });
+    registries.set(prefix, {
+      prefix,
+      location: prefix,
+      insecure: insecure.has(prefix),
+      blocked: blocked.has(prefix),
+      mirrors: [],
+    });
   }
-  return { search: list('search'), shortNames: undefined, credentialHelpers: undefined, registries, aliases: new Map() };
+  return {
+    search: list('search'),
+    shortNames: undefined,
+    credentialHelpers: undefined,
+    registries,
+    aliases: new Map(),
+  };
 }
 
 function locationOf(table: Readonly<Record<string, unknown>>, key: string, fail: Fail): string {
@@ -360,7 +444,8 @@ function locationOf(table: Readonly<Record<string, unknown>>, key: string, fail:
   if (value === '') return '';
   const clean = value.replace(/\/+$/, '');
   const host = clean.split('/', 1)[0] ?? '';
-  if (value.includes('://')) throw fail(`${key} ${quote(value)} must not have a scheme; write host[:port][/path], and insecure = true for http`);
+  if (value.includes('://'))
+    throw fail(`${key} ${quote(value)} must not have a scheme; write host[:port][/path], and insecure = true for http`);
   if (!isDomain(host)) throw fail(`${key} ${quote(value)} does not start with a registry host`);
   return clean;
 }

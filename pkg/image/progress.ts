@@ -40,7 +40,12 @@ export class PullTracker {
 
   /** What is to be brought. */
   plan(layers: readonly ImageLayer[]): void {
-    this.#layers = layers.map(({ digest, sizeBytes }) => ({ digest, stage: 'waiting', bytesDone: 0n, bytesTotal: sizeBytes }));
+    this.#layers = layers.map(({ digest, sizeBytes }) => ({
+      digest,
+      stage: 'waiting',
+      bytesDone: 0n,
+      bytesTotal: sizeBytes,
+    }));
   }
 
   layer(index: number, stage: LayerStage, bytesDone?: bigint): void {
@@ -53,19 +58,33 @@ export class PullTracker {
     layer.stage = stage;
     layer.bytesDone = stage === 'done' ? layer.bytesTotal : (bytesDone ?? layer.bytesDone);
     // The pull as a whole unpacks when there is nothing left to download.
-    if (this.#stage === 'downloading' && this.#layers.every((each) => each.stage === 'unpacking' || each.stage === 'done')) this.#enter('unpacking');
+    if (
+      this.#stage === 'downloading' &&
+      this.#layers.every((each) => each.stage === 'unpacking' || each.stage === 'done')
+    )
+      this.#enter('unpacking');
   }
 
   snapshot(): PullProgress {
-    return { reference: this.reference, stage: this.#stage, startedAt: this.startedAt, layers: this.#layers.map((each) => ({ ...each })) };
+    return {
+      reference: this.reference,
+      stage: this.#stage,
+      startedAt: this.startedAt,
+      layers: this.#layers.map((each) => ({ ...each })),
+    };
   }
 
   /** The same for a line of the log. */
   fields(): LogFields {
-    const sum = (of: (layer: { readonly bytesDone: bigint; readonly bytesTotal: bigint }) => bigint): bigint => this.#layers.reduce((total, layer) => total + of(layer), 0n);
+    const sum = (of: (layer: { readonly bytesDone: bigint; readonly bytesTotal: bigint }) => bigint): bigint =>
+      this.#layers.reduce((total, layer) => total + of(layer), 0n);
     return {
-      stage: this.#stage, bytes: sum(({ bytesDone }) => bytesDone), totalBytes: sum(({ bytesTotal }) => bytesTotal),
-      layers: this.#layers.filter(({ stage }) => stage === 'done').length, totalLayers: this.#layers.length, ms: Math.round(this.#now() - Number(this.startedAt / 1_000_000n)),
+      stage: this.#stage,
+      bytes: sum(({ bytesDone }) => bytesDone),
+      totalBytes: sum(({ bytesTotal }) => bytesTotal),
+      layers: this.#layers.filter(({ stage }) => stage === 'done').length,
+      totalLayers: this.#layers.length,
+      ms: Math.round(this.#now() - Number(this.startedAt / 1_000_000n)),
     };
   }
 

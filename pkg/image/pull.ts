@@ -55,21 +55,35 @@ export type ImageFacts = ReturnType<typeof describeImage>;
 
 /** What the caller has to say about an image on its way. */
 export interface InstallSteps {
-  /** Called when the manifest for this platform is known, before anything else of the image is read; throws to refuse it. */
+  /**
+   * Called when the manifest for this platform is known, before anything else of the image is read; throws to refuse
+   * it.
+   */
   accept?(manifest: ManifestAnswer): Promise<void>;
   /** Writes the record. */
   commit(facts: ImageFacts): Promise<StoredImage>;
 }
 
 /**
- * Brings everything of the image under `root` to disk and hands its facts to `commit`, which writes the record while the
- * claim still protects what it speaks of. `key` names this pull among others, so that a later try finds its claim.
+ * Brings everything of the image under `root` to disk and hands its facts to `commit`, which writes the record while
+ * the claim still protects what it speaks of. `key` names this pull among others, so that a later try finds its claim.
  */
-export async function install(op: Op, world: InstallWorld, source: PullSource, root: ManifestAnswer, key: string, track: PullTracker, steps: InstallSteps): Promise<StoredImage> {
+export async function install(
+  op: Op,
+  world: InstallWorld,
+  source: PullSource,
+  root: ManifestAnswer,
+  key: string,
+  track: PullTracker,
+  steps: InstallSteps,
+): Promise<StoredImage> {
   const { answer, manifest } = await descend(op, world.platform, source, root);
   await steps.accept?.(answer);
   const id = parseImageId(manifest.config.digest);
-  const claimed = { blobs: [answer.digest, manifest.config.digest, ...manifest.layers.map(({ digest }) => digest)], layers: [] as ChainId[] };
+  const claimed = {
+    blobs: [answer.digest, manifest.config.digest, ...manifest.layers.map(({ digest }) => digest)],
+    layers: [] as ChainId[],
+  };
   const first = await world.claims.take(key, claimed);
   let claim: Claim = first;
   try {
@@ -95,11 +109,21 @@ export async function install(op: Op, world: InstallWorld, source: PullSource, r
 
 /** True for failures of the line or of patience, after which the same bytes are wanted again. */
 export function isWorthResuming(error: unknown): boolean {
-  return isCode(error, 'Unavailable') || isCode(error, 'Cancelled') || isCode(error, 'DeadlineExceeded') || isCode(error, 'Unauthenticated');
+  return (
+    isCode(error, 'Unavailable') ||
+    isCode(error, 'Cancelled') ||
+    isCode(error, 'DeadlineExceeded') ||
+    isCode(error, 'Unauthenticated')
+  );
 }
 
 /** From an index down to the manifest for this platform; each step is checked against its digest. */
-async function descend(op: Op, platform: Platform, source: PullSource, root: ManifestAnswer): Promise<{ readonly answer: ManifestAnswer; readonly manifest: ImageManifest }> {
+async function descend(
+  op: Op,
+  platform: Platform,
+  source: PullSource,
+  root: ManifestAnswer,
+): Promise<{ readonly answer: ManifestAnswer; readonly manifest: ImageManifest }> {
   let answer = root;
   for (let depth = 0; depth < INDEX_DEPTH_MAX; depth++) {
     const document = parseManifest(answer.bytes, answer.contentType);
@@ -110,24 +134,49 @@ async function descend(op: Op, platform: Platform, source: PullSource, root: Man
     // The index says what it is; a server that says otherwise is refused by parseManifest.
     if (answer.contentType === '') answer = { ...answer, contentType: entry.mediaType };
   }
-  throw new RuntimeError('InvalidArgument', `${source.describe}: more than ${INDEX_DEPTH_MAX} indexes inside each other`);
+  throw new RuntimeError(
+    'InvalidArgument',
+    `${source.describe}: more than ${INDEX_DEPTH_MAX} indexes inside each other`,
+  );
 }
 
-async function readFacts(op: Op, world: InstallWorld, source: PullSource, id: ImageId, answer: ManifestAnswer, manifest: ImageManifest): Promise<ImageFacts> {
+async function readFacts(
+  op: Op,
+  world: InstallWorld,
+  source: PullSource,
+  id: ImageId,
+  answer: ManifestAnswer,
+  manifest: ImageManifest,
+): Promise<ImageFacts> {
   await download(op, world, source, manifest.config, () => {});
   const bytes = await world.blobs.read(manifest.config.digest, limits.imageConfigBytes);
-  if (bytes === undefined) throw new RuntimeError('DataLoss', `the config of ${source.describe} vanished while it was pulled; pull again`);
+  if (bytes === undefined)
+    throw new RuntimeError('DataLoss', `the config of ${source.describe} vanished while it was pulled; pull again`);
   const config = parseImageConfig(bytes);
-  if (config.os !== '' && config.os !== 'linux') throw new RuntimeError('FailedPrecondition', `${source.describe} is an image for ${config.os}, this node runs linux`);
+  if (config.os !== '' && config.os !== 'linux')
+    throw new RuntimeError(
+      'FailedPrecondition',
+      `${source.describe} is an image for ${config.os}, this node runs linux`,
+    );
   if (config.architecture !== '' && config.architecture !== world.platform.architecture) {
     // People run foreign images under binfmt; CRI-O lets them, too.
-    op.log.warn('image is for another architecture', { image: id, architecture: config.architecture, node: world.platform.architecture });
+    op.log.warn('image is for another architecture', {
+      image: id,
+      architecture: config.architecture,
+      node: world.platform.architecture,
+    });
   }
   return describeImage(id, answer.digest, BigInt(answer.bytes.length), manifest, config);
 }
 
 /** One blob, from whoever has it right. */
-async function download(op: Op, world: InstallWorld, source: PullSource, want: Pick<Descriptor, 'digest' | 'size'>, onBytes: (present: bigint) => void): Promise<void> {
+async function download(
+  op: Op,
+  world: InstallWorld,
+  source: PullSource,
+  want: Pick<Descriptor, 'digest' | 'size'>,
+  onBytes: (present: bigint) => void,
+): Promise<void> {
   for (;;) {
     try {
       return await world.blobs.write(op, want, (offset) => source.blob(op, want, offset), onBytes);
@@ -157,27 +206,52 @@ class LayerInstall {
   async run(op: Op, layers: readonly ImageLayer[]): Promise<void> {
     const watch = new SilenceWatch(this.#world.silentMs);
     const stop = new AbortController();
-    const inner: Op = { ...op, signal: AbortSignal.any([op.signal, stop.signal, watch.signal]), stage: (what) => op.stage(what) };
+    const inner: Op = {
+      ...op,
+      signal: AbortSignal.any([op.signal, stop.signal, watch.signal]),
+      stage: (what) => op.stage(what),
+    };
     let failure: { readonly error: unknown } | undefined;
     const fail = (error: unknown): void => {
       failure ??= { error };
       stop.abort();
     };
-    await Promise.all(layers.map((layer, index) => this.#layer(inner, { ...layer, path: this.#world.blobs.path(layer.digest) }, index, watch).catch(fail)));
-    if (failure === undefined) await this.#world.unpacker.settle?.(inner, layers.map(({ chainId }) => chainId)).catch(fail);
+    await Promise.all(
+      layers.map((layer, index) =>
+        this.#layer(inner, { ...layer, path: this.#world.blobs.path(layer.digest) }, index, watch).catch(fail),
+      ),
+    );
+    if (failure === undefined)
+      await this.#world.unpacker
+        .settle?.(
+          inner,
+          layers.map(({ chainId }) => chainId),
+        )
+        .catch(fail);
     watch.stop();
     if (op.signal.aborted) throw abortError(op, `pulling ${this.#source.describe}`);
-    if (watch.signal.aborted) throw new RuntimeError('DeadlineExceeded', `pulling ${this.#source.describe}: nothing was downloaded or unpacked for ${this.#world.silentMs / 1000} s; is the disk stuck?`, { cause: failure?.error });
+    if (watch.signal.aborted)
+      throw new RuntimeError(
+        'DeadlineExceeded',
+        `pulling ${this.#source.describe}: nothing was downloaded or unpacked for ` +
+          `${this.#world.silentMs / 1000} s; is the disk stuck?`,
+        { cause: failure?.error },
+      );
     if (failure !== undefined) throw failure.error;
   }
 
   async #layer(op: Op, layer: LayerSource, index: number, watch: SilenceWatch): Promise<void> {
-    if (await this.#downloads.run(() => this.#fetch(op, layer, index, watch)) === 'unpacked') return this.#track.layer(index, 'done');
+    if ((await this.#downloads.run(() => this.#fetch(op, layer, index, watch))) === 'unpacked')
+      return this.#track.layer(index, 'done');
     this.#track.layer(index, 'unpacking');
     await this.#unpack(op, layer, watch);
     this.#track.layer(index, 'done');
     const { digest } = layer;
-    if (this.#world.layerBlobs === 'discard') await this.#world.blobs.remove(digest, () => this.#claim.isShared(digest) || (this.#waiting.get(digest) ?? 0) > 0);
+    if (this.#world.layerBlobs === 'discard')
+      await this.#world.blobs.remove(
+        digest,
+        () => this.#claim.isShared(digest) || (this.#waiting.get(digest) ?? 0) > 0,
+      );
   }
 
   async #fetch(op: Op, layer: LayerSource, index: number, watch: SilenceWatch): Promise<'unpacked' | 'downloaded'> {
@@ -213,8 +287,8 @@ class LayerInstall {
   }
 
   /**
-   * Does `work` when nobody else works on the layer. Until something of it has `moved`, whatever is unpacked on this node keeps the watch quiet: a pull
-   * that waits behind others is not stuck as long as they are not.
+   * Does `work` when nobody else works on the layer. Until something of it has `moved`, whatever is unpacked on this
+   * node keeps the watch quiet: a pull that waits behind others is not stuck as long as they are not.
    */
   async #inTurn<T>(chainId: ChainId, watch: SilenceWatch, work: (moved: () => void) => Promise<T>): Promise<T> {
     const { layerLocks, awaiting } = this.#world;

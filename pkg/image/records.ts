@@ -4,12 +4,20 @@
  *     images/<hex of id>.json      durable; written after everything it speaks of is on disk, removed before any of that is
  *     images/damaged/<name>        a record that could not be read, kept for a human
  *
- * A name belongs to one image. When a pull moves `app:v1` from A to B, B is written first: if the daemon dies in between, both
- * files claim the name and the one with the higher generation has it.
+ * A name belongs to one image. When a pull moves `app:v1` from A to B, B is written first: if the daemon dies in
+ * between, both files claim the name and the one with the higher generation has it.
  */
 import { rename } from 'node:fs/promises';
 import { join } from 'node:path';
-import { ensureDir, isTemporaryName, readDirSorted, readJson, removeFile, replaceFile, syncDirectory } from '../base/files.ts';
+import {
+  ensureDir,
+  isTemporaryName,
+  readDirSorted,
+  readJson,
+  removeFile,
+  replaceFile,
+  syncDirectory,
+} from '../base/files.ts';
 import { errnoOf, explain, RuntimeError, storageError } from '../base/errors.ts';
 import { hexOf, parseChainId, parseDigest, parseImageId } from '../base/ids.ts';
 import type { Digest, ImageId } from '../base/ids.ts';
@@ -46,7 +54,10 @@ export class ImageRecords {
     this.#reserve = reserve;
   }
 
-  /** Reads every record. One that is damaged is set aside and rebuilt from its manifest, without its names, so that its layers stay whose they are. */
+  /**
+   * Reads every record. One that is damaged is set aside and rebuilt from its manifest, without its names, so that its
+   * layers stay whose they are.
+   */
   async load(op: Op): Promise<void> {
     await ensureDir(this.#directory);
     const loaded: StoredImage[] = [];
@@ -71,7 +82,9 @@ export class ImageRecords {
     return [...this.#byId.values()];
   }
 
-  /** Writes `image` with `names` added to those it has; takes these names from whoever has them now. Callers serialise. */
+  /**
+   * Writes `image` with `names` added to those it has; takes these names from whoever has them now. Callers serialise.
+   */
   async save(image: Omit<StoredImage, 'generation' | 'repoTags' | 'repoDigests'>, names: Names): Promise<StoredImage> {
     const known = this.#byId.get(image.id);
     const stored: StoredImage = {
@@ -80,7 +93,9 @@ export class ImageRecords {
       repoDigests: union(known?.repoDigests ?? [], names.repoDigests),
       generation: ++this.#generation,
     };
-    const losers = new Set(stored.repoTags.map((name) => this.byName(name)).filter((each) => each !== undefined && each.id !== image.id));
+    const losers = new Set(
+      stored.repoTags.map((name) => this.byName(name)).filter((each) => each !== undefined && each.id !== image.id),
+    );
     await this.#write(stored);
     this.#index(stored);
     for (const loser of losers) {
@@ -91,8 +106,8 @@ export class ImageRecords {
   }
 
   /**
-   * Forgets an image: it is gone from every list when this has begun, and from disk when it returns. Content if absent. When the disk does not
-   * take it, the image is in every list again.
+   * Forgets an image: it is gone from every list when this has begun, and from disk when it returns. Content if absent.
+   * When the disk does not take it, the image is in every list again.
    */
   async remove(id: ImageId): Promise<void> {
     const image = this.#byId.get(id);
@@ -109,15 +124,20 @@ export class ImageRecords {
     }
   }
 
-  /** Makes `image` the owner of its tags; a tag that another image had is taken off that one. Digests are facts and may be shared. */
+  /**
+   * Makes `image` the owner of its tags; a tag that another image had is taken off that one. Digests are facts and may
+   * be shared.
+   */
   #index(image: StoredImage): void {
     this.#generation = Math.max(this.#generation, image.generation);
-    for (const name of namesOf(this.#byId.get(image.id))) if (this.#byName.get(name) === image.id) this.#byName.delete(name);
+    for (const name of namesOf(this.#byId.get(image.id)))
+      if (this.#byName.get(name) === image.id) this.#byName.delete(name);
     this.#byId.set(image.id, image);
     for (const name of image.repoDigests) this.#byName.set(name, image.id);
     for (const name of image.repoTags) {
       const owner = this.byName(name);
-      if (owner !== undefined && owner.id !== image.id) this.#byId.set(owner.id, { ...owner, repoTags: owner.repoTags.filter((each) => each !== name) });
+      if (owner !== undefined && owner.id !== image.id)
+        this.#byId.set(owner.id, { ...owner, repoTags: owner.repoTags.filter((each) => each !== name) });
       this.#byName.set(name, image.id);
     }
   }
@@ -131,9 +151,15 @@ export class ImageRecords {
     }
     const rebuilt = await this.#rebuild(`sha256:${name.slice(0, -'.json'.length)}`).catch(() => undefined);
     // A disk that takes nothing must not keep the daemon from starting: the next start tries again.
-    await this.#reserve.freeing(() => this.#replaceDamaged(path, name, rebuilt)).catch((error: unknown) => op.log.error('cannot set the damaged record aside, ignoring', { path, error: explain(error) }));
+    await this.#reserve
+      .freeing(() => this.#replaceDamaged(path, name, rebuilt))
+      .catch((error: unknown) =>
+        op.log.error('cannot set the damaged record aside, ignoring', { path, error: explain(error) }),
+      );
     if (rebuilt === undefined) return [];
-    op.log.warn('image record rebuilt from its manifest, without names; the next pull brings them back', { image: rebuilt.id });
+    op.log.warn('image record rebuilt from its manifest, without names; the next pull brings them back', {
+      image: rebuilt.id,
+    });
     return [rebuilt];
   }
 
@@ -148,7 +174,8 @@ export class ImageRecords {
 
   async #read(path: string, name: string): Promise<StoredImage> {
     const value = await readJson(path, limits.recordBytes);
-    if (!isObject(value) || value['version'] !== 1) throw new RuntimeError('DataLoss', `${path} is not an image record of version 1`);
+    if (!isObject(value) || value['version'] !== 1)
+      throw new RuntimeError('DataLoss', `${path} is not an image record of version 1`);
     const id = parseImageId(text(value['id'], 'id'));
     if (name !== `${hexOf(id)}.json`) throw new RuntimeError('DataLoss', `${path} is the record of another image`);
     const layers = list(value['layers'], 'layers').map(readLayer);
@@ -182,7 +209,13 @@ export class ImageRecords {
       if (size === undefined || size > BigInt(limits.manifestBytes)) continue;
       const manifest = await this.#manifestIn(digest);
       if (manifest === undefined || (manifest.config.digest as string) !== id) continue;
-      return { ...describeImage(id, digest, size, manifest, config), repoTags: [], repoDigests: [], pulledAt: 0n, generation: 0 };
+      return {
+        ...describeImage(id, digest, size, manifest, config),
+        repoTags: [],
+        repoDigests: [],
+        pulledAt: 0n,
+        generation: 0,
+      };
     }
     return undefined;
   }
@@ -206,9 +239,11 @@ export class ImageRecords {
       sizeBytes: String(image.sizeBytes),
       pulledAt: String(image.pulledAt),
     };
-    await replaceFile(this.#path(image.id), `${JSON.stringify(record, null, 2)}\n`, 'durable').catch((error: unknown) => {
-      throw storageError(error, `record of image ${image.id}`);
-    });
+    await replaceFile(this.#path(image.id), `${JSON.stringify(record, null, 2)}\n`, 'durable').catch(
+      (error: unknown) => {
+        throw storageError(error, `record of image ${image.id}`);
+      },
+    );
   }
 
   #path(id: ImageId): string {
@@ -220,17 +255,28 @@ export class ImageRecords {
  * The facts about an image that follow from its manifest and its config.
  * @throws InvalidArgument when the two do not fit together.
  */
-export function describeImage(id: ImageId, manifestDigest: Digest, manifestSize: bigint, manifest: ImageManifest, config: ImageConfig): Omit<StoredImage, 'repoTags' | 'repoDigests' | 'pulledAt' | 'generation'> {
+export function describeImage(
+  id: ImageId,
+  manifestDigest: Digest,
+  manifestSize: bigint,
+  manifest: ImageManifest,
+  config: ImageConfig,
+): Omit<StoredImage, 'repoTags' | 'repoDigests' | 'pulledAt' | 'generation'> {
   const { diffIds } = config;
   if (diffIds.length !== manifest.layers.length) {
-    throw new RuntimeError('InvalidArgument', `the image has ${manifest.layers.length} layers, but its config promises ${diffIds.length}; it must be built or pushed again`);
+    throw new RuntimeError(
+      'InvalidArgument',
+      `the image has ${manifest.layers.length} layers, but its config promises ${diffIds.length}; ` +
+        'it must be built or pushed again',
+    );
   }
   const chain = chainIds(diffIds);
   const layers: ImageLayer[] = [];
   for (const [i, { digest, mediaType, size }] of manifest.layers.entries()) {
     const diffId = diffIds[i];
     const chainId = chain[i];
-    if (diffId !== undefined && chainId !== undefined) layers.push({ digest, diffId, chainId, mediaType, sizeBytes: size });
+    if (diffId !== undefined && chainId !== undefined)
+      layers.push({ digest, diffId, chainId, mediaType, sizeBytes: size });
   }
   return {
     id,

@@ -4,7 +4,18 @@ import { limits } from '../base/limits.ts';
 import { explain } from '../base/errors.ts';
 import { digestOf } from '../oci/digest.ts';
 import { mediaTypes } from '../oci/manifest.ts';
-import { broken, cancellable, drain, failure, fakeImage, FakeNetwork, FakeRegistry, soon, stalled, testOp } from './fakes.ts';
+import {
+  broken,
+  cancellable,
+  drain,
+  failure,
+  fakeImage,
+  FakeNetwork,
+  FakeRegistry,
+  soon,
+  stalled,
+  testOp,
+} from './fakes.ts';
 import type { FakeAnswer } from './fakes.ts';
 import { anonymous } from './auth.ts';
 import type { Credentials } from './auth.ts';
@@ -16,7 +27,16 @@ const image = fakeImage(['one', 'two']);
 /** Blobs come in ranges above this, small enough for a test. */
 const [FROM, EACH] = [200_000, 16_384];
 const ORIGIN = 'https://reg.example';
-const endpoint: Endpoint = { root: `${ORIGIN}/v2`, repository: 'team/app', credentialName: 'reg.example/team/app', kind: 'registry', security: 'verify', routeOf: () => directRoute, headers: {}, namespace: '' };
+const endpoint: Endpoint = {
+  root: `${ORIGIN}/v2`,
+  repository: 'team/app',
+  credentialName: 'reg.example/team/app',
+  kind: 'registry',
+  security: 'verify',
+  routeOf: () => directRoute,
+  headers: {},
+  namespace: '',
+};
 
 interface Setup {
   readonly network: FakeNetwork;
@@ -30,7 +50,12 @@ function setUp(options: { readonly endpoint?: Partial<Endpoint>; readonly creden
   const own = { ...endpoint, ...options.endpoint };
   network.hosts.set(new URL(own.root).origin, registry.host);
   const pauses: number[] = [];
-  const client = new RegistryClient({ transport: network, pause: async (ms) => void pauses.push(ms), progressTimeoutMs: 0, ranges: { fromBytes: FROM, eachBytes: EACH } });
+  const client = new RegistryClient({
+    transport: network,
+    pause: async (ms) => void pauses.push(ms),
+    progressTimeoutMs: 0,
+    ranges: { fromBytes: FROM, eachBytes: EACH },
+  });
   return { network, registry, repository: client.repository(own, options.credentials ?? anonymous), pauses };
 }
 const path = (kind: string, name: string): string => `/v2/team/app/${kind}/${name}`;
@@ -39,7 +64,11 @@ describe('image/registry: manifests', () => {
   it('gets them by tag and by digest', async () => {
     const { network, repository } = setUp();
     const byTag = await repository.manifest(testOp(), 'v1');
-    expect(byTag).to.deep.equal({ bytes: image.manifest.bytes, contentType: mediaTypes.ociManifest, digest: image.manifest.digest });
+    expect(byTag).to.deep.equal({
+      bytes: image.manifest.bytes,
+      contentType: mediaTypes.ociManifest,
+      digest: image.manifest.digest,
+    });
     expect((await repository.manifest(testOp(), image.manifest.digest)).digest).to.equal(image.manifest.digest);
     expect(network.requests[0]?.headers['accept']).to.contain(mediaTypes.dockerList);
   });
@@ -52,10 +81,21 @@ describe('image/registry: manifests', () => {
   });
 
   it('says what statuses mean', async () => {
-    const rows: readonly (readonly [number, string])[] = [[401, 'Unauthenticated -'], [403, 'PermissionDenied -'], [404, 'NotFound -'], [400, 'FailedPrecondition -'], [429, 'Unavailable RegistryUnavailable'], [500, 'Unavailable RegistryUnavailable'], [503, 'Unavailable RegistryUnavailable']];
+    const rows: readonly (readonly [number, string])[] = [
+      [401, 'Unauthenticated -'],
+      [403, 'PermissionDenied -'],
+      [404, 'NotFound -'],
+      [400, 'FailedPrecondition -'],
+      [429, 'Unavailable RegistryUnavailable'],
+      [500, 'Unavailable RegistryUnavailable'],
+      [503, 'Unavailable RegistryUnavailable'],
+    ];
     for (const [status, want] of rows) {
       const { registry, repository } = setUp();
-      registry.special.set(path('manifests', 'v1'), () => ({ status, body: '{"errors":[{"code":"DENIED","message":"said the registry"}]}' }));
+      registry.special.set(path('manifests', 'v1'), () => ({
+        status,
+        body: '{"errors":[{"code":"DENIED","message":"said the registry"}]}',
+      }));
       const error = await failure(repository.manifest(testOp(), 'v1'));
       expect(`${error.code} ${error.reason ?? '-'}`, String(status)).to.equal(want);
       if (status !== 401) expect(error.message).to.contain('said the registry');
@@ -64,7 +104,11 @@ describe('image/registry: manifests', () => {
 
   it('tries again what may pass, waits as told, and not for ever', async () => {
     const { registry, repository, pauses, network } = setUp();
-    const answers: FakeAnswer[] = [{ status: 503, headers: { 'retry-after': '7' } }, { error: new Error('reset') }, { status: 500 }];
+    const answers: FakeAnswer[] = [
+      { status: 503, headers: { 'retry-after': '7' } },
+      { error: new Error('reset') },
+      { status: 500 },
+    ];
     registry.special.set(path('manifests', 'v1'), () => answers.shift());
     expect((await repository.manifest(testOp(), 'v1')).digest).to.equal(image.manifest.digest);
     expect(pauses[0]).to.equal(7000);
@@ -74,7 +118,10 @@ describe('image/registry: manifests', () => {
     later.registry.special.set(path('manifests', 'v1'), () => ({ status: 429, headers: { 'retry-after': '3600' } }));
     expect((await failure(later.repository.manifest(testOp(), 'v1'))).reason).to.equal('RegistryUnavailable');
     expect(later.network.requests).to.have.length(1);
-    expect((await failure(setUp({ endpoint: { root: 'https://gone.example/v2' } }).repository.manifest(testOp(), 'none'))).code).to.equal('NotFound');
+    expect(
+      (await failure(setUp({ endpoint: { root: 'https://gone.example/v2' } }).repository.manifest(testOp(), 'none')))
+        .code,
+    ).to.equal('NotFound');
   });
 
   it('a registry that is down is RegistryUnavailable, with its name', async () => {
@@ -88,24 +135,35 @@ describe('image/registry: manifests', () => {
   it('reads no more than a manifest may have', async () => {
     const { registry, repository } = setUp();
     let sent = 0;
-    registry.special.set(path('manifests', 'v1'), () => ({ body: (async function* () {
-      for (;;) {
-        sent += 65_536;
-        yield Buffer.alloc(65_536, 0x20);
-      }
-    })() }));
+    registry.special.set(path('manifests', 'v1'), () => ({
+      body: (async function* () {
+        for (;;) {
+          sent += 65_536;
+          yield Buffer.alloc(65_536, 0x20);
+        }
+      })(),
+    }));
     expect((await failure(repository.manifest(testOp(), 'v1'))).code).to.equal('ResourceExhausted');
     expect(sent).to.be.below(limits.manifestBytes + 200_000);
-    registry.special.set(path('manifests', 'v1'), () => ({ headers: { 'content-length': '1000000000' }, body: image.manifest.bytes }));
+    registry.special.set(path('manifests', 'v1'), () => ({
+      headers: { 'content-length': '1000000000' },
+      body: image.manifest.bytes,
+    }));
     expect((await failure(repository.manifest(testOp(), 'v1'))).message).to.contain('1000000000 bytes');
   });
 
   it('answers a 401 once, keeps the token for the blobs, and takes a fresh one when it is revoked', async () => {
-    const { network, registry, repository } = setUp({ credentials: { kind: 'password', username: 'u', password: 'p' } });
+    const { network, registry, repository } = setUp({
+      credentials: { kind: 'password', username: 'u', password: 'p' },
+    });
     let token = 0;
     network.hosts.set('https://auth.example', () => ({ body: `{"token":"t${++token}"}` }));
     let valid = 'Bearer t1';
-    network.hosts.set(ORIGIN, (request, route) => (request.headers['authorization'] === valid ? registry.host(request, route) : { status: 401, headers: { 'www-authenticate': 'Bearer realm="https://auth.example/t"' } }));
+    network.hosts.set(ORIGIN, (request, route) =>
+      request.headers['authorization'] === valid
+        ? registry.host(request, route)
+        : { status: 401, headers: { 'www-authenticate': 'Bearer realm="https://auth.example/t"' } },
+    );
     await repository.manifest(testOp(), 'v1');
     await drain(repository.blob(testOp(), image.id, BigInt(image.config.length), 0n));
     expect(token).to.equal(1);
@@ -118,14 +176,33 @@ describe('image/registry: manifests', () => {
   });
 
   it('tells no token server that another host names (CVE-2020-15157), whoever is led there', async () => {
-    for (const credentials of [{ kind: 'password', username: 'u', password: 'p' }, { kind: 'identity', token: 'refresh' }, { kind: 'bearer', token: 'mine' }, anonymous] as const) {
+    for (const credentials of [
+      { kind: 'password', username: 'u', password: 'p' },
+      { kind: 'identity', token: 'refresh' },
+      { kind: 'bearer', token: 'mine' },
+      anonymous,
+    ] as const) {
       const { network, registry, repository } = setUp({ credentials });
-      registry.special.set(path('blobs', image.id), () => ({ status: 307, headers: { location: 'https://cdn.example/blob' } }));
-      network.hosts.set('https://cdn.example', () => ({ status: 401, headers: { 'www-authenticate': 'Bearer realm="https://evil.example/token", Basic realm="x"' } }));
+      registry.special.set(path('blobs', image.id), () => ({
+        status: 307,
+        headers: { location: 'https://cdn.example/blob' },
+      }));
+      network.hosts.set('https://cdn.example', () => ({
+        status: 401,
+        headers: { 'www-authenticate': 'Bearer realm="https://evil.example/token", Basic realm="x"' },
+      }));
       network.hosts.set('https://evil.example', () => ({ body: '{"token":"t"}' }));
       const error = await failure(drain(repository.blob(testOp(), image.id, BigInt(image.config.length), 0n)));
-      expect([error.code, error.message], credentials.kind).to.deep.equal(['Unauthenticated', 'registry reg.example sends us to https://cdn.example/blob, which wants credentials of its own (401); none were sent there, the registry has to give an address that can be read without']);
-      expect(network.lines, credentials.kind).to.deep.equal([`GET ${ORIGIN}${path('blobs', image.id)}`, 'GET https://cdn.example/blob']);
+      expect([error.code, error.message], credentials.kind).to.deep.equal([
+        'Unauthenticated',
+        'registry reg.example sends us to https://cdn.example/blob, which wants credentials of its ' +
+          'own (401); none were sent there, the registry has to give an address that can be read ' +
+          'without',
+      ]);
+      expect(network.lines, credentials.kind).to.deep.equal([
+        `GET ${ORIGIN}${path('blobs', image.id)}`,
+        'GET https://cdn.example/blob',
+      ]);
     }
   });
 
@@ -139,11 +216,17 @@ describe('image/registry: manifests', () => {
   it('an insecure registry may speak plain http, which is remembered; others may not', async () => {
     const insecure = setUp({ endpoint: { security: 'insecure' } });
     insecure.network.hosts.clear();
-    insecure.network.hosts.set('https://reg.example', () => ({ error: Object.assign(new Error('wrong version number'), { code: 'EPROTO' }) }));
+    insecure.network.hosts.set('https://reg.example', () => ({
+      error: Object.assign(new Error('wrong version number'), { code: 'EPROTO' }),
+    }));
     insecure.network.hosts.set('http://reg.example', insecure.registry.host);
     await insecure.repository.manifest(testOp(), 'v1');
     await insecure.repository.manifest(testOp(), 'v1');
-    expect(insecure.network.lines.map((line) => line.split('/')[0])).to.deep.equal(['GET https:', 'GET http:', 'GET http:']);
+    expect(insecure.network.lines.map((line) => line.split('/')[0])).to.deep.equal([
+      'GET https:',
+      'GET http:',
+      'GET http:',
+    ]);
 
     const secure = setUp();
     secure.network.hosts.clear();
@@ -162,7 +245,8 @@ describe('image/registry: blobs', () => {
     made.registry.put(path('blobs', digest), content);
     return made;
   };
-  const ranges = ({ network }: Setup): (string | undefined)[] => network.requests.map(({ headers }) => headers['range']);
+  const ranges = ({ network }: Setup): (string | undefined)[] =>
+    network.requests.map(({ headers }) => headers['range']);
 
   it('comes whole, or from an offset', async () => {
     const made = withBlob();
@@ -177,7 +261,9 @@ describe('image/registry: blobs', () => {
     let times = 0;
     made.registry.special.set(path('blobs', digest), (request) => {
       const normal = made.registry.normal(request);
-      return ++times > 2 || !(normal?.body instanceof Uint8Array) ? undefined : { ...normal, body: broken(normal.body.subarray(0, 30_000)) };
+      return ++times > 2 || !(normal?.body instanceof Uint8Array)
+        ? undefined
+        : { ...normal, body: broken(normal.body.subarray(0, 30_000)) };
     });
     expect(await drain(made.repository.blob(testOp(), digest, size, 0n))).to.deep.equal(content);
     expect(ranges(made)).to.deep.equal([undefined, 'bytes=30000-', 'bytes=60000-']);
@@ -186,7 +272,9 @@ describe('image/registry: blobs', () => {
 
   it('goes on although the server ends early without an error', async () => {
     const made = withBlob();
-    made.registry.special.set(path('blobs', digest), (request) => (request.headers['range'] === undefined ? { body: content.subarray(0, 10) } : undefined));
+    made.registry.special.set(path('blobs', digest), (request) =>
+      request.headers['range'] === undefined ? { body: content.subarray(0, 10) } : undefined,
+    );
     expect(await drain(made.repository.blob(testOp(), digest, size, 0n))).to.deep.equal(content);
   });
 
@@ -210,7 +298,10 @@ describe('image/registry: blobs', () => {
     const timeout = mock.method(AbortSignal, 'timeout', soon);
     try {
       const error = await failure(drain(made.repository.blob(testOp(), digest, size, 0n)));
-      expect([error.reason, error.message]).to.deep.equal(['RegistryUnavailable', `blob ${digest} of reg.example/team/app: reg.example answers 500`]);
+      expect([error.reason, error.message]).to.deep.equal([
+        'RegistryUnavailable',
+        `blob ${digest} of reg.example/team/app: reg.example answers 500`,
+      ]);
       expect(timeout.mock.calls[0]?.arguments).to.deep.equal([limits.registryBodyMs]);
     } finally {
       timeout.mock.restore();
@@ -219,8 +310,14 @@ describe('image/registry: blobs', () => {
 
   it('refuses wrong ranges and too many bytes', async () => {
     const wrong = withBlob();
-    wrong.registry.special.set(path('blobs', digest), () => ({ status: 206, headers: { 'content-range': 'bytes 5-9/10' }, body: content }));
-    expect((await failure(drain(wrong.repository.blob(testOp(), digest, size, 7n)))).message).to.match(/answers bytes from "5" when asked from 7/);
+    wrong.registry.special.set(path('blobs', digest), () => ({
+      status: 206,
+      headers: { 'content-range': 'bytes 5-9/10' },
+      body: content,
+    }));
+    expect((await failure(drain(wrong.repository.blob(testOp(), digest, size, 7n)))).message).to.match(
+      /answers bytes from "5" when asked from 7/,
+    );
     const long = withBlob();
     long.registry.special.set(path('blobs', digest), () => ({ body: Buffer.concat([content, Buffer.from('x')]) }));
     expect((await failure(drain(long.repository.blob(testOp(), digest, size, 0n)))).code).to.equal('DataLoss');
@@ -229,11 +326,13 @@ describe('image/registry: blobs', () => {
   it('ends at once when the caller leaves', async () => {
     const made = withBlob();
     const caller = cancellable();
-    made.registry.special.set(path('blobs', digest), () => ({ body: (async function* () {
-      yield content.subarray(0, 10);
-      caller.cancel();
-      await new Promise<never>(() => {});
-    })() }));
+    made.registry.special.set(path('blobs', digest), () => ({
+      body: (async function* () {
+        yield content.subarray(0, 10);
+        caller.cancel();
+        await new Promise<never>(() => {});
+      })(),
+    }));
     expect((await failure(drain(made.repository.blob(caller.op, digest, size, 0n)))).code).to.equal('Cancelled');
   });
 
@@ -251,7 +350,11 @@ describe('image/registry: blobs', () => {
         const first = Number(/^bytes=(\d+)/.exec(request.headers['range'] ?? '')?.[1]);
         await new Promise((resolve) => setImmediate(resolve));
         open--;
-        if (first === failing && made.network.requests.filter(({ headers }) => headers['range'] === request.headers['range']).length === 1) return { error: new Error('reset') };
+        if (
+          first === failing &&
+          made.network.requests.filter(({ headers }) => headers['range'] === request.headers['range']).length === 1
+        )
+          return { error: new Error('reset') };
         return normal;
       });
       const received = await drain(made.repository.blob(testOp(), name, BigInt(large.length), 0n));
@@ -269,7 +372,9 @@ describe('image/registry: blobs', () => {
     made.registry.put(path('blobs', name), large);
     made.registry.special.set(path('blobs', name), (request) => {
       const normal = made.registry.normal(request);
-      return request.headers['range'] === `bytes=0-${EACH - 1}` && normal?.body instanceof Uint8Array ? { ...normal, body: normal.body.subarray(0, 1000) } : normal;
+      return request.headers['range'] === `bytes=0-${EACH - 1}` && normal?.body instanceof Uint8Array
+        ? { ...normal, body: normal.body.subarray(0, 1000) }
+        : normal;
     });
     const received = await drain(made.repository.blob(testOp(), name, BigInt(large.length), 0n));
     expect([received.length, received.equals(large)]).to.deep.equal([large.length, true]);
@@ -312,7 +417,10 @@ describe('image/registry: RateWatch', () => {
     const watch = new RateWatch(60_000, 1000, 0);
     let now = 10_000;
     const { promise, resolve } = Promise.withResolvers<void>();
-    const waiting = watch.waiting(() => now, () => promise);
+    const waiting = watch.waiting(
+      () => now,
+      () => promise,
+    );
     expect(watch.stalled(400_000)).to.equal(false);
     now = 510_000;
     resolve();
@@ -326,7 +434,10 @@ describe('image/registry: RateWatch', () => {
     let now = 0;
     let connections = 0;
     for (; connections < 1000 && !watch.stalled(now); connections++) {
-      await watch.waiting(() => now, async () => void (now += 5_000));
+      await watch.waiting(
+        () => now,
+        async () => void (now += 5_000),
+      );
       now += 600;
       watch.add(5, now);
     }
@@ -337,7 +448,12 @@ describe('image/registry: RateWatch', () => {
     const watch = new RateWatch(60_000, 1000, 0);
     let now = 20_000;
     const [one, two] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
-    const waiting = [one, two].map(({ promise }) => watch.waiting(() => now, () => promise));
+    const waiting = [one, two].map(({ promise }) =>
+      watch.waiting(
+        () => now,
+        () => promise,
+      ),
+    );
     now = 100_000;
     one.resolve();
     await waiting[0];

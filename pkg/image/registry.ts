@@ -1,6 +1,7 @@
 /**
  * The pull half of the distribution protocol (opencontainers/distribution-spec): manifests and blobs of one repository
- * on one endpoint, with credentials, retries, resume and a watchdog. What comes out is bytes; only digests make them content.
+ * on one endpoint, with credentials, retries, resume and a watchdog. What comes out is bytes; only digests make them
+ * content.
  */
 import { isDigest, parseDigest } from '../base/ids.ts';
 import type { Digest } from '../base/ids.ts';
@@ -31,7 +32,9 @@ export interface Endpoint {
   readonly routeOf: RouteOf;
   /** From hosts.toml; lower-case names. */
   readonly headers: Readonly<Record<string, string>>;
-  /** Sent as `?ns=` to mirrors in hosts.toml's manner, so that one mirror can serve several registries; '' = not sent. */
+  /**
+   * Sent as `?ns=` to mirrors in hosts.toml's manner, so that one mirror can serve several registries; '' = not sent.
+   */
   readonly namespace: string;
 }
 
@@ -76,7 +79,11 @@ export class RegistryClient {
   }
 
   repository(endpoint: Endpoint, credentials: Credentials): Repository {
-    return new Repository({ ...this.#options, authorizer: this.#authorizer, plain: this.#plain, ahead: this.#ahead }, endpoint, credentials);
+    return new Repository(
+      { ...this.#options, authorizer: this.#authorizer, plain: this.#plain, ahead: this.#ahead },
+      endpoint,
+      credentials,
+    );
   }
 }
 
@@ -117,7 +124,8 @@ export class Repository {
 
   /**
    * The manifest or index under a tag or a digest; of a digest the content is checked.
-   * @throws NotFound, Unauthenticated, PermissionDenied, DataLoss; Unavailable with reason RegistryUnavailable when it cannot be had now.
+   * @throws NotFound, Unauthenticated, PermissionDenied, DataLoss; Unavailable with reason RegistryUnavailable when it
+   * cannot be had now.
    */
   async manifest(op: Op, tagOrDigest: string): Promise<ManifestAnswer> {
     const what = `manifest ${quote(tagOrDigest)} of ${this.#endpoint.credentialName}`;
@@ -127,18 +135,25 @@ export class Repository {
         return await this.#manifestOnce(bound, tagOrDigest, what);
       } catch (error) {
         // Our own bound passed, not the caller's: to the kubelet that is a registry that is not available.
-        if (bound.signal.aborted && !op.signal.aborted) throw tooSlow(`${what} did not arrive in ${limits.registryHeadersMs / 1000} s`);
+        if (bound.signal.aborted && !op.signal.aborted)
+          throw tooSlow(`${what} did not arrive in ${limits.registryHeadersMs / 1000} s`);
         throw error;
       }
     });
   }
 
   /**
-   * What the registry says is the digest of a tag, without sending the manifest (and without counting as a pull, where pulls are counted).
-   * It is the registry's word only: good for finding what is here already, after credentials were checked. undefined if it does not say.
+   * What the registry says is the digest of a tag, without sending the manifest (and without counting as a pull, where
+   * pulls are counted). It is the registry's word only: good for finding what is here already, after credentials were
+   * checked. undefined if it does not say.
    */
   async promisedDigest(op: Op, tagOrDigest: string): Promise<Digest | undefined> {
-    const response = await this.#get(withTimeout(op, limits.registryHeadersMs), `manifests/${tagOrDigest}`, { accept: manifestAccept }, 'HEAD');
+    const response = await this.#get(
+      withTimeout(op, limits.registryHeadersMs),
+      `manifests/${tagOrDigest}`,
+      { accept: manifestAccept },
+      'HEAD',
+    );
     response.discard();
     const digest = headerOf(response, 'docker-content-digest') ?? '';
     return response.status === 200 && isDigest(digest) ? digest : undefined;
@@ -154,19 +169,30 @@ export class Repository {
   }
 
   /**
-   * The bytes of a blob from `offset` to its end, in order. A connection that breaks is taken up again where it was; large
-   * blobs come over several connections. Nothing is verified here; no more than `sizeBytes - offset` bytes come out. A piece is valid until the
-   * next one is asked for.
+   * The bytes of a blob from `offset` to its end, in order. A connection that breaks is taken up again where it was;
+   * large blobs come over several connections. Nothing is verified here; no more than `sizeBytes - offset` bytes come
+   * out. A piece is valid until the next one is asked for.
    * @throws as `manifest`, when the tries are used up or nothing moves any more.
    */
   async *blob(op: Op, digest: Digest, sizeBytes: bigint, offset: bigint): AsyncGenerator<Uint8Array, void, void> {
     const watch = new RateWatch(this.#shared.progressTimeoutMs, limits.pullProgressBytes, this.#shared.now());
     const stop = new AbortController();
-    const timer = watch.timeoutMs === 0 ? undefined : setInterval(() => {
-      if (watch.stalled(this.#shared.now())) stop.abort();
-    }, Math.max(100, watch.timeoutMs / 8));
+    const timer =
+      watch.timeoutMs === 0
+        ? undefined
+        : setInterval(
+            () => {
+              if (watch.stalled(this.#shared.now())) stop.abort();
+            },
+            Math.max(100, watch.timeoutMs / 8),
+          );
     timer?.unref();
-    const transfer = new BlobTransfer(this.#shared, watch, { ...op, signal: AbortSignal.any([op.signal, stop.signal]), stage: (text) => op.stage(text) }, (inner, first, last) => this.#range(inner, digest, first, last));
+    const transfer = new BlobTransfer(
+      this.#shared,
+      watch,
+      { ...op, signal: AbortSignal.any([op.signal, stop.signal]), stage: (text) => op.stage(text) },
+      (inner, first, last) => this.#range(inner, digest, first, last),
+    );
     let at = offset;
     let failures = 0;
     try {
@@ -179,7 +205,11 @@ export class Repository {
           }
         } catch (error) {
           if (op.signal.aborted) throw abortError(op, `downloading ${digest}`);
-          if (stop.signal.aborted) throw tooSlow(`${this.#endpoint.root}: blob ${digest} stopped at ${at} of ${sizeBytes} bytes: less than ${limits.pullProgressBytes} bytes moved in ${watch.timeoutMs / 1000} s`);
+          if (stop.signal.aborted)
+            throw tooSlow(
+              `${this.#endpoint.root}: blob ${digest} stopped at ${at} of ${sizeBytes} bytes: less than ` +
+                `${limits.pullProgressBytes} bytes moved in ${watch.timeoutMs / 1000} s`,
+            );
           if (codeOf(error) !== 'Unavailable' || ++failures >= this.#tries) throw error;
           op.log.debug('blob download broke, will retry', { digest, atBytes: at, failures });
           await this.#shared.pause(backoffMs(failures), op.signal);
@@ -191,7 +221,10 @@ export class Repository {
     }
   }
 
-  /** One range request. `skip` says how many bytes of the body lie before `first`: a server that ignores ranges sends everything. */
+  /**
+   * One range request. `skip` says how many bytes of the body lie before `first`: a server that ignores ranges sends
+   * everything.
+   */
   async #range(op: Op, digest: Digest, first: bigint, last: bigint | undefined): Promise<RangeAnswer> {
     const ranged = first > 0n || last !== undefined;
     const response = await this.#get(op, `blobs/${digest}`, ranged ? { range: `bytes=${first}-${last ?? ''}` } : {});
@@ -199,20 +232,30 @@ export class Repository {
       const start = /^bytes (\d{1,19})-/.exec(headerOf(response, 'content-range') ?? '')?.[1];
       if (start === undefined || BigInt(start) !== first) {
         response.discard();
-        throw new RuntimeError('DataLoss', `${shortUrl(response.url)} answers bytes from ${quote(start ?? 'nowhere')} when asked from ${first}`);
+        throw new RuntimeError(
+          'DataLoss',
+          `${shortUrl(response.url)} answers bytes from ${quote(start ?? 'nowhere')} when asked from ${first}`,
+        );
       }
       return { response, skip: 0n, whole: false };
     }
-    if (response.status !== 200) throw await statusError(op, response, `blob ${digest} of ${this.#endpoint.credentialName}`);
+    if (response.status !== 200)
+      throw await statusError(op, response, `blob ${digest} of ${this.#endpoint.credentialName}`);
     return { response, skip: first, whole: true };
   }
 
   /** One request below the repository, with credentials as wanted. */
-  async #get(op: Op, path: string, headers: Readonly<Record<string, string>>, method: 'GET' | 'HEAD' = 'GET'): Promise<HttpResponse> {
+  async #get(
+    op: Op,
+    path: string,
+    headers: Readonly<Record<string, string>>,
+    method: 'GET' | 'HEAD' = 'GET',
+  ): Promise<HttpResponse> {
     const { host } = new URL(this.#endpoint.root);
     const plainUntil = this.#shared.plain.get(host) ?? 0;
     const secure = this.#endpoint.root.startsWith('https:');
-    if (!secure || (this.#endpoint.security === 'insecure' && plainUntil > this.#shared.now())) return this.#getFrom(op, this.#url(path, 'http:'), headers, method);
+    if (!secure || (this.#endpoint.security === 'insecure' && plainUntil > this.#shared.now()))
+      return this.#getFrom(op, this.#url(path, 'http:'), headers, method);
     try {
       return await this.#getFrom(op, this.#url(path, 'https:'), headers, method);
     } catch (error) {
@@ -232,20 +275,46 @@ export class Repository {
     return url;
   }
 
-  async #getFrom(op: Op, url: URL, extra: Readonly<Record<string, string>>, method: 'GET' | 'HEAD'): Promise<HttpResponse> {
-    const door: Door = { url, routeOf: this.#endpoint.routeOf, repository: this.#endpoint.repository, credentials: this.#credentials };
+  async #getFrom(
+    op: Op,
+    url: URL,
+    extra: Readonly<Record<string, string>>,
+    method: 'GET' | 'HEAD',
+  ): Promise<HttpResponse> {
+    const door: Door = {
+      url,
+      routeOf: this.#endpoint.routeOf,
+      repository: this.#endpoint.repository,
+      credentials: this.#credentials,
+    };
     let authorization = this.#shared.authorizer.header(door);
     // Twice: a kept token may have been revoked, and the fresh one is then refused for good.
     for (let refusals = 0; ; refusals++) {
-      const headers = { 'user-agent': 'berth', ...this.#endpoint.headers, ...extra, ...(authorization === undefined ? {} : { authorization }) };
+      const headers = {
+        'user-agent': 'berth',
+        ...this.#endpoint.headers,
+        ...extra,
+        ...(authorization === undefined ? {} : { authorization }),
+      };
       const response = await send(op, this.#shared.transport, { method, url, headers }, this.#endpoint.routeOf);
       if (response.status !== 401) return response;
       response.discard();
-      // What a redirect leads to is not whom the credentials are for, and must not choose who gets them (CVE-2020-15157).
+      // What a redirect leads to is not whom the credentials are for, and must not choose who gets them
+      // (CVE-2020-15157).
       if (response.url.origin !== url.origin) {
-        throw new RuntimeError('Unauthenticated', `registry ${url.host} sends us to ${shortUrl(response.url)}, which wants credentials of its own (401); none were sent there, the registry has to give an address that can be read without`);
+        throw new RuntimeError(
+          'Unauthenticated',
+          `registry ${url.host} sends us to ${shortUrl(response.url)}, which wants credentials of its ` +
+            'own (401); none were sent there, the registry has to give an address that can be read ' +
+            'without',
+        );
       }
-      if (refusals >= 2) throw new RuntimeError('Unauthenticated', `registry ${url.host} refuses ${quote(this.#endpoint.repository)}: the token that its token server gave is not accepted`);
+      if (refusals >= 2)
+        throw new RuntimeError(
+          'Unauthenticated',
+          `registry ${url.host} refuses ${quote(this.#endpoint.repository)}: the token that its token ` +
+            'server gave is not accepted',
+        );
       authorization = await this.#shared.authorizer.answer(op, door, response, authorization);
     }
   }
@@ -274,7 +343,10 @@ interface RangeAnswer {
 }
 type AskRange = (op: Op, first: bigint, last: bigint | undefined) => Promise<RangeAnswer>;
 
-/** Reads one blob in order. For large ones, ranges ahead of the current one are fetched into memory as far as the shared budget goes. */
+/**
+ * Reads one blob in order. For large ones, ranges ahead of the current one are fetched into memory as far as the shared
+ * budget goes.
+ */
 class BlobTransfer {
   readonly #shared: Shared;
   readonly #watch: RateWatch;
@@ -346,7 +418,10 @@ class BlobTransfer {
     }
   }
 
-  /** `length` bytes of an answer. A server that sends more is cut off here; the digest tells the rest. @throws Unavailable after the last byte if it sends fewer. */
+  /**
+   * `length` bytes of an answer. A server that sends more is cut off here; the digest tells the rest. @throws
+   * Unavailable after the last byte if it sends fewer.
+   */
   async *#stream(answer: RangeAnswer, length: bigint): AsyncGenerator<Uint8Array, void, void> {
     const { response } = answer;
     let skip = answer.skip;
@@ -357,7 +432,8 @@ class BlobTransfer {
         const dropped = min(skip, BigInt(chunk.length));
         skip -= dropped;
         const rest = chunk.subarray(Number(dropped));
-        if (BigInt(rest.length) > left) throw new RuntimeError('DataLoss', `${shortUrl(response.url)} sends more bytes than the manifest promises`);
+        if (BigInt(rest.length) > left)
+          throw new RuntimeError('DataLoss', `${shortUrl(response.url)} sends more bytes than the manifest promises`);
         left -= BigInt(rest.length);
         if (rest.length > 0) yield rest;
       }
@@ -394,7 +470,10 @@ export class RateWatch {
     }
   }
 
-  /** The clock stands while a request waits for its turn and for an answer, which have bounds of their own; the window goes on afterwards where it was. */
+  /**
+   * The clock stands while a request waits for its turn and for an answer, which have bounds of their own; the window
+   * goes on afterwards where it was.
+   */
   async waiting<T>(now: () => number, work: () => Promise<T>): Promise<T> {
     if (this.#waiting++ === 0) this.#standsFrom = now();
     try {
@@ -439,16 +518,21 @@ class RetryLater extends RuntimeError {
 /** Neither https nor http: both reasons in one message, unless the second one is an answer. */
 function bothFailed(secure: unknown, plain: unknown): RuntimeError {
   if (plain instanceof RuntimeError && plain.code !== 'Unavailable') return plain;
-  return new RuntimeError('Unavailable', `${explain(plain)} (and by https: ${explain(secure)})`, { reason: 'RegistryUnavailable' });
+  return new RuntimeError('Unavailable', `${explain(plain)} (and by https: ${explain(secure)})`, {
+    reason: 'RegistryUnavailable',
+  });
 }
 
 /** What an HTTP status means, with the registry's own words as far as they are short text. */
 async function statusError(op: Op, response: HttpResponse, what: string): Promise<RuntimeError> {
   const { status } = response;
-  const body = await readBody(op, response, limits.registryTextBytes, 'the error document').catch(() => Buffer.alloc(0));
+  const body = await readBody(op, response, limits.registryTextBytes, 'the error document').catch(() =>
+    Buffer.alloc(0),
+  );
   const said = registryMessage(body);
   const text = `${what}: ${new URL(response.url).host} answers ${status}${said === '' ? '' : ` ${said}`}`;
-  if (status === 429 || status === 503) return new RetryLater(`${text}; try again later`, retryAfterMs(headerOf(response, 'retry-after')));
+  if (status === 429 || status === 503)
+    return new RetryLater(`${text}; try again later`, retryAfterMs(headerOf(response, 'retry-after')));
   if (status >= 500 || status === 408) return new RuntimeError('Unavailable', text, { reason: 'RegistryUnavailable' });
   if (status === 404) return new RuntimeError('NotFound', `${text}; check the name and the tag`);
   if (status === 403) return new RuntimeError('PermissionDenied', `${text}; the credentials do not allow to pull it`);
@@ -464,7 +548,11 @@ function registryMessage(body: Buffer): string {
     return '';
   }
   const list = isObject(value) && Array.isArray(value['errors']) ? (value['errors'] as unknown[]) : [];
-  const texts = list.slice(0, 3).map((each) => (isObject(each) ? [each['code'], each['message']].filter((part) => typeof part === 'string').join(': ') : ''));
+  const texts = list
+    .slice(0, 3)
+    .map((each) =>
+      isObject(each) ? [each['code'], each['message']].filter((part) => typeof part === 'string').join(': ') : '',
+    );
   const joined = texts.filter((each) => each !== '').join('; ');
   return joined === '' ? '' : quote(joined, 300);
 }
@@ -477,7 +565,9 @@ function retryAfterMs(text: string | undefined): number {
 }
 
 function tooShort(url: URL, missing: bigint): RuntimeError {
-  return new RuntimeError('Unavailable', `${shortUrl(url)} ends ${missing} bytes before what was asked for`, { reason: 'RegistryUnavailable' });
+  return new RuntimeError('Unavailable', `${shortUrl(url)} ends ${missing} bytes before what was asked for`, {
+    reason: 'RegistryUnavailable',
+  });
 }
 
 function tooSlow(message: string): RuntimeError {

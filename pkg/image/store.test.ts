@@ -11,14 +11,32 @@ import { limits } from '../base/limits.ts';
 import { digestOf } from '../oci/digest.ts';
 import { mediaTypes } from '../oci/manifest.ts';
 import { NodeCredentials } from './auth.ts';
-import { broken, cancellable, failure, fakeImage, FakeNetwork, FakeRegistry, FakeUnpacker, RecordingLog, stalled, testOp } from './fakes.ts';
+import {
+  broken,
+  cancellable,
+  failure,
+  fakeImage,
+  FakeNetwork,
+  FakeRegistry,
+  FakeUnpacker,
+  RecordingLog,
+  stalled,
+  testOp,
+} from './fakes.ts';
 import type { FakeImage } from './fakes.ts';
 import { RegistryPolicy } from './policy.ts';
 import { ImageTrust } from './signature/index.ts';
 import { FileImageStore } from './store.ts';
 import type { FileImageStoreOptions } from './store.ts';
 
-const noAuth: AuthConfig = { username: '', password: '', auth: '', serverAddress: '', identityToken: '', registryToken: '' };
+const noAuth: AuthConfig = {
+  username: '',
+  password: '',
+  auth: '',
+  serverAddress: '',
+  identityToken: '',
+  registryToken: '',
+};
 const ORIGIN = 'https://reg.example';
 
 describe('image/store', () => {
@@ -39,9 +57,22 @@ describe('image/store', () => {
 
   async function open(options: Partial<FileImageStoreOptions> = {}): Promise<FileImageStore> {
     const made = new FileImageStore({
-      root: join(root, 'store'), unpacker, transport: network, pause: async () => {}, platform: { os: 'linux', architecture: 'amd64' },
-      policy: new RegistryPolicy({ registriesConf: join(root, 'registries.conf'), registriesConfDir: '', certsDirs: [], hostsDirs: [] }),
-      trust: new ImageTrust({ defaultPolicies: [join(root, 'policy.json')], signaturePolicyDir: join(root, 'policies'), registriesDirs: [join(root, 'registries.d')] }),
+      root: join(root, 'store'),
+      unpacker,
+      transport: network,
+      pause: async () => {},
+      platform: { os: 'linux', architecture: 'amd64' },
+      policy: new RegistryPolicy({
+        registriesConf: join(root, 'registries.conf'),
+        registriesConfDir: '',
+        certsDirs: [],
+        hostsDirs: [],
+      }),
+      trust: new ImageTrust({
+        defaultPolicies: [join(root, 'policy.json')],
+        signaturePolicyDir: join(root, 'policies'),
+        registriesDirs: [join(root, 'registries.d')],
+      }),
       ...options,
     });
     await made.load(testOp());
@@ -52,13 +83,38 @@ describe('image/store', () => {
     const directory = join(root, 'layout');
     await mkdir(join(directory, 'blobs/sha256'), { recursive: true });
     await writeFile(join(directory, 'oci-layout'), '{}');
-    await writeFile(join(directory, 'index.json'), JSON.stringify({ schemaVersion: 2, manifests: entries.map((annotations) => ({ mediaType: image.manifest.type, digest: image.manifest.digest, size: 1, annotations })) }));
-    for (const [digest, bytes] of [[image.manifest.digest, image.manifest.bytes], [image.id, image.config], ...image.layers.map((each) => [each.digest, each.bytes] as const)] as const) await writeFile(join(directory, 'blobs', digest.replace(':', '/')), bytes);
+    await writeFile(
+      join(directory, 'index.json'),
+      JSON.stringify({
+        schemaVersion: 2,
+        manifests: entries.map((annotations) => ({
+          mediaType: image.manifest.type,
+          digest: image.manifest.digest,
+          size: 1,
+          annotations,
+        })),
+      }),
+    );
+    for (const [digest, bytes] of [
+      [image.manifest.digest, image.manifest.bytes],
+      [image.id, image.config],
+      ...image.layers.map((each) => [each.digest, each.bytes] as const),
+    ] as const)
+      await writeFile(join(directory, 'blobs', digest.replace(':', '/')), bytes);
     return directory;
   }
-  const named = (names: readonly string[]): Promise<string> => layoutOf(image, names.map((name) => ({ 'io.containerd.image.name': name })));
-  const pull = (reference: string, using = store): ReturnType<FileImageStore['pull']> => using.pull(testOp(), reference, {});
-  const names = (using = store): string[] => using.list().flatMap(({ repoTags, repoDigests }) => [...repoTags, ...repoDigests]).sort();
+  const named = (names: readonly string[]): Promise<string> =>
+    layoutOf(
+      image,
+      names.map((name) => ({ 'io.containerd.image.name': name })),
+    );
+  const pull = (reference: string, using = store): ReturnType<FileImageStore['pull']> =>
+    using.pull(testOp(), reference, {});
+  const names = (using = store): string[] =>
+    using
+      .list()
+      .flatMap(({ repoTags, repoDigests }) => [...repoTags, ...repoDigests])
+      .sort();
   const blobsOnDisk = (): Promise<string[]> => readdir(join(root, 'store/blobs/sha256'));
   const id = (image: FakeImage): string => image.id;
 
@@ -69,15 +125,31 @@ describe('image/store', () => {
     it('brings manifest, config and layers, bottom first, and writes the record', async () => {
       registry.add('team/app', 'v1', image);
       const pulled = await pull('reg.example/team/app:v1');
-      expect(pulled).to.deep.include({ id: id(image), repoTags: ['reg.example/team/app:v1'], repoDigests: [`reg.example/team/app@${image.manifest.digest}`], manifestDigest: image.manifest.digest, top: image.chain.at(-1), pinned: false });
+      expect(pulled).to.deep.include({
+        id: id(image),
+        repoTags: ['reg.example/team/app:v1'],
+        repoDigests: [`reg.example/team/app@${image.manifest.digest}`],
+        manifestDigest: image.manifest.digest,
+        top: image.chain.at(-1),
+        pinned: false,
+      });
       expect(pulled.config).to.deep.include({ user: '1000', env: ['A=b'] });
-      expect(pulled.sizeBytes).to.equal(BigInt(image.manifest.bytes.length + image.config.length + image.layers.reduce((sum, { bytes }) => sum + bytes.length, 0)));
+      expect(pulled.sizeBytes).to.equal(
+        BigInt(
+          image.manifest.bytes.length +
+            image.config.length +
+            image.layers.reduce((sum, { bytes }) => sum + bytes.length, 0),
+        ),
+      );
       expect(pulled.layers.map(({ chainId }) => chainId)).to.deep.equal(image.chain);
       expect([...unpacker.layers].sort()).to.deep.equal([...image.chain].sort());
       // Layer blobs went when they were unpacked.
       expect((await blobsOnDisk()).sort()).to.deep.equal([hexOf(image.id), hexOf(image.manifest.digest)].sort());
       expect(store.progress()).to.deep.equal([]);
-      expect(await store.usage(testOp())).to.deep.equal({ usedBytes: 3000n + BigInt(image.config.length + image.manifest.bytes.length), inodesUsed: 5n });
+      expect(await store.usage(testOp())).to.deep.equal({
+        usedBytes: 3000n + BigInt(image.config.length + image.manifest.bytes.length),
+        inodesUsed: 5n,
+      });
       expect(store.counters()).to.deep.include({ pullsSucceeded: 1, pullsFailed: 0 });
     });
 
@@ -89,11 +161,26 @@ describe('image/store', () => {
 
     it('takes an index by platform, and names the image after the index', async () => {
       registry.add('x', 'a', image).add('x', 'b', sibling);
-      const entry = (each: FakeImage, architecture: string): object => ({ mediaType: each.manifest.type, digest: each.manifest.digest, size: each.manifest.bytes.length, platform: { os: 'linux', architecture } });
-      const index = Buffer.from(JSON.stringify({ schemaVersion: 2, mediaType: mediaTypes.ociIndex, manifests: [entry(sibling, 'arm64'), entry(image, 'amd64')] }));
+      const entry = (each: FakeImage, architecture: string): object => ({
+        mediaType: each.manifest.type,
+        digest: each.manifest.digest,
+        size: each.manifest.bytes.length,
+        platform: { os: 'linux', architecture },
+      });
+      const index = Buffer.from(
+        JSON.stringify({
+          schemaVersion: 2,
+          mediaType: mediaTypes.ociIndex,
+          manifests: [entry(sibling, 'arm64'), entry(image, 'amd64')],
+        }),
+      );
       registry.put('/v2/x/manifests/v1', index, mediaTypes.ociIndex);
       const pulled = await pull('reg.example/x:v1');
-      expect(pulled).to.deep.include({ id: id(image), manifestDigest: image.manifest.digest, repoDigests: [`reg.example/x@${digestOf(index)}`] });
+      expect(pulled).to.deep.include({
+        id: id(image),
+        manifestDigest: image.manifest.digest,
+        repoDigests: [`reg.example/x@${digestOf(index)}`],
+      });
       expect(store.find(`reg.example/x@${digestOf(index)}`)?.id).to.equal(id(image));
       expect(store.find(`reg.example/x@${image.manifest.digest}`)?.id).to.equal(id(image));
       expect(store.find(`reg.example/x@${sibling.manifest.digest}`)).to.equal(undefined);
@@ -101,8 +188,14 @@ describe('image/store', () => {
 
     it('by digest gives a digest and no tag', async () => {
       registry.add('x', 'v1', image);
-      for (const reference of [`reg.example/x@${image.manifest.digest}`, `reg.example/x:ignored@${image.manifest.digest}`]) {
-        expect(await pull(reference)).to.deep.include({ repoTags: [], repoDigests: [`reg.example/x@${image.manifest.digest}`] });
+      for (const reference of [
+        `reg.example/x@${image.manifest.digest}`,
+        `reg.example/x:ignored@${image.manifest.digest}`,
+      ]) {
+        expect(await pull(reference)).to.deep.include({
+          repoTags: [],
+          repoDigests: [`reg.example/x@${image.manifest.digest}`],
+        });
       }
     });
 
@@ -119,31 +212,43 @@ describe('image/store', () => {
       expect(network.lines).to.deep.equal([`HEAD ${ORIGIN}/v2/b/manifests/latest`]);
     });
 
-    it('pulled again, unchanged, costs one HEAD that checks credentials; changed or not whole, it is pulled', async () => {
-      registry.add('x', 'latest', image);
-      const first = await pull('reg.example/x');
-      const asked = async (reference = 'reg.example/x'): Promise<string[]> => {
-        network.requests.length = 0;
-        await pull(reference);
-        return network.lines.map((line) => `${line.split(' ')[0]} ${line.split('/').at(-2)}`);
-      };
-      expect(await asked()).to.deep.equal(['HEAD manifests']);
-      expect(await asked(`reg.example/x@${image.manifest.digest}`)).to.deep.equal(['HEAD manifests']);
-      expect(store.find('reg.example/x')).to.deep.include({ id: first.id, repoTags: first.repoTags, repoDigests: first.repoDigests });
-      unpacker.layers.delete(image.chain[2]!);
-      expect(await asked()).to.deep.equal(['HEAD manifests', 'GET manifests', 'GET blobs']);
-      registry.special.set('/v2/x/manifests/latest', (request) => (request.method === 'HEAD' ? { status: 405 } : undefined));
-      expect(await asked()).to.deep.equal(['HEAD manifests', 'GET manifests']);
-      registry.special.set('/v2/x/manifests/latest', () => ({ status: 401, headers: { 'www-authenticate': 'Basic realm="x"' } }));
-      expect((await failure(pull('reg.example/x'))).code).to.equal('Unauthenticated');
-      registry.special.clear();
-      registry.add('x', 'latest', sibling);
-      expect((await pull('reg.example/x')).id).to.equal(sibling.id);
-      registry.add('x', 'latest', image);
-      expect(await asked()).to.deep.equal(['HEAD manifests']);
-      expect(store.find('reg.example/x')?.id).to.equal(image.id);
-      expect(store.find(sibling.id)?.repoTags).to.deep.equal([]);
-    });
+    it(
+      'pulled again, unchanged, costs one HEAD that checks credentials; changed or not whole, it ' + 'is pulled',
+      async () => {
+        registry.add('x', 'latest', image);
+        const first = await pull('reg.example/x');
+        const asked = async (reference = 'reg.example/x'): Promise<string[]> => {
+          network.requests.length = 0;
+          await pull(reference);
+          return network.lines.map((line) => `${line.split(' ')[0]} ${line.split('/').at(-2)}`);
+        };
+        expect(await asked()).to.deep.equal(['HEAD manifests']);
+        expect(await asked(`reg.example/x@${image.manifest.digest}`)).to.deep.equal(['HEAD manifests']);
+        expect(store.find('reg.example/x')).to.deep.include({
+          id: first.id,
+          repoTags: first.repoTags,
+          repoDigests: first.repoDigests,
+        });
+        unpacker.layers.delete(image.chain[2]!);
+        expect(await asked()).to.deep.equal(['HEAD manifests', 'GET manifests', 'GET blobs']);
+        registry.special.set('/v2/x/manifests/latest', (request) =>
+          request.method === 'HEAD' ? { status: 405 } : undefined,
+        );
+        expect(await asked()).to.deep.equal(['HEAD manifests', 'GET manifests']);
+        registry.special.set('/v2/x/manifests/latest', () => ({
+          status: 401,
+          headers: { 'www-authenticate': 'Basic realm="x"' },
+        }));
+        expect((await failure(pull('reg.example/x'))).code).to.equal('Unauthenticated');
+        registry.special.clear();
+        registry.add('x', 'latest', sibling);
+        expect((await pull('reg.example/x')).id).to.equal(sibling.id);
+        registry.add('x', 'latest', image);
+        expect(await asked()).to.deep.equal(['HEAD manifests']);
+        expect(store.find('reg.example/x')?.id).to.equal(image.id);
+        expect(store.find(sibling.id)?.repoTags).to.deep.equal([]);
+      },
+    );
 
     it('an image may have the same layer twice, or none', async () => {
       const twice = fakeImage(['same', 'same', 'end']);
@@ -159,11 +264,26 @@ describe('image/store', () => {
     it('refuses what does not fit together', async () => {
       const config = Buffer.from(JSON.stringify({ os: 'linux', rootfs: { type: 'layers', diff_ids: [] } }));
       const windows = Buffer.from(JSON.stringify({ os: 'windows', rootfs: { type: 'layers', diff_ids: [] } }));
-      const manifestWith = (bytes: Buffer, layers: object[]): Buffer => Buffer.from(JSON.stringify({ schemaVersion: 2, config: { mediaType: mediaTypes.ociConfig, digest: digestOf(bytes), size: bytes.length }, layers }));
+      const manifestWith = (bytes: Buffer, layers: object[]): Buffer =>
+        Buffer.from(
+          JSON.stringify({
+            schemaVersion: 2,
+            config: { mediaType: mediaTypes.ociConfig, digest: digestOf(bytes), size: bytes.length },
+            layers,
+          }),
+        );
       registry.put(`/v2/x/blobs/${digestOf(config)}`, config).put(`/v2/x/blobs/${digestOf(windows)}`, windows);
-      registry.put('/v2/x/manifests/few', manifestWith(config, [{ mediaType: mediaTypes.ociLayerGzip, digest: digestOf('x'), size: 1 }]), mediaTypes.ociManifest);
+      registry.put(
+        '/v2/x/manifests/few',
+        manifestWith(config, [{ mediaType: mediaTypes.ociLayerGzip, digest: digestOf('x'), size: 1 }]),
+        mediaTypes.ociManifest,
+      );
       registry.put('/v2/x/manifests/windows', manifestWith(windows, []), mediaTypes.ociManifest);
-      registry.put('/v2/x/manifests/both', Buffer.from('{"schemaVersion":2,"manifests":[],"layers":[]}'), mediaTypes.ociManifest);
+      registry.put(
+        '/v2/x/manifests/both',
+        Buffer.from('{"schemaVersion":2,"manifests":[],"layers":[]}'),
+        mediaTypes.ociManifest,
+      );
       expect((await failure(pull('reg.example/x:few'))).message).to.contain('has 1 layers, but its config promises 0');
       expect((await failure(pull('reg.example/x:windows'))).message).to.contain('an image for windows');
       expect((await failure(pull('reg.example/x:both'))).message).to.contain('CVE-2021-41190');
@@ -203,7 +323,9 @@ describe('image/store', () => {
 
     it('one layer that cannot be had stops the others at once', async () => {
       registry.add('x', 'latest', image);
-      registry.special.set(`/v2/x/blobs/${image.layers[0]?.digest}`, () => ({ body: stalled(image.layers[0]?.bytes.subarray(0, 5) ?? Buffer.alloc(0)) }));
+      registry.special.set(`/v2/x/blobs/${image.layers[0]?.digest}`, () => ({
+        body: stalled(image.layers[0]?.bytes.subarray(0, 5) ?? Buffer.alloc(0)),
+      }));
       registry.special.set(`/v2/x/blobs/${image.layers[1]?.digest}`, () => ({ status: 403 }));
       expect((await failure(pull('reg.example/x'))).code).to.equal('PermissionDenied');
     });
@@ -218,7 +340,8 @@ describe('image/store', () => {
         if (++unpacking === 2) slow.resolve();
         // The first one waits for the second to begin, the second one outlives the first.
         await slow.promise;
-        if (layer.chainId === two.chain[1]) for (let i = 0; i < 20; i++) await new Promise((resolve) => setImmediate(resolve));
+        if (layer.chainId === two.chain[1])
+          for (let i = 0; i < 20; i++) await new Promise((resolve) => setImmediate(resolve));
       };
       await Promise.all([pull('reg.example/one'), pull('reg.example/two')]);
       expect(await blobsOnDisk()).to.have.length(4);
@@ -228,7 +351,16 @@ describe('image/store', () => {
       registry.add('x', 'latest', image);
       const seen: unknown[] = [];
       const stages: string[] = [];
-      unpacker.onUnpack = () => void seen.push(store.progress().map(({ reference, layers }) => [reference, layers.length, layers.some(({ stage }) => stage === 'unpacking')]));
+      unpacker.onUnpack = () =>
+        void seen.push(
+          store
+            .progress()
+            .map(({ reference, layers }) => [
+              reference,
+              layers.length,
+              layers.some(({ stage }) => stage === 'unpacking'),
+            ]),
+        );
       await store.pull({ ...testOp(), stage: (what) => void stages.push(what) }, 'reg.example/x', {});
       expect(seen[0]).to.deep.equal([['reg.example/x', 3, true]]);
       expect(stages[0]).to.equal('image: resolving');
@@ -239,35 +371,46 @@ describe('image/store', () => {
   describe('shared flights', () => {
     it('equal pulls are one; other credentials or another namespace are another', async () => {
       registry.add('x', 'latest', image);
-      await Promise.all([pull('reg.example/x'), pull('reg.example/x:latest'), store.pull(testOp(), 'reg.example/x', { auth: noAuth })]);
+      await Promise.all([
+        pull('reg.example/x'),
+        pull('reg.example/x:latest'),
+        store.pull(testOp(), 'reg.example/x', { auth: noAuth }),
+      ]);
       expect(network.lines.filter((line) => line.includes('/manifests/'))).to.have.length(1);
       network.requests.length = 0;
-      await Promise.all([pull('reg.example/x'), store.pull(testOp(), 'reg.example/x', { auth: { ...noAuth, username: 'u', password: 'p' } }), store.pull(testOp(), 'reg.example/x', { namespace: 'prod' })]);
+      await Promise.all([
+        pull('reg.example/x'),
+        store.pull(testOp(), 'reg.example/x', { auth: { ...noAuth, username: 'u', password: 'p' } }),
+        store.pull(testOp(), 'reg.example/x', { namespace: 'prod' }),
+      ]);
       expect(network.lines.filter((line) => line.includes('/manifests/'))).to.have.length(3);
     });
 
-    it('one caller’s cancel fails nobody else, the last one’s ends the work, and the next one starts anew', async () => {
-      registry.add('x', 'latest', image);
-      const entered = Promise.withResolvers<void>();
-      const go = Promise.withResolvers<void>();
-      unpacker.onUnpack = async () => {
-        entered.resolve();
-        await go.promise;
-      };
-      const [a, b] = [cancellable(), cancellable()];
-      const first = failure(store.pull(a.op, 'reg.example/x', {}));
-      const second = failure(store.pull(b.op, 'reg.example/x', {}));
-      await entered.promise;
-      a.cancel();
-      expect((await first).code).to.equal('Cancelled');
-      expect(store.progress()).to.have.length(1);
-      b.cancel();
-      expect((await second).code).to.equal('Cancelled');
-      const third = pull('reg.example/x');
-      go.resolve();
-      expect((await third).id).to.equal(id(image));
-      expect(store.progress()).to.deep.equal([]);
-    });
+    it(
+      'one caller’s cancel fails nobody else, the last one’s ends the work, and the next one ' + 'starts anew',
+      async () => {
+        registry.add('x', 'latest', image);
+        const entered = Promise.withResolvers<void>();
+        const go = Promise.withResolvers<void>();
+        unpacker.onUnpack = async () => {
+          entered.resolve();
+          await go.promise;
+        };
+        const [a, b] = [cancellable(), cancellable()];
+        const first = failure(store.pull(a.op, 'reg.example/x', {}));
+        const second = failure(store.pull(b.op, 'reg.example/x', {}));
+        await entered.promise;
+        a.cancel();
+        expect((await first).code).to.equal('Cancelled');
+        expect(store.progress()).to.have.length(1);
+        b.cancel();
+        expect((await second).code).to.equal('Cancelled');
+        const third = pull('reg.example/x');
+        go.resolve();
+        expect((await third).id).to.equal(id(image));
+        expect(store.progress()).to.deep.equal([]);
+      },
+    );
 
     it('two different images with one layer unpack it once', async () => {
       registry.add('a', 'latest', image).add('b', 'latest', sibling);
@@ -299,9 +442,15 @@ describe('image/store', () => {
     it('a disk on which nothing moves ends the pull, and says what it may be', async () => {
       registry.add('x', '1', image);
       const impatient = await open({ pullSilentMs: 50 });
-      unpacker.onUnpack = (own) => new Promise((_resolve, reject) => own.signal.addEventListener('abort', () => reject(own.signal.reason as Error), { once: true }));
+      unpacker.onUnpack = (own) =>
+        new Promise((_resolve, reject) =>
+          own.signal.addEventListener('abort', () => reject(own.signal.reason as Error), { once: true }),
+        );
       const error = await failure(pull('reg.example/x:1', impatient));
-      expect([error.code, error.message]).to.deep.equal(['DeadlineExceeded', 'pulling reg.example/x:1: nothing was downloaded or unpacked for 0.05 s; is the disk stuck?']);
+      expect([error.code, error.message]).to.deep.equal([
+        'DeadlineExceeded',
+        'pulling reg.example/x:1: nothing was downloaded or unpacked for 0.05 s; is the disk stuck?',
+      ]);
       unpacker.onUnpack = () => {};
       expect((await pull('reg.example/x:1', impatient)).id).to.equal(image.id);
     });
@@ -325,7 +474,10 @@ describe('image/store', () => {
       try {
         const first = pull('reg.example/x:1', patient);
         await entered.promise;
-        expect((await Promise.all([first, pull('reg.example/y:1', patient)])).map((each) => each.id)).to.deep.equal([image.id, sibling.id]);
+        expect((await Promise.all([first, pull('reg.example/y:1', patient)])).map((each) => each.id)).to.deep.equal([
+          image.id,
+          sibling.id,
+        ]);
       } finally {
         mock.timers.reset();
       }
@@ -340,7 +492,10 @@ describe('image/store', () => {
       await pull('reg.example/x');
       const check = (using: FileImageStore): void => {
         expect(using.find('reg.example/x')?.id).to.equal(id(sibling));
-        expect(using.find(image.id)).to.deep.include({ repoTags: [], repoDigests: [`reg.example/x@${image.manifest.digest}`] });
+        expect(using.find(image.id)).to.deep.include({
+          repoTags: [],
+          repoDigests: [`reg.example/x@${image.manifest.digest}`],
+        });
       };
       check(store);
       check(await open());
@@ -353,7 +508,13 @@ describe('image/store', () => {
       registry.add('x', '1', image).add('x', '2', image).add('y', 'latest', image);
       for (const each of ['x:1', 'x:2', 'y']) await pull(`reg.example/${each}`);
       expect(store.list()).to.have.length(1);
-      expect(names()).to.deep.equal(['reg.example/x:1', 'reg.example/x:2', `reg.example/x@${image.manifest.digest}`, 'reg.example/y:latest', `reg.example/y@${image.manifest.digest}`]);
+      expect(names()).to.deep.equal([
+        'reg.example/x:1',
+        'reg.example/x:2',
+        `reg.example/x@${image.manifest.digest}`,
+        'reg.example/y:latest',
+        `reg.example/y@${image.manifest.digest}`,
+      ]);
     });
 
     it('finds an image by all of them, and nothing by odd text', async () => {
@@ -361,10 +522,34 @@ describe('image/store', () => {
       registry.add('library/busybox', '1', image);
       await pull('busybox:1');
       const { id: own } = image;
-      for (const good of [own, hexOf(own), hexOf(own).slice(0, 13), own.slice(0, 12), 'busybox:1', 'docker.io/busybox:1', 'docker.io/library/busybox:1', `busybox@${image.manifest.digest}`, `busybox:x@${image.manifest.digest}`]) {
+      for (const good of [
+        own,
+        hexOf(own),
+        hexOf(own).slice(0, 13),
+        own.slice(0, 12),
+        'busybox:1',
+        'docker.io/busybox:1',
+        'docker.io/library/busybox:1',
+        `busybox@${image.manifest.digest}`,
+        `busybox:x@${image.manifest.digest}`,
+      ]) {
         expect(store.find(good)?.id, good).to.equal(own);
       }
-      for (const odd of ['', 'busybox', 'busybox:2', hexOf(own).slice(0, 3), 'sha256:', 'SHA256:ABCD', '../..', 'x'.repeat(1 << 20), '\0', `busybox@${digestOf('y')}`, '__proto__', 'localhost/busybox:1']) expect(store.find(odd), odd.slice(0, 30)).to.equal(undefined);
+      for (const odd of [
+        '',
+        'busybox',
+        'busybox:2',
+        hexOf(own).slice(0, 3),
+        'sha256:',
+        'SHA256:ABCD',
+        '../..',
+        'x'.repeat(1 << 20),
+        '\0',
+        `busybox@${digestOf('y')}`,
+        '__proto__',
+        'localhost/busybox:1',
+      ])
+        expect(store.find(odd), odd.slice(0, 30)).to.equal(undefined);
     });
 
     it('an id prefix must be the only one', async () => {
@@ -391,7 +576,10 @@ describe('image/store', () => {
       await pull('reg.example/team/tool:v1', pinning);
       const pinned = (...patterns: string[]): string[] => {
         pinning.setPinnedImages(patterns);
-        return pinning.list().filter((each) => each.pinned).map((each) => each.repoTags[0] ?? '');
+        return pinning
+          .list()
+          .filter((each) => each.pinned)
+          .map((each) => each.repoTags[0] ?? '');
       };
       expect(pinning.find('reg.example/pause:3.10')?.pinned).to.equal(true);
       expect(pinned('reg.example/pause')).to.deep.equal([]);
@@ -465,10 +653,22 @@ describe('image/store', () => {
       registry.add('x', '1', image);
       await pull('reg.example/x:1');
       const file = join(root, 'store/images', `${hexOf(image.id)}.json`);
-      for (const damage of ['', '{', '{"version":1}', '{"version":2}', (await readFile(file, 'utf8')).replace(/"sizeBytes": "\d+"/, '"sizeBytes": -1')]) {
+      for (const damage of [
+        '',
+        '{',
+        '{"version":1}',
+        '{"version":2}',
+        (await readFile(file, 'utf8')).replace(/"sizeBytes": "\d+"/, '"sizeBytes": -1'),
+      ]) {
         await writeFile(file, damage);
         const log = new RecordingLog();
-        const after = new FileImageStore({ root: join(root, 'store'), unpacker, transport: network, policy: new RegistryPolicy({ registriesConf: '', registriesConfDir: '', hostsDirs: [], certsDirs: [] }), trust: new ImageTrust({ defaultPolicies: [], signaturePolicyDir: '', registriesDirs: [] }) });
+        const after = new FileImageStore({
+          root: join(root, 'store'),
+          unpacker,
+          transport: network,
+          policy: new RegistryPolicy({ registriesConf: '', registriesConfDir: '', hostsDirs: [], certsDirs: [] }),
+          trust: new ImageTrust({ defaultPolicies: [], signaturePolicyDir: '', registriesDirs: [] }),
+        });
         await after.load(testOp(log));
         expect(log.lines.filter((line) => line.startsWith('error'))).to.have.length(1);
         expect(after.find(image.id)).to.deep.include({ repoTags: [], top: image.chain.at(-1) });
@@ -494,7 +694,9 @@ describe('image/store', () => {
       registry.add('x', '1', image);
       await pull('reg.example/x:1');
       await writeFile(join(root, 'store/blobs/sha256', hexOf(digestOf('stray'))), 'stray');
-      const [stray, used] = [digestOf('l1'), digestOf('l2')].map((each) => each as unknown as (typeof image.chain)[number]);
+      const [stray, used] = [digestOf('l1'), digestOf('l2')].map(
+        (each) => each as unknown as (typeof image.chain)[number],
+      );
       unpacker.layers.add(stray!).add(used!);
       const after = await open({ layersInUse: () => [used!] });
       await after.sweep(testOp());
@@ -536,11 +738,17 @@ describe('image/store', () => {
     it('takes no layer away from under a container, nor the images that it belongs to', async () => {
       registry.add('x', '1', image).add('y', '1', sibling);
       const users = new Map<string, readonly string[]>([[image.id, ['c1']]]);
-      const used = await open({ inUse: (imageId) => users.get(imageId) ?? [], layersInUse: () => (users.size > 0 ? image.chain : []) });
+      const used = await open({
+        inUse: (imageId) => users.get(imageId) ?? [],
+        layersInUse: () => (users.size > 0 ? image.chain : []),
+      });
       for (const name of ['x:1', 'y:1']) await pull(`reg.example/${name}`, used);
       unpacker.damaged.add(image.chain[0]!);
       const problems = await used.check(testOp(), 'repair');
-      expect(problems.map((each) => [each.image, each.keptBy])).to.have.deep.members([[image.id, ['c1']], [sibling.id, ['a container of another image']]]);
+      expect(problems.map((each) => [each.image, each.keptBy])).to.have.deep.members([
+        [image.id, ['c1']],
+        [sibling.id, ['a container of another image']],
+      ]);
       expect(used.list()).to.have.length(2);
       expect(unpacker.layers.has(image.chain[0]!)).to.equal(true);
       users.clear();
@@ -610,7 +818,10 @@ describe('image/store', () => {
   describe('what a record may hold', () => {
     it('names: as many as are allowed, the newest', async () => {
       registry.add('x', 'latest', image);
-      const [imported, ...more] = await store.import(testOp(), await named(Array.from({ length: 10_000 }, (_, i) => `reg.example/x:t${i}`)));
+      const [imported, ...more] = await store.import(
+        testOp(),
+        await named(Array.from({ length: 10_000 }, (_, i) => `reg.example/x:t${i}`)),
+      );
       expect([imported?.id, more]).to.deep.equal([image.id, []]);
       await pull('reg.example/x:latest');
       const check = (using: FileImageStore): void => {
@@ -618,7 +829,9 @@ describe('image/store', () => {
         expect(only?.repoTags.length).to.equal(limits.imageNamesCount);
         expect(only?.repoTags).to.include('reg.example/x:latest');
         for (const name of only?.repoTags ?? []) expect(using.find(name)?.id, name).to.equal(image.id);
-        const found = Array.from({ length: 10_000 }, (_, i) => using.find(`reg.example/x:t${i}`)).filter((each) => each !== undefined);
+        const found = Array.from({ length: 10_000 }, (_, i) => using.find(`reg.example/x:t${i}`)).filter(
+          (each) => each !== undefined,
+        );
         expect(found.length).to.equal(limits.imageNamesCount - 1);
       };
       check(store);
@@ -627,7 +840,12 @@ describe('image/store', () => {
 
     it('long names: no more than can be read again', async () => {
       for (const half of [0, 1]) {
-        await store.import(testOp(), await named(Array.from({ length: 1_000 }, (_, i) => `reg.example/${'long/'.repeat(40)}${half}/${i}:${'t'.repeat(128)}`)));
+        await store.import(
+          testOp(),
+          await named(
+            Array.from({ length: 1_000 }, (_, i) => `reg.example/${'long/'.repeat(40)}${half}/${i}:${'t'.repeat(128)}`),
+          ),
+        );
       }
       const again = await open();
       expect(again.list()[0]?.repoTags.length).to.be.above(100);
@@ -645,7 +863,10 @@ describe('image/store', () => {
 
   describe('registries', () => {
     const configure = (text: string): Promise<void> => writeFile(join(root, 'registries.conf'), text);
-    const mirrors = (...hosts: string[]): Promise<void> => configure(`[[registry]]\nprefix = "reg.example"\n${hosts.map((host) => `[[registry.mirror]]\nlocation = "${host}"\n`).join('')}`);
+    const mirrors = (...hosts: string[]): Promise<void> =>
+      configure(
+        `[[registry]]\nprefix = "reg.example"\n${hosts.map((host) => `[[registry.mirror]]\nlocation = "${host}"\n`).join('')}`,
+      );
 
     it('goes through mirrors to the registry itself, and keeps the name', async () => {
       await mirrors('m1.example', 'm2.example');
@@ -665,10 +886,18 @@ describe('image/store', () => {
       registry.add('x', 'latest', image);
       const [base, middle] = image.layers;
       mirror.special.set(`/v2/x/blobs/${base?.digest}`, () => ({ body: Buffer.alloc(base?.bytes.length ?? 0) }));
-      mirror.special.set(`/v2/x/blobs/${middle?.digest}`, (request) => (request.headers['range'] === undefined ? { body: broken(middle?.bytes.subarray(0, 10) ?? Buffer.alloc(0)) } : { status: 403 }));
+      mirror.special.set(`/v2/x/blobs/${middle?.digest}`, (request) =>
+        request.headers['range'] === undefined
+          ? { body: broken(middle?.bytes.subarray(0, 10) ?? Buffer.alloc(0)) }
+          : { status: 403 },
+      );
       await pull('reg.example/x');
-      const own = network.requests.filter(({ url }) => url.origin === ORIGIN).map(({ url, headers }) => `${url.pathname} ${headers['range'] ?? 'whole'}`);
-      expect(own.sort()).to.deep.equal([`/v2/x/blobs/${base?.digest} whole`, `/v2/x/blobs/${middle?.digest} bytes=10-`].sort());
+      const own = network.requests
+        .filter(({ url }) => url.origin === ORIGIN)
+        .map(({ url, headers }) => `${url.pathname} ${headers['range'] ?? 'whole'}`);
+      expect(own.sort()).to.deep.equal(
+        [`/v2/x/blobs/${base?.digest} whole`, `/v2/x/blobs/${middle?.digest} bytes=10-`].sort(),
+      );
     });
 
     it('blames the mirror that began a wrong blob, not the registry that ended it', async () => {
@@ -677,10 +906,19 @@ describe('image/store', () => {
       network.hosts.set('https://m1.example', mirror.host);
       registry.add('x', 'latest', image);
       const path = `/v2/x/blobs/${image.layers[0]?.digest}`;
-      mirror.special.set(path, (request) => (request.headers['range'] === undefined ? { body: Buffer.alloc(10) } : { status: 403 }));
+      mirror.special.set(path, (request) =>
+        request.headers['range'] === undefined ? { body: Buffer.alloc(10) } : { status: 403 },
+      );
       expect((await pull('reg.example/x')).id).to.equal(image.id);
-      const asked = network.requests.filter(({ url }) => url.pathname === path).map(({ url, headers }) => `${url.host} ${headers['range'] ?? 'whole'}`);
-      expect(asked).to.deep.equal(['m1.example whole', 'm1.example bytes=10-', 'reg.example bytes=10-', 'reg.example whole']);
+      const asked = network.requests
+        .filter(({ url }) => url.pathname === path)
+        .map(({ url, headers }) => `${url.host} ${headers['range'] ?? 'whole'}`);
+      expect(asked).to.deep.equal([
+        'm1.example whole',
+        'm1.example bytes=10-',
+        'reg.example bytes=10-',
+        'reg.example whole',
+      ]);
     });
 
     it('tells how the mirrors failed when all did', async () => {
@@ -694,18 +932,29 @@ describe('image/store', () => {
     it('sends the request’s credentials to the registry that they are for, and to no mirror', async () => {
       await mirrors('m1.example');
       const seen: string[] = [];
-      const guarded = (registryHere: FakeRegistry) => (request: Parameters<FakeRegistry['host']>[0], route: Parameters<FakeRegistry['host']>[1]): ReturnType<FakeRegistry['host']> => {
-        const authorization = request.headers['authorization'];
-        if (authorization === undefined) return { status: 401, headers: { 'www-authenticate': 'Basic realm="x"' } };
-        seen.push(`${request.url.host} ${Buffer.from(authorization.slice(6), 'base64').toString()}`);
-        return registryHere.host(request, route);
-      };
+      const guarded =
+        (registryHere: FakeRegistry) =>
+        (
+          request: Parameters<FakeRegistry['host']>[0],
+          route: Parameters<FakeRegistry['host']>[1],
+        ): ReturnType<FakeRegistry['host']> => {
+          const authorization = request.headers['authorization'];
+          if (authorization === undefined) return { status: 401, headers: { 'www-authenticate': 'Basic realm="x"' } };
+          seen.push(`${request.url.host} ${Buffer.from(authorization.slice(6), 'base64').toString()}`);
+          return registryHere.host(request, route);
+        };
       network.hosts.set('https://m1.example', guarded(new FakeRegistry()));
       network.hosts.set(ORIGIN, guarded(registry.add('x', 'latest', image)));
       const auth = { ...noAuth, username: 'u', password: 'p' };
       await store.pull(testOp(), 'reg.example/x', { auth });
       expect(new Set(seen)).to.deep.equal(new Set(['reg.example u:p']));
-      expect((await failure(store.pull(testOp(), 'reg.example/x', { auth: { ...auth, serverAddress: 'https://other.example/v1/' } }))).code).to.equal('Unauthenticated');
+      expect(
+        (
+          await failure(
+            store.pull(testOp(), 'reg.example/x', { auth: { ...auth, serverAddress: 'https://other.example/v1/' } }),
+          )
+        ).code,
+      ).to.equal('Unauthenticated');
       seen.length = 0;
       await store.pull(testOp(), 'reg.example/x', { auth: { ...auth, serverAddress: 'm1.example' } }).catch(() => {});
       expect(new Set(seen)).to.deep.equal(new Set(['m1.example u:p']));
@@ -715,11 +964,22 @@ describe('image/store', () => {
       await mkdir(join(root, 'auth'));
       const { createHash } = await import('node:crypto');
       const file = join(root, 'auth', `prod-${createHash('sha256').update('reg.example/x').digest('hex')}.json`);
-      await writeFile(file, JSON.stringify({ auths: { 'reg.example': { auth: Buffer.from('ns:pw').toString('base64') } } }));
+      await writeFile(
+        file,
+        JSON.stringify({ auths: { 'reg.example': { auth: Buffer.from('ns:pw').toString('base64') } } }),
+      );
       registry.add('x', 'latest', image);
-      network.hosts.set(ORIGIN, (request, route) => (request.headers['authorization'] === `Basic ${Buffer.from('ns:pw').toString('base64')}` ? registry.host(request, route) : { status: 401, headers: { 'www-authenticate': 'Basic realm="x"' } }));
-      const own = await open({ credentials: new NodeCredentials({ authFiles: [], namespacedAuthDir: join(root, 'auth') }) });
-      expect((await failure(own.pull(testOp(), 'reg.example/x', { namespace: 'dev' }))).code).to.equal('Unauthenticated');
+      network.hosts.set(ORIGIN, (request, route) =>
+        request.headers['authorization'] === `Basic ${Buffer.from('ns:pw').toString('base64')}`
+          ? registry.host(request, route)
+          : { status: 401, headers: { 'www-authenticate': 'Basic realm="x"' } },
+      );
+      const own = await open({
+        credentials: new NodeCredentials({ authFiles: [], namespacedAuthDir: join(root, 'auth') }),
+      });
+      expect((await failure(own.pull(testOp(), 'reg.example/x', { namespace: 'dev' }))).code).to.equal(
+        'Unauthenticated',
+      );
       await own.pull(testOp(), 'reg.example/x', { namespace: 'prod' });
       expect(await readdir(join(root, 'auth/in-use'))).to.deep.equal([]);
       await writeFile(join(root, 'auth/in-use/dev-x.json'), 'of a daemon that died');
@@ -731,13 +991,21 @@ describe('image/store', () => {
       await configure('[[registry]]\nlocation = "reg.example"\nblocked = true\n');
       expect((await failure(pull('reg.example/x'))).code).to.equal('PermissionDenied');
       await configure('');
-      await writeFile(join(root, 'policy.json'), JSON.stringify({ default: [{ type: 'insecureAcceptAnything' }], transports: { docker: { 'reg.example/bad': [{ type: 'reject' }] } } }));
+      await writeFile(
+        join(root, 'policy.json'),
+        JSON.stringify({
+          default: [{ type: 'insecureAcceptAnything' }],
+          transports: { docker: { 'reg.example/bad': [{ type: 'reject' }] } },
+        }),
+      );
       expect((await failure(pull('reg.example/bad/x'))).reason).to.equal('SignatureValidationFailed');
       expect(network.requests).to.have.length(0);
     });
 
     it('tries what a short name may mean', async () => {
-      await configure('unqualified-search-registries = ["nowhere.example", "reg.example"]\nshort-name-mode = "permissive"\n');
+      await configure(
+        'unqualified-search-registries = ["nowhere.example", "reg.example"]\nshort-name-mode = "permissive"\n',
+      );
       network.hosts.set('https://nowhere.example', () => ({ status: 404 }));
       registry.add('app', 'latest', image);
       expect((await pull('app')).repoTags).to.deep.equal(['reg.example/app:latest']);
@@ -749,17 +1017,28 @@ describe('image/store', () => {
     it('never says a secret', async () => {
       const log = new RecordingLog();
       network.hosts.set(ORIGIN, () => ({ status: 401, headers: { 'www-authenticate': 'Basic realm="x"' } }));
-      const error = await failure(store.pull(testOp(log), 'reg.example/x', { auth: { ...noAuth, username: 'u', password: 's3cret' } }));
+      const error = await failure(
+        store.pull(testOp(log), 'reg.example/x', { auth: { ...noAuth, username: 'u', password: 's3cret' } }),
+      );
       expect(`${explain(error)} ${log.lines.join()}`).to.not.match(/s3cret|czNjcmV0/);
     });
   });
 
   describe('import', () => {
-    const layout = async (image: FakeImage, annotations: Record<string, string>): Promise<string> => layoutOf(image, [annotations]);
+    const layout = async (image: FakeImage, annotations: Record<string, string>): Promise<string> =>
+      layoutOf(image, [annotations]);
 
     it('goes the way of a pull, under the name given', async () => {
-      const [imported] = await store.import(testOp(), await layout(image, { 'org.opencontainers.image.ref.name': 'v1' }), 'reg.example/app:9');
-      expect(imported).to.deep.include({ id: id(image), repoTags: ['reg.example/app:9'], repoDigests: [`reg.example/app@${image.manifest.digest}`] });
+      const [imported] = await store.import(
+        testOp(),
+        await layout(image, { 'org.opencontainers.image.ref.name': 'v1' }),
+        'reg.example/app:9',
+      );
+      expect(imported).to.deep.include({
+        id: id(image),
+        repoTags: ['reg.example/app:9'],
+        repoDigests: [`reg.example/app@${image.manifest.digest}`],
+      });
       expect(unpacker.unpacked).to.have.length(3);
       expect(network.requests).to.have.length(0);
     });
@@ -773,7 +1052,10 @@ describe('image/store', () => {
 
     it('refuses a damaged layer, and changes nothing', async () => {
       const path = await layout(image, {});
-      await writeFile(join(path, 'blobs', image.layers[1]!.digest.replace(':', '/')), Buffer.alloc(image.layers[1]!.bytes.length));
+      await writeFile(
+        join(path, 'blobs', image.layers[1]!.digest.replace(':', '/')),
+        Buffer.alloc(image.layers[1]!.bytes.length),
+      );
       expect((await failure(store.import(testOp(), path))).code).to.equal('DataLoss');
       expect([store.list(), [...unpacker.layers], await blobsOnDisk()]).to.deep.equal([[], [], []]);
     });

@@ -11,7 +11,10 @@ export function readToml(text: string, path: string): Readonly<Record<string, un
     return parse(text);
   } catch (error) {
     // The parser's message draws a picture of the place over several lines; its first says what is wrong.
-    const place = error instanceof TomlError ? `, line ${error.line}, column ${error.column}: ${error.message.split('\n', 1)[0]}` : '';
+    const place =
+      error instanceof TomlError
+        ? `, line ${error.line}, column ${error.column}: ${error.message.split('\n', 1)[0]}`
+        : '';
     throw new RuntimeError('FailedPrecondition', `${path} is not valid TOML${place}`);
   }
 }
@@ -26,6 +29,7 @@ export function flag(table: Readonly<Record<string, unknown>>, key: string, fail
 /** A list of text; undefined if absent. */
 export function texts(value: unknown, key: string, fail: Fail): readonly string[] | undefined {
   if (value === undefined) return undefined;
-  if (!Array.isArray(value) || !value.every((each) => typeof each === 'string')) throw fail(`${key} must be a list of text`);
+  if (!Array.isArray(value) || !value.every((each) => typeof each === 'string'))
+    throw fail(`${key} must be a list of text`);
   return value;
 }

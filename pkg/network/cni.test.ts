@@ -36,11 +36,19 @@ class FakePlugins {
     const plugin = path.slice(path.lastIndexOf('/') + 1);
     const verb = env['CNI_COMMAND'] ?? '';
     const id = env['CNI_CONTAINERID'] ?? '';
-    this.calls.push({ plugin, verb, id, netns: env['CNI_NETNS'] ?? '', args: env['CNI_ARGS'] ?? '', config: JSON.parse(stdin) as Record<string, unknown> });
+    this.calls.push({
+      plugin,
+      verb,
+      id,
+      netns: env['CNI_NETNS'] ?? '',
+      args: env['CNI_ARGS'] ?? '',
+      config: JSON.parse(stdin) as Record<string, unknown>,
+    });
     this.#enter(id, 1);
     try {
       await Promise.resolve();
-      return await (this.behaviours.get(`${plugin} ${verb}`)?.(op) ?? this.#ordinary(plugin, verb, id, JSON.parse(stdin) as Record<string, unknown>));
+      return await (this.behaviours.get(`${plugin} ${verb}`)?.(op) ??
+        this.#ordinary(plugin, verb, id, JSON.parse(stdin) as Record<string, unknown>));
     } finally {
       this.#enter(id, -1);
     }
@@ -53,20 +61,30 @@ class FakePlugins {
   #enter(id: string, step: number): void {
     this.underWay.set(id, (this.underWay.get(id) ?? 0) + step);
     this.mostPerPod = Math.max(this.mostPerPod, this.underWay.get(id) ?? 0);
-    this.mostAtOnce = Math.max(this.mostAtOnce, [...this.underWay.values()].reduce((sum, each) => sum + each, 0));
+    this.mostAtOnce = Math.max(
+      this.mostAtOnce,
+      [...this.underWay.values()].reduce((sum, each) => sum + each, 0),
+    );
   }
 
   #ordinary(plugin: string, verb: string, id: string, config: Readonly<Record<string, unknown>>): PluginOutput {
     if (verb === 'DEL') this.leases.delete(id);
     if (verb === 'GC') {
       const valid = config['cni.dev/valid-attachments'] as readonly { readonly containerID: string }[];
-      for (const each of this.leases.keys()) if (!valid.some(({ containerID }) => containerID === each)) this.leases.delete(each);
+      for (const each of this.leases.keys())
+        if (!valid.some(({ containerID }) => containerID === each)) this.leases.delete(each);
     }
     if (verb !== 'ADD') return ok('');
     if (plugin !== 'bridge') return ok(JSON.stringify(config['prevResult']));
     const address = `10.0.0.${this.leases.size + 2}`;
     this.leases.set(id, address);
-    return ok(JSON.stringify({ cniVersion: config['cniVersion'], interfaces: [{ name: 'eth0', sandbox: '/ns' }], ips: [{ address: `${address}/24`, interface: 0 }] }));
+    return ok(
+      JSON.stringify({
+        cniVersion: config['cniVersion'],
+        interfaces: [{ name: 'eth0', sandbox: '/ns' }],
+        ips: [{ address: `${address}/24`, interface: 0 }],
+      }),
+    );
   }
 }
 
@@ -107,17 +125,47 @@ describe('CniNetwork', () => {
   const log = { ...silent, warn: (message: string) => void warnings.push(message) };
 
   const conflist = (more: object = {}): string =>
-    JSON.stringify({ cniVersion: '1.0.0', name: 'net', plugins: [{ type: 'bridge' }, { type: 'portmap', capabilities: { portMappings: true } }], ...more });
+    JSON.stringify({
+      cniVersion: '1.0.0',
+      name: 'net',
+      plugins: [{ type: 'bridge' }, { type: 'portmap', capabilities: { portMappings: true } }],
+      ...more,
+    });
   const cached = (id: SandboxId): string => `${base}/cache/${id}.jsonl`;
-  const linesOf = async (id: SandboxId): Promise<unknown[]> => (await readFile(cached(id), 'utf8')).trimEnd().split('\n').map((line) => JSON.parse(line) as unknown);
+  const linesOf = async (id: SandboxId): Promise<unknown[]> =>
+    (await readFile(cached(id), 'utf8'))
+      .trimEnd()
+      .split('\n')
+      .map((line) => JSON.parse(line) as unknown);
   const configure = async (text: string, name = '10-net.conflist', directory = 'conf'): Promise<void> => {
     await mkdir(`${base}/${directory}`, { recursive: true });
     await writeFile(`${base}/${directory}/${name}`, text);
   };
   const make = (defaultNetwork = ''): CniNetwork =>
-    new CniNetwork({ configDirs: [`${base}/conf`, `${base}/own`], pluginDirs: [`${base}/none`, `${base}/bin`], cacheDir: `${base}/cache`, defaultNetwork, log, run: plugins.run, watch: watches.watch, sweep: (_, id) => Promise.resolve(void swept.push(id)), endPlugins: (id) => void ended.push(id), filter });
+    new CniNetwork({
+      configDirs: [`${base}/conf`, `${base}/own`],
+      pluginDirs: [`${base}/none`, `${base}/bin`],
+      cacheDir: `${base}/cache`,
+      defaultNetwork,
+      log,
+      run: plugins.run,
+      watch: watches.watch,
+      sweep: (_, id) => Promise.resolve(void swept.push(id)),
+      endPlugins: (id) => void ended.push(id),
+      filter,
+    });
   const pod = (more: Partial<PodNetworkRequest> = {}): PodNetworkRequest => ({
-    id: newSandboxId(), name: 'web', namespace: 'ns', uid: 'u', netns: `${base}/netns`, portMappings: [], pinned: Promise.resolve(), annotations: {}, cgroupPath: '', dns: { servers: [], searches: [], options: [] }, ...more,
+    id: newSandboxId(),
+    name: 'web',
+    namespace: 'ns',
+    uid: 'u',
+    netns: `${base}/netns`,
+    portMappings: [],
+    pinned: Promise.resolve(),
+    annotations: {},
+    cgroupPath: '',
+    dns: { servers: [], searches: [], options: [] },
+    ...more,
   });
   const changed = (): void => watches.tell(`${base}/conf`);
   const refusal = async (work: Promise<unknown>, code: ErrorCode): Promise<string> => {
@@ -165,7 +213,10 @@ describe('CniNetwork', () => {
       assert.deepEqual(plugins.verbs(), ['bridge ADD', 'portmap ADD', 'portmap DEL', 'bridge DEL']);
       const [first, second, third, fourth] = plugins.calls;
       assert.notProperty(first?.config, 'prevResult');
-      assert.deepNestedInclude(second?.config, { 'prevResult.ips[0].address': '10.0.0.2/24', 'runtimeConfig.portMappings[0].hostPort': 8080 });
+      assert.deepNestedInclude(second?.config, {
+        'prevResult.ips[0].address': '10.0.0.2/24',
+        'runtimeConfig.portMappings[0].hostPort': 8080,
+      });
       assert.deepEqual(third?.config, second?.config);
       assert.deepNestedInclude(fourth?.config, { 'prevResult.ips[0].address': '10.0.0.2/24' });
       assert.deepEqual(new Set(plugins.calls.map(({ id, args }) => `${id} ${args}`)).size, 1);
@@ -211,7 +262,10 @@ describe('CniNetwork', () => {
       const request = pod();
       await network.add(op, request);
       await network.destroy(op, request.id);
-      assert.deepEqual(plugins.calls.map(({ verb, netns }) => `${verb} ${netns === ''}`), ['ADD false', 'ADD false', 'DEL true', 'DEL true']);
+      assert.deepEqual(
+        plugins.calls.map(({ verb, netns }) => `${verb} ${netns === ''}`),
+        ['ADD false', 'ADD false', 'DEL true', 'DEL true'],
+      );
       assert.deepEqual(swept, [request.id]);
     });
 
@@ -223,31 +277,46 @@ describe('CniNetwork', () => {
       assert.deepEqual(ended, [], 'a pod whose ADD was finished has no plugin running');
     });
 
-    it('gives plugins that take them the ranges of the node, those that were told last, also after a restart', async () => {
-      await configure(JSON.stringify({ cniVersion: '1.0.0', name: 'net', plugins: [{ type: 'bridge', capabilities: { ipRanges: true } }, { type: 'portmap' }] }));
-      await network.close();
-      network = make();
-      await network.start(op);
-      const told = async (): Promise<unknown[]> => {
-        plugins.calls.length = 0;
-        await network.add(op, pod());
-        return plugins.calls.map(({ config }) => config['runtimeConfig']);
-      };
-      assert.deepEqual(await told(), [undefined, undefined]);
-      await network.setPodRanges(['10.9.0.0/24']);
-      await network.setPodRanges(['10.1.0.0/24', 'fd01::/64']);
-      const ranges = [{ ipRanges: [[{ subnet: '10.1.0.0/24' }], [{ subnet: 'fd01::/64' }]] }, undefined];
-      assert.deepEqual(await told(), ranges);
-      await network.close();
-      network = make();
-      await network.start(op);
-      assert.deepEqual(await told(), ranges);
-      await writeFile(`${base}/cache/pod-ranges.json`, '{"');
-      await network.close();
-      network = make();
-      await network.start(op);
-      assert.deepEqual([await told(), warnings], [[undefined, undefined], ['cannot read the address ranges of pods, going on without until they are told again']]);
-    });
+    it(
+      'gives plugins that take them the ranges of the node, those that were told last, also after ' + 'a restart',
+      async () => {
+        await configure(
+          JSON.stringify({
+            cniVersion: '1.0.0',
+            name: 'net',
+            plugins: [{ type: 'bridge', capabilities: { ipRanges: true } }, { type: 'portmap' }],
+          }),
+        );
+        await network.close();
+        network = make();
+        await network.start(op);
+        const told = async (): Promise<unknown[]> => {
+          plugins.calls.length = 0;
+          await network.add(op, pod());
+          return plugins.calls.map(({ config }) => config['runtimeConfig']);
+        };
+        assert.deepEqual(await told(), [undefined, undefined]);
+        await network.setPodRanges(['10.9.0.0/24']);
+        await network.setPodRanges(['10.1.0.0/24', 'fd01::/64']);
+        const ranges = [{ ipRanges: [[{ subnet: '10.1.0.0/24' }], [{ subnet: 'fd01::/64' }]] }, undefined];
+        assert.deepEqual(await told(), ranges);
+        await network.close();
+        network = make();
+        await network.start(op);
+        assert.deepEqual(await told(), ranges);
+        await writeFile(`${base}/cache/pod-ranges.json`, '{"');
+        await network.close();
+        network = make();
+        await network.start(op);
+        assert.deepEqual(
+          [await told(), warnings],
+          [
+            [undefined, undefined],
+            ['cannot read the address ranges of pods, going on without until they are told again'],
+          ],
+        );
+      },
+    );
 
     it('takes DEL from the cache, whatever the configuration is by then', async () => {
       const request = pod();
@@ -273,7 +342,12 @@ describe('CniNetwork', () => {
         await until(() => plugins.mostAtOnce >= 3);
         return ok('{"cniVersion":"1.0.0","ips":[{"address":"10.0.0.9/24"}]}');
       });
-      await Promise.all([network.add(op, one), network.destroy(op, one.id), network.add(op, pod()), network.add(op, pod())]);
+      await Promise.all([
+        network.add(op, one),
+        network.destroy(op, one.id),
+        network.add(op, pod()),
+        network.add(op, pod()),
+      ]);
       assert.deepEqual([plugins.mostPerPod, plugins.mostAtOnce], [1, 3]);
     });
 
@@ -281,7 +355,10 @@ describe('CniNetwork', () => {
       const request = pod();
       await network.add(op, request);
       await network.add(op, request);
-      assert.deepEqual(plugins.verbs().map((each) => each.split(' ')[1]), ['ADD', 'ADD', 'DEL', 'DEL', 'ADD', 'ADD']);
+      assert.deepEqual(
+        plugins.verbs().map((each) => each.split(' ')[1]),
+        ['ADD', 'ADD', 'DEL', 'DEL', 'ADD', 'ADD'],
+      );
     });
 
     it('refuses a name that would become two arguments, before anything happens', async () => {
@@ -292,14 +369,34 @@ describe('CniNetwork', () => {
 
   describe('bad plugins', () => {
     const cases: readonly (readonly [what: string, output: PluginOutput, code: ErrorCode, message: RegExp])[] = [
-      ['fails with a JSON error', fail('{"code":100,"msg":"no address left","details":"pool x"}'), 'Internal', /CNI plugin portmap \(ADD, network net\) failed: no address left; pool x \(CNI error 100\)/],
+      [
+        'fails with a JSON error',
+        fail('{"code":100,"msg":"no address left","details":"pool x"}'),
+        'Internal',
+        /CNI plugin portmap \(ADD, network net\) failed: no address left; pool x \(CNI error 100\)/,
+      ],
       ['asks to try again', fail('{"code":11,"msg":"later"}'), 'Unavailable', /failed: later/],
-      ['does not speak the version', fail('{"code":1,"msg":"incompatible CNI versions"}'), 'FailedPrecondition', /incompatible CNI versions/],
+      [
+        'does not speak the version',
+        fail('{"code":1,"msg":"incompatible CNI versions"}'),
+        'FailedPrecondition',
+        /incompatible CNI versions/,
+      ],
       ['dies without a word', fail('', 139), 'Internal', /failed: exit code 139, and it said nothing/],
-      ['prints garbage', ok('Segmentation fault'), 'Internal', /CNI plugin portmap \(ADD, network net\) printed something that is not JSON: "Segmentation fault"/],
+      [
+        'prints garbage',
+        ok('Segmentation fault'),
+        'Internal',
+        /CNI plugin portmap \(ADD, network net\) printed something that is not JSON: "Segmentation fault"/,
+      ],
       ['prints nothing', ok(''), 'Internal', /portmap \(ADD, network net\) exited 0 without printing a result/],
       ['prints too much', { ...ok('{'), cut: true }, 'Internal', /printed more than 1048576 bytes/],
-      ['gives no address', ok('{"cniVersion":"1.0.0"}'), 'Internal', /portmap \(ADD, network net\) returned no IP address/],
+      [
+        'gives no address',
+        ok('{"cniVersion":"1.0.0"}'),
+        'Internal',
+        /portmap \(ADD, network net\) returned no IP address/,
+      ],
     ];
     for (const [what, output, code, message] of cases) {
       it(`undoes the chain when one ${what}`, async () => {
@@ -311,8 +408,17 @@ describe('CniNetwork', () => {
     }
 
     it('names the one that hangs, and undoes', async () => {
-      plugins.behaviours.set('bridge ADD', (inner) => new Promise((_, reject) => inner.signal.addEventListener('abort', () => reject(new RuntimeError('DeadlineExceeded', 'killed')))));
-      assert.match(await refusal(network.add(backgroundOp(silent, 20), pod()), 'DeadlineExceeded'), /CNI plugin bridge \(ADD, network net\) was killed after \d+ ms: it did not finish in time/);
+      plugins.behaviours.set(
+        'bridge ADD',
+        (inner) =>
+          new Promise((_, reject) =>
+            inner.signal.addEventListener('abort', () => reject(new RuntimeError('DeadlineExceeded', 'killed'))),
+          ),
+      );
+      assert.match(
+        await refusal(network.add(backgroundOp(silent, 20), pod()), 'DeadlineExceeded'),
+        /CNI plugin bridge \(ADD, network net\) was killed after \d+ ms: it did not finish in time/,
+      );
       assert.deepEqual(plugins.verbs(), ['bridge ADD', 'portmap DEL', 'bridge DEL']);
     });
 
@@ -322,7 +428,10 @@ describe('CniNetwork', () => {
       plugins.behaviours.set('bridge DEL', () => fail('{"msg":"second"}'));
       assert.match(await refusal(network.add(op, request), 'Internal'), /first/);
       assert.deepEqual(await network.list(), [request.id]);
-      assert.match(await refusal(network.destroy(op, request.id), 'Internal'), /bridge \(DEL, network net\) failed: second/);
+      assert.match(
+        await refusal(network.destroy(op, request.id), 'Internal'),
+        /bridge \(DEL, network net\) failed: second/,
+      );
       plugins.behaviours.clear();
       await network.destroy(op, request.id);
       assert.deepEqual([plugins.leases.size, await network.list()], [0, []]);
@@ -330,7 +439,10 @@ describe('CniNetwork', () => {
 
     it('runs nothing when one of the chain is not installed', async () => {
       await rm(`${base}/bin/portmap`);
-      assert.match(await refusal(network.add(op, pod()), 'FailedPrecondition'), /CNI plugin portmap of network net is not in .*\/none, .*\/bin; install it or correct plugin_dirs/);
+      assert.match(
+        await refusal(network.add(op, pod()), 'FailedPrecondition'),
+        /CNI plugin portmap of network net is not in .*\/none, .*\/bin; install it or correct plugin_dirs/,
+      );
       assert.deepEqual([plugins.calls.length, await readdir(`${base}/cache`)], [0, []]);
       assert.match(network.ready.why, /portmap of network net is not in/);
       await writeFile(`${base}/bin/portmap`, '', { mode: 0o755 });
@@ -341,7 +453,10 @@ describe('CniNetwork', () => {
       plugins.behaviours.set('bridge DEL', () => Promise.reject(new RuntimeError('NotFound', 'no such interpreter')));
       const request = pod();
       await network.add(op, request);
-      assert.match(await refusal(network.destroy(op, request.id), 'FailedPrecondition'), /bridge \(DEL, network net\) could not be run/);
+      assert.match(
+        await refusal(network.destroy(op, request.id), 'FailedPrecondition'),
+        /bridge \(DEL, network net\) could not be run/,
+      );
     });
   });
 
@@ -353,7 +468,10 @@ describe('CniNetwork', () => {
       assert.deepEqual(plugins.verbs().slice(2), ['bridge CHECK', 'portmap CHECK']);
       assert.deepNestedInclude(plugins.calls[3]?.config, { 'prevResult.ips[0].address': '10.0.0.2/24' });
       plugins.behaviours.set('portmap CHECK', () => fail('{"code":101,"msg":"rule is gone"}'));
-      assert.match(await refusal(network.check(op, request.id), 'Internal'), /portmap \(CHECK, network net\) failed: rule is gone/);
+      assert.match(
+        await refusal(network.check(op, request.id), 'Internal'),
+        /portmap \(CHECK, network net\) failed: rule is gone/,
+      );
     });
 
     it('knows no pod that was not added', async () => {
@@ -409,11 +527,14 @@ describe('CniNetwork', () => {
       assert.deepEqual(filter.texts, []);
     });
 
-    it('are one pod\'s: a second one is refused before its chain runs', async () => {
+    it("are one pod's: a second one is refused before its chain runs", async () => {
       const first = pod({ portMappings: [web], name: 'first' });
       await network.add(op, first);
       const second = pod({ portMappings: [web] });
-      assert.match(await refusal(network.add(op, second), 'ResourceExhausted'), new RegExp(`host port 8080/tcp is taken by pod ns/first \\(host port 8080/tcp, sandbox ${first.id}\\)`));
+      assert.match(
+        await refusal(network.add(op, second), 'ResourceExhausted'),
+        new RegExp(`host port 8080/tcp is taken by pod ns/first \\(host port 8080/tcp, sandbox ${first.id}\\)`),
+      );
       assert.deepEqual([plugins.verbs(), await network.list()], [['bridge ADD'], [first.id]]);
       await network.destroy(op, first.id);
       await network.add(op, second);
@@ -421,13 +542,22 @@ describe('CniNetwork', () => {
 
     it('are given back with the chain when they cannot be mapped', async () => {
       filter.failures.push(new Error('no such chain'));
-      await network.add(op, pod({ portMappings: [web] })).then(() => assert.fail('was added'), (error: unknown) => assert.include(String(error), 'no such chain'));
+      await network.add(op, pod({ portMappings: [web] })).then(
+        () => assert.fail('was added'),
+        (error: unknown) => assert.include(String(error), 'no such chain'),
+      );
       assert.deepEqual([plugins.leases.size, filter.elements, await readdir(`${base}/cache`)], [0, undefined, []]);
       await network.add(op, pod({ portMappings: [web] }));
     });
 
     it('are given back when the namespaces never come', async () => {
-      await refusal(network.add(op, pod({ portMappings: [web], pinned: Promise.reject(new RuntimeError('Internal', 'no namespaces')) })), 'Internal');
+      await refusal(
+        network.add(
+          op,
+          pod({ portMappings: [web], pinned: Promise.reject(new RuntimeError('Internal', 'no namespaces')) }),
+        ),
+        'Internal',
+      );
       await network.add(op, pod({ portMappings: [web] }));
     });
 
@@ -438,8 +568,14 @@ describe('CniNetwork', () => {
       await network.add(op, pod({ portMappings: [web] }));
     });
 
-    it('are said to be ours, or a plugin\'s, or nobody\'s', async () => {
-      const own = { name: 'net', file: `${base}/conf/10-net.conflist`, cniVersion: '1.0.0', plugins: ['bridge'], hostPorts: 'berth' };
+    it("are said to be ours, or a plugin's, or nobody's", async () => {
+      const own = {
+        name: 'net',
+        file: `${base}/conf/10-net.conflist`,
+        cniVersion: '1.0.0',
+        plugins: ['bridge'],
+        hostPorts: 'berth',
+      };
       assert.deepEqual(network.inUse, own as never);
       filter.present = false;
       assert.deepEqual(network.inUse, { ...own, hostPorts: 'nobody' } as never);
@@ -450,7 +586,10 @@ describe('CniNetwork', () => {
 
     it('want nft, and only they do', async () => {
       filter.present = false;
-      assert.match(await refusal(network.add(op, pod({ portMappings: [web] })), 'FailedPrecondition'), /package nftables/);
+      assert.match(
+        await refusal(network.add(op, pod({ portMappings: [web] })), 'FailedPrecondition'),
+        /package nftables/,
+      );
       assert.deepEqual([plugins.calls.length, await readdir(`${base}/cache`)], [0, []]);
       const other = pod();
       await network.add(op, other);
@@ -483,7 +622,10 @@ describe('CniNetwork', () => {
     it('of a pod whose file is damaged go with it', async () => {
       const request = pod({ portMappings: [web] });
       await network.add(op, request);
-      await writeFile(cached(request.id), `${JSON.stringify({ config: JSON.parse(plain) as unknown, hostPorts: { pod: 1 } })}\n`);
+      await writeFile(
+        cached(request.id),
+        `${JSON.stringify({ config: JSON.parse(plain) as unknown, hostPorts: { pod: 1 } })}\n`,
+      );
       await restart();
       await network.gc(op, []);
       assert.deepEqual([filter.elements, plugins.leases.size, await readdir(`${base}/cache`)], [undefined, 0, []]);
@@ -496,7 +638,10 @@ describe('CniNetwork', () => {
       filter.present = false;
       await network.gc({ ...op, log }, []);
       assert.deepEqual([plugins.leases.size, await network.list()], [1, [request.id]]);
-      assert.deepEqual(warnings, ['cannot put the host ports of pods in order, will retry with the next change', 'cannot give back the network of a pod that is gone, will retry']);
+      assert.deepEqual(warnings, [
+        'cannot put the host ports of pods in order, will retry with the next change',
+        'cannot give back the network of a pod that is gone, will retry',
+      ]);
       filter.present = true;
       await network.gc(op, []);
       assert.deepEqual([plugins.leases.size, filter.elements, await readdir(`${base}/cache`)], [0, undefined, []]);
@@ -518,10 +663,23 @@ describe('CniNetwork', () => {
       await restart();
       await network.gc(op, [alive.id]);
       assert.deepEqual([[...plugins.leases.keys()], await network.list()], [[alive.id], [alive.id]]);
-      assert.deepEqual(plugins.calls.filter(({ verb, id }) => verb === 'DEL' && id === half.id).map(({ config }) => 'prevResult' in config), [false, false]);
+      assert.deepEqual(
+        plugins.calls
+          .filter(({ verb, id }) => verb === 'DEL' && id === half.id)
+          .map(({ config }) => 'prevResult' in config),
+        [false, false],
+      );
     });
 
-    for (const [what, text] of [['empty', ''], ['cut', '{"version":1,"con'], ['not JSON', 'x\n'], ['of another shape', 'null\n'], ['without a configuration', '{}\n'], ['not ours', '{"config":{"name":"../x","plugins":[]}}\n'], ['odd in its result', '{"config":{"name":"x","plugins":[{"type":"bridge"}]}}\n[]\n']] as const) {
+    for (const [what, text] of [
+      ['empty', ''],
+      ['cut', '{"version":1,"con'],
+      ['not JSON', 'x\n'],
+      ['of another shape', 'null\n'],
+      ['without a configuration', '{}\n'],
+      ['not ours', '{"config":{"name":"../x","plugins":[]}}\n'],
+      ['odd in its result', '{"config":{"name":"x","plugins":[{"type":"bridge"}]}}\n[]\n'],
+    ] as const) {
       it(`calls DEL with the present configuration for a file that is ${what}`, async () => {
         const request = pod();
         await network.add(op, request);
@@ -566,7 +724,9 @@ describe('CniNetwork', () => {
       plugins.leases.set('of a pod without a file', '10.0.0.99');
       await network.gc(op, [request.id]);
       assert.deepEqual([...plugins.leases.keys()], [request.id]);
-      assert.deepEqual(plugins.calls.find(({ verb }) => verb === 'GC')?.config['cni.dev/valid-attachments'], [{ containerID: request.id, ifname: 'eth0' }]);
+      assert.deepEqual(plugins.calls.find(({ verb }) => verb === 'GC')?.config['cni.dev/valid-attachments'], [
+        { containerID: request.id, ifname: 'eth0' },
+      ]);
       plugins.calls.length = 0;
       await configure(conflist({ cniVersion: '1.1.0', disableGC: true, note: 2 }));
       changed();
@@ -583,7 +743,10 @@ describe('CniNetwork', () => {
       await rm(`${base}/conf/10-net.conflist`);
       changed();
       await until(() => !network.ready.ok);
-      assert.match(network.ready.why, /^cni config uninitialized: no CNI configuration in .*\/conf, .*\/own; has your network provider started\?$/);
+      assert.match(
+        network.ready.why,
+        /^cni config uninitialized: no CNI configuration in .*\/conf, .*\/own; has your network provider started\?$/,
+      );
       const adding = network.add(op, pod());
       await configure(conflist({ name: 'late' }));
       changed();
@@ -595,7 +758,10 @@ describe('CniNetwork', () => {
       await rm(`${base}/conf/10-net.conflist`);
       changed();
       await until(() => !network.ready.ok);
-      assert.match(await refusal(network.add(backgroundOp(silent, 5), pod()), 'Unavailable'), /cni config uninitialized/);
+      assert.match(
+        await refusal(network.add(backgroundOp(silent, 5), pod()), 'Unavailable'),
+        /cni config uninitialized/,
+      );
       assert.deepEqual(await readdir(`${base}/cache`), []);
     });
 
@@ -638,7 +804,10 @@ describe('CniNetwork', () => {
       network = make();
       await network.start(op);
       await network.add(op, pod());
-      assert.deepEqual(plugins.calls.filter(({ plugin }) => plugin === 'bridge').map(({ config }) => config['name']), ['own', 'system']);
+      assert.deepEqual(
+        plugins.calls.filter(({ plugin }) => plugin === 'bridge').map(({ config }) => config['name']),
+        ['own', 'system'],
+      );
     });
 
     it('keeps the last good content of a file that is being rewritten', async () => {
@@ -657,7 +826,10 @@ describe('CniNetwork', () => {
       watches.absent.add(`${base}/conf`).add(`${base}/own`);
       network = make();
       await network.start(op);
-      assert.deepEqual([...watches.open].map(({ path }) => path), [base, base]);
+      assert.deepEqual(
+        [...watches.open].map(({ path }) => path),
+        [base, base],
+      );
       assert.deepEqual((await readdir(base)).sort(), ['bin', 'cache']);
       const adding = network.add(op, pod());
       await configure(conflist());
@@ -685,12 +857,24 @@ describe('CniNetwork', () => {
     it('may fail for a while, if the network was ready before', async () => {
       let now = 0;
       let failing = false;
-      plugins.behaviours.set('portmap STATUS', () => (failing ? fail('{"code":50,"msg":"controller is down"}') : ok('')));
+      plugins.behaviours.set('portmap STATUS', () =>
+        failing ? fail('{"code":50,"msg":"controller is down"}') : ok(''),
+      );
       await configure(conflist({ cniVersion: '1.1.0' }));
       await network.close();
-      const graceful = (): CniNetwork => new CniNetwork({
-        configDirs: [`${base}/conf`], pluginDirs: [`${base}/bin`], cacheDir: `${base}/cache`, defaultNetwork: '', log, run: plugins.run, watch: watches.watch, filter, now: () => now, statusGraceMs: 30_000,
-      });
+      const graceful = (): CniNetwork =>
+        new CniNetwork({
+          configDirs: [`${base}/conf`],
+          pluginDirs: [`${base}/bin`],
+          cacheDir: `${base}/cache`,
+          defaultNetwork: '',
+          log,
+          run: plugins.run,
+          watch: watches.watch,
+          filter,
+          now: () => now,
+          statusGraceMs: 30_000,
+        });
       network = graceful();
       await network.start(op);
       /** Asks now, and waits for what the plugins say. */

@@ -1,5 +1,6 @@
 /**
- * Pod networks by CNI plugins: the chain of plugins for each verb, and the cache that makes DEL possible after anything.
+ * Pod networks by CNI plugins: the chain of plugins for each verb, and the cache that makes DEL possible after
+ * anything.
  *
  *   add:      intent on disk ──▶ ADD plugin by plugin ──▶ result on disk ──▶ answer
  *                                    ╰─ fails ─▶ DEL, all plugins, backwards ─▶ file removed
@@ -23,7 +24,20 @@ import { limits } from '../base/limits.ts';
 import { backgroundOp, detached, withTimeout } from '../base/op.ts';
 import type { Logger, Op } from '../base/op.ts';
 import { KeyedMutex } from '../base/sync.ts';
-import { atLeast, capabilityArgs, INTERFACE, networkConfOf, parseResult, pluginComplaint, pluginInput, podAddressesOf, podArgs, podNetworkOf, resultAs, resultOf } from './conf.ts';
+import {
+  atLeast,
+  capabilityArgs,
+  INTERFACE,
+  networkConfOf,
+  parseResult,
+  pluginComplaint,
+  pluginInput,
+  podAddressesOf,
+  podArgs,
+  podNetworkOf,
+  resultAs,
+  resultOf,
+} from './conf.ts';
 import type { CniResult, Json, NetworkConf, PluginConf } from './conf.ts';
 import { ConfDirs } from './confdir.ts';
 import { endPlugins, nodeFilter, runPlugin, sweepNat, watchWithInotify } from './exec.ts';
@@ -35,7 +49,10 @@ import { mapperOf, mapsPorts, normalised } from './ports.ts';
 import type { PodPorts } from './ports.ts';
 
 export interface CniOptions {
-  /** Directories of configurations: the first that holds a usable one is used, and only that. All are watched; none need exist. */
+  /**
+   * Directories of configurations: the first that holds a usable one is used, and only that. All are watched; none need
+   * exist.
+   */
   readonly configDirs: readonly [string, ...string[]];
   /** Directories of plugins, in the order of the search. */
   readonly pluginDirs: readonly string[];
@@ -103,8 +120,17 @@ export class CniNetwork implements NetworkPlugin {
   constructor(options: CniOptions) {
     this.#options = options;
     this.#run = options.run ?? runPlugin;
-    this.#conf = new ConfDirs({ dirs: options.configDirs, defaultNetwork: options.defaultNetwork, log: options.log, watch: options.watch ?? watchWithInotify });
-    this.#ports = new HostPorts({ stateFile: `${options.cacheDir}/hostports.json`, filter: options.filter ?? nodeFilter, log: options.log });
+    this.#conf = new ConfDirs({
+      dirs: options.configDirs,
+      defaultNetwork: options.defaultNetwork,
+      log: options.log,
+      watch: options.watch ?? watchWithInotify,
+    });
+    this.#ports = new HostPorts({
+      stateFile: `${options.cacheDir}/hostports.json`,
+      filter: options.filter ?? nodeFilter,
+      log: options.log,
+    });
   }
 
   async start(op: Op): Promise<void> {
@@ -127,7 +153,8 @@ export class CniNetwork implements NetworkPlugin {
     const missing = network.plugins.find(({ type }) => this.#find(type) === undefined);
     if (missing !== undefined) return { ok: false, why: this.#missing(network, missing) };
     const { why: trouble, since } = this.#status;
-    const bad = this.#status.network === network && trouble !== '' && this.#now() - since >= (this.#options.statusGraceMs ?? 0);
+    const bad =
+      this.#status.network === network && trouble !== '' && this.#now() - since >= (this.#options.statusGraceMs ?? 0);
     return bad ? { ok: false, why: trouble } : { ok: true, why: '' };
   }
 
@@ -135,7 +162,13 @@ export class CniNetwork implements NetworkPlugin {
     const { network, file } = this.#conf.current();
     if (network === undefined) return undefined;
     const { name, cniVersion, plugins } = network;
-    return { name, file, cniVersion, plugins: plugins.map(({ type }) => type), hostPorts: mapsPorts(network) ? 'plugin' : this.#ports.possible ? 'berth' : 'nobody' };
+    return {
+      name,
+      file,
+      cniVersion,
+      plugins: plugins.map(({ type }) => type),
+      hostPorts: mapsPorts(network) ? 'plugin' : this.#ports.possible ? 'berth' : 'nobody',
+    };
   }
 
   async add(op: Op, pod: PodNetworkRequest): Promise<PodNetwork> {
@@ -145,8 +178,19 @@ export class CniNetwork implements NetworkPlugin {
       const network = await this.#conf.wait(op);
       // All or none: half a chain could not be taken down either.
       for (const plugin of network.plugins) this.#where(network, plugin);
-      const hostPorts = mapperOf(network, pod.portMappings) === 'berth' ? { pod: `${pod.namespace}/${pod.name}`, mappings: normalised(pod.portMappings) } : undefined;
-      const intent: Attachment = { id: pod.id, netns: pod.netns, args, capabilityArgs: capabilities, network, hostPorts, result: undefined };
+      const hostPorts =
+        mapperOf(network, pod.portMappings) === 'berth'
+          ? { pod: `${pod.namespace}/${pod.name}`, mappings: normalised(pod.portMappings) }
+          : undefined;
+      const intent: Attachment = {
+        id: pod.id,
+        netns: pod.netns,
+        args,
+        capabilityArgs: capabilities,
+        network,
+        hostPorts,
+        result: undefined,
+      };
       const file = await this.#begin(op, intent, pod.pinned);
       try {
         return await this.#attach(withTimeout(op, limits.cniAddMs), intent, file);
@@ -154,7 +198,11 @@ export class CniNetwork implements NetworkPlugin {
         await this.#undo(op, pod.id);
         throw error;
       } finally {
-        file.close().catch((error: unknown) => op.log.warn('cannot close cni cache file, ignoring', { sandbox: pod.id, why: explain(error) }));
+        file
+          .close()
+          .catch((error: unknown) =>
+            op.log.warn('cannot close cni cache file, ignoring', { sandbox: pod.id, why: explain(error) }),
+          );
       }
     });
   }
@@ -163,7 +211,9 @@ export class CniNetwork implements NetworkPlugin {
     if (subnets.join() === this.#ranges.join()) return;
     await replaceFile(this.#rangesFile, `${JSON.stringify(subnets)}\n`, 'durable');
     this.#ranges = subnets;
-    this.#options.log.info('addresses of pods come from the ranges of the node, where plugins take them', { ranges: subnets.join(',') });
+    this.#options.log.info('addresses of pods come from the ranges of the node, where plugins take them', {
+      ranges: subnets.join(','),
+    });
   }
 
   destroy(op: Op, id: SandboxId): Promise<void> {
@@ -186,7 +236,9 @@ export class CniNetwork implements NetworkPlugin {
     try {
       await this.#ports.settle(op);
     } catch (error) {
-      op.log.warn('cannot put the host ports of pods in order, will retry with the next change', { why: explain(error) });
+      op.log.warn('cannot put the host ports of pods in order, will retry with the next change', {
+        why: explain(error),
+      });
     }
     const keep = new Set(live);
     for (const id of await this.list()) {
@@ -196,7 +248,10 @@ export class CniNetwork implements NetworkPlugin {
         await this.destroy(op, id);
         op.log.info('network of a pod that is gone given back', { sandbox: id });
       } catch (error) {
-        op.log.warn('cannot give back the network of a pod that is gone, will retry', { sandbox: id, why: explain(error) });
+        op.log.warn('cannot give back the network of a pod that is gone, will retry', {
+          sandbox: id,
+          why: explain(error),
+        });
       }
     }
     await this.#collect(op, live);
@@ -204,7 +259,9 @@ export class CniNetwork implements NetworkPlugin {
 
   async list(): Promise<readonly SandboxId[]> {
     const names = await readDirSorted(this.#options.cacheDir);
-    return names.filter((name) => /^[0-9a-f]{64}\.jsonl$/.test(name)).map((name) => parseSandboxId(name.slice(0, -'.jsonl'.length)));
+    return names
+      .filter((name) => /^[0-9a-f]{64}\.jsonl$/.test(name))
+      .map((name) => parseSandboxId(name.slice(0, -'.jsonl'.length)));
   }
 
   // ---- the chain -----------------------------------------------------------------------------------------------
@@ -217,7 +274,8 @@ export class CniNetwork implements NetworkPlugin {
       result = complete(intent.network, plugin, () => parseResult(stdout, intent.network.cniVersion));
     }
     const last = intent.network.plugins.at(-1);
-    if (result === undefined || last === undefined) throw new RuntimeError('Internal', `network ${intent.network.name} has no plugins`);
+    if (result === undefined || last === undefined)
+      throw new RuntimeError('Internal', `network ${intent.network.name} has no plugins`);
     const final = result;
     const pod = complete(intent.network, last, () => podNetworkOf(final));
     await failpoint('cni.add.after');
@@ -229,7 +287,10 @@ export class CniNetwork implements NetworkPlugin {
     return pod;
   }
 
-  /** DEL after a failed ADD, beyond the caller's patience. If it fails too the file stays, and `destroy` or `gc` tries again. */
+  /**
+   * DEL after a failed ADD, beyond the caller's patience. If it fails too the file stays, and `destroy` or `gc` tries
+   * again.
+   */
   async #undo(op: Op, id: SandboxId): Promise<void> {
     try {
       await this.#detach(detached(op, limits.cniDelMs), id);
@@ -262,7 +323,10 @@ export class CniNetwork implements NetworkPlugin {
     try {
       await (this.#options.sweep ?? sweepNat)(op, id);
     } catch (error) {
-      op.log.warn('cannot look for packet-filter rules of a pod whose network namespace is gone, ignoring', { sandbox: id, why: explain(error) });
+      op.log.warn('cannot look for packet-filter rules of a pod whose network namespace is gone, ignoring', {
+        sandbox: id,
+        why: explain(error),
+      });
     }
   }
 
@@ -270,7 +334,11 @@ export class CniNetwork implements NetworkPlugin {
   #guess(id: SandboxId): Attachment {
     const { network, why } = this.#conf.current();
     if (network === undefined) {
-      throw new RuntimeError('FailedPrecondition', `${this.#path(id)} is damaged, and there is no CNI network to give the addresses of sandbox ${id} back to: ${why}`);
+      throw new RuntimeError(
+        'FailedPrecondition',
+        `${this.#path(id)} is damaged, and there is no CNI network to give the addresses of sandbox ` +
+          `${id} back to: ${why}`,
+      );
     }
     return { id, netns: '', args: '', capabilityArgs: {}, network, hostPorts: undefined, result: undefined };
   }
@@ -281,7 +349,11 @@ export class CniNetwork implements NetworkPlugin {
     for (const id of await this.list()) {
       const found = await this.#load(id);
       if (found === undefined || found === 'damaged' || found.hostPorts === undefined) continue;
-      this.#ports.recall({ id, ...found.hostPorts, addresses: found.result === undefined ? [] : podAddressesOf(found.result) });
+      this.#ports.recall({
+        id,
+        ...found.hostPorts,
+        addresses: found.result === undefined ? [] : podAddressesOf(found.result),
+      });
     }
   }
 
@@ -292,7 +364,11 @@ export class CniNetwork implements NetworkPlugin {
     const extra = { 'cni.dev/valid-attachments': valid, 'cni.dev/attachments': valid };
     for (const plugin of network.plugins) {
       try {
-        const run = { path: this.#where(network, plugin), env: this.#env('GC'), stdin: pluginInput(network, plugin, { extra }) };
+        const run = {
+          path: this.#where(network, plugin),
+          env: this.#env('GC'),
+          stdin: pluginInput(network, plugin, { extra }),
+        };
         this.#judge(await this.#run(withTimeout(op, limits.cniDelMs), run), 'GC', network, plugin);
       } catch (error) {
         op.log.warn('cni gc failed, will retry', { network: network.name, why: explain(error) });
@@ -300,7 +376,13 @@ export class CniNetwork implements NetworkPlugin {
     }
   }
 
-  async #call(op: Op, verb: 'ADD' | 'DEL' | 'CHECK', attachment: Attachment, plugin: PluginConf, prevResult: CniResult | undefined): Promise<PluginOutput> {
+  async #call(
+    op: Op,
+    verb: 'ADD' | 'DEL' | 'CHECK',
+    attachment: Attachment,
+    plugin: PluginConf,
+    prevResult: CniResult | undefined,
+  ): Promise<PluginOutput> {
     const { network, id, netns, args, capabilityArgs: capabilities } = attachment;
     const run = {
       path: this.#where(network, plugin),
@@ -315,18 +397,36 @@ export class CniNetwork implements NetworkPlugin {
     } catch (error) {
       if (!isCode(error, 'DeadlineExceeded') && !isCode(error, 'Cancelled')) throw asOurs(error, verb, network, plugin);
       const late = isCode(error, 'DeadlineExceeded') || Date.now() >= op.deadline;
-      throw new RuntimeError(late ? 'DeadlineExceeded' : 'Cancelled', `${named(verb, network, plugin)} was killed after ${Date.now() - started} ms: ${
-        late ? 'it did not finish in time; look at its own log and at what it waits for (IPAM, API server, iptables lock)' : 'the request was cancelled'}`, { cause: error });
+      throw new RuntimeError(
+        late ? 'DeadlineExceeded' : 'Cancelled',
+        `${named(verb, network, plugin)} was killed after ${Date.now() - started} ms: ${
+          late
+            ? 'it did not finish in time; look at its own log and at what it waits for (IPAM, API server, ' +
+              'iptables lock)'
+            : 'the request was cancelled'
+        }`,
+        { cause: error },
+      );
     }
   }
 
   /** @throws what a plugin that failed, or said too much, said. */
   #judge({ exitCode, stdout, stderr, cut }: PluginOutput, verb: Verb, network: NetworkConf, plugin: PluginConf): void {
     if (exitCode === 0 && !cut) return;
-    if (exitCode === 0) throw new RuntimeError('Internal', `${named(verb, network, plugin)} printed more than ${limits.cniResultBytes} bytes`);
+    if (exitCode === 0)
+      throw new RuntimeError(
+        'Internal',
+        `${named(verb, network, plugin)} printed more than ${limits.cniResultBytes} bytes`,
+      );
     const { code, text } = pluginComplaint(exitCode, stdout, stderr);
-    // 11 is "try again later", 50 and 51 are "not ready"; 1 and 7 are the administrator's (cni.dev/docs/spec, error codes).
-    const kind = code === 11 || code === 50 || code === 51 ? 'Unavailable' : code === 1 || code === 7 ? 'FailedPrecondition' : 'Internal';
+    // 11 is "try again later", 50 and 51 are "not ready"; 1 and 7 are the administrator's (cni.dev/docs/spec, error
+    // codes).
+    const kind =
+      code === 11 || code === 50 || code === 51
+        ? 'Unavailable'
+        : code === 1 || code === 7
+          ? 'FailedPrecondition'
+          : 'Internal';
     throw new RuntimeError(kind, `${named(verb, network, plugin)} failed: ${text}`);
   }
 
@@ -335,14 +435,16 @@ export class CniNetwork implements NetworkPlugin {
   }
 
   #find(type: string): string | undefined {
-    return this.#options.pluginDirs.map((directory) => `${directory}/${type}`).find((path) => {
-      try {
-        accessSync(path, constants.X_OK);
-        return true;
-      } catch {
-        return false;
-      }
-    });
+    return this.#options.pluginDirs
+      .map((directory) => `${directory}/${type}`)
+      .find((path) => {
+        try {
+          accessSync(path, constants.X_OK);
+          return true;
+        } catch {
+          return false;
+        }
+      });
   }
 
   /** Not NotFound: that would read as "no such pod" to who destroys one. */
@@ -353,7 +455,10 @@ export class CniNetwork implements NetworkPlugin {
   }
 
   #missing(network: NetworkConf, plugin: PluginConf): string {
-    return `CNI plugin ${plugin.type} of network ${network.name} is not in ${this.#options.pluginDirs.join(', ')}; install it or correct plugin_dirs`;
+    return (
+      `CNI plugin ${plugin.type} of network ${network.name} is not in ` +
+      `${this.#options.pluginDirs.join(', ')}; install it or correct plugin_dirs`
+    );
   }
 
   // ---- the cache -----------------------------------------------------------------------------------------------
@@ -372,11 +477,17 @@ export class CniNetwork implements NetworkPlugin {
       if (!Array.isArray(subnets)) throw new RuntimeError('FailedPrecondition', `${this.#rangesFile} holds no list`);
       this.#ranges = subnets.filter((each) => typeof each === 'string');
     } catch (error) {
-      if (errnoOf(error) !== 'ENOENT') this.#options.log.warn('cannot read the address ranges of pods, going on without until they are told again', { why: explain(error) });
+      if (errnoOf(error) !== 'ENOENT')
+        this.#options.log.warn('cannot read the address ranges of pods, going on without until they are told again', {
+          why: explain(error),
+        });
     }
   }
 
-  /** Writes the first line; the second follows through the same descriptor. What an earlier try left is given back before. */
+  /**
+   * Writes the first line; the second follows through the same descriptor. What an earlier try left is given back
+   * before.
+   */
   async #begin(op: Op, intent: Attachment, pinned: Promise<unknown>): Promise<FileHandle> {
     const { id, netns, args, capabilityArgs: capabilities, network, hostPorts } = intent;
     const path = this.#path(id);
@@ -390,7 +501,16 @@ export class CniNetwork implements NetworkPlugin {
     }
     try {
       if (hostPorts !== undefined) this.#ports.reserve({ id, ...hostPorts, addresses: [] });
-      await this.#write(file, id, { version: 1, id, netns, interface: INTERFACE, args, capabilityArgs: capabilities, config: network.raw, hostPorts });
+      await this.#write(file, id, {
+        version: 1,
+        id,
+        netns,
+        interface: INTERFACE,
+        args,
+        capabilityArgs: capabilities,
+        config: network.raw,
+        hostPorts,
+      });
       await failpoint('cni.intent.after');
       await pinned;
       return file;
@@ -438,7 +558,12 @@ export class CniNetwork implements NetworkPlugin {
 
   /** Asks for STATUS now and then; never awaited by who wants to know. */
   #refresh(network: NetworkConf): void {
-    if (this.#closed || !atLeast(network.cniVersion, '1.1.0') || (this.#status.network === network && this.#now() - this.#status.at < STATUS_AGE_MS)) return;
+    if (
+      this.#closed ||
+      !atLeast(network.cniVersion, '1.1.0') ||
+      (this.#status.network === network && this.#now() - this.#status.at < STATUS_AGE_MS)
+    )
+      return;
     this.#asking ??= this.#askStatus(network).finally(() => (this.#asking = undefined));
   }
 
@@ -447,7 +572,11 @@ export class CniNetwork implements NetworkPlugin {
     try {
       const op = backgroundOp(this.#options.log, limits.cniStatusMs);
       for (const plugin of network.plugins) {
-        const run = { path: this.#where(network, plugin), env: this.#env('STATUS'), stdin: pluginInput(network, plugin, {}) };
+        const run = {
+          path: this.#where(network, plugin),
+          env: this.#env('STATUS'),
+          stdin: pluginInput(network, plugin, {}),
+        };
         this.#judge(await this.#run(op, run), 'STATUS', network, plugin);
       }
     } catch (error) {
@@ -456,8 +585,14 @@ export class CniNetwork implements NetworkPlugin {
     const at = this.#now();
     const { network: before, why: whyBefore, since } = this.#status;
     // A network that was never ready has no grace.
-    this.#status = { network, why, at, since: before !== network ? Number.NEGATIVE_INFINITY : whyBefore === '' ? at : since };
-    if (why !== '' && (before !== network || whyBefore === '')) this.#options.log.warn('the cni network says that it is not ready', { network: network.name, why });
+    this.#status = {
+      network,
+      why,
+      at,
+      since: before !== network ? Number.NEGATIVE_INFINITY : whyBefore === '' ? at : since,
+    };
+    if (why !== '' && (before !== network || whyBefore === ''))
+      this.#options.log.warn('the cni network says that it is not ready', { network: network.name, why });
   }
 
   #now(): number {
@@ -482,10 +617,15 @@ function complete<T>(network: NetworkConf, plugin: PluginConf, work: () => T): T
 function asOurs(error: unknown, verb: Verb, network: NetworkConf, plugin: PluginConf): RuntimeError {
   if (error instanceof RuntimeError && error.message.startsWith('CNI plugin')) return error;
   const wrapped = wrap(`${named(verb, network, plugin)} could not be run`, error);
-  return wrapped.code === 'NotFound' ? new RuntimeError('FailedPrecondition', wrapped.message, { cause: error }) : wrapped;
+  return wrapped.code === 'NotFound'
+    ? new RuntimeError('FailedPrecondition', wrapped.message, { cause: error })
+    : wrapped;
 }
 
-/** True if something at `path` is a pinned namespace still: after a reboot, or when somebody unmounted it, an empty file may be left. In memory, so on the spot. */
+/**
+ * True if something at `path` is a pinned namespace still: after a reboot, or when somebody unmounted it, an empty file
+ * may be left. In memory, so on the spot.
+ */
 function isNetns(path: string): boolean {
   if (path === '') return false;
   try {
@@ -497,7 +637,10 @@ function isNetns(path: string): boolean {
 
 /** The whole lines of a cache file; the piece after the last newline was cut off by a crash. */
 function linesOf(text: string): (Json | undefined)[] {
-  return text.split('\n').slice(0, -1).map((line) => JSON.parse(line) as Json);
+  return text
+    .split('\n')
+    .slice(0, -1)
+    .map((line) => JSON.parse(line) as Json);
 }
 
 /** unlink, and nothing more: one trip to the disk. */
@@ -511,14 +654,19 @@ async function forget(path: string): Promise<void> {
 
 function unwritable(path: string, error: unknown): RuntimeError {
   const full = errnoOf(error) === 'ENOSPC' || errnoOf(error) === 'EDQUOT';
-  return wrap(`cannot write ${path}${full ? '; make room on its file system' : ''}`, error, full ? 'ResourceExhausted' : 'Internal');
+  return wrap(
+    `cannot write ${path}${full ? '; make room on its file system' : ''}`,
+    error,
+    full ? 'ResourceExhausted' : 'Internal',
+  );
 }
 
 /** As it was written. @throws InvalidArgument if it was not written so. */
 function hostPortsOf(raw: unknown): Attachment['hostPorts'] {
   if (raw === undefined) return undefined;
   const { pod, mappings } = raw as { readonly pod: unknown; readonly mappings: unknown };
-  if (typeof pod !== 'string' || !Array.isArray(mappings)) throw new RuntimeError('InvalidArgument', 'hostPorts are not as they were written');
+  if (typeof pod !== 'string' || !Array.isArray(mappings))
+    throw new RuntimeError('InvalidArgument', 'hostPorts are not as they were written');
   return { pod, mappings: normalised(mappings as PodPorts['mappings']) };
 }
 

@@ -44,7 +44,11 @@ export interface CniResult {
   readonly cniVersion: string;
   readonly interfaces: readonly { readonly name: string; readonly sandbox: string }[];
   /** Addresses with their prefix length, in the order of the plugin; `interface` is an index or undefined. */
-  readonly ips: readonly { readonly address: string; readonly gateway: string; readonly interface: number | undefined }[];
+  readonly ips: readonly {
+    readonly address: string;
+    readonly gateway: string;
+    readonly interface: number | undefined;
+  }[];
   readonly raw: Json;
 }
 
@@ -86,9 +90,16 @@ function pluginOf(file: string, raw: unknown): PluginConf {
 }
 
 function versionOf(file: string, raw: Json): string {
-  const offered = [raw['cniVersion'] ?? '0.1.0', ...(Array.isArray(raw['cniVersions']) ? (raw['cniVersions'] as readonly unknown[]) : [])];
+  const offered = [
+    raw['cniVersion'] ?? '0.1.0',
+    ...(Array.isArray(raw['cniVersions']) ? (raw['cniVersions'] as readonly unknown[]) : []),
+  ];
   const spoken = CNI_VERSIONS.filter((each) => offered.includes(each)).at(-1);
-  if (spoken === undefined) throw bad(file, `has "cniVersion" ${offered.map(show).join(', ')}; Berth speaks ${CNI_VERSIONS[0]} to ${CNI_VERSIONS.at(-1)}`);
+  if (spoken === undefined)
+    throw bad(
+      file,
+      `has "cniVersion" ${offered.map(show).join(', ')}; Berth speaks ${CNI_VERSIONS[0]} to ${CNI_VERSIONS.at(-1)}`,
+    );
   return spoken;
 }
 
@@ -99,12 +110,16 @@ export function atLeast(version: string, least: string): boolean {
 
 // ---- to the plugin ---------------------------------------------------------------------------------------------
 
-/** What the plugins of a chain may be told, by capability (cni.dev/docs/conventions). Each gets what it declares. `ranges`: the node's subnets for pods. */
+/**
+ * What the plugins of a chain may be told, by capability (cni.dev/docs/conventions). Each gets what it declares.
+ * `ranges`: the node's subnets for pods.
+ */
 export function capabilityArgs(pod: PodNetworkRequest, ranges: readonly string[]): Json {
   const args: Record<string, unknown> = Object.create(null) as Record<string, unknown>;
   if (pod.portMappings.length > 0) {
     args['portMappings'] = pod.portMappings.map(({ hostPort, containerPort, protocol, hostIp }) =>
-      hostIp === '' ? { hostPort, containerPort, protocol } : { hostPort, containerPort, protocol, hostIP: hostIp });
+      hostIp === '' ? { hostPort, containerPort, protocol } : { hostPort, containerPort, protocol, hostIP: hostIp },
+    );
   }
   const bandwidth = bandwidthOf(pod.annotations);
   if (bandwidth !== undefined) args['bandwidth'] = bandwidth;
@@ -119,8 +134,17 @@ export function capabilityArgs(pod: PodNetworkRequest, ranges: readonly string[]
 }
 
 /** The JSON for a plugin's stdin: its configuration with the network's name and version, and what the verb adds. */
-export function pluginInput(network: NetworkConf, plugin: PluginConf, more: { readonly capabilityArgs?: Json; readonly prevResult?: CniResult | undefined; readonly extra?: Json }): string {
-  const input: Record<string, unknown> = { ...plugin.raw, name: network.name, cniVersion: network.cniVersion, ...more.extra };
+export function pluginInput(
+  network: NetworkConf,
+  plugin: PluginConf,
+  more: { readonly capabilityArgs?: Json; readonly prevResult?: CniResult | undefined; readonly extra?: Json },
+): string {
+  const input: Record<string, unknown> = {
+    ...plugin.raw,
+    name: network.name,
+    cniVersion: network.cniVersion,
+    ...more.extra,
+  };
   const runtimeConfig: Record<string, unknown> = {};
   for (const capability of plugin.capabilities) {
     const value = more.capabilityArgs?.[capability];
@@ -145,7 +169,11 @@ export function podArgs(pod: Pick<PodNetworkRequest, 'id' | 'name' | 'namespace'
     ['K8S_POD_UID', pod.uid],
   ];
   for (const [key, value] of entries) {
-    if (/[;=\p{Cc}]/u.test(value)) throw new RuntimeError('InvalidArgument', `${key} for CNI plugins must not contain ";", "=" or control characters: ${quote(value)}`);
+    if (/[;=\p{Cc}]/u.test(value))
+      throw new RuntimeError(
+        'InvalidArgument',
+        `${key} for CNI plugins must not contain ";", "=" or control characters: ${quote(value)}`,
+      );
   }
   return entries.map(([key, value]) => `${key}=${value}`).join(';');
 }
@@ -164,16 +192,34 @@ function bandwidthOf(annotations: Readonly<Record<string, string>>): Json | unde
 }
 
 const QUANTITY_SUFFIXES: ReadonlyMap<string, number> = new Map([
-  ['', 1], ['k', 1e3], ['M', 1e6], ['G', 1e9], ['T', 1e12], ['P', 1e15], ['Ki', 2 ** 10], ['Mi', 2 ** 20], ['Gi', 2 ** 30], ['Ti', 2 ** 40], ['Pi', 2 ** 50],
+  ['', 1],
+  ['k', 1e3],
+  ['M', 1e6],
+  ['G', 1e9],
+  ['T', 1e12],
+  ['P', 1e15],
+  ['Ki', 2 ** 10],
+  ['Mi', 2 ** 20],
+  ['Gi', 2 ** 30],
+  ['Ti', 2 ** 40],
+  ['Pi', 2 ** 50],
 ]);
 
-/** A Kubernetes quantity in bits per second, from 1k to 1P as the API server has it. @throws InvalidArgument naming the annotation. */
+/**
+ * A Kubernetes quantity in bits per second, from 1k to 1P as the API server has it. @throws InvalidArgument naming the
+ * annotation.
+ */
 function rateOf(annotations: Readonly<Record<string, string>>, name: string): number | undefined {
   const text = Object.hasOwn(annotations, name) ? annotations[name] : undefined;
   if (text === undefined) return undefined;
   const match = /^([0-9]{1,16}(?:\.[0-9]{1,9})?)(|[kMGTP]|[KMGTP]i)$/.exec(text.trim());
-  const rate = match === null ? Number.NaN : Math.ceil(Number(match[1]) * (QUANTITY_SUFFIXES.get(match[2] ?? '') ?? Number.NaN));
-  if (!(rate >= 1e3 && rate <= 1e15)) throw new RuntimeError('InvalidArgument', `annotation ${name} wants bits per second from 1k to 1P, like "10M", got ${quote(text)}`);
+  const rate =
+    match === null ? Number.NaN : Math.ceil(Number(match[1]) * (QUANTITY_SUFFIXES.get(match[2] ?? '') ?? Number.NaN));
+  if (!(rate >= 1e3 && rate <= 1e15))
+    throw new RuntimeError(
+      'InvalidArgument',
+      `annotation ${name} wants bits per second from 1k to 1P, like "10M", got ${quote(text)}`,
+    );
   return rate;
 }
 
@@ -189,12 +235,18 @@ export function parseResult(text: string, configVersion: string): CniResult {
 
 /** The same from a result that is parsed already, as the cache keeps it. @throws Internal */
 export function resultOf(raw: Json, configVersion: string): CniResult {
-  const cniVersion = typeof raw['cniVersion'] === 'string' && raw['cniVersion'] !== '' ? raw['cniVersion'] : configVersion;
-  const listed = atLeast(cniVersion, '0.3.0') ? arrayOf(raw['ips']) : [raw['ip4'], raw['ip6']].filter(isObject).map((each) => ({ address: each['ip'], gateway: each['gateway'] }));
-  if (listed.length > limits.podIpsCount) throw new RuntimeError('Internal', `returned ${listed.length} addresses; a pod has at most ${limits.podIpsCount}`);
+  const cniVersion =
+    typeof raw['cniVersion'] === 'string' && raw['cniVersion'] !== '' ? raw['cniVersion'] : configVersion;
+  const listed = atLeast(cniVersion, '0.3.0')
+    ? arrayOf(raw['ips'])
+    : [raw['ip4'], raw['ip6']].filter(isObject).map((each) => ({ address: each['ip'], gateway: each['gateway'] }));
+  if (listed.length > limits.podIpsCount)
+    throw new RuntimeError('Internal', `returned ${listed.length} addresses; a pod has at most ${limits.podIpsCount}`);
   return {
     cniVersion,
-    interfaces: arrayOf(raw['interfaces']).map((each) => (isObject(each) ? { name: textOf(each['name']), sandbox: textOf(each['sandbox']) } : { name: '', sandbox: '' })),
+    interfaces: arrayOf(raw['interfaces']).map((each) =>
+      isObject(each) ? { name: textOf(each['name']), sandbox: textOf(each['sandbox']) } : { name: '', sandbox: '' },
+    ),
     ips: listed.map((each) => ipOf(each)),
     raw,
   };
@@ -203,17 +255,27 @@ export function resultOf(raw: Json, configVersion: string): CniResult {
 function ipOf(entry: unknown): CniResult['ips'][number] {
   const address = isObject(entry) ? textOf(entry['address']) : '';
   if (familyOf(address.split('/')[0] ?? '') === undefined || !/\/[0-9]{1,3}$/.test(address)) {
-    throw new RuntimeError('Internal', `returned ${show(isObject(entry) ? entry['address'] : entry)} where an address with a prefix length belongs`);
+    throw new RuntimeError(
+      'Internal',
+      `returned ${show(isObject(entry) ? entry['address'] : entry)} where an address with a prefix length belongs`,
+    );
   }
   const index = isObject(entry) ? entry['interface'] : undefined;
-  return { address, gateway: isObject(entry) ? textOf(entry['gateway']) : '', interface: typeof index === 'number' && index >= 0 ? index : undefined };
+  return {
+    address,
+    gateway: isObject(entry) ? textOf(entry['gateway']) : '',
+    interface: typeof index === 'number' && index >= 0 ? index : undefined,
+  };
 }
 
 /** The result as plugins of `version` read it; untouched if it has that shape already. */
 export function resultAs(result: CniResult, version: string): Json {
   if (shapeOf(result.cniVersion) === shapeOf(version)) return { ...result.raw, cniVersion: version };
   if (shapeOf(version) === 'two') return twoAddresses(result, version);
-  const kept = shapeOf(result.cniVersion) === 'two' ? routesOfTwo(result.raw) : { interfaces: result.raw['interfaces'], routes: result.raw['routes'] };
+  const kept =
+    shapeOf(result.cniVersion) === 'two'
+      ? routesOfTwo(result.raw)
+      : { interfaces: result.raw['interfaces'], routes: result.raw['routes'] };
   const ips = result.ips.map(({ address, gateway, interface: index }) => ({
     ...(shapeOf(version) === 'versioned' ? { version: familyOf(address.split('/')[0] ?? '') === 6 ? '6' : '4' } : {}),
     address,
@@ -231,7 +293,9 @@ function shapeOf(version: string): 'two' | 'versioned' | 'plain' {
 function twoAddresses(result: CniResult, version: string): Json {
   const first = (family: 4 | 6): Json | undefined => {
     const found = result.ips.find(({ address }) => familyOf(address.split('/')[0] ?? '') === family);
-    return found === undefined ? undefined : { ip: found.address, ...(found.gateway === '' ? {} : { gateway: found.gateway }) };
+    return found === undefined
+      ? undefined
+      : { ip: found.address, ...(found.gateway === '' ? {} : { gateway: found.gateway }) };
   };
   return { cniVersion: version, ip4: first(4), ip6: first(6), dns: result.raw['dns'] ?? {} };
 }
@@ -242,34 +306,53 @@ function routesOfTwo(raw: Json): Json {
 }
 
 /**
- * The pod's addresses: those of an interface in the pod, or of no named interface; the first family first, as Kubernetes wants the primary one.
+ * The pod's addresses: those of an interface in the pod, or of no named interface; the first family first, as
+ * Kubernetes wants the primary one.
  * @throws Internal, completing "CNI plugin x …", when there is none: the kubelet would restart such a pod for ever.
  */
 export function podNetworkOf(result: CniResult): PodNetwork {
   const ips = [...new Set(podAddressesOf(result).map((address) => address.split('/')[0] ?? ''))];
-  if (ips.length === 0) throw new RuntimeError('Internal', 'returned no IP address for the pod; check the "ipam" of the network');
+  if (ips.length === 0)
+    throw new RuntimeError('Internal', 'returned no IP address for the pod; check the "ipam" of the network');
   return { ips, interfaceName: INTERFACE };
 }
 
 /** The same addresses with their prefix lengths; may be empty. */
 export function podAddressesOf(result: CniResult): string[] {
-  return result.ips.filter(({ interface: index }) => index === undefined || (result.interfaces[index]?.sandbox ?? '') !== '').map(({ address }) => address);
+  return result.ips
+    .filter(({ interface: index }) => index === undefined || (result.interfaces[index]?.sandbox ?? '') !== '')
+    .map(({ address }) => address);
 }
 
-/** What a failing plugin said: its error object on stdout, else the end of stderr, else the beginning of stdout. One line, bounded. */
-export function pluginComplaint(exitCode: number, stdout: string, stderr: string): { readonly code: number | undefined; readonly text: string } {
+/**
+ * What a failing plugin said: its error object on stdout, else the end of stderr, else the beginning of stdout. One
+ * line, bounded.
+ */
+export function pluginComplaint(
+  exitCode: number,
+  stdout: string,
+  stderr: string,
+): { readonly code: number | undefined; readonly text: string } {
   try {
     const raw = JSON.parse(stdout) as unknown;
     if (isObject(raw) && typeof raw['msg'] === 'string') {
       const details = textOf(raw['details']);
       const code = typeof raw['code'] === 'number' ? raw['code'] : undefined;
-      return { code, text: oneLine(`${raw['msg']}${details === '' ? '' : `; ${details}`}${code === undefined ? '' : ` (CNI error ${code})`}`) };
+      return {
+        code,
+        text: oneLine(
+          `${raw['msg']}${details === '' ? '' : `; ${details}`}${code === undefined ? '' : ` (CNI error ${code})`}`,
+        ),
+      };
     }
   } catch {
     // Not the error object that the specification asks for: say what there is.
   }
   const said = oneLine(stderr.trim() === '' ? stdout : stderr);
-  return { code: undefined, text: said === '' ? `exit code ${exitCode}, and it said nothing` : `exit code ${exitCode}: ${said}` };
+  return {
+    code: undefined,
+    text: said === '' ? `exit code ${exitCode}, and it said nothing` : `exit code ${exitCode}: ${said}`,
+  };
 }
 
 const COMPLAINT_CHARS = 1024;
@@ -280,25 +363,46 @@ function oneLine(text: string): string {
 }
 
 /**
- * What to feed to `iptables-restore --noflush` so that no rule in `saved` (of `iptables-save -t nat`) carries the id of a
- * pod; '' if none does. Plugins put the id in a comment. Of chains, only those that a plugin makes for one pod go.
+ * What to feed to `iptables-restore --noflush` so that no rule in `saved` (of `iptables-save -t nat`) carries the id of
+ * a pod; '' if none does. Plugins put the id in a comment. Of chains, only those that a plugin makes for one pod go.
  */
 export function withoutRulesOf(id: string, saved: string): string {
-  const rules = saved.split('\n').filter((line) => line.startsWith('-A ') && line.includes(id)).map((line) => ({ line, chain: line.split(' ')[1] ?? '' }));
+  const rules = saved
+    .split('\n')
+    .filter((line) => line.startsWith('-A ') && line.includes(id))
+    .map((line) => ({ line, chain: line.split(' ')[1] ?? '' }));
   if (rules.length === 0) return '';
-  const chains = [...new Set(rules.map(({ chain }) => chain).filter((chain) => /^CNI-(?:[A-Z]+-)?[0-9a-f]{16,24}$/.test(chain)))];
+  const chains = [
+    ...new Set(rules.map(({ chain }) => chain).filter((chain) => /^CNI-(?:[A-Z]+-)?[0-9a-f]{16,24}$/.test(chain))),
+  ];
   const single = rules.filter(({ chain }) => !chains.includes(chain)).map(({ line }) => line.replace(/^-A /, '-D '));
-  return ['*nat', ...single, ...chains.map((chain) => `-F ${chain}`), ...chains.map((chain) => `-X ${chain}`), 'COMMIT', ''].join('\n');
+  return [
+    '*nat',
+    ...single,
+    ...chains.map((chain) => `-F ${chain}`),
+    ...chains.map((chain) => `-X ${chain}`),
+    'COMMIT',
+    '',
+  ].join('\n');
 }
 
 // ---- a network of our own --------------------------------------------------------------------------------------
 
-/** Subnets for our own bridge, tried in this order. 10.85 is CRI-O's example, 10.88 podman's, 172.17 docker's: not among them. */
+/**
+ * Subnets for our own bridge, tried in this order. 10.85 is CRI-O's example, 10.88 podman's, 172.17 docker's: not among
+ * them.
+ */
 const OWN_SUBNETS = ['10.89.128.0/17', '10.201.0.0/16', '172.29.0.0/16', '192.168.208.0/20'] as const;
 
-/** The first of our subnets that overlaps none of `used` (CIDRs of the node's interfaces and routes; IPv6 and the default route do not count). */
+/**
+ * The first of our subnets that overlaps none of `used` (CIDRs of the node's interfaces and routes; IPv6 and the
+ * default route do not count).
+ */
 export function freeSubnet(used: readonly string[]): string {
-  const taken = used.map(rangeOf).filter((each) => each !== undefined).filter(([low, high]) => high - low < 2 ** 31);
+  const taken = used
+    .map(rangeOf)
+    .filter((each) => each !== undefined)
+    .filter(([low, high]) => high - low < 2 ** 31);
   const free = OWN_SUBNETS.find((subnet) => {
     const [low = 0, high = 0] = rangeOf(subnet) ?? [];
     return taken.every(([from, to]) => to < low || from > high);

@@ -35,7 +35,11 @@ export interface Configured {
   readonly why: string;
 }
 
-const NOT_READ: Configured = { network: undefined, file: '', why: 'cni config uninitialized: the configuration has not been read yet' };
+const NOT_READ: Configured = {
+  network: undefined,
+  file: '',
+  why: 'cni config uninitialized: the configuration has not been read yet',
+};
 /** How often directories that cannot be watched are read when somebody asks. */
 const UNWATCHED_AGE_MS = 5_000;
 const CONF_NAME = /\.(conf|conflist|json)$/;
@@ -78,7 +82,10 @@ export class ConfDirs {
     return this.#configured;
   }
 
-  /** The network, as soon as there is one. @throws Unavailable with the reason when `op` ends before, Cancelled if the caller left. */
+  /**
+   * The network, as soon as there is one. @throws Unavailable with the reason when `op` ends before, Cancelled if the
+   * caller left.
+   */
   async wait(op: Op): Promise<NetworkConf> {
     for (;;) {
       const { network } = this.current();
@@ -114,7 +121,9 @@ export class ConfDirs {
   }
 
   #readSoon(): void {
-    this.#read().catch((error: unknown) => this.#options.log.warn('cannot read cni configuration, will retry', { why: explain(error) }));
+    this.#read().catch((error: unknown) =>
+      this.#options.log.warn('cannot read cni configuration, will retry', { why: explain(error) }),
+    );
   }
 
   #use(next: Configured): void {
@@ -136,12 +145,20 @@ export class ConfDirs {
         if (defaultNetwork === '' || network.name === defaultNetwork) return { network, file, why: '' };
       }
     }
-    const wanted = defaultNetwork === '' ? 'no CNI configuration' : `no CNI configuration of a network named ${defaultNetwork}`;
+    const wanted =
+      defaultNetwork === '' ? 'no CNI configuration' : `no CNI configuration of a network named ${defaultNetwork}`;
     const extra = complaints.length === 0 ? '' : ` (${complaints.slice(0, 3).join('; ')})`;
-    return { network: undefined, file: '', why: `cni config uninitialized: ${wanted} in ${dirs.join(', ')}; has your network provider started?${extra}` };
+    return {
+      network: undefined,
+      file: '',
+      why: `cni config uninitialized: ${wanted} in ${dirs.join(', ')}; has your network provider started?${extra}`,
+    };
   }
 
-  async #networksIn(directory: string, complaints: string[]): Promise<{ readonly file: string; readonly network: NetworkConf }[]> {
+  async #networksIn(
+    directory: string,
+    complaints: string[],
+  ): Promise<{ readonly file: string; readonly network: NetworkConf }[]> {
     let names: string[];
     try {
       names = (await readDirSorted(directory)).filter((name) => CONF_NAME.test(name)).slice(0, FILES_MAX);
@@ -149,7 +166,8 @@ export class ConfDirs {
       complaints.push(explain(error));
       return [];
     }
-    for (const file of this.#lastGood.keys()) if (dirname(file) === directory && !names.includes(basename(file))) this.#lastGood.delete(file);
+    for (const file of this.#lastGood.keys())
+      if (dirname(file) === directory && !names.includes(basename(file))) this.#lastGood.delete(file);
     const networks: { file: string; network: NetworkConf }[] = [];
     for (const name of names) {
       const file = `${directory}/${name}`;
@@ -171,7 +189,12 @@ export class ConfDirs {
       }
       const last = this.#lastGood.get(file);
       complaints.push(explain(error));
-      this.#options.log.warn(last === undefined ? 'unusable cni configuration file, ignoring' : 'unusable cni configuration file, keeping its last good content', { path: file, why: explain(error) });
+      this.#options.log.warn(
+        last === undefined
+          ? 'unusable cni configuration file, ignoring'
+          : 'unusable cni configuration file, keeping its last good content',
+        { path: file, why: explain(error) },
+      );
       return last;
     }
   }
@@ -180,10 +203,16 @@ export class ConfDirs {
     for (const directory of this.#options.dirs) {
       for (let at = directory; !this.#watches.has(directory); at = dirname(at)) {
         try {
-          this.#watches.set(directory, this.#options.watch(at, () => this.#onChange(directory, at)));
+          this.#watches.set(
+            directory,
+            this.#options.watch(at, () => this.#onChange(directory, at)),
+          );
         } catch (error) {
           if (at !== '/' && isCode(error, 'NotFound')) continue;
-          this.#options.log.warn('cannot watch cni configuration directory, reading it now and then', { path: directory, why: explain(error) });
+          this.#options.log.warn('cannot watch cni configuration directory, reading it now and then', {
+            path: directory,
+            why: explain(error),
+          });
           break;
         }
       }

@@ -3,7 +3,18 @@ import { RuntimeError } from '../base/errors.ts';
 import type { SandboxId } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import type { Op } from '../base/op.ts';
-import { capture, deviceTo, findExecutable, forgetUdp, inheritedEnv, killByEnvironment, localAddresses, routesLocalnet, setRouteLocalnet, watchDirectory } from '../sys/index.ts';
+import {
+  capture,
+  deviceTo,
+  findExecutable,
+  forgetUdp,
+  inheritedEnv,
+  killByEnvironment,
+  localAddresses,
+  routesLocalnet,
+  setRouteLocalnet,
+  watchDirectory,
+} from '../sys/index.ts';
 import { withoutRulesOf } from './conf.ts';
 import { notInstalled } from './hostports.ts';
 import type { PacketFilter } from './hostports.ts';
@@ -44,14 +55,19 @@ export const runPlugin: RunPlugin = async (op, { path, env, stdin }) => {
     stderrMax: limits.commandErrorBytes,
     what: `CNI plugin ${path}`,
   });
-  return { exitCode: ended.exitCode, stdout: ended.stdout.toString('utf8'), stderr: ended.stderr.toString('utf8'), cut: ended.stdoutCut };
+  return {
+    exitCode: ended.exitCode,
+    stdout: ended.stdout.toString('utf8'),
+    stderr: ended.stderr.toString('utf8'),
+    cut: ended.stdoutCut,
+  };
 };
 
 export const watchWithInotify: WatchDirectory = (path, onChange) => watchDirectory(path, onChange);
 
 /**
- * Removes what plugins leave in the nat table when DEL finds no network namespace: the bridge plugin then returns before
- * it takes its masquerading down. Only rules that carry the pod's id are touched; content without iptables.
+ * Removes what plugins leave in the nat table when DEL finds no network namespace: the bridge plugin then returns
+ * before it takes its masquerading down. Only rules that carry the pod's id are touched; content without iptables.
  */
 export type SweepRules = (op: Op, id: SandboxId) => Promise<void>;
 
@@ -64,8 +80,8 @@ export const sweepNat: SweepRules = async (op, id) => {
 };
 
 /**
- * Ends plugins that a daemon before us started for a pod and that still run: their ADD and our DEL must not overlap. They are known by
- * the CNI_CONTAINERID in their environment.
+ * Ends plugins that a daemon before us started for a pod and that still run: their ADD and our DEL must not overlap.
+ * They are known by the CNI_CONTAINERID in their environment.
  */
 export type EndPlugins = (id: SandboxId) => void;
 
@@ -91,7 +107,13 @@ export const nodeFilter: PacketFilter = {
 };
 
 async function output(op: Op, argv: readonly [string, ...string[]], stdin?: string): Promise<string> {
-  const ended = await capture(op, { argv, stdin, stdoutMax: limits.natRulesBytes, stderrMax: limits.commandErrorBytes });
-  if (ended.exitCode !== 0) throw new RuntimeError('Internal', `${argv.join(' ')} failed: ${ended.stderr.toString('utf8').trim()}`);
+  const ended = await capture(op, {
+    argv,
+    stdin,
+    stdoutMax: limits.natRulesBytes,
+    stderrMax: limits.commandErrorBytes,
+  });
+  if (ended.exitCode !== 0)
+    throw new RuntimeError('Internal', `${argv.join(' ')} failed: ${ended.stderr.toString('utf8').trim()}`);
   return ended.stdout.toString('utf8');
 }

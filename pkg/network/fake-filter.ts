@@ -1,4 +1,7 @@
-/** A packet filter in memory for tests: the elements of our table, transactions that are whole or nothing, devices with their switch. */
+/**
+ * A packet filter in memory for tests: the elements of our table, transactions that are whole or nothing, devices with
+ * their switch.
+ */
 import { RuntimeError } from '../base/errors.ts';
 import { notInstalled } from './hostports.ts';
 import type { PacketFilter } from './hostports.ts';
@@ -29,7 +32,8 @@ export class FakeFilter implements PacketFilter {
   readonly localAddresses = (): string[] => ['127.0.0.1', '192.168.0.1'];
   readonly deviceTo = async (): Promise<string | undefined> => (this.devices.has('cni0') ? 'cni0' : undefined);
   readonly routesLocalnet = async (device: string): Promise<boolean | undefined> => this.devices.get(device);
-  readonly setRouteLocalnet = async (device: string, value: 'on' | 'off'): Promise<void> => void this.devices.set(device, value === 'on');
+  readonly setRouteLocalnet = async (device: string, value: 'on' | 'off'): Promise<void> =>
+    void this.devices.set(device, value === 'on');
   readonly forgetUdp = async (flows: readonly { readonly address: string; readonly port: number }[]): Promise<void> =>
     void this.forgotten.push(...flows.map(({ address, port }) => `${address} ${port}`));
 
@@ -49,7 +53,8 @@ function step(table: Map<string, string> | undefined, line: string): Map<string,
   if (line.startsWith('add table')) return table ?? new Map<string, string>();
   if (line.startsWith('delete table')) return undefined;
   if (line.startsWith('table ')) return new Map<string, string>();
-  const [, verb = '', key = '', owner = ''] = /^(add|create|delete) element inet berth_hostport (\S+ \{ [^"]*?) (?:comment "(.*?)".*)?\}$/.exec(line) ?? [];
+  const [, verb = '', key = '', owner = ''] =
+    /^(add|create|delete) element inet berth_hostport (\S+ \{ [^"]*?) (?:comment "(.*?)".*)?\}$/.exec(line) ?? [];
   if (verb === '') return table;
   if (table === undefined || (verb === 'create' && table.has(key)) || (verb === 'delete' && !table.delete(key))) {
     throw new RuntimeError('Internal', `nft -f - failed: Could not process rule: ${line}`);

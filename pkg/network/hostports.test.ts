@@ -18,7 +18,12 @@ describe('HostPorts', () => {
   let warnings: string[];
   const op = backgroundOp({ ...silent, warn: (message) => void warnings.push(message) });
   const make = (): HostPorts => new HostPorts({ stateFile: `${base}/hostports.json`, filter, log: op.log });
-  const pod = (hostPort: number, more: Partial<PortMapping> = {}): PodPorts => ({ id: newSandboxId(), pod: `ns/p${hostPort}`, mappings: normalised([{ protocol: 'tcp', hostPort, containerPort: 80, hostIp: '', ...more }]), addresses: [] });
+  const pod = (hostPort: number, more: Partial<PortMapping> = {}): PodPorts => ({
+    id: newSandboxId(),
+    pod: `ns/p${hostPort}`,
+    mappings: normalised([{ protocol: 'tcp', hostPort, containerPort: 80, hostIp: '', ...more }]),
+    addresses: [],
+  });
   const up = async (each: PodPorts, address = '10.1.0.2/16'): Promise<PodPorts> => {
     ports.reserve(each);
     await ports.map(op, each.id, [address]);
@@ -69,7 +74,10 @@ describe('HostPorts', () => {
   it('keeps ports from the moment they are reserved until they are given back', async () => {
     const first = pod(80);
     ports.reserve(first);
-    assert.match(await refusal(() => ports.reserve(pod(80)), 'ResourceExhausted'), /host port 80\/tcp is taken by pod ns\/p80/);
+    assert.match(
+      await refusal(() => ports.reserve(pod(80)), 'ResourceExhausted'),
+      /host port 80\/tcp is taken by pod ns\/p80/,
+    );
     assert.equal(filter.texts.length, 0);
     await ports.release(op, first.id);
     assert.deepEqual([filter.texts.length, await readdir(base)], [0, []]);
@@ -96,7 +104,10 @@ describe('HostPorts', () => {
     await up(pod(81), '10.1.0.3/16');
     await up(pod(82), '10.2.0.3/16');
     await up(pod(83), '10.3.0.3/32');
-    assert.deepEqual(filter.texts.map((text) => text.startsWith('add table')), [true, false, true, false]);
+    assert.deepEqual(
+      filter.texts.map((text) => text.startsWith('add table')),
+      [true, false, true, false],
+    );
     assert.equal(filter.elements?.size, 8);
   });
 
@@ -108,15 +119,24 @@ describe('HostPorts', () => {
     filter.elements = undefined;
     await ports.release(op, b.id);
     assert.deepEqual(filter.owners(), new Set([a.id, c.id]));
-    assert.deepEqual(warnings, Array.from({ length: 2 }, () => 'the table of host ports was not as expected, making it anew'));
+    assert.deepEqual(
+      warnings,
+      Array.from({ length: 2 }, () => 'the table of host ports was not as expected, making it anew'),
+    );
   });
 
   it('keeps the ports of a pod that it cannot unmap, and tries again', async () => {
     const one = await up(pod(80));
     filter.failures.push(new Error('busy'), new Error('busy'));
-    await ports.release(op, one.id).then(() => assert.fail('was released'), () => {});
+    await ports.release(op, one.id).then(
+      () => assert.fail('was released'),
+      () => {},
+    );
     await refusal(() => ports.reserve(pod(80)), 'ResourceExhausted');
-    await ports.release(op, one.id).then(() => assert.fail('was released'), () => {});
+    await ports.release(op, one.id).then(
+      () => assert.fail('was released'),
+      () => {},
+    );
     await ports.release(op, one.id);
     assert.deepEqual([filter.elements, await readdir(base)], [undefined, []]);
     await up(pod(80));
@@ -127,7 +147,10 @@ describe('HostPorts', () => {
     const one = pod(81);
     ports.reserve(one);
     filter.failures.push(new Error('no'), new Error('no'));
-    await ports.map(op, one.id, ['10.1.0.3/16']).then(() => assert.fail('was mapped'), () => {});
+    await ports.map(op, one.id, ['10.1.0.3/16']).then(
+      () => assert.fail('was mapped'),
+      () => {},
+    );
     await ports.release(op, one.id);
     assert.deepEqual(filter.owners(), new Set([other.id]));
   });
@@ -136,7 +159,10 @@ describe('HostPorts', () => {
     const one = pod(80);
     ports.reserve(one);
     filter.failures.push(new Error('Operation not supported'));
-    await ports.map(op, one.id, ['10.1.0.3/16']).then(() => assert.fail('was mapped'), () => {});
+    await ports.map(op, one.id, ['10.1.0.3/16']).then(
+      () => assert.fail('was mapped'),
+      () => {},
+    );
     await ports.release(op, one.id);
     assert.deepEqual([filter.texts.length, await readdir(base)], [1, []]);
   });
@@ -181,7 +207,10 @@ describe('HostPorts', () => {
       await writeFile(`${base}/hostports.json`, '{"rou');
       await restart(one);
       await ports.settle(op);
-      assert.deepEqual([filter.owners(), warnings], [new Set([one.id]), ['damaged file of host ports, going on without it']]);
+      assert.deepEqual(
+        [filter.owners(), warnings],
+        [new Set([one.id]), ['damaged file of host ports, going on without it']],
+      );
     });
 
     it('makes the table of a pod that comes first', async () => {
@@ -247,7 +276,10 @@ describe('HostPorts', () => {
 
   it('says which port leads nowhere, and does nothing for it', async () => {
     const one = await up(pod(80, { hostIp: 'fd00::1' }));
-    assert.deepEqual([warnings, filter.texts], [['pod has no address of the family of a host port, ignoring the port'], []]);
+    assert.deepEqual(
+      [warnings, filter.texts],
+      [['pod has no address of the family of a host port, ignoring the port'], []],
+    );
     await ports.release(op, one.id);
   });
 });

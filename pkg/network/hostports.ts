@@ -3,10 +3,11 @@
  *
  *   reserve ──▶ (the chain's ADD) ──▶ map ──▶ (the pod's life) ──▶ release
  *
- * What is in the table follows from this object's index, and the index from the CNI cache: a change is one small transaction,
- * and whenever that fails (somebody flushed the ruleset, a crash came in between), the whole table is made anew in one. A file
- * beside the cache says that there is a table, so that a node without host ports never runs nft, and names the devices that
- * `route_localnet` was switched on for, so that it is switched off again with the last port, whatever happens meanwhile.
+ * What is in the table follows from this object's index, and the index from the CNI cache: a change is one small
+ * transaction, and whenever that fails (somebody flushed the ruleset, a crash came in between), the whole table is made
+ * anew in one. A file beside the cache says that there is a table, so that a node without host ports never runs nft,
+ * and names the devices that `route_localnet` was switched on for, so that it is switched off again with the last port,
+ * whatever happens meanwhile.
  */
 import { unlink } from 'node:fs/promises';
 import { errnoOf, explain, RuntimeError } from '../base/errors.ts';
@@ -16,7 +17,18 @@ import { limits } from '../base/limits.ts';
 import { withTimeout } from '../base/op.ts';
 import type { Logger, Op } from '../base/op.ts';
 import { KeyedMutex } from '../base/sync.ts';
-import { addText, checkFree, loopbackTarget, NO_TABLE, removeText, subnetsOf, TABLE, tableText, udpFlows, unreachable } from './ports.ts';
+import {
+  addText,
+  checkFree,
+  loopbackTarget,
+  NO_TABLE,
+  removeText,
+  subnetsOf,
+  TABLE,
+  tableText,
+  udpFlows,
+  unreachable,
+} from './ports.ts';
 import type { PodPorts } from './ports.ts';
 
 /** What the manager does to the node. Tests give their own. */
@@ -48,8 +60,8 @@ export class HostPorts {
   readonly #pods = new Map<SandboxId, PodPorts>();
   readonly #turns = new KeyedMutex<'table'>();
   /**
-   * How the table in the kernel relates to the index: 'none' = there is none; 'same'; 'old' = what a daemon before us left, to be replaced when the
-   * start knows which pods live; 'unknown' = a change failed, or may have.
+   * How the table in the kernel relates to the index: 'none' = there is none; 'same'; 'old' = what a daemon before us
+   * left, to be replaced when the start knows which pods live; 'unknown' = a change failed, or may have.
    */
   #table: 'none' | 'same' | 'old' | 'unknown' = 'none';
   #subnets: ReadonlySet<string> = new Set();
@@ -65,7 +77,10 @@ export class HostPorts {
     return this.#options.filter.installed();
   }
 
-  /** Reads what an earlier daemon left. True if there may be a table: then every pod of the cache is to be told by `recall`, and `settle` called. */
+  /**
+   * Reads what an earlier daemon left. True if there may be a table: then every pod of the cache is to be told by
+   * `recall`, and `settle` called.
+   */
   async load(): Promise<boolean> {
     const devices = await this.#readState();
     if (devices === undefined) return false;
@@ -100,7 +115,8 @@ export class HostPorts {
     const reserved = this.#pods.get(id);
     if (reserved === undefined) return;
     const pod = { ...reserved, addresses };
-    for (const port of unreachable(pod)) op.log.warn('pod has no address of the family of a host port, ignoring the port', { sandbox: id, port });
+    for (const port of unreachable(pod))
+      op.log.warn('pod has no address of the family of a host port, ignoring the port', { sandbox: id, port });
     const text = addText(pod);
     if (text === '') return;
     op.stage('host ports: map');
@@ -135,7 +151,10 @@ export class HostPorts {
 
   // ---- the table -------------------------------------------------------------------------------------------------
 
-  /** Changes the index and the table by what `edit` returns; by a new table where it returns undefined, or the change fails. */
+  /**
+   * Changes the index and the table by what `edit` returns; by a new table where it returns undefined, or the change
+   * fails.
+   */
   #change(op: Op, edit: () => string | undefined): Promise<void> {
     return this.#turns.run('table', async () => {
       const bounded = withTimeout(op, limits.nftMs);
@@ -203,14 +222,18 @@ export class HostPorts {
         await filter.setRouteLocalnet(device, 'on');
       });
     } catch (error) {
-      op.log.warn('host ports of a pod cannot be reached at 127.0.0.1, going on without that', { sandbox: pod.id, why: explain(error) });
+      op.log.warn('host ports of a pod cannot be reached at 127.0.0.1, going on without that', {
+        sandbox: pod.id,
+        why: explain(error),
+      });
     }
   }
 
   async #closeLoopback(): Promise<void> {
     for (const device of this.#devices) {
       // The device may be gone with its last pod.
-      if ((await this.#options.filter.routesLocalnet(device)) === true) await this.#options.filter.setRouteLocalnet(device, 'off');
+      if ((await this.#options.filter.routesLocalnet(device)) === true)
+        await this.#options.filter.setRouteLocalnet(device, 'off');
     }
     this.#devices = [];
   }
@@ -221,7 +244,11 @@ export class HostPorts {
     try {
       await this.#options.filter.forgetUdp(flows);
     } catch (error) {
-      op.log.warn('cannot make the kernel forget UDP flows to host ports: those that were open before may go astray until they pause', { sandbox: pod.id, why: explain(error) });
+      op.log.warn(
+        'cannot make the kernel forget UDP flows to host ports: those that were open before may go ' +
+          'astray until they pause',
+        { sandbox: pod.id, why: explain(error) },
+      );
     }
   }
 
@@ -231,7 +258,9 @@ export class HostPorts {
   async #readState(): Promise<readonly string[] | undefined> {
     const { stateFile, log } = this.#options;
     try {
-      const { routeLocalnet } = (await readJson(stateFile, limits.hostPortsFileBytes)) as { readonly routeLocalnet?: unknown };
+      const { routeLocalnet } = (await readJson(stateFile, limits.hostPortsFileBytes)) as {
+        readonly routeLocalnet?: unknown;
+      };
       return Array.isArray(routeLocalnet) ? routeLocalnet.filter((each) => typeof each === 'string') : [];
     } catch (error) {
       if (errnoOf(error) === 'ENOENT') return undefined;
@@ -246,7 +275,11 @@ export class HostPorts {
     const known = device === undefined || this.#devices.includes(device) ? this.#devices : [...this.#devices, device];
     const alive = await Promise.all(known.map(async (each) => (await filter.routesLocalnet(each)) !== undefined));
     this.#devices = known.filter((_, i) => alive[i]);
-    await replaceFile(stateFile, `${JSON.stringify({ version: 1, table: TABLE, routeLocalnet: this.#devices })}\n`, 'volatile');
+    await replaceFile(
+      stateFile,
+      `${JSON.stringify({ version: 1, table: TABLE, routeLocalnet: this.#devices })}\n`,
+      'volatile',
+    );
   }
 
   async #removeState(): Promise<void> {
@@ -260,5 +293,9 @@ export class HostPorts {
 
 /** What is to be said where nft is wanted and is not there. */
 export function notInstalled(): RuntimeError {
-  return new RuntimeError('FailedPrecondition', 'no plugin of the CNI chain maps host ports, and nft, with which Berth would, is not in PATH: install the package nftables, or add portmap (capability portMappings) to the chain');
+  return new RuntimeError(
+    'FailedPrecondition',
+    'no plugin of the CNI chain maps host ports, and nft, with which Berth would, is not in ' +
+      'PATH: install the package nftables, or add portmap (capability portMappings) to the chain',
+  );
 }

@@ -9,22 +9,35 @@ export interface NetworkPlugin {
   /** Watches the configuration directory. Call once. */
   start(op: Op): Promise<void>;
   close(): Promise<void>;
-  /** Drives Status.NetworkReady; `why` is what users see ("cni config uninitialized: no *.conflist in /etc/cni/net.d"). */
+  /**
+   * Drives Status.NetworkReady; `why` is what users see ("cni config uninitialized: no *.conflist in /etc/cni/net.d").
+   */
   readonly ready: { readonly ok: boolean; readonly why: string };
   /** The network that pods join now, for people; undefined while there is none. */
   readonly inUse: NetworkInUse | undefined;
   /**
-   * Runs the chain's ADD for a pod. Waits for a configuration (inotify) as long as `op` allows. Undoes itself (DEL) when a plugin fails.
-   * @throws Unavailable when there is no configuration by the deadline, DeadlineExceeded naming the plugin that hangs (its process group is killed), Internal with the plugin's own message.
+   * Runs the chain's ADD for a pod. Waits for a configuration (inotify) as long as `op` allows. Undoes itself (DEL)
+   * when a plugin fails.
+   * @throws Unavailable when there is no configuration by the deadline, DeadlineExceeded naming the plugin that hangs
+   * (its process group is killed), Internal with the plugin's own message.
    */
   add(op: Op, pod: PodNetworkRequest): Promise<PodNetwork>;
-  /** Subnets from which plugins with the ipRanges capability give addresses from now on, one per family. Kept for later daemons. */
+  /**
+   * Subnets from which plugins with the ipRanges capability give addresses from now on, one per family. Kept for later
+   * daemons.
+   */
   setPodRanges(subnets: readonly string[]): Promise<void>;
-  /** CNI DEL from the cache, also when the netns is gone (then with an empty CNI_NETNS); content if never added. Tries again later by being called again. */
+  /**
+   * CNI DEL from the cache, also when the netns is gone (then with an empty CNI_NETNS); content if never added. Tries
+   * again later by being called again.
+   */
   destroy(op: Op, id: SandboxId): Promise<void>;
   /** CNI CHECK from the cache where the configuration allows it; undefined cache = NotFound. */
   check(op: Op, id: SandboxId): Promise<void>;
-  /** DEL for every cached id that is not in `live`; CNI GC for configurations of 1.1. Failures are logged and tried again next time. */
+  /**
+   * DEL for every cached id that is not in `live`; CNI GC for configurations of 1.1. Failures are logged and tried
+   * again next time.
+   */
   gc(op: Op, live: readonly SandboxId[]): Promise<void>;
   /** Ids in the cache. */
   list(): Promise<readonly SandboxId[]>;
@@ -55,7 +68,11 @@ export interface PodNetworkRequest {
   readonly annotations: Readonly<Record<string, string>>;
   /** cgroup parent of the pod, for plugins with the cgroupPath capability; '' if none. */
   readonly cgroupPath: string;
-  readonly dns: { readonly servers: readonly string[]; readonly searches: readonly string[]; readonly options: readonly string[] };
+  readonly dns: {
+    readonly servers: readonly string[];
+    readonly searches: readonly string[];
+    readonly options: readonly string[];
+  };
   /** Hardware address for plugins with the mac capability. */
   readonly mac?: string;
   /** Further names for plugins with the aliases capability. */

@@ -1,14 +1,16 @@
 /**
  * Host ports as data: who maps them, which of them exclude each other, and what nft(8) is told. PURE.
  *
- * One table of our own. The path of a packet in it does not depend on how many pods there are: a look-up by address, one by
- * port alone, both in hashes; only where the answer to a pod's neighbours goes, there is a rule for each of their subnets.
+ * One table of our own. The path of a packet in it does not depend on how many pods there are: a look-up by address,
+ * one by port alone, both in hashes; only where the answer to a pod's neighbours goes, there is a rule for each of
+ * their subnets.
  *
  *   prerouting, output:  to an address of the node ──▶ at4/at6 (one address), any4/any6 (all) ──▶ pod address . port
  *   postrouting:         back to the pod itself, to a neighbour, from 127.0.0.0/8 ──▶ masquerade (the answer must pass here, too)
  *   input:               127.0.0.0/8 from outside is dropped: `route_localnet`, which 127.0.0.1 needs, would let it in (CVE-2020-8558)
  *
- * We come after kube-proxy and other CNI plugins (priority 10 behind theirs): a host port takes no traffic of a service (CVE-2019-9946).
+ * We come after kube-proxy and other CNI plugins (priority 10 behind theirs): a host port takes no traffic of a service
+ * (CVE-2019-9946).
  */
 import { RuntimeError } from '../base/errors.ts';
 import type { SandboxId } from '../base/ids.ts';
@@ -23,7 +25,10 @@ export interface PodPorts {
   readonly pod: string;
   /** As normalised returns them. */
   readonly mappings: readonly PortMapping[];
-  /** The pod's addresses with prefix length; of each family the first counts. None yet: ports are reserved, nothing is mapped. */
+  /**
+   * The pod's addresses with prefix length; of each family the first counts. None yet: ports are reserved, nothing is
+   * mapped.
+   */
   readonly addresses: readonly string[];
 }
 
@@ -55,7 +60,11 @@ export function normalised(mappings: readonly PortMapping[]): PortMapping[] {
       const key = `${each.protocol} ${each.hostPort} ${hostIp}`;
       const other = found.get(key);
       if (other !== undefined && other.containerPort !== each.containerPort) {
-        throw new RuntimeError('InvalidArgument', `${nameOf(other)} is to lead to the container ports ${other.containerPort} and ${each.containerPort}; give one of them another host port`);
+        throw new RuntimeError(
+          'InvalidArgument',
+          `${nameOf(other)} is to lead to the container ports ${other.containerPort} and ` +
+            `${each.containerPort}; give one of them another host port`,
+        );
       }
       found.set(key, { ...each, hostIp });
     }
@@ -63,7 +72,10 @@ export function normalised(mappings: readonly PortMapping[]): PortMapping[] {
   return [...found.values()];
 }
 
-/** @throws ResourceExhausted when a port that `mine` wants is another pod's, on the same address, or for one of them on all. */
+/**
+ * @throws ResourceExhausted when a port that `mine` wants is another pod's, on the same address, or for one of them on
+ * all.
+ */
 export function checkFree(mine: PodPorts, all: Iterable<PodPorts>): void {
   const wanted = Map.groupBy(mine.mappings, ({ protocol, hostPort }) => `${protocol} ${hostPort}`);
   for (const other of all) {
@@ -71,7 +83,11 @@ export function checkFree(mine: PodPorts, all: Iterable<PodPorts>): void {
     for (const theirs of other.mappings) {
       const clash = wanted.get(`${theirs.protocol} ${theirs.hostPort}`)?.find((each) => overlap(each, theirs));
       if (clash !== undefined) {
-        throw new RuntimeError('ResourceExhausted', `${nameOf(clash)} is taken by pod ${other.pod} (${nameOf(theirs)}, sandbox ${other.id}); remove that pod, or give one of the two another host port or host IP`);
+        throw new RuntimeError(
+          'ResourceExhausted',
+          `${nameOf(clash)} is taken by pod ${other.pod} (${nameOf(theirs)}, sandbox ${other.id}); ` +
+            'remove that pod, or give one of the two another host port or host IP',
+        );
       }
     }
   }
@@ -92,31 +108,50 @@ export function nameOf(mapping: PortMapping): string {
 
 /** Ports that lead nowhere, as the pod has no address of the family of their host IP. */
 export function unreachable({ mappings, addresses }: PodPorts): string[] {
-  const leads = ({ hostIp }: PortMapping): boolean => addresses.some((each) => familyOf(each.split('/')[0] ?? '') === familyOf(hostIp));
+  const leads = ({ hostIp }: PortMapping): boolean =>
+    addresses.some((each) => familyOf(each.split('/')[0] ?? '') === familyOf(hostIp));
   const ports = Map.groupBy(mappings, ({ protocol, hostPort }) => `${protocol} ${hostPort}`);
   return [...ports.values()].flatMap((each) => (each[0] === undefined || each.some(leads) ? [] : [nameOf(each[0])]));
 }
 
-/** The pod's IPv4 address if one of its ports is to be had at 127.0.0.1 (or another of 127.0.0.0/8): the kernel has to be told that this may leave the node. */
+/**
+ * The pod's IPv4 address if one of its ports is to be had at 127.0.0.1 (or another of 127.0.0.0/8): the kernel has to
+ * be told that this may leave the node.
+ */
 export function loopbackTarget({ mappings, addresses }: PodPorts): string | undefined {
   const wanted = mappings.some(({ hostIp }) => hostIp === ALL_IPV4 || /^127\.[0-9.]+$/.test(hostIp));
   return wanted ? addressOf(addresses, 4) : undefined;
 }
 
 /** Address and port of UDP flows whose fate changes with these mappings. `local`: the node's addresses. */
-export function udpFlows(mappings: readonly PortMapping[], local: readonly string[]): { readonly address: string; readonly port: number }[] {
-  return mappings.filter(({ protocol }) => protocol === 'udp').flatMap((mapping) => {
-    const addresses = isAll(mapping) ? local.filter((address) => familyOf(address) === familyOf(mapping.hostIp)) : [mapping.hostIp];
-    return addresses.map((address) => ({ address, port: mapping.hostPort }));
-  });
+export function udpFlows(
+  mappings: readonly PortMapping[],
+  local: readonly string[],
+): { readonly address: string; readonly port: number }[] {
+  return mappings
+    .filter(({ protocol }) => protocol === 'udp')
+    .flatMap((mapping) => {
+      const addresses = isAll(mapping)
+        ? local.filter((address) => familyOf(address) === familyOf(mapping.hostIp))
+        : [mapping.hostIp];
+      return addresses.map((address) => ({ address, port: mapping.hostPort }));
+    });
 }
 
 // ---- nft ---------------------------------------------------------------------------------------------------------
 
-/** Replaces our table, whatever it holds, by one with these pods; in one transaction, so that no packet finds it half done. */
+/**
+ * Replaces our table, whatever it holds, by one with these pods; in one transaction, so that no packet finds it half
+ * done.
+ */
 export function tableText(pods: readonly PodPorts[]): string {
   const mapped = pods.filter(({ addresses }) => addresses.length > 0);
-  return [NO_TABLE, skeleton([...subnetsOf(mapped)]), ...mapped.flatMap((pod) => elementsOf(pod).map((each) => addElement('add', pod, each))), ''].join('\n');
+  return [
+    NO_TABLE,
+    skeleton([...subnetsOf(mapped)]),
+    ...mapped.flatMap((pod) => elementsOf(pod).map((each) => addElement('add', pod, each))),
+    '',
+  ].join('\n');
 }
 
 /** Removes our table; content if there is none. */
@@ -124,12 +159,16 @@ export const NO_TABLE = `add table ${TABLE}\ndelete table ${TABLE}`;
 
 /** Adds one pod to the table. Fails as a whole if the table is not there or holds one of its ports. */
 export function addText(pod: PodPorts): string {
-  return elementsOf(pod).map((each) => `${addElement('create', pod, each)}\n`).join('');
+  return elementsOf(pod)
+    .map((each) => `${addElement('create', pod, each)}\n`)
+    .join('');
 }
 
 /** Removes one pod from the table. Fails as a whole if something of it is not there. */
 export function removeText(pod: PodPorts): string {
-  return elementsOf(pod).map(({ set, key }) => `delete element ${TABLE} ${set} { ${key} }\n`).join('');
+  return elementsOf(pod)
+    .map(({ set, key }) => `delete element ${TABLE} ${set} { ${key} }\n`)
+    .join('');
 }
 
 interface Element {
@@ -146,7 +185,9 @@ function elementsOf({ mappings, addresses }: PodPorts): Element[] {
     if (address === undefined || mine.length === 0) return [];
     const ports = mine.map((mapping) => {
       const port = `${mapping.protocol} . ${mapping.hostPort}`;
-      const place = isAll(mapping) ? { set: `any${family}`, key: port } : { set: `at${family}`, key: `${mapping.hostIp} . ${port}` };
+      const place = isAll(mapping)
+        ? { set: `any${family}`, key: port }
+        : { set: `at${family}`, key: `${mapping.hostIp} . ${port}` };
       return { ...place, value: `${address} . ${mapping.containerPort}` };
     });
     return [...ports, { set: `pods${family}`, key: `${address} . ${address}` }];
@@ -158,7 +199,10 @@ function addElement(verb: 'add' | 'create', { id }: PodPorts, { set, key, value 
   return `${verb} element ${TABLE} ${set} { ${key} comment "${id}"${value === undefined ? '' : ` : ${value}`} }`;
 }
 
-/** Subnets of pods, whose members reach each other past the node's own IP stack: there the answer to a DNAT would not be turned back. */
+/**
+ * Subnets of pods, whose members reach each other past the node's own IP stack: there the answer to a DNAT would not be
+ * turned back.
+ */
 export function subnetsOf(pods: readonly PodPorts[]): Set<string> {
   const cidrs = pods.flatMap(({ addresses }) => FAMILIES.flatMap((family) => cidrOf(addresses, family) ?? []));
   return new Set(cidrs.map(subnetOf).filter((subnet) => !ALONE.test(subnet)));
@@ -225,11 +269,17 @@ function addressOf(addresses: readonly string[], family: Family): string | undef
 function bytesOf(address: string): number[] {
   const family = familyOf(address);
   if (family === 4) return address.split('.').map(Number);
-  if (family === undefined) throw new RuntimeError('InvalidArgument', `${JSON.stringify(address.slice(0, 60))} is no IP address`);
+  if (family === undefined)
+    throw new RuntimeError('InvalidArgument', `${JSON.stringify(address.slice(0, 60))} is no IP address`);
   const last = address.slice(address.lastIndexOf(':') + 1);
   const tail = last.includes('.') ? bytesOf(last) : [];
-  const [before = '', after] = (tail.length === 0 ? address : address.slice(0, -last.length).replace(/([^:]):$/, '$1')).split('::');
-  const groups = (text: string): number[] => text.split(':').flatMap((each) => (each === '' ? [] : [Number.parseInt(each, 16) >> 8, Number.parseInt(each, 16) & 255]));
+  const [before = '', after] = (
+    tail.length === 0 ? address : address.slice(0, -last.length).replace(/([^:]):$/, '$1')
+  ).split('::');
+  const groups = (text: string): number[] =>
+    text
+      .split(':')
+      .flatMap((each) => (each === '' ? [] : [Number.parseInt(each, 16) >> 8, Number.parseInt(each, 16) & 255]));
   const head = groups(before);
   const end = [...groups(after ?? ''), ...tail];
   return [...head, ...Array.from({ length: 16 - head.length - end.length }, () => 0), ...end];
@@ -238,7 +288,9 @@ function bytesOf(address: string): number[] {
 /** The one spelling that we compare: nft and the kernel read any. */
 function spelt(bytes: readonly number[]): string {
   if (bytes.length === 4) return bytes.join('.');
-  return Array.from({ length: 8 }, (_, i) => ((bytes[2 * i] ?? 0) * 256 + (bytes[2 * i + 1] ?? 0)).toString(16)).join(':');
+  return Array.from({ length: 8 }, (_, i) => ((bytes[2 * i] ?? 0) * 256 + (bytes[2 * i + 1] ?? 0)).toString(16)).join(
+    ':',
+  );
 }
 
 const ALL_IPV4 = '0.0.0.0';

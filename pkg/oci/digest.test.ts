@@ -20,13 +20,19 @@ describe('oci/digest', () => {
     expect(digestOf(bytes, 'sha512')).to.match(/^sha512:9b71d224bd62f378/);
     checkDigest(bytes, HELLO, 'x');
     checkDigest(bytes, digestOf(bytes, 'sha512'), 'x');
-    expect(() => checkDigest(Buffer.from('hellO'), HELLO, 'the manifest')).to.throw(/^the manifest: content has digest/).with.property('code', 'DataLoss');
+    expect(() => checkDigest(Buffer.from('hellO'), HELLO, 'the manifest'))
+      .to.throw(/^the manifest: content has digest/)
+      .with.property('code', 'DataLoss');
   });
 
   it('passes good content through and refuses short, long and wrong content', async () => {
     expect(await drain(verified(chunks('he', '', 'llo'), HELLO, 5n, 'layer'))).to.equal('hello');
     expect(await drain(verified(chunks('hello'), HELLO, undefined, 'layer'))).to.equal('hello');
-    for (const [source, why] of [[chunks('hell'), /got 4 bytes of the 5/], [chunks('hello', '!'), /more than the 5/], [chunks('HELLO'), /digest/]] as const) {
+    for (const [source, why] of [
+      [chunks('hell'), /got 4 bytes of the 5/],
+      [chunks('hello', '!'), /more than the 5/],
+      [chunks('HELLO'), /digest/],
+    ] as const) {
       const error: unknown = await drain(verified(source, HELLO, 5n, 'layer')).catch((e: unknown) => e);
       expect(error).to.have.property('code', 'DataLoss');
       expect(error).to.have.property('message').that.matches(why);

@@ -53,7 +53,10 @@ export class Verifier {
   update(chunk: Uint8Array): void {
     this.#seen += BigInt(chunk.length);
     if (this.#sizeBytes !== undefined && this.#seen > this.#sizeBytes) {
-      throw new RuntimeError('DataLoss', `${this.#what}: the peer sent more than the ${this.#sizeBytes} bytes that the manifest promises`);
+      throw new RuntimeError(
+        'DataLoss',
+        `${this.#what}: the peer sent more than the ${this.#sizeBytes} bytes that the manifest promises`,
+      );
     }
     this.#hash.update(chunk);
   }
@@ -61,7 +64,10 @@ export class Verifier {
   /** @throws DataLoss when the content is short or its digest is another. Call once. */
   finish(): void {
     if (this.#sizeBytes !== undefined && this.#seen !== this.#sizeBytes) {
-      throw new RuntimeError('DataLoss', `${this.#what}: got ${this.#seen} bytes of the ${this.#sizeBytes} that the manifest promises`);
+      throw new RuntimeError(
+        'DataLoss',
+        `${this.#what}: got ${this.#seen} bytes of the ${this.#sizeBytes} that the manifest promises`,
+      );
     }
     const actual = `${algorithmOf(this.#digest)}:${this.#hash.digest('hex')}`;
     if (actual !== this.#digest) throw mismatch(this.#what, this.#digest, actual);
@@ -69,7 +75,12 @@ export class Verifier {
 }
 
 /** Passes `source` on unchanged and fails at its end unless digest and size are as promised. */
-export async function* verified(source: AsyncIterable<Uint8Array>, digest: Digest, sizeBytes: bigint | undefined, what: string): AsyncGenerator<Uint8Array, void, void> {
+export async function* verified(
+  source: AsyncIterable<Uint8Array>,
+  digest: Digest,
+  sizeBytes: bigint | undefined,
+  what: string,
+): AsyncGenerator<Uint8Array, void, void> {
   const verifier = new Verifier(digest, sizeBytes, what);
   for await (const chunk of source) {
     verifier.update(chunk);
@@ -94,5 +105,9 @@ export function chainIds(diffIds: readonly Digest[]): ChainId[] {
 }
 
 function mismatch(what: string, expected: string, actual: string): RuntimeError {
-  return new RuntimeError('DataLoss', `${what}: content has digest ${actual}, not ${expected}; it was damaged or replaced on the way, nothing of it is kept`);
+  return new RuntimeError(
+    'DataLoss',
+    `${what}: content has digest ${actual}, not ${expected}; it was damaged or replaced on the ` +
+      'way, nothing of it is kept',
+  );
 }

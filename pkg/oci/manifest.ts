@@ -24,7 +24,12 @@ export const mediaTypes = {
 } as const;
 
 /** What to ask a registry for, in one Accept header. */
-export const manifestAccept = [mediaTypes.ociManifest, mediaTypes.ociIndex, mediaTypes.dockerManifest, mediaTypes.dockerList].join(', ');
+export const manifestAccept = [
+  mediaTypes.ociManifest,
+  mediaTypes.ociIndex,
+  mediaTypes.dockerManifest,
+  mediaTypes.dockerList,
+].join(', ');
 
 export interface ImageManifest {
   readonly kind: 'manifest';
@@ -50,7 +55,11 @@ const SCHEMA1_TYPES: ReadonlySet<string> = new Set([
   'application/vnd.docker.distribution.manifest.v1+prettyjws',
 ]);
 /** Old docker registries stored configs as octet-stream; docker itself still reads those as images. */
-const CONFIG_TYPES: ReadonlySet<string> = new Set([mediaTypes.ociConfig, mediaTypes.dockerConfig, 'application/octet-stream']);
+const CONFIG_TYPES: ReadonlySet<string> = new Set([
+  mediaTypes.ociConfig,
+  mediaTypes.dockerConfig,
+  'application/octet-stream',
+]);
 const LAYER_BASES: readonly string[] = [mediaTypes.ociLayer, 'application/vnd.docker.image.rootfs.diff.tar'];
 const LAYER_SUFFIXES: ReadonlySet<string> = new Set(['', '+gzip', '.gzip', '+zstd', '.zstd', '+xz', '.xz', '+bzip2']);
 /** image-spec: an index may hold indexes; nobody needs more of them inside each other. */
@@ -58,24 +67,31 @@ export const INDEX_DEPTH_MAX = 3;
 
 /**
  * Reads a manifest or an index. `contentType` is what the registry said it is, '' if nothing did.
- * @throws InvalidArgument for a damaged or ambiguous document; Unimplemented for one that is valid but not for us (schema 1, artifacts, foreign or encrypted layers); ResourceExhausted above a limit.
+ * @throws InvalidArgument for a damaged or ambiguous document; Unimplemented for one that is valid but not for us
+ * (schema 1, artifacts, foreign or encrypted layers); ResourceExhausted above a limit.
  */
 export function parseManifest(bytes: Uint8Array, contentType: string): ManifestDocument {
   const document = parseObject(bytes, limits.manifestBytes, 'the manifest');
   const said = bareType(contentType);
   const own = optionalString(document, 'mediaType', 'the manifest') ?? '';
   if (SCHEMA1_TYPES.has(said) || SCHEMA1_TYPES.has(own) || document['schemaVersion'] === 1) {
-    throw new RuntimeError('Unimplemented', 'the image has a docker schema 1 manifest, which cannot be verified; push it again with a client of this decade');
+    throw new RuntimeError(
+      'Unimplemented',
+      'the image has a docker schema 1 manifest, which cannot be verified; push it again with a client of this decade',
+    );
   }
-  if (document['schemaVersion'] !== 2) throw bad(`the manifest has schemaVersion ${quote(String(document['schemaVersion']))}, want 2`);
+  if (document['schemaVersion'] !== 2)
+    throw bad(`the manifest has schemaVersion ${quote(String(document['schemaVersion']))}, want 2`);
   const hasManifests = Object.hasOwn(document, 'manifests');
   if (hasManifests && (Object.hasOwn(document, 'layers') || Object.hasOwn(document, 'config'))) {
     throw bad('the manifest is an index and an image at once (CVE-2021-41190)');
   }
-  if (own !== '' && isKnown(said) && own !== said) throw bad(`the manifest says it is ${quote(own)}, but was served as ${quote(said)} (CVE-2021-41190)`);
+  if (own !== '' && isKnown(said) && own !== said)
+    throw bad(`the manifest says it is ${quote(own)}, but was served as ${quote(said)} (CVE-2021-41190)`);
   const type = own !== '' ? own : isKnown(said) ? said : hasManifests ? mediaTypes.ociIndex : mediaTypes.ociManifest;
   if (!isKnown(type)) throw new RuntimeError('Unimplemented', `manifests of type ${quote(type)} are not images`);
-  if (INDEX_TYPES.has(type) !== hasManifests) throw bad(`the manifest is of type ${quote(type)}, but its content is not`);
+  if (INDEX_TYPES.has(type) !== hasManifests)
+    throw bad(`the manifest is of type ${quote(type)}, but its content is not`);
   return hasManifests ? readIndex(document, type) : readManifest(document, type);
 }
 
@@ -98,10 +114,16 @@ export function parseImageConfig(bytes: Uint8Array): ImageConfig {
   const document = parseObject(bytes, limits.imageConfigBytes, what);
   const config = optionalObject(document, 'config', what) ?? {};
   const rootfs = optionalObject(document, 'rootfs', what);
-  if (rootfs === undefined || (rootfs['type'] !== 'layers' && rootfs['type'] !== undefined)) throw bad(`${what} has no rootfs of type "layers"`);
+  if (rootfs === undefined || (rootfs['type'] !== 'layers' && rootfs['type'] !== undefined))
+    throw bad(`${what} has no rootfs of type "layers"`);
   const diffIds = stringList(rootfs, 'diff_ids', what);
   const user = optionalString(config, 'User', what) ?? '';
-  if (Buffer.byteLength(user) > limits.imageUserBytes) throw new RuntimeError('ResourceExhausted', `${what} has a User of ${Buffer.byteLength(user)} bytes, at most ${limits.imageUserBytes} are taken; the image must be built with a shorter one`);
+  if (Buffer.byteLength(user) > limits.imageUserBytes)
+    throw new RuntimeError(
+      'ResourceExhausted',
+      `${what} has a User of ${Buffer.byteLength(user)} bytes, at most ${limits.imageUserBytes} ` +
+        'are taken; the image must be built with a shorter one',
+    );
   return {
     architecture: optionalString(document, 'architecture', what) ?? '',
     os: optionalString(document, 'os', what) ?? '',
@@ -121,14 +143,18 @@ export function parseImageConfig(bytes: Uint8Array): ImageConfig {
   };
 }
 
-/** What to look for in an index on a node of `architecture` (GOARCH name), best first: compatible variants, then none. */
+/**
+ * What to look for in an index on a node of `architecture` (GOARCH name), best first: compatible variants, then none.
+ */
 export function platformCandidates(platform: Platform): readonly Platform[] {
   const { os, architecture } = platform;
   const variants = variantsOf(architecture, platform.variant);
   return variants.map((variant) => ({ os, architecture, variant }));
 }
 
-/** The platform of a node by Node's `process.arch`; `armVersion` is the value of process.config.variables.arm_version. */
+/**
+ * The platform of a node by Node's `process.arch`; `armVersion` is the value of process.config.variables.arm_version.
+ */
 export function nodePlatform(arch: string, armVersion?: string): Platform {
   const names: Readonly<Record<string, string>> = { x64: 'amd64', ia32: '386', ppc64: 'ppc64le' };
   const architecture = names[arch] ?? arch;
@@ -142,19 +168,30 @@ export function nodePlatform(arch: string, armVersion?: string): Platform {
  */
 export function selectPlatform(index: ImageIndex, platform: Platform): Descriptor {
   for (const wanted of platformCandidates(platform)) {
-    const found = index.manifests.find(({ platform: has }) => has !== undefined
-      && has.os === wanted.os && has.architecture === wanted.architecture && (has.variant ?? '') === (wanted.variant ?? ''));
+    const found = index.manifests.find(
+      ({ platform: has }) =>
+        has !== undefined &&
+        has.os === wanted.os &&
+        has.architecture === wanted.architecture &&
+        (has.variant ?? '') === (wanted.variant ?? ''),
+    );
     if (found !== undefined) return found;
   }
   const anywhere = index.manifests.find((each) => each.platform === undefined && isKnown(each.mediaType));
   if (anywhere !== undefined) return anywhere;
   const has = index.manifests.map((each) => (each.platform === undefined ? '?' : platformName(each.platform)));
-  throw new RuntimeError('NotFound', `the image has no variant for ${platformName(platform)}; it has ${quote([...new Set(has)].join(', ') || 'none at all', 512)}`);
+  throw new RuntimeError(
+    'NotFound',
+    `the image has no variant for ${platformName(platform)}; it has ` +
+      `${quote([...new Set(has)].join(', ') || 'none at all', 512)}`,
+  );
 }
 
 /** `linux/arm64/v8` */
 export function platformName(platform: Platform): string {
-  return [platform.os, platform.architecture, platform.variant].filter((part) => part !== undefined && part !== '').join('/');
+  return [platform.os, platform.architecture, platform.variant]
+    .filter((part) => part !== undefined && part !== '')
+    .join('/');
 }
 
 function variantsOf(architecture: string, variant: string | undefined): readonly (string | undefined)[] {
@@ -186,29 +223,54 @@ function readManifest(document: JsonObject, mediaType: string): ImageManifest {
   const artifactType = optionalString(document, 'artifactType', 'the manifest');
   const config = descriptor(document['config'], 'the manifest');
   if (!CONFIG_TYPES.has(config.mediaType)) {
-    throw new RuntimeError('Unimplemented', `this is an OCI artifact of type ${quote(artifactType ?? config.mediaType)}, not a container image`);
+    throw new RuntimeError(
+      'Unimplemented',
+      `this is an OCI artifact of type ${quote(artifactType ?? config.mediaType)}, not a container image`,
+    );
   }
   const list = document['layers'];
   if (!Array.isArray(list)) throw bad('the manifest has no list "layers"');
-  if (list.length > limits.layersCount) throw new RuntimeError('ResourceExhausted', `the image has ${list.length} layers, at most ${limits.layersCount} can be mounted`);
+  if (list.length > limits.layersCount)
+    throw new RuntimeError(
+      'ResourceExhausted',
+      `the image has ${list.length} layers, at most ${limits.layersCount} can be mounted`,
+    );
   const layers = list.map((each) => descriptor(each, 'the manifest'));
   for (const layer of layers) checkLayerType(layer);
-  if (config.size > BigInt(limits.imageConfigBytes)) throw new RuntimeError('ResourceExhausted', `the image config has ${config.size} bytes, at most ${limits.imageConfigBytes} are read`);
+  if (config.size > BigInt(limits.imageConfigBytes))
+    throw new RuntimeError(
+      'ResourceExhausted',
+      `the image config has ${config.size} bytes, at most ${limits.imageConfigBytes} are read`,
+    );
   const annotations = stringMap(document, 'annotations', 'the manifest');
   const annotated = Buffer.byteLength(JSON.stringify(annotations));
   // They are kept in the image's record and go into every list of images.
-  if (annotated > limits.annotationsBytes) throw new RuntimeError('ResourceExhausted', `the manifest has ${annotated} bytes of annotations, at most ${limits.annotationsBytes} are kept`);
+  if (annotated > limits.annotationsBytes)
+    throw new RuntimeError(
+      'ResourceExhausted',
+      `the manifest has ${annotated} bytes of annotations, at most ${limits.annotationsBytes} are kept`,
+    );
   return { kind: 'manifest', mediaType, config, layers, annotations };
 }
 
 function checkLayerType(layer: Descriptor): void {
   const type = layer.mediaType;
   if (type.includes('.foreign.') || type.includes('.nondistributable.')) {
-    throw new RuntimeError('Unimplemented', `layer ${layer.digest} is foreign (${quote(type)}): its content is on a server that the image names, which is not asked (CVE-2020-15157); rebuild the image with distributable layers`);
+    throw new RuntimeError(
+      'Unimplemented',
+      `layer ${layer.digest} is foreign (${quote(type)}): its content is on a server that the ` +
+        'image names, which is not asked (CVE-2020-15157); rebuild the image with distributable ' +
+        'layers',
+    );
   }
-  if (type.endsWith('+encrypted')) throw new RuntimeError('Unimplemented', `layer ${layer.digest} is encrypted (${quote(type)})`);
+  if (type.endsWith('+encrypted'))
+    throw new RuntimeError('Unimplemented', `layer ${layer.digest} is encrypted (${quote(type)})`);
   const known = LAYER_BASES.some((base) => type.startsWith(base) && LAYER_SUFFIXES.has(type.slice(base.length)));
-  if (!known) throw new RuntimeError('Unimplemented', `layer ${layer.digest} has type ${quote(type)}, which is not a file system layer`);
+  if (!known)
+    throw new RuntimeError(
+      'Unimplemented',
+      `layer ${layer.digest} has type ${quote(type)}, which is not a file system layer`,
+    );
 }
 
 function descriptor(value: unknown, what: string): Descriptor {
@@ -216,7 +278,8 @@ function descriptor(value: unknown, what: string): Descriptor {
   const digest = optionalString(value, 'digest', what) ?? '';
   if (!isDigest(digest)) throw bad(`${what} has a descriptor with ${quote(digest)} for a digest (CVE-2024-3727)`);
   const size = value['size'];
-  if (typeof size !== 'number' || !Number.isSafeInteger(size) || size < 0) throw bad(`${what}: the size of ${digest} is not a number of bytes`);
+  if (typeof size !== 'number' || !Number.isSafeInteger(size) || size < 0)
+    throw bad(`${what}: the size of ${digest} is not a number of bytes`);
   const platform = optionalObject(value, 'platform', what);
   return {
     mediaType: bareType(optionalString(value, 'mediaType', what) ?? ''),
@@ -240,7 +303,8 @@ type JsonObject = Readonly<Record<string, unknown>>;
 
 /** An object from at most `max` bytes of JSON. @throws InvalidArgument or ResourceExhausted that names `what`. */
 export function parseObject(bytes: Uint8Array, max: number, what: string): JsonObject {
-  if (bytes.length > max) throw new RuntimeError('ResourceExhausted', `${what} has ${bytes.length} bytes, at most ${max} are read`);
+  if (bytes.length > max)
+    throw new RuntimeError('ResourceExhausted', `${what} has ${bytes.length} bytes, at most ${max} are read`);
   let value: unknown;
   try {
     value = JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(bytes)) as unknown;
@@ -273,7 +337,8 @@ function optionalObject(from: JsonObject, key: string, what: string): JsonObject
 function stringList(from: JsonObject, key: string, what: string): string[] {
   const value = own(from, key);
   if (value === undefined || value === null) return [];
-  if (!Array.isArray(value) || !value.every((each) => typeof each === 'string')) throw bad(`${what} has ${quote(key)} that is not a list of text`);
+  if (!Array.isArray(value) || !value.every((each) => typeof each === 'string'))
+    throw bad(`${what} has ${quote(key)} that is not a list of text`);
   return value;
 }
 

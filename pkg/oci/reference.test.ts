@@ -1,5 +1,13 @@
 import { expect } from 'chai';
-import { complete, formatReference, isDomain, parseName, parseReference, repositoryName, withDefaultTag } from './reference.ts';
+import {
+  complete,
+  formatReference,
+  isDomain,
+  parseName,
+  parseReference,
+  repositoryName,
+  withDefaultTag,
+} from './reference.ts';
 
 const HEX = 'a'.repeat(64);
 const DIGEST = `sha256:${HEX}`;
@@ -64,7 +72,10 @@ describe('oci/reference', () => {
   it('refuses a megabyte at once and quotes little of it', () => {
     for (const text of ['a'.repeat(1 << 20), 'é/'.repeat(1 << 19), `${'a-'.repeat(1 << 19)}!`]) {
       const before = process.hrtime.bigint();
-      expect(() => parseReference(text)).to.throw(/characters/).with.property('message').with.length.below(400);
+      expect(() => parseReference(text))
+        .to.throw(/characters/)
+        .with.property('message')
+        .with.length.below(400);
       expect(Number(process.hrtime.bigint() - before) / 1e6).to.be.below(1000);
     }
   });
@@ -78,8 +89,10 @@ describe('oci/reference', () => {
   });
 
   it('knows registry hosts', () => {
-    for (const good of ['docker.io', 'localhost', 'a:5000', '[::1]', '[fe80::1]:80', '10.0.0.1:5000']) expect(isDomain(good), good).to.equal(true);
-    for (const wrong of ['', 'a b', 'a:', 'a:b', '[::1', '[x]:1', 'a/b', 'a..b']) expect(isDomain(wrong), wrong).to.equal(false);
+    for (const good of ['docker.io', 'localhost', 'a:5000', '[::1]', '[fe80::1]:80', '10.0.0.1:5000'])
+      expect(isDomain(good), good).to.equal(true);
+    for (const wrong of ['', 'a b', 'a:', 'a:b', '[::1', '[x]:1', 'a/b', 'a..b'])
+      expect(isDomain(wrong), wrong).to.equal(false);
   });
 
   it('formatting and parsing again changes nothing (random walk over the grammar)', () => {

@@ -37,13 +37,14 @@ const DOMAIN_MAX_CHARS = 255 + ':65535'.length;
 const REFERENCE_MAX_CHARS = DOMAIN_MAX_CHARS + 1 + PATH_MAX_CHARS + 1 + TAG_MAX_CHARS + 1 + 'sha512:'.length + 128;
 
 /**
- * Reads a reference without deciding what a short name means. Docker's rule for what is a domain: the first component, if
- * another follows and it has a dot, a colon or an upper-case letter, or is `localhost`.
+ * Reads a reference without deciding what a short name means. Docker's rule for what is a domain: the first component,
+ * if another follows and it has a dot, a colon or an upper-case letter, or is `localhost`.
  * @throws InvalidArgument that says which part is wrong.
  */
 export function parseName(text: string): ParsedName {
   if (text === '') throw invalid(text, 'it is empty');
-  if (text.length > REFERENCE_MAX_CHARS) throw invalid(text, `it has ${text.length} characters, more than ${REFERENCE_MAX_CHARS}`);
+  if (text.length > REFERENCE_MAX_CHARS)
+    throw invalid(text, `it has ${text.length} characters, more than ${REFERENCE_MAX_CHARS}`);
   const { rest: named, digest } = cutDigest(text);
   const { rest: name, tag } = cutTag(text, named);
   const slash = name.indexOf('/');
@@ -53,16 +54,23 @@ export function parseName(text: string): ParsedName {
   const path = hasDomain ? name.slice(slash + 1) : name;
   checkPath(text, path);
   // 64 hex characters always mean an image id (distribution: ErrNameNotCanonical's sibling), never a short name.
-  if (domain === undefined && path.length === 64 && isAll(path, isLowerHex)) throw invalid(text, 'a name of 64 hexadecimal characters can only be an image id');
+  if (domain === undefined && path.length === 64 && isAll(path, isLowerHex))
+    throw invalid(text, 'a name of 64 hexadecimal characters can only be an image id');
   return { domain, path, tag, digest };
 }
 
-/** Reads a reference and gives a short name docker's meaning: `busybox` is `docker.io/library/busybox`. The tag stays as written. */
+/**
+ * Reads a reference and gives a short name docker's meaning: `busybox` is `docker.io/library/busybox`. The tag stays as
+ * written.
+ */
 export function parseReference(text: string): Reference {
   return complete(parseName(text), DOCKER_DOMAIN);
 }
 
-/** The reference that `name` means on `domain`, with docker.io's `library/` for one-component names. A domain of its own wins. */
+/**
+ * The reference that `name` means on `domain`, with docker.io's `library/` for one-component names. A domain of its own
+ * wins.
+ */
 export function complete(name: ParsedName, domain: string): Reference {
   const owner = canonicalDomain(name.domain ?? domain);
   const path = owner === DOCKER_DOMAIN && !name.path.includes('/') ? `library/${name.path}` : name.path;
@@ -86,7 +94,9 @@ export function formatReference(reference: Reference): string {
   return `${repositoryName(reference)}${tag}${digest}`;
 }
 
-/** True if `text` may be a domain by itself: `host`, `host:port`, `[v6]:port`; for configuration that names registries. */
+/**
+ * True if `text` may be a domain by itself: `host`, `host:port`, `[v6]:port`; for configuration that names registries.
+ */
 export function isDomain(text: string): boolean {
   return domainProblem(text) === undefined;
 }
@@ -95,7 +105,8 @@ function cutDigest(text: string): { readonly rest: string; readonly digest: Dige
   const at = text.indexOf('@');
   if (at < 0) return { rest: text, digest: undefined };
   const digest = text.slice(at + 1);
-  if (!isDigest(digest)) throw invalid(text, 'what follows @ is not a digest (want sha256:<64 lower-case hex> or sha512:<128 hex>)');
+  if (!isDigest(digest))
+    throw invalid(text, 'what follows @ is not a digest (want sha256:<64 lower-case hex> or sha512:<128 hex>)');
   return { rest: text.slice(0, at), digest };
 }
 
@@ -103,8 +114,13 @@ function cutTag(text: string, named: string): { readonly rest: string; readonly 
   const colon = named.lastIndexOf(':');
   if (colon < 0 || colon < named.lastIndexOf('/')) return { rest: named, tag: undefined };
   const tag = named.slice(colon + 1);
-  const wellFormed = tag.length > 0 && tag.length <= TAG_MAX_CHARS && tag[0] !== '.' && tag[0] !== '-' && isAll(tag, isTagChar);
-  if (!wellFormed) throw invalid(text, `${quote(tag)} is not a tag (letters, digits, _ . -, at most ${TAG_MAX_CHARS}, not starting with . or -)`);
+  const wellFormed =
+    tag.length > 0 && tag.length <= TAG_MAX_CHARS && tag[0] !== '.' && tag[0] !== '-' && isAll(tag, isTagChar);
+  if (!wellFormed)
+    throw invalid(
+      text,
+      `${quote(tag)} is not a tag (letters, digits, _ . -, at most ${TAG_MAX_CHARS}, not starting with . or -)`,
+    );
   return { rest: named.slice(0, colon), tag };
 }
 
@@ -129,14 +145,18 @@ function domainProblem(domain: string): string | undefined {
   const host = colon < 0 ? domain : domain.slice(0, colon);
   if (colon >= 0) {
     const port = domain.slice(colon + 1);
-    if (port.length === 0 || port.length > 5 || !isAll(port, isDigit) || Number(port) > 65_535 || Number(port) === 0) return 'the port is not a number from 1 to 65535';
+    if (port.length === 0 || port.length > 5 || !isAll(port, isDigit) || Number(port) > 65_535 || Number(port) === 0)
+      return 'the port is not a number from 1 to 65535';
   }
   if (bracket >= 0) {
     const inside = host.slice(1, -1);
-    return host.endsWith(']') && inside.length >= 2 && isAll(inside, (c) => isHex(c) || c === 0x3a || c === 0x2e) ? undefined : 'not an IPv6 address in brackets';
+    return host.endsWith(']') && inside.length >= 2 && isAll(inside, (c) => isHex(c) || c === 0x3a || c === 0x2e)
+      ? undefined
+      : 'not an IPv6 address in brackets';
   }
   for (const label of host.split('.')) {
-    if (label === '' || label.startsWith('-') || label.endsWith('-') || !isAll(label, isLabelChar)) return 'a label may have letters, digits and inner hyphens';
+    if (label === '' || label.startsWith('-') || label.endsWith('-') || !isAll(label, isLabelChar))
+      return 'a label may have letters, digits and inner hyphens';
   }
   return undefined;
 }
@@ -147,7 +167,11 @@ function checkPath(text: string, path: string): void {
   for (const component of path.split('/')) {
     if (component === '') throw invalid(text, 'the repository has an empty component');
     if (!isPathComponent(component)) {
-      throw invalid(text, `${quote(component)} is not a repository component (lower-case letters and digits, joined by . _ __ or hyphens)`);
+      throw invalid(
+        text,
+        `${quote(component)} is not a repository component (lower-case letters and digits, joined by ` +
+          '. _ __ or hyphens)',
+      );
     }
   }
 }
@@ -163,7 +187,10 @@ function isPathComponent(component: string): boolean {
     }
     if (i === 0) return false;
     const c = component.charAt(i);
-    const allowed = separator === '' ? c === '.' || c === '_' || c === '-' : (separator === '_' && c === '_') || (separator[0] === '-' && c === '-');
+    const allowed =
+      separator === ''
+        ? c === '.' || c === '_' || c === '-'
+        : (separator === '_' && c === '_') || (separator[0] === '-' && c === '-');
     if (!allowed) return false;
     separator += c;
   }

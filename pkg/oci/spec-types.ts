@@ -35,14 +35,21 @@ export interface ImageConfig {
   readonly diffIds: readonly Digest[];
 }
 
-/** runtime-spec config.md: the root object. Plain JSON: 64-bit values that may pass 2^53 are written by `stringifySpec`. */
+/**
+ * runtime-spec config.md: the root object. Plain JSON: 64-bit values that may pass 2^53 are written by `stringifySpec`.
+ */
 export interface RuntimeSpec {
   ociVersion: string;
   process: RuntimeProcess;
   root: { path: string; readonly?: boolean };
   hostname?: string;
   mounts: RuntimeMount[];
-  hooks?: Partial<Record<'prestart' | 'createRuntime' | 'createContainer' | 'startContainer' | 'poststart' | 'poststop', RuntimeHook[]>>;
+  hooks?: Partial<
+    Record<
+      'prestart' | 'createRuntime' | 'createContainer' | 'startContainer' | 'poststart' | 'poststop',
+      RuntimeHook[]
+    >
+  >;
   annotations?: Record<string, string>;
   linux: RuntimeLinux;
 }
@@ -51,7 +58,10 @@ export interface RuntimeProcess {
   consoleSize?: { height: number; width: number };
   user: { uid: number; gid: number; umask?: number; additionalGids?: number[] };
   args: string[];
-  /** KEY=value. JSON holds Unicode only: values with other bytes travel in the arguments of a helper (pkg/spec/process.ts). */
+  /**
+   * KEY=value. JSON holds Unicode only: values with other bytes travel in the arguments of a helper
+   * (pkg/spec/process.ts).
+   */
   env: string[];
   cwd: string;
   capabilities?: Partial<Record<'bounding' | 'effective' | 'inheritable' | 'permitted' | 'ambient', string[]>>;
@@ -84,7 +94,15 @@ export interface RuntimeLinux {
   namespaces: { type: 'pid' | 'network' | 'mount' | 'ipc' | 'uts' | 'user' | 'cgroup'; path?: string }[];
   uidMappings?: RuntimeIdMapping[];
   gidMappings?: RuntimeIdMapping[];
-  devices?: { type: string; path: string; major: number; minor: number; fileMode?: number; uid?: number; gid?: number }[];
+  devices?: {
+    type: string;
+    path: string;
+    major: number;
+    minor: number;
+    fileMode?: number;
+    uid?: number;
+    gid?: number;
+  }[];
   cgroupsPath?: string;
   resources?: LinuxResources;
   rootfsPropagation?: string;

@@ -1,4 +1,6 @@
-/** Work that nobody asked for and nobody waits for: what goes on after an exit, and what a daemon before us had begun. */
+/**
+ * Work that nobody asked for and nobody waits for: what goes on after an exit, and what a daemon before us had begun.
+ */
 import type { Operation } from '../cri-api/types.ts';
 import { backgroundOp, type Logger, type Op } from '../base/op.ts';
 import { Track } from '../base/track.ts';
@@ -11,7 +13,10 @@ export class Background {
     this.#log = log;
   }
 
-  /** An operation of our own, called `what`, about `ids`; it is listed while the work goes on that it is told of. `deadlineMs` is relative; 0 = none. */
+  /**
+   * An operation of our own, called `what`, about `ids`; it is listed while the work goes on that it is told of.
+   * `deadlineMs` is relative; 0 = none.
+   */
   begin(what: string, ids: Readonly<Record<string, string>>, deadlineMs = 0): Op {
     const track = new Track(what, ids);
     track.clientGone = true;

@@ -39,7 +39,10 @@ export class Books {
     this.#index(record);
   }
 
-  /** Writes the record to disk, then shows it to everybody. A new object is in the index at once, so that its key is taken. */
+  /**
+   * Writes the record to disk, then shows it to everybody. A new object is in the index at once, so that its key is
+   * taken.
+   */
   async save(record: AnyRecord): Promise<void> {
     const before = this.#peek(record);
     if (before === undefined) this.#index(record);
@@ -166,15 +169,22 @@ export class Books {
   }
 }
 
-/** True once a client may see the object: not while it is being made (CRI: half-made objects must not appear in lists). */
+/**
+ * True once a client may see the object: not while it is being made (CRI: half-made objects must not appear in lists).
+ */
 export function isVisible(record: AnyRecord): boolean {
   const { phase } = record.state;
-  return phase !== 'creating' && !(phase === 'removing' && !('last' in record.state && record.state.last !== null) && record.kind === 'container');
+  return (
+    phase !== 'creating' &&
+    !(phase === 'removing' && !('last' in record.state && record.state.last !== null) && record.kind === 'container')
+  );
 }
 
 /** The name under which the kubelet would make this object again: what makes two requests "the same". */
 export function keyOf(record: AnyRecord): string {
-  return record.kind === 'sandbox' ? sandboxKey(record.config.metadata) : containerKey(record.sandboxId, record.config.metadata);
+  return record.kind === 'sandbox'
+    ? sandboxKey(record.config.metadata)
+    : containerKey(record.sandboxId, record.config.metadata);
 }
 
 /** @throws InvalidArgument if there is no metadata. */
@@ -196,7 +206,11 @@ function lookUp<R extends AnyRecord>(records: ReadonlyMap<string, R>, idOrPrefix
   let found: R | undefined;
   for (const [id, record] of records) {
     if (!id.startsWith(idOrPrefix)) continue;
-    if (found !== undefined) throw new RuntimeError('InvalidArgument', `${what} id prefix ${quote(idOrPrefix)} is ambiguous; give more characters`);
+    if (found !== undefined)
+      throw new RuntimeError(
+        'InvalidArgument',
+        `${what} id prefix ${quote(idOrPrefix)} is ambiguous; give more characters`,
+      );
     found = record;
   }
   return found;

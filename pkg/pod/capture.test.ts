@@ -3,7 +3,8 @@ import { limits } from '../base/limits.ts';
 import { backgroundOp, type Op, silent } from '../base/op.ts';
 import { type CapturedOutput, OutputRoom } from './capture.ts';
 
-const op = (signal?: AbortSignal): Op => (signal === undefined ? backgroundOp(silent) : { ...backgroundOp(silent), signal });
+const op = (signal?: AbortSignal): Op =>
+  signal === undefined ? backgroundOp(silent) : { ...backgroundOp(silent), signal };
 const large = Buffer.alloc(limits.execSmallOutputBytes + 1, 'x');
 
 describe('captured output', () => {
@@ -27,7 +28,9 @@ describe('captured output', () => {
   });
 
   /** A room whose places are all taken, and what took them. */
-  async function full(patienceMs?: number): Promise<{ readonly room: OutputRoom; readonly holders: readonly CapturedOutput[] }> {
+  async function full(
+    patienceMs?: number,
+  ): Promise<{ readonly room: OutputRoom; readonly holders: readonly CapturedOutput[] }> {
     const room = new OutputRoom(patienceMs);
     const holders = Array.from({ length: limits.execLargeOutputsCount }, () => room.open(op()));
     for (const each of holders) await each.stdout.add(large);
@@ -39,7 +42,10 @@ describe('captured output', () => {
     const [late, later] = [room.open(op()), room.open(op())];
     await late.stdout.add(Buffer.from('a small output needs no place'));
     const order: string[] = [];
-    const waiting = [late.stdout.add(large).then(() => order.push('late')), later.stdout.add(large).then(() => order.push('later'))];
+    const waiting = [
+      late.stdout.add(large).then(() => order.push('late')),
+      later.stdout.add(large).then(() => order.push('later')),
+    ];
     assert.deepEqual(order, []);
     holders[0]?.release();
     await waiting[0];
@@ -63,7 +69,10 @@ describe('captured output', () => {
     leaving.release();
     holders[0]?.release();
     await waiting;
-    assert.deepEqual([leaving, next].map(({ stdout }) => stdout.bytes().length), [0, large.length]);
+    assert.deepEqual(
+      [leaving, next].map(({ stdout }) => stdout.bytes().length),
+      [0, large.length],
+    );
   });
 
   it('ends where no place comes free, and the command goes on', async () => {
@@ -73,12 +82,19 @@ describe('captured output', () => {
     await output.stdout.add(large);
     await output.stdout.add(Buffer.from('nothing comes after a gap'));
     await output.stderr.add(Buffer.from('kept, too'));
-    assert.deepEqual([output.stdout, output.stderr].map((each) => Buffer.from(each.bytes()).toString()), ['kept', 'kept, too']);
+    assert.deepEqual(
+      [output.stdout, output.stderr].map((each) => Buffer.from(each.bytes()).toString()),
+      ['kept', 'kept, too'],
+    );
     output.release();
     for (const each of holders) each.release();
     const after = Array.from({ length: limits.execLargeOutputsCount + 1 }, () => room.open(op()));
     for (const each of after) await each.stdout.add(large);
-    assert.deepEqual(after.map(({ stdout }) => stdout.bytes().length), [...holders.map(() => large.length), 0], 'who waited in vain gives nothing back');
+    assert.deepEqual(
+      after.map(({ stdout }) => stdout.bytes().length),
+      [...holders.map(() => large.length), 0],
+      'who waited in vain gives nothing back',
+    );
   });
 
   it('waits for half of the time that its command has', async () => {
@@ -95,6 +111,9 @@ describe('captured output', () => {
     second.release();
     holders[0]?.release();
     await Promise.all(waiting);
-    assert.deepEqual([second, third].map(({ stdout }) => stdout.bytes().length), [0, large.length]);
+    assert.deepEqual(
+      [second, third].map(({ stdout }) => stdout.bytes().length),
+      [0, large.length],
+    );
   });
 });

@@ -1,10 +1,12 @@
 /**
- * The output of an ExecSync, kept up to a bound per stream (CVE-2022-1708), and within a bound for the whole node (CVE-2022-31030).
+ * The output of an ExecSync, kept up to a bound per stream (CVE-2022-1708), and within a bound for the whole node
+ * (CVE-2022-31030).
  *
- * Most commands print a line. Those that print much wait for one of a few places, unread by us and so held back by their own pipe; a command whose
- * output has been sent, or whose caller has left, gives its place back. But places may be held by commands that go on for hours: who has waited for half
- * of the time that it has, or while none was given back for long, goes on without one, and what it prints from there is dropped. A command must
- * neither stand still nor fail because of what others print.
+ * Most commands print a line. Those that print much wait for one of a few places, unread by us and so held back by
+ * their own pipe; a command whose output has been sent, or whose caller has left, gives its place back. But places may
+ * be held by commands that go on for hours: who has waited for half of the time that it has, or while none was given
+ * back for long, goes on without one, and what it prints from there is dropped. A command must neither stand still nor
+ * fail because of what others print.
  */
 import { discard } from '../base/bytes.ts';
 import { limits } from '../base/limits.ts';
@@ -100,7 +102,10 @@ export class CapturedOutput {
     this.#op.stage('wait for room for the output');
     const granted = await this.#room.take(this.#op);
     this.#op.stage('runtime exec');
-    if (!granted && !this.#op.signal.aborted) this.#op.log.warn('other commands hold all the room for large outputs; the rest of this output is dropped', { keptBytes: limits.execSmallOutputBytes });
+    if (!granted && !this.#op.signal.aborted)
+      this.#op.log.warn('other commands hold all the room for large outputs; the rest of this output is dropped', {
+        keptBytes: limits.execSmallOutputBytes,
+      });
     return granted;
   }
 }
@@ -126,7 +131,9 @@ export class Capture {
       const isLarge = wanted > limits.execSmallOutputBytes;
       if (isLarge && !(await this.#widen())) this.#isFull = true;
       if (this.#isFull) return;
-      const buffer = Buffer.allocUnsafeSlow(isLarge ? limits.execOutputBytes : Math.max(wanted, 2 * this.#buffer.length));
+      const buffer = Buffer.allocUnsafeSlow(
+        isLarge ? limits.execOutputBytes : Math.max(wanted, 2 * this.#buffer.length),
+      );
       buffer.set(this.#buffer.subarray(0, this.#length));
       this.#buffer = buffer;
     }

@@ -53,7 +53,9 @@ export class ContainerKeeper implements Containers {
 
   async create(op: Op, pod: SandboxId, config: ContainerConfig): Promise<ContainerId> {
     const key = containerKey(pod, config.metadata);
-    const id = await this.#creates.run(op, key, limits.containerCreateMs, (own) => this.#createOrAdopt(own, key, pod, config));
+    const id = await this.#creates.run(op, key, limits.containerCreateMs, (own) =>
+      this.#createOrAdopt(own, key, pod, config),
+    );
     const record = this.#books.container(id);
     if (record !== undefined && !same(record.config, config)) throw taken(record);
     return id;
@@ -65,7 +67,11 @@ export class ContainerKeeper implements Containers {
     op.stage('wait for what else is done to the container');
     const work = this.#locks.run(id, () => this.#start(op, id));
     op.goesOn?.(work);
-    await abortable(work, op.signal, () => new RuntimeError('DeadlineExceeded', `container ${id} is still being started; ask for its status`));
+    await abortable(
+      work,
+      op.signal,
+      () => new RuntimeError('DeadlineExceeded', `container ${id} is still being started; ask for its status`),
+    );
   }
 
   async stop(op: Op, id: ContainerId, graceMs: number): Promise<void> {
@@ -75,7 +81,9 @@ export class ContainerKeeper implements Containers {
       const { phase } = record.state;
       if (phase === 'exited' || phase === 'removing') return;
       if (phase === 'creating') {
-        await abortable(this.#creates.settled(containerKey(record.sandboxId, record.config.metadata)), op.signal, () => impatient(id, 'it is still being created'));
+        await abortable(this.#creates.settled(containerKey(record.sandboxId, record.config.metadata)), op.signal, () =>
+          impatient(id, 'it is still being created'),
+        );
         if (this.#books.container(id)?.state.phase === 'creating') return;
         continue;
       }
@@ -115,7 +123,11 @@ export class ContainerKeeper implements Containers {
     await this.#locks.run(id, async () => {
       const record = this.get(id);
       const { phase } = record.state;
-      if (phase !== 'created' && phase !== 'running') throw new RuntimeError('FailedPrecondition', `container ${id} is ${phase}; only a created or running one can be updated`);
+      if (phase !== 'created' && phase !== 'running')
+        throw new RuntimeError(
+          'FailedPrecondition',
+          `container ${id} is ${phase}; only a created or running one can be updated`,
+        );
       const resources = await applyUpdate(op, this.#world, record, update);
       const latest = this.#books.container(id);
       if (latest !== undefined) await this.#books.save({ ...latest, resources });
@@ -124,7 +136,11 @@ export class ContainerKeeper implements Containers {
 
   async reopenLog(op: Op, id: ContainerId): Promise<void> {
     const record = this.get(id);
-    if (record.state.phase !== 'running') throw new RuntimeError('FailedPrecondition', `container ${id} is ${record.state.phase}; its log is reopened only while it runs`);
+    if (record.state.phase !== 'running')
+      throw new RuntimeError(
+        'FailedPrecondition',
+        `container ${id} is ${record.state.phase}; its log is reopened only while it runs`,
+      );
     await this.#world.monitor.reopenLog(op, record.bundle, record.logPath);
   }
 
@@ -134,7 +150,10 @@ export class ContainerKeeper implements Containers {
     await Promise.all(making.map((record) => this.#creates.settled(containerKey(pod, record.config.metadata))));
   }
 
-  /** Resolves when the removed containers of `pod` hold nothing any more. @throws as destroyContainer, for one that failed before and fails again. */
+  /**
+   * Resolves when the removed containers of `pod` hold nothing any more. @throws as destroyContainer, for one that
+   * failed before and fails again.
+   */
   async left(op: Op, pod: SandboxId): Promise<void> {
     for (const [id, { record, work }] of this.#leaving) {
       if (record.sandboxId !== pod) continue;
@@ -148,18 +167,25 @@ export class ContainerKeeper implements Containers {
   async followExits(): Promise<void> {
     for await (const exit of this.#world.monitor.exits(this.#shutdown.signal)) {
       await this.#noteExit(exit).catch((cause: unknown) => {
-        this.#world.log.error('an exit could not be recorded, will retry', { container: exit.id, cause: explain(cause) });
+        this.#world.log.error('an exit could not be recorded, will retry', {
+          container: exit.id,
+          cause: explain(cause),
+        });
       });
     }
   }
 
   /**
-   * Watches the process of a created or running container, so that its end is noticed even when the monitor is gone and no exit
-   * file will ever come (level-triggered: an event may be lost, a pidfd cannot).
+   * Watches the process of a created or running container, so that its end is noticed even when the monitor is gone and
+   * no exit file will ever come (level-triggered: an event may be lost, a pidfd cannot).
    */
   watch(id: ContainerId, process: ProcessRef): void {
     void this.#awaitEnd(id, process).catch((cause: unknown) => {
-      this.#world.log.error('the end of a process could not be recorded', { container: id, pid: process.pid, cause: explain(cause) });
+      this.#world.log.error('the end of a process could not be recorded', {
+        container: id,
+        pid: process.pid,
+        cause: explain(cause),
+      });
     });
   }
 
@@ -170,7 +196,10 @@ export class ContainerKeeper implements Containers {
     const leftMs = Number((stopping.killAt - this.#world.clock()) / 1_000_000n);
     const op = this.#background.begin('stop begun before the restart', { container: record.id });
     void this.#stopping(op, record, state.process, Math.max(0, leftMs)).done.catch((cause: unknown) => {
-      this.#world.log.warn('a stop that was under way before the restart failed', { container: record.id, cause: explain(cause) });
+      this.#world.log.warn('a stop that was under way before the restart failed', {
+        container: record.id,
+        cause: explain(cause),
+      });
     });
   }
 
@@ -199,7 +228,11 @@ export class ContainerKeeper implements Containers {
       const launched = await launchContainer(own, this.#world, this.#books, draft, sandbox);
       // The sandbox may have been stopped meanwhile; a container must not outlive that.
       this.#readySandbox(sandbox.id);
-      await this.#books.save({ ...launched.record, state: next(draft.state, { type: 'created', process: launched.process }), monitor: launched.monitor });
+      await this.#books.save({
+        ...launched.record,
+        state: next(draft.state, { type: 'created', process: launched.process }),
+        monitor: launched.monitor,
+      });
       this.watch(id, launched.process);
     } catch (cause) {
       await this.#destroy(own, draft).catch((failure: unknown) => {
@@ -213,13 +246,21 @@ export class ContainerKeeper implements Containers {
   #readySandbox(pod: SandboxId): SandboxRecord {
     const sandbox = this.#books.sandbox(pod);
     if (sandbox === undefined) throw new RuntimeError('NotFound', `no pod sandbox has the id ${quote(pod)}`);
-    if (sandbox.state.phase !== 'ready') throw new RuntimeError('FailedPrecondition', `pod sandbox ${pod} is ${sandbox.state.phase}; containers are made only in a ready one`);
+    if (sandbox.state.phase !== 'ready')
+      throw new RuntimeError(
+        'FailedPrecondition',
+        `pod sandbox ${pod} is ${sandbox.state.phase}; containers are made only in a ready one`,
+      );
     return sandbox;
   }
 
   async #start(op: Op, id: ContainerId): Promise<void> {
     const record = this.get(id);
-    if (record.state.phase !== 'created') throw new RuntimeError('FailedPrecondition', `container ${id} is ${record.state.phase}; only a created one can be started`);
+    if (record.state.phase !== 'created')
+      throw new RuntimeError(
+        'FailedPrecondition',
+        `container ${id} is ${record.state.phase}; only a created one can be started`,
+      );
     this.#readySandbox(record.sandboxId);
     const startedAt = this.#world.clock();
     op.stage('runtime start');
@@ -236,7 +277,10 @@ export class ContainerKeeper implements Containers {
   /** A start that failed leaves an EXITED container with the reason, not a vanished one. */
   async #failStart(op: Op, record: ContainerRecord, cause: unknown): Promise<void> {
     op.log.debug('start failed', { code: codeOf(cause) });
-    await this.#books.save({ ...record, state: next(record.state, { type: 'startFailed', message: explain(cause), at: this.#world.clock() }) });
+    await this.#books.save({
+      ...record,
+      state: next(record.state, { type: 'startFailed', message: explain(cause), at: this.#world.clock() }),
+    });
     this.#retire(record);
   }
 
@@ -281,7 +325,10 @@ export class ContainerKeeper implements Containers {
     for (let pauseMs = 1; Date.now() < slot.stop.killAtMs && !this.#ended(id); pauseMs = Math.min(1_000, pauseMs * 2)) {
       if (unheard) unheard = !this.#tell(process, record.stopSignal.number);
       const leftMs = Math.max(1, slot.stop.killAtMs - Date.now());
-      const wait = AbortSignal.any([AbortSignal.timeout(unheard ? Math.min(pauseMs, leftMs) : leftMs), slot.stop.hurry.signal]);
+      const wait = AbortSignal.any([
+        AbortSignal.timeout(unheard ? Math.min(pauseMs, leftMs) : leftMs),
+        slot.stop.hurry.signal,
+      ]);
       await this.#books.changed(id, wait);
       if (slot.stop.hurry.signal.aborted) slot.stop = { ...slot.stop, hurry: new AbortController() };
     }
@@ -289,8 +336,8 @@ export class ContainerKeeper implements Containers {
   }
 
   /**
-   * Sends the stop signal, unless it would be lost: a program that has just been started may not handle it yet, and no event says when it
-   * does. One that never will costs a look a second until it is killed.
+   * Sends the stop signal, unless it would be lost: a program that has just been started may not handle it yet, and no
+   * event says when it does. One that never will costs a look a second until it is killed.
    */
   #tell(process: ProcessRef, signal: number): boolean {
     const { processes } = this.#world;
@@ -300,18 +347,26 @@ export class ContainerKeeper implements Containers {
   }
 
   /**
-   * SIGKILL until it is gone: again after 100 ms, 200 ms, … up to the bound, since a task may be in an uninterruptible wait. Then until its end is on
-   * record: the monitor may have output to drain.
+   * SIGKILL until it is gone: again after 100 ms, 200 ms, … up to the bound, since a task may be in an uninterruptible
+   * wait. Then until its end is on record: the monitor may have output to drain.
    */
   async #kill(op: Op, id: ContainerId, process: ProcessRef): Promise<void> {
     const begunAt = Date.now();
     for (let pauseMs = 100; !this.#ended(id); pauseMs = Math.min(2_000, pauseMs * 2)) {
       const elapsedMs = Date.now() - begunAt;
       if (elapsedMs > limits.killGraceMs && this.#world.processes.alive(process)) {
-        throw new RuntimeError('DeadlineExceeded', `container ${id}: process ${process.pid} does not end after SIGKILL (it may wait in the kernel for a device or a network file system); the stop can be asked for again`);
+        throw new RuntimeError(
+          'DeadlineExceeded',
+          `container ${id}: process ${process.pid} does not end after SIGKILL (it may wait in the ` +
+            'kernel for a device or a network file system); the stop can be asked for again',
+        );
       }
       if (elapsedMs > limits.killGraceMs + limits.exitFileMs) {
-        throw new RuntimeError('DeadlineExceeded', `container ${id}: process ${process.pid} has ended, but its end is not on record (is the disk of the records full?); the stop can be asked for again`);
+        throw new RuntimeError(
+          'DeadlineExceeded',
+          `container ${id}: process ${process.pid} has ended, but its end is not on record (is the ` +
+            'disk of the records full?); the stop can be asked for again',
+        );
       }
       this.#world.processes.signal(process, SIGKILL);
       this.#world.processes.signal(process, SIGCONT);
@@ -342,8 +397,9 @@ export class ContainerKeeper implements Containers {
   }
 
   /**
-   * Removes a container that has ended just now, without waiting for the runtime to clean up after it: what is on disk is given back before the client is
-   * told, the rest follows. The record says `removing` until then, so a crash on the way costs nothing.
+   * Removes a container that has ended just now, without waiting for the runtime to clean up after it: what is on disk
+   * is given back before the client is told, the rest follows. The record says `removing` until then, so a crash on the
+   * way costs nothing.
    */
   async #leave(op: Op, record: ContainerRecord, retiring: Promise<void>): Promise<void> {
     const { id, sandboxId } = record;
@@ -353,7 +409,10 @@ export class ContainerKeeper implements Containers {
     const work = retiring
       .then(() => this.#locks.run(id, () => this.#finish(own, record)))
       .catch((cause: unknown) => {
-        this.#world.log.warn('a removed container still holds something; will retry when its pod is removed, or at the next start', { container: id, sandbox: sandboxId, cause: explain(cause) });
+        this.#world.log.warn(
+          'a removed container still holds something; will retry when its pod is removed, or at the next start',
+          { container: id, sandbox: sandboxId, cause: explain(cause) },
+        );
       });
     this.#leaving.set(id, { record, work });
     this.#books.forget(record);
@@ -367,7 +426,11 @@ export class ContainerKeeper implements Containers {
 
   async #finish(op: Op, record: ContainerRecord): Promise<void> {
     const remains = containerRemains(record);
-    await destroyContainer(op, this.#world, this.#retired.has(record.id) ? { ...remains, process: 'retired' } : remains);
+    await destroyContainer(
+      op,
+      this.#world,
+      this.#retired.has(record.id) ? { ...remains, process: 'retired' } : remains,
+    );
     this.#retired.delete(record.id);
     this.#leaving.delete(record.id);
   }
@@ -375,10 +438,12 @@ export class ContainerKeeper implements Containers {
   async #awaitEnd(id: ContainerId, process: ProcessRef): Promise<void> {
     await this.#world.processes.gone(process, this.#shutdown.signal);
     if (this.#shutdown.signal.aborted || this.#ended(id)) return;
-    // The monitor drains the output before it writes the exit file; only when it lives no more, or takes for ever, will none come.
+    // The monitor drains the output before it writes the exit file; only when it lives no more, or takes for ever, will
+    // none come.
     const patience = AbortSignal.any([this.#shutdown.signal, AbortSignal.timeout(limits.exitFileMs)]);
     for (;;) {
-      // Asked first: a monitor that writes the file and ends between the two questions must not look like one that wrote none.
+      // Asked first: a monitor that writes the file and ends between the two questions must not look like one that
+      // wrote none.
       const monitor = this.#books.container(id)?.monitor ?? null;
       const monitorGone = monitor !== null && !this.#world.processes.alive(monitor);
       const exit = await this.#world.monitor.exitOf(id);
@@ -388,11 +453,20 @@ export class ContainerKeeper implements Containers {
       await this.#books.changed(id, patience);
       if (this.#shutdown.signal.aborted || this.#ended(id)) return;
     }
-    await this.#end(id, { type: 'vanished', message: 'the process ended and its monitor wrote no exit code', at: this.#world.clock() });
+    await this.#end(id, {
+      type: 'vanished',
+      message: 'the process ended and its monitor wrote no exit code',
+      at: this.#world.clock(),
+    });
   }
 
   async #noteExit(exit: ExitRecord): Promise<void> {
-    await this.#end(exit.id, { type: 'exited', exitCode: exit.exitCode, oomKilled: exit.oomKilled, at: exit.finishedAt });
+    await this.#end(exit.id, {
+      type: 'exited',
+      exitCode: exit.exitCode,
+      oomKilled: exit.oomKilled,
+      at: exit.finishedAt,
+    });
   }
 
   async #end(id: ContainerId, event: Extract<ContainerEvent, { type: 'exited' | 'vanished' }>): Promise<void> {
@@ -405,18 +479,30 @@ export class ContainerKeeper implements Containers {
       if (state === record.state) return;
       const after = { ...record, state, stopping: null };
       await this.#books.save(after);
-      this.#world.log.info('container ended', { container: id, sandbox: record.sandboxId, exit: state.phase === 'exited' ? state.exitCode : undefined, reason: state.phase === 'exited' ? state.reason : undefined });
+      this.#world.log.info('container ended', {
+        container: id,
+        sandbox: record.sandboxId,
+        exit: state.phase === 'exited' ? state.exitCode : undefined,
+        reason: state.phase === 'exited' ? state.reason : undefined,
+      });
       this.#retire(after);
     });
   }
 
   /** Gives back the runtime's side as soon as the exit is on record, so that RemoveContainer has little left to do. */
   #retire(record: ContainerRecord): void {
-    const op = this.#background.begin('clean-up after the end', { container: record.id, sandbox: record.sandboxId }, limits.runtimeCommandMs);
+    const op = this.#background.begin(
+      'clean-up after the end',
+      { container: record.id, sandbox: record.sandboxId },
+      limits.runtimeCommandMs,
+    );
     const work = retireContainer(op, this.#world, containerRemains(record))
       .then(() => void this.#retired.add(record.id))
       .catch((cause: unknown) => {
-        this.#world.log.debug('clean-up after an exit failed, RemoveContainer will retry', { container: record.id, cause: explain(cause) });
+        this.#world.log.debug('clean-up after an exit failed, RemoveContainer will retry', {
+          container: record.id,
+          cause: explain(cause),
+        });
       })
       .finally(() => this.#retiring.delete(record.id));
     this.#retiring.set(record.id, work);
@@ -426,7 +512,12 @@ export class ContainerKeeper implements Containers {
 
 /** What destroyContainer needs to know of a container that has a record. */
 export function containerRemains(record: ContainerRecord): ContainerRemains {
-  return { id: record.id, runtimeHandler: record.runtimeHandler, cgroupsPath: record.cgroupsPath, process: record.state.phase === 'creating' ? 'cut' : 'made' };
+  return {
+    id: record.id,
+    runtimeHandler: record.runtimeHandler,
+    cgroupsPath: record.cgroupsPath,
+    process: record.state.phase === 'creating' ? 'cut' : 'made',
+  };
 }
 
 function hasEnded(record: ContainerRecord): boolean {
@@ -440,5 +531,9 @@ function impatient(id: ContainerId, why: string): RuntimeError {
 function taken(record: ContainerRecord): RuntimeError {
   const { metadata } = record.config;
   const why = hasEnded(record) ? 'and has exited' : 'with another config';
-  return new RuntimeError('AlreadyExists', `container ${quote(metadata?.name ?? '')} attempt ${metadata?.attempt ?? 0} exists in this pod ${why} (${record.id}); remove it, or ask with a higher attempt`);
+  return new RuntimeError(
+    'AlreadyExists',
+    `container ${quote(metadata?.name ?? '')} attempt ${metadata?.attempt ?? 0} exists in this ` +
+      `pod ${why} (${record.id}); remove it, or ask with a higher attempt`,
+  );
 }

@@ -44,9 +44,29 @@ import {
 import type { ContainerRecord, SandboxRecord } from '../state/index.ts';
 import type { Books } from './books.ts';
 import type { HandlerSettings, World } from './index.ts';
-import { containerLabels, directoryMode, handlerSettings, ownerOnHost, podAnnotations, renderHosts, requireOwnPids, specDefaults, volumeLabel } from './plan.ts';
+import {
+  containerLabels,
+  directoryMode,
+  handlerSettings,
+  ownerOnHost,
+  podAnnotations,
+  renderHosts,
+  requireOwnPids,
+  specDefaults,
+  volumeLabel,
+} from './plan.ts';
 import { podName } from './pods.ts';
-import { anonymousVolumes, checkImageUse, defaultMounts, findCdi, findDevices, type FoundCdi, imageVolumesOf, localhostSeccomp, resolveMounts } from './sources.ts';
+import {
+  anonymousVolumes,
+  checkImageUse,
+  defaultMounts,
+  findCdi,
+  findDevices,
+  type FoundCdi,
+  imageVolumesOf,
+  localhostSeccomp,
+  resolveMounts,
+} from './sources.ts';
 
 /** A container whose init process exists and waits for start. */
 export interface Launched {
@@ -60,7 +80,12 @@ export interface Launched {
  * The first record of a container: what is known before anything has been done.
  * @throws InvalidArgument without an image in the config, NotFound if the image is not here.
  */
-export function draftContainer(world: World, id: ContainerId, sandbox: SandboxRecord, config: ContainerConfig): ContainerRecord {
+export function draftContainer(
+  world: World,
+  id: ContainerId,
+  sandbox: SandboxRecord,
+  config: ContainerConfig,
+): ContainerRecord {
   const image = findImage(world, config);
   const { facts } = world;
   return {
@@ -80,7 +105,12 @@ export function draftContainer(world: World, id: ContainerId, sandbox: SandboxRe
     cgroupsPath: cgroupsPathFor({ manager: facts.cgroupManager, parent: sandbox.cgroupParent, id, prefix: 'berth' }),
     stopSignal: effectiveStopSignal(config.stopSignal, image.config.stopSignal),
     user: { uid: 0n, gid: 0n, supplementalGroups: [] },
-    resources: workloadResources(config.linux?.resources, workloadOf(world.settings.workloads, sandbox.config.annotations), sandbox.config.annotations, config.metadata?.name ?? ''),
+    resources: workloadResources(
+      config.linux?.resources,
+      workloadOf(world.settings.workloads, sandbox.config.annotations),
+      sandbox.config.annotations,
+      config.metadata?.name ?? '',
+    ),
     imageVolumes: imageVolumesOf(world, config),
     stopping: null,
     monitor: null,
@@ -96,18 +126,45 @@ interface Subject {
   readonly handler: HandlerSettings;
 }
 
-/** Does everything that lies between a draft and a process that waits for start. The monitor starts beside the rest, and waits for it. */
-export async function launchContainer(op: Op, world: World, books: Books, draft: ContainerRecord, sandbox: SandboxRecord): Promise<Launched> {
+/**
+ * Does everything that lies between a draft and a process that waits for start. The monitor starts beside the rest, and
+ * waits for it.
+ */
+export async function launchContainer(
+  op: Op,
+  world: World,
+  books: Books,
+  draft: ContainerRecord,
+  sandbox: SandboxRecord,
+): Promise<Launched> {
   const image = world.images.find(draft.imageId);
   if (image === undefined) throw absentImage(draft.imageName);
-  const subject = { draft, sandbox, image, runtime: world.runtimeFor(sandbox.runtimeHandler), handler: handlerSettings(world.settings, sandbox.runtimeHandler) };
+  const subject = {
+    draft,
+    sandbox,
+    image,
+    runtime: world.runtimeFor(sandbox.runtimeHandler),
+    handler: handlerSettings(world.settings, sandbox.runtimeHandler),
+  };
   const gathered = gather(op, world, subject);
   const bundled = gathered.then((found) => writeBundle(op, world, books, subject, found));
   const linked = gathered.then(({ inside }) => linkMtab(inside));
-  const [, spec, { process, monitor }] = await together([gathered, bundled, runMonitor(op, world, subject, bundled), linked]);
+  const [, spec, { process, monitor }] = await together([
+    gathered,
+    bundled,
+    runMonitor(op, world, subject, bundled),
+    linked,
+  ]);
   await failpoint('container.create.after');
   const { uid, gid, additionalGids } = spec.process.user;
-  return { record: { ...draft, user: { uid: BigInt(uid), gid: BigInt(gid), supplementalGroups: (additionalGids ?? []).map(BigInt) } }, process, monitor };
+  return {
+    record: {
+      ...draft,
+      user: { uid: BigInt(uid), gid: BigInt(gid), supplementalGroups: (additionalGids ?? []).map(BigInt) },
+    },
+    process,
+    monitor,
+  };
 }
 
 /** What takes time and depends on nothing else, side by side: above all the root, mounted. */
@@ -116,9 +173,16 @@ async function gather(op: Op, world: World, { draft, sandbox, image, runtime, ha
   const wishes = wishesOf(world, draft, sandbox);
   const layers = image.layers.map((layer) => layer.chainId);
   const [root, features, mounts, devices, cdi, configured, hooks] = await together([
-    world.rootfs.mount(op, draft.id, layers, { mountOptions: world.settings.overlayOptions, quotaBytes: 0n, idMap: sandbox.idMap }),
+    world.rootfs.mount(op, draft.id, layers, {
+      mountOptions: world.settings.overlayOptions,
+      quotaBytes: 0n,
+      idMap: sandbox.idMap,
+    }),
     runtime.features(op),
-    resolveMounts(op, world, draft, { idMap: sandbox.idMap, label: volumeLabel(containerLabels(sandbox.selinux, draft.config.linux?.securityContext?.selinuxOptions)) }),
+    resolveMounts(op, world, draft, {
+      idMap: sandbox.idMap,
+      label: volumeLabel(containerLabels(sandbox.selinux, draft.config.linux?.securityContext?.selinuxOptions)),
+    }),
     findDevices(op, world, draft.config, { annotated: wishes.devices, host: wantsHostDevices(draft.config, handler) }),
     findCdi(op, world, draft.config),
     defaultMounts(op, world),
@@ -131,7 +195,13 @@ async function gather(op: Op, world: World, { draft, sandbox, image, runtime, ha
 }
 
 /** Writes config.json and the files that are mounted into the container; the spec. */
-async function writeBundle(op: Op, world: World, books: Books, subject: Subject, found: Awaited<ReturnType<typeof gather>>): Promise<RuntimeSpec> {
+async function writeBundle(
+  op: Op,
+  world: World,
+  books: Books,
+  subject: Subject,
+  found: Awaited<ReturnType<typeof gather>>,
+): Promise<RuntimeSpec> {
   const { draft, sandbox, image, handler } = subject;
   const { inside, root, wishes, features, mounts, devices, configured, cdi, hooks } = found;
   op.stage('prepare rootfs');
@@ -161,16 +231,35 @@ async function writeBundle(op: Op, world: World, books: Books, subject: Subject,
   return extended;
 }
 
-async function runMonitor(op: Op, world: World, { draft, sandbox, runtime }: Subject, ready: Promise<unknown>): ReturnType<Monitor['create']> {
+async function runMonitor(
+  op: Op,
+  world: World,
+  { draft, sandbox, runtime }: Subject,
+  ready: Promise<unknown>,
+): ReturnType<Monitor['create']> {
   const { id, config, logPath, bundle } = draft;
   await ensureDirBelow(sandbox.logDirectory, dirname(config.logPath), 0o755);
   await world.workspace.ensureBundle(id, directoryMode(sandbox.idMap));
   const name = `k8s_${config.metadata?.name ?? ''}_${podName(sandbox.config)}`;
-  return await world.monitor.create(op, { id, runtime, name, bundle, logPath, tty: config.tty, stdin: config.stdin, stdinOnce: config.stdinOnce, ready });
+  return await world.monitor.create(op, {
+    id,
+    runtime,
+    name,
+    bundle,
+    logPath,
+    tty: config.tty,
+    stdin: config.stdin,
+    stdinOnce: config.stdinOnce,
+    ready,
+  });
 }
 
 /** What allowed annotations change, and which of them go into the spec. */
-function wishesOf(world: World, draft: ContainerRecord, sandbox: SandboxRecord): AnnotationSettings & Pick<ContainerSpecInput, 'annotations'> {
+function wishesOf(
+  world: World,
+  draft: ContainerRecord,
+  sandbox: SandboxRecord,
+): AnnotationSettings & Pick<ContainerSpecInput, 'annotations'> {
   const annotations = podAnnotations(world.settings, sandbox.config, sandbox.runtimeHandler, draft.config);
   return { ...annotationSettings(annotations, world.settings.allowedDevices), annotations };
 }
@@ -190,13 +279,27 @@ interface SpecExtensions {
 function extend(spec: RuntimeSpec, { draft, sandbox, cdi, hooks }: SpecExtensions): RuntimeSpec {
   const withDevices = cdi === undefined ? spec : applyCdi(spec, cdi.edits, cdi.found);
   if (hooks.length === 0) return withDevices;
-  const annotations = new Map([...Object.entries(sandbox.config.annotations), ...Object.entries(draft.config.annotations)]);
-  return addHooks(withDevices, matchHooks(hooks, { annotations, command: spec.process.args[0] ?? '', hasBindMounts: draft.config.mounts.length > 0 }));
+  const annotations = new Map([
+    ...Object.entries(sandbox.config.annotations),
+    ...Object.entries(draft.config.annotations),
+  ]);
+  return addHooks(
+    withDevices,
+    matchHooks(hooks, {
+      annotations,
+      command: spec.process.args[0] ?? '',
+      hasBindMounts: draft.config.mounts.length > 0,
+    }),
+  );
 }
 
 function findImage(world: World, config: ContainerConfig): Image {
   const wanted = config.image?.image ?? '';
-  if (wanted === '') throw new RuntimeError('InvalidArgument', 'container config names no image; set config.image.image to what PullImage returned');
+  if (wanted === '')
+    throw new RuntimeError(
+      'InvalidArgument',
+      'container config names no image; set config.image.image to what PullImage returned',
+    );
   const image = world.images.find(wanted);
   if (image === undefined) throw absentImage(wanted);
   return image;
@@ -220,16 +323,34 @@ function logPathOf(sandbox: SandboxRecord, config: ContainerConfig, id: Containe
   return join(sandbox.logDirectory, config.logPath === '' ? `${id}.log` : config.logPath);
 }
 
-async function identity(inside: InsideRoot, config: ContainerConfig, image: Image, idMap: IdMap | null): Promise<{ readonly user: ResolvedUser; readonly passwd: string | undefined }> {
-  const [passwd, group] = await together([inside.readFile('/etc/passwd', limits.passwdBytes), inside.readFile('/etc/group', limits.passwdBytes)]);
+async function identity(
+  inside: InsideRoot,
+  config: ContainerConfig,
+  image: Image,
+  idMap: IdMap | null,
+): Promise<{ readonly user: ResolvedUser; readonly passwd: string | undefined }> {
+  const [passwd, group] = await together([
+    inside.readFile('/etc/passwd', limits.passwdBytes),
+    inside.readFile('/etc/group', limits.passwdBytes),
+  ]);
   const text = passwd?.toString('utf8');
-  const user = resolveUser({ security: config.linux?.securityContext, imageUser: image.config.user, passwd: text, group: group?.toString('utf8') });
+  const user = resolveUser({
+    security: config.linux?.securityContext,
+    imageUser: image.config.user,
+    passwd: text,
+    group: group?.toString('utf8'),
+  });
   checkMapped(idMap, user);
   return { user, passwd: text };
 }
 
 /** The working directory, made inside the root. */
-async function ensureWorkingDir(inside: InsideRoot, config: ContainerConfig, image: Image, { user, idMap }: { readonly user: ResolvedUser; readonly idMap: IdMap | null }): Promise<void> {
+async function ensureWorkingDir(
+  inside: InsideRoot,
+  config: ContainerConfig,
+  image: Image,
+  { user, idMap }: { readonly user: ResolvedUser; readonly idMap: IdMap | null },
+): Promise<void> {
   const cwd = workingDirOf(config, image.config);
   if (cwd === '/') return;
   await inside.ensureDir(cwd, ownerOnHost(idMap, user), 0o755);
@@ -244,7 +365,14 @@ async function linkMtab(inside: InsideRoot): Promise<void> {
   });
 }
 
-async function podFiles(world: World, draft: ContainerRecord, sandbox: SandboxRecord, image: Image, passwd: string | undefined, user: ResolvedUser): Promise<PodFiles> {
+async function podFiles(
+  world: World,
+  draft: ContainerRecord,
+  sandbox: SandboxRecord,
+  image: Image,
+  passwd: string | undefined,
+  user: ResolvedUser,
+): Promise<PodFiles> {
   const { workspace, settings } = world;
   const owner = ownerOnHost(sandbox.idMap, { uid: 0, gid: 0 });
   const home = homeOf({ config: draft.config, image: image.config, defaults: settings.spec, user });
@@ -262,21 +390,42 @@ async function podFiles(world: World, draft: ContainerRecord, sandbox: SandboxRe
 }
 
 /**
- * The kubelet mounts an /etc/hosts of its own. Other clients (crictl, critest) give none: then a pod on the host's network has the host's, and
- * any other one that names the pod.
+ * The kubelet mounts an /etc/hosts of its own. Other clients (crictl, critest) give none: then a pod on the host's
+ * network has the host's, and any other one that names the pod.
  */
 async function hostsFile(world: World, config: ContainerConfig, sandbox: SandboxRecord): Promise<string> {
   if (config.mounts.some((mount) => containerPath(mount.containerPath) === '/etc/hosts')) return '';
   if (sandbox.namespaces['net'] === undefined) return '/etc/hosts';
   const { hosts } = sandbox.files;
-  await world.workspace.writeSandboxFile(hosts, renderHosts(sandbox.config.hostname, sandbox.ips), ownerOnHost(sandbox.idMap, { uid: 0, gid: 0 }));
+  await world.workspace.writeSandboxFile(
+    hosts,
+    renderHosts(sandbox.config.hostname, sandbox.ips),
+    ownerOnHost(sandbox.idMap, { uid: 0, gid: 0 }),
+  );
   return hosts;
 }
 
-type LookedUp = 'image' | 'root' | 'runtime' | 'user' | 'files' | 'mounts' | 'volumes' | 'devices' | 'hostDevices' | 'defaults' | keyof ReturnType<typeof wishesOf>;
+type LookedUp =
+  | 'image'
+  | 'root'
+  | 'runtime'
+  | 'user'
+  | 'files'
+  | 'mounts'
+  | 'volumes'
+  | 'devices'
+  | 'hostDevices'
+  | 'defaults'
+  | keyof ReturnType<typeof wishesOf>;
 
 /** The part of the spec's input that comes from records and settings alone. */
-async function specInput(op: Op, world: World, books: Books, draft: ContainerRecord, sandbox: SandboxRecord): Promise<Omit<ContainerSpecInput, LookedUp>> {
+async function specInput(
+  op: Op,
+  world: World,
+  books: Books,
+  draft: ContainerRecord,
+  sandbox: SandboxRecord,
+): Promise<Omit<ContainerSpecInput, LookedUp>> {
   const { settings, facts, host } = world;
   const { config } = draft;
   const hostNetwork = sandbox.namespaces['net'] === undefined;
@@ -306,13 +455,25 @@ function pidNamespace(books: Books, draft: ContainerRecord, sandbox: SandboxReco
       return { mode: 'host' };
     case 'POD': {
       const process = sandbox.infra?.process ?? null;
-      if (process === null) throw new RuntimeError('InvalidArgument', 'namespace_options.pid is POD, but the pod sandbox was made without a shared PID namespace');
+      if (process === null)
+        throw new RuntimeError(
+          'InvalidArgument',
+          'namespace_options.pid is POD, but the pod sandbox was made without a shared PID namespace',
+        );
       return { mode: 'join', path: `/proc/${process.pid}/ns/pid` };
     }
     case 'TARGET': {
       const target = books.findContainer(options.targetId);
-      if (target === undefined || target.sandboxId !== sandbox.id) throw new RuntimeError('InvalidArgument', `namespace_options.target_id ${quote(options.targetId)} is no container of this pod`);
-      if (target.state.phase !== 'running') throw new RuntimeError('FailedPrecondition', `target container ${target.id} is ${target.state.phase}; its PID namespace can be joined only while it runs`);
+      if (target === undefined || target.sandboxId !== sandbox.id)
+        throw new RuntimeError(
+          'InvalidArgument',
+          `namespace_options.target_id ${quote(options.targetId)} is no container of this pod`,
+        );
+      if (target.state.phase !== 'running')
+        throw new RuntimeError(
+          'FailedPrecondition',
+          `target container ${target.id} is ${target.state.phase}; its PID namespace can be joined only while it runs`,
+        );
       return { mode: 'join', path: `/proc/${target.state.process.pid}/ns/pid` };
     }
   }
@@ -324,7 +485,9 @@ function withResources(config: ContainerConfig, resources: ContainerRecord['reso
 }
 
 function namespaceOptionsOf(draft: ContainerRecord, sandbox: SandboxRecord): NamespaceOption | undefined {
-  return draft.config.linux?.securityContext?.namespaceOptions ?? sandbox.config.linux?.securityContext?.namespaceOptions;
+  return (
+    draft.config.linux?.securityContext?.namespaceOptions ?? sandbox.config.linux?.securityContext?.namespaceOptions
+  );
 }
 
 function specRuntime(features: RuntimeFeatures, handler: HandlerSettings): ContainerSpecInput['runtime'] {

@@ -23,8 +23,8 @@ export interface ContainerRemains {
   readonly process: ProcessRemains;
 }
 /**
- * What the runtime and the monitor may still have: `made` what a finished create left; `cut` what one left that was cut off, which costs one more call of
- * the runtime; `retired` nothing, since that was given back when the container ended.
+ * What the runtime and the monitor may still have: `made` what a finished create left; `cut` what one left that was cut
+ * off, which costs one more call of the runtime; `retired` nothing, since that was given back when the container ended.
  */
 export type ProcessRemains = 'made' | 'cut' | 'retired';
 export interface SandboxRemains {
@@ -36,7 +36,10 @@ export interface SandboxRemains {
   readonly infraCgroup: string;
 }
 
-/** Gives back everything that container `id` may hold, its record last. @throws AggregateError naming each step that failed. */
+/**
+ * Gives back everything that container `id` may hold, its record last. @throws AggregateError naming each step that
+ * failed.
+ */
 export async function destroyContainer(op: Op, world: World, remains: ContainerRemains): Promise<void> {
   const { id } = remains;
   await inOrder(op, `container ${id}`, [
@@ -48,7 +51,10 @@ export async function destroyContainer(op: Op, world: World, remains: ContainerR
   await world.host.removeTree(op, world.workspace.bundle(id));
 }
 
-/** Ends the runtime's side of a container that has exited: its state directory, its cgroup, its monitor. The record, rootfs and log stay. */
+/**
+ * Ends the runtime's side of a container that has exited: its state directory, its cgroup, its monitor. The record,
+ * rootfs and log stay.
+ */
 export async function retireContainer(op: Op, world: World, remains: ContainerRemains): Promise<void> {
   await inOrder(op, `process of container ${remains.id}`, processSteps(op, world, remains));
 }
@@ -66,7 +72,10 @@ export async function forgetSandbox(op: Op, world: World, id: SandboxId): Promis
   await world.host.removeTree(op, world.workspace.sandboxDir(id));
 }
 
-/** What StopPodSandbox gives back: infra process, network, namespaces, mounts, cgroup. Order: processes, then network (preStop and draining need it to the end), then namespaces. */
+/**
+ * What StopPodSandbox gives back: infra process, network, namespaces, mounts, cgroup. Order: processes, then network
+ * (preStop and draining need it to the end), then namespaces.
+ */
 export async function releaseSandbox(op: Op, world: World, remains: SandboxRemains): Promise<void> {
   const { id } = remains;
   const infra = id as unknown as ContainerId;
@@ -74,18 +83,31 @@ export async function releaseSandbox(op: Op, world: World, remains: SandboxRemai
   await inOrder(op, `pod sandbox ${id}`, [
     ...(remains.infraCgroup === '' && remains.runtimeHandler !== undefined
       ? []
-      : [...processSteps(op, world, { id: infra, runtimeHandler: remains.runtimeHandler, cgroupsPath: remains.infraCgroup, process: remains.process }), removeBundle(op, world, infra)]),
+      : [
+          ...processSteps(op, world, {
+            id: infra,
+            runtimeHandler: remains.runtimeHandler,
+            cgroupsPath: remains.infraCgroup,
+            process: remains.process,
+          }),
+          removeBundle(op, world, infra),
+        ]),
     ['network', () => world.network.destroy(op, id)],
     ['namespaces', () => world.namespaces.destroy(op, id)],
     ['shm', () => world.host.unmount(op, files.shm)],
-    ['pod cgroup', () => (remains.ownCgroup === '' ? Promise.resolve() : world.host.destroyCgroup(op, remains.ownCgroup))],
+    [
+      'pod cgroup',
+      () => (remains.ownCgroup === '' ? Promise.resolve() : world.host.destroyCgroup(op, remains.ownCgroup)),
+    ],
   ]);
 }
 
 function processSteps(op: Op, world: World, remains: ContainerRemains): readonly Step[] {
   const { id, runtimeHandler, cgroupsPath } = remains;
   if (remains.process === 'retired') return [];
-  const processes = runtimesOf(op, world, runtimeHandler).map((runtime): Step => [`process (${runtime.handler.name})`, () => runtime.delete(op, id)]);
+  const processes = runtimesOf(op, world, runtimeHandler).map(
+    (runtime): Step => [`process (${runtime.handler.name})`, () => runtime.delete(op, id)],
+  );
   return [
     ...processes,
     ['monitor', () => world.monitor.destroy(op, id, world.workspace.bundle(id))],
@@ -95,13 +117,17 @@ function processSteps(op: Op, world: World, remains: ContainerRemains): readonly
   ];
 }
 
-/** The runtime of this handler; every one where that is not known, or cannot be had any more: the configuration or the node has changed. */
+/**
+ * The runtime of this handler; every one where that is not known, or cannot be had any more: the configuration or the
+ * node has changed.
+ */
 function runtimesOf(op: Op, world: World, runtimeHandler: string | undefined): readonly OciRuntime[] {
   if (runtimeHandler === undefined) return world.runtimes;
   try {
     return [world.runtimeFor(runtimeHandler)];
   } catch (cause) {
-    // What none of them deletes ends with its monitor and its cgroup; the runtime's own state stays in memory until the next boot.
+    // What none of them deletes ends with its monitor and its cgroup; the runtime's own state stays in memory until the
+    // next boot.
     op.log.warn('the runtime of what is to go cannot be had, asking every other', { cause: explain(cause) });
     return world.runtimes;
   }
@@ -122,6 +148,10 @@ async function inOrder(op: Op, what: string, steps: readonly Step[]): Promise<vo
     }
   }
   if (failed.length > 0) {
-    throw new RuntimeError('Internal', `${what} is not fully destroyed, will be tried again: ${failed.map((each) => each.message).join('; ')}`, { cause: new AggregateError(failed) });
+    throw new RuntimeError(
+      'Internal',
+      `${what} is not fully destroyed, will be tried again: ${failed.map((each) => each.message).join('; ')}`,
+      { cause: new AggregateError(failed) },
+    );
   }
 }

@@ -31,10 +31,15 @@ describe('ways into a running container', () => {
     const patience = new AbortController();
     const long = { ...op(), signal: patience.signal };
     const stdio = { tty: false, stdin: null, stdout: null, stderr: null };
-    const others = Array.from({ length: limits.execsPerContainerCount - 1 }, () => mind.execs.exec(long, id, ['sleep', '1000'], stdio).then(() => 'ended', codeOf));
+    const others = Array.from({ length: limits.execsPerContainerCount - 1 }, () =>
+      mind.execs.exec(long, id, ['sleep', '1000'], stdio).then(() => 'ended', codeOf),
+    );
     assert.strictEqual((await mind.execs.execSync(op(), id, ['true'], 0)).exitCode, 0);
     others.push(mind.execs.exec(long, id, ['sleep', '1000'], stdio).then(() => 'ended', codeOf));
-    const refused = await mind.execs.execSync(op(), id, ['true'], 0).then(() => undefined, (cause: unknown) => cause);
+    const refused = await mind.execs.execSync(op(), id, ['true'], 0).then(
+      () => undefined,
+      (cause: unknown) => cause,
+    );
     assert.strictEqual(codeOf(refused), 'ResourceExhausted');
     assert.match(String(refused), new RegExp(`${id} has ${limits.execsPerContainerCount} commands`));
     patience.abort();
@@ -51,7 +56,9 @@ describe('ways into a running container', () => {
     await mind.containers.stop(op(), id, 0);
     await reading;
     channel.close();
-    const codes = [mind.execs.attach(op(), id), mind.execs.execSync(op(), id, ['true'], 0)].map((work: Promise<unknown>) => work.then(() => 'Ok', codeOf));
+    const codes = [mind.execs.attach(op(), id), mind.execs.execSync(op(), id, ['true'], 0)].map(
+      (work: Promise<unknown>) => work.then(() => 'Ok', codeOf),
+    );
     assert.deepEqual(await Promise.all(codes), ['FailedPrecondition', 'NotFound']);
   });
 
@@ -68,17 +75,26 @@ describe('ways into a running container', () => {
   });
 
   it('says which port nobody listens on', async () => {
-    const error = await mind.execs.portForward(op(), pod, 81).then(() => undefined, (cause: unknown) => cause);
+    const error = await mind.execs.portForward(op(), pod, 81).then(
+      () => undefined,
+      (cause: unknown) => cause,
+    );
     assert.strictEqual(codeOf(error), 'Unavailable');
     assert.match(String(error), /port 81/);
   });
 
   it('forwards nothing into a pod that is stopped or was never there', async () => {
     await mind.pods.stop(op(), pod);
-    const stopped = await mind.execs.portForward(op(), pod, 7).then(() => undefined, (cause: unknown) => cause);
+    const stopped = await mind.execs.portForward(op(), pod, 7).then(
+      () => undefined,
+      (cause: unknown) => cause,
+    );
     assert.strictEqual(codeOf(stopped), 'FailedPrecondition');
     await mind.pods.remove(op(), pod);
-    const gone = await mind.execs.portForward(op(), pod, 7).then(() => undefined, (cause: unknown) => cause);
+    const gone = await mind.execs.portForward(op(), pod, 7).then(
+      () => undefined,
+      (cause: unknown) => cause,
+    );
     assert.strictEqual(codeOf(gone), 'NotFound');
   });
 });

@@ -1,5 +1,6 @@
 /**
- * Ways into a running container or pod: exec, attach, port-forward. No monitor and no file: if the daemon dies the request is dead anyway.
+ * Ways into a running container or pod: exec, attach, port-forward. No monitor and no file: if the daemon dies the
+ * request is dead anyway.
  */
 import { availableParallelism } from 'node:os';
 import type { RuntimeProcess } from '../oci/spec-types.ts';
@@ -15,7 +16,10 @@ import { OutputRoom } from './capture.ts';
 import type { Execs, World } from './index.ts';
 import { type Turn, Turns } from './turns.ts';
 
-/** What a container's end leaves to its execs to end by themselves: dying with their PID namespace, they have an exit code to tell. */
+/**
+ * What a container's end leaves to its execs to end by themselves: dying with their PID namespace, they have an exit
+ * code to tell.
+ */
 const AFTER_CONTAINER_MS = 2_000;
 
 export class ExecKeeper implements Execs {
@@ -24,7 +28,10 @@ export class ExecKeeper implements Execs {
   readonly #running = new Map<ContainerId, number>();
   readonly #room = new OutputRoom();
   readonly #turns = new Turns(limits.execStartsPerProcessorCount * availableParallelism(), limits.execStartMs);
-  /** The process part of each container's spec: what an exec inherits. Keyed by the first record, so that it goes with the container. */
+  /**
+   * The process part of each container's spec: what an exec inherits. Keyed by the first record, so that it goes with
+   * the container.
+   */
   readonly #templates = new Map<ContainerId, RuntimeProcess>();
 
   constructor(world: World, books: Books) {
@@ -41,8 +48,19 @@ export class ExecKeeper implements Execs {
       const bounded = timeoutMs > 0 ? withTimeout(op, timeoutMs) : op;
       const output = this.#room.open(bounded);
       try {
-        const { exitCode } = await this.#exec(bounded, id, argv, { tty: false, stdin: null, stdout: (chunk) => output.stdout.add(chunk), stderr: (chunk) => output.stderr.add(chunk), onStarted: turn });
-        return { stdout: output.stdout.bytes(), stderr: output.stderr.bytes(), exitCode, [Symbol.dispose]: () => output.release() };
+        const { exitCode } = await this.#exec(bounded, id, argv, {
+          tty: false,
+          stdin: null,
+          stdout: (chunk) => output.stdout.add(chunk),
+          stderr: (chunk) => output.stderr.add(chunk),
+          onStarted: turn,
+        });
+        return {
+          stdout: output.stdout.bytes(),
+          stderr: output.stderr.bytes(),
+          exitCode,
+          [Symbol.dispose]: () => output.release(),
+        };
       } catch (cause) {
         output.release();
         throw cause;
@@ -54,11 +72,18 @@ export class ExecKeeper implements Execs {
     return await this.#inTurn(op, id, 'stream', (turn) => this.#exec(op, id, argv, { ...stdio, onStarted: turn }));
   }
 
-  /** Runs `work` when its turn comes; it gives the turn back once its command has started. Probes do not stand in the line of people's commands. */
+  /**
+   * Runs `work` when its turn comes; it gives the turn back once its command has started. Probes do not stand in the
+   * line of people's commands.
+   */
   async #inTurn<T>(op: Op, id: ContainerId, kind: 'sync' | 'stream', work: (turn: Turn) => Promise<T>): Promise<T> {
     this.#runningContainer(id, kind === 'sync' ? 'NotFound' : 'FailedPrecondition');
     const count = this.#running.get(id) ?? 0;
-    if (count >= limits.execsPerContainerCount) throw new RuntimeError('ResourceExhausted', `container ${id} has ${count} commands running or waiting to be started already (exec); wait for some to end`);
+    if (count >= limits.execsPerContainerCount)
+      throw new RuntimeError(
+        'ResourceExhausted',
+        `container ${id} has ${count} commands running or waiting to be started already (exec); wait for some to end`,
+      );
     this.#running.set(id, count + 1);
     let turn: Turn | undefined;
     try {
@@ -88,9 +113,13 @@ export class ExecKeeper implements Execs {
     }
   }
 
-  async attach(op: Op, id: ContainerId): Promise<AttachChannel & { resize(size: TerminalSize): Promise<void>; readonly tty: boolean }> {
+  async attach(
+    op: Op,
+    id: ContainerId,
+  ): Promise<AttachChannel & { resize(size: TerminalSize): Promise<void>; readonly tty: boolean }> {
     const record = this.#runningContainer(id);
-    // The monitor closes by itself once the output is drained; a grandchild that holds the pipe must not hold the client.
+    // The monitor closes by itself once the output is drained; a grandchild that holds the pipe must not hold the
+    // client.
     const over = this.#whenOver(id, AFTER_CONTAINER_MS);
     const channel = await this.#world.monitor.attach(op, id, record.bundle).catch((cause: unknown) => {
       over.forget();
@@ -114,7 +143,11 @@ export class ExecKeeper implements Execs {
   async portForward(op: Op, id: SandboxId, port: number): Promise<Connection> {
     const record = this.#books.sandbox(id);
     if (record === undefined) throw new RuntimeError('NotFound', `no pod sandbox has the id ${quote(id)}`);
-    if (record.state.phase !== 'ready') throw new RuntimeError('FailedPrecondition', `pod sandbox ${id} is ${record.state.phase}; ports are forwarded only to a ready one`);
+    if (record.state.phase !== 'ready')
+      throw new RuntimeError(
+        'FailedPrecondition',
+        `pod sandbox ${id} is ${record.state.phase}; ports are forwarded only to a ready one`,
+      );
     const over = this.#whenOver(id, 0);
     try {
       const connection = await this.#world.host.dial(op, record.namespaces['net'] ?? null, port);
@@ -154,10 +187,14 @@ export class ExecKeeper implements Execs {
   }
 
   /** The kubelet and CRI-O know one error for a container in which ExecSync cannot run, gone or ended: NotFound. */
-  #runningContainer(id: ContainerId, otherwise: 'NotFound' | 'FailedPrecondition' = 'FailedPrecondition'): ContainerRecord {
+  #runningContainer(
+    id: ContainerId,
+    otherwise: 'NotFound' | 'FailedPrecondition' = 'FailedPrecondition',
+  ): ContainerRecord {
     const record = this.#books.container(id);
     if (record === undefined) throw new RuntimeError('NotFound', `no container has the id ${quote(id)}`);
-    if (record.state.phase !== 'running') throw new RuntimeError(otherwise, `container ${id} is ${record.state.phase}; commands run only in a running one`);
+    if (record.state.phase !== 'running')
+      throw new RuntimeError(otherwise, `container ${id} is ${record.state.phase}; commands run only in a running one`);
     return record;
   }
 

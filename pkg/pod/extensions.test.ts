@@ -6,13 +6,18 @@ import { backgroundOp, type Logger, silent } from '../base/op.ts';
 import { DirectoryExtensions } from './extensions.ts';
 
 const op = backgroundOp(silent);
-const spec = (device: string, env: string): string => `cdiVersion: "0.6.0"\nkind: vendor.example/gpu\ndevices:\n  - {name: ${device}, containerEdits: {env: [${env}]}}\n`;
+const spec = (device: string, env: string): string =>
+  `cdiVersion: "0.6.0"\nkind: vendor.example/gpu\ndevices:\n  - {name: ${device}, containerEdits: {env: [${env}]}}\n`;
 
 describe('extensions in directories', () => {
   let directory: string;
   let warnings: string[];
-  const log: Logger = { ...silent, warn: (message, fields) => void warnings.push(`${message} ${String(fields?.['path'])}`) };
-  const extensions = (): DirectoryExtensions => new DirectoryExtensions({ cdiSpecs: [directory, join(directory, 'absent')], hooks: [directory] }, log);
+  const log: Logger = {
+    ...silent,
+    warn: (message, fields) => void warnings.push(`${message} ${String(fields?.['path'])}`),
+  };
+  const extensions = (): DirectoryExtensions =>
+    new DirectoryExtensions({ cdiSpecs: [directory, join(directory, 'absent')], hooks: [directory] }, log);
   const put = (name: string, text: string): Promise<void> => writeFile(join(directory, name), text);
 
   beforeEach(async () => {
@@ -22,7 +27,10 @@ describe('extensions in directories', () => {
   afterEach(() => rm(directory, { recursive: true, force: true }));
 
   it('are none where there are no files, or no directory', async () => {
-    const none = new DirectoryExtensions({ cdiSpecs: [join(directory, 'absent')], hooks: [join(directory, 'absent')] }, log);
+    const none = new DirectoryExtensions(
+      { cdiSpecs: [join(directory, 'absent')], hooks: [join(directory, 'absent')] },
+      log,
+    );
     assert.equal((await none.cdi(op)).devices.size, 0);
     assert.deepEqual(await none.hooks(op), []);
   });
@@ -47,14 +55,21 @@ describe('extensions in directories', () => {
     const found = extensions();
     const registry = await found.cdi(op);
     assert.deepEqual([...registry.devices.keys()], ['vendor.example/gpu=one']);
-    assert.deepEqual(registry.damaged.map(({ path }) => path.slice(directory.length + 1)).sort(), ['b.json', 'c.yaml', 'd.yaml']);
+    assert.deepEqual(registry.damaged.map(({ path }) => path.slice(directory.length + 1)).sort(), [
+      'b.json',
+      'c.yaml',
+      'd.yaml',
+    ]);
     assert.lengthOf(warnings, 3);
     await found.cdi(op);
     assert.lengthOf(warnings, 3);
   });
 
   it('are not multiplied by aliases, nor read from other names', async () => {
-    const lines = ['a0: &a0 [x]', ...Array.from({ length: 30 }, (_, i) => `a${i + 1}: &a${i + 1} [*a${i}, *a${i}, *a${i}]`)];
+    const lines = [
+      'a0: &a0 [x]',
+      ...Array.from({ length: 30 }, (_, i) => `a${i + 1}: &a${i + 1} [*a${i}, *a${i}, *a${i}]`),
+    ];
     await put('bomb.yaml', lines.join('\n'));
     await put('notes.txt', spec('one', 'A=1'));
     await put('.hidden.yaml', spec('two', 'A=1'));
@@ -64,7 +79,13 @@ describe('extensions in directories', () => {
   });
 
   it('hold hooks of the format 1.0.0', async () => {
-    await put('h.json', JSON.stringify({ version: '1.0.0', hook: { path: '/bin/hook' }, when: { always: true }, stages: ['poststop'] }));
-    assert.deepEqual((await extensions().hooks(op)).map(({ hook }) => hook.path), ['/bin/hook']);
+    await put(
+      'h.json',
+      JSON.stringify({ version: '1.0.0', hook: { path: '/bin/hook' }, when: { always: true }, stages: ['poststop'] }),
+    );
+    assert.deepEqual(
+      (await extensions().hooks(op)).map(({ hook }) => hook.path),
+      ['/bin/hook'],
+    );
   });
 });

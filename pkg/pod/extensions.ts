@@ -1,8 +1,9 @@
 /**
  * What administrators, drivers and device plugins drop into directories to extend containers: CDI specs and OCI hooks.
  *
- * Each is looked at when a container is made, and read again only if a file in it has changed, so that a new device is there for the next
- * container without a signal or a restart. A broken file costs what is in it and a warning, never the others.
+ * Each is looked at when a container is made, and read again only if a file in it has changed, so that a new device is
+ * there for the next container without a signal or a restart. A broken file costs what is in it and a warning, never
+ * the others.
  */
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -10,7 +11,14 @@ import { errnoOf, explain } from '../base/errors.ts';
 import { readBounded, readDirSorted } from '../base/files.ts';
 import { limits } from '../base/limits.ts';
 import type { Logger, Op } from '../base/op.ts';
-import { type CdiRegistry, type ConfigFile, type DamagedFile, type HookDefinition, loadCdi, loadHooks } from '../spec/index.ts';
+import {
+  type CdiRegistry,
+  type ConfigFile,
+  type DamagedFile,
+  type HookDefinition,
+  loadCdi,
+  loadHooks,
+} from '../spec/index.ts';
 
 export interface Extensions {
   /** The devices of all CDI specs as they are now. */
@@ -59,7 +67,10 @@ interface Seen {
   readonly fingerprint: string;
 }
 
-type Make<T> = (files: readonly ConfigFile[], unreadable: readonly DamagedFile[]) => { readonly made: T; readonly damaged: readonly DamagedFile[] };
+type Make<T> = (
+  files: readonly ConfigFile[],
+  unreadable: readonly DamagedFile[],
+) => { readonly made: T; readonly damaged: readonly DamagedFile[] };
 
 /** JSON and YAML documents of a list of directories, made into one thing whenever one of them has changed. */
 class Documents<T> {
@@ -103,7 +114,17 @@ class Documents<T> {
       names.map(async (name) => {
         const path = join(directory, name);
         const info = await stat(path, { bigint: true }).catch(() => undefined);
-        return { path, directory: index, fingerprint: JSON.stringify([path, String(info?.ino), String(info?.mtimeNs), String(info?.ctimeNs), String(info?.size)]) };
+        return {
+          path,
+          directory: index,
+          fingerprint: JSON.stringify([
+            path,
+            String(info?.ino),
+            String(info?.mtimeNs),
+            String(info?.ctimeNs),
+            String(info?.size),
+          ]),
+        };
       }),
     );
   }
@@ -119,7 +140,10 @@ async function namesIn(directory: string): Promise<readonly string[]> {
   }
 }
 
-/** YAML is a superset of JSON, but JSON.parse is the stricter reader of what calls itself JSON. Aliases are bounded: they may multiply a file a millionfold. */
+/**
+ * YAML is a superset of JSON, but JSON.parse is the stricter reader of what calls itself JSON. Aliases are bounded:
+ * they may multiply a file a millionfold.
+ */
 async function readDocument(path: string): Promise<unknown> {
   const text = (await readBounded(path, limits.configFileBytes)).toString('utf8');
   if (!path.endsWith('.yaml')) return JSON.parse(text) as unknown;

@@ -1,6 +1,6 @@
 /**
- * A whole world in memory around pkg/runtime's FakeNode: images, root filesystems and networks as programs that keep the
- * promises of their interfaces. What is "on disk" here survives a daemon's crash, as on a node.
+ * A whole world in memory around pkg/runtime's FakeNode: images, root filesystems and networks as programs that keep
+ * the promises of their interfaces. What is "on disk" here survives a daemon's crash, as on a node.
  */
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -28,10 +28,28 @@ export const fakeImage: Image = {
   manifestDigest: parseDigest(DIGEST),
   sizeBytes: 7n,
   config: {
-    architecture: 'amd64', os: 'linux', user: '', env: [], entrypoint: [], cmd: ['sleep', '1000'], volumes: [], workingDir: '', labels: {},
-    stopSignal: '', exposedPorts: [], diffIds: [],
+    architecture: 'amd64',
+    os: 'linux',
+    user: '',
+    env: [],
+    entrypoint: [],
+    cmd: ['sleep', '1000'],
+    volumes: [],
+    workingDir: '',
+    labels: {},
+    stopSignal: '',
+    exposedPorts: [],
+    diffIds: [],
   },
-  layers: [{ digest: parseDigest(DIGEST), diffId: parseDigest(DIGEST), chainId: parseChainId(DIGEST), mediaType: 'x', sizeBytes: 1n }],
+  layers: [
+    {
+      digest: parseDigest(DIGEST),
+      diffId: parseDigest(DIGEST),
+      chainId: parseChainId(DIGEST),
+      mediaType: 'x',
+      sizeBytes: 1n,
+    },
+  ],
   top: parseChainId(DIGEST),
   pinned: false,
   annotations: {},
@@ -39,17 +57,48 @@ export const fakeImage: Image = {
 };
 
 const facts: NodeFacts = {
-  cgroupMode: 'v2', cgroupManager: 'cgroupfs', controllers: new Set(['cpu', 'memory', 'pids']), swapLimit: true, capabilities: new Set(['CAP_CHOWN', 'CAP_KILL']),
-  oomScoreAdjMin: -1000, rlimitMax: new Map(), apparmor: false, selinux: false, seccomp: true, machine: 'x86_64', kernel: '6.18.0', hugepageSizes: [], maskedPaths: [],
+  cgroupMode: 'v2',
+  cgroupManager: 'cgroupfs',
+  controllers: new Set(['cpu', 'memory', 'pids']),
+  swapLimit: true,
+  capabilities: new Set(['CAP_CHOWN', 'CAP_KILL']),
+  oomScoreAdjMin: -1000,
+  rlimitMax: new Map(),
+  apparmor: false,
+  selinux: false,
+  seccomp: true,
+  machine: 'x86_64',
+  kernel: '6.18.0',
+  hugepageSizes: [],
+  maskedPaths: [],
 };
 
 const spec: SpecDefaults = {
-  capabilities: ['CAP_CHOWN'], addInheritableCapabilities: false, env: [], sysctls: new Map(), ulimits: [], seccompProfile: undefined, privilegedSeccompProfile: undefined,
-  apparmorProfile: '', readOnly: false, pidsLimit: -1n, minMemoryBytes: 0n, deviceOwner: 'host',
+  capabilities: ['CAP_CHOWN'],
+  addInheritableCapabilities: false,
+  env: [],
+  sysctls: new Map(),
+  ulimits: [],
+  seccompProfile: undefined,
+  privilegedSeccompProfile: undefined,
+  apparmorProfile: '',
+  readOnly: false,
+  pidsLimit: -1n,
+  minMemoryBytes: 0n,
+  deviceOwner: 'host',
 };
 
-const HANDLER = { privilegedWithoutHostDevices: false, minMemoryBytes: 0n, allowedAnnotations: [], defaultAnnotations: new Map<string, string>(), seccompProfile: undefined };
-const HANDLERS: PodSettings['handlers'] = new Map([['', HANDLER], ['fake', HANDLER]]);
+const HANDLER = {
+  privilegedWithoutHostDevices: false,
+  minMemoryBytes: 0n,
+  allowedAnnotations: [],
+  defaultAnnotations: new Map<string, string>(),
+  seccompProfile: undefined,
+};
+const HANDLERS: PodSettings['handlers'] = new Map([
+  ['', HANDLER],
+  ['fake', HANDLER],
+]);
 
 type Failing = 'mount' | 'destroyRoot' | 'add' | 'del' | 'checkUse';
 
@@ -88,9 +137,27 @@ export class FakeSurroundings {
   world(overrides: Partial<PodSettings> = {}): World {
     const view = this.node.boot();
     const settings: PodSettings = {
-      infraCpuset: '', bindMountPrefix: '', workloads: [], selinuxOnHostNetwork: 'none',
-      spec, logDir: join(this.directory, 'logs'), absentMountSourcesToReject: [], imageVolumes: 'mkdir', additionalDevices: [], allowedDevices: [], defaultMounts: [], handlers: HANDLERS, shmBytes: 1n << 26n,
-      pauseRoot: join(this.directory, 'pause'), dropInfra: true, hostPorts: 'network', localtime: '', selinux: null, envExec: '', overlayOptions: [], ...overrides,
+      infraCpuset: '',
+      bindMountPrefix: '',
+      workloads: [],
+      selinuxOnHostNetwork: 'none',
+      spec,
+      logDir: join(this.directory, 'logs'),
+      absentMountSourcesToReject: [],
+      imageVolumes: 'mkdir',
+      additionalDevices: [],
+      allowedDevices: [],
+      defaultMounts: [],
+      handlers: HANDLERS,
+      shmBytes: 1n << 26n,
+      pauseRoot: join(this.directory, 'pause'),
+      dropInfra: true,
+      hostPorts: 'network',
+      localtime: '',
+      selinux: null,
+      envExec: '',
+      overlayOptions: [],
+      ...overrides,
     };
     return {
       images: this.#images(),
@@ -98,7 +165,8 @@ export class FakeSurroundings {
       network: this.#network(),
       monitor: view.monitor,
       runtimeFor: (handler) => {
-        if (!this.handlers.has(handler)) throw new RuntimeError('InvalidArgument', `no runtime handler is called ${handler}`);
+        if (!this.handlers.has(handler))
+          throw new RuntimeError('InvalidArgument', `no runtime handler is called ${handler}`);
         return view.runtime;
       },
       runtimes: this.handlers.has('fake') ? [view.runtime] : [],
@@ -110,7 +178,10 @@ export class FakeSurroundings {
       clock: () => this.node.now(),
       facts,
       settings,
-      extensions: { cdi: async () => ({ devices: new Map(), conflicts: new Map(), damaged: [] }), hooks: async () => [] },
+      extensions: {
+        cdi: async () => ({ devices: new Map(), conflicts: new Map(), damaged: [] }),
+        hooks: async () => [],
+      },
       whyNoUserNamespaces: undefined,
       log: silent,
     };
@@ -118,7 +189,11 @@ export class FakeSurroundings {
 
   /** What is left on the node, a line each; empty when everything was given back. */
   leaks(): string[] {
-    return [...this.node.leaks(), ...[...this.roots].map((id) => `rootfs ${id}`), ...[...this.networks.keys()].map((id) => `network ${id}`)];
+    return [
+      ...this.node.leaks(),
+      ...[...this.roots].map((id) => `rootfs ${id}`),
+      ...[...this.networks.keys()].map((id) => `network ${id}`),
+    ];
   }
 
   async dispose(): Promise<void> {
@@ -223,10 +298,15 @@ export function fakePod(name = 'web', attempt = 0, changes: Partial<PodSandboxCo
     labels: { app: name },
     annotations: {},
     linux: {
-      cgroupParent: '', sysctls: {},
+      cgroupParent: '',
+      sysctls: {},
       securityContext: {
-        namespaceOptions: { network: 'POD', pid: 'CONTAINER', ipc: 'POD', targetId: '' }, readonlyRootfs: false, supplementalGroups: [], privileged: false,
-        seccompProfilePath: '', supplementalGroupsPolicy: 'Merge',
+        namespaceOptions: { network: 'POD', pid: 'CONTAINER', ipc: 'POD', targetId: '' },
+        readonlyRootfs: false,
+        supplementalGroups: [],
+        privileged: false,
+        seccompProfilePath: '',
+        supplementalGroupsPolicy: 'Merge',
       },
     },
     ...changes,
@@ -238,8 +318,20 @@ export function fakeContainer(name = 'app', attempt = 0, changes: Partial<Contai
   return {
     metadata: { name, attempt },
     image: { image: fakeImage.id, annotations: {}, userSpecifiedImage: '', runtimeHandler: '', imageRef: '' },
-    command: [], args: [], workingDir: '', envs: [], mounts: [], devices: [], labels: {}, annotations: {}, logPath: `${name}.log`, stdin: false, stdinOnce: false, tty: false,
-    cdiDevices: [], stopSignal: 'SIGNAL_RUNTIME_DEFAULT',
+    command: [],
+    args: [],
+    workingDir: '',
+    envs: [],
+    mounts: [],
+    devices: [],
+    labels: {},
+    annotations: {},
+    logPath: `${name}.log`,
+    stdin: false,
+    stdinOnce: false,
+    tty: false,
+    cdiDevices: [],
+    stopSignal: 'SIGNAL_RUNTIME_DEFAULT',
     ...changes,
   };
 }

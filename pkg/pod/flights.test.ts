@@ -9,7 +9,12 @@ class Caller {
   readonly stages: string[] = [];
   readonly goesOn: Promise<unknown>[] = [];
   readonly #patience = new AbortController();
-  readonly op: Op = { ...backgroundOp(silent), signal: this.#patience.signal, stage: (what) => void this.stages.push(what), goesOn: (work) => void this.goesOn.push(work) };
+  readonly op: Op = {
+    ...backgroundOp(silent),
+    signal: this.#patience.signal,
+    stage: (what) => void this.stages.push(what),
+    goesOn: (work) => void this.goesOn.push(work),
+  };
 
   leave(): void {
     this.#patience.abort();
@@ -18,7 +23,11 @@ class Caller {
 
 describe('a flight', () => {
   /** Work that goes from stage to stage as the test says. */
-  function work(): { readonly begin: (op: Op) => Promise<string>; readonly op: Promise<Op>; readonly end: (result: string) => void } {
+  function work(): {
+    readonly begin: (op: Op) => Promise<string>;
+    readonly op: Promise<Op>;
+    readonly end: (result: string) => void;
+  } {
     const begun = Promise.withResolvers<Op>();
     const ended = Promise.withResolvers<string>();
     return {
@@ -55,7 +64,10 @@ describe('a flight', () => {
     first.leave();
     second.leave();
     for (const each of [one, two]) {
-      const error = await each.then(() => undefined, (cause: unknown) => cause);
+      const error = await each.then(
+        () => undefined,
+        (cause: unknown) => cause,
+      );
       assert.strictEqual(codeOf(error), 'Cancelled');
       assert.match(String(error), /at: cni add/);
     }

@@ -1,9 +1,9 @@
 /**
  * Operations that identical requests join, and that go on when the client is gone.
  *
- * The kubelet gives up after two or four minutes and sends the same request again (cri-semantics X4). So the work is not
- * tied to the first caller: it runs under a bound of its own, whoever comes meanwhile gets its outcome, and each caller
- * leaves when its own patience ends, with an error that says at which stage the work is.
+ * The kubelet gives up after two or four minutes and sends the same request again (cri-semantics X4). So the work is
+ * not tied to the first caller: it runs under a bound of its own, whoever comes meanwhile gets its outcome, and each
+ * caller leaves when its own patience ends, with an error that says at which stage the work is.
  */
 import { RuntimeError } from '../base/errors.ts';
 import { type Op, detached, isLate } from '../base/op.ts';
@@ -11,7 +11,10 @@ import { abortable } from '../base/sync.ts';
 
 interface Flight<T> {
   readonly outcome: Promise<T>;
-  /** Whoever wants to hear of its stages: those who wait, and the first caller also after it has left, for the table of operations. */
+  /**
+   * Whoever wants to hear of its stages: those who wait, and the first caller also after it has left, for the table of
+   * operations.
+   */
   readonly listeners: Set<Op>;
   stage: string;
 }
@@ -66,6 +69,7 @@ function impatience(op: Op, stage: string): RuntimeError {
   const late = isLate(op);
   return new RuntimeError(
     late ? 'DeadlineExceeded' : 'Cancelled',
-    `${late ? 'the deadline passed' : 'the client left'} while the operation was at: ${stage}; it goes on, and the same request again joins it`,
+    `${late ? 'the deadline passed' : 'the client left'} while the operation was at: ${stage}; ` +
+      'it goes on, and the same request again joins it',
   );
 }

@@ -11,7 +11,18 @@ import type { Logger, Op } from '../base/op.ts';
 import type { ImageStore } from '../image/index.ts';
 import type { NetworkPlugin } from '../network/index.ts';
 import type { RootfsDriver } from '../rootfs/index.ts';
-import type { AttachChannel, Connection, ExecStdio, ExitStatus, Host, Monitor, Namespaces, OciRuntime, Processes, TerminalSize } from '../runtime/index.ts';
+import type {
+  AttachChannel,
+  Connection,
+  ExecStdio,
+  ExitStatus,
+  Host,
+  Monitor,
+  Namespaces,
+  OciRuntime,
+  Processes,
+  TerminalSize,
+} from '../runtime/index.ts';
 import type { NodeFacts, SpecDefaults, Workload } from '../spec/index.ts';
 import type { ContainerRecord, SandboxRecord, StateStore, Workspace } from '../state/index.ts';
 import type { Extensions } from './extensions.ts';
@@ -77,7 +88,11 @@ export interface PodSettings {
   readonly absentMountSourcesToReject: readonly string[];
   readonly imageVolumes: 'mkdir' | 'bind' | 'ignore';
   /** `additional_devices` and the like, as CRI devices for every container. */
-  readonly additionalDevices: readonly { readonly hostPath: string; readonly containerPath: string; readonly permissions: string }[];
+  readonly additionalDevices: readonly {
+    readonly hostPath: string;
+    readonly containerPath: string;
+    readonly permissions: string;
+  }[];
   /** Host paths that the devices annotation may ask for. */
   readonly allowedDevices: readonly string[];
   /** `default_mounts_file`: read-only, in every container. */
@@ -93,7 +108,9 @@ export interface PodSettings {
   readonly workloads: readonly Workload[];
   /** False: an infra container in every pod (`drop_infra_ctr`). */
   readonly dropInfra: boolean;
-  /** Who maps host ports: pkg/network (by a CNI plugin, else by itself), or somebody else (`disable_hostport_mapping`). */
+  /**
+   * Who maps host ports: pkg/network (by a CNI plugin, else by itself), or somebody else (`disable_hostport_mapping`).
+   */
   readonly hostPorts: 'network' | 'others';
   /** Host file for /etc/localtime (`timezone`); '' = the image's own. */
   readonly localtime: string;
@@ -109,11 +126,15 @@ export interface PodSettings {
 
 export interface Pods {
   /**
-   * Makes a sandbox and returns its id; READY when it returns. Identical requests, in flight or finished, get the same id.
+   * Makes a sandbox and returns its id; READY when it returns. Identical requests, in flight or finished, get the same
+   * id.
    * @throws AlreadyExists for the same metadata with another config.
    */
   run(op: Op, config: PodSandboxConfig, handler: string): Promise<SandboxId>;
-  /** Ends all processes of the sandbox, then its network and namespaces. Content if stopped already. May be called again after a failure. */
+  /**
+   * Ends all processes of the sandbox, then its network and namespaces. Content if stopped already. May be called again
+   * after a failure.
+   */
   stop(op: Op, id: SandboxId): Promise<void>;
   /** Stops and removes the sandbox with its containers. */
   remove(op: Op, id: SandboxId): Promise<void>;
@@ -123,14 +144,22 @@ export interface Pods {
   /** Those that exist for a client: not the ones still being made. */
   list(): readonly SandboxRecord[];
   /** Remembers what the kubelet made of the pod's own cgroup. */
-  updateResources(op: Op, id: SandboxId, overhead: LinuxContainerResources | undefined, resources: LinuxContainerResources | undefined): Promise<void>;
+  updateResources(
+    op: Op,
+    id: SandboxId,
+    overhead: LinuxContainerResources | undefined,
+    resources: LinuxContainerResources | undefined,
+  ): Promise<void>;
 }
 
 export interface Containers {
   /** Makes a container in a READY sandbox; CREATED when it returns. Identical requests get the same id. */
   create(op: Op, pod: SandboxId, config: ContainerConfig): Promise<ContainerId>;
   start(op: Op, id: ContainerId): Promise<void>;
-  /** Stop signal, then SIGKILL after `graceMs`; 0 kills at once. A second call can only shorten the wait. Content if it runs no more. */
+  /**
+   * Stop signal, then SIGKILL after `graceMs`; 0 kills at once. A second call can only shorten the wait. Content if it
+   * runs no more.
+   */
   stop(op: Op, id: ContainerId, graceMs: number): Promise<void>;
   /** Kills it if it runs, then gives back everything. */
   remove(op: Op, id: ContainerId): Promise<void>;
@@ -145,15 +174,30 @@ export interface Containers {
 
 export interface Execs {
   /**
-   * Runs argv to its end, once its turn to start has come; output is cut at limits.execOutputBytes per stream. Dispose of the result when it has been passed on: there is room for a few
-   * large outputs at once, and other commands wait for it. @throws DeadlineExceeded when the command has had `timeoutMs` (0 = no bound), with everything killed;
+   * Runs argv to its end, once its turn to start has come; output is cut at limits.execOutputBytes per stream. Dispose
+   * of the result when it has been passed on: there is room for a few large outputs at once, and other commands wait
+   * for it. @throws DeadlineExceeded when the command has had `timeoutMs` (0 = no bound), with everything killed;
    * ResourceExhausted when the container has limits.execsPerContainerCount.
    */
-  execSync(op: Op, id: ContainerId, argv: readonly string[], timeoutMs: number): Promise<Disposable & { readonly stdout: Uint8Array; readonly stderr: Uint8Array; readonly exitCode: number }>;
-  /** Runs argv with the caller's streams, once its turn to start has come. Ends with the container at the latest, also where they share no PID namespace. */
+  execSync(
+    op: Op,
+    id: ContainerId,
+    argv: readonly string[],
+    timeoutMs: number,
+  ): Promise<Disposable & { readonly stdout: Uint8Array; readonly stderr: Uint8Array; readonly exitCode: number }>;
+  /**
+   * Runs argv with the caller's streams, once its turn to start has come. Ends with the container at the latest, also
+   * where they share no PID namespace.
+   */
   exec(op: Op, id: ContainerId, argv: readonly string[], stdio: ExecStdio): Promise<ExitStatus>;
   /** The container's own stdio; the output ends when the container does. */
-  attach(op: Op, id: ContainerId): Promise<AttachChannel & { resize(size: TerminalSize): Promise<void>; readonly tty: boolean }>;
-  /** A connection to a port of the loopback inside the pod's network (the host's, for a pod on it); closed when the pod stops. */
+  attach(
+    op: Op,
+    id: ContainerId,
+  ): Promise<AttachChannel & { resize(size: TerminalSize): Promise<void>; readonly tty: boolean }>;
+  /**
+   * A connection to a port of the loopback inside the pod's network (the host's, for a pod on it); closed when the pod
+   * stops.
+   */
   portForward(op: Op, id: SandboxId, port: number): Promise<Connection>;
 }

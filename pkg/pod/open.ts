@@ -33,14 +33,23 @@ export async function openPods(op: Op, world: World): Promise<OpenPods> {
   const background = new Background(world.log);
   const containers = new ContainerKeeper(world, books, background);
   await recover(op, world, books, containers);
-  void containers.followExits().catch((cause: unknown) => world.log.error('exits can no longer be followed; restart the daemon', { cause: explain(cause) }));
+  void containers
+    .followExits()
+    .catch((cause: unknown) =>
+      world.log.error('exits can no longer be followed; restart the daemon', { cause: explain(cause) }),
+    );
   return {
     pods: new SandboxKeeper(world, books, containers),
     containers,
     execs: new ExecKeeper(world, books),
     subscribe: (listener) => books.subscribe(listener),
     operations: () => background.operations(),
-    imageUsers: (imageId) => [...books.containers()].filter((record) => record.imageId === imageId || record.imageVolumes.some((volume) => volume.imageId === imageId)).map((record) => record.id),
+    imageUsers: (imageId) =>
+      [...books.containers()]
+        .filter(
+          (record) => record.imageId === imageId || record.imageVolumes.some((volume) => volume.imageId === imageId),
+        )
+        .map((record) => record.id),
     layersInUse: () => [...books.containers()].flatMap((record) => record.layers),
     close: () => containers.close(),
   };

@@ -3,11 +3,24 @@ import { codeOf } from '../base/errors.ts';
 import { backgroundOp, silent } from '../base/op.ts';
 import { FakeSurroundings, fakeContainer, fakePod } from './fake-world.ts';
 import type { PodSettings } from './index.ts';
-import { containerLabels, directoryMode, ownerOnHost, podCgroupFor, podLabels, renderHosts, requireOwnPids, sandboxLabels, volumeLabel } from './plan.ts';
+import {
+  containerLabels,
+  directoryMode,
+  ownerOnHost,
+  podCgroupFor,
+  podLabels,
+  renderHosts,
+  requireOwnPids,
+  sandboxLabels,
+  volumeLabel,
+} from './plan.ts';
 
 const base = { processLabel: 'system_u:system_r:container_t:s0', mountLabel: 'system_u:object_r:container_file_t:s0' };
 /** Numbers in this order. */
-const draws = (...numbers: number[]): ((below: number) => number) => () => numbers.shift() ?? 0;
+const draws =
+  (...numbers: number[]): ((below: number) => number) =>
+  () =>
+    numbers.shift() ?? 0;
 const codeOfThrown = (work: () => unknown): string => {
   try {
     work();
@@ -21,43 +34,77 @@ describe('a runtime whose containers have kernels of their own', () => {
   it('is asked for no processes of others', () => {
     const own = { kind: 'runsc', ownKernel: true };
     for (const pid of ['POD', 'NODE', 'TARGET'] as const) {
-      assert.equal(codeOfThrown(() => requireOwnPids('gvisor', own, pid)), 'FailedPrecondition');
-      assert.equal(codeOfThrown(() => requireOwnPids('runc', { kind: 'runc', ownKernel: false }, pid)), 'none');
+      assert.equal(
+        codeOfThrown(() => requireOwnPids('gvisor', own, pid)),
+        'FailedPrecondition',
+      );
+      assert.equal(
+        codeOfThrown(() => requireOwnPids('runc', { kind: 'runc', ownKernel: false }, pid)),
+        'none',
+      );
     }
-    for (const pid of ['CONTAINER', undefined] as const) assert.equal(codeOfThrown(() => requireOwnPids('gvisor', own, pid)), 'none');
+    for (const pid of ['CONTAINER', undefined] as const)
+      assert.equal(
+        codeOfThrown(() => requireOwnPids('gvisor', own, pid)),
+        'none',
+      );
   });
 });
 
 describe('SELinux labels', () => {
   it('are none where SELinux is off', () => {
-    assert.deepEqual(podLabels(null, { user: '', role: '', type: '', level: 's0:c1' }, [], draws(1, 2)), { processLabel: '', mountLabel: '' });
-    assert.deepEqual(containerLabels({ processLabel: '', mountLabel: '' }, { user: '', role: '', type: 'x_t', level: '' }), { processLabel: '', mountLabel: '' });
+    assert.deepEqual(podLabels(null, { user: '', role: '', type: '', level: 's0:c1' }, [], draws(1, 2)), {
+      processLabel: '',
+      mountLabel: '',
+    });
+    assert.deepEqual(
+      containerLabels({ processLabel: '', mountLabel: '' }, { user: '', role: '', type: 'x_t', level: '' }),
+      { processLabel: '', mountLabel: '' },
+    );
   });
 
   it('are none on the network of the host, where the configuration says so', () => {
-    const settings = (selinuxOnHostNetwork: 'label' | 'none'): PodSettings => ({ selinux: base, selinuxOnHostNetwork }) as PodSettings;
+    const settings = (selinuxOnHostNetwork: 'label' | 'none'): PodSettings =>
+      ({ selinux: base, selinuxOnHostNetwork }) as PodSettings;
     assert.equal(sandboxLabels(settings('none'), { network: 'host' }, undefined, [], draws(1, 2)).processLabel, '');
-    for (const [setting, network] of [['none', 'pod'], ['label', 'host'], ['label', 'pod']] as const) {
-      assert.equal(sandboxLabels(settings(setting), { network }, undefined, [], draws(1, 2)).processLabel, 'system_u:system_r:container_t:s0:c1,c2', `${setting} ${network}`);
+    for (const [setting, network] of [
+      ['none', 'pod'],
+      ['label', 'host'],
+      ['label', 'pod'],
+    ] as const) {
+      assert.equal(
+        sandboxLabels(settings(setting), { network }, undefined, [], draws(1, 2)).processLabel,
+        'system_u:system_r:container_t:s0:c1,c2',
+        `${setting} ${network}`,
+      );
     }
   });
 
   it('have a pair of categories that no other pod has', () => {
     const first = podLabels(base, undefined, [], draws(7, 3));
-    assert.deepEqual(first, { processLabel: 'system_u:system_r:container_t:s0:c3,c7', mountLabel: 'system_u:object_r:container_file_t:s0:c3,c7' });
+    assert.deepEqual(first, {
+      processLabel: 'system_u:system_r:container_t:s0:c3,c7',
+      mountLabel: 'system_u:object_r:container_file_t:s0:c3,c7',
+    });
     const second = podLabels(base, undefined, [first], draws(3, 7, 5, 5, 9, 8));
     assert.equal(second.processLabel, 'system_u:system_r:container_t:s0:c8,c9');
-    assert.equal(codeOfThrown(() => podLabels(base, undefined, [], () => 1)), 'ResourceExhausted');
+    assert.equal(
+      codeOfThrown(() => podLabels(base, undefined, [], () => 1)),
+      'ResourceExhausted',
+    );
   });
 
-  it('of a container are its pod\'s, but for what it names', () => {
+  it("of a container are its pod's, but for what it names", () => {
     const pod = podLabels(base, { user: '', role: '', type: '', level: 's0:c1,c2' }, [], draws(7, 3));
     assert.equal(pod.mountLabel, 'system_u:object_r:container_file_t:s0:c1,c2');
     assert.deepEqual(containerLabels(pod, undefined), pod);
     const spc = containerLabels(pod, { user: '', role: '', type: 'spc_t', level: '' });
     assert.equal(spc.processLabel, 'system_u:system_r:spc_t:s0:c1,c2');
     assert.deepEqual([volumeLabel(pod), volumeLabel(spc)], [pod.mountLabel, '']);
-    assert.equal(codeOfThrown(() => containerLabels(pod, { user: '', role: '', type: 'a:b', level: '' })), 'InvalidArgument');
+    assert.equal(
+      codeOfThrown(() => containerLabels(pod, { user: '', role: '', type: 'a:b', level: '' })),
+      'InvalidArgument',
+    );
   });
 });
 
@@ -67,8 +114,25 @@ describe('a volume that asks for a label', () => {
     const mind = await node.boot({ selinux: base });
     const op = backgroundOp(silent);
     const pod = await mind.pods.run(op, fakePod(), '');
-    const mount = { containerPath: '/v', hostPath: '/srv/v', readonly: false, selinuxRelabel: true, propagation: 'PROPAGATION_PRIVATE', uidMappings: [], gidMappings: [], recursiveReadOnly: false, imageSubPath: '', mountOptions: [] } as const;
-    await mind.containers.create(op, pod, fakeContainer('one', 0, { mounts: [mount, { ...mount, containerPath: '/w', hostPath: '/srv/w', selinuxRelabel: false }] }));
+    const mount = {
+      containerPath: '/v',
+      hostPath: '/srv/v',
+      readonly: false,
+      selinuxRelabel: true,
+      propagation: 'PROPAGATION_PRIVATE',
+      uidMappings: [],
+      gidMappings: [],
+      recursiveReadOnly: false,
+      imageSubPath: '',
+      mountOptions: [],
+    } as const;
+    await mind.containers.create(
+      op,
+      pod,
+      fakeContainer('one', 0, {
+        mounts: [mount, { ...mount, containerPath: '/w', hostPath: '/srv/w', selinuxRelabel: false }],
+      }),
+    );
     assert.deepEqual([...node.node.labels], [['/srv/v', mind.pods.get(pod).selinux.mountLabel]]);
     assert.match(mind.pods.get(pod).selinux.mountLabel, /^system_u:object_r:container_file_t:s0:c\d+,c\d+$/);
     mind.close();
@@ -85,13 +149,24 @@ describe('what a pod needs', () => {
     assert.deepEqual([directoryMode(null), directoryMode({ uids: map, gids: map })], [0o700, 0o711]);
   });
 
-  it('a cgroup: the kubelet\'s, or one of its own, never the root', () => {
+  it("a cgroup: the kubelet's, or one of its own, never the root", () => {
     assert.deepEqual(podCgroupFor('cgroupfs', 'x', '/kubepods/pod1'), { parent: '/kubepods/pod1', own: false });
     assert.deepEqual(podCgroupFor('cgroupfs', 'x', ''), { parent: '/berth/x', own: true });
     assert.deepEqual(podCgroupFor('cgroupfs', 'x', '/'), { parent: '/berth/x', own: true });
-    assert.deepEqual(podCgroupFor('systemd', 'x', 'kubepods-pod1.slice'), { parent: 'kubepods-pod1.slice', own: false });
-    for (const bad of ['/a/../b', 'kubepods.slice']) assert.equal(codeOfThrown(() => podCgroupFor('cgroupfs', 'x', bad)), 'InvalidArgument', bad);
-    assert.equal(codeOfThrown(() => podCgroupFor('systemd', 'x', '/kubepods')), 'InvalidArgument');
+    assert.deepEqual(podCgroupFor('systemd', 'x', 'kubepods-pod1.slice'), {
+      parent: 'kubepods-pod1.slice',
+      own: false,
+    });
+    for (const bad of ['/a/../b', 'kubepods.slice'])
+      assert.equal(
+        codeOfThrown(() => podCgroupFor('cgroupfs', 'x', bad)),
+        'InvalidArgument',
+        bad,
+      );
+    assert.equal(
+      codeOfThrown(() => podCgroupFor('systemd', 'x', '/kubepods')),
+      'InvalidArgument',
+    );
   });
 
   it('/etc/hosts with its name for each address', () => {

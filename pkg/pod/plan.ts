@@ -48,7 +48,10 @@ export function planSandbox(config: PodSandboxConfig): SandboxPlan {
 function modeOf(options: NamespaceOption | undefined, kind: 'network' | 'ipc'): 'POD' | 'NODE' {
   const mode = options?.[kind] ?? 'POD';
   if (mode === 'POD' || mode === 'NODE') return mode;
-  throw new RuntimeError('InvalidArgument', `namespace_options.${kind} of a pod sandbox must be POD or NODE, got ${mode}`);
+  throw new RuntimeError(
+    'InvalidArgument',
+    `namespace_options.${kind} of a pod sandbox must be POD or NODE, got ${mode}`,
+  );
 }
 
 function pidMode(options: NamespaceOption | undefined): SandboxPlan['pid'] {
@@ -62,7 +65,10 @@ function pidMode(options: NamespaceOption | undefined): SandboxPlan['pid'] {
     case 'NODE':
       return 'host';
     case 'TARGET':
-      throw new RuntimeError('InvalidArgument', 'namespace_options.pid = TARGET is for containers, not for a pod sandbox');
+      throw new RuntimeError(
+        'InvalidArgument',
+        'namespace_options.pid = TARGET is for containers, not for a pod sandbox',
+      );
   }
 }
 
@@ -71,30 +77,54 @@ function idMapOf(options: NamespaceOption | undefined): IdMap | null {
   const userns = options?.usernsOptions;
   if (userns === undefined || userns.mode === 'NODE') {
     if (userns !== undefined && (userns.uids.length > 0 || userns.gids.length > 0)) {
-      throw new RuntimeError('InvalidArgument', 'userns_options has mode NODE and id mappings; use mode POD or leave the mappings out');
+      throw new RuntimeError(
+        'InvalidArgument',
+        'userns_options has mode NODE and id mappings; use mode POD or leave the mappings out',
+      );
     }
     return null;
   }
-  if (userns.mode !== 'POD') throw new RuntimeError('InvalidArgument', `userns_options.mode must be POD or NODE, got ${userns.mode}`);
+  if (userns.mode !== 'POD')
+    throw new RuntimeError('InvalidArgument', `userns_options.mode must be POD or NODE, got ${userns.mode}`);
   const one = (name: 'uids' | 'gids'): { hostId: number; containerId: number; size: number } => {
     const [first, ...more] = userns[name];
-    if (first === undefined || more.length > 0) throw new RuntimeError('InvalidArgument', `userns_options.${name} must hold exactly one mapping, got ${userns[name].length}`);
-    if (first.length === 0) throw new RuntimeError('InvalidArgument', `userns_options.${name} has a mapping of length 0`);
-    if (first.containerId !== 0) throw new RuntimeError('InvalidArgument', `userns_options.${name} must map container id 0, but starts at ${first.containerId}`);
+    if (first === undefined || more.length > 0)
+      throw new RuntimeError(
+        'InvalidArgument',
+        `userns_options.${name} must hold exactly one mapping, got ${userns[name].length}`,
+      );
+    if (first.length === 0)
+      throw new RuntimeError('InvalidArgument', `userns_options.${name} has a mapping of length 0`);
+    if (first.containerId !== 0)
+      throw new RuntimeError(
+        'InvalidArgument',
+        `userns_options.${name} must map container id 0, but starts at ${first.containerId}`,
+      );
     return { hostId: first.hostId, containerId: first.containerId, size: first.length };
   };
   const uid = one('uids');
   const gid = one('gids');
-  if (uid.hostId !== gid.hostId || uid.size !== gid.size) throw new RuntimeError('InvalidArgument', 'userns_options.uids and gids must be the same mapping');
+  if (uid.hostId !== gid.hostId || uid.size !== gid.size)
+    throw new RuntimeError('InvalidArgument', 'userns_options.uids and gids must be the same mapping');
   return { uids: [uid], gids: [gid] };
 }
 
-/** @throws FailedPrecondition for processes that are to see others, of a runtime whose containers each have a kernel of their own. */
-export function requireOwnPids(handler: string, { kind, ownKernel }: Pick<RuntimeFeatures, 'kind' | 'ownKernel'>, pid: NamespaceOption['pid'] | undefined): void {
+/**
+ * @throws FailedPrecondition for processes that are to see others, of a runtime whose containers each have a kernel of
+ * their own.
+ */
+export function requireOwnPids(
+  handler: string,
+  { kind, ownKernel }: Pick<RuntimeFeatures, 'kind' | 'ownKernel'>,
+  pid: NamespaceOption['pid'] | undefined,
+): void {
   if (!ownKernel || pid === undefined || pid === 'CONTAINER') return;
   throw new RuntimeError(
     'FailedPrecondition',
-    `namespace_options.pid is ${pid}, but with runtime handler ${handler} (${kind}) each container has a kernel of its own and cannot see the processes of another; leave shareProcessNamespace, hostPID and targets of debug containers out, or use another runtime handler`,
+    `namespace_options.pid is ${pid}, but with runtime handler ${handler} (${kind}) each ` +
+      'container has a kernel of its own and cannot see the processes of another; leave ' +
+      'shareProcessNamespace, hostPID and targets of debug containers out, or use another runtime ' +
+      'handler',
   );
 }
 
@@ -111,7 +141,8 @@ function portMappings(config: PodSandboxConfig): PortMapping[] {
 
 /** resolv.conf of a DNS config; undefined when there is nothing in it and the host's file is to be used. */
 export function renderResolvConf(dns: DNSConfig | undefined): string | undefined {
-  if (dns === undefined || (dns.servers.length === 0 && dns.searches.length === 0 && dns.options.length === 0)) return undefined;
+  if (dns === undefined || (dns.servers.length === 0 && dns.searches.length === 0 && dns.options.length === 0))
+    return undefined;
   const lines: string[] = [];
   if (dns.searches.length > 0) lines.push(`search ${dns.searches.join(' ')}`);
   for (const server of dns.servers) lines.push(`nameserver ${server}`);
@@ -120,11 +151,16 @@ export function renderResolvConf(dns: DNSConfig | undefined): string | undefined
 }
 
 /**
- * Under which cgroup a pod's containers live, and whether it is ours to remove. The kubelet names the pod's own cgroup and
- * owns it; crictl and critest often name none, and then the pod gets one below `/berth`, never relative to the daemon's own.
+ * Under which cgroup a pod's containers live, and whether it is ours to remove. The kubelet names the pod's own cgroup
+ * and owns it; crictl and critest often name none, and then the pod gets one below `/berth`, never relative to the
+ * daemon's own.
  * @throws InvalidArgument for a parent that is no plain path, or with systemd no slice.
  */
-export function podCgroupFor(manager: 'cgroupfs' | 'systemd', id: string, parent: string): { readonly parent: string; readonly own: boolean } {
+export function podCgroupFor(
+  manager: 'cgroupfs' | 'systemd',
+  id: string,
+  parent: string,
+): { readonly parent: string; readonly own: boolean } {
   // The root of the hierarchies is nobody's pod.
   if (posix.normalize(`/${parent}`) !== '/') return { parent: checkedParent(parent, manager), own: false };
   // systemd drops a slice by itself when the last scope in it ends.
@@ -138,11 +174,25 @@ export function handlerSettings(settings: PodSettings, handler: string): Handler
   return found;
 }
 
-/** The annotations of a pod, and of one of its containers, that its handler or its workload allows, and over those the handler's own. */
-export function podAnnotations(settings: PodSettings, config: PodSandboxConfig, handler: string, container?: ContainerConfig): ReadonlyMap<string, string> {
+/**
+ * The annotations of a pod, and of one of its containers, that its handler or its workload allows, and over those the
+ * handler's own.
+ */
+export function podAnnotations(
+  settings: PodSettings,
+  config: PodSandboxConfig,
+  handler: string,
+  container?: ContainerConfig,
+): ReadonlyMap<string, string> {
   const { allowedAnnotations, defaultAnnotations } = handlerSettings(settings, handler);
-  const allowed = [...allowedAnnotations, ...(workloadOf(settings.workloads, config.annotations)?.allowedAnnotations ?? [])];
-  return new Map([...defaultAnnotations, ...passedAnnotations(config.annotations, container?.annotations ?? {}, container?.metadata?.name ?? '', allowed)]);
+  const allowed = [
+    ...allowedAnnotations,
+    ...(workloadOf(settings.workloads, config.annotations)?.allowedAnnotations ?? []),
+  ];
+  return new Map([
+    ...defaultAnnotations,
+    ...passedAnnotations(config.annotations, container?.annotations ?? {}, container?.metadata?.name ?? '', allowed),
+  ]);
 }
 
 /** Seccomp profile for RuntimeDefault and least memory of a handler's containers, over what holds for all. */
@@ -151,20 +201,36 @@ export function specDefaults(settings: PodSettings, handler: string): PodSetting
   return { ...settings.spec, minMemoryBytes, seccompProfile: seccompProfile ?? settings.spec.seccompProfile };
 }
 
-/** SELinux labels of a new pod: none on the network of the host where the configuration says so. @throws as podLabels. */
-export function sandboxLabels(settings: PodSettings, plan: Pick<SandboxPlan, 'network'>, ...rest: Tail<Parameters<typeof podLabels>>): Labels {
-  return plan.network === 'host' && settings.selinuxOnHostNetwork === 'none' ? NO_LABELS : podLabels(settings.selinux, ...rest);
+/**
+ * SELinux labels of a new pod: none on the network of the host where the configuration says so. @throws as podLabels.
+ */
+export function sandboxLabels(
+  settings: PodSettings,
+  plan: Pick<SandboxPlan, 'network'>,
+  ...rest: Tail<Parameters<typeof podLabels>>
+): Labels {
+  return plan.network === 'host' && settings.selinuxOnHostNetwork === 'none'
+    ? NO_LABELS
+    : podLabels(settings.selinux, ...rest);
 }
 
 type Tail<T extends readonly unknown[]> = T extends readonly [unknown, ...infer Rest] ? Rest : never;
 
 /** Size of the pod's /dev/shm. @throws InvalidArgument for an annotation that is no size. */
 export function shmBytesOf(settings: PodSettings, config: PodSandboxConfig, handler: string): bigint {
-  return annotationSettings(podAnnotations(settings, config, handler), settings.allowedDevices).shmBytes ?? settings.shmBytes;
+  return (
+    annotationSettings(podAnnotations(settings, config, handler), settings.allowedDevices).shmBytes ?? settings.shmBytes
+  );
 }
 
-/** An owner inside a container as the host's file systems have it. An id that is not mapped stays: nothing in the container could own it. */
-export function ownerOnHost(idMap: IdMap | null, owner: { readonly uid: number; readonly gid: number }): { readonly uid: number; readonly gid: number } {
+/**
+ * An owner inside a container as the host's file systems have it. An id that is not mapped stays: nothing in the
+ * container could own it.
+ */
+export function ownerOnHost(
+  idMap: IdMap | null,
+  owner: { readonly uid: number; readonly gid: number },
+): { readonly uid: number; readonly gid: number } {
   if (idMap === null) return { uid: owner.uid, gid: owner.gid };
   const mapped = (id: number, maps: IdMap['uids']): number => {
     const map = maps.find(({ containerId, size }) => id >= containerId && id < containerId + size);
@@ -179,10 +245,16 @@ const NO_LABELS: Labels = { processLabel: '', mountLabel: '' };
 const CATEGORIES_COUNT = 1024;
 
 /**
- * SELinux labels of a pod: what its options name, else the policy's, with a pair of categories that no other pod has. `draw` gives a random number
- * from 0 to below its argument. @throws InvalidArgument for options that no policy can hold; ResourceExhausted when no pair is found.
+ * SELinux labels of a pod: what its options name, else the policy's, with a pair of categories that no other pod has.
+ * `draw` gives a random number from 0 to below its argument. @throws InvalidArgument for options that no policy can
+ * hold; ResourceExhausted when no pair is found.
  */
-export function podLabels(base: PodSettings['selinux'], options: SELinuxOption | undefined, others: Iterable<Labels>, draw: (below: number) => number): Labels {
+export function podLabels(
+  base: PodSettings['selinux'],
+  options: SELinuxOption | undefined,
+  others: Iterable<Labels>,
+  draw: (below: number) => number,
+): Labels {
   if (base === null) return NO_LABELS;
   const taken = new Set(Array.from(others, ({ processLabel }) => levelOf(processLabel)));
   // A node has some hundred pods, and there are half a million pairs.
@@ -199,7 +271,10 @@ export function containerLabels(pod: Labels, options: SELinuxOption | undefined)
   return pod.processLabel === '' ? NO_LABELS : selinuxLabels(options, { ...pod, level: levelOf(pod.processLabel) });
 }
 
-/** The label that volumes get which ask for one; '' for none: SELinux is off, or the container's type may use everything anyway. */
+/**
+ * The label that volumes get which ask for one; '' for none: SELinux is off, or the container's type may use everything
+ * anyway.
+ */
 export function volumeLabel(labels: Labels): string {
   return labels.processLabel.split(':')[2] === 'spc_t' ? '' : labels.mountLabel;
 }
@@ -208,13 +283,21 @@ function levelOf(label: string): string {
   return label.split(':').slice(3).join(':');
 }
 
-/** Mode of a directory of ours that a container's files lie in: with a user namespace the runtime passes through it as the mapped root. */
+/**
+ * Mode of a directory of ours that a container's files lie in: with a user namespace the runtime passes through it as
+ * the mapped root.
+ */
 export function directoryMode(idMap: IdMap | null): number {
   return idMap === null ? 0o700 : 0o711;
 }
 
 /** /etc/hosts of a pod with a network of its own. */
 export function renderHosts(hostname: string, ips: readonly string[]): string {
-  const names = ['127.0.0.1\tlocalhost', '::1\tlocalhost ip6-localhost ip6-loopback', 'ff02::1\tip6-allnodes', 'ff02::2\tip6-allrouters'];
+  const names = [
+    '127.0.0.1\tlocalhost',
+    '::1\tlocalhost ip6-localhost ip6-loopback',
+    'ff02::1\tip6-allnodes',
+    'ff02::2\tip6-allrouters',
+  ];
   return `${[...names, ...(hostname === '' ? [] : ips.map((ip) => `${ip}\t${hostname}`))].join('\n')}\n`;
 }

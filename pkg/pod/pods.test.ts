@@ -45,7 +45,9 @@ describe('the mind', () => {
     await node.dispose();
   });
 
-  async function running(name = 'app'): Promise<{ pod: Awaited<ReturnType<OpenPods['pods']['run']>>; id: ContainerId }> {
+  async function running(
+    name = 'app',
+  ): Promise<{ pod: Awaited<ReturnType<OpenPods['pods']['run']>>; id: ContainerId }> {
     const pod = await mind.pods.run(op(), fakePod(), '');
     const id = await mind.containers.create(op(), pod, fakeContainer(name));
     await mind.containers.start(op(), id);
@@ -76,7 +78,10 @@ describe('the mind', () => {
       const other = fails(mind.pods.run(op(), fakePod('web', 0, { hostname: 'other' }), ''));
       await first;
       assert.strictEqual((await other).code, 'AlreadyExists');
-      assert.strictEqual((await fails(mind.pods.run(op(), fakePod('web', 0, { hostname: 'third' }), ''))).code, 'AlreadyExists');
+      assert.strictEqual(
+        (await fails(mind.pods.run(op(), fakePod('web', 0, { hostname: 'third' }), ''))).code,
+        'AlreadyExists',
+      );
     });
 
     it('goes on when the client leaves, says where it is, and lets the retry claim the result', async () => {
@@ -84,7 +89,13 @@ describe('the mind', () => {
       node.addGate = gate.promise;
       const impatient = new AbortController();
       const stages: string[] = [];
-      const call = fails(mind.pods.run({ ...op(), signal: impatient.signal, deadline: 0, stage: (what) => void stages.push(what) }, fakePod(), ''));
+      const call = fails(
+        mind.pods.run(
+          { ...op(), signal: impatient.signal, deadline: 0, stage: (what) => void stages.push(what) },
+          fakePod(),
+          '',
+        ),
+      );
       await until(() => stages.includes('cni add: bridge'));
       impatient.abort();
       const error = await call;
@@ -120,7 +131,17 @@ describe('the mind', () => {
       const config = fakePod('shared');
       const options = config.linux?.securityContext?.namespaceOptions;
       assert.isDefined(options);
-      const pod = await mind.pods.run(op(), { ...config, linux: { ...config.linux, securityContext: { ...config.linux?.securityContext, namespaceOptions: { ...options, pid: 'POD' } } } } as typeof config, '');
+      const pod = await mind.pods.run(
+        op(),
+        {
+          ...config,
+          linux: {
+            ...config.linux,
+            securityContext: { ...config.linux?.securityContext, namespaceOptions: { ...options, pid: 'POD' } },
+          },
+        } as typeof config,
+        '',
+      );
       assert.strictEqual(node.node.containers.size, 1);
       await mind.pods.stop(op(), pod);
       assert.strictEqual(podSandboxStatus(mind.pods.get(pod)).state, 'SANDBOX_NOTREADY');
@@ -177,7 +198,9 @@ describe('the mind', () => {
 
     it('gives one id to identical creates', async () => {
       const pod = await mind.pods.run(op(), fakePod(), '');
-      const ids = await Promise.all(Array.from({ length: 5 }, () => mind.containers.create(op(), pod, fakeContainer())));
+      const ids = await Promise.all(
+        Array.from({ length: 5 }, () => mind.containers.create(op(), pod, fakeContainer())),
+      );
       assert.lengthOf(new Set(ids), 1);
     });
 
@@ -196,31 +219,75 @@ describe('the mind', () => {
         const pod = await mind.pods.run(op(), fakePod(step), '');
         const before = node.leaks();
         node.node.failNext(step, boom());
-        const mount = { containerPath: '/data', hostPath: '/srv', readonly: false, selinuxRelabel: false, propagation: 'PROPAGATION_PRIVATE', uidMappings: [], gidMappings: [], recursiveReadOnly: false, imageSubPath: '', mountOptions: [] } as const;
+        const mount = {
+          containerPath: '/data',
+          hostPath: '/srv',
+          readonly: false,
+          selinuxRelabel: false,
+          propagation: 'PROPAGATION_PRIVATE',
+          uidMappings: [],
+          gidMappings: [],
+          recursiveReadOnly: false,
+          imageSubPath: '',
+          mountOptions: [],
+        } as const;
         await fails(mind.containers.create(op(), pod, fakeContainer('c', 0, { mounts: [mount] })));
         assert.deepEqual(node.leaks(), before, step);
         assert.lengthOf(mind.containers.list(), 0);
       }
     });
 
-    it('asks whether the namespace may use its images, by the names that the pod gives them, and heeds the answer', async () => {
-      const pod = await mind.pods.run(op(), fakePod('web', 0, { metadata: { name: 'web', uid: 'u', namespace: 'prod', attempt: 0 } }), '');
-      const image = (userSpecifiedImage: string): ContainerConfig['image'] => ({ image: fakeImage.id, annotations: {}, userSpecifiedImage, runtimeHandler: '', imageRef: '' });
-      const volume = { containerPath: '/data', hostPath: '', readonly: true, selinuxRelabel: false, propagation: 'PROPAGATION_PRIVATE', uidMappings: [], gidMappings: [], recursiveReadOnly: false, image: image('reg/data:2'), imageSubPath: '', mountOptions: [] } as const;
-      await mind.containers.create(op(), pod, fakeContainer('a', 0, { image: image('reg/app:1'), mounts: [volume] }));
-      assert.deepEqual(node.imageUses, [`${fakeImage.id} reg/app:1 prod`, `${fakeImage.id} reg/data:2 prod`]);
-      const before = node.leaks();
-      node.failures.set('checkUse', [new RuntimeError('FailedPrecondition', 'not signed', { reason: 'SignatureValidationFailed' })]);
-      assert.strictEqual((await fails(mind.containers.create(op(), pod, fakeContainer('b')))).reason, 'SignatureValidationFailed');
-      assert.deepEqual(node.leaks(), before);
-    });
+    it(
+      'asks whether the namespace may use its images, by the names that the pod gives them, and ' + 'heeds the answer',
+      async () => {
+        const pod = await mind.pods.run(
+          op(),
+          fakePod('web', 0, { metadata: { name: 'web', uid: 'u', namespace: 'prod', attempt: 0 } }),
+          '',
+        );
+        const image = (userSpecifiedImage: string): ContainerConfig['image'] => ({
+          image: fakeImage.id,
+          annotations: {},
+          userSpecifiedImage,
+          runtimeHandler: '',
+          imageRef: '',
+        });
+        const volume = {
+          containerPath: '/data',
+          hostPath: '',
+          readonly: true,
+          selinuxRelabel: false,
+          propagation: 'PROPAGATION_PRIVATE',
+          uidMappings: [],
+          gidMappings: [],
+          recursiveReadOnly: false,
+          image: image('reg/data:2'),
+          imageSubPath: '',
+          mountOptions: [],
+        } as const;
+        await mind.containers.create(op(), pod, fakeContainer('a', 0, { image: image('reg/app:1'), mounts: [volume] }));
+        assert.deepEqual(node.imageUses, [`${fakeImage.id} reg/app:1 prod`, `${fakeImage.id} reg/data:2 prod`]);
+        const before = node.leaks();
+        node.failures.set('checkUse', [
+          new RuntimeError('FailedPrecondition', 'not signed', { reason: 'SignatureValidationFailed' }),
+        ]);
+        assert.strictEqual(
+          (await fails(mind.containers.create(op(), pod, fakeContainer('b')))).reason,
+          'SignatureValidationFailed',
+        );
+        assert.deepEqual(node.leaks(), before);
+      },
+    );
 
     it('names what is missing: the image, the sandbox', async () => {
       const pod = await mind.pods.run(op(), fakePod(), '');
       const image = { ...fakeContainer().image, image: 'nowhere/none' } as never;
       const error = await fails(mind.containers.create(op(), pod, fakeContainer('x', 0, { image })));
       assert.deepEqual([error.code, /pull it first/.test(error.message)], ['NotFound', true]);
-      assert.strictEqual(codeOf(await fails(mind.containers.create(op(), 'f'.repeat(64) as never, fakeContainer()))), 'NotFound');
+      assert.strictEqual(
+        codeOf(await fails(mind.containers.create(op(), 'f'.repeat(64) as never, fakeContainer()))),
+        'NotFound',
+      );
     });
 
     it('stops at once when asked with no grace, and a shorter grace overtakes a longer one', async () => {
@@ -268,7 +335,10 @@ describe('the mind', () => {
       await node.node.killMonitor(id);
       node.node.containers.get(id)?.process.exit(0);
       await until(() => mind.containers.get(id).state.phase === 'exited');
-      assert.deepEqual([containerStatus(mind.containers.get(id)).exitCode, containerStatus(mind.containers.get(id)).reason], [255, 'ContainerStatusUnknown']);
+      assert.deepEqual(
+        [containerStatus(mind.containers.get(id)).exitCode, containerStatus(mind.containers.get(id)).reason],
+        [255, 'ContainerStatusUnknown'],
+      );
     });
 
     it('does not blame the kernel for a stop that waits for the monitor, which drains the output yet', async () => {
@@ -276,7 +346,13 @@ describe('the mind', () => {
       const drained = Promise.withResolvers<void>();
       node.node.drainGate = drained.promise;
       let stopping = true;
-      const stopped = mind.containers.stop(op(), id, 0).then(() => undefined, (error: unknown) => error).finally(() => void (stopping = false));
+      const stopped = mind.containers
+        .stop(op(), id, 0)
+        .then(
+          () => undefined,
+          (error: unknown) => error,
+        )
+        .finally(() => void (stopping = false));
       await until(() => node.node.containers.get(id)?.process.alive === false);
       const { now } = Date;
       let looks = 0;
@@ -302,23 +378,30 @@ describe('the mind', () => {
       assert.deepEqual(node.leaks(), []);
     });
 
-    it('removes a container that has just ended without waiting for the runtime, and the pod waits for what is left of it', async () => {
-      const { id, pod } = await running();
-      const deleted = node.node.hangNext('delete');
-      await mind.containers.stop(op(), id, 0);
-      await mind.containers.remove(op(), id);
-      assert.lengthOf(mind.containers.list(), 0);
-      assert.deepEqual([...node.roots], [], 'what was on disk is given back');
-      assert.isTrue(node.node.containers.has(id), 'the runtime has not deleted it yet');
-      assert.deepInclude(mind.operations().map(({ rpc, ids }) => ({ rpc, container: ids['container'] })), { rpc: 'clean-up after the removal', container: id });
-      await mind.containers.remove(op(), id);
-      const removed = mind.pods.remove(op(), pod);
-      await until(() => mind.pods.get(pod).state.phase === 'stopped');
-      assert.isTrue(node.node.containers.has(id));
-      deleted();
-      await removed;
-      assert.deepEqual(node.leaks(), []);
-    });
+    it(
+      'removes a container that has just ended without waiting for the runtime, and the pod waits ' +
+        'for what is left of it',
+      async () => {
+        const { id, pod } = await running();
+        const deleted = node.node.hangNext('delete');
+        await mind.containers.stop(op(), id, 0);
+        await mind.containers.remove(op(), id);
+        assert.lengthOf(mind.containers.list(), 0);
+        assert.deepEqual([...node.roots], [], 'what was on disk is given back');
+        assert.isTrue(node.node.containers.has(id), 'the runtime has not deleted it yet');
+        assert.deepInclude(
+          mind.operations().map(({ rpc, ids }) => ({ rpc, container: ids['container'] })),
+          { rpc: 'clean-up after the removal', container: id },
+        );
+        await mind.containers.remove(op(), id);
+        const removed = mind.pods.remove(op(), pod);
+        await until(() => mind.pods.get(pod).state.phase === 'stopped');
+        assert.isTrue(node.node.containers.has(id));
+        deleted();
+        await removed;
+        assert.deepEqual(node.leaks(), []);
+      },
+    );
 
     it('tries what is left of a removed container again with its pod, and says what fails', async () => {
       const { id, pod } = await running();
@@ -338,7 +421,18 @@ describe('the mind', () => {
 
     it('keeps the old resources when the runtime refuses new ones', async () => {
       const { id } = await running();
-      const update = { cpuPeriod: 0n, cpuQuota: 0n, cpuShares: 512n, memoryLimitInBytes: 0n, oomScoreAdj: 0n, cpusetCpus: '', cpusetMems: '', hugepageLimits: [], unified: {}, memorySwapLimitInBytes: 0n };
+      const update = {
+        cpuPeriod: 0n,
+        cpuQuota: 0n,
+        cpuShares: 512n,
+        memoryLimitInBytes: 0n,
+        oomScoreAdj: 0n,
+        cpusetCpus: '',
+        cpusetMems: '',
+        hugepageLimits: [],
+        unified: {},
+        memorySwapLimitInBytes: 0n,
+      };
       await mind.containers.update(op(), id, update);
       node.node.failNext('update', boom());
       await fails(mind.containers.update(op(), id, { ...update, cpuShares: 1024n }));
@@ -375,19 +469,22 @@ describe('the mind', () => {
       assert.strictEqual(containerStatus(mind.containers.get(id)).exitCode, 4);
     });
 
-    it('waits for a monitor that still drains the output of a container that has ended: its exit code, not 255', async () => {
-      const { id } = await running();
-      const drained = Promise.withResolvers<void>();
-      node.node.drainGate = drained.promise;
-      mind.close();
-      node.node.crash();
-      await node.node.exit(id, 3);
-      mind = await node.boot();
-      assert.strictEqual(mind.containers.get(id).state.phase, 'running');
-      drained.resolve();
-      await until(() => mind.containers.get(id).state.phase === 'exited');
-      assert.strictEqual(containerStatus(mind.containers.get(id)).exitCode, 3);
-    });
+    it(
+      'waits for a monitor that still drains the output of a container that has ended: its exit ' + 'code, not 255',
+      async () => {
+        const { id } = await running();
+        const drained = Promise.withResolvers<void>();
+        node.node.drainGate = drained.promise;
+        mind.close();
+        node.node.crash();
+        await node.node.exit(id, 3);
+        mind = await node.boot();
+        assert.strictEqual(mind.containers.get(id).state.phase, 'running');
+        drained.resolve();
+        await until(() => mind.containers.get(id).state.phase === 'exited');
+        assert.strictEqual(containerStatus(mind.containers.get(id)).exitCode, 3);
+      },
+    );
 
     it('removes a pod whose runtime handler is not configured any more, its process with its cgroup', async () => {
       const pod = await mind.pods.run(op(), fakePod(), 'fake');
@@ -435,20 +532,23 @@ describe('the mind', () => {
       assert.deepEqual(node.leaks(), []);
     });
 
-    it('gives back all of a pod whose removal a daemon before us had begun, also when that fails at the start', async () => {
-      const pod = await mind.pods.run(op(), fakePod(), '');
-      node.node.crashNext('unpin');
-      void mind.pods.remove(op(), pod);
-      await until(() => node.node.dead);
-      const record = mind.pods.get(pod);
-      mind.close();
-      await node.world().state.save({ ...record, state: { phase: 'removing' } });
-      node.node.failNext('unpin', boom());
-      mind = await node.boot();
-      assert.isTrue(node.node.pins.has(pod), 'the start could not give it back');
-      await mind.pods.remove(op(), pod);
-      assert.deepEqual(node.leaks(), []);
-    });
+    it(
+      'gives back all of a pod whose removal a daemon before us had begun, also when that fails at ' + 'the start',
+      async () => {
+        const pod = await mind.pods.run(op(), fakePod(), '');
+        node.node.crashNext('unpin');
+        void mind.pods.remove(op(), pod);
+        await until(() => node.node.dead);
+        const record = mind.pods.get(pod);
+        mind.close();
+        await node.world().state.save({ ...record, state: { phase: 'removing' } });
+        node.node.failNext('unpin', boom());
+        mind = await node.boot();
+        assert.isTrue(node.node.pins.has(pod), 'the start could not give it back');
+        await mind.pods.remove(op(), pod);
+        assert.deepEqual(node.leaks(), []);
+      },
+    );
 
     it('destroys only the object of a damaged record (K19)', async () => {
       const { id, pod } = await running();
@@ -456,7 +556,10 @@ describe('the mind', () => {
       mind.close();
       await writeFile(join(node.directory, 'run/containers', other, 'record.json'), 'garbage');
       await restart();
-      assert.deepEqual(mind.containers.list().map((record) => record.id), [id]);
+      assert.deepEqual(
+        mind.containers.list().map((record) => record.id),
+        [id],
+      );
       assert.isFalse(node.roots.has(other));
     });
 
@@ -472,7 +575,7 @@ describe('the mind', () => {
       assert.strictEqual(containerStatus(mind.containers.get(id)).exitCode, 137);
     });
 
-    it('starts empty after a reboot and gives the old pods\' addresses back', async () => {
+    it("starts empty after a reboot and gives the old pods' addresses back", async () => {
       await running();
       assert.strictEqual(node.networks.size, 1);
       node.node.reboot();

@@ -18,7 +18,20 @@ import { type Books, isVisible, sandboxKey } from './books.ts';
 import { destroySandbox, forgetSandbox, releaseSandbox, type SandboxRemains } from './destroy.ts';
 import { Flights } from './flights.ts';
 import type { Containers, Pods, World } from './index.ts';
-import { directoryMode, handlerSettings, ownerOnHost, planSandbox, podAnnotations, podCgroupFor, renderResolvConf, requireOwnPids, sandboxLabels, type SandboxPlan, shmBytesOf, specDefaults } from './plan.ts';
+import {
+  directoryMode,
+  handlerSettings,
+  ownerOnHost,
+  planSandbox,
+  podAnnotations,
+  podCgroupFor,
+  renderResolvConf,
+  requireOwnPids,
+  sandboxLabels,
+  type SandboxPlan,
+  shmBytesOf,
+  specDefaults,
+} from './plan.ts';
 import { localhostSeccomp } from './sources.ts';
 import { same } from './same.ts';
 
@@ -48,7 +61,8 @@ export class SandboxKeeper implements Pods {
     const id = await this.#runs.run(op, key, limits.podRunMs, (own) => this.#runOrAdopt(own, key, config, handler));
     const record = this.#books.sandbox(id);
     // The flight may have been someone else's, with the same name and another config.
-    if (record !== undefined && !(same(record.config, config) && record.runtimeHandler === handler)) throw taken(record);
+    if (record !== undefined && !(same(record.config, config) && record.runtimeHandler === handler))
+      throw taken(record);
     return id;
   }
 
@@ -75,7 +89,12 @@ export class SandboxKeeper implements Pods {
     return [...this.#books.sandboxes()].filter(isVisible);
   }
 
-  async updateResources(_op: Op, id: SandboxId, overhead: LinuxContainerResources | undefined, resources: LinuxContainerResources | undefined): Promise<void> {
+  async updateResources(
+    _op: Op,
+    id: SandboxId,
+    overhead: LinuxContainerResources | undefined,
+    resources: LinuxContainerResources | undefined,
+  ): Promise<void> {
     const record = this.get(id);
     await this.#books.save({ ...record, overhead, resources });
   }
@@ -97,7 +116,11 @@ export class SandboxKeeper implements Pods {
     const runtime = this.#world.runtimeFor(handler);
     const plan = planSandbox(config);
     if (plan.idMap !== null) await this.#requireUserNamespaces(op, runtime);
-    requireOwnPids(runtime.handler.name, await runtime.features(op), config.linux?.securityContext?.namespaceOptions?.pid);
+    requireOwnPids(
+      runtime.handler.name,
+      await runtime.features(op),
+      config.linux?.securityContext?.namespaceOptions?.pid,
+    );
     const id = newSandboxId();
     const own = withLog(op, { sandbox: id });
     const record = this.#draft(id, config, handler, plan);
@@ -122,8 +145,16 @@ export class SandboxKeeper implements Pods {
   /** @throws FailedPrecondition with what is missing, before anything of the pod exists. */
   async #requireUserNamespaces(op: Op, runtime: OciRuntime): Promise<void> {
     const { kind, version, userNamespaces, idmappedMounts } = await runtime.features(op);
-    const why = userNamespaces && idmappedMounts ? this.#world.whyNoUserNamespaces : `${kind} ${version} has no idmapped mounts; use runc 1.2 or crun 1.9, or a handler that has`;
-    if (why !== undefined) throw new RuntimeError('FailedPrecondition', `the pod wants a user namespace, but with runtime handler ${runtime.handler.name} it cannot have one here: ${why}`);
+    const why =
+      userNamespaces && idmappedMounts
+        ? this.#world.whyNoUserNamespaces
+        : `${kind} ${version} has no idmapped mounts; use runc 1.2 or crun 1.9, or a handler that has`;
+    if (why !== undefined)
+      throw new RuntimeError(
+        'FailedPrecondition',
+        `the pod wants a user namespace, but with runtime handler ${runtime.handler.name} it cannot ` +
+          `have one here: ${why}`,
+      );
   }
 
   #draft(id: SandboxId, config: PodSandboxConfig, handler: string, plan: SandboxPlan): SandboxRecord {
@@ -144,7 +175,9 @@ export class SandboxKeeper implements Pods {
       files: { ...files, shm: plan.ipc === 'host' ? '/dev/shm' : files.shm, hosts: files.hosts },
       infra: plan.pid === 'pod' || !settings.dropInfra ? { id: id as unknown as ContainerId, process: null } : null,
       idMap: plan.idMap,
-      selinux: sandboxLabels(settings, plan, config.linux?.securityContext?.selinuxOptions, this.#labels(), (below) => randomInt(below)),
+      selinux: sandboxLabels(settings, plan, config.linux?.securityContext?.selinuxOptions, this.#labels(), (below) =>
+        randomInt(below),
+      ),
       overhead: config.linux?.overhead,
       resources: config.linux?.resources,
     };
@@ -167,7 +200,12 @@ export class SandboxKeeper implements Pods {
   async #pin(op: Op, draft: SandboxRecord, plan: SandboxPlan): Promise<SandboxRecord['namespaces']> {
     const { config } = draft;
     const sysctls = podSysctls(config, plan, this.#world.settings.spec, plan.idMap);
-    const namespaces = await this.#world.namespaces.pin(op, draft.id, { kinds: plan.kinds, sysctls, hostname: config.hostname, idMap: plan.idMap });
+    const namespaces = await this.#world.namespaces.pin(op, draft.id, {
+      kinds: plan.kinds,
+      sysctls,
+      hostname: config.hostname,
+      idMap: plan.idMap,
+    });
     await failpoint('sandbox.pin.after');
     return Object.fromEntries(namespaces);
   }
@@ -180,14 +218,21 @@ export class SandboxKeeper implements Pods {
     const hostname = plan.network === 'host' ? host.hostname() : config.hostname;
     const resolvConf = async (): Promise<string> => renderResolvConf(config.dnsConfig) ?? (await host.resolvConf());
     await together([
-      plan.ipc === 'host' ? Promise.resolve() : host.mountShm(op, files.shm, shmBytesOf(settings, config, draft.runtimeHandler), owner),
+      plan.ipc === 'host'
+        ? Promise.resolve()
+        : host.mountShm(op, files.shm, shmBytesOf(settings, config, draft.runtimeHandler), owner),
       resolvConf().then((text) => workspace.writeSandboxFile(files.resolvConf, text, owner)),
       ensureDir(draft.logDirectory, 0o755),
       workspace.writeSandboxFile(files.hostname, hostname === '' ? '' : `${hostname}\n`, owner),
     ]);
   }
 
-  async #joinNetwork(op: Op, record: SandboxRecord, plan: SandboxPlan, pinned: Promise<unknown>): Promise<readonly string[]> {
+  async #joinNetwork(
+    op: Op,
+    record: SandboxRecord,
+    plan: SandboxPlan,
+    pinned: Promise<unknown>,
+  ): Promise<readonly string[]> {
     const { metadata, dnsConfig, annotations } = record.config;
     if (plan.network === 'host' || metadata === undefined) return [];
     op.stage('cni add');
@@ -202,7 +247,11 @@ export class SandboxKeeper implements Pods {
       portMappings: this.#world.settings.hostPorts === 'network' ? plan.portMappings : [],
       annotations,
       cgroupPath: record.cgroupParent,
-      dns: { servers: dnsConfig?.servers ?? [], searches: dnsConfig?.searches ?? [], options: dnsConfig?.options ?? [] },
+      dns: {
+        servers: dnsConfig?.servers ?? [],
+        searches: dnsConfig?.searches ?? [],
+        options: dnsConfig?.options ?? [],
+      },
     });
     await failpoint('cni.add.after');
     return network.ips;
@@ -221,7 +270,10 @@ export class SandboxKeeper implements Pods {
       root: settings.pauseRoot,
       facts,
       defaults: specDefaults(settings, record.runtimeHandler),
-      runtime: { ...features, privilegedWithoutHostDevices: handlerSettings(settings, record.runtimeHandler).privilegedWithoutHostDevices },
+      runtime: {
+        ...features,
+        privilegedWithoutHostDevices: handlerSettings(settings, record.runtimeHandler).privilegedWithoutHostDevices,
+      },
       namespaces: new Map(Object.entries(record.namespaces)) as never,
       cgroupsPath: infraCgroup(this.#world, record),
       idMap: record.idMap,
@@ -273,7 +325,8 @@ export class SandboxKeeper implements Pods {
     await this.#containers.left(op, id);
     const record = this.#books.sandbox(id);
     if (record === undefined) return;
-    // One that an earlier removal left, perhaps of a daemon before us, may hold anything; one that was stopped just now holds nothing.
+    // One that an earlier removal left, perhaps of a daemon before us, may hold anything; one that was stopped just now
+    // holds nothing.
     if (record.state.phase === 'removing') return await this.#destroy(op, record);
     const removing = await this.#apply(record, 'remove');
     await forgetSandbox(op, this.#world, id);
@@ -321,6 +374,7 @@ function taken(record: SandboxRecord): RuntimeError {
   const why = record.state.phase === 'ready' ? 'with another config' : `and is ${record.state.phase}`;
   return new RuntimeError(
     'AlreadyExists',
-    `pod sandbox ${podName(record.config)} exists ${why} (${record.id}); remove it with RemovePodSandbox, or ask with a higher attempt`,
+    `pod sandbox ${podName(record.config)} exists ${why} (${record.id}); remove it with ` +
+      'RemovePodSandbox, or ask with a higher attempt',
   );
 }

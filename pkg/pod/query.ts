@@ -1,7 +1,18 @@
 /**
  * Records as CRI's messages. Pure: the reading half of the services is made of this.
  */
-import type { Container, ContainerFilter, ContainerState, ContainerStatus, ImageSpec, Mount, PodSandbox, PodSandboxFilter, PodSandboxStatus, StringMap } from '../cri-api/types.ts';
+import type {
+  Container,
+  ContainerFilter,
+  ContainerState,
+  ContainerStatus,
+  ImageSpec,
+  Mount,
+  PodSandbox,
+  PodSandboxFilter,
+  PodSandboxStatus,
+  StringMap,
+} from '../cri-api/types.ts';
 import type { ContainerRecord, SandboxRecord } from '../state/index.ts';
 
 /** READY only from the moment everything stands until StopPodSandbox begins. */
@@ -28,7 +39,11 @@ export function podSandboxStatus(record: SandboxRecord): PodSandboxStatus {
   return {
     ...podSandbox(record),
     network: { ip: ip ?? '', additionalIps: more.map((each) => ({ ip: each })) },
-    linux: { namespaces: { options: options ?? { network: 'POD', pid: 'CONTAINER', ipc: 'POD', targetId: '', usernsOptions: undefined } } },
+    linux: {
+      namespaces: {
+        options: options ?? { network: 'POD', pid: 'CONTAINER', ipc: 'POD', targetId: '', usernsOptions: undefined },
+      },
+    },
   };
 }
 
@@ -116,7 +131,13 @@ export function hasLabels(labels: StringMap, selector: StringMap): boolean {
 
 function imageSpec(record: ContainerRecord): ImageSpec {
   const asked = record.config.image;
-  return { image: record.imageName, annotations: asked?.annotations ?? {}, userSpecifiedImage: asked?.userSpecifiedImage ?? '', runtimeHandler: asked?.runtimeHandler ?? '', imageRef: record.imageId };
+  return {
+    image: record.imageName,
+    annotations: asked?.annotations ?? {},
+    userSpecifiedImage: asked?.userSpecifiedImage ?? '',
+    runtimeHandler: asked?.runtimeHandler ?? '',
+    imageRef: record.imageId,
+  };
 }
 
 /** The mount as asked for; an image volume also says which image it is (KEP-4639: the digest in status). */

@@ -1,7 +1,8 @@
 /**
  * What a new daemon makes of what an old one left: observe, decide (pure), apply, sweep.
  *
- * Runs before the socket opens. It never trusts a record about the living world, and never the world about what was wanted.
+ * Runs before the socket opens. It never trusts a record about the living world, and never the world about what was
+ * wanted.
  */
 import { explain } from '../base/errors.ts';
 import type { ContainerId, SandboxId } from '../base/ids.ts';
@@ -23,7 +24,10 @@ export interface ContainerFacts {
 }
 
 /** What to do about a container's record. */
-export type ContainerVerdict = { readonly action: 'keep' } | { readonly action: 'destroy' } | { readonly action: 'save'; readonly state: ContainerRecord['state'] };
+export type ContainerVerdict =
+  | { readonly action: 'keep' }
+  | { readonly action: 'destroy' }
+  | { readonly action: 'save'; readonly state: ContainerRecord['state'] };
 
 /** The table of DESIGN section 4. `at` is now. */
 export function decideContainer(state: ContainerRecord['state'], facts: ContainerFacts, at: bigint): ContainerVerdict {
@@ -37,13 +41,36 @@ export function decideContainer(state: ContainerRecord['state'], facts: Containe
     case 'running':
     case 'unknown': {
       if (facts.exit !== undefined) {
-        return { action: 'save', state: next(state, { type: 'exited', exitCode: facts.exit.exitCode, oomKilled: facts.exit.oomKilled, at: facts.exit.finishedAt }) };
+        return {
+          action: 'save',
+          state: next(state, {
+            type: 'exited',
+            exitCode: facts.exit.exitCode,
+            oomKilled: facts.exit.oomKilled,
+            at: facts.exit.finishedAt,
+          }),
+        };
       }
-      // A monitor that lives drains the output yet, and then writes the exit file; whoever watches the process does not wait for ever.
+      // A monitor that lives drains the output yet, and then writes the exit file; whoever watches the process does not
+      // wait for ever.
       if (!facts.processAlive && facts.monitorAlive) return { action: 'keep' };
-      if (!facts.processAlive) return { action: 'save', state: next(state, { type: 'vanished', message: 'the process ended while the daemon was down and left no exit code', at }) };
+      if (!facts.processAlive)
+        return {
+          action: 'save',
+          state: next(state, {
+            type: 'vanished',
+            message: 'the process ended while the daemon was down and left no exit code',
+            at,
+          }),
+        };
       if (facts.monitorAlive || state.phase === 'unknown') return { action: 'keep' };
-      return { action: 'save', state: next(state, { type: 'lost', why: 'the monitor of the container is gone: its log and exit code can no longer be followed' }) };
+      return {
+        action: 'save',
+        state: next(state, {
+          type: 'lost',
+          why: 'the monitor of the container is gone: its log and exit code can no longer be followed',
+        }),
+      };
     }
   }
 }
@@ -53,7 +80,11 @@ export async function recover(op: Op, world: World, books: Books, containers: Co
   op.stage('load records');
   const loaded = await world.state.load();
   for (const damaged of loaded.damaged) {
-    op.log.error('a record is damaged and was set aside; its object is destroyed', { path: damaged.path, cause: damaged.why, [damaged.kind]: damaged.id });
+    op.log.error('a record is damaged and was set aside; its object is destroyed', {
+      path: damaged.path,
+      cause: damaged.why,
+      [damaged.kind]: damaged.id,
+    });
   }
   for (const record of [...loaded.sandboxes, ...loaded.containers]) books.adopt(record);
   op.stage('look at containers');
@@ -64,7 +95,13 @@ export async function recover(op: Op, world: World, books: Books, containers: Co
   await sweep(op, world, books);
 }
 
-async function recoverContainer(op: Op, world: World, books: Books, containers: ContainerKeeper, record: ContainerRecord): Promise<void> {
+async function recoverContainer(
+  op: Op,
+  world: World,
+  books: Books,
+  containers: ContainerKeeper,
+  record: ContainerRecord,
+): Promise<void> {
   const facts = await observe(world, record);
   const verdict = decideContainer(record.state, facts, world.clock());
   const orphan = books.sandbox(record.sandboxId) === undefined;
@@ -115,8 +152,9 @@ async function recoverSandbox(op: Op, world: World, books: Books, record: Sandbo
 }
 
 /**
- * Whatever exists under an id that no record has: the leftovers of a crash, or of a boot before this one. Only our own directories are
- * asked, never the runtime's list: its root may be shared with podman, whose ids look like ours. The bundle goes after the runtime's state, so it shows it.
+ * Whatever exists under an id that no record has: the leftovers of a crash, or of a boot before this one. Only our own
+ * directories are asked, never the runtime's list: its root may be shared with podman, whose ids look like ours. The
+ * bundle goes after the runtime's state, so it shows it.
  */
 async function sweep(op: Op, world: World, books: Books): Promise<void> {
   const sandboxes = new Set<SandboxId>();
@@ -132,12 +170,26 @@ async function sweep(op: Op, world: World, books: Books): Promise<void> {
   ]);
   for (const id of [...bundles, ...roots]) if (!isContainer(id)) containers.add(id);
   for (const id of [...sandboxDirs, ...pins, ...networks]) if (!isSandbox(id)) sandboxes.add(id);
-  for (const id of containers) await retried(op, `container ${id}`, () => destroyContainer(op, world, { id, runtimeHandler: undefined, cgroupsPath: '', process: 'cut' }));
-  for (const id of sandboxes) await retried(op, `pod sandbox ${id}`, () => destroySandbox(op, world, { id, runtimeHandler: undefined, process: 'cut', ownCgroup: '', infraCgroup: '' }));
-  await retried(op, 'networks', () => world.network.gc(op, [...books.sandboxes()].map((record) => record.id)));
+  for (const id of containers)
+    await retried(op, `container ${id}`, () =>
+      destroyContainer(op, world, { id, runtimeHandler: undefined, cgroupsPath: '', process: 'cut' }),
+    );
+  for (const id of sandboxes)
+    await retried(op, `pod sandbox ${id}`, () =>
+      destroySandbox(op, world, { id, runtimeHandler: undefined, process: 'cut', ownCgroup: '', infraCgroup: '' }),
+    );
+  await retried(op, 'networks', () =>
+    world.network.gc(
+      op,
+      [...books.sandboxes()].map((record) => record.id),
+    ),
+  );
 }
 
-/** A clean-up that fails must not keep the node from starting: the record (or the leftover) stays, and the next start or Remove tries again. */
+/**
+ * A clean-up that fails must not keep the node from starting: the record (or the leftover) stays, and the next start or
+ * Remove tries again.
+ */
 async function retried(op: Op, what: string, work: () => Promise<void>): Promise<void> {
   try {
     await work();

@@ -1,4 +1,7 @@
-/** Value equality of CRI messages: objects by their own keys whatever their prototype, bytes and bigints by value; absent and undefined are one. */
+/**
+ * Value equality of CRI messages: objects by their own keys whatever their prototype, bytes and bigints by value;
+ * absent and undefined are one.
+ */
 export function same(a: unknown, b: unknown): boolean {
   if (a === b) return true;
   if (a instanceof Uint8Array || b instanceof Uint8Array) {

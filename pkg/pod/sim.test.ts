@@ -1,8 +1,10 @@
 /**
- * The mind under random operations, failures and crashes, from a seed: SEED=… replays a run, SIM_ROUNDS=… makes it longer.
+ * The mind under random operations, failures and crashes, from a seed: SEED=… replays a run, SIM_ROUNDS=… makes it
+ * longer.
  *
- * What must hold: the kubelet never sees an error that it could not act on, an id that was given out stays known until it is removed, what is listed is
- * true, and when everything has been removed nothing is left on the node, whatever happened on the way.
+ * What must hold: the kubelet never sees an error that it could not act on, an id that was given out stays known until
+ * it is removed, what is listed is true, and when everything has been removed nothing is left on the node, whatever
+ * happened on the way.
  */
 import { assert } from 'chai';
 import { readdir } from 'node:fs/promises';
@@ -35,7 +37,19 @@ function random(seed: number): () => number {
   };
 }
 
-const FAULTS: readonly FakeOperation[] = ['create', 'start', 'delete', 'pin', 'unpin', 'mountShm', 'unmount', 'removeTree', 'destroyCgroup', 'destroyMonitor', 'features'];
+const FAULTS: readonly FakeOperation[] = [
+  'create',
+  'start',
+  'delete',
+  'pin',
+  'unpin',
+  'mountShm',
+  'unmount',
+  'removeTree',
+  'destroyCgroup',
+  'destroyMonitor',
+  'features',
+];
 
 class Simulation {
   readonly #node: FakeSurroundings;
@@ -91,12 +105,30 @@ class Simulation {
     const actions: readonly (readonly [string, () => Promise<unknown>])[] = [
       ['run', () => this.#mind.pods.run(op(), fakePod(`p${this.#below(3)}`, this.#below(2)), '')],
       ['run', () => Promise.all([0, 1].map(() => this.#mind.pods.run(op(), fakePod('twin'), '')))],
-      ['create', () => (pod === undefined ? this.#none() : this.#mind.containers.create(op(), pod, fakeContainer(`c${this.#below(3)}`, this.#below(2))))],
-      ['create', () => (pod === undefined ? this.#none() : this.#mind.containers.create(op(), pod, fakeContainer(`c${this.#below(3)}`, this.#below(2))))],
+      [
+        'create',
+        () =>
+          pod === undefined
+            ? this.#none()
+            : this.#mind.containers.create(op(), pod, fakeContainer(`c${this.#below(3)}`, this.#below(2))),
+      ],
+      [
+        'create',
+        () =>
+          pod === undefined
+            ? this.#none()
+            : this.#mind.containers.create(op(), pod, fakeContainer(`c${this.#below(3)}`, this.#below(2))),
+      ],
       ['start', () => (container === undefined ? this.#none() : this.#mind.containers.start(op(), container))],
       ['start', () => (container === undefined ? this.#none() : this.#mind.containers.start(op(), container))],
-      ['stop container', () => (container === undefined ? this.#none() : this.#mind.containers.stop(op(), container, 0))],
-      ['remove container', () => (container === undefined ? this.#none() : this.#mind.containers.remove(op(), container))],
+      [
+        'stop container',
+        () => (container === undefined ? this.#none() : this.#mind.containers.stop(op(), container, 0)),
+      ],
+      [
+        'remove container',
+        () => (container === undefined ? this.#none() : this.#mind.containers.remove(op(), container)),
+      ],
       ['stop pod', () => (pod === undefined ? this.#none() : this.#mind.pods.stop(op(), pod))],
       ['remove pod', () => (pod === undefined ? this.#none() : this.#mind.pods.remove(op(), pod))],
       ['exit', () => this.#exit(container)],
@@ -113,7 +145,17 @@ class Simulation {
   /** Runs actions side by side; a planned crash means that they never answer, so the next daemon starts. */
   async #attempt(actions: readonly (readonly [string, () => Promise<unknown>])[]): Promise<void> {
     this.history.push(actions.map(([name]) => name).join(' | '));
-    const outcomes = await Promise.race([Promise.all(actions.map(([, act]) => act().then(() => 'done', (error: unknown) => error))), this.#crashed()]);
+    const outcomes = await Promise.race([
+      Promise.all(
+        actions.map(([, act]) =>
+          act().then(
+            () => 'done',
+            (error: unknown) => error,
+          ),
+        ),
+      ),
+      this.#crashed(),
+    ]);
     if (outcomes === 'crashed') {
       this.history.push('  crashed');
       await this.#restart();
@@ -160,8 +202,10 @@ class Simulation {
   /** What a client sees is consistent: no container without its pod, no ready pod without its namespaces. */
   #checkView(): void {
     const pods = new Map<SandboxId, string>(this.#mind.pods.list().map((record) => [record.id, record.state.phase]));
-    for (const record of this.#mind.containers.list()) assert.isTrue(pods.has(record.sandboxId), 'a listed container belongs to a listed pod');
-    for (const [id, phase] of pods) if (phase === 'ready') assert.isTrue(this.#node.node.pins.has(id), 'a ready pod has its namespaces');
+    for (const record of this.#mind.containers.list())
+      assert.isTrue(pods.has(record.sandboxId), 'a listed container belongs to a listed pod');
+    for (const [id, phase] of pods)
+      if (phase === 'ready') assert.isTrue(this.#node.node.pins.has(id), 'a ready pod has its namespaces');
     const keys = this.#mind.pods.list().map((record) => JSON.stringify(record.config.metadata));
     assert.lengthOf(new Set(keys), keys.length, 'no two pods have one name');
   }
@@ -174,13 +218,16 @@ class Simulation {
     assert.lengthOf(this.#mind.containers.list(), 0);
     await this.#settle();
     assert.deepEqual(this.#node.leaks(), []);
-    const files = await Promise.all(['sandboxes', 'containers'].map((name) => readdir(join(this.#node.directory, 'run', name))));
+    const files = await Promise.all(
+      ['sandboxes', 'containers'].map((name) => readdir(join(this.#node.directory, 'run', name))),
+    );
     assert.deepEqual(files.flat(), [], 'directories of objects that are gone');
   }
 
   /** Clean-up after exits goes on in the background. */
   async #settle(): Promise<void> {
-    for (let turn = 0; turn < 500 && this.#node.leaks().length > 0; turn++) await new Promise((resolve) => setTimeout(resolve, 2));
+    for (let turn = 0; turn < 500 && this.#node.leaks().length > 0; turn++)
+      await new Promise((resolve) => setTimeout(resolve, 2));
   }
 }
 

@@ -1,5 +1,6 @@
 /**
- * What a container takes from outside its image, looked up before its spec is built: host paths, image volumes, anonymous volumes, devices, profiles.
+ * What a container takes from outside its image, looked up before its spec is built: host paths, image volumes,
+ * anonymous volumes, devices, profiles.
  */
 import { posix } from 'node:path';
 import type { ContainerConfig, LinuxContainerSecurityContext, Mount } from '../cri-api/types.ts';
@@ -13,8 +14,19 @@ import type { Image } from '../image/index.ts';
 import type { IdMap, InsideRoot } from '../rootfs/index.ts';
 import type { MountSource } from '../runtime/index.ts';
 import {
-  type CdiEdits, cdiDevicesOf, cdiEdits, cdiLookups, type ContainerSpecInput, containerPath, type DeviceRequest, type FoundDevice, relabelRefusal, type ResolvedDevice,
-  type ResolvedMount, resolveDevices, seccompChoice,
+  type CdiEdits,
+  cdiDevicesOf,
+  cdiEdits,
+  cdiLookups,
+  type ContainerSpecInput,
+  containerPath,
+  type DeviceRequest,
+  type FoundDevice,
+  relabelRefusal,
+  type ResolvedDevice,
+  type ResolvedMount,
+  resolveDevices,
+  seccompChoice,
 } from '../spec/index.ts';
 import type { ContainerRecord } from '../state/index.ts';
 import type { World } from './index.ts';
@@ -22,7 +34,10 @@ import { ownerOnHost } from './plan.ts';
 
 type Volumes = ContainerSpecInput['volumes'];
 
-/** Image volumes of the config, for the record: from the first record on these images must not be removed. @throws NotFound with the kubelet's reason. */
+/**
+ * Image volumes of the config, for the record: from the first record on these images must not be removed. @throws
+ * NotFound with the kubelet's reason.
+ */
 export function imageVolumesOf(world: World, config: ContainerConfig): ContainerRecord['imageVolumes'] {
   return config.mounts.filter(isImageVolume).map((mount) => {
     const image = volumeImage(world, mount);
@@ -31,20 +46,35 @@ export function imageVolumesOf(world: World, config: ContainerConfig): Container
 }
 
 /**
- * Asks the image store whether this pod's namespace may use the container's image, and the images of its volumes, under the names that the pod gives them.
+ * Asks the image store whether this pod's namespace may use the container's image, and the images of its volumes, under
+ * the names that the pod gives them.
  * @throws with reason SignatureValidationFailed if a policy of the namespace says no.
  */
 export async function checkImageUse(op: Op, world: World, draft: ContainerRecord, namespace: string): Promise<void> {
-  const volumes = draft.config.mounts.filter(isImageVolume).map((mount) => ({ id: volumeImage(world, mount).id, name: mount.image?.userSpecifiedImage ?? '' }));
+  const volumes = draft.config.mounts
+    .filter(isImageVolume)
+    .map((mount) => ({ id: volumeImage(world, mount).id, name: mount.image?.userSpecifiedImage ?? '' }));
   const uses = [{ id: draft.imageId, name: draft.config.image?.userSpecifiedImage ?? '' }, ...volumes];
   await together(uses.map(({ id, name }) => world.images.checkUse(op, id, { name, namespace })));
 }
 
 /** config.mounts with what is behind each, in the same order. `label` is for those that ask for one; '' = none. */
-export async function resolveMounts(op: Op, world: World, draft: ContainerRecord, { idMap, label }: { readonly idMap: IdMap | null; readonly label: string }): Promise<readonly ResolvedMount[]> {
+export async function resolveMounts(
+  op: Op,
+  world: World,
+  draft: ContainerRecord,
+  { idMap, label }: { readonly idMap: IdMap | null; readonly label: string },
+): Promise<readonly ResolvedMount[]> {
   const { mounts } = draft.config;
-  if (mounts.length > limits.mountsCount) throw new RuntimeError('InvalidArgument', `${mounts.length} mounts; at most ${limits.mountsCount} are taken`);
-  return await together(mounts.map((mount, index) => (isImageVolume(mount) ? imageVolume(op, world, draft.id, { mount, index, idMap }) : bindMount(op, world, mount, label))));
+  if (mounts.length > limits.mountsCount)
+    throw new RuntimeError('InvalidArgument', `${mounts.length} mounts; at most ${limits.mountsCount} are taken`);
+  return await together(
+    mounts.map((mount, index) =>
+      isImageVolume(mount)
+        ? imageVolume(op, world, draft.id, { mount, index, idMap })
+        : bindMount(op, world, mount, label),
+    ),
+  );
 }
 
 function isImageVolume(mount: Mount): boolean {
@@ -57,20 +87,25 @@ async function bindMount(op: Op, world: World, mount: Mount, label: string): Pro
   const source = await world.host.mountSource(op, `${world.settings.bindMountPrefix}${mount.hostPath}`, reject);
   // Whether SELinux is on or not: a pod that works on one node must not break the next.
   const refusal = mount.selinuxRelabel ? relabelRefusal(source.realPath) : undefined;
-  if (refusal !== undefined) throw new RuntimeError('InvalidArgument', `mount at ${quote(mount.containerPath)}: ${refusal}`);
+  if (refusal !== undefined)
+    throw new RuntimeError('InvalidArgument', `mount at ${quote(mount.containerPath)}: ${refusal}`);
   await checkIdentityFiles(op, world, mount, source);
   if (mount.selinuxRelabel && label !== '') await world.host.relabel(op, source.realPath, label);
   return { source: source.realPath, kind: source.kind, propagation: source.propagation, image: false };
 }
 
 /**
- * runc reads /etc/passwd and /etc/group itself, before the first instruction of the container: a FIFO there holds it until its time is up, and /dev/zero
- * makes it eat the node's memory (CVE-2026-47262).
+ * runc reads /etc/passwd and /etc/group itself, before the first instruction of the container: a FIFO there holds it
+ * until its time is up, and /dev/zero makes it eat the node's memory (CVE-2026-47262).
  */
 async function checkIdentityFiles(op: Op, world: World, mount: Mount, source: MountSource): Promise<void> {
   const place = containerPath(mount.containerPath);
   const refuse = (path: string): never => {
-    throw new RuntimeError('InvalidArgument', `mount at ${quote(mount.containerPath)}: ${path} is a FIFO, a device or a socket where runtimes read users and groups; use a file`);
+    throw new RuntimeError(
+      'InvalidArgument',
+      `mount at ${quote(mount.containerPath)}: ${path} is a FIFO, a device or a socket where ` +
+        'runtimes read users and groups; use a file',
+    );
   };
   if ((place === '/etc/passwd' || place === '/etc/group') && source.kind === 'other') refuse(source.realPath);
   if (place !== '/etc' || source.kind !== 'directory') return;
@@ -88,10 +123,19 @@ function volumeImage(world: World, mount: Mount): Image {
   const wanted = mount.image?.image ?? '';
   const image = world.images.find(wanted);
   if (image !== undefined) return image;
-  throw new RuntimeError('NotFound', `image ${quote(wanted)} for the volume at ${mount.containerPath} is not on this node; pull it first`, { reason: 'ImageVolumeMountFailed' });
+  throw new RuntimeError(
+    'NotFound',
+    `image ${quote(wanted)} for the volume at ${mount.containerPath} is not on this node; pull it first`,
+    { reason: 'ImageVolumeMountFailed' },
+  );
 }
 
-async function imageVolume(op: Op, world: World, id: ContainerId, volume: { readonly mount: Mount; readonly index: number; readonly idMap: IdMap | null }): Promise<ResolvedMount> {
+async function imageVolume(
+  op: Op,
+  world: World,
+  id: ContainerId,
+  volume: { readonly mount: Mount; readonly index: number; readonly idMap: IdMap | null },
+): Promise<ResolvedMount> {
   const { mount, index, idMap } = volume;
   const layers = volumeImage(world, mount).layers.map((layer) => layer.chainId);
   try {
@@ -107,7 +151,10 @@ function wrapVolume(mount: Mount, cause: unknown): RuntimeError {
   return new RuntimeError(wrapped.code, wrapped.message, { cause, reason: 'ImageVolumeMountFailed' });
 }
 
-/** Mounts of `default_mounts_file`, read-only. One whose source is absent on this node is left out: the list is often the distribution's. */
+/**
+ * Mounts of `default_mounts_file`, read-only. One whose source is absent on this node is left out: the list is often
+ * the distribution's.
+ */
 export async function defaultMounts(op: Op, world: World): Promise<Volumes> {
   const found = await together(
     world.settings.defaultMounts.map(async ({ source, containerPath: at }) => {
@@ -125,14 +172,23 @@ export async function defaultMounts(op: Op, world: World): Promise<Volumes> {
 }
 
 /**
- * The image's VOLUMEs: directories in the root, or with `bind` directories of the container's own with what the image has at these places; `ignore`
- * does nothing. A mount of the config at the same place wins. Paths are the image's: they are cleaned, and resolved inside the root (CVE-2022-23648).
+ * The image's VOLUMEs: directories in the root, or with `bind` directories of the container's own with what the image
+ * has at these places; `ignore` does nothing. A mount of the config at the same place wins. Paths are the image's: they
+ * are cleaned, and resolved inside the root (CVE-2022-23648).
  */
-export async function anonymousVolumes(op: Op, world: World, draft: ContainerRecord, image: Image, at: { readonly inside: InsideRoot; readonly idMap: IdMap | null }): Promise<Volumes> {
+export async function anonymousVolumes(
+  op: Op,
+  world: World,
+  draft: ContainerRecord,
+  image: Image,
+  at: { readonly inside: InsideRoot; readonly idMap: IdMap | null },
+): Promise<Volumes> {
   const { imageVolumes } = world.settings;
   if (imageVolumes === 'ignore') return [];
   const taken = new Set(draft.config.mounts.map((mount) => containerPath(mount.containerPath)));
-  const places = [...new Set(image.config.volumes.map((volume) => posix.resolve('/', volume)))].filter((place) => place !== '/' && !taken.has(place));
+  const places = [...new Set(image.config.volumes.map((volume) => posix.resolve('/', volume)))].filter(
+    (place) => place !== '/' && !taken.has(place),
+  );
   const volumes: { source: string; containerPath: string; access: 'rw' }[] = [];
   for (const [index, place] of places.entries()) {
     op.stage(`volume ${place}`);
@@ -145,7 +201,10 @@ export async function anonymousVolumes(op: Op, world: World, draft: ContainerRec
   return volumes;
 }
 
-/** Devices of the configuration, the config and an allowed annotation; for a privileged container with the host's devices also all of those. */
+/**
+ * Devices of the configuration, the config and an allowed annotation; for a privileged container with the host's
+ * devices also all of those.
+ */
 export async function findDevices(
   op: Op,
   world: World,
@@ -153,8 +212,11 @@ export async function findDevices(
   wanted: { readonly annotated: readonly DeviceRequest[]; readonly host: 'all' | 'none' },
 ): Promise<{ readonly devices: readonly ResolvedDevice[]; readonly hostDevices: readonly ResolvedDevice[] }> {
   const requests = [...world.settings.additionalDevices, ...wanted.annotated, ...config.devices];
-  const found = await together(requests.map(async (request) => resolveDevices(request, await world.host.devices(op, request.hostPath))));
-  const hostDevices = wanted.host === 'all' ? (await world.host.allDevices(op)).map((device) => ({ ...device, access: 'rwm' })) : [];
+  const found = await together(
+    requests.map(async (request) => resolveDevices(request, await world.host.devices(op, request.hostPath))),
+  );
+  const hostDevices =
+    wanted.host === 'all' ? (await world.host.allDevices(op)).map((device) => ({ ...device, access: 'rwm' })) : [];
   return { devices: found.flat(), hostDevices };
 }
 
@@ -177,7 +239,10 @@ export async function findCdi(op: Op, world: World, config: ContainerConfig): Pr
 }
 
 /** Reads the profile that a security context names by path; undefined if it names none. */
-export async function localhostSeccomp(op: Op, security: Parameters<typeof seccompChoice>[0] | LinuxContainerSecurityContext): Promise<unknown> {
+export async function localhostSeccomp(
+  op: Op,
+  security: Parameters<typeof seccompChoice>[0] | LinuxContainerSecurityContext,
+): Promise<unknown> {
   const choice = seccompChoice(security);
   if (choice.kind !== 'localhost' || security?.privileged === true) return undefined;
   op.stage(`read seccomp profile ${choice.ref}`);

@@ -45,7 +45,10 @@ describe('turns', () => {
     const held = await turns.take(op(), 'a');
     const patience = new AbortController();
     const impatient = { ...op(), signal: patience.signal };
-    const left = turns.take(impatient, 'b').then(() => undefined, (cause: unknown) => cause);
+    const left = turns.take(impatient, 'b').then(
+      () => undefined,
+      (cause: unknown) => cause,
+    );
     const last = turns.take(op(), 'b');
     patience.abort();
     const error = await left;
@@ -54,7 +57,10 @@ describe('turns', () => {
     held();
     (await last)();
     (await turns.take(op(), 'c'))();
-    const dead = await turns.take(impatient, 'b').then(() => undefined, (cause: unknown) => cause);
+    const dead = await turns.take(impatient, 'b').then(
+      () => undefined,
+      (cause: unknown) => cause,
+    );
     assert.strictEqual(codeOf(dead), 'Cancelled', 'who has left already does not get in line');
   });
 

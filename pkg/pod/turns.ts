@@ -1,8 +1,10 @@
 /**
- * Turns for work that costs a processor for a moment: a few at a time, the others wait, each lane as often as any other.
+ * Turns for work that costs a processor for a moment: a few at a time, the others wait, each lane as often as any
+ * other.
  *
- * A turn is for getting under way, not for the whole of the work. One that takes long is not waiting for a processor but for something
- * else, such as a frozen container; its place is given on, so that what is stuck in one lane keeps nobody else waiting.
+ * A turn is for getting under way, not for the whole of the work. One that takes long is not waiting for a processor
+ * but for something else, such as a frozen container; its place is given on, so that what is stuck in one lane keeps
+ * nobody else waiting.
  */
 import { abortError, type Op } from '../base/op.ts';
 

@@ -1,7 +1,8 @@
 /**
  * UpdateContainerResources: all or nothing.
  *
- * Nothing is written before everything has been checked; when the runtime or the kernel refuses half way, what was there before is written again.
+ * Nothing is written before everything has been checked; when the runtime or the kernel refuses half way, what was
+ * there before is written again.
  */
 import type { LinuxContainerResources } from '../cri-api/types.ts';
 import { explain, RuntimeError } from '../base/errors.ts';
@@ -15,13 +16,25 @@ import { handlerSettings } from './plan.ts';
 
 const UNLIMITED = -1n;
 /** What the kernel gives a cgroup for which nobody said anything: that is what an update which failed goes back to. */
-const KERNEL_DEFAULTS = { cpuPeriod: 100_000n, cpuQuota: UNLIMITED, cpuShares: 1024n, memoryLimitInBytes: UNLIMITED, memorySwapLimitInBytes: UNLIMITED } as const;
+const KERNEL_DEFAULTS = {
+  cpuPeriod: 100_000n,
+  cpuQuota: UNLIMITED,
+  cpuShares: 1024n,
+  memoryLimitInBytes: UNLIMITED,
+  memorySwapLimitInBytes: UNLIMITED,
+} as const;
 
 /**
  * Puts the update into effect on a created or running container and returns the resources that hold then.
- * @throws InvalidArgument for values that make no sense; FailedPrecondition for a memory limit below what is in use; the runtime's own refusal.
+ * @throws InvalidArgument for values that make no sense; FailedPrecondition for a memory limit below what is in use;
+ * the runtime's own refusal.
  */
-export async function applyUpdate(op: Op, world: World, record: ContainerRecord, update: LinuxContainerResources): Promise<LinuxContainerResources> {
+export async function applyUpdate(
+  op: Op,
+  world: World,
+  record: ContainerRecord,
+  update: LinuxContainerResources,
+): Promise<LinuxContainerResources> {
   const before = record.resources ?? NO_RESOURCES;
   const after = mergeResources(before, update);
   const { minMemoryBytes } = handlerSettings(world.settings, record.runtimeHandler);
@@ -31,43 +44,60 @@ export async function applyUpdate(op: Op, world: World, record: ContainerRecord,
   try {
     await write(op, world, record, wanted);
     // A value that stays is not written: a container may have changed its processes' own.
-    if (update.oomScoreAdj !== 0n && after.oomScoreAdj !== before.oomScoreAdj) await world.host.setOomScoreAdj(op, record.cgroupsPath, oomScoreAdj);
+    if (update.oomScoreAdj !== 0n && after.oomScoreAdj !== before.oomScoreAdj)
+      await world.host.setOomScoreAdj(op, record.cgroupsPath, oomScoreAdj);
   } catch (cause) {
-    await write(op, world, record, toLinuxResources(explicit(before, update), world.facts)).catch((failure: unknown) => {
-      op.log.warn('an update that was refused could not be taken back whole', { container: record.id, cause: explain(failure) });
-    });
+    await write(op, world, record, toLinuxResources(explicit(before, update), world.facts)).catch(
+      (failure: unknown) => {
+        op.log.warn('an update that was refused could not be taken back whole', {
+          container: record.id,
+          cause: explain(failure),
+        });
+      },
+    );
     throw cause;
   }
   return after;
 }
 
 /**
- * On v2 the kernel would rather kill than refuse a limit below the usage, and not every runtime looks first. On v1 the kernel frees what it can and
- * refuses by itself.
+ * On v2 the kernel would rather kill than refuse a limit below the usage, and not every runtime looks first. On v1 the
+ * kernel frees what it can and refuses by itself.
  */
 async function checkMemory(world: World, record: ContainerRecord, after: LinuxContainerResources): Promise<void> {
   const limit = after.memoryLimitInBytes;
   if (limit <= 0n || world.facts.cgroupMode !== 'v2' || limit === record.resources?.memoryLimitInBytes) return;
   const usage = await world.host.memoryUsage(record.cgroupsPath);
   if (usage !== undefined && usage > limit) {
-    throw new RuntimeError('FailedPrecondition', `memory_limit_in_bytes ${limit} is below the ${usage} bytes that container ${record.id} uses; choose a higher limit, or free memory first`);
+    throw new RuntimeError(
+      'FailedPrecondition',
+      `memory_limit_in_bytes ${limit} is below the ${usage} bytes that container ${record.id} ` +
+        'uses; choose a higher limit, or free memory first',
+    );
   }
 }
 
 /** Through the runtime, so that it knows them too, then past it what runtimes leave out or get wrong. */
 async function write(op: Op, world: World, record: ContainerRecord, resources: LinuxResources): Promise<void> {
   const runtime = world.runtimeFor(record.runtimeHandler);
-  const { document, files } = split(resources, { v2: world.facts.cgroupMode === 'v2', kind: (await runtime.features(op)).kind });
+  const { document, files } = split(resources, {
+    v2: world.facts.cgroupMode === 'v2',
+    kind: (await runtime.features(op)).kind,
+  });
   op.stage('runtime update');
   await runtime.update(op, record.id, document);
   if (files.length > 0) await world.host.writeCgroup(op, record.cgroupsPath, files);
 }
 
 /**
- * PURE. What the runtime is told, and what is written to the cgroup itself: hugepage limits and `unified`, which runc's update leaves out, and on v1
- * the end of a CPU quota, which crun 1.8 writes as a huge unsigned number that the kernel refuses. Exported for its test.
+ * PURE. What the runtime is told, and what is written to the cgroup itself: hugepage limits and `unified`, which runc's
+ * update leaves out, and on v1 the end of a CPU quota, which crun 1.8 writes as a huge unsigned number that the kernel
+ * refuses. Exported for its test.
  */
-export function split(resources: LinuxResources, { v2, kind }: { readonly v2: boolean; readonly kind: string }): { readonly document: LinuxResources; readonly files: readonly CgroupValue[] } {
+export function split(
+  resources: LinuxResources,
+  { v2, kind }: { readonly v2: boolean; readonly kind: string },
+): { readonly document: LinuxResources; readonly files: readonly CgroupValue[] } {
   const { hugepageLimits = [], unified = {}, ...rest } = resources;
   const lifts = rest.cpu?.quota === UNLIMITED && !v2 && kind === 'crun';
   const { quota: _quota, ...cpu } = rest.cpu ?? {};
@@ -75,8 +105,16 @@ export function split(resources: LinuxResources, { v2, kind }: { readonly v2: bo
     document: lifts ? { ...rest, cpu } : rest,
     files: [
       ...(lifts ? [{ controller: 'cpu', file: 'cpu.cfs_quota_us', value: '-1' }] : []),
-      ...hugepageLimits.map(({ pageSize, limit }) => ({ controller: 'hugetlb', file: `hugetlb.${pageSize}.${v2 ? 'max' : 'limit_in_bytes'}`, value: String(limit) })),
-      ...Object.entries(unified).map(([file, value]) => ({ controller: file.slice(0, file.indexOf('.')), file, value })),
+      ...hugepageLimits.map(({ pageSize, limit }) => ({
+        controller: 'hugetlb',
+        file: `hugetlb.${pageSize}.${v2 ? 'max' : 'limit_in_bytes'}`,
+        value: String(limit),
+      })),
+      ...Object.entries(unified).map(([file, value]) => ({
+        controller: file.slice(0, file.indexOf('.')),
+        file,
+        value,
+      })),
     ],
   };
 }

@@ -8,16 +8,34 @@ import { compressionOf, decompress, zstdFrames } from './decompress.ts';
 
 describe('rootfs/decompress: what a blob is packed with', () => {
   const cases: readonly [bytes: readonly number[], want: string][] = [
-    [[0x1f, 0x8b, 8, 0], 'gzip'], [[0x28, 0xb5, 0x2f, 0xfd], 'zstd'], [[0x5a, 0x2a, 0x4d, 0x18], 'zstd'], [[0xfd, 0x37, 0x7a, 0x58, 0x5a, 0], 'xz'], [[0x42, 0x5a, 0x68], 'bzip2'],
-    [[0x1f, 0x8b], 'none'], [[], 'none'], [[0x2e, 0x2f, 0, 0, 0, 0], 'none'],
+    [[0x1f, 0x8b, 8, 0], 'gzip'],
+    [[0x28, 0xb5, 0x2f, 0xfd], 'zstd'],
+    [[0x5a, 0x2a, 0x4d, 0x18], 'zstd'],
+    [[0xfd, 0x37, 0x7a, 0x58, 0x5a, 0], 'xz'],
+    [[0x42, 0x5a, 0x68], 'bzip2'],
+    [[0x1f, 0x8b], 'none'],
+    [[], 'none'],
+    [[0x2e, 0x2f, 0, 0, 0, 0], 'none'],
   ];
-  for (const [bytes, want] of cases) it(`${Buffer.from(bytes).toString('hex') || 'nothing'} is ${want}`, () => assert.equal(compressionOf(Uint8Array.from(bytes)), want));
+  for (const [bytes, want] of cases)
+    it(`${Buffer.from(bytes).toString('hex') || 'nothing'} is ${want}`, () =>
+      assert.equal(compressionOf(Uint8Array.from(bytes)), want));
 });
 
 describe('rootfs/decompress: zstd frames', () => {
-  const skippable = (content: Buffer): Buffer => Buffer.concat([Buffer.from([0x50, 0x2a, 0x4d, 0x18, content.length, 0, 0, 0]), content]);
-  const frames = [Buffer.from('hello'), Buffer.alloc(300_000, 'x'), Buffer.from(Array.from({ length: 5000 }, (_, i) => (i * 7919) % 251)), Buffer.alloc(0)].map((data) => zstdCompressSync(data));
-  const stream = Buffer.concat([skippable(Buffer.from('first')), ...frames.flatMap((frame) => [frame, skippable(Buffer.from('between'))]), skippable(Buffer.alloc(0))]);
+  const skippable = (content: Buffer): Buffer =>
+    Buffer.concat([Buffer.from([0x50, 0x2a, 0x4d, 0x18, content.length, 0, 0, 0]), content]);
+  const frames = [
+    Buffer.from('hello'),
+    Buffer.alloc(300_000, 'x'),
+    Buffer.from(Array.from({ length: 5000 }, (_, i) => (i * 7919) % 251)),
+    Buffer.alloc(0),
+  ].map((data) => zstdCompressSync(data));
+  const stream = Buffer.concat([
+    skippable(Buffer.from('first')),
+    ...frames.flatMap((frame) => [frame, skippable(Buffer.from('between'))]),
+    skippable(Buffer.alloc(0)),
+  ]);
   /** As they come from a file: in one buffer that is used again and again. */
   function* pieces(size: number): Generator<Buffer> {
     const block = Buffer.alloc(size);
@@ -35,15 +53,28 @@ describe('rootfs/decompress: zstd frames', () => {
         out.push(Buffer.from(piece));
         const start = at;
         at += piece.length;
-        assert.isFalse([...ends].some((frameEnd) => start < frameEnd && at > frameEnd), `a piece of ${size} from ${start} to ${at}`);
+        assert.isFalse(
+          [...ends].some((frameEnd) => start < frameEnd && at > frameEnd),
+          `a piece of ${size} from ${start} to ${at}`,
+        );
       }
       assert.isTrue(Buffer.concat(out).equals(Buffer.concat(frames)), `pieces of ${size}`);
     }
   });
 
   it('a cut or something else behind a frame is damage', () => {
-    for (const cut of [1, 4, 8, 30]) assert.throws(() => [...zstdFrames([Buffer.concat(frames).subarray(0, -cut)])], RuntimeError, 'cut short', `cut by ${cut}`);
-    assert.throws(() => [...zstdFrames([Buffer.concat([frames[0] as Buffer, Buffer.from('garbage')])])], RuntimeError, 'followed by something else');
+    for (const cut of [1, 4, 8, 30])
+      assert.throws(
+        () => [...zstdFrames([Buffer.concat(frames).subarray(0, -cut)])],
+        RuntimeError,
+        'cut short',
+        `cut by ${cut}`,
+      );
+    assert.throws(
+      () => [...zstdFrames([Buffer.concat([frames[0] as Buffer, Buffer.from('garbage')])])],
+      RuntimeError,
+      'followed by something else',
+    );
   });
 });
 
@@ -55,14 +86,22 @@ describe('rootfs/decompress: by node:zlib', () => {
   before(() => (directory = mkdtempSync(join(tmpdir(), 'decompress-'))));
   after(() => rmSync(directory, { recursive: true }));
 
-  async function through(packed: Buffer, compression: 'none' | 'gzip' | 'zstd'): Promise<{ readonly data: Buffer; readonly read: number }> {
+  async function through(
+    packed: Buffer,
+    compression: 'none' | 'gzip' | 'zstd',
+  ): Promise<{ readonly data: Buffer; readonly read: number }> {
     const path = join(directory, 'packed');
     writeFileSync(path, packed);
     const fd = openSync(path, 'r');
     const out: Buffer[] = [];
     let read = 0;
     try {
-      await decompress(fd, compression, (bytes) => (read += bytes), (bytes) => out.push(Buffer.from(bytes)));
+      await decompress(
+        fd,
+        compression,
+        (bytes) => (read += bytes),
+        (bytes) => out.push(Buffer.from(bytes)),
+      );
     } finally {
       closeSync(fd);
     }
@@ -70,8 +109,15 @@ describe('rootfs/decompress: by node:zlib', () => {
   }
 
   const packings: readonly [name: string, compression: 'none' | 'gzip' | 'zstd', packed: Buffer][] = [
-    ['nothing', 'none', data], ['gzip', 'gzip', gzipSync(data)], ['gzip in two members', 'gzip', Buffer.concat([gzipSync(data.subarray(0, half)), gzipSync(data.subarray(half))])],
-    ['zstd', 'zstd', zstdCompressSync(data)], ['zstd in two frames', 'zstd', Buffer.concat([zstdCompressSync(data.subarray(0, half)), zstdCompressSync(data.subarray(half))])],
+    ['nothing', 'none', data],
+    ['gzip', 'gzip', gzipSync(data)],
+    ['gzip in two members', 'gzip', Buffer.concat([gzipSync(data.subarray(0, half)), gzipSync(data.subarray(half))])],
+    ['zstd', 'zstd', zstdCompressSync(data)],
+    [
+      'zstd in two frames',
+      'zstd',
+      Buffer.concat([zstdCompressSync(data.subarray(0, half)), zstdCompressSync(data.subarray(half))]),
+    ],
   ];
   for (const [name, compression, packed] of packings) {
     it(name, async () => {
@@ -79,7 +125,10 @@ describe('rootfs/decompress: by node:zlib', () => {
       assert.isTrue(got.data.equals(data));
       assert.equal(got.read, packed.length);
       if (compression === 'none') return;
-      const error = await through(packed.subarray(0, -9), compression).then(() => undefined, (each: unknown) => each);
+      const error = await through(packed.subarray(0, -9), compression).then(
+        () => undefined,
+        (each: unknown) => each,
+      );
       assert.isTrue(error instanceof RuntimeError && error.code === 'DataLoss', String(error));
     });
   }

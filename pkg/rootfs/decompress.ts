@@ -1,9 +1,9 @@
 /**
- * From the bytes of a layer blob to the bytes of its tar. What it is packed with is told by its first bytes, never by the media type:
- * registries hold layers whose type is wrong.
+ * From the bytes of a layer blob to the bytes of its tar. What it is packed with is told by its first bytes, never by
+ * the media type: registries hold layers whose type is wrong.
  *
- * Runs in the worker. Inflating happens on another thread, some blocks ahead of the consumer, so that inflating and writing files overlap: the addon's
- * inflater where Node lends its libraries, else node:zlib on libuv's threads.
+ * Runs in the worker. Inflating happens on another thread, some blocks ahead of the consumer, so that inflating and
+ * writing files overlap: the addon's inflater where Node lends its libraries, else node:zlib on libuv's threads.
  */
 import { readSync } from 'node:fs';
 import { constants, createGunzip, createZstdDecompress } from 'node:zlib';
@@ -30,11 +30,17 @@ export function compressionOf(head: Uint8Array): Compression {
 }
 
 /**
- * Reads `fd` to its end and hands the tar to `onTar` in pieces, which are valid during the call only; `onRead` hears of the bytes read. What
- * `onTar` throws ends the reading and comes out again. 'none' is for plain tars and for pipes from a program that unpacks.
+ * Reads `fd` to its end and hands the tar to `onTar` in pieces, which are valid during the call only; `onRead` hears of
+ * the bytes read. What `onTar` throws ends the reading and comes out again. 'none' is for plain tars and for pipes from
+ * a program that unpacks.
  * @throws DataLoss for damaged or cut data, ResourceExhausted for a zstd window over the limit.
  */
-export async function decompress(fd: number, compression: 'none' | 'gzip' | 'zstd', onRead: (bytes: number) => void, onTar: (bytes: Buffer) => void): Promise<void> {
+export async function decompress(
+  fd: number,
+  compression: 'none' | 'gzip' | 'zstd',
+  onRead: (bytes: number) => void,
+  onTar: (bytes: Buffer) => void,
+): Promise<void> {
   if (compression === 'none') {
     for (const block of blocksOf(fd, onRead)) onTar(block);
     return;
@@ -114,8 +120,8 @@ function* blocksOf(fd: number, onRead: (bytes: number) => void): Generator<Buffe
 }
 
 /**
- * Gives the memory of a chunk back at once: V8 lets some 64 MB of such buffers pile up per thread before it looks. One that zlib has filled
- * to its end is not used by zlib any more.
+ * Gives the memory of a chunk back at once: V8 lets some 64 MB of such buffers pile up per thread before it looks. One
+ * that zlib has filled to its end is not used by zlib any more.
  */
 function release(chunk: Buffer): void {
   const buffer = chunk.buffer as ArrayBuffer;
@@ -133,15 +139,20 @@ function damage(cause: unknown): RuntimeError {
 }
 
 function windowTooLarge(cause: unknown): RuntimeError {
-  return new RuntimeError('ResourceExhausted', `the layer wants a zstd window of more than ${2 ** (limits.zstdWindowLog - 20)} MiB`, { cause });
+  return new RuntimeError(
+    'ResourceExhausted',
+    `the layer wants a zstd window of more than ${2 ** (limits.zstdWindowLog - 20)} MiB`,
+    { cause },
+  );
 }
 
 const ZSTD_MAGIC = 0xfd2fb528;
 const SKIPPABLE_MAGIC = 0x184d2a50;
 
 /**
- * PURE. Cuts zstd data at the ends of its frames and leaves skippable frames out. Pieces are valid until the next one is taken. Node's decoder takes the end of a frame for the
- * end of the data and drops what came in the same write; zstd:chunked makes a frame of every file (RFC 8878, sections 3.1.1 and 3.1.2).
+ * PURE. Cuts zstd data at the ends of its frames and leaves skippable frames out. Pieces are valid until the next one
+ * is taken. Node's decoder takes the end of a frame for the end of the data and drops what came in the same write;
+ * zstd:chunked makes a frame of every file (RFC 8878, sections 3.1.1 and 3.1.2).
  * @throws DataLoss if a frame is cut short or something else follows it.
  */
 export function* zstdFrames(blocks: Iterable<Buffer>): Generator<Buffer> {

@@ -1,4 +1,7 @@
-/** What is inside a container's root: InsideRoot on a descriptor of the root, opened anew for each question since roots come and go. */
+/**
+ * What is inside a container's root: InsideRoot on a descriptor of the root, opened anew for each question since roots
+ * come and go.
+ */
 import { constants } from 'node:fs';
 import { isCode, RuntimeError } from '../base/errors.ts';
 import { quote } from '../base/ids.ts';
@@ -29,8 +32,8 @@ async function within<T>(path: string, work: (inside: Root) => T | Promise<T>): 
 const KERNEL_PLACE = /^\/(dev|proc|sys)(\/|$)/;
 
 /**
- * Whoever reads the same path in the running container finds what a symlink leads to there: runc reads /etc/group itself, and
- * one that led to /dev/zero made it eat the node's memory.
+ * Whoever reads the same path in the running container finds what a symlink leads to there: runc reads /etc/group
+ * itself, and one that led to /dev/zero made it eat the node's memory.
  */
 function checkLinks(inside: Root, path: string): void {
   const parts = path.split('/').filter((part) => part !== '');
@@ -38,8 +41,13 @@ function checkLinks(inside: Root, path: string): void {
     const prefix = `/${parts.slice(0, count).join('/')}`;
     if (inside.stat(prefix)?.kind !== 'symlink') continue;
     const found = inside.resolve(prefix);
-    if (found === undefined) throw new RuntimeError('FailedPrecondition', `${quote(prefix)} in the image is a symlink that leads nowhere`);
-    if (KERNEL_PLACE.test(found.path)) throw new RuntimeError('FailedPrecondition', `${quote(prefix)} in the image is a symlink to ${quote(found.path)}, which the kernel provides`);
+    if (found === undefined)
+      throw new RuntimeError('FailedPrecondition', `${quote(prefix)} in the image is a symlink that leads nowhere`);
+    if (KERNEL_PLACE.test(found.path))
+      throw new RuntimeError(
+        'FailedPrecondition',
+        `${quote(prefix)} in the image is a symlink to ${quote(found.path)}, which the kernel provides`,
+      );
   }
 }
 
@@ -47,7 +55,11 @@ function checkKernelPlaces(inside: Root): void {
   for (const path of ['/dev', '/proc', '/sys']) {
     const found = inside.stat(path);
     if (found !== undefined && found.kind !== 'directory') {
-      throw new RuntimeError('FailedPrecondition', `${path} in the image is a ${found.kind}, where the kernel's own files are to be mounted; use an image in which it is a directory, or is not there (CVE-2026-41579)`);
+      throw new RuntimeError(
+        'FailedPrecondition',
+        `${path} in the image is a ${found.kind}, where the kernel's own files are to be mounted; ` +
+          'use an image in which it is a directory, or is not there (CVE-2026-41579)',
+      );
     }
   }
 }
@@ -58,8 +70,12 @@ async function readFile(inside: Root, path: string, max: number): Promise<Buffer
     return await inside.readFile(path, max);
   } catch (cause) {
     const errno = errnoBehind(cause);
-    if (errno === 'EFBIG') throw new RuntimeError('FailedPrecondition', `${quote(path)} in the image is larger than ${max} bytes`, { cause });
-    if (errno === 'EINVAL') throw new RuntimeError('FailedPrecondition', `${quote(path)} in the image is not a regular file`, { cause });
+    if (errno === 'EFBIG')
+      throw new RuntimeError('FailedPrecondition', `${quote(path)} in the image is larger than ${max} bytes`, {
+        cause,
+      });
+    if (errno === 'EINVAL')
+      throw new RuntimeError('FailedPrecondition', `${quote(path)} in the image is not a regular file`, { cause });
     throw cause;
   }
 }
@@ -73,16 +89,23 @@ function resolve(inside: Root, path: string): Awaited<ReturnType<InsideRoot['res
 /** A symlink at the end may lead to a file that is not there yet, in a directory that is not there yet. */
 function ensureFile(inside: Root, path: string, linksLeft: number): void {
   const found = inside.resolve(path);
-  if (found?.kind === 'directory') throw new RuntimeError('FailedPrecondition', `${quote(path)} in the image is a directory where a file is needed`);
+  if (found?.kind === 'directory')
+    throw new RuntimeError('FailedPrecondition', `${quote(path)} in the image is a directory where a file is needed`);
   if (found !== undefined) return;
-  const clean = path.split('/').filter((part) => part !== '' && part !== '.').join('/');
+  const clean = path
+    .split('/')
+    .filter((part) => part !== '' && part !== '.')
+    .join('/');
   const slash = clean.lastIndexOf('/');
   if (slash > 0) inside.makeDirs(clean.slice(0, slash));
   if (inside.stat(clean)?.kind === 'symlink') {
-    if (linksLeft === 0) throw new RuntimeError('FailedPrecondition', `${quote(path)} in the image is a symlink that leads nowhere`);
+    if (linksLeft === 0)
+      throw new RuntimeError('FailedPrecondition', `${quote(path)} in the image is a symlink that leads nowhere`);
     return ensureFile(inside, linkedPath(clean, inside.readLink(clean).toString()), linksLeft - 1);
   }
-  closeFd(inside.openFile(clean, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW, 0o644));
+  closeFd(
+    inside.openFile(clean, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW, 0o644),
+  );
 }
 
 async function symlinkIfAbsent(inside: Root, path: string, target: string): Promise<void> {

@@ -1,6 +1,6 @@
 /**
- * The LayerTree of the kernel: `pkg/sys` Root calls, each of which resolves its path with openat2 below the layer's directory.
- * Paths are byte strings on this side and bytes on the other. Synchronous: for worker threads.
+ * The LayerTree of the kernel: `pkg/sys` Root calls, each of which resolves its path with openat2 below the layer's
+ * directory. Paths are byte strings on this side and bytes on the other. Synchronous: for worker threads.
  */
 import { constants, ftruncateSync, readSync, writeSync } from 'node:fs';
 import { crc32 } from 'node:zlib';
@@ -13,7 +13,10 @@ const COPY_BYTES = 256 * 1024;
 const ZEROS = Buffer.alloc(COPY_BYTES);
 const NOTHING: readonly Uint8Array[] = [];
 
-/** `root` is the layer, opened with resolution 'chroot'; `below` a merged view of the lower layers, opened the same way, if there is one. */
+/**
+ * `root` is the layer, opened with resolution 'chroot'; `below` a merged view of the lower layers, opened the same way,
+ * if there is one.
+ */
 export class RootTree implements StackedTree {
   readonly #root: Root;
   readonly #below: Root | undefined;
@@ -37,10 +40,20 @@ export class RootTree implements StackedTree {
   }
 
   symlink(path: string, target: string, metadata: NodeMetadata): void {
-    this.#root.writeEntry(bytesOf(path), { kind: 'symlink', target: Buffer.from(target, 'latin1'), ...metaOf(metadata) });
+    this.#root.writeEntry(bytesOf(path), {
+      kind: 'symlink',
+      target: Buffer.from(target, 'latin1'),
+      ...metaOf(metadata),
+    });
   }
 
-  special(path: string, kind: 'character' | 'block' | 'fifo', major: number, minor: number, metadata: NodeMetadata): void {
+  special(
+    path: string,
+    kind: 'character' | 'block' | 'fifo',
+    major: number,
+    minor: number,
+    metadata: NodeMetadata,
+  ): void {
     const meta = metaOf(metadata);
     this.#root.writeEntry(bytesOf(path), kind === 'fifo' ? { kind, ...meta } : { kind, major, minor, ...meta });
   }
@@ -73,7 +86,8 @@ export class RootTree implements StackedTree {
   copyUp(path: string, look: () => void): CopiedFile {
     const below = this.#below;
     const stat = below?.stat(bytesOf(path));
-    if (below === undefined || stat?.kind !== 'file') throw new RuntimeError('DataLoss', `the file ${quote(path)} of a lower layer is not there any more`);
+    if (below === undefined || stat?.kind !== 'file')
+      throw new RuntimeError('DataLoss', `the file ${quote(path)} of a lower layer is not there any more`);
     const metadata = metadataOf(below, path, stat);
     const from = below.openFile(bytesOf(path), constants.O_RDONLY | constants.O_NOFOLLOW);
     try {
@@ -103,7 +117,11 @@ export class RootTree implements StackedTree {
 }
 
 /** Blocks without content are not written, so that a file of holes stays one. */
-function copyBlocks(from: number, file: OpenFile, look: () => void): { readonly sizeBytes: number; readonly crc: number } {
+function copyBlocks(
+  from: number,
+  file: OpenFile,
+  look: () => void,
+): { readonly sizeBytes: number; readonly crc: number } {
   const block = Buffer.allocUnsafeSlow(COPY_BYTES);
   let [sizeBytes, crc] = [0, 0];
   for (let count = readSync(from, block); count > 0; count = readSync(from, block)) {
@@ -128,7 +146,8 @@ class RootFile implements OpenFile {
 
   write(bytes: Uint8Array, offset: number): void {
     try {
-      for (let done = 0; done < bytes.length; ) done += writeSync(this.#fd, bytes, done, bytes.length - done, offset + done);
+      for (let done = 0; done < bytes.length; )
+        done += writeSync(this.#fd, bytes, done, bytes.length - done, offset + done);
     } catch (error) {
       throw systemError(error, 'write');
     }
@@ -157,7 +176,14 @@ export function bytesOf(path: string): Buffer {
 
 function metaOf(metadata: NodeMetadata): EntryMeta {
   const { mode, uid, gid, mtimeSeconds, mtimeNanos, xattrs } = metadata;
-  return { mode, uid, gid, seconds: mtimeSeconds, nanoseconds: mtimeNanos, xattrs: xattrs.length === 0 ? NOTHING : xattrs.flatMap(({ name, value }) => [Buffer.from(name, 'latin1'), value]) };
+  return {
+    mode,
+    uid,
+    gid,
+    seconds: mtimeSeconds,
+    nanoseconds: mtimeNanos,
+    xattrs: xattrs.length === 0 ? NOTHING : xattrs.flatMap(({ name, value }) => [Buffer.from(name, 'latin1'), value]),
+  };
 }
 
 function kindOf(stat: Stat | undefined): NodeKind {
@@ -168,12 +194,18 @@ function kindOf(stat: Stat | undefined): NodeKind {
 
 /** Everything but what overlay keeps for itself. */
 function metadataOf(root: Root, path: string, stat: Stat): NodeMetadata {
-  const names = root.listXattrs(bytesOf(path)).filter((name) => !name.startsWith('trusted.overlay.') && name !== 'security.selinux');
+  const names = root
+    .listXattrs(bytesOf(path))
+    .filter((name) => !name.startsWith('trusted.overlay.') && name !== 'security.selinux');
   const xattrs = names.map((name) => ({ name, value: root.getXattr(bytesOf(path), name) ?? missing(path) }));
   const seconds = stat.modifiedAt / 1_000_000_000n - (stat.modifiedAt % 1_000_000_000n < 0n ? 1n : 0n);
   return {
-    mode: stat.mode, uid: stat.uid, gid: stat.gid, xattrs,
-    mtimeSeconds: Number(seconds), mtimeNanos: Number(stat.modifiedAt - seconds * 1_000_000_000n),
+    mode: stat.mode,
+    uid: stat.uid,
+    gid: stat.gid,
+    xattrs,
+    mtimeSeconds: Number(seconds),
+    mtimeNanos: Number(stat.modifiedAt - seconds * 1_000_000_000n),
   };
 }
 

@@ -1,6 +1,18 @@
 import { assert } from 'chai';
 import { explain, RuntimeError } from '../base/errors.ts';
-import { cleanPath, type CopiedFile, LayerWriter, linkedPath, type NodeKind, type NodeMetadata, type OpenFile, type SettleBounds, settleLayer, type StackedTree, type WrittenLayer } from './layer-writer.ts';
+import {
+  cleanPath,
+  type CopiedFile,
+  LayerWriter,
+  linkedPath,
+  type NodeKind,
+  type NodeMetadata,
+  type OpenFile,
+  type SettleBounds,
+  settleLayer,
+  type StackedTree,
+  type WrittenLayer,
+} from './layer-writer.ts';
 import { ManifestWriter, parseManifest } from './manifest.ts';
 import { paxEntry, tarEntry, tarHeader, tarOf } from './tar-build.ts';
 import { TarReader } from './tar.ts';
@@ -11,7 +23,10 @@ interface Node {
   metadata: NodeMetadata;
 }
 
-/** A directory in memory that keeps the promises of StackedTree: symlinks in parents resolve inside, parents must exist, replacing replaces trees. */
+/**
+ * A directory in memory that keeps the promises of StackedTree: symlinks in parents resolve inside, parents must exist,
+ * replacing replaces trees.
+ */
 class FakeTree implements StackedTree {
   readonly nodes = new Map<string, Node>();
   readonly times: string[] = [];
@@ -41,7 +56,11 @@ class FakeTree implements StackedTree {
   }
   special(path: string, kind: string, major: number, minor: number, metadata: NodeMetadata): void {
     const isWhiteout = kind === 'character' && major === 0 && minor === 0;
-    this.#put(this.#place(path), { kind: isWhiteout ? 'whiteout' : 'other', text: `${kind} ${major}:${minor}`, metadata });
+    this.#put(this.#place(path), {
+      kind: isWhiteout ? 'whiteout' : 'other',
+      text: `${kind} ${major}:${minor}`,
+      metadata,
+    });
   }
   hardlink(path: string, target: string): void {
     const node = this.#node(target);
@@ -54,7 +73,8 @@ class FakeTree implements StackedTree {
     const node: Node = { kind: 'file', text: '', metadata: NONE };
     this.#put(this.#place(path), node);
     return {
-      write: (bytes, offset) => void (node.text = node.text.padEnd(offset, '\0') + Buffer.from(bytes).toString('latin1')),
+      write: (bytes, offset) =>
+        void (node.text = node.text.padEnd(offset, '\0') + Buffer.from(bytes).toString('latin1')),
       finish: (size, metadata) => void Object.assign(node, { text: node.text.padEnd(size, '\0'), metadata }),
       abandon: () => void this.abandoned++,
     };
@@ -84,10 +104,13 @@ class FakeTree implements StackedTree {
 
   /** `path kind text` of everything, opaque directories marked. */
   list(): string[] {
-    return [...this.nodes].filter(([path]) => path !== '').sort(([a], [b]) => (a < b ? -1 : 1)).map(([path, { kind, text, metadata }]) => {
-      const opaque = metadata.xattrs.some(({ name }) => name === 'trusted.overlay.opaque') ? ' opaque' : '';
-      return `${path} ${kind}${opaque}${text === '' ? '' : ` ${text}`}`;
-    });
+    return [...this.nodes]
+      .filter(([path]) => path !== '')
+      .sort(([a], [b]) => (a < b ? -1 : 1))
+      .map(([path, { kind, text, metadata }]) => {
+        const opaque = metadata.xattrs.some(({ name }) => name === 'trusted.overlay.opaque') ? ' opaque' : '';
+        return `${path} ${kind}${opaque}${text === '' ? '' : ` ${text}`}`;
+      });
   }
   at(path: string): NodeMetadata {
     return this.#node(path).metadata;
@@ -113,7 +136,8 @@ class FakeTree implements StackedTree {
     if (path === '') return '';
     const slash = path.lastIndexOf('/');
     let parent = this.#find(slash < 0 ? '' : path.slice(0, slash), links);
-    for (; parent !== undefined && this.nodes.get(parent)?.kind === 'symlink' && links < 40; links++) parent = this.#find(linkedPath(parent, this.nodes.get(parent)?.text ?? ''), links);
+    for (; parent !== undefined && this.nodes.get(parent)?.kind === 'symlink' && links < 40; links++)
+      parent = this.#find(linkedPath(parent, this.nodes.get(parent)?.text ?? ''), links);
     if (parent === undefined || this.nodes.get(parent)?.kind !== 'directory') return undefined;
     return parent === '' ? path.slice(slash + 1) : `${parent}/${path.slice(slash + 1)}`;
   }
@@ -178,12 +202,22 @@ function refusalOf(work: () => unknown): string {
 
 describe('rootfs/layer-writer: paths', () => {
   it('mean what they mean inside the layer', () => {
-    for (const [raw, want] of [['./a/b', 'a/b'], ['/a//b/', 'a/b'], ['a/./b', 'a/b'], ['a/../b', 'b'], ['./', ''], ['/', ''], ['a/..', ''], ['..a/b..', '..a/b..']]) {
+    for (const [raw, want] of [
+      ['./a/b', 'a/b'],
+      ['/a//b/', 'a/b'],
+      ['a/./b', 'a/b'],
+      ['a/../b', 'b'],
+      ['./', ''],
+      ['/', ''],
+      ['a/..', ''],
+      ['..a/b..', '..a/b..'],
+    ]) {
       assert.equal(cleanPath(raw as string), want);
     }
   });
   it('do not climb out', () => {
-    for (const raw of ['..', '../x', '../../x', 'a/../../x', '/../x', './../etc/passwd']) assert.throws(() => cleanPath(raw), RuntimeError, 'leads out of the layer');
+    for (const raw of ['..', '../x', '../../x', 'a/../../x', '/../x', './../etc/passwd'])
+      assert.throws(() => cleanPath(raw), RuntimeError, 'leads out of the layer');
     assert.match(refusal(file('../../x')), /^PermissionDenied/);
     assert.match(refusal(file('a'), hardlink('b', '../../etc/shadow')), /^PermissionDenied/);
   });
@@ -201,16 +235,43 @@ describe('rootfs/layer-writer: paths', () => {
 describe('rootfs/layer-writer: the tree', () => {
   it('has every kind of node, with content in one piece or many', () => {
     for (const chunk of [100_000, 600, 13]) {
-      const { tree } = unpack([
-        dir('d'), file('d/f', 'x'.repeat(700)), file('empty'), symlink('s', '/d/f'), hardlink('h', './d/f'), tarEntry({ name: 'c', type: '3', major: 1, minor: 3 }), tarEntry({ name: 'p', type: '6' }),
-      ], new FakeTree(), chunk);
-      assert.deepEqual(tree.list(), ['c other character 1:3', 'd directory', `d/f file ${'x'.repeat(700)}`, 'empty file', `h file ${'x'.repeat(700)}`, 'p other fifo 0:0', 's symlink /d/f']);
+      const { tree } = unpack(
+        [
+          dir('d'),
+          file('d/f', 'x'.repeat(700)),
+          file('empty'),
+          symlink('s', '/d/f'),
+          hardlink('h', './d/f'),
+          tarEntry({ name: 'c', type: '3', major: 1, minor: 3 }),
+          tarEntry({ name: 'p', type: '6' }),
+        ],
+        new FakeTree(),
+        chunk,
+      );
+      assert.deepEqual(tree.list(), [
+        'c other character 1:3',
+        'd directory',
+        `d/f file ${'x'.repeat(700)}`,
+        'empty file',
+        `h file ${'x'.repeat(700)}`,
+        'p other fifo 0:0',
+        's symlink /d/f',
+      ]);
     }
   });
 
   it('has holes where a sparse file has them', () => {
     const sparse = (map: string, content: string): string | undefined =>
-      unpack([paxEntry([['GNU.sparse.size', '8'], ['GNU.sparse.map', map]], { name: 'f' }, content)]).tree.list()[0];
+      unpack([
+        paxEntry(
+          [
+            ['GNU.sparse.size', '8'],
+            ['GNU.sparse.map', map],
+          ],
+          { name: 'f' },
+          content,
+        ),
+      ]).tree.list()[0];
     assert.equal(sparse('2,2,5,1', 'abc'), 'f file \0\0ab\0c\0\0');
     assert.equal(sparse('', ''), `f file ${'\0'.repeat(8)}`);
   });
@@ -224,19 +285,34 @@ describe('rootfs/layer-writer: the tree', () => {
   });
 
   it('a replaced directory is forgotten with all that was known of it', () => {
-    const { layer, tree, manifest } = unpack([dir('a'), dir('a/b'), dir('a/b/.wh..wh..opq'), file('a/b/c', '1'), file('a', 'x')]);
+    const { layer, tree, manifest } = unpack([
+      dir('a'),
+      dir('a/b'),
+      dir('a/b/.wh..wh..opq'),
+      file('a/b/c', '1'),
+      file('a', 'x'),
+    ]);
     assert.deepEqual(tree.times, []);
     assert.deepEqual(layer.pending.implicit, []);
     assert.deepEqual([...parseManifest(manifest).keys()], ['a']);
   });
 
   it('directories get their times last, children before parents', () => {
-    const { tree } = unpack([tarEntry({ name: 'a', type: '5', mtime: 1 }), tarEntry({ name: 'a/b', type: '5', mtime: 2 }), file('a/b/c'), tarEntry({ name: './', type: '5', mtime: 3 })]);
+    const { tree } = unpack([
+      tarEntry({ name: 'a', type: '5', mtime: 1 }),
+      tarEntry({ name: 'a/b', type: '5', mtime: 2 }),
+      file('a/b/c'),
+      tarEntry({ name: './', type: '5', mtime: 3 }),
+    ]);
     assert.deepEqual(tree.times, [' 3.0', 'a/b 2.0', 'a 1.0']);
   });
 
   it('the owner and mode of the root are told', () => {
-    assert.deepEqual(unpack([tarEntry({ name: './', type: '5', mode: 0o1777, uid: 5, gid: 6 })]).layer.root, { mode: 0o1777, uid: 5, gid: 6 });
+    assert.deepEqual(unpack([tarEntry({ name: './', type: '5', mode: 0o1777, uid: 5, gid: 6 })]).layer.root, {
+      mode: 0o1777,
+      uid: 5,
+      gid: 6,
+    });
     assert.isNull(unpack([file('a')]).layer.root);
     assert.match(refusal(file('./')), /accepted/, 'a file with a slash at the end is a directory');
     assert.match(refusal(symlink('./', 'x')), /^DataLoss: .*root of a layer has to be a directory/);
@@ -246,17 +322,38 @@ describe('rootfs/layer-writer: the tree', () => {
 describe('rootfs/layer-writer: parents', () => {
   it('that no entry describes are made and told, outer ones first', () => {
     const { tree, layer } = unpack([file('a/b/c'), dir('a/d'), dir('x'), file('x/y')]);
-    assert.deepEqual(tree.list(), ['a directory', 'a/b directory', 'a/b/c file', 'a/d directory', 'x directory', 'x/y file']);
+    assert.deepEqual(tree.list(), [
+      'a directory',
+      'a/b directory',
+      'a/b/c file',
+      'a/d directory',
+      'x directory',
+      'x/y file',
+    ]);
     assert.deepEqual(layer.pending.implicit, ['a', 'a/b']);
     assert.deepEqual(unpack([file('a/b'), dir('a')]).layer.pending.implicit, [], 'described later');
   });
 
   it('symlinks of the layer are followed inside it, also where their target is not there yet', () => {
-    assert.deepEqual(list(dir('usr'), dir('usr/lib'), symlink('lib', 'usr/lib'), file('lib/x')), ['lib symlink usr/lib', 'usr directory', 'usr/lib directory', 'usr/lib/x file']);
+    assert.deepEqual(list(dir('usr'), dir('usr/lib'), symlink('lib', 'usr/lib'), file('lib/x')), [
+      'lib symlink usr/lib',
+      'usr directory',
+      'usr/lib directory',
+      'usr/lib/x file',
+    ]);
     const { tree, layer } = unpack([symlink('lib', '../../usr/lib'), file('lib/x')]);
-    assert.deepEqual(tree.list(), ['lib symlink ../../usr/lib', 'usr directory', 'usr/lib directory', 'usr/lib/x file']);
+    assert.deepEqual(tree.list(), [
+      'lib symlink ../../usr/lib',
+      'usr directory',
+      'usr/lib directory',
+      'usr/lib/x file',
+    ]);
     assert.deepEqual(layer.pending.implicit, ['usr', 'usr/lib']);
-    assert.deepEqual(list(symlink('e', '/etc'), file('e/passwd')), ['e symlink /etc', 'etc directory', 'etc/passwd file']);
+    assert.deepEqual(list(symlink('e', '/etc'), file('e/passwd')), [
+      'e symlink /etc',
+      'etc directory',
+      'etc/passwd file',
+    ]);
   });
 
   it('loops and files in the way are refused', () => {
@@ -272,8 +369,13 @@ describe('rootfs/layer-writer: parents', () => {
 
 describe('rootfs/layer-writer: hard links', () => {
   it('to themselves say nothing', () => assert.deepEqual(list(file('a', 'x'), hardlink('a', './a')), ['a file x']));
-  it('to directories are refused', () => assert.match(refusal(dir('a'), hardlink('b', 'a')), /^DataLoss: .*hard link to the directory/));
-  it('to symlinks are links to the symlink', () => assert.deepEqual(list(symlink('a', '/etc/passwd'), hardlink('b', 'a')), ['a symlink /etc/passwd', 'b symlink /etc/passwd']));
+  it('to directories are refused', () =>
+    assert.match(refusal(dir('a'), hardlink('b', 'a')), /^DataLoss: .*hard link to the directory/));
+  it('to symlinks are links to the symlink', () =>
+    assert.deepEqual(list(symlink('a', '/etc/passwd'), hardlink('b', 'a')), [
+      'a symlink /etc/passwd',
+      'b symlink /etc/passwd',
+    ]));
 
   it('before their target are made at the end', () => {
     const { tree, layer } = unpack([hardlink('b', 'a'), hardlink('c', 'b'), file('a', 'x')]);
@@ -282,8 +384,17 @@ describe('rootfs/layer-writer: hard links', () => {
   });
 
   it('into a lower layer wait for it; then the file is copied up under its own name', () => {
-    const { tree, layer } = unpack([file('b', 'old'), hardlink('b', 'd/a'), hardlink('c', 'b')], new FakeTree(new Map([['d/a', COPIED]])));
-    assert.deepEqual(layer.pending, { implicit: [], links: [['b', 'd/a'], ['c', 'd/a']] });
+    const { tree, layer } = unpack(
+      [file('b', 'old'), hardlink('b', 'd/a'), hardlink('c', 'b')],
+      new FakeTree(new Map([['d/a', COPIED]])),
+    );
+    assert.deepEqual(layer.pending, {
+      implicit: [],
+      links: [
+        ['b', 'd/a'],
+        ['c', 'd/a'],
+      ],
+    });
     const manifest = settle(tree, layer);
     assert.deepEqual(tree.list(), ['b file from below', 'c file from below', 'd directory', 'd/a file from below']);
     assert.equal(tree.at('d').mode, 0o1777, 'the parent is adopted');
@@ -302,9 +413,15 @@ describe('rootfs/layer-writer: hard links', () => {
 
   it('into lower layers are refused before a byte is copied if the files together are too large', () => {
     const lower = ['x', 'y', 'z'].map((name) => [name, COPIED] as const);
-    const { tree, layer } = unpack([hardlink('a', 'x'), hardlink('b', 'y'), hardlink('c', 'y'), hardlink('d', 'z')], new FakeTree(new Map(lower)));
+    const { tree, layer } = unpack(
+      [hardlink('a', 'x'), hardlink('b', 'y'), hardlink('c', 'y'), hardlink('d', 'z')],
+      new FakeTree(new Map(lower)),
+    );
     const before = tree.list();
-    assert.match(refusalOf(() => settle(tree, layer, { copiedBytes: 29 })), /^ResourceExhausted: .*more than 29 bytes/);
+    assert.match(
+      refusalOf(() => settle(tree, layer, { copiedBytes: 29 })),
+      /^ResourceExhausted: .*more than 29 bytes/,
+    );
     assert.deepEqual(tree.list(), before);
     settle(tree, layer, { copiedBytes: 30 });
     assert.lengthOf(tree.list(), 7, 'a file with two links is copied once');
@@ -314,10 +431,16 @@ describe('rootfs/layer-writer: hard links', () => {
     const cancelled = (): never => {
       throw new RuntimeError('Cancelled', 'enough');
     };
-    const below = new Map([['a', COPIED], ['d/x', COPIED]]);
+    const below = new Map([
+      ['a', COPIED],
+      ['d/x', COPIED],
+    ]);
     for (const entry of [hardlink('b', 'a'), file('d/f')]) {
       const { tree, layer } = unpack([entry], new FakeTree(below));
-      assert.match(refusalOf(() => settle(tree, layer, { look: cancelled })), /^Cancelled/);
+      assert.match(
+        refusalOf(() => settle(tree, layer, { look: cancelled })),
+        /^Cancelled/,
+      );
     }
   });
 
@@ -329,7 +452,8 @@ describe('rootfs/layer-writer: hard links', () => {
   });
 
   it('to what this layer deletes, or to what is nowhere, are refused', () => {
-    for (const marker of ['d/.wh.a', 'd/.wh..wh..opq', '.wh.d']) assert.match(refusal(file(marker), hardlink('b', 'd/a')), /^DataLoss: .*which this layer deletes/, marker);
+    for (const marker of ['d/.wh.a', 'd/.wh..wh..opq', '.wh.d'])
+      assert.match(refusal(file(marker), hardlink('b', 'd/a')), /^DataLoss: .*which this layer deletes/, marker);
     const { tree, layer } = unpack([hardlink('b', 'd/a')]);
     assert.throws(() => settle(tree, layer), RuntimeError, 'neither in its layer nor in one below');
   });
@@ -341,7 +465,10 @@ describe('rootfs/layer-writer: directories without an entry', () => {
     const manifest = settle(tree, layer);
     assert.deepInclude(tree.at('d'), { mode: 0o1777, uid: 9 });
     assert.deepInclude(tree.at('new'), { mode: 0o755, uid: 0 });
-    assert.deepEqual([...parseManifest(manifest)].map(([path, { mode }]) => [path, mode]), [['d', 0o1777]]);
+    assert.deepEqual(
+      [...parseManifest(manifest)].map(([path, { mode }]) => [path, mode]),
+      [['d', 0o1777]],
+    );
   });
 });
 
@@ -351,7 +478,11 @@ describe('rootfs/layer-writer: whiteouts', () => {
     assert.deepEqual(tree.list(), ['a directory', 'a/x whiteout character 0:0', 'b directory opaque', 'b/y file']);
     assert.isFalse(layer.rootIsOpaque);
   });
-  it('are known by their name, not by their type', () => assert.deepEqual(list(hardlink('.wh.x', '.wh..wh.aufs'), tarEntry({ name: '.wh.y', type: '5' })), ['x whiteout character 0:0', 'y whiteout character 0:0']));
+  it('are known by their name, not by their type', () =>
+    assert.deepEqual(list(hardlink('.wh.x', '.wh..wh.aufs'), tarEntry({ name: '.wh.y', type: '5' })), [
+      'x whiteout character 0:0',
+      'y whiteout character 0:0',
+    ]));
 
   it('hide lower layers only, in whichever order they come', () => {
     assert.deepEqual(list(file('a', '1'), file('.wh.a')), ['a file 1']);
@@ -369,21 +500,43 @@ describe('rootfs/layer-writer: whiteouts', () => {
   });
   it('of the root are told', () => assert.isTrue(unpack([file('.wh..wh..opq')]).layer.rootIsOpaque));
   it('of no file are refused', () => {
-    for (const name of ['.wh.', '.wh..', '.wh...', 'a/.wh...']) assert.match(refusal(file(name)), /^DataLoss: .*whiteout of no file/, name);
+    for (const name of ['.wh.', '.wh..', '.wh...', 'a/.wh...'])
+      assert.match(refusal(file(name)), /^DataLoss: .*whiteout of no file/, name);
     assert.match(refusal(file('.wh.a/b')), /^DataLoss: .*below a whiteout/);
     assert.deepEqual(list(file('.wh...a')), ['..a whiteout character 0:0']);
   });
-  it("AUFS' own files are left out", () => assert.deepEqual(list(dir('.wh..wh.plnk'), file('.wh..wh.plnk/1.2'), file('.wh..wh.aufs'), file('a')), ['a file']));
+  it("AUFS' own files are left out", () =>
+    assert.deepEqual(list(dir('.wh..wh.plnk'), file('.wh..wh.plnk/1.2'), file('.wh..wh.aufs'), file('a')), ['a file']));
 });
 
 describe('rootfs/layer-writer: attributes', () => {
   const names = (type: string, ...xattrs: string[]): readonly [string[], number] => {
-    const { tree, layer } = unpack([paxEntry(xattrs.map((name) => [`SCHILY.xattr.${name}`, 'v']), { name: 'n', type, link: 'x' })]);
+    const { tree, layer } = unpack([
+      paxEntry(
+        xattrs.map((name) => [`SCHILY.xattr.${name}`, 'v']),
+        { name: 'n', type, link: 'x' },
+      ),
+    ]);
     return [tree.at('n').xattrs.map(({ name }) => name), layer.droppedXattrs];
   };
   it('that would steer the overlay, belong to the mount or that no file system knows are dropped', () => {
-    assert.deepEqual(names('0', 'security.capability', 'user.a', 'trusted.x', 'system.posix_acl_access'), [['security.capability', 'user.a', 'trusted.x', 'system.posix_acl_access'], 0]);
-    assert.deepEqual(names('5', 'trusted.overlay.opaque', 'trusted.overlay.redirect', 'user.overlay.opaque', 'security.selinux', 'security.evm', 'nonsense', 'system.other'), [[], 7]);
+    assert.deepEqual(names('0', 'security.capability', 'user.a', 'trusted.x', 'system.posix_acl_access'), [
+      ['security.capability', 'user.a', 'trusted.x', 'system.posix_acl_access'],
+      0,
+    ]);
+    assert.deepEqual(
+      names(
+        '5',
+        'trusted.overlay.opaque',
+        'trusted.overlay.redirect',
+        'user.overlay.opaque',
+        'security.selinux',
+        'security.evm',
+        'nonsense',
+        'system.other',
+      ),
+      [[], 7],
+    );
     assert.deepEqual(names('2', 'user.a', 'security.x'), [['security.x'], 1]);
   });
 });
@@ -396,8 +549,14 @@ describe('rootfs/layer-writer: default ACLs', () => {
         super.file(path, content, metadata);
       }
     }
-    const acl = (name: string): Buffer => paxEntry([['SCHILY.xattr.system.posix_acl_default', 'acl']], { name, type: '5' });
-    assert.deepEqual(unpack([acl('d'), file('d/f')], new Inheriting()).tree.at('d').xattrs.map(({ name }) => name), ['system.posix_acl_default']);
+    const acl = (name: string): Buffer =>
+      paxEntry([['SCHILY.xattr.system.posix_acl_default', 'acl']], { name, type: '5' });
+    assert.deepEqual(
+      unpack([acl('d'), file('d/f')], new Inheriting())
+        .tree.at('d')
+        .xattrs.map(({ name }) => name),
+      ['system.posix_acl_default'],
+    );
     assert.isEmpty(unpack([acl('d'), dir('d')]).tree.at('d').xattrs, 'the last entry counts');
     assert.deepEqual(list(acl('d'), file('d', 'x')), ['d file x']);
   });
@@ -407,7 +566,12 @@ describe('rootfs/layer-writer: failures', () => {
   it('name the entry, keep the code, and leave no file open', () => {
     class FullTree extends FakeTree {
       override begin(path: string): OpenFile {
-        return { ...super.begin(path), write: () => { throw new RuntimeError('ResourceExhausted', 'write (ENOSPC)'); } };
+        return {
+          ...super.begin(path),
+          write: () => {
+            throw new RuntimeError('ResourceExhausted', 'write (ENOSPC)');
+          },
+        };
       }
     }
     const tree = new FullTree();

@@ -1,23 +1,26 @@
 /**
  * Tar entries → the tree of one layer, in the form that overlay mounts want.
  *
- * A layer is a *difference*: it is unpacked alone into its own directory and never sees a merged view, as containerd and
- * containers/storage do, so that an image looks the same on Berth as on them. What that means where entries lean on lower layers:
+ * A layer is a *difference*: it is unpacked alone into its own directory and never sees a merged view, as containerd
+ * and containers/storage do, so that an image looks the same on Berth as on them. What that means where entries lean on
+ * lower layers:
  *
- * - a path leads through symlinks of the same layer only, resolved inside the layer (`lib/x` beside `lib -> usr/lib` lands in `usr/lib`);
- *   where a lower layer has the symlink, a directory of this layer hides it;
- * - a parent directory without an entry is made 0755 root and *adopted* later: it takes owner, mode, xattrs and time of the same
- *   directory in the lower layers, lest a layer that brings only `tmp/x` should change the mode of `/tmp`;
- * - the target of a hard link should lie in the same layer. Where it does not, the file is copied up from the lower layers under the target's
- *   name and then linked, as overlay itself would have done. (Others refuse such layers.)
+ * - a path leads through symlinks of the same layer only, resolved inside the layer (`lib/x` beside `lib -> usr/lib`
+ *   lands in `usr/lib`); where a lower layer has the symlink, a directory of this layer hides it;
+ * - a parent directory without an entry is made 0755 root and *adopted* later: it takes owner, mode, xattrs and time of
+ *   the same directory in the lower layers, lest a layer that brings only `tmp/x` should change the mode of `/tmp`;
+ * - the target of a hard link should lie in the same layer. Where it does not, the file is copied up from the lower
+ *   layers under the target's name and then linked, as overlay itself would have done. (Others refuse such layers.)
  *
- * The last two need the lower layers. They are written down as `Pending` and done by `settleLayer` when these are there, so that
- * layers can be unpacked side by side in any order.
+ * The last two need the lower layers. They are written down as `Pending` and done by `settleLayer` when these are
+ * there, so that layers can be unpacked side by side in any order.
  *
- * Whiteouts follow the image-spec: `.wh.x` hides `x` of lower layers only, never an `x` of the same layer, in whichever order they come.
+ * Whiteouts follow the image-spec: `.wh.x` hides `x` of lower layers only, never an `x` of the same layer, in whichever
+ * order they come.
  *
- * Everything goes through `LayerTree`, which resolves each path from a directory descriptor with openat2(RESOLVE_IN_ROOT): a layer may
- * hold any symlink and still not reach out of its directory. Not a single path is joined here.
+ * Everything goes through `LayerTree`, which resolves each path from a directory descriptor with
+ * openat2(RESOLVE_IN_ROOT): a layer may hold any symlink and still not reach out of its directory. Not a single path is
+ * joined here.
  */
 import { RuntimeError, wrap } from '../base/errors.ts';
 import { quote } from '../base/ids.ts';
@@ -43,18 +46,28 @@ export interface CopiedFile extends NodeMetadata {
 }
 
 /**
- * A directory that is being filled. Paths are byte strings relative to it, without `.`, `..` or empty parts; '' is the directory itself.
- * Symlinks in parents resolve inside it, the last part is never followed. Errors are RuntimeErrors that have the errno below.
+ * A directory that is being filled. Paths are byte strings relative to it, without `.`, `..` or empty parts; '' is the
+ * directory itself. Symlinks in parents resolve inside it, the last part is never followed. Errors are RuntimeErrors
+ * that have the errno below.
  */
 export interface LayerTree {
   /** 'absent' also if a parent is absent or is no directory. */
   kindOf(path: string): NodeKind;
   /** Target of the symlink at `path`. */
   linkTarget(path: string): string;
-  /** These create, or replace what is there, whole trees too; but a directory over a directory only sets the metadata. Parents have to be there. */
+  /**
+   * These create, or replace what is there, whole trees too; but a directory over a directory only sets the metadata.
+   * Parents have to be there.
+   */
   directory(path: string, metadata: NodeMetadata): void;
   symlink(path: string, target: string, metadata: NodeMetadata): void;
-  special(path: string, kind: 'character' | 'block' | 'fifo', major: number, minor: number, metadata: NodeMetadata): void;
+  special(
+    path: string,
+    kind: 'character' | 'block' | 'fifo',
+    major: number,
+    minor: number,
+    metadata: NodeMetadata,
+  ): void;
   hardlink(path: string, target: string): void;
   /** A file whose whole content is at hand. */
   file(path: string, content: Uint8Array, metadata: NodeMetadata): void;
@@ -70,8 +83,8 @@ export interface StackedTree extends LayerTree {
   /** Size of the regular file at `path` below, holes included; undefined if there is none. */
   sizeBelow(path: string): number | undefined;
   /**
-   * Copies a regular file that is below to the same path here, holes as holes, in place of what is there. Calls `look` once per block; what it throws ends
-   * the copy, and nothing of it stays.
+   * Copies a regular file that is below to the same path here, holes as holes, in place of what is there. Calls `look`
+   * once per block; what it throws ends the copy, and nothing of it stays.
    */
   copyUp(path: string, look: () => void): CopiedFile;
   /** Gives a directory what the same one has below; undefined if there is none. */
@@ -95,7 +108,10 @@ export interface Pending {
 
 /** The bounds of settling one layer. */
 export interface SettleBounds {
-  /** Sum of the sizes of the files that may be copied up, holes included. A layer of some bytes can name any file of those below, and many of them. */
+  /**
+   * Sum of the sizes of the files that may be copied up, holes included. A layer of some bytes can name any file of
+   * those below, and many of them.
+   */
   readonly copiedBytes: number;
   /** Called before each thing done and once per block copied; throws when nobody waits for the layer any more. */
   readonly look: () => void;
@@ -113,7 +129,10 @@ export interface WrittenLayer {
   readonly pending: Pending;
   /** What the layer says of its root directory; the root of a mount is made to match, so it is never adopted. */
   readonly root: RootOwner | null;
-  /** The layer hides everything below it. overlay does not look for this at the root of a layer, so whoever mounts has to. */
+  /**
+   * The layer hides everything below it. overlay does not look for this at the root of a layer, so whoever mounts has
+   * to.
+   */
   readonly rootIsOpaque: boolean;
   /** Attributes that no file system takes or that only make sense where they were read (`security.selinux`). */
   readonly droppedXattrs: number;
@@ -159,7 +178,10 @@ export class LayerWriter implements TarSink {
     this.#manifest = manifest;
   }
 
-  /** @throws PermissionDenied for a path out of the layer, DataLoss for an entry that makes no sense, ResourceExhausted for a full disk. */
+  /**
+   * @throws PermissionDenied for a path out of the layer, DataLoss for an entry that makes no sense, ResourceExhausted
+   * for a full disk.
+   */
   entry(entry: TarEntry): void {
     this.#guard(entry, () => {
       const path = cleanPath(entry.path);
@@ -204,8 +226,15 @@ export class LayerWriter implements TarSink {
     for (const [path, target] of this.#links) if (isThere(this.#tree.kindOf(target))) this.#link(path, target);
     for (const [path, acl] of this.#defaultAcls) this.#tree.setXattr(path, DEFAULT_ACL, acl);
     for (const [path, [seconds, nanos]] of [...this.#times].reverse()) this.#tree.setTime(path, seconds, nanos);
-    const implicit = [...this.#directories].filter(([path, by]) => by === 'implicit' && path !== '' && !this.#isHidden(path)).map(([path]) => path);
-    return { pending: { implicit, links: [...this.#links] }, root: this.#root, rootIsOpaque: this.#opaque.has(''), droppedXattrs: this.#droppedXattrs };
+    const implicit = [...this.#directories]
+      .filter(([path, by]) => by === 'implicit' && path !== '' && !this.#isHidden(path))
+      .map(([path]) => path);
+    return {
+      pending: { implicit, links: [...this.#links] },
+      root: this.#root,
+      rootIsOpaque: this.#opaque.has(''),
+      droppedXattrs: this.#droppedXattrs,
+    };
   }
 
   /** Closes what is open, on the way out after an error. */
@@ -215,7 +244,8 @@ export class LayerWriter implements TarSink {
   }
 
   #node(path: string, entry: TarEntry): void {
-    if (path === '' && entry.type !== 'directory') throw new RuntimeError('DataLoss', 'the root of a layer has to be a directory');
+    if (path === '' && entry.type !== 'directory')
+      throw new RuntimeError('DataLoss', 'the root of a layer has to be a directory');
     if (path !== '') this.#ensureDirectory(parentOf(path), SYMLINKS_MAX);
     if (entry.type !== 'directory' && this.#directories.has(path)) this.#forget(path);
     this.#links.delete(path);
@@ -246,7 +276,8 @@ export class LayerWriter implements TarSink {
 
   #directory(path: string, entry: NodeMetadata): void {
     // What the lower layers have there was deleted before this directory was made.
-    const hidesBelow = this.#hasWhiteouts && path !== '' && !this.#directories.has(path) && this.#tree.kindOf(path) === 'whiteout';
+    const hidesBelow =
+      this.#hasWhiteouts && path !== '' && !this.#directories.has(path) && this.#tree.kindOf(path) === 'whiteout';
     if (hidesBelow) this.#opaque.add(path);
     const xattrs = entry.xattrs.filter(({ name }) => name !== DEFAULT_ACL);
     if (this.#opaque.has(path)) xattrs.push(OPAQUE_XATTR);
@@ -268,7 +299,8 @@ export class LayerWriter implements TarSink {
     if (kind === 'directory') throw new RuntimeError('DataLoss', `it is a hard link to the directory ${quote(target)}`);
     // Some writers link a file to itself.
     if (isThere(kind)) return path === target ? undefined : this.#link(path, target);
-    if (this.#isGone(target)) throw new RuntimeError('DataLoss', `it is a hard link to ${quote(target)}, which this layer deletes`);
+    if (this.#isGone(target))
+      throw new RuntimeError('DataLoss', `it is a hard link to ${quote(target)}, which this layer deletes`);
     this.#links.set(path, target);
   }
 
@@ -313,7 +345,8 @@ export class LayerWriter implements TarSink {
     this.#ensureDirectory(parentOf(path), linksLeft);
     const kind = this.#tree.kindOf(path);
     if (kind === 'symlink') {
-      if (linksLeft === 0) throw new RuntimeError('DataLoss', `its parent ${quote(path)} is a symlink that leads nowhere`);
+      if (linksLeft === 0)
+        throw new RuntimeError('DataLoss', `its parent ${quote(path)} is a symlink that leads nowhere`);
       this.#ensureDirectory(linkedPath(path, this.#tree.linkTarget(path)), linksLeft - 1);
       // Not remembered: the symlink may be replaced.
       return;
@@ -341,7 +374,11 @@ export class LayerWriter implements TarSink {
   /** A directory gives way to something else, with all that is in it. */
   #forget(path: string): void {
     // Each time costs a walk over all directories; real layers never do it.
-    if (++this.#replacedCount > REPLACED_MAX) throw new RuntimeError('ResourceExhausted', `more than ${REPLACED_MAX} directories are replaced by something else`);
+    if (++this.#replacedCount > REPLACED_MAX)
+      throw new RuntimeError(
+        'ResourceExhausted',
+        `more than ${REPLACED_MAX} directories are replaced by something else`,
+      );
     const below = `${path}/`;
     for (const known of [this.#directories, this.#times, this.#defaultAcls, this.#opaque, this.#links]) {
       for (const each of known.keys()) if (each === path || each.startsWith(below)) known.delete(each);
@@ -368,13 +405,18 @@ export class LayerWriter implements TarSink {
 
 /**
  * Does what a layer left pending, with the lower layers at hand. May be repeated after it ended in the middle.
- * @throws DataLoss if a hard link leads to nothing, ResourceExhausted (before anything is copied) if the files are too large together; what `bounds.look` throws.
+ * @throws DataLoss if a hard link leads to nothing, ResourceExhausted (before anything is copied) if the files are too
+ * large together; what `bounds.look` throws.
  */
 export function settleLayer(tree: StackedTree, pending: Pending, manifest: ManifestWriter, bounds: SettleBounds): void {
   for (const target of filesToCopy(tree, pending, bounds)) copyUp(tree, target, manifest, bounds);
   for (const [path, target] of pending.links) {
     bounds.look();
-    if (tree.kindOf(target) === 'absent') throw new RuntimeError('DataLoss', `${quote(path)} is a hard link to ${quote(target)}, which is neither in its layer nor in one below`);
+    if (tree.kindOf(target) === 'absent')
+      throw new RuntimeError(
+        'DataLoss',
+        `${quote(path)} is a hard link to ${quote(target)}, which is neither in its layer nor in one below`,
+      );
     tree.hardlink(path, target);
     manifest.hardlink(path, target);
   }
@@ -384,7 +426,10 @@ export function settleLayer(tree: StackedTree, pending: Pending, manifest: Manif
   }
 }
 
-/** Every target that is a file below. No entry of the layer is there, so a file that is comes from an attempt that ended early, maybe in the middle of it: it is copied again. */
+/**
+ * Every target that is a file below. No entry of the layer is there, so a file that is comes from an attempt that ended
+ * early, maybe in the middle of it: it is copied again.
+ */
 function filesToCopy(tree: StackedTree, pending: Pending, bounds: SettleBounds): ReadonlySet<string> {
   const files = new Set<string>();
   let bytes = 0;
@@ -396,7 +441,11 @@ function filesToCopy(tree: StackedTree, pending: Pending, bounds: SettleBounds):
     files.add(target);
     bytes += size;
     if (bytes > bounds.copiedBytes) {
-      throw new RuntimeError('ResourceExhausted', `hard links of the layer lead to files of more than ${bounds.copiedBytes} bytes in the layers below; this looks like a decompression bomb`);
+      throw new RuntimeError(
+        'ResourceExhausted',
+        `hard links of the layer lead to files of more than ${bounds.copiedBytes} bytes in the ` +
+          'layers below; this looks like a decompression bomb',
+      );
     }
   }
   return files;
@@ -430,10 +479,12 @@ export function cleanPath(raw: string): string {
   for (const part of raw.split('/')) {
     if (part === '' || part === '.') continue;
     if (part === '..') {
-      if (parts.pop() === undefined) throw new RuntimeError('PermissionDenied', `the path ${quote(raw)} leads out of the layer`);
+      if (parts.pop() === undefined)
+        throw new RuntimeError('PermissionDenied', `the path ${quote(raw)} leads out of the layer`);
       continue;
     }
-    if (part.length > NAME_MAX) throw new RuntimeError('InvalidArgument', `the path ${quote(raw)} has a name of more than ${NAME_MAX} bytes`);
+    if (part.length > NAME_MAX)
+      throw new RuntimeError('InvalidArgument', `the path ${quote(raw)} has a name of more than ${NAME_MAX} bytes`);
     parts.push(part);
   }
   return parts.join('/');
@@ -461,13 +512,24 @@ function markerOf(path: string): 'none' | 'hidden' | 'opaque' | 'ignored' {
 }
 
 /**
- * `trusted.overlay.*` would let an image steer the overlay mount (redirects, metacopy); SELinux labels come with the mount; an EVM signature is
- * for another inode. The kernel takes `user.*` on files and directories only.
+ * `trusted.overlay.*` would let an image steer the overlay mount (redirects, metacopy); SELinux labels come with the
+ * mount; an EVM signature is for another inode. The kernel takes `user.*` on files and directories only.
  */
 function isSettable(name: string, type: TarEntry['type']): boolean {
-  if (name.startsWith('trusted.overlay.') || name.startsWith('user.overlay.') || name === 'security.selinux' || name === 'security.evm') return false;
+  if (
+    name.startsWith('trusted.overlay.') ||
+    name.startsWith('user.overlay.') ||
+    name === 'security.selinux' ||
+    name === 'security.evm'
+  )
+    return false;
   if (name.startsWith('user.')) return type === 'file' || type === 'directory';
-  return name.startsWith('security.') || name.startsWith('trusted.') || name === 'system.posix_acl_access' || name === 'system.posix_acl_default';
+  return (
+    name.startsWith('security.') ||
+    name.startsWith('trusted.') ||
+    name === 'system.posix_acl_access' ||
+    name === 'system.posix_acl_default'
+  );
 }
 
 function parentOf(path: string): string {

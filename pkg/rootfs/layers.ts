@@ -7,9 +7,9 @@
  *     layers/<hex>/layer.json               what it is and how large (LayerRecord)
  *     layers/.tmp-<random>/                 one on its way in or out; nobody's after a crash
  *
- * A layer is complete or absent: everything is written under a temporary name, the file system is synced, then it gets its name and the
- * name is synced (containerd#10655, cri-o#4285: layers that were marked complete before their data was on disk). One syncfs costs far
- * less than fsync of every file, and layers that are ready at the same time share it.
+ * A layer is complete or absent: everything is written under a temporary name, the file system is synced, then it gets
+ * its name and the name is synced (containerd#10655, cri-o#4285: layers that were marked complete before their data was
+ * on disk). One syncfs costs far less than fsync of every file, and layers that are ready at the same time share it.
  */
 import { randomBytes } from 'node:crypto';
 import { constants, openSync, readSync } from 'node:fs';
@@ -23,7 +23,20 @@ import { limits } from '../base/limits.ts';
 import { abortError, checkAlive, type Op } from '../base/op.ts';
 import { abortable, SingleFlight } from '../base/sync.ts';
 import type { FsUsage, LayerSource, LayerUnpacker } from '../image/index.ts';
-import { closeFd, Inflater, mountBind, mountOverlay, pipe, Root, spawn, spreadDirectories, syncFileSystem, treeUsage, unmountTree, type Child } from '../sys/index.ts';
+import {
+  closeFd,
+  Inflater,
+  mountBind,
+  mountOverlay,
+  pipe,
+  Root,
+  spawn,
+  spreadDirectories,
+  syncFileSystem,
+  treeUsage,
+  unmountTree,
+  type Child,
+} from '../sys/index.ts';
 import { type Compression, compressionOf } from './decompress.ts';
 import type { Pending, RootOwner, WrittenLayer } from './layer-writer.ts';
 import type { UnpackPool } from './unpack-pool.ts';
@@ -49,7 +62,10 @@ export interface LayerRecord {
 
 const TEMPORARY = '.tmp-';
 const LAYER_JSON_BYTES = 65_536;
-/** Directories without an entry: at most as many as there are entries, at most PATH_MAX each; real layers have some hundred. */
+/**
+ * Directories without an entry: at most as many as there are entries, at most PATH_MAX each; real layers have some
+ * hundred.
+ */
 const PENDING_JSON_BYTES = 256 * 1024 * 1024;
 const DEFAULT_LIMITS: UnpackLimits = {
   entriesCount: limits.tarEntriesCount,
@@ -95,11 +111,15 @@ export class Layers implements LayerUnpacker {
   /** @throws NotFound unless the layer is complete. */
   async record(chainId: ChainId): Promise<LayerRecord> {
     const record = (await this.#known()).get(chainId);
-    if (record === undefined) throw new RuntimeError('NotFound', `layer ${chainId} is not on this node; pull the image again`);
+    if (record === undefined)
+      throw new RuntimeError('NotFound', `layer ${chainId} is not on this node; pull the image again`);
     return record;
   }
 
-  /** Directories for overlay's lowerdir, topmost first, of layers given bottom first. @throws NotFound if one is missing. */
+  /**
+   * Directories for overlay's lowerdir, topmost first, of layers given bottom first. @throws NotFound if one is
+   * missing.
+   */
   async lowerDirs(layers: readonly ChainId[]): Promise<string[]> {
     const directories: string[] = [];
     for (const chainId of layers.toReversed()) {
@@ -140,18 +160,29 @@ export class Layers implements LayerUnpacker {
   /** Deletes what a crash left half made or half deleted. For the start of the daemon, before anything is unpacked. */
   async sweep(op: Op): Promise<void> {
     for (const name of await readDirSorted(this.directory)) {
-      if (name.startsWith(TEMPORARY)) await this.#remove(name).catch((error: unknown) => op.log.warn('cannot remove a partial layer, will retry at the next start', { path: name, cause: explain(error) }));
+      if (name.startsWith(TEMPORARY))
+        await this.#remove(name).catch((error: unknown) =>
+          op.log.warn('cannot remove a partial layer, will retry at the next start', {
+            path: name,
+            cause: explain(error),
+          }),
+        );
     }
   }
 
-  /** Compares a layer with what was written when it was unpacked. Empty = whole; otherwise what is wrong, a few lines at most. */
+  /**
+   * Compares a layer with what was written when it was unpacked. Empty = whole; otherwise what is wrong, a few lines at
+   * most.
+   */
   async verify(op: Op, chainId: ChainId): Promise<readonly string[]> {
     try {
       const record = parseRecord(await readJson(join(this.#path(chainId), 'layer.json'), LAYER_JSON_BYTES), chainId);
       const problems = await this.#pool.run(op, () => ({ type: 'verify', directory: this.#path(chainId) }), undefined);
       if (problems.length > 0) return problems;
       const { inodesUsed } = await treeUsage(join(this.#path(chainId), 'fs'));
-      return Number(inodesUsed) === record.inodesUsed ? [] : [`it holds ${inodesUsed} inodes instead of ${record.inodesUsed}`];
+      return Number(inodesUsed) === record.inodesUsed
+        ? []
+        : [`it holds ${inodesUsed} inodes instead of ${record.inodesUsed}`];
     } catch (error) {
       if (op.signal.aborted) throw error;
       return [explain(error)];
@@ -160,8 +191,8 @@ export class Layers implements LayerUnpacker {
 
   async #unpack(op: Op, layer: LayerSource): Promise<void> {
     await ensureDir(this.directory);
-    // ext4 puts a new file where its directory is, and without a journal looks there at every inode freed in the last minutes, for each new one again:
-    // a layer that comes after one that went would cost seconds of that.
+    // ext4 puts a new file where its directory is, and without a journal looks there at every inode freed in the last
+    // minutes, for each new one again: a layer that comes after one that went would cost seconds of that.
     await spreadDirectories(this.directory);
     const name = temporaryName();
     const directory = join(this.directory, name);
@@ -173,7 +204,12 @@ export class Layers implements LayerUnpacker {
       op.stage(`sync layer ${layer.chainId}`);
       await this.#commit(layer, directory, written);
     } catch (error) {
-      await this.#remove(name).catch((cause: unknown) => op.log.warn('cannot remove a partial layer, will retry at the next start', { path: directory, cause: explain(cause) }));
+      await this.#remove(name).catch((cause: unknown) =>
+        op.log.warn('cannot remove a partial layer, will retry at the next start', {
+          path: directory,
+          cause: explain(cause),
+        }),
+      );
       throw wrap(`unpack layer ${layer.digest}`, storageError(error, directory));
     }
   }
@@ -182,16 +218,28 @@ export class Layers implements LayerUnpacker {
     const blob = openSync(layer.path, constants.O_RDONLY | constants.O_NOFOLLOW);
     try {
       const compression = compressionOf(head(blob));
-      const job = { type: 'unpack', blobBytes: Number(layer.sizeBytes), directory, diffId: layer.diffId, limits: this.#limits } as const;
+      const job = {
+        type: 'unpack',
+        blobBytes: Number(layer.sizeBytes),
+        directory,
+        diffId: layer.diffId,
+        limits: this.#limits,
+      } as const;
       if (compression === 'xz' || compression === 'bzip2') {
-        return await unpackThrough(op, compression, blob, (fd) => this.#pool.run(op, () => ({ ...job, fd, compression: 'none', inflater: undefined }), layer.onProgress));
+        return await unpackThrough(op, compression, blob, (fd) =>
+          this.#pool.run(op, () => ({ ...job, fd, compression: 'none', inflater: undefined }), layer.onProgress),
+        );
       }
       let inflater: Inflater | undefined;
       try {
-        return await this.#pool.run(op, () => {
-          if (compression !== 'none') inflater = Inflater.open(blob, compression, limits.zstdWindowLog);
-          return { ...job, fd: blob, compression, inflater: inflater?.id };
-        }, layer.onProgress);
+        return await this.#pool.run(
+          op,
+          () => {
+            if (compression !== 'none') inflater = Inflater.open(blob, compression, limits.zstdWindowLog);
+            return { ...job, fd: blob, compression, inflater: inflater?.id };
+          },
+          layer.onProgress,
+        );
       } finally {
         inflater?.close();
       }
@@ -204,8 +252,15 @@ export class Layers implements LayerUnpacker {
     const { usedBytes, inodesUsed } = await treeUsage(join(directory, 'fs'));
     const state = await writePending(layer, directory, written.pending);
     const record: LayerRecord = {
-      version: 1, chainId: layer.chainId, diffId: layer.diffId, digest: layer.digest, usedBytes: Number(usedBytes), inodesUsed: Number(inodesUsed),
-      root: written.root, rootIsOpaque: written.rootIsOpaque, state,
+      version: 1,
+      chainId: layer.chainId,
+      diffId: layer.diffId,
+      digest: layer.digest,
+      usedBytes: Number(usedBytes),
+      inodesUsed: Number(inodesUsed),
+      root: written.root,
+      rootIsOpaque: written.rootIsOpaque,
+      state,
     };
     await writeFile(join(directory, 'layer.json'), `${JSON.stringify(record)}\n`, { mode: 0o600 });
     await failpoint('rootfs.unpack.written');
@@ -225,9 +280,20 @@ export class Layers implements LayerUnpacker {
     op.stage(`settle layer ${chainId}`);
     try {
       const pending = await readPending(directory);
-      await this.#withBelow(below, (merged) => this.#pool.run(op, () => ({ type: 'settle', directory, below: merged, pending, limits: this.#limits }), undefined));
+      await this.#withBelow(below, (merged) =>
+        this.#pool.run(
+          op,
+          () => ({ type: 'settle', directory, below: merged, pending, limits: this.#limits }),
+          undefined,
+        ),
+      );
       const { usedBytes, inodesUsed } = await treeUsage(join(directory, 'fs'));
-      const record: LayerRecord = { ...(await this.record(chainId)), usedBytes: Number(usedBytes), inodesUsed: Number(inodesUsed), state: 'settled' };
+      const record: LayerRecord = {
+        ...(await this.record(chainId)),
+        usedBytes: Number(usedBytes),
+        inodesUsed: Number(inodesUsed),
+        state: 'settled',
+      };
       await this.#sync.run();
       await failpoint('rootfs.settle.synced');
       await replaceFile(join(directory, 'layer.json'), `${JSON.stringify(record)}\n`, 'durable');
@@ -246,8 +312,15 @@ export class Layers implements LayerUnpacker {
     await mkdir(merged, { recursive: true, mode: 0o700 });
     try {
       const lower = await this.lowerDirs(layers);
-      if (lower.length > 1) await mountOverlay({ lower, writable: null, target: merged, options: ['ro', 'nodev', 'nosuid', 'noexec'] });
-      else await mountBind({ source: lower[0] as string, target: merged, extent: 'one', attributes: ['ro', 'nodev', 'nosuid', 'noexec'] });
+      if (lower.length > 1)
+        await mountOverlay({ lower, writable: null, target: merged, options: ['ro', 'nodev', 'nosuid', 'noexec'] });
+      else
+        await mountBind({
+          source: lower[0] as string,
+          target: merged,
+          extent: 'one',
+          attributes: ['ro', 'nodev', 'nosuid', 'noexec'],
+        });
       await work(merged);
     } finally {
       await this.#remove(name);
@@ -292,8 +365,16 @@ interface SharedWork {
   readonly work: () => Promise<void>;
 }
 
-/** Does `work` on a layer unless it is done, once for all who want it at the same time. Who gives up does not take it from the others: one of them begins anew. */
-async function shared(op: Op, flights: SingleFlight<ChainId, void>, chainId: ChainId, { isDone, work }: SharedWork): Promise<void> {
+/**
+ * Does `work` on a layer unless it is done, once for all who want it at the same time. Who gives up does not take it
+ * from the others: one of them begins anew.
+ */
+async function shared(
+  op: Op,
+  flights: SingleFlight<ChainId, void>,
+  chainId: ChainId,
+  { isDone, work }: SharedWork,
+): Promise<void> {
   for (;;) {
     checkAlive(op, `wait for layer ${chainId}`);
     if (await isDone()) return;
@@ -346,9 +427,18 @@ async function loadRecords(directory: string): Promise<Map<ChainId, LayerRecord>
 
 function parseRecord(value: unknown, chainId: ChainId): LayerRecord {
   const record = value as Partial<LayerRecord> | null;
-  const isWhole = record !== null && typeof record === 'object' && record.version === 1 && record.chainId === chainId && typeof record.diffId === 'string' &&
-    typeof record.digest === 'string' && Number.isSafeInteger(record.usedBytes) && Number.isSafeInteger(record.inodesUsed) &&
-    typeof record.rootIsOpaque === 'boolean' && typeof record.root === 'object' && (record.state === 'settled' || record.state === 'pending');
+  const isWhole =
+    record !== null &&
+    typeof record === 'object' &&
+    record.version === 1 &&
+    record.chainId === chainId &&
+    typeof record.diffId === 'string' &&
+    typeof record.digest === 'string' &&
+    Number.isSafeInteger(record.usedBytes) &&
+    Number.isSafeInteger(record.inodesUsed) &&
+    typeof record.rootIsOpaque === 'boolean' &&
+    typeof record.root === 'object' &&
+    (record.state === 'settled' || record.state === 'pending');
   if (!isWhole) throw new RuntimeError('DataLoss', `the record of layer ${chainId} is damaged`);
   return record as LayerRecord;
 }
@@ -359,7 +449,10 @@ async function writePending(layer: LayerSource, directory: string, pending: Pend
   if ((layer.chainId as string) === layer.diffId) {
     const [link] = pending.links;
     if (link === undefined) return 'settled';
-    throw new RuntimeError('DataLoss', `${quote(link[0])} is a hard link to ${quote(link[1])}, which is not in the layer, and there is no layer below`);
+    throw new RuntimeError(
+      'DataLoss',
+      `${quote(link[0])} is a hard link to ${quote(link[1])}, which is not in the layer, and there is no layer below`,
+    );
   }
   await writeFile(join(directory, 'pending.json'), JSON.stringify(pending), { mode: 0o600 });
   return 'pending';
@@ -367,20 +460,36 @@ async function writePending(layer: LayerSource, directory: string, pending: Pend
 
 async function readPending(directory: string): Promise<Pending> {
   const pending = (await readJson(join(directory, 'pending.json'), PENDING_JSON_BYTES)) as Partial<Pending> | null;
-  if (!Array.isArray(pending?.implicit) || !Array.isArray(pending.links)) throw new RuntimeError('DataLoss', 'the list of what the layer wants from those below is damaged');
+  if (!Array.isArray(pending?.implicit) || !Array.isArray(pending.links))
+    throw new RuntimeError('DataLoss', 'the list of what the layer wants from those below is damaged');
   return pending as Pending;
 }
 
-/** Formats that Node cannot unpack go through their own program, which has no right to more than it needs to hold one window. */
-async function unpackThrough(op: Op, program: Extract<Compression, 'xz' | 'bzip2'>, blob: number, work: (fd: number) => Promise<WrittenLayer>): Promise<WrittenLayer> {
+/**
+ * Formats that Node cannot unpack go through their own program, which has no right to more than it needs to hold one
+ * window.
+ */
+async function unpackThrough(
+  op: Op,
+  program: Extract<Compression, 'xz' | 'bzip2'>,
+  blob: number,
+  work: (fd: number) => Promise<WrittenLayer>,
+): Promise<WrittenLayer> {
   const tar = pipe();
   let child: Child;
   try {
-    child = await spawn({ argv: program === 'xz' ? ['xz', '-dc', '--memlimit-decompress=256MiB'] : ['bzip2', '-dc'], fds: [blob, tar.write, 'null'] });
+    child = await spawn({
+      argv: program === 'xz' ? ['xz', '-dc', '--memlimit-decompress=256MiB'] : ['bzip2', '-dc'],
+      fds: [blob, tar.write, 'null'],
+    });
   } catch (cause) {
     closeFd(tar.read);
     closeFd(tar.write);
-    throw new RuntimeError('Unimplemented', `the layer is packed with ${program}, and the program \`${program}\` does not start on this node: install it`, { cause });
+    throw new RuntimeError(
+      'Unimplemented',
+      `the layer is packed with ${program}, and the program \`${program}\` does not start on this node: install it`,
+      { cause },
+    );
   }
   closeFd(tar.write);
   // The worker may be waiting for bytes and not see its flag.
@@ -392,7 +501,12 @@ async function unpackThrough(op: Op, program: Extract<Compression, 'xz' | 'bzip2
     const ending = await child.exited;
     if (op.signal.aborted) throw abortError(op, 'unpack layer');
     // SIGPIPE ends it when nobody listens any more; then the result says why.
-    if (ending.kind === 'exited' && ending.code !== 0) throw new RuntimeError('DataLoss', `the ${program} data of the layer is damaged, cut short, or wants more than 256 MiB of memory (${program} exit code ${ending.code})`);
+    if (ending.kind === 'exited' && ending.code !== 0)
+      throw new RuntimeError(
+        'DataLoss',
+        `the ${program} data of the layer is damaged, cut short, or wants more than 256 MiB of ` +
+          `memory (${program} exit code ${ending.code})`,
+      );
     if (result instanceof Error) throw result;
     return result as WrittenLayer;
   } finally {

@@ -1,16 +1,18 @@
 /**
- * What is in a layer, written down while it is unpacked, so that `berth check` can tell years later whether it still is.
+ * What is in a layer, written down while it is unpacked, so that `berth check` can tell years later whether it still
+ * is.
  *
- * A power cut or a bad disk shows as empty, short or changed files under names that exist, and the digest of the compressed blob
- * says nothing about them. The manifest is a log: one record per thing done, in order; a later record about a path replaces
- * an earlier one. Records are text with NUL as the end, since paths are bytes:
+ * A power cut or a bad disk shows as empty, short or changed files under names that exist, and the digest of the
+ * compressed blob says nothing about them. The manifest is a log: one record per thing done, in order; a later record
+ * about a path replaces an earlier one. Records are text with NUL as the end, since paths are bytes:
  *
  *     f 644 0 0 1700000000 5 1234 9ae0daaf usr/bin/x\0        kind, mode (octal), uid, gid, mtime s and ns, size, crc32, path
  *     l 777 0 0 1700000000 0 0 - usr/bin/y\0x\0               symlinks and hard links (h) add their target; c and b the device "major:minor"
  *     R usr/lib/z\0                                           the tree at this path was removed
  *
- * crc32 finds what disks and power cuts do; who can write here as root and means harm could rewrite a stronger digest as well. It runs
- * at many GB/s, a second sha256 would be the most expensive part of unpacking. Sparse files have no crc ('-').
+ * crc32 finds what disks and power cuts do; who can write here as root and means harm could rewrite a stronger digest
+ * as well. It runs at many GB/s, a second sha256 would be the most expensive part of unpacking. Sparse files have no
+ * crc ('-').
  */
 import { crc32 } from 'node:zlib';
 import { RuntimeError } from '../base/errors.ts';
@@ -78,7 +80,13 @@ export class ManifestWriter {
     this.#add('h', path, { mode: 0, uid: 0, gid: 0, mtimeSeconds: 0, mtimeNanos: 0, xattrs: [] }, 0, '-', target);
   }
 
-  special(path: string, metadata: NodeMetadata, kind: 'character' | 'block' | 'fifo', major: number, minor: number): void {
+  special(
+    path: string,
+    metadata: NodeMetadata,
+    kind: 'character' | 'block' | 'fifo',
+    major: number,
+    minor: number,
+  ): void {
     if (kind === 'fifo') this.#add('p', path, metadata, 0, '-', undefined);
     else this.#add(kind === 'character' ? 'c' : 'b', path, metadata, 0, '-', `${major}:${minor}`);
   }
@@ -92,8 +100,17 @@ export class ManifestWriter {
     this.#text = '';
   }
 
-  #add(kind: RecordKind, path: string, node: NodeMetadata, size: number, crc: string, target: string | undefined): void {
-    const line = `${kind} ${node.mode.toString(8)} ${node.uid} ${node.gid} ${node.mtimeSeconds} ${node.mtimeNanos} ${size} ${crc} ${path}\0`;
+  #add(
+    kind: RecordKind,
+    path: string,
+    node: NodeMetadata,
+    size: number,
+    crc: string,
+    target: string | undefined,
+  ): void {
+    const line =
+      `${kind} ${node.mode.toString(8)} ${node.uid} ${node.gid} ${node.mtimeSeconds} ` +
+      `${node.mtimeNanos} ${size} ${crc} ${path}\0`;
     this.#append(target === undefined ? line : `${line}${target}\0`);
   }
 
@@ -121,13 +138,23 @@ export function parseManifest(bytes: Buffer): Map<string, ManifestRecord> {
       removeTree(records, line.slice(2));
       continue;
     }
-    const match = /^([dflhcbp]) ([0-7]{1,4}) (\d{1,10}) (\d{1,10}) (-?\d{1,16}) (\d{1,9}) (\d{1,16}) (-|[0-9a-f]{8}) ([^]*)$/.exec(line);
+    const match =
+      /^([dflhcbp]) ([0-7]{1,4}) (\d{1,10}) (\d{1,10}) (-?\d{1,16}) (\d{1,9}) (\d{1,16}) (-|[0-9a-f]{8}) ([^]*)$/.exec(
+        line,
+      );
     if (match === null) throw damaged();
     const [, kind = '', mode = '', uid, gid, seconds, nanos, size, crc = '', path = ''] = match;
     records.delete(path);
     records.set(path, {
-      kind: kind as RecordKind, mode: Number.parseInt(mode, 8), uid: Number(uid), gid: Number(gid), mtimeSeconds: Number(seconds), mtimeNanos: Number(nanos),
-      sizeBytes: Number(size), crc: crc === '-' ? undefined : Number.parseInt(crc, 16), target: 'lhcb'.includes(kind) ? field() : '',
+      kind: kind as RecordKind,
+      mode: Number.parseInt(mode, 8),
+      uid: Number(uid),
+      gid: Number(gid),
+      mtimeSeconds: Number(seconds),
+      mtimeNanos: Number(nanos),
+      sizeBytes: Number(size),
+      crc: crc === '-' ? undefined : Number.parseInt(crc, 16),
+      target: 'lhcb'.includes(kind) ? field() : '',
     });
   }
   return records;

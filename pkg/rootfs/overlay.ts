@@ -9,11 +9,13 @@
  *                                  volumes/<n>.root   an empty directory with the image root's owner and mode, topmost layer of volume n
  *     <root>/rootfs/.trash-<random>              on its way out; nobody's after a crash
  *
- * `destroy` needs nothing but the id: it takes the name away, with the mounts below it, and unmounts and deletes in the background, so
- * that a mount which leaked into somebody else's namespace, or a million small files, cannot hold up RemoveContainer (cri-o#8596).
+ * `destroy` needs nothing but the id: it takes the name away, with the mounts below it, and unmounts and deletes in the
+ * background, so that a mount which leaked into somebody else's namespace, or a million small files, cannot hold up
+ * RemoveContainer (cri-o#8596).
  *
- * `<root>` is 0711 and the directories below it 0700: other users of the node must not reach setuid files of images (CVE-2021-41103). With
- * a user namespace the container's directory is 0711, because the runtime then walks to it as the mapped root.
+ * `<root>` is 0711 and the directories below it 0700: other users of the node must not reach setuid files of images
+ * (CVE-2021-41103). With a user namespace the container's directory is 0711, because the runtime then walks to it as
+ * the mapped root.
  */
 import { randomBytes } from 'node:crypto';
 import { chmod, rename, rm } from 'node:fs/promises';
@@ -28,7 +30,16 @@ import { checkAlive, type Op } from '../base/op.ts';
 import { type Freeing, noReserve } from '../base/reserve.ts';
 import { KeyedMutex, SingleFlight } from '../base/sync.ts';
 import type { FsUsage, LayerSource } from '../image/index.ts';
-import { closeFd, isMountPoint, mountBind, mountOverlay, openUserNamespace, Root, treeUsage, unmountTree } from '../sys/index.ts';
+import {
+  closeFd,
+  isMountPoint,
+  mountBind,
+  mountOverlay,
+  openUserNamespace,
+  Root,
+  treeUsage,
+  unmountTree,
+} from '../sys/index.ts';
 import type { IdMap, IdMapping, ImageVolumeOptions, InsideRoot, RootfsDriver, RootfsOptions } from './index.ts';
 import { insideRoot } from './inside.ts';
 import type { RootOwner } from './layer-writer.ts';
@@ -41,7 +52,10 @@ export interface OverlayOptions {
   readonly root: string;
   /** Where layers are if not in `<root>` (a split image store). */
   readonly imageRoot?: string | undefined;
-  /** Of the disk that `root` is on: what destroying a container's files takes when that is full. Default: nothing is reserved. */
+  /**
+   * Of the disk that `root` is on: what destroying a container's files takes when that is full. Default: nothing is
+   * reserved.
+   */
   readonly reserve?: Freeing | undefined;
   /** Bounds on layers, for tests; default `limits`. */
   readonly unpackLimits?: Partial<UnpackLimits> | undefined;
@@ -51,8 +65,12 @@ export interface OverlayOptions {
 
 const TRASH = '.trash-';
 const USAGE_MAX_AGE_MS = 10_000;
-/** What overlay or the mount takes; everything else in a mount option could only be a mistake or an attack on our own directories. */
-const MOUNT_OPTION = /^(metacopy=(on|off)|redirect_dir=(on|off|follow|nofollow)|index=(on|off)|xino=(on|off|auto)|nfs_export=(on|off)|uuid=(on|off|null|auto)|volatile|nodev|nosuid|noexec|noatime|relatime)$/;
+/**
+ * What overlay or the mount takes; everything else in a mount option could only be a mistake or an attack on our own
+ * directories.
+ */
+const MOUNT_OPTION =
+  /^(metacopy=(on|off)|redirect_dir=(on|off|follow|nofollow)|index=(on|off)|xino=(on|off|auto)|nfs_export=(on|off)|uuid=(on|off|null|auto)|volatile|nodev|nosuid|noexec|noatime|relatime)$/;
 const VOLUME_ATTRIBUTES = ['ro', 'nodev', 'nosuid', 'noexec'] as const;
 
 export class OverlayRootfs implements RootfsDriver {
@@ -74,11 +92,15 @@ export class OverlayRootfs implements RootfsDriver {
     this.#reserve = options.reserve ?? noReserve;
     // Each has another thread that inflates for it.
     const workers = Math.min(limits.unpackWorkersCount, Math.max(1, availableParallelism() >> 1));
-    this.#pool = new UnpackPool(workers, options.workerUrl ?? pathToFileURL(join(import.meta.dirname, 'unpack-worker.ts')));
+    this.#pool = new UnpackPool(
+      workers,
+      options.workerUrl ?? pathToFileURL(join(import.meta.dirname, 'unpack-worker.ts')),
+    );
     this.#layers = new Layers(join(this.imageRoot, 'layers'), this.#pool, options.unpackLimits ?? {});
   }
 
-  // --- layers -------------------------------------------------------------------------------------------------------------
+  // --- layers
+  // -------------------------------------------------------------------------------------------------------------
 
   unpack(op: Op, layer: LayerSource): Promise<void> {
     return this.#layers.unpack(op, layer);
@@ -104,12 +126,18 @@ export class OverlayRootfs implements RootfsDriver {
     return this.#layers.layersUsage(op);
   }
 
-  /** What is wrong with a layer on disk, for `berth check`: empty = whole. `removeLayer` is the repair; the next pull brings it back. */
+  /**
+   * What is wrong with a layer on disk, for `berth check`: empty = whole. `removeLayer` is the repair; the next pull
+   * brings it back.
+   */
   verifyLayer(op: Op, chainId: ChainId): Promise<readonly string[]> {
     return this.#layers.verify(op, chainId);
   }
 
-  /** Once at the start, before anything else: makes the directories and deletes what a crash left half made or half deleted. */
+  /**
+   * Once at the start, before anything else: makes the directories and deletes what a crash left half made or half
+   * deleted.
+   */
   async sweepLayers(op: Op): Promise<void> {
     await ensureDir(this.containerRoot, 0o711);
     await ensureDir(this.imageRoot, 0o711);
@@ -119,7 +147,8 @@ export class OverlayRootfs implements RootfsDriver {
     for (const name of await readDirSorted(this.#rootfs)) if (name.startsWith(TRASH)) this.#deleteLater(op, name);
   }
 
-  // --- containers ---------------------------------------------------------------------------------------------------------
+  // --- containers
+  // ---------------------------------------------------------------------------------------------------------
 
   mount(op: Op, id: ContainerId, layers: readonly ChainId[], options: RootfsOptions): Promise<string> {
     return this.#locks.run(id, async () => {
@@ -128,7 +157,11 @@ export class OverlayRootfs implements RootfsDriver {
       const merged = join(directory, 'merged');
       if (isMountPoint(merged)) return merged;
       const mountOptions = checkMountOptions(options.mountOptions);
-      if (options.quotaBytes > 0n) throw new RuntimeError('Unimplemented', 'a size limit for the writable layer needs project quotas, which this driver does not set; remove the limit');
+      if (options.quotaBytes > 0n)
+        throw new RuntimeError(
+          'Unimplemented',
+          'a size limit for the writable layer needs project quotas, which this driver does not set; remove the limit',
+        );
       try {
         await this.#layers.settle(op, layers);
         await this.#prepare(directory, await this.#layers.rootOwner(layers), options.idMap);
@@ -140,11 +173,18 @@ export class OverlayRootfs implements RootfsDriver {
     });
   }
 
-  mountImageVolume(op: Op, id: ContainerId, index: number, layers: readonly ChainId[], { subPath, idMap }: ImageVolumeOptions): Promise<string> {
+  mountImageVolume(
+    op: Op,
+    id: ContainerId,
+    index: number,
+    layers: readonly ChainId[],
+    { subPath, idMap }: ImageVolumeOptions,
+  ): Promise<string> {
     return this.#locks.run(id, async () => {
       checkAlive(op, 'mount image volume');
       checkSubPath(subPath);
-      if (!Number.isSafeInteger(index) || index < 0) throw new RuntimeError('InvalidArgument', `not the index of a volume: ${index}`);
+      if (!Number.isSafeInteger(index) || index < 0)
+        throw new RuntimeError('InvalidArgument', `not the index of a volume: ${index}`);
       const volumes = join(this.#path(id), 'volumes');
       const target = join(volumes, String(index));
       const top = `${target}.root`;
@@ -155,7 +195,10 @@ export class OverlayRootfs implements RootfsDriver {
         await own(volumes, `${index}.root`, await this.#layers.rootOwner(layers), null);
         const lower = await this.#layers.lowerDirs(layers);
         if (lower.length === 0) await mountBind({ source: top, target, extent: 'one', attributes: VOLUME_ATTRIBUTES });
-        else await withUserNamespace(idMap, (usernsFd) => mountOverlay({ lower: [top, ...lower], writable: null, target, options: VOLUME_ATTRIBUTES, usernsFd }));
+        else
+          await withUserNamespace(idMap, (usernsFd) =>
+            mountOverlay({ lower: [top, ...lower], writable: null, target, options: VOLUME_ATTRIBUTES, usernsFd }),
+          );
       }
       return subPath === '' ? target : inVolume(target, subPath);
     });
@@ -172,8 +215,9 @@ export class OverlayRootfs implements RootfsDriver {
   }
 
   /**
-   * Whether this kernel, and the file system that layers are on, can give a root to a user namespace: undefined if so, else the reason. Tries it
-   * once for real; what kernels say about themselves is not enough (overlay on idmapped layers came in 5.19, file systems one by one).
+   * Whether this kernel, and the file system that layers are on, can give a root to a user namespace: undefined if so,
+   * else the reason. Tries it once for real; what kernels say about themselves is not enough (overlay on idmapped
+   * layers came in 5.19, file systems one by one).
    */
   async whyNoUserNamespaces(): Promise<string | undefined> {
     return await this.#reserve.freeing(() => this.#tryUserNamespace()).then(() => undefined, explain);
@@ -181,7 +225,10 @@ export class OverlayRootfs implements RootfsDriver {
 
   async #tryUserNamespace(): Promise<void> {
     const directory = join(this.#rootfs, `${TRASH}${randomBytes(12).toString('hex')}`);
-    const idMap: IdMap = { uids: [{ containerId: 0, hostId: 100_000, size: 65_536 }], gids: [{ containerId: 0, hostId: 100_000, size: 65_536 }] };
+    const idMap: IdMap = {
+      uids: [{ containerId: 0, hostId: 100_000, size: 65_536 }],
+      gids: [{ containerId: 0, hostId: 100_000, size: 65_536 }],
+    };
     try {
       await ensureDir(join(directory, 'empty'));
       await this.#prepare(directory, { uid: 0, gid: 0, mode: 0o755 }, idMap);
@@ -251,14 +298,21 @@ export class OverlayRootfs implements RootfsDriver {
     await own(directory, 'upper', owner, idMap);
   }
 
-  async #mountMerged(directory: string, layerDirs: readonly string[], options: readonly string[], idMap: IdMap | null): Promise<void> {
+  async #mountMerged(
+    directory: string,
+    layerDirs: readonly string[],
+    options: readonly string[],
+    idMap: IdMap | null,
+  ): Promise<void> {
     const lower = [...layerDirs];
     if (lower.length === 0) {
       lower.push(join(directory, 'empty'));
       await ensureDir(join(directory, 'empty'));
     }
     const writable = { upper: join(directory, 'upper'), work: join(directory, 'work') };
-    await withUserNamespace(idMap, (usernsFd) => mountOverlay({ lower, writable, target: join(directory, 'merged'), options, usernsFd }));
+    await withUserNamespace(idMap, (usernsFd) =>
+      mountOverlay({ lower, writable, target: join(directory, 'merged'), options, usernsFd }),
+    );
   }
 
   #deleteLater(op: Op, name: string): void {
@@ -268,7 +322,10 @@ export class OverlayRootfs implements RootfsDriver {
         using root = Root.open(this.#rootfs, 'strict');
         await this.#reserve.freeing(() => root.removeTreeAsync(name));
       } catch (error) {
-        op.log.warn('cannot delete the files of a removed container, will retry at the next start', { path: join(this.#rootfs, name), cause: explain(error) });
+        op.log.warn('cannot delete the files of a removed container, will retry at the next start', {
+          path: join(this.#rootfs, name),
+          cause: explain(error),
+        });
       }
     };
     const removal = remove().finally(() => this.#deleting.delete(removal));
@@ -276,30 +333,50 @@ export class OverlayRootfs implements RootfsDriver {
   }
 }
 
-/** PURE. Mount options from the configuration as they are passed on. @throws InvalidArgument for one that is not allowed. */
+/**
+ * PURE. Mount options from the configuration as they are passed on. @throws InvalidArgument for one that is not
+ * allowed.
+ */
 export function checkMountOptions(options: readonly string[]): readonly string[] {
   for (const option of options) {
-    if (!MOUNT_OPTION.test(option)) throw new RuntimeError('InvalidArgument', `the overlay mount option ${quote(option)} is unknown or not allowed; see mountopt in the configuration`);
+    if (!MOUNT_OPTION.test(option))
+      throw new RuntimeError(
+        'InvalidArgument',
+        `the overlay mount option ${quote(option)} is unknown or not allowed; see mountopt in the configuration`,
+      );
   }
   return options;
 }
 
-/** PURE. The host id that `id` of an image has in a user namespace; overlay's upper directory is not idmapped by the mount. @throws InvalidArgument if it has none. */
+/**
+ * PURE. The host id that `id` of an image has in a user namespace; overlay's upper directory is not idmapped by the
+ * mount. @throws InvalidArgument if it has none.
+ */
 export function hostIdOf(id: number, maps: readonly IdMapping[]): number {
   const map = maps.find(({ containerId, size }) => id >= containerId && id < containerId + size);
-  if (map === undefined) throw new RuntimeError('InvalidArgument', `the owner ${id} of the image's root directory is not in the id map of the user namespace`);
+  if (map === undefined)
+    throw new RuntimeError(
+      'InvalidArgument',
+      `the owner ${id} of the image's root directory is not in the id map of the user namespace`,
+    );
   return map.hostId + (id - map.containerId);
 }
 
 /** PURE. @throws InvalidArgument unless the sub path is relative and free of `..`. */
 export function checkSubPath(subPath: string): void {
   if (subPath.startsWith('/') || subPath.split('/').includes('..') || subPath.includes('\0')) {
-    throw new RuntimeError('InvalidArgument', `the image sub path ${quote(subPath)} has to be relative and without ".."`);
+    throw new RuntimeError(
+      'InvalidArgument',
+      `the image sub path ${quote(subPath)} has to be relative and without ".."`,
+    );
   }
 }
 
 /** Does `work` with a descriptor of a user namespace that has the maps, or without one. */
-async function withUserNamespace(idMap: IdMap | null, work: (usernsFd: number | undefined) => Promise<void>): Promise<void> {
+async function withUserNamespace(
+  idMap: IdMap | null,
+  work: (usernsFd: number | undefined) => Promise<void>,
+): Promise<void> {
   if (idMap === null) return await work(undefined);
   const usernsFd = await openUserNamespace(idMap);
   try {
@@ -312,7 +389,11 @@ async function withUserNamespace(idMap: IdMap | null, work: (usernsFd: number | 
 /** Gives a directory of ours the owner and mode of an image's root. */
 async function own(directory: string, name: string, owner: RootOwner, idMap: IdMap | null): Promise<void> {
   using root = Root.open(directory, 'strict');
-  root.chown(name, idMap === null ? owner.uid : hostIdOf(owner.uid, idMap.uids), idMap === null ? owner.gid : hostIdOf(owner.gid, idMap.gids));
+  root.chown(
+    name,
+    idMap === null ? owner.uid : hostIdOf(owner.uid, idMap.uids),
+    idMap === null ? owner.gid : hostIdOf(owner.gid, idMap.gids),
+  );
   root.chmod(name, owner.mode);
 }
 
@@ -320,8 +401,13 @@ async function own(directory: string, name: string, owner: RootOwner, idMap: IdM
 function inVolume(target: string, subPath: string): string {
   using root = Root.open(target, 'chroot');
   const found = root.resolve(subPath);
-  if (found === undefined) throw new RuntimeError('NotFound', `sub path ${quote(subPath)} does not exist in the image`, { reason: 'ImageVolumeMountFailed' });
-  if (found.path === '/') throw new RuntimeError('InvalidArgument', `sub path ${quote(subPath)} leads out of the image`, { reason: 'ImageVolumeMountFailed' });
+  if (found === undefined)
+    throw new RuntimeError('NotFound', `sub path ${quote(subPath)} does not exist in the image`, {
+      reason: 'ImageVolumeMountFailed',
+    });
+  if (found.path === '/')
+    throw new RuntimeError('InvalidArgument', `sub path ${quote(subPath)} leads out of the image`, {
+      reason: 'ImageVolumeMountFailed',
+    });
   return `${target}${found.path}`;
 }
-

@@ -23,8 +23,10 @@ export type PaxList = readonly (readonly [key: string, value: string])[];
 /** One 512-byte header with a right checksum. */
 export function tarHeader(fields: HeaderFields, contentLength = 0): Buffer {
   const block = Buffer.alloc(512);
-  const text = (offset: number, length: number, value: string): void => void block.write(value.slice(0, length), offset, 'latin1');
-  const octal = (offset: number, length: number, value: number): void => text(offset, length, `${value.toString(8).padStart(length - 1, '0')}\0`);
+  const text = (offset: number, length: number, value: string): void =>
+    void block.write(value.slice(0, length), offset, 'latin1');
+  const octal = (offset: number, length: number, value: number): void =>
+    text(offset, length, `${value.toString(8).padStart(length - 1, '0')}\0`);
   const isDirectory = fields.type === '5';
   text(0, 100, fields.name ?? 'file');
   octal(100, 8, fields.mode ?? (isDirectory ? 0o755 : 0o644));

@@ -34,8 +34,10 @@ export function parsePax(record: Buffer, sparsePartsMax: number): PaxRecords {
   const xattrs = new Map<string, Uint8Array>();
   const sparseNumbers: number[] = [];
   const addNumber = (text: string): void => {
-    if (!/^[0-9]{1,15}$/.test(text)) throw new PaxError('DataLoss', 'the map of a sparse file has a value that is no number');
-    if (sparseNumbers.length >= 2 * sparsePartsMax) throw new PaxError('ResourceExhausted', `a sparse file has more than ${sparsePartsMax} parts`);
+    if (!/^[0-9]{1,15}$/.test(text))
+      throw new PaxError('DataLoss', 'the map of a sparse file has a value that is no number');
+    if (sparseNumbers.length >= 2 * sparsePartsMax)
+      throw new PaxError('ResourceExhausted', `a sparse file has more than ${sparsePartsMax} parts`);
     sparseNumbers.push(Number(text));
   };
   for (let at = 0; at < record.length; ) {
@@ -46,11 +48,13 @@ export function parsePax(record: Buffer, sparsePartsMax: number): PaxRecords {
       xattrs.set(name, Uint8Array.prototype.slice.call(record, valueStart, end));
     } else if (key === 'GNU.sparse.offset' || key === 'GNU.sparse.numbytes') {
       // 0.0 repeats these two in turn; an offset that comes twice in a row would shift the rest.
-      if ((sparseNumbers.length % 2 === 0) !== (key === 'GNU.sparse.offset')) throw new PaxError('DataLoss', 'the map of a sparse file is out of order');
+      if ((sparseNumbers.length % 2 === 0) !== (key === 'GNU.sparse.offset'))
+        throw new PaxError('DataLoss', 'the map of a sparse file is out of order');
       addNumber(record.toString('latin1', valueStart, end));
     } else if (key === 'GNU.sparse.map') {
       sparseNumbers.length = 0;
-      for (const number of commaParts(record.toString('latin1', valueStart, end), 2 * sparsePartsMax + 1)) addNumber(number);
+      for (const number of commaParts(record.toString('latin1', valueStart, end), 2 * sparsePartsMax + 1))
+        addNumber(number);
       values.set('GNU.sparse.numblocks', '');
     } else {
       values.set(key, record.toString('latin1', valueStart, end));
@@ -64,7 +68,10 @@ function commaParts(text: string, max: number): string[] {
   return text === '' ? [] : text.split(',', max);
 }
 
-function paxRecord(record: Buffer, at: number): { readonly key: string; readonly valueStart: number; readonly end: number } {
+function paxRecord(
+  record: Buffer,
+  at: number,
+): { readonly key: string; readonly valueStart: number; readonly end: number } {
   const bad = (): PaxError => new PaxError('DataLoss', 'a PAX header is damaged');
   let length = 0;
   let i = at;

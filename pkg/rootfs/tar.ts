@@ -15,7 +15,20 @@
  */
 import { type ErrorCode, RuntimeError } from '../base/errors.ts';
 import { quote } from '../base/ids.ts';
-import { base256, BLOCK, cString, emptyPax, headerPath, isGnu, isZero, octal, padded, parsePax, PaxError, type PaxRecords } from './tar-header.ts';
+import {
+  base256,
+  BLOCK,
+  cString,
+  emptyPax,
+  headerPath,
+  isGnu,
+  isZero,
+  octal,
+  padded,
+  parsePax,
+  PaxError,
+  type PaxRecords,
+} from './tar-header.ts';
 
 /** What kind of thing an entry makes. */
 export type TarType = 'file' | 'hardlink' | 'symlink' | 'character' | 'block' | 'directory' | 'fifo';
@@ -35,7 +48,10 @@ export interface TarXattr {
 /** One entry, all headers that belong to it applied. */
 export interface TarEntry {
   readonly type: TarType;
-  /** Byte string as written: may be absolute, have `..`, a trailing slash; never empty, no NUL, at most `TarLimits.pathBytes`. */
+  /**
+   * Byte string as written: may be absolute, have `..`, a trailing slash; never empty, no NUL, at most
+   * `TarLimits.pathBytes`.
+   */
   readonly path: string;
   /** Target of a hard link or symlink, same rules; empty for other types. */
   readonly linkPath: string;
@@ -127,7 +143,10 @@ export class TarReader {
     return this.#entriesCount;
   }
 
-  /** @throws DataLoss for a damaged archive, ResourceExhausted for a limit, Unimplemented for an unknown kind of entry; what the sink throws passes through. */
+  /**
+   * @throws DataLoss for a damaged archive, ResourceExhausted for a limit, Unimplemented for an unknown kind of entry;
+   * what the sink throws passes through.
+   */
   push(chunk: Buffer): void {
     let at = 0;
     while (at < chunk.length) at = this.#step(chunk, at);
@@ -136,7 +155,8 @@ export class TarReader {
   /** Call at the end of the stream. @throws DataLoss if it ended inside an entry. */
   finish(): void {
     if (this.#state === 'ended') return;
-    if (this.#state !== 'header' || this.#scratchUsed > 0 || this.#expecting) throw this.#error('DataLoss', 'the archive is cut short');
+    if (this.#state !== 'header' || this.#scratchUsed > 0 || this.#expecting)
+      throw this.#error('DataLoss', 'the archive is cut short');
   }
 
   #step(chunk: Buffer, at: number): number {
@@ -219,12 +239,16 @@ export class TarReader {
     }
     const claimed = this.#number(block, 148, 8, 'checksum');
     // Old Sun tars added the bytes as signed.
-    if (claimed !== unsigned && claimed !== unsigned - 256 * high) throw this.#error('DataLoss', 'the checksum of a header is wrong');
+    if (claimed !== unsigned && claimed !== unsigned - 256 * high)
+      throw this.#error('DataLoss', 'the checksum of a header is wrong');
   }
 
   #startRecord(kind: RecordKind, sizeBytes: number): void {
     if (sizeBytes > this.#limits.recordBytes) {
-      throw this.#error('ResourceExhausted', `an extended header of ${sizeBytes} bytes is over the limit of ${this.#limits.recordBytes}`);
+      throw this.#error(
+        'ResourceExhausted',
+        `an extended header of ${sizeBytes} bytes is over the limit of ${this.#limits.recordBytes}`,
+      );
     }
     if (kind !== 'paxGlobal') this.#expecting = true;
     this.#recordKind = kind;
@@ -264,7 +288,8 @@ export class TarReader {
   #longName(record: Buffer): string {
     const nul = record.indexOf(0);
     if (nul < 0) return record.toString('latin1');
-    for (let i = nul; i < record.length; i++) if (record[i] !== 0) throw this.#error('DataLoss', 'a name contains a NUL byte');
+    for (let i = nul; i < record.length; i++)
+      if (record[i] !== 0) throw this.#error('DataLoss', 'a name contains a NUL byte');
     return record.toString('latin1', 0, nul);
   }
 
@@ -282,7 +307,11 @@ export class TarReader {
     for (const key of ['path', 'linkpath', 'size']) {
       if (records.values.has(key)) throw this.#error('DataLoss', `a global PAX header sets ${key}`);
     }
-    if (records.sparseNumbers.length > 0 || records.values.has('GNU.sparse.major') || records.values.has('GNU.sparse.map')) {
+    if (
+      records.sparseNumbers.length > 0 ||
+      records.values.has('GNU.sparse.major') ||
+      records.values.has('GNU.sparse.map')
+    ) {
       throw this.#error('DataLoss', 'a global PAX header describes a sparse file');
     }
     for (const [key, value] of records.values) this.#global.values.set(key, value);
@@ -294,10 +323,15 @@ export class TarReader {
       throw this.#error('ResourceExhausted', `more than ${this.#limits.entriesCount} entries`);
     }
     const { pax, gnuPath, gnuLink } = this.#pending;
-    const path = this.#name(pax.values.get('GNU.sparse.name') || pax.values.get('path') || gnuPath || headerPath(block), 'name');
+    const path = this.#name(
+      pax.values.get('GNU.sparse.name') || pax.values.get('path') || gnuPath || headerPath(block),
+      'name',
+    );
     const type = this.#type(flag, path);
     const isLink = type === 'hardlink' || type === 'symlink';
-    const linkPath = isLink ? this.#name(pax.values.get('linkpath') || gnuLink || cString(block, 157, 100), 'link target') : '';
+    const linkPath = isLink
+      ? this.#name(pax.values.get('linkpath') || gnuLink || cString(block, 157, 100), 'link target')
+      : '';
     const storedBytes = this.#paxNumber('size', pax.values.get('size')) ?? headerSize;
     const mtime = this.#mtime(block);
     const isDevice = type === 'character' || type === 'block';
@@ -432,7 +466,10 @@ export class TarReader {
     if (name === '') throw this.#error('DataLoss', `an entry has an empty ${what}`);
     if (name.includes('\0')) throw this.#error('DataLoss', `a ${what} contains a NUL byte`);
     if (name.length > this.#limits.pathBytes) {
-      throw this.#error('ResourceExhausted', `a ${what} of ${name.length} bytes is over the limit of ${this.#limits.pathBytes}`);
+      throw this.#error(
+        'ResourceExhausted',
+        `a ${what} of ${name.length} bytes is over the limit of ${this.#limits.pathBytes}`,
+      );
     }
     return name;
   }
@@ -481,7 +518,8 @@ export class TarReader {
   }
 
   #signed(block: Buffer, offset: number, length: number, what: string): number {
-    const value = ((block[offset] as number) & 0x80) !== 0 ? base256(block, offset, length) : octal(block, offset, length);
+    const value =
+      ((block[offset] as number) & 0x80) !== 0 ? base256(block, offset, length) : octal(block, offset, length);
     if (value === undefined) throw this.#error('DataLoss', `the ${what} of a header is not a number in range`);
     return value;
   }
@@ -527,10 +565,14 @@ export class TarReader {
     if (this.#parts.length + numbers.length / 2 > this.#limits.sparsePartsCount) {
       throw this.#error('ResourceExhausted', `a sparse file has more than ${this.#limits.sparsePartsCount} parts`);
     }
-    for (let i = 0; i < numbers.length; i += 2) this.#parts.push({ offset: numbers[i] as number, length: numbers[i + 1] as number });
+    for (let i = 0; i < numbers.length; i += 2)
+      this.#parts.push({ offset: numbers[i] as number, length: numbers[i + 1] as number });
   }
 
-  /** PAX 1.0: the map is decimal lines in front of the content, padded to a block: count, then offset and length of each part. */
+  /**
+   * PAX 1.0: the map is decimal lines in front of the content, padded to a block: count, then offset and length of each
+   * part.
+   */
   #onSparseMap(block: Buffer): void {
     if (this.#contentLeft < BLOCK) throw this.#error('DataLoss', 'the map of a sparse file is cut short');
     this.#contentLeft -= BLOCK;
@@ -561,11 +603,13 @@ export class TarReader {
     let end = 0;
     let total = 0;
     for (const { offset, length } of this.#parts) {
-      if (offset < end || offset + length > entry.sizeBytes) throw this.#error('DataLoss', 'the map of a sparse file is out of order or out of range');
+      if (offset < end || offset + length > entry.sizeBytes)
+        throw this.#error('DataLoss', 'the map of a sparse file is out of order or out of range');
       end = offset + length;
       total += length;
     }
-    if (total !== this.#contentLeft) throw this.#error('DataLoss', 'the map of a sparse file does not match its content');
+    if (total !== this.#contentLeft)
+      throw this.#error('DataLoss', 'the map of a sparse file does not match its content');
     // GNU tar ends maps with an empty part that only marks the size.
     this.#parts = this.#parts.filter(({ length }) => length > 0);
   }

@@ -1,6 +1,6 @@
 /**
- * A few worker threads for layers, started when there is work and ended when there has been none for a while, so that an idle
- * daemon does not carry their heaps.
+ * A few worker threads for layers, started when there is work and ended when there has been none for a while, so that
+ * an idle daemon does not carry their heaps.
  */
 import { Worker } from 'node:worker_threads';
 import { RuntimeError } from '../base/errors.ts';
@@ -24,13 +24,19 @@ export class UnpackPool {
   readonly #idle: { readonly worker: Worker; readonly timer: NodeJS.Timeout }[] = [];
   #closed = false;
 
-  /** At most `workersMax` jobs run at once, the rest wait in order. `script` is the worker's file; a bundle has it elsewhere. */
+  /**
+   * At most `workersMax` jobs run at once, the rest wait in order. `script` is the worker's file; a bundle has it
+   * elsewhere.
+   */
   constructor(workersMax: number, script: URL) {
     this.#gate = new Gate(workersMax);
     this.#script = script;
   }
 
-  /** `begin` is called when the job's turn has come. @throws what the job throws; Cancelled or DeadlineExceeded when `op` ends; Internal if the worker dies. */
+  /**
+   * `begin` is called when the job's turn has come. @throws what the job throws; Cancelled or DeadlineExceeded when
+   * `op` ends; Internal if the worker dies.
+   */
   run<J extends Job>(op: Op, begin: () => J, onProgress: OnProgress | undefined): Promise<Results[J['type']]> {
     return this.#gate.run(async () => {
       checkAlive(op, 'wait for a thread that unpacks layers');
@@ -52,10 +58,12 @@ export class UnpackPool {
   /** Ends the idle workers; those at work end with their job. */
   async close(): Promise<void> {
     this.#closed = true;
-    await Promise.all(this.#idle.splice(0).map(({ worker, timer }) => {
-      clearTimeout(timer);
-      return worker.terminate();
-    }));
+    await Promise.all(
+      this.#idle.splice(0).map(({ worker, timer }) => {
+        clearTimeout(timer);
+        return worker.terminate();
+      }),
+    );
   }
 
   #take(): Worker {
@@ -89,10 +97,22 @@ export class UnpackPool {
 class WorkerLost extends RuntimeError {}
 
 /** One job, one answer. */
-async function converse(op: Op, worker: Worker, job: Job, onProgress: OnProgress | undefined): Promise<Results[keyof Results]> {
-  const request: Request = { job, cancel: new Int32Array(new SharedArrayBuffer(4)), progress: new BigInt64Array(new SharedArrayBuffer(16)) };
+async function converse(
+  op: Op,
+  worker: Worker,
+  job: Job,
+  onProgress: OnProgress | undefined,
+): Promise<Results[keyof Results]> {
+  const request: Request = {
+    job,
+    cancel: new Int32Array(new SharedArrayBuffer(4)),
+    progress: new BigInt64Array(new SharedArrayBuffer(16)),
+  };
   const { promise, resolve, reject } = Promise.withResolvers<Reply>();
-  const lost = (why: string) => (cause?: unknown): void => reject(lostError(why, cause));
+  const lost =
+    (why: string) =>
+    (cause?: unknown): void =>
+      reject(lostError(why, cause));
   const [onError, onExit] = [lost('failed'), lost('ended in the middle of a job')];
   let stuck: NodeJS.Timeout | undefined;
   const cancel = (): void => {
@@ -106,7 +126,9 @@ async function converse(op: Op, worker: Worker, job: Job, onProgress: OnProgress
     worker.postMessage(request);
     const reply = await promise;
     if ('result' in reply) return reply.result;
-    throw reply.code === 'Cancelled' ? abortError(op, `${job.type} layer`) : new RuntimeError(reply.code, reply.message);
+    throw reply.code === 'Cancelled'
+      ? abortError(op, `${job.type} layer`)
+      : new RuntimeError(reply.code, reply.message);
   } finally {
     op.signal.removeEventListener('abort', cancel);
     clearTimeout(stuck);
@@ -117,7 +139,11 @@ async function converse(op: Op, worker: Worker, job: Job, onProgress: OnProgress
 
 function lostError(why: string, cause: unknown): WorkerLost {
   if (cause instanceof Error && 'code' in cause && cause.code === 'ERR_WORKER_OUT_OF_MEMORY') {
-    return new WorkerLost('ResourceExhausted', `the names in the layer need more than ${RESOURCE_LIMITS.maxOldGenerationSizeMb} MiB of memory`, { cause });
+    return new WorkerLost(
+      'ResourceExhausted',
+      `the names in the layer need more than ${RESOURCE_LIMITS.maxOldGenerationSizeMb} MiB of memory`,
+      { cause },
+    );
   }
   return new WorkerLost('Internal', `the unpack worker ${why}`, { cause });
 }

@@ -1,8 +1,8 @@
 /**
  * What the worker threads do: everything about layers that would hold up the event loop. One job at a time per worker.
  *
- * Jobs are cancelled by a flag in shared memory that is looked at once per block, not by killing the thread: a killed thread leaves its
- * file descriptors open in the daemon. The same memory tells the parent how far the job is.
+ * Jobs are cancelled by a flag in shared memory that is looked at once per block, not by killing the thread: a killed
+ * thread leaves its file descriptors open in the daemon. The same memory tells the parent how far the job is.
  */
 import { createHash } from 'node:crypto';
 import { closeSync, constants, existsSync, openSync, readFileSync, readSync, writeSync } from 'node:fs';
@@ -77,7 +77,9 @@ export interface Request {
   readonly progress: BigInt64Array;
 }
 
-export type Reply = { readonly result: Results[keyof Results] } | { readonly code: ErrorCode; readonly message: string };
+export type Reply =
+  | { readonly result: Results[keyof Results] }
+  | { readonly code: ErrorCode; readonly message: string };
 
 const PROBLEMS_MAX = 20;
 const READ_BYTES = 256 * 1024;
@@ -158,14 +160,21 @@ async function readLayer(job: UnpackJob, request: Request, writer: LayerWriter):
   else readInflater(job.inflater, onRead, onTar);
   tar.finish();
   const diffId = `${job.diffId.slice(0, job.diffId.indexOf(':'))}:${hash.digest('hex')}`;
-  if (diffId !== job.diffId) throw new RuntimeError('DataLoss', `the layer unpacks to ${diffId}, but the image config promises ${job.diffId}`);
+  if (diffId !== job.diffId)
+    throw new RuntimeError('DataLoss', `the layer unpacks to ${diffId}, but the image config promises ${job.diffId}`);
 }
 
 /** The bound on bytes counts what lies in files; padding and headers of nothing else are bounded here too. */
 function checkRatio(job: UnpackJob, produced: number): void {
-  const most = Math.min(job.limits.unpackedBytes * 2 + job.limits.ratioGraceBytes, Math.max(job.limits.ratioGraceBytes, job.blobBytes * job.limits.ratio));
+  const most = Math.min(
+    job.limits.unpackedBytes * 2 + job.limits.ratioGraceBytes,
+    Math.max(job.limits.ratioGraceBytes, job.blobBytes * job.limits.ratio),
+  );
   if (produced <= most) return;
-  throw new RuntimeError('ResourceExhausted', `the layer of ${job.blobBytes} bytes unpacks to more than ${most} bytes; this looks like a decompression bomb`);
+  throw new RuntimeError(
+    'ResourceExhausted',
+    `the layer of ${job.blobBytes} bytes unpacks to more than ${most} bytes; this looks like a decompression bomb`,
+  );
 }
 
 /** In a manifest of its own: appending to the first one could be cut short by a crash. */
@@ -174,13 +183,18 @@ async function settle(job: SettleJob, request: Request): Promise<null> {
   using below = Root.open(job.below, 'chroot');
   const tree = new RootTree(root, below);
   const bounds = { copiedBytes: job.limits.unpackedBytes, look: () => checkCancelled(request) };
-  await writeManifest(join(job.directory, 'manifest.settled'), (manifest) => settleLayer(tree, job.pending, manifest, bounds));
+  await writeManifest(join(job.directory, 'manifest.settled'), (manifest) =>
+    settleLayer(tree, job.pending, manifest, bounds),
+  );
   return null;
 }
 
 function verify(job: VerifyJob, request: Request): readonly string[] {
   const settled = join(job.directory, 'manifest.settled');
-  const bytes = [readFileSync(join(job.directory, 'manifest')), ...(existsSync(settled) ? [readFileSync(settled)] : [])];
+  const bytes = [
+    readFileSync(join(job.directory, 'manifest')),
+    ...(existsSync(settled) ? [readFileSync(settled)] : []),
+  ];
   const records = parseManifest(Buffer.concat(bytes));
   using root = Root.open(join(job.directory, 'fs'), 'chroot');
   const problems: string[] = [];
@@ -193,7 +207,15 @@ function verify(job: VerifyJob, request: Request): readonly string[] {
   return problems;
 }
 
-const KINDS: Readonly<Record<ManifestRecord['kind'], string>> = { d: 'directory', f: 'file', l: 'symlink', h: 'file', c: 'character', b: 'block', p: 'fifo' };
+const KINDS: Readonly<Record<ManifestRecord['kind'], string>> = {
+  d: 'directory',
+  f: 'file',
+  l: 'symlink',
+  h: 'file',
+  c: 'character',
+  b: 'block',
+  p: 'fifo',
+};
 
 /** What is wrong with one node; undefined if nothing is. */
 function compare(root: Root, path: string, record: ManifestRecord, request: Request): string | undefined {
@@ -204,9 +226,12 @@ function compare(root: Root, path: string, record: ManifestRecord, request: Requ
     return target?.inode === stat.inode ? undefined : `is no longer a hard link to ${JSON.stringify(record.target)}`;
   }
   if (stat.kind !== KINDS[record.kind]) return `is a ${stat.kind} instead of a ${KINDS[record.kind]}`;
-  if (record.kind === 'l') return root.readLink(bytesOf(path)).toString('latin1') === record.target ? undefined : 'points elsewhere';
-  if (stat.mode !== record.mode || stat.uid !== record.uid || stat.gid !== record.gid) return 'has another owner or mode';
-  if (record.kind === 'c' || record.kind === 'b') return `${stat.major}:${stat.minor}` === record.target ? undefined : 'is another device';
+  if (record.kind === 'l')
+    return root.readLink(bytesOf(path)).toString('latin1') === record.target ? undefined : 'points elsewhere';
+  if (stat.mode !== record.mode || stat.uid !== record.uid || stat.gid !== record.gid)
+    return 'has another owner or mode';
+  if (record.kind === 'c' || record.kind === 'b')
+    return `${stat.major}:${stat.minor}` === record.target ? undefined : 'is another device';
   if (record.kind !== 'f') return undefined;
   if (stat.size !== BigInt(record.sizeBytes)) return `has ${stat.size} bytes instead of ${record.sizeBytes}`;
   return record.crc === undefined || crcOf(root, path, request) === record.crc ? undefined : 'has another content';

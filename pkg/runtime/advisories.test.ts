@@ -18,7 +18,10 @@ describe('knownVulnerable', () => {
     ['runc 1.4.0-rc.3', []],
     ['runc 1.4.0', []],
     ['runc 2.0.0', []],
-    ['runc 1.0.0-rc93', [...procfs, 'CVE-2024-21626', 'CVE-2023-27561', 'CVE-2023-28642', 'CVE-2022-29162', 'CVE-2021-30465']],
+    [
+      'runc 1.0.0-rc93',
+      [...procfs, 'CVE-2024-21626', 'CVE-2023-27561', 'CVE-2023-28642', 'CVE-2022-29162', 'CVE-2021-30465'],
+    ],
     ['runc 1.0.0', [...procfs, 'CVE-2024-21626', 'CVE-2023-27561', 'CVE-2023-28642', 'CVE-2022-29162']],
     ['crun 1.8.1', []],
     ['crun 1.4.3', ['CVE-2022-27650']],
@@ -36,6 +39,9 @@ describe('knownVulnerable', () => {
   }
 
   it('says what to do, with releases only', () => {
-    assert.match(knownVulnerable('runc', '1.1.5+ds1') ?? '', /^runc 1\.1\.5\+ds1 is older .*; use runc 1\.2\.8 or 1\.3\.3 or later, unless your distribution/);
+    assert.match(
+      knownVulnerable('runc', '1.1.5+ds1') ?? '',
+      /^runc 1\.1\.5\+ds1 is older .*; use runc 1\.2\.8 or 1\.3\.3 or later, unless your distribution/,
+    );
   });
 });

@@ -1,6 +1,7 @@
 /**
  * What every Monitor and OciRuntime must do, as one mocha suite: run on the fakes by fake.test.ts, and on runc and crun
- * under both conmons by test/e2e/runtime.e2e.ts. Programs are few words of shell that busybox and FakeProcess both know.
+ * under both conmons by test/e2e/runtime.e2e.ts. Programs are few words of shell that busybox and FakeProcess both
+ * know.
  */
 import { assert } from 'chai';
 import { isCode, RuntimeError } from '../base/errors.ts';
@@ -59,18 +60,33 @@ export function testOp(): Op {
 }
 
 /** Creates a container that executes `args` under `subject`. */
-export async function createContainer(subject: Subject, args: readonly string[], options: { readonly tty?: boolean; readonly stdin?: boolean; readonly stdinOnce?: boolean } = {}): Promise<Prepared & { readonly process: ProcessRef; readonly monitor: ProcessRef | null }> {
+export async function createContainer(
+  subject: Subject,
+  args: readonly string[],
+  options: { readonly tty?: boolean; readonly stdin?: boolean; readonly stdinOnce?: boolean } = {},
+): Promise<Prepared & { readonly process: ProcessRef; readonly monitor: ProcessRef | null }> {
   const tty = options.tty ?? false;
   const prepared = await subject.prepare(args, { tty });
   const made = await subject.monitor.create(testOp(), {
-    id: prepared.id, runtime: subject.runtime, name: `test-${prepared.id.slice(0, 8)}`, bundle: prepared.bundle, logPath: prepared.logPath,
-    tty, stdin: options.stdin ?? false, stdinOnce: options.stdinOnce ?? false, ready: Promise.resolve(),
+    id: prepared.id,
+    runtime: subject.runtime,
+    name: `test-${prepared.id.slice(0, 8)}`,
+    bundle: prepared.bundle,
+    logPath: prepared.logPath,
+    tty,
+    stdin: options.stdin ?? false,
+    stdinOnce: options.stdinOnce ?? false,
+    ready: Promise.resolve(),
   });
   return { ...prepared, ...made };
 }
 
 /** Creates and starts. */
-export async function runContainer(subject: Subject, args: readonly string[], options: { readonly tty?: boolean; readonly stdin?: boolean; readonly stdinOnce?: boolean } = {}): ReturnType<typeof createContainer> {
+export async function runContainer(
+  subject: Subject,
+  args: readonly string[],
+  options: { readonly tty?: boolean; readonly stdin?: boolean; readonly stdinOnce?: boolean } = {},
+): ReturnType<typeof createContainer> {
   const container = await createContainer(subject, args, options);
   await subject.runtime.start(testOp(), container.id);
   return container;
@@ -95,7 +111,9 @@ export async function exitOf(subject: Subject, id: ContainerId): Promise<ExitRec
 }
 
 /** Collects what an exec writes. */
-export function capture(options: { readonly tty?: boolean; readonly stdin?: AsyncIterable<Uint8Array> } = {}): ExecStdio & { text(stream: 'out' | 'err'): string } {
+export function capture(
+  options: { readonly tty?: boolean; readonly stdin?: AsyncIterable<Uint8Array> } = {},
+): ExecStdio & { text(stream: 'out' | 'err'): string } {
   const parts = { out: [] as Uint8Array[], err: [] as Uint8Array[] };
   return {
     tty: options.tty ?? false,
@@ -129,13 +147,23 @@ export async function eventually(what: string, holds: () => Promise<boolean> | b
 function describeLife(of: () => Subject): void {
   it('creates when the bundle is ready, and not at all if it never is', async () => {
     const subject = of();
-    const [first, second] = await Promise.all([subject.prepare(RUNS_FOREVER, { tty: false }), subject.prepare(RUNS_FOREVER, { tty: false })]);
+    const [first, second] = await Promise.all([
+      subject.prepare(RUNS_FOREVER, { tty: false }),
+      subject.prepare(RUNS_FOREVER, { tty: false }),
+    ]);
     const request = { runtime: subject.runtime, name: 'test', tty: false, stdin: false, stdinOnce: false };
     const ready = Promise.withResolvers<void>();
     const creating = subject.monitor.create(testOp(), { ...first, ...request, ready: ready.promise });
-    const why = await refusal(subject.monitor.create(testOp(), { ...second, ...request, ready: Promise.reject(new RuntimeError('ResourceExhausted', 'no room for a root')) }));
+    const why = await refusal(
+      subject.monitor.create(testOp(), {
+        ...second,
+        ...request,
+        ready: Promise.reject(new RuntimeError('ResourceExhausted', 'no room for a root')),
+      }),
+    );
     assert.strictEqual(why.message, 'no room for a root');
-    for (const { id } of [first, second]) assert.strictEqual((await subject.runtime.status(testOp(), id)).state, 'absent');
+    for (const { id } of [first, second])
+      assert.strictEqual((await subject.runtime.status(testOp(), id)).state, 'absent');
     ready.resolve();
     const { process } = await creating;
     assert.deepEqual(await subject.runtime.status(testOp(), first.id), { state: 'created', pid: process.pid });
@@ -146,9 +174,15 @@ function describeLife(of: () => Subject): void {
     const subject = of();
     const container = await createContainer(subject, RUNS_FOREVER);
     assert.isTrue(subject.processes.alive(container.process));
-    assert.deepEqual(await subject.runtime.status(testOp(), container.id), { state: 'created', pid: container.process.pid });
+    assert.deepEqual(await subject.runtime.status(testOp(), container.id), {
+      state: 'created',
+      pid: container.process.pid,
+    });
     await subject.runtime.start(testOp(), container.id);
-    assert.deepEqual(await subject.runtime.status(testOp(), container.id), { state: 'running', pid: container.process.pid });
+    assert.deepEqual(await subject.runtime.status(testOp(), container.id), {
+      state: 'running',
+      pid: container.process.pid,
+    });
     assert.include(await subject.runtime.list(testOp()), container.id);
     await subject.runtime.kill(testOp(), container.id, SIGKILL);
     await subject.processes.gone(container.process, AbortSignal.timeout(10_000));
@@ -181,9 +215,15 @@ function describeLife(of: () => Subject): void {
     const subject = of();
     const container = await runContainer(subject, RUNS_FOREVER);
     await subject.runtime.pause(testOp(), container.id);
-    assert.deepEqual(await subject.runtime.status(testOp(), container.id), { state: 'paused', pid: container.process.pid });
+    assert.deepEqual(await subject.runtime.status(testOp(), container.id), {
+      state: 'paused',
+      pid: container.process.pid,
+    });
     await subject.runtime.resume(testOp(), container.id);
-    assert.deepEqual(await subject.runtime.status(testOp(), container.id), { state: 'running', pid: container.process.pid });
+    assert.deepEqual(await subject.runtime.status(testOp(), container.id), {
+      state: 'running',
+      pid: container.process.pid,
+    });
     await destroyContainer(subject, container);
   });
 }
@@ -222,7 +262,9 @@ function describeExits(of: () => Subject): void {
     })();
     await eventually('the early exit is reported', () => seen.some((each) => each.id === early.id));
     const late = await runContainer(subject, ['sh', '-c', 'exit 2']);
-    await eventually('the late exit is reported', () => seen.some((each) => each.id === late.id && each.exitCode === 2));
+    await eventually('the late exit is reported', () =>
+      seen.some((each) => each.id === late.id && each.exitCode === 2),
+    );
     end.abort();
     await reading;
     await destroyContainer(subject, early);
@@ -242,7 +284,7 @@ function describeLogs(of: () => Subject): void {
     const subject = of();
     const container = await runContainer(subject, ['sh', '-c', 'echo to-out; echo to-err >&2']);
     await exitOf(subject, container.id);
-    assert.sameMembers([...await subject.readLog(container.logPath)], ['stdout F to-out', 'stderr F to-err']);
+    assert.sameMembers([...(await subject.readLog(container.logPath))], ['stdout F to-out', 'stderr F to-err']);
     await destroyContainer(subject, container);
   });
 
@@ -301,44 +343,60 @@ function describeExec(of: () => Subject): void {
     await destroyContainer(subject, container);
   };
 
-  it('executes: exit code and both streams apart', () => withContainer(async (subject, id) => {
-    const stdio = capture();
-    const process = subject.process(['sh', '-c', 'echo one; echo two >&2; exit 7'], { tty: false });
-    assert.deepEqual(await subject.runtime.exec(testOp(), id, process, stdio), { exitCode: 7 });
-    assert.strictEqual(stdio.text('out'), 'one\n');
-    assert.strictEqual(stdio.text('err'), 'two\n');
-  }));
+  it('executes: exit code and both streams apart', () =>
+    withContainer(async (subject, id) => {
+      const stdio = capture();
+      const process = subject.process(['sh', '-c', 'echo one; echo two >&2; exit 7'], { tty: false });
+      assert.deepEqual(await subject.runtime.exec(testOp(), id, process, stdio), { exitCode: 7 });
+      assert.strictEqual(stdio.text('out'), 'one\n');
+      assert.strictEqual(stdio.text('err'), 'two\n');
+    }));
 
-  it('feeds stdin to its end', () => withContainer(async (subject, id) => {
-    const stdio = capture({ stdin: chunks('abc\n', 'def\n') });
-    assert.deepEqual(await subject.runtime.exec(testOp(), id, subject.process(['cat'], { tty: false }), stdio), { exitCode: 0 });
-    assert.strictEqual(stdio.text('out'), 'abc\ndef\n');
-  }));
+  it('feeds stdin to its end', () =>
+    withContainer(async (subject, id) => {
+      const stdio = capture({ stdin: chunks('abc\n', 'def\n') });
+      assert.deepEqual(await subject.runtime.exec(testOp(), id, subject.process(['cat'], { tty: false }), stdio), {
+        exitCode: 0,
+      });
+      assert.strictEqual(stdio.text('out'), 'abc\ndef\n');
+    }));
 
-  it('names a program that is not there', () => withContainer(async (subject, id) => {
-    const error = await refusal(subject.runtime.exec(testOp(), id, subject.process(['no-such-program'], { tty: false }), capture()));
-    assert.include(error.message, 'no-such-program');
-    assert.strictEqual(error.code, 'InvalidArgument');
-  }));
+  it('names a program that is not there', () =>
+    withContainer(async (subject, id) => {
+      const error = await refusal(
+        subject.runtime.exec(testOp(), id, subject.process(['no-such-program'], { tty: false }), capture()),
+      );
+      assert.include(error.message, 'no-such-program');
+      assert.strictEqual(error.code, 'InvalidArgument');
+    }));
 
-  it('kills the process when the operation is over', () => withContainer(async (subject, id) => {
-    const cancel = new AbortController();
-    const op: Op = { ...testOp(), signal: cancel.signal };
-    const stdio = capture();
-    const running = refusal(subject.runtime.exec(op, id, subject.process(['sh', '-c', 'echo up; sleep 100000'], { tty: false }), stdio));
-    await eventually('it runs', () => stdio.text('out') === 'up\n');
-    cancel.abort();
-    assert.isTrue(isCode(await running, 'Cancelled'));
-  }));
+  it('kills the process when the operation is over', () =>
+    withContainer(async (subject, id) => {
+      const cancel = new AbortController();
+      const op: Op = { ...testOp(), signal: cancel.signal };
+      const stdio = capture();
+      const running = refusal(
+        subject.runtime.exec(op, id, subject.process(['sh', '-c', 'echo up; sleep 100000'], { tty: false }), stdio),
+      );
+      await eventually('it runs', () => stdio.text('out') === 'up\n');
+      cancel.abort();
+      assert.isTrue(isCode(await running, 'Cancelled'));
+    }));
 
   it('executes nothing in a container that does not run', async () => {
     const subject = of();
     const container = await runContainer(subject, ['true']);
     await exitOf(subject, container.id);
     const process = subject.process(['true'], { tty: false });
-    assert.strictEqual((await refusal(subject.runtime.exec(testOp(), container.id, process, capture()))).code, 'FailedPrecondition');
+    assert.strictEqual(
+      (await refusal(subject.runtime.exec(testOp(), container.id, process, capture()))).code,
+      'FailedPrecondition',
+    );
     await destroyContainer(subject, container);
-    assert.strictEqual((await refusal(subject.runtime.exec(testOp(), container.id, process, capture()))).code, 'NotFound');
+    assert.strictEqual(
+      (await refusal(subject.runtime.exec(testOp(), container.id, process, capture()))).code,
+      'NotFound',
+    );
   });
 }
 

@@ -19,17 +19,59 @@ const ID = 'ab'.repeat(32) as ContainerId;
 
 function request(handler: Partial<RuntimeHandler>, more: Partial<CreateRequest> = {}): CreateRequest {
   const runtime: OciRuntime = Object.assign(Object.create(new FakeNode().boot().runtime) as OciRuntime, {
-    handler: { ...fakeHandler('crun'), path: '/usr/bin/crun', root: '/run/rt', monitorPath: '/usr/bin/conmon', ...handler },
+    handler: {
+      ...fakeHandler('crun'),
+      path: '/usr/bin/crun',
+      root: '/run/rt',
+      monitorPath: '/usr/bin/conmon',
+      ...handler,
+    },
   });
-  return { id: ID, runtime, name: 'k8s_ctr', bundle: '/run/b', logPath: '/var/log/pods/x/0.log', tty: false, stdin: false, stdinOnce: false, ready: Promise.resolve(), ...more };
+  return {
+    id: ID,
+    runtime,
+    name: 'k8s_ctr',
+    bundle: '/run/b',
+    logPath: '/var/log/pods/x/0.log',
+    tty: false,
+    stdin: false,
+    stdinOnce: false,
+    ready: Promise.resolve(),
+    ...more,
+  };
 }
 
 describe('monitorArgv', () => {
   it('is the whole command line of a plain container', () => {
     assert.deepEqual(monitorArgv(request({}), '/run/exits'), [
-      '/usr/bin/conmon', '--sync', '--syslog', '-b', '/run/b', '-c', ID, '-u', ID, '-n', 'k8s_ctr', '-r', '/usr/bin/crun',
-      '--runtime-arg', '--root=/run/rt', '--runtime-arg', '--log=/run/b/runtime.log', '--runtime-arg', '--log-format=json',
-      '-p', '/run/b/pidfile', '-P', '/run/b/conmon.pid', '--exit-dir', '/run/exits', '--full-attach', '-l', 'k8s-file:/var/log/pods/x/0.log',
+      '/usr/bin/conmon',
+      '--sync',
+      '--syslog',
+      '-b',
+      '/run/b',
+      '-c',
+      ID,
+      '-u',
+      ID,
+      '-n',
+      'k8s_ctr',
+      '-r',
+      '/usr/bin/crun',
+      '--runtime-arg',
+      '--root=/run/rt',
+      '--runtime-arg',
+      '--log=/run/b/runtime.log',
+      '--runtime-arg',
+      '--log-format=json',
+      '-p',
+      '/run/b/pidfile',
+      '-P',
+      '/run/b/conmon.pid',
+      '--exit-dir',
+      '/run/exits',
+      '--full-attach',
+      '-l',
+      'k8s-file:/var/log/pods/x/0.log',
     ]);
   });
 
@@ -43,23 +85,42 @@ describe('monitorArgv', () => {
   });
 
   it('passes on what the handler says', () => {
-    const argv = monitorArgv(request({ cgroupManager: 'systemd', noSyncLog: true, noPivot: true, runtimeArgs: ['--platform=ptrace'] }, { logPath: '' }), '/e');
+    const argv = monitorArgv(
+      request(
+        { cgroupManager: 'systemd', noSyncLog: true, noPivot: true, runtimeArgs: ['--platform=ptrace'] },
+        { logPath: '' },
+      ),
+      '/e',
+    );
     assert.deepEqual(flags(argv), ['-s', '--no-sync-log', '--no-pivot']);
     assert.strictEqual(argv[argv.indexOf('-l') + 1], 'none');
     assert.strictEqual(argv[argv.indexOf('--platform=ptrace') - 1], '--runtime-arg');
-    assert.deepEqual(flags(monitorArgv(request({ journal: 'copy', logSizeMaxBytes: 9000 }), '/e')), ['-l', 'journald', '--log-size-max', '9000']);
-    assert.notInclude(monitorArgv(request({ journal: 'copy' }, { logPath: '' }), '/e'), 'journald', 'an infra container says nothing');
+    assert.deepEqual(flags(monitorArgv(request({ journal: 'copy', logSizeMaxBytes: 9000 }), '/e')), [
+      '-l',
+      'journald',
+      '--log-size-max',
+      '9000',
+    ]);
+    assert.notInclude(
+      monitorArgv(request({ journal: 'copy' }, { logPath: '' }), '/e'),
+      'journald',
+      'an infra container says nothing',
+    );
   });
 });
 
 describe('exit files', () => {
   it('never makes success of what is not known', () => {
-    assert.deepEqual(['0', '137', '255\n', '', '-1', '256', '1 2', '0x0', 'zero', '00000'].map(parseExitCode), [0, 137, 255, 255, 255, 255, 255, 255, 255, 255]);
+    assert.deepEqual(
+      ['0', '137', '255\n', '', '-1', '256', '1 2', '0x0', 'zero', '00000'].map(parseExitCode),
+      [0, 137, 255, 255, 255, 255, 255, 255, 255, 255],
+    );
   });
 
   it('ignores the names that writers rename from', () => {
     assert.strictEqual(exitFileId(ID), ID);
-    for (const name of [`${ID}.X1Y2Z3`, ID.slice(1), `${ID}0`, ID.toUpperCase(), '.']) assert.isUndefined(exitFileId(name));
+    for (const name of [`${ID}.X1Y2Z3`, ID.slice(1), `${ID}0`, ID.toUpperCase(), '.'])
+      assert.isUndefined(exitFileId(name));
   });
 });
 
@@ -104,7 +165,10 @@ describe('a node out of inotify instances', () => {
     onEvent({ kind: 'changed', name: OTHER });
     assert.strictEqual((await second)?.exitCode, 8);
     stop.abort();
-    assert.deepEqual(said.map((text) => text.replace(/,.*/, '')), ['exit directory cannot be watched', 'exit directory is watched again']);
+    assert.deepEqual(
+      said.map((text) => text.replace(/,.*/, '')),
+      ['exit directory cannot be watched', 'exit directory is watched again'],
+    );
     assert.isUndefined(onEvent, 'the watch is closed');
   });
 
@@ -124,7 +188,8 @@ describe('destroying a monitor', () => {
     const NEVER = 4_194_305; // Above the largest pid_max.
     const [living, other] = [`.conmon-${process.pid}.tmp`, `${'cd'.repeat(32)}.X1Y2Z3`];
     try {
-      for (const name of [ID, `${ID}.X1Y2Z3`, `.conmon-${NEVER}.tmp`, living, other]) await writeFile(join(directory, name), '0');
+      for (const name of [ID, `${ID}.X1Y2Z3`, `.conmon-${NEVER}.tmp`, living, other])
+        await writeFile(join(directory, name), '0');
       await new ConmonMonitor({ exitsDir: directory }).destroy(backgroundOp(silent), ID, join(directory, 'no-bundle'));
       assert.sameMembers(await readdir(directory), [living, other]);
     } finally {
@@ -138,8 +203,19 @@ describe('exec', () => {
     const directory = await mkdtemp(join(tmpdir(), 'berth-exec-'));
     const inTheWay = join(directory, 'rt');
     const scratchDir = join(inTheWay, 'exec');
-    const runtime = new OciCli({ ...fakeHandler('crun'), path: join(directory, 'absent'), root: directory }, { scratchDir });
-    const exec = (): Promise<string> => runtime.exec(backgroundOp(silent), ID, { args: ['true'] } as unknown as RuntimeProcess, { tty: false, stdin: null, stdout: null, stderr: null }).then(() => '', explain);
+    const runtime = new OciCli(
+      { ...fakeHandler('crun'), path: join(directory, 'absent'), root: directory },
+      { scratchDir },
+    );
+    const exec = (): Promise<string> =>
+      runtime
+        .exec(backgroundOp(silent), ID, { args: ['true'] } as unknown as RuntimeProcess, {
+          tty: false,
+          stdin: null,
+          stdout: null,
+          stderr: null,
+        })
+        .then(() => '', explain);
     try {
       await writeFile(inTheWay, '');
       assert.match(await exec(), /ENOTDIR|EEXIST|not a directory/);
@@ -154,10 +230,17 @@ describe('exec', () => {
 
 describe('brokenOn', () => {
   const v1 = { version: 1, mountPoint: '/sys/fs/cgroup/memory', controllers: ['memory'] } as const;
-  const v2 = (...controllers: string[]): { version: 2; mountPoint: string; controllers: string[] } => ({ version: 2, mountPoint: '/sys/fs/cgroup/unified', controllers });
+  const v2 = (...controllers: string[]): { version: 2; mountPoint: string; controllers: string[] } => ({
+    version: 2,
+    mountPoint: '/sys/fs/cgroup/unified',
+    controllers,
+  });
 
   it('names the controllers that keep crun from working', () => {
-    assert.match(brokenOn('crun', { mode: 'hybrid', hierarchies: [v1, v2('hugetlb')] }) ?? '', /unified \(hugetlb\); mount them as v1/);
+    assert.match(
+      brokenOn('crun', { mode: 'hybrid', hierarchies: [v1, v2('hugetlb')] }) ?? '',
+      /unified \(hugetlb\); mount them as v1/,
+    );
     assert.isUndefined(brokenOn('crun', { mode: 'hybrid', hierarchies: [v1, v2()] }));
     assert.isUndefined(brokenOn('crun', { mode: 'v2', hierarchies: [v2('memory', 'hugetlb')] }));
     assert.isUndefined(brokenOn('runc', { mode: 'hybrid', hierarchies: [v1, v2('hugetlb')] }));
@@ -166,14 +249,33 @@ describe('brokenOn', () => {
 
 describe('runtime state', () => {
   it('finds the ids that runc, crun and runsc keep', () => {
-    assert.deepEqual(stateIds([ID, `${'cd'.repeat(32)}_sandbox:${'cd'.repeat(32)}.state`, `${'cd'.repeat(32)}_sandbox:${'cd'.repeat(32)}.lock`, 'x', `${ID}0`]), [ID, 'cd'.repeat(32)]);
+    assert.deepEqual(
+      stateIds([
+        ID,
+        `${'cd'.repeat(32)}_sandbox:${'cd'.repeat(32)}.state`,
+        `${'cd'.repeat(32)}_sandbox:${'cd'.repeat(32)}.lock`,
+        'x',
+        `${ID}0`,
+      ]),
+      [ID, 'cd'.repeat(32)],
+    );
   });
 
   it('calls stopped what has no living process', () => {
     const answer = (status: string): string => JSON.stringify({ status, pid: 7 });
-    assert.deepEqual(parseState(answer('running'), 'crun', (pid) => pid === 7), { state: 'running', pid: 7 });
-    assert.deepEqual(parseState(answer('running'), 'crun', () => false), { state: 'stopped', pid: 0 });
-    assert.deepEqual(parseState(answer('stopped'), 'crun', () => true), { state: 'stopped', pid: 0 });
-    for (const wrong of ['', '{}', '{"status":"odd"}', '[]']) assert.throws(() => parseState(wrong, '/usr/bin/crun', () => true), /crun state answered/);
+    assert.deepEqual(
+      parseState(answer('running'), 'crun', (pid) => pid === 7),
+      { state: 'running', pid: 7 },
+    );
+    assert.deepEqual(
+      parseState(answer('running'), 'crun', () => false),
+      { state: 'stopped', pid: 0 },
+    );
+    assert.deepEqual(
+      parseState(answer('stopped'), 'crun', () => true),
+      { state: 'stopped', pid: 0 },
+    );
+    for (const wrong of ['', '{}', '{"status":"odd"}', '[]'])
+      assert.throws(() => parseState(wrong, '/usr/bin/crun', () => true), /crun state answered/);
   });
 });

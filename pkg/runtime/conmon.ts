@@ -4,7 +4,8 @@
  *   create   conmon;  bundle ready, start pipe ─▶ conmon ─fork▶ runtime create;  sync pipe ─▶ {"pid": N}
  *   later    <bundle>/attach (SOCK_SEQPACKET), <bundle>/ctl (FIFO: "1 height width", "2 0 0"), <exit-dir>/<id>
  *
- * conmon stays our child (`--sync`): it is reaped by us, killed as a whole tree when it hangs, and init's child once we are gone.
+ * conmon stays our child (`--sync`): it is reaped by us, killed as a whole tree when it hangs, and init's child once we
+ * are gone.
  */
 import { constants, existsSync, writeFileSync, writeSync } from 'node:fs';
 import { access, lstat, open, readdir, rm, stat, unlink } from 'node:fs/promises';
@@ -16,8 +17,28 @@ import { limits } from '../base/limits.ts';
 import { abortError, checkAlive, type Logger, type Op, silent, withTimeout } from '../base/op.ts';
 import { abortable } from '../base/sync.ts';
 import {
-  type Child, type DirectoryWatch, type FdStream, type Launcher, cgroupDirectory, closeFd, connectUnix, createCgroup, exitCodeOf, filesOfProcesses, isAlive, killTree, openLauncher,
-  openStream, pipe, processRef, readCgroupLayoutSync, reapOrphans, slicePath, spawn, waitGone, watchDirectory,
+  type Child,
+  type DirectoryWatch,
+  type FdStream,
+  type Launcher,
+  cgroupDirectory,
+  closeFd,
+  connectUnix,
+  createCgroup,
+  exitCodeOf,
+  filesOfProcesses,
+  isAlive,
+  killTree,
+  openLauncher,
+  openStream,
+  pipe,
+  processRef,
+  readCgroupLayoutSync,
+  reapOrphans,
+  slicePath,
+  spawn,
+  waitGone,
+  watchDirectory,
 } from '../sys/index.ts';
 import { exitFileId, readExitFile, watchExits, type ExitFile } from './exits.ts';
 import type { AttachChannel, CreateRequest, ExitRecord, Monitor, RuntimeHandler, TerminalSize } from './index.ts';
@@ -26,19 +47,32 @@ import { codeOfText, errorText, parseSyncMessage } from './messages.ts';
 export interface ConmonOptions {
   /** Where monitors write how containers ended; made if absent. */
   readonly exitsDir: string;
-  /** The bundle of a container, where its monitor notes an OOM kill. Default: `containers/<id>` beside the exit directory. */
+  /**
+   * The bundle of a container, where its monitor notes an OOM kill. Default: `containers/<id>` beside the exit
+   * directory.
+   */
   readonly bundleOf?: ((id: ContainerId) => string) | undefined;
   readonly log?: Logger | undefined;
 }
 
 /** Files in the bundle. */
-const FILES = { monitorPid: 'conmon.pid', containerPid: 'pidfile', runtimeLog: 'runtime.log', attach: 'attach', control: 'ctl', oom: 'oom' } as const;
+const FILES = {
+  monitorPid: 'conmon.pid',
+  containerPid: 'pidfile',
+  runtimeLog: 'runtime.log',
+  attach: 'attach',
+  control: 'ctl',
+  oom: 'oom',
+} as const;
 /** The line on the sync pipe carries the runtime's stderr, escaped; upstream reads 8 KiB of it. */
 const SYNC_BYTES = 256 * 1024;
 /** A monitor whose container is gone drains the log, syncs it, and ends by itself; after this it is killed. */
 const MONITOR_GRACE_MS = 2_000;
 const REOPEN_MS = 10_000;
-/** How often the monitor's descriptors are looked at while it reopens a log; a directory event comes first in all but one case. */
+/**
+ * How often the monitor's descriptors are looked at while it reopens a log; a directory event comes first in all but
+ * one case.
+ */
 const REOPEN_LOOK_MS = 20;
 /** conmon reads packets into a 32 KiB buffer and loses what is longer. */
 const ATTACH_PACKET_BYTES = 8_192;
@@ -60,7 +94,10 @@ export class ConmonMonitor implements Monitor {
     this.#log = options.log ?? silent;
   }
 
-  async create(op: Op, request: CreateRequest): Promise<{ readonly process: ProcessRef; readonly monitor: ProcessRef }> {
+  async create(
+    op: Op,
+    request: CreateRequest,
+  ): Promise<{ readonly process: ProcessRef; readonly monitor: ProcessRef }> {
     const { handler } = request.runtime;
     const stage = `${handler.path} create, run by ${handler.monitorPath}`;
     checkAlive(op, stage);
@@ -75,7 +112,11 @@ export class ConmonMonitor implements Monitor {
       running.release();
       const pid = await abortable(containerPid(running, request), bounded.signal, () => abortError(bounded, stage));
       const process = processRef(pid);
-      if (process === undefined) throw new RuntimeError('Internal', `container ${request.id} was created, but its first process ${pid} is gone already`);
+      if (process === undefined)
+        throw new RuntimeError(
+          'Internal',
+          `container ${request.id} was created, but its first process ${pid} is gone already`,
+        );
       return { process, monitor: running.child.ref };
     } catch (error) {
       await endMonitor(running.child);
@@ -94,7 +135,11 @@ export class ConmonMonitor implements Monitor {
       return attachChannel(openStream(await connectUnix(join(bundle, FILES.attach), 'seqpacket')));
     } catch (cause) {
       if (cause instanceof RuntimeError && (cause.code === 'NotFound' || cause.code === 'Unavailable')) {
-        throw new RuntimeError('FailedPrecondition', `cannot attach to container ${id}: no monitor serves it, so it has ended or its monitor is lost`, { cause });
+        throw new RuntimeError(
+          'FailedPrecondition',
+          `cannot attach to container ${id}: no monitor serves it, so it has ended or its monitor is lost`,
+          { cause },
+        );
       }
       throw wrap(`attach to container ${id}`, cause);
     }
@@ -109,7 +154,11 @@ export class ConmonMonitor implements Monitor {
     op.stage(stage);
     checkAlive(op, stage);
     const monitor = await findMonitor(bundle, this.#idOf(bundle));
-    if (monitor === undefined) throw new RuntimeError('FailedPrecondition', `cannot reopen ${logPath}: no monitor serves its container, so it has ended or its monitor is lost`);
+    if (monitor === undefined)
+      throw new RuntimeError(
+        'FailedPrecondition',
+        `cannot reopen ${logPath}: no monitor serves its container, so it has ended or its monitor is lost`,
+      );
     const existed = await exists(logPath);
     const bounded = withTimeout(op, REOPEN_MS);
     try {
@@ -153,10 +202,18 @@ export class ConmonMonitor implements Monitor {
       await waitGone(monitor, AbortSignal.timeout(MONITOR_GRACE_MS));
       reapOrphans();
     }
-    if (isAlive(monitor)) throw new RuntimeError('DeadlineExceeded', `monitor ${monitor.pid} of container ${id} does not die from SIGKILL: it hangs in the kernel, look at the disk that its log is on`);
+    if (isAlive(monitor))
+      throw new RuntimeError(
+        'DeadlineExceeded',
+        `monitor ${monitor.pid} of container ${id} does not die from SIGKILL: it hangs in the ` +
+          'kernel, look at the disk that its log is on',
+      );
   }
 
-  /** A writer killed between its temporary file and the rename leaves the former: upstream's `<id>.XXXXXX`, or our `.conmon-<pid>.tmp`. */
+  /**
+   * A writer killed between its temporary file and the rename leaves the former: upstream's `<id>.XXXXXX`, or our
+   * `.conmon-<pid>.tmp`.
+   */
   #removeUnfinished(id: ContainerId): void {
     for (const name of listInMemory(this.#exitsDir)) {
       const pid = /^\.conmon-(\d{1,10})\.tmp$/.exec(name)?.[1];
@@ -175,7 +232,10 @@ export class ConmonMonitor implements Monitor {
     return id !== undefined && this.#bundleOf(id) === bundle ? id : undefined;
   }
 
-  /** `monitor_cgroup`: '' and 'pod' leave monitors in the daemon's own cgroup; never the pod's, whose limits would hit them (CVE-2019-14891). */
+  /**
+   * `monitor_cgroup`: '' and 'pod' leave monitors in the daemon's own cgroup; never the pod's, whose limits would hit
+   * them (CVE-2019-14891).
+   */
   #launcher(monitorCgroup: string): Promise<Launcher> | undefined {
     if (monitorCgroup === '' || monitorCgroup === 'pod') return undefined;
     let launcher = this.#launchers.get(monitorCgroup);
@@ -193,13 +253,36 @@ export function monitorArgv(request: CreateRequest, exitsDir: string): [string, 
   const { handler } = request.runtime;
   const inBundle = (name: string): string => join(request.bundle, name);
   // The runtime's log is the one place where every runtime says why it failed without noise around it.
-  const runtimeArgs = [`--root=${handler.root}`, `--log=${inBundle(FILES.runtimeLog)}`, '--log-format=json', ...handler.runtimeArgs];
+  const runtimeArgs = [
+    `--root=${handler.root}`,
+    `--log=${inBundle(FILES.runtimeLog)}`,
+    '--log-format=json',
+    ...handler.runtimeArgs,
+  ];
   return [
-    handler.monitorPath, '--sync', '--syslog', // Once it is detached, nobody else hears what is wrong; without /dev/log it goes on without.
-    '-b', request.bundle, '-c', request.id, '-u', request.id, '-n', request.name,
-    '-r', handler.path, ...runtimeArgs.flatMap((argument) => ['--runtime-arg', argument]),
-    '-p', inBundle(FILES.containerPid), '-P', inBundle(FILES.monitorPid), '--exit-dir', exitsDir, '--full-attach',
-    '-l', request.logPath === '' ? 'none' : `k8s-file:${request.logPath}`,
+    handler.monitorPath,
+    '--sync',
+    '--syslog', // Once it is detached, nobody else hears what is wrong; without /dev/log it goes on without.
+    '-b',
+    request.bundle,
+    '-c',
+    request.id,
+    '-u',
+    request.id,
+    '-n',
+    request.name,
+    '-r',
+    handler.path,
+    ...runtimeArgs.flatMap((argument) => ['--runtime-arg', argument]),
+    '-p',
+    inBundle(FILES.containerPid),
+    '-P',
+    inBundle(FILES.monitorPid),
+    '--exit-dir',
+    exitsDir,
+    '--full-attach',
+    '-l',
+    request.logPath === '' ? 'none' : `k8s-file:${request.logPath}`,
     ...(handler.journal === 'copy' && request.logPath !== '' ? ['-l', 'journald'] : []),
     ...(handler.logSizeMaxBytes < 0 ? [] : ['--log-size-max', String(handler.logSizeMaxBytes)]),
     ...(handler.cgroupManager === 'systemd' ? ['-s'] : []),
@@ -218,11 +301,17 @@ interface RunningMonitor {
   readonly child: Child;
   readonly sync: FdStream;
   readonly stderr: FdStream;
-  /** Lets it run the runtime; it is in its cgroup from birth and waits for nothing but that. A second call does nothing. */
+  /**
+   * Lets it run the runtime; it is in its cgroup from birth and waits for nothing but that. A second call does nothing.
+   */
   release(): void;
 }
 
-async function startMonitor(argv: [string, ...string[]], request: CreateRequest, launcher: Launcher | undefined): Promise<RunningMonitor> {
+async function startMonitor(
+  argv: [string, ...string[]],
+  request: CreateRequest,
+  launcher: Launcher | undefined,
+): Promise<RunningMonitor> {
   const open = new Set<number>();
   const openPipe = (): ReturnType<typeof pipe> => {
     const ends = pipe();
@@ -232,7 +321,11 @@ async function startMonitor(argv: [string, ...string[]], request: CreateRequest,
   try {
     const [start, sync, stderr] = [openPipe(), openPipe(), openPipe()];
     const child = await spawn({
-      argv, cwd: request.bundle, launcher, leads: 'session', env: monitorEnv(request.runtime.handler),
+      argv,
+      cwd: request.bundle,
+      launcher,
+      leads: 'session',
+      env: monitorEnv(request.runtime.handler),
       fds: ['null', 'null', stderr.write, start.read, sync.write],
     });
     for (const ours of [start.write, sync.read, stderr.read]) open.delete(ours);
@@ -273,16 +366,27 @@ async function containerPid(running: RunningMonitor, request: CreateRequest): Pr
   const logged = errorText(await readTail(join(request.bundle, FILES.runtimeLog)));
   if (answer !== undefined || logged !== '') {
     const text = logged !== '' ? logged : errorText(answer?.message ?? '');
-    throw new RuntimeError(codeOfText(text), `${handler.path} could not create container ${request.id}: ${text === '' ? 'it did not say why' : text}`);
+    throw new RuntimeError(
+      codeOfText(text),
+      `${handler.path} could not create container ${request.id}: ${text === '' ? 'it did not say why' : text}`,
+    );
   }
   const words = errorText(await said);
-  throw new RuntimeError('Internal', `monitor ${handler.monitorPath} ended with exit code ${exitCodeOf(ending)} before container ${request.id} was created: ${words === '' ? 'it did not say why' : words}`);
+  throw new RuntimeError(
+    'Internal',
+    `monitor ${handler.monitorPath} ended with exit code ${exitCodeOf(ending)} before container ` +
+      `${request.id} was created: ${words === '' ? 'it did not say why' : words}`,
+  );
 }
 
 /** Kills a monitor with what it has started, and waits until it is reaped. */
 async function endMonitor(child: Child): Promise<void> {
   killTree(child.ref);
-  await abortable(child.exited, AbortSignal.timeout(MONITOR_GRACE_MS), () => new RuntimeError('DeadlineExceeded', 'monitor survives')).catch(() => {});
+  await abortable(
+    child.exited,
+    AbortSignal.timeout(MONITOR_GRACE_MS),
+    () => new RuntimeError('DeadlineExceeded', 'monitor survives'),
+  ).catch(() => {});
   reapOrphans(); // What it had started came to us when it died.
 }
 
@@ -295,7 +399,8 @@ async function readLine(stream: FdStream): Promise<string | undefined> {
     parts.push(end < 0 ? part : part.subarray(0, end));
     if (end >= 0) return Buffer.concat(parts).toString('utf8');
     size += part.length;
-    if (size > SYNC_BYTES) throw new RuntimeError('Internal', `the monitor's answer is longer than ${SYNC_BYTES} bytes`);
+    if (size > SYNC_BYTES)
+      throw new RuntimeError('Internal', `the monitor's answer is longer than ${SYNC_BYTES} bytes`);
   }
   return undefined;
 }
@@ -322,8 +427,8 @@ async function readTail(path: string): Promise<string> {
 }
 
 /**
- * Makes way for the log: what is at its path and is no plain file of one name is removed, so that no monitor writes through a link that
- * somebody put there (kubernetes#44043). @throws FailedPrecondition if a directory is there.
+ * Makes way for the log: what is at its path and is no plain file of one name is removed, so that no monitor writes
+ * through a link that somebody put there (kubernetes#44043). @throws FailedPrecondition if a directory is there.
  */
 async function prepareLogPath(logPath: string): Promise<void> {
   if (logPath === '') return;
@@ -331,7 +436,8 @@ async function prepareLogPath(logPath: string): Promise<void> {
     if (errnoOf(error) === 'ENOENT') return undefined;
     throw error;
   });
-  if (found?.isDirectory() === true) throw new RuntimeError('FailedPrecondition', `cannot log to ${logPath}: it is a directory; remove it`);
+  if (found?.isDirectory() === true)
+    throw new RuntimeError('FailedPrecondition', `cannot log to ${logPath}: it is a directory; remove it`);
   if (found !== undefined && (!found.isFile() || found.nlink > 1)) await unlink(logPath);
 }
 
@@ -342,14 +448,20 @@ async function control(bundle: string, line: string): Promise<void> {
     fifo = await open(join(bundle, FILES.control), constants.O_WRONLY | constants.O_NONBLOCK | constants.O_NOFOLLOW);
   } catch (cause) {
     if (errnoOf(cause) === 'ENXIO' || errnoOf(cause) === 'ENOENT') {
-      throw new RuntimeError('FailedPrecondition', `no monitor listens in ${bundle}: its container has ended or its monitor is lost`, { cause });
+      throw new RuntimeError(
+        'FailedPrecondition',
+        `no monitor listens in ${bundle}: its container has ended or its monitor is lost`,
+        { cause },
+      );
     }
     throw cause;
   }
   try {
     await fifo.write(line); // Below PIPE_BUF: whole or not at all.
   } catch (cause) {
-    throw new RuntimeError('Unavailable', `the monitor in ${bundle} does not read its control lines; try again`, { cause });
+    throw new RuntimeError('Unavailable', `the monitor in ${bundle} does not read its control lines; try again`, {
+      cause,
+    });
   } finally {
     await fifo.close();
   }
@@ -360,8 +472,17 @@ function terminalCells(count: number): number {
   return Math.max(0, Math.min(1000, Math.trunc(count)));
 }
 
-/** Sends the request and returns once the monitor holds the file at `logPath` open. @throws FailedPrecondition when the monitor ends meanwhile; when time is up. */
-export async function reopened(op: Op, monitor: ProcessRef, logPath: string, request: () => Promise<void>, watchNow = watchDirectory): Promise<void> {
+/**
+ * Sends the request and returns once the monitor holds the file at `logPath` open. @throws FailedPrecondition when the
+ * monitor ends meanwhile; when time is up.
+ */
+export async function reopened(
+  op: Op,
+  monitor: ProcessRef,
+  logPath: string,
+  request: () => Promise<void>,
+  watchNow = watchDirectory,
+): Promise<void> {
   let wake = (): void => {};
   const watch = watched(op, dirname(logPath), () => wake(), watchNow);
   const before = await inode(logPath);
@@ -371,10 +492,17 @@ export async function reopened(op: Op, monitor: ProcessRef, logPath: string, req
   try {
     await request();
     for (;;) {
-      const event = new Promise<void>((resolve) => { wake = resolve; });
+      const event = new Promise<void>((resolve) => {
+        wake = resolve;
+      });
       if (await holdsOpen(monitor, logPath)) return;
-      if (!isAlive(monitor)) throw new RuntimeError('FailedPrecondition', `cannot reopen ${logPath}: its container has ended`);
-      checkAlive(op, `waiting for monitor ${monitor.pid} to reopen ${logPath}; is its disk full or read-only?${before === undefined ? '' : ' (an older file is there)'}`);
+      if (!isAlive(monitor))
+        throw new RuntimeError('FailedPrecondition', `cannot reopen ${logPath}: its container has ended`);
+      checkAlive(
+        op,
+        `waiting for monitor ${monitor.pid} to reopen ${logPath}; is its disk full or ` +
+          `read-only?${before === undefined ? '' : ' (an older file is there)'}`,
+      );
       await event;
     }
   } finally {
@@ -385,11 +513,19 @@ export async function reopened(op: Op, monitor: ProcessRef, logPath: string, req
 }
 
 /** A watch, where one is to be had; the node may be out of inotify instances, and the watch only makes us quicker. */
-function watched(op: Op, directory: string, onEvent: () => void, watchNow: typeof watchDirectory): DirectoryWatch | undefined {
+function watched(
+  op: Op,
+  directory: string,
+  onEvent: () => void,
+  watchNow: typeof watchDirectory,
+): DirectoryWatch | undefined {
   try {
     return watchNow(directory, onEvent);
   } catch (cause) {
-    op.log.debug('directory of the log cannot be watched, looking again and again', { path: directory, cause: explain(cause) });
+    op.log.debug('directory of the log cannot be watched, looking again and again', {
+      path: directory,
+      cause: explain(cause),
+    });
     return undefined;
   }
 }
@@ -415,15 +551,21 @@ async function holdsOpen(process: ProcessRef, path: string): Promise<boolean> {
 }
 
 /**
- * The monitor of the bundle, if it lives: by its pid file, checked against its command line, since the pid may be another process's by
- * now. Without a pid file (we died right after we had started it) the process table is searched.
+ * The monitor of the bundle, if it lives: by its pid file, checked against its command line, since the pid may be
+ * another process's by now. Without a pid file (we died right after we had started it) the process table is searched.
  */
 async function findMonitor(bundle: string, id: ContainerId | undefined): Promise<ProcessRef | undefined> {
   const text = pidFileText(join(bundle, FILES.monitorPid));
-  const candidates = text === undefined ? (await readdir('/proc')).filter((name) => /^\d+$/.test(name)) : /^\d{1,10}\s*$/.test(text) ? [text.trim()] : [];
+  const candidates =
+    text === undefined
+      ? (await readdir('/proc')).filter((name) => /^\d+$/.test(name))
+      : /^\d{1,10}\s*$/.test(text)
+        ? [text.trim()]
+        : [];
   for (const [pid, bytes] of filesOfProcesses(candidates, 'cmdline', 128 * 1024)) {
     const argv = bytes.toString('utf8').split('\0');
-    const isOurs = argv[argv.indexOf('-b') + 1] === bundle && argv.includes('--exit-dir') && (id === undefined || argv.includes(id));
+    const isOurs =
+      argv[argv.indexOf('-b') + 1] === bundle && argv.includes('--exit-dir') && (id === undefined || argv.includes(id));
     const ref = isOurs ? processRef(pid) : undefined;
     if (ref !== undefined && isAlive(ref)) return ref;
   }
@@ -444,7 +586,10 @@ function pidFileText(path: string): string | undefined {
 }
 
 async function exists(path: string): Promise<boolean> {
-  return await access(path).then(() => true, () => false);
+  return await access(path).then(
+    () => true,
+    () => false,
+  );
 }
 
 async function openMonitorCgroup(monitorCgroup: string): Promise<Launcher> {
@@ -458,7 +603,8 @@ function attachChannel(stream: FdStream): AttachChannel {
   async function* output(): AsyncGenerator<{ stream: 'stdout' | 'stderr'; data: Uint8Array }> {
     try {
       for await (const packet of stream) {
-        if (packet[0] === STREAM_STDOUT || packet[0] === STREAM_STDERR) yield { stream: packet[0] === STREAM_STDOUT ? 'stdout' : 'stderr', data: packet.subarray(1) };
+        if (packet[0] === STREAM_STDOUT || packet[0] === STREAM_STDERR)
+          yield { stream: packet[0] === STREAM_STDOUT ? 'stdout' : 'stderr', data: packet.subarray(1) };
       }
     } finally {
       stream.close();
@@ -467,7 +613,8 @@ function attachChannel(stream: FdStream): AttachChannel {
   return {
     output: output(),
     async write(data) {
-      for (let at = 0; at < data.length; at += ATTACH_PACKET_BYTES) await stream.write(data.subarray(at, at + ATTACH_PACKET_BYTES));
+      for (let at = 0; at < data.length; at += ATTACH_PACKET_BYTES)
+        await stream.write(data.subarray(at, at + ATTACH_PACKET_BYTES));
     },
     closeInput: () => void stream.endWrite().catch(() => {}), // The peer is gone: its input is closed all the more.
     close: () => stream.close(),

@@ -4,8 +4,8 @@
  *   we ──spawn──▶ runtime exec ──▶ process         the runtime ends at once: its exit code says whether the process was started
  *   we ◀──────────orphan────────── process         we are a subreaper, so the process becomes our child: its exit code is ours to read
  *
- * Detached, because a runtime that waits copies every byte once more, stays in memory as long as the process, and waits for grandchildren
- * that hold the pipe (runc).
+ * Detached, because a runtime that waits copies every byte once more, stays in memory as long as the process, and waits
+ * for grandchildren that hold the pipe (runc).
  */
 import { readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { basename, dirname } from 'node:path';
@@ -16,7 +16,18 @@ import { limits } from '../base/limits.ts';
 import { abortError, checkAlive, type Op } from '../base/op.ts';
 import type { RuntimeProcess } from '../oci/spec-types.ts';
 import {
-  type Child, claimOrphan, closeFd, type ConsoleSocket, exitCodeOf, type FdStream, killTree, listenConsole, openStream, pipe, reapOrphans, setWindowSize,
+  type Child,
+  claimOrphan,
+  closeFd,
+  type ConsoleSocket,
+  exitCodeOf,
+  type FdStream,
+  killTree,
+  listenConsole,
+  openStream,
+  pipe,
+  reapOrphans,
+  setWindowSize,
   spawn,
 } from '../sys/index.ts';
 import type { ExecStdio } from './index.ts';
@@ -30,16 +41,23 @@ export interface ExecRequest {
   readonly stdio: ExecStdio;
   /** Absolute path prefix of files of our own, unused by anybody else. */
   readonly scratch: string;
-  /** For a runtime with a kernel of its own: kills a process there, by its number there, with all that descends from it. */
+  /**
+   * For a runtime with a kernel of its own: kills a process there, by its number there, with all that descends from it.
+   */
   readonly killInside?: ((pid: number) => Promise<void>) | undefined;
 }
 
 /** `refused`: the process was never started; the text is the runtime's. */
-export type ExecOutcome = { readonly kind: 'exited'; readonly exitCode: number } | { readonly kind: 'refused'; readonly text: string };
+export type ExecOutcome =
+  | { readonly kind: 'exited'; readonly exitCode: number }
+  | { readonly kind: 'refused'; readonly text: string };
 
 /** How long a killed process may take to vanish before the caller gets its error anyway. */
 const KILLED_MS = 2_000;
-/** After the end: how long a pipe that a grandchild holds may be silent before it is closed, and what is read from it at most (the largest pipe). */
+/**
+ * After the end: how long a pipe that a grandchild holds may be silent before it is closed, and what is read from it at
+ * most (the largest pipe).
+ */
 const DRAIN_IDLE_MS = 50;
 const DRAIN_BYTES = 1024 * 1024;
 /** stderr held back until it is known that the words are the process's and not the runtime's. */
@@ -48,15 +66,22 @@ const HELD_BYTES = 64 * 1024;
 const CONSOLE_MS = 5_000;
 
 /**
- * Runs the process to its end; every byte it wrote is delivered before this returns. When `op.signal` fires, the process dies with all that
- * descends from it or shares its session. A grandchild that holds the pipes keeps nobody waiting (GHSA-7jxh-36q5-gcqv).
+ * Runs the process to its end; every byte it wrote is delivered before this returns. When `op.signal` fires, the
+ * process dies with all that descends from it or shares its session. A grandchild that holds the pipes keeps nobody
+ * waiting (GHSA-7jxh-36q5-gcqv).
  * @throws DeadlineExceeded or Cancelled when the operation was over first; as spawn.
  */
 export async function execDetached(op: Op, request: ExecRequest): Promise<ExecOutcome> {
   const doing = `exec ${request.process.args[0] ?? ''} in container ${request.id}`;
   op.stage(doing);
   checkAlive(op, doing);
-  const files = { process: `${request.scratch}.json`, pid: `${request.scratch}.pid`, log: `${request.scratch}.log`, console: `${request.scratch}.sock`, inside: `${request.scratch}.inside` };
+  const files = {
+    process: `${request.scratch}.json`,
+    pid: `${request.scratch}.pid`,
+    log: `${request.scratch}.log`,
+    console: `${request.scratch}.sock`,
+    inside: `${request.scratch}.inside`,
+  };
   try {
     // A few hundred bytes on tmpfs: a detour through the thread pool would take longer.
     writeFileSync(files.process, stringifyExact({ ...request.process, terminal: request.stdio.tty }), { mode: 0o600 });
@@ -75,14 +100,32 @@ type Files = Readonly<Record<'process' | 'pid' | 'log' | 'console' | 'inside', s
 
 async function run(op: Op, doing: string, request: ExecRequest, files: Files, ends: Ends): Promise<ExecOutcome> {
   const argv: [string, ...string[]] = [
-    ...request.argv, '--log', files.log, '--log-format', 'json', 'exec', '--detach', '--process', files.process, '--pid-file', files.pid,
+    ...request.argv,
+    '--log',
+    files.log,
+    '--log-format',
+    'json',
+    'exec',
+    '--detach',
+    '--process',
+    files.process,
+    '--pid-file',
+    files.pid,
     // By its name alone: the runtime may know no way around the 107 bytes that a socket's path has.
     ...(request.stdio.tty ? ['--console-socket', basename(files.console)] : []),
-    ...(request.killInside === undefined ? [] : ['--internal-pid-file', files.inside]), request.id,
+    ...(request.killInside === undefined ? [] : ['--internal-pid-file', files.inside]),
+    request.id,
   ];
   const claim = claimOrphan();
-  // Not every runtime gives an exec the score that it asks for (crun 1.8); it inherits ours then, which is for the last that the kernel should kill.
-  const runtime = await spawn({ argv, cwd: dirname(request.scratch), fds: ends.childFds, leads: 'session', oomScoreAdj: request.process.oomScoreAdj }).catch((error: unknown) => {
+  // Not every runtime gives an exec the score that it asks for (crun 1.8); it inherits ours then, which is for the last
+  // that the kernel should kill.
+  const runtime = await spawn({
+    argv,
+    cwd: dirname(request.scratch),
+    fds: ends.childFds,
+    leads: 'session',
+    oomScoreAdj: request.process.oomScoreAdj,
+  }).catch((error: unknown) => {
     claim.close();
     throw error;
   });
@@ -96,10 +139,17 @@ async function run(op: Op, doing: string, request: ExecRequest, files: Files, en
     if (outcome !== 0) {
       if (op.signal.aborted) throw abortError(op, doing);
       await ends.settle();
-      return { kind: 'refused', text: errorText(readText(files.log)) || errorText(ends.runtimeWords()) || `exit code ${outcome}` };
+      return {
+        kind: 'refused',
+        text: errorText(readText(files.log)) || errorText(ends.runtimeWords()) || `exit code ${outcome}`,
+      };
     }
     const child = claim.adopt(Number.parseInt(readText(files.pid), 10));
-    if (child === undefined) throw new RuntimeError('Internal', `${doing}: the process was started, but is no child of ours; how it ended cannot be known`);
+    if (child === undefined)
+      throw new RuntimeError(
+        'Internal',
+        `${doing}: the process was started, but is no child of ours; how it ended cannot be known`,
+      );
     claim.close();
     current = child;
     scoreAs(child, request.process.oomScoreAdj);
@@ -113,12 +163,16 @@ async function run(op: Op, doing: string, request: ExecRequest, files: Files, en
   } finally {
     op.signal.removeEventListener('abort', kill);
     claim.close();
-    // A runtime that failed or was killed may leave its half-made process to us, as a zombie in the container's PID namespace.
+    // A runtime that failed or was killed may leave its half-made process to us, as a zombie in the container's PID
+    // namespace.
     if (current === runtime) reapOrphans();
   }
 }
 
-/** runc gives an exec the score that the container was made with, though an update has changed it since and the process asks for another. */
+/**
+ * runc gives an exec the score that the container was made with, though an update has changed it since and the process
+ * asks for another.
+ */
 function scoreAs(child: Child, oomScoreAdj: number | undefined): void {
   if (oomScoreAdj === undefined) return;
   try {
@@ -133,11 +187,15 @@ function scoreAs(child: Child, oomScoreAdj: number | undefined): void {
 async function killWhole({ killInside }: ExecRequest, files: Files, killHost: () => void): Promise<void> {
   const inside = Number.parseInt(killInside === undefined ? '' : readText(files.inside), 10);
   // The host's side ends by itself then, with an exit code.
-  if (killInside !== undefined && inside > 0) await killInside(inside).catch(() => {}); // Also ended by the container's end.
+  // Also ended by the container's end.
+  if (killInside !== undefined && inside > 0) await killInside(inside).catch(() => {});
   killHost();
 }
 
-/** The exit code; undefined if the process outlives the end of the operation, and so its SIGKILL, by KILLED_MS. It is reaped whenever it ends. */
+/**
+ * The exit code; undefined if the process outlives the end of the operation, and so its SIGKILL, by KILLED_MS. It is
+ * reaped whenever it ends.
+ */
 async function ended(op: Op, child: Child): Promise<number | undefined> {
   const late = Promise.withResolvers<undefined>();
   let timer: NodeJS.Timeout | undefined;
@@ -193,7 +251,11 @@ function pipeEnds(stdio: ExecStdio): Ends {
     const pumps: Pump[] = [];
     const feeding = new AbortController();
     return {
-      childFds: [stdin === null ? 'null' : (fds.shift() ?? 'null'), stdout === null ? 'null' : (fds.shift() ?? 'null'), fds.shift() ?? 'null'],
+      childFds: [
+        stdin === null ? 'null' : (fds.shift() ?? 'null'),
+        stdout === null ? 'null' : (fds.shift() ?? 'null'),
+        fds.shift() ?? 'null',
+      ],
       started: () => {
         closeChildFds();
         if (stdout !== null) pumps.push(new Pump(stdout, stdio.stdout));
@@ -274,7 +336,10 @@ function terminalEnds(path: string, stdio: ExecStdio): Ends {
 
 type Sink = (chunk: Uint8Array) => Promise<void> | void;
 
-/** Moves a stream into a sink, one chunk after the other. What a sink does not want any more (it threw) is read and dropped. */
+/**
+ * Moves a stream into a sink, one chunk after the other. What a sink does not want any more (it threw) is read and
+ * dropped.
+ */
 class Pump {
   readonly #stream: FdStream;
   readonly #done: Promise<void>;
@@ -288,7 +353,10 @@ class Pump {
     this.#done = this.#run();
   }
 
-  /** Returns when the stream has ended, or has nothing more of what was in it: silent for DRAIN_IDLE_MS, or DRAIN_BYTES later. Then it is closed. */
+  /**
+   * Returns when the stream has ended, or has nothing more of what was in it: silent for DRAIN_IDLE_MS, or DRAIN_BYTES
+   * later. Then it is closed.
+   */
   async settle(signal?: AbortSignal): Promise<void> {
     const before = this.#bytes;
     for (let seen = -1; signal?.aborted !== true && this.#bytes - before <= DRAIN_BYTES; ) {
@@ -351,7 +419,12 @@ class HeldOutput {
 }
 
 /** Writes a source into a stream until either ends. Every byte is taken by the kernel before the input is closed. */
-async function feed(stream: FdStream, source: AsyncIterable<Uint8Array>, stop: AbortSignal, atEnd: 'close' | 'keep'): Promise<void> {
+async function feed(
+  stream: FdStream,
+  source: AsyncIterable<Uint8Array>,
+  stop: AbortSignal,
+  atEnd: 'close' | 'keep',
+): Promise<void> {
   const iterator = source[Symbol.asyncIterator]();
   // Not a race of each `next` with one promise: until that settles it would hold every chunk that ever won.
   const end = (): void => void iterator.return?.().catch(() => {});

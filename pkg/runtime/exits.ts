@@ -1,5 +1,6 @@
 /**
- * The exit directory: monitors write `<exit-dir>/<container id>` by rename, with the exit code in decimal; we only read.
+ * The exit directory: monitors write `<exit-dir>/<container id>` by rename, with the exit code in decimal; we only
+ * read.
  *
  * Watch first, then read what is there, then live: an exit may be reported twice, but never not at all.
  */
@@ -27,14 +28,20 @@ export function exitFileId(name: string): ContainerId | undefined {
   return /^[0-9a-f]{64}$/.test(name) ? (name as ContainerId) : undefined;
 }
 
-/** PURE. 0-255 as written; 255 for anything else (upstream writes -1 when it does not know): what is not known to be success is none. */
+/**
+ * PURE. 0-255 as written; 255 for anything else (upstream writes -1 when it does not know): what is not known to be
+ * success is none.
+ */
 export function parseExitCode(text: string): number {
   const match = /^(\d{1,3})\s*$/.exec(text);
   const code = match === null ? 255 : Number(match[1]);
   return code <= 255 ? code : 255;
 }
 
-/** The exit file of `id` right now; undefined if there is none. Read on the spot: it is ours, on tmpfs, and somebody waits for it. */
+/**
+ * The exit file of `id` right now; undefined if there is none. Read on the spot: it is ours, on tmpfs, and somebody
+ * waits for it.
+ */
 export function readExitFile(directory: string, id: ContainerId): ExitFile | undefined {
   let file: number;
   try {
@@ -66,11 +73,15 @@ function readable(directory: string, id: ContainerId, log: Logger): ExitFile | u
 const UNWATCHED_MS = 1_000;
 
 /**
- * What is on disk, then what comes; every exit at least once, in order of arrival. Ends when `signal` fires. Makes the directory, also again when it is
- * taken away. Where it cannot be watched (a root container without a user namespace shares our inotify instances), it is read every `unwatchedMs` until it can.
+ * What is on disk, then what comes; every exit at least once, in order of arrival. Ends when `signal` fires. Makes the
+ * directory, also again when it is taken away. Where it cannot be watched (a root container without a user namespace
+ * shares our inotify instances), it is read every `unwatchedMs` until it can.
  */
 export async function* watchExits(
-  directory: string, signal: AbortSignal, log: Logger, { watchDirectory: watchNow, unwatchedMs } = { watchDirectory, unwatchedMs: UNWATCHED_MS },
+  directory: string,
+  signal: AbortSignal,
+  log: Logger,
+  { watchDirectory: watchNow, unwatchedMs } = { watchDirectory, unwatchedMs: UNWATCHED_MS },
 ): AsyncGenerator<ExitFile, void, void> {
   const pending = new Set<ContainerId>();
   let wake = (): void => {};
@@ -109,7 +120,11 @@ export async function* watchExits(
       // The second also when the first fails: who cannot watch can still look.
       const causes = [await failureOf(watchIt), await failureOf(readIt)].filter((cause) => cause !== undefined);
       if (causes.length > 0 && !troubled) {
-        log.error('exit directory cannot be watched, reading it again and again until it can; are fs.inotify.max_user_instances or the descriptors used up?', { path: directory, cause: explain(causes[0]) });
+        log.error(
+          'exit directory cannot be watched, reading it again and again until it can; are ' +
+            'fs.inotify.max_user_instances or the descriptors used up?',
+          { path: directory, cause: explain(causes[0]) },
+        );
       }
       if (causes.length === 0 && troubled) log.info('exit directory is watched again', { path: directory });
       troubled = causes.length > 0;
@@ -118,7 +133,9 @@ export async function* watchExits(
         const idle = troubled || (!reread && watch !== undefined); // Events came in while the directory was read.
         if (!idle || signal.aborted) continue;
         const again = troubled ? setTimeout(() => wake(), unwatchedMs) : undefined;
-        await new Promise<void>((resolve) => { wake = resolve; });
+        await new Promise<void>((resolve) => {
+          wake = resolve;
+        });
         clearTimeout(again);
         reread ||= troubled;
         continue;
@@ -135,5 +152,8 @@ export async function* watchExits(
 
 /** What `work` throws; undefined if nothing. */
 async function failureOf(work: () => Promise<void>): Promise<unknown> {
-  return await work().then(() => undefined, (cause: unknown) => cause);
+  return await work().then(
+    () => undefined,
+    (cause: unknown) => cause,
+  );
 }

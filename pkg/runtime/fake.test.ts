@@ -30,8 +30,11 @@ function subjectOn(node: FakeNode, view: FakeView = node.boot()): Subject {
 
 function fakeSpec(args: readonly string[], tty: boolean, cgroupsPath: string): RuntimeSpec {
   return {
-    ociVersion: '1.0.2', process: { terminal: tty, user: { uid: 0, gid: 0 }, args: [...args], env: [], cwd: '/' }, root: { path: 'rootfs' },
-    mounts: [], linux: { namespaces: [], cgroupsPath },
+    ociVersion: '1.0.2',
+    process: { terminal: tty, user: { uid: 0, gid: 0 }, args: [...args], env: [], cwd: '/' },
+    root: { path: 'rootfs' },
+    mounts: [],
+    linux: { namespaces: [], cgroupsPath },
   };
 }
 
@@ -57,11 +60,16 @@ describe('FakeNode', () => {
     const container = await runContainer(before, ['sleep', '1']);
     node.crashNext('pause', 'after');
     let answered = false;
-    void before.runtime.pause(testOp(), container.id).finally(() => { answered = true; });
+    void before.runtime.pause(testOp(), container.id).finally(() => {
+      answered = true;
+    });
     await new Promise((resolve) => setImmediate(resolve));
     assert.isFalse(answered);
     const after = node.boot();
-    assert.deepEqual(await after.runtime.status(testOp(), container.id), { state: 'paused', pid: container.process.pid });
+    assert.deepEqual(await after.runtime.status(testOp(), container.id), {
+      state: 'paused',
+      pid: container.process.pid,
+    });
     await node.exit(container.id, 3);
     assert.strictEqual((await after.monitor.exitOf(container.id))?.exitCode, 3);
     assert.isFalse(after.processes.alive(container.process));
@@ -81,7 +89,12 @@ describe('FakeNode', () => {
     const node = new FakeNode();
     const view = node.boot();
     const release = node.hangNext('pin');
-    const pinning = view.namespaces.pin(testOp(), newSandboxId(), { kinds: ['net'], sysctls: new Map(), hostname: '', idMap: null });
+    const pinning = view.namespaces.pin(testOp(), newSandboxId(), {
+      kinds: ['net'],
+      sysctls: new Map(),
+      hostname: '',
+      idMap: null,
+    });
     await new Promise((resolve) => setImmediate(resolve));
     assert.lengthOf(node.pins, 0);
     release();

@@ -18,16 +18,57 @@ import type { ContainerId, ProcessRef, SandboxId } from '../base/ids.ts';
 import { abortError, type Op } from '../base/op.ts';
 import type { LinuxResources, RuntimeProcess, RuntimeSpec } from '../oci/spec-types.ts';
 import type {
-  AttachChannel, CgroupValue, Connection, CreateRequest, ExecStdio, ExitRecord, ExitStatus, Host, HostDevice, Monitor, MountSource, NamespaceKind, Namespaces,
-  OciRuntime, OciStatus, PinRequest, Processes, RuntimeFeatures, RuntimeHandler, TerminalSize,
+  AttachChannel,
+  CgroupValue,
+  Connection,
+  CreateRequest,
+  ExecStdio,
+  ExitRecord,
+  ExitStatus,
+  Host,
+  HostDevice,
+  Monitor,
+  MountSource,
+  NamespaceKind,
+  Namespaces,
+  OciRuntime,
+  OciStatus,
+  PinRequest,
+  Processes,
+  RuntimeFeatures,
+  RuntimeHandler,
+  TerminalSize,
 } from './index.ts';
 
 /** Every call that can be made to fail, hang or crash. */
 export type FakeOperation =
-  | 'create' | 'attach' | 'resize' | 'reopenLog' | 'destroyMonitor'
-  | 'features' | 'start' | 'kill' | 'delete' | 'status' | 'update' | 'pause' | 'resume' | 'list' | 'exec'
-  | 'pin' | 'unpin' | 'pinned' | 'listPinned'
-  | 'mountSource' | 'devices' | 'mountShm' | 'unmount' | 'removeTree' | 'ensureCgroup' | 'destroyCgroup' | 'dial';
+  | 'create'
+  | 'attach'
+  | 'resize'
+  | 'reopenLog'
+  | 'destroyMonitor'
+  | 'features'
+  | 'start'
+  | 'kill'
+  | 'delete'
+  | 'status'
+  | 'update'
+  | 'pause'
+  | 'resume'
+  | 'list'
+  | 'exec'
+  | 'pin'
+  | 'unpin'
+  | 'pinned'
+  | 'listPinned'
+  | 'mountSource'
+  | 'devices'
+  | 'mountShm'
+  | 'unmount'
+  | 'removeTree'
+  | 'ensureCgroup'
+  | 'destroyCgroup'
+  | 'dial';
 
 /** Before the call has had its effect, or after it. */
 export type FakeMoment = 'before' | 'after';
@@ -64,8 +105,8 @@ const SIGTERM = 15;
 
 /**
  * A process that understands `true`, `false`, `sleep N`, `cat`, `echo TEXT`, and `sh -c` of those joined by `;`, with
- * `exit N`, `trap 'exit N' TERM`, `trap '' TERM`, `while` (for ever) and `>&2`. Real shells do the same with the same words, which is how
- * one conformance suite runs on both.
+ * `exit N`, `trap 'exit N' TERM`, `trap '' TERM`, `while` (for ever) and `>&2`. Real shells do the same with the same
+ * words, which is how one conformance suite runs on both.
  */
 export class FakeProcess {
   readonly ref: ProcessRef;
@@ -75,7 +116,9 @@ export class FakeProcess {
   #exitCode: number | undefined;
   #onTerm: number | 'ignored' = 128 + SIGTERM;
   #reading = false;
-  /** It has no signal handlers yet, so that the kernel drops all but SIGKILL: the init of a PID namespace at its start. */
+  /**
+   * It has no signal handlers yet, so that the kernel drops all but SIGKILL: the init of a PID namespace at its start.
+   */
   deaf = false;
 
   constructor(ref: ProcessRef, cgroup: string) {
@@ -136,7 +179,8 @@ export class FakeProcess {
     if (word === 'exit') this.exit(Number(rest[0] ?? '0'));
     else if (word === 'false') this.exit(1);
     else if (word === 'cat') this.#reading = true;
-    else if (word === 'trap') this.#onTerm = /'exit (\d+)'/.test(statement) ? Number(/'exit (\d+)'/.exec(statement)?.[1]) : 'ignored';
+    else if (word === 'trap')
+      this.#onTerm = /'exit (\d+)'/.test(statement) ? Number(/'exit (\d+)'/.exec(statement)?.[1]) : 'ignored';
     else if (word === 'echo') {
       const toStderr = statement.endsWith('>&2');
       this.#emit(toStderr ? 'stderr' : 'stdout', Buffer.from(`${rest.filter((each) => each !== '>&2').join(' ')}\n`));
@@ -230,7 +274,8 @@ export class FakeNode {
   reboot(): void {
     this.crash();
     for (const process of this.processes.values()) process.exit(128 + SIGKILL);
-    for (const store of [this.containers, this.processes, this.exits, this.pins, this.mounts, this.cgroups]) store.clear();
+    for (const store of [this.containers, this.processes, this.exits, this.pins, this.mounts, this.cgroups])
+      store.clear();
   }
 
   /** The next call of `operation` throws `error`, before or after it had its effect. Plans queue up. */
@@ -256,7 +301,11 @@ export class FakeNode {
   }
 
   /** The container's first process ends by itself. */
-  async exit(id: ContainerId, exitCode: number, how: { readonly oomKilled: boolean } = { oomKilled: false }): Promise<void> {
+  async exit(
+    id: ContainerId,
+    exitCode: number,
+    how: { readonly oomKilled: boolean } = { oomKilled: false },
+  ): Promise<void> {
     const container = this.#container(id);
     container.oomKilled = how.oomKilled;
     container.process.exit(exitCode);
@@ -321,7 +370,12 @@ export class FakeNode {
     return epoch === this.#epoch;
   }
 
-  async #moment(epoch: number, operation: FakeOperation, op: Op | undefined, act: Planned['act'] | undefined): Promise<void> {
+  async #moment(
+    epoch: number,
+    operation: FakeOperation,
+    op: Op | undefined,
+    act: Planned['act'] | undefined,
+  ): Promise<void> {
     await Promise.resolve();
     // What a dead daemon still had under way does not kill the next one.
     if (act === 'crash' && this.current(epoch)) this.crash();
@@ -352,18 +406,32 @@ export class FakeMonitor implements Monitor {
     this.#epoch = epoch;
   }
 
-  async create(op: Op, request: CreateRequest): Promise<{ readonly process: ProcessRef; readonly monitor: ProcessRef | null }> {
+  async create(
+    op: Op,
+    request: CreateRequest,
+  ): Promise<{ readonly process: ProcessRef; readonly monitor: ProcessRef | null }> {
     await request.ready;
     return await this.#node.call(this.#epoch, 'create', op, () => {
       const node = this.#node;
-      if (node.containers.has(request.id)) throw new RuntimeError('AlreadyExists', `container with given ID already exists: ${request.id}`);
+      if (node.containers.has(request.id))
+        throw new RuntimeError('AlreadyExists', `container with given ID already exists: ${request.id}`);
       const cgroupsPath = node.specs.get(request.bundle)?.linux.cgroupsPath ?? '';
       if (cgroupsPath !== '') node.cgroups.add(cgroupsPath);
       const container: FakeContainer = {
-        id: request.id, bundle: request.bundle, root: request.runtime.handler.root, logPath: request.logPath,
-        tty: request.tty, stdin: request.stdin, stdinOnce: request.stdinOnce, cgroupsPath,
-        process: node.spawn(cgroupsPath), monitor: node.spawn(request.runtime.handler.monitorCgroup),
-        state: 'created', oomKilled: false, size: undefined, updates: [],
+        id: request.id,
+        bundle: request.bundle,
+        root: request.runtime.handler.root,
+        logPath: request.logPath,
+        tty: request.tty,
+        stdin: request.stdin,
+        stdinOnce: request.stdinOnce,
+        cgroupsPath,
+        process: node.spawn(cgroupsPath),
+        monitor: node.spawn(request.runtime.handler.monitorCgroup),
+        state: 'created',
+        oomKilled: false,
+        size: undefined,
+        updates: [],
       };
       node.containers.set(request.id, container);
       if (request.logPath !== '') node.logs.set(request.logPath, []);
@@ -375,7 +443,8 @@ export class FakeMonitor implements Monitor {
   attach(op: Op, id: ContainerId, _bundle: string): Promise<AttachChannel> {
     return this.#node.call(this.#epoch, 'attach', op, () => {
       const container = this.#node.containers.get(id);
-      if (container === undefined || !container.monitor.alive) throw new RuntimeError('FailedPrecondition', `no monitor serves container ${id}`);
+      if (container === undefined || !container.monitor.alive)
+        throw new RuntimeError('FailedPrecondition', `no monitor serves container ${id}`);
       return fakeChannel(container);
     });
   }
@@ -409,7 +478,10 @@ export class FakeMonitor implements Monitor {
           if (!this.#node.current(this.#epoch)) await never();
           yield record;
         }
-        if (!signal.aborted) await new Promise<void>((resolve) => { wake = resolve; });
+        if (!signal.aborted)
+          await new Promise<void>((resolve) => {
+            wake = resolve;
+          });
       }
     } finally {
       this.#node.exitWatchers.delete(watcher);
@@ -434,7 +506,10 @@ export class FakeMonitor implements Monitor {
     const node = this.#node;
     monitorOf.set(container.monitor, container.id);
     container.process.listen((output) => {
-      if (container.monitor.alive && container.logPath !== '') node.logs.get(container.logPath)?.push(`${output.stream} F ${Buffer.from(output.data).toString('utf8').replace(/\n$/, '')}`);
+      if (container.monitor.alive && container.logPath !== '')
+        node.logs
+          .get(container.logPath)
+          ?.push(`${output.stream} F ${Buffer.from(output.data).toString('utf8').replace(/\n$/, '')}`);
     });
     void container.process.ended.then(async (exitCode) => {
       container.state = 'stopped';
@@ -448,7 +523,8 @@ export class FakeMonitor implements Monitor {
   }
 
   #byBundle(bundle: string): FakeContainer {
-    for (const container of this.#node.containers.values()) if (container.bundle === bundle && container.monitor.alive) return container;
+    for (const container of this.#node.containers.values())
+      if (container.bundle === bundle && container.monitor.alive) return container;
     throw new RuntimeError('FailedPrecondition', `no monitor listens in ${bundle}: its container has ended`);
   }
 }
@@ -472,7 +548,8 @@ export class FakeRuntime implements OciRuntime {
   start(op: Op, id: ContainerId): Promise<void> {
     return this.#call('start', op, () => {
       const container = this.#get(id);
-      if (container.state !== 'created') throw new RuntimeError('FailedPrecondition', `cannot start a container that is ${container.state}: ${id}`);
+      if (container.state !== 'created')
+        throw new RuntimeError('FailedPrecondition', `cannot start a container that is ${container.state}: ${id}`);
       container.state = 'running';
       container.process.run(this.#node.specs.get(container.bundle)?.process.args ?? ['sleep', 'inf']);
       return settle();
@@ -522,14 +599,17 @@ export class FakeRuntime implements OciRuntime {
   }
 
   list(op: Op): Promise<readonly ContainerId[]> {
-    return this.#call('list', op, () => [...this.#node.containers.values()].filter((each) => each.root === this.handler.root).map((each) => each.id));
+    return this.#call('list', op, () =>
+      [...this.#node.containers.values()].filter((each) => each.root === this.handler.root).map((each) => each.id),
+    );
   }
 
   exec(op: Op, id: ContainerId, process: RuntimeProcess, stdio: ExecStdio): Promise<ExitStatus> {
     return this.#call('exec', op, async () => {
       const container = this.#node.containers.get(id);
       if (container === undefined) throw new RuntimeError('NotFound', `container ${id} does not exist`);
-      if (container.state !== 'running') throw new RuntimeError('FailedPrecondition', `cannot exec in a container that is ${container.state}: ${id}`);
+      if (container.state !== 'running')
+        throw new RuntimeError('FailedPrecondition', `cannot exec in a container that is ${container.state}: ${id}`);
       const word = process.args[0] ?? '';
       if (!FAKE_PROGRAMS.has(word.slice(word.lastIndexOf('/') + 1))) {
         throw new RuntimeError('InvalidArgument', `exec: ${JSON.stringify(word)}: executable file not found in $PATH`);
@@ -541,7 +621,8 @@ export class FakeRuntime implements OciRuntime {
 
   #turn(id: ContainerId, from: FakeContainer['state'], to: FakeContainer['state']): void {
     const container = this.#get(id);
-    if (container.state !== from) throw new RuntimeError('FailedPrecondition', `container ${id} is ${container.state}, not ${from}`);
+    if (container.state !== from)
+      throw new RuntimeError('FailedPrecondition', `container ${id} is ${container.state}, not ${from}`);
     container.state = to;
   }
 
@@ -653,7 +734,9 @@ export class FakeHost implements Host {
 
   devices(op: Op, path: string): Promise<readonly HostDevice[]> {
     return this.#call('devices', op, () => {
-      const found = [...this.#node.hostDevices.values()].filter((each) => each.path === path || each.path.startsWith(`${path}/`));
+      const found = [...this.#node.hostDevices.values()].filter(
+        (each) => each.path === path || each.path.startsWith(`${path}/`),
+      );
       if (found.length === 0) throw new RuntimeError('InvalidArgument', `${path} is not a device`);
       return found;
     });
@@ -672,7 +755,12 @@ export class FakeHost implements Host {
     return 'fake-node';
   }
 
-  mountShm(op: Op, path: string, _sizeBytes: bigint, _owner: { readonly uid: number; readonly gid: number }): Promise<void> {
+  mountShm(
+    op: Op,
+    path: string,
+    _sizeBytes: bigint,
+    _owner: { readonly uid: number; readonly gid: number },
+  ): Promise<void> {
     return this.#call('mountShm', op, () => {
       this.#node.mounts.add(path);
     });
@@ -680,13 +768,16 @@ export class FakeHost implements Host {
 
   unmount(op: Op, path: string): Promise<void> {
     return this.#call('unmount', op, () => {
-      for (const each of [...this.#node.mounts]) if (each === path || each.startsWith(`${path}/`)) this.#node.mounts.delete(each);
+      for (const each of [...this.#node.mounts])
+        if (each === path || each.startsWith(`${path}/`)) this.#node.mounts.delete(each);
     });
   }
 
   removeTree(op: Op, path: string): Promise<void> {
     return this.#call('removeTree', op, async () => {
-      for (const each of this.#node.mounts) if (each === path || each.startsWith(`${path}/`)) throw new RuntimeError('FailedPrecondition', `${each} is still mounted`);
+      for (const each of this.#node.mounts)
+        if (each === path || each.startsWith(`${path}/`))
+          throw new RuntimeError('FailedPrecondition', `${each} is still mounted`);
       if (this.#node.ownRoots.length === 0) return;
       if (!this.#node.ownRoots.some((root) => path.startsWith(`${root}/`) && !path.split('/').includes('..'))) {
         throw new RuntimeError('PermissionDenied', `${path} is not below a directory of our own`);
@@ -696,7 +787,11 @@ export class FakeHost implements Host {
   }
 
   cgroupProcesses(cgroupsPath: string): Promise<readonly number[]> {
-    return Promise.resolve([...this.#node.processes.values()].filter((each) => each.alive && inCgroup(each.cgroup, cgroupsPath)).map((each) => each.ref.pid));
+    return Promise.resolve(
+      [...this.#node.processes.values()]
+        .filter((each) => each.alive && inCgroup(each.cgroup, cgroupsPath))
+        .map((each) => each.ref.pid),
+    );
   }
 
   ensureCgroup(op: Op, cgroupsPath: string): Promise<void> {
@@ -707,7 +802,8 @@ export class FakeHost implements Host {
 
   destroyCgroup(op: Op, cgroupsPath: string): Promise<void> {
     return this.#call('destroyCgroup', op, async () => {
-      for (const each of this.#node.processes.values()) if (inCgroup(each.cgroup, cgroupsPath)) each.exit(128 + SIGKILL);
+      for (const each of this.#node.processes.values())
+        if (inCgroup(each.cgroup, cgroupsPath)) each.exit(128 + SIGKILL);
       await settle();
       for (const each of [...this.#node.cgroups]) if (inCgroup(each, cgroupsPath)) this.#node.cgroups.delete(each);
     });
@@ -732,7 +828,11 @@ export class FakeHost implements Host {
   /** Port 7 echoes everywhere (RFC 862); nobody listens on any other. */
   dial(op: Op, netns: string | null, port: number): Promise<Connection> {
     return this.#call('dial', op, () => {
-      if (port !== 7) throw new RuntimeError('Unavailable', `connect to 127.0.0.1 port ${port} in ${netns ?? 'the host'}: ECONNREFUSED`);
+      if (port !== 7)
+        throw new RuntimeError(
+          'Unavailable',
+          `connect to 127.0.0.1 port ${port} in ${netns ?? 'the host'}: ECONNREFUSED`,
+        );
       return echo();
     });
   }
@@ -757,26 +857,56 @@ function echo(): Connection {
 /** A handler whose root is its own, so that `list` tells handlers apart. */
 export function fakeHandler(name: string): RuntimeHandler {
   return {
-    name, path: `/fake/${name}`, root: `/fake/run/${name}`, monitorPath: '/fake/conmon', monitorEnv: [], monitorCgroup: '', cgroupManager: 'cgroupfs',
-    runtimeArgs: [], createTimeoutMs: 240_000, noPivot: false, noSyncLog: false, logSizeMaxBytes: -1, journal: 'none',
+    name,
+    path: `/fake/${name}`,
+    root: `/fake/run/${name}`,
+    monitorPath: '/fake/conmon',
+    monitorEnv: [],
+    monitorCgroup: '',
+    cgroupManager: 'cgroupfs',
+    runtimeArgs: [],
+    createTimeoutMs: 240_000,
+    noPivot: false,
+    noSyncLog: false,
+    logSizeMaxBytes: -1,
+    journal: 'none',
   };
 }
 
 const FAKE_FEATURES: RuntimeFeatures = {
-  kind: 'fake', version: '1.0.0', ociVersion: '1.1.0', recursiveReadOnlyMounts: true, idmappedMounts: true, userNamespaces: true, capabilities: undefined, ownKernel: false, vulnerable: undefined,
-  seccomp: true, apparmor: false, broken: undefined,
+  kind: 'fake',
+  version: '1.0.0',
+  ociVersion: '1.1.0',
+  recursiveReadOnlyMounts: true,
+  idmappedMounts: true,
+  userNamespaces: true,
+  capabilities: undefined,
+  ownKernel: false,
+  vulnerable: undefined,
+  seccomp: true,
+  apparmor: false,
+  broken: undefined,
 };
 const FAKE_PROGRAMS = new Set(['true', 'false', 'sh', 'sleep', 'cat', 'echo']);
 const monitorOf = new WeakMap<FakeProcess, ContainerId>();
 
-async function runExec(op: Op, node: FakeNode, container: FakeContainer, args: readonly string[], stdio: ExecStdio): Promise<ExitStatus> {
+async function runExec(
+  op: Op,
+  node: FakeNode,
+  container: FakeContainer,
+  args: readonly string[],
+  stdio: ExecStdio,
+): Promise<ExitStatus> {
   const child = node.spawn(container.cgroupsPath);
   let delivered: Promise<void> = Promise.resolve();
   child.listen(({ stream, data }) => {
     const sink = stream === 'stdout' || stdio.tty ? stdio.stdout : stdio.stderr;
     delivered = delivered.then(() => sink?.(data));
   });
-  if (stdio.tty) stdio.onTerminal?.((size) => { container.size = size; });
+  if (stdio.tty)
+    stdio.onTerminal?.((size) => {
+      container.size = size;
+    });
   child.run(args);
   void (async () => {
     for await (const chunk of stdio.stdin ?? []) child.input(chunk);
@@ -807,13 +937,18 @@ function fakeChannel(container: FakeContainer): AttachChannel {
     for (;;) {
       for (let next = queue.shift(); next !== undefined; next = queue.shift()) yield next;
       if (!open) return;
-      await new Promise<void>((resolve) => { wake = resolve; });
+      await new Promise<void>((resolve) => {
+        wake = resolve;
+      });
     }
   }
   return {
     output: output(),
     write(data) {
-      if (!open) return Promise.reject(new RuntimeError('FailedPrecondition', `the attach session with ${container.id} is over`));
+      if (!open)
+        return Promise.reject(
+          new RuntimeError('FailedPrecondition', `the attach session with ${container.id} is over`),
+        );
       if (container.stdin || container.tty) container.process.input(data);
       return Promise.resolve();
     },

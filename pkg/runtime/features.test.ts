@@ -7,12 +7,19 @@ import { type Answers, remembered } from './features.ts';
 describe('what runtimes answered', () => {
   let dir = '';
   let asked = 0;
-  const answer = (stdout: string, exitCode = 0, stderr = ''): Answers['version'] => ({ exitCode, stdout: Buffer.from(stdout), stderr: Buffer.from(stderr) });
-  const ask = (version = answer('crun version 1'), features = answer('', 1, 'unknown command features')) => async (): Promise<Answers> => {
-    asked++;
-    return { version, features };
-  };
-  const about = (binary: string, ...answers: Parameters<typeof ask>): Promise<Answers> => remembered(join(dir, binary), join(dir, 'features'), ask(...answers));
+  const answer = (stdout: string, exitCode = 0, stderr = ''): Answers['version'] => ({
+    exitCode,
+    stdout: Buffer.from(stdout),
+    stderr: Buffer.from(stderr),
+  });
+  const ask =
+    (version = answer('crun version 1'), features = answer('', 1, 'unknown command features')) =>
+    async (): Promise<Answers> => {
+      asked++;
+      return { version, features };
+    };
+  const about = (binary: string, ...answers: Parameters<typeof ask>): Promise<Answers> =>
+    remembered(join(dir, binary), join(dir, 'features'), ask(...answers));
 
   beforeEach(() => {
     dir = mkdtempSync(join(tmpdir(), 'berth-features-'));
@@ -47,14 +54,22 @@ describe('what runtimes answered', () => {
   });
 
   it('is asked again after a failure that may pass, but not when there is no such command', async () => {
-    for (const failure of [answer('', 137), answer('', 1, 'fork/exec: resource temporarily unavailable'), answer('', 1)]) {
+    for (const failure of [
+      answer('', 137),
+      answer('', 1, 'fork/exec: resource temporarily unavailable'),
+      answer('', 1),
+    ]) {
       rmSync(join(dir, 'features'), { force: true });
       asked = 0;
       await about('program', undefined, failure);
       await about('program', undefined, failure);
       assert.equal(asked, 2, String(failure.stderr));
     }
-    const refusals = [answer('', 3, 'time="now" level=error msg="No help topic for \'features\'\\n"'), answer('', 2, "error: unrecognized subcommand 'features'"), answer('Usage: runsc <flags> <subcommand> <subcommand args>', 128)];
+    const refusals = [
+      answer('', 3, 'time="now" level=error msg="No help topic for \'features\'\\n"'),
+      answer('', 2, "error: unrecognized subcommand 'features'"),
+      answer('Usage: runsc <flags> <subcommand> <subcommand args>', 128),
+    ];
     for (const refusal of refusals) {
       rmSync(join(dir, 'features'), { force: true });
       asked = 0;

@@ -1,6 +1,6 @@
 /**
- * What a runtime answered about itself, remembered until the next boot: asking costs two processes for each handler, and a daemon that comes back
- * to a hundred pods has better things to do.
+ * What a runtime answered about itself, remembered until the next boot: asking costs two processes for each handler,
+ * and a daemon that comes back to a hundred pods has better things to do.
  */
 import { open, readFile } from 'node:fs/promises';
 import { replaceFile } from '../base/files.ts';
@@ -14,8 +14,8 @@ export interface Answers {
 }
 
 /**
- * What `ask` answers, or answered for the very same binary. A script is asked each time: what it runs may have changed. `file` is ours, on tmpfs;
- * when it cannot be read or written, everything is asked again.
+ * What `ask` answers, or answered for the very same binary. A script is asked each time: what it runs may have changed.
+ * `file` is ours, on tmpfs; when it cannot be read or written, everything is asked again.
  */
 export async function remembered(binary: string, file: string, ask: () => Promise<Answers>): Promise<Answers> {
   const identity = await identityOf(binary);
@@ -24,13 +24,23 @@ export async function remembered(binary: string, file: string, ask: () => Promis
   if (known !== undefined) return known;
   const answers = await ask();
   // A runtime that does not work may work in a moment, without having changed itself.
-  if (answers.version.exitCode === 0 && (answers.features.exitCode === 0 || isRefusal(answers.features))) await replaceFile(file, JSON.stringify({ identity, version: written(answers.version), features: written(answers.features) }), 'memory').catch(() => {});
+  if (answers.version.exitCode === 0 && (answers.features.exitCode === 0 || isRefusal(answers.features)))
+    await replaceFile(
+      file,
+      JSON.stringify({ identity, version: written(answers.version), features: written(answers.features) }),
+      'memory',
+    ).catch(() => {});
   return answers;
 }
 
-/** PURE. True if a runtime says that it has no such command, as crun and runc, youki, and runsc put it; anything else may be a moment's trouble. */
+/**
+ * PURE. True if a runtime says that it has no such command, as crun and runc, youki, and runsc put it; anything else
+ * may be a moment's trouble.
+ */
 function isRefusal({ stdout, stderr }: Answer): boolean {
-  return /unknown command|no help topic|unrecognized (sub)?command|^usage:/im.test(`${stderr.toString('utf8')}\n${stdout.toString('utf8')}`);
+  return /unknown command|no help topic|unrecognized (sub)?command|^usage:/im.test(
+    `${stderr.toString('utf8')}\n${stdout.toString('utf8')}`,
+  );
 }
 
 /** Tells one binary from another, also one that was replaced; undefined for what is no ELF program. */

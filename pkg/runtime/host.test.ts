@@ -4,15 +4,36 @@ import { LinuxHost, splitAtRoot } from './host.ts';
 
 describe('splitAtRoot', () => {
   it('refuses every path that is not strictly below an own root (pelagos#347)', () => {
-    for (const path of ['', '/', '/run/berth', '/run/berth/', '/run/berth/..', '/run/berth/../x', '/run/berth/a/./b', '/run/berth//a', '/run/berthx/a', '/etc', 'run/berth/a', '/run/berth/a/']) {
-      assert.throws(() => splitAtRoot(['/run/berth', '/var/lib/berth'], path), RuntimeError, 'refusing to remove', path);
+    for (const path of [
+      '',
+      '/',
+      '/run/berth',
+      '/run/berth/',
+      '/run/berth/..',
+      '/run/berth/../x',
+      '/run/berth/a/./b',
+      '/run/berth//a',
+      '/run/berthx/a',
+      '/etc',
+      'run/berth/a',
+      '/run/berth/a/',
+    ]) {
+      assert.throws(
+        () => splitAtRoot(['/run/berth', '/var/lib/berth'], path),
+        RuntimeError,
+        'refusing to remove',
+        path,
+      );
     }
     assert.throws(() => splitAtRoot([], '/a/b'), RuntimeError);
     assert.throws(() => splitAtRoot(['', '/'], '/a/b'), RuntimeError);
   });
 
   it('splits what is below one', () => {
-    assert.deepEqual(splitAtRoot(['/run/berth', '/var/lib/berth'], '/var/lib/berth/rootfs/x'), { root: '/var/lib/berth', below: 'rootfs/x' });
+    assert.deepEqual(splitAtRoot(['/run/berth', '/var/lib/berth'], '/var/lib/berth/rootfs/x'), {
+      root: '/var/lib/berth',
+      below: 'rootfs/x',
+    });
   });
 });
 
@@ -21,12 +42,15 @@ describe('LinuxHost.resolvConf', () => {
     new LinuxHost({ ownRoots: [], readText: (path) => Promise.resolve(files[path]) }).resolvConf();
   const STUB = '# systemd\nnameserver 127.0.0.53\noptions edns0\n';
 
-  it('is the host\'s own', async () => {
-    assert.equal(await resolvConf({ '/etc/resolv.conf': 'nameserver 10.0.0.1\n', '/run/systemd/resolve/resolv.conf': 'other' }), 'nameserver 10.0.0.1\n');
+  it("is the host's own", async () => {
+    assert.equal(
+      await resolvConf({ '/etc/resolv.conf': 'nameserver 10.0.0.1\n', '/run/systemd/resolve/resolv.conf': 'other' }),
+      'nameserver 10.0.0.1\n',
+    );
     assert.equal(await resolvConf({}), '');
   });
 
-  it('is systemd-resolved\'s real one where the host asks its stub', async () => {
+  it("is systemd-resolved's real one where the host asks its stub", async () => {
     assert.equal(await resolvConf({ '/etc/resolv.conf': STUB, '/run/systemd/resolve/resolv.conf': 'real' }), 'real');
     assert.equal(await resolvConf({ '/etc/resolv.conf': STUB }), STUB);
     const mixed = `${STUB}nameserver 10.0.0.1\n`;

@@ -1,6 +1,6 @@
 /**
- * The node as pods see it: mount sources, devices, resolv.conf, shared memory, cgroups, processes. Thin: pkg/sys does the work, this
- * file says what the product wants of it.
+ * The node as pods see it: mount sources, devices, resolv.conf, shared memory, cgroups, processes. Thin: pkg/sys does
+ * the work, this file says what the product wants of it.
  */
 import { writeFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
@@ -11,8 +11,33 @@ import type { ProcessRef } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import { checkAlive, type Op } from '../base/op.ts';
 import {
-  capture, cgroupDirectory, cgroupPathOf, cgroupProcesses, connectInNetns, createCgroup, destroyCgroup, heedsSignal, hierarchyOf, isAlive, isMountPoint, listDevices, mountById, mountFs, openStream, probePath, processRef,
-  propagationOf, readCgroupLayoutSync, readFiles, readSmallFile, Root, signalProcess, unmount, waitGone, type CgroupLayout, type DeviceNode,
+  capture,
+  cgroupDirectory,
+  cgroupPathOf,
+  cgroupProcesses,
+  connectInNetns,
+  createCgroup,
+  destroyCgroup,
+  heedsSignal,
+  hierarchyOf,
+  isAlive,
+  isMountPoint,
+  listDevices,
+  mountById,
+  mountFs,
+  openStream,
+  probePath,
+  processRef,
+  propagationOf,
+  readCgroupLayoutSync,
+  readFiles,
+  readSmallFile,
+  Root,
+  signalProcess,
+  unmount,
+  waitGone,
+  type CgroupLayout,
+  type DeviceNode,
 } from '../sys/index.ts';
 import type { CgroupValue, Connection, Host, HostDevice, MountSource, Processes } from './index.ts';
 
@@ -29,15 +54,25 @@ export class LinuxHost implements Host {
   readonly #readText: (path: string) => Promise<string | undefined>;
   #layout: CgroupLayout | undefined;
 
-  /** `ownRoots`: absolute paths below which removeTree may work. `readText`: a small file of the host, undefined if absent; tests give their own. */
-  constructor(options: { readonly ownRoots: readonly string[]; readonly readText?: (path: string) => Promise<string | undefined> }) {
+  /**
+   * `ownRoots`: absolute paths below which removeTree may work. `readText`: a small file of the host, undefined if
+   * absent; tests give their own.
+   */
+  constructor(options: {
+    readonly ownRoots: readonly string[];
+    readonly readText?: (path: string) => Promise<string | undefined>;
+  }) {
     this.#ownRoots = options.ownRoots;
     this.#readText = options.readText ?? readText;
   }
 
   async mountSource(op: Op, path: string, rejectAbsent: boolean): Promise<MountSource> {
     const found = await probePath(op, path, rejectAbsent ? 'report' : 'make');
-    if (found === undefined) throw new RuntimeError('NotFound', `mount source ${path} does not exist on this node; create it, or correct the volume's path`);
+    if (found === undefined)
+      throw new RuntimeError(
+        'NotFound',
+        `mount source ${path} does not exist on this node; create it, or correct the volume's path`,
+      );
     const { kind } = found.stat;
     const mount = await mountById(found.stat.mountId);
     return {
@@ -51,8 +86,17 @@ export class LinuxHost implements Host {
   /** By a child process: a walk over a volume must neither hold up the daemon nor outlive the request. */
   async relabel(op: Op, path: string, label: string): Promise<void> {
     op.stage(`relabel ${path}`);
-    const { exitCode, stderr } = await capture(op, { argv: ['chcon', '--recursive', '--no-dereference', label, '--', path], stdoutMax: 0, stderrMax: limits.commandErrorBytes, what: 'chcon' });
-    if (exitCode !== 0) throw new RuntimeError('FailedPrecondition', `cannot give ${path} the label ${label}: ${stderr.toString('utf8').trim() || `chcon ended with ${exitCode}`}`);
+    const { exitCode, stderr } = await capture(op, {
+      argv: ['chcon', '--recursive', '--no-dereference', label, '--', path],
+      stdoutMax: 0,
+      stderrMax: limits.commandErrorBytes,
+      what: 'chcon',
+    });
+    if (exitCode !== 0)
+      throw new RuntimeError(
+        'FailedPrecondition',
+        `cannot give ${path} the label ${label}: ${stderr.toString('utf8').trim() || `chcon ended with ${exitCode}`}`,
+      );
   }
 
   async devices(op: Op, path: string): Promise<readonly HostDevice[]> {
@@ -74,11 +118,21 @@ export class LinuxHost implements Host {
     return hostname();
   }
 
-  async mountShm(op: Op, path: string, sizeBytes: bigint, owner: { readonly uid: number; readonly gid: number }): Promise<void> {
+  async mountShm(
+    op: Op,
+    path: string,
+    sizeBytes: bigint,
+    owner: { readonly uid: number; readonly gid: number },
+  ): Promise<void> {
     op.stage('mount /dev/shm');
     ensureDirInMemory(path);
     if (isMountPoint(path)) return;
-    await mountFs({ type: 'tmpfs', source: 'shm', target: path, options: ['nosuid', 'nodev', 'noexec', 'mode=1777', `size=${sizeBytes}`, `uid=${owner.uid}`, `gid=${owner.gid}`] });
+    await mountFs({
+      type: 'tmpfs',
+      source: 'shm',
+      target: path,
+      options: ['nosuid', 'nodev', 'noexec', 'mode=1777', `size=${sizeBytes}`, `uid=${owner.uid}`, `gid=${owner.gid}`],
+    });
   }
 
   async unmount(op: Op, path: string): Promise<void> {
@@ -125,7 +179,12 @@ export class LinuxHost implements Host {
       } catch (cause) {
         const errno = errnoOf(cause);
         if (errno === 'ENOENT' || errno === 'ESRCH') continue;
-        throw new RuntimeError(errno === 'EACCES' ? 'PermissionDenied' : 'Internal', `oom_score_adj of process ${pid} cannot be ${value}${errno === 'EACCES' ? ': lowering it needs CAP_SYS_RESOURCE' : ''}`, { cause });
+        throw new RuntimeError(
+          errno === 'EACCES' ? 'PermissionDenied' : 'Internal',
+          `oom_score_adj of process ${pid} cannot be ` +
+            `${value}${errno === 'EACCES' ? ': lowering it needs CAP_SYS_RESOURCE' : ''}`,
+          { cause },
+        );
       }
     }
   }
@@ -133,7 +192,10 @@ export class LinuxHost implements Host {
   memoryUsage(cgroupsPath: string): Promise<bigint | undefined> {
     const memory = hierarchyOf(this.#cgroups(), 'memory');
     if (memory === undefined) return Promise.resolve(undefined);
-    const file = join(cgroupDirectory(memory, cgroupPathOf(cgroupsPath)), memory.version === 1 ? 'memory.usage_in_bytes' : 'memory.current');
+    const file = join(
+      cgroupDirectory(memory, cgroupPathOf(cgroupsPath)),
+      memory.version === 1 ? 'memory.usage_in_bytes' : 'memory.current',
+    );
     const text = readFiles([file])[0]?.toString('latin1').trim() ?? '';
     return Promise.resolve(/^\d+$/.test(text) ? BigInt(text) : undefined);
   }
@@ -142,12 +204,20 @@ export class LinuxHost implements Host {
     op.stage(`write cgroup ${cgroupsPath}`);
     for (const { controller, file, value } of values) {
       const hierarchy = hierarchyOf(this.#cgroups(), controller);
-      if (hierarchy === undefined || !/^[A-Za-z0-9_.]+$/.test(file)) throw new RuntimeError('FailedPrecondition', `${file} cannot be set: this node has no cgroup controller ${controller}`);
+      if (hierarchy === undefined || !/^[A-Za-z0-9_.]+$/.test(file))
+        throw new RuntimeError(
+          'FailedPrecondition',
+          `${file} cannot be set: this node has no cgroup controller ${controller}`,
+        );
       const path = join(cgroupDirectory(hierarchy, cgroupPathOf(cgroupsPath)), file);
       try {
         await writeFile(path, value, { flag: 'r+' });
       } catch (cause) {
-        throw new RuntimeError(errnoOf(cause) === 'EINVAL' || errnoOf(cause) === 'ERANGE' ? 'InvalidArgument' : 'FailedPrecondition', `${path} cannot be ${value}`, { cause });
+        throw new RuntimeError(
+          errnoOf(cause) === 'EINVAL' || errnoOf(cause) === 'ERANGE' ? 'InvalidArgument' : 'FailedPrecondition',
+          `${path} cannot be ${value}`,
+          { cause },
+        );
       }
     }
   }
@@ -189,21 +259,35 @@ export class LinuxProcesses implements Processes {
 }
 
 /**
- * PURE. The own root that `path` is strictly below, and the rest. A recursive delete is the one call that must never be given a wrong
- * path, so odd components are refused here, and again by openat2.
+ * PURE. The own root that `path` is strictly below, and the rest. A recursive delete is the one call that must never be
+ * given a wrong path, so odd components are refused here, and again by openat2.
  */
-export function splitAtRoot(ownRoots: readonly string[], path: string): { readonly root: string; readonly below: string } {
+export function splitAtRoot(
+  ownRoots: readonly string[],
+  path: string,
+): { readonly root: string; readonly below: string } {
   const root = ownRoots.find((each) => each !== '' && each !== '/' && path.startsWith(`${each}/`));
   const below = root === undefined ? '' : path.slice(root.length + 1);
   if (root === undefined || below.split('/').some((part) => part === '' || part === '.' || part === '..')) {
-    throw new RuntimeError('PermissionDenied', `refusing to remove ${path}: it is not strictly below ${ownRoots.join(' or ')}`);
+    throw new RuntimeError(
+      'PermissionDenied',
+      `refusing to remove ${path}: it is not strictly below ${ownRoots.join(' or ')}`,
+    );
   }
   return { root, below };
 }
 
 function hostDevice(node: DeviceNode): HostDevice {
   const type = ({ character: 'c', block: 'b', fifo: 'p' } as const)[node.kind];
-  return { path: node.path, type, major: node.major, minor: node.minor, fileMode: node.mode, uid: node.uid, gid: node.gid };
+  return {
+    path: node.path,
+    type,
+    major: node.major,
+    minor: node.minor,
+    fileMode: node.mode,
+    uid: node.uid,
+    gid: node.gid,
+  };
 }
 
 async function readText(path: string): Promise<string | undefined> {

@@ -2,7 +2,8 @@
  * The OCI runtime and the monitor: two command lines, driven. Knows nothing of pods, names or images.
  *
  * The monitor (conmon, ours or the distribution's) is the process that outlives us: it calls `runtime create`, holds
- * the container's stdio, writes its log and its exit code. The runtime is runc, crun, runsc: whatever has runc's command line.
+ * the container's stdio, writes its log and its exit code. The runtime is runc, crun, runsc: whatever has runc's
+ * command line.
  */
 import type { ContainerId, ProcessRef, SandboxId } from '../base/ids.ts';
 import type { Op } from '../base/op.ts';
@@ -45,13 +46,13 @@ export interface RuntimeFeatures {
   readonly seccomp: boolean;
   readonly apparmor: boolean;
   /**
-   * The capabilities that it knows by name (`CAP_CHOWN`); undefined if it does not say. One that it does not know fails the whole container in
-   * some runtimes.
+   * The capabilities that it knows by name (`CAP_CHOWN`); undefined if it does not say. One that it does not know fails
+   * the whole container in some runtimes.
    */
   readonly capabilities: readonly string[] | undefined;
   /**
-   * Each container runs on a kernel of its own (gVisor): PID namespaces are nobody else's, the host sees one process where there are many, and what an
-   * exec started is not the host's to kill.
+   * Each container runs on a kernel of its own (gVisor): PID namespaces are nobody else's, the host sees one process
+   * where there are many, and what an exec started is not the host's to kill.
    */
   readonly ownKernel: boolean;
   /** What is publicly known against this release, for an operator; undefined if nothing is. */
@@ -78,7 +79,8 @@ export interface OciRuntime {
   list(op: Op): Promise<readonly ContainerId[]>;
   /**
    * Runs a process in the container, without a monitor: one `runtime exec`, its stdio on our descriptors.
-   * Resolves with how the process ended. @throws InvalidArgument with an `exitCode` when the program cannot be run. When `op.signal` fires, the process and all its descendants in the exec are killed.
+   * Resolves with how the process ended. @throws InvalidArgument with an `exitCode` when the program cannot be run.
+   * When `op.signal` fires, the process and all its descendants in the exec are killed.
    */
   exec(op: Op, id: ContainerId, process: RuntimeProcess, stdio: ExecStdio): Promise<ExitStatus>;
 }
@@ -93,8 +95,9 @@ export interface ExitStatus {
 }
 
 /**
- * The caller's side of an exec. `stdin` is read with back-pressure until it ends, and its `return` wakes a `next` that waits; `stdout`/`stderr` get every byte in order, and the returned
- * promise holds the reader back. With `tty`, stdout carries both. `resize` is called by the runtime side with a function that sets the size.
+ * The caller's side of an exec. `stdin` is read with back-pressure until it ends, and its `return` wakes a `next` that
+ * waits; `stdout`/`stderr` get every byte in order, and the returned promise holds the reader back. With `tty`, stdout
+ * carries both. `resize` is called by the runtime side with a function that sets the size.
  */
 export interface ExecStdio {
   readonly tty: boolean;
@@ -124,7 +127,10 @@ export interface CreateRequest {
   readonly stdin: boolean;
   /** Close the container's stdin when the first attached client leaves. */
   readonly stdinOnce: boolean;
-  /** Resolves when the runtime finds config.json and the root; the monitor starts meanwhile, and waits. If it rejects, so does `create`, and the monitor has ended. */
+  /**
+   * Resolves when the runtime finds config.json and the root; the monitor starts meanwhile, and waits. If it rejects,
+   * so does `create`, and the monitor has ended.
+   */
   readonly ready: Promise<unknown>;
 }
 
@@ -149,10 +155,15 @@ export interface AttachChannel {
 
 export interface Monitor {
   /**
-   * Runs `runtime create` under a new monitor and returns the container's init process. The monitor is in its own cgroup before it forks anything.
-   * @throws with the runtime's own error text. On any failure nothing of the container is left but what `destroy` and `runtime.delete` clean.
+   * Runs `runtime create` under a new monitor and returns the container's init process. The monitor is in its own
+   * cgroup before it forks anything.
+   * @throws with the runtime's own error text. On any failure nothing of the container is left but what `destroy` and
+   * `runtime.delete` clean.
    */
-  create(op: Op, request: CreateRequest): Promise<{ readonly process: ProcessRef; readonly monitor: ProcessRef | null }>;
+  create(
+    op: Op,
+    request: CreateRequest,
+  ): Promise<{ readonly process: ProcessRef; readonly monitor: ProcessRef | null }>;
   attach(op: Op, id: ContainerId, bundle: string): Promise<AttachChannel>;
   resize(bundle: string, size: TerminalSize): Promise<void>;
   /** Returns when the monitor writes to a new file at the log path (bounded wait); @throws if it does not. */
@@ -161,7 +172,10 @@ export interface Monitor {
   exits(signal: AbortSignal): AsyncIterable<ExitRecord>;
   /** The exit record on disk for `id` right now. */
   exitOf(id: ContainerId): Promise<ExitRecord | undefined>;
-  /** Ends the monitor of `id` if it lives still, and removes its exit file; content if there is none. The bundle directory is the caller's. */
+  /**
+   * Ends the monitor of `id` if it lives still, and removes its exit file; content if there is none. The bundle
+   * directory is the caller's.
+   */
   destroy(op: Op, id: ContainerId, bundle: string): Promise<void>;
 }
 
@@ -186,7 +200,10 @@ export interface PinRequest {
   readonly sysctls: ReadonlyMap<string, string>;
   /** Hostname for the uts namespace; '' leaves it. */
   readonly hostname: string;
-  readonly idMap: { readonly uids: readonly { hostId: number; containerId: number; size: number }[]; readonly gids: readonly { hostId: number; containerId: number; size: number }[] } | null;
+  readonly idMap: {
+    readonly uids: readonly { hostId: number; containerId: number; size: number }[];
+    readonly gids: readonly { hostId: number; containerId: number; size: number }[];
+  } | null;
 }
 
 /** Processes as the kernel knows them; the real one is in pkg/sys, by pidfd. */
@@ -196,38 +213,63 @@ export interface Processes {
   /** Signals exactly this process through a pidfd; false if it is gone. */
   signal(process: ProcessRef, signal: number): boolean;
   /**
-   * False if the kernel would throw `signal` away now: the init of a PID namespace gets only what it has a handler for, SIGKILL and SIGSTOP
-   * apart (pid_namespaces(7)). A program that has just been started may have none yet.
+   * False if the kernel would throw `signal` away now: the init of a PID namespace gets only what it has a handler for,
+   * SIGKILL and SIGSTOP apart (pid_namespaces(7)). A program that has just been started may have none yet.
    */
   heeds(process: ProcessRef, signal: number): boolean;
-  /** Resolves when this process is gone (pidfd becomes readable), or when `signal` fires. Works without being the parent. */
+  /**
+   * Resolves when this process is gone (pidfd becomes readable), or when `signal` fires. Works without being the
+   * parent.
+   */
   gone(process: ProcessRef, signal: AbortSignal): Promise<void>;
 }
 
 /**
  * Facts about the host that a container's spec needs, and the few host directories that pods use. Every call that may
- * touch a volume is bounded by `op` and runs where a hung file system cannot block the daemon (reliability K14, ctrd#13867).
+ * touch a volume is bounded by `op` and runs where a hung file system cannot block the daemon (reliability K14,
+ * ctrd#13867).
  */
 export interface Host {
   /**
-   * Looks at the source of a bind mount. A missing one is made as a directory (0755), unless `rejectAbsent` (then NotFound).
+   * Looks at the source of a bind mount. A missing one is made as a directory (0755), unless `rejectAbsent` (then
+   * NotFound).
    * @throws DeadlineExceeded naming the path when its file system does not answer.
    */
   mountSource(op: Op, path: string, rejectAbsent: boolean): Promise<MountSource>;
-  /** Gives a file, or a directory with all that is in it, an SELinux label. May take long for a large volume. @throws with chcon's words. */
+  /**
+   * Gives a file, or a directory with all that is in it, an SELinux label. May take long for a large volume. @throws
+   * with chcon's words.
+   */
   relabel(op: Op, path: string, label: string): Promise<void>;
-  /** Device nodes at `path`: one for a device or a link to one, all below it for a directory. @throws InvalidArgument for anything else. */
+  /**
+   * Device nodes at `path`: one for a device or a link to one, all below it for a directory. @throws InvalidArgument
+   * for anything else.
+   */
   devices(op: Op, path: string): Promise<readonly HostDevice[]>;
   /** Every device node of the host, for privileged containers (without ptys, shm, mqueue and console). */
   allDevices(op: Op): Promise<readonly HostDevice[]>;
-  /** Content for a pod without DNS settings: the host's resolv.conf (systemd-resolved's real one where the stub is used). */
+  /**
+   * Content for a pod without DNS settings: the host's resolv.conf (systemd-resolved's real one where the stub is
+   * used).
+   */
   resolvConf(): Promise<string>;
   hostname(): string;
-  /** Mounts the pod's /dev/shm (tmpfs, nosuid,nodev,noexec,mode=1777) at `path` with a size in bytes and an owner (host ids); content if mounted. */
-  mountShm(op: Op, path: string, sizeBytes: bigint, owner: { readonly uid: number; readonly gid: number }): Promise<void>;
+  /**
+   * Mounts the pod's /dev/shm (tmpfs, nosuid,nodev,noexec,mode=1777) at `path` with a size in bytes and an owner (host
+   * ids); content if mounted.
+   */
+  mountShm(
+    op: Op,
+    path: string,
+    sizeBytes: bigint,
+    owner: { readonly uid: number; readonly gid: number },
+  ): Promise<void>;
   /** Unmounts whatever is mounted at `path`, with all that is mounted on that (detached); content if nothing is. */
   unmount(op: Op, path: string): Promise<void>;
-  /** Deletes a directory tree under Berth's own directories through openat2(RESOLVE_BENEATH), never crossing a mount; content if absent. @throws if `path` is not strictly below an own root. */
+  /**
+   * Deletes a directory tree under Berth's own directories through openat2(RESOLVE_BENEATH), never crossing a mount;
+   * content if absent. @throws if `path` is not strictly below an own root.
+   */
   removeTree(op: Op, path: string): Promise<void>;
   /** Processes in the cgroup `cgroupsPath` (cgroupfs path as in the spec) and below. */
   cgroupProcesses(cgroupsPath: string): Promise<readonly number[]>;
@@ -235,17 +277,23 @@ export interface Host {
   ensureCgroup(op: Op, cgroupsPath: string): Promise<void>;
   /** Kills what is left in the cgroup, then removes it with its children in every hierarchy; content if absent. */
   destroyCgroup(op: Op, cgroupsPath: string): Promise<void>;
-  /** Sets the OOM score of every process in the cgroup and below; those that come later inherit it. @throws PermissionDenied where it would be lowered without CAP_SYS_RESOURCE. */
+  /**
+   * Sets the OOM score of every process in the cgroup and below; those that come later inherit it. @throws
+   * PermissionDenied where it would be lowered without CAP_SYS_RESOURCE.
+   */
   setOomScoreAdj(op: Op, cgroupsPath: string, value: number): Promise<void>;
   /** Bytes of memory that the cgroup uses now, page cache included; undefined without a memory controller. */
   memoryUsage(cgroupsPath: string): Promise<bigint | undefined>;
-  /** Writes files of the cgroup, in order; for what runtimes do not write. @throws naming the file that the kernel refuses. */
+  /**
+   * Writes files of the cgroup, in order; for what runtimes do not write. @throws naming the file that the kernel
+   * refuses.
+   */
   writeCgroup(op: Op, cgroupsPath: string, values: readonly CgroupValue[]): Promise<void>;
   /** The process with this pid right now, with its start time; undefined if there is none. */
   processRef(pid: number): ProcessRef | undefined;
   /**
-   * Connects to a TCP port of the loopback, 127.0.0.1 before ::1, in the network namespace pinned at `netns`; null is the host's own.
-   * The caller closes. @throws Unavailable when nobody listens on either.
+   * Connects to a TCP port of the loopback, 127.0.0.1 before ::1, in the network namespace pinned at `netns`; null is
+   * the host's own. The caller closes. @throws Unavailable when nobody listens on either.
    */
   dial(op: Op, netns: string | null, port: number): Promise<Connection>;
 }
@@ -272,7 +320,10 @@ export interface MountSource {
   /** Links of the host followed. */
   readonly realPath: string;
   readonly kind: 'directory' | 'file' | 'other';
-  /** Propagation of the mount that `realPath` is on: HOST_TO_CONTAINER wants shared or slave, BIDIRECTIONAL wants shared. */
+  /**
+   * Propagation of the mount that `realPath` is on: HOST_TO_CONTAINER wants shared or slave, BIDIRECTIONAL wants
+   * shared.
+   */
   readonly propagation: 'private' | 'slave' | 'shared';
   /** Mount flags of that mount (`nosuid`, `nodev`, `noexec`, `ro`) that an unprivileged remount must keep. */
   readonly flags: readonly string[];

@@ -1,6 +1,7 @@
 /**
- * Processes that only the runtime can see: runsc's live in a kernel of its own, and the host shows a sandbox in their place. A signal to the host's
- * process that stands for an exec ends the waiting, not the work, so what an exec started is killed by the runtime.
+ * Processes that only the runtime can see: runsc's live in a kernel of its own, and the host shows a sandbox in their
+ * place. A signal to the host's process that stands for an exec ends the waiting, not the work, so what an exec started
+ * is killed by the runtime.
  */
 import type { ContainerId } from '../base/ids.ts';
 
@@ -16,12 +17,17 @@ const SIGSTOP = 19;
 const ROUNDS_MAX = 64;
 
 /**
- * Kills the process and all that descends from it; content if it has ended. They are stopped before they are killed, so that none can fork away
- * meanwhile. A child whose parent ended before the first look is not found: nothing says whose it was. `run` executes a subcommand of the runtime and
- * gives what it prints.
+ * Kills the process and all that descends from it; content if it has ended. They are stopped before they are killed, so
+ * that none can fork away meanwhile. A child whose parent ended before the first look is not found: nothing says whose
+ * it was. `run` executes a subcommand of the runtime and gives what it prints.
  */
-export async function killInside(run: (args: readonly string[]) => Promise<string>, id: ContainerId, pid: number): Promise<void> {
-  const signal = (to: number, number: number): Promise<unknown> => run(['kill', '--pid', String(to), id, String(number)]).catch(() => {}); // It may have ended meanwhile.
+export async function killInside(
+  run: (args: readonly string[]) => Promise<string>,
+  id: ContainerId,
+  pid: number,
+): Promise<void> {
+  const signal = (to: number, number: number): Promise<unknown> =>
+    run(['kill', '--pid', String(to), id, String(number)]).catch(() => {}); // It may have ended meanwhile.
   const tree = new Set<number>();
   for (let round = 0; round < ROUNDS_MAX; round++) {
     const fresh = descendants(parsePs(await run(['ps', id])), pid).filter((each) => !tree.has(each));
@@ -47,7 +53,9 @@ export function parsePs(text: string): InsideProcess[] {
   });
 }
 
-/** PURE. `root` and all that descends from it, parents first; nothing if it is not there, or is 1, the container itself. */
+/**
+ * PURE. `root` and all that descends from it, parents first; nothing if it is not there, or is 1, the container itself.
+ */
 export function descendants(processes: readonly InsideProcess[], root: number): number[] {
   if (root === 1 || !processes.some((each) => each.pid === root)) return [];
   const children = Map.groupBy(processes, (each) => each.parentPid);

@@ -1,7 +1,7 @@
 /**
- * Namespaces pinned by bind mounts under `<dir>/<sandbox id>/<kind>`: made on a thread of ours, or, for a user namespace, which only a process can
- * enter, by the program pinns in one short-lived process per pod.
- * The directory is all there is to know: whatever is found in it by id can be destroyed, after any crash.
+ * Namespaces pinned by bind mounts under `<dir>/<sandbox id>/<kind>`: made on a thread of ours, or, for a user
+ * namespace, which only a process can enter, by the program pinns in one short-lived process per pod. The directory is
+ * all there is to know: whatever is found in it by id can be destroyed, after any crash.
  */
 import { rmdirSync } from 'node:fs';
 import { join } from 'node:path';
@@ -66,24 +66,35 @@ export class PinnedNamespaces implements Namespaces {
 
   async #runPinns(op: Op, words: readonly string[]): Promise<void> {
     const { exitCode, stderr } = await capture(withTimeout(op, limits.runtimeCommandMs), {
-      argv: [this.#options.pinnsPath, ...words], env: [], stdoutMax: 0, stderrMax: limits.commandErrorBytes, what: 'pinns',
+      argv: [this.#options.pinnsPath, ...words],
+      env: [],
+      stdoutMax: 0,
+      stderrMax: limits.commandErrorBytes,
+      what: 'pinns',
     });
     if (exitCode !== 0) throw pinError(exitCode, stderr.toString());
   }
 
   async list(): Promise<readonly SandboxId[]> {
-    return listInMemory(this.#options.dir).filter((name) => /^[0-9a-f]{64}$/.test(name)).map(parseSandboxId);
+    return listInMemory(this.#options.dir)
+      .filter((name) => /^[0-9a-f]{64}$/.test(name))
+      .map(parseSandboxId);
   }
 }
 
-/** PURE. The words for pinns: a key and its value are two words, so no value can become another sysctl (CVE-2022-0811). */
+/**
+ * PURE. The words for pinns: a key and its value are two words, so no value can become another sysctl (CVE-2022-0811).
+ */
 export function pinArguments(paths: ReadonlyMap<NamespaceKind, string>, request: PinRequest): string[] {
-  const map = (flag: string, list: NonNullable<PinRequest['idMap']>['uids']): string[] => list.flatMap((each) => [flag, String(each.containerId), String(each.hostId), String(each.size)]);
+  const map = (flag: string, list: NonNullable<PinRequest['idMap']>['uids']): string[] =>
+    list.flatMap((each) => [flag, String(each.containerId), String(each.hostId), String(each.size)]);
   return [
     ...Array.from(paths).flatMap(([kind, path]) => [`--${kind}`, path]),
     ...(paths.has('net') ? ['--loopback'] : []),
     ...(request.hostname === '' || !paths.has('uts') ? [] : ['--hostname', request.hostname]),
-    ...(request.idMap === null ? [] : [...map('--uid-map', request.idMap.uids), ...map('--gid-map', request.idMap.gids)]),
+    ...(request.idMap === null
+      ? []
+      : [...map('--uid-map', request.idMap.uids), ...map('--gid-map', request.idMap.gids)]),
     ...Array.from(request.sysctls).flatMap(([key, value]) => ['--sysctl', key, value]),
   ];
 }
@@ -91,7 +102,12 @@ export function pinArguments(paths: ReadonlyMap<NamespaceKind, string>, request:
 /** PURE. What pinns said, as an error of ours: 2 is our own command line, which is the request's sysctls and maps. */
 export function pinError(exitCode: number, stderr: string): RuntimeError {
   const said = stderr.trim().replace(/^pinns: /, '') || `exit code ${exitCode}`;
-  const code: ErrorCode = exitCode === 2 || said.startsWith('sysctl ') ? 'InvalidArgument' : /No space left|Too many|Cannot allocate/.test(said) ? 'ResourceExhausted' : 'Internal';
+  const code: ErrorCode =
+    exitCode === 2 || said.startsWith('sysctl ')
+      ? 'InvalidArgument'
+      : /No space left|Too many|Cannot allocate/.test(said)
+        ? 'ResourceExhausted'
+        : 'Internal';
   return new RuntimeError(code, `cannot make the pod's namespaces: ${said}`);
 }
 

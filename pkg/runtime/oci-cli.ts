@@ -1,7 +1,8 @@
 /**
  * OciRuntime over runc's command line: runc, crun, runsc, youki. One process per call, nothing kept between calls.
  *
- * What failed is told by facts where there are any (the state directory, `state`), by the runtime's words only where there are none.
+ * What failed is told by facts where there are any (the state directory, `state`), by the runtime's words only where
+ * there are none.
  */
 import { mkdir, readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -12,7 +13,16 @@ import { limits } from '../base/limits.ts';
 import { backgroundOp, type Op, silent, withTimeout } from '../base/op.ts';
 import { readDirSorted } from '../base/files.ts';
 import type { LinuxResources, RuntimeProcess } from '../oci/spec-types.ts';
-import { becomeSubreaper, capture, type Captured, type CgroupLayout, isAlive, processRef, readCgroupLayoutSync, reapOrphans } from '../sys/index.ts';
+import {
+  becomeSubreaper,
+  capture,
+  type Captured,
+  type CgroupLayout,
+  isAlive,
+  processRef,
+  readCgroupLayoutSync,
+  reapOrphans,
+} from '../sys/index.ts';
 import { execDetached } from './exec.ts';
 import { remembered } from './features.ts';
 import { killInside } from './inside.ts';
@@ -21,8 +31,8 @@ import { codeOfText, errorText, featuresOf, parseObject, shellCodeOfText } from 
 
 export interface OciCliOptions {
   /**
-   * A directory of our own (tmpfs, emptied at the first exec) for what an exec needs for a moment: process.json, pid file, console socket.
-   * One per handler. Default: the runtime's root with `.exec` behind it.
+   * A directory of our own (tmpfs, emptied at the first exec) for what an exec needs for a moment: process.json, pid
+   * file, console socket. One per handler. Default: the runtime's root with `.exec` behind it.
    */
   readonly scratchDir?: string | undefined;
 }
@@ -74,7 +84,12 @@ export class OciCli implements OciRuntime {
 
   async update(op: Op, id: ContainerId, resources: LinuxResources): Promise<void> {
     const { kind, ownKernel } = await this.features(op);
-    if (ownKernel) throw new RuntimeError('Unimplemented', `${this.handler.path} cannot change the limits of container ${id}: ${kind} has no such command; make the container anew with other limits`);
+    if (ownKernel)
+      throw new RuntimeError(
+        'Unimplemented',
+        `${this.handler.path} cannot change the limits of container ${id}: ${kind} has no such ` +
+          'command; make the container anew with other limits',
+      );
     await this.#mustRun(op, id, 'update', ['update', '--resources', '-', id], stringifyExact(resources));
   }
 
@@ -92,20 +107,34 @@ export class OciCli implements OciRuntime {
 
   async exec(op: Op, id: ContainerId, process: RuntimeProcess, stdio: ExecStdio): Promise<ExitStatus> {
     await this.#prepareScratch();
-    const killer = (await this.features(op)).ownKernel ? (pid: number) => killInside((args) => this.#words(args), id, pid) : undefined;
-    const outcome = await execDetached(op, { argv: this.#argv([]), id, process, stdio, scratch: join(this.#scratchDir, String(this.#execCount++)), killInside: killer });
+    const killer = (await this.features(op)).ownKernel
+      ? (pid: number) => killInside((args) => this.#words(args), id, pid)
+      : undefined;
+    const outcome = await execDetached(op, {
+      argv: this.#argv([]),
+      id,
+      process,
+      stdio,
+      scratch: join(this.#scratchDir, String(this.#execCount++)),
+      killInside: killer,
+    });
     if (outcome.kind === 'exited') return { exitCode: outcome.exitCode };
     const code = codeOfText(outcome.text);
     // crun does not say what it could not execute.
     const [program = ''] = process.args;
     const text = outcome.text.includes(program) ? outcome.text : `${program}: ${outcome.text}`;
-    throw code === 'InvalidArgument' ? this.#refused(id, 'exec', text, code, shellCodeOfText(outcome.text)) : await this.#diagnosed(op, id, 'exec', outcome.text, code);
+    throw code === 'InvalidArgument'
+      ? this.#refused(id, 'exec', text, code, shellCodeOfText(outcome.text))
+      : await this.#diagnosed(op, id, 'exec', outcome.text, code);
   }
 
   async #askFeatures(op: Op): Promise<RuntimeFeatures> {
     try {
       const { version, features } = await remembered(this.handler.path, `${this.handler.root}.features`, async () => {
-        const [version, features] = await Promise.all([this.#run(op, '--version', ['--version']), this.#run(op, 'features', ['features'])]);
+        const [version, features] = await Promise.all([
+          this.#run(op, '--version', ['--version']),
+          this.#run(op, 'features', ['features']),
+        ]);
         return { version, features };
       });
       const known = featuresOf(this.handler.path, version, features);
@@ -119,7 +148,8 @@ export class OciCli implements OciRuntime {
   /** What a command prints that has to succeed, whatever becomes of the operation that it cleans up after. */
   async #words(args: readonly string[]): Promise<string> {
     const result = await this.#run(backgroundOp(silent), args[0] ?? '', args);
-    if (result.exitCode !== 0) throw new RuntimeError('Internal', `${this.handler.path} ${args[0] ?? ''}: ${textOf(result)}`);
+    if (result.exitCode !== 0)
+      throw new RuntimeError('Internal', `${this.handler.path} ${args[0] ?? ''}: ${textOf(result)}`);
     return result.stdout.toString('utf8');
   }
 
@@ -131,13 +161,26 @@ export class OciCli implements OciRuntime {
     throw await this.#diagnosed(op, id, verb, text, codeOfText(text));
   }
 
-  /** The error for a failed command, from the container's state: what is absent is NotFound, what is in the wrong state is FailedPrecondition. */
-  async #diagnosed(op: Op, id: ContainerId, verb: string, text: string, code: ReturnType<typeof codeOfText>): Promise<RuntimeError> {
+  /**
+   * The error for a failed command, from the container's state: what is absent is NotFound, what is in the wrong state
+   * is FailedPrecondition.
+   */
+  async #diagnosed(
+    op: Op,
+    id: ContainerId,
+    verb: string,
+    text: string,
+    code: ReturnType<typeof codeOfText>,
+  ): Promise<RuntimeError> {
     const status = await this.status(op, id).catch(() => undefined);
-    if (status?.state === 'absent') return new RuntimeError('NotFound', `container ${id} does not exist in ${this.handler.root}`);
+    if (status?.state === 'absent')
+      return new RuntimeError('NotFound', `container ${id} does not exist in ${this.handler.root}`);
     if (status !== undefined && !ALLOWED[verb]?.includes(status.state)) {
       const gone = verb === 'kill' && status.state === 'stopped';
-      return new RuntimeError(gone ? 'NotFound' : 'FailedPrecondition', `cannot ${verb} container ${id}: it is ${status.state} (${this.handler.path}: ${text})`);
+      return new RuntimeError(
+        gone ? 'NotFound' : 'FailedPrecondition',
+        `cannot ${verb} container ${id}: it is ${status.state} (${this.handler.path}: ${text})`,
+      );
     }
     return this.#refused(id, verb, text, code);
   }
@@ -147,8 +190,18 @@ export class OciCli implements OciRuntime {
     return this.#refused(id, verb, text, codeOfText(text));
   }
 
-  #refused(id: ContainerId, verb: string, text: string, code: ReturnType<typeof codeOfText>, exitCode?: number): RuntimeError {
-    return new RuntimeError(code, `${this.handler.path} ${verb} failed for container ${id}: ${text === '' ? 'it did not say why' : text}`, { exitCode });
+  #refused(
+    id: ContainerId,
+    verb: string,
+    text: string,
+    code: ReturnType<typeof codeOfText>,
+    exitCode?: number,
+  ): RuntimeError {
+    return new RuntimeError(
+      code,
+      `${this.handler.path} ${verb} failed for container ${id}: ${text === '' ? 'it did not say why' : text}`,
+      { exitCode },
+    );
   }
 
   async #hasState(id: ContainerId): Promise<boolean> {
@@ -157,21 +210,38 @@ export class OciCli implements OciRuntime {
 
   #argv(args: readonly string[]): [string, ...string[]] {
     const { handler } = this;
-    return [handler.path, '--root', handler.root, ...(handler.cgroupManager === 'systemd' ? ['--systemd-cgroup'] : []), ...handler.runtimeArgs, ...args];
+    return [
+      handler.path,
+      '--root',
+      handler.root,
+      ...(handler.cgroupManager === 'systemd' ? ['--systemd-cgroup'] : []),
+      ...handler.runtimeArgs,
+      ...args,
+    ];
   }
 
   #run(op: Op, verb: string, args: readonly string[], stdin?: string): Promise<Captured> {
     const what = `${this.handler.path} ${verb}`;
     op.stage(what);
-    return capture(withTimeout(op, limits.runtimeCommandMs), { argv: this.#argv(args), what, stdin, stdoutMax: ANSWER_BYTES, stderrMax: limits.commandErrorBytes });
+    return capture(withTimeout(op, limits.runtimeCommandMs), {
+      argv: this.#argv(args),
+      what,
+      stdin,
+      stdoutMax: ANSWER_BYTES,
+      stderrMax: limits.commandErrorBytes,
+    });
   }
 
-  /** Made and emptied once: what is in it belonged to execs of a daemon that is dead. From now on the processes of execs become our children. */
+  /**
+   * Made and emptied once: what is in it belonged to execs of a daemon that is dead. From now on the processes of execs
+   * become our children.
+   */
   #prepareScratch(): Promise<void> {
     this.#scratchReady ??= (async () => {
       becomeSubreaper();
       await mkdir(this.#scratchDir, { recursive: true, mode: 0o700 });
-      for (const name of await readdir(this.#scratchDir)) await rm(join(this.#scratchDir, name), { recursive: true, force: true });
+      for (const name of await readdir(this.#scratchDir))
+        await rm(join(this.#scratchDir, name), { recursive: true, force: true });
     })().catch((error: unknown) => {
       this.#scratchReady = undefined; // The next exec may have the descriptors or the room that this one lacked.
       throw error;
@@ -191,28 +261,41 @@ const ALLOWED: Readonly<Record<string, readonly OciStatus['state'][]>> = {
 };
 
 /**
- * PURE. Why this kind of runtime cannot work with the node's cgroups; undefined if it can. crun refuses to make containers on the hybrid
- * layout while any controller is left to the v2 hierarchy.
+ * PURE. Why this kind of runtime cannot work with the node's cgroups; undefined if it can. crun refuses to make
+ * containers on the hybrid layout while any controller is left to the v2 hierarchy.
  */
 export function brokenOn(kind: string, layout: Pick<CgroupLayout, 'mode' | 'hierarchies'>): string | undefined {
   const left = layout.hierarchies.find((each) => each.version === 2 && each.controllers.length > 0);
   if (kind !== 'crun' || layout.mode !== 'hybrid' || left === undefined) return undefined;
   const [name = ''] = left.controllers;
-  return `crun does not work on a hybrid cgroup layout with controllers in ${left.mountPoint} (${left.controllers.join(', ')}); mount them as v1 (mount -t cgroup -o ${name} none /sys/fs/cgroup/${name}), or use runc`;
+  return (
+    `crun does not work on a hybrid cgroup layout with controllers in ${left.mountPoint} ` +
+    `(${left.controllers.join(', ')}); mount them as v1 (mount -t cgroup -o ${name} none ` +
+    `/sys/fs/cgroup/${name}), or use runc`
+  );
 }
 
 /**
- * PURE but for the process table. The answer of `state`. A container whose process is gone or a zombie is stopped, whatever the runtime
- * says: crun calls it running until somebody reaps it. @throws Internal if it is no answer.
+ * PURE but for the process table. The answer of `state`. A container whose process is gone or a zombie is stopped,
+ * whatever the runtime says: crun calls it running until somebody reaps it. @throws Internal if it is no answer.
  */
 export function parseState(text: string, runtime: string, living: (pid: number) => boolean = isLiving): OciStatus {
   const answer = parseObject(text);
   const status = answer?.['status'];
   const pid = typeof answer?.['pid'] === 'number' ? answer['pid'] : 0;
   switch (status) {
-    case 'stopped': return { state: 'stopped', pid: 0 };
-    case 'creating': case 'created': case 'running': case 'paused': return living(pid) ? { state: status, pid } : { state: 'stopped', pid: 0 };
-    default: throw new RuntimeError('Internal', `${runtime} state answered something that is no state: ${errorText(text).slice(0, 200)}`);
+    case 'stopped':
+      return { state: 'stopped', pid: 0 };
+    case 'creating':
+    case 'created':
+    case 'running':
+    case 'paused':
+      return living(pid) ? { state: status, pid } : { state: 'stopped', pid: 0 };
+    default:
+      throw new RuntimeError(
+        'Internal',
+        `${runtime} state answered something that is no state: ${errorText(text).slice(0, 200)}`,
+      );
   }
 }
 
@@ -222,8 +305,9 @@ export function stateIds(names: readonly string[]): ContainerId[] {
 }
 
 /**
- * Does `work` with every zombie of ours taken at once: one in a container's PID namespace keeps the container's first process from ending, and runsc
- * waits five seconds for the process that served the container's files to vanish, which comes to us when its monitor has ended.
+ * Does `work` with every zombie of ours taken at once: one in a container's PID namespace keeps the container's first
+ * process from ending, and runsc waits five seconds for the process that served the container's files to vanish, which
+ * comes to us when its monitor has ended.
  */
 async function whileReaping<T>(work: () => Promise<T>): Promise<T> {
   let again: NodeJS.Timeout | undefined;
@@ -250,6 +334,7 @@ function isLiving(pid: number): boolean {
 }
 
 function textOf(result: Captured): string {
-  const text = errorText(result.stderr.toString('utf8')) || errorText(result.stdout.toString('utf8', 0, limits.commandErrorBytes));
+  const text =
+    errorText(result.stderr.toString('utf8')) || errorText(result.stdout.toString('utf8', 0, limits.commandErrorBytes));
   return text || (result.signal === null ? `exit code ${result.exitCode}` : `killed by signal ${result.signal}`);
 }

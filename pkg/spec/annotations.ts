@@ -16,9 +16,10 @@ const PRESENT_NAMES: ReadonlyMap<string, string> = new Map([
 ]);
 
 /**
- * The annotations that take effect and go into the OCI spec, where runtimes act on them (`run.oci.*`, `org.systemd.property.*`, `dev.gvisor.*`): only
- * those that the handler allows, by exact key, by `key/<container name>`, or by a trailing `*` in the list (CVE-2024-3154, CVE-2023-6476:
- * never by bare prefix). A container's own win over its pod's.
+ * The annotations that take effect and go into the OCI spec, where runtimes act on them (`run.oci.*`,
+ * `org.systemd.property.*`, `dev.gvisor.*`): only those that the handler allows, by exact key, by
+ * `key/<container name>`, or by a trailing `*` in the list (CVE-2024-3154, CVE-2023-6476: never by bare prefix). A
+ * container's own win over its pod's.
  */
 export function passedAnnotations(
   pod: Readonly<Record<string, string>>,
@@ -28,7 +29,8 @@ export function passedAnnotations(
 ): ReadonlyMap<string, string> {
   const passed = new Map<string, string>();
   for (const annotations of [pod, container]) {
-    for (const [key, value] of Object.entries(annotations)) if (allowed.some((entry) => allows(entry, key, containerName))) passed.set(key, value);
+    for (const [key, value] of Object.entries(annotations))
+      if (allowed.some((entry) => allows(entry, key, containerName))) passed.set(key, value);
   }
   return passed;
 }
@@ -58,9 +60,13 @@ const DEVICES_MAX = 256;
  * Reads annotations that `passedAnnotations` let through. `allowedDevices` is the configuration's list of host paths.
  * @throws InvalidArgument for a value that cannot be read, or a device that is not allowed.
  */
-export function annotationSettings(passed: ReadonlyMap<string, string>, allowedDevices: readonly string[]): AnnotationSettings {
+export function annotationSettings(
+  passed: ReadonlyMap<string, string>,
+  allowedDevices: readonly string[],
+): AnnotationSettings {
   const byName = new Map<string, string>();
-  for (const [key, value] of passed) if (presentName(key) === key || !passed.has(presentName(key))) byName.set(presentName(key), value);
+  for (const [key, value] of passed)
+    if (presentName(key) === key || !passed.has(presentName(key))) byName.set(presentName(key), value);
   const umask = byName.get('umask.crio.io');
   const shmSize = byName.get('shm-size.crio.io');
   const devices = byName.get('devices.crio.io') ?? '';
@@ -78,14 +84,23 @@ function parseUmask(text: string): number {
 }
 
 const UNITS: ReadonlyMap<string, bigint> = new Map([
-  ['', 1n], ['k', 1_000n], ['M', 1_000_000n], ['G', 1_000_000_000n], ['T', 1_000_000_000_000n], ['Ki', 1n << 10n], ['Mi', 1n << 20n], ['Gi', 1n << 30n], ['Ti', 1n << 40n],
+  ['', 1n],
+  ['k', 1_000n],
+  ['M', 1_000_000n],
+  ['G', 1_000_000_000n],
+  ['T', 1_000_000_000_000n],
+  ['Ki', 1n << 10n],
+  ['Mi', 1n << 20n],
+  ['Gi', 1n << 30n],
+  ['Ti', 1n << 40n],
 ]);
 
 /** A Kubernetes quantity of bytes without fraction. */
 function parseSize(text: string): bigint {
   const [, digits = '', unit = ''] = /^(\d{1,12})([A-Za-z]{0,2})$/.exec(text) ?? [];
   const factor = UNITS.get(unit);
-  if (digits === '' || factor === undefined || BigInt(digits) === 0n) throw invalid(`shm-size ${quote(text)} is not a size; want one such as 128Mi`);
+  if (digits === '' || factor === undefined || BigInt(digits) === 0n)
+    throw invalid(`shm-size ${quote(text)} is not a size; want one such as 128Mi`);
   return BigInt(digits) * factor;
 }
 
@@ -94,7 +109,11 @@ function parseDevices(text: string, allowed: readonly string[]): readonly Device
   if (entries.length > DEVICES_MAX) throw invalid(`devices annotation: more than ${DEVICES_MAX} devices`);
   return entries.map((entry) => {
     const request = parseDevice(entry);
-    if (!allowed.includes(request.hostPath)) throw invalid(`device ${quote(request.hostPath)} is not in allowed_devices; ask the administrator to add it to the configuration`);
+    if (!allowed.includes(request.hostPath))
+      throw invalid(
+        `device ${quote(request.hostPath)} is not in allowed_devices; ask the administrator to add ` +
+          'it to the configuration',
+      );
     return request;
   });
 }

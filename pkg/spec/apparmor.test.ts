@@ -12,7 +12,14 @@ describe('apparmorProfileText', () => {
 
   it('keeps settings of the node and the memory of the kernel from containers', () => {
     const text = apparmorProfileText('x');
-    for (const rule of ['deny mount,', 'deny /proc/* w,', '{kcore,kmem,mem,sysrq-trigger} rwklx', 'deny /sys/kernel/security/** rwklx', 'deny /sys/devices/virtual/powercap/** rwklx']) assert.include(text, rule);
+    for (const rule of [
+      'deny mount,',
+      'deny /proc/* w,',
+      '{kcore,kmem,mem,sysrq-trigger} rwklx',
+      'deny /sys/kernel/security/** rwklx',
+      'deny /sys/devices/virtual/powercap/** rwklx',
+    ])
+      assert.include(text, rule);
   });
 
   for (const name of ['', 'a b', 'x {\n}', 'a,b', '-x', '../x']) {

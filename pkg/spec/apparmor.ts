@@ -6,12 +6,14 @@ import { quote } from '../base/ids.ts';
 const NAME = /^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$/;
 
 /**
- * A second line behind namespaces, capabilities and masked paths: a container may use its files, network and capabilities, and may not mount, nor write
- * settings of the node in /proc and /sys, nor read the memory of the kernel. It needs no file of the distribution.
+ * A second line behind namespaces, capabilities and masked paths: a container may use its files, network and
+ * capabilities, and may not mount, nor write settings of the node in /proc and /sys, nor read the memory of the kernel.
+ * It needs no file of the distribution.
  * @throws InvalidArgument for a name that would not be one word of the profile.
  */
 export function apparmorProfileText(name: string): string {
-  if (!NAME.test(name)) throw new RuntimeError('InvalidArgument', `apparmor_profile ${quote(name)} is not a profile name`);
+  if (!NAME.test(name))
+    throw new RuntimeError('InvalidArgument', `apparmor_profile ${quote(name)} is not a profile name`);
   return `profile ${name} flags=(attach_disconnected,mediate_deleted) {
   network,
   capability,

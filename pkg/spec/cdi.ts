@@ -1,6 +1,6 @@
 /**
- * Container Device Interface (CDI, specification 1.1): spec files that say what a named device is made of, and the edits that give it to a
- * container. PURE: files are read, and device nodes looked up, by the caller.
+ * Container Device Interface (CDI, specification 1.1): spec files that say what a named device is made of, and the
+ * edits that give it to a container. PURE: files are read, and device nodes looked up, by the caller.
  *
  *   loadCdi(files)  →  registry      cdiDevicesOf(config)  →  names
  *   cdiEdits(registry, names)  →  edits      cdiLookups(edits)  →  host paths to look up      applyCdi(spec, edits, found)  →  spec
@@ -62,7 +62,14 @@ export interface CdiRegistry {
   readonly damaged: readonly DamagedFile[];
 }
 
-const STAGES: readonly HookStage[] = ['prestart', 'createRuntime', 'createContainer', 'startContainer', 'poststart', 'poststop'];
+const STAGES: readonly HookStage[] = [
+  'prestart',
+  'createRuntime',
+  'createContainer',
+  'startContainer',
+  'poststart',
+  'poststop',
+];
 const VERSION = /^(0\.[3-8]|1\.[01])\.\d+$/;
 const VENDOR = /^[A-Za-z]([A-Za-z0-9_.-]*[A-Za-z0-9])?$/;
 const CLASS = /^[A-Za-z]([A-Za-z0-9_.-]*[A-Za-z0-9])?$/;
@@ -75,8 +82,9 @@ const UINT32_MAX = 2 ** 32 - 1;
 // Loading
 
 /**
- * The devices of all spec files. A later directory wins over an earlier one; within one directory a device that two files describe is a conflict,
- * and so unusable. A file that breaks a rule is told in `damaged`; devices of other files do not suffer.
+ * The devices of all spec files. A later directory wins over an earlier one; within one directory a device that two
+ * files describe is a conflict, and so unusable. A file that breaks a rule is told in `damaged`; devices of other files
+ * do not suffer.
  */
 export function loadCdi(files: readonly ConfigFile[]): CdiRegistry {
   const devices = new Map<string, CdiDevice>();
@@ -92,7 +100,8 @@ export function loadCdi(files: readonly ConfigFile[]): CdiRegistry {
     }
     for (const device of parsed) {
       const other = devices.get(device.name);
-      if (other !== undefined && other.directory === device.directory) conflicts.set(device.name, [...(conflicts.get(device.name) ?? [other.path]), device.path]);
+      if (other !== undefined && other.directory === device.directory)
+        conflicts.set(device.name, [...(conflicts.get(device.name) ?? [other.path]), device.path]);
       else conflicts.delete(device.name);
       devices.set(device.name, device);
     }
@@ -107,14 +116,21 @@ function parseSpec(file: ConfigFile): readonly CdiDevice[] {
   read.map(root['annotations'], 'annotations');
   const kind = read.string(root['kind'], 'kind') ?? '';
   const [vendor = '', cls = '', ...rest] = kind.split('/');
-  if (!VENDOR.test(vendor) || !CLASS.test(cls) || rest.length > 0) throw read.fail('kind', `want vendor/class, got ${quote(kind)}`);
+  if (!VENDOR.test(vendor) || !CLASS.test(cls) || rest.length > 0)
+    throw read.fail('kind', `want vendor/class, got ${quote(kind)}`);
   const common = parseEdits(read, root['containerEdits'], 'containerEdits');
   const devices = read.list(root['devices'], 'devices', ENTRIES_MAX).map((value, index) => {
     const at = `devices[${index}]`;
     const device = read.exactly(value, at, ['name', 'annotations', 'containerEdits']);
     read.map(device['annotations'], `${at}.annotations`);
     const name = `${kind}=${read.matching(device['name'], NAME, `${at}.name`)}`;
-    return { name, path: file.path, directory: file.directory, edits: parseEdits(read, read.object(device['containerEdits'], `${at}.containerEdits`), `${at}.containerEdits`), common };
+    return {
+      name,
+      path: file.path,
+      directory: file.directory,
+      edits: parseEdits(read, read.object(device['containerEdits'], `${at}.containerEdits`), `${at}.containerEdits`),
+      common,
+    };
   });
   const names = new Set<string>();
   for (const { name } of devices) {
@@ -124,47 +140,96 @@ function parseSpec(file: ConfigFile): readonly CdiDevice[] {
   return devices;
 }
 
-const NO_EDITS: CdiEdits = { env: [], deviceNodes: [], mounts: [], hooks: [], additionalGids: [], intelRdt: undefined, unsupported: [] };
+const NO_EDITS: CdiEdits = {
+  env: [],
+  deviceNodes: [],
+  mounts: [],
+  hooks: [],
+  additionalGids: [],
+  intelRdt: undefined,
+  unsupported: [],
+};
 
 function parseEdits(read: Reader, value: unknown, at: string): CdiEdits {
   if (value === undefined || value === null) return NO_EDITS;
-  const edits = read.exactly(value, at, ['env', 'deviceNodes', 'netDevices', 'mounts', 'hooks', 'intelRdt', 'additionalGids']);
-  const each = <T>(key: string, parse: (value: unknown, at: string) => T): readonly T[] => read.list(edits[key], `${at}.${key}`, ENTRIES_MAX).map((item, index) => parse(item, `${at}.${key}[${index}]`));
+  const edits = read.exactly(value, at, [
+    'env',
+    'deviceNodes',
+    'netDevices',
+    'mounts',
+    'hooks',
+    'intelRdt',
+    'additionalGids',
+  ]);
+  const each = <T>(key: string, parse: (value: unknown, at: string) => T): readonly T[] =>
+    read.list(edits[key], `${at}.${key}`, ENTRIES_MAX).map((item, index) => parse(item, `${at}.${key}[${index}]`));
   const env = read.strings(edits['env'], `${at}.env`) ?? [];
-  for (const entry of env) if (entry.indexOf('=') < 1 || entry.includes('\0')) throw read.fail(`${at}.env`, `want NAME=value, got ${quote(entry)}`);
+  for (const entry of env)
+    if (entry.indexOf('=') < 1 || entry.includes('\0'))
+      throw read.fail(`${at}.env`, `want NAME=value, got ${quote(entry)}`);
   return {
     env,
     deviceNodes: each('deviceNodes', (item, place) => parseNode(read, item, place)),
     mounts: each('mounts', (item, place) => parseMount(read, item, place)),
     hooks: each('hooks', (item, place) => parseHook(read, item, place)),
-    additionalGids: each('additionalGids', (item, place) => read.number(item, place, UINT32_MAX) ?? 0).filter((gid) => gid !== 0),
+    additionalGids: each('additionalGids', (item, place) => read.number(item, place, UINT32_MAX) ?? 0).filter(
+      (gid) => gid !== 0,
+    ),
     intelRdt: parseRdt(read, edits['intelRdt'], `${at}.intelRdt`),
     unsupported: unsupportedParts(read, edits, at),
   };
 }
 
-/** What came after the runtimes of today: a device that needs it is refused when asked for, not silently given in part. */
+/**
+ * What came after the runtimes of today: a device that needs it is refused when asked for, not silently given in part.
+ */
 function unsupportedParts(read: Reader, edits: Readonly<Record<string, unknown>>, at: string): readonly string[] {
-  const rdt = edits['intelRdt'] === undefined || edits['intelRdt'] === null ? {} : read.object(edits['intelRdt'], `${at}.intelRdt`);
+  const rdt =
+    edits['intelRdt'] === undefined || edits['intelRdt'] === null
+      ? {}
+      : read.object(edits['intelRdt'], `${at}.intelRdt`);
   return [
     ...(read.list(edits['netDevices'], `${at}.netDevices`, ENTRIES_MAX).length > 0 ? ['netDevices'] : []),
     ...(read.list(rdt['schemata'], `${at}.intelRdt.schemata`, ENTRIES_MAX).length > 0 ? ['intelRdt.schemata'] : []),
-    ...(read.flag(rdt['enableMonitoring'], `${at}.intelRdt.enableMonitoring`) === true ? ['intelRdt.enableMonitoring'] : []),
+    ...(read.flag(rdt['enableMonitoring'], `${at}.intelRdt.enableMonitoring`) === true
+      ? ['intelRdt.enableMonitoring']
+      : []),
   ];
 }
 
 function parseNode(read: Reader, value: unknown, at: string): CdiDeviceNode {
-  const node = read.exactly(value, at, ['path', 'hostPath', 'type', 'major', 'minor', 'fileMode', 'permissions', 'uid', 'gid']);
+  const node = read.exactly(value, at, [
+    'path',
+    'hostPath',
+    'type',
+    'major',
+    'minor',
+    'fileMode',
+    'permissions',
+    'uid',
+    'gid',
+  ]);
   const path = plainPath(read, node['path'], `${at}.path`);
   const type = read.string(node['type'], `${at}.type`) || undefined;
-  if (type !== undefined && !/^[bcup]$/.test(type)) throw read.fail(`${at}.type`, `want b, c, u or p, got ${quote(type)}`);
+  if (type !== undefined && !/^[bcup]$/.test(type))
+    throw read.fail(`${at}.type`, `want b, c, u or p, got ${quote(type)}`);
   const permissions = read.string(node['permissions'], `${at}.permissions`) || 'rwm';
-  if (!/^[rwm]{1,3}$/.test(permissions)) throw read.fail(`${at}.permissions`, `want a combination of r, w and m, got ${quote(permissions)}`);
+  if (!/^[rwm]{1,3}$/.test(permissions))
+    throw read.fail(`${at}.permissions`, `want a combination of r, w and m, got ${quote(permissions)}`);
   const id = (key: string): number | undefined => read.number(node[key], `${at}.${key}`, UINT32_MAX);
   return {
-    path, type, permissions,
-    hostPath: node['hostPath'] === undefined || node['hostPath'] === '' ? path : plainPath(read, node['hostPath'], `${at}.hostPath`),
-    major: id('major'), minor: id('minor'), fileMode: id('fileMode'), uid: id('uid'), gid: id('gid'),
+    path,
+    type,
+    permissions,
+    hostPath:
+      node['hostPath'] === undefined || node['hostPath'] === ''
+        ? path
+        : plainPath(read, node['hostPath'], `${at}.hostPath`),
+    major: id('major'),
+    minor: id('minor'),
+    fileMode: id('fileMode'),
+    uid: id('uid'),
+    gid: id('gid'),
   };
 }
 
@@ -187,14 +252,31 @@ function parseHook(read: Reader, value: unknown, at: string): readonly [HookStag
   const args = read.strings(hook['args'], `${at}.args`);
   const env = read.strings(hook['env'], `${at}.env`);
   const timeout = read.number(hook['timeout'], `${at}.timeout`, 86_400);
-  return [stage, { path: read.path(hook['path'], `${at}.path`), ...(args === undefined ? {} : { args: [...args] }), ...(env === undefined ? {} : { env: [...env] }), ...(timeout ? { timeout } : {}) }];
+  return [
+    stage,
+    {
+      path: read.path(hook['path'], `${at}.path`),
+      ...(args === undefined ? {} : { args: [...args] }),
+      ...(env === undefined ? {} : { env: [...env] }),
+      ...(timeout ? { timeout } : {}),
+    },
+  ];
 }
 
 function parseRdt(read: Reader, value: unknown, at: string): CdiEdits['intelRdt'] {
   if (value === undefined || value === null) return undefined;
-  const rdt = read.exactly(value, at, ['closID', 'l3CacheSchema', 'memBwSchema', 'schemata', 'enableMonitoring', 'enableCMT', 'enableMBM']);
+  const rdt = read.exactly(value, at, [
+    'closID',
+    'l3CacheSchema',
+    'memBwSchema',
+    'schemata',
+    'enableMonitoring',
+    'enableCMT',
+    'enableMBM',
+  ]);
   const closID = read.string(rdt['closID'], `${at}.closID`) ?? '';
-  if (closID.length >= 4096 || closID === '.' || closID === '..' || /[/\n]/.test(closID)) throw read.fail(`${at}.closID`, `not a name: ${quote(closID)}`);
+  if (closID.length >= 4096 || closID === '.' || closID === '..' || /[/\n]/.test(closID))
+    throw read.fail(`${at}.closID`, `not a name: ${quote(closID)}`);
   const text = (key: 'l3CacheSchema' | 'memBwSchema'): Partial<Record<typeof key, string>> => {
     const schema = read.string(rdt[key], `${at}.${key}`);
     return schema === undefined ? {} : { [key]: schema };
@@ -204,13 +286,17 @@ function parseRdt(read: Reader, value: unknown, at: string): CdiEdits['intelRdt'
 
 function plainPath(read: Reader, value: unknown, at: string): string {
   const path = read.path(value, at);
-  if (path.split('/').includes('..') || posix.normalize(path) === '/') throw read.fail(at, `want a path below / without .., got ${quote(path)}`);
+  if (path.split('/').includes('..') || posix.normalize(path) === '/')
+    throw read.fail(at, `want a path below / without .., got ${quote(path)}`);
   return posix.resolve(path);
 }
 
 // Choosing
 
-/** Annotations of a container with this prefix name devices, the way from before CRI had a field (never from a restored checkpoint: CVE-2026-53492). */
+/**
+ * Annotations of a container with this prefix name devices, the way from before CRI had a field (never from a restored
+ * checkpoint: CVE-2026-53492).
+ */
 const ANNOTATION_PREFIX = 'cdi.k8s.io/';
 
 /**
@@ -221,7 +307,8 @@ export function cdiDevicesOf(config: Pick<ContainerConfig, 'cdiDevices' | 'annot
   const names = new Set<string>();
   for (const { name } of config.cdiDevices) names.add(checkedName(name, 'CDI_devices'));
   for (const [key, value] of Object.entries(config.annotations).sort(([a], [b]) => (a < b ? -1 : 1))) {
-    if (key.startsWith(ANNOTATION_PREFIX)) for (const name of value.split(',')) names.add(checkedName(name, `annotation ${quote(key)}`));
+    if (key.startsWith(ANNOTATION_PREFIX))
+      for (const name of value.split(',')) names.add(checkedName(name, `annotation ${quote(key)}`));
   }
   return [...names];
 }
@@ -229,11 +316,15 @@ export function cdiDevicesOf(config: Pick<ContainerConfig, 'cdiDevices' | 'annot
 function checkedName(name: string, where: string): string {
   const [, vendor = '', cls = '', device = ''] = QUALIFIED.exec(name) ?? [];
   if (VENDOR.test(vendor) && CLASS.test(cls) && NAME.test(device)) return name;
-  throw new RuntimeError('InvalidArgument', `${where}: ${quote(name)} is not a CDI device name; want vendor/class=name`);
+  throw new RuntimeError(
+    'InvalidArgument',
+    `${where}: ${quote(name)} is not a CDI device name; want vendor/class=name`,
+  );
 }
 
 /**
- * What giving these devices to a container takes: the edits of each file once, then those of each device, in the order of the names.
+ * What giving these devices to a container takes: the edits of each file once, then those of each device, in the order
+ * of the names.
  * @throws FailedPrecondition naming every device that is unknown, described twice, or beyond what Berth does.
  */
 export function cdiEdits(registry: CdiRegistry, names: readonly string[]): CdiEdits {
@@ -280,22 +371,35 @@ function isIncomplete(node: CdiDeviceNode): boolean {
 }
 
 /**
- * The spec with the edits. Environment, mounts and device nodes replace what has the same name or place; groups and hooks are added.
- * `found` has what the host has at each path of cdiLookups. @throws FailedPrecondition for a path that is not in it.
+ * The spec with the edits. Environment, mounts and device nodes replace what has the same name or place; groups and
+ * hooks are added. `found` has what the host has at each path of cdiLookups. @throws FailedPrecondition for a path that
+ * is not in it.
  */
 export function applyCdi(spec: RuntimeSpec, edits: CdiEdits, found: ReadonlyMap<string, FoundDevice>): RuntimeSpec {
   const nodes = edits.deviceNodes.map((node) => deviceOf(node, found, spec.process.user));
   const paths = new Set(nodes.map((node) => node.path));
   const hooks: NonNullable<RuntimeSpec['hooks']> = { ...spec.hooks };
   for (const [stage, hook] of edits.hooks) hooks[stage] = [...(hooks[stage] ?? []), hook];
-  const devices = [...(spec.linux.devices ?? []).filter((device) => !paths.has(device.path)), ...new Map(nodes.map((node) => [node.path, node])).values()];
+  const devices = [
+    ...(spec.linux.devices ?? []).filter((device) => !paths.has(device.path)),
+    ...new Map(nodes.map((node) => [node.path, node])).values(),
+  ];
   const rules = edits.deviceNodes.flatMap((node, at) => {
     const device = nodes[at];
-    return device === undefined || device.type === 'p' ? [] : [{ allow: true, type: device.type, major: device.major, minor: device.minor, access: node.permissions }];
+    return device === undefined || device.type === 'p'
+      ? []
+      : [{ allow: true, type: device.type, major: device.major, minor: device.minor, access: node.permissions }];
   });
   return {
     ...spec,
-    process: { ...spec.process, env: withEnv(spec.process.env, edits.env), user: { ...spec.process.user, additionalGids: [...new Set([...(spec.process.user.additionalGids ?? []), ...edits.additionalGids])] } },
+    process: {
+      ...spec.process,
+      env: withEnv(spec.process.env, edits.env),
+      user: {
+        ...spec.process.user,
+        additionalGids: [...new Set([...(spec.process.user.additionalGids ?? []), ...edits.additionalGids])],
+      },
+    },
     mounts: withMounts(spec.mounts, edits.mounts),
     ...(Object.keys(hooks).length === 0 ? {} : { hooks }),
     linux: {
@@ -309,10 +413,18 @@ export function applyCdi(spec: RuntimeSpec, edits: CdiEdits, found: ReadonlyMap<
 
 type Device = NonNullable<RuntimeLinux['devices']>[number];
 
-/** A node without an owner belongs to the container's user, so that a process without root can use what it was given (CDI). */
-function deviceOf(node: CdiDeviceNode, found: ReadonlyMap<string, FoundDevice>, user: { readonly uid: number; readonly gid: number }): Device {
+/**
+ * A node without an owner belongs to the container's user, so that a process without root can use what it was given
+ * (CDI).
+ */
+function deviceOf(
+  node: CdiDeviceNode,
+  found: ReadonlyMap<string, FoundDevice>,
+  user: { readonly uid: number; readonly gid: number },
+): Device {
   const host = found.get(node.hostPath);
-  if (isIncomplete(node) && host === undefined) throw new RuntimeError('FailedPrecondition', `CDI device node ${quote(node.hostPath)} does not exist on this node`);
+  if (isIncomplete(node) && host === undefined)
+    throw new RuntimeError('FailedPrecondition', `CDI device node ${quote(node.hostPath)} does not exist on this node`);
   const uid = node.uid ?? (user.uid > 0 ? user.uid : host?.uid);
   const gid = node.gid ?? (user.gid > 0 ? user.gid : host?.gid);
   const fileMode = node.fileMode ?? host?.fileMode;
@@ -342,9 +454,13 @@ function withMounts(mounts: readonly RuntimeMount[], more: readonly CdiMount[]):
     source: mount.hostPath,
     options: isBind(mount) ? [...mount.options] : ['rbind', ...mount.options],
   }));
-  return [...mounts.filter((mount) => !taken.has(mount.destination)), ...added].sort((a, b) => a.destination.split('/').length - b.destination.split('/').length);
+  return [...mounts.filter((mount) => !taken.has(mount.destination)), ...added].sort(
+    (a, b) => a.destination.split('/').length - b.destination.split('/').length,
+  );
 }
 
 function isBind(mount: CdiMount): boolean {
-  return (mount.type !== '' && mount.type !== 'bind') || mount.options.includes('bind') || mount.options.includes('rbind');
+  return (
+    (mount.type !== '' && mount.type !== 'bind') || mount.options.includes('bind') || mount.options.includes('rbind')
+  );
 }

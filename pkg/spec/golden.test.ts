@@ -6,14 +6,24 @@ import { stringifyExact } from '../base/json.ts';
 import { stringifySpec } from './index.ts';
 import type { RuntimeSpec } from '../oci/spec-types.ts';
 
-/** Each file is a request and the spec it becomes. `UPDATE_GOLDEN=1` rewrites the specs; the diff in review is what the kubelet will notice. */
+/**
+ * Each file is a request and the spec it becomes. `UPDATE_GOLDEN=1` rewrites the specs; the diff in review is what the
+ * kubelet will notice.
+ */
 const DIRECTORY = new URL('golden/', import.meta.url);
-const files = readdirSync(DIRECTORY).filter((name) => name.endsWith('.json')).sort();
+const files = readdirSync(DIRECTORY)
+  .filter((name) => name.endsWith('.json'))
+  .sort();
 
 /** Integers above 2^53 stay exact, as bigint. */
 function parseExact(text: string): unknown {
   const keep = (_key: string, value: unknown, context?: { readonly source?: string }): unknown =>
-    typeof value === 'number' && Number.isInteger(value) && !Number.isSafeInteger(value) && context?.source !== undefined ? BigInt(context.source) : value;
+    typeof value === 'number' &&
+    Number.isInteger(value) &&
+    !Number.isSafeInteger(value) &&
+    context?.source !== undefined
+      ? BigInt(context.source)
+      : value;
   return JSON.parse(text, keep);
 }
 
@@ -26,7 +36,9 @@ function pretty(value: unknown, indent = ''): string {
     if (value.every((each) => typeof each === 'string')) return wrapped(value, indent);
     return `[\n${value.map((each) => inner + pretty(each, inner)).join(',\n')}\n${indent}]`;
   }
-  return `{\n${Object.entries(value).map(([key, each]) => `${inner}${JSON.stringify(key)}: ${pretty(each, inner)}`).join(',\n')}\n${indent}}`;
+  return `{\n${Object.entries(value)
+    .map(([key, each]) => `${inner}${JSON.stringify(key)}: ${pretty(each, inner)}`)
+    .join(',\n')}\n${indent}}`;
 }
 
 /** A long list of words, filled lines. */
@@ -45,17 +57,22 @@ function brokenPromises(spec: RuntimeSpec): string[] {
   const broken: string[] = [];
   const seen: string[] = [];
   for (const { destination } of spec.mounts) {
-    if (seen.some((earlier) => earlier.startsWith(`${destination}/`))) broken.push(`${destination} is mounted after something below it`);
+    if (seen.some((earlier) => earlier.startsWith(`${destination}/`)))
+      broken.push(`${destination} is mounted after something below it`);
     seen.push(destination);
   }
   const types = spec.linux.namespaces.map((each) => each.type);
   if (new Set(types).size !== types.length) broken.push('a namespace appears twice');
   if (!types.includes('mount')) broken.push('no mount namespace of its own');
   const caps = spec.process.capabilities ?? {};
-  for (const cap of caps.inheritable ?? []) if (!(caps.bounding ?? []).includes(cap)) broken.push(`${cap} is inheritable but not bounding`);
-  for (const cap of caps.ambient ?? []) if (!(caps.inheritable ?? []).includes(cap)) broken.push(`${cap} is ambient but not inheritable`);
-  if (spec.process.oomScoreAdj === undefined) broken.push("oomScoreAdj is missing: the daemon's own would be inherited");
-  if (!(spec.process.user.additionalGids ?? []).includes(spec.process.user.gid)) broken.push('the primary gid is not a supplementary one (CVE-2022-2995)');
+  for (const cap of caps.inheritable ?? [])
+    if (!(caps.bounding ?? []).includes(cap)) broken.push(`${cap} is inheritable but not bounding`);
+  for (const cap of caps.ambient ?? [])
+    if (!(caps.inheritable ?? []).includes(cap)) broken.push(`${cap} is ambient but not inheritable`);
+  if (spec.process.oomScoreAdj === undefined)
+    broken.push("oomScoreAdj is missing: the daemon's own would be inherited");
+  if (!(spec.process.user.additionalGids ?? []).includes(spec.process.user.gid))
+    broken.push('the primary gid is not a supplementary one (CVE-2022-2995)');
   if (spec.linux.resources?.devices?.[0] === undefined) broken.push('no device rule: everything would be allowed');
   return broken;
 }
@@ -71,7 +88,8 @@ describe('golden specs', () => {
       const written = parseExact(stringifySpec(spec));
       assert.deepEqual(violations(written), [], 'violates the runtime-spec');
       assert.deepEqual(brokenPromises(spec), []);
-      if (process.env['UPDATE_GOLDEN'] === '1') writeFileSync(new URL(file, DIRECTORY), `${pretty({ ...golden, spec: written as never })}\n`);
+      if (process.env['UPDATE_GOLDEN'] === '1')
+        writeFileSync(new URL(file, DIRECTORY), `${pretty({ ...golden, spec: written as never })}\n`);
       else assert.deepEqual(written, golden.spec);
     });
   }

@@ -6,9 +6,22 @@ import { addHooks, type HookSubject, loadHooks, matchHooks } from './hooks.ts';
 const file = (path: string, over: object = {}, directory = 0): { path: string; directory: number; value: unknown } => ({
   path,
   directory,
-  value: { version: '1.0.0', hook: { path: '/usr/libexec/hook', args: ['hook', 'go'], env: ['A=1'], timeout: 5 }, when: { always: true }, stages: ['prestart'], ...over },
+  value: {
+    version: '1.0.0',
+    hook: { path: '/usr/libexec/hook', args: ['hook', 'go'], env: ['A=1'], timeout: 5 },
+    when: { always: true },
+    stages: ['prestart'],
+    ...over,
+  },
 });
-const subject: HookSubject = { annotations: new Map([['com.example.dept', 'fluid-dynamics'], ['other', 'x']]), command: '/usr/bin/nvidia-smi', hasBindMounts: true };
+const subject: HookSubject = {
+  annotations: new Map([
+    ['com.example.dept', 'fluid-dynamics'],
+    ['other', 'x'],
+  ]),
+  command: '/usr/bin/nvidia-smi',
+  hasBindMounts: true,
+};
 const selected = (when: object, over: Partial<HookSubject> = {}): boolean => {
   const { hooks, damaged } = loadHooks([file('/h/a.json', { when })]);
   assert.deepEqual(damaged, []);
@@ -35,11 +48,25 @@ describe('OCI hooks', () => {
     // Longer than any pattern may look at.
     [{ annotations: { '.': 'a' } }, { annotations: new Map([['k', 'a'.repeat(5000)]]) }, false],
   ];
-  for (const [when, over, expected] of cases) it(`${JSON.stringify(when)} ${expected ? 'holds' : 'does not hold'}`, () => assert.equal(selected(when, over), expected));
+  for (const [when, over, expected] of cases)
+    it(`${JSON.stringify(when)} ${expected ? 'holds' : 'does not hold'}`, () =>
+      assert.equal(selected(when, over), expected));
 
   it('run in the order of file names, and a later directory hides an earlier file of the same name', () => {
-    const { hooks } = loadHooks([file('/etc/b.json', { hook: { path: '/etc/hook' } }, 1), file('/usr/b.json'), file('/usr/a.json'), file('/etc/c.json', {}, 1)]);
-    assert.deepEqual(hooks.map((each) => [each.path, each.hook.path]), [['/usr/a.json', '/usr/libexec/hook'], ['/etc/b.json', '/etc/hook'], ['/etc/c.json', '/usr/libexec/hook']]);
+    const { hooks } = loadHooks([
+      file('/etc/b.json', { hook: { path: '/etc/hook' } }, 1),
+      file('/usr/b.json'),
+      file('/usr/a.json'),
+      file('/etc/c.json', {}, 1),
+    ]);
+    assert.deepEqual(
+      hooks.map((each) => [each.path, each.hook.path]),
+      [
+        ['/usr/a.json', '/usr/libexec/hook'],
+        ['/etc/b.json', '/etc/hook'],
+        ['/etc/c.json', '/usr/libexec/hook'],
+      ],
+    );
   });
   it('that are broken are told and leave the others alone', () => {
     const broken: readonly (readonly [over: object, why: RegExp])[] = [
@@ -58,13 +85,23 @@ describe('OCI hooks', () => {
     ];
     for (const [over, why] of broken) {
       const { hooks, damaged } = loadHooks([file('/h/bad.json', over), file('/h/good.json')]);
-      assert.deepEqual(hooks.map((each) => each.path), ['/h/good.json'], why.source);
-      assert.match(damaged.map((each) => `${each.path} ${each.why}`).join(), new RegExp(`^/h/bad.json hook /h/bad.json: .*${why.source}`));
+      assert.deepEqual(
+        hooks.map((each) => each.path),
+        ['/h/good.json'],
+        why.source,
+      );
+      assert.match(
+        damaged.map((each) => `${each.path} ${each.why}`).join(),
+        new RegExp(`^/h/bad.json hook /h/bad.json: .*${why.source}`),
+      );
     }
   });
   it('are added at each of their stages, behind what is there', () => {
     const plain = buildGolden({ about: '' });
-    const { hooks } = loadHooks([file('/h/a.json', { stages: ['prestart', 'poststop'] }), file('/h/b.json', { hook: { path: '/b' } })]);
+    const { hooks } = loadHooks([
+      file('/h/a.json', { stages: ['prestart', 'poststop'] }),
+      file('/h/b.json', { hook: { path: '/b' } }),
+    ]);
     const spec = addHooks(addHooks(plain, hooks), hooks.slice(1));
     const first = { path: '/usr/libexec/hook', args: ['hook', 'go'], env: ['A=1'], timeout: 5 };
     assert.deepEqual(spec.hooks, { prestart: [first, { path: '/b' }, { path: '/b' }], poststop: [first] });

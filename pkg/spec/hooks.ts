@@ -8,7 +8,14 @@ import type { RuntimeHook, RuntimeSpec } from '../oci/spec-types.ts';
 import { type ConfigFile, type DamagedFile, type Reader, readerOf } from './parse.ts';
 
 type Stage = keyof NonNullable<RuntimeSpec['hooks']>;
-const STAGES: readonly Stage[] = ['prestart', 'createRuntime', 'createContainer', 'startContainer', 'poststart', 'poststop'];
+const STAGES: readonly Stage[] = [
+  'prestart',
+  'createRuntime',
+  'createContainer',
+  'startContainer',
+  'poststart',
+  'poststop',
+];
 
 /** A hook file, parsed. */
 export interface HookDefinition {
@@ -36,14 +43,20 @@ export interface HookSubject {
   readonly hasBindMounts: boolean;
 }
 
-/** Longer texts never match: patterns come from the administrator, texts from users, and matching may take quadratic time. */
+/**
+ * Longer texts never match: patterns come from the administrator, texts from users, and matching may take quadratic
+ * time.
+ */
 const TEXT_MAX = 4096;
 
 /**
- * The hooks of all directories, sorted by file name, in which order they run; a file of a later directory hides one of the same name before it.
- * A file that cannot be read as a hook is told in `damaged` and hides nothing.
+ * The hooks of all directories, sorted by file name, in which order they run; a file of a later directory hides one of
+ * the same name before it. A file that cannot be read as a hook is told in `damaged` and hides nothing.
  */
-export function loadHooks(files: readonly ConfigFile[]): { readonly hooks: readonly HookDefinition[]; readonly damaged: readonly DamagedFile[] } {
+export function loadHooks(files: readonly ConfigFile[]): {
+  readonly hooks: readonly HookDefinition[];
+  readonly damaged: readonly DamagedFile[];
+} {
   const byName = new Map<string, HookDefinition>();
   const damaged: DamagedFile[] = [];
   for (const file of [...files].sort((a, b) => a.directory - b.directory)) {
@@ -91,8 +104,13 @@ function parseWhen(read: Reader, value: unknown): HookCondition {
   return {
     always: read.flag(when['always'], 'when.always'),
     hasBindMounts: read.flag(when['hasBindMounts'], 'when.hasBindMounts'),
-    annotations: Object.entries(read.map(when['annotations'], 'when.annotations')).map(([key, pattern]) => [toRegExp(read, key, 'when.annotations'), toRegExp(read, pattern, 'when.annotations')]),
-    commands: (read.strings(when['commands'], 'when.commands') ?? []).map((pattern) => toRegExp(read, pattern, 'when.commands')),
+    annotations: Object.entries(read.map(when['annotations'], 'when.annotations')).map(([key, pattern]) => [
+      toRegExp(read, key, 'when.annotations'),
+      toRegExp(read, pattern, 'when.annotations'),
+    ]),
+    commands: (read.strings(when['commands'], 'when.commands') ?? []).map((pattern) =>
+      toRegExp(read, pattern, 'when.commands'),
+    ),
   };
 }
 
@@ -115,7 +133,8 @@ function matches(when: HookCondition, subject: HookSubject): boolean {
   const conditions: boolean[] = [];
   if (when.always !== undefined) conditions.push(when.always);
   if (when.hasBindMounts !== undefined) conditions.push(when.hasBindMounts && subject.hasBindMounts);
-  for (const [key, value] of when.annotations) conditions.push([...subject.annotations].some(([name, text]) => fits(key, name) && fits(value, text)));
+  for (const [key, value] of when.annotations)
+    conditions.push([...subject.annotations].some(([name, text]) => fits(key, name) && fits(value, text)));
   if (when.commands.length > 0) conditions.push(when.commands.some((pattern) => fits(pattern, subject.command)));
   return conditions.length > 0 && conditions.every(Boolean);
 }
@@ -128,6 +147,7 @@ function fits(pattern: RegExp, text: string): boolean {
 export function addHooks(spec: RuntimeSpec, definitions: readonly HookDefinition[]): RuntimeSpec {
   if (definitions.length === 0) return spec;
   const hooks: NonNullable<RuntimeSpec['hooks']> = { ...spec.hooks };
-  for (const { hook, stages } of definitions) for (const stage of stages) hooks[stage] = [...(hooks[stage] ?? []), hook];
+  for (const { hook, stages } of definitions)
+    for (const stage of stages) hooks[stage] = [...(hooks[stage] ?? []), hook];
   return { ...spec, hooks };
 }

@@ -15,7 +15,16 @@ import type { IdMap } from '../rootfs/index.ts';
 import { mountPlan } from './mounts.ts';
 import { argsWith, capabilitySets, commandOf, environmentOf, rlimitsOf, workingDirOf } from './process.ts';
 import { deviceParts, newResources, NO_RESOURCES, oomScoreAdjOf, pidsOf, toLinuxResources } from './resources.ts';
-import { apparmorOf, checkMapped, hiddenPaths, mappingsOf, namespacesOf, type Privilege, privilegeOf, seccompOf } from './security.ts';
+import {
+  apparmorOf,
+  checkMapped,
+  hiddenPaths,
+  mappingsOf,
+  namespacesOf,
+  type Privilege,
+  privilegeOf,
+  seccompOf,
+} from './security.ts';
 import { resolveUser } from './user.ts';
 
 export { apparmorProfileText } from './apparmor.ts';
@@ -24,14 +33,44 @@ export { applyCdi, type CdiEdits, type CdiRegistry, cdiDevicesOf, cdiEdits, cdiL
 export { addHooks, type HookDefinition, type HookSubject, loadHooks, matchHooks } from './hooks.ts';
 export { checkImageSubPath, containerPath } from './mounts.ts';
 export type { ConfigFile, DamagedFile } from './parse.ts';
-export { CAPABILITIES, checkWorkingDir, commandOf, effectiveStopSignal, ENV_EXEC_PATH, execProcess, homeOf, type StopSignal, workingDirOf } from './process.ts';
 export {
-  cgroupsPathFor, checkDeviceRequest, checkedParent, type DeviceRequest, type FoundDevice, mergeResources, NO_RESOURCES, oomScoreAdjOf, parseDevice,
-  resolveDevices, sharesToWeight, toLinuxResources, weightToShares,
+  CAPABILITIES,
+  checkWorkingDir,
+  commandOf,
+  effectiveStopSignal,
+  ENV_EXEC_PATH,
+  execProcess,
+  homeOf,
+  type StopSignal,
+  workingDirOf,
+} from './process.ts';
+export {
+  cgroupsPathFor,
+  checkDeviceRequest,
+  checkedParent,
+  type DeviceRequest,
+  type FoundDevice,
+  mergeResources,
+  NO_RESOURCES,
+  oomScoreAdjOf,
+  parseDevice,
+  resolveDevices,
+  sharesToWeight,
+  toLinuxResources,
+  weightToShares,
 } from './resources.ts';
 export { DEFAULT_PROFILE, parseSeccompProfile } from './seccomp.ts';
 export {
-  apparmorChoice, checkMapped, podSysctls, type ProfileChoice, privilegeOf, relabelRefusal, seccompChoice, selinuxLabels, type SysctlScope, validateSysctls,
+  apparmorChoice,
+  checkMapped,
+  podSysctls,
+  type ProfileChoice,
+  privilegeOf,
+  relabelRefusal,
+  seccompChoice,
+  selinuxLabels,
+  type SysctlScope,
+  validateSysctls,
 } from './security.ts';
 export { passwdWithEntry, resolveUser, type UserRequest } from './user.ts';
 export { type Workload, workloadOf, workloadResources } from './workloads.ts';
@@ -58,7 +97,10 @@ export interface NodeFacts {
   readonly kernel: string;
   /** hugepage sizes of the node, `2MB`. */
   readonly hugepageSizes: readonly string[];
-  /** Host paths to mask beside the fixed list (the thermal_throttle directory of each CPU: a side channel); absent = none. */
+  /**
+   * Host paths to mask beside the fixed list (the thermal_throttle directory of each CPU: a side channel); absent =
+   * none.
+   */
   readonly maskedPaths?: readonly string[];
 }
 
@@ -94,15 +136,25 @@ export interface ContainerSpecInput {
   readonly runtime: SpecRuntime;
   /** Path per namespace kind that the sandbox pins; kinds not in it are the host's. */
   readonly namespaces: ReadonlyMap<'net' | 'ipc' | 'uts' | 'user', string>;
-  readonly pid: { readonly mode: 'private' } | { readonly mode: 'host' } | { readonly mode: 'join'; readonly path: string };
+  readonly pid:
+    | { readonly mode: 'private' }
+    | { readonly mode: 'host' }
+    | { readonly mode: 'join'; readonly path: string };
   /** `cgroupsPath` as the cgroup manager wants it. */
   readonly cgroupsPath: string;
   readonly user: ResolvedUser;
   readonly files: PodFiles;
   /** config.mounts looked up, same order; image volumes have the path where the image is mounted as source. */
   readonly mounts: readonly ResolvedMount[];
-  /** Image VOLUMEs as anonymous bind mounts (image_volumes = bind), and default_mounts_file; a CRI mount at the same place wins. */
-  readonly volumes: readonly { readonly source: string; readonly containerPath: string; readonly access: 'ro' | 'rw' }[];
+  /**
+   * Image VOLUMEs as anonymous bind mounts (image_volumes = bind), and default_mounts_file; a CRI mount at the same
+   * place wins.
+   */
+  readonly volumes: readonly {
+    readonly source: string;
+    readonly containerPath: string;
+    readonly access: 'ro' | 'rw';
+  }[];
   /** config.devices, additional_devices and the devices annotation looked up (`resolveDevices`). */
   readonly devices: readonly ResolvedDevice[];
   /** All host devices, only for privileged containers that get them. */
@@ -115,13 +167,16 @@ export interface ContainerSpecInput {
   readonly hostname: string;
   /** What goes into the spec's annotations: only what `passedAnnotations` let through (CVE-2024-3154). */
   readonly annotations: ReadonlyMap<string, string>;
-  /** `rw` for the annotation cgroup2-mount-hierarchy-rw and a handler's cgroup_writable; privileged containers have it anyway. */
+  /**
+   * `rw` for the annotation cgroup2-mount-hierarchy-rw and a handler's cgroup_writable; privileged containers have it
+   * anyway.
+   */
   readonly cgroupAccess: 'ro' | 'rw';
   /** umask of the first process; undefined = the runtime's 0022. */
   readonly umask: number | undefined;
   /**
-   * Host path of the static helper that sets environment variables which JSON cannot hold (bytes that are not UTF-8) and then execs;
-   * '' = none, and such a container is refused. Used only for containers that have such a value.
+   * Host path of the static helper that sets environment variables which JSON cannot hold (bytes that are not UTF-8)
+   * and then execs; '' = none, and such a container is refused. Used only for containers that have such a value.
    */
   readonly envExec: string;
 }
@@ -205,7 +260,9 @@ export interface ResolvedDevice {
   readonly access: string;
 }
 
-/** Infra containers are the last that the kernel kills for memory, but for the node's own daemons (CRI-O has the same). */
+/**
+ * Infra containers are the last that the kernel kills for memory, but for the node's own daemons (CRI-O has the same).
+ */
 const INFRA_OOM_SCORE_ADJ = -998n;
 
 /**
@@ -214,15 +271,26 @@ const INFRA_OOM_SCORE_ADJ = -998n;
  */
 export function buildContainerSpec(input: ContainerSpecInput): RuntimeSpec {
   if (input.config.mounts.length > limits.mountsCount) {
-    throw new RuntimeError('ResourceExhausted', `${input.config.mounts.length} mounts; a container can have ${limits.mountsCount}`);
+    throw new RuntimeError(
+      'ResourceExhausted',
+      `${input.config.mounts.length} mounts; a container can have ${limits.mountsCount}`,
+    );
   }
   const security = input.config.linux?.securityContext;
   const privilege = privilegeOf(security, input.pod);
   checkMapped(input.idMap, input.user);
   const environment = environmentOf(input);
   const readOnlyRoot = security?.readonlyRootfs === true || input.defaults.readOnly ? 'ro' : 'rw';
-  const plan = mountPlan(input, privilege, { readOnlyRoot, needsEnvExec: environment.escaped.length > 0 ? 'yes' : 'no' });
-  const capabilities = capabilitySets(security?.capabilities, privilege, { ...input.facts, capabilities: knownTo(input.runtime, input.facts) }, input.defaults);
+  const plan = mountPlan(input, privilege, {
+    readOnlyRoot,
+    needsEnvExec: environment.escaped.length > 0 ? 'yes' : 'no',
+  });
+  const capabilities = capabilitySets(
+    security?.capabilities,
+    privilege,
+    { ...input.facts, capabilities: knownTo(input.runtime, input.facts) },
+    input.defaults,
+  );
   const apparmorProfile = apparmorOf(security, privilege, input.facts, input.defaults);
   const rlimits = rlimitsOf(input.defaults, input.facts);
   return {
@@ -258,11 +326,26 @@ function knownTo({ capabilities }: SpecRuntime, facts: NodeFacts): ReadonlySet<s
   return capabilities === undefined ? facts.capabilities : facts.capabilities.intersection(new Set(capabilities));
 }
 
-function linuxPart(input: ContainerSpecInput, privilege: Privilege, bounding: readonly string[], rootfsPropagation: string | undefined): RuntimeSpec['linux'] {
+function linuxPart(
+  input: ContainerSpecInput,
+  privilege: Privilege,
+  bounding: readonly string[],
+  rootfsPropagation: string | undefined,
+): RuntimeSpec['linux'] {
   const security = input.config.linux?.securityContext;
-  const hostDevices = privilege === 'privileged' && !input.runtime.privilegedWithoutHostDevices ? input.hostDevices : [];
-  const { devices, rules } = deviceParts({ devices: input.devices, hostDevices, user: input.user, defaults: input.defaults });
-  const seccomp = seccompOf({ security, facts: input.facts, defaults: input.defaults, localhostSeccomp: input.localhostSeccomp }, privilege, bounding);
+  const hostDevices =
+    privilege === 'privileged' && !input.runtime.privilegedWithoutHostDevices ? input.hostDevices : [];
+  const { devices, rules } = deviceParts({
+    devices: input.devices,
+    hostDevices,
+    user: input.user,
+    defaults: input.defaults,
+  });
+  const seccomp = seccompOf(
+    { security, facts: input.facts, defaults: input.defaults, localhostSeccomp: input.localhostSeccomp },
+    privilege,
+    bounding,
+  );
   return {
     namespaces: namespacesOf(input, privilege),
     ...mappingsOf(input.idMap),
@@ -281,15 +364,19 @@ function linuxPart(input: ContainerSpecInput, privilege: Privilege, bounding: re
 }
 
 /**
- * The spec of an infra container: our `pause` as init of a shared PID namespace, as the sandbox's own security context says, with no
- * capabilities and nothing mounted but /proc and a /dev. @throws as buildContainerSpec.
+ * The spec of an infra container: our `pause` as init of a shared PID namespace, as the sandbox's own security context
+ * says, with no capabilities and nothing mounted but /proc and a /dev. @throws as buildContainerSpec.
  */
 export function buildPauseSpec(input: PauseSpecInput): RuntimeSpec {
   const security = input.pod.linux?.securityContext;
   const user = resolveUser({ security, imageUser: '', passwd: undefined, group: undefined });
   checkMapped(input.idMap, user);
   const apparmorProfile = apparmorOf(security, 'confined', input.facts, input.defaults);
-  const seccomp = seccompOf({ security, facts: input.facts, defaults: input.defaults, localhostSeccomp: input.localhostSeccomp }, 'confined', []);
+  const seccomp = seccompOf(
+    { security, facts: input.facts, defaults: input.defaults, localhostSeccomp: input.localhostSeccomp },
+    'confined',
+    [],
+  );
   const resources = { ...NO_RESOURCES, cpuShares: 2n, cpusetCpus: input.cpuset };
   return {
     ociVersion: input.runtime.ociVersion,
@@ -307,12 +394,16 @@ export function buildPauseSpec(input: PauseSpecInput): RuntimeSpec {
     root: { path: input.root, readonly: true },
     mounts: [
       { destination: '/proc', type: 'proc', source: 'proc', options: ['nosuid', 'noexec', 'nodev'] },
-      // Runtimes make /dev/null and others in it: not in the root, which all pods share, and which a user namespace cannot write to.
+      // Runtimes make /dev/null and others in it: not in the root, which all pods share, and which a user namespace
+      // cannot write to.
       { destination: '/dev', type: 'tmpfs', source: 'tmpfs', options: ['nosuid', 'noexec', 'mode=755', 'size=64k'] },
     ],
     ...annotationsPart(input.annotations),
     linux: {
-      namespaces: namespacesOf({ namespaces: input.namespaces, facts: input.facts, pid: { mode: 'private' } }, 'confined'),
+      namespaces: namespacesOf(
+        { namespaces: input.namespaces, facts: input.facts, pid: { mode: 'private' } },
+        'confined',
+      ),
       ...mappingsOf(input.idMap),
       cgroupsPath: input.cgroupsPath,
       resources: { devices: [{ allow: false, access: 'rwm' }], ...toLinuxResources(resources, input.facts) },
@@ -323,7 +414,12 @@ export function buildPauseSpec(input: PauseSpecInput): RuntimeSpec {
 }
 
 /** A label where SELinux is on and one is given; privileged containers run with the runtime's own. */
-function selinuxPart<K extends string>(key: K, label: string, facts: NodeFacts, privilege: Privilege): Partial<Record<K, string>> {
+function selinuxPart<K extends string>(
+  key: K,
+  label: string,
+  facts: NodeFacts,
+  privilege: Privilege,
+): Partial<Record<K, string>> {
   return facts.selinux && label !== '' && privilege === 'confined' ? ({ [key]: label } as Record<K, string>) : {};
 }
 
@@ -335,8 +431,9 @@ function annotationsPart(annotations: ReadonlyMap<string, string>): { annotation
 }
 
 /**
- * config.json. 64-bit values are written digit by digit, not by way of a double. Runtimes read Unicode only (a byte that is no UTF-8 becomes
- * U+FFFD in runc and an error in crun): see environmentOf for what that means for environment values.
+ * config.json. 64-bit values are written digit by digit, not by way of a double. Runtimes read Unicode only (a byte
+ * that is no UTF-8 becomes U+FFFD in runc and an error in crun): see environmentOf for what that means for environment
+ * values.
  */
 export function stringifySpec(spec: RuntimeSpec): string {
   return stringifyExact(spec);

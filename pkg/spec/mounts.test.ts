@@ -9,48 +9,152 @@ const MAP = { hostId: 100000, containerId: 0, length: 65536 };
 const IMAGE = { image: 'sha256:2', annotations: {}, userSpecifiedImage: '', runtimeHandler: '', imageRef: '' };
 
 function mount(fields: object, golden: Golden = {}, propagation = 'private'): string {
-  const container = { mounts: [{ containerPath: '/data', hostPath: '/srv/data', ...fields }] } as unknown as NonNullable<Golden['container']>;
+  const container = {
+    mounts: [{ containerPath: '/data', hostPath: '/srv/data', ...fields }],
+  } as unknown as NonNullable<Golden['container']>;
   const found = { mounts: [{ source: '/srv/data', kind: 'directory', propagation, image: false }] };
   return outcome(() => buildContainerSpec(inputOf({ container, found, ...golden })));
 }
 
 describe('CRI mounts', () => {
-  const refused: readonly (readonly [id: string, fields: object, golden: Golden, propagation: string, message: RegExp])[] = [
+  const refused: readonly (readonly [
+    id: string,
+    fields: object,
+    golden: Golden,
+    propagation: string,
+    message: RegExp,
+  ])[] = [
     ['1.7 empty container_path', { containerPath: '' }, {}, 'private', /^InvalidArgument: .*container_path is empty/],
     ['8.4 extra: container_path /', { containerPath: '/' }, {}, 'private', /^InvalidArgument: .*is the root itself/],
     ['8.4 extra: container_path .', { containerPath: '.' }, {}, 'private', /^InvalidArgument: .*is the root itself/],
-    ['8.4 extra: container_path above the root', { containerPath: '/a/../..' }, {}, 'private', /^InvalidArgument: .*is the root itself/],
+    [
+      '8.4 extra: container_path above the root',
+      { containerPath: '/a/../..' },
+      {},
+      'private',
+      /^InvalidArgument: .*is the root itself/,
+    ],
     ['container_path with NUL', { containerPath: '/a\0' }, {}, 'private', /^InvalidArgument: .*NUL/],
-    ['container_path of 5000 characters', { containerPath: `/${'x'.repeat(5000)}` }, {}, 'private', /^InvalidArgument: .*4096/],
-    ['1.7 HOST_TO_CONTAINER of a private source', { propagation: 'PROPAGATION_HOST_TO_CONTAINER' }, {}, 'private', /^FailedPrecondition: .*not shared or slave.*make-rshared/],
-    ['1.7 BIDIRECTIONAL of a slave source', { propagation: 'PROPAGATION_BIDIRECTIONAL' }, {}, 'slave', /^FailedPrecondition: .*not shared,/],
+    [
+      'container_path of 5000 characters',
+      { containerPath: `/${'x'.repeat(5000)}` },
+      {},
+      'private',
+      /^InvalidArgument: .*4096/,
+    ],
+    [
+      '1.7 HOST_TO_CONTAINER of a private source',
+      { propagation: 'PROPAGATION_HOST_TO_CONTAINER' },
+      {},
+      'private',
+      /^FailedPrecondition: .*not shared or slave.*make-rshared/,
+    ],
+    [
+      '1.7 BIDIRECTIONAL of a slave source',
+      { propagation: 'PROPAGATION_BIDIRECTIONAL' },
+      {},
+      'slave',
+      /^FailedPrecondition: .*not shared,/,
+    ],
     ['unknown propagation', { propagation: 'PROPAGATION_X' }, {}, 'shared', /^InvalidArgument: .*unknown propagation/],
-    ['1.7 recursive_read_only without readonly', { recursiveReadOnly: true }, {}, 'private', /^InvalidArgument: .*needs readonly/],
-    ['1.7 recursive_read_only with propagation', { recursiveReadOnly: true, readonly: true, propagation: 'PROPAGATION_HOST_TO_CONTAINER' }, {}, 'shared', /^InvalidArgument: .*needs PROPAGATION_PRIVATE/],
-    ['X14 recursive_read_only that the handler lacks', { recursiveReadOnly: true, readonly: true }, { runtime: { recursiveReadOnlyMounts: false } }, 'private', /^Unimplemented RROUnsupported: /],
-    ['1.7 id mappings that the runtime lacks', { uidMappings: [MAP], gidMappings: [MAP] }, { runtime: { idmappedMounts: false } }, 'private', /^FailedPrecondition: .*no idmapped mounts/],
+    [
+      '1.7 recursive_read_only without readonly',
+      { recursiveReadOnly: true },
+      {},
+      'private',
+      /^InvalidArgument: .*needs readonly/,
+    ],
+    [
+      '1.7 recursive_read_only with propagation',
+      { recursiveReadOnly: true, readonly: true, propagation: 'PROPAGATION_HOST_TO_CONTAINER' },
+      {},
+      'shared',
+      /^InvalidArgument: .*needs PROPAGATION_PRIVATE/,
+    ],
+    [
+      'X14 recursive_read_only that the handler lacks',
+      { recursiveReadOnly: true, readonly: true },
+      { runtime: { recursiveReadOnlyMounts: false } },
+      'private',
+      /^Unimplemented RROUnsupported: /,
+    ],
+    [
+      '1.7 id mappings that the runtime lacks',
+      { uidMappings: [MAP], gidMappings: [MAP] },
+      { runtime: { idmappedMounts: false } },
+      'private',
+      /^FailedPrecondition: .*no idmapped mounts/,
+    ],
     ['uid mappings alone', { uidMappings: [MAP] }, {}, 'private', /^InvalidArgument: .*together/],
-    ['unknown mount option', { mountOptions: ['noexec', 'suid'] }, {}, 'private', /^InvalidArgument: .*"suid" is not supported/],
+    [
+      'unknown mount option',
+      { mountOptions: ['noexec', 'suid'] },
+      {},
+      'private',
+      /^InvalidArgument: .*"suid" is not supported/,
+    ],
     ['mount option with a comma', { mountOptions: ['noexec,rw'] }, {}, 'private', /^InvalidArgument/],
-    ['1.7 image volume with host_path', { image: IMAGE, readonly: true }, {}, 'private', /^InvalidArgument: .*host_path must be empty/],
-    ['1.7 writable image volume', { image: IMAGE, hostPath: '' }, {}, 'private', /^InvalidArgument: .*must be read-only/],
-    ['KEP-4639 image_sub_path', { image: IMAGE, hostPath: '', readonly: true, imageSubPath: '../../etc' }, {}, 'private', /^InvalidArgument: .*image_sub_path/],
-    ['KEP-4639 image_sub_path in the middle', { image: IMAGE, hostPath: '', readonly: true, imageSubPath: 'a/../../b' }, {}, 'private', /^InvalidArgument: .*image_sub_path/],
-    ['KEP-4639 absolute image_sub_path', { image: IMAGE, hostPath: '', readonly: true, imageSubPath: '/etc' }, {}, 'private', /^InvalidArgument: .*image_sub_path/],
+    [
+      '1.7 image volume with host_path',
+      { image: IMAGE, readonly: true },
+      {},
+      'private',
+      /^InvalidArgument: .*host_path must be empty/,
+    ],
+    [
+      '1.7 writable image volume',
+      { image: IMAGE, hostPath: '' },
+      {},
+      'private',
+      /^InvalidArgument: .*must be read-only/,
+    ],
+    [
+      'KEP-4639 image_sub_path',
+      { image: IMAGE, hostPath: '', readonly: true, imageSubPath: '../../etc' },
+      {},
+      'private',
+      /^InvalidArgument: .*image_sub_path/,
+    ],
+    [
+      'KEP-4639 image_sub_path in the middle',
+      { image: IMAGE, hostPath: '', readonly: true, imageSubPath: 'a/../../b' },
+      {},
+      'private',
+      /^InvalidArgument: .*image_sub_path/,
+    ],
+    [
+      'KEP-4639 absolute image_sub_path',
+      { image: IMAGE, hostPath: '', readonly: true, imageSubPath: '/etc' },
+      {},
+      'private',
+      /^InvalidArgument: .*image_sub_path/,
+    ],
   ];
-  for (const [id, fields, golden, propagation, message] of refused) it(`refuses ${id}`, () => assert.match(mount(fields, golden, propagation), message));
+  for (const [id, fields, golden, propagation, message] of refused)
+    it(`refuses ${id}`, () => assert.match(mount(fields, golden, propagation), message));
 
   it('are accepted at paths that other runtimes take', () => {
-    for (const path of ['/proc', '/dev', '/sys', '/proc/cpuinfo', '/..a', 'relative', '/a//b/']) assert.equal(mount({ containerPath: path }), 'accepted', path);
+    for (const path of ['/proc', '/dev', '/sys', '/proc/cpuinfo', '/..a', 'relative', '/a//b/'])
+      assert.equal(mount({ containerPath: path }), 'accepted', path);
   });
   it('are at most as many as the limit (8.4 extra: 5000 mounts)', () => {
     const many = Array.from({ length: 5000 }, (_, at) => ({ containerPath: `/m/${at}`, hostPath: '/srv' }));
-    assert.match(outcome(() => buildContainerSpec(inputOf({ container: { mounts: many } }))), /^ResourceExhausted: 5000 mounts/);
+    assert.match(
+      outcome(() => buildContainerSpec(inputOf({ container: { mounts: many } }))),
+      /^ResourceExhausted: 5000 mounts/,
+    );
   });
   it('stay inside the root whatever their path says (CVE-2022-23648)', () => {
     assert.deepEqual(['/../../../../etc', 'a/../b', '/a/./b//c/'].map(containerPath), ['/etc', '/b', '/a/b/c']);
   });
   it('must have been looked up', () => {
-    assert.match(outcome(() => buildContainerSpec(inputOf({ container: { mounts: [{ containerPath: '/a', hostPath: '/b' }] }, found: { mounts: [] } }))), /^Internal: /);
+    assert.match(
+      outcome(() =>
+        buildContainerSpec(
+          inputOf({ container: { mounts: [{ containerPath: '/a', hostPath: '/b' }] }, found: { mounts: [] } }),
+        ),
+      ),
+      /^Internal: /,
+    );
   });
 });

@@ -1,5 +1,6 @@
 /**
- * The mounts of a container: what every container has, what CRI asks for, in an order in which each finds its parent. PURE.
+ * The mounts of a container: what every container has, what CRI asks for, in an order in which each finds its parent.
+ * PURE.
  */
 import { posix } from 'node:path';
 import { RuntimeError } from '../base/errors.ts';
@@ -19,20 +20,46 @@ export interface MountPlan {
   readonly rootfsPropagation: 'rslave' | 'rshared' | undefined;
 }
 
-type Input = Pick<ContainerSpecInput, 'config' | 'mounts' | 'volumes' | 'files' | 'defaults' | 'runtime' | 'namespaces' | 'pid' | 'idMap' | 'cgroupAccess' | 'envExec'>;
+type Input = Pick<
+  ContainerSpecInput,
+  | 'config'
+  | 'mounts'
+  | 'volumes'
+  | 'files'
+  | 'defaults'
+  | 'runtime'
+  | 'namespaces'
+  | 'pid'
+  | 'idMap'
+  | 'cgroupAccess'
+  | 'envExec'
+>;
 
 /**
- * All mounts, parents first. A CRI mount replaces the default at the same place, and at /proc, /dev or /sys also the defaults below it.
- * @throws InvalidArgument for combinations that CRI forbids; Unimplemented (reason RROUnsupported) and FailedPrecondition for what the runtime cannot do.
+ * All mounts, parents first. A CRI mount replaces the default at the same place, and at /proc, /dev or /sys also the
+ * defaults below it.
+ * @throws InvalidArgument for combinations that CRI forbids; Unimplemented (reason RROUnsupported) and
+ * FailedPrecondition for what the runtime cannot do.
  */
-export function mountPlan(input: Input, privilege: Privilege, options: { readonly readOnlyRoot: 'ro' | 'rw'; readonly needsEnvExec: 'yes' | 'no' }): MountPlan {
+export function mountPlan(
+  input: Input,
+  privilege: Privilege,
+  options: { readonly readOnlyRoot: 'ro' | 'rw'; readonly needsEnvExec: 'yes' | 'no' },
+): MountPlan {
   const asked = input.config.mounts.map((mount, index) => bindMount(mount, input.mounts[index], input.runtime));
   const taken = new Set(asked.map((mount) => mount.destination));
-  const kept = (mount: RuntimeMount): boolean => !taken.has(mount.destination) && !SUBTREES.some((root) => taken.has(root) && mount.destination.startsWith(`${root}/`));
+  const kept = (mount: RuntimeMount): boolean =>
+    !taken.has(mount.destination) &&
+    !SUBTREES.some((root) => taken.has(root) && mount.destination.startsWith(`${root}/`));
   const defaults = [...kernelMounts(input, privilege), ...scratchMounts(input)].filter(kept);
   const files = fileMounts(input, options.readOnlyRoot).filter(kept);
   const volumes = input.volumes
-    .map((volume) => ({ destination: containerPath(volume.containerPath), type: 'bind', source: volume.source, options: ['rbind', 'rprivate', volume.access] }))
+    .map((volume) => ({
+      destination: containerPath(volume.containerPath),
+      type: 'bind',
+      source: volume.source,
+      options: ['rbind', 'rprivate', volume.access],
+    }))
     .filter((mount) => !taken.has(mount.destination));
   const helper = options.needsEnvExec === 'yes' ? [envExecMount(input.envExec, taken)] : [];
   return {
@@ -57,18 +84,43 @@ function kernelMounts(input: Input, privilege: Privilege): RuntimeMount[] {
   const cgroupAccess = privilege === 'privileged' ? 'rw' : input.cgroupAccess;
   return [
     proc(input),
-    { destination: '/dev', type: 'tmpfs', source: 'tmpfs', options: ['nosuid', 'strictatime', 'mode=755', 'size=65536k'] },
-    { destination: '/dev/pts', type: 'devpts', source: 'devpts', options: ['nosuid', 'noexec', 'newinstance', 'ptmxmode=0666', 'mode=0620', ...ttyGroup(input)] },
+    {
+      destination: '/dev',
+      type: 'tmpfs',
+      source: 'tmpfs',
+      options: ['nosuid', 'strictatime', 'mode=755', 'size=65536k'],
+    },
+    {
+      destination: '/dev/pts',
+      type: 'devpts',
+      source: 'devpts',
+      options: ['nosuid', 'noexec', 'newinstance', 'ptmxmode=0666', 'mode=0620', ...ttyGroup(input)],
+    },
     mqueue(input),
     sysfs(input, access),
-    { destination: '/sys/fs/cgroup', type: 'cgroup', source: 'cgroup', options: ['nosuid', 'noexec', 'nodev', 'relatime', cgroupAccess] },
-    ...(input.files.shm === '' ? [] : [{ destination: '/dev/shm', type: 'bind', source: input.files.shm, options: ['rbind', 'rprivate', 'rw', 'nosuid', 'nodev', 'noexec'] }]),
+    {
+      destination: '/sys/fs/cgroup',
+      type: 'cgroup',
+      source: 'cgroup',
+      options: ['nosuid', 'noexec', 'nodev', 'relatime', cgroupAccess],
+    },
+    ...(input.files.shm === ''
+      ? []
+      : [
+          {
+            destination: '/dev/shm',
+            type: 'bind',
+            source: input.files.shm,
+            options: ['rbind', 'rprivate', 'rw', 'nosuid', 'nodev', 'noexec'],
+          },
+        ]),
   ];
 }
 
 /** A user namespace may mount proc only for a PID namespace that it owns; the host's is bound instead. */
 function proc(input: Input): RuntimeMount {
-  if (input.idMap !== null && input.pid.mode === 'host') return bound('/proc', ['rbind', 'rprivate', 'nosuid', 'noexec', 'nodev']);
+  if (input.idMap !== null && input.pid.mode === 'host')
+    return bound('/proc', ['rbind', 'rprivate', 'nosuid', 'noexec', 'nodev']);
   return { destination: '/proc', type: 'proc', source: 'proc', options: ['nosuid', 'noexec', 'nodev'] };
 }
 
@@ -82,7 +134,8 @@ function sysfs(input: Input, access: 'ro' | 'rw'): RuntimeMount {
 }
 
 function mqueue(input: Input): RuntimeMount {
-  if (input.idMap !== null && !input.namespaces.has('ipc')) return bound('/dev/mqueue', ['rbind', 'rprivate', 'nosuid', 'noexec', 'nodev']);
+  if (input.idMap !== null && !input.namespaces.has('ipc'))
+    return bound('/dev/mqueue', ['rbind', 'rprivate', 'nosuid', 'noexec', 'nodev']);
   return { destination: '/dev/mqueue', type: 'mqueue', source: 'mqueue', options: ['nosuid', 'noexec', 'nodev'] };
 }
 
@@ -92,14 +145,24 @@ function bound(path: string, options: readonly string[]): RuntimeMount {
 
 /** Terminals belong to group 5 (tty) as everywhere, unless the user namespace has no such group. */
 function ttyGroup(input: Input): readonly string[] {
-  return input.idMap === null || input.idMap.gids.some((each) => each.containerId <= 5 && each.containerId + each.size > 5) ? ['gid=5'] : [];
+  return input.idMap === null ||
+    input.idMap.gids.some((each) => each.containerId <= 5 && each.containerId + each.size > 5)
+    ? ['gid=5']
+    : [];
 }
 
 /** With `read_only` in the configuration every root is read-only; programs keep the places that are for scratch. */
 function scratchMounts(input: Input): RuntimeMount[] {
   if (!input.defaults.readOnly) return [];
-  return [['/run', 'mode=0755'], ['/tmp', 'mode=1777'], ['/var/tmp', 'mode=1777']].map(([destination = '', mode = '']) => ({
-    destination, type: 'tmpfs', source: 'tmpfs', options: ['rw', 'noexec', 'nosuid', 'nodev', 'tmpcopyup', mode],
+  return [
+    ['/run', 'mode=0755'],
+    ['/tmp', 'mode=1777'],
+    ['/var/tmp', 'mode=1777'],
+  ].map(([destination = '', mode = '']) => ({
+    destination,
+    type: 'tmpfs',
+    source: 'tmpfs',
+    options: ['rw', 'noexec', 'nosuid', 'nodev', 'tmpcopyup', mode],
   }));
 }
 
@@ -107,7 +170,13 @@ function fileMounts(input: Input, readOnlyRoot: 'ro' | 'rw'): RuntimeMount[] {
   const { files } = input;
   const mounts: RuntimeMount[] = [];
   const add = (destination: string, source: string, access: 'ro' | 'rw'): void => {
-    if (source !== '') mounts.push({ destination, type: 'bind', source, options: ['rbind', 'rprivate', access, 'nosuid', 'nodev', 'noexec'] });
+    if (source !== '')
+      mounts.push({
+        destination,
+        type: 'bind',
+        source,
+        options: ['rbind', 'rprivate', access, 'nosuid', 'nodev', 'noexec'],
+      });
   };
   add('/etc/resolv.conf', files.resolvConf, readOnlyRoot);
   add('/etc/hostname', files.hostname, readOnlyRoot);
@@ -119,25 +188,39 @@ function fileMounts(input: Input, readOnlyRoot: 'ro' | 'rw'): RuntimeMount[] {
 }
 
 function envExecMount(helper: string, taken: ReadonlySet<string>): RuntimeMount {
-  if (taken.has('/dev')) throw invalid('an environment value that is not UTF-8 needs the container\'s own /dev, but a mount replaces it; encode the value');
-  return { destination: ENV_EXEC_PATH, type: 'bind', source: helper, options: ['bind', 'rprivate', 'ro', 'nosuid', 'nodev'] };
+  if (taken.has('/dev'))
+    throw invalid(
+      "an environment value that is not UTF-8 needs the container's own /dev, but a mount replaces " +
+        'it; encode the value',
+    );
+  return {
+    destination: ENV_EXEC_PATH,
+    type: 'bind',
+    source: helper,
+    options: ['bind', 'rprivate', 'ro', 'nosuid', 'nodev'],
+  };
 }
 
 // CRI mounts
 
 /**
- * Where a mount goes, as an absolute path without `.` and `..`; relative ones count from `/`. Symlinks of the image are the runtime's to resolve, inside the root.
+ * Where a mount goes, as an absolute path without `.` and `..`; relative ones count from `/`. Symlinks of the image are
+ * the runtime's to resolve, inside the root.
  * @throws InvalidArgument for an empty path and for the root itself.
  */
 export function containerPath(path: string): string {
   if (path === '') throw invalid('mount: container_path is empty');
-  if (path.includes('\0') || path.length > 4096) throw invalid(`mount: container_path ${quote(path)} holds a NUL byte or is longer than 4096 characters`);
+  if (path.includes('\0') || path.length > 4096)
+    throw invalid(`mount: container_path ${quote(path)} holds a NUL byte or is longer than 4096 characters`);
   const clean = posix.resolve('/', path);
-  if (clean === '/') throw invalid(`mount: container_path ${quote(path)} is the root itself, which cannot be mounted over`);
+  if (clean === '/')
+    throw invalid(`mount: container_path ${quote(path)} is the root itself, which cannot be mounted over`);
   return clean;
 }
 
-/** @throws InvalidArgument unless the path of an image volume's part is relative and stays below the image (KEP-4639). */
+/**
+ * @throws InvalidArgument unless the path of an image volume's part is relative and stays below the image (KEP-4639).
+ */
 export function checkImageSubPath(subPath: string): void {
   if (subPath.startsWith('/') || subPath.includes('\0') || subPath.split('/').includes('..')) {
     throw invalid(`mount: image_sub_path ${quote(subPath)} must be relative and without ..`);
@@ -146,26 +229,45 @@ export function checkImageSubPath(subPath: string): void {
 
 function bindMount(mount: Mount, source: ResolvedMount | undefined, runtime: Input['runtime']): RuntimeMount {
   const destination = containerPath(mount.containerPath);
-  if (source === undefined) throw new RuntimeError('Internal', `mount at ${quote(destination)} was not looked up before the spec was built`);
+  if (source === undefined)
+    throw new RuntimeError('Internal', `mount at ${quote(destination)} was not looked up before the spec was built`);
   checkExtraOptions(mount, destination);
   const common = { destination, type: 'bind', source: source.source };
   if (mount.image !== undefined && mount.image.image !== '') {
     checkImageVolume(mount, destination);
     // Overlay mounts cannot be idmapped as a whole: with a user namespace the layers below are.
-    return { ...common, options: unique(['rbind', 'rprivate', 'ro', 'noexec', 'nosuid', 'nodev', ...mount.mountOptions]) };
+    return {
+      ...common,
+      options: unique(['rbind', 'rprivate', 'ro', 'noexec', 'nosuid', 'nodev', ...mount.mountOptions]),
+    };
   }
-  return { ...common, ...idMappings(mount, destination, runtime), options: unique(['rbind', propagation(mount, source, destination), ...access(mount, destination, runtime), ...mount.mountOptions]) };
+  return {
+    ...common,
+    ...idMappings(mount, destination, runtime),
+    options: unique([
+      'rbind',
+      propagation(mount, source, destination),
+      ...access(mount, destination, runtime),
+      ...mount.mountOptions,
+    ]),
+  };
 }
 
 function checkImageVolume(mount: Mount, destination: string): void {
-  if (mount.hostPath !== '') throw invalid(`mount at ${quote(destination)}: host_path must be empty for an image volume`);
-  if (!mount.readonly) throw invalid(`mount at ${quote(destination)}: an image volume must be read-only (set readonly)`);
+  if (mount.hostPath !== '')
+    throw invalid(`mount at ${quote(destination)}: host_path must be empty for an image volume`);
+  if (!mount.readonly)
+    throw invalid(`mount at ${quote(destination)}: an image volume must be read-only (set readonly)`);
   checkImageSubPath(mount.imageSubPath);
 }
 
 function checkExtraOptions(mount: Mount, destination: string): void {
   for (const option of mount.mountOptions) {
-    if (!EXTRA_OPTIONS.has(option)) throw invalid(`mount at ${quote(destination)}: mount option ${quote(option)} is not supported; want ${[...EXTRA_OPTIONS].join(', ')}`);
+    if (!EXTRA_OPTIONS.has(option))
+      throw invalid(
+        `mount at ${quote(destination)}: mount option ${quote(option)} is not supported; want ` +
+          `${[...EXTRA_OPTIONS].join(', ')}`,
+      );
   }
 }
 
@@ -187,7 +289,8 @@ function propagation(mount: Mount, source: ResolvedMount, destination: string): 
 function propagationRefused(mount: Mount, destination: string, wanted: string): RuntimeError {
   return new RuntimeError(
     'FailedPrecondition',
-    `mount at ${quote(destination)}: ${quote(mount.hostPath)} is on a mount that is not ${wanted}, as ${mount.propagation} needs; run "mount --make-rshared" on its mount point`,
+    `mount at ${quote(destination)}: ${quote(mount.hostPath)} is on a mount that is not ` +
+      `${wanted}, as ${mount.propagation} needs; run "mount --make-rshared" on its mount point`,
   );
 }
 
@@ -195,20 +298,36 @@ function propagationRefused(mount: Mount, destination: string, wanted: string): 
 function access(mount: Mount, destination: string, runtime: Input['runtime']): readonly string[] {
   if (!mount.recursiveReadOnly) return [mount.readonly ? 'ro' : 'rw'];
   if (!mount.readonly) throw invalid(`mount at ${quote(destination)}: recursive_read_only needs readonly`);
-  if (mount.propagation !== 'PROPAGATION_PRIVATE') throw invalid(`mount at ${quote(destination)}: recursive_read_only needs PROPAGATION_PRIVATE`);
+  if (mount.propagation !== 'PROPAGATION_PRIVATE')
+    throw invalid(`mount at ${quote(destination)}: recursive_read_only needs PROPAGATION_PRIVATE`);
   if (!runtime.recursiveReadOnlyMounts) {
-    throw new RuntimeError('Unimplemented', `mount at ${quote(destination)}: the OCI runtime or kernel has no recursive read-only mounts; use another runtime handler`, { reason: 'RROUnsupported' });
+    throw new RuntimeError(
+      'Unimplemented',
+      `mount at ${quote(destination)}: the OCI runtime or kernel has no recursive read-only ` +
+        'mounts; use another runtime handler',
+      { reason: 'RROUnsupported' },
+    );
   }
   return ['rro'];
 }
 
-function idMappings(mount: Mount, destination: string, runtime: Input['runtime']): { uidMappings?: RuntimeIdMapping[]; gidMappings?: RuntimeIdMapping[] } {
+function idMappings(
+  mount: Mount,
+  destination: string,
+  runtime: Input['runtime'],
+): { uidMappings?: RuntimeIdMapping[]; gidMappings?: RuntimeIdMapping[] } {
   if (mount.uidMappings.length === 0 && mount.gidMappings.length === 0) return {};
-  if (mount.uidMappings.length === 0 || mount.gidMappings.length === 0) throw invalid(`mount at ${quote(destination)}: uid and gid mappings must be given together`);
+  if (mount.uidMappings.length === 0 || mount.gidMappings.length === 0)
+    throw invalid(`mount at ${quote(destination)}: uid and gid mappings must be given together`);
   if (!runtime.idmappedMounts) {
-    throw new RuntimeError('FailedPrecondition', `mount at ${quote(destination)}: the OCI runtime has no idmapped mounts, which a pod with a user namespace needs for its volumes; use runc 1.2 or crun 1.9`);
+    throw new RuntimeError(
+      'FailedPrecondition',
+      `mount at ${quote(destination)}: the OCI runtime has no idmapped mounts, which a pod with a ` +
+        'user namespace needs for its volumes; use runc 1.2 or crun 1.9',
+    );
   }
-  const convert = (mappings: readonly IDMapping[]): RuntimeIdMapping[] => mappings.map(({ containerId, hostId, length }) => ({ containerID: containerId, hostID: hostId, size: length }));
+  const convert = (mappings: readonly IDMapping[]): RuntimeIdMapping[] =>
+    mappings.map(({ containerId, hostId, length }) => ({ containerID: containerId, hostID: hostId, size: length }));
   return { uidMappings: convert(mount.uidMappings), gidMappings: convert(mount.gidMappings) };
 }
 

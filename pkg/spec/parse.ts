@@ -1,6 +1,6 @@
 /**
- * Reading of untyped JSON documents (seccomp profiles, CDI specs, hook files): every value is checked where it is read, and an error names
- * the document and the place. PURE.
+ * Reading of untyped JSON documents (seccomp profiles, CDI specs, hook files): every value is checked where it is read,
+ * and an error names the document and the place. PURE.
  */
 import { RuntimeError } from '../base/errors.ts';
 import { quote } from '../base/ids.ts';
@@ -32,7 +32,8 @@ const STRINGS_MAX = 10_000;
 
 /** A reader whose errors begin with `document`. */
 export function readerOf(document: string): Reader {
-  const fail = (at: string, why: string): RuntimeError => new RuntimeError('InvalidArgument', `${document}: ${at}: ${why}`);
+  const fail = (at: string, why: string): RuntimeError =>
+    new RuntimeError('InvalidArgument', `${document}: ${at}: ${why}`);
   const reader: Reader = {
     fail,
     object(value, at) {
@@ -63,12 +64,14 @@ export function readerOf(document: string): Reader {
       return value;
     },
     matching(value, pattern, at) {
-      if (typeof value !== 'string' || value.length > 4096 || !pattern.test(value)) throw fail(at, `want ${pattern.source.replace(/[\^$]/g, '')}, got ${quote(String(value))}`);
+      if (typeof value !== 'string' || value.length > 4096 || !pattern.test(value))
+        throw fail(at, `want ${pattern.source.replace(/[\^$]/g, '')}, got ${quote(String(value))}`);
       return value;
     },
     path(value, at) {
       const path = reader.string(value, at) ?? '';
-      if (!path.startsWith('/') || path.includes('\0') || path.length > 4096) throw fail(at, `want an absolute path, got ${quote(path)}`);
+      if (!path.startsWith('/') || path.includes('\0') || path.length > 4096)
+        throw fail(at, `want an absolute path, got ${quote(path)}`);
       return path;
     },
     flag(value, at) {
@@ -78,7 +81,8 @@ export function readerOf(document: string): Reader {
     },
     unsigned(value, at) {
       if (typeof value === 'bigint' && value >= 0n && value < 1n << 64n) return value;
-      if (typeof value === 'number' && Number.isInteger(value) && value >= 0 && value < 2 ** 64) return Number.isSafeInteger(value) ? value : BigInt(value);
+      if (typeof value === 'number' && Number.isInteger(value) && value >= 0 && value < 2 ** 64)
+        return Number.isSafeInteger(value) ? value : BigInt(value);
       throw fail(at, 'want an unsigned 64-bit integer');
     },
     number(value, at, max) {
@@ -90,7 +94,8 @@ export function readerOf(document: string): Reader {
     map(value, at) {
       const map: Record<string, string> = Object.create(null);
       if (value === undefined || value === null) return map;
-      for (const [key, each] of Object.entries(reader.object(value, at))) map[key] = reader.string(each, `${at}.${quote(key)}`) ?? '';
+      for (const [key, each] of Object.entries(reader.object(value, at)))
+        map[key] = reader.string(each, `${at}.${quote(key)}`) ?? '';
       return map;
     },
   };

@@ -11,14 +11,37 @@ describe('command, environment and working directory', () => {
     ['NUL in an argument', { container: { command: ['a\0b'] } }, /argument holds a NUL byte/],
     ['200 KB argument', { container: { args: ['x'.repeat(200_000)] } }, /argument is longer than 131071 bytes/],
     ['8.4 extra: env value with NUL', { container: { envs: [{ key: 'A', hex: '610062' }] } }, /"A": holds a NUL byte/],
-    ['8.4 extra: env bytes with NUL', { container: { envs: [{ key: 'A', hex: 'ff0062' }] }, found: { envExec: '/x' } }, /"A": a NUL byte/],
-    ['8.4 extra: env value of 200 KB', { container: { envs: [{ key: 'A', value: 'x'.repeat(200_000) }] } }, /longer than 131071 bytes/],
-    ['8.4 extra: env value of 80 000 characters, 160 KB', { container: { envs: [{ key: 'A', value: 'ü'.repeat(80_000) }] } }, /longer than 131071 bytes/],
+    [
+      '8.4 extra: env bytes with NUL',
+      { container: { envs: [{ key: 'A', hex: 'ff0062' }] }, found: { envExec: '/x' } },
+      /"A": a NUL byte/,
+    ],
+    [
+      '8.4 extra: env value of 200 KB',
+      { container: { envs: [{ key: 'A', value: 'x'.repeat(200_000) }] } },
+      /longer than 131071 bytes/,
+    ],
+    [
+      '8.4 extra: env value of 80 000 characters, 160 KB',
+      { container: { envs: [{ key: 'A', value: 'ü'.repeat(80_000) }] } },
+      /longer than 131071 bytes/,
+    ],
     ['env without a name', { container: { envs: [{ key: '', value: 'x' }] } }, /name "" is empty/],
     ['env with = in its name', { container: { envs: [{ key: 'A=B', value: 'x' }] } }, /name "A=B"/],
     ['env bytes without a helper', { container: { envs: [{ key: 'A', hex: 'ff' }] } }, /"A" is not UTF-8/],
-    ['env bytes with a mount over /dev', { container: { envs: [{ key: 'A', hex: 'ff' }], mounts: [{ containerPath: '/dev', hostPath: '/dev' }] }, found: { envExec: '/x' } }, /own \/dev/],
-    ['CVE-2022-4318', { container: { envs: [{ key: 'HOME', value: '/root\nroot2:x:0:0::/:/bin/sh' }] } }, /HOME .* control character/],
+    [
+      'env bytes with a mount over /dev',
+      {
+        container: { envs: [{ key: 'A', hex: 'ff' }], mounts: [{ containerPath: '/dev', hostPath: '/dev' }] },
+        found: { envExec: '/x' },
+      },
+      /own \/dev/,
+    ],
+    [
+      'CVE-2022-4318',
+      { container: { envs: [{ key: 'HOME', value: '/root\nroot2:x:0:0::/:/bin/sh' }] } },
+      /HOME .* control character/,
+    ],
     ['CVE-2022-4318 by image', { image: { env: ['HOME=/root\nroot2:x:0:0::/:/bin/sh'] } }, /HOME .* control character/],
     ['working directory with NUL', { container: { workingDir: '/a\0b' } }, /working directory holds a NUL/],
   ];
@@ -31,20 +54,39 @@ describe('command, environment and working directory', () => {
   }
 
   it('refuses working directories that lead out of the container (CVE-2024-21626)', () => {
-    const bad = Array.from({ length: 62 }, (_, at) => `/proc/self/fd/${at + 3}`).concat('/proc/self/cwd', '/proc/self', '/proc/1/root', '/proc/thread-self/fd/9', '/proc/self/../self/fd/3', '/dev/fd/7', '/x/../proc/self/fd/8');
-    for (const workingDir of bad) assert.match(outcome(() => buildContainerSpec(inputOf({ container: { workingDir } }))), /^InvalidArgument: .*CVE-2024-21626/, workingDir);
+    const bad = Array.from({ length: 62 }, (_, at) => `/proc/self/fd/${at + 3}`).concat(
+      '/proc/self/cwd',
+      '/proc/self',
+      '/proc/1/root',
+      '/proc/thread-self/fd/9',
+      '/proc/self/../self/fd/3',
+      '/dev/fd/7',
+      '/x/../proc/self/fd/8',
+    );
+    for (const workingDir of bad)
+      assert.match(
+        outcome(() => buildContainerSpec(inputOf({ container: { workingDir } }))),
+        /^InvalidArgument: .*CVE-2024-21626/,
+        workingDir,
+      );
     for (const good of ['/proc', '/proc/sys', '/procession/self', '/dev', '/dev/fdx', '/selfie']) checkWorkingDir(good);
   });
 
   it('takes a value of exactly the most that Linux executes', () => {
     const value = 'x'.repeat(131_071 - 'A='.length);
-    assert.include(buildContainerSpec(inputOf({ container: { envs: [{ key: 'A', value }] } })).process.env, `A=${value}`);
+    assert.include(
+      buildContainerSpec(inputOf({ container: { envs: [{ key: 'A', value }] } })).process.env,
+      `A=${value}`,
+    );
   });
 
   it('knows the home that the process will see', () => {
     assert.equal(homeOf(inputOf()), '/root');
     assert.equal(homeOf(inputOf({ image: { env: ['HOME=/image'] } })), '/image');
-    assert.equal(homeOf(inputOf({ image: { env: ['HOME=/image'] }, container: { envs: [{ key: 'HOME', value: '/cri' }] } })), '/cri');
+    assert.equal(
+      homeOf(inputOf({ image: { env: ['HOME=/image'] }, container: { envs: [{ key: 'HOME', value: '/cri' }] } })),
+      '/cri',
+    );
     assert.equal(homeOf(inputOf({ container: { envs: [{ key: 'RAW', hex: 'ff' }] } })), '/root');
   });
 });
@@ -56,7 +98,10 @@ describe('capabilities', () => {
     const words = (text: string): string[] => text.split(' ').filter((word) => word !== '');
     return { addCapabilities: words(add), dropCapabilities: words(drop), addAmbientCapabilities: words(ambient) };
   };
-  const short = (names: readonly string[] | undefined): string => (names?.length === CAPABILITIES.length ? 'everything' : (names ?? []).map((name) => name.replace('CAP_', '')).join(' '));
+  const short = (names: readonly string[] | undefined): string =>
+    names?.length === CAPABILITIES.length
+      ? 'everything'
+      : (names ?? []).map((name) => name.replace('CAP_', '')).join(' ');
 
   const cases: readonly (readonly [add: string, drop: string, ambient: string, bounding: string, raised: string])[] = [
     ['', '', '', 'CHOWN KILL', ''],
@@ -87,25 +132,45 @@ describe('capabilities', () => {
     }
   });
   it('of a privileged container are all that the daemon has, less what is dropped', () => {
-    const sets = capabilitySets(wish('', 'SYS_BOOT'), 'privileged', factsOf({ withoutCapabilities: ['CAP_SYS_RESOURCE'] }), defaults);
-    assert.deepEqual(CAPABILITIES.filter((name) => !sets.bounding?.includes(name)), ['CAP_SYS_BOOT', 'CAP_SYS_RESOURCE']);
+    const sets = capabilitySets(
+      wish('', 'SYS_BOOT'),
+      'privileged',
+      factsOf({ withoutCapabilities: ['CAP_SYS_RESOURCE'] }),
+      defaults,
+    );
+    assert.deepEqual(
+      CAPABILITIES.filter((name) => !sets.bounding?.includes(name)),
+      ['CAP_SYS_BOOT', 'CAP_SYS_RESOURCE'],
+    );
   });
   it('that do not exist cannot be added', () => {
-    assert.match(outcome(() => capabilitySets(wish('FLY'), 'confined', facts, defaults)), /^InvalidArgument: add_capabilities: unknown capability "FLY"/);
-    assert.match(outcome(() => capabilitySets(wish('', '', 'FLY'), 'confined', facts, defaults)), /^InvalidArgument: add_ambient_capabilities: unknown capability "FLY"/);
-    assert.match(outcome(() => capabilitySets(wish('CAP_'), 'confined', facts, defaults)), /^InvalidArgument/);
+    assert.match(
+      outcome(() => capabilitySets(wish('FLY'), 'confined', facts, defaults)),
+      /^InvalidArgument: add_capabilities: unknown capability "FLY"/,
+    );
+    assert.match(
+      outcome(() => capabilitySets(wish('', '', 'FLY'), 'confined', facts, defaults)),
+      /^InvalidArgument: add_ambient_capabilities: unknown capability "FLY"/,
+    );
+    assert.match(
+      outcome(() => capabilitySets(wish('CAP_'), 'confined', facts, defaults)),
+      /^InvalidArgument/,
+    );
   });
 });
 
 describe('ulimits', () => {
   it('of unknown names are refused', () => {
-    assert.match(outcome(() => buildContainerSpec(inputOf({ defaults: { ulimits: [{ name: 'nofiles', soft: 1, hard: 1 }] } }))), /^InvalidArgument: unknown ulimit "nofiles"/);
+    assert.match(
+      outcome(() => buildContainerSpec(inputOf({ defaults: { ulimits: [{ name: 'nofiles', soft: 1, hard: 1 }] } }))),
+      /^InvalidArgument: unknown ulimit "nofiles"/,
+    );
   });
 });
 
 describe('execProcess', () => {
   const container = buildContainerSpec(inputOf({ container: { tty: true } })).process;
-  it('is the container\'s process with other arguments', () => {
+  it("is the container's process with other arguments", () => {
     const exec = execProcess(container, { argv: ['ps', '-ef'], tty: false });
     const { terminal: _, ...rest } = container;
     assert.deepEqual(exec, { ...rest, args: ['ps', '-ef'] });
@@ -116,15 +181,34 @@ describe('execProcess', () => {
     const exec = execProcess(plain, { argv: ['sh'], tty: true });
     assert.isTrue(exec.terminal);
     assert.include(exec.env, 'TERM=xterm');
-    assert.equal(execProcess(container, { argv: ['sh'], tty: true }).env.filter((entry) => entry.startsWith('TERM=')).length, 1);
+    assert.equal(
+      execProcess(container, { argv: ['sh'], tty: true }).env.filter((entry) => entry.startsWith('TERM=')).length,
+      1,
+    );
   });
   it('keeps the environment helper of its container', () => {
-    const withHelper = buildContainerSpec(inputOf({ container: { command: ['sleep', '--', '9'], envs: [{ key: 'R', hex: 'ff' }] }, found: { envExec: '/x' } })).process;
-    assert.deepEqual(execProcess(withHelper, { argv: ['ls'], tty: false }).args, ['/dev/.berth-env', 'R=%ff', '--', 'ls']);
+    const withHelper = buildContainerSpec(
+      inputOf({
+        container: { command: ['sleep', '--', '9'], envs: [{ key: 'R', hex: 'ff' }] },
+        found: { envExec: '/x' },
+      }),
+    ).process;
+    assert.deepEqual(execProcess(withHelper, { argv: ['ls'], tty: false }).args, [
+      '/dev/.berth-env',
+      'R=%ff',
+      '--',
+      'ls',
+    ]);
   });
   it('needs a command that can be executed', () => {
-    assert.match(outcome(() => execProcess(container, { argv: [], tty: false })), /^InvalidArgument: exec: no command/);
-    assert.match(outcome(() => execProcess(container, { argv: ['a\0'], tty: false })), /^InvalidArgument: exec: argument holds a NUL/);
+    assert.match(
+      outcome(() => execProcess(container, { argv: [], tty: false })),
+      /^InvalidArgument: exec: no command/,
+    );
+    assert.match(
+      outcome(() => execProcess(container, { argv: ['a\0'], tty: false })),
+      /^InvalidArgument: exec: argument holds a NUL/,
+    );
   });
 });
 
@@ -152,6 +236,7 @@ describe('effectiveStopSignal', () => {
     ['SIGNAL_SIGRTMAX', '', 64, 'SIGNAL_SIGRTMAX'],
   ];
   for (const [config, image, number, name] of cases) {
-    it(`${config} with image ${JSON.stringify(image)} is ${number}`, () => assert.deepEqual(effectiveStopSignal(config, image), { number, name }));
+    it(`${config} with image ${JSON.stringify(image)} is ${number}`, () =>
+      assert.deepEqual(effectiveStopSignal(config, image), { number, name }));
   }
 });

@@ -19,19 +19,22 @@ const ARG_BYTES_MAX = 131_071;
 const DEFAULT_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
 
 /**
- * What a container runs, by Kubernetes' rules: `command` replaces the image's ENTRYPOINT and CMD, `args` alone replaces CMD.
+ * What a container runs, by Kubernetes' rules: `command` replaces the image's ENTRYPOINT and CMD, `args` alone replaces
+ * CMD.
  * @throws InvalidArgument when nothing is left to run, or for strings that cannot be executed.
  */
 export function commandOf(config: ContainerConfig, image: ImageConfig): readonly string[] {
   const args = config.args.length > 0 ? config.args : config.command.length > 0 ? [] : image.cmd;
   const argv = [...(config.command.length > 0 ? config.command : image.entrypoint), ...args];
-  if (argv.length === 0) throw invalid('no command specified: set command or args, or use an image with ENTRYPOINT or CMD');
+  if (argv.length === 0)
+    throw invalid('no command specified: set command or args, or use an image with ENTRYPOINT or CMD');
   for (const arg of argv) checkString('argument', arg);
   return argv;
 }
 
 /**
- * The working directory: the config's, else the image's, else `/`; relative ones count from `/`. It has to be made inside the root before.
+ * The working directory: the config's, else the image's, else `/`; relative ones count from `/`. It has to be made
+ * inside the root before.
  * @throws InvalidArgument for places that lead out of the container (CVE-2024-21626: `/proc/self/fd/7`).
  */
 export function workingDirOf(config: ContainerConfig, image: ImageConfig): string {
@@ -43,18 +46,25 @@ export function workingDirOf(config: ContainerConfig, image: ImageConfig): strin
 }
 
 /**
- * To be asked again for what the directory resolves to inside the root: an image may hide such a place behind a symlink.
+ * To be asked again for what the directory resolves to inside the root: an image may hide such a place behind a
+ * symlink.
  * @throws InvalidArgument for a directory of a process's descriptors, root or cwd.
  */
 export function checkWorkingDir(path: string): void {
   if (/^\/(proc\/(self|thread-self|\d+)(\/|$)|dev\/fd(\/|$))/.test(posix.resolve('/', path))) {
-    throw invalid(`working directory ${quote(path)} is inside a process's own /proc entry, which may lead out of the container (CVE-2024-21626)`);
+    throw invalid(
+      `working directory ${quote(path)} is inside a process's own /proc entry, which may lead out ` +
+        'of the container (CVE-2024-21626)',
+    );
   }
 }
 
 // Environment
 
-/** Where the helper for undecodable values is mounted; on the container's own /dev, so that it leaves no trace in its root. */
+/**
+ * Where the helper for undecodable values is mounted; on the container's own /dev, so that it leaves no trace in its
+ * root.
+ */
 export const ENV_EXEC_PATH = '/dev/.berth-env';
 const END_OF_ENV = '--';
 
@@ -67,13 +77,15 @@ interface Environment {
 }
 
 /**
- * The environment: defaults of the configuration < image < CRI, later wins and keeps the place of the first. PATH, HOSTNAME, HOME, and TERM for
- * a terminal, are there unless somebody sets them.
+ * The environment: defaults of the configuration < image < CRI, later wins and keeps the place of the first. PATH,
+ * HOSTNAME, HOME, and TERM for a terminal, are there unless somebody sets them.
  *
- * CRI values are bytes. JSON holds Unicode only: runc replaces other bytes in config.json by U+FFFD and crun refuses the file, so such
- * values travel as arguments of a helper (`envExec`) that sets them and executes the command.
+ * CRI values are bytes. JSON holds Unicode only: runc replaces other bytes in config.json by U+FFFD and crun refuses
+ * the file, so such values travel as arguments of a helper (`envExec`) that sets them and executes the command.
  */
-export function environmentOf(input: Pick<ContainerSpecInput, 'config' | 'image' | 'defaults' | 'hostname' | 'user' | 'envExec'>): Environment {
+export function environmentOf(
+  input: Pick<ContainerSpecInput, 'config' | 'image' | 'defaults' | 'hostname' | 'user' | 'envExec'>,
+): Environment {
   const values = new Map<string, string | Uint8Array>([['PATH', DEFAULT_PATH]]);
   if (input.config.tty) values.set('TERM', 'xterm');
   if (input.hostname !== '') values.set('HOSTNAME', input.hostname);
@@ -100,14 +112,24 @@ function render(values: ReadonlyMap<string, string | Uint8Array>, envExec: strin
       continue;
     }
     if (value.includes(0)) throw invalid(`environment variable ${quote(key)}: a NUL byte cannot be in an environment`);
-    if (envExec === '') throw invalid(`environment variable ${quote(key)} is not UTF-8, and this node has no helper to pass it; encode the value`);
+    if (envExec === '')
+      throw invalid(
+        `environment variable ${quote(key)} is not UTF-8, and this node has no helper to pass it; encode the value`,
+      );
     const entry = `${key}=${escapeBytes(value)}`;
     checkString(`environment variable ${quote(key)}:`, entry);
     escaped.push(entry);
   }
   const home = values.get('HOME');
   if (typeof home === 'string') checkHome(home);
-  return { plain, escaped, get: (name) => { const value = values.get(name); return typeof value === 'string' ? value : undefined; } };
+  return {
+    plain,
+    escaped,
+    get: (name) => {
+      const value = values.get(name);
+      return typeof value === 'string' ? value : undefined;
+    },
+  };
 }
 
 /** Undefined for bytes that are not UTF-8. A byte order mark is content here. */
@@ -121,7 +143,11 @@ function decode(bytes: Uint8Array): string | undefined {
 
 function escapeBytes(bytes: Uint8Array): string {
   let text = '';
-  for (const byte of bytes) text += byte > 0x20 && byte < 0x7f && byte !== 0x25 ? String.fromCharCode(byte) : `%${byte.toString(16).padStart(2, '0')}`;
+  for (const byte of bytes)
+    text +=
+      byte > 0x20 && byte < 0x7f && byte !== 0x25
+        ? String.fromCharCode(byte)
+        : `%${byte.toString(16).padStart(2, '0')}`;
   return text;
 }
 
@@ -134,17 +160,23 @@ export function homeOf(input: Pick<ContainerSpecInput, 'config' | 'image' | 'def
 
 /** Every capability that Linux has, by number (capabilities(7); 40 is the last as of 6.18). */
 export const CAPABILITIES: readonly string[] = (
-  'CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE NET_BROADCAST NET_ADMIN NET_RAW ' +
-  'IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD ' +
-  'LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE'
-).split(' ').map((name) => `CAP_${name}`);
+  'CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE ' +
+  'NET_BIND_SERVICE NET_BROADCAST NET_ADMIN NET_RAW ' +
+  'IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN SYS_BOOT ' +
+  'SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD ' +
+  'LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM ' +
+  'BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE'
+)
+  .split(' ')
+  .map((name) => `CAP_${name}`);
 const KNOWN = new Set(CAPABILITIES);
 
 /**
- * The five capability sets. A privileged container starts from everything the daemon may give, others from the configured defaults; ALL in
- * add or drop counts before single names, and drop wins over add. Inheritable and ambient stay empty (CVE-2022-24769, CVE-2018-1000400)
- * but for `add_ambient_capabilities` (KEP-2763), which are in all five, and `add_inheritable_capabilities` of the configuration.
- * What the daemon itself may not give is left out: a runtime fails on it.
+ * The five capability sets. A privileged container starts from everything the daemon may give, others from the
+ * configured defaults; ALL in add or drop counts before single names, and drop wins over add. Inheritable and ambient
+ * stay empty (CVE-2022-24769, CVE-2018-1000400) but for `add_ambient_capabilities` (KEP-2763), which are in all five,
+ * and `add_inheritable_capabilities` of the configuration. What the daemon itself may not give is left out: a runtime
+ * fails on it.
  * @throws InvalidArgument for an unknown name to add.
  */
 export function capabilitySets(
@@ -158,7 +190,11 @@ export function capabilitySets(
   const drop = new Set((wish?.dropCapabilities ?? []).map(capabilityName));
   const all = privilege === 'privileged' || add.includes('ALL');
   const base = all ? CAPABILITIES : defaults.capabilities.map(capabilityName);
-  const given = new Set([...(drop.has('ALL') ? [] : base), ...expandAll(drop.has('ALL') ? add.filter((name) => name !== 'ALL') : add), ...expandAll(ambient)]);
+  const given = new Set([
+    ...(drop.has('ALL') ? [] : base),
+    ...expandAll(drop.has('ALL') ? add.filter((name) => name !== 'ALL') : add),
+    ...expandAll(ambient),
+  ]);
   const allowed = CAPABILITIES.filter((name) => given.has(name) && !drop.has(name) && facts.capabilities.has(name));
   const raised = new Set(expandAll(ambient));
   const ambientSet = allowed.filter((name) => raised.has(name));
@@ -178,7 +214,8 @@ function expandAll(names: readonly string[]): readonly string[] {
 function capabilityNames(names: readonly string[], field: string): readonly string[] {
   return names.map((name) => {
     const full = capabilityName(name);
-    if (full !== 'ALL' && !KNOWN.has(full)) throw invalid(`${field}: unknown capability ${quote(name)}; see capabilities(7) for the names`);
+    if (full !== 'ALL' && !KNOWN.has(full))
+      throw invalid(`${field}: unknown capability ${quote(name)}; see capabilities(7) for the names`);
     return full;
   });
 }
@@ -193,9 +230,16 @@ export function capabilityName(name: string): string {
 // Limits
 
 const RLIMIT_INFINITY = 18_446_744_073_709_551_615n;
-const RLIMITS = new Set('AS CORE CPU DATA FSIZE LOCKS MEMLOCK MSGQUEUE NICE NOFILE NPROC RSS RTPRIO RTTIME SIGPENDING STACK'.split(' ').map((name) => `RLIMIT_${name}`));
+const RLIMITS = new Set(
+  'AS CORE CPU DATA FSIZE LOCKS MEMLOCK MSGQUEUE NICE NOFILE NPROC RSS RTPRIO RTTIME SIGPENDING STACK'
+    .split(' ')
+    .map((name) => `RLIMIT_${name}`),
+);
 
-/** The configured ulimits within what the daemon can raise (a hard limit above its own needs CAP_SYS_RESOURCE). -1 is unlimited. @throws InvalidArgument for unknown names. */
+/**
+ * The configured ulimits within what the daemon can raise (a hard limit above its own needs CAP_SYS_RESOURCE). -1 is
+ * unlimited. @throws InvalidArgument for unknown names.
+ */
 export function rlimitsOf(defaults: SpecDefaults, facts: NodeFacts): NonNullable<RuntimeProcess['rlimits']> {
   return defaults.ulimits.map(({ name, soft, hard }) => {
     const type = name.toUpperCase().startsWith('RLIMIT_') ? name.toUpperCase() : `RLIMIT_${name.toUpperCase()}`;
@@ -217,16 +261,27 @@ function least(a: bigint, b: bigint): bigint {
 // Execs
 
 /**
- * The process of an exec in a container: the container's user, environment, working directory, capabilities and confinement with other
- * arguments. Pass the container's own `process`, as built.
+ * The process of an exec in a container: the container's user, environment, working directory, capabilities and
+ * confinement with other arguments. Pass the container's own `process`, as built.
  * @throws InvalidArgument for an empty command or strings that cannot be executed.
  */
-export function execProcess(process: RuntimeProcess, request: { readonly argv: readonly string[]; readonly tty: boolean }): RuntimeProcess {
+export function execProcess(
+  process: RuntimeProcess,
+  request: { readonly argv: readonly string[]; readonly tty: boolean },
+): RuntimeProcess {
   if (request.argv.length === 0) throw invalid('exec: no command given');
   for (const arg of request.argv) checkString('exec: argument', arg);
   const { terminal: _terminal, consoleSize: _size, ...rest } = process;
-  const env = request.tty && !process.env.some((entry) => entry.startsWith('TERM=')) ? [...process.env, 'TERM=xterm'] : process.env;
-  return { ...rest, ...(request.tty ? { terminal: true } : {}), env, args: [...envPrefix(process.args), ...request.argv] };
+  const env =
+    request.tty && !process.env.some((entry) => entry.startsWith('TERM='))
+      ? [...process.env, 'TERM=xterm']
+      : process.env;
+  return {
+    ...rest,
+    ...(request.tty ? { terminal: true } : {}),
+    env,
+    args: [...envPrefix(process.args), ...request.argv],
+  };
 }
 
 /** The helper call in front of a command, empty for containers that do not need it. */
@@ -236,16 +291,49 @@ function envPrefix(args: readonly string[]): readonly string[] {
 
 /** The command, behind the helper if there are values for it. */
 export function argsWith(environment: Environment, command: readonly string[]): string[] {
-  return environment.escaped.length === 0 ? [...command] : [ENV_EXEC_PATH, ...environment.escaped, END_OF_ENV, ...command];
+  return environment.escaped.length === 0
+    ? [...command]
+    : [ENV_EXEC_PATH, ...environment.escaped, END_OF_ENV, ...command];
 }
 
 // Stop signal
 
 /** Linux' own numbers on every architecture but mips, sparc and alpha; CRI's enum numbers are others. */
 const SIGNAL_NUMBERS: Readonly<Record<string, number>> = {
-  HUP: 1, INT: 2, QUIT: 3, ILL: 4, TRAP: 5, ABRT: 6, IOT: 6, BUS: 7, FPE: 8, KILL: 9, USR1: 10, SEGV: 11, USR2: 12, PIPE: 13, ALRM: 14, TERM: 15,
-  STKFLT: 16, CHLD: 17, CLD: 17, CONT: 18, STOP: 19, TSTP: 20, TTIN: 21, TTOU: 22, URG: 23, XCPU: 24, XFSZ: 25, VTALRM: 26, PROF: 27, WINCH: 28,
-  IO: 29, POLL: 29, PWR: 30, SYS: 31,
+  HUP: 1,
+  INT: 2,
+  QUIT: 3,
+  ILL: 4,
+  TRAP: 5,
+  ABRT: 6,
+  IOT: 6,
+  BUS: 7,
+  FPE: 8,
+  KILL: 9,
+  USR1: 10,
+  SEGV: 11,
+  USR2: 12,
+  PIPE: 13,
+  ALRM: 14,
+  TERM: 15,
+  STKFLT: 16,
+  CHLD: 17,
+  CLD: 17,
+  CONT: 18,
+  STOP: 19,
+  TSTP: 20,
+  TTIN: 21,
+  TTOU: 22,
+  URG: 23,
+  XCPU: 24,
+  XFSZ: 25,
+  VTALRM: 26,
+  PROF: 27,
+  WINCH: 28,
+  IO: 29,
+  POLL: 29,
+  PWR: 30,
+  SYS: 31,
 };
 const RTMIN = 34;
 const RTMAX = 64;
@@ -259,8 +347,8 @@ export interface StopSignal {
 }
 
 /**
- * config.stop_signal, else the image's StopSignal, else SIGTERM. An image's value may be a name with or without SIG, `SIGRTMIN+3`, or a number;
- * one that makes no sense counts as SIGTERM: the image runs elsewhere, too.
+ * config.stop_signal, else the image's StopSignal, else SIGTERM. An image's value may be a name with or without SIG,
+ * `SIGRTMIN+3`, or a number; one that makes no sense counts as SIGTERM: the image runs elsewhere, too.
  */
 export function effectiveStopSignal(config: Signal, image: string): StopSignal {
   const wanted = config === 'SIGNAL_RUNTIME_DEFAULT' ? undefined : criSignal(config);
@@ -291,7 +379,8 @@ function imageSignal(text: string): StopSignal | undefined {
 /** CRI's name of a Linux signal number; RTMIN+1 to RTMIN+15 and RTMAX-14 to RTMAX, as signal(7) lists them. */
 function named(number: number): StopSignal | undefined {
   if (number >= RTMIN && number <= RTMAX) {
-    const offset = number - RTMIN <= 15 ? ['MIN', 'PLUS', number - RTMIN] as const : ['MAX', 'MINUS', RTMAX - number] as const;
+    const offset =
+      number - RTMIN <= 15 ? (['MIN', 'PLUS', number - RTMIN] as const) : (['MAX', 'MINUS', RTMAX - number] as const);
     return { number, name: `SIGNAL_SIGRT${offset[0]}${offset[2] === 0 ? '' : `${offset[1]}${offset[2]}`}` as Signal };
   }
   const name = Object.keys(SIGNAL_NUMBERS).find((each) => SIGNAL_NUMBERS[each] === number);
@@ -301,7 +390,10 @@ function named(number: number): StopSignal | undefined {
 /** @throws InvalidArgument for what execve(2) cannot take. */
 function checkString(what: string, text: string): void {
   if (text.includes('\0')) throw invalid(`${what} holds a NUL byte`);
-  if (text.length > ARG_BYTES_MAX || (text.length > ARG_BYTES_MAX / 3 && new TextEncoder().encode(text).length > ARG_BYTES_MAX)) {
+  if (
+    text.length > ARG_BYTES_MAX ||
+    (text.length > ARG_BYTES_MAX / 3 && new TextEncoder().encode(text).length > ARG_BYTES_MAX)
+  ) {
     throw invalid(`${what} is longer than ${ARG_BYTES_MAX} bytes, the most that Linux executes`);
   }
 }

@@ -6,16 +6,41 @@ import { DEFAULT_PROFILE, parseSeccompProfile, resolveSeccomp } from './seccomp.
 const facts = { machine: 'x86_64', kernel: '6.18.0', capabilities: new Set(['CAP_CHOWN']) };
 const allowed = (capabilities: readonly string[] = []): ReadonlySet<string> => {
   const rules = resolveSeccomp(DEFAULT_PROFILE, { ...facts, capabilities: new Set(capabilities) }).syscalls ?? [];
-  return new Set(rules.filter((rule) => rule.action === 'SCMP_ACT_ALLOW' && rule.args === undefined).flatMap((rule) => rule.names));
+  return new Set(
+    rules.filter((rule) => rule.action === 'SCMP_ACT_ALLOW' && rule.args === undefined).flatMap((rule) => rule.names),
+  );
 };
 
 describe('the default seccomp profile', () => {
   it('never allows what reaches past namespaces and filters', () => {
     const everything = allowed(CAPABILITIES);
-    for (const name of ['io_uring_setup', 'io_uring_enter', 'keyctl', 'add_key', 'request_key', 'kexec_load', 'userfaultfd', 'swapon', 'socket', 'uselib']) assert.isFalse(everything.has(name), name);
+    for (const name of [
+      'io_uring_setup',
+      'io_uring_enter',
+      'keyctl',
+      'add_key',
+      'request_key',
+      'kexec_load',
+      'userfaultfd',
+      'swapon',
+      'socket',
+      'uselib',
+    ])
+      assert.isFalse(everything.has(name), name);
   });
   it('ties dangerous calls to their capability', () => {
-    const cases = [['CAP_SYS_ADMIN', 'mount'], ['CAP_SYS_ADMIN', 'unshare'], ['CAP_SYS_ADMIN', 'setns'], ['CAP_SYS_ADMIN', 'clone3'], ['CAP_BPF', 'bpf'], ['CAP_SYS_MODULE', 'init_module'], ['CAP_SYS_TIME', 'clock_settime'], ['CAP_SYS_BOOT', 'reboot'], ['CAP_SYSLOG', 'syslog'], ['CAP_PERFMON', 'perf_event_open']] as const;
+    const cases = [
+      ['CAP_SYS_ADMIN', 'mount'],
+      ['CAP_SYS_ADMIN', 'unshare'],
+      ['CAP_SYS_ADMIN', 'setns'],
+      ['CAP_SYS_ADMIN', 'clone3'],
+      ['CAP_BPF', 'bpf'],
+      ['CAP_SYS_MODULE', 'init_module'],
+      ['CAP_SYS_TIME', 'clock_settime'],
+      ['CAP_SYS_BOOT', 'reboot'],
+      ['CAP_SYSLOG', 'syslog'],
+      ['CAP_PERFMON', 'perf_event_open'],
+    ] as const;
     for (const [capability, name] of cases) {
       assert.isFalse(allowed().has(name), name);
       assert.isTrue(allowed([capability]).has(name), `${name} with ${capability}`);
@@ -23,19 +48,36 @@ describe('the default seccomp profile', () => {
   });
   it('refuses a known call by EPERM and an unknown one by ENOSYS', () => {
     const profile = resolveSeccomp(DEFAULT_PROFILE, facts);
-    assert.deepInclude(profile, { defaultAction: 'SCMP_ACT_ERRNO', defaultErrnoRet: 38, architectures: ['SCMP_ARCH_X86_64', 'SCMP_ARCH_X86', 'SCMP_ARCH_X32'] });
-    const errno = new Map((profile.syscalls ?? []).filter((rule) => rule.action === 'SCMP_ACT_ERRNO' && rule.args === undefined).flatMap((rule) => rule.names.map((name) => [name, rule.errnoRet])));
-    assert.deepEqual(['mount', 'unshare', 'bpf', 'keyctl', 'clone3'].map((name) => errno.get(name)), [1, 1, 1, 1, 38]);
+    assert.deepInclude(profile, {
+      defaultAction: 'SCMP_ACT_ERRNO',
+      defaultErrnoRet: 38,
+      architectures: ['SCMP_ARCH_X86_64', 'SCMP_ARCH_X86', 'SCMP_ARCH_X32'],
+    });
+    const errno = new Map(
+      (profile.syscalls ?? [])
+        .filter((rule) => rule.action === 'SCMP_ACT_ERRNO' && rule.args === undefined)
+        .flatMap((rule) => rule.names.map((name) => [name, rule.errnoRet])),
+    );
+    assert.deepEqual(
+      ['mount', 'unshare', 'bpf', 'keyctl', 'clone3'].map((name) => errno.get(name)),
+      [1, 1, 1, 1, 38],
+    );
   });
   it('never gives one call two verdicts without a condition', () => {
     for (const capabilities of [[], ['CAP_SYS_ADMIN'], ['CAP_BPF'], CAPABILITIES]) {
       for (const machine of ['x86_64', 'aarch64', 's390x', 'ppc64le', 'riscv64']) {
         const verdicts = new Map<string, string>();
-        for (const rule of resolveSeccomp(DEFAULT_PROFILE, { ...facts, machine, capabilities: new Set(capabilities) }).syscalls ?? []) {
+        for (const rule of resolveSeccomp(DEFAULT_PROFILE, { ...facts, machine, capabilities: new Set(capabilities) })
+          .syscalls ?? []) {
           for (const name of rule.names) {
             const verdict = JSON.stringify([rule.action, rule.errnoRet, rule.args]);
             const other = verdicts.get(name);
-            assert.isFalse(other !== undefined && (rule.args === undefined || other.includes('[]') || !other.includes('index')) && other !== verdict, `${name} on ${machine}: ${other} and ${verdict}`);
+            assert.isFalse(
+              other !== undefined &&
+                (rule.args === undefined || other.includes('[]') || !other.includes('index')) &&
+                other !== verdict,
+              `${name} on ${machine}: ${other} and ${verdict}`,
+            );
             verdicts.set(name, verdict);
           }
         }
@@ -51,14 +93,27 @@ describe('the default seccomp profile', () => {
       if (arg.op === 'SCMP_CMP_MASKED_EQ') return (actual & BigInt(arg.value)) === BigInt(arg.valueTwo ?? 0);
       return arg.op === 'SCMP_CMP_EQ' ? actual === BigInt(arg.value) : actual !== BigInt(arg.value);
     };
-    const rules = (profile.syscalls ?? []).filter((rule) => rule.names.includes(name) && (rule.args ?? []).every(holds));
-    return [...new Set(rules.map((rule) => (rule.action === 'SCMP_ACT_ALLOW' ? 'allow' : String(rule.errnoRet))))].join('+') || 'default';
+    const rules = (profile.syscalls ?? []).filter(
+      (rule) => rule.names.includes(name) && (rule.args ?? []).every(holds),
+    );
+    return (
+      [...new Set(rules.map((rule) => (rule.action === 'SCMP_ACT_ALLOW' ? 'allow' : String(rule.errnoRet))))].join(
+        '+',
+      ) || 'default'
+    );
   }
   it('lets sockets of ordinary families through, never AF_ALG and AF_VSOCK', () => {
-    const families = Array.from({ length: 70 }, (_, family) => [family, decide('socket', [BigInt(family), 0n, 0n])] as const);
-    assert.deepEqual(families.filter(([, verdict]) => verdict !== 'allow'), [[38, '1'], [40, '1'], ...[64, 65, 66, 67, 68, 69].map((family) => [family, 'default'] as const)]);
+    const families = Array.from(
+      { length: 70 },
+      (_, family) => [family, decide('socket', [BigInt(family), 0n, 0n])] as const,
+    );
+    assert.deepEqual(
+      families.filter(([, verdict]) => verdict !== 'allow'),
+      [[38, '1'], [40, '1'], ...[64, 65, 66, 67, 68, 69].map((family) => [family, 'default'] as const)],
+    );
     // The kernel reads the low 32 bits only.
-    for (const high of [1n << 32n, 0xffffffffn << 32n]) for (const family of [38n, 40n]) assert.equal(decide('socket', [high | family]), 'default');
+    for (const high of [1n << 32n, 0xffffffffn << 32n])
+      for (const family of [38n, 40n]) assert.equal(decide('socket', [high | family]), 'default');
   });
   it('says EINVAL for audit sockets without CAP_AUDIT_WRITE', () => {
     assert.equal(decide('socket', [16n, 3n, 9n]), '22');
@@ -76,7 +131,11 @@ describe('the default seccomp profile', () => {
 
 describe('resolveSeccomp', () => {
   const rule = (condition: object): object => ({ names: ['x'], action: 'SCMP_ACT_ALLOW', ...condition });
-  const survives = (condition: object): boolean => (resolveSeccomp(parseSeccompProfile({ defaultAction: 'SCMP_ACT_ERRNO', syscalls: [rule(condition)] }), facts).syscalls ?? []).length === 1;
+  const survives = (condition: object): boolean =>
+    (
+      resolveSeccomp(parseSeccompProfile({ defaultAction: 'SCMP_ACT_ERRNO', syscalls: [rule(condition)] }), facts)
+        .syscalls ?? []
+    ).length === 1;
   const cases: readonly (readonly [condition: object, survives: boolean])[] = [
     [{}, true],
     [{ includes: {} }, true],
@@ -93,7 +152,9 @@ describe('resolveSeccomp', () => {
     [{ excludes: { minKernel: '4.8' } }, false],
     [{ includes: null, excludes: null, args: null, comment: 'free text' }, true],
   ];
-  for (const [condition, expected] of cases) it(`${JSON.stringify(condition)} ${expected ? 'holds' : 'does not hold'}`, () => assert.equal(survives(condition), expected));
+  for (const [condition, expected] of cases)
+    it(`${JSON.stringify(condition)} ${expected ? 'holds' : 'does not hold'}`, () =>
+      assert.equal(survives(condition), expected));
 });
 
 describe('parseSeccompProfile', () => {
@@ -110,14 +171,32 @@ describe('parseSeccompProfile', () => {
     [{ ...ok, syscalls: [{ names: 'x', action: 'SCMP_ACT_ALLOW' }] }, /names: want a list/],
     [{ ...ok, syscalls: [{ names: [1], action: 'SCMP_ACT_ALLOW' }] }, /names: want a list of strings/],
     [{ ...ok, syscalls: [{ name: 'x', names: ['y'], action: 'SCMP_ACT_ALLOW' }] }, /both name and names/],
-    [{ ...ok, syscalls: [{ names: ['x'], action: 'SCMP_ACT_ALLOW', args: [{ index: 6, value: 0, op: 'SCMP_CMP_EQ' }] }] }, /index: 6 is above 5/],
-    [{ ...ok, syscalls: [{ names: ['x'], action: 'SCMP_ACT_ALLOW', args: [{ index: 0, value: -1, op: 'SCMP_CMP_EQ' }] }] }, /unsigned 64-bit/],
-    [{ ...ok, syscalls: [{ names: ['x'], action: 'SCMP_ACT_ALLOW', args: [{ index: 0, value: 1, op: 'EQ' }] }] }, /args\[0\].op/],
+    [
+      {
+        ...ok,
+        syscalls: [{ names: ['x'], action: 'SCMP_ACT_ALLOW', args: [{ index: 6, value: 0, op: 'SCMP_CMP_EQ' }] }],
+      },
+      /index: 6 is above 5/,
+    ],
+    [
+      {
+        ...ok,
+        syscalls: [{ names: ['x'], action: 'SCMP_ACT_ALLOW', args: [{ index: 0, value: -1, op: 'SCMP_CMP_EQ' }] }],
+      },
+      /unsigned 64-bit/,
+    ],
+    [
+      { ...ok, syscalls: [{ names: ['x'], action: 'SCMP_ACT_ALLOW', args: [{ index: 0, value: 1, op: 'EQ' }] }] },
+      /args\[0\].op/,
+    ],
     [{ ...ok, syscalls: [{ names: ['x'], action: 'SCMP_ACT_ALLOW', includes: { minKernel: 'new' } }] }, /minKernel/],
     [{ ...ok, syscalls: [{ names: ['x'], action: 'SCMP_ACT_ALLOW', includes: [] }] }, /includes: want an object/],
     [{ ...ok, flags: ['SECCOMP_FILTER_FLAG_NEW'] }, /unknown flag/],
     [{ ...ok, defaultErrnoRet: 5000 }, /5000 is above 4095/],
-    [{ ...ok, syscalls: Array.from({ length: 10_001 }, () => ({ names: ['x'], action: 'SCMP_ACT_ALLOW' })) }, /more than 10000 entries/],
+    [
+      { ...ok, syscalls: Array.from({ length: 10_001 }, () => ({ names: ['x'], action: 'SCMP_ACT_ALLOW' })) },
+      /more than 10000 entries/,
+    ],
   ];
   for (const [value, message] of refused) {
     it(`refuses ${message.source}`, () => {

@@ -1,8 +1,10 @@
 /**
- * Seccomp: the built-in default profile as data, and the resolution of any profile (ours, a file's) for one container. PURE.
+ * Seccomp: the built-in default profile as data, and the resolution of any profile (ours, a file's) for one container.
+ * PURE.
  *
- * A profile is the JSON format that Docker, Podman and Kubernetes share: rules with conditions on capabilities, architecture and kernel.
- * The OCI spec has no conditions, so they are decided here, for the capabilities that this container really gets.
+ * A profile is the JSON format that Docker, Podman and Kubernetes share: rules with conditions on capabilities,
+ * architecture and kernel. The OCI spec has no conditions, so they are decided here, for the capabilities that this
+ * container really gets.
  */
 import { quote } from '../base/ids.ts';
 import type { LinuxSeccomp, LinuxSyscall } from '../oci/spec-types.ts';
@@ -13,7 +15,9 @@ export interface SeccompProfile {
   readonly defaultAction: string;
   readonly defaultErrnoRet?: number | undefined;
   readonly architectures?: readonly string[] | undefined;
-  readonly archMap?: readonly { readonly architecture: string; readonly subArchitectures: readonly string[] }[] | undefined;
+  readonly archMap?:
+    | readonly { readonly architecture: string; readonly subArchitectures: readonly string[] }[]
+    | undefined;
   readonly flags?: readonly string[] | undefined;
   readonly listenerPath?: string | undefined;
   readonly listenerMetadata?: string | undefined;
@@ -48,53 +52,88 @@ const EPERM = 1;
 const EINVAL = 22;
 const ENOSYS = 38;
 
-/** clone(2) flags that make a namespace; NEWTIME shares its bit with the exit signal and is for unshare and clone3 only. */
-const CLONE_NEW = { NS: 0x20000, CGROUP: 0x2000000, UTS: 0x4000000, IPC: 0x8000000, USER: 0x10000000, PID: 0x20000000, NET: 0x40000000 };
+/**
+ * clone(2) flags that make a namespace; NEWTIME shares its bit with the exit signal and is for unshare and clone3 only.
+ */
+const CLONE_NEW = {
+  NS: 0x20000,
+  CGROUP: 0x2000000,
+  UTS: 0x4000000,
+  IPC: 0x8000000,
+  USER: 0x10000000,
+  PID: 0x20000000,
+  NET: 0x40000000,
+};
 const CLONE_NEW_ANY = Object.values(CLONE_NEW).reduce((mask, flag) => mask + flag, 0);
 
-/** What every container may call: everything that acts on the caller's own processes, memory, files and sockets. Grouped for reading only. */
+/**
+ * What every container may call: everything that acts on the caller's own processes, memory, files and sockets. Grouped
+ * for reading only.
+ */
 const ALWAYS: readonly string[] = [
   // files by path
-  'access chdir chmod chown chown32 creat faccessat faccessat2 fchmodat fchmodat2 fchownat file_getattr file_setattr fstatat64 futimesat getcwd lchown lchown32 link linkat',
-  'lstat lstat64 mkdir mkdirat mknod mknodat name_to_handle_at newfstatat open openat openat2 readlink readlinkat rename renameat renameat2 rmdir stat stat64 statfs statfs64',
+  'access chdir chmod chown chown32 creat faccessat faccessat2 fchmodat fchmodat2 fchownat ' +
+    'file_getattr file_setattr fstatat64 futimesat getcwd lchown lchown32 link linkat',
+  'lstat lstat64 mkdir mkdirat mknod mknodat name_to_handle_at newfstatat open openat openat2 ' +
+    'readlink readlinkat rename renameat renameat2 rmdir stat stat64 statfs statfs64',
   'statx symlink symlinkat truncate truncate64 unlink unlinkat utime utimensat utimensat_time64 utimes',
   // extended attributes
-  'fgetxattr flistxattr fremovexattr fsetxattr getxattr getxattrat lgetxattr listxattr listxattrat llistxattr lremovexattr lsetxattr removexattr removexattrat setxattr setxattrat',
+  'fgetxattr flistxattr fremovexattr fsetxattr getxattr getxattrat lgetxattr listxattr ' +
+    'listxattrat llistxattr lremovexattr lsetxattr removexattr removexattrat setxattr setxattrat',
   // open files
-  'cachestat close close_range copy_file_range dup dup2 dup3 fadvise64 fadvise64_64 fallocate fchdir fchmod fchown fchown32 fcntl fcntl64 fdatasync flock fstat fstat64',
-  'fstatfs fstatfs64 fsync ftruncate ftruncate64 getdents getdents64 ioctl _llseek lseek memfd_create memfd_secret pipe pipe2 pread64 preadv preadv2 pwrite64 pwritev pwritev2 read',
+  'cachestat close close_range copy_file_range dup dup2 dup3 fadvise64 fadvise64_64 fallocate ' +
+    'fchdir fchmod fchown fchown32 fcntl fcntl64 fdatasync flock fstat fstat64',
+  'fstatfs fstatfs64 fsync ftruncate ftruncate64 getdents getdents64 ioctl _llseek lseek ' +
+    'memfd_create memfd_secret pipe pipe2 pread64 preadv preadv2 pwrite64 pwritev pwritev2 read',
   'readahead readdir readv sendfile sendfile64 splice sync sync_file_range syncfs tee umask write writev',
   // waiting and notification
-  'epoll_create epoll_create1 epoll_ctl epoll_ctl_old epoll_pwait epoll_pwait2 epoll_wait epoll_wait_old eventfd eventfd2 fanotify_mark inotify_add_watch inotify_init inotify_init1',
+  'epoll_create epoll_create1 epoll_ctl epoll_ctl_old epoll_pwait epoll_pwait2 epoll_wait ' +
+    'epoll_wait_old eventfd eventfd2 fanotify_mark inotify_add_watch inotify_init inotify_init1',
   'inotify_rm_watch _newselect poll ppoll ppoll_time64 pselect6 pselect6_time64 select signalfd signalfd4',
   // asynchronous I/O of the old kind; io_uring is left out on purpose: it goes round seccomp
   'io_cancel io_destroy io_getevents io_pgetevents io_pgetevents_time64 io_setup io_submit ioprio_get ioprio_set',
   // memory
-  'brk get_mempolicy madvise map_shadow_stack mbind membarrier mincore mlock mlock2 mlockall mmap mmap2 mprotect mremap mseal msync munlock munlockall munmap pkey_alloc pkey_free',
+  'brk get_mempolicy madvise map_shadow_stack mbind membarrier mincore mlock mlock2 mlockall ' +
+    'mmap mmap2 mprotect mremap mseal msync munlock munlockall munmap pkey_alloc pkey_free',
   'pkey_mprotect process_mrelease remap_file_pages set_mempolicy set_mempolicy_home_node',
   // processes and threads
-  'execve execveat exit exit_group fork getcpu get_robust_list get_thread_area getpgid getpgrp getpid getppid getpriority getrlimit getrusage getsid gettid kill pause pidfd_getfd',
-  'pidfd_open pidfd_send_signal prctl prlimit64 process_vm_readv process_vm_writev ptrace restart_syscall rseq sched_get_priority_max sched_get_priority_min sched_getaffinity',
-  'sched_getattr sched_getparam sched_getscheduler sched_rr_get_interval sched_rr_get_interval_time64 sched_setaffinity sched_setattr sched_setparam sched_setscheduler sched_yield',
-  'set_robust_list set_thread_area set_tid_address setpgid setpriority setrlimit setsid syscall tgkill tkill ugetrlimit vfork wait4 waitid waitpid',
+  'execve execveat exit exit_group fork getcpu get_robust_list get_thread_area getpgid getpgrp ' +
+    'getpid getppid getpriority getrlimit getrusage getsid gettid kill pause pidfd_getfd',
+  'pidfd_open pidfd_send_signal prctl prlimit64 process_vm_readv process_vm_writev ptrace ' +
+    'restart_syscall rseq sched_get_priority_max sched_get_priority_min sched_getaffinity',
+  'sched_getattr sched_getparam sched_getscheduler sched_rr_get_interval ' +
+    'sched_rr_get_interval_time64 sched_setaffinity sched_setattr sched_setparam ' +
+    'sched_setscheduler sched_yield',
+  'set_robust_list set_thread_area set_tid_address setpgid setpriority setrlimit setsid ' +
+    'syscall tgkill tkill ugetrlimit vfork wait4 waitid waitpid',
   // identity
-  'capget capset getegid getegid32 geteuid geteuid32 getgid getgid32 getgroups getgroups32 getresgid getresgid32 getresuid getresuid32 getuid getuid32 setfsgid setfsgid32 setfsuid',
-  'setfsuid32 setgid setgid32 setgroups setgroups32 setregid setregid32 setresgid setresgid32 setresuid setresuid32 setreuid setreuid32 setuid setuid32',
+  'capget capset getegid getegid32 geteuid geteuid32 getgid getgid32 getgroups getgroups32 ' +
+    'getresgid getresgid32 getresuid getresuid32 getuid getuid32 setfsgid setfsgid32 setfsuid',
+  'setfsuid32 setgid setgid32 setgroups setgroups32 setregid setregid32 setresgid setresgid32 ' +
+    'setresuid setresuid32 setreuid setreuid32 setuid setuid32',
   // sandboxing oneself further
   'landlock_add_rule landlock_create_ruleset landlock_restrict_self lsm_get_self_attr lsm_list_modules seccomp',
   // signals
-  'rt_sigaction rt_sigpending rt_sigprocmask rt_sigqueueinfo rt_sigreturn rt_sigsuspend rt_sigtimedwait rt_sigtimedwait_time64 rt_tgsigqueueinfo sigaction sigaltstack signal sigpending',
+  'rt_sigaction rt_sigpending rt_sigprocmask rt_sigqueueinfo rt_sigreturn rt_sigsuspend ' +
+    'rt_sigtimedwait rt_sigtimedwait_time64 rt_tgsigqueueinfo sigaction sigaltstack signal ' +
+    'sigpending',
   'sigprocmask sigreturn sigsuspend',
   // futexes
   'futex futex_requeue futex_time64 futex_wait futex_waitv futex_wake',
   // time; setting a clock is refused by the kernel without CAP_SYS_TIME, the adjtime calls also read
-  'adjtimex alarm clock_adjtime clock_adjtime64 clock_getres clock_getres_time64 clock_gettime clock_gettime64 clock_nanosleep clock_nanosleep_time64 getitimer gettimeofday nanosleep',
-  'setitimer time timer_create timer_delete timer_getoverrun timer_gettime timer_gettime64 timer_settime timer_settime64 timerfd timerfd_create timerfd_gettime timerfd_gettime64',
+  'adjtimex alarm clock_adjtime clock_adjtime64 clock_getres clock_getres_time64 clock_gettime ' +
+    'clock_gettime64 clock_nanosleep clock_nanosleep_time64 getitimer gettimeofday nanosleep',
+  'setitimer time timer_create timer_delete timer_getoverrun timer_gettime timer_gettime64 ' +
+    'timer_settime timer_settime64 timerfd timerfd_create timerfd_gettime timerfd_gettime64',
   'timerfd_settime timerfd_settime64 times',
-  // sockets; socket() itself has rules by family below, which socketcall() of 32-bit and s390 programs cannot be held to
-  'accept accept4 bind connect getpeername getsockname getsockopt listen recv recvfrom recvmmsg recvmmsg_time64 recvmsg send sendmmsg sendmsg sendto setsockopt shutdown socketcall socketpair',
+  // sockets; socket() itself has rules by family below, which socketcall() of 32-bit and s390 programs cannot be held
+  // to
+  'accept accept4 bind connect getpeername getsockname getsockopt listen recv recvfrom ' +
+    'recvmmsg recvmmsg_time64 recvmsg send sendmmsg sendmsg sendto setsockopt shutdown ' +
+    'socketcall socketpair',
   // System V and POSIX IPC
-  'ipc mq_getsetattr mq_notify mq_open mq_timedreceive mq_timedreceive_time64 mq_timedsend mq_timedsend_time64 mq_unlink msgctl msgget msgrcv msgsnd semctl semget semop semtimedop',
+  'ipc mq_getsetattr mq_notify mq_open mq_timedreceive mq_timedreceive_time64 mq_timedsend ' +
+    'mq_timedsend_time64 mq_unlink msgctl msgget msgrcv msgsnd semctl semget semop semtimedop',
   'semtimedop_time64 shmat shmctl shmdt shmget',
   // the machine
   'getrandom sysinfo uname',
@@ -105,7 +144,9 @@ const WITH_CAPABILITY: readonly (readonly [capabilities: readonly string[], name
   [['CAP_DAC_READ_SEARCH'], 'open_by_handle_at'],
   [
     ['CAP_SYS_ADMIN'],
-    'clone clone3 fanotify_init fsconfig fsmount fsopen fspick listmount lookup_dcookie lsm_set_self_attr mount mount_setattr move_mount open_tree open_tree_attr pivot_root quotactl quotactl_fd ' +
+    'clone clone3 fanotify_init fsconfig fsmount fsopen fspick listmount lookup_dcookie ' +
+      'lsm_set_self_attr mount mount_setattr move_mount open_tree open_tree_attr pivot_root ' +
+      'quotactl quotactl_fd ' +
       'setdomainname sethostname setns statmount umount umount2 unshare',
   ],
   [['CAP_SYS_ADMIN', 'CAP_BPF'], 'bpf'],
@@ -122,10 +163,15 @@ const WITH_CAPABILITY: readonly (readonly [capabilities: readonly string[], name
   [['CAP_SYS_TTY_CONFIG'], 'vhangup'],
 ];
 
-/** Known and refused whatever the capabilities, with EPERM: programs treat ENOSYS as "old kernel" and try something else. */
+/**
+ * Known and refused whatever the capabilities, with EPERM: programs treat ENOSYS as "old kernel" and try something
+ * else.
+ */
 const NEVER =
-  'add_key bdflush io_uring_enter io_uring_register io_uring_setup kexec_file_load kexec_load keyctl nfsservctl nice oldfstat oldlstat oldolduname oldstat olduname pciconfig_iobase ' +
-  'pciconfig_read pciconfig_write request_key sgetmask ssetmask swapoff swapon sysfs _sysctl uselib userfaultfd ustat vm86 vm86old vmsplice';
+  'add_key bdflush io_uring_enter io_uring_register io_uring_setup kexec_file_load kexec_load ' +
+  'keyctl nfsservctl nice oldfstat oldlstat oldolduname oldstat olduname pciconfig_iobase ' +
+  'pciconfig_read pciconfig_write request_key sgetmask ssetmask swapoff swapon sysfs _sysctl ' +
+  'uselib userfaultfd ustat vm86 vm86old vmsplice';
 
 const BY_ARCHITECTURE: readonly (readonly [arches: readonly string[], names: string])[] = [
   [['amd64', 'x32'], 'arch_prctl uretprobe'],
@@ -142,21 +188,44 @@ const PERSONALITIES = [0, 8, 0x20000, 0x20008, 0xffffffff];
 const AF_NETLINK = 16;
 const NETLINK_AUDIT = 9;
 /**
- * Families of socket(2) as (mask, value) pairs: 0-63 without AF_ALG (38) and AF_VSOCK (40), which reach kernel crypto and the hypervisor past
- * every namespace. Masks of 32 bits, not comparisons: the kernel reads 32 of the 64 bits that a filter sees, so "greater than 40" could be tricked.
+ * Families of socket(2) as (mask, value) pairs: 0-63 without AF_ALG (38) and AF_VSOCK (40), which reach kernel crypto
+ * and the hypervisor past every namespace. Masks of 32 bits, not comparisons: the kernel reads 32 of the 64 bits that a
+ * filter sees, so "greater than 40" could be tricked.
  */
 const FAMILIES: readonly (readonly [bits: number, value: number])[] = [
-  [4, 0], [0, AF_NETLINK], [0, 17], [1, 18], [2, 20], [3, 24], [2, 32], [1, 36], [0, 39], [0, 41], [1, 42], [2, 44], [4, 48],
+  [4, 0],
+  [0, AF_NETLINK],
+  [0, 17],
+  [1, 18],
+  [2, 20],
+  [3, 24],
+  [2, 32],
+  [1, 36],
+  [0, 39],
+  [0, 41],
+  [1, 42],
+  [2, 44],
+  [4, 48],
 ];
 
 function defaultRules(): SeccompRule[] {
-  const rules: SeccompRule[] = [{ names: ALWAYS, action: ALLOW }, { names: NEVER.split(' '), action: ERRNO, errnoRet: EPERM }];
-  for (const value of PERSONALITIES) rules.push({ names: ['personality'], action: ALLOW, args: [{ index: 0, value, op: 'SCMP_CMP_EQ' }] });
-  for (const [arches, names] of BY_ARCHITECTURE) rules.push({ names: names.split(' '), action: ALLOW, includes: { arches } });
+  const rules: SeccompRule[] = [
+    { names: ALWAYS, action: ALLOW },
+    { names: NEVER.split(' '), action: ERRNO, errnoRet: EPERM },
+  ];
+  for (const value of PERSONALITIES)
+    rules.push({ names: ['personality'], action: ALLOW, args: [{ index: 0, value, op: 'SCMP_CMP_EQ' }] });
+  for (const [arches, names] of BY_ARCHITECTURE)
+    rules.push({ names: names.split(' '), action: ALLOW, includes: { arches } });
   for (const [capabilities, text] of WITH_CAPABILITY) {
     const names = text.split(' ');
     for (const [at, cap] of capabilities.entries()) {
-      rules.push({ names, action: ALLOW, includes: { caps: [cap] }, ...(at === 0 ? {} : { excludes: { caps: capabilities.slice(0, at) } }) });
+      rules.push({
+        names,
+        action: ALLOW,
+        includes: { caps: [cap] },
+        ...(at === 0 ? {} : { excludes: { caps: capabilities.slice(0, at) } }),
+      });
     }
     const refused = names.filter((name) => name !== 'clone' && name !== 'clone3');
     rules.push({ names: refused, action: ERRNO, errnoRet: EPERM, excludes: { caps: capabilities } });
@@ -164,15 +233,32 @@ function defaultRules(): SeccompRule[] {
   return [...rules, ...cloneRules(), ...socketRules()];
 }
 
-/** Threads and children without namespaces. clone3 hides its flags behind a pointer: ENOSYS makes libc fall back to clone. */
+/**
+ * Threads and children without namespaces. clone3 hides its flags behind a pointer: ENOSYS makes libc fall back to
+ * clone.
+ */
 function cloneRules(): SeccompRule[] {
   const admin = { caps: ['CAP_SYS_ADMIN'] };
   const rules: SeccompRule[] = [{ names: ['clone3'], action: ERRNO, errnoRet: ENOSYS, excludes: admin }];
   // s390 swaps the first two arguments.
-  for (const [index, condition] of [[0, { excludes: { ...admin, arches: ['s390', 's390x'] } }], [1, { includes: { arches: ['s390', 's390x'] }, excludes: admin }]] as const) {
-    rules.push({ names: ['clone'], action: ALLOW, args: [{ index, value: CLONE_NEW_ANY, valueTwo: 0, op: 'SCMP_CMP_MASKED_EQ' }], ...condition });
+  for (const [index, condition] of [
+    [0, { excludes: { ...admin, arches: ['s390', 's390x'] } }],
+    [1, { includes: { arches: ['s390', 's390x'] }, excludes: admin }],
+  ] as const) {
+    rules.push({
+      names: ['clone'],
+      action: ALLOW,
+      args: [{ index, value: CLONE_NEW_ANY, valueTwo: 0, op: 'SCMP_CMP_MASKED_EQ' }],
+      ...condition,
+    });
     for (const flag of Object.values(CLONE_NEW)) {
-      rules.push({ names: ['clone'], action: ERRNO, errnoRet: EPERM, args: [{ index, value: flag, valueTwo: flag, op: 'SCMP_CMP_MASKED_EQ' }], ...condition });
+      rules.push({
+        names: ['clone'],
+        action: ERRNO,
+        errnoRet: EPERM,
+        args: [{ index, value: flag, valueTwo: flag, op: 'SCMP_CMP_MASKED_EQ' }],
+        ...condition,
+      });
     }
   }
   return rules;
@@ -182,19 +268,37 @@ function cloneRules(): SeccompRule[] {
 function socketRules(): SeccompRule[] {
   const audit = { caps: ['CAP_AUDIT_WRITE'] };
   const family = (bits: number, value: number): SeccompArg =>
-    bits === 0 ? { index: 0, value, op: 'SCMP_CMP_EQ' } : { index: 0, value: 2 ** 32 - 2 ** bits, valueTwo: value, op: 'SCMP_CMP_MASKED_EQ' };
+    bits === 0
+      ? { index: 0, value, op: 'SCMP_CMP_EQ' }
+      : { index: 0, value: 2 ** 32 - 2 ** bits, valueTwo: value, op: 'SCMP_CMP_MASKED_EQ' };
   const netlink = family(0, AF_NETLINK);
-  const rules: SeccompRule[] = FAMILIES.filter(([, value]) => value !== AF_NETLINK).map(([bits, value]) => ({ names: ['socket'], action: ALLOW, args: [family(bits, value)] }));
+  const rules: SeccompRule[] = FAMILIES.filter(([, value]) => value !== AF_NETLINK).map(([bits, value]) => ({
+    names: ['socket'],
+    action: ALLOW,
+    args: [family(bits, value)],
+  }));
   rules.push({ names: ['socket'], action: ALLOW, args: [netlink], includes: audit });
-  rules.push({ names: ['socket'], action: ALLOW, args: [netlink, { index: 2, value: NETLINK_AUDIT, op: 'SCMP_CMP_NE' }], excludes: audit });
-  rules.push({ names: ['socket'], action: ERRNO, errnoRet: EINVAL, args: [netlink, { index: 2, value: NETLINK_AUDIT, op: 'SCMP_CMP_EQ' }], excludes: audit });
-  for (const each of [38, 40]) rules.push({ names: ['socket'], action: ERRNO, errnoRet: EPERM, args: [family(0, each)] });
+  rules.push({
+    names: ['socket'],
+    action: ALLOW,
+    args: [netlink, { index: 2, value: NETLINK_AUDIT, op: 'SCMP_CMP_NE' }],
+    excludes: audit,
+  });
+  rules.push({
+    names: ['socket'],
+    action: ERRNO,
+    errnoRet: EINVAL,
+    args: [netlink, { index: 2, value: NETLINK_AUDIT, op: 'SCMP_CMP_EQ' }],
+    excludes: audit,
+  });
+  for (const each of [38, 40])
+    rules.push({ names: ['socket'], action: ERRNO, errnoRet: EPERM, args: [family(0, each)] });
   return rules;
 }
 
 /**
- * RuntimeDefault when the configuration names no file. Unknown calls answer ENOSYS, so that a libc newer than this list falls back;
- * known and refused ones answer EPERM.
+ * RuntimeDefault when the configuration names no file. Unknown calls answer ENOSYS, so that a libc newer than this list
+ * falls back; known and refused ones answer EPERM.
  */
 export const DEFAULT_PROFILE: SeccompProfile = {
   defaultAction: ERRNO,
@@ -236,7 +340,10 @@ const MACHINES: Readonly<Record<string, readonly [scmp: string, arch: string]>> 
   loongarch64: ['SCMP_ARCH_LOONGARCH64', 'loong64'],
 };
 
-/** `linux.seccomp` for one container. Rules of the same action, errno and arguments stay as the profile has them; their order means nothing. */
+/**
+ * `linux.seccomp` for one container. Rules of the same action, errno and arguments stay as the profile has them; their
+ * order means nothing.
+ */
 export function resolveSeccomp(profile: SeccompProfile, facts: SeccompFacts): LinuxSeccomp {
   const architectures = architecturesOf(profile, facts.machine);
   const syscalls: LinuxSyscall[] = [];
@@ -248,7 +355,14 @@ export function resolveSeccomp(profile: SeccompProfile, facts: SeccompFacts): Li
       ...(rule.errnoRet === undefined ? {} : { errnoRet: rule.errnoRet }),
       ...(rule.args === undefined || rule.args.length === 0
         ? {}
-        : { args: rule.args.map((arg) => ({ index: arg.index, value: arg.value, ...(arg.valueTwo === undefined ? {} : { valueTwo: arg.valueTwo }), op: arg.op })) }),
+        : {
+            args: rule.args.map((arg) => ({
+              index: arg.index,
+              value: arg.value,
+              ...(arg.valueTwo === undefined ? {} : { valueTwo: arg.valueTwo }),
+              op: arg.op,
+            })),
+          }),
     });
   }
   return {
@@ -291,7 +405,12 @@ function kernelAtLeast(kernel: string, wanted: string): boolean {
 
 const ACTION = /^SCMP_ACT_(ALLOW|ERRNO|KILL|KILL_THREAD|KILL_PROCESS|LOG|NOTIFY|TRACE|TRAP)$/;
 const OPERATOR = /^SCMP_CMP_(NE|LT|LE|EQ|GE|GT|MASKED_EQ)$/;
-const FLAGS = new Set(['SECCOMP_FILTER_FLAG_TSYNC', 'SECCOMP_FILTER_FLAG_LOG', 'SECCOMP_FILTER_FLAG_SPEC_ALLOW', 'SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV']);
+const FLAGS = new Set([
+  'SECCOMP_FILTER_FLAG_TSYNC',
+  'SECCOMP_FILTER_FLAG_LOG',
+  'SECCOMP_FILTER_FLAG_SPEC_ALLOW',
+  'SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV',
+]);
 /** Rules in one profile; the largest known ones have some hundred. */
 const RULES_MAX = 10_000;
 const ERRNO_MAX = 4095;
@@ -299,8 +418,8 @@ const ERRNO_MAX = 4095;
 const read = readerOf('seccomp profile');
 
 /**
- * A profile file's JSON value as a profile. Strict where a mistake would open a hole (actions, operators, conditions), tolerant of unknown
- * keys such as comments. @throws InvalidArgument that names the place.
+ * A profile file's JSON value as a profile. Strict where a mistake would open a hole (actions, operators, conditions),
+ * tolerant of unknown keys such as comments. @throws InvalidArgument that names the place.
  */
 export function parseSeccompProfile(value: unknown): SeccompProfile {
   const root = read.object(value, 'profile');
@@ -308,7 +427,10 @@ export function parseSeccompProfile(value: unknown): SeccompProfile {
     defaultAction: read.matching(root['defaultAction'], ACTION, 'defaultAction'),
     defaultErrnoRet: read.number(root['defaultErrnoRet'], 'defaultErrnoRet', ERRNO_MAX),
     architectures: read.strings(root['architectures'], 'architectures'),
-    archMap: root['archMap'] === undefined || root['archMap'] === null ? undefined : read.list(root['archMap'], 'archMap', 100).map(archMapEntry),
+    archMap:
+      root['archMap'] === undefined || root['archMap'] === null
+        ? undefined
+        : read.list(root['archMap'], 'archMap', 100).map(archMapEntry),
     flags: read.strings(root['flags'], 'flags')?.map((flag) => {
       if (!FLAGS.has(flag)) throw read.fail('flags', `unknown flag ${quote(flag)}`);
       return flag;
@@ -350,12 +472,20 @@ function parseCondition(value: unknown, at: string): SeccompCondition | undefine
   if (value === undefined || value === null) return undefined;
   const condition = read.object(value, at);
   const minKernel = read.string(condition['minKernel'], `${at}.minKernel`);
-  if (minKernel !== undefined && !/^\d{1,4}\.\d{1,4}(\.\d{1,4})?$/.test(minKernel)) throw read.fail(`${at}.minKernel`, `not a kernel version: ${quote(minKernel)}`);
-  return { caps: read.strings(condition['caps'], `${at}.caps`), arches: read.strings(condition['arches'], `${at}.arches`), minKernel };
+  if (minKernel !== undefined && !/^\d{1,4}\.\d{1,4}(\.\d{1,4})?$/.test(minKernel))
+    throw read.fail(`${at}.minKernel`, `not a kernel version: ${quote(minKernel)}`);
+  return {
+    caps: read.strings(condition['caps'], `${at}.caps`),
+    arches: read.strings(condition['arches'], `${at}.arches`),
+    minKernel,
+  };
 }
 
 function archMapEntry(value: unknown, index: number): { architecture: string; subArchitectures: readonly string[] } {
   const at = `archMap[${index}]`;
   const entry = read.object(value, at);
-  return { architecture: read.string(entry['architecture'], `${at}.architecture`) ?? '', subArchitectures: read.strings(entry['subArchitectures'], `${at}.subArchitectures`) ?? [] };
+  return {
+    architecture: read.string(entry['architecture'], `${at}.architecture`) ?? '',
+    subArchitectures: read.strings(entry['subArchitectures'], `${at}.subArchitectures`) ?? [],
+  };
 }

@@ -3,24 +3,46 @@ import type { LinuxContainerSecurityContext, PodSandboxConfig, SELinuxOption } f
 import { outcome } from './golden/refused.ts';
 import { defaultsOf, factsOf, inputOf } from './golden/request.ts';
 import { buildContainerSpec, buildPauseSpec } from './index.ts';
-import { apparmorChoice, apparmorOf, hiddenPaths, podSysctls, relabelRefusal, seccompChoice, selinuxLabels, type SysctlScope, validateSysctls } from './security.ts';
+import {
+  apparmorChoice,
+  apparmorOf,
+  hiddenPaths,
+  podSysctls,
+  relabelRefusal,
+  seccompChoice,
+  selinuxLabels,
+  type SysctlScope,
+  validateSysctls,
+} from './security.ts';
 
 const POD: SysctlScope = { network: 'pod', ipc: 'pod' };
 const security = (fields: object): LinuxContainerSecurityContext => fields as LinuxContainerSecurityContext;
 
 describe('privilege', () => {
   it('of a container needs that of its sandbox', () => {
-    assert.match(outcome(() => buildContainerSpec(inputOf({ container: { linux: { securityContext: { privileged: true } } } }))), /^InvalidArgument: no privileged container allowed in sandbox/);
+    assert.match(
+      outcome(() => buildContainerSpec(inputOf({ container: { linux: { securityContext: { privileged: true } } } }))),
+      /^InvalidArgument: no privileged container allowed in sandbox/,
+    );
   });
 });
 
 describe('user namespaces', () => {
-  it('must map the container\'s user and group', () => {
+  it("must map the container's user and group", () => {
     const map = [{ hostId: 100_000, containerId: 0, size: 1000 }];
-    const build = (user: object) => (): unknown => buildContainerSpec(inputOf({ container: { linux: { securityContext: user as never } }, found: { idMap: { uids: map, gids: map } } }));
+    const build = (user: object) => (): unknown =>
+      buildContainerSpec(
+        inputOf({
+          container: { linux: { securityContext: user as never } },
+          found: { idMap: { uids: map, gids: map } },
+        }),
+      );
     assert.equal(outcome(build({ runAsUser: { value: 999 } })), 'accepted');
     assert.match(outcome(build({ runAsUser: { value: 1000 } })), /^InvalidArgument: uid 1000 is not mapped/);
-    assert.match(outcome(build({ runAsUser: { value: 1 }, runAsGroup: { value: 1000 } })), /^InvalidArgument: gid 1000 is not mapped/);
+    assert.match(
+      outcome(build({ runAsUser: { value: 1 }, runAsGroup: { value: 1000 } })),
+      /^InvalidArgument: gid 1000 is not mapped/,
+    );
   });
 });
 
@@ -38,31 +60,60 @@ describe('validateSysctls', () => {
     ['net.ipv6.conf.all.stable_secret', 'fe80::1', 'net.ipv6.conf.all.stable_secret=fe80::1'],
   ];
   for (const [name, value, written] of accepted) {
-    it(`accepts ${name} = ${JSON.stringify(value)}`, () => assert.deepEqual([...validateSysctls({ [name]: value }, POD)].map((pair) => pair.join('=')), [written]));
+    it(`accepts ${name} = ${JSON.stringify(value)}`, () =>
+      assert.deepEqual(
+        [...validateSysctls({ [name]: value }, POD)].map((pair) => pair.join('=')),
+        [written],
+      ));
   }
 
-  const refused: readonly (readonly [id: string, name: string, value: string, scope: SysctlScope, message: RegExp])[] = [
-    ['CVE-2022-0811', 'kernel.shm_rmid_forced', '1+kernel.core_pattern=|/tmp/x #', POD, /characters that no sysctl value needs/],
-    ['CVE-2022-0811', 'kernel.shm_rmid_forced', '1\nkernel.core_pattern', POD, /characters/],
-    ['CVE-2022-0811', 'kernel.shm_rmid_forced', '1\0', POD, /characters/],
-    ['CVE-2022-0811', 'kernel.shm_rmid_forced=1+kernel.core_pattern', '1', POD, /not namespaced/],
-    ['CVE-2022-0811', 'net.ipv4.ip_forward', 'x'.repeat(2000), POD, /characters/],
-    ['CVE-2022-0532', 'net.ipv4.ip_forward', '1', { network: 'host', ipc: 'pod' }, /shares the network namespace of the node/],
-    ['CVE-2022-0532', 'net/ipv4/ip_forward', '1', { network: 'host', ipc: 'pod' }, /shares the network namespace of the node/],
-    ['CVE-2022-0532', 'kernel.shmmax', '1', { network: 'pod', ipc: 'host' }, /shares the IPC namespace of the node/],
-    ['CVE-2022-0532', 'fs.mqueue.msg_max', '1', { network: 'pod', ipc: 'host' }, /shares the IPC namespace of the node/],
-    ['not namespaced', 'kernel.core_pattern', 'x', POD, /not namespaced/],
-    ['not namespaced', 'vm.swappiness', '1', POD, /not namespaced/],
-    ['not namespaced', 'fs.file-max', '1', POD, /not namespaced/],
-    ['not namespaced', 'kernel.semx', '1', POD, /not namespaced/],
-    ['traversal', 'net/../kernel/core_pattern', 'x', POD, /not namespaced|not a sysctl/],
-    ['traversal', 'net.ipv4//../../kernel/core_pattern', 'x', POD, /not a sysctl name/],
-    ['traversal', 'net...kernel', 'x', POD, /not a sysctl name/],
-    ['traversal', 'net/ipv4/..', 'x', POD, /not a sysctl name/],
-    ['name', '', '1', POD, /not a sysctl name/],
-    ['name', 'net', '1', POD, /not namespaced/],
-    ['name', `net.${'a'.repeat(300)}`, '1', POD, /not a sysctl name/],
-  ];
+  const refused: readonly (readonly [id: string, name: string, value: string, scope: SysctlScope, message: RegExp])[] =
+    [
+      [
+        'CVE-2022-0811',
+        'kernel.shm_rmid_forced',
+        '1+kernel.core_pattern=|/tmp/x #',
+        POD,
+        /characters that no sysctl value needs/,
+      ],
+      ['CVE-2022-0811', 'kernel.shm_rmid_forced', '1\nkernel.core_pattern', POD, /characters/],
+      ['CVE-2022-0811', 'kernel.shm_rmid_forced', '1\0', POD, /characters/],
+      ['CVE-2022-0811', 'kernel.shm_rmid_forced=1+kernel.core_pattern', '1', POD, /not namespaced/],
+      ['CVE-2022-0811', 'net.ipv4.ip_forward', 'x'.repeat(2000), POD, /characters/],
+      [
+        'CVE-2022-0532',
+        'net.ipv4.ip_forward',
+        '1',
+        { network: 'host', ipc: 'pod' },
+        /shares the network namespace of the node/,
+      ],
+      [
+        'CVE-2022-0532',
+        'net/ipv4/ip_forward',
+        '1',
+        { network: 'host', ipc: 'pod' },
+        /shares the network namespace of the node/,
+      ],
+      ['CVE-2022-0532', 'kernel.shmmax', '1', { network: 'pod', ipc: 'host' }, /shares the IPC namespace of the node/],
+      [
+        'CVE-2022-0532',
+        'fs.mqueue.msg_max',
+        '1',
+        { network: 'pod', ipc: 'host' },
+        /shares the IPC namespace of the node/,
+      ],
+      ['not namespaced', 'kernel.core_pattern', 'x', POD, /not namespaced/],
+      ['not namespaced', 'vm.swappiness', '1', POD, /not namespaced/],
+      ['not namespaced', 'fs.file-max', '1', POD, /not namespaced/],
+      ['not namespaced', 'kernel.semx', '1', POD, /not namespaced/],
+      ['traversal', 'net/../kernel/core_pattern', 'x', POD, /not namespaced|not a sysctl/],
+      ['traversal', 'net.ipv4//../../kernel/core_pattern', 'x', POD, /not a sysctl name/],
+      ['traversal', 'net...kernel', 'x', POD, /not a sysctl name/],
+      ['traversal', 'net/ipv4/..', 'x', POD, /not a sysctl name/],
+      ['name', '', '1', POD, /not a sysctl name/],
+      ['name', 'net', '1', POD, /not namespaced/],
+      ['name', `net.${'a'.repeat(300)}`, '1', POD, /not a sysctl name/],
+    ];
   for (const [id, name, value, scope, message] of refused) {
     it(`refuses ${JSON.stringify(name.slice(0, 60))} = ${JSON.stringify(value.slice(0, 40))} (${id})`, () => {
       const said = outcome(() => validateSysctls({ [name]: value }, scope));
@@ -70,15 +121,26 @@ describe('validateSysctls', () => {
       assert.match(said, message);
     });
   }
-  it('refuses one sysctl by two names', () => assert.match(outcome(() => validateSysctls({ 'net.ipv4.ip_forward': '1', 'net/ipv4/ip_forward': '0' }, POD)), /given twice/));
+  it('refuses one sysctl by two names', () =>
+    assert.match(
+      outcome(() => validateSysctls({ 'net.ipv4.ip_forward': '1', 'net/ipv4/ip_forward': '0' }, POD)),
+      /given twice/,
+    ));
 });
 
 describe('podSysctls', () => {
-  const pod = (sysctls: Record<string, string>): PodSandboxConfig => ({ linux: { sysctls } }) as unknown as PodSandboxConfig;
-  const defaults = defaultsOf({ sysctls: { 'net.ipv4.ping_group_range': '0 2147483647', 'kernel.shm_rmid_forced': '1' } });
-  const all = (scope: SysctlScope, sysctls: Record<string, string> = {}): string[] => [...podSysctls(pod(sysctls), scope, defaults, null)].map((pair) => pair.join('='));
-  it('adds the pod\'s to the configured ones', () => {
-    assert.deepEqual(all(POD, { 'kernel.shm_rmid_forced': '0' }), ['net.ipv4.ping_group_range=0 2147483647', 'kernel.shm_rmid_forced=0']);
+  const pod = (sysctls: Record<string, string>): PodSandboxConfig =>
+    ({ linux: { sysctls } }) as unknown as PodSandboxConfig;
+  const defaults = defaultsOf({
+    sysctls: { 'net.ipv4.ping_group_range': '0 2147483647', 'kernel.shm_rmid_forced': '1' },
+  });
+  const all = (scope: SysctlScope, sysctls: Record<string, string> = {}): string[] =>
+    [...podSysctls(pod(sysctls), scope, defaults, null)].map((pair) => pair.join('='));
+  it("adds the pod's to the configured ones", () => {
+    assert.deepEqual(all(POD, { 'kernel.shm_rmid_forced': '0' }), [
+      'net.ipv4.ping_group_range=0 2147483647',
+      'kernel.shm_rmid_forced=0',
+    ]);
   });
   it('never applies a configured one to the node (CVE-2022-0532)', () => {
     assert.deepEqual(all({ network: 'host', ipc: 'pod' }), ['kernel.shm_rmid_forced=1']);
@@ -90,48 +152,116 @@ describe('podSysctls', () => {
     assert.equal(podSysctls(pod({}), POD, defaults, idMap).get('net.ipv4.ping_group_range'), '0 65535');
   });
   it('refuses a configured one that no pod may set', () => {
-    assert.match(outcome(() => podSysctls(pod({}), POD, defaultsOf({ sysctls: { 'vm.swappiness': '1' } }), null)), /^InvalidArgument: default_sysctls: "vm.swappiness"/);
+    assert.match(
+      outcome(() => podSysctls(pod({}), POD, defaultsOf({ sysctls: { 'vm.swappiness': '1' } }), null)),
+      /^InvalidArgument: default_sysctls: "vm.swappiness"/,
+    );
   });
 });
 
 describe('profile choice', () => {
   const profile = (profileType: string, localhostRef = ''): object => ({ profileType, localhostRef });
   it('prefers the message to the deprecated string', () => {
-    assert.deepEqual(seccompChoice(security({ seccomp: profile('Unconfined'), seccompProfilePath: 'runtime/default' })), { kind: 'unconfined' });
+    assert.deepEqual(
+      seccompChoice(security({ seccomp: profile('Unconfined'), seccompProfilePath: 'runtime/default' })),
+      { kind: 'unconfined' },
+    );
     assert.deepEqual(seccompChoice(security({ seccompProfilePath: 'docker/default' })), { kind: 'runtimeDefault' });
-    assert.deepEqual(seccompChoice(security({ seccompProfilePath: 'localhost//p.json' })), { kind: 'localhost', ref: '/p.json' });
+    assert.deepEqual(seccompChoice(security({ seccompProfilePath: 'localhost//p.json' })), {
+      kind: 'localhost',
+      ref: '/p.json',
+    });
     assert.deepEqual(seccompChoice(security({ seccompProfilePath: '' })), { kind: 'unset' });
     assert.deepEqual(seccompChoice(undefined), { kind: 'unset' });
     assert.deepEqual(apparmorChoice(security({ apparmorProfile: 'localhost/p' })), { kind: 'localhost', ref: 'p' });
   });
   it('refuses what is no profile', () => {
     const bad = [
-      { seccomp: profile('Localhost') }, { seccomp: profile('Localhost', 'relative.json') }, { seccomp: profile('Localhost', '/a/../b') }, { seccomp: profile('Localhost', '/a\0') }, { seccomp: profile('Custom', '/x') },
-      { seccompProfilePath: 'localhost/' }, { seccompProfilePath: 'localhost/relative' }, { seccompProfilePath: 'default' },
+      { seccomp: profile('Localhost') },
+      { seccomp: profile('Localhost', 'relative.json') },
+      { seccomp: profile('Localhost', '/a/../b') },
+      { seccomp: profile('Localhost', '/a\0') },
+      { seccomp: profile('Custom', '/x') },
+      { seccompProfilePath: 'localhost/' },
+      { seccompProfilePath: 'localhost/relative' },
+      { seccompProfilePath: 'default' },
     ];
-    for (const each of bad) assert.match(outcome(() => seccompChoice(security({ seccompProfilePath: '', ...each }))), /^InvalidArgument: seccomp: /, JSON.stringify(each));
-    for (const ref of ['', 'a b', '../x', 'a\n', 'x'.repeat(300)]) assert.match(outcome(() => apparmorChoice(security({ apparmor: profile('Localhost', ref), apparmorProfile: '' }))), /^InvalidArgument: apparmor: /, ref);
+    for (const each of bad)
+      assert.match(
+        outcome(() => seccompChoice(security({ seccompProfilePath: '', ...each }))),
+        /^InvalidArgument: seccomp: /,
+        JSON.stringify(each),
+      );
+    for (const ref of ['', 'a b', '../x', 'a\n', 'x'.repeat(300)])
+      assert.match(
+        outcome(() => apparmorChoice(security({ apparmor: profile('Localhost', ref), apparmorProfile: '' }))),
+        /^InvalidArgument: apparmor: /,
+        ref,
+      );
   });
   it('cannot name what the node lacks', () => {
     const localhost = { profileType: 'Localhost', localhostRef: '/p' };
-    assert.match(outcome(() => buildContainerSpec(inputOf({ container: { linux: { securityContext: { apparmor: { ...localhost, localhostRef: 'p' } } } } }))), /^FailedPrecondition: AppArmor profile "p"/);
-    assert.match(outcome(() => buildContainerSpec(inputOf({ container: { linux: { securityContext: { seccomp: localhost } } }, node: { seccomp: false } }))), /^FailedPrecondition: seccomp profile "\/p"/);
-    assert.match(outcome(() => buildContainerSpec(inputOf({ container: { linux: { securityContext: { seccomp: localhost } } } }))), /^Internal: seccomp profile "\/p" was not read/);
-    assert.isUndefined(buildContainerSpec(inputOf({ container: { linux: { securityContext: { seccomp: { profileType: 'RuntimeDefault', localhostRef: '' } } } }, node: { seccomp: false } })).linux.seccomp);
+    assert.match(
+      outcome(() =>
+        buildContainerSpec(
+          inputOf({ container: { linux: { securityContext: { apparmor: { ...localhost, localhostRef: 'p' } } } } }),
+        ),
+      ),
+      /^FailedPrecondition: AppArmor profile "p"/,
+    );
+    assert.match(
+      outcome(() =>
+        buildContainerSpec(
+          inputOf({ container: { linux: { securityContext: { seccomp: localhost } } }, node: { seccomp: false } }),
+        ),
+      ),
+      /^FailedPrecondition: seccomp profile "\/p"/,
+    );
+    assert.match(
+      outcome(() => buildContainerSpec(inputOf({ container: { linux: { securityContext: { seccomp: localhost } } } }))),
+      /^Internal: seccomp profile "\/p" was not read/,
+    );
+    assert.isUndefined(
+      buildContainerSpec(
+        inputOf({
+          container: { linux: { securityContext: { seccomp: { profileType: 'RuntimeDefault', localhostRef: '' } } } },
+          node: { seccomp: false },
+        }),
+      ).linux.seccomp,
+    );
   });
   it('of AppArmor is none where none is configured', () => {
-    assert.isUndefined(apparmorOf(undefined, 'confined', factsOf({ apparmor: true }), defaultsOf({ apparmorProfile: '' })));
+    assert.isUndefined(
+      apparmorOf(undefined, 'confined', factsOf({ apparmor: true }), defaultsOf({ apparmorProfile: '' })),
+    );
   });
 });
 
 describe('selinuxLabels', () => {
-  const base = { processLabel: 'system_u:system_r:container_t:s0', mountLabel: 'system_u:object_r:container_file_t:s0', level: 's0:c1,c2' };
-  const label = (given: Partial<SELinuxOption>): readonly string[] => Object.values(selinuxLabels({ user: '', role: '', type: '', level: '', ...given }, base));
+  const base = {
+    processLabel: 'system_u:system_r:container_t:s0',
+    mountLabel: 'system_u:object_r:container_file_t:s0',
+    level: 's0:c1,c2',
+  };
+  const label = (given: Partial<SELinuxOption>): readonly string[] =>
+    Object.values(selinuxLabels({ user: '', role: '', type: '', level: '', ...given }, base));
   it('fill in what is not given; a level alone is enough', () => {
-    assert.deepEqual(Object.values(selinuxLabels(undefined, base)), ['system_u:system_r:container_t:s0:c1,c2', 'system_u:object_r:container_file_t:s0:c1,c2']);
-    assert.deepEqual(label({ level: 's0:c8,c9' }), ['system_u:system_r:container_t:s0:c8,c9', 'system_u:object_r:container_file_t:s0:c8,c9']);
-    assert.deepEqual(label({ level: 's0' }), ['system_u:system_r:container_t:s0', 'system_u:object_r:container_file_t:s0']);
-    assert.deepEqual(label({ type: 'spc_t', user: 'u', role: 'r' }), ['u:r:spc_t:s0:c1,c2', 'u:object_r:container_file_t:s0:c1,c2']);
+    assert.deepEqual(Object.values(selinuxLabels(undefined, base)), [
+      'system_u:system_r:container_t:s0:c1,c2',
+      'system_u:object_r:container_file_t:s0:c1,c2',
+    ]);
+    assert.deepEqual(label({ level: 's0:c8,c9' }), [
+      'system_u:system_r:container_t:s0:c8,c9',
+      'system_u:object_r:container_file_t:s0:c8,c9',
+    ]);
+    assert.deepEqual(label({ level: 's0' }), [
+      'system_u:system_r:container_t:s0',
+      'system_u:object_r:container_file_t:s0',
+    ]);
+    assert.deepEqual(label({ type: 'spc_t', user: 'u', role: 'r' }), [
+      'u:r:spc_t:s0:c1,c2',
+      'u:object_r:container_file_t:s0:c1,c2',
+    ]);
   });
   it('are in a spec only where SELinux is on, and not of privileged containers', () => {
     const found = { selinux: { processLabel: 'u:r:t:s0', mountLabel: 'u:o:f:s0' } };
@@ -140,16 +270,52 @@ describe('selinuxLabels', () => {
       const spec = buildContainerSpec(inputOf({ found, node, container: { linux }, pod: { linux } }));
       return [spec.process.selinuxLabel, spec.linux.mountLabel].filter((each) => each !== undefined);
     };
-    assert.deepEqual([label({ selinux: true }, false), label({ selinux: false }, false), label({ selinux: true }, true)], [['u:r:t:s0', 'u:o:f:s0'], [], []]);
+    assert.deepEqual(
+      [label({ selinux: true }, false), label({ selinux: false }, false), label({ selinux: true }, true)],
+      [['u:r:t:s0', 'u:o:f:s0'], [], []],
+    );
   });
   it('refuse what no policy can hold', () => {
-    for (const bad of [{ user: 'a:b' }, { role: 'a b' }, { type: 'a\n' }, { level: 'x' }, { level: 's0:c1,c2:evil' }, { level: 's0-' }]) {
-      assert.match(outcome(() => label(bad)), /^InvalidArgument: selinux_options\./, JSON.stringify(bad));
+    for (const bad of [
+      { user: 'a:b' },
+      { role: 'a b' },
+      { type: 'a\n' },
+      { level: 'x' },
+      { level: 's0:c1,c2:evil' },
+      { level: 's0-' },
+    ]) {
+      assert.match(
+        outcome(() => label(bad)),
+        /^InvalidArgument: selinux_options\./,
+        JSON.stringify(bad),
+      );
     }
   });
-  it('are not for the node\'s own directories (CVE-2021-43816)', () => {
-    for (const path of ['/', '/etc', '/etc/hosts', '/usr/lib', '/usr', '/var', '/home', '/x/../etc/hosts', '/root', '/run', '/sys/fs', '/dev/shm']) assert.isString(relabelRefusal(path), path);
-    for (const path of ['/var/lib/kubelet/pods/1/volumes/x', '/home/data', '/srv/x', '/data', '/etcetera', '/run/secrets']) assert.isUndefined(relabelRefusal(path), path);
+  it("are not for the node's own directories (CVE-2021-43816)", () => {
+    for (const path of [
+      '/',
+      '/etc',
+      '/etc/hosts',
+      '/usr/lib',
+      '/usr',
+      '/var',
+      '/home',
+      '/x/../etc/hosts',
+      '/root',
+      '/run',
+      '/sys/fs',
+      '/dev/shm',
+    ])
+      assert.isString(relabelRefusal(path), path);
+    for (const path of [
+      '/var/lib/kubelet/pods/1/volumes/x',
+      '/home/data',
+      '/srv/x',
+      '/data',
+      '/etcetera',
+      '/run/secrets',
+    ])
+      assert.isUndefined(relabelRefusal(path), path);
   });
 });
 
@@ -160,13 +326,21 @@ describe('hiddenPaths', () => {
     assert.include(readonlyPaths ?? [], '/proc/sys');
   });
   it('must be absolute', () => {
-    for (const path of ['', 'proc', '/proc\0']) assert.match(outcome(() => hiddenPaths(security({ maskedPaths: [path], readonlyPaths: [] }), 'confined', factsOf())), /^InvalidArgument: masked/, path);
+    for (const path of ['', 'proc', '/proc\0'])
+      assert.match(
+        outcome(() => hiddenPaths(security({ maskedPaths: [path], readonlyPaths: [] }), 'confined', factsOf())),
+        /^InvalidArgument: masked/,
+        path,
+      );
   });
 });
 
 describe('pause', () => {
   it('has a group only with a user', () => {
     const input = { ...inputOf({ pod: { linux: { securityContext: { runAsGroup: { value: 5 } } } } }), cpuset: '' };
-    assert.match(outcome(() => buildPauseSpec(input)), /^InvalidArgument: run_as_group is set without run_as_user/);
+    assert.match(
+      outcome(() => buildPauseSpec(input)),
+      /^InvalidArgument: run_as_group is set without run_as_user/,
+    );
   });
 });

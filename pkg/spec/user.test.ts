@@ -3,19 +3,45 @@ import { outcome } from './golden/refused.ts';
 import { passwdWithEntry, resolveUser, type UserRequest } from './user.ts';
 
 const PASSWD = [
-  '# comment', 'root:x:0:0:root:/root:/bin/sh', 'app:x:1000:1001::/home/app:/bin/sh', 'broken', 'nouid:x::1:::', '1000x:x:77:77::/x:', '4000:x:55:56::/num:/bin/sh',
-  'huge:x:4294967296:0::/huge:', 'negative:x:-1:0::/:', 'biggid:x:30:99999999999::/:', 'relative:x:31:31::relative/home:', '',
+  '# comment',
+  'root:x:0:0:root:/root:/bin/sh',
+  'app:x:1000:1001::/home/app:/bin/sh',
+  'broken',
+  'nouid:x::1:::',
+  '1000x:x:77:77::/x:',
+  '4000:x:55:56::/num:/bin/sh',
+  'huge:x:4294967296:0::/huge:',
+  'negative:x:-1:0::/:',
+  'biggid:x:30:99999999999::/:',
+  'relative:x:31:31::relative/home:',
+  '',
 ].join('\n');
-const GROUP = 'root:x:0:\napp:x:1001:\nstaff:x:50:app,root\nwheel:x:10: app \nhuge:x:4294967296:app\nbroken:x\nothers:x:60:application\n';
+const GROUP =
+  'root:x:0:\napp:x:1001:\nstaff:x:50:app,root\nwheel:x:10: app ' +
+  '\nhuge:x:4294967296:app\nbroken:x\nothers:x:60:application\n';
 
 function request(security: object, imageUser = '', texts: Partial<UserRequest> = {}): UserRequest {
   const base = { runAsUsername: '', supplementalGroups: [], supplementalGroupsPolicy: 'Merge' };
-  const numbers = Object.fromEntries(Object.entries(security).map(([key, value]) => [key, typeof value === 'number' ? { value: BigInt(value) } : Array.isArray(value) ? value.map(BigInt) : value]));
-  return { security: { ...base, ...numbers } as unknown as UserRequest['security'], imageUser, passwd: PASSWD, group: GROUP, ...texts };
+  const numbers = Object.fromEntries(
+    Object.entries(security).map(([key, value]) => [
+      key,
+      typeof value === 'number' ? { value: BigInt(value) } : Array.isArray(value) ? value.map(BigInt) : value,
+    ]),
+  );
+  return {
+    security: { ...base, ...numbers } as unknown as UserRequest['security'],
+    imageUser,
+    passwd: PASSWD,
+    group: GROUP,
+    ...texts,
+  };
 }
 function identity(security: object, imageUser = '', texts: Partial<UserRequest> = {}): string {
   const user = resolveUser(request(security, imageUser, texts));
-  return `${user.uid}:${user.gid} [${[...user.additionalGids].sort((a, b) => a - b).join(' ')}] ${user.home}${user.known ? '' : ' unknown'}`;
+  return (
+    `${user.uid}:${user.gid} [${[...user.additionalGids].sort((a, b) => a - b).join(' ')}] ` +
+    `${user.home}${user.known ? '' : ' unknown'}`
+  );
 }
 
 describe('resolveUser', () => {
@@ -40,10 +66,15 @@ describe('resolveUser', () => {
     [{ runAsUser: 2147483647 }, '', '2147483647:0 [0] / unknown'],
     [{ runAsUser: 31 }, '', '31:31 [31] /'],
     [{ runAsUser: 1000, supplementalGroups: [3, 10, 3] }, '', '1000:1001 [3 10 50 1001] /home/app'],
-    [{ runAsUser: 1000, supplementalGroups: [3], supplementalGroupsPolicy: 'Strict' }, '', '1000:1001 [3 1001] /home/app'],
+    [
+      { runAsUser: 1000, supplementalGroups: [3], supplementalGroupsPolicy: 'Strict' },
+      '',
+      '1000:1001 [3 1001] /home/app',
+    ],
   ];
   for (const [security, imageUser, expected] of cases) {
-    it(`${JSON.stringify(security)} with USER ${JSON.stringify(imageUser)} is ${expected}`, () => assert.equal(identity(security, imageUser), expected));
+    it(`${JSON.stringify(security)} with USER ${JSON.stringify(imageUser)} is ${expected}`, () =>
+      assert.equal(identity(security, imageUser), expected));
   }
 
   it('needs no passwd and group in the image', () => {
@@ -54,7 +85,10 @@ describe('resolveUser', () => {
 
   it('has the primary group among the supplementary ones (CVE-2022-2995, CVE-2023-25173)', () => {
     for (const policy of ['Merge', 'Strict']) {
-      assert.include(resolveUser(request({ runAsUser: 1, runAsGroup: 1000, supplementalGroupsPolicy: policy })).additionalGids, 1000);
+      assert.include(
+        resolveUser(request({ runAsUser: 1, runAsGroup: 1000, supplementalGroupsPolicy: policy })).additionalGids,
+        1000,
+      );
       assert.include(resolveUser(request({ supplementalGroupsPolicy: policy }, '1000:1000')).additionalGids, 1000);
     }
   });
@@ -91,7 +125,10 @@ describe('resolveUser', () => {
 
   it('reads a passwd of megabytes and one without line ends (CVE-2025-4437)', () => {
     const line = 'someone:x:9:9::/:\n';
-    assert.equal(identity({ runAsUsername: 'last' }, '', { passwd: `${line.repeat(200_000)}last:x:3:4::/last:` }), '3:4 [4] /last');
+    assert.equal(
+      identity({ runAsUsername: 'last' }, '', { passwd: `${line.repeat(200_000)}last:x:3:4::/last:` }),
+      '3:4 [4] /last',
+    );
     assert.equal(identity({ runAsUser: 9 }, '', { passwd: 'x'.repeat(4_000_000) }), '9:0 [0] / unknown');
   });
 });
@@ -99,8 +136,14 @@ describe('resolveUser', () => {
 describe('passwdWithEntry', () => {
   const user = { uid: 4242, gid: 7, additionalGids: [7], home: '/', known: false };
   it('adds a line for a uid that the image does not know', () => {
-    assert.equal(passwdWithEntry('root:x:0:0::/root:/bin/sh', user, '/work'), 'root:x:0:0::/root:/bin/sh\n4242:x:4242:7:4242 user:/work:/sbin/nologin\n');
-    assert.equal(passwdWithEntry('root:x:0:0::/root:/bin/sh\n', user, ''), 'root:x:0:0::/root:/bin/sh\n4242:x:4242:7:4242 user:/:/sbin/nologin\n');
+    assert.equal(
+      passwdWithEntry('root:x:0:0::/root:/bin/sh', user, '/work'),
+      'root:x:0:0::/root:/bin/sh\n4242:x:4242:7:4242 user:/work:/sbin/nologin\n',
+    );
+    assert.equal(
+      passwdWithEntry('root:x:0:0::/root:/bin/sh\n', user, ''),
+      'root:x:0:0::/root:/bin/sh\n4242:x:4242:7:4242 user:/:/sbin/nologin\n',
+    );
     assert.equal(passwdWithEntry('', user, '/'), '4242:x:4242:7:4242 user:/:/sbin/nologin\n');
   });
   it('adds none for a known uid or an image without passwd', () => {
@@ -108,7 +151,13 @@ describe('passwdWithEntry', () => {
     assert.isUndefined(passwdWithEntry(undefined, user, '/'));
   });
   it('refuses a home that would forge a line or a field (CVE-2022-4318)', () => {
-    assert.match(outcome(() => passwdWithEntry('', user, '/root\nroot2:x:0:0::/:/bin/sh')), /^InvalidArgument: HOME .* control character/);
-    assert.match(outcome(() => passwdWithEntry('', user, '/root:/bin/sh')), /^InvalidArgument: HOME .* colon/);
+    assert.match(
+      outcome(() => passwdWithEntry('', user, '/root\nroot2:x:0:0::/:/bin/sh')),
+      /^InvalidArgument: HOME .* control character/,
+    );
+    assert.match(
+      outcome(() => passwdWithEntry('', user, '/root:/bin/sh')),
+      /^InvalidArgument: HOME .* colon/,
+    );
   });
 });

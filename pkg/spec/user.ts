@@ -1,5 +1,6 @@
 /**
- * Who a container runs as: CRI's security context and the image's USER, looked up in the image's passwd and group. PURE.
+ * Who a container runs as: CRI's security context and the image's USER, looked up in the image's passwd and group.
+ * PURE.
  *
  * The texts come from inside an image, so they are hostile: reading them is bounded by the caller (limits.passwdBytes),
  * malformed lines are skipped, and no number above 2^31-1 ever becomes an id (CVE-2024-40635: it wrapped to root).
@@ -35,11 +36,13 @@ interface PasswdEntry {
 /**
  * The uid, gid, groups and home of a container's first process.
  *
- * run_as_user or run_as_username win over the image's USER. Without run_as_group the primary group is what USER says beside a
- * user from there, else the passwd line's, else 0. Supplementary groups: `Merge` adds the groups that list the user in the image to those asked for,
- * `Strict` takes only those asked for; the primary group is always among them (CVE-2022-2995, CVE-2023-25173).
+ * run_as_user or run_as_username win over the image's USER. Without run_as_group the primary group is what USER says
+ * beside a user from there, else the passwd line's, else 0. Supplementary groups: `Merge` adds the groups that list the
+ * user in the image to those asked for, `Strict` takes only those asked for; the primary group is always among them
+ * (CVE-2022-2995, CVE-2023-25173).
  *
- * @throws InvalidArgument for a group without user, user and username together, ids out of range, names that the image does not have.
+ * @throws InvalidArgument for a group without user, user and username together, ids out of range, names that the image
+ * does not have.
  */
 export function resolveUser(request: UserRequest): ResolvedUser {
   const security = request.security;
@@ -51,7 +54,10 @@ export function resolveUser(request: UserRequest): ResolvedUser {
     throw invalid('run_as_group is set without run_as_user or run_as_username (CRI: must be an error)');
   }
   const [entry, uid, imageGid] = identity(request, username);
-  const gid = security?.runAsGroup !== undefined ? checkedId('run_as_group', security.runAsGroup.value) : (imageGid ?? entry?.gid ?? 0n);
+  const gid =
+    security?.runAsGroup !== undefined
+      ? checkedId('run_as_group', security.runAsGroup.value)
+      : (imageGid ?? entry?.gid ?? 0n);
   const home = entry?.home ?? '';
   return {
     uid: Number(uid),
@@ -71,7 +77,11 @@ function identity(request: UserRequest, username: string): [PasswdEntry | undefi
   }
   if (username !== '') {
     const entry = findEntry(passwd, (each) => each.name === username);
-    if (entry === undefined) throw invalid(`run_as_username ${quote(username)} is not in the image's /etc/passwd; use a name that is there, or run_as_user`);
+    if (entry === undefined)
+      throw invalid(
+        `run_as_username ${quote(username)} is not in the image's /etc/passwd; use a name that is ` +
+          'there, or run_as_user',
+      );
     return [entry, checkedId(`uid of ${quote(username)}`, entry.uid), undefined];
   }
   const [user, group] = splitUser(request.imageUser);
@@ -110,13 +120,15 @@ function imageGroup(group: string, groups: string | undefined): bigint {
 
 function supplementary(request: UserRequest, gid: bigint, entry: PasswdEntry | undefined): readonly number[] {
   const policy: string = request.security?.supplementalGroupsPolicy ?? 'Merge';
-  if (policy !== 'Merge' && policy !== 'Strict') throw invalid(`supplemental_groups_policy ${quote(policy)} is unknown; want Merge or Strict`);
+  if (policy !== 'Merge' && policy !== 'Strict')
+    throw invalid(`supplemental_groups_policy ${quote(policy)} is unknown; want Merge or Strict`);
   const gids = new Set([gid]);
   if (policy === 'Merge' && entry !== undefined) {
     for (const [, , text = '', members = ''] of lines(request.group)) {
       const id = numeric(text);
       // Out of range ids in the image's group file are nobody's wish: they are left out, not an error.
-      if (id !== undefined && id <= ID_MAX && members.split(',').some((member) => member.trim() === entry.name)) gids.add(id);
+      if (id !== undefined && id <= ID_MAX && members.split(',').some((member) => member.trim() === entry.name))
+        gids.add(id);
     }
   }
   for (const each of request.security?.supplementalGroups ?? []) gids.add(checkedId('supplemental_groups', each));
@@ -157,8 +169,9 @@ function checkedId(what: string, id: bigint): bigint {
 }
 
 /**
- * The image's passwd with a line for a uid that it does not have, to bind over /etc/passwd, so that programs which look themselves
- * up find a name and a home (CRI-O does the same); undefined when none is needed: the uid is known, or the image has no passwd.
+ * The image's passwd with a line for a uid that it does not have, to bind over /etc/passwd, so that programs which look
+ * themselves up find a name and a home (CRI-O does the same); undefined when none is needed: the uid is known, or the
+ * image has no passwd.
  * @throws InvalidArgument for a home that would forge a line of its own (CVE-2022-4318).
  */
 export function passwdWithEntry(passwd: string | undefined, user: ResolvedUser, home: string): string | undefined {
@@ -172,7 +185,8 @@ export function passwdWithEntry(passwd: string | undefined, user: ResolvedUser, 
 /** @throws InvalidArgument if `home` could end a line of passwd (CVE-2022-4318). */
 export function checkHome(home: string): void {
   for (const char of home) {
-    if (char < ' ' || char === '\x7f') throw invalid(`HOME ${quote(home)} holds a control character, which could forge a line of /etc/passwd`);
+    if (char < ' ' || char === '\x7f')
+      throw invalid(`HOME ${quote(home)} holds a control character, which could forge a line of /etc/passwd`);
   }
 }
 

@@ -1,7 +1,9 @@
 /**
- * Workloads: pods that an annotation marks have other CPU shares and sets than the kubelet asks for (crio.conf's [crio.runtime.workloads]). PURE.
+ * Workloads: pods that an annotation marks have other CPU shares and sets than the kubelet asks for (crio.conf's
+ * [crio.runtime.workloads]). PURE.
  *
- * The mark and the overrides are annotations of the pod, so whoever may set those may use what the workload allows: that is the administrator's choice.
+ * The mark and the overrides are annotations of the pod, so whoever may set those may use what the workload allows:
+ * that is the administrator's choice.
  */
 import { RuntimeError } from '../base/errors.ts';
 import { quote } from '../base/ids.ts';
@@ -29,17 +31,24 @@ export interface WorkloadResources {
 /** What the kernel gives a cgroup that names no period, in microseconds. */
 const DEFAULT_PERIOD_US = 100_000n;
 const FIELDS: ReadonlyMap<string, keyof WorkloadResources> = new Map([
-  ['cpushares', 'cpuShares'], ['cpuquota', 'cpuQuota'], ['cpuperiod', 'cpuPeriod'], ['cpuset', 'cpuset'], ['cpulimit', 'cpuLimit'],
+  ['cpushares', 'cpuShares'],
+  ['cpuquota', 'cpuQuota'],
+  ['cpuperiod', 'cpuPeriod'],
+  ['cpuset', 'cpuset'],
+  ['cpulimit', 'cpuLimit'],
 ]);
 
 /** The workload of a pod: the first whose annotation it has, with any value. */
-export function workloadOf(workloads: readonly Workload[], podAnnotations: Readonly<Record<string, string>>): Workload | undefined {
+export function workloadOf(
+  workloads: readonly Workload[],
+  podAnnotations: Readonly<Record<string, string>>,
+): Workload | undefined {
   return workloads.find(({ activationAnnotation }) => Object.hasOwn(podAnnotations, activationAnnotation));
 }
 
 /**
- * The resources of a container in such a pod: what the kubelet asks for, over it the workload's, over that what the pod's annotations say for this
- * container. @throws InvalidArgument for an annotation that cannot be read.
+ * The resources of a container in such a pod: what the kubelet asks for, over it the workload's, over that what the
+ * pod's annotations say for this container. @throws InvalidArgument for an annotation that cannot be read.
  */
 export function workloadResources(
   asked: LinuxContainerResources | undefined,
@@ -59,14 +68,23 @@ export function workloadResources(
     cpuQuota: limited || cpuQuota || before.cpuQuota,
     cpusetCpus: cpuset || before.cpusetCpus,
   };
-  return asked === undefined && Object.entries(after).every(([key, value]) => value === NO_RESOURCES[key as keyof LinuxContainerResources]) ? undefined : after;
+  return asked === undefined &&
+    Object.entries(after).every(([key, value]) => value === NO_RESOURCES[key as keyof LinuxContainerResources])
+    ? undefined
+    : after;
 }
 
-function overridden({ annotationPrefix, resources }: Workload, annotations: Readonly<Record<string, string>>, containerName: string): WorkloadResources {
+function overridden(
+  { annotationPrefix, resources }: Workload,
+  annotations: Readonly<Record<string, string>>,
+  containerName: string,
+): WorkloadResources {
   if (annotationPrefix === '' || containerName === '') return resources;
   let result = resources;
   const whole = ownValue(annotations, `${annotationPrefix}/${containerName}`);
-  if (whole !== undefined) for (const [key, value] of Object.entries(parseTable(annotationPrefix, whole))) result = withField(result, annotationPrefix, key, value);
+  if (whole !== undefined)
+    for (const [key, value] of Object.entries(parseTable(annotationPrefix, whole)))
+      result = withField(result, annotationPrefix, key, value);
   for (const key of FIELDS.keys()) {
     const one = ownValue(annotations, `${annotationPrefix}.${key}/${containerName}`);
     if (one !== undefined) result = withField(result, annotationPrefix, key, one);
@@ -94,8 +112,12 @@ function withField(resources: WorkloadResources, prefix: string, key: string, ra
   if (field === undefined) return resources;
   const text = typeof raw === 'number' ? String(raw) : raw;
   const good = field === 'cpuset' ? /^(\d{1,5}(-\d{1,5})?(,\d{1,5}(-\d{1,5})?)*)?$/ : /^\d{1,18}$/;
-  if (typeof text !== 'string' || !good.test(text)) throw invalid(`annotation ${quote(prefix)}: ${key} cannot be ${quote(String(raw))}; want ${field === 'cpuset' ? 'a list of CPUs such as 0-3,7' : 'a whole number'}`);
-  if (text === '' || text === '0' && field !== 'cpuset') return resources;
+  if (typeof text !== 'string' || !good.test(text))
+    throw invalid(
+      `annotation ${quote(prefix)}: ${key} cannot be ${quote(String(raw))}; want ` +
+        `${field === 'cpuset' ? 'a list of CPUs such as 0-3,7' : 'a whole number'}`,
+    );
+  if (text === '' || (text === '0' && field !== 'cpuset')) return resources;
   return { ...resources, [field]: field === 'cpuset' ? text : BigInt(text) };
 }
 

@@ -34,7 +34,12 @@ export interface SandboxRecord {
   /** Where container logs go; absolute. */
   readonly logDirectory: string;
   /** Prepared resolv.conf, hostname file and /dev/shm on the host. */
-  readonly files: { readonly resolvConf: string; readonly hostname: string; readonly hosts: string; readonly shm: string };
+  readonly files: {
+    readonly resolvConf: string;
+    readonly hostname: string;
+    readonly hosts: string;
+    readonly shm: string;
+  };
   /** The infra container, only when the pod shares a PID namespace. */
   readonly infra: { readonly id: ContainerId; readonly process: ProcessRef | null } | null;
   readonly idMap: IdMap | null;
@@ -73,7 +78,11 @@ export interface ContainerRecord {
   /** Effective resources, as created or last updated. */
   readonly resources: LinuxContainerResources | undefined;
   /** Images mounted as volumes: protected from removal. */
-  readonly imageVolumes: readonly { readonly containerPath: string; readonly imageId: ImageId; readonly imageRef: string }[];
+  readonly imageVolumes: readonly {
+    readonly containerPath: string;
+    readonly imageId: ImageId;
+    readonly imageRef: string;
+  }[];
   /** When StopContainer began and when the kill is due (ns since the epoch): a restart goes on with it (K5). */
   readonly stopping: { readonly signalledAt: bigint; readonly killAt: bigint } | null;
   /** The monitor process; null when unknown. */
@@ -89,7 +98,11 @@ export interface Damaged {
 }
 
 export interface StateStore {
-  load(): Promise<{ readonly sandboxes: readonly SandboxRecord[]; readonly containers: readonly ContainerRecord[]; readonly damaged: readonly Damaged[] }>;
+  load(): Promise<{
+    readonly sandboxes: readonly SandboxRecord[];
+    readonly containers: readonly ContainerRecord[];
+    readonly damaged: readonly Damaged[];
+  }>;
   /** Atomic replace; validates before writing. */
   save(record: SandboxRecord | ContainerRecord): Promise<void>;
   /** No error if absent. */

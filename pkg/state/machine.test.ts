@@ -1,8 +1,22 @@
 import { assert } from 'chai';
-import { type ContainerEvent, type ContainerState, next, nextSandbox, type SandboxEvent, type SandboxState } from './machine.ts';
+import {
+  type ContainerEvent,
+  type ContainerState,
+  next,
+  nextSandbox,
+  type SandboxEvent,
+  type SandboxState,
+} from './machine.ts';
 
 const process = { pid: 7, startTicks: 42n };
-const exitedState: ContainerState = { phase: 'exited', exitCode: 3, reason: 'Error', message: '', startedAt: 10n, finishedAt: 20n };
+const exitedState: ContainerState = {
+  phase: 'exited',
+  exitCode: 3,
+  reason: 'Error',
+  message: '',
+  startedAt: 10n,
+  finishedAt: 20n,
+};
 const states: readonly ContainerState[] = [
   { phase: 'creating' },
   { phase: 'created', process },
@@ -62,7 +76,10 @@ describe('container state machine', () => {
   });
 
   it('never finishes before it started', () => {
-    const state = next({ phase: 'running', process, startedAt: 50n }, { type: 'exited', exitCode: 0, oomKilled: false, at: 20n });
+    const state = next(
+      { phase: 'running', process, startedAt: 50n },
+      { type: 'exited', exitCode: 0, oomKilled: false, at: 20n },
+    );
     assert.propertyVal(state, 'finishedAt', 50n);
   });
 
@@ -75,7 +92,9 @@ describe('sandbox state machine', () => {
   it('has exactly these edges', () => {
     const phases: readonly SandboxState['phase'][] = ['creating', 'ready', 'stopping', 'stopped', 'removing'];
     const all: readonly SandboxEvent[] = ['ran', 'stop', 'released', 'remove'];
-    const table = phases.map((phase) => [phase, ...all.map((event) => attempt(() => nextSandbox({ phase }, event).phase))].join(' '));
+    const table = phases.map((phase) =>
+      [phase, ...all.map((event) => attempt(() => nextSandbox({ phase }, event).phase))].join(' '),
+    );
     assert.deepEqual(table, [
       //  ran stop released remove
       'creating ready stopping - -',

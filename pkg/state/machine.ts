@@ -66,7 +66,14 @@ export function next(state: ContainerState, event: ContainerEvent): ContainerSta
       break;
     case 'startFailed':
       if (state.phase === 'created') {
-        return { phase: 'exited', exitCode: 128, reason: 'StartError', message: event.message, startedAt: 0n, finishedAt: event.at };
+        return {
+          phase: 'exited',
+          exitCode: 128,
+          reason: 'StartError',
+          message: event.message,
+          startedAt: 0n,
+          finishedAt: event.at,
+        };
       }
       break;
     case 'exited':
@@ -97,7 +104,14 @@ function exited(
   // The exit file's time is the file system's clock, which may lag the one that stamped the start.
   const finishedAt = event.at > startedAt ? event.at : startedAt;
   if (event.type === 'vanished') {
-    return { phase: 'exited', exitCode: 255, reason: 'ContainerStatusUnknown', message: event.message, startedAt, finishedAt };
+    return {
+      phase: 'exited',
+      exitCode: 255,
+      reason: 'ContainerStatusUnknown',
+      message: event.message,
+      startedAt,
+      finishedAt,
+    };
   }
   return { phase: 'exited', exitCode: event.exitCode, reason: reasonOf(event), message: '', startedAt, finishedAt };
 }

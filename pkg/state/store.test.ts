@@ -86,7 +86,14 @@ describe('state store', () => {
   afterEach(() => rm(root, { recursive: true, force: true }));
 
   it('gives back what it was given: bigints, bytes, hostile keys', async () => {
-    const hostile: SandboxRecord = { ...sandbox, config: { ...sandbox.config, labels: labels({ __proto__x: '1', constructor: '2' }), annotations: labels({ $n: '12' }) } };
+    const hostile: SandboxRecord = {
+      ...sandbox,
+      config: {
+        ...sandbox.config,
+        labels: labels({ __proto__x: '1', constructor: '2' }),
+        annotations: labels({ $n: '12' }),
+      },
+    };
     Object.defineProperty(hostile.config.labels, '__proto__', { value: 'evil', enumerable: true });
     const store = new FileStateStore(root);
     await store.save(hostile);
@@ -94,7 +101,11 @@ describe('state store', () => {
     const loaded = await new FileStateStore(root).load();
     assert.lengthOf(loaded.damaged, 0);
     assert.strictEqual(Object.getPrototypeOf(loaded.sandboxes[0]?.config.labels), null);
-    assert.deepEqual(Object.entries(loaded.sandboxes[0]?.config.labels ?? {}).sort(), [['__proto__', 'evil'], ['__proto__x', '1'], ['constructor', '2']]);
+    assert.deepEqual(Object.entries(loaded.sandboxes[0]?.config.labels ?? {}).sort(), [
+      ['__proto__', 'evil'],
+      ['__proto__x', '1'],
+      ['constructor', '2'],
+    ]);
     assert.deepEqual(Object.entries(loaded.sandboxes[0]?.config.annotations ?? {}), [['$n', '12']]);
     assert.strictEqual(loaded.sandboxes[0]?.createdAt, sandbox.createdAt);
     const [back] = loaded.containers;
@@ -130,14 +141,20 @@ describe('state store', () => {
     }
     const { containers, damaged } = await store.load();
     // '5' is whole: it survives, and so shows that the others fell for a reason.
-    assert.deepEqual(containers.map((each) => each.id), ['5'.repeat(64), containerId]);
+    assert.deepEqual(
+      containers.map((each) => each.id),
+      ['5'.repeat(64), containerId],
+    );
     assert.deepEqual(damaged.map((each) => each.id[0]).sort(), ['1', '2', '3', '4']);
     assert.lengthOf(await readdir(join(root, 'damaged')), 4);
     assert.include(await readFile(damaged.find((each) => each.id[0] === '3')?.path ?? '', 'utf8'), '"pid":13');
   });
 
   it('refuses a record under another id', () => {
-    assert.throws(() => decodeRecord(Buffer.from(encodeRecord(container)), 'container', 'd'.repeat(64)), /record is of container/);
+    assert.throws(
+      () => decodeRecord(Buffer.from(encodeRecord(container)), 'container', 'd'.repeat(64)),
+      /record is of container/,
+    );
   });
 
   it('refuses to write what it would not read', () => {

@@ -8,7 +8,14 @@ import { crc32 } from 'node:zlib';
 import { rename } from 'node:fs/promises';
 import { join } from 'node:path';
 import { errnoOf, explain, RuntimeError, storageError } from '../base/errors.ts';
-import { ensureDirInMemory, isTemporaryName, listInMemory, readInMemory, removeInMemory, replaceFile } from '../base/files.ts';
+import {
+  ensureDirInMemory,
+  isTemporaryName,
+  listInMemory,
+  readInMemory,
+  removeInMemory,
+  replaceFile,
+} from '../base/files.ts';
 import { limits } from '../base/limits.ts';
 import { type Freeing, noReserve } from '../base/reserve.ts';
 import type { ContainerRecord, Damaged, SandboxRecord, StateStore } from './index.ts';
@@ -78,14 +85,17 @@ export class FileStateStore implements StateStore {
     try {
       return decodeRecord(readInMemory(path, limits.recordBytes), kind, id) as R;
     } catch (error) {
-      // A directory without a record: the object was being removed, or never got further than mkdir. The sweep finds it.
+      // A directory without a record: the object was being removed, or never got further than mkdir. The sweep finds
+      // it.
       if (errnoOf(error) === 'ENOENT') return undefined;
       damaged.push({ kind, id, path: await this.#setAside(path, kind, id), why: explain(error) });
       return undefined;
     }
   }
 
-  /** Moves a damaged record out of the object's directory, which is about to be destroyed, and keeps it for the curious. */
+  /**
+   * Moves a damaged record out of the object's directory, which is about to be destroyed, and keeps it for the curious.
+   */
   async #setAside(path: string, kind: Kind, id: string): Promise<string> {
     const quarantine = join(this.#root, 'damaged');
     ensureDirInMemory(quarantine);
@@ -123,7 +133,11 @@ export function encodeRecord(record: AnyRecord): string {
   if (complaint !== undefined) throw new RuntimeError('Internal', `refusing to save a damaged record: ${complaint}`);
   const body = JSON.stringify(encodeValue(record));
   if (Buffer.byteLength(body) > limits.recordBytes - ENVELOPE_BYTES) {
-    throw new RuntimeError('ResourceExhausted', `the ${record.kind} needs a record of more than ${limits.recordBytes} bytes; use fewer or smaller labels, annotations, environment variables or mounts`);
+    throw new RuntimeError(
+      'ResourceExhausted',
+      `the ${record.kind} needs a record of more than ${limits.recordBytes} bytes; use fewer or ` +
+        'smaller labels, annotations, environment variables or mounts',
+    );
   }
   return `{"version":${VERSION},"crc32":${crc32(body)},"record":${body}}\n`;
 }
@@ -132,8 +146,10 @@ export function encodeRecord(record: AnyRecord): string {
 export function decodeRecord(bytes: Uint8Array, kind: Kind, id: string): AnyRecord {
   const text = Buffer.from(bytes).toString('utf8');
   const head = /^\{"version":(\d+),"crc32":(\d+),"record":/.exec(text);
-  if (head === null || !text.endsWith('}\n')) throw new RuntimeError('DataLoss', `record of ${text.length} characters is cut short or not a record`);
-  if (Number(head[1]) !== VERSION) throw new RuntimeError('DataLoss', `record has version ${head[1]}, this Berth reads ${VERSION}`);
+  if (head === null || !text.endsWith('}\n'))
+    throw new RuntimeError('DataLoss', `record of ${text.length} characters is cut short or not a record`);
+  if (Number(head[1]) !== VERSION)
+    throw new RuntimeError('DataLoss', `record has version ${head[1]}, this Berth reads ${VERSION}`);
   const body = text.slice(head[0].length, -2);
   if (crc32(body) !== Number(head[2])) throw new RuntimeError('DataLoss', 'checksum of the record does not match');
   const record = decodeValue(JSON.parse(body)) as AnyRecord;
@@ -148,13 +164,27 @@ function faultOf(record: AnyRecord, kind: Kind, id: string): string | undefined 
   if (typeof record.createdAt !== 'bigint' || record.createdAt <= 0n) return 'createdAt is missing';
   if (record.config?.metadata === undefined) return 'config.metadata is missing';
   const phases: readonly string[] = record.kind === 'sandbox' ? SANDBOX_PHASES : CONTAINER_PHASES;
-  if (!phases.includes(record.state?.phase)) return `state has the unknown phase ${JSON.stringify(record.state?.phase)}`;
+  if (!phases.includes(record.state?.phase))
+    return `state has the unknown phase ${JSON.stringify(record.state?.phase)}`;
   if (record.kind === 'container' && !ID.test(record.sandboxId)) return 'sandboxId is missing';
   return undefined;
 }
 
-const SANDBOX_PHASES: readonly SandboxRecord['state']['phase'][] = ['creating', 'ready', 'stopping', 'stopped', 'removing'];
-const CONTAINER_PHASES: readonly ContainerRecord['state']['phase'][] = ['creating', 'created', 'running', 'exited', 'unknown', 'removing'];
+const SANDBOX_PHASES: readonly SandboxRecord['state']['phase'][] = [
+  'creating',
+  'ready',
+  'stopping',
+  'stopped',
+  'removing',
+];
+const CONTAINER_PHASES: readonly ContainerRecord['state']['phase'][] = [
+  'creating',
+  'created',
+  'running',
+  'exited',
+  'unknown',
+  'removing',
+];
 
 /**
  * JSON has no bigint, no bytes and no undefined. `{"$n":"1"}` and `{"$b":"base64"}` stand for the first two; a map that

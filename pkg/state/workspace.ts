@@ -34,18 +34,34 @@ export class Workspace {
     return join(this.root, 'sandboxes', id);
   }
 
-  /** Bundle of a container and directory of its monitor (and of a sandbox's infra container, which has the sandbox's id). */
+  /**
+   * Bundle of a container and directory of its monitor (and of a sandbox's infra container, which has the sandbox's
+   * id).
+   */
   bundle(id: ContainerId): string {
     return join(this.root, 'containers', id);
   }
 
   /** Where the sandbox's prepared files are; nothing is made yet. */
-  sandboxFiles(id: SandboxId): { readonly resolvConf: string; readonly hostname: string; readonly hosts: string; readonly shm: string } {
+  sandboxFiles(id: SandboxId): {
+    readonly resolvConf: string;
+    readonly hostname: string;
+    readonly hosts: string;
+    readonly shm: string;
+  } {
     const directory = this.sandboxDir(id);
-    return { resolvConf: join(directory, 'resolv.conf'), hostname: join(directory, 'hostname'), hosts: join(directory, 'hosts'), shm: join(directory, 'shm') };
+    return {
+      resolvConf: join(directory, 'resolv.conf'),
+      hostname: join(directory, 'hostname'),
+      hosts: join(directory, 'hosts'),
+      shm: join(directory, 'shm'),
+    };
   }
 
-  /** Writes one of the sandbox's files, world-readable, since containers of any user read it. `owner` is a host id: the pod's own root in a user namespace. */
+  /**
+   * Writes one of the sandbox's files, world-readable, since containers of any user read it. `owner` is a host id: the
+   * pod's own root in a user namespace.
+   */
   async writeSandboxFile(path: string, content: string, owner: FileOwner = ROOT): Promise<void> {
     await writeOwned(path, content, owner);
   }
@@ -71,7 +87,12 @@ export class Workspace {
   }
 
   /** Writes a file that is mounted into one container (a passwd with one more line, …) and returns its path. */
-  async writeContainerFile(id: ContainerId, name: 'passwd' | 'group' | 'containerenv', content: string | Uint8Array, owner: FileOwner = ROOT): Promise<string> {
+  async writeContainerFile(
+    id: ContainerId,
+    name: 'passwd' | 'group' | 'containerenv',
+    content: string | Uint8Array,
+    owner: FileOwner = ROOT,
+  ): Promise<string> {
     const bundle = this.bundle(id);
     ensureDirInMemory(bundle);
     const path = join(bundle, name);
@@ -80,8 +101,8 @@ export class Workspace {
   }
 
   /**
-   * The root of every infra container: our pause, and the directories that runtimes want to mount on. Returns its path. Written only when the
-   * program is another one: a daemon must start on a full disk.
+   * The root of every infra container: our pause, and the directories that runtimes want to mount on. Returns its path.
+   * Written only when the program is another one: a daemon must start on a full disk.
    */
   async ensurePauseRoot(pauseBinary: string): Promise<string> {
     const root = join(this.root, 'pause');
@@ -97,10 +118,14 @@ export class Workspace {
 
   /** Ids that have a directory, with or without a record, for the orphan sweep. */
   async listSandboxes(): Promise<readonly SandboxId[]> {
-    return listInMemory(join(this.root, 'sandboxes')).filter((name) => /^[0-9a-f]{64}$/.test(name)).map(parseSandboxId);
+    return listInMemory(join(this.root, 'sandboxes'))
+      .filter((name) => /^[0-9a-f]{64}$/.test(name))
+      .map(parseSandboxId);
   }
 
   async listContainers(): Promise<readonly ContainerId[]> {
-    return listInMemory(join(this.root, 'containers')).filter((name) => /^[0-9a-f]{64}$/.test(name)).map(parseContainerId);
+    return listInMemory(join(this.root, 'containers'))
+      .filter((name) => /^[0-9a-f]{64}$/.test(name))
+      .map(parseContainerId);
   }
 }

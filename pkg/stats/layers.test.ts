@@ -11,9 +11,10 @@ class SlowDisk {
     return new WritableLayers<string>({
       clock: () => this.clock,
       patienceMs,
-      measure: (id) => new Promise((resolve, reject) => {
-        this.walks.push({ id, end: (size) => (size instanceof Error ? reject(size) : resolve(size)) });
-      }),
+      measure: (id) =>
+        new Promise((resolve, reject) => {
+          this.walks.push({ id, end: (size) => (size instanceof Error ? reject(size) : resolve(size)) });
+        }),
     });
   }
 }

@@ -1,6 +1,6 @@
 /**
- * How large writable layers are, without ever making a list wait for a walk: the last known size is given at once, and a new walk
- * goes on in the background. Only a layer that was never measured is waited for, and that not for long.
+ * How large writable layers are, without ever making a list wait for a walk: the last known size is given at once, and
+ * a new walk goes on in the background. Only a layer that was never measured is waited for, and that not for long.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Gate } from '../base/sync.ts';
@@ -50,10 +50,12 @@ export class WritableLayers<Id extends string> {
       if (known === undefined) first.push(walk);
     }
     if (first.length > 0) await within(this.#options.patienceMs, Promise.all(first));
-    return new Map(ids.flatMap((id) => {
-      const found = this.#known.get(id);
-      return found === undefined ? [] : [[id, found]];
-    }));
+    return new Map(
+      ids.flatMap((id) => {
+        const found = this.#known.get(id);
+        return found === undefined ? [] : [[id, found]];
+      }),
+    );
   }
 
   /** Drops what is known of a layer; for what is removed. */
@@ -67,15 +69,18 @@ export class WritableLayers<Id extends string> {
     const going = this.#walks.get(id);
     if (going !== undefined) return going;
     const { measure, clock } = this.#options;
-    const walk = this.#gate.run(() => measure(id)).then(
-      (size) => {
-        if (this.#walks.get(id) === walk) this.#known.set(id, { ...size, at: clock() });
-      },
-      // A layer that cannot be measured is one that nothing is known about.
-      () => void this.#known.delete(id),
-    ).finally(() => {
-      if (this.#walks.get(id) === walk) this.#walks.delete(id);
-    });
+    const walk = this.#gate
+      .run(() => measure(id))
+      .then(
+        (size) => {
+          if (this.#walks.get(id) === walk) this.#known.set(id, { ...size, at: clock() });
+        },
+        // A layer that cannot be measured is one that nothing is known about.
+        () => void this.#known.delete(id),
+      )
+      .finally(() => {
+        if (this.#walks.get(id) === walk) this.#walks.delete(id);
+      });
     this.#walks.set(id, walk);
     return walk;
   }

@@ -1,5 +1,17 @@
 /** PURE. Samples as CRI's messages: what the kubelet, its eviction manager and `kubectl top` read. */
-import type { CpuUsage, FilesystemUsage, Input, IoUsage, MemoryUsage, NetworkInterfaceUsage, NetworkUsage, ProcessUsage, PsiStats, SwapUsage, UInt64Value } from '../cri-api/types.ts';
+import type {
+  CpuUsage,
+  FilesystemUsage,
+  Input,
+  IoUsage,
+  MemoryUsage,
+  NetworkInterfaceUsage,
+  NetworkUsage,
+  ProcessUsage,
+  PsiStats,
+  SwapUsage,
+  UInt64Value,
+} from '../cri-api/types.ts';
 import type { MeasuredLayer } from './layers.ts';
 import type { InterfaceCounters, Pressure, PressureLine } from './parse.ts';
 import type { Sample } from './sampler.ts';
@@ -16,9 +28,24 @@ export function usages(sample: Sample): Usages {
   const { at: timestamp } = sample;
   const io = psi(sample.ioPressure);
   return {
-    cpu: sample.cpuNanos === undefined ? undefined : { timestamp, usageCoreNanoSeconds: value(sample.cpuNanos), usageNanoCores: value(sample.nanoCores), psi: psi(sample.cpuPressure) },
+    cpu:
+      sample.cpuNanos === undefined
+        ? undefined
+        : {
+            timestamp,
+            usageCoreNanoSeconds: value(sample.cpuNanos),
+            usageNanoCores: value(sample.nanoCores),
+            psi: psi(sample.cpuPressure),
+          },
     memory: memory(sample),
-    swap: sample.swapBytes === undefined ? undefined : { timestamp, swapUsageBytes: value(sample.swapBytes), swapAvailableBytes: value(left(sample.swapLimit, sample.swapBytes)) },
+    swap:
+      sample.swapBytes === undefined
+        ? undefined
+        : {
+            timestamp,
+            swapUsageBytes: value(sample.swapBytes),
+            swapAvailableBytes: value(left(sample.swapLimit, sample.swapBytes)),
+          },
     io: io === undefined ? undefined : { timestamp, psi: io },
   };
 }
@@ -38,7 +65,10 @@ function memory(sample: Sample): Input<MemoryUsage> | undefined {
   };
 }
 
-/** Usage without inactive file pages, as the kubelet and cAdvisor count it. Not below 0: the two are not read at the same instant. */
+/**
+ * Usage without inactive file pages, as the kubelet and cAdvisor count it. Not below 0: the two are not read at the
+ * same instant.
+ */
 export function workingSetOf({ memoryBytes = 0n, inactiveFile = 0n }: Sample): bigint {
   return memoryBytes > inactiveFile ? memoryBytes - inactiveFile : 0n;
 }
@@ -50,7 +80,10 @@ function left(limit: bigint | undefined, used: bigint): bigint | undefined {
 }
 
 /** What only pods have beside that. */
-export function podUsages(sample: Sample): Pick<Usages, 'cpu' | 'memory' | 'io'> & { readonly network: Input<NetworkUsage> | undefined; readonly process: Input<ProcessUsage> | undefined } {
+export function podUsages(sample: Sample): Pick<Usages, 'cpu' | 'memory' | 'io'> & {
+  readonly network: Input<NetworkUsage> | undefined;
+  readonly process: Input<ProcessUsage> | undefined;
+} {
   const { cpu, memory, io } = usages(sample);
   return { cpu, memory, io, network: networkUsage(sample.at, sample.interfaces ?? []), process: processUsage(sample) };
 }
@@ -63,16 +96,37 @@ function processUsage(sample: Sample): Input<ProcessUsage> | undefined {
 function networkUsage(timestamp: bigint, interfaces: readonly InterfaceCounters[]): Input<NetworkUsage> | undefined {
   const first = interfaces.find((each) => each.name === 'eth0') ?? interfaces[0];
   if (first === undefined) return undefined;
-  return { timestamp, defaultInterface: interfaceUsage(first), interfaces: interfaces.filter((each) => each !== first).map(interfaceUsage) };
+  return {
+    timestamp,
+    defaultInterface: interfaceUsage(first),
+    interfaces: interfaces.filter((each) => each !== first).map(interfaceUsage),
+  };
 }
 
-function interfaceUsage({ name, rxBytes, rxErrors, txBytes, txErrors }: InterfaceCounters): Input<NetworkInterfaceUsage> {
-  return { name, rxBytes: { value: rxBytes }, rxErrors: { value: rxErrors }, txBytes: { value: txBytes }, txErrors: { value: txErrors } };
+function interfaceUsage({
+  name,
+  rxBytes,
+  rxErrors,
+  txBytes,
+  txErrors,
+}: InterfaceCounters): Input<NetworkInterfaceUsage> {
+  return {
+    name,
+    rxBytes: { value: rxBytes },
+    rxErrors: { value: rxErrors },
+    txBytes: { value: txBytes },
+    txErrors: { value: txErrors },
+  };
 }
 
 /** `mountpoint` is a path on the file system, by which the kubelet finds its device. */
 export function layerUsage(layer: MeasuredLayer, mountpoint: string): Input<FilesystemUsage> {
-  return { timestamp: layer.at, fsId: { mountpoint }, usedBytes: { value: layer.usedBytes }, inodesUsed: { value: layer.inodesUsed } };
+  return {
+    timestamp: layer.at,
+    fsId: { mountpoint },
+    usedBytes: { value: layer.usedBytes },
+    inodesUsed: { value: layer.inodesUsed },
+  };
 }
 
 function psi(pressure: Pressure | undefined): Input<PsiStats> | undefined {
@@ -80,7 +134,9 @@ function psi(pressure: Pressure | undefined): Input<PsiStats> | undefined {
 }
 
 function psiData(line: PressureLine | undefined): PsiStats['some'] {
-  return line === undefined ? undefined : { total: line.totalNanos, avg10: line.avg10, avg60: line.avg60, avg300: line.avg300 };
+  return line === undefined
+    ? undefined
+    : { total: line.totalNanos, avg10: line.avg10, avg60: line.avg60, avg300: line.avg300 };
 }
 
 function value(number: bigint | undefined): UInt64Value | undefined {

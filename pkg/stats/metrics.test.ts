@@ -4,14 +4,17 @@ import { type ContainerFacts, containerMetrics, metricDescriptors, podMetrics } 
 import { fileSet, FilesRead } from './parse.ts';
 
 /** The names that critest wants (cri-tools, pkg/validate/pod.go). */
-const WANTED = `blkio_device_usage_total cpu_cfs_periods_total cpu_cfs_throttled_periods_total cpu_cfs_throttled_seconds_total cpu_system_seconds_total cpu_usage_seconds_total
+const WANTED =
+  `blkio_device_usage_total cpu_cfs_periods_total cpu_cfs_throttled_periods_total cpu_cfs_throttled_seconds_total cpu_system_seconds_total cpu_usage_seconds_total
   cpu_user_seconds_total file_descriptors fs_inodes_free fs_inodes_total fs_limit_bytes fs_reads_bytes_total fs_reads_total fs_usage_bytes fs_writes_bytes_total fs_writes_total
   hugetlb_max_usage_bytes hugetlb_usage_bytes last_seen memory_cache memory_failcnt memory_failures_total memory_kernel_usage memory_mapped_file memory_max_usage_bytes memory_rss
   memory_swap memory_usage_bytes memory_working_set_bytes network_receive_bytes_total network_receive_errors_total network_receive_packets_dropped_total
   network_receive_packets_total network_transmit_bytes_total network_transmit_errors_total network_transmit_packets_dropped_total network_transmit_packets_total oom_events_total
   pressure_cpu_stalled_seconds_total pressure_cpu_waiting_seconds_total pressure_io_stalled_seconds_total pressure_io_waiting_seconds_total pressure_memory_stalled_seconds_total
   pressure_memory_waiting_seconds_total processes sockets spec_cpu_period spec_cpu_quota spec_cpu_shares spec_memory_limit_bytes spec_memory_reservation_limit_bytes
-  spec_memory_swap_limit_bytes start_time_seconds threads threads_max ulimits_soft`.split(/\s+/).map((name) => `container_${name}`);
+  spec_memory_swap_limit_bytes start_time_seconds threads threads_max ulimits_soft`
+    .split(/\s+/)
+    .map((name) => `container_${name}`);
 
 const LABELS = { id: '/pod/c', name: 'c0ffee', image: 'busybox', namespace: 'default', pod: 'web', container: 'main' };
 const SECOND = 1_000_000_000n;
@@ -22,18 +25,36 @@ async function facts(name: 'hybrid' | 'v2'): Promise<ContainerFacts> {
   const reading = set.parse(new FilesRead(await tree.read(set.files(tree))), tree, 5n * SECOND);
   if (reading === undefined) throw new Error('the tree is empty');
   return {
-    now: 100n * SECOND, startedAt: 40n * SECOND, sample: { ...reading, nanoCores: undefined }, layer: { usedBytes: 4_096n, inodesUsed: 2n, at: 1n },
+    now: 100n * SECOND,
+    startedAt: 40n * SECOND,
+    sample: { ...reading, nanoCores: undefined },
+    layer: { usedBytes: 4_096n, inodesUsed: 2n, at: 1n },
     resources: {
-      cpuPeriod: 100_000n, cpuQuota: 20_000n, cpuShares: 512n, memoryLimitInBytes: 67_108_864n, memorySwapLimitInBytes: -1n, oomScoreAdj: 0n, cpusetCpus: '', cpusetMems: '',
-      hugepageLimits: [], unified: { 'memory.min': '1024' },
+      cpuPeriod: 100_000n,
+      cpuQuota: 20_000n,
+      cpuShares: 512n,
+      memoryLimitInBytes: 67_108_864n,
+      memorySwapLimitInBytes: -1n,
+      oomScoreAdj: 0n,
+      cpusetCpus: '',
+      cpusetMems: '',
+      hugepageLimits: [],
+      unified: { 'memory.min': '1024' },
     },
-    fileSystem: { bytes: 10n, inodes: 9n, inodesFree: 8n }, descriptors: 12, sockets: 3, openFilesMax: 1_024n, deviceName: (device) => `/dev/${device}`,
+    fileSystem: { bytes: 10n, inodes: 9n, inodesFree: 8n },
+    descriptors: 12,
+    sockets: 3,
+    openFilesMax: 1_024n,
+    deviceName: (device) => `/dev/${device}`,
   };
 }
 
 describe('CRI metrics', () => {
   it('are the 56 of critest, each described, with labels', () => {
-    assert.deepEqual(metricDescriptors.map((each) => each.name), WANTED.toSorted());
+    assert.deepEqual(
+      metricDescriptors.map((each) => each.name),
+      WANTED.toSorted(),
+    );
     assert.lengthOf(metricDescriptors, 56);
     for (const { name, help, labelKeys } of metricDescriptors) {
       assert.isNotEmpty(help, name);
@@ -44,24 +65,51 @@ describe('CRI metrics', () => {
   for (const name of ['hybrid', 'v2'] as const) {
     it(`have a value for every label that was described, and only described ones (${name})`, async () => {
       const keys = new Map(metricDescriptors.map((each) => [each.name, each.labelKeys.length]));
-      const link = { name: 'eth0', rxBytes: 1n, rxPackets: 2n, rxErrors: 3n, rxDropped: 4n, txBytes: 5n, txPackets: 6n, txErrors: 7n, txDropped: 8n };
+      const link = {
+        name: 'eth0',
+        rxBytes: 1n,
+        rxPackets: 2n,
+        rxErrors: 3n,
+        rxDropped: 4n,
+        txBytes: 5n,
+        txPackets: 6n,
+        txErrors: 7n,
+        txDropped: 8n,
+      };
       const all = [...containerMetrics(LABELS, await facts(name)), ...podMetrics(LABELS, { interfaces: [link] })];
       for (const each of all) assert.equal(each.labelValues.length, keys.get(each.name), each.name);
       const silent = WANTED.filter((each) => !all.some((metric) => metric.name === each));
       // v1 tells no device without input or output, v2 no maximum of huge pages.
-      const devices = ['container_blkio_device_usage_total', 'container_fs_reads_bytes_total', 'container_fs_reads_total', 'container_fs_writes_bytes_total', 'container_fs_writes_total'];
+      const devices = [
+        'container_blkio_device_usage_total',
+        'container_fs_reads_bytes_total',
+        'container_fs_reads_total',
+        'container_fs_writes_bytes_total',
+        'container_fs_writes_total',
+      ];
       assert.deepEqual(silent, name === 'hybrid' ? devices : ['container_hugetlb_max_usage_bytes']);
     });
   }
 
   it('say what was read', async () => {
     const all = containerMetrics(LABELS, await facts('v2'));
-    const shown = (name: string): string[] => all.filter((each) => each.name === `container_${name}`).map((each) => [...each.labelValues.slice(6), `${each.metricType} ${each.value?.value}`].join(' '));
+    const shown = (name: string): string[] =>
+      all
+        .filter((each) => each.name === `container_${name}`)
+        .map((each) => [...each.labelValues.slice(6), `${each.metricType} ${each.value?.value}`].join(' '));
     assert.deepEqual(shown('cpu_usage_seconds_total'), ['total COUNTER 1']);
     assert.deepEqual(shown('memory_working_set_bytes'), ['GAUGE 1089536']);
-    assert.deepEqual(shown('memory_failures_total'), ['pgfault container COUNTER 1256', 'pgmajfault container COUNTER 1', 'pgfault hierarchy COUNTER 1256', 'pgmajfault hierarchy COUNTER 1']);
+    assert.deepEqual(shown('memory_failures_total'), [
+      'pgfault container COUNTER 1256',
+      'pgmajfault container COUNTER 1',
+      'pgfault hierarchy COUNTER 1256',
+      'pgmajfault hierarchy COUNTER 1',
+    ]);
     assert.deepEqual(shown('fs_writes_bytes_total'), ['/dev/8:16 COUNTER 8388608', '/dev/8:0 COUNTER 0']);
-    assert.deepEqual(shown('blkio_device_usage_total').slice(0, 2), ['/dev/8:16 8 16 Read COUNTER 1024', '/dev/8:16 8 16 Write COUNTER 8388608']);
+    assert.deepEqual(shown('blkio_device_usage_total').slice(0, 2), [
+      '/dev/8:16 8 16 Read COUNTER 1024',
+      '/dev/8:16 8 16 Write COUNTER 8388608',
+    ]);
     assert.deepEqual(shown('pressure_cpu_waiting_seconds_total'), ['COUNTER 2']);
     assert.deepEqual(shown('spec_cpu_quota'), ['GAUGE 20000']);
     assert.deepEqual(shown('spec_memory_swap_limit_bytes'), ['GAUGE 0']);
@@ -76,9 +124,15 @@ describe('CRI metrics', () => {
   });
 
   it('have no point for what is not there', async () => {
-    const all = containerMetrics(LABELS, { ...(await facts('v2')), openFilesMax: -1n, resources: undefined, fileSystem: undefined });
+    const all = containerMetrics(LABELS, {
+      ...(await facts('v2')),
+      openFilesMax: -1n,
+      resources: undefined,
+      fileSystem: undefined,
+    });
     const names = all.map((each) => each.name);
-    for (const name of ['container_ulimits_soft', 'container_spec_cpu_quota', 'container_fs_limit_bytes']) assert.notInclude(names, name);
+    for (const name of ['container_ulimits_soft', 'container_spec_cpu_quota', 'container_fs_limit_bytes'])
+      assert.notInclude(names, name);
     assert.deepEqual(all.find((each) => each.name === 'container_spec_memory_limit_bytes')?.value, { value: 0n });
   });
 });

@@ -1,12 +1,23 @@
 /**
- * PURE. Which kernel files say what a cgroup uses, and what they say: one table for cgroup v1 and v2 alike. On a hybrid node each
- * controller is asked where it is, and pressure in the v2 hierarchy, which has it without any controller.
+ * PURE. Which kernel files say what a cgroup uses, and what they say: one table for cgroup v1 and v2 alike. On a hybrid
+ * node each controller is asked where it is, and pressure in the v2 hierarchy, which has it without any controller.
  *
- * Sources: Documentation/admin-guide/cgroup-v1/*.rst, cgroup-v2.rst, accounting/psi.rst, filesystems/proc.rst of the kernel.
+ * Sources: Documentation/admin-guide/cgroup-v1/*.rst, cgroup-v2.rst, accounting/psi.rst, filesystems/proc.rst of the
+ * kernel.
  */
-import { type CgroupHierarchy, type CgroupLayout, cgroupDirectory, type FilesIn, type KernelFiles, parsePids } from '../sys/index.ts';
+import {
+  type CgroupHierarchy,
+  type CgroupLayout,
+  cgroupDirectory,
+  type FilesIn,
+  type KernelFiles,
+  parsePids,
+} from '../sys/index.ts';
 
-/** What statistics of containers are made of; what those of pods have beside that; and what only metrics ask for. Each includes those before it. */
+/**
+ * What statistics of containers are made of; what those of pods have beside that; and what only metrics ask for. Each
+ * includes those before it.
+ */
 export type Detail = 'container' | 'pod' | 'metrics';
 export const DETAILS: readonly Detail[] = ['container', 'pod', 'metrics'];
 
@@ -15,7 +26,9 @@ export function includes(have: Detail, want: Detail): boolean {
   return DETAILS.indexOf(have) >= DETAILS.indexOf(want);
 }
 
-/** What a cgroup and everything below it used; counters since it was made. What the kernel does not tell is undefined. */
+/**
+ * What a cgroup and everything below it used; counters since it was made. What the kernel does not tell is undefined.
+ */
 export interface Reading {
   /** When it was read, in nanoseconds since the epoch. */
   readonly at: bigint;
@@ -121,7 +134,9 @@ interface Source {
   readonly take: (draft: Draft, file: Span) => void;
 }
 
-/** What is read together: a cgroup (`/kubepods/pod1`) and a network namespace, by its path; one of them may be missing. */
+/**
+ * What is read together: a cgroup (`/kubepods/pod1`) and a network namespace, by its path; one of them may be missing.
+ */
 export interface Place {
   readonly cgroup: string | undefined;
   readonly netns?: string | undefined;
@@ -160,14 +175,24 @@ export class FilesRead {
 
 /** What to read on a node of this layout. `hugepageSizes` are `2MB` and the like. */
 export function fileSet(layout: CgroupLayout, detail: Detail, hugepageSizes: readonly string[]): FileSet {
-  const wanted = [...V1, ...V2, ...hugepageSizes.flatMap(hugepageSources)].filter((source) => includes(detail, source.detail));
-  const groups = layout.hierarchies.map((hierarchy) => ({ hierarchy, sources: wanted.filter((source) => hierarchyFor(layout, source) === hierarchy) })).filter(({ sources }) => sources.length > 0);
+  const wanted = [...V1, ...V2, ...hugepageSizes.flatMap(hugepageSources)].filter((source) =>
+    includes(detail, source.detail),
+  );
+  const groups = layout.hierarchies
+    .map((hierarchy) => ({ hierarchy, sources: wanted.filter((source) => hierarchyFor(layout, source) === hierarchy) }))
+    .filter(({ sources }) => sources.length > 0);
   const ofCgroup = groups.flatMap(({ sources }) => sources.map(({ take }) => take));
   const ofBoth = [...ofCgroup, takeInterfaces];
-  const takes = ({ cgroup, netns }: Place): readonly Source['take'][] => (cgroup === undefined ? (netns === undefined ? [] : [takeInterfaces]) : netns === undefined ? ofCgroup : ofBoth);
+  const takes = ({ cgroup, netns }: Place): readonly Source['take'][] =>
+    cgroup === undefined ? (netns === undefined ? [] : [takeInterfaces]) : netns === undefined ? ofCgroup : ofBoth;
   return {
     files: ({ cgroup, netns }) => [
-      ...(cgroup === undefined ? [] : groups.map(({ hierarchy, sources }) => ({ directory: cgroupDirectory(hierarchy, cgroup), names: sources.map(({ file }) => file).join('\n') }))),
+      ...(cgroup === undefined
+        ? []
+        : groups.map(({ hierarchy, sources }) => ({
+            directory: cgroupDirectory(hierarchy, cgroup),
+            names: sources.map(({ file }) => file).join('\n'),
+          }))),
       ...(netns === undefined ? [] : [{ ...NET_DEV, netns }]),
     ],
     count: (place) => takes(place).length,
@@ -199,7 +224,9 @@ export function interfacesIn(next: FilesRead): InterfaceCounters[] {
 }
 
 function hierarchyFor(layout: CgroupLayout, { version, controller }: Source): CgroupHierarchy | undefined {
-  return layout.hierarchies.find((each) => each.version === version && (controller === '' || each.controllers.includes(controller)));
+  return layout.hierarchies.find(
+    (each) => each.version === version && (controller === '' || each.controllers.includes(controller)),
+  );
 }
 
 const V1: readonly Source[] = [
@@ -221,8 +248,18 @@ const V1: readonly Source[] = [
   v1('pids', 'pids.current', 'pod', (draft, file) => (draft.tasks = number(file))),
   v1('pids', 'pids.max', 'metrics', (draft, file) => (draft.tasksMax = number(file))),
   v1('pids', 'cgroup.procs', 'metrics', (draft, file) => (draft.pids = parsePids(file.text.slice(file.from, file.to)))),
-  v1('blkio', 'blkio.throttle.io_service_bytes_recursive', 'metrics', (draft, file) => (draft.devices = blkio(draft.devices, file, 'readBytes', 'writeBytes'))),
-  v1('blkio', 'blkio.throttle.io_serviced_recursive', 'metrics', (draft, file) => (draft.devices = blkio(draft.devices, file, 'reads', 'writes'))),
+  v1(
+    'blkio',
+    'blkio.throttle.io_service_bytes_recursive',
+    'metrics',
+    (draft, file) => (draft.devices = blkio(draft.devices, file, 'readBytes', 'writeBytes')),
+  ),
+  v1(
+    'blkio',
+    'blkio.throttle.io_serviced_recursive',
+    'metrics',
+    (draft, file) => (draft.devices = blkio(draft.devices, file, 'reads', 'writes')),
+  ),
 ];
 
 const V2: readonly Source[] = [
@@ -267,8 +304,12 @@ function hugepageSources(size: string): Source[] {
     draft.hugepages = [...others.filter((each) => each.size !== size), { ...known, ...found }];
   };
   return [
-    v1('hugetlb', `hugetlb.${size}.usage_in_bytes`, 'metrics', (draft, file) => use(draft, { bytes: number(file) ?? 0n })),
-    v1('hugetlb', `hugetlb.${size}.max_usage_in_bytes`, 'metrics', (draft, file) => use(draft, { maxBytes: number(file) })),
+    v1('hugetlb', `hugetlb.${size}.usage_in_bytes`, 'metrics', (draft, file) =>
+      use(draft, { bytes: number(file) ?? 0n }),
+    ),
+    v1('hugetlb', `hugetlb.${size}.max_usage_in_bytes`, 'metrics', (draft, file) =>
+      use(draft, { maxBytes: number(file) }),
+    ),
     v2('hugetlb', `hugetlb.${size}.current`, 'metrics', (draft, file) => use(draft, { bytes: number(file) ?? 0n })),
   ];
 }
@@ -294,7 +335,9 @@ function takeMemoryStatV2(draft: Draft, file: Span): void {
   draft.rss = value('anon');
   draft.cache = value('file');
   // Kernels before 5.18 name only the parts.
-  draft.kernelMemory = value('kernel') ?? ['kernel_stack', 'pagetables', 'percpu', 'sock', 'slab'].reduce((sum, name) => sum + (value(name) ?? 0n), 0n);
+  draft.kernelMemory =
+    value('kernel') ??
+    ['kernel_stack', 'pagetables', 'percpu', 'sock', 'slab'].reduce((sum, name) => sum + (value(name) ?? 0n), 0n);
   draft.mappedFile = value('file_mapped');
   draft.inactiveFile = value('inactive_file');
   draft.pageFaults = value('pgfault');
@@ -311,7 +354,10 @@ function field(file: Span, name: string): bigint | undefined {
   return fields(file)(name);
 }
 
-/** Values by name in a file of `name value` lines, looked for from where the last one was: quickest in the order of the file, which may change. */
+/**
+ * Values by name in a file of `name value` lines, looked for from where the last one was: quickest in the order of the
+ * file, which may change.
+ */
 function fields({ text, from, to }: Span): (name: string) => bigint | undefined {
   // Cut out, so that what is not there is not looked for in what follows.
   const file = `\n${text.slice(from, to)}`;
@@ -328,7 +374,10 @@ function fields({ text, from, to }: Span): (name: string) => bigint | undefined 
   };
 }
 
-/** A whole number made of digits alone. Most have few, and a double is exact for those and several times as fast to make. */
+/**
+ * A whole number made of digits alone. Most have few, and a double is exact for those and several times as fast to
+ * make.
+ */
 function digits(text: string, from: number, to: number): bigint | undefined {
   const length = to - from;
   if (length <= 0 || length > 20) return undefined;
@@ -360,17 +409,34 @@ const NO_IO = { readBytes: 0n, writeBytes: 0n, reads: 0n, writes: 0n };
 type IoField = keyof typeof NO_IO;
 
 /** `8:0 Read 4096` lines; Sync, Async, Discard and Total are other views of the same. */
-function blkio(known: readonly DeviceIo[] | undefined, { text, from, to }: Span, read: IoField, write: IoField): DeviceIo[] {
+function blkio(
+  known: readonly DeviceIo[] | undefined,
+  { text, from, to }: Span,
+  read: IoField,
+  write: IoField,
+): DeviceIo[] {
   const devices = new Map((known ?? []).map((each) => [each.device, each]));
-  for (const [, device = '', operation, value = '0'] of text.slice(from, to).matchAll(/^(\d+:\d+) (Read|Write) (\d+)$/gm)) {
-    devices.set(device, { device, ...NO_IO, ...devices.get(device), [operation === 'Read' ? read : write]: BigInt(value) });
+  for (const [, device = '', operation, value = '0'] of text
+    .slice(from, to)
+    .matchAll(/^(\d+:\d+) (Read|Write) (\d+)$/gm)) {
+    devices.set(device, {
+      device,
+      ...NO_IO,
+      ...devices.get(device),
+      [operation === 'Read' ? read : write]: BigInt(value),
+    });
   }
   return [...devices.values()];
 }
 
 /** `8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=5 dios=6` lines; a device without a word yet has only its number. */
 function ioStat({ text, from, to }: Span): DeviceIo[] {
-  const names: Readonly<Record<string, IoField>> = { rbytes: 'readBytes', wbytes: 'writeBytes', rios: 'reads', wios: 'writes' };
+  const names: Readonly<Record<string, IoField>> = {
+    rbytes: 'readBytes',
+    wbytes: 'writeBytes',
+    rios: 'reads',
+    wios: 'writes',
+  };
   return Array.from(text.slice(from, to).matchAll(/^(\d+:\d+)((?: \w+=\d+)+)$/gm), ([, device = '', words = '']) => {
     const found: { [K in IoField]: bigint } = { ...NO_IO };
     for (const [, name = '', value = '0'] of words.matchAll(/(\w+)=(\d+)/g)) {
@@ -417,7 +483,9 @@ const SPACE = 32;
 /** Most cgroups wait for nothing. */
 const CALM = 'avg10=0.00 avg60=0.00 avg300=0.00 total=';
 
-/** PURE. /proc/net/dev without the loopback, in the kernel's order. A name may touch its first counter (`eth0:1234`). */
+/**
+ * PURE. /proc/net/dev without the loopback, in the kernel's order. A name may touch its first counter (`eth0:1234`).
+ */
 export function parseNetDev({ text, from, to }: Span): InterfaceCounters[] {
   const found: InterfaceCounters[] = [];
   // Two lines of titles come first.
@@ -428,7 +496,20 @@ export function parseNetDev({ text, from, to }: Span): InterfaceCounters[] {
     const name = text.slice(start, colon).trim();
     const counters = name === 'lo' ? undefined : numbersIn(text, colon + 1, end);
     if (counters === undefined || counters.length < 12) continue;
-    const [rxBytes = 0n, rxPackets = 0n, rxErrors = 0n, rxDropped = 0n, , , , , txBytes = 0n, txPackets = 0n, txErrors = 0n, txDropped = 0n] = counters;
+    const [
+      rxBytes = 0n,
+      rxPackets = 0n,
+      rxErrors = 0n,
+      rxDropped = 0n,
+      ,
+      ,
+      ,
+      ,
+      txBytes = 0n,
+      txPackets = 0n,
+      txErrors = 0n,
+      txDropped = 0n,
+    ] = counters;
     found.push({ name, rxBytes, rxPackets, rxErrors, rxDropped, txBytes, txPackets, txErrors, txDropped });
   }
   return found;

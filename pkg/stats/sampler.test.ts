@@ -6,7 +6,12 @@ import { type Sample, Sampler } from './sampler.ts';
 const SECOND = 1_000_000_000n;
 
 /** A sampler of one cgroup whose clock and processor counter the test sets. */
-function setUp(periodMs = 0): { sampler: Sampler; tree: RecordedTree; reads: () => number; at(clock: bigint, cpuNanos: bigint): Promise<Sample | undefined> } {
+function setUp(periodMs = 0): {
+  sampler: Sampler;
+  tree: RecordedTree;
+  reads: () => number;
+  at(clock: bigint, cpuNanos: bigint): Promise<Sample | undefined>;
+} {
   const tree = recordedTree('hybrid');
   let clock = 0n;
   let reads = 0;
@@ -14,7 +19,14 @@ function setUp(periodMs = 0): { sampler: Sampler; tree: RecordedTree; reads: () 
     reads++;
     return tree.read(wanted);
   };
-  const sampler = new Sampler({ layout: tree.layout, hugepageSizes: [], clock: () => clock, periodMs, keptFilesCount: 0, read });
+  const sampler = new Sampler({
+    layout: tree.layout,
+    hugepageSizes: [],
+    clock: () => clock,
+    periodMs,
+    keptFilesCount: 0,
+    read,
+  });
   return {
     sampler,
     tree,
@@ -58,7 +70,8 @@ describe('Sampler', () => {
     assert.strictEqual(await at(5n * SECOND + 999_999_999n, 2n), first);
     assert.equal(reads(), 1);
     assert.equal((await at(6n * SECOND, 3n))?.cpuNanos, 3n);
-    const sample = async (detail: Detail): Promise<Sample | undefined> => (await sampler.sample([{ id: 'c', cgroup: '/pod/c', detail }])).get('c');
+    const sample = async (detail: Detail): Promise<Sample | undefined> =>
+      (await sampler.sample([{ id: 'c', cgroup: '/pod/c', detail }])).get('c');
     assert.isDefined((await sample('metrics'))?.pids);
     // The richer one serves for the poorer.
     assert.isDefined((await sample('container'))?.pids);
@@ -67,8 +80,18 @@ describe('Sampler', () => {
 
   it('leaves out what is gone and keeps the rest, however many there are', async () => {
     const names = Array.from({ length: 300 }, (_, index) => `/pod/${index}`);
-    const tree = recordedTree('v2', names.filter((_, index) => index % 3 !== 0));
-    const sampler = new Sampler({ layout: tree.layout, hugepageSizes: [], clock: () => 1n, periodMs: 0, keptFilesCount: 0, read: (wanted) => tree.read(wanted) });
+    const tree = recordedTree(
+      'v2',
+      names.filter((_, index) => index % 3 !== 0),
+    );
+    const sampler = new Sampler({
+      layout: tree.layout,
+      hugepageSizes: [],
+      clock: () => 1n,
+      periodMs: 0,
+      keptFilesCount: 0,
+      read: (wanted) => tree.read(wanted),
+    });
     const samples = await sampler.sample(names.map((cgroup) => ({ id: cgroup, cgroup, detail: 'container' })));
     assert.deepEqual([...samples.keys()].sort(), names.filter((_, index) => index % 3 !== 0).sort());
     assert.isTrue([...samples.values()].every((each) => each.memoryBytes === 9_478_144n));
@@ -78,7 +101,11 @@ describe('Sampler', () => {
     const tree = recordedTree('hybrid');
     let clock = SECOND;
     const sampler: Sampler = new Sampler({
-      layout: tree.layout, hugepageSizes: [], clock: () => clock, periodMs: 3_600_000, keptFilesCount: 0,
+      layout: tree.layout,
+      hugepageSizes: [],
+      clock: () => clock,
+      periodMs: 3_600_000,
+      keptFilesCount: 0,
       async read(wanted) {
         const files = await tree.read(wanted);
         if (clock === SECOND) sampler.forget('c');

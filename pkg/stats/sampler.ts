@@ -1,5 +1,15 @@
-/** Samples of cgroups: all that are asked for together in one native call, on another thread, with the use of processors between one sample and the next. */
-import { type CgroupLayout, type FileGroup, type FilesIn, type KernelFiles, KeptFiles, readKernelFiles } from '../sys/index.ts';
+/**
+ * Samples of cgroups: all that are asked for together in one native call, on another thread, with the use of processors
+ * between one sample and the next.
+ */
+import {
+  type CgroupLayout,
+  type FileGroup,
+  type FilesIn,
+  type KernelFiles,
+  KeptFiles,
+  readKernelFiles,
+} from '../sys/index.ts';
 import { type Detail, DETAILS, type FileSet, fileSet, FilesRead, includes, type Place, type Reading } from './parse.ts';
 
 export interface SamplerOptions {
@@ -33,7 +43,10 @@ class Meter {
   /** What the next use of processors is counted from. */
   #base: { readonly at: bigint; readonly cpuNanos: bigint } | undefined;
   #nanoCores: bigint | undefined;
-  /** Only where it may be given again: hundreds of objects that outlive every request would be work for the garbage collector. */
+  /**
+   * Only where it may be given again: hundreds of objects that outlive every request would be work for the garbage
+   * collector.
+   */
   #last: { readonly sample: Sample; readonly detail: Detail } | undefined;
 
   /** The same object each time, by which its files are kept open. */
@@ -90,7 +103,9 @@ export class Sampler {
   constructor(options: SamplerOptions) {
     const { layout, hugepageSizes } = options;
     this.#options = options;
-    this.#sets = Object.fromEntries(DETAILS.map((detail) => [detail, fileSet(layout, detail, hugepageSizes)])) as Record<Detail, FileSet>;
+    this.#sets = Object.fromEntries(
+      DETAILS.map((detail) => [detail, fileSet(layout, detail, hugepageSizes)]),
+    ) as Record<Detail, FileSet>;
     this.#read = options.read ?? readKernelFiles;
     this.#files = options.read === undefined ? new KeptFiles(options.keptFilesCount) : undefined;
   }
@@ -110,7 +125,9 @@ export class Sampler {
     const files = due.map(({ group, meter }) => meter.files(this.#sets[group.detail], group));
     // Metrics are asked for less often, and are many more files.
     const keep = this.#files !== undefined && due.every(({ group }) => group.detail !== 'metrics');
-    const next = new FilesRead(await (keep ? this.#files.read(files) : this.#read(files.flatMap((each) => each.files()))));
+    const next = new FilesRead(
+      await (keep ? this.#files.read(files) : this.#read(files.flatMap((each) => each.files()))),
+    );
     const at = clock();
     for (const { group, meter } of due) {
       const reading = this.#sets[group.detail].parse(next, group, at);

@@ -1,5 +1,6 @@
 /**
- * The client's side of a session, whatever carries it: what spdy.ts and websocket.ts make and session.ts uses. Types only.
+ * The client's side of a session, whatever carries it: what spdy.ts and websocket.ts make and session.ts uses. Types
+ * only.
  */
 import type { Inbox } from './inbox.ts';
 
@@ -15,7 +16,9 @@ export interface Wanted {
 }
 
 /** How an exec or attach ended; `why` is there if the command could not even be run. */
-export type Ending = { readonly kind: 'exited'; readonly exitCode: number; readonly why?: string } | { readonly kind: 'failed'; readonly message: string };
+export type Ending =
+  | { readonly kind: 'exited'; readonly exitCode: number; readonly why?: string }
+  | { readonly kind: 'failed'; readonly message: string };
 
 /** A client of exec or attach. */
 export interface StdioClient {
@@ -26,7 +29,9 @@ export interface StdioClient {
   readonly stderr: Sink | null;
   /** JSON objects with Width and Height, one after the other, cut anywhere. */
   readonly sizes: Inbox | null;
-  /** Ends every stream, says how it ended, and hangs up in order. Resolves when the connection is closed. Never rejects. */
+  /**
+   * Ends every stream, says how it ended, and hangs up in order. Resolves when the connection is closed. Never rejects.
+   */
   finish(ending: Ending): Promise<void>;
 }
 
@@ -47,7 +52,10 @@ export interface Forward {
 /** A client of port-forward. */
 export interface PortsClient {
   readonly gone: AbortSignal;
-  /** Calls `handle`, which does not reject, for every connection that the client asks for; resolves when there will be no more and all are handled. */
+  /**
+   * Calls `handle`, which does not reject, for every connection that the client asks for; resolves when there will be
+   * no more and all are handled.
+   */
   serve(handle: (forward: Forward) => Promise<void>): Promise<void>;
   /** Hangs up in order. Resolves when the connection is closed. Never rejects. */
   finish(): Promise<void>;

@@ -9,7 +9,14 @@ export function endingMessage(ending: Ending, asStatus: boolean): Buffer {
 
 function endingStatus(ending: Ending): object {
   if (ending.kind === 'failed') {
-    return { metadata: {}, status: 'Failure', message: textOf(ending), reason: 'InternalError', details: { causes: [{ message: ending.message }] }, code: 500 };
+    return {
+      metadata: {},
+      status: 'Failure',
+      message: textOf(ending),
+      reason: 'InternalError',
+      details: { causes: [{ message: ending.message }] },
+      code: 500,
+    };
   }
   if (ending.exitCode === 0) return { metadata: {}, status: 'Success' };
   // What kubectl makes its own exit code of.
@@ -19,5 +26,7 @@ function endingStatus(ending: Ending): object {
 
 function textOf(ending: Ending): string {
   if (ending.kind === 'exited' && ending.why !== undefined) return ending.why;
-  return ending.kind === 'failed' ? ending.message : `command terminated with non-zero exit code: exit status ${ending.exitCode}`;
+  return ending.kind === 'failed'
+    ? ending.message
+    : `command terminated with non-zero exit code: exit status ${ending.exitCode}`;
 }

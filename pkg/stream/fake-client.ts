@@ -32,7 +32,10 @@ export class SpdyClient {
   }
 
   /** One after the other: compression has an order. */
-  async open(headers: Readonly<Record<string, string>>, options: { readonly fin?: boolean } = {}): Promise<SpdyClientStream> {
+  async open(
+    headers: Readonly<Record<string, string>>,
+    options: { readonly fin?: boolean } = {},
+  ): Promise<SpdyClientStream> {
     const id = this.#next;
     this.#next += 2;
     const stream = new SpdyClientStream(id, this.#socket);

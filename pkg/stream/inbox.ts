@@ -20,7 +20,9 @@ export class Inbox implements AsyncIterable<Uint8Array> {
     this.#onTaken = onTaken;
   }
 
-  /** Resolves when there is room for more. What comes after `end` or `drop` is dropped. The bytes are kept, not copied. */
+  /**
+   * Resolves when there is room for more. What comes after `end` or `drop` is dropped. The bytes are kept, not copied.
+   */
   async push(data: Uint8Array): Promise<void> {
     if (data.length === 0) return;
     if (this.#state !== 'open') {

@@ -31,7 +31,9 @@ class FakePod implements StreamBackend {
     op.stage(`exec ${argv[0] ?? ''}`);
     this.running.add(name);
     try {
-      const aborted = new Promise<never>((_, reject) => op.signal.addEventListener('abort', () => reject(abortError(op, `exec ${name}`)), { once: true }));
+      const aborted = new Promise<never>((_, reject) =>
+        op.signal.addEventListener('abort', () => reject(abortError(op, `exec ${name}`)), { once: true }),
+      );
       aborted.catch(() => {});
       return { exitCode: await Promise.race([this.#program(argv, stdio), aborted]) };
     } finally {
@@ -39,7 +41,7 @@ class FakePod implements StreamBackend {
     }
   }
 
-  async #program([program = '', argument = ''] : readonly string[], stdio: ExecStdio): Promise<number> {
+  async #program([program = '', argument = '']: readonly string[], stdio: ExecStdio): Promise<number> {
     switch (program) {
       case 'cat':
         for await (const data of stdio.stdin ?? []) await stdio.stdout?.(data);
@@ -67,7 +69,9 @@ class FakePod implements StreamBackend {
       case 'broken':
         throw new RuntimeError('Internal', 'the runtime is broken');
       default:
-        throw new RuntimeError('InvalidArgument', `exec: ${JSON.stringify(program)}: no such file or directory`, { exitCode: 127 });
+        throw new RuntimeError('InvalidArgument', `exec: ${JSON.stringify(program)}: no such file or directory`, {
+          exitCode: 127,
+        });
     }
   }
 
@@ -143,7 +147,10 @@ async function until(condition: () => boolean, what: string): Promise<void> {
 
 const STREAMS: Omit<ExecGrant, 'cmd'> = { containerId: CONTAINER, stdin: true, stdout: true, stderr: true, tty: false };
 
-/** The client's end of a tunnel: every write a masked binary message (RFC 6455, 5.2). The library cannot do it: the tunnel's name is no token to it. */
+/**
+ * The client's end of a tunnel: every write a masked binary message (RFC 6455, 5.2). The library cannot do it: the
+ * tunnel's name is no token to it.
+ */
 function tunnel(socket: Socket): Duplex {
   let partial: Buffer = Buffer.alloc(0);
   const bytes = new Duplex({
@@ -178,7 +185,14 @@ describe('the stream server', () => {
   let server: StreamServer;
 
   async function listen(options: Partial<StreamServerOptions> = {}): Promise<void> {
-    server = await StreamServer.listen({ backend: pod, log, address: '127.0.0.1', port: 0, idleTimeoutMs: 0, ...options });
+    server = await StreamServer.listen({
+      backend: pod,
+      log,
+      address: '127.0.0.1',
+      port: 0,
+      idleTimeoutMs: 0,
+      ...options,
+    });
   }
   beforeEach(async () => {
     pod = new FakePod();
@@ -189,13 +203,19 @@ describe('the stream server', () => {
     await server.close();
     assert.deepEqual([...pod.running], [], 'left behind in the pod');
     assert.strictEqual(server.sessionsCount, 0);
-    assert.deepEqual(log.lines.filter((line) => line.message.includes('bug')), []);
+    assert.deepEqual(
+      log.lines.filter((line) => line.message.includes('bug')),
+      [],
+    );
   });
 
   const exec = (...cmd: string[]): Promise<string> => server.urlForExec({ ...STREAMS, cmd });
 
   /** What a plain or upgrading request is answered with. */
-  function ask(url: string, options: RequestOptions = {}): Promise<{ status: number; headers: IncomingMessage['headers']; socket?: Socket; head?: Buffer }> {
+  function ask(
+    url: string,
+    options: RequestOptions = {},
+  ): Promise<{ status: number; headers: IncomingMessage['headers']; socket?: Socket; head?: Buffer }> {
     return new Promise((resolve, reject) => {
       const request = httpRequest(url, { method: 'POST', agent: false, ...options });
       request.on('error', reject);
@@ -203,7 +223,9 @@ describe('the stream server', () => {
         response.resume();
         response.on('end', () => resolve({ status: response.statusCode ?? 0, headers: response.headers }));
       });
-      request.on('upgrade', (response, socket, head) => resolve({ status: response.statusCode ?? 0, headers: response.headers, socket: socket as Socket, head }));
+      request.on('upgrade', (response, socket, head) =>
+        resolve({ status: response.statusCode ?? 0, headers: response.headers, socket: socket as Socket, head }),
+      );
       request.end();
     });
   }
@@ -228,7 +250,13 @@ describe('the stream server', () => {
   async function stdio(url: string, protocol?: string): Promise<Stdio> {
     const client = await spdy(url, protocol);
     const open = (streamType: string): Promise<SpdyClientStream> => client.open({ streamType });
-    return { client, error: await open('error'), stdin: await open('stdin'), stdout: await open('stdout'), stderr: await open('stderr') };
+    return {
+      client,
+      error: await open('error'),
+      stdin: await open('stdin'),
+      stdout: await open('stdout'),
+      stderr: await open('stderr'),
+    };
   }
 
   interface Channels {
@@ -239,7 +267,10 @@ describe('the stream server', () => {
     readonly text: (channel: number) => string;
   }
   function channels(url: string, protocol: string | undefined): Channels {
-    const ws = protocol === undefined ? new WebSocket(url.replace('http', 'ws')) : new WebSocket(url.replace('http', 'ws'), protocol);
+    const ws =
+      protocol === undefined
+        ? new WebSocket(url.replace('http', 'ws'))
+        : new WebSocket(url.replace('http', 'ws'), protocol);
     const got = new Map<number, Buffer>();
     const isText = protocol?.includes('base64') === true;
     ws.on('message', (message: Buffer) => {
@@ -248,9 +279,15 @@ describe('the stream server', () => {
       got.set(channel, Buffer.concat([got.get(channel) ?? Buffer.alloc(0), content]));
     });
     ws.on('error', () => {});
-    return { ws, got, closed: new Promise((resolve) => ws.once('close', resolve)), text: (channel) => got.get(channel)?.toString() ?? '' };
+    return {
+      ws,
+      got,
+      closed: new Promise((resolve) => ws.once('close', resolve)),
+      text: (channel) => got.get(channel)?.toString() ?? '',
+    };
   }
-  const opened = (ws: WebSocket): Promise<void> => new Promise((resolve, reject) => ws.once('open', resolve).once('error', reject));
+  const opened = (ws: WebSocket): Promise<void> =>
+    new Promise((resolve, reject) => ws.once('open', resolve).once('error', reject));
 
   describe('tokens', () => {
     it('are good once', async () => {
@@ -289,7 +326,10 @@ describe('the stream server', () => {
 
     it('are refused beyond the limit, with a code that the kubelet retries', async () => {
       for (let i = 0; i < limits.streamTokensCount; i++) await exec('sleep');
-      const error = await exec('sleep').then(() => undefined, (cause: unknown) => cause);
+      const error = await exec('sleep').then(
+        () => undefined,
+        (cause: unknown) => cause,
+      );
       assert.strictEqual((error as RuntimeError).code, 'ResourceExhausted');
     });
 
@@ -298,7 +338,18 @@ describe('the stream server', () => {
       const { origin } = new URL(url);
       const token = url.slice(url.lastIndexOf('/') + 1);
       assert.match(token, /^[A-Za-z0-9_-]{22}$/);
-      for (const path of ['/', '/exec', '/exec/', `/exec/${'A'.repeat(22)}`, `/exec/${token}/`, `/exec/../exec/${token}`, `/exec/%2e%2e/${token}`, `//exec/${token}`, `/debug/${token}`, `/exec/${token}?x`]) {
+      for (const path of [
+        '/',
+        '/exec',
+        '/exec/',
+        `/exec/${'A'.repeat(22)}`,
+        `/exec/${token}/`,
+        `/exec/../exec/${token}`,
+        `/exec/%2e%2e/${token}`,
+        `//exec/${token}`,
+        `/debug/${token}`,
+        `/exec/${token}?x`,
+      ]) {
         const answer = await new Promise<string>((resolve) => {
           const socket = connect(Number(new URL(url).port), '127.0.0.1');
           let text = '';
@@ -314,20 +365,31 @@ describe('the stream server', () => {
     it('from browsers are refused, but not those that the kubelet hands on', async () => {
       const direct = await ask(await exec('exit', '0'), { headers: { ...SPDY, Origin: 'http://evil.example' } });
       assert.strictEqual(direct.status, 403);
-      const proxied = await ask(await exec('exit', '0'), { headers: { ...SPDY, Origin: 'http://console.example', 'X-Forwarded-For': '10.0.0.1' } });
+      const proxied = await ask(await exec('exit', '0'), {
+        headers: { ...SPDY, Origin: 'http://console.example', 'X-Forwarded-For': '10.0.0.1' },
+      });
       assert.strictEqual(proxied.status, 101);
       proxied.socket?.destroy();
     });
 
     it('must not smuggle a body, have huge headers, or use other methods', async () => {
-      assert.strictEqual((await ask(await exec('sleep'), { headers: { ...SPDY, 'Content-Length': '5' } }).catch(() => ({ status: 400 }))).status, 400);
-      assert.strictEqual((await ask(await exec('sleep'), { headers: { ...SPDY, 'X-Long': 'x'.repeat(20_000) } })).status, 431);
+      assert.strictEqual(
+        (await ask(await exec('sleep'), { headers: { ...SPDY, 'Content-Length': '5' } }).catch(() => ({ status: 400 })))
+          .status,
+        400,
+      );
+      assert.strictEqual(
+        (await ask(await exec('sleep'), { headers: { ...SPDY, 'X-Long': 'x'.repeat(20_000) } })).status,
+        431,
+      );
       assert.strictEqual((await ask(await exec('sleep'), { method: 'PUT', headers: SPDY })).status, 405);
       assert.strictEqual((await ask(await exec('sleep'), { headers: { ...SPDY, Upgrade: 'h2c' } })).status, 400);
     });
 
     it('that have no protocol in common hear which there are', async () => {
-      const answer = await ask(await exec('sleep'), { headers: { ...SPDY, 'X-Stream-Protocol-Version': 'v9.channel.k8s.io' } });
+      const answer = await ask(await exec('sleep'), {
+        headers: { ...SPDY, 'X-Stream-Protocol-Version': 'v9.channel.k8s.io' },
+      });
       assert.strictEqual(answer.status, 403);
       assert.include(answer.headers['x-accepted-stream-protocol-versions'], 'v4.channel.k8s.io');
     });
@@ -345,24 +407,39 @@ describe('the stream server', () => {
     it('reports the exit code as kubectl reads it', async () => {
       const { error } = await stdio(await exec('exit', '42'));
       const status = JSON.parse(await error.all()) as { reason: string; details: object };
-      assert.deepEqual([status.reason, status.details], ['NonZeroExitCode', { causes: [{ reason: 'ExitCode', message: '42' }] }]);
+      assert.deepEqual(
+        [status.reason, status.details],
+        ['NonZeroExitCode', { causes: [{ reason: 'ExitCode', message: '42' }] }],
+      );
     });
 
     it('names what cannot be run, on stderr and with an exit code as a shell does', async () => {
       const { error, stderr } = await stdio(await exec('/no/such/program'));
       assert.strictEqual(await stderr.all(), 'exec: "/no/such/program": no such file or directory\n');
       const status = JSON.parse(await error.all()) as { reason: string; message: string; details: object };
-      assert.deepEqual([status.reason, status.details], ['NonZeroExitCode', { causes: [{ reason: 'ExitCode', message: '127' }] }]);
+      assert.deepEqual(
+        [status.reason, status.details],
+        ['NonZeroExitCode', { causes: [{ reason: 'ExitCode', message: '127' }] }],
+      );
       assert.include(status.message, '/no/such/program');
-      const client = await spdy(await server.urlForExec({ ...STREAMS, stdin: false, stderr: false, tty: true, cmd: ['/no/such/program'] }));
-      const [, stdout] = [await client.open({ streamType: 'error' }), await client.open({ streamType: 'stdout' }), await client.open({ streamType: 'resize' })];
+      const client = await spdy(
+        await server.urlForExec({ ...STREAMS, stdin: false, stderr: false, tty: true, cmd: ['/no/such/program'] }),
+      );
+      const [, stdout] = [
+        await client.open({ streamType: 'error' }),
+        await client.open({ streamType: 'stdout' }),
+        await client.open({ streamType: 'resize' }),
+      ];
       assert.strictEqual(await stdout.all(), 'exec: "/no/such/program": no such file or directory\r\n');
     });
 
     it('tells a failure of ours from one of the command', async () => {
       const { error, stderr } = await stdio(await exec('broken'));
       const status = JSON.parse(await error.all()) as { reason: string; message: string; code: number };
-      assert.deepEqual([status.reason, status.code, status.message, await stderr.all()], ['InternalError', 500, 'the runtime is broken', '']);
+      assert.deepEqual(
+        [status.reason, status.code, status.message, await stderr.all()],
+        ['InternalError', 500, 'the runtime is broken', ''],
+      );
     });
 
     it('speaks text to clients older than v4', async () => {
@@ -385,7 +462,10 @@ describe('the stream server', () => {
       stdin.end();
       assert.strictEqual(await stdout.all(), hash.digest('hex'));
       await client.closed;
-      assert.isTrue(client.seen.some((frame) => frame === `9:${stdin.id}`), 'the window of the stream is opened');
+      assert.isTrue(
+        client.seen.some((frame) => frame === `9:${stdin.id}`),
+        'the window of the stream is opened',
+      );
       assert.include(client.seen, '9:0', 'the window of the session is opened');
     });
 
@@ -414,8 +494,20 @@ describe('the stream server', () => {
 
     it('sets terminal sizes, of a flood only the last', async () => {
       const client = await spdy(await server.urlForExec({ ...STREAMS, stderr: false, tty: true, cmd: ['sizes'] }));
-      const [error, stdin, , resize] = [await client.open({ streamType: 'error' }), await client.open({ streamType: 'stdin' }), await client.open({ streamType: 'stdout' }), await client.open({ streamType: 'resize' })];
-      for (const size of ['{"Width":80,"Height":24}\n', 'nonsense}', '{"Width":-1,"Height":1}', '{"Width":70000,"Height":1}', 'x'.repeat(5_000)]) await resize.write(size);
+      const [error, stdin, , resize] = [
+        await client.open({ streamType: 'error' }),
+        await client.open({ streamType: 'stdin' }),
+        await client.open({ streamType: 'stdout' }),
+        await client.open({ streamType: 'resize' }),
+      ];
+      for (const size of [
+        '{"Width":80,"Height":24}\n',
+        'nonsense}',
+        '{"Width":-1,"Height":1}',
+        '{"Width":70000,"Height":1}',
+        'x'.repeat(5_000),
+      ])
+        await resize.write(size);
       await until(() => pod.sizes.length > 0, 'the first size');
       await resize.write('}');
       await resize.write(Array.from({ length: 3_000 }, (_, i) => `{"Width":${i + 1},"Height":9}`).join(''));
@@ -427,7 +519,9 @@ describe('the stream server', () => {
     });
 
     it('refuses streams that were not asked for', async () => {
-      const client = await spdy(await server.urlForExec({ ...STREAMS, stdin: false, stderr: false, cmd: ['exit', '0'] }));
+      const client = await spdy(
+        await server.urlForExec({ ...STREAMS, stdin: false, stderr: false, cmd: ['exit', '0'] }),
+      );
       assert.strictEqual(await (await client.open({ streamType: 'stdin' })).ended, 'reset');
       assert.strictEqual(await (await client.open({ streamType: 'whatever' })).ended, 'reset');
       const error = await client.open({ streamType: 'error' });
@@ -444,15 +538,29 @@ describe('the stream server', () => {
       const line = log.lines.find(({ message }) => message === 'exec ended');
       assert.match(String(line?.fields['peer']), /^127\.0\.0\.1:\d+$/);
       const { container, argvHash, exit, inBytes, outBytes } = line?.fields ?? {};
-      assert.deepEqual({ container, argvHash, exit, inBytes, outBytes }, {
-        container: CONTAINER, argvHash: createHash('sha256').update('cat\0secret').digest('hex').slice(0, 16), exit: 0, inBytes: 5, outBytes: 5,
-      });
+      assert.deepEqual(
+        { container, argvHash, exit, inBytes, outBytes },
+        {
+          container: CONTAINER,
+          argvHash: createHash('sha256').update('cat\0secret').digest('hex').slice(0, 16),
+          exit: 0,
+          inBytes: 5,
+          outBytes: 5,
+        },
+      );
       assert.notInclude(JSON.stringify(log.lines), 'secret');
     });
   });
 
   it('lists its sessions with whom they serve and where they are', async () => {
-    const started = (): string[] => server.operations().map(({ rpc, ids, stage, clientGone }) => `${rpc} ${ids['container']?.slice(0, 1)} ${ids['peer']?.split(':')[0]}: ${stage}${clientGone ? ', gone' : ''}`);
+    const started = (): string[] =>
+      server
+        .operations()
+        .map(
+          ({ rpc, ids, stage, clientGone }) =>
+            `${rpc} ${ids['container']?.slice(0, 1)} ${ids['peer']?.split(':')[0]}: ` +
+            `${stage}${clientGone ? ', gone' : ''}`,
+        );
     const half = await spdy(await exec('cat'));
     await until(() => started().length === 1, 'the first session');
     assert.deepEqual(started(), ['exec session c 127.0.0.1: wait for the streams of the client']);
@@ -470,12 +578,18 @@ describe('the stream server', () => {
       try {
         const client = await spdy(await exec('cat'));
         const error = await client.open({ streamType: 'error' });
-        await until(() => server.sessionsCount === 1 && client.seen.some((each) => each.startsWith('2:')), 'the stream to be open');
+        await until(
+          () => server.sessionsCount === 1 && client.seen.some((each) => each.startsWith('2:')),
+          'the stream to be open',
+        );
         mock.timers.tick(limits.streamCreationMs);
         assert.strictEqual(await error.ended, 'closed');
         await client.closed;
         await until(() => log.lines.some(({ message }) => message === 'exec refused'), 'the line');
-        assert.match(String(log.lines.find(({ message }) => message === 'exec refused')?.fields['cause']), /opened only "error" of error stdin stdout stderr/);
+        assert.match(
+          String(log.lines.find(({ message }) => message === 'exec refused')?.fields['cause']),
+          /opened only "error" of error stdin stdout stderr/,
+        );
       } finally {
         mock.timers.reset();
       }
@@ -491,7 +605,14 @@ describe('the stream server', () => {
   });
 
   describe('exec over WebSocket', () => {
-    for (const protocol of ['v5.channel.k8s.io', 'v4.channel.k8s.io', 'v4.base64.channel.k8s.io', 'channel.k8s.io', 'base64.channel.k8s.io', undefined]) {
+    for (const protocol of [
+      'v5.channel.k8s.io',
+      'v4.channel.k8s.io',
+      'v4.base64.channel.k8s.io',
+      'channel.k8s.io',
+      'base64.channel.k8s.io',
+      undefined,
+    ]) {
       it(`carries streams apart and reports the end: ${protocol ?? 'no protocol named'}`, async () => {
         const hasStatus = /^v[45]/.test(protocol ?? '');
         const both = channels(await exec('both'), protocol);
@@ -524,11 +645,12 @@ describe('the stream server', () => {
       await opened(ws);
       const chunk = Buffer.alloc(65_536);
       let sent = 0;
-      const pump = (): void => ws.send(chunk, (error) => {
-        if (error !== undefined && error !== null) return;
-        sent += chunk.length;
-        pump();
-      });
+      const pump = (): void =>
+        ws.send(chunk, (error) => {
+          if (error !== undefined && error !== null) return;
+          sent += chunk.length;
+          pump();
+        });
       pump();
       let before = -1;
       await until(() => {
@@ -565,20 +687,36 @@ describe('the stream server', () => {
 
   it('survives whatever arrives on a WebSocket: a session ends or goes on, and leaves nothing', async () => {
     let state = Number(process.env['SEED'] ?? 1);
-    const random = (below: number): number => ((state = (Math.imul(state, 1_103_515_245) + 12_345) & 0x7fff_ffff) >>> 8) % below;
-    const headers = { Connection: 'Upgrade', Upgrade: 'websocket', 'Sec-WebSocket-Version': '13', 'Sec-WebSocket-Key': Buffer.alloc(16).toString('base64') };
+    const random = (below: number): number =>
+      ((state = (Math.imul(state, 1_103_515_245) + 12_345) & 0x7fff_ffff) >>> 8) % below;
+    const headers = {
+      Connection: 'Upgrade',
+      Upgrade: 'websocket',
+      'Sec-WebSocket-Version': '13',
+      'Sec-WebSocket-Key': Buffer.alloc(16).toString('base64'),
+    };
     for (let round = 0; round < 100; round++) {
       const protocol = ['v5.channel.k8s.io', 'v4.base64.channel.k8s.io'][round % 2] ?? '';
-      const url = await server.urlForExec({ ...STREAMS, tty: true, stderr: false, cmd: [round % 3 === 0 ? 'sizes' : 'cat'] });
+      const url = await server.urlForExec({
+        ...STREAMS,
+        tty: true,
+        stderr: false,
+        cmd: [round % 3 === 0 ? 'sizes' : 'cat'],
+      });
       const { socket } = await ask(url, { method: 'GET', headers: { ...headers, 'Sec-WebSocket-Protocol': protocol } });
       if (socket === undefined) throw new Error('no socket');
       socket.on('error', () => {}).resume();
       const gone = new Promise((resolve) => socket.once('close', resolve));
       for (let i = 0; i < 20; i++) {
-        const content = Buffer.from(Array.from({ length: random(40) }, () => (random(2) === 0 ? random(6) : random(256))));
+        const content = Buffer.from(
+          Array.from({ length: random(40) }, () => (random(2) === 0 ? random(6) : random(256))),
+        );
         // Mostly a well-formed frame with strange content, so that more than the library's checks is reached.
         const noise = random(10) === 0;
-        const frame = Buffer.concat([Buffer.of(0x80 | (random(8) === 0 ? random(16) : 2), 0x80 | content.length, 0, 0, 0, 0), content]);
+        const frame = Buffer.concat([
+          Buffer.of(0x80 | (random(8) === 0 ? random(16) : 2), 0x80 | content.length, 0, 0, 0, 0),
+          content,
+        ]);
         socket.write(noise ? content : frame);
       }
       socket.end();
@@ -612,8 +750,12 @@ describe('the stream server', () => {
       await until(() => stdout.text === 'abc', 'the output');
       client.close();
       await until(() => log.lines.some(({ message }) => message === 'attach ended'), 'the line');
-      const { peer, container, inBytes, outBytes, cause } = log.lines.find(({ message }) => message === 'attach ended')?.fields ?? {};
-      assert.deepEqual({ container, inBytes, outBytes, cause }, { container: CONTAINER, inBytes: 5, outBytes: 3, cause: 'the client hung up' });
+      const { peer, container, inBytes, outBytes, cause } =
+        log.lines.find(({ message }) => message === 'attach ended')?.fields ?? {};
+      assert.deepEqual(
+        { container, inBytes, outBytes, cause },
+        { container: CONTAINER, inBytes: 5, outBytes: 3, cause: 'the client hung up' },
+      );
       assert.match(String(peer), /^127\.0\.0\.1:\d+$/);
     });
 
@@ -624,24 +766,28 @@ describe('the stream server', () => {
       await until(() => pod.running.size === 0, 'the end');
     });
 
-    it('ends at the end of input from a terminal, which is how people detach, and elsewhere only says so to the container', async () => {
-      const lines = await stdio(await server.urlForAttach(STREAMS));
-      lines.stdin.end();
-      await until(() => pod.console.inputClosed, 'the end of input');
-      assert.strictEqual(server.sessionsCount, 1);
-      lines.client.close();
-      await until(() => server.sessionsCount === 0, 'the session to end');
-      pod.console.tty = true;
-      pod.console.inputClosed = false;
-      const client = await spdy(await server.urlForAttach({ ...STREAMS, stderr: false, tty: true }));
-      const error = await client.open({ streamType: 'error' });
-      const stdin = await client.open({ streamType: 'stdin' });
-      for (const streamType of ['stdout', 'resize']) await client.open({ streamType });
-      await stdin.write('typed');
-      stdin.end();
-      assert.strictEqual((JSON.parse(await error.all()) as { readonly status: string }).status, 'Success');
-      assert.deepEqual([pod.console.input, pod.console.inputClosed], ['typed', false]);
-    });
+    it(
+      'ends at the end of input from a terminal, which is how people detach, and elsewhere only ' +
+        'says so to the container',
+      async () => {
+        const lines = await stdio(await server.urlForAttach(STREAMS));
+        lines.stdin.end();
+        await until(() => pod.console.inputClosed, 'the end of input');
+        assert.strictEqual(server.sessionsCount, 1);
+        lines.client.close();
+        await until(() => server.sessionsCount === 0, 'the session to end');
+        pod.console.tty = true;
+        pod.console.inputClosed = false;
+        const client = await spdy(await server.urlForAttach({ ...STREAMS, stderr: false, tty: true }));
+        const error = await client.open({ streamType: 'error' });
+        const stdin = await client.open({ streamType: 'stdin' });
+        for (const streamType of ['stdout', 'resize']) await client.open({ streamType });
+        await stdin.write('typed');
+        stdin.end();
+        assert.strictEqual((JSON.parse(await error.all()) as { readonly status: string }).status, 'Success');
+        assert.deepEqual([pod.console.input, pod.console.inputClosed], ['typed', false]);
+      },
+    );
 
     it('sizes the terminal of the container, and wants none where there is none', async () => {
       const refused = channels(await attach({ tty: true, stderr: false }), 'v4.channel.k8s.io');
@@ -660,7 +806,11 @@ describe('the stream server', () => {
 
   describe('port-forward over SPDY', () => {
     const PORTS = 'portforward.k8s.io';
-    async function pair(client: SpdyClient, port: number, requestId: string): Promise<{ data: SpdyClientStream; error: SpdyClientStream }> {
+    async function pair(
+      client: SpdyClient,
+      port: number,
+      requestId: string,
+    ): Promise<{ data: SpdyClientStream; error: SpdyClientStream }> {
       const error = await client.open({ streamType: 'error', port: String(port), requestID: requestId }, { fin: true });
       return { error, data: await client.open({ streamType: 'data', port: String(port), requestID: requestId }) };
     }
@@ -670,11 +820,13 @@ describe('the stream server', () => {
       const client = await spdy(await url(), PORTS);
       const pairs = [];
       for (let i = 0; i < 20; i++) pairs.push(await pair(client, 7, String(i)));
-      await Promise.all(pairs.map(async ({ data, error }, i) => {
-        await data.write(`message ${i}`);
-        data.end();
-        assert.deepEqual([await data.all(), await error.all()], [`message ${i}`, '']);
-      }));
+      await Promise.all(
+        pairs.map(async ({ data, error }, i) => {
+          await data.write(`message ${i}`);
+          data.end();
+          assert.deepEqual([await data.all(), await error.all()], [`message ${i}`, '']);
+        }),
+      );
       client.close();
       await until(() => server.sessionsCount === 0, 'the end');
     });
@@ -720,7 +872,10 @@ describe('the stream server', () => {
 
   describe('port-forward over WebSocket', () => {
     it('gives each port two channels', async () => {
-      const { ws, got, text } = channels(await server.urlForPortForward({ podSandboxId: POD, port: [7, 81] }), 'v4.channel.k8s.io');
+      const { ws, got, text } = channels(
+        await server.urlForPortForward({ podSandboxId: POD, port: [7, 81] }),
+        'v4.channel.k8s.io',
+      );
       await opened(ws);
       ws.send(Buffer.concat([Buffer.of(0), Buffer.from('ping')]));
       await until(() => text(0).length === 6 && text(3).length > 2, 'answers');
@@ -732,8 +887,13 @@ describe('the stream server', () => {
     });
 
     it('wants to know the ports', async () => {
-      const { closed, ws } = channels(await server.urlForPortForward({ podSandboxId: POD, port: [] }), 'v4.channel.k8s.io');
-      const status = new Promise((resolve) => ws.once('unexpected-response', (_request, response: IncomingMessage) => resolve(response.statusCode)));
+      const { closed, ws } = channels(
+        await server.urlForPortForward({ podSandboxId: POD, port: [] }),
+        'v4.channel.k8s.io',
+      );
+      const status = new Promise((resolve) =>
+        ws.once('unexpected-response', (_request, response: IncomingMessage) => resolve(response.statusCode)),
+      );
       assert.strictEqual(await status, 400);
       ws.terminate();
       await closed;
@@ -742,7 +902,13 @@ describe('the stream server', () => {
     it('tunnels SPDY', async () => {
       const url = await server.urlForPortForward({ podSandboxId: POD, port: [] });
       const protocol = 'SPDY/3.1+portforward.k8s.io';
-      const headers = { Connection: 'Upgrade', Upgrade: 'websocket', 'Sec-WebSocket-Version': '13', 'Sec-WebSocket-Key': Buffer.alloc(16).toString('base64'), 'Sec-WebSocket-Protocol': protocol };
+      const headers = {
+        Connection: 'Upgrade',
+        Upgrade: 'websocket',
+        'Sec-WebSocket-Version': '13',
+        'Sec-WebSocket-Key': Buffer.alloc(16).toString('base64'),
+        'Sec-WebSocket-Protocol': protocol,
+      };
       const answer = await ask(url, { method: 'GET', headers });
       assert.deepEqual([answer.status, answer.headers['sec-websocket-protocol']], [101, protocol]);
       if (answer.socket === undefined) throw new Error('no socket');
@@ -764,7 +930,10 @@ describe('the stream server', () => {
       const { client, error } = await stdio(await exec('sleep'));
       let pinging = true;
       void (async () => {
-        while (pinging) await Promise.race([client.ping(), client.closed]).then(() => new Promise((resolve) => setImmediate(resolve)));
+        while (pinging)
+          await Promise.race([client.ping(), client.closed]).then(
+            () => new Promise((resolve) => setImmediate(resolve)),
+          );
       })();
       assert.include(await error.all(), 'stream_idle_timeout');
       pinging = false;
@@ -799,7 +968,8 @@ describe('the stream server', () => {
         }
         await until(() => pod.running.size === 0 && server.sessionsCount === 0, 'the sessions to end');
       };
-      const resources = (): number => process.getActiveResourcesInfo().filter((each) => each !== 'Immediate' && each !== 'CloseReq').length;
+      const resources = (): number =>
+        process.getActiveResourcesInfo().filter((each) => each !== 'Immediate' && each !== 'CloseReq').length;
       await round(50);
       await until(() => resources() < 40, 'sockets to be closed');
       const before = resources();

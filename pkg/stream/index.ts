@@ -1,14 +1,14 @@
 /**
- * Exec, attach and port-forward: the half of CRI that is not gRPC. An RPC leaves a grant here and gets a URL back; whoever dials
- * the URL, which is the kubelet for kubectl, or crictl, uses the grant up and talks to the pod.
+ * Exec, attach and port-forward: the half of CRI that is not gRPC. An RPC leaves a grant here and gets a URL back;
+ * whoever dials the URL, which is the kubelet for kubectl, or crictl, uses the grant up and talks to the pod.
  *
  *   index.ts        grants and tokens, the HTTP server, TLS, one audit line per session
  *   session.ts      what happens between a client and the pod
  *   spdy.ts         clients over SPDY/3.1 (spdy-frames.ts: its bytes)
  *   websocket.ts    clients over WebSocket
  *
- * A token is the only key: 128 random bits, good once and for a minute. Requests from browsers are refused, since a page may
- * know a port of this machine.
+ * A token is the only key: 128 random bits, good once and for a minute. Requests from browsers are refused, since a
+ * page may know a port of this machine.
  */
 import { createHash, randomBytes } from 'node:crypto';
 import { readFile, stat } from 'node:fs/promises';
@@ -26,7 +26,13 @@ import type { Ending, PortsClient, StdioClient, Wanted } from './client.ts';
 import { Meter, runAttach, runExec, runForward } from './session.ts';
 import { openSpdyPorts, openSpdyStdio, SPDY_PORTS_PROTOCOLS, SPDY_STDIO_PROTOCOLS } from './spdy.ts';
 import {
-  openWebSocketPorts, openWebSocketStdio, TUNNEL_PROTOCOL, upgradeToWebSocket, WEBSOCKET_PORTS_MAX, WEBSOCKET_PORTS_PROTOCOLS, WEBSOCKET_STDIO_PROTOCOLS,
+  openWebSocketPorts,
+  openWebSocketStdio,
+  TUNNEL_PROTOCOL,
+  upgradeToWebSocket,
+  WEBSOCKET_PORTS_MAX,
+  WEBSOCKET_PORTS_PROTOCOLS,
+  WEBSOCKET_STDIO_PROTOCOLS,
 } from './websocket.ts';
 import { type TlsDemands, tlsOptions } from './tls.ts';
 import { beforeTimeout, socketWire } from './wire.ts';
@@ -34,7 +40,10 @@ import { beforeTimeout, socketWire } from './wire.ts';
 /** What sessions reach; `Execs` of pkg/pod is one. Every call ends when `op.signal` fires, leaving nothing. */
 export interface StreamBackend {
   exec(op: Op, id: ContainerId, argv: readonly string[], stdio: ExecStdio): Promise<ExitStatus>;
-  attach(op: Op, id: ContainerId): Promise<AttachChannel & { resize(size: TerminalSize): Promise<void>; readonly tty: boolean }>;
+  attach(
+    op: Op,
+    id: ContainerId,
+  ): Promise<AttachChannel & { resize(size: TerminalSize): Promise<void>; readonly tty: boolean }>;
   portForward(op: Op, id: SandboxId, port: number): Promise<Connection>;
 }
 
@@ -50,16 +59,24 @@ export interface ForwardGrant {
   /** Ports that may be forwarded; none named is any. */
   readonly port: readonly number[];
 }
-type Grant = ({ readonly kind: 'exec' } & ExecGrant) | ({ readonly kind: 'attach' } & AttachGrant) | ({ readonly kind: 'portforward' } & ForwardGrant);
+type Grant =
+  | ({ readonly kind: 'exec' } & ExecGrant)
+  | ({ readonly kind: 'attach' } & AttachGrant)
+  | ({ readonly kind: 'portforward' } & ForwardGrant);
 
 export interface StreamServerOptions {
   readonly backend: StreamBackend;
   readonly log: Logger;
-  /** An IP address, or a name of this machine; '' and the unspecified addresses are all of them, named by loopback in URLs. */
+  /**
+   * An IP address, or a name of this machine; '' and the unspecified addresses are all of them, named by loopback in
+   * URLs.
+   */
   readonly address: string;
   /** 0: the kernel chooses. */
   readonly port: number;
-  /** Absolute paths of PEM files; they are read again when they change. `clientCa` '' asks clients for no certificate. */
+  /**
+   * Absolute paths of PEM files; they are read again when they change. `clientCa` '' asks clients for no certificate.
+   */
   readonly tls?: ({ readonly cert: string; readonly key: string; readonly clientCa: string } & TlsDemands) | undefined;
   /** A session without data, pings aside, ends after this; 0 is never. */
   readonly idleTimeoutMs: number;
@@ -75,19 +92,32 @@ export class StreamServer {
   #certificates = '';
 
   private constructor(options: StreamServerOptions) {
-    const http = { maxHeaderSize: limits.streamHeaderBytes, headersTimeout: limits.streamHeadersMs, requestTimeout: limits.streamHeadersMs, keepAlive: true };
+    const http = {
+      maxHeaderSize: limits.streamHeaderBytes,
+      headersTimeout: limits.streamHeadersMs,
+      requestTimeout: limits.streamHeadersMs,
+      keepAlive: true,
+    };
     this.#options = options;
-    this.#server = options.tls === undefined ? createServer(http) : createTlsServer({ ...http, requestCert: options.tls.clientCa !== '' });
+    this.#server =
+      options.tls === undefined
+        ? createServer(http)
+        : createTlsServer({ ...http, requestCert: options.tls.clientCa !== '' });
     this.#server.maxConnections = limits.streamConnectionsCount;
     this.#server.on('request', (request: IncomingMessage, response: ServerResponse) => this.#answer(request, response));
-    this.#server.on('upgrade', (request: IncomingMessage, socket: Socket, head: Buffer) => this.#start(request, socket, head));
+    this.#server.on('upgrade', (request: IncomingMessage, socket: Socket, head: Buffer) =>
+      this.#start(request, socket, head),
+    );
     this.#server.on('connection', (socket: Socket) => {
       this.#sockets.add(socket);
       socket.once('close', () => this.#sockets.delete(socket));
     });
   }
 
-  /** A server that listens. @throws FailedPrecondition naming the address when it cannot; what is wrong with the TLS files. */
+  /**
+   * A server that listens. @throws FailedPrecondition naming the address when it cannot; what is wrong with the TLS
+   * files.
+   */
   static async listen(options: StreamServerOptions): Promise<StreamServer> {
     const server = new StreamServer(options);
     await server.#loadCertificates();
@@ -124,7 +154,8 @@ export class StreamServer {
   async close(): Promise<void> {
     const closed = new Promise<void>((resolve) => this.#server.close(() => resolve()));
     for (const token of this.#grants.keys()) this.#redeem(token);
-    for (const { abort } of this.#sessions.values()) abort.abort(new RuntimeError('Cancelled', 'the runtime is stopping'));
+    for (const { abort } of this.#sessions.values())
+      abort.abort(new RuntimeError('Cancelled', 'the runtime is stopping'));
     await beforeTimeout(limits.streamCloseMs, Promise.all(this.#sessions.keys()));
     for (const socket of this.#sockets) socket.destroy();
     await closed;
@@ -139,9 +170,16 @@ export class StreamServer {
         resolve();
       });
     }).catch((cause: unknown) => {
-      throw new RuntimeError('FailedPrecondition', `cannot serve exec, attach and port-forward on ${address || '*'} port ${port}; choose others with stream_address and stream_port`, { cause });
+      throw new RuntimeError(
+        'FailedPrecondition',
+        `cannot serve exec, attach and port-forward on ${address || '*'} port ${port}; choose others ` +
+          'with stream_address and stream_port',
+        { cause },
+      );
     });
-    this.#server.on('error', (error) => this.#options.log.warn('the stream server had an error, ignoring', { cause: explain(error) }));
+    this.#server.on('error', (error) =>
+      this.#options.log.warn('the stream server had an error, ignoring', { cause: explain(error) }),
+    );
     const bound = this.#server.address();
     const chosen = typeof bound === 'object' && bound !== null ? bound.port : port;
     const host = address === '' || address === '0.0.0.0' ? '127.0.0.1' : address === '::' ? '::1' : address;
@@ -150,10 +188,16 @@ export class StreamServer {
 
   async #urlFor(grant: Grant): Promise<string> {
     await this.#loadCertificates().catch((cause: unknown) => {
-      this.#options.log.warn('cannot read the changed certificates of the stream server, going on with the old ones, will retry', { cause: explain(cause) });
+      this.#options.log.warn(
+        'cannot read the changed certificates of the stream server, going on with the old ones, will retry',
+        { cause: explain(cause) },
+      );
     });
     if (this.#grants.size >= limits.streamTokensCount) {
-      throw new RuntimeError('ResourceExhausted', `${this.#grants.size} exec, attach or port-forward URLs wait to be dialled; try again in a minute`);
+      throw new RuntimeError(
+        'ResourceExhausted',
+        `${this.#grants.size} exec, attach or port-forward URLs wait to be dialled; try again in a minute`,
+      );
     }
     const token = randomBytes(16).toString('base64url');
     const timer = setTimeout(() => this.#grants.delete(token), limits.streamTokenMs);
@@ -187,7 +231,11 @@ export class StreamServer {
   #answer(request: IncomingMessage, response: ServerResponse): void {
     const refusal = refuse(request);
     const grant = refusal === undefined ? this.#redeem(tokenOf(request)) : undefined;
-    const { code, text } = refusal ?? (grant === undefined || grant.kind !== kindOf(request) ? NOT_FOUND : { code: 400, text: 'want an upgrade to SPDY/3.1 or websocket' });
+    const { code, text } =
+      refusal ??
+      (grant === undefined || grant.kind !== kindOf(request)
+        ? NOT_FOUND
+        : { code: 400, text: 'want an upgrade to SPDY/3.1 or websocket' });
     response.writeHead(code, { 'Content-Type': 'text/plain; charset=utf-8', Connection: 'close' });
     response.end(`${text}\n`);
   }
@@ -196,7 +244,12 @@ export class StreamServer {
     socket.on('error', () => socket.destroy());
     const own: Session = { abort: new AbortController(), track: undefined };
     const session = this.#serve(request, socket, head, own)
-      .catch((cause: unknown) => this.#options.log.error('a stream session failed: a bug', { cause: explain(cause), stack: cause instanceof Error ? cause.stack : undefined }))
+      .catch((cause: unknown) =>
+        this.#options.log.error('a stream session failed: a bug', {
+          cause: explain(cause),
+          stack: cause instanceof Error ? cause.stack : undefined,
+        }),
+      )
       .finally(() => {
         socket.destroy();
         this.#sessions.delete(session);
@@ -210,7 +263,10 @@ export class StreamServer {
     const grant = this.#redeem(tokenOf(request));
     if (grant === undefined || grant.kind !== kindOf(request)) return await answerRaw(socket, NOT_FOUND);
     const peer = `${socket.remoteAddress ?? ''}:${socket.remotePort ?? 0}`;
-    const audit = { peer, ...(grant.kind === 'portforward' ? { sandbox: grant.podSandboxId } : { container: grant.containerId }) };
+    const audit = {
+      peer,
+      ...(grant.kind === 'portforward' ? { sandbox: grant.podSandboxId } : { container: grant.containerId }),
+    };
     session.track = new Track(`${grant.kind} session`, audit);
     session.track.stage('wait for the streams of the client');
     const log = this.#options.log.child(audit);
@@ -230,11 +286,19 @@ export class StreamServer {
     }
   }
 
-  async #stdio(grant: Exclude<Grant, { readonly kind: 'portforward' }>, client: StdioClient, session: Session, log: Logger): Promise<void> {
+  async #stdio(
+    grant: Exclude<Grant, { readonly kind: 'portforward' }>,
+    client: StdioClient,
+    session: Session,
+    log: Logger,
+  ): Promise<void> {
     const began = performance.now();
     const { op, meter, stop } = this.#begin(client.gone, session, log);
     const { backend } = this.#options;
-    const ending = grant.kind === 'exec' ? await runExec(op, backend, grant, client, meter) : await runAttach(op, backend, grant, client, meter);
+    const ending =
+      grant.kind === 'exec'
+        ? await runExec(op, backend, grant, client, meter)
+        : await runAttach(op, backend, grant, client, meter);
     stop();
     op.stage('tell the client how it ended');
     log.info(`${grant.kind} ended`, {
@@ -261,14 +325,25 @@ export class StreamServer {
     }
     stop();
     op.stage('hang up');
-    log.info('portforward ended', { inBytes: meter.inBytes, outBytes: meter.outBytes, ms: Math.round(performance.now() - began), cause });
+    log.info('portforward ended', {
+      inBytes: meter.inBytes,
+      outBytes: meter.outBytes,
+      ms: Math.round(performance.now() - began),
+      cause,
+    });
     await client.finish();
   }
 
   /** The operation of a session: it ends when the client is gone, when nothing happens, and when the server closes. */
-  #begin(gone: AbortSignal, { abort, track }: Session, log: Logger): { readonly op: Op; readonly meter: Meter; readonly stop: () => void } {
+  #begin(
+    gone: AbortSignal,
+    { abort, track }: Session,
+    log: Logger,
+  ): { readonly op: Op; readonly meter: Meter; readonly stop: () => void } {
     const { idleTimeoutMs } = this.#options;
-    const meter = new Meter(idleTimeoutMs, () => abort.abort(new RuntimeError('DeadlineExceeded', `no data for ${idleTimeoutMs / 1000} s (stream_idle_timeout)`)));
+    const meter = new Meter(idleTimeoutMs, () =>
+      abort.abort(new RuntimeError('DeadlineExceeded', `no data for ${idleTimeoutMs / 1000} s (stream_idle_timeout)`)),
+    );
     const hungUp = (): void => {
       if (track !== undefined) track.clientGone = true;
       abort.abort(new RuntimeError('Cancelled', 'the client hung up'));
@@ -310,12 +385,13 @@ function tokenOf(request: IncomingMessage): string {
 }
 
 /**
- * Refuses what no client of CRI sends. A browser that talks to us says `Origin`; one whose request the kubelet hands on has
- * passed its authorization, which shows in a header that no browser lets a page set.
+ * Refuses what no client of CRI sends. A browser that talks to us says `Origin`; one whose request the kubelet hands on
+ * has passed its authorization, which shows in a header that no browser lets a page set.
  */
 function refuse(request: IncomingMessage): Refusal | undefined {
   if (request.method !== 'GET' && request.method !== 'POST') return { code: 405, text: 'want GET or POST' };
-  if (request.headers.origin !== undefined && request.headers['x-forwarded-for'] === undefined) return { code: 403, text: 'requests from browsers are refused' };
+  if (request.headers.origin !== undefined && request.headers['x-forwarded-for'] === undefined)
+    return { code: 403, text: 'requests from browsers are refused' };
   return kindOf(request) === '' ? NOT_FOUND : undefined;
 }
 
@@ -327,7 +403,13 @@ function refuseBody({ headers }: IncomingMessage): Refusal | undefined {
 
 async function answerRaw(socket: Socket, { code, text, headers = [] }: Refusal): Promise<void> {
   const body = `${text}\n`;
-  const lines = [`HTTP/1.1 ${code} ${STATUS_CODES[code] ?? ''}`, 'Content-Type: text/plain; charset=utf-8', `Content-Length: ${Buffer.byteLength(body)}`, 'Connection: close', ...headers];
+  const lines = [
+    `HTTP/1.1 ${code} ${STATUS_CODES[code] ?? ''}`,
+    'Content-Type: text/plain; charset=utf-8',
+    `Content-Length: ${Buffer.byteLength(body)}`,
+    'Connection: close',
+    ...headers,
+  ];
   const sent = new Promise<void>((resolve) => {
     socket.once('close', resolve);
     socket.end(`${lines.join('\r\n')}\r\n\r\n${body}`, () => resolve());
@@ -336,16 +418,26 @@ async function answerRaw(socket: Socket, { code, text, headers = [] }: Refusal):
   socket.destroy();
 }
 
-/** Which transport the request asks for, and which of the protocols it offers is the first that we have; answered already if there is none. */
-async function negotiate(request: IncomingMessage, socket: Socket, offers: { readonly spdy: readonly string[]; readonly webSocket: readonly string[] }): Promise<{ readonly transport: 'spdy' | 'webSocket'; readonly protocol: string } | undefined> {
+/**
+ * Which transport the request asks for, and which of the protocols it offers is the first that we have; answered
+ * already if there is none.
+ */
+async function negotiate(
+  request: IncomingMessage,
+  socket: Socket,
+  offers: { readonly spdy: readonly string[]; readonly webSocket: readonly string[] },
+): Promise<{ readonly transport: 'spdy' | 'webSocket'; readonly protocol: string } | undefined> {
   const wanted = (request.headers.upgrade ?? '').toLowerCase();
   const transport = wanted === 'spdy/3.1' ? 'spdy' : wanted === 'websocket' ? 'webSocket' : undefined;
   if (transport === undefined) {
     await answerRaw(socket, { code: 400, text: `cannot upgrade to ${quote(wanted)}; want SPDY/3.1 or websocket` });
     return undefined;
   }
-  const header = transport === 'spdy' ? request.headers['x-stream-protocol-version'] : request.headers['sec-websocket-protocol'];
-  const offered = String(header ?? '').split(',').map((each) => each.trim());
+  const header =
+    transport === 'spdy' ? request.headers['x-stream-protocol-version'] : request.headers['sec-websocket-protocol'];
+  const offered = String(header ?? '')
+    .split(',')
+    .map((each) => each.trim());
   // The oldest clients of either transport name none.
   const ours = transport === 'spdy' && header === undefined ? [...offers.spdy, ''] : offers[transport];
   const protocol = offered.find((each) => ours.includes(each));
@@ -358,21 +450,37 @@ async function negotiate(request: IncomingMessage, socket: Socket, offers: { rea
   return undefined;
 }
 
-async function openStdio(request: IncomingMessage, socket: Socket, head: Buffer, wanted: Wanted): Promise<StdioClient | undefined> {
+async function openStdio(
+  request: IncomingMessage,
+  socket: Socket,
+  head: Buffer,
+  wanted: Wanted,
+): Promise<StdioClient | undefined> {
   const chosen = await negotiate(request, socket, { spdy: SPDY_STDIO_PROTOCOLS, webSocket: WEBSOCKET_STDIO_PROTOCOLS });
   if (chosen === undefined) return undefined;
-  if (chosen.transport === 'spdy') return await openSpdyStdio(upgradeToSpdy(socket, head, chosen.protocol), wanted, chosen.protocol);
+  if (chosen.transport === 'spdy')
+    return await openSpdyStdio(upgradeToSpdy(socket, head, chosen.protocol), wanted, chosen.protocol);
   const wire = await upgradeToWebSocket(request, socket, head, chosen.protocol);
   return wire === null ? undefined : openWebSocketStdio(wire, wanted, chosen.protocol);
 }
 
-async function openPorts(request: IncomingMessage, socket: Socket, head: Buffer, grant: ForwardGrant): Promise<PortsClient | undefined> {
+async function openPorts(
+  request: IncomingMessage,
+  socket: Socket,
+  head: Buffer,
+  grant: ForwardGrant,
+): Promise<PortsClient | undefined> {
   const chosen = await negotiate(request, socket, { spdy: SPDY_PORTS_PROTOCOLS, webSocket: WEBSOCKET_PORTS_PROTOCOLS });
   if (chosen === undefined) return undefined;
   if (chosen.transport === 'spdy') return openSpdyPorts(upgradeToSpdy(socket, head, chosen.protocol));
   const tunnels = chosen.protocol === TUNNEL_PROTOCOL;
   if (!tunnels && (grant.port.length === 0 || grant.port.length > WEBSOCKET_PORTS_MAX)) {
-    await answerRaw(socket, { code: 400, text: `over WebSocket channels the PortForward request must name 1 to ${WEBSOCKET_PORTS_MAX} ports; it named ${grant.port.length}` });
+    await answerRaw(socket, {
+      code: 400,
+      text:
+        `over WebSocket channels the PortForward request must name 1 to ${WEBSOCKET_PORTS_MAX} ` +
+        `ports; it named ${grant.port.length}`,
+    });
     return undefined;
   }
   const wire = await upgradeToWebSocket(request, socket, head, chosen.protocol);
@@ -381,7 +489,12 @@ async function openPorts(request: IncomingMessage, socket: Socket, head: Buffer,
 }
 
 function upgradeToSpdy(socket: Socket, head: Buffer, protocol: string): ReturnType<typeof socketWire> {
-  const lines = ['HTTP/1.1 101 Switching Protocols', 'Connection: Upgrade', 'Upgrade: SPDY/3.1', ...(protocol === '' ? [] : [`X-Stream-Protocol-Version: ${protocol}`])];
+  const lines = [
+    'HTTP/1.1 101 Switching Protocols',
+    'Connection: Upgrade',
+    'Upgrade: SPDY/3.1',
+    ...(protocol === '' ? [] : [`X-Stream-Protocol-Version: ${protocol}`]),
+  ];
   socket.write(`${lines.join('\r\n')}\r\n\r\n`);
   return socketWire(socket, head);
 }

@@ -15,7 +15,12 @@ describe('the idle time of a session', () => {
   });
   afterEach(() => mock.timers.reset());
 
-  const meter = (ms: number): Meter => new Meter(ms, () => idle++, () => now);
+  const meter = (ms: number): Meter =>
+    new Meter(
+      ms,
+      () => idle++,
+      () => now,
+    );
   const pass = (ms: number): void => {
     now += ms;
     mock.timers.tick(ms);
@@ -71,7 +76,12 @@ describe('sizes of a terminal', () => {
     const [sizes, inbox, applied] = [new TerminalSizes(), new Inbox(), [] as string[]];
     const reading = sizes.read(inbox);
     sizes.connect(({ width, height }) => void applied.push(`${width}x${height}`));
-    for (const text of ['{"Width":80,"He', 'ight":25}', '{"Width":0,"Height":25}{"Width":"90","Height":1}{"Width":70000,"Height":1}{"Width":1.5,"Height":2}nonsense}[]}{}', '{"Width":81,"Height":26}']) {
+    for (const text of [
+      '{"Width":80,"He',
+      'ight":25}',
+      '{"Width":0,"Height":25}{"Width":"90","Height":1}{"Width":70000,"Height":1}{"Width":1.5,"Height":2}nonsense}[]}{}',
+      '{"Width":81,"Height":26}',
+    ]) {
       await inbox.push(Buffer.from(text));
       await turn();
       await turn();

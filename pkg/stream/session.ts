@@ -1,7 +1,7 @@
 /**
- * What happens between a client and the pod, whatever carries it: exec, attach, port-forward. A session owns everything it
- * started; when it returns nothing of it is left. It ends with the process or the container, when the client hangs up, when
- * nothing but pings has passed for the idle time, and when the daemon stops.
+ * What happens between a client and the pod, whatever carries it: exec, attach, port-forward. A session owns everything
+ * it started; when it returns nothing of it is left. It ends with the process or the container, when the client hangs
+ * up, when nothing but pings has passed for the idle time, and when the daemon stops.
  */
 import { explain, isCode, RuntimeError } from '../base/errors.ts';
 import { limits } from '../base/limits.ts';
@@ -23,7 +23,9 @@ export class Meter {
   inBytes = 0;
   outBytes = 0;
 
-  /** Calls `onIdle` once, `idleMs` after the last data; 0 is never. `now` is a clock in milliseconds that does not jump. */
+  /**
+   * Calls `onIdle` once, `idleMs` after the last data; 0 is never. `now` is a clock in milliseconds that does not jump.
+   */
   constructor(idleMs: number, onIdle: () => void, now: () => number = () => performance.now()) {
     this.#idleMs = idleMs;
     this.#onIdle = onIdle;
@@ -59,16 +61,22 @@ export class Meter {
 
   #arm(ms: number): void {
     // setTimeout takes 24 days at most; looking too early costs nothing.
-    this.#timer = setTimeout(() => {
-      const left = this.#last + this.#idleMs - this.#now();
-      if (left <= 0) this.#onIdle();
-      else this.#arm(left);
-    }, Math.min(ms, 2_147_483_000));
+    this.#timer = setTimeout(
+      () => {
+        const left = this.#last + this.#idleMs - this.#now();
+        if (left <= 0) this.#onIdle();
+        else this.#arm(left);
+      },
+      Math.min(ms, 2_147_483_000),
+    );
     this.#timer.unref();
   }
 }
 
-/** The newest size that a client asked for, given to the terminal at most once per turn of the event loop: a flood costs nothing. */
+/**
+ * The newest size that a client asked for, given to the terminal at most once per turn of the event loop: a flood costs
+ * nothing.
+ */
 export class TerminalSizes {
   #text = '';
   #latest: TerminalSize | undefined;
@@ -124,12 +132,19 @@ function parseSize(text: string): TerminalSize | undefined {
   }
   if (typeof value !== 'object' || value === null || !('Width' in value) || !('Height' in value)) return undefined;
   const { Width: width, Height: height } = value;
-  const fits = (cells: unknown): cells is number => typeof cells === 'number' && Number.isInteger(cells) && cells > 0 && cells <= 0xffff;
+  const fits = (cells: unknown): cells is number =>
+    typeof cells === 'number' && Number.isInteger(cells) && cells > 0 && cells <= 0xffff;
   return fits(width) && fits(height) ? { width, height } : undefined;
 }
 
 /** Runs the command with the client's streams. Never rejects. */
-export async function runExec(op: Op, backend: StreamBackend, grant: ExecGrant, client: StdioClient, meter: Meter): Promise<Ending> {
+export async function runExec(
+  op: Op,
+  backend: StreamBackend,
+  grant: ExecGrant,
+  client: StdioClient,
+  meter: Meter,
+): Promise<Ending> {
   const sizes = readSizes(client);
   try {
     const { exitCode } = await backend.exec(op, grant.containerId, grant.cmd, {
@@ -142,7 +157,9 @@ export async function runExec(op: Op, backend: StreamBackend, grant: ExecGrant, 
     return { kind: 'exited', exitCode };
   } catch (error) {
     const exitCode = error instanceof RuntimeError ? error.exitCode : undefined;
-    return exitCode === undefined ? { kind: 'failed', message: whyOf(op, error) } : await unrunnable(explain(error), exitCode, grant, client);
+    return exitCode === undefined
+      ? { kind: 'failed', message: whyOf(op, error) }
+      : await unrunnable(explain(error), exitCode, grant, client);
   } finally {
     client.stdin?.drop();
     client.sizes?.drop();
@@ -150,17 +167,29 @@ export async function runExec(op: Op, backend: StreamBackend, grant: ExecGrant, 
 }
 
 /** As with a shell: words on stderr, and an exit code. kubectl passes on only the code of an ending that has one. */
-async function unrunnable(why: string, exitCode: number, { tty }: ExecGrant, { stdout, stderr }: StdioClient): Promise<Ending> {
+async function unrunnable(
+  why: string,
+  exitCode: number,
+  { tty }: ExecGrant,
+  { stdout, stderr }: StdioClient,
+): Promise<Ending> {
   const sink = tty ? stdout : stderr;
   await sink?.(Buffer.from(`${why}${tty ? '\r\n' : '\n'}`)).catch(() => {});
   return { kind: 'exited', exitCode, why };
 }
 
 /**
- * Joins the client to the container's own stdio until the container ends, or until the client detaches from a terminal: a person's input ends
- * there when the detach keys were typed, and without it the session would hold that person's own terminal for ever. Never rejects.
+ * Joins the client to the container's own stdio until the container ends, or until the client detaches from a terminal:
+ * a person's input ends there when the detach keys were typed, and without it the session would hold that person's own
+ * terminal for ever. Never rejects.
  */
-export async function runAttach(op: Op, backend: StreamBackend, grant: AttachGrant, client: StdioClient, meter: Meter): Promise<Ending> {
+export async function runAttach(
+  op: Op,
+  backend: StreamBackend,
+  grant: AttachGrant,
+  client: StdioClient,
+  meter: Meter,
+): Promise<Ending> {
   const sizes = readSizes(client);
   try {
     op.stage('connect to the monitor');
@@ -170,10 +199,12 @@ export async function runAttach(op: Op, backend: StreamBackend, grant: AttachGra
     op.signal.addEventListener('abort', close, { once: true });
     try {
       if (op.signal.aborted) close();
-      if (grant.tty && !channel.tty) throw new RuntimeError('InvalidArgument', `container ${grant.containerId} has no terminal; attach without tty`);
+      if (grant.tty && !channel.tty)
+        throw new RuntimeError('InvalidArgument', `container ${grant.containerId} has no terminal; attach without tty`);
       if (channel.tty) sizes.connect((size) => channel.resize(size));
       const endInput = grant.tty ? close : (): void => channel.closeInput();
-      if (client.stdin !== null) void feed(meter.in(client.stdin), (data) => channel.write(data), endInput, client.stdin);
+      if (client.stdin !== null)
+        void feed(meter.in(client.stdin), (data) => channel.write(data), endInput, client.stdin);
       const sinks = { stdout: meter.out(client.stdout), stderr: meter.out(client.stderr) };
       for await (const { stream, data } of channel.output) await sinks[stream]?.(data);
       if (op.signal.aborted) throw new RuntimeError('Cancelled', 'detached');
@@ -190,34 +221,60 @@ export async function runAttach(op: Op, backend: StreamBackend, grant: AttachGra
   }
 }
 
-/** Connects every connection that the client asks for; returns when the client is done or the pod is gone. @throws what was wrong with the connection. */
-export async function runForward(op: Op, backend: StreamBackend, grant: ForwardGrant, client: PortsClient, meter: Meter): Promise<void> {
+/**
+ * Connects every connection that the client asks for; returns when the client is done or the pod is gone. @throws what
+ * was wrong with the connection.
+ */
+export async function runForward(
+  op: Op,
+  backend: StreamBackend,
+  grant: ForwardGrant,
+  client: PortsClient,
+  meter: Meter,
+): Promise<void> {
   op.stage('forward');
   await client.serve(async (forward) => {
     const failure = await forwardOne(op, backend, grant, forward, meter);
-    await forward.finish(failure === undefined ? undefined : `error forwarding port ${forward.port}: ${whyOf(op, failure)}`);
+    await forward.finish(
+      failure === undefined ? undefined : `error forwarding port ${forward.port}: ${whyOf(op, failure)}`,
+    );
     // Nothing more can come of this session.
     if (isCode(failure, 'NotFound') || isCode(failure, 'FailedPrecondition')) void client.finish();
   });
 }
 
 /** One connection, to the end of both directions; what went wrong, if anything did. Never rejects. */
-async function forwardOne(op: Op, backend: StreamBackend, grant: ForwardGrant, forward: Forward, meter: Meter): Promise<unknown> {
+async function forwardOne(
+  op: Op,
+  backend: StreamBackend,
+  grant: ForwardGrant,
+  forward: Forward,
+  meter: Meter,
+): Promise<unknown> {
   try {
-    if (grant.port.length > 0 && !grant.port.includes(forward.port)) throw new RuntimeError('PermissionDenied', `it was not asked for; asked for: ${grant.port.join(', ')}`);
+    if (grant.port.length > 0 && !grant.port.includes(forward.port))
+      throw new RuntimeError('PermissionDenied', `it was not asked for; asked for: ${grant.port.join(', ')}`);
     const connection = await backend.portForward(op, grant.podSandboxId, forward.port);
     const close = (): void => connection.close();
     const signal = AbortSignal.any([op.signal, forward.gone]);
     signal.addEventListener('abort', close, { once: true });
     try {
       if (signal.aborted) close();
-      const upstream = feed(meter.in(forward.input), (data) => connection.write(data), () => void connection.endWrite().catch(() => {}), forward.input);
+      const upstream = feed(
+        meter.in(forward.input),
+        (data) => connection.write(data),
+        () => void connection.endWrite().catch(() => {}),
+        forward.input,
+      );
       const output = meter.out(forward.output);
       for await (const data of connection) await output(data);
       if (forward.endOutput !== null && !signal.aborted) {
         await forward.endOutput();
         // The pod may still listen, but a client that has nothing to say must not keep the connection.
-        await beforeTimeout(limits.streamLingerMs, abortable(upstream, signal, () => new Error('the client is gone')).catch(() => {}));
+        await beforeTimeout(
+          limits.streamLingerMs,
+          abortable(upstream, signal, () => new Error('the client is gone')).catch(() => {}),
+        );
       }
     } finally {
       signal.removeEventListener('abort', close);
@@ -231,7 +288,12 @@ async function forwardOne(op: Op, backend: StreamBackend, grant: ForwardGrant, f
 }
 
 /** Writes a source until it ends or nobody takes it, then `end`. Never rejects. */
-async function feed(source: AsyncIterable<Uint8Array>, write: (data: Uint8Array) => Promise<void>, end: () => void, inbox: Inbox): Promise<void> {
+async function feed(
+  source: AsyncIterable<Uint8Array>,
+  write: (data: Uint8Array) => Promise<void>,
+  end: () => void,
+  inbox: Inbox,
+): Promise<void> {
   try {
     // Half-close only after the last byte was taken (containerd#13934).
     for await (const data of source) await write(data);

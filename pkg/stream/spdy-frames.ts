@@ -1,12 +1,22 @@
 /**
  * PURE. SPDY/3.1 on the wire (draft-mbelshe-httpbis-spdy-00, section 2, and the session window of 3.1): frames read
- * incrementally from untrusted bytes, frames to write, header blocks, and the dictionary that both sides compress them with.
+ * incrementally from untrusted bytes, frames to write, header blocks, and the dictionary that both sides compress them
+ * with.
  */
 import { RuntimeError } from '../base/errors.ts';
 import { limits } from '../base/limits.ts';
 
 const VERSION = 3;
-const TYPE = { synStream: 1, synReply: 2, rstStream: 3, settings: 4, ping: 6, goAway: 7, headers: 8, windowUpdate: 9 } as const;
+const TYPE = {
+  synStream: 1,
+  synReply: 2,
+  rstStream: 3,
+  settings: 4,
+  ping: 6,
+  goAway: 7,
+  headers: 8,
+  windowUpdate: 9,
+} as const;
 const FLAG_FIN = 0x01;
 /** An empty stored block. Go's reader keeps what came before to itself until it sees one. */
 const FLUSH = Buffer.of(0, 0, 0, 0xff, 0xff);
@@ -14,7 +24,10 @@ const FLUSH = Buffer.of(0, 0, 0, 0xff, 0xff);
 const HEADERS_MAX = 256;
 export const RESET = { protocolError: 1, refusedStream: 3, cancel: 5 } as const;
 
-/** What arrived. Data comes in pieces as it arrives; `block` is a compressed header block, of which every one must be unpacked, in order. */
+/**
+ * What arrived. Data comes in pieces as it arrives; `block` is a compressed header block, of which every one must be
+ * unpacked, in order.
+ */
 export type Frame =
   | { readonly kind: 'data'; readonly stream: number; readonly bytes: Uint8Array; readonly fin: boolean }
   | { readonly kind: 'open' | 'headers'; readonly stream: number; readonly block: Uint8Array; readonly fin: boolean }
@@ -29,7 +42,10 @@ export class FrameReader {
   /** The data frame that is passing through. */
   #data: { readonly stream: number; readonly fin: boolean; left: number } | undefined;
 
-  /** Frames, and pieces of data frames, in `chunk` and what was left before. @throws InvalidArgument for what is no SPDY/3.1; the connection is lost then. */
+  /**
+   * Frames, and pieces of data frames, in `chunk` and what was left before. @throws InvalidArgument for what is no
+   * SPDY/3.1; the connection is lost then.
+   */
   *read(chunk: Uint8Array): Generator<Frame, void, void> {
     let rest: Uint8Array = chunk;
     while (rest.length > 0) {
@@ -43,13 +59,19 @@ export class FrameReader {
       if (this.#partial.length < 8) return;
       const length = this.#partial.readUIntBE(5, 3);
       if ((this.#partial.readUInt8(0) & 0x80) === 0) {
-        this.#data = { stream: this.#partial.readUInt32BE(0), fin: (this.#partial.readUInt8(4) & FLAG_FIN) !== 0, left: length };
+        this.#data = {
+          stream: this.#partial.readUInt32BE(0),
+          fin: (this.#partial.readUInt8(4) & FLAG_FIN) !== 0,
+          left: length,
+        };
         this.#partial = Buffer.alloc(0);
         if (length === 0) yield this.#pieceOf(this.#data, new Uint8Array());
         continue;
       }
-      if (this.#partial.readUInt16BE(0) !== (0x8000 | VERSION)) throw malformed(`version ${this.#partial.readUInt16BE(0) & 0x7fff}`);
-      if (length > limits.spdyControlBytes) throw malformed(`a control frame of ${length} bytes; at most ${limits.spdyControlBytes}`);
+      if (this.#partial.readUInt16BE(0) !== (0x8000 | VERSION))
+        throw malformed(`version ${this.#partial.readUInt16BE(0) & 0x7fff}`);
+      if (length > limits.spdyControlBytes)
+        throw malformed(`a control frame of ${length} bytes; at most ${limits.spdyControlBytes}`);
       rest = this.#gather(rest, 8 + length);
       if (this.#partial.length < 8 + length) return;
       const frame = controlFrame(this.#partial);
@@ -73,7 +95,10 @@ export class FrameReader {
   }
 }
 
-/** A whole control frame; undefined for those that ask nothing of us: SETTINGS, WINDOW_UPDATE (no client of CRI keeps windows), unknown types. */
+/**
+ * A whole control frame; undefined for those that ask nothing of us: SETTINGS, WINDOW_UPDATE (no client of CRI keeps
+ * windows), unknown types.
+ */
 function controlFrame(frame: Buffer): Frame | undefined {
   const type = frame.readUInt16BE(2);
   const fin = (frame.readUInt8(4) & FLAG_FIN) !== 0;
@@ -145,7 +170,11 @@ function control(type: number, ...rest: readonly (Uint8Array | boolean)[]): Buff
   header.writeUInt16BE(0x8000 | VERSION, 0);
   header.writeUInt16BE(type, 2);
   header.writeUInt8(rest.includes(true) ? FLAG_FIN : 0, 4);
-  header.writeUIntBE(parts.reduce((sum, part) => sum + part.length, 0), 5, 3);
+  header.writeUIntBE(
+    parts.reduce((sum, part) => sum + part.length, 0),
+    5,
+    3,
+  );
   return Buffer.concat([header, ...parts]);
 }
 
@@ -184,8 +213,8 @@ export function parseHeaderBlock(block: Buffer): ReadonlyMap<string, string> {
 }
 
 /**
- * Our side of header compression: a zlib stream (RFC 1950) of stored blocks. It needs no window, so a session holds no memory for it,
- * and what we send is an empty block nearly always.
+ * Our side of header compression: a zlib stream (RFC 1950) of stored blocks. It needs no window, so a session holds no
+ * memory for it, and what we send is an empty block nearly always.
  */
 export class HeaderPacker {
   #begun = false;
@@ -201,27 +230,56 @@ export class HeaderPacker {
   }
 }
 
-/** The preset dictionary of SPDY/3 header compression: words that are preceded by their length, then words that are not. */
+/**
+ * The preset dictionary of SPDY/3 header compression: words that are preceded by their length, then words that are not.
+ */
 export const dictionary: Buffer = makeDictionary();
 
 function makeDictionary(): Buffer {
   const counted = [
-    ...'options head post put delete trace accept accept-charset accept-encoding accept-language accept-ranges age allow authorization'.split(' '),
-    ...'cache-control connection content-base content-encoding content-language content-length content-location content-md5'.split(' '),
-    ...'content-range content-type date etag expect expires from host if-match if-modified-since if-none-match if-range'.split(' '),
-    ...'if-unmodified-since last-modified location max-forwards pragma proxy-authenticate proxy-authorization range referer'.split(' '),
-    ...'retry-after server te trailer transfer-encoding upgrade user-agent vary via warning www-authenticate method get status'.split(' '),
-    '200 OK', ...'version HTTP/1.1 url public set-cookie keep-alive origin'.split(' '),
+    ...(
+      'options head post put delete trace accept accept-charset accept-encoding accept-language ' +
+      'accept-ranges age allow authorization'
+    ).split(' '),
+    ...(
+      'cache-control connection content-base content-encoding content-language content-length ' +
+      'content-location content-md5'
+    ).split(' '),
+    ...(
+      'content-range content-type date etag expect expires from host if-match if-modified-since ' +
+      'if-none-match if-range'
+    ).split(' '),
+    ...(
+      'if-unmodified-since last-modified location max-forwards pragma proxy-authenticate ' +
+      'proxy-authorization range referer'
+    ).split(' '),
+    ...(
+      'retry-after server te trailer transfer-encoding upgrade user-agent vary via warning ' +
+      'www-authenticate method get status'
+    ).split(' '),
+    '200 OK',
+    ...'version HTTP/1.1 url public set-cookie keep-alive origin'.split(' '),
   ];
   const plain = [
     '100101201202205206300302303304305306307402405406407408409410411412413414415416417502504505',
-    '203 Non-Authoritative Information', '204 No Content', '301 Moved Permanently', '400 Bad Request', '401 Unauthorized', '403 Forbidden',
-    '404 Not Found', '500 Internal Server Error', '501 Not Implemented', '503 Service Unavailable',
+    '203 Non-Authoritative Information',
+    '204 No Content',
+    '301 Moved Permanently',
+    '400 Bad Request',
+    '401 Unauthorized',
+    '403 Forbidden',
+    '404 Not Found',
+    '500 Internal Server Error',
+    '501 Not Implemented',
+    '503 Service Unavailable',
     'Jan Feb Mar Apr May Jun Jul Aug Sept Oct Nov Dec 00:00:00 Mon, Tue, Wed, Thu, Fri, Sat, Sun, GMT',
     'chunked,text/html,image/png,image/jpg,image/gif,application/xml,application/xhtml+xml,text/plain,text/javascript,public',
     'privatemax-age=gzip,deflate,sdchcharset=utf-8charset=iso-8859-1,utf-,*,enq=0.',
   ];
-  return Buffer.concat([...counted.flatMap((word) => [words(word.length), Buffer.from(word)]), Buffer.from(plain.join(''))]);
+  return Buffer.concat([
+    ...counted.flatMap((word) => [words(word.length), Buffer.from(word)]),
+    Buffer.from(plain.join('')),
+  ]);
 }
 
 /** RFC 1950, section 8.2. */

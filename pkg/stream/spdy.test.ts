@@ -3,7 +3,19 @@ import { type Duplex, duplexPair } from 'node:stream';
 import { deflateSync } from 'node:zlib';
 import { limits } from '../base/limits.ts';
 import { openSpdyPorts, openSpdyStdio, SpdySession, type SpdyStream } from './spdy.ts';
-import { adler32, dataHeader, dictionary, type Frame, FrameReader, headerBlock, HeaderPacker, openFrame, parseHeaderBlock, pingFrame, resetFrame } from './spdy-frames.ts';
+import {
+  adler32,
+  dataHeader,
+  dictionary,
+  type Frame,
+  FrameReader,
+  headerBlock,
+  HeaderPacker,
+  openFrame,
+  parseHeaderBlock,
+  pingFrame,
+  resetFrame,
+} from './spdy-frames.ts';
 import { SpdyClient } from './fake-client.ts';
 import { socketWire } from './wire.ts';
 
@@ -32,7 +44,11 @@ async function turns(count: number): Promise<void> {
 }
 
 describe('SPDY frames', () => {
-  const headers = new Map([['streamtype', 'stdin'], ['port', '80'], ['ünïcode', 'välue']]);
+  const headers = new Map([
+    ['streamtype', 'stdin'],
+    ['port', '80'],
+    ['ünïcode', 'välue'],
+  ]);
 
   it('has the dictionary that all of SPDY/3 has', () => {
     assert.deepEqual([dictionary.length, adler32(dictionary).toString(16)], [1_423, 'e3c6a7c2']);
@@ -40,7 +56,13 @@ describe('SPDY frames', () => {
 
   it('reads what it writes, cut anywhere', () => {
     const bytes = Buffer.concat([
-      openFrame(1, Buffer.from('block')), openFrame(3, Buffer.from(''), true), dataHeader(1, 5, false), Buffer.from('hello'), dataHeader(1, 0, true), pingFrame(7), resetFrame(3, 5),
+      openFrame(1, Buffer.from('block')),
+      openFrame(3, Buffer.from(''), true),
+      dataHeader(1, 5, false),
+      Buffer.from('hello'),
+      dataHeader(1, 0, true),
+      pingFrame(7),
+      resetFrame(3, 5),
     ]);
     const read = (cut: number): string => {
       const reader = new FrameReader();
@@ -54,7 +76,8 @@ describe('SPDY frames', () => {
       }
       return [...seen, data].join(' ');
     };
-    for (let cut = 1; cut <= bytes.length; cut++) assert.strictEqual(read(cut), 'open:1:block open:3:$ ping:7 reset:3 hello$');
+    for (let cut = 1; cut <= bytes.length; cut++)
+      assert.strictEqual(read(cut), 'open:1:block open:3:$ ping:7 reset:3 hello$');
   });
 
   it('packs headers so that any zlib unpacks them, blocks in one stream', () => {
@@ -73,14 +96,20 @@ describe('SPDY frames', () => {
       Buffer.from([0x80, 0x03, 0, 2, 0, 0, 0, 4, 0, 0, 0, 1]),
     ];
     for (const bytes of wrong) assert.throws(() => [...new FrameReader().read(bytes)], /no SPDY/);
-    for (const block of [Buffer.alloc(3), Buffer.from([0, 0, 0, 1]), Buffer.from([0, 0, 0, 1, 0x7f, 0xff, 0xff, 0xff]), Buffer.from([0xff, 0xff, 0xff, 0xff])]) {
+    for (const block of [
+      Buffer.alloc(3),
+      Buffer.from([0, 0, 0, 1]),
+      Buffer.from([0, 0, 0, 1, 0x7f, 0xff, 0xff, 0xff]),
+      Buffer.from([0xff, 0xff, 0xff, 0xff]),
+    ]) {
       assert.throws(() => parseHeaderBlock(block), /no SPDY/);
     }
   });
 });
 
 function describeFrame(frame: Frame): string {
-  if (frame.kind === 'open') return `open:${frame.stream}:${Buffer.from(frame.block).toString()}${frame.fin ? '$' : ''}`;
+  if (frame.kind === 'open')
+    return `open:${frame.stream}:${Buffer.from(frame.block).toString()}${frame.fin ? '$' : ''}`;
   return `${frame.kind}:${'stream' in frame ? frame.stream : 'id' in frame ? frame.id : ''}`;
 }
 
@@ -89,7 +118,12 @@ describe('a SPDY session', () => {
     const { server, client } = connection();
     const over = new SpdySession(socketWire(server, Buffer.alloc(0)), () => {}).run();
     client.resume();
-    client.write(openFrame(1, deflateSync(Buffer.alloc(4 * 1024 * 1024), { dictionary }).subarray(0, limits.spdyControlBytes - 10)));
+    client.write(
+      openFrame(
+        1,
+        deflateSync(Buffer.alloc(4 * 1024 * 1024), { dictionary }).subarray(0, limits.spdyControlBytes - 10),
+      ),
+    );
     assert.match(String((await over)?.message), /headers of more than/);
   });
 
@@ -141,7 +175,8 @@ describe('a SPDY session', () => {
     const stream = await client.open({ streamType: 'stdin' });
     let sent = 0;
     void (async () => {
-      for (const part = Buffer.alloc(10_000); sent < 10_000_000 && !end.destroyed; sent += part.length) await stream.write(part);
+      for (const part = Buffer.alloc(10_000); sent < 10_000_000 && !end.destroyed; sent += part.length)
+        await stream.write(part);
     })();
     let before = -1;
     while (streams.length === 0 || sent !== before) {
@@ -161,12 +196,19 @@ describe('a SPDY session', () => {
   it('tells a client that leaves before all its streams are there from one that is wrong', async () => {
     const wanted = { stdin: true, stdout: true, stderr: false, tty: false };
     const leaving = connection();
-    const left = openSpdyStdio(socketWire(leaving.server, Buffer.alloc(0)), wanted, 'v4.channel.k8s.io').then(() => '', String);
+    const left = openSpdyStdio(socketWire(leaving.server, Buffer.alloc(0)), wanted, 'v4.channel.k8s.io').then(
+      () => '',
+      String,
+    );
     await new SpdyClient(leaving.client).open({ streamType: 'error' });
     leaving.client.end();
     assert.match(await left, /hung up/);
     const wrong = connection();
-    const refused = openSpdyStdio(socketWire(wrong.server, Buffer.from('GET / HTTP/1.1\r\n\r\n')), wanted, 'v4.channel.k8s.io').then(() => '', String);
+    const refused = openSpdyStdio(
+      socketWire(wrong.server, Buffer.from('GET / HTTP/1.1\r\n\r\n')),
+      wanted,
+      'v4.channel.k8s.io',
+    ).then(() => '', String);
     wrong.client.resume();
     wrong.client.write(Buffer.from([0x80, 0x09, 0, 0, 0, 0, 0, 0]));
     wrong.client.end();
@@ -179,12 +221,17 @@ describe('a SPDY session', () => {
     const random = randomFrom(seed);
     for (let round = 0; round < 400; round++) {
       const { server, client } = connection();
-      const over: Promise<unknown> = round % 2 === 0
-        ? openSpdyPorts(socketWire(server, Buffer.alloc(0))).serve((forward) => forward.finish('no'))
-        : new SpdySession(socketWire(server, Buffer.alloc(0)), (stream) => void (async () => {
-            for await (const part of stream.input) await stream.write(part).catch(() => {});
-            await stream.end();
-          })()).run();
+      const over: Promise<unknown> =
+        round % 2 === 0
+          ? openSpdyPorts(socketWire(server, Buffer.alloc(0))).serve((forward) => forward.finish('no'))
+          : new SpdySession(
+              socketWire(server, Buffer.alloc(0)),
+              (stream) =>
+                void (async () => {
+                  for await (const part of stream.input) await stream.write(part).catch(() => {});
+                  await stream.end();
+                })(),
+            ).run();
       client.resume();
       const valid = validConversation(random);
       const bytes = mutate(valid, random);
@@ -206,7 +253,21 @@ function validConversation(random: (below: number) => number): Buffer {
   const parts: Buffer[] = [];
   for (let i = 0, id = 1; i < 8; i++) {
     const request = String(random(3));
-    parts.push(openFrame(id, packer.pack(headerBlock(new Map([['streamtype', random(2) === 0 ? 'data' : 'error'], ['port', String(random(100))], ['requestid', request]]))), random(3) === 0));
+    parts.push(
+      openFrame(
+        id,
+        packer.pack(
+          headerBlock(
+            new Map([
+              ['streamtype', random(2) === 0 ? 'data' : 'error'],
+              ['port', String(random(100))],
+              ['requestid', request],
+            ]),
+          ),
+        ),
+        random(3) === 0,
+      ),
+    );
     for (let j = random(3); j > 0; j--) {
       const data = Buffer.alloc(random(2_000), j);
       parts.push(dataHeader(id, data.length, random(4) === 0), data);
@@ -224,10 +285,21 @@ function mutate(valid: Buffer, random: (below: number) => number): Buffer {
   for (let i = random(6); i > 0; i--) {
     const at = random(bytes.length);
     switch (random(4)) {
-      case 0: bytes[at] = random(256); break;
-      case 1: bytes = Buffer.concat([bytes.subarray(0, at), bytes.subarray(at + random(20))]); break;
-      case 2: bytes = Buffer.concat([bytes.subarray(0, at), bytes.subarray(Math.max(0, at - random(50)))]); break;
-      default: bytes = Buffer.concat([bytes.subarray(0, at), Buffer.from(Array.from({ length: random(30) }, () => random(256))), bytes.subarray(at)]);
+      case 0:
+        bytes[at] = random(256);
+        break;
+      case 1:
+        bytes = Buffer.concat([bytes.subarray(0, at), bytes.subarray(at + random(20))]);
+        break;
+      case 2:
+        bytes = Buffer.concat([bytes.subarray(0, at), bytes.subarray(Math.max(0, at - random(50)))]);
+        break;
+      default:
+        bytes = Buffer.concat([
+          bytes.subarray(0, at),
+          Buffer.from(Array.from({ length: random(30) }, () => random(256))),
+          bytes.subarray(at),
+        ]);
     }
   }
   return bytes;

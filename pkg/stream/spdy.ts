@@ -1,9 +1,10 @@
 /**
- * SPDY/3.1, the server's side, as kubectl, crictl and critest speak it through client-go: exec and attach by streams that say
- * what they carry (`streamType`), port-forward by pairs of streams (`requestID`).
+ * SPDY/3.1, the server's side, as kubectl, crictl and critest speak it through client-go: exec and attach by streams
+ * that say what they carry (`streamType`), port-forward by pairs of streams (`requestID`).
  *
- * client-go never opens its receive windows, so ours to it are not kept; it gets back-pressure from TCP. We open ours as data is
- * taken, for clients that keep to the protocol; one that does not is held by not reading from its connection.
+ * client-go never opens its receive windows, so ours to it are not kept; it gets back-pressure from TCP. We open ours
+ * as data is taken, for clients that keep to the protocol; one that does not is held by not reading from its
+ * connection.
  */
 import { createInflate, type Inflate } from 'node:zlib';
 import { explain, RuntimeError } from '../base/errors.ts';
@@ -13,12 +14,29 @@ import type { Ending, Forward, PortsClient, StdioClient, Wanted } from './client
 import { endingMessage } from './ending.ts';
 import { Inbox } from './inbox.ts';
 import {
-  dataHeader, dictionary, type Frame, FrameReader, goAwayFrame, headerBlock, HeaderPacker, parseHeaderBlock, pingFrame, replyFrame, RESET, resetFrame, windowFrame,
+  dataHeader,
+  dictionary,
+  type Frame,
+  FrameReader,
+  goAwayFrame,
+  headerBlock,
+  HeaderPacker,
+  parseHeaderBlock,
+  pingFrame,
+  replyFrame,
+  RESET,
+  resetFrame,
+  windowFrame,
 } from './spdy-frames.ts';
 import { beforeTimeout, heartbeat, hungUp, type Wire } from './wire.ts';
 
 /** What a version of the protocol has: sizes of the terminal since v3, the ending as an object since v4. */
-export const SPDY_STDIO_PROTOCOLS: readonly string[] = ['v4.channel.k8s.io', 'v3.channel.k8s.io', 'v2.channel.k8s.io', 'channel.k8s.io'];
+export const SPDY_STDIO_PROTOCOLS: readonly string[] = [
+  'v4.channel.k8s.io',
+  'v3.channel.k8s.io',
+  'v2.channel.k8s.io',
+  'channel.k8s.io',
+];
 export const SPDY_PORTS_PROTOCOLS: readonly string[] = ['portforward.k8s.io'];
 
 /** Data taken before the client hears of it: half of what it may send ahead. */
@@ -111,7 +129,9 @@ export class SpdySession {
       }
       return undefined;
     } catch (error) {
-      return error instanceof RuntimeError ? error : new RuntimeError('InvalidArgument', 'this is no SPDY/3.1', { cause: error });
+      return error instanceof RuntimeError
+        ? error
+        : new RuntimeError('InvalidArgument', 'this is no SPDY/3.1', { cause: error });
     }
   }
 
@@ -147,7 +167,8 @@ export class SpdySession {
   }
 
   #open(id: number, headers: ReadonlyMap<string, string>, fin: boolean): void {
-    if (id % 2 === 0 || id <= this.#lastStream) throw new RuntimeError('InvalidArgument', `this is no SPDY/3.1: stream ${id} after ${this.#lastStream}`);
+    if (id % 2 === 0 || id <= this.#lastStream)
+      throw new RuntimeError('InvalidArgument', `this is no SPDY/3.1: stream ${id} after ${this.#lastStream}`);
     this.#lastStream = id;
     if (this.#finishing || this.#streams.size >= limits.spdyStreamsCount) {
       this.#control(resetFrame(id, RESET.refusedStream));
@@ -176,9 +197,12 @@ export class SpdySession {
   /** Sends without waiting; what is not sent yet is counted. */
   #control(frame: Uint8Array): void {
     this.#unsent += frame.length;
-    this.#sent = this.#wire.write(frame).catch(() => {}).then(() => {
-      this.#unsent -= frame.length;
-    });
+    this.#sent = this.#wire
+      .write(frame)
+      .catch(() => {})
+      .then(() => {
+        this.#unsent -= frame.length;
+      });
   }
 }
 
@@ -296,12 +320,17 @@ class HeaderUnpacker {
     });
     inflate.on('error', (error) => this.#fail?.(error));
     inflate.on('close', () => this.#fail?.(hungUp()));
-    inflate.on('end', () => this.#fail?.(new RuntimeError('InvalidArgument', 'this is no SPDY/3.1: the header compression ended')));
+    inflate.on('end', () =>
+      this.#fail?.(new RuntimeError('InvalidArgument', 'this is no SPDY/3.1: the header compression ended')),
+    );
     return inflate;
   }
 }
 
-/** Waits until the client has opened every stream that it asked for. @throws InvalidArgument, DeadlineExceeded, Cancelled; the wire is closed then. */
+/**
+ * Waits until the client has opened every stream that it asked for. @throws InvalidArgument, DeadlineExceeded,
+ * Cancelled; the wire is closed then.
+ */
 export async function openSpdyStdio(wire: Wire, wanted: Wanted, protocol: string): Promise<StdioClient> {
   const names = ['error', ...(['stdin', 'stdout', 'stderr'] as const).filter((name) => wanted[name])];
   if (wanted.tty && (protocol.startsWith('v3') || protocol.startsWith('v4'))) names.push('resize');
@@ -325,7 +354,13 @@ export async function openSpdyStdio(wire: Wire, wanted: Wanted, protocol: string
   if (first !== 'complete') {
     await session.finish();
     if (first instanceof RuntimeError) throw first;
-    throw first === 'late' ? new RuntimeError('DeadlineExceeded', `the client opened only ${quote([...streams.keys()].join(' '))} of ${names.join(' ')} within ${limits.streamCreationMs} ms`) : hungUp();
+    throw first === 'late'
+      ? new RuntimeError(
+          'DeadlineExceeded',
+          `the client opened only ${quote([...streams.keys()].join(' '))} of ${names.join(' ')} within ` +
+            `${limits.streamCreationMs} ms`,
+        )
+      : hungUp();
   }
   const sink = (name: string): ((data: Uint8Array) => Promise<void>) | null => {
     const stream = streams.get(name);
@@ -341,7 +376,11 @@ export async function openSpdyStdio(wire: Wire, wanted: Wanted, protocol: string
       const message = endingMessage(ending, protocol.startsWith('v4'));
       const farewell = async (): Promise<void> => {
         await Promise.all([streams.get('stdout')?.end(), streams.get('stderr')?.end()]);
-        if (message.length > 0) await streams.get('error')?.write(message).catch(() => {});
+        if (message.length > 0)
+          await streams
+            .get('error')
+            ?.write(message)
+            .catch(() => {});
         await streams.get('error')?.end();
       };
       if (!(await beforeTimeout(limits.streamFlushMs, farewell()))) wire.destroy();

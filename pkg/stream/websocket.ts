@@ -16,15 +16,30 @@ import { endSocket, goneSignal, heartbeat, hungUp, type Wire } from './wire.ts';
 const CHANNEL = { stdin: 0, stdout: 1, stderr: 2, error: 3, resize: 4, close: 255 } as const;
 /** '' is a client that names none. */
 export const WEBSOCKET_STDIO_PROTOCOLS: readonly string[] = [
-  'v5.channel.k8s.io', 'v4.channel.k8s.io', 'v4.base64.channel.k8s.io', 'channel.k8s.io', 'base64.channel.k8s.io', '',
+  'v5.channel.k8s.io',
+  'v4.channel.k8s.io',
+  'v4.base64.channel.k8s.io',
+  'channel.k8s.io',
+  'base64.channel.k8s.io',
+  '',
 ];
 export const TUNNEL_PROTOCOL = 'SPDY/3.1+portforward.k8s.io';
-export const WEBSOCKET_PORTS_PROTOCOLS: readonly string[] = [TUNNEL_PROTOCOL, 'v4.channel.k8s.io', 'v4.base64.channel.k8s.io', ''];
+export const WEBSOCKET_PORTS_PROTOCOLS: readonly string[] = [
+  TUNNEL_PROTOCOL,
+  'v4.channel.k8s.io',
+  'v4.base64.channel.k8s.io',
+  '',
+];
 /** Two channels for each port, numbered by one byte. */
 export const WEBSOCKET_PORTS_MAX = 127;
 
 const endpointOptions = {
-  noServer: true, clientTracking: false, perMessageDeflate: false, autoPong: false, maxPayload: limits.webSocketMessageBytes, closeTimeout: limits.streamFlushMs + limits.streamLingerMs,
+  noServer: true,
+  clientTracking: false,
+  perMessageDeflate: false,
+  autoPong: false,
+  maxPayload: limits.webSocketMessageBytes,
+  closeTimeout: limits.streamFlushMs + limits.streamLingerMs,
 };
 const endpoint = new WebSocketServer(endpointOptions);
 /** What was chosen for each request. Kept from the library, which refuses the tunnel's name for its slash. */
@@ -52,7 +67,8 @@ export class WebSocketWire implements Wire {
     ws.on('error', () => {}); // It closes by itself, with the code that fits.
     ws.on('ping', (data: Buffer) => this.#pong(data));
     ws.once('close', () => this.#inbox.end());
-    // Unasked for, which RFC 6455 allows: it also keeps clients alive whose pings we do not read while their input is held.
+    // Unasked for, which RFC 6455 allows: it also keeps clients alive whose pings we do not read while their input is
+    // held.
     heartbeat(this.gone, () => this.#pong(Buffer.alloc(0)));
   }
 
@@ -67,10 +83,12 @@ export class WebSocketWire implements Wire {
     this.#ws.on('message', (message: Buffer) => {
       this.#waiting += 1;
       this.#ws.pause();
-      this.#taking = this.#taking.then(() => take(message)).finally(() => {
-        this.#waiting -= 1;
-        if (this.#waiting === 0) this.#ws.resume();
-      });
+      this.#taking = this.#taking
+        .then(() => take(message))
+        .finally(() => {
+          this.#waiting -= 1;
+          if (this.#waiting === 0) this.#ws.resume();
+        });
     });
     this.#ws.resume();
   }
@@ -103,12 +121,21 @@ export class WebSocketWire implements Wire {
 
   /** Answers a ping, unless the client reads nothing: then nobody waits for it. */
   #pong(data: Buffer): void {
-    if (this.#ws.readyState === this.#ws.OPEN && this.#socket.writableLength < limits.streamControlBytes) this.#ws.pong(data);
+    if (this.#ws.readyState === this.#ws.OPEN && this.#socket.writableLength < limits.streamControlBytes)
+      this.#ws.pong(data);
   }
 }
 
-/** Upgrades to a WebSocket with `protocol` ('' for none). Resolves with null when the request is none, which is answered then. */
-export function upgradeToWebSocket(request: IncomingMessage, socket: Duplex, head: Buffer, protocol: string): Promise<WebSocketWire | null> {
+/**
+ * Upgrades to a WebSocket with `protocol` ('' for none). Resolves with null when the request is none, which is answered
+ * then.
+ */
+export function upgradeToWebSocket(
+  request: IncomingMessage,
+  socket: Duplex,
+  head: Buffer,
+  protocol: string,
+): Promise<WebSocketWire | null> {
   delete request.headers['sec-websocket-protocol'];
   chosen.set(request, protocol);
   return new Promise((resolve) => {
@@ -139,7 +166,11 @@ class Channels {
   }
 
   async send(channel: number, data: Uint8Array): Promise<void> {
-    if (this.#isText) await this.#wire.send(String.fromCharCode(0x30 + channel) + Buffer.from(data.buffer, data.byteOffset, data.byteLength).toString('base64'));
+    if (this.#isText)
+      await this.#wire.send(
+        String.fromCharCode(0x30 + channel) +
+          Buffer.from(data.buffer, data.byteOffset, data.byteLength).toString('base64'),
+      );
     else await this.#wire.send(Buffer.concat([Buffer.of(channel), data]));
   }
 
@@ -167,9 +198,14 @@ export function openWebSocketStdio(wire: WebSocketWire, wanted: Wanted, protocol
   if (wanted.stdin) inputs.set(CHANNEL.stdin, new Inbox());
   if (wanted.tty) inputs.set(CHANNEL.resize, new Inbox());
   const channels = new Channels(wire, protocol, inputs);
-  const sink = (channel: number) => (data: Uint8Array): Promise<void> => channels.send(channel, data);
+  const sink =
+    (channel: number) =>
+    (data: Uint8Array): Promise<void> =>
+      channels.send(channel, data);
   // The first message says that the connection stands; clients wait for it.
-  channels.send(wanted.stdout ? CHANNEL.stdout : wanted.stderr ? CHANNEL.stderr : CHANNEL.error, new Uint8Array()).catch(() => {});
+  channels
+    .send(wanted.stdout ? CHANNEL.stdout : wanted.stderr ? CHANNEL.stderr : CHANNEL.error, new Uint8Array())
+    .catch(() => {});
   return {
     gone: wire.gone,
     stdin: inputs.get(CHANNEL.stdin) ?? null,

@@ -1,20 +1,29 @@
 /**
- * A connection after its HTTP upgrade, as bytes in order with back-pressure both ways: a socket, or a WebSocket that carries
- * SPDY. Every connection beats: it sends something small from time to time, which is how one that is not read from, because
- * the process behind it reads no input, finds out that its client is gone.
+ * A connection after its HTTP upgrade, as bytes in order with back-pressure both ways: a socket, or a WebSocket that
+ * carries SPDY. Every connection beats: it sends something small from time to time, which is how one that is not read
+ * from, because the process behind it reads no input, finds out that its client is gone.
  */
 import type { Duplex } from 'node:stream';
 import { RuntimeError } from '../base/errors.ts';
 import { limits } from '../base/limits.ts';
 
 export interface Wire {
-  /** Everything that arrives; ends when the connection does. Reading it slowly slows the client down. One reader, who reads to the end. */
+  /**
+   * Everything that arrives; ends when the connection does. Reading it slowly slows the client down. One reader, who
+   * reads to the end.
+   */
   readonly input: AsyncIterable<Uint8Array>;
   /** Fires when the connection is closed, by whomever. */
   readonly gone: AbortSignal;
-  /** Resolves when the kernel has the bytes, which must not change before. @throws Cancelled once the connection is closed. */
+  /**
+   * Resolves when the kernel has the bytes, which must not change before. @throws Cancelled once the connection is
+   * closed.
+   */
   write(...parts: readonly Uint8Array[]): Promise<void>;
-  /** Lets what is written reach the client, waits for it to hang up, and closes; each for a bounded time. Input goes on until then. Never rejects. */
+  /**
+   * Lets what is written reach the client, waits for it to hang up, and closes; each for a bounded time. Input goes on
+   * until then. Never rejects.
+   */
   end(): Promise<void>;
   /** Closes at once. */
   destroy(): void;
@@ -53,9 +62,12 @@ export function heartbeat(gone: AbortSignal, beat: () => void): void {
 export async function endSocket(socket: Duplex, gone: AbortSignal, hangUp: () => void): Promise<void> {
   if (gone.aborted) return;
   const closed = new Promise<void>((resolve) => gone.addEventListener('abort', () => resolve(), { once: true }));
-  const flushed = new Promise<void>((resolve) => (socket.writableFinished ? resolve() : socket.once('finish', resolve)));
+  const flushed = new Promise<void>((resolve) =>
+    socket.writableFinished ? resolve() : socket.once('finish', resolve),
+  );
   hangUp();
-  if (await beforeTimeout(limits.streamFlushMs, Promise.race([flushed, closed]))) await beforeTimeout(limits.streamLingerMs, closed);
+  if (await beforeTimeout(limits.streamFlushMs, Promise.race([flushed, closed])))
+    await beforeTimeout(limits.streamLingerMs, closed);
   socket.destroy();
   await closed;
 }

@@ -1,7 +1,8 @@
 /**
  * Loads the addon, and turns what the kernel says into a RuntimeError: the only table of errno in the product.
  *
- * The addon is loaded at the first call, not at import: pure parts of this module can be tested before anything is built.
+ * The addon is loaded at the first call, not at import: pure parts of this module can be tested before anything is
+ * built.
  */
 import { createRequire } from 'node:module';
 import { constants } from 'node:os';
@@ -12,22 +13,48 @@ import type { Addon } from '../../native/index.d.ts';
 
 /** DESIGN section 7: which errno becomes which code. What is not here is Internal. */
 const CODES: ReadonlyMap<string, ErrorCode> = new Map<string, ErrorCode>([
-  ['EINVAL', 'InvalidArgument'], ['ENAMETOOLONG', 'InvalidArgument'], ['ELOOP', 'InvalidArgument'], ['EXDEV', 'InvalidArgument'],
-  ['ENOENT', 'NotFound'], ['ESRCH', 'NotFound'], ['ENODEV', 'NotFound'], ['ENXIO', 'NotFound'],
+  ['EINVAL', 'InvalidArgument'],
+  ['ENAMETOOLONG', 'InvalidArgument'],
+  ['ELOOP', 'InvalidArgument'],
+  ['EXDEV', 'InvalidArgument'],
+  ['ENOENT', 'NotFound'],
+  ['ESRCH', 'NotFound'],
+  ['ENODEV', 'NotFound'],
+  ['ENXIO', 'NotFound'],
   ['EEXIST', 'AlreadyExists'],
-  ['EBUSY', 'FailedPrecondition'], ['ENOTEMPTY', 'FailedPrecondition'], ['ENOTDIR', 'FailedPrecondition'], ['EISDIR', 'FailedPrecondition'],
-  ['EFBIG', 'FailedPrecondition'], ['EPIPE', 'FailedPrecondition'], ['EROFS', 'FailedPrecondition'],
-  ['EACCES', 'PermissionDenied'], ['EPERM', 'PermissionDenied'],
-  ['ENOSPC', 'ResourceExhausted'], ['EDQUOT', 'ResourceExhausted'], ['ENOMEM', 'ResourceExhausted'], ['EMFILE', 'ResourceExhausted'],
-  ['ENFILE', 'ResourceExhausted'], ['EMLINK', 'ResourceExhausted'], ['E2BIG', 'ResourceExhausted'],
-  ['EAGAIN', 'Unavailable'], ['ECONNREFUSED', 'Unavailable'], ['ECONNRESET', 'Unavailable'], ['EHOSTUNREACH', 'Unavailable'], ['ENETUNREACH', 'Unavailable'],
+  ['EBUSY', 'FailedPrecondition'],
+  ['ENOTEMPTY', 'FailedPrecondition'],
+  ['ENOTDIR', 'FailedPrecondition'],
+  ['EISDIR', 'FailedPrecondition'],
+  ['EFBIG', 'FailedPrecondition'],
+  ['EPIPE', 'FailedPrecondition'],
+  ['EROFS', 'FailedPrecondition'],
+  ['EACCES', 'PermissionDenied'],
+  ['EPERM', 'PermissionDenied'],
+  ['ENOSPC', 'ResourceExhausted'],
+  ['EDQUOT', 'ResourceExhausted'],
+  ['ENOMEM', 'ResourceExhausted'],
+  ['EMFILE', 'ResourceExhausted'],
+  ['ENFILE', 'ResourceExhausted'],
+  ['EMLINK', 'ResourceExhausted'],
+  ['E2BIG', 'ResourceExhausted'],
+  ['EAGAIN', 'Unavailable'],
+  ['ECONNREFUSED', 'Unavailable'],
+  ['ECONNRESET', 'Unavailable'],
+  ['EHOSTUNREACH', 'Unavailable'],
+  ['ENETUNREACH', 'Unavailable'],
   ['ETIMEDOUT', 'DeadlineExceeded'],
-  ['ENOSYS', 'Unimplemented'], ['EOPNOTSUPP', 'Unimplemented'],
+  ['ENOSYS', 'Unimplemented'],
+  ['EOPNOTSUPP', 'Unimplemented'],
 ]);
 
 /** Two numbers have two names each; these are the ones that nobody here speaks. */
 const SYNONYMS = new Set(['EWOULDBLOCK', 'ENOTSUP']);
-const NAMES: ReadonlyMap<number, string> = new Map(Object.entries(constants.errno).filter(([name]) => !SYNONYMS.has(name)).map(([name, number]) => [number, name]));
+const NAMES: ReadonlyMap<number, string> = new Map(
+  Object.entries(constants.errno)
+    .filter(([name]) => !SYNONYMS.has(name))
+    .map(([name, number]) => [number, name]),
+);
 
 /** The symbol of an error number (`ENOENT`); `E<n>` for one that Node does not know. */
 export function errnoName(errno: number): string {
@@ -55,8 +82,8 @@ interface NativeError extends Error {
 }
 
 /**
- * The RuntimeError for a failed system call: code by the table, message "<doing>: <call>: <text> (<ERRNO>)". The cause carries `code`
- * with the errno symbol. Anything that is no system error passes through unchanged.
+ * The RuntimeError for a failed system call: code by the table, message "<doing>: <call>: <text> (<ERRNO>)". The cause
+ * carries `code` with the errno symbol. Anything that is no system error passes through unchanged.
  */
 export function systemError(error: unknown, doing: string): unknown {
   if (error instanceof RuntimeError || !(error instanceof Error)) return error;
@@ -64,7 +91,11 @@ export function systemError(error: unknown, doing: string): unknown {
   if (typeof native.errno !== 'number') return error;
   const name = errnoName(Math.abs(native.errno));
   native.code ??= name;
-  return new RuntimeError(codeOfErrno(name), `${doing}: ${error.message.includes(name) ? error.message : `${error.message} (${name})`}`, { cause: error });
+  return new RuntimeError(
+    codeOfErrno(name),
+    `${doing}: ${error.message.includes(name) ? error.message : `${error.message} (${name})`}`,
+    { cause: error },
+  );
 }
 
 /** Runs `work`; a system error leaves as RuntimeError that says what we were doing. */
@@ -96,8 +127,14 @@ export function addon(): Addon {
 /** From source it is in build/bin, in the bundle it lies beside the code; BERTH_ADDON names another one. */
 function load(): Addon {
   const here = import.meta.dirname;
-  const candidates = [process.env['BERTH_ADDON'] ?? '', join(here, 'addon.node'), join(here, 'bin/addon.node'), join(here, '../../build/bin/addon.node')];
+  const candidates = [
+    process.env['BERTH_ADDON'] ?? '',
+    join(here, 'addon.node'),
+    join(here, 'bin/addon.node'),
+    join(here, '../../build/bin/addon.node'),
+  ];
   const path = candidates.find((candidate) => candidate !== '' && existsSync(candidate));
-  if (path === undefined) throw new RuntimeError('FailedPrecondition', 'addon.node is not built: run `make -C native` (npm run build does)');
+  if (path === undefined)
+    throw new RuntimeError('FailedPrecondition', 'addon.node is not built: run `make -C native` (npm run build does)');
   return createRequire(import.meta.filename)(path) as Addon;
 }

@@ -1,24 +1,41 @@
 import { assert } from 'chai';
 import { RuntimeError } from '../base/errors.ts';
-import { cgroupDirectory, cgroupLayout, cgroupPathOf, checkCgroupPath, hierarchyOf, parsePids, parseProcCgroup, slicePath } from './cgroup.ts';
+import {
+  cgroupDirectory,
+  cgroupLayout,
+  cgroupPathOf,
+  checkCgroupPath,
+  hierarchyOf,
+  parsePids,
+  parseProcCgroup,
+  slicePath,
+} from './cgroup.ts';
 import { parseMountinfo } from './mount.ts';
 
-const HYBRID = parseMountinfo([
-  '33 32 0:29 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct',
-  '35 32 0:31 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory',
-  '40 32 0:36 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd',
-  '41 32 0:37 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw',
-  '42 32 0:31 / /elsewhere/memory rw - cgroup cgroup rw,memory',
-].join('\n'));
+const HYBRID = parseMountinfo(
+  [
+    '33 32 0:29 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct',
+    '35 32 0:31 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory',
+    '40 32 0:36 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd',
+    '41 32 0:37 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw',
+    '42 32 0:31 / /elsewhere/memory rw - cgroup cgroup rw,memory',
+  ].join('\n'),
+);
 const UNIFIED = parseMountinfo('41 32 0:37 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate');
 
 describe('cgroupLayout', () => {
   it('knows hybrid, with each hierarchy once', () => {
     const layout = cgroupLayout(HYBRID, () => '\n');
     assert.equal(layout.mode, 'hybrid');
-    assert.deepEqual(layout.hierarchies.map((each) => [each.version, each.mountPoint, each.controllers.join()]), [
-      [1, '/sys/fs/cgroup/cpu,cpuacct', 'cpu,cpuacct'], [1, '/sys/fs/cgroup/memory', 'memory'], [1, '/sys/fs/cgroup/systemd', 'name=systemd'], [2, '/sys/fs/cgroup/unified', ''],
-    ]);
+    assert.deepEqual(
+      layout.hierarchies.map((each) => [each.version, each.mountPoint, each.controllers.join()]),
+      [
+        [1, '/sys/fs/cgroup/cpu,cpuacct', 'cpu,cpuacct'],
+        [1, '/sys/fs/cgroup/memory', 'memory'],
+        [1, '/sys/fs/cgroup/systemd', 'name=systemd'],
+        [2, '/sys/fs/cgroup/unified', ''],
+      ],
+    );
     assert.deepEqual([...layout.controllers], ['cpu', 'cpuacct', 'memory']);
     assert.equal(hierarchyOf(layout, 'cpuacct')?.mountPoint, '/sys/fs/cgroup/cpu,cpuacct');
     assert.isUndefined(hierarchyOf(layout, 'pids'));
@@ -27,23 +44,37 @@ describe('cgroupLayout', () => {
   it('knows v2 and v1', () => {
     const v2 = cgroupLayout(UNIFIED, () => 'cpuset cpu io memory pids\n');
     assert.deepEqual([v2.mode, [...v2.controllers]], ['v2', ['cpuset', 'cpu', 'io', 'memory', 'pids']]);
-    assert.equal(cgroupLayout(HYBRID.filter((mount) => mount.fsType === 'cgroup'), () => '').mode, 'v1');
+    assert.equal(
+      cgroupLayout(
+        HYBRID.filter((mount) => mount.fsType === 'cgroup'),
+        () => '',
+      ).mode,
+      'v1',
+    );
     assert.deepEqual(cgroupLayout([], () => '').hierarchies, []);
   });
 });
 
 describe('cgroup paths', () => {
   it('refuses everything that could leave the cgroup or name the root', () => {
-    for (const path of ['', '/', '//', '.', 'a', '/a/..', '/../a', '/a/./b', '/a\0b', `/${'x'.repeat(256)}`]) assert.throws(() => checkCgroupPath(path), RuntimeError, 'not a cgroup path');
+    for (const path of ['', '/', '//', '.', 'a', '/a/..', '/../a', '/a/./b', '/a\0b', `/${'x'.repeat(256)}`])
+      assert.throws(() => checkCgroupPath(path), RuntimeError, 'not a cgroup path');
     assert.equal(checkCgroupPath('/a//b/'), '/a/b');
-    assert.equal(cgroupDirectory({ version: 1, mountPoint: '/sys/fs/cgroup/memory', controllers: ['memory'] }, '/kubepods/pod1'), '/sys/fs/cgroup/memory/kubepods/pod1');
+    assert.equal(
+      cgroupDirectory({ version: 1, mountPoint: '/sys/fs/cgroup/memory', controllers: ['memory'] }, '/kubepods/pod1'),
+      '/sys/fs/cgroup/memory/kubepods/pod1',
+    );
   });
 
   it('expands slices as systemd does', () => {
-    assert.equal(slicePath('kubepods-burstable-pod1.slice'), '/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1.slice');
+    assert.equal(
+      slicePath('kubepods-burstable-pod1.slice'),
+      '/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1.slice',
+    );
     assert.equal(slicePath('system.slice'), '/system.slice');
     assert.equal(slicePath('-.slice'), '');
-    for (const slice of ['a', 'a--b.slice', '-a.slice', 'a-.slice', 'a/b.slice', '.slice', '../x.slice']) assert.throws(() => slicePath(slice), RuntimeError, 'not a slice name');
+    for (const slice of ['a', 'a--b.slice', '-a.slice', 'a-.slice', 'a/b.slice', '.slice', '../x.slice'])
+      assert.throws(() => slicePath(slice), RuntimeError, 'not a slice name');
   });
 
   it('reads cgroupsPath of both managers', () => {
@@ -58,9 +89,16 @@ describe('cgroup paths', () => {
 
 describe('parseProcCgroup', () => {
   it('gives the path of each controller', () => {
-    assert.deepEqual([...parseProcCgroup('5:devices:/d\n3:cpu,cpuacct:/c:with:colons\n1:name=systemd:/s\n0::/u\n')], [
-      ['devices', '/d'], ['cpu', '/c:with:colons'], ['cpuacct', '/c:with:colons'], ['name=systemd', '/s'], ['', '/u'],
-    ]);
+    assert.deepEqual(
+      [...parseProcCgroup('5:devices:/d\n3:cpu,cpuacct:/c:with:colons\n1:name=systemd:/s\n0::/u\n')],
+      [
+        ['devices', '/d'],
+        ['cpu', '/c:with:colons'],
+        ['cpuacct', '/c:with:colons'],
+        ['name=systemd', '/s'],
+        ['', '/u'],
+      ],
+    );
   });
 });
 

@@ -1,6 +1,6 @@
 /**
- * Control groups on v1, hybrid and v2 alike: which hierarchies there are, where a cgroup lies in each of them, making, killing
- * and removing it. What is inside (limits, statistics) is the business of runtimes and pkg/stats.
+ * Control groups on v1, hybrid and v2 alike: which hierarchies there are, where a cgroup lies in each of them, making,
+ * killing and removing it. What is inside (limits, statistics) is the business of runtimes and pkg/stats.
  *
  * A cgroup is named by its path from the root of the hierarchies (`/kubepods/pod1/x`), the same in all of them.
  */
@@ -20,7 +20,10 @@ export type CgroupMode = 'v1' | 'hybrid' | 'v2';
 export interface CgroupHierarchy {
   readonly version: 1 | 2;
   readonly mountPoint: string;
-  /** Controllers of this hierarchy (`memory`; v1 may have several), or `name=systemd` for a named one. On v2 those that are available at its root. */
+  /**
+   * Controllers of this hierarchy (`memory`; v1 may have several), or `name=systemd` for a named one. On v2 those that
+   * are available at its root.
+   */
   readonly controllers: readonly string[];
 }
 
@@ -31,27 +34,43 @@ export interface CgroupLayout {
   readonly controllers: ReadonlySet<string>;
 }
 
-const V1_CONTROLLERS: ReadonlySet<string> = new Set('cpuset cpu cpuacct blkio memory devices freezer net_cls perf_event net_prio hugetlb pids rdma misc'.split(' '));
+const V1_CONTROLLERS: ReadonlySet<string> = new Set(
+  'cpuset cpu cpuacct blkio memory devices freezer net_cls perf_event net_prio hugetlb pids rdma misc'.split(' '),
+);
 
 /**
- * PURE. The layout by the mounts; `v2Controllers` gives the content of `cgroup.controllers` at a v2 mount point. A hierarchy mounted more
- * than once counts once, by its first mount. No cgroup mount at all: v2 without hierarchies.
+ * PURE. The layout by the mounts; `v2Controllers` gives the content of `cgroup.controllers` at a v2 mount point. A
+ * hierarchy mounted more than once counts once, by its first mount. No cgroup mount at all: v2 without hierarchies.
  */
-export function cgroupLayout(mounts: readonly MountEntry[], v2Controllers: (mountPoint: string) => string): CgroupLayout {
+export function cgroupLayout(
+  mounts: readonly MountEntry[],
+  v2Controllers: (mountPoint: string) => string,
+): CgroupLayout {
   const hierarchies: CgroupHierarchy[] = [];
   const seen = new Set<string>();
   for (const mount of mounts) {
     if (mount.fsType === 'cgroup') {
-      const controllers = mount.superOptions.filter((option) => V1_CONTROLLERS.has(option) || option.startsWith('name='));
+      const controllers = mount.superOptions.filter(
+        (option) => V1_CONTROLLERS.has(option) || option.startsWith('name='),
+      );
       const key = controllers.join(',');
-      if (controllers.length > 0 && !seen.has(key)) hierarchies.push({ version: 1, mountPoint: mount.mountPoint, controllers });
+      if (controllers.length > 0 && !seen.has(key))
+        hierarchies.push({ version: 1, mountPoint: mount.mountPoint, controllers });
       seen.add(key);
     } else if (mount.fsType === 'cgroup2' && !seen.has('cgroup2')) {
       seen.add('cgroup2');
-      hierarchies.push({ version: 2, mountPoint: mount.mountPoint, controllers: v2Controllers(mount.mountPoint).split(/\s+/).filter((name) => name !== '') });
+      hierarchies.push({
+        version: 2,
+        mountPoint: mount.mountPoint,
+        controllers: v2Controllers(mount.mountPoint)
+          .split(/\s+/)
+          .filter((name) => name !== ''),
+      });
     }
   }
-  const controllers = new Set(hierarchies.flatMap((each) => each.controllers).filter((name) => !name.startsWith('name=')));
+  const controllers = new Set(
+    hierarchies.flatMap((each) => each.controllers).filter((name) => !name.startsWith('name=')),
+  );
   return { mode: modeOf(hierarchies), hierarchies, controllers };
 }
 
@@ -62,7 +81,9 @@ function modeOf(hierarchies: readonly CgroupHierarchy[]): CgroupMode {
 
 /** The layout of this node, now. */
 export function readCgroupLayoutSync(): CgroupLayout {
-  return cgroupLayout(parseMountinfo(readFileSync('/proc/self/mountinfo', 'utf8')), (mountPoint) => textOf(join(mountPoint, 'cgroup.controllers')));
+  return cgroupLayout(parseMountinfo(readFileSync('/proc/self/mountinfo', 'utf8')), (mountPoint) =>
+    textOf(join(mountPoint, 'cgroup.controllers')),
+  );
 }
 
 /** True if swap can be limited per cgroup. */
@@ -80,13 +101,16 @@ export function hierarchyOf(layout: CgroupLayout, controller: string): CgroupHie
 }
 
 /**
- * PURE. A cgroup path made safe: absolute, no empty, `.` or `..` component. @throws InvalidArgument; also for the root itself, which nobody may
- * make, kill or remove.
+ * PURE. A cgroup path made safe: absolute, no empty, `.` or `..` component. @throws InvalidArgument; also for the root
+ * itself, which nobody may make, kill or remove.
  */
 export function checkCgroupPath(path: string): string {
   const parts = path.split('/').filter((part) => part !== '');
-  const bad = parts.length === 0 || parts.some((part) => part === '.' || part === '..' || part.includes('\0') || part.length > 255);
-  if (!path.startsWith('/') || bad) throw new RuntimeError('InvalidArgument', `not a cgroup path: ${quote(path)} (want /name/name…, not the root)`);
+  const bad =
+    parts.length === 0 ||
+    parts.some((part) => part === '.' || part === '..' || part.includes('\0') || part.length > 255);
+  if (!path.startsWith('/') || bad)
+    throw new RuntimeError('InvalidArgument', `not a cgroup path: ${quote(path)} (want /name/name…, not the root)`);
   return `/${parts.join('/')}`;
 }
 
@@ -96,12 +120,17 @@ export function cgroupDirectory(hierarchy: CgroupHierarchy, path: string): strin
 }
 
 /**
- * PURE. The path of a systemd slice: `a-b.slice` lies in `a.slice` (systemd.slice(5)); `-.slice` is the root, ''. @throws InvalidArgument.
+ * PURE. The path of a systemd slice: `a-b.slice` lies in `a.slice` (systemd.slice(5)); `-.slice` is the root, ''.
+ * @throws InvalidArgument.
  */
 export function slicePath(slice: string): string {
   if (slice === '-.slice') return '';
   const name = /^([A-Za-z0-9:_.\\@]+(?:-[A-Za-z0-9:_.\\@]+)*)\.slice$/.exec(slice)?.[1];
-  if (name === undefined) throw new RuntimeError('InvalidArgument', `not a slice name: ${quote(slice)} (want name.slice, parts joined by single dashes)`);
+  if (name === undefined)
+    throw new RuntimeError(
+      'InvalidArgument',
+      `not a slice name: ${quote(slice)} (want name.slice, parts joined by single dashes)`,
+    );
   const parts = name.split('-');
   return parts.map((_, index) => `/${parts.slice(0, index + 1).join('-')}.slice`).join('');
 }
@@ -109,7 +138,14 @@ export function slicePath(slice: string): string {
 /** PURE. The path behind a runtime spec's `cgroupsPath`: `/a/b` as it is, systemd's `slice:prefix:name` expanded. */
 export function cgroupPathOf(cgroupsPath: string): string {
   const [slice, prefix, name, ...more] = cgroupsPath.split(':');
-  if (cgroupsPath.startsWith('/') || slice === undefined || prefix === undefined || name === undefined || more.length > 0) return checkCgroupPath(cgroupsPath);
+  if (
+    cgroupsPath.startsWith('/') ||
+    slice === undefined ||
+    prefix === undefined ||
+    name === undefined ||
+    more.length > 0
+  )
+    return checkCgroupPath(cgroupsPath);
   const unit = name.endsWith('.slice') ? name : `${prefix === '' ? '' : `${prefix}-`}${name}.scope`;
   return checkCgroupPath(`${slicePath(slice === '' ? 'system.slice' : slice)}/${unit}`);
 }
@@ -131,7 +167,8 @@ export function createCgroup(layout: CgroupLayout, path: string): void {
     const directory = cgroupDirectory(hierarchy, path);
     try {
       mkdirSync(directory, { recursive: true });
-      if (hierarchy.version === 1 && hierarchy.controllers.includes('cpuset')) inheritCpuset(hierarchy.mountPoint, directory);
+      if (hierarchy.version === 1 && hierarchy.controllers.includes('cpuset'))
+        inheritCpuset(hierarchy.mountPoint, directory);
     } catch (error) {
       throw systemError(error, `make cgroup ${directory}`);
     }
@@ -149,22 +186,32 @@ function inheritCpuset(top: string, directory: string): void {
   }
 }
 
-/** Pids in cgroup `path` and below, in all hierarchies, each once, ascending; none where it does not exist. Synchronous: kernfs answers from memory, faster than a thread pool. */
+/**
+ * Pids in cgroup `path` and below, in all hierarchies, each once, ascending; none where it does not exist. Synchronous:
+ * kernfs answers from memory, faster than a thread pool.
+ */
 export function cgroupProcesses(layout: CgroupLayout, path: string): number[] {
   const directories = layout.hierarchies.flatMap((hierarchy) => subtree(cgroupDirectory(hierarchy, path)));
   const pids = new Set<number>();
-  for (const text of readFiles(directories.map((directory) => join(directory, 'cgroup.procs')), PROCS_BYTES)) {
+  for (const text of readFiles(
+    directories.map((directory) => join(directory, 'cgroup.procs')),
+    PROCS_BYTES,
+  )) {
     for (const pid of parsePids(text?.toString('latin1') ?? '')) pids.add(pid);
   }
   return Array.from(pids).sort((a, b) => a - b);
 }
 
 /**
- * PURE. The pids in (the beginning of) a `cgroup.procs`. Those of other pid namespaces read as 0, and signalling 0 would hit ourselves; what follows the
- * last line feed is cut off, and may be the beginning of another process' pid.
+ * PURE. The pids in (the beginning of) a `cgroup.procs`. Those of other pid namespaces read as 0, and signalling 0
+ * would hit ourselves; what follows the last line feed is cut off, and may be the beginning of another process' pid.
  */
 export function parsePids(text: string): number[] {
-  return text.slice(0, text.lastIndexOf('\n') + 1).split('\n').map(Number).filter((pid) => pid > 0);
+  return text
+    .slice(0, text.lastIndexOf('\n') + 1)
+    .split('\n')
+    .map(Number)
+    .filter((pid) => pid > 0);
 }
 
 /** A cgroup with more processes than this holds is emptied in several rounds. */
@@ -178,10 +225,18 @@ export async function destroyCgroup(op: Op, layout: CgroupLayout, path: string):
   const bounded = withTimeout(op, limits.killGraceMs);
   for (let waitMs = 1; ; waitMs = Math.min(2 * waitMs, 50)) {
     const pids = cgroupProcesses(layout, path);
-    if (pids.includes(process.pid)) throw new RuntimeError('FailedPrecondition', `this daemon itself is in cgroup ${path}; give it a cgroup of its own`);
+    if (pids.includes(process.pid))
+      throw new RuntimeError(
+        'FailedPrecondition',
+        `this daemon itself is in cgroup ${path}; give it a cgroup of its own`,
+      );
     if (pids.length > 0) killAll(layout, path, pids);
     else if (removeDirectories(layout, path)) return;
-    if (bounded.signal.aborted) throw abortError(bounded, `destroy cgroup ${path}${pids.length > 0 ? `: process ${pids[0]} does not die (uninterruptible sleep?)` : ': it stays busy'}`);
+    if (bounded.signal.aborted)
+      throw abortError(
+        bounded,
+        `destroy cgroup ${path}${pids.length > 0 ? `: process ${pids[0]} does not die (uninterruptible sleep?)` : ': it stays busy'}`,
+      );
     await sleep(waitMs);
   }
 }
@@ -211,7 +266,9 @@ function killWhole(directory: string): void {
 /** False if a directory is still busy. */
 function removeDirectories(layout: CgroupLayout, path: string): boolean {
   let gone = true;
-  for (const directory of layout.hierarchies.flatMap((hierarchy) => subtree(cgroupDirectory(hierarchy, path)).reverse())) {
+  for (const directory of layout.hierarchies.flatMap((hierarchy) =>
+    subtree(cgroupDirectory(hierarchy, path)).reverse(),
+  )) {
     try {
       rmdirSync(directory);
     } catch (error) {
@@ -234,15 +291,18 @@ function subtree(directory: string): string[] {
   }
 }
 
-/** Small kernel files in one synchronous native call, for statistics: content, or null where there is none; a file of more than `max` bytes is cut. */
+/**
+ * Small kernel files in one synchronous native call, for statistics: content, or null where there is none; a file of
+ * more than `max` bytes is cut.
+ */
 export function readFiles(paths: readonly string[], max = 65_536): (Buffer | null)[] {
   const [lengths, bytes] = addon().readFilesSync(paths, max);
   return slices(lengths, bytes).map((part) => part ?? null);
 }
 
 /**
- * A small file of the host, in one call on another thread; undefined if there is none. @throws FailedPrecondition if it has more than `max` bytes, by
- * the table of errno if it cannot be read.
+ * A small file of the host, in one call on another thread; undefined if there is none. @throws FailedPrecondition if it
+ * has more than `max` bytes, by the table of errno if it cannot be read.
  */
 export async function readSmallFile(path: string, max: number): Promise<Buffer | undefined> {
   const [[length = 0], bytes] = await attemptAsync(`read ${path}`, (native) => native.readFiles([path], max + 1));
@@ -253,7 +313,10 @@ export async function readSmallFile(path: string, max: number): Promise<Buffer |
   throw new RuntimeError(codeOfErrno(errno), `cannot read ${path} (${errno})`);
 }
 
-/** Many small files as one text: the first is text[0, lengths[0]), and so on. A negative length is one that could not be read. */
+/**
+ * Many small files as one text: the first is text[0, lengths[0]), and so on. A negative length is one that could not be
+ * read.
+ */
 export interface KernelFiles {
   /** One character per byte. */
   readonly text: string;
@@ -270,11 +333,13 @@ export interface FilesIn {
 }
 
 /**
- * Small files of cgroups and the like in one call on another thread: for hundreds of them, some of which the kernel adds up over all processors first. A
- * file of more than `max` bytes is cut.
+ * Small files of cgroups and the like in one call on another thread: for hundreds of them, some of which the kernel
+ * adds up over all processors first. A file of more than `max` bytes is cut.
  */
 export async function readKernelFiles(wanted: readonly FilesIn[], max = KERNEL_FILE_BYTES): Promise<KernelFiles> {
-  const [lengths, bytes] = await attemptAsync('read kernel files', (native) => native.readKernelFiles(...columns(wanted), max));
+  const [lengths, bytes] = await attemptAsync('read kernel files', (native) =>
+    native.readKernelFiles(...columns(wanted), max),
+  );
   return { text: bytes.toString('latin1'), lengths };
 }
 
@@ -283,7 +348,11 @@ export const KERNEL_FILE_BYTES = 1 << 18;
 
 /** PURE. As the addon takes it: directories, names, network namespaces. */
 export function columns(wanted: readonly FilesIn[]): [directories: string[], names: string[], netns: string[]] {
-  return [wanted.map((each) => each.directory), wanted.map((each) => each.names), wanted.map((each) => each.netns ?? '')];
+  return [
+    wanted.map((each) => each.directory),
+    wanted.map((each) => each.names),
+    wanted.map((each) => each.netns ?? ''),
+  ];
 }
 
 /** PURE. Files that came in one buffer; a negative length is one that did not. */

@@ -2,14 +2,48 @@ import { assert } from 'chai';
 import { RuntimeError } from '../base/errors.ts';
 import { codeOfErrno, errnoBehind, errnoName, systemError } from './addon.ts';
 
-const failure = (errno: number, message: string): Error => Object.assign(new Error(message), { errno, syscall: 'mount' });
+const failure = (errno: number, message: string): Error =>
+  Object.assign(new Error(message), { errno, syscall: 'mount' });
 
 describe('systemError', () => {
   it('gives every errno of the table its code, and the rest Internal', () => {
-    const codes = ['EINVAL', 'ENOENT', 'EEXIST', 'EBUSY', 'ENOTEMPTY', 'EACCES', 'EPERM', 'ENOSPC', 'EDQUOT', 'ENOMEM', 'EMFILE', 'ENFILE', 'ECONNREFUSED', 'ETIMEDOUT', 'ENOSYS', 'EOPNOTSUPP', 'EIO'].map(codeOfErrno);
+    const codes = [
+      'EINVAL',
+      'ENOENT',
+      'EEXIST',
+      'EBUSY',
+      'ENOTEMPTY',
+      'EACCES',
+      'EPERM',
+      'ENOSPC',
+      'EDQUOT',
+      'ENOMEM',
+      'EMFILE',
+      'ENFILE',
+      'ECONNREFUSED',
+      'ETIMEDOUT',
+      'ENOSYS',
+      'EOPNOTSUPP',
+      'EIO',
+    ].map(codeOfErrno);
     assert.deepEqual(codes, [
-      'InvalidArgument', 'NotFound', 'AlreadyExists', 'FailedPrecondition', 'FailedPrecondition', 'PermissionDenied', 'PermissionDenied', 'ResourceExhausted', 'ResourceExhausted',
-      'ResourceExhausted', 'ResourceExhausted', 'ResourceExhausted', 'Unavailable', 'DeadlineExceeded', 'Unimplemented', 'Unimplemented', 'Internal',
+      'InvalidArgument',
+      'NotFound',
+      'AlreadyExists',
+      'FailedPrecondition',
+      'FailedPrecondition',
+      'PermissionDenied',
+      'PermissionDenied',
+      'ResourceExhausted',
+      'ResourceExhausted',
+      'ResourceExhausted',
+      'ResourceExhausted',
+      'ResourceExhausted',
+      'Unavailable',
+      'DeadlineExceeded',
+      'Unimplemented',
+      'Unimplemented',
+      'Internal',
     ]);
   });
 
@@ -22,9 +56,19 @@ describe('systemError', () => {
     assert.equal(errnoBehind(new Error('outer', { cause: error })), 'ENOENT');
   });
 
-  it('takes Node\'s own errors, whose numbers are negative', () => {
-    const error = systemError(Object.assign(new Error('ENOSPC: no space left on device, write'), { errno: -28, code: 'ENOSPC', syscall: 'write' }), 'write record');
-    assert.deepEqual([(error as RuntimeError).code, (error as RuntimeError).message], ['ResourceExhausted', 'write record: ENOSPC: no space left on device, write']);
+  it("takes Node's own errors, whose numbers are negative", () => {
+    const error = systemError(
+      Object.assign(new Error('ENOSPC: no space left on device, write'), {
+        errno: -28,
+        code: 'ENOSPC',
+        syscall: 'write',
+      }),
+      'write record',
+    );
+    assert.deepEqual(
+      [(error as RuntimeError).code, (error as RuntimeError).message],
+      ['ResourceExhausted', 'write record: ENOSPC: no space left on device, write'],
+    );
   });
 
   it('passes what is no system error', () => {

@@ -1,8 +1,9 @@
 /**
  * File descriptors as the event loop sees them: pipes, unix sockets (also SOCK_SEQPACKET), terminals, inotify, locks.
  *
- * One mechanism serves all of them: a poll registration in libuv's loop and non-blocking read and write, so back-pressure is the
- * kernel's own and no thread pool is involved. A raw descriptor is a number that its holder must close; a stream owns its descriptor.
+ * One mechanism serves all of them: a poll registration in libuv's loop and non-blocking read and write, so
+ * back-pressure is the kernel's own and no thread pool is involved. A raw descriptor is a number that its holder must
+ * close; a stream owns its descriptor.
  */
 import { closeSync, constants, ftruncateSync, openSync, readFileSync, writeSync } from 'node:fs';
 import { RuntimeError } from '../base/errors.ts';
@@ -13,7 +14,10 @@ const READABLE = 1;
 const WRITABLE = 2;
 /** One read takes at most this: what a pipe holds. */
 const READ_BYTES = 65_536;
-/** Where every read lands before its bytes are copied out: reads are synchronous, so one is enough, and a waiting stream holds no memory. */
+/**
+ * Where every read lands before its bytes are copied out: reads are synchronous, so one is enough, and a waiting stream
+ * holds no memory.
+ */
 const scratch = Buffer.allocUnsafeSlow(READ_BYTES);
 
 /** Closes a raw descriptor; content if it is negative. */
@@ -36,15 +40,23 @@ export function socketPair(type: SocketType): readonly [number, number] {
   return [Number(a), Number(b)];
 }
 
-/** Connects to a unix socket at a path of any length. @throws NotFound, Unavailable (nobody listens, or no room in the backlog within `timeoutMs`). */
+/**
+ * Connects to a unix socket at a path of any length. @throws NotFound, Unavailable (nobody listens, or no room in the
+ * backlog within `timeoutMs`).
+ */
 export function connectUnix(path: string, type: SocketType, timeoutMs = 5_000): Promise<number> {
   return attemptAsync(`connect to ${path}`, (native) => native.connectUnix(path, SOCKET_TYPES[type], timeoutMs));
 }
 
-/** Bytes (or, on a SOCK_SEQPACKET descriptor, packets) in and out, with the kernel's back-pressure. Owns its descriptor. */
+/**
+ * Bytes (or, on a SOCK_SEQPACKET descriptor, packets) in and out, with the kernel's back-pressure. Owns its descriptor.
+ */
 export interface FdStream extends AsyncIterable<Buffer> {
   readonly fd: number;
-  /** The next bytes or the next packet; null at the end: EOF, EIO of a terminal whose other side is gone, or after close(). One reader at a time. */
+  /**
+   * The next bytes or the next packet; null at the end: EOF, EIO of a terminal whose other side is gone, or after
+   * close(). One reader at a time.
+   */
   read(): Promise<Buffer | null>;
   /**
    * Resolves when the kernel has taken every byte; writes queue in order. A packet goes out whole.
@@ -57,7 +69,9 @@ export interface FdStream extends AsyncIterable<Buffer> {
   close(): void;
 }
 
-/** A stream over a pipe, socket or terminal descriptor, which it owns from now on. @throws (EPERM) for regular files. */
+/**
+ * A stream over a pipe, socket or terminal descriptor, which it owns from now on. @throws (EPERM) for regular files.
+ */
 export function openStream(fd: number): FdStream {
   return new PolledStream(fd);
 }
@@ -172,12 +186,16 @@ export interface UnixListener {
   close(): void;
 }
 
-/** Listens at `path` (the name at most 85 bytes, the directory of any length), with this mode from the first moment. @throws FailedPrecondition (EADDRINUSE) if something is there. */
+/**
+ * Listens at `path` (the name at most 85 bytes, the directory of any length), with this mode from the first moment.
+ * @throws FailedPrecondition (EADDRINUSE) if something is there.
+ */
 export function listenUnix(path: string, type: SocketType, mode = 0o600): UnixListener {
   const fd = attempt(`listen on ${path}`, (native) => native.listenUnixSync(path, SOCKET_TYPES[type], mode));
   const readable = new Readable(fd);
   return {
-    accept: (signal) => readable.next(signal, () => attempt(`accept on ${path}`, (native) => native.acceptUnixSync(fd))),
+    accept: (signal) =>
+      readable.next(signal, () => attempt(`accept on ${path}`, (native) => native.acceptUnixSync(fd))),
     close: () => readable.close(),
   };
 }
@@ -198,7 +216,9 @@ export function listenConsole(path: string): ConsoleSocket {
       if (connection === null) return null;
       const readable = new Readable(connection);
       try {
-        return await readable.next(signal, () => attempt('receive a terminal', (native) => native.receiveFdSync(connection)));
+        return await readable.next(signal, () =>
+          attempt('receive a terminal', (native) => native.receiveFdSync(connection)),
+        );
       } finally {
         readable.close();
       }
@@ -273,18 +293,36 @@ export interface DirectoryWatch {
   close(): void;
 }
 
-const IN = { CLOSE_WRITE: 0x8, MOVED_FROM: 0x40, MOVED_TO: 0x80, CREATE: 0x100, DELETE: 0x200, DELETE_SELF: 0x400, MOVE_SELF: 0x800, UNMOUNT: 0x2000, Q_OVERFLOW: 0x4000, IGNORED: 0x8000, ONLYDIR: 0x1000000 };
-const IN_MASK = IN.CLOSE_WRITE | IN.MOVED_FROM | IN.MOVED_TO | IN.CREATE | IN.DELETE | IN.DELETE_SELF | IN.MOVE_SELF | IN.ONLYDIR;
+const IN = {
+  CLOSE_WRITE: 0x8,
+  MOVED_FROM: 0x40,
+  MOVED_TO: 0x80,
+  CREATE: 0x100,
+  DELETE: 0x200,
+  DELETE_SELF: 0x400,
+  MOVE_SELF: 0x800,
+  UNMOUNT: 0x2000,
+  Q_OVERFLOW: 0x4000,
+  IGNORED: 0x8000,
+  ONLYDIR: 0x1000000,
+};
+const IN_MASK =
+  IN.CLOSE_WRITE | IN.MOVED_FROM | IN.MOVED_TO | IN.CREATE | IN.DELETE | IN.DELETE_SELF | IN.MOVE_SELF | IN.ONLYDIR;
 
 /**
- * Calls `onEvent` for every change in directory `path`, in order; every change after this returns is seen. To miss nothing:
- * watch first, then read the directory. @throws NotFound, FailedPrecondition (no directory), ResourceExhausted (fs.inotify.max_user_watches).
+ * Calls `onEvent` for every change in directory `path`, in order; every change after this returns is seen. To miss
+ * nothing: watch first, then read the directory. @throws NotFound, FailedPrecondition (no directory), ResourceExhausted
+ * (fs.inotify.max_user_watches).
  */
 export function watchDirectory(path: string, onEvent: (event: DirectoryEvent) => void): DirectoryWatch {
   const fd = attempt(`watch ${path}`, (native) => native.inotifySync(path, IN_MASK));
   let open = true;
   const watch = addon().watch(fd, () => {
-    for (let count = addon().readSync(fd, scratch, 0, scratch.length); open && count > 0; count = open ? addon().readSync(fd, scratch, 0, scratch.length) : 0) {
+    for (
+      let count = addon().readSync(fd, scratch, 0, scratch.length);
+      open && count > 0;
+      count = open ? addon().readSync(fd, scratch, 0, scratch.length) : 0
+    ) {
       for (const event of parseInotify(scratch.subarray(0, count))) if (open) onEvent(event);
     }
   });
@@ -334,7 +372,10 @@ export function lockFile(path: string): FileLock {
     closeSync(fd);
     if (errnoName((error as { errno?: number }).errno ?? 0) !== 'EAGAIN') throw systemError(error, `lock ${path}`);
     const holder = readFileSync(path, 'utf8').trim().slice(0, 20);
-    throw new RuntimeError('FailedPrecondition', `${path} is locked by another process${/^\d+$/.test(holder) ? ` (pid ${holder})` : ''}; stop it first, or use another root and run directory`);
+    throw new RuntimeError(
+      'FailedPrecondition',
+      `${path} is locked by another process${/^\d+$/.test(holder) ? ` (pid ${holder})` : ''}; stop it first, or use another root and run directory`,
+    );
   }
   try {
     // In place first: a full disk has no other block.
@@ -345,7 +386,10 @@ export function lockFile(path: string): FileLock {
   return { release: () => closeSync(fd) };
 }
 
-/** Tells the service manager (sd_notify(3)): `READY=1`, `RELOADING=1`, `WATCHDOG=1`, …. False if nobody asked to be told. */
+/**
+ * Tells the service manager (sd_notify(3)): `READY=1`, `RELOADING=1`, `WATCHDOG=1`, …. False if nobody asked to be
+ * told.
+ */
 export function notifyServiceManager(state: string): boolean {
   const path = process.env['NOTIFY_SOCKET'] ?? '';
   if (path === '') return false;

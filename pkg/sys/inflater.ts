@@ -12,9 +12,14 @@ export class Inflater {
     this.id = id;
   }
 
-  /** Reads a duplicate of `fd`. zstd windows may have 2^windowLogMax bytes. undefined where Node does not lend its libraries: then node:zlib has to do. */
+  /**
+   * Reads a duplicate of `fd`. zstd windows may have 2^windowLogMax bytes. undefined where Node does not lend its
+   * libraries: then node:zlib has to do.
+   */
   static open(fd: number, format: 'gzip' | 'zstd', windowLogMax: number): Inflater | undefined {
-    const id = attempt(`inflate ${format}`, (native) => native.openInflaterSync(fd, format === 'gzip' ? 0 : 1, windowLogMax));
+    const id = attempt(`inflate ${format}`, (native) =>
+      native.openInflaterSync(fd, format === 'gzip' ? 0 : 1, windowLogMax),
+    );
     return id === undefined ? undefined : new Inflater(id);
   }
 
@@ -25,8 +30,10 @@ export class Inflater {
 }
 
 /**
- * Waits for the next block of the inflater `id` and puts it into `block`: how long it is, 0 at the end, and how many bytes of the file went into all so far.
- * @throws with EBADMSG for data that is damaged or cut short, EFBIG for a window that is too large, ECANCELED if it was closed.
+ * Waits for the next block of the inflater `id` and puts it into `block`: how long it is, 0 at the end, and how many
+ * bytes of the file went into all so far.
+ * @throws with EBADMSG for data that is damaged or cut short, EFBIG for a window that is too large, ECANCELED if it was
+ * closed.
  */
 export function readInflated(id: number, block: Uint8Array): { readonly bytes: number; readonly consumed: number } {
   const [bytes = 0n, consumed = 0n] = attempt('inflate', (native) => native.readInflaterSync(id, block));

@@ -1,7 +1,7 @@
 /**
- * Small files of the kernel that are read every few seconds, kept open: opening and closing one costs several times as much as reading
- * it, and a node has thousands of them. Bounded in number, since each holds a page of the kernel's memory, and let go when nobody has
- * asked for a while.
+ * Small files of the kernel that are read every few seconds, kept open: opening and closing one costs several times as
+ * much as reading it, and a node has thousands of them. Bounded in number, since each holds a page of the kernel's
+ * memory, and let go when nobody has asked for a while.
  */
 import { constants } from 'node:os';
 import { attempt, attemptAsync } from './addon.ts';
@@ -93,7 +93,9 @@ export class KeptFiles {
       all.set(fds, at);
       at += fds.length;
     }
-    const [lengths, bytes] = await attemptAsync('read kernel files', (native) => native.readOpenFiles(all, KERNEL_FILE_BYTES));
+    const [lengths, bytes] = await attemptAsync('read kernel files', (native) =>
+      native.readOpenFiles(all, KERNEL_FILE_BYTES),
+    );
     at = 0;
     for (const { group, fds } of groups) {
       let present = 0;
@@ -113,11 +115,17 @@ export class KeptFiles {
     this.#count += wanted;
     let fds = new Int32Array(0);
     try {
-      fds = Int32Array.from(await attemptAsync('open kernel files', (native) => native.openKernelFiles(...columns(groups.flatMap((group) => group.files())))), Number);
+      fds = Int32Array.from(
+        await attemptAsync('open kernel files', (native) =>
+          native.openKernelFiles(...columns(groups.flatMap((group) => group.files()))),
+        ),
+        Number,
+      );
     } finally {
       this.#count -= wanted;
     }
-    if (fds.some((fd) => OUT_OF_DESCRIPTORS.has(-fd))) return attempt('close kernel files', (native) => native.closeAllSync(fds));
+    if (fds.some((fd) => OUT_OF_DESCRIPTORS.has(-fd)))
+      return attempt('close kernel files', (native) => native.closeAllSync(fds));
     let at = 0;
     for (const group of groups) {
       const own = fds.slice(at, (at += group.count));

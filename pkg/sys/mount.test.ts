@@ -1,5 +1,13 @@
 import { assert } from 'chai';
-import { isAtOrBelow, mountOf, mountPointsIn, parseMountinfo, propagationOf, splitMountOptions, type MountEntry } from './mount.ts';
+import {
+  isAtOrBelow,
+  mountOf,
+  mountPointsIn,
+  parseMountinfo,
+  propagationOf,
+  splitMountOptions,
+  type MountEntry,
+} from './mount.ts';
 
 const LINES = [
   '27 1 254:0 / / rw,relatime - ext4 /dev/vda rw,discard',
@@ -14,8 +22,19 @@ describe('parseMountinfo', () => {
   it('reads every field, with and without tags, and undoes escapes', () => {
     const [root, run, nsfs, overlay] = entries();
     assert.deepEqual(root, {
-      id: 27, parentId: 1, major: 254, minor: 0, root: '/', mountPoint: '/', options: ['rw', 'relatime'], sharedWith: undefined, slaveOf: undefined,
-      unbindable: false, fsType: 'ext4', source: '/dev/vda', superOptions: ['rw', 'discard'],
+      id: 27,
+      parentId: 1,
+      major: 254,
+      minor: 0,
+      root: '/',
+      mountPoint: '/',
+      options: ['rw', 'relatime'],
+      sharedWith: undefined,
+      slaveOf: undefined,
+      unbindable: false,
+      fsType: 'ext4',
+      source: '/dev/vda',
+      superOptions: ['rw', 'discard'],
     });
     assert.deepEqual([run?.sharedWith, run?.slaveOf, nsfs?.slaveOf, overlay?.unbindable], [5, 2, 7, true]);
     assert.equal(nsfs?.mountPoint, '/run/with space\ttab\\slash');
@@ -23,13 +42,24 @@ describe('parseMountinfo', () => {
   });
 
   it('leaves out what has not the shape', () => {
-    assert.deepEqual(parseMountinfo('\nnonsense\n27 1 254:0 / / rw,relatime ext4 /dev/vda rw\n27 1 x / / rw - ext4 a rw\n'), []);
+    assert.deepEqual(
+      parseMountinfo('\nnonsense\n27 1 254:0 / / rw,relatime ext4 /dev/vda rw\n27 1 x / / rw - ext4 a rw\n'),
+      [],
+    );
   });
 });
 
 describe('mount questions', () => {
   it('compares paths by components', () => {
-    assert.deepEqual([isAtOrBelow('/run', '/run'), isAtOrBelow('/run/x', '/run'), isAtOrBelow('/runner', '/run'), isAtOrBelow('/x', '/')], [true, true, false, true]);
+    assert.deepEqual(
+      [
+        isAtOrBelow('/run', '/run'),
+        isAtOrBelow('/run/x', '/run'),
+        isAtOrBelow('/runner', '/run'),
+        isAtOrBelow('/x', '/'),
+      ],
+      [true, true, false, true],
+    );
   });
 
   it('finds the mount of a path: the longest, and the last of equals', () => {
@@ -43,7 +73,12 @@ describe('mount questions', () => {
 
   it('unmounts deepest first, over-mounts as often as they are there', () => {
     const over = parseMountinfo('40 30 0:40 / /run/b rw - tmpfs over rw');
-    assert.deepEqual(mountPointsIn([...entries(), ...over], '/run'), ['/run/with space\ttab\\slash', '/run/b', '/run/b', '/run']);
+    assert.deepEqual(mountPointsIn([...entries(), ...over], '/run'), [
+      '/run/with space\ttab\\slash',
+      '/run/b',
+      '/run/b',
+      '/run',
+    ]);
     assert.deepEqual(mountPointsIn(entries(), '/runner'), ['/runner']);
   });
 
@@ -54,7 +89,10 @@ describe('mount questions', () => {
 
 describe('splitMountOptions', () => {
   it('separates mount attributes from file system options', () => {
-    assert.deepEqual(splitMountOptions(['ro', 'nosuid', 'nodev', 'noexec', 'size=1m', 'metacopy=on', 'volatile', 'rw', 'defaults']), { attributes: 0xf, fsOptions: ['size=1m', 'metacopy=on', 'volatile'] });
+    assert.deepEqual(
+      splitMountOptions(['ro', 'nosuid', 'nodev', 'noexec', 'size=1m', 'metacopy=on', 'volatile', 'rw', 'defaults']),
+      { attributes: 0xf, fsOptions: ['size=1m', 'metacopy=on', 'volatile'] },
+    );
     assert.deepEqual(splitMountOptions([]), { attributes: 0, fsOptions: [] });
   });
 });

@@ -1,5 +1,6 @@
 /**
- * Mounts, through the mount API of file descriptors (fsopen … move_mount, open_tree, mount_setattr), and /proc/self/mountinfo.
+ * Mounts, through the mount API of file descriptors (fsopen … move_mount, open_tree, mount_setattr), and
+ * /proc/self/mountinfo.
  *
  * Everything that can block runs on the addon's own threads. Parsing and deciding are pure.
  */
@@ -43,21 +44,44 @@ function parseMountLine(line: string): MountEntry | undefined {
   const [id, parent, device, root, mountPoint, options] = fields;
   const [fsType, source, superOptions] = fields.slice(separator + 1);
   const numbers = /^(\d+):(\d+)$/.exec(device ?? '');
-  if (separator < 0 || numbers === null || root === undefined || mountPoint === undefined || options === undefined || fsType === undefined || source === undefined) return undefined;
+  if (
+    separator < 0 ||
+    numbers === null ||
+    root === undefined ||
+    mountPoint === undefined ||
+    options === undefined ||
+    fsType === undefined ||
+    source === undefined
+  )
+    return undefined;
   const tags = fields.slice(6, separator);
   const group = (tag: string): number | undefined => {
     const found = tags.find((each) => each.startsWith(`${tag}:`));
     return found === undefined ? undefined : Number(found.slice(tag.length + 1));
   };
   return {
-    id: Number(id), parentId: Number(parent), major: Number(numbers[1]), minor: Number(numbers[2]),
-    root: unescape(root), mountPoint: unescape(mountPoint), options: options.split(','),
-    sharedWith: group('shared'), slaveOf: group('master'), unbindable: tags.includes('unbindable'),
-    fsType: unescape(fsType), source: unescape(source), superOptions: (superOptions ?? '').split(',').filter((each) => each !== '').map(unescape),
+    id: Number(id),
+    parentId: Number(parent),
+    major: Number(numbers[1]),
+    minor: Number(numbers[2]),
+    root: unescape(root),
+    mountPoint: unescape(mountPoint),
+    options: options.split(','),
+    sharedWith: group('shared'),
+    slaveOf: group('master'),
+    unbindable: tags.includes('unbindable'),
+    fsType: unescape(fsType),
+    source: unescape(source),
+    superOptions: (superOptions ?? '')
+      .split(',')
+      .filter((each) => each !== '')
+      .map(unescape),
   };
 }
 
-/** The kernel writes space, tab, newline, backslash and # as three octal digits; bytes above 127 are left as they are. */
+/**
+ * The kernel writes space, tab, newline, backslash and # as three octal digits; bytes above 127 are left as they are.
+ */
 function unescape(text: string): string {
   if (!text.includes('\\')) return text;
   return text.replace(/\\([0-7]{3})/g, (_, digits: string) => String.fromCharCode(Number.parseInt(digits, 8)));
@@ -74,10 +98,14 @@ export async function readMountinfo(): Promise<MountEntry[]> {
 
 /** At once, on a thread: the kernel gives 4 KiB with each read, and a node with many pods has hundreds of them. */
 async function mountinfoText(): Promise<string> {
-  return (await attemptAsync('read mounts', (native) => native.readFiles(['/proc/self/mountinfo'], MOUNTINFO_BYTES)))[1].toString('utf8');
+  return (
+    await attemptAsync('read mounts', (native) => native.readFiles(['/proc/self/mountinfo'], MOUNTINFO_BYTES))
+  )[1].toString('utf8');
 }
 
-/** The mount with this id (statx's mount id); undefined if it is gone. Calls at one time share one read of mountinfo. */
+/**
+ * The mount with this id (statx's mount id); undefined if it is gone. Calls at one time share one read of mountinfo.
+ */
 export async function mountById(id: bigint): Promise<MountEntry | undefined> {
   sharedText ??= mountinfoText().finally(() => {
     sharedText = undefined;
@@ -97,11 +125,17 @@ export function isAtOrBelow(path: string, tree: string): boolean {
   return path === tree || path.startsWith(tree.endsWith('/') ? tree : `${tree}/`);
 }
 
-/** PURE. The mount that an absolute, link-free path is on: the longest mount point above it, the last mounted of equals. */
+/**
+ * PURE. The mount that an absolute, link-free path is on: the longest mount point above it, the last mounted of equals.
+ */
 export function mountOf(entries: readonly MountEntry[], path: string): MountEntry | undefined {
   let best: MountEntry | undefined;
   for (const entry of entries) {
-    if (isAtOrBelow(path, entry.mountPoint) && (best === undefined || entry.mountPoint.length >= best.mountPoint.length)) best = entry;
+    if (
+      isAtOrBelow(path, entry.mountPoint) &&
+      (best === undefined || entry.mountPoint.length >= best.mountPoint.length)
+    )
+      best = entry;
   }
   return best;
 }
@@ -113,10 +147,27 @@ export function propagationOf(entry: MountEntry): 'private' | 'slave' | 'shared'
 }
 
 /** Per-mount attributes, as mount(8) names them. */
-export type MountAttribute = 'ro' | 'nosuid' | 'nodev' | 'noexec' | 'noatime' | 'nodiratime' | 'nosymfollow' | 'strictatime' | 'relatime';
+export type MountAttribute =
+  | 'ro'
+  | 'nosuid'
+  | 'nodev'
+  | 'noexec'
+  | 'noatime'
+  | 'nodiratime'
+  | 'nosymfollow'
+  | 'strictatime'
+  | 'relatime';
 
 const ATTRIBUTES: ReadonlyMap<string, number> = new Map([
-  ['ro', 0x1], ['nosuid', 0x2], ['nodev', 0x4], ['noexec', 0x8], ['relatime', 0x0], ['noatime', 0x10], ['strictatime', 0x20], ['nodiratime', 0x80], ['nosymfollow', 0x20_0000],
+  ['ro', 0x1],
+  ['nosuid', 0x2],
+  ['nodev', 0x4],
+  ['noexec', 0x8],
+  ['relatime', 0x0],
+  ['noatime', 0x10],
+  ['strictatime', 0x20],
+  ['nodiratime', 0x80],
+  ['nosymfollow', 0x20_0000],
 ]);
 const ATIME_BITS = 0x70;
 
@@ -124,7 +175,10 @@ const ATIME_BITS = 0x70;
 const DEFAULTS: ReadonlySet<string> = new Set(['rw', 'suid', 'dev', 'exec', 'defaults', 'async', 'atime', 'diratime']);
 
 /** PURE. Splits mount(8) options into attribute bits of the mount and options of the file system. */
-export function splitMountOptions(options: readonly string[]): { readonly attributes: number; readonly fsOptions: readonly string[] } {
+export function splitMountOptions(options: readonly string[]): {
+  readonly attributes: number;
+  readonly fsOptions: readonly string[];
+} {
   let attributes = 0;
   const fsOptions: string[] = [];
   for (const option of options) {
@@ -136,9 +190,16 @@ export function splitMountOptions(options: readonly string[]): { readonly attrib
 }
 
 /** Mounts a file system (`tmpfs`, `proc`, `mqueue`, …) at an existing directory; `options` as mount(8) takes them. */
-export async function mountFs(request: { readonly type: string; readonly source?: string; readonly target: string; readonly options: readonly string[] }): Promise<void> {
+export async function mountFs(request: {
+  readonly type: string;
+  readonly source?: string;
+  readonly target: string;
+  readonly options: readonly string[];
+}): Promise<void> {
   const { attributes, fsOptions } = splitMountOptions(request.options);
-  await attemptAsync(`mount ${request.type} on ${request.target}`, (native) => native.mountFs(request.type, request.source ?? request.type, request.target, attributes, fsOptions));
+  await attemptAsync(`mount ${request.type} on ${request.target}`, (native) =>
+    native.mountFs(request.type, request.source ?? request.type, request.target, attributes, fsOptions),
+  );
 }
 
 export interface OverlayRequest {
@@ -155,22 +216,43 @@ export interface OverlayRequest {
   readonly method?: 'best' | 'classic';
 }
 
-/** Mounts an overlay. No escaping rules: layers go in one by one, or by descriptor on kernels that take only one string. */
+/**
+ * Mounts an overlay. No escaping rules: layers go in one by one, or by descriptor on kernels that take only one string.
+ */
 export async function mountOverlay(request: OverlayRequest): Promise<void> {
-  if (request.lower.length === 0) throw new RuntimeError('InvalidArgument', 'an overlay needs at least one lower layer');
+  if (request.lower.length === 0)
+    throw new RuntimeError('InvalidArgument', 'an overlay needs at least one lower layer');
   const { attributes, fsOptions } = splitMountOptions(request.options);
   const { upper = '', work = '' } = request.writable ?? {};
   await attemptAsync(`mount overlay of ${request.lower.length} layers on ${request.target}`, (native) =>
-    native.mountOverlay(request.lower, upper, work, request.target, attributes, fsOptions, request.usernsFd ?? -1, request.method === 'classic' ? 1 : 0));
+    native.mountOverlay(
+      request.lower,
+      upper,
+      work,
+      request.target,
+      attributes,
+      fsOptions,
+      request.usernsFd ?? -1,
+      request.method === 'classic' ? 1 : 0,
+    ),
+  );
 }
 
 export type Propagation = 'private' | 'slave' | 'shared' | 'unbindable';
-const PROPAGATION: Readonly<Record<Propagation, number>> = { unbindable: 1 << 17, private: 1 << 18, slave: 1 << 19, shared: 1 << 20 };
+const PROPAGATION: Readonly<Record<Propagation, number>> = {
+  unbindable: 1 << 17,
+  private: 1 << 18,
+  slave: 1 << 19,
+  shared: 1 << 20,
+};
 
 export interface BindRequest {
   readonly source: string;
   readonly target: string;
-  /** 'one': the mount that source is on; 'tree': with everything mounted below it. Attributes and propagation apply to the same extent. */
+  /**
+   * 'one': the mount that source is on; 'tree': with everything mounted below it. Attributes and propagation apply to
+   * the same extent.
+   */
   readonly extent: 'one' | 'tree';
   /** Attributes added to those that the source has. */
   readonly attributes?: readonly MountAttribute[];
@@ -178,11 +260,23 @@ export interface BindRequest {
   readonly usernsFd?: number | undefined;
 }
 
-/** Bind-mounts with all attributes in place before anyone can see the mount. Source and target both exist and are of one kind. */
+/**
+ * Bind-mounts with all attributes in place before anyone can see the mount. Source and target both exist and are of one
+ * kind.
+ */
 export async function mountBind(request: BindRequest): Promise<void> {
   const { set, clear } = attributeBits(request.attributes ?? []);
   await attemptAsync(`bind ${request.source} on ${request.target}`, (native) =>
-    native.mountBind(request.source, request.target, request.extent === 'tree' ? 1 : 0, set, clear, propagationBits(request.propagation), request.usernsFd ?? -1));
+    native.mountBind(
+      request.source,
+      request.target,
+      request.extent === 'tree' ? 1 : 0,
+      set,
+      clear,
+      propagationBits(request.propagation),
+      request.usernsFd ?? -1,
+    ),
+  );
 }
 
 export interface MountChange {
@@ -196,7 +290,15 @@ export interface MountChange {
 export async function changeMount(path: string, change: MountChange): Promise<void> {
   const on = attributeBits(change.set ?? []);
   const off = attributeBits(change.clear ?? []);
-  await attemptAsync(`change mount ${path}`, (native) => native.setMount(path, change.extent === 'tree' ? 1 : 0, on.set, on.clear | off.set, propagationBits(change.propagation)));
+  await attemptAsync(`change mount ${path}`, (native) =>
+    native.setMount(
+      path,
+      change.extent === 'tree' ? 1 : 0,
+      on.set,
+      on.clear | off.set,
+      propagationBits(change.propagation),
+    ),
+  );
 }
 
 function attributeBits(attributes: readonly MountAttribute[]): { readonly set: number; readonly clear: number } {
@@ -213,17 +315,21 @@ const MNT_DETACH = 2;
 const UMOUNT_NOFOLLOW = 8;
 
 /**
- * Unmounts all that is mounted at `path`, over-mounts included, with what is mounted below (detached: users keep it until they let go); false if
- * nothing is mounted there or nothing is there.
+ * Unmounts all that is mounted at `path`, over-mounts included, with what is mounted below (detached: users keep it
+ * until they let go); false if nothing is mounted there or nothing is there.
  */
 export async function unmount(path: string): Promise<boolean> {
   return (await attemptAsync(`unmount ${path}`, (native) => native.unmount(path, MNT_DETACH | UMOUNT_NOFOLLOW))) > 0;
 }
 
-/** Unmounts everything at and below `path`, deepest and newest first, over-mounts included; content if nothing is mounted. `path` is absolute and free of links. */
+/**
+ * Unmounts everything at and below `path`, deepest and newest first, over-mounts included; content if nothing is
+ * mounted. `path` is absolute and free of links.
+ */
 export async function unmountTree(path: string): Promise<void> {
   const asWritten = escape(path);
-  // A mount can be uncovered, or arrive by propagation, while we work; more rounds than over-mounts mean that somebody mounts against us.
+  // A mount can be uncovered, or arrive by propagation, while we work; more rounds than over-mounts mean that somebody
+  // mounts against us.
   for (let round = 0; round < 32; round++) {
     // What is detached takes what is mounted below it along, so that there is seldom more to find.
     await unmount(path);
@@ -233,15 +339,24 @@ export async function unmountTree(path: string): Promise<void> {
     if (targets.length === 0) return;
     for (const target of targets) await unmount(target);
   }
-  throw new RuntimeError('FailedPrecondition', `mounts below ${path} keep coming back; find who makes them with \`findmnt -R ${path}\``);
+  throw new RuntimeError(
+    'FailedPrecondition',
+    `mounts below ${path} keep coming back; find who makes them with \`findmnt -R ${path}\``,
+  );
 }
 
 /** PURE. Mount points at or below `path` in the order in which they must go. */
 export function mountPointsIn(entries: readonly MountEntry[], path: string): string[] {
-  return entries.filter((entry) => isAtOrBelow(entry.mountPoint, path)).map((entry) => entry.mountPoint).sort((a, b) => b.length - a.length);
+  return entries
+    .filter((entry) => isAtOrBelow(entry.mountPoint, path))
+    .map((entry) => entry.mountPoint)
+    .sort((a, b) => b.length - a.length);
 }
 
-/** True if a mount's root is at `path` (statx; no mountinfo read). A symlink at the end is not followed. False if nothing is there. */
+/**
+ * True if a mount's root is at `path` (statx; no mountinfo read). A symlink at the end is not followed. False if
+ * nothing is there.
+ */
 export function isMountPoint(path: string): boolean {
   return attempt(`look at ${path}`, () => {
     const root = addon().openRootSync('/');
@@ -259,9 +374,13 @@ export interface IdMaps {
   readonly gids: readonly { readonly hostId: number; readonly containerId: number; readonly size: number }[];
 }
 
-/** A descriptor of a user namespace with these maps, which nothing but the descriptor keeps; for `usernsFd` above. The caller closes it. */
+/**
+ * A descriptor of a user namespace with these maps, which nothing but the descriptor keeps; for `usernsFd` above. The
+ * caller closes it.
+ */
 export async function openUserNamespace(maps: IdMaps): Promise<number> {
-  const triples = (list: IdMaps['uids']): number[] => list.flatMap((each) => [each.containerId, each.hostId, each.size]);
+  const triples = (list: IdMaps['uids']): number[] =>
+    list.flatMap((each) => [each.containerId, each.hostId, each.size]);
   try {
     return await addon().userNamespace(triples(maps.uids), triples(maps.gids));
   } catch (error) {

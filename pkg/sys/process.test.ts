@@ -6,7 +6,13 @@ const TAIL = '1 2 3 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 987654321 100 1 184467
 describe('parseProcStat', () => {
   it('finds its way around any process name', () => {
     for (const name of ['sh', 'a b', ') S 1 2 3', '((', 'x) Z 9 (y']) {
-      assert.deepEqual(parseProcStat(`42 (${name}) S ${TAIL}\n`), { pid: 42, state: 'S', parentPid: 1, session: 3, startTicks: 987654321n });
+      assert.deepEqual(parseProcStat(`42 (${name}) S ${TAIL}\n`), {
+        pid: 42,
+        state: 'S',
+        parentPid: 1,
+        session: 3,
+        startTicks: 987654321n,
+      });
     }
   });
 
@@ -16,9 +22,12 @@ describe('parseProcStat', () => {
 });
 
 describe('parseHeeds', () => {
-  const stat = (flags: number, startCode: number): string => `4711 (a) b) S 1 2 3 0 -1 ${flags} 1 0 0 0 0 0 0 0 20 0 1 0 987654321 100 1 18446744073709551615 ${startCode} 5785993`;
+  const stat = (flags: number, startCode: number): string =>
+    `4711 (a) b) S 1 2 3 0 -1 ${flags} 1 0 0 0 0 0 0 0 20 0 1 0 987654321 100 1 ` +
+    `18446744073709551615 ${startCode} 5785993`;
   const [forked, executing, executed] = [stat(0x400140, 4214784), stat(0x400100, 0), stat(0x400100, 4198400)];
-  const status = (pids: string, blocked: string, caught: string): string => `Name:\tx\nNSpid:\t${pids}\nSigBlk:\t${blocked}\nSigIgn:\t0000000000000000\nSigCgt:\t${caught}\n`;
+  const status = (pids: string, blocked: string, caught: string): string =>
+    `Name:\tx\nNSpid:\t${pids}\nSigBlk:\t${blocked}\nSigIgn:\t0000000000000000\nSigCgt:\t${caught}\n`;
   const [none, term] = ['0000000000000000', '0000000000004000'];
 
   it('knows that the init of a PID namespace is deaf to what it does not handle', () => {
@@ -30,13 +39,16 @@ describe('parseHeeds', () => {
     assert.isTrue(parseHeeds(executed, status('4711\t1', none, '4000000000000000'), 63));
   });
 
-  it('does not take the handlers of the runtime, which has not executed the program yet, for those of the program', () => {
-    const everything = 'fffffffe7fffffff';
-    assert.isFalse(parseHeeds(forked, status('4711\t1', none, everything), 15));
-    assert.isFalse(parseHeeds(executing, status('4711\t1', none, everything), 15));
-    assert.isTrue(parseHeeds(executed, status('4711\t1', none, everything), 15));
-    assert.isTrue(parseHeeds(forked, status('4711\t1', none, everything), 9));
-  });
+  it(
+    'does not take the handlers of the runtime, which has not executed the program yet, for ' + 'those of the program',
+    () => {
+      const everything = 'fffffffe7fffffff';
+      assert.isFalse(parseHeeds(forked, status('4711\t1', none, everything), 15));
+      assert.isFalse(parseHeeds(executing, status('4711\t1', none, everything), 15));
+      assert.isTrue(parseHeeds(executed, status('4711\t1', none, everything), 15));
+      assert.isTrue(parseHeeds(forked, status('4711\t1', none, everything), 9));
+    },
+  );
 
   it('and that nobody else is', () => {
     assert.isTrue(parseHeeds(executed, status('4711\t11', none, none), 15));
@@ -57,20 +69,33 @@ describe('parseCapabilities', () => {
 
 describe('parseLimits', () => {
   it('keeps hard limits, and leaves out what is unlimited', () => {
-    const limits = parseLimits([
-      'Limit                     Soft Limit           Hard Limit           Units     ',
-      'Max cpu time              unlimited            unlimited            seconds   ',
-      'Max open files            1024                 524288               files     ',
-      'Max nice priority         0                    0                    ',
-      'Max core file size        0                    unlimited            bytes     ',
-      'Max stack size            unlimited            18446744073709551614 bytes     ',
-    ].join('\n'));
-    assert.deepEqual([...limits], [['RLIMIT_NOFILE', 524288n], ['RLIMIT_NICE', 0n], ['RLIMIT_STACK', 18446744073709551614n]]);
+    const limits = parseLimits(
+      [
+        'Limit                     Soft Limit           Hard Limit           Units     ',
+        'Max cpu time              unlimited            unlimited            seconds   ',
+        'Max open files            1024                 524288               files     ',
+        'Max nice priority         0                    0                    ',
+        'Max core file size        0                    unlimited            bytes     ',
+        'Max stack size            unlimited            18446744073709551614 bytes     ',
+      ].join('\n'),
+    );
+    assert.deepEqual(
+      [...limits],
+      [
+        ['RLIMIT_NOFILE', 524288n],
+        ['RLIMIT_NICE', 0n],
+        ['RLIMIT_STACK', 18446744073709551614n],
+      ],
+    );
   });
 });
 
 describe('hugepageSizes', () => {
   it('names sizes as cgroups do, smallest first', () => {
-    assert.deepEqual(hugepageSizes(['hugepages-1048576kB', 'hugepages-2048kB', 'hugepages-64kB', 'other']), ['64KB', '2MB', '1GB']);
+    assert.deepEqual(hugepageSizes(['hugepages-1048576kB', 'hugepages-2048kB', 'hugepages-64kB', 'other']), [
+      '64KB',
+      '2MB',
+      '1GB',
+    ]);
   });
 });

@@ -1,6 +1,6 @@
 /**
- * Processes that are not our children, network namespaces entered for a moment, host paths looked at without risk, and what
- * this node and this daemon may do (NodeFacts).
+ * Processes that are not our children, network namespaces entered for a moment, host paths looked at without risk, and
+ * what this node and this daemon may do (NodeFacts).
  */
 import { constants, readdirSync, readFileSync } from 'node:fs';
 import { constants as os, machine, release } from 'node:os';
@@ -13,14 +13,33 @@ import { readCgroupLayoutSync, hasSwapAccounting, type CgroupMode } from './cgro
 import { closeFd } from './fd.ts';
 import { toStat, type FileKind, type Stat } from './root.ts';
 
-/** PURE. The fields of /proc/<pid>/stat that identify a process; undefined if the text is none. The name in parentheses may contain anything, also parentheses. */
-export function parseProcStat(text: string): { readonly pid: number; readonly state: string; readonly parentPid: number; readonly session: number; readonly startTicks: bigint } | undefined {
+/**
+ * PURE. The fields of /proc/<pid>/stat that identify a process; undefined if the text is none. The name in parentheses
+ * may contain anything, also parentheses.
+ */
+export function parseProcStat(text: string):
+  | {
+      readonly pid: number;
+      readonly state: string;
+      readonly parentPid: number;
+      readonly session: number;
+      readonly startTicks: bigint;
+    }
+  | undefined {
   const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
   const pid = Number.parseInt(text, 10);
   const [state, parent, , session] = fields;
   // Field 22 of proc(5); the list here begins with field 3.
   const startTicks = fields[19];
-  if (!Number.isInteger(pid) || state === undefined || parent === undefined || session === undefined || startTicks === undefined || !/^\d+$/.test(startTicks)) return undefined;
+  if (
+    !Number.isInteger(pid) ||
+    state === undefined ||
+    parent === undefined ||
+    session === undefined ||
+    startTicks === undefined ||
+    !/^\d+$/.test(startTicks)
+  )
+    return undefined;
   return { pid, state, parentPid: Number(parent), session: Number(session), startTicks: BigInt(startTicks) };
 }
 
@@ -46,7 +65,10 @@ export function isAlive(ref: ProcessRef): boolean {
   return stat !== undefined && stat.startTicks === ref.startTicks && stat.state !== 'Z' && stat.state !== 'X';
 }
 
-/** Signals exactly this process, through a pidfd opened and then compared; false if it is gone. @throws InvalidArgument for a bad signal, PermissionDenied. */
+/**
+ * Signals exactly this process, through a pidfd opened and then compared; false if it is gone. @throws InvalidArgument
+ * for a bad signal, PermissionDenied.
+ */
 export function signalProcess(ref: ProcessRef, signal: number): boolean {
   const pidfd = openProcess(ref);
   if (pidfd === undefined) return false;
@@ -72,22 +94,27 @@ export function heedsSignal(ref: ProcessRef, signal: number): boolean {
 const FORKED_ONLY = 0x40;
 
 /**
- * PURE. Whether a signal from outside reaches the program of the process whose /proc/<pid>/stat and status, read in this order, these are. Only
- * the init of a PID namespace is deaf: to what it neither handles nor blocks (a blocked signal is kept), except SIGKILL and SIGSTOP
- * (pid_namespaces(7)). As long as an OCI runtime prepares the container, or its execve is under way, the program does not run yet, and what the
- * runtime handles (one in Go: everything) it drops.
+ * PURE. Whether a signal from outside reaches the program of the process whose /proc/<pid>/stat and status, read in
+ * this order, these are. Only the init of a PID namespace is deaf: to what it neither handles nor blocks (a blocked
+ * signal is kept), except SIGKILL and SIGSTOP (pid_namespaces(7)). As long as an OCI runtime prepares the container, or
+ * its execve is under way, the program does not run yet, and what the runtime handles (one in Go: everything) it drops.
  */
 export function parseHeeds(stat: string, status: string, signal: number): boolean {
   const isInit = /^NSpid:.*\s1$/m.test(status);
   if (!isInit || signal === os.signals.SIGKILL || signal === os.signals.SIGSTOP) return true;
-  // Fields 9 (flags) and 26 (startcode, 0 until execve has loaded the program) of proc_pid_stat(5); the list here begins with field 3.
+  // Fields 9 (flags) and 26 (startcode, 0 until execve has loaded the program) of proc_pid_stat(5); the list here
+  // begins with field 3.
   const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
   if ((Number(fields[6]) & FORKED_ONLY) !== 0 || fields[23] === '0') return false;
   const bit = 1n << BigInt(signal - 1);
-  return ['SigCgt', 'SigBlk'].some((row) => (BigInt(`0x${new RegExp(`^${row}:\\s*([0-9a-f]+)$`, 'm').exec(status)?.[1] ?? '0'}`) & bit) !== 0n);
+  return ['SigCgt', 'SigBlk'].some(
+    (row) => (BigInt(`0x${new RegExp(`^${row}:\\s*([0-9a-f]+)$`, 'm').exec(status)?.[1] ?? '0'}`) & bit) !== 0n,
+  );
 }
 
-/** Resolves when this process has ended (it may still be a zombie), or when `signal` fires. Works for anybody's child. */
+/**
+ * Resolves when this process has ended (it may still be a zombie), or when `signal` fires. Works for anybody's child.
+ */
 export async function waitGone(ref: ProcessRef, signal: AbortSignal): Promise<void> {
   const pidfd = openProcess(ref);
   if (pidfd === undefined) return;
@@ -113,7 +140,10 @@ async function untilReady(fd: number, event: 'readable' | 'writable', signal: Ab
   }
 }
 
-/** A pidfd of exactly this process: whoever has the pid when the descriptor exists keeps it, so comparing afterwards is enough. */
+/**
+ * A pidfd of exactly this process: whoever has the pid when the descriptor exists keeps it, so comparing afterwards is
+ * enough.
+ */
 function openProcess(ref: ProcessRef): number | undefined {
   let pidfd: number;
   try {
@@ -137,8 +167,9 @@ export function becomeSubreaper(): void {
 }
 
 /**
- * Gives the event loop precedence over our other threads, which read, unpack and delete: it is what every call waits for. Not over containers and
- * their monitors, which the kernel weighs by cgroup; and nothing that we start inherits it. @throws PermissionDenied without CAP_SYS_NICE.
+ * Gives the event loop precedence over our other threads, which read, unpack and delete: it is what every call waits
+ * for. Not over containers and their monitors, which the kernel weighs by cgroup; and nothing that we start inherits
+ * it. @throws PermissionDenied without CAP_SYS_NICE.
  */
 export function favourEventLoop(): void {
   attempt('favour the event loop', (native) => native.favourThreadSync(EVENT_LOOP_NICE));
@@ -156,24 +187,39 @@ export interface NewNamespaces {
 }
 
 /**
- * Makes namespaces on a thread of the addon's, which is in them for that moment, and pins them by bind mounts: all or none. `lo` is up in a network namespace.
+ * Makes namespaces on a thread of the addon's, which is in them for that moment, and pins them by bind mounts: all or
+ * none. `lo` is up in a network namespace.
  * @throws InvalidArgument for a sysctl that the kernel does not take, or that is not of a namespace made here.
  */
 export async function pinNamespaces({ paths, hostname, sysctls }: NewNamespaces): Promise<void> {
   const doing = "make the pod's namespaces";
   try {
-    await addon().pinNamespaces([...paths.keys()], [...paths.values()], hostname, [...sysctls.keys()], [...sysctls.values()]);
+    await addon().pinNamespaces(
+      [...paths.keys()],
+      [...paths.values()],
+      hostname,
+      [...sysctls.keys()],
+      [...sysctls.values()],
+    );
   } catch (error) {
-    if (error instanceof Error && (error as { syscall?: unknown }).syscall === 'sysctl') throw new RuntimeError('InvalidArgument', `${doing}: ${error.message}`, { cause: error });
+    if (error instanceof Error && (error as { syscall?: unknown }).syscall === 'sysctl')
+      throw new RuntimeError('InvalidArgument', `${doing}: ${error.message}`, { cause: error });
     throw systemError(error, doing);
   }
 }
 
 /**
- * A TCP connection made inside the network namespace at `netns`, as a descriptor for openStream. Addresses (literal IPv4 or IPv6) are tried in order.
+ * A TCP connection made inside the network namespace at `netns`, as a descriptor for openStream. Addresses (literal
+ * IPv4 or IPv6) are tried in order.
  * @throws Unavailable when nobody listens on any of them, or takes the connection within `timeoutMs`.
  */
-export async function connectInNetns(op: Op, netns: string, addresses: readonly [string, ...string[]], port: number, timeoutMs = 10_000): Promise<number> {
+export async function connectInNetns(
+  op: Op,
+  netns: string,
+  addresses: readonly [string, ...string[]],
+  port: number,
+  timeoutMs = 10_000,
+): Promise<number> {
   let failure: unknown;
   for (const address of addresses) {
     try {
@@ -200,9 +246,16 @@ async function connectTo(op: Op, netns: string, address: string, port: number, t
   }
 }
 
-/** Open descriptors of these processes together, and how many of them are sockets; a process that is gone counts nothing. */
-export async function countFds(pids: readonly number[]): Promise<{ readonly descriptors: number; readonly sockets: number }> {
-  const [descriptors = 0n, sockets = 0n] = await attemptAsync('count open descriptors', (native) => native.countFds(pids));
+/**
+ * Open descriptors of these processes together, and how many of them are sockets; a process that is gone counts
+ * nothing.
+ */
+export async function countFds(
+  pids: readonly number[],
+): Promise<{ readonly descriptors: number; readonly sockets: number }> {
+  const [descriptors = 0n, sockets = 0n] = await attemptAsync('count open descriptors', (native) =>
+    native.countFds(pids),
+  );
   return { descriptors: Number(descriptors), sockets: Number(sockets) };
 }
 
@@ -213,7 +266,10 @@ export interface ProbedPath {
   readonly stat: Stat;
 }
 
-/** One pod may name hundreds of paths of a volume that is dead: each holds a thread for as long as it is, and other work needs threads too. */
+/**
+ * One pod may name hundreds of paths of a volume that is dead: each holds a thread for as long as it is, and other work
+ * needs threads too.
+ */
 const probes = new Gate(16);
 
 /**
@@ -224,7 +280,9 @@ export async function probePath(op: Op, path: string, absent: 'make' | 'report')
   const doing = `stat ${path}`;
   op.stage(doing);
   const work = probes.run(() => attemptAsync(doing, (native) => native.probe(path, absent === 'make' ? 1 : 0)));
-  const found = await abortable(work, op.signal, () => abortError(op, `${doing}: its file system does not answer; check the volume behind it`));
+  const found = await abortable(work, op.signal, () =>
+    abortError(op, `${doing}: its file system does not answer; check the volume behind it`),
+  );
   return found === undefined ? undefined : { realPath: found[1].toString(), stat: toStat(found[0]) };
 }
 
@@ -239,19 +297,45 @@ export interface DeviceNode {
   readonly gid: number;
 }
 
-/** Device nodes at `path` (a device, or a link to one: under the name given) or below it (a directory, links inside not followed). @throws InvalidArgument for anything else, NotFound. */
+/**
+ * Device nodes at `path` (a device, or a link to one: under the name given) or below it (a directory, links inside not
+ * followed). @throws InvalidArgument for anything else, NotFound.
+ */
 export async function listDevices(op: Op, path: string): Promise<DeviceNode[]> {
   const probed = await probePath(op, path, 'report');
   if (probed === undefined) throw new RuntimeError('NotFound', `device ${path} does not exist on this node`);
   const { stat } = probed;
-  if (stat.kind === 'character' || stat.kind === 'block') return [{ path, kind: stat.kind, major: stat.major, minor: stat.minor, mode: stat.mode, uid: stat.uid, gid: stat.gid }];
-  if (stat.kind !== 'directory') throw new RuntimeError('InvalidArgument', `${path} is neither a device nor a directory of devices`);
+  if (stat.kind === 'character' || stat.kind === 'block')
+    return [
+      { path, kind: stat.kind, major: stat.major, minor: stat.minor, mode: stat.mode, uid: stat.uid, gid: stat.gid },
+    ];
+  if (stat.kind !== 'directory')
+    throw new RuntimeError('InvalidArgument', `${path} is neither a device nor a directory of devices`);
   const [numbers, names] = await attemptAsync(`list devices in ${path}`, (native) => native.devices(probed.realPath));
-  const kinds: ReadonlyMap<number, DeviceNode['kind']> = new Map([[constants.S_IFCHR, 'character'], [constants.S_IFBLK, 'block'], [constants.S_IFIFO, 'fifo']]);
-  return names.toString().split('\0').slice(0, -1).map((name, index) => {
-    const [kind = 0, major = 0, minor = 0, mode = 0, uid = 0, gid = 0] = Array.from(numbers.subarray(index * 6, index * 6 + 6), Number);
-    return { path: probed.realPath === path ? name : path + name.slice(probed.realPath.length), kind: kinds.get(kind) ?? 'character', major, minor, mode, uid, gid };
-  });
+  const kinds: ReadonlyMap<number, DeviceNode['kind']> = new Map([
+    [constants.S_IFCHR, 'character'],
+    [constants.S_IFBLK, 'block'],
+    [constants.S_IFIFO, 'fifo'],
+  ]);
+  return names
+    .toString()
+    .split('\0')
+    .slice(0, -1)
+    .map((name, index) => {
+      const [kind = 0, major = 0, minor = 0, mode = 0, uid = 0, gid = 0] = Array.from(
+        numbers.subarray(index * 6, index * 6 + 6),
+        Number,
+      );
+      return {
+        path: probed.realPath === path ? name : path + name.slice(probed.realPath.length),
+        kind: kinds.get(kind) ?? 'character',
+        major,
+        minor,
+        mode,
+        uid,
+        gid,
+      };
+    });
 }
 
 /** Structurally the NodeFacts of pkg/spec, which this module may not import. */
@@ -275,7 +359,10 @@ export interface NodeFacts {
 export function nodeFacts(cgroupManager: 'cgroupfs' | 'systemd'): NodeFacts {
   const layout = readCgroupLayoutSync();
   const status = text('/proc/self/status');
-  const capabilities = parseCapabilities(/^CapBnd:\s*([0-9a-f]+)$/m.exec(status)?.[1] ?? '0', Number.parseInt(text('/proc/sys/kernel/cap_last_cap'), 10));
+  const capabilities = parseCapabilities(
+    /^CapBnd:\s*([0-9a-f]+)$/m.exec(status)?.[1] ?? '0',
+    Number.parseInt(text('/proc/sys/kernel/cap_last_cap'), 10),
+  );
   const unlimited = capabilities.has('CAP_SYS_RESOURCE');
   return {
     cgroupMode: layout.mode,
@@ -296,10 +383,15 @@ export function nodeFacts(cgroupManager: 'cgroupfs' | 'systemd'): NodeFacts {
 
 /** capability(7), in order of their numbers. */
 const CAPABILITIES: readonly string[] = (
-  'CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE NET_BROADCAST NET_ADMIN NET_RAW ' +
-  'IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD ' +
-  'LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE'
-).split(' ').map((name) => `CAP_${name}`);
+  'CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE ' +
+  'NET_BIND_SERVICE NET_BROADCAST NET_ADMIN NET_RAW ' +
+  'IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN SYS_BOOT ' +
+  'SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD ' +
+  'LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM ' +
+  'BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE'
+)
+  .split(' ')
+  .map((name) => `CAP_${name}`);
 
 /** PURE. Names in a capability mask (hexadecimal, as in /proc/<pid>/status), up to the kernel's last one. */
 export function parseCapabilities(mask: string, last: number): Set<string> {
@@ -309,10 +401,22 @@ export function parseCapabilities(mask: string, last: number): Set<string> {
 
 /** The rows of /proc/<pid>/limits by their RLIMIT name. */
 const LIMIT_ROWS: readonly (readonly [row: string, name: string])[] = [
-  ['Max cpu time', 'RLIMIT_CPU'], ['Max file size', 'RLIMIT_FSIZE'], ['Max data size', 'RLIMIT_DATA'], ['Max stack size', 'RLIMIT_STACK'],
-  ['Max core file size', 'RLIMIT_CORE'], ['Max resident set', 'RLIMIT_RSS'], ['Max processes', 'RLIMIT_NPROC'], ['Max open files', 'RLIMIT_NOFILE'],
-  ['Max locked memory', 'RLIMIT_MEMLOCK'], ['Max address space', 'RLIMIT_AS'], ['Max file locks', 'RLIMIT_LOCKS'], ['Max pending signals', 'RLIMIT_SIGPENDING'],
-  ['Max msgqueue size', 'RLIMIT_MSGQUEUE'], ['Max nice priority', 'RLIMIT_NICE'], ['Max realtime priority', 'RLIMIT_RTPRIO'], ['Max realtime timeout', 'RLIMIT_RTTIME'],
+  ['Max cpu time', 'RLIMIT_CPU'],
+  ['Max file size', 'RLIMIT_FSIZE'],
+  ['Max data size', 'RLIMIT_DATA'],
+  ['Max stack size', 'RLIMIT_STACK'],
+  ['Max core file size', 'RLIMIT_CORE'],
+  ['Max resident set', 'RLIMIT_RSS'],
+  ['Max processes', 'RLIMIT_NPROC'],
+  ['Max open files', 'RLIMIT_NOFILE'],
+  ['Max locked memory', 'RLIMIT_MEMLOCK'],
+  ['Max address space', 'RLIMIT_AS'],
+  ['Max file locks', 'RLIMIT_LOCKS'],
+  ['Max pending signals', 'RLIMIT_SIGPENDING'],
+  ['Max msgqueue size', 'RLIMIT_MSGQUEUE'],
+  ['Max nice priority', 'RLIMIT_NICE'],
+  ['Max realtime priority', 'RLIMIT_RTPRIO'],
+  ['Max realtime timeout', 'RLIMIT_RTTIME'],
 ];
 
 /** PURE. Hard limits of /proc/<pid>/limits that are limits at all (unlimited ones are left out). */
@@ -328,8 +432,13 @@ export function parseLimits(limits: string): Map<string, bigint> {
 
 /** PURE. `hugepages-2048kB` → `2MB`, as the hugetlb cgroup and CRI name sizes; ascending. */
 export function hugepageSizes(directories: readonly string[]): string[] {
-  const kilobytes = directories.flatMap((name) => /^hugepages-(\d+)kB$/.exec(name)?.[1] ?? []).map(Number).sort((a, b) => a - b);
-  return kilobytes.map((kb) => (kb >= 1 << 20 ? `${kb / (1 << 20)}GB` : kb >= 1 << 10 ? `${kb / (1 << 10)}MB` : `${kb}KB`));
+  const kilobytes = directories
+    .flatMap((name) => /^hugepages-(\d+)kB$/.exec(name)?.[1] ?? [])
+    .map(Number)
+    .sort((a, b) => a - b);
+  return kilobytes.map((kb) =>
+    kb >= 1 << 20 ? `${kb / (1 << 20)}GB` : kb >= 1 << 10 ? `${kb / (1 << 10)}MB` : `${kb}KB`,
+  );
 }
 
 /** A small kernel file; '' where the kernel does not have it. */

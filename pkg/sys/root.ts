@@ -1,10 +1,10 @@
 /**
- * A directory that its paths cannot leave. Everything goes through openat2 on the directory's descriptor; nothing here joins
- * strings that an image or a container controls with a host path.
+ * A directory that its paths cannot leave. Everything goes through openat2 on the directory's descriptor; nothing here
+ * joins strings that an image or a container controls with a host path.
  *
- * Paths are relative to the root; a leading slash means the root itself. Names may be bytes, since layers need not be UTF-8.
- * The methods are synchronous and cost one native call: for worker threads, and for a handful of look-ups in the daemon. The
- * asynchronous ones run on the addon's threads.
+ * Paths are relative to the root; a leading slash means the root itself. Names may be bytes, since layers need not be
+ * UTF-8. The methods are synchronous and cost one native call: for worker threads, and for a handful of look-ups in the
+ * daemon. The asynchronous ones run on the addon's threads.
  */
 import { constants } from 'node:fs';
 import { addon, attempt, attemptAsync } from './addon.ts';
@@ -13,8 +13,9 @@ import type { RawStat, Text } from '../../native/index.d.ts';
 export type { Text } from '../../native/index.d.ts';
 
 /**
- * 'strict': every link on the way is refused (ELOOP), `..` too, and no mount is crossed: for trees that must be exactly what we made.
- * 'chroot': links and `..` resolve as if the root were `/`; magic links are refused, mounts are not crossed: for what runs as a container's root.
+ * 'strict': every link on the way is refused (ELOOP), `..` too, and no mount is crossed: for trees that must be exactly
+ * what we made. 'chroot': links and `..` resolve as if the root were `/`; magic links are refused, mounts are not
+ * crossed: for what runs as a container's root.
  */
 export type Resolution = 'strict' | 'chroot';
 
@@ -23,15 +24,33 @@ const NO_MAGICLINKS = 0x2;
 const NO_SYMLINKS = 0x4;
 const BENEATH = 0x8;
 const IN_ROOT = 0x10;
-const RESOLVE: Readonly<Record<Resolution, number>> = { strict: BENEATH | NO_SYMLINKS | NO_MAGICLINKS | NO_XDEV, chroot: IN_ROOT | NO_MAGICLINKS | NO_XDEV };
+const RESOLVE: Readonly<Record<Resolution, number>> = {
+  strict: BENEATH | NO_SYMLINKS | NO_MAGICLINKS | NO_XDEV,
+  chroot: IN_ROOT | NO_MAGICLINKS | NO_XDEV,
+};
 
 export type FileKind = 'file' | 'directory' | 'symlink' | 'character' | 'block' | 'fifo' | 'socket';
 const S_IF: Readonly<Record<FileKind, number>> = {
-  file: constants.S_IFREG, directory: constants.S_IFDIR, symlink: constants.S_IFLNK, character: constants.S_IFCHR,
-  block: constants.S_IFBLK, fifo: constants.S_IFIFO, socket: constants.S_IFSOCK,
+  file: constants.S_IFREG,
+  directory: constants.S_IFDIR,
+  symlink: constants.S_IFLNK,
+  character: constants.S_IFCHR,
+  block: constants.S_IFBLK,
+  fifo: constants.S_IFIFO,
+  socket: constants.S_IFSOCK,
 };
-const KIND_OF: ReadonlyMap<number, FileKind> = new Map(Object.entries(S_IF).map(([kind, bits]) => [bits, kind as FileKind]));
-const LETTERS: Readonly<Record<string, FileKind>> = { f: 'file', d: 'directory', l: 'symlink', c: 'character', b: 'block', p: 'fifo', s: 'socket' };
+const KIND_OF: ReadonlyMap<number, FileKind> = new Map(
+  Object.entries(S_IF).map(([kind, bits]) => [bits, kind as FileKind]),
+);
+const LETTERS: Readonly<Record<string, FileKind>> = {
+  f: 'file',
+  d: 'directory',
+  l: 'symlink',
+  c: 'character',
+  b: 'block',
+  p: 'fifo',
+  s: 'socket',
+};
 
 /** An object as it is, links not followed at the end. */
 export interface Stat {
@@ -97,9 +116,16 @@ export class Root implements Disposable {
     this.#resolve = resolve;
   }
 
-  /** Opens host directory `path`, which is trusted and whose own links are followed. @throws NotFound, FailedPrecondition (no directory). */
+  /**
+   * Opens host directory `path`, which is trusted and whose own links are followed. @throws NotFound,
+   * FailedPrecondition (no directory).
+   */
   static open(path: string, resolution: Resolution): Root {
-    return new Root(path, attempt(`open ${path}`, (native) => native.openRootSync(path)), RESOLVE[resolution]);
+    return new Root(
+      path,
+      attempt(`open ${path}`, (native) => native.openRootSync(path)),
+      RESOLVE[resolution],
+    );
   }
 
   /** The descriptor, for fsync and the like; stays the root's. */
@@ -117,7 +143,10 @@ export class Root implements Disposable {
     this.close();
   }
 
-  /** open(2) with O_CLOEXEC, O_NOCTTY and O_NONBLOCK for what is no regular file; the caller closes the descriptor. `flags` from node:fs constants. */
+  /**
+   * open(2) with O_CLOEXEC, O_NOCTTY and O_NONBLOCK for what is no regular file; the caller closes the descriptor.
+   * `flags` from node:fs constants.
+   */
   openFile(path: Text, flags: number, mode = 0): number {
     return this.#do('open', path, (native) => native.openAtSync(this.#fd, path, flags, mode, this.#resolve));
   }
@@ -128,7 +157,10 @@ export class Root implements Disposable {
     return raw === undefined ? undefined : toStat(raw);
   }
 
-  /** Follows links inside (resolution 'chroot'): the object's path inside the root, absolute, and what it is; undefined if nothing is there. */
+  /**
+   * Follows links inside (resolution 'chroot'): the object's path inside the root, absolute, and what it is; undefined
+   * if nothing is there.
+   */
   resolve(path: Text): { readonly path: string; readonly kind: FileKind } | undefined {
     const O_PATH = 0o10000000;
     let fd: number;
@@ -164,35 +196,64 @@ export class Root implements Disposable {
     return names;
   }
 
-  /** mkdir -p: missing directories get mode and owner, existing ones stay as they are. @throws FailedPrecondition (ENOTDIR) if something else is in the way. */
+  /**
+   * mkdir -p: missing directories get mode and owner, existing ones stay as they are. @throws FailedPrecondition
+   * (ENOTDIR) if something else is in the way.
+   */
   makeDirs(path: Text, mode = 0o755, owner = { uid: 0, gid: 0 }): void {
-    this.#do('make directory', path, (native) => native.makeDirsAtSync(this.#fd, path, mode, owner.uid, owner.gid, this.#resolve));
+    this.#do('make directory', path, (native) =>
+      native.makeDirsAtSync(this.#fd, path, mode, owner.uid, owner.gid, this.#resolve),
+    );
   }
 
   /**
-   * Writes one whole entry of a layer: replaces what is there (a directory over a directory keeps its content), makes missing parents
-   * (0755 root), sets owner, then mode, xattrs and time. A file's content is written whole.
+   * Writes one whole entry of a layer: replaces what is there (a directory over a directory keeps its content), makes
+   * missing parents (0755 root), sets owner, then mode, xattrs and time. A file's content is written whole.
    */
   writeEntry(path: Text, entry: Entry): void {
     const content = entry.kind === 'file' ? entry.content : entry.kind === 'symlink' ? entry.target : NOTHING;
     const device = entry.kind === 'character' || entry.kind === 'block' ? [entry.major, entry.minor] : [0, 0];
     this.#do('write', path, (native) =>
-      native.writeEntrySync(this.#fd, path, this.#resolve, S_IF[entry.kind], entry.mode, entry.uid, entry.gid, entry.seconds, entry.nanoseconds, content, device, entry.xattrs));
+      native.writeEntrySync(
+        this.#fd,
+        path,
+        this.#resolve,
+        S_IF[entry.kind],
+        entry.mode,
+        entry.uid,
+        entry.gid,
+        entry.seconds,
+        entry.nanoseconds,
+        content,
+        device,
+        entry.xattrs,
+      ),
+    );
   }
 
-  /** A hard link of a layer: `path` becomes another name of `existing` (a path under this root, links not followed at its end), replacing what is there. */
+  /**
+   * A hard link of a layer: `path` becomes another name of `existing` (a path under this root, links not followed at
+   * its end), replacing what is there.
+   */
   writeHardLink(path: Text, existing: Text): void {
-    this.#do('link', path, (native) => native.writeEntrySync(this.#fd, path, this.#resolve, 0, 0, 0, 0, 0, 0, existing, [0, 0], []));
+    this.#do('link', path, (native) =>
+      native.writeEntrySync(this.#fd, path, this.#resolve, 0, 0, 0, 0, 0, 0, existing, [0, 0], []),
+    );
   }
 
-  /** For files too large to hold: replaces what is there by an empty file (0600) open for writing. Write, then finishFile, then close. */
+  /**
+   * For files too large to hold: replaces what is there by an empty file (0600) open for writing. Write, then
+   * finishFile, then close.
+   */
   beginFile(path: Text): number {
     return this.#do('create', path, (native) => native.beginFileSync(this.#fd, path, this.#resolve));
   }
 
   /** Owner, mode, xattrs, time of an open file or directory, in the order that keeps them all. */
   finishFile(fd: number, meta: EntryMeta): void {
-    attempt('set metadata', (native) => native.finishEntrySync(fd, meta.mode, meta.uid, meta.gid, meta.seconds, meta.nanoseconds, meta.xattrs));
+    attempt('set metadata', (native) =>
+      native.finishEntrySync(fd, meta.mode, meta.uid, meta.gid, meta.seconds, meta.nanoseconds, meta.xattrs),
+    );
   }
 
   link(existing: Text, path: Text): void {
@@ -201,12 +262,16 @@ export class Root implements Disposable {
 
   /** @throws AlreadyExists if anything is at `path`, also a dangling link. */
   async symlink(path: Text, target: Text): Promise<void> {
-    await attemptAsync(this.#doing('make link', path), (native) => native.symlinkAt(this.#fd, path, target, this.#resolve));
+    await attemptAsync(this.#doing('make link', path), (native) =>
+      native.symlinkAt(this.#fd, path, target, this.#resolve),
+    );
   }
 
   /** `mode` are permission bits; the umask does not apply. */
   makeNode(path: Text, kind: 'character' | 'block' | 'fifo', mode: number, major = 0, minor = 0): void {
-    this.#do('make node', path, (native) => native.mknodAtSync(this.#fd, path, S_IF[kind] | mode, major, minor, this.#resolve));
+    this.#do('make node', path, (native) =>
+      native.mknodAtSync(this.#fd, path, S_IF[kind] | mode, major, minor, this.#resolve),
+    );
   }
 
   /** Replaces what is at `to`, as rename(2). */
@@ -219,7 +284,10 @@ export class Root implements Disposable {
     return this.#do('remove', path, (native) => native.unlinkAtSync(this.#fd, path, this.#resolve)) === 1;
   }
 
-  /** Everything at and below `path`; links are removed, not followed; a mount is never entered (InvalidArgument, EXDEV). False if nothing was there. */
+  /**
+   * Everything at and below `path`; links are removed, not followed; a mount is never entered (InvalidArgument, EXDEV).
+   * False if nothing was there.
+   */
   removeTree(path: Text): boolean {
     return this.#do('remove tree', path, (native) => native.removeTreeAtSync(this.#fd, path, this.#resolve)) === 1;
   }
@@ -249,29 +317,41 @@ export class Root implements Disposable {
   }
 
   listXattrs(path: Text): string[] {
-    return this.#do('list xattrs of', path, (native) => native.listXattrAtSync(this.#fd, path, this.#resolve)).toString().split('\0').filter((name) => name !== '');
+    return this.#do('list xattrs of', path, (native) => native.listXattrAtSync(this.#fd, path, this.#resolve))
+      .toString()
+      .split('\0')
+      .filter((name) => name !== '');
   }
 
   removeXattr(path: Text, name: Text): void {
     this.#do('remove xattr of', path, (native) => native.removeXattrAtSync(this.#fd, path, name, this.#resolve));
   }
 
-  /** A regular file of at most `max` bytes; undefined if absent. Never opens FIFOs or devices, never blocks. @throws FailedPrecondition (EFBIG), InvalidArgument (EINVAL: no regular file). */
+  /**
+   * A regular file of at most `max` bytes; undefined if absent. Never opens FIFOs or devices, never blocks. @throws
+   * FailedPrecondition (EFBIG), InvalidArgument (EINVAL: no regular file).
+   */
   readFile(path: Text, max: number): Promise<Buffer | undefined> {
     return attemptAsync(this.#doing('read', path), (native) => native.readFileAt(this.#fd, path, max, this.#resolve));
   }
 
   /** removeTree on the addon's threads. */
   removeTreeAsync(path: Text): Promise<boolean> {
-    return attemptAsync(this.#doing('remove tree', path), async (native) => (await native.removeTreeAt(this.#fd, path, this.#resolve)) === 1);
+    return attemptAsync(
+      this.#doing('remove tree', path),
+      async (native) => (await native.removeTreeAt(this.#fd, path, this.#resolve)) === 1,
+    );
   }
 
   /**
-   * Copies what is below directory `from` into directory `to` of another root: owners, modes, times, xattrs, symlinks, holes. Each name of a file becomes a
-   * file of its own; devices, sockets and FIFOs are left out. @throws FailedPrecondition (EFBIG) beyond `max` bytes of data, with what was copied left.
+   * Copies what is below directory `from` into directory `to` of another root: owners, modes, times, xattrs, symlinks,
+   * holes. Each name of a file becomes a file of its own; devices, sockets and FIFOs are left out. @throws
+   * FailedPrecondition (EFBIG) beyond `max` bytes of data, with what was copied left.
    */
   copyTree(from: Text, target: Root, to: Text, max: number): Promise<void> {
-    return attemptAsync(this.#doing('copy', from), (native) => native.copyTree(this.#fd, from, target.#fd, to, max, this.#resolve));
+    return attemptAsync(this.#doing('copy', from), (native) =>
+      native.copyTree(this.#fd, from, target.#fd, to, max, this.#resolve),
+    );
   }
 
   #do<T>(verb: string, path: Text, work: Parameters<typeof attempt<T>>[1]): T {
@@ -285,7 +365,11 @@ export class Root implements Disposable {
   }
 
   #doing(verb: string, path: Text): string {
-    return `${verb} ${JSON.stringify(typeof path === 'string' ? path : Buffer.from(path).toString()).slice(0, 300)} in ${this.path}`;
+    return (
+      `${verb} ` +
+      `${JSON.stringify(typeof path === 'string' ? path : Buffer.from(path).toString()).slice(0, 300)} ` +
+      `in ${this.path}`
+    );
   }
 }
 
@@ -299,9 +383,21 @@ export function toStat(raw: RawStat): Stat {
   const at = (index: number): bigint => raw[index] ?? 0n;
   const mode = Number(at(0));
   return {
-    kind: KIND_OF.get(mode & constants.S_IFMT) ?? 'file', mode: mode & 0o7777, uid: Number(at(1)), gid: Number(at(2)), size: at(3), links: Number(at(4)),
-    inode: at(5), device: at(6), major: Number(at(7) >> 32n), minor: Number(at(7) & 0xffff_ffffn), modifiedAt: at(8), changedAt: at(9),
-    allocatedBytes: at(10) * 512n, mountId: at(11), isMountRoot: at(12) === 1n,
+    kind: KIND_OF.get(mode & constants.S_IFMT) ?? 'file',
+    mode: mode & 0o7777,
+    uid: Number(at(1)),
+    gid: Number(at(2)),
+    size: at(3),
+    links: Number(at(4)),
+    inode: at(5),
+    device: at(6),
+    major: Number(at(7) >> 32n),
+    minor: Number(at(7) & 0xffff_ffffn),
+    modifiedAt: at(8),
+    changedAt: at(9),
+    allocatedBytes: at(10) * 512n,
+    mountId: at(11),
+    isMountRoot: at(12) === 1n,
   };
 }
 
@@ -317,8 +413,9 @@ export function syncFileSystem(path: string): Promise<void> {
 }
 
 /**
- * Asks the file system to keep what is made below each directory in `path` apart from what is made below the others (`chattr +T`, in ext4 the
- * hint of the Orlov allocator: each gets block groups of its own). False where there is no such hint: then nothing changes.
+ * Asks the file system to keep what is made below each directory in `path` apart from what is made below the others
+ * (`chattr +T`, in ext4 the hint of the Orlov allocator: each gets block groups of its own). False where there is no
+ * such hint: then nothing changes.
  */
 export async function spreadDirectories(path: string): Promise<boolean> {
   return (await attemptAsync(`spread the directories of ${path}`, (native) => native.spreadDirectories(path))) === 1;
@@ -338,6 +435,15 @@ export interface FileSystemStat {
 
 /** Size and kind of the file system at `path`. */
 export async function statFileSystem(path: string): Promise<FileSystemStat> {
-  const [type = 0n, block = 0n, blocks = 0n, free = 0n, available = 0n, inodes = 0n, inodesFree = 0n] = await attemptAsync(`statfs ${path}`, (native) => native.statFs(path));
-  return { type: Number(type), blockBytes: block, totalBytes: blocks * block, freeBytes: free * block, availableBytes: available * block, inodes, inodesFree };
+  const [type = 0n, block = 0n, blocks = 0n, free = 0n, available = 0n, inodes = 0n, inodesFree = 0n] =
+    await attemptAsync(`statfs ${path}`, (native) => native.statFs(path));
+  return {
+    type: Number(type),
+    blockBytes: block,
+    totalBytes: blocks * block,
+    freeBytes: free * block,
+    availableBytes: available * block,
+    inodes,
+    inodesFree,
+  };
 }

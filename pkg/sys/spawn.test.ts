@@ -20,7 +20,14 @@ describe('BoundedBytes', () => {
   });
 
   it('counts a stream of which nothing is kept as cut', () => {
-    assert.deepEqual([kept(0, 'head', ['x']), kept(0, 'tail', ['x']), kept(0, 'head', [])], [['', true], ['', true], ['', false]]);
+    assert.deepEqual(
+      [kept(0, 'head', ['x']), kept(0, 'tail', ['x']), kept(0, 'head', [])],
+      [
+        ['', true],
+        ['', true],
+        ['', false],
+      ],
+    );
   });
 });
 
@@ -30,7 +37,15 @@ describe('spawn words', () => {
   });
 
   it('keeps what is meant for this daemon from its children', () => {
-    const kept = environmentOf({ NOTIFY_SOCKET: '/x', LISTEN_FDS: '1', NODE_OPTIONS: '--x', WATCHDOG_USEC: '1', npm_config_x: '1', KEPT: 'x', ABSENT: undefined });
+    const kept = environmentOf({
+      NOTIFY_SOCKET: '/x',
+      LISTEN_FDS: '1',
+      NODE_OPTIONS: '--x',
+      WATCHDOG_USEC: '1',
+      npm_config_x: '1',
+      KEPT: 'x',
+      ABSENT: undefined,
+    });
     assert.deepEqual([...kept], [['KEPT', 'x']]);
   });
 

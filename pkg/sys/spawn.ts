@@ -1,6 +1,7 @@
 /**
- * Child processes without child_process: vfork semantics whatever the size of our heap, a descriptor map, cgroups joined
- * before the first instruction, the exit as an event on a pidfd. No exit is thrown away: whoever holds a Child learns how it ended.
+ * Child processes without child_process: vfork semantics whatever the size of our heap, a descriptor map, cgroups
+ * joined before the first instruction, the exit as an event on a pidfd. No exit is thrown away: whoever holds a Child
+ * learns how it ended.
  */
 import { accessSync, constants as fsConstants } from 'node:fs';
 import { constants } from 'node:os';
@@ -14,14 +15,19 @@ import { closeFd, openStream, pipe, type FdStream } from './fd.ts';
 export interface SpawnRequest {
   /** argv[0] is the binary: an absolute path, or a name that is looked up along PATH. */
   readonly argv: readonly [string, ...string[]];
-  /** `KEY=value`; undefined = our own environment without what is meant for us alone (NOTIFY_SOCKET, LISTEN_*, NODE_*). */
+  /**
+   * `KEY=value`; undefined = our own environment without what is meant for us alone (NOTIFY_SOCKET, LISTEN_*, NODE_*).
+   */
   readonly env?: readonly string[] | undefined;
   readonly cwd?: string | undefined;
-  /** Element i becomes the child's descriptor i; every other descriptor is closed in the child. Ours stay open and ours. Default: three times null. */
+  /**
+   * Element i becomes the child's descriptor i; every other descriptor is closed in the child. Ours stay open and ours.
+   * Default: three times null.
+   */
   readonly fds?: readonly (number | 'null')[] | undefined;
   /**
-   * Absolute cgroup directories that the child enters before it executes. Every move costs milliseconds of latency (the kernel waits
-   * for a grace period); for many children in one cgroup use a `launcher`.
+   * Absolute cgroup directories that the child enters before it executes. Every move costs milliseconds of latency (the
+   * kernel waits for a grace period); for many children in one cgroup use a `launcher`.
    */
   readonly cgroupDirs?: readonly string[] | undefined;
   readonly launcher?: Launcher | undefined;
@@ -32,7 +38,9 @@ export interface SpawnRequest {
 }
 
 /** How a process ended. */
-export type Ending = { readonly kind: 'exited'; readonly code: number } | { readonly kind: 'signalled'; readonly signal: number };
+export type Ending =
+  | { readonly kind: 'exited'; readonly code: number }
+  | { readonly kind: 'signalled'; readonly signal: number };
 
 export interface Child {
   readonly pid: number;
@@ -45,7 +53,10 @@ export interface Child {
   killGroup(signal: number): boolean;
 }
 
-/** A thread of ours that lives in given cgroups; children spawned through it are born there at no cost. Holds the cgroups busy until closed. */
+/**
+ * A thread of ours that lives in given cgroups; children spawned through it are born there at no cost. Holds the
+ * cgroups busy until closed.
+ */
 export interface Launcher {
   readonly id: number;
   close(): Promise<void>;
@@ -69,7 +80,15 @@ export async function spawn(request: SpawnRequest): Promise<Child> {
   starts.add(start);
   try {
     const [pid = 0n, pidfd = -1n, startTicks = 0n] = await addon().spawn(
-      file, request.argv, request.env ?? inheritedEnv(), request.cwd ?? '', fds, request.cgroupDirs ?? [], leads, request.oomScoreAdj ?? 10_000, request.launcher?.id ?? 0,
+      file,
+      request.argv,
+      request.env ?? inheritedEnv(),
+      request.cwd ?? '',
+      fds,
+      request.cgroupDirs ?? [],
+      leads,
+      request.oomScoreAdj ?? 10_000,
+      request.launcher?.id ?? 0,
     );
     return watchChild({ pid: Number(pid), startTicks }, Number(pidfd));
   } catch (error) {
@@ -98,10 +117,20 @@ export function environmentOf(env: Readonly<Record<string, string | undefined>>)
   return kept;
 }
 
-/** Absolute path of an executable file: `name` itself if it is a path, else the first along `path`; undefined if there is none. */
-export function findExecutable(name: string, path = process.env['PATH'] ?? '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'): string | undefined {
+/**
+ * Absolute path of an executable file: `name` itself if it is a path, else the first along `path`; undefined if there
+ * is none.
+ */
+export function findExecutable(
+  name: string,
+  path = process.env['PATH'] ?? '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',
+): string | undefined {
   if (name.startsWith('/')) return isExecutable(name) ? name : undefined;
-  return path.split(delimiter).filter((directory) => directory.startsWith('/')).map((directory) => join(directory, name)).find(isExecutable);
+  return path
+    .split(delimiter)
+    .filter((directory) => directory.startsWith('/'))
+    .map((directory) => join(directory, name))
+    .find(isExecutable);
 }
 
 /** A launcher in the given cgroup directories (they must exist). Costs the migrations once. */
@@ -116,7 +145,9 @@ export interface CaptureRequest extends Omit<SpawnRequest, 'fds'> {
   /** Most bytes kept of each stream; the rest is read and dropped. */
   readonly stdoutMax: number;
   readonly stderrMax: number;
-  /** Which end is kept when there is more. Default: head of stdout, tail of stderr (where tools say why they failed). */
+  /**
+   * Which end is kept when there is more. Default: head of stdout, tail of stderr (where tools say why they failed).
+   */
   readonly stdoutKeep?: 'head' | 'tail' | undefined;
   readonly stderrKeep?: 'head' | 'tail' | undefined;
   /** Descriptors 3, 4, … of the child. */
@@ -137,8 +168,9 @@ export interface Captured {
 }
 
 /**
- * Runs a command to its end and returns what it said. A non-zero exit is an answer, not an error. When `op.signal` fires, the whole
- * process group gets SIGKILL. What descendants hold open after the command has ended is not waited for longer than `DRAIN_MS` (GHSA-7jxh-36q5-gcqv).
+ * Runs a command to its end and returns what it said. A non-zero exit is an answer, not an error. When `op.signal`
+ * fires, the whole process group gets SIGKILL. What descendants hold open after the command has ended is not waited for
+ * longer than `DRAIN_MS` (GHSA-7jxh-36q5-gcqv).
  * @throws as spawn; DeadlineExceeded or Cancelled naming the command.
  */
 export async function capture(op: Op, request: CaptureRequest): Promise<Captured> {
@@ -147,13 +179,20 @@ export async function capture(op: Op, request: CaptureRequest): Promise<Captured
   const pipes = openPipes(request.stdin !== undefined);
   let child: Child;
   try {
-    child = await spawn({ ...request, fds: [pipes.stdin?.read ?? 'null', pipes.stdout.write, pipes.stderr.write, ...(request.extraFds ?? [])] });
+    child = await spawn({
+      ...request,
+      fds: [pipes.stdin?.read ?? 'null', pipes.stdout.write, pipes.stderr.write, ...(request.extraFds ?? [])],
+    });
   } catch (error) {
     for (const end of [pipes.stdout, pipes.stderr, pipes.stdin]) if (end !== null) closePipe(end);
     throw error;
   }
   closeChildEnds(pipes);
-  const streams = { stdout: openStream(pipes.stdout.read), stderr: openStream(pipes.stderr.read), stdin: pipes.stdin === null ? null : openStream(pipes.stdin.write) };
+  const streams = {
+    stdout: openStream(pipes.stdout.read),
+    stderr: openStream(pipes.stderr.read),
+    stdin: pipes.stdin === null ? null : openStream(pipes.stdin.write),
+  };
   try {
     const feeding = streams.stdin === null ? undefined : feed(streams.stdin, request.stdin ?? '');
     const out = collect(streams.stdout, request.stdoutMax, request.stdoutKeep ?? 'head');
@@ -164,8 +203,12 @@ export async function capture(op: Op, request: CaptureRequest): Promise<Captured
     streams.stdin?.close();
     await feeding;
     return {
-      exitCode: exitCodeOf(ending), signal: ending.kind === 'signalled' ? ending.signal : null,
-      stdout: out.bytes(), stderr: err.bytes(), stdoutCut: out.cut(), stderrCut: err.cut(),
+      exitCode: exitCodeOf(ending),
+      signal: ending.kind === 'signalled' ? ending.signal : null,
+      stdout: out.bytes(),
+      stderr: err.bytes(),
+      stdoutCut: out.cut(),
+      stderrCut: err.cut(),
     };
   } finally {
     for (const stream of [streams.stdout, streams.stderr, streams.stdin]) stream?.close();
@@ -226,7 +269,11 @@ export class BoundedBytes {
   }
 }
 
-function collect(stream: FdStream, max: number, keep: 'head' | 'tail'): { readonly done: Promise<void>; bytes(): Buffer; cut(): boolean } {
+function collect(
+  stream: FdStream,
+  max: number,
+  keep: 'head' | 'tail',
+): { readonly done: Promise<void>; bytes(): Buffer; cut(): boolean } {
   const kept = new BoundedBytes(max, keep);
   const done = (async () => {
     for await (const part of stream) kept.push(part);
@@ -246,7 +293,10 @@ async function feed(stream: FdStream, data: Uint8Array | string): Promise<void> 
   }
 }
 
-/** How the child ended; undefined if it survives its SIGKILL for KILLED_MS (uninterruptible sleep). It is reaped whenever it does end. */
+/**
+ * How the child ended; undefined if it survives its SIGKILL for KILLED_MS (uninterruptible sleep). It is reaped
+ * whenever it does end.
+ */
 async function endOf(child: Child, signal: AbortSignal): Promise<Ending | undefined> {
   const { promise: aborted, resolve } = Promise.withResolvers<void>();
   const abort = (): void => {
@@ -313,7 +363,10 @@ function closeChildEnds(pipes: Pipes): void {
 /** Pids that somebody waits for, so that reapOrphans leaves them alone. */
 const awaited = new Set<number>();
 
-/** Spawns under way: the child may exist, and even have ended, before anybody can be said to wait for it. reapOrphans leaves what it first sees meanwhile. */
+/**
+ * Spawns under way: the child may exist, and even have ended, before anybody can be said to wait for it. reapOrphans
+ * leaves what it first sees meanwhile.
+ */
 const starts = new Set<object>();
 
 /** The spawns that are under way right now. */
@@ -351,12 +404,17 @@ export function watchChild(ref: ProcessRef, pidfd: number): Child {
   };
 }
 
-/** How our child ended; undefined while it runs. If somebody else took the exit away, that is said as a signal 0, never as success. */
+/**
+ * How our child ended; undefined while it runs. If somebody else took the exit away, that is said as a signal 0, never
+ * as success.
+ */
 function reap(pidfd: number): Ending | undefined {
   const CLD_EXITED = 1n;
   try {
     const [how, status = 0n] = addon().pidfdReapSync(pidfd);
-    return how === CLD_EXITED ? { kind: 'exited', code: Number(status) } : { kind: 'signalled', signal: Number(status) };
+    return how === CLD_EXITED
+      ? { kind: 'exited', code: Number(status) }
+      : { kind: 'signalled', signal: Number(status) };
   } catch (error) {
     const errno = errnoName((error as { errno?: number }).errno ?? 0);
     if (errno === 'EAGAIN') return undefined;
@@ -369,7 +427,8 @@ function delivered(send: () => void): boolean {
     send();
     return true;
   } catch (error) {
-    if ((error as { errno?: number }).errno === constants.errno.ESRCH || (error as { code?: string }).code === 'ESRCH') return false;
+    if ((error as { errno?: number }).errno === constants.errno.ESRCH || (error as { code?: string }).code === 'ESRCH')
+      return false;
     throw systemError(error, 'send signal');
   }
 }
@@ -384,14 +443,23 @@ function isExecutable(path: string): boolean {
 }
 
 function missingBinary(file: string, why: string): RuntimeError {
-  return new RuntimeError('NotFound', `cannot run ${file}: ${why}; install it or correct its path in the configuration`);
+  return new RuntimeError(
+    'NotFound',
+    `cannot run ${file}: ${why}; install it or correct its path in the configuration`,
+  );
 }
 
 function spawnError(error: unknown, file: string): unknown {
   const { errno, syscall } = error as { errno?: number; syscall?: string };
   const name = errno === undefined ? '' : errnoName(errno);
-  if (syscall === 'execve' && (name === 'ENOENT' || name === 'ENOTDIR')) return missingBinary(file, 'there is no such file (or the interpreter it names is missing)');
-  if (syscall === 'execve' && name === 'EACCES') return new RuntimeError('PermissionDenied', `cannot run ${file}: it is not an executable file; check its mode and that its file system is not mounted noexec`);
-  if (syscall === 'execve' && name === 'ENOEXEC') return new RuntimeError('FailedPrecondition', `cannot run ${file}: it is not a program for this machine`);
+  if (syscall === 'execve' && (name === 'ENOENT' || name === 'ENOTDIR'))
+    return missingBinary(file, 'there is no such file (or the interpreter it names is missing)');
+  if (syscall === 'execve' && name === 'EACCES')
+    return new RuntimeError(
+      'PermissionDenied',
+      `cannot run ${file}: it is not an executable file; check its mode and that its file system is not mounted noexec`,
+    );
+  if (syscall === 'execve' && name === 'ENOEXEC')
+    return new RuntimeError('FailedPrecondition', `cannot run ${file}: it is not a program for this machine`);
   return systemError(error, `run ${file}`);
 }

@@ -1,6 +1,7 @@
 /**
- * Processes below us that we did not start ourselves. With becomeSubreaper an orphan anywhere below becomes our child: that is how
- * `runtime exec --detach` hands us the process it made (claimOrphan), and how strays would pile up as zombies if nobody took them (reapOrphans).
+ * Processes below us that we did not start ourselves. With becomeSubreaper an orphan anywhere below becomes our child:
+ * that is how `runtime exec --detach` hands us the process it made (claimOrphan), and how strays would pile up as
+ * zombies if nobody took them (reapOrphans).
  */
 import { readdirSync, readFileSync } from 'node:fs';
 import { constants } from 'node:os';
@@ -26,8 +27,8 @@ const ROUNDS_MAX = 64;
 /** Somebody waits for an orphan that is about to become our child. */
 export interface OrphanClaim {
   /**
-   * The process `pid` as a Child: its exit is ours to learn. It may have ended already. undefined if there is no such process, or it is a
-   * child of somebody else.
+   * The process `pid` as a Child: its exit is ours to learn. It may have ended already. undefined if there is no such
+   * process, or it is a child of somebody else.
    */
   adopt(pid: number): Child | undefined;
   /** Over, with or without an orphan. May be called again. */
@@ -62,13 +63,16 @@ function adoptChild(pid: number): Child | undefined {
   return undefined;
 }
 
-/** Zombies that somebody may yet claim: by pid and start, the claims and spawns that were open when they were first seen. */
+/**
+ * Zombies that somebody may yet claim: by pid and start, the claims and spawns that were open when they were first
+ * seen.
+ */
 let suspects: ReadonlyMap<string, ReadonlySet<object>> = new Map();
 
 /**
- * Takes zombies among our children that nobody waits for. It matters where they lie: one in a container's PID namespace keeps the
- * container's first process from ending. One that an open claim may be about, or that a spawn under way may have made, is left until that is over.
- * Returns how many are left.
+ * Takes zombies among our children that nobody waits for. It matters where they lie: one in a container's PID namespace
+ * keeps the container's first process from ending. One that an open claim may be about, or that a spawn under way may
+ * have made, is left until that is over. Returns how many are left.
  */
 export function reapOrphans(): number {
   const left = new Map<string, ReadonlySet<object>>();
@@ -85,14 +89,17 @@ export function reapOrphans(): number {
 }
 
 /**
- * Kills `root`, everything that descends from it, and everything in its session, if that is not our own: a descendant whose parent has
- * ended is found by its session. The members are stopped before they are killed, so that none can fork away meanwhile.
- * A process that left both its parents and its session (a daemon) escapes. Returns when the signals are sent. Content if nothing is there.
+ * Kills `root`, everything that descends from it, and everything in its session, if that is not our own: a descendant
+ * whose parent has ended is found by its session. The members are stopped before they are killed, so that none can fork
+ * away meanwhile. A process that left both its parents and its session (a daemon) escapes. Returns when the signals are
+ * sent. Content if nothing is there.
  */
 export function killTree(root: ProcessRef): void {
   const members = new Map<number, ProcessRef>();
   for (let round = 0; round < ROUNDS_MAX; round++) {
-    const fresh = treeMembers(root, readProcesses(), ownSession()).filter((each) => members.get(each.pid)?.startTicks !== each.startTicks);
+    const fresh = treeMembers(root, readProcesses(), ownSession()).filter(
+      (each) => members.get(each.pid)?.startTicks !== each.startTicks,
+    );
     for (const each of fresh) {
       members.set(each.pid, { pid: each.pid, startTicks: each.startTicks });
       signalProcess(each, constants.signals.SIGSTOP);
@@ -102,13 +109,17 @@ export function killTree(root: ProcessRef): void {
   for (const each of members.values()) signalProcess(each, constants.signals.SIGKILL);
 }
 
-/** PURE. The living among `root`, its descendants, and its session unless that is `ownSession`. Nothing if `root` itself is gone: its number may be another's. */
+/**
+ * PURE. The living among `root`, its descendants, and its session unless that is `ownSession`. Nothing if `root` itself
+ * is gone: its number may be another's.
+ */
 export function treeMembers(root: ProcessRef, processes: readonly TreeProcess[], ownSession: number): TreeProcess[] {
   const top = processes.find((each) => each.pid === root.pid && each.startTicks === root.startTicks);
   if (top === undefined) return [];
   const children = Map.groupBy(processes, (each) => each.parentPid);
   const found = new Set<TreeProcess>([top]);
-  if (top.session !== ownSession && top.session !== 0) for (const each of processes) if (each.session === top.session) found.add(each);
+  if (top.session !== ownSession && top.session !== 0)
+    for (const each of processes) if (each.session === top.session) found.add(each);
   for (const each of found) for (const child of children.get(each.pid) ?? []) found.add(child);
   return [...found].filter((each) => each.state !== 'Z' && each.state !== 'X');
 }
@@ -136,17 +147,38 @@ function stat(text: string): TreeProcess | undefined {
 /** Children hang on the thread that made or adopted them. */
 function ownChildren(): number[] {
   const threads = readdirSync('/proc/self/task');
-  const lists = readFiles(threads.map((thread) => `/proc/self/task/${thread}/children`), 1024 * 1024);
-  if (lists.every((list) => list === null)) return readProcesses().filter((each) => each.parentPid === process.pid).map((each) => each.pid); // Without CONFIG_PROC_CHILDREN.
-  return lists.flatMap((list) => (list === null ? [] : list.toString('latin1').split(' ').filter((text) => text !== '').map(Number)));
+  const lists = readFiles(
+    threads.map((thread) => `/proc/self/task/${thread}/children`),
+    1024 * 1024,
+  );
+  if (lists.every((list) => list === null))
+    return readProcesses()
+      .filter((each) => each.parentPid === process.pid)
+      .map((each) => each.pid); // Without CONFIG_PROC_CHILDREN.
+  return lists.flatMap((list) =>
+    list === null
+      ? []
+      : list
+          .toString('latin1')
+          .split(' ')
+          .filter((text) => text !== '')
+          .map(Number),
+  );
 }
 
 function readProcesses(): TreeProcess[] {
-  return readStats(readdirSync('/proc').filter((name) => /^\d+$/.test(name)).map(Number));
+  return readStats(
+    readdirSync('/proc')
+      .filter((name) => /^\d+$/.test(name))
+      .map(Number),
+  );
 }
 
 function readStats(pids: readonly number[]): TreeProcess[] {
-  return readFiles(pids.map((pid) => `/proc/${pid}/stat`), 1024).flatMap((bytes) => (bytes === null ? [] : stat(bytes.toString('latin1')) ?? []));
+  return readFiles(
+    pids.map((pid) => `/proc/${pid}/stat`),
+    1024,
+  ).flatMap((bytes) => (bytes === null ? [] : (stat(bytes.toString('latin1')) ?? [])));
 }
 
 /** PURE. True if a process' environment, as /proc/<pid>/environ shows it, holds exactly this `KEY=value`. */
@@ -155,8 +187,9 @@ export function holdsEntry(environ: Uint8Array, entry: string): boolean {
 }
 
 /**
- * Kills every process that was started with `entry` (`KEY=value`) in its environment, and returns how many: what a daemon before us left
- * running finds its way back by this, without a file that says so. Processes that come up meanwhile are looked for once more.
+ * Kills every process that was started with `entry` (`KEY=value`) in its environment, and returns how many: what a
+ * daemon before us left running finds its way back by this, without a file that says so. Processes that come up
+ * meanwhile are looked for once more.
  */
 export function killByEnvironment(entry: string): number {
   let killed = 0;
@@ -172,13 +205,21 @@ export function killByEnvironment(entry: string): number {
 }
 
 /**
- * A file of each of these processes, as far as they are there, of at most `max` bytes: some at a time, since whoever has many processes with large
- * files decides how much that is together.
+ * A file of each of these processes, as far as they are there, of at most `max` bytes: some at a time, since whoever
+ * has many processes with large files decides how much that is together.
  */
-export function* filesOfProcesses(pids: readonly string[], name: 'environ' | 'cmdline', max: number): Generator<[pid: number, content: Buffer]> {
+export function* filesOfProcesses(
+  pids: readonly string[],
+  name: 'environ' | 'cmdline',
+  max: number,
+): Generator<[pid: number, content: Buffer]> {
   for (let from = 0; from < pids.length; from += AT_ONCE) {
     const some = pids.slice(from, from + AT_ONCE);
-    for (const [index, content] of readFiles(some.map((pid) => `/proc/${pid}/${name}`), max).entries()) if (content !== null) yield [Number(some[index]), content];
+    for (const [index, content] of readFiles(
+      some.map((pid) => `/proc/${pid}/${name}`),
+      max,
+    ).entries())
+      if (content !== null) yield [Number(some[index]), content];
   }
 }
 

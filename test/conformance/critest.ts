@@ -57,8 +57,14 @@ async function runEach(options: CritestOptions, between: () => Promise<void>, lo
       await between();
       // ginkgo matches the suite's name, a space, and the spec's.
       const focus = ` \\Q${spec.name}\\E$`;
-      const found = (await runOnce({ ...options, focus }, log)).filter((each) => each.name === spec.name || each.state === 'failed');
-      results.push(...(found.length > 0 ? found : [{ ...spec, state: 'failed', message: 'it was planned, but critest did not find it again' } as const]));
+      const found = (await runOnce({ ...options, focus }, log)).filter(
+        (each) => each.name === spec.name || each.state === 'failed',
+      );
+      results.push(
+        ...(found.length > 0
+          ? found
+          : [{ ...spec, state: 'failed', message: 'it was planned, but critest did not find it again' } as const]),
+      );
     }
   }
   return results;
@@ -67,27 +73,59 @@ async function runEach(options: CritestOptions, between: () => Promise<void>, lo
 async function runOnce(options: CritestOptions, log: number, flags: readonly string[] = []): Promise<SpecResult[]> {
   const scratch = mkdtempSync(join(tmpdir(), 'berth-critest-'));
   try {
-    const child = options.parallel > 1 ? startParallel(options, scratch, flags, log) : startSequential(options, scratch, flags, log);
+    const child =
+      options.parallel > 1
+        ? startParallel(options, scratch, flags, log)
+        : startSequential(options, scratch, flags, log);
     const [code] = (await once(child, 'exit')) as [number | null];
     const report = readdirSync(scratch).find((name) => name.endsWith('report.json'));
-    if (report === undefined) throw new Error(`critest ended with ${code} and without a report; see ${options.logFile}`);
+    if (report === undefined)
+      throw new Error(`critest ended with ${code} and without a report; see ${options.logFile}`);
     return resultsOf(JSON.parse(readFileSync(join(scratch, report), 'utf8')) as GinkgoReport[]);
   } finally {
     rmSync(scratch, { recursive: true, force: true });
   }
 }
 
-function startSequential(options: CritestOptions, scratch: string, flags: readonly string[], log: number): ChildProcess {
-  const ginkgo = [`json-report=${join(scratch, 'report.json')}`, 'no-color', `timeout=${SUITE_TIMEOUT}`, ...selection(options), ...flags].map((each) => `-ginkgo.${each}`);
-  return spawn(options.programs.critest, [...ginkgo, '-test.timeout=0', ...targets(options)], { stdio: ['ignore', log, log] });
+function startSequential(
+  options: CritestOptions,
+  scratch: string,
+  flags: readonly string[],
+  log: number,
+): ChildProcess {
+  const ginkgo = [
+    `json-report=${join(scratch, 'report.json')}`,
+    'no-color',
+    `timeout=${SUITE_TIMEOUT}`,
+    ...selection(options),
+    ...flags,
+  ].map((each) => `-ginkgo.${each}`);
+  return spawn(options.programs.critest, [...ginkgo, '-test.timeout=0', ...targets(options)], {
+    stdio: ['ignore', log, log],
+  });
 }
 
-/** What `critest -parallel` does, with a place for the report: it hands itself, under a name that ends in .test, to ginkgo. */
+/**
+ * What `critest -parallel` does, with a place for the report: it hands itself, under a name that ends in .test, to
+ * ginkgo.
+ */
 function startParallel(options: CritestOptions, scratch: string, flags: readonly string[], log: number): ChildProcess {
   const suite = join(scratch, 'critest.test');
   symlinkSync(options.programs.critest, suite);
-  const ginkgo = [`nodes=${options.parallel}`, 'json-report=report.json', `output-dir=${scratch}`, 'no-color', `timeout=${SUITE_TIMEOUT}`, 'skip=benchmark', ...selection(options), ...flags].map((each) => `--${each}`);
-  return spawn(options.programs.ginkgo, [...ginkgo, suite, '--', ...targets(options)], { stdio: ['ignore', log, log], cwd: scratch });
+  const ginkgo = [
+    `nodes=${options.parallel}`,
+    'json-report=report.json',
+    `output-dir=${scratch}`,
+    'no-color',
+    `timeout=${SUITE_TIMEOUT}`,
+    'skip=benchmark',
+    ...selection(options),
+    ...flags,
+  ].map((each) => `--${each}`);
+  return spawn(options.programs.ginkgo, [...ginkgo, suite, '--', ...targets(options)], {
+    stdio: ['ignore', log, log],
+    cwd: scratch,
+  });
 }
 
 function selection({ focus }: CritestOptions): string[] {
@@ -102,26 +140,44 @@ function targets({ socket, transport }: CritestOptions): string[] {
 }
 
 interface GinkgoReport {
-  readonly SpecReports: readonly {
-    readonly ContainerHierarchyTexts: readonly string[] | null;
-    readonly LeafNodeType: string;
-    readonly LeafNodeText: string;
-    readonly State: string;
-    readonly RunTime: number;
-    readonly Failure?: { readonly Message?: string; readonly Location?: { readonly FileName?: string; readonly LineNumber?: number } };
-  }[] | null;
+  readonly SpecReports:
+    | readonly {
+        readonly ContainerHierarchyTexts: readonly string[] | null;
+        readonly LeafNodeType: string;
+        readonly LeafNodeText: string;
+        readonly State: string;
+        readonly RunTime: number;
+        readonly Failure?: {
+          readonly Message?: string;
+          readonly Location?: { readonly FileName?: string; readonly LineNumber?: number };
+        };
+      }[]
+    | null;
 }
 
 function resultsOf(reports: readonly GinkgoReport[]): SpecResult[] {
-  return reports
-    .flatMap((report) => report.SpecReports ?? [])
-    .map((spec): SpecResult => {
-      const name = spec.LeafNodeType === 'It' ? [...(spec.ContainerHierarchyTexts ?? []), spec.LeafNodeText].join(' ') : `(${spec.LeafNodeType})`;
-      const state = spec.State === 'passed' ? 'passed' : spec.State === 'skipped' || spec.State === 'pending' ? 'skipped' : 'failed';
-      const { Message = '', Location } = spec.Failure ?? {};
-      const at = state === 'failed' && Location?.FileName !== undefined ? ` (${Location.FileName.split('/').at(-1)}:${Location.LineNumber})` : '';
-      return { name, state, message: `${Message}${at}`, seconds: spec.RunTime / 1e9 };
-    })
-    // The suite's own nodes count only when they fail.
-    .filter((result) => !(result.name.startsWith('(') && result.state !== 'failed'));
+  return (
+    reports
+      .flatMap((report) => report.SpecReports ?? [])
+      .map((spec): SpecResult => {
+        const name =
+          spec.LeafNodeType === 'It'
+            ? [...(spec.ContainerHierarchyTexts ?? []), spec.LeafNodeText].join(' ')
+            : `(${spec.LeafNodeType})`;
+        const state =
+          spec.State === 'passed'
+            ? 'passed'
+            : spec.State === 'skipped' || spec.State === 'pending'
+              ? 'skipped'
+              : 'failed';
+        const { Message = '', Location } = spec.Failure ?? {};
+        const at =
+          state === 'failed' && Location?.FileName !== undefined
+            ? ` (${Location.FileName.split('/').at(-1)}:${Location.LineNumber})`
+            : '';
+        return { name, state, message: `${Message}${at}`, seconds: spec.RunTime / 1e9 };
+      })
+      // The suite's own nodes count only when they fail.
+      .filter((result) => !(result.name.startsWith('(') && result.state !== 'failed'))
+  );
 }

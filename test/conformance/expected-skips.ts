@@ -1,5 +1,6 @@
 /**
- * Specs of critest that may be skipped, each with its reason and only where the reason holds. Any other skip counts as a failure.
+ * Specs of critest that may be skipped, each with its reason and only where the reason holds. Any other skip counts as
+ * a failure.
  */
 import { existsSync } from 'node:fs';
 
@@ -19,14 +20,31 @@ export interface ExpectedSkip {
 }
 
 export const EXPECTED_SKIPS: readonly ExpectedSkip[] = [
-  { spec: /\bAppArmor\b/, reason: 'this kernel has no AppArmor', where: () => !existsSync('/sys/module/apparmor/parameters/enabled') },
+  {
+    spec: /\bAppArmor\b/,
+    reason: 'this kernel has no AppArmor',
+    where: () => !existsSync('/sys/module/apparmor/parameters/enabled'),
+  },
   { spec: /\bSELinux\b/i, reason: 'this kernel has no SELinux', where: () => !existsSync('/sys/fs/selinux/enforce') },
-  { spec: /\bbenchmark\b/, reason: 'a measurement, not a check: critest leaves it out itself unless asked for benchmarks (ours is npm run bench)' },
-  { spec: /public image with digest should be pulled and removed/, asked: true, reason: 'it wants one image by its digest, which nobody can make again' },
-  { spec: /UserNamespaces/, reason: 'this runtime has no idmapped mounts', where: ({ idmappedMounts }) => !idmappedMounts },
+  {
+    spec: /\bbenchmark\b/,
+    reason:
+      'a measurement, not a check: critest leaves it out itself unless asked for benchmarks (ours is npm run bench)',
+  },
+  {
+    spec: /public image with digest should be pulled and removed/,
+    asked: true,
+    reason: 'it wants one image by its digest, which nobody can make again',
+  },
+  {
+    spec: /UserNamespaces/,
+    reason: 'this runtime has no idmapped mounts',
+    where: ({ idmappedMounts }) => !idmappedMounts,
+  },
 ];
 
 /** The reason why `spec` may be skipped on this ground; undefined if it may not. */
 export function reasonToSkip(spec: string, ground: Ground): string | undefined {
-  return EXPECTED_SKIPS.find(({ spec: pattern, where }) => pattern.test(spec) && (where === undefined || where(ground)))?.reason;
+  return EXPECTED_SKIPS.find(({ spec: pattern, where }) => pattern.test(spec) && (where === undefined || where(ground)))
+    ?.reason;
 }

@@ -1,12 +1,23 @@
 /**
- * Look-alikes of the images that critest pulls, made on the spot and pushed to a registry on loopback, which a registries.conf puts in
- * the place of the registries they are named after. critest compares tags with the names that it asked for, so mirrors are the only way.
+ * Look-alikes of the images that critest pulls, made on the spot and pushed to a registry on loopback, which a
+ * registries.conf puts in the place of the registries they are named after. critest compares tags with the names that
+ * it asked for, so mirrors are the only way.
  *
  * What each image must be able to do is said beside it; the programs are in programs.ts.
  */
 import { mkdirSync, readdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { buildImage, buildIndex, busybox, dir, file, type ImagePlan, type LayerFile, push, symlink } from '../e2e/images.ts';
+import {
+  buildImage,
+  buildIndex,
+  busybox,
+  dir,
+  file,
+  type ImagePlan,
+  type LayerFile,
+  push,
+  symlink,
+} from '../e2e/images.ts';
 import { GOARCH, nginxTree, noNewPrivsProgram, staticBusybox } from './programs.ts';
 
 /** Which registries the look-alikes stand for. */
@@ -23,15 +34,24 @@ interface LookAlike {
   readonly list?: boolean;
 }
 
-/** Builds all look-alikes below `directory`, pushes them to the registry at `host`, and returns the path of a registries.conf that leads there and nowhere else. */
+/**
+ * Builds all look-alikes below `directory`, pushes them to the registry at `host`, and returns the path of a
+ * registries.conf that leads there and nowhere else.
+ */
 export async function publishImages(directory: string, host: string): Promise<string> {
   const all = await lookAlikes();
   for (const [i, each] of all.entries()) {
     const name = `image-${i}`;
     const image = { ...each.image, platform: PLATFORM };
     const options = { directory: join(directory, name), name };
-    const other = { layers: [{ files: [file('elsewhere', 'not for this machine')] }], platform: { os: 'linux', architecture: 's390x' } };
-    const built = each.list === true ? await buildIndex({ ...options, images: [other, image] }) : await buildImage({ ...options, ...image });
+    const other = {
+      layers: [{ files: [file('elsewhere', 'not for this machine')] }],
+      platform: { os: 'linux', architecture: 's390x' },
+    };
+    const built =
+      each.list === true
+        ? await buildIndex({ ...options, images: [other, image] })
+        : await buildImage({ ...options, ...image });
     for (const reference of each.references) await push(built, `${host}/${withTag(reference)}`);
   }
   const conf = join(directory, 'registries.conf');
@@ -47,15 +67,26 @@ function withTag(reference: string): string {
 /** The mirror has everything; the registry itself is not to be asked, also when an image is missing. */
 function registriesConf(host: string): string {
   return REGISTRIES.map(
-    (name) => `[[registry]]\nprefix = "${name}"\nlocation = "${host}/not-there"\ninsecure = true\n\n[[registry.mirror]]\nlocation = "${host}/${name}"\ninsecure = true\n`,
+    (name) =>
+      `[[registry]]\nprefix = "${name}"\nlocation = "${host}/not-there"\ninsecure = ` +
+      `true\n\n[[registry.mirror]]\nlocation = "${host}/${name}"\ninsecure = true\n`,
   ).join('\n');
 }
 
 async function lookAlikes(): Promise<LookAlike[]> {
   const box = await busybox(staticBusybox());
-  const plain = (config: Record<string, unknown>): ImagePlan => ({ layers: [{ files: box }], config: { Cmd: ['sh'], Env: [PATH], ...config } });
-  const marked = (text: string): ImagePlan => ({ ...plain({}), layers: [{ files: box }, { files: [file('marker', text)] }] });
-  const user = (name: string, User: string): LookAlike => ({ references: [`${STAGING}/test-image-user-${name}`], image: plain({ User }) });
+  const plain = (config: Record<string, unknown>): ImagePlan => ({
+    layers: [{ files: box }],
+    config: { Cmd: ['sh'], Env: [PATH], ...config },
+  });
+  const marked = (text: string): ImagePlan => ({
+    ...plain({}),
+    layers: [{ files: box }, { files: [file('marker', text)] }],
+  });
+  const user = (name: string, User: string): LookAlike => ({
+    references: [`${STAGING}/test-image-user-${name}`],
+    image: plain({ User }),
+  });
   return [
     // Nearly all containers: sh, top, sleep, id, ipcs, netstat, nc, mount, touch, brctl, hostname, pgrep.
     { references: [`${E2E}/busybox:1.29-2`], image: plain({}), list: true },
@@ -88,20 +119,35 @@ const PATH = 'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
 
 function httpd(box: readonly LayerFile[]): ImagePlan {
   const script = '#!/bin/sh\necho "httpd -D FOREGROUND"\nexec httpd -f -p 80 -h /www\n';
-  return { layers: [{ files: box }, { files: [dir('www'), file('www/index.html', '<html>It works!</html>\n'), file('serve', script, { mode: 0o755 })] }], config: { Cmd: ['/serve'], Env: [PATH] } };
+  return {
+    layers: [
+      { files: box },
+      {
+        files: [dir('www'), file('www/index.html', '<html>It works!</html>\n'), file('serve', script, { mode: 0o755 })],
+      },
+    ],
+    config: { Cmd: ['/serve'], Env: [PATH] },
+  };
 }
 
 function noNewPrivs(): ImagePlan {
-  return { layers: [{ files: [file('nnp', readFileSync(noNewPrivsProgram()), { mode: 0o4755 }), dir('etc')] }], config: { Entrypoint: ['/nnp'] } };
+  return {
+    layers: [{ files: [file('nnp', readFileSync(noNewPrivsProgram()), { mode: 0o4755 }), dir('etc')] }],
+    config: { Entrypoint: ['/nnp'] },
+  };
 }
 
 function pause(): ImagePlan {
   const program = new URL('../../build/bin/pause', import.meta.url);
-  return { layers: [{ files: [file('pause', readFileSync(program), { mode: 0o755 })] }], config: { Entrypoint: ['/pause'], User: '65535:65535' } };
+  return {
+    layers: [{ files: [file('pause', readFileSync(program), { mode: 0o755 })] }],
+    config: { Entrypoint: ['/pause'], User: '65535:65535' },
+  };
 }
 
 function predefinedGroup(box: readonly LayerFile[]): ImagePlan {
-  const append = (path: string, line: string): LayerFile => file(path, Buffer.concat([box.find((each) => each.path === path)?.content ?? Buffer.alloc(0), Buffer.from(line)]));
+  const append = (path: string, line: string): LayerFile =>
+    file(path, Buffer.concat([box.find((each) => each.path === path)?.content ?? Buffer.alloc(0), Buffer.from(line)]));
   const files = [
     append('etc/passwd', 'default-user:x:1000:1000::/home/default-user:/bin/sh\n'),
     append('etc/group', 'default-user:x:1000:\ngroup-defined-in-image:x:50000:default-user\n'),
@@ -117,7 +163,22 @@ error_log /dev/stderr notice;
 events {}
 http { access_log off; server { listen ${port}; root /usr/share/nginx/html; } }
 `;
-  const directories = ['var/run', 'var/lib', 'var/lib/nginx', 'var/log', 'var/log/nginx', 'etc/nginx', 'usr', 'usr/sbin', 'usr/lib', 'usr/share', 'usr/share/nginx', 'usr/share/nginx/html', 'lib', 'lib64'];
+  const directories = [
+    'var/run',
+    'var/lib',
+    'var/lib/nginx',
+    'var/log',
+    'var/log/nginx',
+    'etc/nginx',
+    'usr',
+    'usr/sbin',
+    'usr/lib',
+    'usr/share',
+    'usr/share/nginx',
+    'usr/share/nginx/html',
+    'lib',
+    'lib64',
+  ];
   const files = [
     ...directories.map((path) => dir(path)),
     ...librariesOf(nginxTree()),

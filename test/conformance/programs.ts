@@ -1,11 +1,22 @@
 /**
- * What the conformance run needs and this repository does not hold: crictl, critest, ginkgo and a current runc built with Go, a static
- * busybox and nginx from Debian. Each is made once and kept in a cache directory that all clones share; nothing of them is committed.
+ * What the conformance run needs and this repository does not hold: crictl, critest, ginkgo and a current runc built
+ * with Go, a static busybox and nginx from Debian. Each is made once and kept in a cache directory that all clones
+ * share; nothing of them is committed.
  *
  * Made means: complete or absent. Every program is built beside its place and renamed.
  */
 import { execFileSync } from 'node:child_process';
-import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { arch, availableParallelism, homedir, tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 
@@ -32,15 +43,41 @@ export function hasGo(): boolean {
   }
 }
 
-/** crictl, critest and ginkgo, built from the module of cri-tools with the dependencies that it names. @throws with the compiler's words. */
+/**
+ * crictl, critest and ginkgo, built from the module of cri-tools with the dependencies that it names. @throws with the
+ * compiler's words.
+ */
 export function goPrograms(): GoPrograms {
   const { module, version } = CRI_TOOLS;
   const source = (): string => goModule(module, version);
   return {
-    crictl: made(`bin/crictl-${version}`, (to) => run('go', ['build', '-trimpath', '-ldflags', `-X ${module}/pkg/version.Version=${version}`, '-o', to, './cmd/crictl'], source())),
+    crictl: made(`bin/crictl-${version}`, (to) =>
+      run(
+        'go',
+        ['build', '-trimpath', '-ldflags', `-X ${module}/pkg/version.Version=${version}`, '-o', to, './cmd/crictl'],
+        source(),
+      ),
+    ),
     // critest is a test binary: its package has no main.
-    critest: made(`bin/critest-${version}`, (to) => run('go', ['test', '-c', '-trimpath', '-ldflags', `-X ${module}/pkg/version.Version=${version}`, '-o', to, './cmd/critest'], source())),
-    ginkgo: made(`bin/ginkgo-of-${version}`, (to) => run('go', ['build', '-trimpath', '-o', to, 'github.com/onsi/ginkgo/v2/ginkgo'], source())),
+    critest: made(`bin/critest-${version}`, (to) =>
+      run(
+        'go',
+        [
+          'test',
+          '-c',
+          '-trimpath',
+          '-ldflags',
+          `-X ${module}/pkg/version.Version=${version}`,
+          '-o',
+          to,
+          './cmd/critest',
+        ],
+        source(),
+      ),
+    ),
+    ginkgo: made(`bin/ginkgo-of-${version}`, (to) =>
+      run('go', ['build', '-trimpath', '-o', to, 'github.com/onsi/ginkgo/v2/ginkgo'], source()),
+    ),
   };
 }
 
@@ -57,13 +94,28 @@ export function makeAllPrograms(withCurrentRunc: boolean): void {
 export function currentRunc(): string {
   return made(`bin/runc-${RUNC.version}`, (to) => {
     needPackages(['libseccomp-dev', 'pkg-config', 'gcc', 'libc6-dev']);
-    run('go', ['build', '-mod=readonly', '-trimpath', '-tags', 'seccomp', '-ldflags', `-X main.version=${RUNC.version}`, '-o', to, '.'], goModule(RUNC.module, RUNC.version));
+    run(
+      'go',
+      [
+        'build',
+        '-mod=readonly',
+        '-trimpath',
+        '-tags',
+        'seccomp',
+        '-ldflags',
+        `-X main.version=${RUNC.version}`,
+        '-o',
+        to,
+        '.',
+      ],
+      goModule(RUNC.module, RUNC.version),
+    );
   });
 }
 
 /**
- * busybox as the images of Kubernetes' tests have it: static, and with a shell that runs /bin/ls when asked for ls. Debian's own
- * busybox-static runs the applet inside the shell, so hiding /bin/ls hides nothing.
+ * busybox as the images of Kubernetes' tests have it: static, and with a shell that runs /bin/ls when asked for ls.
+ * Debian's own busybox-static runs the applet inside the shell, so hiding /bin/ls hides nothing.
  */
 export function staticBusybox(): string {
   return made('bin/busybox', (to) => {
@@ -71,7 +123,10 @@ export function staticBusybox(): string {
     inScratch((scratch) => {
       const source = debianSource('busybox', scratch);
       run('make', ['defconfig'], source);
-      writeFileSync(join(source, '.config'), readFileSync(join(source, '.config'), 'utf8').replace('# CONFIG_STATIC is not set', 'CONFIG_STATIC=y'));
+      writeFileSync(
+        join(source, '.config'),
+        readFileSync(join(source, '.config'), 'utf8').replace('# CONFIG_STATIC is not set', 'CONFIG_STATIC=y'),
+      );
       run('make', [`-j${availableParallelism()}`, 'busybox'], source);
       cpSync(join(source, 'busybox'), to);
     });
@@ -93,7 +148,11 @@ export function noNewPrivsProgram(): string {
   return made('bin/nnp', (to) => {
     needPackages(['gcc', 'libc6-dev']);
     inScratch((scratch) => {
-      writeFileSync(join(scratch, 'main.c'), '#include <stdio.h>\n#include <unistd.h>\nint main(void) { return printf("Effective uid: %u\\n", geteuid()) < 0; }\n');
+      writeFileSync(
+        join(scratch, 'main.c'),
+        '#include <stdio.h>\n#include <unistd.h>\nint main(void) { return printf("Effective uid: ' +
+          '%u\\n", geteuid()) < 0; }\n',
+      );
       run('gcc', ['-static', '-O1', '-o', to, 'main.c'], scratch);
     });
   });
@@ -102,9 +161,20 @@ export function noNewPrivsProgram(): string {
 /** The machine's architecture as images and Go call it. */
 export const GOARCH = arch() === 'x64' ? 'amd64' : arch();
 
-/** Unpacks the pristine source of a Debian package and returns its directory. The lists of sources are fetched to a place of our own. */
+/**
+ * Unpacks the pristine source of a Debian package and returns its directory. The lists of sources are fetched to a
+ * place of our own.
+ */
 function debianSource(name: string, scratch: string): string {
-  const apt = ['-o', `Dir::Etc::sourcelist=${scratch}/sources.list`, '-o', 'Dir::Etc::sourceparts=-', '-o', `Dir::State::lists=${scratch}/lists`, ...UNSANDBOXED];
+  const apt = [
+    '-o',
+    `Dir::Etc::sourcelist=${scratch}/sources.list`,
+    '-o',
+    'Dir::Etc::sourceparts=-',
+    '-o',
+    `Dir::State::lists=${scratch}/lists`,
+    ...UNSANDBOXED,
+  ];
   mkdirSync(join(scratch, 'lists/partial'), { recursive: true });
   writeFileSync(join(scratch, 'sources.list'), sourceLines().join(''));
   run('apt-get', [...apt, '-q', 'update'], scratch);
@@ -126,7 +196,9 @@ function sourceLines(): string[] {
   const lines = execFileSync('apt-get', ['indextargets', '--format', format], { encoding: 'utf8' }).split('\n');
   const keyring = '/usr/share/keyrings/debian-archive-keyring.gpg';
   const signed = existsSync(keyring) ? `[signed-by=${keyring}] ` : '';
-  return lines.filter((line) => line.startsWith('Packages ')).map((line) => `deb-src ${signed}${line.slice('Packages '.length)}\n`);
+  return lines
+    .filter((line) => line.startsWith('Packages '))
+    .map((line) => `deb-src ${signed}${line.slice('Packages '.length)}\n`);
 }
 
 function needPackages(names: readonly string[]): void {
@@ -138,7 +210,12 @@ function needPackages(names: readonly string[]): void {
 
 function isInstalled(name: string): boolean {
   try {
-    return execFileSync('dpkg-query', ['-W', '-f', '${db:Status-Status}', name], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }) === 'installed';
+    return (
+      execFileSync('dpkg-query', ['-W', '-f', '${db:Status-Status}', name], {
+        encoding: 'utf8',
+        stdio: ['ignore', 'pipe', 'ignore'],
+      }) === 'installed'
+    );
   } catch {
     return false;
   }
@@ -156,11 +233,17 @@ function withFreshLists(work: () => void): void {
 
 /** The directory of a module's source. By exact version: no question goes to the proxy but for this module. */
 function goModule(module: string, version: string): string {
-  const reply = execFileSync('go', ['mod', 'download', '-json', `${module}@v${version}`], { encoding: 'utf8', cwd: tmpdir() });
+  const reply = execFileSync('go', ['mod', 'download', '-json', `${module}@v${version}`], {
+    encoding: 'utf8',
+    cwd: tmpdir(),
+  });
   return (JSON.parse(reply) as { readonly Dir: string }).Dir;
 }
 
-/** `path` below the cache, made by `make` if it is not there; `make` is given another name, which becomes `path` at the end. */
+/**
+ * `path` below the cache, made by `make` if it is not there; `make` is given another name, which becomes `path` at the
+ * end.
+ */
 function made(path: string, make: (to: string) => void): string {
   const place = join(CACHE, path);
   if (existsSync(place)) return place;
@@ -188,7 +271,12 @@ function inScratch(work: (directory: string) => void): void {
 /** @throws with the last of what the command said. */
 function run(command: string, args: readonly string[], cwd: string): void {
   try {
-    execFileSync(command, args, { cwd, stdio: ['ignore', 'pipe', 'pipe'], maxBuffer: 256 * 1024 * 1024, env: { ...process.env, DEBIAN_FRONTEND: 'noninteractive' } });
+    execFileSync(command, args, {
+      cwd,
+      stdio: ['ignore', 'pipe', 'pipe'],
+      maxBuffer: 256 * 1024 * 1024,
+      env: { ...process.env, DEBIAN_FRONTEND: 'noninteractive' },
+    });
   } catch (error) {
     const said = error as { readonly stdout?: Buffer; readonly stderr?: Buffer };
     const tail = `${String(said.stdout ?? '')}${String(said.stderr ?? '')}`.trim().slice(-2000);

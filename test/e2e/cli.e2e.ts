@@ -26,16 +26,30 @@ describe('the command line', function () {
     await writeFile(conf, `[[registry]]\nlocation = "${registry.host}"\ninsecure = true\n`);
     await node.restart({ CONTAINERS_REGISTRIES_CONF: conf });
     pod = await node.cri.runPod({ labels: { app: 'web' } });
-    container = await node.cri.runContainer(pod, IMAGE, { metadata: { name: 'main', attempt: 2 }, command: ['sh', '-c', 'echo one; echo two >&2; sleep 100000'], labels: { tier: 'front' } });
+    container = await node.cri.runContainer(pod, IMAGE, {
+      metadata: { name: 'main', attempt: 2 },
+      command: ['sh', '-c', 'echo one; echo two >&2; sleep 100000'],
+      labels: { tier: 'front' },
+    });
   });
   after(async () => {
     await registry.stop();
     await node.close();
   });
 
-  const argv = (args: readonly string[]): [string, ...string[]] => [BERTH, '--config', '/dev/null', '--config-dir', '/none', '--listen', node.socket, ...args];
+  const argv = (args: readonly string[]): [string, ...string[]] => [
+    BERTH,
+    '--config',
+    '/dev/null',
+    '--config-dir',
+    '/none',
+    '--listen',
+    node.socket,
+    ...args,
+  ];
   const start = (...args: string[]): Command => Command.inPipe(argv(args));
-  const onTerminal = (args: readonly string[], env: NodeJS.ProcessEnv = {}): Command => Command.onTerminal(argv(args), { env });
+  const onTerminal = (args: readonly string[], env: NodeJS.ProcessEnv = {}): Command =>
+    Command.onTerminal(argv(args), { env });
   /** Output of a command that must succeed. */
   async function ok(...args: string[]): Promise<string> {
     const command = start(...args);
@@ -54,7 +68,13 @@ describe('the command line', function () {
   it('lists containers, pods and images in tables without colour in a pipe', async () => {
     const [head, row] = (await ok('ps')).split('\n');
     assert.match(head ?? '', /^CONTAINER +IMAGE +CREATED +STATE +NAME +ATTEMPT +POD ID +POD +NAMESPACE$/);
-    assert.match(row ?? '', new RegExp(`^${container.slice(0, 13)} +${IMAGE.replaceAll('.', '\\.')} +\\d+ \\w+ ago +Running +main +2 +${pod.id.slice(0, 13)} +${pod.config.metadata?.name} +default$`));
+    assert.match(
+      row ?? '',
+      new RegExp(
+        `^${container.slice(0, 13)} +${IMAGE.replaceAll('.', '\\.')} +\\d+ \\w+ ago +Running +main ` +
+          `+2 +${pod.id.slice(0, 13)} +${pod.config.metadata?.name} +default$`,
+      ),
+    );
     assert.include(await ok('pods'), pod.id.slice(0, 13));
     assert.match(await ok('images'), /^IMAGE +TAG +IMAGE ID +SIZE +PINNED\n\S+busybox +latest +[0-9a-f]{13} +\d/);
     for (const list of ['ps', 'pods', 'images']) assert.notInclude(await ok(list), ESCAPE);
@@ -78,17 +98,32 @@ describe('the command line', function () {
     assert.strictEqual(await ok('ps', '-q', '--label', 'tier=front', '--pod', pod.id.slice(0, 8)), `${container}\n`);
     assert.strictEqual(await ok('ps', '-q', '--state', 'exited'), '');
     assert.strictEqual(await ok('pods', '-q', '--state', 'ready', '--label', 'app=web'), `${pod.id}\n`);
-    const { containers } = JSON.parse(await ok('ps', '--json')) as { readonly containers: readonly { readonly id: string }[] };
-    assert.deepEqual(containers.map((each) => each.id), [container]);
+    const { containers } = JSON.parse(await ok('ps', '--json')) as {
+      readonly containers: readonly { readonly id: string }[];
+    };
+    assert.deepEqual(
+      containers.map((each) => each.id),
+      [container],
+    );
     assert.include(await failure('ps', '--state', 'nonsense').catch(() => 'refused'), 'refused');
   });
 
   it('shows all about one object', async () => {
-    const inspected = JSON.parse(await ok('inspect', container.slice(0, 13))) as { readonly status: { readonly id: string; readonly state: string }; readonly info: { readonly pid: number } };
+    const inspected = JSON.parse(await ok('inspect', container.slice(0, 13))) as {
+      readonly status: { readonly id: string; readonly state: string };
+      readonly info: { readonly pid: number };
+    };
     assert.deepEqual([inspected.status.id, inspected.status.state], [container, 'CONTAINER_RUNNING']);
     assert.isAbove(inspected.info.pid, 1);
-    assert.strictEqual((JSON.parse(await ok('inspectp', pod.id)) as { readonly status: { readonly id: string } }).status.id, pod.id);
-    assert.include((JSON.parse(await ok('inspecti', IMAGE)) as { readonly status: { readonly repoTags: readonly string[] } }).status.repoTags, IMAGE);
+    assert.strictEqual(
+      (JSON.parse(await ok('inspectp', pod.id)) as { readonly status: { readonly id: string } }).status.id,
+      pod.id,
+    );
+    assert.include(
+      (JSON.parse(await ok('inspecti', IMAGE)) as { readonly status: { readonly repoTags: readonly string[] } }).status
+        .repoTags,
+      IMAGE,
+    );
     assert.include(await failure('inspect', 'f'.repeat(64)), 'f'.repeat(64));
     assert.include(await failure('inspecti', 'no.such/image:1'), 'no.such/image:1');
   });
@@ -114,14 +149,28 @@ describe('the command line', function () {
     it('takes a file for its input', async () => {
       const input = join(node.dir, 'input');
       await writeFile(input, 'from a file\n');
-      for (const [file, said] of [[input, 'from a file\n'], ['/dev/null', '']] as const) {
-        const command = Command.inPipe(['sh', '-c', 'exec "$0" "$@" <"$INPUT"', ...argv(['exec', '-i', container, 'sh', '-c', 'cat; exit 3'])], { env: { INPUT: file } });
+      for (const [file, said] of [
+        [input, 'from a file\n'],
+        ['/dev/null', ''],
+      ] as const) {
+        const command = Command.inPipe(
+          ['sh', '-c', 'exec "$0" "$@" <"$INPUT"', ...argv(['exec', '-i', container, 'sh', '-c', 'cat; exit 3'])],
+          { env: { INPUT: file } },
+        );
         assert.deepEqual([await command.end(), command.out, command.err], [3, said, '']);
       }
     });
 
     it('gives a terminal of the size of ours, and ours back', async () => {
-      const command = onTerminal(['exec', '-it', container, 'sh', '-c', 'until [ "$(busybox stty size 2>/dev/null)" = "40 132" ]; do sleep 0.1; done; echo sized; read answer; echo "got $answer"; exit 5']);
+      const command = onTerminal([
+        'exec',
+        '-it',
+        container,
+        'sh',
+        '-c',
+        'until [ "$(busybox stty size 2>/dev/null)" = "40 132" ]; do sleep 0.1; done; echo sized; ' +
+          'read answer; echo "got $answer"; exit 5',
+      ]);
       await command.says(/sized/);
       command.write('hello\r');
       assert.strictEqual(await command.end(), 5);
@@ -138,7 +187,9 @@ describe('the command line', function () {
       const both = start('logs', container);
       await both.end();
       assert.deepEqual([both.out, both.err], ['one\n', 'two\n']);
-      const id = await node.cri.runContainer(pod, IMAGE, { command: ['sh', '-c', 'echo one; echo two; printf thr; sleep 0.1; echo ee'] });
+      const id = await node.cri.runContainer(pod, IMAGE, {
+        command: ['sh', '-c', 'echo one; echo two; printf thr; sleep 0.1; echo ee'],
+      });
       await node.cri.waitForContainer(id, 'CONTAINER_EXITED');
       assert.strictEqual(await ok('logs', '--tail', '1', id), 'three\n');
       assert.match(await ok('logs', '--timestamps', '--tail', '1', id), /^\d{4}-\d\d-\d\dT\S+ three\n$/);
@@ -146,21 +197,31 @@ describe('the command line', function () {
     });
 
     it('follows through a rotation until the container ends', async () => {
-      const id = await node.cri.runContainer(pod, IMAGE, { command: ['sh', '-c', 'i=0; while [ $i -lt 30 ]; do echo line $i; i=$((i+1)); sleep 0.05; done'] });
+      const id = await node.cri.runContainer(pod, IMAGE, {
+        command: ['sh', '-c', 'i=0; while [ $i -lt 30 ]; do echo line $i; i=$((i+1)); sleep 0.05; done'],
+      });
       const command = start('logs', '-f', id);
       await command.says(/line 5\n/);
       const { logPath } = await node.cri.container(id);
       await rename(logPath, `${logPath}.1`);
       await node.cri.rpc.reopenContainerLog({ containerId: id });
       assert.strictEqual(await command.end(), 0);
-      assert.deepEqual(command.out.trimEnd().split('\n'), Array.from({ length: 30 }, (_, index) => `line ${index}`));
+      assert.deepEqual(
+        command.out.trimEnd().split('\n'),
+        Array.from({ length: 30 }, (_, index) => `line ${index}`),
+      );
     });
   });
 
   it('shows what containers and pods use', async () => {
-    assert.match(await ok('stats'), new RegExp(`^CONTAINER +NAME +CPU.*\n${container.slice(0, 13)} +main +\\d+m +\\d+`, 'm'));
+    assert.match(
+      await ok('stats'),
+      new RegExp(`^CONTAINER +NAME +CPU.*\n${container.slice(0, 13)} +main +\\d+m +\\d+`, 'm'),
+    );
     assert.match(await ok('stats', '--pods'), new RegExp(`^${pod.id.slice(0, 13)} +\\S+ +default +\\d+m`, 'm'));
-    const { stats } = JSON.parse(await ok('stats', '--json', container)) as { readonly stats: readonly { readonly cpu: { readonly usageNanoCores?: object } }[] };
+    const { stats } = JSON.parse(await ok('stats', '--json', container)) as {
+      readonly stats: readonly { readonly cpu: { readonly usageNanoCores?: object } }[];
+    };
     assert.isDefined(stats[0]?.cpu.usageNanoCores);
   });
 
@@ -168,35 +229,69 @@ describe('the command line', function () {
     const [people, programs] = [start('events'), start('events', '--json')];
     await Promise.all([people.says(/started container/), programs.says(/STARTED/)]);
     assert.deepInclude(JSON.parse(await ok('status', '--json')), { events: { subscribers: 2, dropped: 0 } });
-    const id = await node.cri.runContainer(pod, IMAGE, { metadata: { name: 'brief' }, command: ['sh', '-c', 'exit 3'] });
-    await people.says(new RegExp(`stopped container ${id.slice(0, 13)} brief of default/${pod.config.metadata?.name} \\(Error 3\\)`));
-    await waitFor(() => programs.out, (text) => text.includes('CONTAINER_STOPPED_EVENT'), 'the end');
+    const id = await node.cri.runContainer(pod, IMAGE, {
+      metadata: { name: 'brief' },
+      command: ['sh', '-c', 'exit 3'],
+    });
+    await people.says(
+      new RegExp(`stopped container ${id.slice(0, 13)} brief of default/${pod.config.metadata?.name} \\(Error 3\\)`),
+    );
+    await waitFor(
+      () => programs.out,
+      (text) => text.includes('CONTAINER_STOPPED_EVENT'),
+      'the end',
+    );
     for (const each of [people, programs]) {
       each.process.kill('SIGINT');
       assert.strictEqual(await each.end(), 0);
     }
-    const events = programs.out.trim().split('\n').map((line) => JSON.parse(line) as ContainerEventResponse);
-    assert.includeMembers(events.filter((each) => each.containerId === id).map((each) => each.containerEventType), ['CONTAINER_CREATED_EVENT', 'CONTAINER_STARTED_EVENT', 'CONTAINER_STOPPED_EVENT']);
+    const events = programs.out
+      .trim()
+      .split('\n')
+      .map((line) => JSON.parse(line) as ContainerEventResponse);
+    assert.includeMembers(
+      events.filter((each) => each.containerId === id).map((each) => each.containerEventType),
+      ['CONTAINER_CREATED_EVENT', 'CONTAINER_STARTED_EVENT', 'CONTAINER_STOPPED_EVENT'],
+    );
   });
 
   it('says what the daemon is doing, and where it is stuck', async () => {
     assert.match(await ok('status'), /^RuntimeReady +yes\nNetworkReady +yes\n/);
-    const stubborn = await node.cri.runContainer(pod, IMAGE, { command: ['sh', '-c', 'trap "" TERM; while :; do sleep 0.1; done'] });
+    const stubborn = await node.cri.runContainer(pod, IMAGE, {
+      command: ['sh', '-c', 'trap "" TERM; while :; do sleep 0.1; done'],
+    });
     const stopping = node.cri.rpc.stopContainer({ containerId: stubborn, timeout: 60n });
-    await waitFor(() => ok('status'), (text) => new RegExp(`StopContainer +container=${stubborn} +\\S`).test(text), 'the stop to be shown');
+    await waitFor(
+      () => ok('status'),
+      (text) => new RegExp(`StopContainer +container=${stubborn} +\\S`).test(text),
+      'the stop to be shown',
+    );
     await node.cri.rpc.stopContainer({ containerId: stubborn, timeout: 0n });
     await stopping;
-    const { conditions } = JSON.parse(await ok('status', '--json')) as { readonly conditions: readonly { readonly type: string }[] };
-    assert.deepEqual(conditions.map((each) => each.type), ['RuntimeReady', 'NetworkReady']);
+    const { conditions } = JSON.parse(await ok('status', '--json')) as {
+      readonly conditions: readonly { readonly type: string }[];
+    };
+    assert.deepEqual(
+      conditions.map((each) => each.type),
+      ['RuntimeReady', 'NetworkReady'],
+    );
   });
 
   it('says what goes on though its client has left, and which sessions there are', async () => {
     await node.restart({ BERTH_FAILPOINTS: 'sandbox.record.after=hang' });
-    const left = await node.cri.runPod({ metadata: { name: 'stuck' } }, { deadlineMs: 300 }).then(() => undefined, (error: unknown) => error);
+    const left = await node.cri.runPod({ metadata: { name: 'stuck' } }, { deadlineMs: 300 }).then(
+      () => undefined,
+      (error: unknown) => error,
+    );
     assert.match(String(left), /Deadline/);
     assert.match(await ok('status'), /RunPodSandbox +ns=default pod=stuck +save record +\d+\.\ds +gone$/m);
     const session = start('exec', '-i', container, 'cat');
-    await waitFor(() => ok('status'), (text) => new RegExp(`exec session +peer=127\\.0\\.0\\.1:\\d+ container=${container} +exec cat .*waits$`, 'm').test(text), 'the session to be shown');
+    await waitFor(
+      () => ok('status'),
+      (text) =>
+        new RegExp(`exec session +peer=127\\.0\\.0\\.1:\\d+ container=${container} +exec cat .*waits$`, 'm').test(text),
+      'the session to be shown',
+    );
     session.process.stdin?.end();
     assert.strictEqual(await session.end(), 0);
     await node.kill();
@@ -248,7 +343,11 @@ describe('the command line', function () {
     });
 
     it('logs -f, events and stats --watch go on until Ctrl-C', async () => {
-      const following = [[onTerminal(['logs', '-f', container]), /one\r\n/], [onTerminal(['events']), /started\S* container/], [onTerminal(['stats', '--watch']), /\x1b\[H\x1b\[2J[^]*main/]] as const;
+      const following = [
+        [onTerminal(['logs', '-f', container]), /one\r\n/],
+        [onTerminal(['events']), /started\S* container/],
+        [onTerminal(['stats', '--watch']), /\x1b\[H\x1b\[2J[^]*main/],
+      ] as const;
       for (const [command, pattern] of following) {
         await command.says(pattern);
         command.write('\x03');
@@ -260,16 +359,33 @@ describe('the command line', function () {
       session.write('until [ "$(busybox stty size)" = "33 99" ]; do sleep 0.1; done; echo re""sized\r');
       await session.says(/resized/);
       session.write('sleep 27183\r');
-      await waitFor(() => processes('sleep 27183'), (found) => found.length === 1, 'the command to run');
+      await waitFor(
+        () => processes('sleep 27183'),
+        (found) => found.length === 1,
+        'the command to run',
+      );
       session.write('\x03');
-      await waitFor(() => processes('sleep 27183'), (found) => found.length === 0, 'the command to be interrupted');
+      await waitFor(
+        () => processes('sleep 27183'),
+        (found) => found.length === 0,
+        'the command to be interrupted',
+      );
       session.write('exit 4\r');
       assert.strictEqual(await session.end(), 4, session.out);
     });
   });
 
   it('says so when no daemon answers', async () => {
-    const command = Command.inPipe([BERTH, '--config', '/dev/null', '--config-dir', '/none', '--listen', join(node.dir, 'nobody.sock'), 'ps']);
+    const command = Command.inPipe([
+      BERTH,
+      '--config',
+      '/dev/null',
+      '--config-dir',
+      '/none',
+      '--listen',
+      join(node.dir, 'nobody.sock'),
+      'ps',
+    ]);
     assert.strictEqual(await command.end(), 1);
     assert.match(command.err, /^berth: nobody answers on /);
   });
@@ -277,7 +393,14 @@ describe('the command line', function () {
   describe('images', () => {
     let image: BuiltImage;
     before(async () => {
-      image = await buildImage({ directory: join(node.dir, 'built'), name: 'v1', layers: [{ files: await busybox() }, { files: [file('data', Buffer.alloc(20_000_000, 'x'))], compression: 'none' }] });
+      image = await buildImage({
+        directory: join(node.dir, 'built'),
+        name: 'v1',
+        layers: [
+          { files: await busybox() },
+          { files: [file('data', Buffer.alloc(20_000_000, 'x'))], compression: 'none' },
+        ],
+      });
       await registry.serve(image, 'app', 'v1');
     });
 
@@ -285,15 +408,19 @@ describe('the command line', function () {
       const slow = image.images[0]?.layers[1] ?? '';
       let release = (): void => {};
       const gate = new Promise<void>((resolve) => (release = resolve));
-      registry.on(`/v2/app/blobs/${slow}`, (_request, response, normal) => {
-        response.writeHead(normal.status, { ...normal.headers, 'content-length': normal.body.length });
-        let at = 0;
-        const timer = setInterval(() => response.write(normal.body.subarray(at, (at += 30_000))), 20);
-        void gate.then(() => {
-          clearInterval(timer);
-          response.end(normal.body.subarray(at));
-        });
-      }, 1);
+      registry.on(
+        `/v2/app/blobs/${slow}`,
+        (_request, response, normal) => {
+          response.writeHead(normal.status, { ...normal.headers, 'content-length': normal.body.length });
+          let at = 0;
+          const timer = setInterval(() => response.write(normal.body.subarray(at, (at += 30_000))), 20);
+          void gate.then(() => {
+            clearInterval(timer);
+            response.end(normal.body.subarray(at));
+          });
+        },
+        1,
+      );
       const name = `${registry.host}/app:v1`;
       const pulling = onTerminal(['pull', name]);
       await pulling.says(/\[=+ *\] downloading +\d/);

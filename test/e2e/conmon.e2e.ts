@@ -5,7 +5,18 @@
  * Podman gets a storage, a state directory and a configuration of its own, and no network.
  */
 import { spawn } from 'node:child_process';
-import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, readlinkSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  readdirSync,
+  readlinkSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { assert } from 'chai';
@@ -28,14 +39,32 @@ class Podman {
   constructor(runtime: string) {
     this.#runtime = runtime;
     // Podman's default limits are above what a confined root may set.
-    writeFileSync(join(this.dir, 'containers.conf'), '[containers]\ndefault_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]\n');
+    writeFileSync(
+      join(this.dir, 'containers.conf'),
+      '[containers]\ndefault_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]\n',
+    );
   }
 
   #argv(args: readonly string[]): string[] {
     const own = (name: string): string => join(this.dir, name);
     return [
-      '--root', own('root'), '--runroot', own('run'), '--tmpdir', own('tmp'), '--cgroup-manager', 'cgroupfs',
-      '--events-backend', 'file', '--storage-driver', 'vfs', '--runtime', this.#runtime, '--conmon', conmon, ...args,
+      '--root',
+      own('root'),
+      '--runroot',
+      own('run'),
+      '--tmpdir',
+      own('tmp'),
+      '--cgroup-manager',
+      'cgroupfs',
+      '--events-backend',
+      'file',
+      '--storage-driver',
+      'vfs',
+      '--runtime',
+      this.#runtime,
+      '--conmon',
+      conmon,
+      ...args,
     ];
   }
 
@@ -52,7 +81,9 @@ class Podman {
 
   exec(command: string, args: readonly string[], stdin: string): Promise<Output> {
     const child = spawn(command, args, {
-      stdio: 'pipe', timeout: deadlineMs, killSignal: 'SIGKILL',
+      stdio: 'pipe',
+      timeout: deadlineMs,
+      killSignal: 'SIGKILL',
       env: { ...process.env, CONTAINERS_CONF: join(this.dir, 'containers.conf') },
     });
     let out = '';
@@ -69,7 +100,8 @@ class Podman {
     mkdirSync(bin, { recursive: true });
     writeFileSync(join(bin, 'busybox'), readFileSync('/bin/busybox'));
     chmodSync(join(bin, 'busybox'), 0o755);
-    for (const name of ['sh', 'cat', 'echo', 'sleep', 'seq', 'stty', 'true', 'false', 'test', 'wc']) symlinkSync('busybox', join(bin, name));
+    for (const name of ['sh', 'cat', 'echo', 'sleep', 'seq', 'stty', 'true', 'false', 'test', 'wc'])
+      symlinkSync('busybox', join(bin, name));
     const tar = join(this.dir, 'image.tar');
     await this.exec('tar', ['-C', join(this.dir, 'image'), '-cf', tar, '.'], '');
     const { status, err } = await this.run(['import', tar, 'bb']);
@@ -79,7 +111,10 @@ class Podman {
   async destroy(): Promise<void> {
     await this.run(['rm', '-af', '-t', '0']);
     await this.run(['rmi', '-af']);
-    const mounts = readFileSync('/proc/self/mountinfo', 'utf8').split('\n').map((l) => l.split(' ')[4] ?? '').filter((m) => m.startsWith(this.dir));
+    const mounts = readFileSync('/proc/self/mountinfo', 'utf8')
+      .split('\n')
+      .map((l) => l.split(' ')[4] ?? '')
+      .filter((m) => m.startsWith(this.dir));
     for (const mount of mounts.reverse()) await this.exec('umount', ['-l', mount], '');
     rmSync(this.dir, { recursive: true, force: true });
   }
@@ -87,14 +122,20 @@ class Podman {
 
 /** Those of one container, or of all. */
 function monitors(dir: string, container?: string): string[] {
-  return readdirSync('/proc').filter((pid) => /^\d+$/.test(pid)).filter((pid) => {
-    try {
-      const argv = readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0');
-      return argv[0] === conmon && argv.some((a) => a.startsWith(dir)) && (container === undefined || argv[argv.indexOf('-n') + 1] === container);
-    } catch {
-      return false; // It has just gone.
-    }
-  });
+  return readdirSync('/proc')
+    .filter((pid) => /^\d+$/.test(pid))
+    .filter((pid) => {
+      try {
+        const argv = readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0');
+        return (
+          argv[0] === conmon &&
+          argv.some((a) => a.startsWith(dir)) &&
+          (container === undefined || argv[argv.indexOf('-n') + 1] === container)
+        );
+      } catch {
+        return false; // It has just gone.
+      }
+    });
 }
 
 /** Sockets that the monitor of a container has open: one more per attached client. */
@@ -106,7 +147,10 @@ function socketCount(dir: string, container: string): number {
       return false; // Closed meanwhile.
     }
   };
-  return monitors(dir, container).reduce((sum, pid) => sum + readdirSync(`/proc/${pid}/fd`).filter((fd) => isSocket(`/proc/${pid}/fd/${fd}`)).length, 0);
+  return monitors(dir, container).reduce(
+    (sum, pid) => sum + readdirSync(`/proc/${pid}/fd`).filter((fd) => isSocket(`/proc/${pid}/fd/${fd}`)).length,
+    0,
+  );
 }
 
 for (const runtime of ['/usr/bin/runc', '/usr/bin/crun'].filter((p) => existsSync(p))) {
@@ -125,7 +169,16 @@ for (const runtime of ['/usr/bin/runc', '/usr/bin/crun'].filter((p) => existsSyn
     });
 
     it('run: passes on output, both streams, and the status', async () => {
-      const { status, out, err } = await podman.run(['run', '--rm', '--network', 'none', 'bb', 'sh', '-c', 'echo out; echo err >&2; exit 5']);
+      const { status, out, err } = await podman.run([
+        'run',
+        '--rm',
+        '--network',
+        'none',
+        'bb',
+        'sh',
+        '-c',
+        'echo out; echo err >&2; exit 5',
+      ]);
       assert.deepEqual({ status, out, err }, { status: 5, out: 'out\n', err: 'err\n' });
     });
 
@@ -135,12 +188,26 @@ for (const runtime of ['/usr/bin/runc', '/usr/bin/crun'].filter((p) => existsSyn
     });
 
     it('run -i: passes on input and its end', async () => {
-      const { out } = await podman.run(['run', '--rm', '-i', '--network', 'none', 'bb', 'wc', '-c'], 'x'.repeat(300_000));
+      const { out } = await podman.run(
+        ['run', '--rm', '-i', '--network', 'none', 'bb', 'wc', '-c'],
+        'x'.repeat(300_000),
+      );
       assert.equal(out.trim(), '300000');
     });
 
     it('run -t: gives a terminal of the right size', async () => {
-      const { out } = await podman.runOnTerminal(['run', '--rm', '-t', '--network', 'none', 'bb', 'sh', '-c', 'test -t 1 && echo terminal; until stty size | cat | while read l; do test "$l" = "33 99" && echo right; done; do :; done; stty size']);
+      const { out } = await podman.runOnTerminal([
+        'run',
+        '--rm',
+        '-t',
+        '--network',
+        'none',
+        'bb',
+        'sh',
+        '-c',
+        'test -t 1 && echo terminal; until stty size | cat | while read l; do test "$l" = "33 99" && ' +
+          'echo right; done; do :; done; stty size',
+      ]);
       assert.include(out, 'terminal\r\n');
       assert.include(out, '33 99');
     });
@@ -152,19 +219,50 @@ for (const runtime of ['/usr/bin/runc', '/usr/bin/crun'].filter((p) => existsSyn
     });
 
     it('run --timeout: kills what takes too long', async () => {
-      const { status } = await podman.run(['run', '--rm', '--timeout', '1', '--network', 'none', 'bb', 'sleep', '1000']);
+      const { status } = await podman.run([
+        'run',
+        '--rm',
+        '--timeout',
+        '1',
+        '--network',
+        'none',
+        'bb',
+        'sleep',
+        '1000',
+      ]);
       assert.equal(status, 255);
     });
 
     it('run --log-driver none and passthrough', async () => {
       for (const driver of ['none', 'passthrough']) {
-        const { status, out, err } = await podman.run(['run', '--name', `log-${driver}`, '--log-driver', driver, '--network', 'none', 'bb', 'echo', 'x']);
+        const { status, out, err } = await podman.run([
+          'run',
+          '--name',
+          `log-${driver}`,
+          '--log-driver',
+          driver,
+          '--network',
+          'none',
+          'bb',
+          'echo',
+          'x',
+        ]);
         assert.deepEqual({ status, out }, { status: 0, out: 'x\n' }, err);
       }
     });
 
     it('logs: has what was said, with times podman can read', async () => {
-      await podman.run(['run', '--name', 'said', '--network', 'none', 'bb', 'sh', '-c', 'echo one; echo two; printf three']);
+      await podman.run([
+        'run',
+        '--name',
+        'said',
+        '--network',
+        'none',
+        'bb',
+        'sh',
+        '-c',
+        'echo one; echo two; printf three',
+      ]);
       assert.equal((await podman.run(['logs', 'said'])).out, 'one\ntwo\nthree');
       const { out } = await podman.run(['logs', '-t', '--since', '1h', 'said']);
       assert.match(out, /^\d{4}-\d\d-\d\dT\S+ one\n/);
@@ -176,14 +274,23 @@ for (const runtime of ['/usr/bin/runc', '/usr/bin/crun'].filter((p) => existsSyn
       assert.equal((await podman.run(['exec', '-i', 'target', 'cat'], 'echoed')).out, 'echoed');
       assert.equal((await podman.run(['exec', 'target', 'sh', '-c', 'exit 9'])).status, 9);
       assert.equal((await podman.run(['exec', 'target', '/no/such'])).status, 127);
-      assert.include((await podman.runOnTerminal(['exec', '-t', 'target', 'sh', '-c', 'test -t 1 && echo terminal'])).out, 'terminal');
+      assert.include(
+        (await podman.runOnTerminal(['exec', '-t', 'target', 'sh', '-c', 'test -t 1 && echo terminal'])).out,
+        'terminal',
+      );
       assert.equal((await podman.run(['exec', '-d', 'target', 'sleep', '1'])).status, 0);
     });
 
     it('healthcheck: runs and reports', async () => {
       const common = ['run', '-d', '--network', 'none', '--health-interval', 'disable'];
-      for (const [name, command, status] of [['well', '/bin/true', 0], ['ill', '/bin/false', 1]] as const) {
-        assert.equal((await podman.run([...common, '--name', name, '--health-cmd', command, 'bb', 'sleep', '1000'])).status, 0);
+      for (const [name, command, status] of [
+        ['well', '/bin/true', 0],
+        ['ill', '/bin/false', 1],
+      ] as const) {
+        assert.equal(
+          (await podman.run([...common, '--name', name, '--health-cmd', command, 'bb', 'sleep', '1000'])).status,
+          0,
+        );
         assert.equal((await podman.run(['healthcheck', 'run', name])).status, status);
       }
     });

@@ -4,7 +4,15 @@
  */
 import { randomBytes } from 'node:crypto';
 import { type CallOptions, type Client, connect, CriError } from '../../cri/client.ts';
-import type { ContainerConfig, ContainerState, ContainerStatus, Input, PodSandboxConfig, PodSandboxState, PodSandboxStatus } from '../../pkg/cri-api/types.ts';
+import type {
+  ContainerConfig,
+  ContainerState,
+  ContainerStatus,
+  Input,
+  PodSandboxConfig,
+  PodSandboxState,
+  PodSandboxStatus,
+} from '../../pkg/cri-api/types.ts';
 
 export { type CallOptions, type Client, connect, CriError };
 
@@ -39,7 +47,11 @@ export interface CriClient {
   /** Create and start; the id. */
   runContainer(pod: Pod, image: string, overrides?: Input<ContainerConfig>, options?: CallOptions): Promise<string>;
   /** ExecSync; a command that fails is a result, not an error. */
-  exec(containerId: string, cmd: readonly string[], options?: { readonly timeoutSeconds?: number } & CallOptions): Promise<ExecResult>;
+  exec(
+    containerId: string,
+    cmd: readonly string[],
+    options?: { readonly timeoutSeconds?: number } & CallOptions,
+  ): Promise<ExecResult>;
   pod(id: string): Promise<PodSandboxStatus>;
   container(id: string): Promise<ContainerStatus>;
   /** Waits until the container is in `state`. @throws with its last status when it takes too long. */
@@ -66,7 +78,10 @@ export function criClient(path: string): CriClient {
       return { id: podSandboxId, config };
     },
     async createContainer(pod, image, overrides = {}, options) {
-      const { containerId } = await rpc.createContainer({ podSandboxId: pod.id, config: containerConfig(image, overrides), sandboxConfig: pod.config }, options);
+      const { containerId } = await rpc.createContainer(
+        { podSandboxId: pod.id, config: containerConfig(image, overrides), sandboxConfig: pod.config },
+        options,
+      );
       return containerId;
     },
     async runContainer(pod, image, overrides, options) {
@@ -75,13 +90,28 @@ export function criClient(path: string): CriClient {
       return containerId;
     },
     async exec(containerId, cmd, { timeoutSeconds = 0, ...options } = {}) {
-      const { stdout, stderr, exitCode } = await rpc.execSync({ containerId, cmd, timeout: BigInt(timeoutSeconds) }, options);
+      const { stdout, stderr, exitCode } = await rpc.execSync(
+        { containerId, cmd, timeout: BigInt(timeoutSeconds) },
+        options,
+      );
       return { stdout: Buffer.from(stdout).toString(), stderr: Buffer.from(stderr).toString(), exitCode };
     },
     pod: async (id) => present((await rpc.podSandboxStatus({ podSandboxId: id })).status, `pod ${id}`),
     container: async (id) => present((await rpc.containerStatus({ containerId: id })).status, `container ${id}`),
-    waitForContainer: (id, state, options) => waitFor(() => client.container(id), (status) => status.state === state, `container ${id} to be ${state}`, options),
-    waitForPod: (id, state, options) => waitFor(() => client.pod(id), (status) => status.state === state, `pod ${id} to be ${state}`, options),
+    waitForContainer: (id, state, options) =>
+      waitFor(
+        () => client.container(id),
+        (status) => status.state === state,
+        `container ${id} to be ${state}`,
+        options,
+      ),
+    waitForPod: (id, state, options) =>
+      waitFor(
+        () => client.pod(id),
+        (status) => status.state === state,
+        `pod ${id} to be ${state}`,
+        options,
+      ),
     pull: async (image, options) => (await rpc.pullImage({ image: { image } }, options)).imageRef,
     async removePod(id) {
       await rpc.stopPodSandbox({ podSandboxId: id });
@@ -96,7 +126,10 @@ export function criClient(path: string): CriClient {
   return client;
 }
 
-/** The smallest pod config: a name and uid of its own, everything private to the pod or container. Given fields win, `metadata` field by field. */
+/**
+ * The smallest pod config: a name and uid of its own, everything private to the pod or container. Given fields win,
+ * `metadata` field by field.
+ */
 export function podConfig(overrides: Input<PodSandboxConfig> = {}): Input<PodSandboxConfig> {
   const uid = randomBytes(8).toString('hex');
   return {
@@ -106,14 +139,30 @@ export function podConfig(overrides: Input<PodSandboxConfig> = {}): Input<PodSan
   };
 }
 
-/** The smallest container config for `image`: a name of its own, which names its log too. Given fields win, `metadata` field by field. */
+/**
+ * The smallest container config for `image`: a name of its own, which names its log too. Given fields win, `metadata`
+ * field by field.
+ */
 export function containerConfig(image: string, overrides: Input<ContainerConfig> = {}): Input<ContainerConfig> {
   const metadata = { name: `ctr-${randomBytes(3).toString('hex')}`, attempt: 0, ...overrides.metadata };
-  return { image: { image, userSpecifiedImage: image }, logPath: `${metadata.name}.${metadata.attempt}.log`, ...overrides, metadata };
+  return {
+    image: { image, userSpecifiedImage: image },
+    logPath: `${metadata.name}.${metadata.attempt}.log`,
+    ...overrides,
+    metadata,
+  };
 }
 
-/** Asks `probe` until `accepts` says yes, and returns what it was asked about. @throws when it takes too long, with the last answer. */
-export async function waitFor<T>(probe: () => T | Promise<T>, accepts: (value: T) => boolean, what: string, { timeoutMs = 30_000, intervalMs = 10 }: WaitOptions = {}): Promise<T> {
+/**
+ * Asks `probe` until `accepts` says yes, and returns what it was asked about. @throws when it takes too long, with the
+ * last answer.
+ */
+export async function waitFor<T>(
+  probe: () => T | Promise<T>,
+  accepts: (value: T) => boolean,
+  what: string,
+  { timeoutMs = 30_000, intervalMs = 10 }: WaitOptions = {},
+): Promise<T> {
   const end = performance.now() + timeoutMs;
   for (;;) {
     const value = await probe();

@@ -1,4 +1,7 @@
-/** Bad input and a bad world: each gets a code and a message that names the cause and the remedy, and leaves nothing behind. */
+/**
+ * Bad input and a bad world: each gets a code and a message that names the cause and the remedy, and leaves nothing
+ * behind.
+ */
 import { assert } from 'chai';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -8,7 +11,10 @@ import { type CriClient, CriError, containerConfig, type Pod, podConfig, waitFor
 import { IMAGE, TestNode } from './harness.ts';
 
 async function refused(work: Promise<unknown>): Promise<CriError> {
-  const outcome = await work.then(() => undefined, (error: unknown) => error);
+  const outcome = await work.then(
+    () => undefined,
+    (error: unknown) => error,
+  );
   assert.instanceOf(outcome, CriError, 'the call succeeded');
   return outcome as CriError;
 }
@@ -32,23 +38,53 @@ describe('bad requests', function () {
   });
   after(() => node.close());
 
-  const create = (overrides: Parameters<typeof containerConfig>[1], image = IMAGE) => cri.createContainer(pod, image, overrides);
+  const create = (overrides: Parameters<typeof containerConfig>[1], image = IMAGE) =>
+    cri.createContainer(pod, image, overrides);
 
   it('without metadata, image or command', async () => {
     await refusal(cri.rpc.runPodSandbox({ config: {} }), 'InvalidArgument', /metadata/);
     await refusal(cri.rpc.runPodSandbox({}), 'InvalidArgument', /config/);
-    await refusal(cri.rpc.createContainer({ podSandboxId: pod.id, sandboxConfig: pod.config, config: { metadata: { name: 'x' } } }), 'InvalidArgument', /image/);
-    await refusal(cri.rpc.createContainer({ podSandboxId: pod.id, sandboxConfig: pod.config, config: containerConfig(IMAGE, { image: { image: IMAGE }, metadata: { name: '' } }) }), 'InvalidArgument', /name/);
+    await refusal(
+      cri.rpc.createContainer({ podSandboxId: pod.id, sandboxConfig: pod.config, config: { metadata: { name: 'x' } } }),
+      'InvalidArgument',
+      /image/,
+    );
+    await refusal(
+      cri.rpc.createContainer({
+        podSandboxId: pod.id,
+        sandboxConfig: pod.config,
+        config: containerConfig(IMAGE, { image: { image: IMAGE }, metadata: { name: '' } }),
+      }),
+      'InvalidArgument',
+      /name/,
+    );
   });
 
   it('for what is not there', async () => {
-    await refusal(cri.rpc.runPodSandbox({ config: podConfig(), runtimeHandler: 'nope' }), 'InvalidArgument', /nope/, /runc/);
+    await refusal(
+      cri.rpc.runPodSandbox({ config: podConfig(), runtimeHandler: 'nope' }),
+      'InvalidArgument',
+      /nope/,
+      /runc/,
+    );
     await refusal(create({}, 'localhost/none:1'), 'NotFound', /localhost\/none:1/, /pull it first/);
-    await refusal(cri.rpc.createContainer({ podSandboxId: 'f'.repeat(64), sandboxConfig: pod.config, config: containerConfig(IMAGE) }), 'NotFound', /pod sandbox/);
+    await refusal(
+      cri.rpc.createContainer({
+        podSandboxId: 'f'.repeat(64),
+        sandboxConfig: pod.config,
+        config: containerConfig(IMAGE),
+      }),
+      'NotFound',
+      /pod sandbox/,
+    );
     for (const call of [
-      cri.rpc.podSandboxStatus({ podSandboxId: 'f'.repeat(64) }), cri.rpc.containerStatus({ containerId: 'f'.repeat(64) }), cri.rpc.startContainer({ containerId: 'f'.repeat(64) }),
-      cri.rpc.execSync({ containerId: 'f'.repeat(64), cmd: ['true'] }), cri.rpc.reopenContainerLog({ containerId: 'f'.repeat(64) }),
-    ]) await refusal(call, 'NotFound');
+      cri.rpc.podSandboxStatus({ podSandboxId: 'f'.repeat(64) }),
+      cri.rpc.containerStatus({ containerId: 'f'.repeat(64) }),
+      cri.rpc.startContainer({ containerId: 'f'.repeat(64) }),
+      cri.rpc.execSync({ containerId: 'f'.repeat(64), cmd: ['true'] }),
+      cri.rpc.reopenContainerLog({ containerId: 'f'.repeat(64) }),
+    ])
+      await refusal(call, 'NotFound');
     await cri.rpc.stopContainer({ containerId: 'f'.repeat(64) });
     await cri.rpc.removeContainer({ containerId: 'f'.repeat(64) });
     await cri.rpc.stopPodSandbox({ podSandboxId: 'f'.repeat(64) });
@@ -61,7 +97,8 @@ describe('bad requests', function () {
       await refusal(cri.rpc.removeContainer({ containerId: id }), 'InvalidArgument');
       await refusal(cri.rpc.removePodSandbox({ podSandboxId: id }), 'InvalidArgument');
     }
-    for (const image of ['localhost/UPPER', 'a b', 'x@sha256:', 'x@sha256:../../etc', `${'a'.repeat(5000)}`]) await refusal(cri.rpc.pullImage({ image: { image } }), 'InvalidArgument');
+    for (const image of ['localhost/UPPER', 'a b', 'x@sha256:', 'x@sha256:../../etc', `${'a'.repeat(5000)}`])
+      await refusal(cri.rpc.pullImage({ image: { image } }), 'InvalidArgument');
   });
 
   it('for a state that does not allow it', async () => {
@@ -75,18 +112,42 @@ describe('bad requests', function () {
   });
 
   it('for what Berth does not do, by name', async () => {
-    await refusal(cri.rpc.checkpointContainer({ containerId: 'x', location: '/x' }), 'Unimplemented', /CheckpointContainer/);
+    await refusal(
+      cri.rpc.checkpointContainer({ containerId: 'x', location: '/x' }),
+      'Unimplemented',
+      /CheckpointContainer/,
+    );
   });
 
   it('with settings that a pod must not have', async () => {
-    const sysctl = (sysctls: Record<string, string>) => cri.rpc.runPodSandbox({ config: podConfig({ linux: { sysctls } }) });
-    await refusal(sysctl({ 'kernel.shm_rmid_forced': '1+kernel.core_pattern=|/tmp/x #' }), 'InvalidArgument', /shm_rmid_forced/);
+    const sysctl = (sysctls: Record<string, string>) =>
+      cri.rpc.runPodSandbox({ config: podConfig({ linux: { sysctls } }) });
+    await refusal(
+      sysctl({ 'kernel.shm_rmid_forced': '1+kernel.core_pattern=|/tmp/x #' }),
+      'InvalidArgument',
+      /shm_rmid_forced/,
+    );
     await refusal(sysctl({ 'kernel.core_pattern': 'x' }), 'InvalidArgument', /core_pattern/);
-    await refusal(cri.rpc.runPodSandbox({ config: podConfig({ linux: { cgroupParent: '/a/../../b' } }) }), 'InvalidArgument', /cgroup_parent/);
-    await refusal(cri.rpc.runPodSandbox({ config: podConfig({ dnsConfig: { searches: ['x\nnameserver 6.6.6.6'] } }) }), 'InvalidArgument');
-    await refusal(cri.rpc.runPodSandbox({ config: podConfig({ logDirectory: 'relative' }) }), 'InvalidArgument', /log_directory/);
+    await refusal(
+      cri.rpc.runPodSandbox({ config: podConfig({ linux: { cgroupParent: '/a/../../b' } }) }),
+      'InvalidArgument',
+      /cgroup_parent/,
+    );
+    await refusal(
+      cri.rpc.runPodSandbox({ config: podConfig({ dnsConfig: { searches: ['x\nnameserver 6.6.6.6'] } }) }),
+      'InvalidArgument',
+    );
+    await refusal(
+      cri.rpc.runPodSandbox({ config: podConfig({ logDirectory: 'relative' }) }),
+      'InvalidArgument',
+      /log_directory/,
+    );
     await refusal(create({ logPath: '../../etc/cron.d/x' }), 'InvalidArgument', /log_path/);
-    await refusal(create({ linux: { securityContext: { runAsGroup: { value: 5n } } } }), 'InvalidArgument', /run_as_group/);
+    await refusal(
+      create({ linux: { securityContext: { runAsGroup: { value: 5n } } } }),
+      'InvalidArgument',
+      /run_as_group/,
+    );
     await refusal(create({ linux: { securityContext: { privileged: true } } }), 'InvalidArgument', /privileged/);
   });
 
@@ -95,7 +156,11 @@ describe('bad requests', function () {
     assert.lengthOf((await cri.rpc.listPodSandbox()).items, 1);
     assert.deepEqual(await readdir(join(node.dir, 'run/containers')), []);
     // Big trees are deleted after the reply.
-    await waitFor(() => readdir(join(node.dir, 'root/rootfs')), (names) => names.length === 0, 'the root filesystems to be gone');
+    await waitFor(
+      () => readdir(join(node.dir, 'root/rootfs')),
+      (names) => names.length === 0,
+      'the root filesystems to be gone',
+    );
   });
 });
 
@@ -114,7 +179,10 @@ describe('a bad world', function () {
     await writeFile(join(bin, 'bad'), `#!/bin/sh\n[ "$CNI_COMMAND" = ADD ] || exit 0\n${script}\n`);
     await chmod(join(bin, 'bad'), 0o755);
     await rm(join(node.dir, 'net.d/10-test.conflist'));
-    await writeFile(join(node.dir, 'net.d/20-bad.conflist'), JSON.stringify({ cniVersion: '1.0.0', name: 'bad', plugins: [{ type: 'bad' }] }));
+    await writeFile(
+      join(node.dir, 'net.d/20-bad.conflist'),
+      JSON.stringify({ cniVersion: '1.0.0', name: 'bad', plugins: [{ type: 'bad' }] }),
+    );
   }
 
   async function rebootWithPlugin(script: string): Promise<TestNode> {
@@ -126,7 +194,9 @@ describe('a bad world', function () {
   }
 
   it('has a CNI plugin that fails, says garbage, or is missing', async () => {
-    await rebootWithPlugin(`echo '{"cniVersion":"1.0.0","code":100,"msg":"no more addresses","details":"the range is full"}'; exit 1`);
+    await rebootWithPlugin(
+      `echo '{"cniVersion":"1.0.0","code":100,"msg":"no more addresses","details":"the range is full"}'; exit 1`,
+    );
     await refusal(node.cri.rpc.runPodSandbox({ config: podConfig() }), 'Internal', /bad/, /no more addresses/);
     await plugin('head -c 2000000 /dev/zero | tr "\\0" x').catch(() => {});
     await refused(node.cri.rpc.runPodSandbox({ config: podConfig() }));
@@ -152,13 +222,19 @@ describe('a bad world', function () {
     const network = status?.conditions.find((each) => each.type === 'NetworkReady');
     assert.isFalse(network?.status);
     assert.match(network?.message ?? '', /cni config uninitialized/);
-    const pod = await node.cri.runPod({ linux: { securityContext: { namespaceOptions: { network: 'NODE', pid: 'CONTAINER', ipc: 'POD' } } } });
+    const pod = await node.cri.runPod({
+      linux: { securityContext: { namespaceOptions: { network: 'NODE', pid: 'CONTAINER', ipc: 'POD' } } },
+    });
     assert.strictEqual((await node.cri.pod(pod.id)).network?.ip, '');
   });
 
   it('has a runtime that fails: its words are in the message', async () => {
     const runtime = join(node.dir, 'badrt');
-    await writeFile(runtime, '#!/bin/sh\ncase "$*" in *create*) echo "the flux capacitor is empty" >&2; exit 1;; *delete*) exit 0;; *) exec /usr/sbin/runc "$@";; esac\n');
+    await writeFile(
+      runtime,
+      '#!/bin/sh\ncase "$*" in *create*) echo "the flux capacitor is empty" >&2; exit 1;; ' +
+        '*delete*) exit 0;; *) exec /usr/sbin/runc "$@";; esac\n',
+    );
     await chmod(runtime, 0o755);
     await node.stop();
     node.moreFlags = ['--runtimes', `bad:${runtime}`];
@@ -171,8 +247,17 @@ describe('a bad world', function () {
   it('has a root that cannot be written: the daemon says which and how to choose another', async () => {
     const dir = await mkdtemp('/tmp/berth-bad-');
     await writeFile(join(dir, 'file'), '');
-    const flags = ['--root', join(dir, 'file/root'), '--runroot', join(dir, 'run'), '--listen', join(dir, 'run/x.sock')];
-    const daemon = spawn(new URL('../../build/bin/berth', import.meta.url).pathname, flags, { stdio: ['ignore', 'ignore', 'pipe'] });
+    const flags = [
+      '--root',
+      join(dir, 'file/root'),
+      '--runroot',
+      join(dir, 'run'),
+      '--listen',
+      join(dir, 'run/x.sock'),
+    ];
+    const daemon = spawn(new URL('../../build/bin/berth', import.meta.url).pathname, flags, {
+      stdio: ['ignore', 'ignore', 'pipe'],
+    });
     let said = '';
     daemon.stderr.on('data', (chunk: Buffer) => (said += chunk.toString()));
     const [code] = (await once(daemon, 'exit')) as [number];

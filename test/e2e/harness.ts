@@ -1,6 +1,6 @@
 /**
- * A node of one's own: a daemon in temporary directories with its own bridge, started, killed and restarted at will, and a
- * check at the end that it left nothing: processes, mounts, cgroups, links, leases, files.
+ * A node of one's own: a daemon in temporary directories with its own bridge, started, killed and restarted at will,
+ * and a check at the end that it left nothing: processes, mounts, cgroups, links, leases, files.
  *
  * Run through scripts/e2e.ts, which gives the tests a mount namespace of their own.
  */
@@ -34,7 +34,8 @@ export interface NodeOptions {
 }
 
 /**
- * Debian's gVisor, without /dev/kvm, on the network of the pod: on today's kernels it takes every network namespace for the node's (see docs/RUNTIMES.md).
+ * Debian's gVisor, without /dev/kvm, on the network of the pod: on today's kernels it takes every network namespace for
+ * the node's (see docs/RUNTIMES.md).
  */
 const RUNSC = '[crio.runtime.runtimes.runsc]\nruntime_args = ["--platform=ptrace", "--network=host"]\n';
 
@@ -71,7 +72,10 @@ export class TestNode {
     for (const name of ['net.d', 'none']) await mkdir(join(dir, name));
     if (options.runtime === 'runsc') await writeFile(join(dir, 'none/00-runsc.conf'), RUNSC);
     const subnets = [`10.${200 + (nodes % 50)}.0.0/16`];
-    await writeFile(join(dir, 'net.d/10-test.conflist'), (options.conflist ?? defaultConflist)({ dataDir: join(dir, 'ipam'), bridge, subnets }));
+    await writeFile(
+      join(dir, 'net.d/10-test.conflist'),
+      (options.conflist ?? defaultConflist)({ dataDir: join(dir, 'ipam'), bridge, subnets }),
+    );
     try {
       await node.start();
       await node.cri.rpc.import({ path: join(BUILD, 'embedded-image'), reference: '' });
@@ -84,7 +88,10 @@ export class TestNode {
 
   /** Starts the daemon and waits until it serves. @throws with its log if it dies first. */
   async start(env: Readonly<Record<string, string>> = {}): Promise<void> {
-    const daemon = spawn(join(BUILD, 'bin/berth'), this.flags(), { stdio: ['ignore', 'ignore', 'pipe'], env: { ...process.env, ...this.#options.env, ...env } });
+    const daemon = spawn(join(BUILD, 'bin/berth'), this.flags(), {
+      stdio: ['ignore', 'ignore', 'pipe'],
+      env: { ...process.env, ...this.#options.env, ...env },
+    });
     this.#daemon = daemon;
     daemon.stderr?.setEncoding('utf8').on('data', (text: string) => {
       this.#log = (this.#log + text).slice(-4_000_000);
@@ -101,8 +108,30 @@ export class TestNode {
     const { runtime = 'runc', monitor = 'ours', flags = [] } = this.#options;
     const { dir } = this;
     return [
-      '--config', '/dev/null', '--config-dir', join(dir, 'none'), '--root', join(dir, 'root'), '--runroot', join(dir, 'run'), '--listen', this.socket, '--log-dir', join(dir, 'logs'), '--log-level', 'debug',
-      '--cni-config-dir', join(dir, 'net.d'), '--cni-plugin-dir', '/usr/lib/cni', '--default-runtime', runtime, '--conmon', MONITORS[monitor], ...flags, ...this.moreFlags,
+      '--config',
+      '/dev/null',
+      '--config-dir',
+      join(dir, 'none'),
+      '--root',
+      join(dir, 'root'),
+      '--runroot',
+      join(dir, 'run'),
+      '--listen',
+      this.socket,
+      '--log-dir',
+      join(dir, 'logs'),
+      '--log-level',
+      'debug',
+      '--cni-config-dir',
+      join(dir, 'net.d'),
+      '--cni-plugin-dir',
+      '/usr/lib/cni',
+      '--default-runtime',
+      runtime,
+      '--conmon',
+      MONITORS[monitor],
+      ...flags,
+      ...this.moreFlags,
     ];
   }
 
@@ -145,7 +174,12 @@ export class TestNode {
     await this.cri.removeAllPods();
     await this.stop();
     this.cri.close();
-    await waitFor(() => this.leaks(), (found) => found.length === 0, 'the node to be clean', { timeoutMs: 10_000, intervalMs: 50 });
+    await waitFor(
+      () => this.leaks(),
+      (found) => found.length === 0,
+      'the node to be clean',
+      { timeoutMs: 10_000, intervalMs: 50 },
+    );
     await this.discard();
   }
 
@@ -165,7 +199,9 @@ export class TestNode {
       ...mountsBelow(this.dir).map((each) => `mount ${each}`),
       ...cgroupsOf(this.#log).map((each) => `cgroup ${each}`),
       ...portsOf(this.#bridge).map((each) => `link ${each} on ${this.#bridge}`),
-      ...['run/sandboxes', 'run/containers', 'run/exits', 'run/ns', 'run/damaged', 'root/rootfs', 'root/cni'].flatMap((each) => filesIn(join(this.dir, each))).filter((each) => !each.endsWith('/pod-ranges.json')),
+      ...['run/sandboxes', 'run/containers', 'run/exits', 'run/ns', 'run/damaged', 'root/rootfs', 'root/cni']
+        .flatMap((each) => filesIn(join(this.dir, each)))
+        .filter((each) => !each.endsWith('/pod-ranges.json')),
       ...filesIn(join(this.dir, 'ipam/berth')).filter((each) => !/\/(lock|last_reserved_ip\.\d+)$/.test(each)),
     ];
   }
@@ -180,12 +216,16 @@ export class TestNode {
 }
 
 /**
- * Debian's crun refuses the hybrid cgroup layout while a controller sits in the v2 hierarchy; hugetlb as v1 frees it. runsc makes its cgroups in a
- * directory of that name even if nothing is mounted there, where others have left one.
+ * Debian's crun refuses the hybrid cgroup layout while a controller sits in the v2 hierarchy; hugetlb as v1 frees it.
+ * runsc makes its cgroups in a directory of that name even if nothing is mounted there, where others have left one.
  */
 function mountHugetlb(): void {
   const path = '/sys/fs/cgroup/hugetlb';
-  if (existsSync('/sys/fs/cgroup/cgroup.controllers') || readFileSync('/proc/self/mountinfo', 'utf8').includes(` ${path} `)) return;
+  if (
+    existsSync('/sys/fs/cgroup/cgroup.controllers') ||
+    readFileSync('/proc/self/mountinfo', 'utf8').includes(` ${path} `)
+  )
+    return;
   run('mkdir', ['-p', path]);
   run('mount', ['-t', 'cgroup', '-o', 'hugetlb', 'none', path]);
 }
@@ -202,13 +242,17 @@ function run(command: string, args: readonly string[]): void {
 export function processesOf(dir: string): string[] {
   return readdirSync('/proc')
     .filter((name) => /^\d+$/.test(name) && Number(name) !== process.pid)
-    .filter((pid) => readOr(`/proc/${pid}/cmdline`).includes(dir) && !/^State:\s+Z/m.test(readOr(`/proc/${pid}/status`)))
+    .filter(
+      (pid) => readOr(`/proc/${pid}/cmdline`).includes(dir) && !/^State:\s+Z/m.test(readOr(`/proc/${pid}/status`)),
+    )
     .map((pid) => `${pid} ${readOr(`/proc/${pid}/comm`).trim()}`);
 }
 
 /** Processes whose command line is exactly this. */
 export function processes(commandLine: string): string[] {
-  return readdirSync('/proc').filter((pid) => /^\d+$/.test(pid) && readOr(`/proc/${pid}/cmdline`).replaceAll('\0', ' ').trim() === commandLine);
+  return readdirSync('/proc').filter(
+    (pid) => /^\d+$/.test(pid) && readOr(`/proc/${pid}/cmdline`).replaceAll('\0', ' ').trim() === commandLine,
+  );
 }
 
 export function mountsBelow(dir: string): string[] {
@@ -218,18 +262,31 @@ export function mountsBelow(dir: string): string[] {
     .filter((path) => path.startsWith(`${dir}/`));
 }
 
-/** cgroups below /berth whose name is an id that the daemon's log mentions: the hierarchies are the machine's, and other nodes may be under test. */
+/**
+ * cgroups below /berth whose name is an id that the daemon's log mentions: the hierarchies are the machine's, and other
+ * nodes may be under test.
+ */
 function cgroupsOf(log: string): string[] {
-  return readdirSync('/sys/fs/cgroup').flatMap((hierarchy) => filesIn(join('/sys/fs/cgroup', hierarchy, 'berth'))).filter((path) => {
-    const id = /[0-9a-f]{64}$/.exec(path)?.[0];
-    return id !== undefined && log.includes(id);
-  });
+  return readdirSync('/sys/fs/cgroup')
+    .flatMap((hierarchy) => filesIn(join('/sys/fs/cgroup', hierarchy, 'berth')))
+    .filter((path) => {
+      const id = /[0-9a-f]{64}$/.exec(path)?.[0];
+      return id !== undefined && log.includes(id);
+    });
 }
 
-/** Links that are still plugged into the bridge. Asked by netlink: /sys shows the network namespace that it was mounted in. */
+/**
+ * Links that are still plugged into the bridge. Asked by netlink: /sys shows the network namespace that it was mounted
+ * in.
+ */
 function portsOf(bridge: string): string[] {
   try {
-    return execFileSync('ip', ['-o', 'link', 'show', 'master', bridge], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }).split('\n').filter((line) => line !== '');
+    return execFileSync('ip', ['-o', 'link', 'show', 'master', bridge], {
+      encoding: 'utf8',
+      stdio: ['ignore', 'pipe', 'ignore'],
+    })
+      .split('\n')
+      .filter((line) => line !== '');
   } catch {
     return []; // No such bridge.
   }
@@ -250,7 +307,10 @@ function readOr(path: string): string {
 /** The lines of a CRI log without time stamps: `stdout F text`. */
 export async function logLines(path: string): Promise<string[]> {
   const text = await readFile(path, 'utf8');
-  return text.split('\n').filter((line) => line !== '').map((line) => line.slice(line.indexOf(' ') + 1));
+  return text
+    .split('\n')
+    .filter((line) => line !== '')
+    .map((line) => line.slice(line.indexOf(' ') + 1));
 }
 
 /** Log lines with their pieces (P) put together: `stdout text`. Where a read ends is the kernel's business. */

@@ -1,4 +1,7 @@
-/** What a daemon holds: descriptors, processes, and memory that a collection does not free, asked through Node's inspector. */
+/**
+ * What a daemon holds: descriptors, processes, and memory that a collection does not free, asked through Node's
+ * inspector.
+ */
 import { once } from 'node:events';
 import { readdirSync } from 'node:fs';
 import { WebSocket } from 'ws';
@@ -36,11 +39,18 @@ async function heldBytes(node: TestNode): Promise<number> {
   await once(inspector, 'open');
   try {
     let calls = 0;
-    const ask = async (method: string, params: object = {}): Promise<{ readonly result?: { readonly value?: unknown } }> => {
+    const ask = async (
+      method: string,
+      params: object = {},
+    ): Promise<{ readonly result?: { readonly value?: unknown } }> => {
       const id = ++calls;
       const answer = new Promise<{ readonly result?: { readonly value?: unknown } }>((resolve, reject) => {
         const take = (message: Buffer): void => {
-          const reply = JSON.parse(message.toString()) as { readonly id?: number; readonly result?: object; readonly error?: unknown };
+          const reply = JSON.parse(message.toString()) as {
+            readonly id?: number;
+            readonly result?: object;
+            readonly error?: unknown;
+          };
           if (reply.id !== id) return;
           inspector.off('message', take);
           if (reply.result === undefined) reject(new Error(`${method}: ${JSON.stringify(reply.error)}`));
@@ -53,7 +63,9 @@ async function heldBytes(node: TestNode): Promise<number> {
     };
     // Twice: what the first round finalizes, the second frees.
     for (let i = 0; i < 2; i++) await ask('HeapProfiler.collectGarbage');
-    const { result } = await ask('Runtime.evaluate', { expression: '(({ heapUsed, external }) => heapUsed + external)(process.memoryUsage())' });
+    const { result } = await ask('Runtime.evaluate', {
+      expression: '(({ heapUsed, external }) => heapUsed + external)(process.memoryUsage())',
+    });
     return Number(result?.value);
   } finally {
     inspector.close();

@@ -11,14 +11,21 @@ const [directory = '', registriesConf = '', mode = '', ...references] = process.
 const op = backgroundOp(silent);
 const rootfs = new OverlayRootfs({ root: directory });
 await rootfs.sweepLayers(op);
-const store = new FileImageStore({ root: directory, unpacker: rootfs, policy: new RegistryPolicy({ registriesConf, registriesConfDir: '', hostsDirs: [], certsDirs: [] }), pullProgressTimeoutMs: 0 });
+const store = new FileImageStore({
+  root: directory,
+  unpacker: rootfs,
+  policy: new RegistryPolicy({ registriesConf, registriesConfDir: '', hostsDirs: [], certsDirs: [] }),
+  pullProgressTimeoutMs: 0,
+});
 await store.load(op);
 await store.sweep(op);
 process.stdout.write('ready\n');
 for (let round = 0; mode === 'churn' || round === 0; round++) {
-  await Promise.all(references.map(async (reference, index) => {
-    await store.pull(op, reference, {});
-    if (mode === 'churn' && (index + round) % 2 === 0) await store.remove(op, reference);
-  }));
+  await Promise.all(
+    references.map(async (reference, index) => {
+      await store.pull(op, reference, {});
+      if (mode === 'churn' && (index + round) % 2 === 0) await store.remove(op, reference);
+    }),
+  );
 }
 process.exit(0);

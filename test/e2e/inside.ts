@@ -46,7 +46,10 @@ export async function mountAt(node: TestNode, id: string, path: string): Promise
 
 /** The refusal of a call, whose text must hold `text`. @throws if the call succeeds. */
 export async function refusal(work: Promise<unknown>, text: string | RegExp): Promise<CriError> {
-  const error = await work.then(() => undefined, (cause: unknown) => cause);
+  const error = await work.then(
+    () => undefined,
+    (cause: unknown) => cause,
+  );
   assert.instanceOf(error, CriError, 'the call succeeded');
   if (typeof text === 'string') assert.include((error as CriError).message, text);
   else assert.match((error as CriError).message, text);

@@ -1,4 +1,7 @@
-/** The network as pods and their operators see it: what plugins are told about a pod of CRI, and what the daemon tells about networks. */
+/**
+ * The network as pods and their operators see it: what plugins are told about a pod of CRI, and what the daemon tells
+ * about networks.
+ */
 import { assert } from 'chai';
 import { existsSync } from 'node:fs';
 import { chmod, mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
@@ -13,25 +16,40 @@ interface Told {
   readonly config: Readonly<Record<string, unknown>>;
 }
 
-const CAPABILITIES = ['portMappings', 'bandwidth', 'dns', 'io.kubernetes.cri.pod-annotations', 'cgroupPath', 'ipRanges'];
+const CAPABILITIES = [
+  'portMappings',
+  'bandwidth',
+  'dns',
+  'io.kubernetes.cri.pod-annotations',
+  'cgroupPath',
+  'ipRanges',
+];
 
 describe('networks of pods', function () {
   this.timeout(120_000);
   let node: TestNode;
   const at = (...names: readonly string[]): string => join(node.dir, ...names);
 
-  /** After the bridge a plugin that writes down what it is told, in files named VERB.ID, and hangs in ADD while there is a file `hang`. */
+  /**
+   * After the bridge a plugin that writes down what it is told, in files named VERB.ID, and hangs in ADD while there is
+   * a file `hang`.
+   */
   const withRecorder = async (): Promise<void> => {
     await mkdir(at('plugins'));
     await mkdir(at('told'));
-    await writeFile(at('plugins/recorder'), `#!/bin/sh
+    await writeFile(
+      at('plugins/recorder'),
+      `#!/bin/sh
 input=$(cat)
 { env | grep ^CNI_; echo; echo "$input"; } > ${at('told')}/.new.$$ && mv ${at('told')}/.new.$$ ${at('told')}/$CNI_COMMAND.$CNI_CONTAINERID
 [ $CNI_COMMAND != ADD ] || [ ! -e ${at('hang')} ] || sleep 1000
 [ $CNI_COMMAND != ADD ] || echo "$input" | sed 's/.*"prevResult":\\(.*\\)}$/\\1/'
-`);
+`,
+    );
     await chmod(at('plugins/recorder'), 0o755);
-    const { plugins, ...rest } = JSON.parse(await readFile(at('net.d/10-test.conflist'), 'utf8')) as { readonly plugins: readonly object[] };
+    const { plugins, ...rest } = JSON.parse(await readFile(at('net.d/10-test.conflist'), 'utf8')) as {
+      readonly plugins: readonly object[];
+    };
     const recorder = { type: 'recorder', capabilities: Object.fromEntries(CAPABILITIES.map((each) => [each, true])) };
     await writeFile(at('net.d/10-test.conflist'), JSON.stringify({ ...rest, plugins: [plugins[0], recorder] }));
     await node.stop();
@@ -40,7 +58,12 @@ input=$(cat)
   };
   const told = async (verb: string, pod: Pod): Promise<Told> => {
     const [variables = '', config = ''] = (await readFile(at('told', `${verb}.${pod.id}`), 'utf8')).split('\n\n');
-    return { env: Object.fromEntries(variables.split('\n').map((line) => [line.split('=')[0] ?? '', line.slice(line.indexOf('=') + 1)])), config: JSON.parse(config) as Told['config'] };
+    return {
+      env: Object.fromEntries(
+        variables.split('\n').map((line) => [line.split('=')[0] ?? '', line.slice(line.indexOf('=') + 1)]),
+      ),
+      config: JSON.parse(config) as Told['config'],
+    };
   };
 
   beforeEach(async () => {
@@ -53,15 +76,29 @@ input=$(cat)
 
   it('are made by plugins that know the pod, its ports, bandwidth, resolvers, annotations and cgroup', async () => {
     await withRecorder();
-    await node.cri.rpc.updateRuntimeConfig({ runtimeConfig: { networkConfig: { podCidr: '10.77.0.0/24,fd00:77::/64' } } });
+    await node.cri.rpc.updateRuntimeConfig({
+      runtimeConfig: { networkConfig: { podCidr: '10.77.0.0/24,fd00:77::/64' } },
+    });
     const annotations = { 'kubernetes.io/ingress-bandwidth': '1M', 'example.org/note': 'ünï; a=b' };
     const pod = await node.cri.runPod({
-      metadata: { name: 'web-0', namespace: 'shop', uid: 'u-1' }, annotations, dnsConfig: { servers: ['192.0.2.53'], searches: ['a.example'], options: ['ndots:5'] },
-      portMappings: [{ protocol: 'TCP', containerPort: 80, hostPort: 0, hostIp: '' }, { protocol: 'UDP', containerPort: 53, hostPort: 18_053, hostIp: '127.0.0.1' }],
+      metadata: { name: 'web-0', namespace: 'shop', uid: 'u-1' },
+      annotations,
+      dnsConfig: { servers: ['192.0.2.53'], searches: ['a.example'], options: ['ndots:5'] },
+      portMappings: [
+        { protocol: 'TCP', containerPort: 80, hostPort: 0, hostIp: '' },
+        { protocol: 'UDP', containerPort: 53, hostPort: 18_053, hostIp: '127.0.0.1' },
+      ],
     });
     const add = await told('ADD', pod);
     const args = `IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web-0;K8S_POD_INFRA_CONTAINER_ID=${pod.id};K8S_POD_UID=u-1`;
-    assert.deepEqual(add.env, { CNI_COMMAND: 'ADD', CNI_CONTAINERID: pod.id, CNI_NETNS: at('run/ns', pod.id, 'net'), CNI_IFNAME: 'eth0', CNI_ARGS: args, CNI_PATH: `/usr/lib/cni:${at('plugins')}` });
+    assert.deepEqual(add.env, {
+      CNI_COMMAND: 'ADD',
+      CNI_CONTAINERID: pod.id,
+      CNI_NETNS: at('run/ns', pod.id, 'net'),
+      CNI_IFNAME: 'eth0',
+      CNI_ARGS: args,
+      CNI_PATH: `/usr/lib/cni:${at('plugins')}`,
+    });
     assert.deepEqual(add.config['runtimeConfig'], {
       portMappings: [{ hostPort: 18_053, containerPort: 53, protocol: 'udp', hostIP: '127.0.0.1' }],
       bandwidth: { ingressRate: 1_000_000, ingressBurst: 2_147_483_647 },
@@ -77,24 +114,41 @@ input=$(cat)
     await node.start();
     await node.cri.removePod(pod.id);
     const del = await told('DEL', pod);
-    assert.deepEqual([del.env, del.config['runtimeConfig']], [{ ...add.env, CNI_COMMAND: 'DEL' }, add.config['runtimeConfig']] as never);
+    assert.deepEqual([del.env, del.config['runtimeConfig']], [
+      { ...add.env, CNI_COMMAND: 'DEL' },
+      add.config['runtimeConfig'],
+    ] as never);
     assert.deepNestedInclude(del.config, { 'prevResult.cniVersion': '1.0.0' });
     const next = await node.cri.runPod();
-    assert.deepEqual((await told('ADD', next)).config['runtimeConfig'], { cgroupPath: `/berth/${next.id}`, ipRanges: [[{ subnet: '10.78.0.0/24' }]] });
+    assert.deepEqual((await told('ADD', next)).config['runtimeConfig'], {
+      cgroupPath: `/berth/${next.id}`,
+      ipRanges: [[{ subnet: '10.78.0.0/24' }]],
+    });
   });
 
   it('are none for a pod on the network of the node', async () => {
     await withRecorder();
-    const pod = await node.cri.runPod({ linux: { securityContext: { namespaceOptions: { network: 'NODE', pid: 'CONTAINER', ipc: 'POD' } } }, portMappings: [{ protocol: 'TCP', containerPort: 80, hostPort: 80, hostIp: '' }] });
+    const pod = await node.cri.runPod({
+      linux: { securityContext: { namespaceOptions: { network: 'NODE', pid: 'CONTAINER', ipc: 'POD' } } },
+      portMappings: [{ protocol: 'TCP', containerPort: 80, hostPort: 80, hostIp: '' }],
+    });
     await node.cri.removePod(pod.id);
     assert.deepEqual(await readdir(at('told')), []);
   });
 
   it('refuse a bandwidth and ranges that are none, before any plugin runs', async () => {
     await withRecorder();
-    const bad = await node.cri.runPod({ annotations: { 'kubernetes.io/egress-bandwidth': 'much' } }).then(() => undefined, (error: unknown) => String(error));
+    const bad = await node.cri.runPod({ annotations: { 'kubernetes.io/egress-bandwidth': 'much' } }).then(
+      () => undefined,
+      (error: unknown) => String(error),
+    );
     assert.match(bad ?? '', /kubernetes\.io\/egress-bandwidth wants bits per second/);
-    const odd = await node.cri.rpc.updateRuntimeConfig({ runtimeConfig: { networkConfig: { podCidr: '10.0.0.0/24,10.1.0.0/24' } } }).then(() => undefined, (error: unknown) => String(error));
+    const odd = await node.cri.rpc
+      .updateRuntimeConfig({ runtimeConfig: { networkConfig: { podCidr: '10.0.0.0/24,10.1.0.0/24' } } })
+      .then(
+        () => undefined,
+        (error: unknown) => String(error),
+      );
     assert.match(odd ?? '', /pod_cidr/);
     assert.deepEqual([await readdir(at('told')), (await node.cri.rpc.listPodSandbox()).items], [[], []]);
   });
@@ -103,11 +157,21 @@ input=$(cat)
     await withRecorder();
     await writeFile(at('hang'), '');
     const config = podConfig();
-    const running = node.cri.rpc.runPodSandbox({ config }).then(() => undefined, (error: unknown) => String(error));
-    const [name = ''] = await waitFor(() => readdir(at('told')), (names) => names.some((each) => each.startsWith('ADD.')), 'the plugin to hang');
+    const running = node.cri.rpc.runPodSandbox({ config }).then(
+      () => undefined,
+      (error: unknown) => String(error),
+    );
+    const [name = ''] = await waitFor(
+      () => readdir(at('told')),
+      (names) => names.some((each) => each.startsWith('ADD.')),
+      'the plugin to hang',
+    );
     await node.kill();
     assert.isDefined(await running);
-    const plugins = (): string[] => host('sh', '-c', `grep -l CNI_CONTAINERID=${name.slice('ADD.'.length)} /proc/[0-9]*/environ 2>/dev/null || true`).split('\n').filter((line) => line !== '');
+    const plugins = (): string[] =>
+      host('sh', '-c', `grep -l CNI_CONTAINERID=${name.slice('ADD.'.length)} /proc/[0-9]*/environ 2>/dev/null || true`)
+        .split('\n')
+        .filter((line) => line !== '');
     assert.isNotEmpty(plugins());
     await rm(at('hang'));
     await node.start();
@@ -118,26 +182,60 @@ input=$(cat)
   });
 
   it('are looked at by berth check', async () => {
-    const [whole, broken] = [await node.cri.runPod({ metadata: { name: 'whole', uid: 'a' } }), await node.cri.runPod({ metadata: { name: 'broken', uid: 'b' } })];
+    const [whole, broken] = [
+      await node.cri.runPod({ metadata: { name: 'whole', uid: 'a' } }),
+      await node.cri.runPod({ metadata: { name: 'broken', uid: 'b' } }),
+    ];
     const faults = async (): Promise<readonly (readonly [string, string])[]> =>
-      (await node.cri.rpc.check({ repair: false })).facts.filter(({ name }) => /network|host ports/.test(name)).map(({ name, detail }) => [name, detail] as const);
-    const network = ['network', `ready: berth (bridge, portmap; CNI 1.0.0) of ${at('net.d/10-test.conflist')}`] as const;
-    assert.deepEqual(await faults(), [network, ['host ports', 'by a CNI plugin'], ['pod networks', '2 of 2 as their plugins made them']]);
+      (await node.cri.rpc.check({ repair: false })).facts
+        .filter(({ name }) => /network|host ports/.test(name))
+        .map(({ name, detail }) => [name, detail] as const);
+    const network = [
+      'network',
+      `ready: berth (bridge, portmap; CNI 1.0.0) of ${at('net.d/10-test.conflist')}`,
+    ] as const;
+    assert.deepEqual(await faults(), [
+      network,
+      ['host ports', 'by a CNI plugin'],
+      ['pod networks', '2 of 2 as their plugins made them'],
+    ]);
     host('nsenter', `--net=${at('run/ns', broken.id, 'net')}`, 'ip', 'addr', 'flush', 'dev', 'eth0');
-    assert.deepEqual(await faults(), [network, ['host ports', 'by a CNI plugin'], ['pod networks', '1 of 2 as their plugins made them'], ['network of pod default/broken', broken.id]]);
+    assert.deepEqual(await faults(), [
+      network,
+      ['host ports', 'by a CNI plugin'],
+      ['pod networks', '1 of 2 as their plugins made them'],
+      ['network of pod default/broken', broken.id],
+    ]);
     assert.notEqual(whole.id, broken.id);
   });
 
   it('change with the configuration while the daemon runs, and Status says which is in use', async () => {
-    const inUse = async (): Promise<unknown> => JSON.parse((await node.cri.rpc.status({ verbose: true })).info['network'] ?? '');
-    const first = { name: 'berth', file: at('net.d/10-test.conflist'), cniVersion: '1.0.0', plugins: ['bridge', 'portmap'], hostPorts: 'plugin' };
+    const inUse = async (): Promise<unknown> =>
+      JSON.parse((await node.cri.rpc.status({ verbose: true })).info['network'] ?? '');
+    const first = {
+      name: 'berth',
+      file: at('net.d/10-test.conflist'),
+      cniVersion: '1.0.0',
+      plugins: ['bridge', 'portmap'],
+      hostPorts: 'plugin',
+    };
     assert.deepEqual(await inUse(), first);
     const old = await node.cri.runPod();
     const conflist = JSON.parse(await readFile(first.file, 'utf8')) as { readonly plugins: readonly object[] };
     await writeFile(at('net.d/.new'), JSON.stringify({ ...conflist, name: 'other', plugins: [conflist.plugins[0]] }));
     host('mv', at('net.d/.new'), at('net.d/05-other.conflist'));
-    await waitFor(inUse, (found) => (found as { readonly name?: string } | null)?.name === 'other', 'the other network');
-    assert.deepEqual(await inUse(), { name: 'other', file: at('net.d/05-other.conflist'), cniVersion: '1.0.0', plugins: ['bridge'], hostPorts: 'berth' });
+    await waitFor(
+      inUse,
+      (found) => (found as { readonly name?: string } | null)?.name === 'other',
+      'the other network',
+    );
+    assert.deepEqual(await inUse(), {
+      name: 'other',
+      file: at('net.d/05-other.conflist'),
+      cniVersion: '1.0.0',
+      plugins: ['bridge'],
+      hostPorts: 'berth',
+    });
     await node.cri.removePod(old.id);
     await rm(at('net.d/05-other.conflist'));
     await rm(first.file);

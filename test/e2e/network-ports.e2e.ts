@@ -1,8 +1,9 @@
 /**
- * Host ports that no plugin of the chain maps: Berth's own table, with packets that take every way there is to a port of the node.
+ * Host ports that no plugin of the chain maps: Berth's own table, with packets that take every way there is to a port
+ * of the node.
  *
- * The node is a daemon in the tests' own network namespace, with a bridge without portmap, IPv4 and IPv6. Outside is a network
- * namespace of its own behind a veth; pods' servers and clients are processes of ours in the pods' namespaces.
+ * The node is a daemon in the tests' own network namespace, with a bridge without portmap, IPv4 and IPv6. Outside is a
+ * network namespace of its own behind a veth; pods' servers and clients are processes of ours in the pods' namespaces.
  */
 import { assert } from 'chai';
 import { type ChildProcess, spawn } from 'node:child_process';
@@ -71,7 +72,10 @@ function serverSource(name: string, port: number): string {
     });`;
 }
 
-/** Obeys "tcp HOST PORT" and "udp HOST PORT FROM" (FROM = source port, 0 for any); answers with what was heard, an error's code or "silence". */
+/**
+ * Obeys "tcp HOST PORT" and "udp HOST PORT FROM" (FROM = source port, 0 for any); answers with what was heard, an
+ * error's code or "silence".
+ */
 const CLIENT = `
   const { createInterface } = require('readline');
   const tell = (text) => console.log(text);
@@ -102,9 +106,11 @@ function ruleset(): string {
 function setOutside(): void {
   ip('netns', 'add', OUTSIDE);
   ip('link', 'add', VETH, 'type', 'veth', 'peer', 'name', 'eth0', 'netns', OUTSIDE);
-  for (const address of [`${NODE4}/24`, `${NODE6}/64`]) ip('addr', 'add', address, 'dev', VETH, ...(address.includes(':') ? ['nodad'] : []));
+  for (const address of [`${NODE4}/24`, `${NODE6}/64`])
+    ip('addr', 'add', address, 'dev', VETH, ...(address.includes(':') ? ['nodad'] : []));
   ip('link', 'set', VETH, 'up');
-  for (const address of [`${CLIENT4}/24`, `${CLIENT6}/64`]) ip('-n', OUTSIDE, 'addr', 'add', address, 'dev', 'eth0', ...(address.includes(':') ? ['nodad'] : []));
+  for (const address of [`${CLIENT4}/24`, `${CLIENT6}/64`])
+    ip('-n', OUTSIDE, 'addr', 'add', address, 'dev', 'eth0', ...(address.includes(':') ? ['nodad'] : []));
   for (const device of ['lo', 'eth0']) ip('-n', OUTSIDE, 'link', 'set', device, 'up');
   for (const gateway of [NODE4, NODE6]) ip('-n', OUTSIDE, 'route', 'add', 'default', 'via', gateway);
 }
@@ -118,7 +124,8 @@ describe('host ports that Berth maps', function () {
   let count = 0;
 
   const netnsOf = (pod: Pod): string => join(node.dir, 'run/ns', pod.id, 'net');
-  const run = async (...portMappings: readonly Input<PortMapping>[]): Promise<Pod> => await node.cri.runPod({ portMappings: portMappings.map((each) => ({ protocol: 'TCP', hostIp: '', ...each })) });
+  const run = async (...portMappings: readonly Input<PortMapping>[]): Promise<Pod> =>
+    await node.cri.runPod({ portMappings: portMappings.map((each) => ({ protocol: 'TCP', hostIp: '', ...each })) });
   /** A server in the pod; its name. */
   const serve = async (pod: Pod, port = 8080): Promise<string> => {
     const name = `server${++count}`;
@@ -143,8 +150,17 @@ describe('host ports that Berth maps', function () {
       conflist: (own) => {
         bridge = own.bridge;
         const subnets = [...own.subnets, SUBNET6];
-        const ipam = { type: 'host-local', dataDir: own.dataDir, ranges: subnets.map((subnet) => [{ subnet }]), routes: [{ dst: '0.0.0.0/0' }, { dst: '::/0' }] };
-        return JSON.stringify({ cniVersion: '1.0.0', name: 'berth', plugins: [{ type: 'bridge', bridge, isGateway: true, hairpinMode: true, ipam }] });
+        const ipam = {
+          type: 'host-local',
+          dataDir: own.dataDir,
+          ranges: subnets.map((subnet) => [{ subnet }]),
+          routes: [{ dst: '0.0.0.0/0' }, { dst: '::/0' }],
+        };
+        return JSON.stringify({
+          cniVersion: '1.0.0',
+          name: 'berth',
+          plugins: [{ type: 'bridge', bridge, isGateway: true, hairpinMode: true, ipam }],
+        });
       },
     });
   });
@@ -164,52 +180,91 @@ describe('host ports that Berth maps', function () {
     ip('netns', 'del', OUTSIDE);
   });
 
-  it('are reached from outside, from the node, from the pod itself and from its neighbours, by TCP and UDP, IPv4 and IPv6', async () => {
-    const pod = await run({ containerPort: 8080, hostPort: TCP }, { protocol: 'UDP', containerPort: 8080, hostPort: UDP }, { protocol: 'SCTP', containerPort: 9, hostPort: TCP });
-    const neighbour = await run();
-    const name = await serve(pod);
-    const status = (await node.cri.pod(pod.id)).network;
-    const [pod4 = '', pod6 = ''] = [status?.ip, ...(status?.additionalIps ?? []).map((each) => each.ip)];
-    assert.match(`${pod4} ${pod6}`, /^10\.2.* fd00:b1:e4::/);
-    // The node's addresses on the bridge: what masqueraded packets come from. The IPv6 one is tentative for a second (duplicate address detection).
-    const near4 = pod4.replace(/\d+\.\d+$/, '0.1');
-    const near6 = 'fd00:b1:e4::1';
-    await waitFor(() => onNode(`tcp ${pod6} 8080`), (heard) => heard.startsWith(name), 'IPv6 on the bridge');
-    const cases: readonly (readonly [where: string, netns: string, address: string, seenAs: string])[] = [
-      ['from outside', `/run/netns/${OUTSIDE}`, NODE4, CLIENT4], ['from outside', `/run/netns/${OUTSIDE}`, NODE6, CLIENT6],
-      ['from outside to the bridge', `/run/netns/${OUTSIDE}`, near4, CLIENT4],
-      ['from the node', '', NODE4, NODE4], ['from the node', '', NODE6, NODE6], ['from the node', '', '127.0.0.1', near4], ['from the node', '', '127.8.8.8', near4],
-      ['from itself', netnsOf(pod), NODE4, near4], ['from itself', netnsOf(pod), NODE6, near6],
-      ['from a neighbour', netnsOf(neighbour), NODE4, near4], ['from a neighbour', netnsOf(neighbour), NODE6, near6],
-    ];
-    for (const [where, netns, address, seenAs] of cases) {
-      for (const request of [`tcp ${address} ${TCP}`, `udp ${address} ${UDP} 0`]) assert.equal(await hear(netns, request), `${name} ${seenAs}`, `${where}: ${request}`);
-    }
-    assert.equal(await onNode(`tcp ::1 ${TCP}`), 'ECONNREFUSED', 'IPv6 has no way from ::1 to anywhere');
-    assert.equal(await outside(`tcp ${NODE4} ${UDP}`), 'ECONNREFUSED', 'a UDP port is no TCP port');
-    // This kernel has no SCTP to send.
-    assert.include(host('nft', 'list', 'map', 'inet', 'berth_hostport', 'any4'), `sctp . ${TCP} comment "${pod.id}" : ${pod4} . 9`);
-    await node.cri.removePod(pod.id);
-    for (const request of [`tcp ${NODE4} ${TCP}`, `tcp ${NODE6} ${TCP}`]) assert.equal(await outside(request), 'ECONNREFUSED', request);
-    assert.equal(await onNode(`tcp 127.0.0.1 ${TCP}`), 'ECONNREFUSED');
-  });
+  it(
+    'are reached from outside, from the node, from the pod itself and from its neighbours, by ' +
+      'TCP and UDP, IPv4 and IPv6',
+    async () => {
+      const pod = await run(
+        { containerPort: 8080, hostPort: TCP },
+        { protocol: 'UDP', containerPort: 8080, hostPort: UDP },
+        { protocol: 'SCTP', containerPort: 9, hostPort: TCP },
+      );
+      const neighbour = await run();
+      const name = await serve(pod);
+      const status = (await node.cri.pod(pod.id)).network;
+      const [pod4 = '', pod6 = ''] = [status?.ip, ...(status?.additionalIps ?? []).map((each) => each.ip)];
+      assert.match(`${pod4} ${pod6}`, /^10\.2.* fd00:b1:e4::/);
+      // The node's addresses on the bridge: what masqueraded packets come from. The IPv6 one is tentative for a second
+      // (duplicate address detection).
+      const near4 = pod4.replace(/\d+\.\d+$/, '0.1');
+      const near6 = 'fd00:b1:e4::1';
+      await waitFor(
+        () => onNode(`tcp ${pod6} 8080`),
+        (heard) => heard.startsWith(name),
+        'IPv6 on the bridge',
+      );
+      const cases: readonly (readonly [where: string, netns: string, address: string, seenAs: string])[] = [
+        ['from outside', `/run/netns/${OUTSIDE}`, NODE4, CLIENT4],
+        ['from outside', `/run/netns/${OUTSIDE}`, NODE6, CLIENT6],
+        ['from outside to the bridge', `/run/netns/${OUTSIDE}`, near4, CLIENT4],
+        ['from the node', '', NODE4, NODE4],
+        ['from the node', '', NODE6, NODE6],
+        ['from the node', '', '127.0.0.1', near4],
+        ['from the node', '', '127.8.8.8', near4],
+        ['from itself', netnsOf(pod), NODE4, near4],
+        ['from itself', netnsOf(pod), NODE6, near6],
+        ['from a neighbour', netnsOf(neighbour), NODE4, near4],
+        ['from a neighbour', netnsOf(neighbour), NODE6, near6],
+      ];
+      for (const [where, netns, address, seenAs] of cases) {
+        for (const request of [`tcp ${address} ${TCP}`, `udp ${address} ${UDP} 0`])
+          assert.equal(await hear(netns, request), `${name} ${seenAs}`, `${where}: ${request}`);
+      }
+      assert.equal(await onNode(`tcp ::1 ${TCP}`), 'ECONNREFUSED', 'IPv6 has no way from ::1 to anywhere');
+      assert.equal(await outside(`tcp ${NODE4} ${UDP}`), 'ECONNREFUSED', 'a UDP port is no TCP port');
+      // This kernel has no SCTP to send.
+      assert.include(
+        host('nft', 'list', 'map', 'inet', 'berth_hostport', 'any4'),
+        `sctp . ${TCP} comment "${pod.id}" : ${pod4} . 9`,
+      );
+      await node.cri.removePod(pod.id);
+      for (const request of [`tcp ${NODE4} ${TCP}`, `tcp ${NODE6} ${TCP}`])
+        assert.equal(await outside(request), 'ECONNREFUSED', request);
+      assert.equal(await onNode(`tcp 127.0.0.1 ${TCP}`), 'ECONNREFUSED');
+    },
+  );
 
   it('are on one address if one is asked for', async () => {
-    const pod = await run({ containerPort: 8080, hostPort: TCP, hostIp: NODE4 }, { containerPort: 8080, hostPort: TCP + 1, hostIp: '127.0.0.1' }, { containerPort: 8080, hostPort: TCP + 2, hostIp: NODE6 });
+    const pod = await run(
+      { containerPort: 8080, hostPort: TCP, hostIp: NODE4 },
+      { containerPort: 8080, hostPort: TCP + 1, hostIp: '127.0.0.1' },
+      { containerPort: 8080, hostPort: TCP + 2, hostIp: NODE6 },
+    );
     const name = await serve(pod);
     assert.equal(await outside(`tcp ${NODE4} ${TCP}`), `${name} ${CLIENT4}`);
     assert.equal(await outside(`tcp ${NODE6} ${TCP}`), 'ECONNREFUSED');
     assert.equal(await onNode(`tcp 127.0.0.1 ${TCP}`), 'ECONNREFUSED');
     assert.match(await onNode(`tcp 127.0.0.1 ${TCP + 1}`), new RegExp(`^${name} `));
     assert.equal(await outside(`tcp ${NODE4} ${TCP + 1}`), 'ECONNREFUSED');
-    assert.equal(await waitFor(() => outside(`tcp ${NODE6} ${TCP + 2}`), (heard) => heard !== 'silence', 'IPv6 on the bridge'), `${name} ${CLIENT6}`);
+    assert.equal(
+      await waitFor(
+        () => outside(`tcp ${NODE6} ${TCP + 2}`),
+        (heard) => heard !== 'silence',
+        'IPv6 on the bridge',
+      ),
+      `${name} ${CLIENT6}`,
+    );
     assert.equal(await outside(`tcp ${NODE4} ${TCP + 2}`), 'ECONNREFUSED');
   });
 
   it('belong to one pod at a time', async () => {
     const first = await run({ containerPort: 8080, hostPort: TCP });
     const again = { containerPort: 80, hostPort: TCP, hostIp: NODE4 };
-    const error = await refusal(run(again), `host port ${TCP}/tcp on ${NODE4} is taken by pod default/${first.config.metadata?.name} (host port ${TCP}/tcp, sandbox ${first.id})`);
+    const error = await refusal(
+      run(again),
+      `host port ${TCP}/tcp on ${NODE4} is taken by pod default/${first.config.metadata?.name} ` +
+        `(host port ${TCP}/tcp, sandbox ${first.id})`,
+    );
     assert.equal(error.codeName, 'ResourceExhausted');
     assert.lengthOf((await node.cri.rpc.listPodSandbox()).items, 1);
     await run({ protocol: 'UDP', containerPort: 80, hostPort: TCP });
@@ -238,7 +293,10 @@ describe('host ports that Berth maps', function () {
   });
 
   it('live through kill -9 of the daemon, and are given back by the next one', async () => {
-    const [pod, other] = [await run({ containerPort: 8080, hostPort: TCP }), await run({ containerPort: 8080, hostPort: TCP + 1 })];
+    const [pod, other] = [
+      await run({ containerPort: 8080, hostPort: TCP }),
+      await run({ containerPort: 8080, hostPort: TCP + 1 }),
+    ];
     const name = await serve(pod);
     await node.kill();
     assert.equal(await outside(`tcp ${NODE4} ${TCP}`), `${name} ${CLIENT4}`);
@@ -266,7 +324,10 @@ describe('host ports that Berth maps', function () {
       const survivor = await run({ containerPort: 8080, hostPort: TCP });
       const name = await serve(survivor);
       await node.restart({ BERTH_FAILPOINTS: `${point}=kill` });
-      await run({ containerPort: 8080, hostPort: TCP + 1 }).then(() => assert.fail('the daemon lives'), () => {});
+      await run({ containerPort: 8080, hostPort: TCP + 1 }).then(
+        () => assert.fail('the daemon lives'),
+        () => {},
+      );
       await node.died();
       await node.start();
       assert.lengthOf(/any4 \{[^}]*\{([^}]*)\}/s.exec(ruleset())?.[1]?.match(/comment/g) ?? [], 1, ruleset());
@@ -291,7 +352,8 @@ describe('host ports that Berth maps', function () {
   it('want nft, and say so; other pods do not mind', async () => {
     const path = join(node.dir, 'path');
     await mkdir(path);
-    for (const tool of ['runc', 'iptables-save', 'ip6tables-save']) await symlink(host('which', tool).trim(), join(path, tool));
+    for (const tool of ['runc', 'iptables-save', 'ip6tables-save'])
+      await symlink(host('which', tool).trim(), join(path, tool));
     await node.restart({ PATH: `${path}:/usr/bin:/bin` });
     const error = await refusal(run({ containerPort: 8080, hostPort: TCP }), /install the package nftables/);
     assert.equal(error.codeName, 'FailedPrecondition');
@@ -322,7 +384,11 @@ describe('host ports that Berth maps', function () {
     const pod = await run({ containerPort: 8080, hostPort: TCP, hostIp: '127.0.0.1' });
     const attacker = await run();
     await serve(pod);
-    const secret = new Peer('', `require('net').createServer((socket) => socket.end('secret')).listen(${TCP + 1}, '127.0.0.1', () => console.log('up'))`);
+    const secret = new Peer(
+      '',
+      `require('net').createServer((socket) => socket.end('secret')).listen(${TCP + 1}, ` +
+        `'127.0.0.1', () => console.log('up'))`,
+    );
     peers.push(secret);
     assert.equal(await secret.line(), 'up');
     assert.equal(localnet(), '1');

@@ -1,9 +1,10 @@
 /**
- * Pod networks with the distribution's CNI plugins (bridge, host-local, portmap, loopback), and with plugins that misbehave.
+ * Pod networks with the distribution's CNI plugins (bridge, host-local, portmap, loopback), and with plugins that
+ * misbehave.
  *
- * The "node" is a network namespace of its own: the plugin directory holds one-line scripts that enter it and execute the
- * real plugin. So bridges, addresses and packet-filter rules are made there and vanish with it; the machine's own network
- * is not touched, and the leak check at the end says so.
+ * The "node" is a network namespace of its own: the plugin directory holds one-line scripts that enter it and execute
+ * the real plugin. So bridges, addresses and packet-filter rules are made there and vanish with it; the machine's own
+ * network is not touched, and the leak check at the end says so.
  */
 import { assert } from 'chai';
 import { execa } from 'execa';
@@ -58,16 +59,31 @@ async function natRules(): Promise<string> {
 
 /** Sweeps the node's packet filter rather than the machine's. */
 const sweep: SweepRules = async (_, id) => {
-  await execa('ip', ['netns', 'exec', NODE, process.execPath, '--input-type=module', '-e', `
+  await execa('ip', [
+    'netns',
+    'exec',
+    NODE,
+    process.execPath,
+    '--input-type=module',
+    '-e',
+    `
     import { sweepNat } from ${JSON.stringify(new URL('../../pkg/network/exec.ts', import.meta.url).href)};
     import { backgroundOp, silent } from ${JSON.stringify(new URL('../../pkg/base/op.ts', import.meta.url).href)};
-    await sweepNat(backgroundOp(silent), ${JSON.stringify(id)});`]);
+    await sweepNat(backgroundOp(silent), ${JSON.stringify(id)});`,
+  ]);
 };
 
 /** What this run has on the machine itself, where others may be at work too. */
 async function holdings(): Promise<Readonly<Record<string, unknown>>> {
-  const all = [await ip('', '-br', 'link'), await ip('', 'netns', 'list'), (await execa('iptables-save', [], { reject: false })).stdout].join('\n');
-  return { ours: all.split('\n').filter((line) => line.includes(TAG) || line.includes('10.213.')), fds: (await readdir('/proc/self/fd')).length };
+  const all = [
+    await ip('', '-br', 'link'),
+    await ip('', 'netns', 'list'),
+    (await execa('iptables-save', [], { reject: false })).stdout,
+  ].join('\n');
+  return {
+    ours: all.split('\n').filter((line) => line.includes(TAG) || line.includes('10.213.')),
+    fds: (await readdir('/proc/self/fd')).length,
+  };
 }
 
 describe('network (CNI)', function () {
@@ -80,8 +96,17 @@ describe('network (CNI)', function () {
   const requests: PodNetworkRequest[] = [];
   const servers: (() => Promise<unknown>)[] = [];
 
-  const make = (): CniNetwork => new CniNetwork({ configDirs: [`${base}/conf`, `${base}/own`], pluginDirs: [`${base}/bin`], cacheDir: `${base}/cache`, defaultNetwork: '', log: silent, sweep });
-  const conflist = (subnets: readonly string[] = [SUBNET]): string => defaultConflist({ dataDir: `${base}/leases`, bridge: BRIDGE, subnets });
+  const make = (): CniNetwork =>
+    new CniNetwork({
+      configDirs: [`${base}/conf`, `${base}/own`],
+      pluginDirs: [`${base}/bin`],
+      cacheDir: `${base}/cache`,
+      defaultNetwork: '',
+      log: silent,
+      sweep,
+    });
+  const conflist = (subnets: readonly string[] = [SUBNET]): string =>
+    defaultConflist({ dataDir: `${base}/leases`, bridge: BRIDGE, subnets });
   const configure = async (text: string): Promise<void> => {
     await mkdir(`${base}/conf`, { recursive: true });
     await writeFile(`${base}/conf/.new`, text);
@@ -98,25 +123,43 @@ describe('network (CNI)', function () {
     network = make();
     await network.start(op);
   };
-  const leases = async (): Promise<string[]> => (await readdir(`${base}/leases/berth`)).filter((name) => !name.startsWith('last_reserved_ip') && name !== 'lock');
+  const leases = async (): Promise<string[]> =>
+    (await readdir(`${base}/leases/berth`)).filter((name) => !name.startsWith('last_reserved_ip') && name !== 'lock');
   const pod = async (portMappings: readonly PortMapping[] = []): Promise<PodNetworkRequest> => {
     const name = `${TAG}-p${++count}`;
     await ip('', 'netns', 'add', name);
     await ip(name, 'link', 'set', 'lo', 'up');
-    const request = { id: newSandboxId(), name, namespace: 'e2e', uid: `uid-${count}`, netns: netnsPath(name), pinned: Promise.resolve(), portMappings, annotations: {}, cgroupPath: '', dns: { servers: [], searches: [], options: [] } };
+    const request = {
+      id: newSandboxId(),
+      name,
+      namespace: 'e2e',
+      uid: `uid-${count}`,
+      netns: netnsPath(name),
+      pinned: Promise.resolve(),
+      portMappings,
+      annotations: {},
+      cgroupPath: '',
+      dns: { servers: [], searches: [], options: [] },
+    };
     requests.push(request);
     return request;
   };
   /** A TCP server in a pod that says hello and hangs up. */
   const serve = async (request: PodNetworkRequest, port: number): Promise<void> => {
     const source = `require('net').createServer((s) => s.end('hello')).listen(${port}, '::', () => console.log('up'))`;
-    const server = execa('ip', ['netns', 'exec', request.name, process.execPath, '-e', source], { reject: false, buffer: false });
+    const server = execa('ip', ['netns', 'exec', request.name, process.execPath, '-e', source], {
+      reject: false,
+      buffer: false,
+    });
     servers.push(() => (server.kill('SIGKILL'), server));
     await new Promise((resolve) => server.stdout.once('data', resolve));
   };
   /** What a client on the node hears. */
   const hear = async (host: string, port: number): Promise<string> => {
-    const source = `const s = require('net').connect({ host: '${host}', port: ${port}, timeout: 3000 }); s.on('data', (d) => console.log(String(d))); s.on('error', (e) => console.log(e.code)); s.on('timeout', () => { console.log('silence'); s.destroy(); })`;
+    const source =
+      `const s = require('net').connect({ host: '${host}', port: ${port}, timeout: 3000 }); ` +
+      `s.on('data', (d) => console.log(String(d))); s.on('error', (e) => console.log(e.code)); ` +
+      `s.on('timeout', () => { console.log('silence'); s.destroy(); })`;
     return (await execa('ip', ['netns', 'exec', NODE, process.execPath, '-e', source])).stdout;
   };
 
@@ -124,7 +167,9 @@ describe('network (CNI)', function () {
     base = await mkdtemp(`${tmpdir()}/berth-e2e-cni-`);
     await mkdir(`${base}/bin`);
     for (const name of ['bridge', 'host-local', 'portmap', 'loopback', 'bandwidth']) {
-      await writeFile(`${base}/bin/${name}`, `#!/bin/sh\nexec nsenter --net=${netnsPath(NODE)} ${PLUGINS}/${name}\n`, { mode: 0o755 });
+      await writeFile(`${base}/bin/${name}`, `#!/bin/sh\nexec nsenter --net=${netnsPath(NODE)} ${PLUGINS}/${name}\n`, {
+        mode: 0o755,
+      });
     }
     network = make();
     await network.start(op);
@@ -166,7 +211,10 @@ describe('network (CNI)', function () {
     assert.include(await ip(request.name, '-4', '-o', 'addr', 'show', 'eth0'), `${ips[0]}/16`);
     await network.check(op, request.id);
     await ip(request.name, 'addr', 'flush', 'dev', 'eth0');
-    assert.match(await refusal(network.check(op, request.id), 'Internal'), /CNI plugin bridge \(CHECK, network berth\) failed/);
+    assert.match(
+      await refusal(network.check(op, request.id), 'Internal'),
+      /CNI plugin bridge \(CHECK, network berth\) failed/,
+    );
     await network.destroy(op, request.id);
     assert.notInclude(await ip(request.name, '-br', 'link'), 'eth0');
     assert.deepEqual([await leases(), await network.list()], [[], []]);
@@ -180,7 +228,8 @@ describe('network (CNI)', function () {
     assert.match(ips.join(), /^10\.213\.\d+\.\d+,fd00:b1:e2::[0-9a-f]+$/);
     await serve(request, 8080);
     // The node's own IPv6 address on the bridge is tentative for a second (duplicate address detection).
-    for (const address of ips) await until(`an answer from ${address}`, async () => (await hear(address, 8080)) === 'hello');
+    for (const address of ips)
+      await until(`an answer from ${address}`, async () => (await hear(address, 8080)) === 'hello');
     await network.destroy(op, request.id);
     assert.deepEqual(await leases(), []);
   });
@@ -198,10 +247,17 @@ describe('network (CNI)', function () {
 
   it('limits the bandwidth of a pod by its annotations', async () => {
     await restart(withPlugin({ type: 'bandwidth', capabilities: { bandwidth: true } }));
-    const request = { ...(await pod()), annotations: { 'kubernetes.io/ingress-bandwidth': '8M', 'kubernetes.io/egress-bandwidth': '4M' } };
+    const request = {
+      ...(await pod()),
+      annotations: { 'kubernetes.io/ingress-bandwidth': '8M', 'kubernetes.io/egress-bandwidth': '4M' },
+    };
     const free = await pod();
     await network.add(op, request);
-    const qdiscs = async (): Promise<string[]> => (await execa('tc', ['-n', NODE, 'qdisc', 'show'])).stdout.match(/tbf .* rate \S+/g)?.map((each) => each.replace(/.* rate /, '')).sort() ?? [];
+    const qdiscs = async (): Promise<string[]> =>
+      (await execa('tc', ['-n', NODE, 'qdisc', 'show'])).stdout
+        .match(/tbf .* rate \S+/g)
+        ?.map((each) => each.replace(/.* rate /, ''))
+        .sort() ?? [];
     assert.deepEqual(await qdiscs(), ['4Mbit', '8Mbit']);
     await network.add(op, free);
     assert.lengthOf(await qdiscs(), 2);
@@ -211,18 +267,30 @@ describe('network (CNI)', function () {
   });
 
   it('speaks CNI 1.1 to plugins that do: STATUS, CHECK and GC', async () => {
-    await writeFile(`${base}/bin/modern`, `#!/bin/sh
+    await writeFile(
+      `${base}/bin/modern`,
+      `#!/bin/sh
 echo "$CNI_COMMAND \${CNI_CONTAINERID:--} \${CNI_NETNS:--} $(cat)" >> ${base}/asked
 case $CNI_COMMAND in
 ADD) echo '{"cniVersion":"1.1.0","ips":[{"address":"10.213.0.9/16"}]}' ;;
 STATUS) [ -e ${base}/ready ] || { echo '{"code":50,"msg":"the agent is not running"}'; exit 1; } ;;
 CHECK) [ -e ${base}/ready ] || { echo '{"code":100,"msg":"no such interface"}'; exit 1; } ;;
 esac
-`, { mode: 0o755 });
-    const modern = JSON.stringify({ cniVersion: '0.4.0', cniVersions: ['0.4.0', '1.0.0', '1.1.0'], name: 'modern', plugins: [{ type: 'modern', flavour: 'plain' }] });
+`,
+      { mode: 0o755 },
+    );
+    const modern = JSON.stringify({
+      cniVersion: '0.4.0',
+      cniVersions: ['0.4.0', '1.0.0', '1.1.0'],
+      name: 'modern',
+      plugins: [{ type: 'modern', flavour: 'plain' }],
+    });
     await restart(modern);
     await until('STATUS is asked', () => !network.ready.ok);
-    assert.match(network.ready.why, /^CNI plugin modern \(STATUS, network modern\) failed: the agent is not running \(CNI error 50\)/);
+    assert.match(
+      network.ready.why,
+      /^CNI plugin modern \(STATUS, network modern\) failed: the agent is not running \(CNI error 50\)/,
+    );
     await writeFile(`${base}/ready`, '');
     await restart(modern);
     assert.isTrue(network.ready.ok);
@@ -230,10 +298,16 @@ esac
     assert.deepEqual((await network.add(op, request)).ips, ['10.213.0.9']);
     await network.check(op, request.id);
     await rm(`${base}/ready`);
-    assert.match(await refusal(network.check(op, request.id), 'Internal'), /CNI plugin modern \(CHECK, network modern\) failed: no such interface/);
+    assert.match(
+      await refusal(network.check(op, request.id), 'Internal'),
+      /CNI plugin modern \(CHECK, network modern\) failed: no such interface/,
+    );
     await network.gc(op, [request.id]);
     await network.destroy(op, request.id);
-    const asked = (await readFile(`${base}/asked`, 'utf8')).trimEnd().split('\n').map((line) => /^(\S+) (\S+) (\S+) (.*)$/.exec(line)?.slice(1) ?? []);
+    const asked = (await readFile(`${base}/asked`, 'utf8'))
+      .trimEnd()
+      .split('\n')
+      .map((line) => /^(\S+) (\S+) (\S+) (.*)$/.exec(line)?.slice(1) ?? []);
     const last = (verb: string): readonly unknown[] => {
       const [, id, netns, config = '{}'] = asked.findLast(([each]) => each === verb) ?? [];
       return [id, netns, JSON.parse(config)];
@@ -243,12 +317,20 @@ esac
     const valid = [{ containerID: request.id, ifname: 'eth0' }];
     assert.deepEqual(last('STATUS'), ['-', '-', own]);
     assert.deepEqual(last('ADD'), [request.id, request.netns, own]);
-    for (const verb of ['CHECK', 'DEL']) assert.deepEqual(last(verb), [request.id, request.netns, { ...own, prevResult }]);
-    assert.deepEqual(last('GC'), ['-', '-', { ...own, 'cni.dev/valid-attachments': valid, 'cni.dev/attachments': valid }]);
+    for (const verb of ['CHECK', 'DEL'])
+      assert.deepEqual(last(verb), [request.id, request.netns, { ...own, prevResult }]);
+    assert.deepEqual(last('GC'), [
+      '-',
+      '-',
+      { ...own, 'cni.dev/valid-attachments': valid, 'cni.dev/attachments': valid },
+    ]);
   });
 
   it('maps host ports, on one address only if asked, and unmaps them', async () => {
-    const request = await pod([{ protocol: 'tcp', containerPort: 8080, hostPort: 18080, hostIp: '' }, { protocol: 'tcp', containerPort: 8080, hostPort: 18081, hostIp: GATEWAY }]);
+    const request = await pod([
+      { protocol: 'tcp', containerPort: 8080, hostPort: 18080, hostIp: '' },
+      { protocol: 'tcp', containerPort: 8080, hostPort: 18081, hostIp: GATEWAY },
+    ]);
     await network.add(op, request);
     await serve(request, 8080);
     assert.equal(await hear(GATEWAY, 18080), 'hello');
@@ -260,7 +342,10 @@ esac
     assert.notMatch(await natRules(), /CNI-DN-|18080/);
   });
 
-  for (const [what, spoil] of [['is deleted', ['ip', 'netns', 'delete']], ['is an empty file, as after a reboot', ['umount', '-l']]] as const) {
+  for (const [what, spoil] of [
+    ['is deleted', ['ip', 'netns', 'delete']],
+    ['is an empty file, as after a reboot', ['umount', '-l']],
+  ] as const) {
     it(`gives everything back when the netns ${what}`, async () => {
       const request = await pod([{ protocol: 'tcp', containerPort: 8080, hostPort: 18082, hostIp: '' }]);
       await network.add(op, request);
@@ -288,7 +373,10 @@ esac
     const pods = await Promise.all(Array.from({ length: 20 }, () => pod()));
     const added = await Promise.all(pods.map((each) => network.add(op, each)));
     assert.equal(new Set(added.map(({ ips }) => ips[0])).size, 20);
-    assert.sameMembers([...(await network.list())], pods.map(({ id }) => id));
+    assert.sameMembers(
+      [...(await network.list())],
+      pods.map(({ id }) => id),
+    );
     await Promise.all(pods.map(({ id }) => network.destroy(op, id)));
     assert.deepEqual([await leases(), await network.list()], [[], []]);
   });
@@ -298,7 +386,12 @@ esac
       const request = await pod([{ protocol: 'tcp', containerPort: 8080, hostPort: 18083, hostIp: '' }]);
       const survivor = await pod();
       const kept = await network.add(op, survivor);
-      const options = { configDirs: [`${base}/conf`], pluginDirs: [`${base}/bin`], cacheDir: `${base}/cache`, defaultNetwork: '' };
+      const options = {
+        configDirs: [`${base}/conf`],
+        pluginDirs: [`${base}/bin`],
+        cacheDir: `${base}/cache`,
+        defaultNetwork: '',
+      };
       const source = `
         import { CniNetwork } from ${JSON.stringify(new URL('../../pkg/network/index.ts', import.meta.url).href)};
         import { backgroundOp, silent } from ${JSON.stringify(new URL('../../pkg/base/op.ts', import.meta.url).href)};
@@ -307,7 +400,10 @@ esac
         await network.add(backgroundOp(silent), ${JSON.stringify(request)});
         await network.destroy(backgroundOp(silent), ${JSON.stringify(request.id)});
         console.log('not killed');`;
-      const daemon = await execa(process.execPath, ['--input-type=module', '-e', source], { env: { BERTH_FAILPOINTS: `${point}=kill` }, reject: false });
+      const daemon = await execa(process.execPath, ['--input-type=module', '-e', source], {
+        env: { BERTH_FAILPOINTS: `${point}=kill` },
+        reject: false,
+      });
       assert.deepEqual([daemon.signal, daemon.stdout], ['SIGKILL', ''], daemon.stderr);
       await ip('', 'netns', 'delete', request.name);
       assert.sameMembers([...(await network.list())], [request.id, survivor.id]);
@@ -327,11 +423,26 @@ esac
     };
 
     const cases: readonly (readonly [what: string, text: string, code: ErrorCode, message: RegExp])[] = [
-      ['prints garbage', 'echo Segmentation fault', 'Internal', /^CNI plugin bad \(ADD, network berth\) printed something that is not JSON: "Segmentation fault/],
+      [
+        'prints garbage',
+        'echo Segmentation fault',
+        'Internal',
+        /^CNI plugin bad \(ADD, network berth\) printed something that is not JSON: "Segmentation fault/,
+      ],
       ['prints two megabytes', 'head -c 2097152 /dev/zero | tr "\\0" x', 'Internal', /printed more than 1048576 bytes/],
       ['exits 0 with no result', 'exit 0', 'Internal', /exited 0 without printing a result/],
-      ['fails as the specification says', 'echo \'{"code":100,"msg":"pool is empty","details":"10.0.0.0\\u002f8"}\'; exit 1', 'Internal', /failed: pool is empty; 10\.0\.0\.0\/8 \(CNI error 100\)/],
-      ['fails with noise on stderr', 'echo "no such bridge" >&2; exit 3', 'Internal', /failed: exit code 3: no such bridge/],
+      [
+        'fails as the specification says',
+        'echo \'{"code":100,"msg":"pool is empty","details":"10.0.0.0\\u002f8"}\'; exit 1',
+        'Internal',
+        /failed: pool is empty; 10\.0\.0\.0\/8 \(CNI error 100\)/,
+      ],
+      [
+        'fails with noise on stderr',
+        'echo "no such bridge" >&2; exit 3',
+        'Internal',
+        /failed: exit code 3: no such bridge/,
+      ],
       ['is killed', 'kill -9 $$', 'Internal', /failed: exit code 137, and it said nothing/],
       ['asks to try again', 'echo \'{"code":11,"msg":"later"}\'; exit 1', 'Unavailable', /failed: later/],
       ['does not read its input', 'exec 0<&-; echo "{}"', 'Internal', /returned no IP address/],
@@ -350,24 +461,40 @@ esac
       await script(`sleep 600 & echo $! $$ > ${base}/pids.new; mv ${base}/pids.new ${base}/pids; wait`);
       const request = await pod();
       const caller = new AbortController();
-      const adding = refusal(network.add({ ...backgroundOp(silent, 30_000), signal: caller.signal }, request), 'Cancelled');
+      const adding = refusal(
+        network.add({ ...backgroundOp(silent, 30_000), signal: caller.signal }, request),
+        'Cancelled',
+      );
       let pids: number[] = [];
       await until('the plugin hangs', async () => {
-        pids = await readFile(`${base}/pids`, 'utf8').then((text) => text.trim().split(' ').map(Number), () => []);
+        pids = await readFile(`${base}/pids`, 'utf8').then(
+          (text) => text.trim().split(' ').map(Number),
+          () => [],
+        );
         return pids.length === 2;
       });
       caller.abort();
       assert.match(await adding, /CNI plugin bad \(ADD, network berth\) was killed after \d+ ms/);
       assert.deepEqual([await leases(), await network.list()], [[], []]);
       await until('all of its process group are dead', async () => {
-        const states = await Promise.all(pids.map((pid) => readFile(`/proc/${pid}/stat`, 'utf8').then((text) => text.split(') ')[1]?.[0], () => 'gone')));
+        const states = await Promise.all(
+          pids.map((pid) =>
+            readFile(`/proc/${pid}/stat`, 'utf8').then(
+              (text) => text.split(') ')[1]?.[0],
+              () => 'gone',
+            ),
+          ),
+        );
         return states.every((state) => state === 'Z' || state === 'gone');
       });
     });
 
     it('are named when the deadline passes', async () => {
       await script('sleep 600');
-      assert.match(await refusal(network.add(backgroundOp(silent, 1_000), await pod()), 'DeadlineExceeded'), /CNI plugin bad \(ADD, network berth\) was killed after \d+ ms: it did not finish in time/);
+      assert.match(
+        await refusal(network.add(backgroundOp(silent, 1_000), await pod()), 'DeadlineExceeded'),
+        /CNI plugin bad \(ADD, network berth\) was killed after \d+ ms: it did not finish in time/,
+      );
       assert.deepEqual([await leases(), await network.list()], [[], []]);
     });
 
@@ -382,7 +509,10 @@ esac
       await writeFile(`${base}/bin/odd`, '#!/no/such/interpreter\n', { mode: 0o755 });
       await restart(withPlugin({ type: 'odd' }));
       const request = await pod();
-      assert.match(await refusal(network.add(op, request), 'FailedPrecondition'), /CNI plugin odd \(ADD, network berth\) could not be run/);
+      assert.match(
+        await refusal(network.add(op, request), 'FailedPrecondition'),
+        /CNI plugin odd \(ADD, network berth\) could not be run/,
+      );
       // Neither can its DEL be: the pod is remembered until the plugin is mended.
       const lease: readonly SandboxId[] = await network.list();
       assert.deepEqual(lease, [request.id]);

@@ -5,7 +5,14 @@ import { connect as connectTcp } from 'node:net';
 import { CriError, podConfig, waitFor } from './cri-client.ts';
 import { IMAGE, logLines, type MonitorName, type RuntimeName, TestNode, whole } from './harness.ts';
 
-const COMBINATIONS: readonly (readonly [RuntimeName, MonitorName])[] = [['runc', 'ours'], ['runc', 'debian'], ['crun', 'ours'], ['crun', 'debian'], ['runsc', 'ours'], ['runsc', 'debian']];
+const COMBINATIONS: readonly (readonly [RuntimeName, MonitorName])[] = [
+  ['runc', 'ours'],
+  ['runc', 'debian'],
+  ['crun', 'ours'],
+  ['crun', 'debian'],
+  ['runsc', 'ours'],
+  ['runsc', 'debian'],
+];
 
 for (const [runtime, monitor] of COMBINATIONS) {
   describe(`the life of a pod with ${runtime} and ${monitor === 'ours' ? 'our' : "Debian's"} conmon`, function () {
@@ -24,7 +31,8 @@ for (const [runtime, monitor] of COMBINATIONS) {
       assert.match(sandbox.network?.ip ?? '', /^10\.2\d\d\./);
       assert.deepEqual({ ...sandbox.annotations }, { note: 'päth=1;2' });
 
-      const script = 'echo out; echo err >&2; printf partial; cat /etc/hostname; trap "exit 3" TERM; while :; do sleep 0.1; done';
+      const script =
+        'echo out; echo err >&2; printf partial; cat /etc/hostname; trap "exit 3" TERM; while :; do sleep 0.1; done';
       const id = await cri.createContainer(pod, IMAGE, { command: ['sh', '-c', script] });
       assert.strictEqual((await cri.container(id)).state, 'CONTAINER_CREATED');
       await cri.rpc.startContainer({ containerId: id });
@@ -34,7 +42,10 @@ for (const [runtime, monitor] of COMBINATIONS) {
       const wholeLines = async (): Promise<string[]> => whole(await logLines(running.logPath));
       const lines = await waitFor(wholeLines, (found) => found.length >= 3, 'three lines of log');
       assert.sameMembers(lines, ['stdout out', 'stderr err', 'stdout partialfirst']);
-      assert.match((await readFile(running.logPath, 'utf8')), /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}(Z|[+-]\d\d:\d\d) std/m);
+      assert.match(
+        await readFile(running.logPath, 'utf8'),
+        /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}(Z|[+-]\d\d:\d\d) std/m,
+      );
 
       const exec = await cri.exec(id, ['sh', '-c', 'echo to-out; echo to-err >&2; exit 7']);
       assert.deepEqual(exec, { stdout: 'to-out\n', stderr: 'to-err\n', exitCode: 7 });
@@ -55,11 +66,18 @@ for (const [runtime, monitor] of COMBINATIONS) {
 
     it('kills what ignores its stop signal, after the grace period', async () => {
       const pod = await node.cri.runPod();
-      const id = await node.cri.runContainer(pod, IMAGE, { command: ['sh', '-c', 'trap "" TERM; echo deaf; while :; do sleep 0.1; done'] });
-      // From outside of gVisor nobody sees whether a program handles a signal yet; elsewhere Berth waits until this one does.
+      const id = await node.cri.runContainer(pod, IMAGE, {
+        command: ['sh', '-c', 'trap "" TERM; echo deaf; while :; do sleep 0.1; done'],
+      });
+      // From outside of gVisor nobody sees whether a program handles a signal yet; elsewhere Berth waits until this one
+      // does.
       if (runtime === 'runsc') {
         const { logPath } = await node.cri.container(id);
-        await waitFor(() => logLines(logPath), (lines) => lines.length > 0, 'the program to say that it is deaf');
+        await waitFor(
+          () => logLines(logPath),
+          (lines) => lines.length > 0,
+          'the program to say that it is deaf',
+        );
       }
       await node.cri.rpc.stopContainer({ containerId: id, timeout: 1n });
       assert.strictEqual((await node.cri.container(id)).exitCode, 137);
@@ -78,16 +96,31 @@ for (const [runtime, monitor] of COMBINATIONS) {
 
     it('gives a terminal, and reopens a rotated log without losing a line', async () => {
       const pod = await node.cri.runPod();
-      const id = await node.cri.runContainer(pod, IMAGE, { command: ['sh', '-c', 'tty; [ -t 0 ] && [ -t 1 ] && echo terminal; i=0; while [ $i -lt 400 ]; do echo line $i; i=$((i+1)); sleep 0.005; done'], tty: true });
+      const id = await node.cri.runContainer(pod, IMAGE, {
+        command: [
+          'sh',
+          '-c',
+          'tty; [ -t 0 ] && [ -t 1 ] && echo terminal; i=0; while [ $i -lt 400 ]; do echo line $i; ' +
+            'i=$((i+1)); sleep 0.005; done',
+        ],
+        tty: true,
+      });
       const { logPath } = await node.cri.container(id);
-      await waitFor(() => logLines(logPath), (lines) => lines.length > 20, 'some lines');
+      await waitFor(
+        () => logLines(logPath),
+        (lines) => lines.length > 20,
+        'some lines',
+      );
       const { rename } = await import('node:fs/promises');
       await rename(logPath, `${logPath}.1`);
       await node.cri.rpc.reopenContainerLog({ containerId: id });
       await node.cri.waitForContainer(id, 'CONTAINER_EXITED');
       const text = [...(await logLines(`${logPath}.1`)), ...(await logLines(logPath))].join('\n');
       const numbers = [...text.matchAll(/line (\d+)/g)].map((match) => Number(match[1]));
-      assert.deepEqual(numbers, Array.from({ length: 400 }, (_, i) => i));
+      assert.deepEqual(
+        numbers,
+        Array.from({ length: 400 }, (_, i) => i),
+      );
       assert.match(text, /^stdout F terminal/m);
       // gVisor shows a terminal of the host under a name of its own, which has no file.
       if (runtime !== 'runsc') assert.include(text, '/dev/pts/0');
@@ -95,31 +128,55 @@ for (const [runtime, monitor] of COMBINATIONS) {
     });
 
     // With runsc each container has a kernel of its own: see runsc.e2e.ts.
-    if (runtime !== 'runsc') it('shares a PID namespace, where pause is init and reaps', async () => {
-      const pod = await node.cri.runPod({ linux: { securityContext: { namespaceOptions: { network: 'POD', pid: 'POD', ipc: 'POD' } } } });
-      const options = { linux: { securityContext: { namespaceOptions: { network: 'POD', pid: 'POD', ipc: 'POD' } as const } } };
-      const one = await node.cri.runContainer(pod, IMAGE, { ...options, command: ['sleep', '1000'] });
-      const two = await node.cri.runContainer(pod, IMAGE, { ...options, command: ['sleep', '2000'] });
-      const { stdout } = await node.cri.exec(one, ['ps']);
-      assert.match(stdout, /1 root .*\/pause/);
-      assert.match(stdout, /sleep 2000/);
-      await node.cri.rpc.stopContainer({ containerId: two, timeout: 0n });
-      await node.cri.removePod(pod.id);
-    });
+    if (runtime !== 'runsc')
+      it('shares a PID namespace, where pause is init and reaps', async () => {
+        const pod = await node.cri.runPod({
+          linux: { securityContext: { namespaceOptions: { network: 'POD', pid: 'POD', ipc: 'POD' } } },
+        });
+        const options = {
+          linux: { securityContext: { namespaceOptions: { network: 'POD', pid: 'POD', ipc: 'POD' } as const } },
+        };
+        const one = await node.cri.runContainer(pod, IMAGE, { ...options, command: ['sleep', '1000'] });
+        const two = await node.cri.runContainer(pod, IMAGE, { ...options, command: ['sleep', '2000'] });
+        const { stdout } = await node.cri.exec(one, ['ps']);
+        assert.match(stdout, /1 root .*\/pause/);
+        assert.match(stdout, /sleep 2000/);
+        await node.cri.rpc.stopContainer({ containerId: two, timeout: 0n });
+        await node.cri.removePod(pod.id);
+      });
 
     it('maps a host port to the container', async () => {
       const hostPort = 20_000 + (process.pid % 10_000);
-      const pod = await node.cri.runPod({ portMappings: [{ protocol: 'TCP', containerPort: 80, hostPort, hostIp: '' }] });
+      const pod = await node.cri.runPod({
+        portMappings: [{ protocol: 'TCP', containerPort: 80, hostPort, hostIp: '' }],
+      });
       await node.cri.runContainer(pod, IMAGE, { command: ['sh', '-c', 'while :; do echo hi | nc -l -p 80; done'] });
       const ip = (await node.cri.pod(pod.id)).network?.ip ?? '';
       const greet = (host: string, port: number): Promise<string> =>
         new Promise((resolve) => {
           let text = '';
           const socket = connectTcp(port, host);
-          socket.on('data', (chunk) => (text += chunk.toString())).on('error', () => resolve('')).on('close', () => resolve(text));
+          socket
+            .on('data', (chunk) => (text += chunk.toString()))
+            .on('error', () => resolve(''))
+            .on('close', () => resolve(text));
         });
-      assert.strictEqual(await waitFor(() => greet(ip, 80), (text) => text !== '', 'the pod to answer'), 'hi\n');
-      assert.strictEqual(await waitFor(() => greet('127.0.0.1', hostPort), (text) => text !== '', 'the host port to answer'), 'hi\n');
+      assert.strictEqual(
+        await waitFor(
+          () => greet(ip, 80),
+          (text) => text !== '',
+          'the pod to answer',
+        ),
+        'hi\n',
+      );
+      assert.strictEqual(
+        await waitFor(
+          () => greet('127.0.0.1', hostPort),
+          (text) => text !== '',
+          'the host port to answer',
+        ),
+        'hi\n',
+      );
       await node.cri.removePod(pod.id);
     });
 
@@ -132,7 +189,10 @@ for (const [runtime, monitor] of COMBINATIONS) {
 
     it('says what is wrong with a command that is not there, and keeps the container to say so', async () => {
       const pod = await node.cri.runPod();
-      const error = await node.cri.runContainer(pod, IMAGE, { command: ['/no/such/program'] }).then(() => undefined, (cause: unknown) => cause);
+      const error = await node.cri.runContainer(pod, IMAGE, { command: ['/no/such/program'] }).then(
+        () => undefined,
+        (cause: unknown) => cause,
+      );
       assert.instanceOf(error, CriError);
       assert.include((error as CriError).message, '/no/such/program');
       await node.cri.removePod(pod.id);

@@ -1,4 +1,7 @@
-/** The crash matrix: the daemon dies at any instruction, and the next one finds the truth and leaves nothing (reliability 5.3). */
+/**
+ * The crash matrix: the daemon dies at any instruction, and the next one finds the truth and leaves nothing
+ * (reliability 5.3).
+ */
 import { assert } from 'chai';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -24,26 +27,40 @@ describe('a daemon that is killed', function () {
     const { cri } = node;
     const pods: Pod[] = await Promise.all(Array.from({ length: 5 }, () => cri.runPod()));
     const writers: string[] = [];
-    for (const pod of pods) for (let i = 0; i < 2; i++) writers.push(await cri.runContainer(pod, IMAGE, { command: ['sh', '-c', WRITER] }));
+    for (const pod of pods)
+      for (let i = 0; i < 2; i++) writers.push(await cri.runContainer(pod, IMAGE, { command: ['sh', '-c', WRITER] }));
     const ending: { id: string; code: number }[] = [];
     for (const [code, pod] of pods.entries()) {
-      const id = await cri.runContainer(pod, IMAGE, { command: ['sh', '-c', `while [ ! -e /go ]; do sleep 0.02; done; exit ${code + 40}`] });
+      const id = await cri.runContainer(pod, IMAGE, {
+        command: ['sh', '-c', `while [ ! -e /go ]; do sleep 0.02; done; exit ${code + 40}`],
+      });
       ending.push({ id, code: code + 40 });
     }
     await node.kill();
     // The containers that are to end while nobody watches are told so from outside: their upper directories are ours.
     for (const { id } of ending) await writeFile(join(node.dir, 'root/rootfs', id, 'merged/go'), '');
-    await waitFor(() => readdir(join(node.dir, 'run/exits')), (exits) => ending.every(({ id }) => exits.includes(id)), 'the exit files');
+    await waitFor(
+      () => readdir(join(node.dir, 'run/exits')),
+      (exits) => ending.every(({ id }) => exits.includes(id)),
+      'the exit files',
+    );
     await node.start();
     for (const id of writers) assert.strictEqual((await cri.container(id)).state, 'CONTAINER_RUNNING');
     for (const { id, code } of ending) assert.strictEqual((await cri.container(id)).exitCode, code);
     for (const id of writers) {
       const { logPath } = await cri.container(id);
       const before = (await logLines(logPath)).length;
-      await waitFor(() => logLines(logPath), (lines) => lines.length > before + 5, 'the log to go on');
+      await waitFor(
+        () => logLines(logPath),
+        (lines) => lines.length > before + 5,
+        'the log to go on',
+      );
       await cri.rpc.stopContainer({ containerId: id, timeout: 0n });
       const lines = await logLines(logPath);
-      assert.deepEqual(lines, lines.map((_, i) => `stdout F line ${i}`));
+      assert.deepEqual(
+        lines,
+        lines.map((_, i) => `stdout F line ${i}`),
+      );
     }
   });
 
@@ -61,8 +78,19 @@ describe('a daemon that is killed', function () {
   });
 
   const points = [
-    'sandbox.record.after', 'sandbox.pin.after', 'cni.add.before', 'cni.add.after', 'container.record.after', 'container.rootfs.after', 'container.create.after',
-    'container.start.after', 'container.stopping.after', 'sandbox.stopping.after', 'container.removing.after', 'container.destroy.before-record', 'sandbox.destroy.before-record',
+    'sandbox.record.after',
+    'sandbox.pin.after',
+    'cni.add.before',
+    'cni.add.after',
+    'container.record.after',
+    'container.rootfs.after',
+    'container.create.after',
+    'container.start.after',
+    'container.stopping.after',
+    'sandbox.stopping.after',
+    'container.removing.after',
+    'container.destroy.before-record',
+    'sandbox.destroy.before-record',
   ];
   for (const point of points) {
     it(`leaves nothing when it dies at ${point}`, async () => {
@@ -76,13 +104,23 @@ describe('a daemon that is killed', function () {
         await node.cri.removePod(podSandboxId);
         throw new Error(`the failpoint ${point} was never reached`);
       })();
-      const [outcome] = await Promise.all([life.then(() => undefined, (error: unknown) => error), node.died()]);
+      const [outcome] = await Promise.all([
+        life.then(
+          () => undefined,
+          (error: unknown) => error,
+        ),
+        node.died(),
+      ]);
       assert.notInclude(String(outcome), 'never reached');
       await node.start();
       // The kubelet tries again with the same metadata, and gets a pod that works, whatever state the first one was in.
-      for (const each of (await node.cri.rpc.listPodSandbox()).items) if (each.state === 'SANDBOX_NOTREADY') await node.cri.removePod(each.id);
+      for (const each of (await node.cri.rpc.listPodSandbox()).items)
+        if (each.state === 'SANDBOX_NOTREADY') await node.cri.removePod(each.id);
       const { podSandboxId } = await node.cri.rpc.runPodSandbox({ config });
-      const id = await node.cri.runContainer({ id: podSandboxId, config }, IMAGE, { metadata: { name: 'second', attempt: 1 }, command: ['sleep', '1000'] });
+      const id = await node.cri.runContainer({ id: podSandboxId, config }, IMAGE, {
+        metadata: { name: 'second', attempt: 1 },
+        command: ['sleep', '1000'],
+      });
       assert.strictEqual((await node.cri.container(id)).state, 'CONTAINER_RUNNING');
     });
   }
@@ -95,7 +133,10 @@ describe('a daemon that is killed', function () {
     await writeFile(join(node.dir, 'run/containers', lost, 'record.json'), '{"version":1,');
     await node.start();
     const { containers } = await node.cri.rpc.listContainers();
-    assert.deepEqual(containers.map((each) => each.id), [kept]);
+    assert.deepEqual(
+      containers.map((each) => each.id),
+      [kept],
+    );
     assert.include(node.log, 'damaged');
     const { rm } = await import('node:fs/promises');
     await rm(join(node.dir, 'run/damaged'), { recursive: true });
@@ -123,7 +164,9 @@ describe('a daemon that is killed', function () {
   });
 
   it('does not let a second daemon in', async () => {
-    const second = spawn(new URL('../../build/bin/berth', import.meta.url).pathname, node.flags(), { stdio: ['ignore', 'ignore', 'pipe'] });
+    const second = spawn(new URL('../../build/bin/berth', import.meta.url).pathname, node.flags(), {
+      stdio: ['ignore', 'ignore', 'pipe'],
+    });
     let said = '';
     second.stderr.on('data', (chunk: Buffer) => (said += chunk.toString()));
     const [code] = (await once(second, 'exit')) as [number];

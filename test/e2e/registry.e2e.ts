@@ -1,4 +1,7 @@
-/** The ways to a registry and who we are there: proxies, hosts.toml, client certificates, token servers, files and helpers with credentials. */
+/**
+ * The ways to a registry and who we are there: proxies, hosts.toml, client certificates, token servers, files and
+ * helpers with credentials.
+ */
 import { expect } from 'chai';
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
@@ -20,7 +23,14 @@ import type { RunningRegistry, ScriptedRegistry } from './registry.ts';
 import { insecure, outcome, StoreGround } from './stores.ts';
 
 const op = backgroundOp(silent);
-const noAuth: AuthConfig = { username: '', password: '', auth: '', serverAddress: '', identityToken: '', registryToken: '' };
+const noAuth: AuthConfig = {
+  username: '',
+  password: '',
+  auth: '',
+  serverAddress: '',
+  identityToken: '',
+  registryToken: '',
+};
 
 async function listening(server: Server): Promise<number> {
   server.listen(0, '127.0.0.1');
@@ -38,15 +48,19 @@ async function startProxy(): Promise<{ readonly port: number; readonly asked: st
     const url = new URL(request.url ?? '');
     if (request.headers['proxy-authorization'] !== allowed) return void response.writeHead(407).end();
     const { 'proxy-authorization': _own, ...headers } = request.headers;
-    const onward = httpRequest({ host: '127.0.0.1', port: url.port, path: `${url.pathname}${url.search}`, method: request.method, headers }, (answer) => {
-      response.writeHead(answer.statusCode ?? 502, answer.headers);
-      answer.pipe(response);
-    });
+    const onward = httpRequest(
+      { host: '127.0.0.1', port: url.port, path: `${url.pathname}${url.search}`, method: request.method, headers },
+      (answer) => {
+        response.writeHead(answer.statusCode ?? 502, answer.headers);
+        answer.pipe(response);
+      },
+    );
     request.pipe(onward);
   });
   server.on('connect', (request, socket: Socket) => {
     asked.push(`CONNECT ${request.url}`);
-    if (request.headers['proxy-authorization'] !== allowed) return void socket.end('HTTP/1.1 407 Proxy Authentication Required\r\n\r\n');
+    if (request.headers['proxy-authorization'] !== allowed)
+      return void socket.end('HTTP/1.1 407 Proxy Authentication Required\r\n\r\n');
     const onward = connect(Number((request.url ?? '').split(':').at(-1)), '127.0.0.1', () => {
       socket.write('HTTP/1.1 200 OK\r\n\r\n');
       onward.pipe(socket).pipe(onward);
@@ -58,7 +72,8 @@ async function startProxy(): Promise<{ readonly port: number; readonly asked: st
   });
   const port = await listening(server);
   return {
-    port, asked,
+    port,
+    asked,
     stop() {
       for (const each of sockets) each.destroy();
       server.closeAllConnections();
@@ -73,7 +88,10 @@ describe('the way to a registry', function () {
   let image: BuiltImage;
   before(async () => {
     stores = await StoreGround.make();
-    image = await stores.build([{ files: [file('x', 'content')] }, { files: [file('y', 'more')], compression: 'zstd' }]);
+    image = await stores.build([
+      { files: [file('x', 'content')] },
+      { files: [file('y', 'more')], compression: 'zstd' },
+    ]);
   });
   after(() => stores.remove());
   const port = (host: string): string => host.split(':')[1] ?? '';
@@ -84,37 +102,62 @@ describe('the way to a registry', function () {
     return certs;
   };
 
-  it('a proxy: with its password, by CONNECT for https, by whole addresses for http; not for what NO_PROXY names', async () => {
-    const [secure, plain, proxy] = [await startRegistry(stores.directory, { tls: true }), await startRegistry(stores.directory), await startProxy()];
-    const environment = { HTTPS_PROXY: `http://user:pa%3Ass@127.0.0.1:${proxy.port}`, HTTP_PROXY: `http://user:pa%3Ass@127.0.0.1:${proxy.port}`, NO_PROXY: 'direct.test,10.0.0.0/8' };
-    const [one, other, direct] = [`registry.test:${port(secure.host)}`, `registry.test:${port(plain.host)}`, `direct.test:${port(plain.host)}`];
-    try {
-      await push(image, `${secure.host}/app:1`);
-      await push(image, `${plain.host}/app:1`);
-      const { store, directory, close } = await stores.open(`${insecure(direct)}[[registry]]\nprefix = "${other}"\nlocation = "${other}"\ninsecure = true\n`, {}, undefined, { environment });
-      await ca(directory, one, secure);
-      expect((await store.pull(op, `${one}/app:1`, {})).id).to.equal(image.images[0]?.id);
-      expect(new Set(proxy.asked)).to.deep.equal(new Set([`CONNECT ${one}`]));
-      proxy.asked.length = 0;
-      await store.remove(op, image.images[0]?.id ?? '');
-      expect((await store.pull(op, `${other}/app:1`, {})).repoTags).to.deep.equal([`${other}/app:1`]);
-      expect(proxy.asked).to.include(`GET http://${other}/v2/app/manifests/1`);
-      expect(proxy.asked.filter((line) => line.startsWith('CONNECT'))).to.deep.equal([`CONNECT ${other}`], 'https is tried first');
-      proxy.asked.length = 0;
-      expect(await outcome(store.pull(op, `${direct}/app:1`, {}))).to.equal('Unavailable RegistryUnavailable');
-      expect(proxy.asked).to.deep.equal([]);
-      await close();
-      const wrong = await stores.open('', {}, undefined, { environment: { HTTPS_PROXY: `http://user:wrong@127.0.0.1:${proxy.port}` } });
-      await ca(wrong.directory, one, secure);
-      const error: unknown = await wrong.store.pull(op, `${one}/app:1`, {}).catch((each: unknown) => each);
-      expect(error).to.include({ code: 'Unavailable', reason: 'RegistryUnavailable' });
-      expect(String(error)).to.contain('407').and.not.contain('wrong@');
-      await wrong.close();
-    } finally {
-      proxy.stop();
-      await Promise.all([secure.stop(), plain.stop()]);
-    }
-  });
+  it(
+    'a proxy: with its password, by CONNECT for https, by whole addresses for http; not for what ' + 'NO_PROXY names',
+    async () => {
+      const [secure, plain, proxy] = [
+        await startRegistry(stores.directory, { tls: true }),
+        await startRegistry(stores.directory),
+        await startProxy(),
+      ];
+      const environment = {
+        HTTPS_PROXY: `http://user:pa%3Ass@127.0.0.1:${proxy.port}`,
+        HTTP_PROXY: `http://user:pa%3Ass@127.0.0.1:${proxy.port}`,
+        NO_PROXY: 'direct.test,10.0.0.0/8',
+      };
+      const [one, other, direct] = [
+        `registry.test:${port(secure.host)}`,
+        `registry.test:${port(plain.host)}`,
+        `direct.test:${port(plain.host)}`,
+      ];
+      try {
+        await push(image, `${secure.host}/app:1`);
+        await push(image, `${plain.host}/app:1`);
+        const { store, directory, close } = await stores.open(
+          `${insecure(direct)}[[registry]]\nprefix = "${other}"\nlocation = "${other}"\ninsecure = true\n`,
+          {},
+          undefined,
+          { environment },
+        );
+        await ca(directory, one, secure);
+        expect((await store.pull(op, `${one}/app:1`, {})).id).to.equal(image.images[0]?.id);
+        expect(new Set(proxy.asked)).to.deep.equal(new Set([`CONNECT ${one}`]));
+        proxy.asked.length = 0;
+        await store.remove(op, image.images[0]?.id ?? '');
+        expect((await store.pull(op, `${other}/app:1`, {})).repoTags).to.deep.equal([`${other}/app:1`]);
+        expect(proxy.asked).to.include(`GET http://${other}/v2/app/manifests/1`);
+        expect(proxy.asked.filter((line) => line.startsWith('CONNECT'))).to.deep.equal(
+          [`CONNECT ${other}`],
+          'https is tried first',
+        );
+        proxy.asked.length = 0;
+        expect(await outcome(store.pull(op, `${direct}/app:1`, {}))).to.equal('Unavailable RegistryUnavailable');
+        expect(proxy.asked).to.deep.equal([]);
+        await close();
+        const wrong = await stores.open('', {}, undefined, {
+          environment: { HTTPS_PROXY: `http://user:wrong@127.0.0.1:${proxy.port}` },
+        });
+        await ca(wrong.directory, one, secure);
+        const error: unknown = await wrong.store.pull(op, `${one}/app:1`, {}).catch((each: unknown) => each);
+        expect(error).to.include({ code: 'Unavailable', reason: 'RegistryUnavailable' });
+        expect(String(error)).to.contain('407').and.not.contain('wrong@');
+        await wrong.close();
+      } finally {
+        proxy.stop();
+        await Promise.all([secure.stop(), plain.stop()]);
+      }
+    },
+  );
 
   it('hosts.toml: mirrors with their own CA and headers, then the server; read again at each pull', async () => {
     const [secure, mirror] = [await startRegistry(stores.directory, { tls: true }), await startScriptedRegistry()];
@@ -124,12 +167,21 @@ describe('the way to a registry', function () {
       const hosts = join(directory, 'hosts', 'hub.test');
       await mkdir(hosts, { recursive: true });
       await writeFile(join(hosts, 'own.pem'), await readFile(secure.caFile ?? ''));
-      const write = (server: string): Promise<void> => writeFile(join(hosts, 'hosts.toml'), `server = "${server}"\n[host."http://${mirror.host}"]\ncapabilities = ["pull", "resolve"]\n[host."http://${mirror.host}".header]\nx-team = ["blue"]\n`);
+      const write = (server: string): Promise<void> =>
+        writeFile(
+          join(hosts, 'hosts.toml'),
+          `server = "${server}"\n[host."http://${mirror.host}"]\ncapabilities = ["pull", ` +
+            `"resolve"]\n[host."http://${mirror.host}".header]\nx-team = ["blue"]\n`,
+        );
       await write('https://127.0.0.1:1');
       expect(await outcome(store.pull(op, 'hub.test/app:1', {}))).to.equal('Unavailable RegistryUnavailable');
       expect(mirror.requests[0]?.headers).to.include({ 'x-team': 'blue' });
       expect(mirror.requests[0]?.line).to.equal('GET /v2/app/manifests/1?ns=hub.test');
-      await writeFile(join(hosts, 'hosts.toml'), `server = "https://${secure.host}"\nca = "own.pem"\n[host."http://${mirror.host}"]\ncapabilities = ["pull", "resolve"]\n`);
+      await writeFile(
+        join(hosts, 'hosts.toml'),
+        `server = "https://${secure.host}"\nca = ` +
+          `"own.pem"\n[host."http://${mirror.host}"]\ncapabilities = ["pull", "resolve"]\n`,
+      );
       expect((await store.pull(op, 'hub.test/app:1', {})).repoTags).to.deep.equal(['hub.test/app:1']);
       await close();
     } finally {
@@ -181,20 +233,29 @@ describe('who we are to a registry', function () {
     await registry.serve(image, 'private', '1');
     for (const path of [`manifests/1`, `blobs/${image.images[0]?.id}`, `blobs/${image.images[0]?.layers[0]}`]) {
       registry.on(`/v2/private/${path}`, (request, response, normal) => {
-        const isKnown = request.headers.authorization === 'Bearer bought' || request.headers.authorization === 'Bearer direct';
+        const isKnown =
+          request.headers.authorization === 'Bearer bought' || request.headers.authorization === 'Bearer direct';
         if (isKnown) answerWith(normal.status, normal.headers, normal.body)(request, response, normal);
-        else answerWith(401, { 'www-authenticate': `Bearer realm="${realm}",service="test",scope="repository:private:pull"` })(request, response, normal);
+        else
+          answerWith(401, {
+            'www-authenticate': `Bearer realm="${realm}",service="test",scope="repository:private:pull"`,
+          })(request, response, normal);
       });
     }
     const { store, close } = await stores.open(insecure(registry.host));
     try {
-      const pull = (auth: Partial<AuthConfig>): Promise<string> => outcome(store.pull(op, `${registry.host}/private:1`, { auth: { ...noAuth, ...auth } }));
+      const pull = (auth: Partial<AuthConfig>): Promise<string> =>
+        outcome(store.pull(op, `${registry.host}/private:1`, { auth: { ...noAuth, ...auth } }));
       expect(await pull({ registryToken: 'stale' })).to.equal('Unauthenticated');
       expect(await pull({ identityToken: 'stale' })).to.equal('Unauthenticated');
       asked.length = 0;
       expect(await pull({ identityToken: 'identity' })).to.equal('undefined');
       expect(asked).to.have.length(1);
-      expect(Object.fromEntries(new URLSearchParams(asked[0]?.split(' ')[1]))).to.include({ grant_type: 'refresh_token', service: 'test', scope: 'repository:private:pull' });
+      expect(Object.fromEntries(new URLSearchParams(asked[0]?.split(' ')[1]))).to.include({
+        grant_type: 'refresh_token',
+        service: 'test',
+        scope: 'repository:private:pull',
+      });
       await store.remove(op, image.images[0]?.id ?? '');
       asked.length = 0;
       expect(await pull({ registryToken: 'direct' })).to.equal('undefined');
@@ -210,7 +271,8 @@ describe('who we are to a registry', function () {
     const registry = await startRegistry(stores.directory, { login: { user: 'user', password: 'right' } });
     const [namespaced, global] = [stores.fresh('auth'), stores.fresh('config.json')];
     await mkdir(namespaced);
-    const auths = (password: string): string => JSON.stringify({ auths: { [registry.host]: { auth: Buffer.from(`user:${password}`).toString('base64') } } });
+    const auths = (password: string): string =>
+      JSON.stringify({ auths: { [registry.host]: { auth: Buffer.from(`user:${password}`).toString('base64') } } });
     await writeFile(global, auths('wrong'));
     const credentials = new NodeCredentials({ authFiles: [], globalAuthFile: global, namespacedAuthDir: namespaced });
     const { store, close } = await stores.open(insecure(registry.host), { credentials });
@@ -221,8 +283,13 @@ describe('who we are to a registry', function () {
       await writeFile(own, auths('right'));
       expect(await outcome(store.pull(op, reference, { namespace: 'other' }))).to.equal('Unauthenticated');
       expect(await outcome(store.pull(op, reference, { namespace: 'shop' }))).to.equal('undefined');
-      expect((await readdir(namespaced, { recursive: true })).filter((name) => name.endsWith('.json'))).to.deep.equal([]);
-      expect(await outcome(store.pull(op, reference, { namespace: 'shop' }))).to.equal('Unauthenticated', 'the image is here, but who asks is asked, too');
+      expect((await readdir(namespaced, { recursive: true })).filter((name) => name.endsWith('.json'))).to.deep.equal(
+        [],
+      );
+      expect(await outcome(store.pull(op, reference, { namespace: 'shop' }))).to.equal(
+        'Unauthenticated',
+        'the image is here, but who asks is asked, too',
+      );
       await writeFile(global, auths('right'));
       expect(await outcome(store.pull(op, reference, { namespace: 'shop' }))).to.equal('undefined');
     } finally {
@@ -244,14 +311,27 @@ describe('a node that pulls', function () {
     stores = await StoreGround.make();
     locked = await startRegistry(stores.directory, { login: { user: 'helper', password: SECRET } });
     odd = await startScriptedRegistry();
-    image = await stores.build([{ files: [file('x', Buffer.alloc(300_000, 7))], compression: 'none' }, { files: [file('y', 'y')] }]);
+    image = await stores.build([
+      { files: [file('x', Buffer.alloc(300_000, 7))], compression: 'none' },
+      { files: [file('y', 'y')] },
+    ]);
     await push(image, `${locked.host}/app:1`, { credentials: `helper:${SECRET}` });
     const { directory } = stores;
     await writeFile(join(directory, 'registries.conf'), insecure(locked.host, odd.host));
     await writeFile(join(directory, 'auth.json'), JSON.stringify({ credHelpers: { [locked.host]: 'test' } }));
-    await writeFile(join(directory, 'docker-credential-test'), `#!/bin/sh\nread host\n[ "$1 $host" = "get ${locked.host}" ] && printf '{"Username":"helper","Secret":"${SECRET}"}'\n`);
+    await writeFile(
+      join(directory, 'docker-credential-test'),
+      `#!/bin/sh\nread host\n[ "$1 $host" = "get ${locked.host}" ] && printf ` +
+        `'{"Username":"helper","Secret":"${SECRET}"}'\n`,
+    );
     await chmod(join(directory, 'docker-credential-test'), 0o755);
-    node = await TestNode.boot({ env: { CONTAINERS_REGISTRIES_CONF: join(directory, 'registries.conf'), REGISTRY_AUTH_FILE: join(directory, 'auth.json'), PATH: `${directory}:${process.env['PATH'] ?? ''}` } });
+    node = await TestNode.boot({
+      env: {
+        CONTAINERS_REGISTRIES_CONF: join(directory, 'registries.conf'),
+        REGISTRY_AUTH_FILE: join(directory, 'auth.json'),
+        PATH: `${directory}:${process.env['PATH'] ?? ''}`,
+      },
+    });
   });
   after(async () => {
     await node.close();
@@ -260,16 +340,24 @@ describe('a node that pulls', function () {
   });
   beforeEach(() => odd.serve(image, 'app', '1'));
   afterEach(async () => {
-    for (const { id } of (await node.cri.rpc.listImages()).images) if (id === image.images[0]?.id) await node.cri.rpc.removeImage({ image: { image: id } });
+    for (const { id } of (await node.cri.rpc.listImages()).images)
+      if (id === image.images[0]?.id) await node.cri.rpc.removeImage({ image: { image: id } });
   });
   const layerPath = (): string => `/v2/app/blobs/${image.images[0]?.layers[0]}`;
-  const error = async (work: Promise<unknown>): Promise<string> => await work.then(() => 'done', (each: unknown) => (each instanceof CriError ? `${each.codeName} ${each.message}` : String(each)));
+  const error = async (work: Promise<unknown>): Promise<string> =>
+    await work.then(
+      () => 'done',
+      (each: unknown) => (each instanceof CriError ? `${each.codeName} ${each.message}` : String(each)),
+    );
 
   it('asks a credential helper, and never writes down what it says', async () => {
     expect(await node.cri.pull(`${locked.host}/app:1`)).to.equal(image.images[0]?.id);
     const wrong = { ...noAuth, username: 'someone', password: 'secret-of-the-request' };
-    expect(await error(node.cri.rpc.pullImage({ image: { image: `${locked.host}/app:1` }, auth: wrong }))).to.match(/^Unauthenticated /);
-    for (const secret of [SECRET, 'secret-of-the-request', Buffer.from(`helper:${SECRET}`).toString('base64')]) expect(node.log).to.not.contain(secret);
+    expect(await error(node.cri.rpc.pullImage({ image: { image: `${locked.host}/app:1` }, auth: wrong }))).to.match(
+      /^Unauthenticated /,
+    );
+    for (const secret of [SECRET, 'secret-of-the-request', Buffer.from(`helper:${SECRET}`).toString('base64')])
+      expect(node.log).to.not.contain(secret);
   });
 
   it('answers the kubelet in its own words when a registry is not there', async () => {
@@ -287,10 +375,26 @@ describe('a node that pulls', function () {
     const before = odd.requests.length;
     const reference = `${odd.host}/app:1`;
     const leaving = new AbortController();
-    const [first, second] = [error(node.cri.pull(reference, { signal: leaving.signal })), error(node.cri.pull(reference))];
-    interface Shown { readonly reference: string; readonly stage: string; readonly layers: readonly { readonly stage: string; readonly bytesDone: string | number; readonly bytesTotal: string | number }[] }
-    const status = async (): Promise<Shown[]> => JSON.parse((await node.cri.rpc.status({ verbose: true })).info['pulls'] ?? '[]') as Shown[];
-    const [shown, ...more] = await waitFor(status, ([pull]) => Number(pull?.layers[0]?.bytesDone ?? 0) === 100_000, 'the first bytes');
+    const [first, second] = [
+      error(node.cri.pull(reference, { signal: leaving.signal })),
+      error(node.cri.pull(reference)),
+    ];
+    interface Shown {
+      readonly reference: string;
+      readonly stage: string;
+      readonly layers: readonly {
+        readonly stage: string;
+        readonly bytesDone: string | number;
+        readonly bytesTotal: string | number;
+      }[];
+    }
+    const status = async (): Promise<Shown[]> =>
+      JSON.parse((await node.cri.rpc.status({ verbose: true })).info['pulls'] ?? '[]') as Shown[];
+    const [shown, ...more] = await waitFor(
+      status,
+      ([pull]) => Number(pull?.layers[0]?.bytesDone ?? 0) === 100_000,
+      'the first bytes',
+    );
     expect([shown?.reference, shown?.stage, more]).to.deep.equal([reference, 'downloading', []]);
     expect(shown?.layers[0]).to.include({ stage: 'downloading' });
     expect(Number(shown?.layers[0]?.bytesTotal)).to.be.above(300_000);
@@ -303,9 +407,16 @@ describe('a node that pulls', function () {
     expect(await first).to.match(/^Cancelled /);
     odd.cut();
     expect(await second).to.equal('done');
-    expect(odd.requests.slice(before).filter(({ line }) => line.includes(layerPath())).map(({ headers }) => headers.range)).to.deep.equal([undefined, 'bytes=100000-']);
+    expect(
+      odd.requests
+        .slice(before)
+        .filter(({ line }) => line.includes(layerPath()))
+        .map(({ headers }) => headers.range),
+    ).to.deep.equal([undefined, 'bytes=100000-']);
     expect(await status()).to.deep.equal([]);
-    const counters = JSON.parse((await node.cri.rpc.status({ verbose: true })).info['images'] ?? '{}') as Readonly<Record<string, string | number>>;
+    const counters = JSON.parse((await node.cri.rpc.status({ verbose: true })).info['images'] ?? '{}') as Readonly<
+      Record<string, string | number>
+    >;
     expect(Number(counters['pullsSucceeded'])).to.be.above(0);
     expect(Number(counters['downloadedBytes'])).to.be.above(300_000);
     expect(node.log).to.match(/msg=pull .*reference=.*stage=downloading/);

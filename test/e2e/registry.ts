@@ -26,7 +26,10 @@ const run = promisify(execFile);
 export interface RegistryOptions {
   /** Asks for this name and password (htpasswd). */
   readonly login?: { readonly user: string; readonly password: string };
-  /** Speaks TLS with a certificate of its own for 127.0.0.1 and registry.test; `caFile` has its authority. `mutual`: clients need that certificate, too (`keyFile`). */
+  /**
+   * Speaks TLS with a certificate of its own for 127.0.0.1 and registry.test; `caFile` has its authority. `mutual`:
+   * clients need that certificate, too (`keyFile`).
+   */
   readonly tls?: boolean | 'mutual';
 }
 export interface RunningRegistry {
@@ -47,14 +50,26 @@ export async function startRegistry(directory: string, options: RegistryOptions 
   await mkdir(join(own, 'data'), { recursive: true });
   const caFile = options.tls !== undefined && options.tls !== false ? join(own, 'tls.crt') : undefined;
   if (caFile !== undefined) await makeCertificate(own);
-  if (options.login !== undefined) await writeFile(join(own, 'htpasswd'), (await run('htpasswd', ['-Bbn', '-C', '4', options.login.user, options.login.password])).stdout);
+  if (options.login !== undefined)
+    await writeFile(
+      join(own, 'htpasswd'),
+      (await run('htpasswd', ['-Bbn', '-C', '4', options.login.user, options.login.password])).stdout,
+    );
   await writeFile(join(own, 'config.yml'), config(own, host, options));
   const child = spawn('docker-registry', ['serve', join(own, 'config.yml')], { stdio: ['ignore', 'ignore', 'pipe'] });
   let log = '';
   child.stderr.on('data', (chunk: Buffer) => (log = `${log}${chunk.toString()}`.slice(-4000)));
   const ended = once(child, 'exit');
-  const client = caFile === undefined ? undefined : { cert: await readFile(join(own, 'tls.crt')), key: await readFile(join(own, 'tls.key')) };
-  await answering(host, client, () => child.exitCode ?? child.signalCode, () => log);
+  const client =
+    caFile === undefined
+      ? undefined
+      : { cert: await readFile(join(own, 'tls.crt')), key: await readFile(join(own, 'tls.key')) };
+  await answering(
+    host,
+    client,
+    () => child.exitCode ?? child.signalCode,
+    () => log,
+  );
   return {
     host,
     caFile,
@@ -68,22 +83,60 @@ export async function startRegistry(directory: string, options: RegistryOptions 
 }
 
 function config(own: string, host: string, { login, tls }: RegistryOptions): string {
-  const lines = ['version: 0.1', 'log:', '  level: error', '  accesslog: {disabled: true}', 'storage:', '  filesystem:', `    rootdirectory: ${own}/data`, '  delete: {enabled: true}', 'http:', `  addr: ${host}`];
-  if (tls !== undefined && tls !== false) lines.push('  tls:', `    certificate: ${own}/tls.crt`, `    key: ${own}/tls.key`);
+  const lines = [
+    'version: 0.1',
+    'log:',
+    '  level: error',
+    '  accesslog: {disabled: true}',
+    'storage:',
+    '  filesystem:',
+    `    rootdirectory: ${own}/data`,
+    '  delete: {enabled: true}',
+    'http:',
+    `  addr: ${host}`,
+  ];
+  if (tls !== undefined && tls !== false)
+    lines.push('  tls:', `    certificate: ${own}/tls.crt`, `    key: ${own}/tls.key`);
   if (tls === 'mutual') lines.push('    clientcas:', `      - ${own}/tls.crt`);
   if (login !== undefined) lines.push('auth:', '  htpasswd:', '    realm: test', `    path: ${own}/htpasswd`);
   return `${lines.join('\n')}\n`;
 }
 
 async function makeCertificate(own: string): Promise<void> {
-  await run('openssl', ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-days', '2', '-subj', '/CN=127.0.0.1', '-addext', 'subjectAltName=IP:127.0.0.1,DNS:registry.test', '-keyout', join(own, 'tls.key'), '-out', join(own, 'tls.crt')]);
+  await run('openssl', [
+    'req',
+    '-x509',
+    '-newkey',
+    'ec',
+    '-pkeyopt',
+    'ec_paramgen_curve:prime256v1',
+    '-nodes',
+    '-days',
+    '2',
+    '-subj',
+    '/CN=127.0.0.1',
+    '-addext',
+    'subjectAltName=IP:127.0.0.1,DNS:registry.test',
+    '-keyout',
+    join(own, 'tls.key'),
+    '-out',
+    join(own, 'tls.crt'),
+  ]);
 }
 
-async function answering(host: string, client: { readonly cert: Buffer; readonly key: Buffer } | undefined, exited: () => number | string | null, log: () => string): Promise<void> {
+async function answering(
+  host: string,
+  client: { readonly cert: Buffer; readonly key: Buffer } | undefined,
+  exited: () => number | string | null,
+  log: () => string,
+): Promise<void> {
   for (;;) {
     if (exited() !== null) throw new Error(`docker-registry ended (${exited()}): ${log()}`);
     const answered = await new Promise<boolean>((resolve) => {
-      const request = client !== undefined ? httpsRequest(`https://${host}/v2/`, { rejectUnauthorized: false, ...client }) : httpRequest(`http://${host}/v2/`);
+      const request =
+        client !== undefined
+          ? httpsRequest(`https://${host}/v2/`, { rejectUnauthorized: false, ...client })
+          : httpRequest(`http://${host}/v2/`);
       request.on('response', (response) => {
         response.resume();
         resolve(true);
@@ -161,7 +214,12 @@ export async function startScriptedRegistry(): Promise<ScriptedRegistry> {
   };
 }
 
-async function serveLayout(image: BuiltImage, repository: string, tag: string, offer: ScriptedRegistry['offer']): Promise<void> {
+async function serveLayout(
+  image: BuiltImage,
+  repository: string,
+  tag: string,
+  offer: ScriptedRegistry['offer'],
+): Promise<void> {
   const blob = (digest: string): Promise<Buffer> => readFile(join(image.layout, 'blobs', digest.replace(':', '/')));
   const top = await blob(image.digest);
   const type = (bytes: Buffer): string => (JSON.parse(bytes.toString()) as { mediaType: string }).mediaType;
@@ -169,18 +227,31 @@ async function serveLayout(image: BuiltImage, repository: string, tag: string, o
   for (const each of image.images) {
     const manifest = await blob(each.manifest);
     offer(`/v2/${repository}/manifests/${each.manifest}`, manifest, type(manifest));
-    for (const digest of [each.id, ...each.layers]) offer(`/v2/${repository}/blobs/${digest}`, await blob(digest), 'application/octet-stream');
+    for (const digest of [each.id, ...each.layers])
+      offer(`/v2/${repository}/blobs/${digest}`, await blob(digest), 'application/octet-stream');
   }
 }
 
-function answerFor(content: { readonly body: Buffer; readonly contentType: string } | undefined, range: string | undefined): Answer {
-  if (content === undefined) return { status: 404, headers: { 'content-type': 'application/json' }, body: Buffer.from('{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}') };
+function answerFor(
+  content: { readonly body: Buffer; readonly contentType: string } | undefined,
+  range: string | undefined,
+): Answer {
+  if (content === undefined)
+    return {
+      status: 404,
+      headers: { 'content-type': 'application/json' },
+      body: Buffer.from('{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}'),
+    };
   const headers = { 'content-type': content.contentType };
   const match = /^bytes=(\d+)-(\d*)$/.exec(range ?? '');
   if (match === null) return { status: 200, headers, body: content.body };
   const from = Number(match[1]);
   const to = match[2] === '' ? content.body.length : Math.min(content.body.length, Number(match[2]) + 1);
-  return { status: 206, headers: { ...headers, 'content-range': `bytes ${from}-${to - 1}/${content.body.length}` }, body: content.body.subarray(from, to) };
+  return {
+    status: 206,
+    headers: { ...headers, 'content-range': `bytes ${from}-${to - 1}/${content.body.length}` },
+    body: content.body.subarray(from, to),
+  };
 }
 
 function say(response: ServerResponse, { status, headers, body }: Answer): void {
@@ -189,26 +260,35 @@ function say(response: ServerResponse, { status, headers, body }: Answer): void 
 }
 
 /** Sends `bytes` of the answer, then nothing more, with the connection open. */
-export const stallAfter = (bytes: number): Behaviour => (_request, response, normal) => {
-  response.writeHead(normal.status, { ...normal.headers, 'content-length': normal.body.length });
-  response.write(normal.body.subarray(0, bytes));
-};
+export const stallAfter =
+  (bytes: number): Behaviour =>
+  (_request, response, normal) => {
+    response.writeHead(normal.status, { ...normal.headers, 'content-length': normal.body.length });
+    response.write(normal.body.subarray(0, bytes));
+  };
 /** Sends `bytes` of the answer, then resets the connection. */
-export const resetAfter = (bytes: number): Behaviour => (_request, response, normal) => {
-  response.writeHead(normal.status, { ...normal.headers, 'content-length': normal.body.length });
-  response.write(normal.body.subarray(0, bytes), () => response.socket?.resetAndDestroy());
-};
+export const resetAfter =
+  (bytes: number): Behaviour =>
+  (_request, response, normal) => {
+    response.writeHead(normal.status, { ...normal.headers, 'content-length': normal.body.length });
+    response.write(normal.body.subarray(0, bytes), () => response.socket?.resetAndDestroy());
+  };
 /** One byte each `everyMs`, for ever. */
-export const trickle = (everyMs: number): Behaviour => (_request, response, normal) => {
-  response.writeHead(normal.status, { ...normal.headers, 'content-length': normal.body.length });
-  let at = 0;
-  const timer = setInterval(() => {
-    if (response.destroyed || at >= normal.body.length) clearInterval(timer);
-    else response.write(normal.body.subarray(at, ++at));
-  }, everyMs);
-};
+export const trickle =
+  (everyMs: number): Behaviour =>
+  (_request, response, normal) => {
+    response.writeHead(normal.status, { ...normal.headers, 'content-length': normal.body.length });
+    let at = 0;
+    const timer = setInterval(() => {
+      if (response.destroyed || at >= normal.body.length) clearInterval(timer);
+      else response.write(normal.body.subarray(at, ++at));
+    }, everyMs);
+  };
 /** Answers with this status, headers and text. */
-export const answerWith = (status: number, headers: Readonly<Record<string, string>> = {}, body: string | Buffer = ''): Behaviour => (_request, response) => say(response, { status, headers, body: Buffer.from(body) });
+export const answerWith =
+  (status: number, headers: Readonly<Record<string, string>> = {}, body: string | Buffer = ''): Behaviour =>
+  (_request, response) =>
+    say(response, { status, headers, body: Buffer.from(body) });
 /** The right size, one bit wrong. */
 export const flipBit = (): Behaviour => (_request, response, normal) => {
   const body = Buffer.from(normal.body);

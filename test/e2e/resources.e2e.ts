@@ -18,7 +18,9 @@ function cgroup(pod: Pod, id: string, controller: string, v1: string, v2 = v1): 
   return existsSync(path) ? readFileSync(path, 'utf8').trim() : '';
 }
 
-const limited = (resources: Input<LinuxContainerResources>): { readonly linux: { readonly resources: Input<LinuxContainerResources> } } => ({ linux: { resources } });
+const limited = (
+  resources: Input<LinuxContainerResources>,
+): { readonly linux: { readonly resources: Input<LinuxContainerResources> } } => ({ linux: { resources } });
 
 for (const runtime of RUNTIMES) {
   describe(`resources with ${runtime}`, function () {
@@ -35,18 +37,34 @@ for (const runtime of RUNTIMES) {
     afterEach(() => node.cri.removePod(pod.id));
 
     const shares = (id: string): string => cgroup(pod, id, 'cpu', 'cpu.shares', 'cpu.weight');
-    const quota = (id: string): string => (V2 ? cgroup(pod, id, 'cpu', '', 'cpu.max') : `${cgroup(pod, id, 'cpu', 'cpu.cfs_quota_us')} ${cgroup(pod, id, 'cpu', 'cpu.cfs_period_us')}`);
+    const quota = (id: string): string =>
+      V2
+        ? cgroup(pod, id, 'cpu', '', 'cpu.max')
+        : `${cgroup(pod, id, 'cpu', 'cpu.cfs_quota_us')} ${cgroup(pod, id, 'cpu', 'cpu.cfs_period_us')}`;
     const memory = (id: string): string => cgroup(pod, id, 'memory', 'memory.limit_in_bytes', 'memory.max');
     const cpus = (id: string): string => cgroup(pod, id, 'cpuset', 'cpuset.cpus');
     const oomScore = (id: string): Promise<string> => sh(node, id, 'cat /proc/1/oom_score_adj');
-    const reported = async (id: string): Promise<Partial<LinuxContainerResources>> => (await node.cri.container(id)).resources?.linux ?? {};
-    const update = (containerId: string, linux: Input<LinuxContainerResources>): Promise<unknown> => node.cri.rpc.updateContainerResources({ containerId, linux });
+    const reported = async (id: string): Promise<Partial<LinuxContainerResources>> =>
+      (await node.cri.container(id)).resources?.linux ?? {};
+    const update = (containerId: string, linux: Input<LinuxContainerResources>): Promise<unknown> =>
+      node.cri.rpc.updateContainerResources({ containerId, linux });
 
     it('are set when a container is made, and reported', async () => {
-      const wanted = { cpuPeriod: 50_000n, cpuQuota: 25_000n, cpuShares: 512n, memoryLimitInBytes: 64n * MiB, cpusetCpus: '0', cpusetMems: '0', oomScoreAdj: 321n };
+      const wanted = {
+        cpuPeriod: 50_000n,
+        cpuQuota: 25_000n,
+        cpuShares: 512n,
+        memoryLimitInBytes: 64n * MiB,
+        cpusetCpus: '0',
+        cpusetMems: '0',
+        oomScoreAdj: 321n,
+      };
       const id = await idle(node, pod, limited(wanted));
       if (!V2) assert.equal(shares(id), '512');
-      assert.deepEqual([quota(id), memory(id), cpus(id), await oomScore(id)], ['25000 50000', String(64n * MiB), '0', '321']);
+      assert.deepEqual(
+        [quota(id), memory(id), cpus(id), await oomScore(id)],
+        ['25000 50000', String(64n * MiB), '0', '321'],
+      );
       assert.include(await reported(id), wanted);
     });
 
@@ -58,14 +76,31 @@ for (const runtime of RUNTIMES) {
 
     it('change while it runs, and survive the daemon', async () => {
       const id = await idle(node, pod, limited({ memoryLimitInBytes: 64n * MiB, cpuShares: 512n }));
-      await update(id, { cpuPeriod: 100_000n, cpuQuota: 30_000n, cpuShares: 256n, memoryLimitInBytes: 128n * MiB, cpusetCpus: '0', oomScoreAdj: 500n });
+      await update(id, {
+        cpuPeriod: 100_000n,
+        cpuQuota: 30_000n,
+        cpuShares: 256n,
+        memoryLimitInBytes: 128n * MiB,
+        cpusetCpus: '0',
+        oomScoreAdj: 500n,
+      });
       if (!V2) assert.equal(shares(id), '256');
-      assert.deepEqual([quota(id), memory(id), cpus(id), await oomScore(id)], ['30000 100000', String(128n * MiB), '0', '500']);
+      assert.deepEqual(
+        [quota(id), memory(id), cpus(id), await oomScore(id)],
+        ['30000 100000', String(128n * MiB), '0', '500'],
+      );
       await update(id, { memoryLimitInBytes: 32n * MiB });
       assert.equal(memory(id), String(32n * MiB), 'and down again');
       await node.kill();
       await node.start();
-      assert.include(await reported(id), { cpuPeriod: 100_000n, cpuQuota: 30_000n, cpuShares: 256n, memoryLimitInBytes: 32n * MiB, cpusetCpus: '0', oomScoreAdj: 500n });
+      assert.include(await reported(id), {
+        cpuPeriod: 100_000n,
+        cpuQuota: 30_000n,
+        cpuShares: 256n,
+        memoryLimitInBytes: 32n * MiB,
+        cpusetCpus: '0',
+        oomScoreAdj: 500n,
+      });
       await update(id, { cpuQuota: -1n });
       assert.match(quota(id), V2 ? /^max 100000$/ : /^-1 100000$/);
       await update(id, { cpuShares: 128n });
@@ -76,10 +111,22 @@ for (const runtime of RUNTIMES) {
 
     it('do not begin with the precedence of the event loop', async () => {
       const id = await idle(node, pod);
-      const monitor = Number(processesOf(node.dir).find((each) => each.endsWith(' conmon'))?.split(' ')[0]);
+      const monitor = Number(
+        processesOf(node.dir)
+          .find((each) => each.endsWith(' conmon'))
+          ?.split(' ')[0],
+      );
       const nice = (stat: string): string | undefined => stat.split(') ')[1]?.split(' ')[16];
       const statOf = (pid: number): string => readFileSync(`/proc/${pid}/stat`, 'utf8');
-      assert.deepEqual([nice(statOf(node.pid)), nice(statOf(monitor)), nice(await sh(node, id, 'cat /proc/1/stat')), nice(await sh(node, id, 'cat /proc/self/stat'))], ['-10', '0', '0', '0']);
+      assert.deepEqual(
+        [
+          nice(statOf(node.pid)),
+          nice(statOf(monitor)),
+          nice(await sh(node, id, 'cat /proc/1/stat')),
+          nice(await sh(node, id, 'cat /proc/self/stat')),
+        ],
+        ['-10', '0', '0', '0'],
+      );
     });
 
     it('reach every process that is there, and those to come, as an OOM score', async () => {
@@ -92,7 +139,8 @@ for (const runtime of RUNTIMES) {
       const id = await idle(node, pod, limited({ oomScoreAdj: 400n }));
       assert.equal(await sh(node, id, 'cat /proc/self/oom_score_adj'), '400', 'from its first instruction');
       // runc starts a command with the score that the container was made with; it is set right a moment later.
-      const untilScored = (container: string, score: number): Promise<string> => sh(node, container, `until [ "$(cat /proc/$$/oom_score_adj)" = ${score} ]; do sleep 0.01; done`);
+      const untilScored = (container: string, score: number): Promise<string> =>
+        sh(node, container, `until [ "$(cat /proc/$$/oom_score_adj)" = ${score} ]; do sleep 0.01; done`);
       await update(id, { oomScoreAdj: 700n });
       assert.equal(await oomScore(id), '700');
       await untilScored(id, 700);
@@ -107,7 +155,10 @@ for (const runtime of RUNTIMES) {
     });
 
     it('change before it starts', async () => {
-      const id = await node.cri.createContainer(pod, IMAGE, { command: IDLE, ...limited({ memoryLimitInBytes: 64n * MiB }) });
+      const id = await node.cri.createContainer(pod, IMAGE, {
+        command: IDLE,
+        ...limited({ memoryLimitInBytes: 64n * MiB }),
+      });
       await update(id, { memoryLimitInBytes: 96n * MiB, cpuShares: 300n });
       assert.equal(memory(id), String(96n * MiB));
       await node.cri.rpc.startContainer({ containerId: id });
@@ -130,7 +181,10 @@ for (const runtime of RUNTIMES) {
 
     it('are refused when they make no sense', async () => {
       const id = await idle(node, pod);
-      await refusal(update(id, { memoryLimitInBytes: 100n * MiB, memorySwapLimitInBytes: 50n * MiB }), 'memory_swap_limit_in_bytes');
+      await refusal(
+        update(id, { memoryLimitInBytes: 100n * MiB, memorySwapLimitInBytes: 50n * MiB }),
+        'memory_swap_limit_in_bytes',
+      );
       await refusal(update(id, { cpuQuota: 5n }), 'cpu_quota');
       await refusal(update(id, { cpuPeriod: 5n }), 'cpu_period');
       await refusal(update(id, { oomScoreAdj: 2000n }), 'oom_score_adj');
@@ -143,7 +197,16 @@ for (const runtime of RUNTIMES) {
     });
 
     it('name page sizes: without a limit any, with one only what the node has', async () => {
-      const id = await idle(node, pod, limited({ hugepageLimits: [{ pageSize: '2MB', limit: 0n }, { pageSize: '64KB', limit: 0n }] }));
+      const id = await idle(
+        node,
+        pod,
+        limited({
+          hugepageLimits: [
+            { pageSize: '2MB', limit: 0n },
+            { pageSize: '64KB', limit: 0n },
+          ],
+        }),
+      );
       if (existsSync('/sys/fs/cgroup/hugetlb/hugetlb.2MB.limit_in_bytes')) {
         assert.equal(cgroup(pod, id, 'hugetlb', 'hugetlb.2MB.limit_in_bytes', 'hugetlb.2MB.max'), '0');
         await update(id, { hugepageLimits: [{ pageSize: '2MB', limit: 4n * MiB }] });
@@ -162,12 +225,18 @@ for (const runtime of RUNTIMES) {
       const record = JSON.parse(info['info'] ?? '{}') as { readonly overhead: object; readonly resources: object };
       assert.deepInclude(record.resources, { cpuShares: 2000, memoryLimitInBytes: Number(512n * MiB) });
       assert.deepInclude(record.overhead, { cpuShares: 10 });
-      await refusal(node.cri.rpc.updatePodSandboxResources({ podSandboxId: 'f'.repeat(64), resources }), 'no pod sandbox');
+      await refusal(
+        node.cri.rpc.updatePodSandboxResources({ podSandboxId: 'f'.repeat(64), resources }),
+        'no pod sandbox',
+      );
     });
 
     it('end in an OOM kill that is called so, while others of the pod go on', async () => {
       const neighbour = await idle(node, pod);
-      const id = await node.cri.runContainer(pod, IMAGE, { command: ['sh', '-c', 'busybox dd if=/dev/zero of=/dev/null bs=100M'], ...limited({ memoryLimitInBytes: 16n * MiB }) });
+      const id = await node.cri.runContainer(pod, IMAGE, {
+        command: ['sh', '-c', 'busybox dd if=/dev/zero of=/dev/null bs=100M'],
+        ...limited({ memoryLimitInBytes: 16n * MiB }),
+      });
       const end = await node.cri.waitForContainer(id, 'CONTAINER_EXITED');
       assert.deepEqual([end.reason, end.exitCode], ['OOMKilled', 137]);
       assert.equal((await node.cri.container(neighbour)).state, 'CONTAINER_RUNNING');
@@ -181,15 +250,22 @@ for (const runtime of RUNTIMES) {
 
     it('lie below the cgroup that the kubelet names', async () => {
       const parent = `/berth-e2e-${process.pid}/kubelet`;
-      const own = await node.cri.runPod({ linux: { cgroupParent: parent, securityContext: { namespaceOptions: { network: 'POD', pid: 'CONTAINER', ipc: 'POD' } } } });
+      const own = await node.cri.runPod({
+        linux: {
+          cgroupParent: parent,
+          securityContext: { namespaceOptions: { network: 'POD', pid: 'CONTAINER', ipc: 'POD' } },
+        },
+      });
       const id = await idle(node, own);
       assert.include(await sh(node, id, 'cat /proc/self/cgroup'), `${parent}/berth-${id}`);
       await node.cri.removePod(own.id);
       // What the kubelet made, the kubelet removes.
       for (const hierarchy of V2 ? [''] : readdirSync('/sys/fs/cgroup')) {
-        for (const each of [parent, dirname(parent)]) if (existsSync(join('/sys/fs/cgroup', hierarchy, each))) rmdirSync(join('/sys/fs/cgroup', hierarchy, each));
+        for (const each of [parent, dirname(parent)])
+          if (existsSync(join('/sys/fs/cgroup', hierarchy, each))) rmdirSync(join('/sys/fs/cgroup', hierarchy, each));
       }
-      for (const bad of ['../../x', '/a/../b', 'kubepods.slice']) await refusal(node.cri.runPod({ linux: { cgroupParent: bad } }), 'cgroup_parent');
+      for (const bad of ['../../x', '/a/../b', 'kubepods.slice'])
+        await refusal(node.cri.runPod({ linux: { cgroupParent: bad } }), 'cgroup_parent');
     });
   });
 }

@@ -1,27 +1,79 @@
 /**
- * pkg/runtime on real things: runc, crun and runsc, each under the distribution's conmon and ours. The conformance suite first, then what
- * only real processes can do wrong. Needs root, busybox-static, runc, crun, runsc and conmon; leaves nothing behind, which is checked.
+ * pkg/runtime on real things: runc, crun and runsc, each under the distribution's conmon and ours. The conformance
+ * suite first, then what only real processes can do wrong. Needs root, busybox-static, runc, crun, runsc and conmon;
+ * leaves nothing behind, which is checked.
  */
 import { assert } from 'chai';
 import { execa } from 'execa';
 import { existsSync } from 'node:fs';
-import { chmod, cp, link, mkdir, mkdtemp, readdir, readFile, readlink, rename, rm, rmdir, symlink, writeFile } from 'node:fs/promises';
+import {
+  chmod,
+  cp,
+  link,
+  mkdir,
+  mkdtemp,
+  readdir,
+  readFile,
+  readlink,
+  rename,
+  rm,
+  rmdir,
+  symlink,
+  writeFile,
+} from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { basename, dirname, join } from 'node:path';
 import { newContainerId, type ProcessRef } from '../../pkg/base/ids.ts';
 import { backgroundOp, type Op, silent } from '../../pkg/base/op.ts';
 import type { LinuxResources, RuntimeProcess, RuntimeSpec } from '../../pkg/oci/spec-types.ts';
 import {
-  capture, createContainer, destroyContainer, eventually, exitOf, type Prepared, refusal, runContainer, runtimeConformance, type Subject, testOp,
+  capture,
+  createContainer,
+  destroyContainer,
+  eventually,
+  exitOf,
+  type Prepared,
+  refusal,
+  runContainer,
+  runtimeConformance,
+  type Subject,
+  testOp,
 } from '../../pkg/runtime/conformance.ts';
 import { ConmonMonitor, type ExecStdio, OciCli, type Processes, type RuntimeHandler } from '../../pkg/runtime/index.ts';
 import { becomeSubreaper, heedsSignal, isAlive, reapOrphans, signalProcess, waitGone } from '../../pkg/sys/index.ts';
 
-const RUNTIMES: Readonly<Record<string, string>> = { runc: '/usr/sbin/runc', crun: '/usr/bin/crun', runsc: '/usr/bin/runsc' };
-const MONITORS: Readonly<Record<string, string>> = { "Debian's conmon": '/usr/bin/conmon', 'our conmon': join(import.meta.dirname, '../../build/bin/conmon') };
+const RUNTIMES: Readonly<Record<string, string>> = {
+  runc: '/usr/sbin/runc',
+  crun: '/usr/bin/crun',
+  runsc: '/usr/bin/runsc',
+};
+const MONITORS: Readonly<Record<string, string>> = {
+  "Debian's conmon": '/usr/bin/conmon',
+  'our conmon': join(import.meta.dirname, '../../build/bin/conmon'),
+};
 const BUSYBOX = ['/bin/busybox', '/usr/bin/busybox'].find((path) => existsSync(path)) ?? '/bin/busybox';
-const COMMANDS = ['sh', 'sleep', 'true', 'false', 'cat', 'echo', 'head', 'tr', 'seq', 'kill', 'stty', 'dd', 'setsid', 'ps', 'id', 'tail'];
-/** ptrace wants no hardware; a network stack of its own wants another way to tell the node's namespace than Debian's runsc has: see docs/RUNTIMES.md. */
+const COMMANDS = [
+  'sh',
+  'sleep',
+  'true',
+  'false',
+  'cat',
+  'echo',
+  'head',
+  'tr',
+  'seq',
+  'kill',
+  'stty',
+  'dd',
+  'setsid',
+  'ps',
+  'id',
+  'tail',
+];
+/**
+ * ptrace wants no hardware; a network stack of its own wants another way to tell the node's namespace than Debian's
+ * runsc has: see docs/RUNTIMES.md.
+ */
 const RUNSC_ARGS = ['--platform=ptrace', '--network=host'];
 const CGROUP_PARENT = `berth-runtime-test-${process.pid}`;
 const SIGKILL = 9;
@@ -52,8 +104,20 @@ class Ground {
   handler(runtime: string, monitor: string, more: Partial<RuntimeHandler> = {}, name = ''): RuntimeHandler {
     const dir = join(this.dir, `${name}${this.#handlers++}`);
     return {
-      name: 'test', path: RUNTIMES[runtime] ?? runtime, root: join(dir, 'rt'), monitorPath: MONITORS[monitor] ?? monitor, monitorEnv: [], monitorCgroup: '',
-      cgroupManager: 'cgroupfs', runtimeArgs: runtime === 'runsc' ? RUNSC_ARGS : [], createTimeoutMs: 30_000, noPivot: false, noSyncLog: true, logSizeMaxBytes: -1, journal: 'none', ...more,
+      name: 'test',
+      path: RUNTIMES[runtime] ?? runtime,
+      root: join(dir, 'rt'),
+      monitorPath: MONITORS[monitor] ?? monitor,
+      monitorEnv: [],
+      monitorCgroup: '',
+      cgroupManager: 'cgroupfs',
+      runtimeArgs: runtime === 'runsc' ? RUNSC_ARGS : [],
+      createTimeoutMs: 30_000,
+      noPivot: false,
+      noSyncLog: true,
+      logSizeMaxBytes: -1,
+      journal: 'none',
+      ...more,
     };
   }
 
@@ -67,17 +131,25 @@ class Ground {
     const monitor = new ConmonMonitor({ exitsDir: join(dir, 'exits') });
     const runtime = new OciCli(handler);
     return {
-      monitor, runtime, processes,
+      monitor,
+      runtime,
+      processes,
       prepare: async (args, { tty, resources }) => {
         const id = newContainerId();
         const prepared = { id, bundle: join(dir, 'containers', id), logPath: join(dir, 'logs', id) };
         await mkdir(prepared.bundle);
-        await writeFile(join(prepared.bundle, 'config.json'), JSON.stringify(spec(args, tty, root, `/${cgroup}/${id}`, resources ?? {}), (_key, value: unknown) => (typeof value === 'bigint' ? Number(value) : value)));
+        await writeFile(
+          join(prepared.bundle, 'config.json'),
+          JSON.stringify(spec(args, tty, root, `/${cgroup}/${id}`, resources ?? {}), (_key, value: unknown) =>
+            typeof value === 'bigint' ? Number(value) : value,
+          ),
+        );
         return prepared;
       },
       process: (args, { tty }) => processOf(args, tty),
       readLog: async (path) => (await logLines(path)).map(({ stream, tag, text }) => `${stream} ${tag} ${text}`),
-      moveLog: (from, to) => rename(from, to).catch((error: NodeJS.ErrnoException) => assert.strictEqual(error.code, 'ENOENT')),
+      moveLog: (from, to) =>
+        rename(from, to).catch((error: NodeJS.ErrnoException) => assert.strictEqual(error.code, 'ENOENT')),
       close: async () => {
         await monitor.close();
         await rm(join(dir, 'containers'), { recursive: true });
@@ -94,7 +166,10 @@ class Ground {
 }
 
 interface RealSubject extends Subject {
-  prepare(args: readonly string[], options: { readonly tty: boolean; readonly resources?: LinuxResources }): Promise<Prepared>;
+  prepare(
+    args: readonly string[],
+    options: { readonly tty: boolean; readonly resources?: LinuxResources },
+  ): Promise<Prepared>;
 }
 
 describe('pkg/runtime on this node', function () {
@@ -108,13 +183,16 @@ describe('pkg/runtime on this node', function () {
   for (const runtime of Object.keys(RUNTIMES)) {
     // What is particular to runsc has nothing to do with the monitor, and takes long.
     for (const monitor of runtime === 'runsc' ? ['our conmon'] : Object.keys(MONITORS)) {
-      runtimeConformance(`${runtime} under ${monitor}: conformance`, () => ground.subject(ground.handler(runtime, monitor)));
+      runtimeConformance(`${runtime} under ${monitor}: conformance`, () =>
+        ground.subject(ground.handler(runtime, monitor)),
+      );
       describeMonitor(`${runtime} under ${monitor}`, () => ground.subject(ground.handler(runtime, monitor)));
       describeSurvival(`${runtime} under ${monitor}`, () => ground, runtime, monitor);
     }
     describeExec(`${runtime} exec`, () => ground.subject(ground.handler(runtime, 'our conmon')));
   }
-  for (const monitor of Object.keys(MONITORS)) describeBadRuntimes(`bad runtimes under ${monitor}`, monitor, () => ground);
+  for (const monitor of Object.keys(MONITORS))
+    describeBadRuntimes(`bad runtimes under ${monitor}`, monitor, () => ground);
 });
 
 function describeMonitor(title: string, open: () => Promise<RealSubject>): void {
@@ -126,7 +204,11 @@ function describeMonitor(title: string, open: () => Promise<RealSubject>): void 
     afterEach(() => subject.close());
 
     it('writes the CRI log format: time stamps, whole and partial lines, every byte', async () => {
-      const container = await runContainer(subject, ['sh', '-c', "head -c 20000 /dev/zero | tr '\\0' 'x'; echo; echo short; head -c 9000 /dev/zero | tr '\\0' 'y'"]);
+      const container = await runContainer(subject, [
+        'sh',
+        '-c',
+        "head -c 20000 /dev/zero | tr '\\0' 'x'; echo; echo short; head -c 9000 /dev/zero | tr '\\0' 'y'",
+      ]);
       await exitOf(subject, container.id);
       const lines = await logLines(container.logPath);
       for (const line of lines) assert.match(line.time, /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}(Z|[+-]\d\d:\d\d)$/);
@@ -141,7 +223,15 @@ function describeMonitor(title: string, open: () => Promise<RealSubject>): void 
         const victim = `${prepared.logPath}.victim`;
         await writeFile(victim, 'precious');
         await put(victim, prepared.logPath);
-        await subject.monitor.create(testOp(), { ...prepared, runtime: subject.runtime, name: 'x', tty: false, stdin: false, stdinOnce: false, ready: Promise.resolve() });
+        await subject.monitor.create(testOp(), {
+          ...prepared,
+          runtime: subject.runtime,
+          name: 'x',
+          tty: false,
+          stdin: false,
+          stdinOnce: false,
+          ready: Promise.resolve(),
+        });
         await subject.runtime.start(testOp(), prepared.id);
         await exitOf(subject, prepared.id);
         assert.strictEqual(await readFile(victim, 'utf8'), 'precious');
@@ -159,14 +249,18 @@ function describeMonitor(title: string, open: () => Promise<RealSubject>): void 
         await subject.monitor.reopenLog(testOp(), container.bundle, container.logPath);
         assert.isTrue(existsSync(container.logPath));
       }
-      const all = async (): Promise<string> => textOf((await Promise.all([...moved, container.logPath].map(logLines))).flat());
+      const all = async (): Promise<string> =>
+        textOf((await Promise.all([...moved, container.logPath].map(logLines))).flat());
       await eventually('the last number is logged', async () => (await all()).endsWith('\n20000\n'));
       assert.strictEqual(await all(), Array.from({ length: 20_000 }, (_, index) => `${index + 1}\n`).join(''));
       await destroyContainer(subject, container);
     });
 
     it('gives a terminal that can be sized and attached to', async () => {
-      const container = await runContainer(subject, ['sh', '-c', 'read line; stty size; echo done'], { tty: true, stdin: true });
+      const container = await runContainer(subject, ['sh', '-c', 'read line; stty size; echo done'], {
+        tty: true,
+        stdin: true,
+      });
       await subject.monitor.resize(container.bundle, { width: 123, height: 45 });
       const channel = await subject.monitor.attach(testOp(), container.id, container.bundle);
       await channel.write(Buffer.from('go\n'));
@@ -191,15 +285,29 @@ function describeMonitor(title: string, open: () => Promise<RealSubject>): void 
       }
       const late = await subject.monitor.attach(testOp(), container.id, container.bundle);
       await late.write(Buffer.from('again\n'));
-      await eventually('input of a later client arrives', async () => (await subject.readLog(container.logPath)).length === 2);
+      await eventually(
+        'input of a later client arrives',
+        async () => (await subject.readLog(container.logPath)).length === 2,
+      );
       assert.isTrue(subject.processes.alive(container.process), 'stdin stays open when clients leave');
       late.close();
       await destroyContainer(subject, container);
     });
 
     it('tells that the kernel ran out of memory for the container', async () => {
-      const prepared = await subject.prepare(['dd', 'if=/dev/zero', 'of=/dev/null', 'bs=64M', 'count=1'], { tty: false, resources: { memory: { limit: 16_777_216n } } });
-      const made = await subject.monitor.create(testOp(), { ...prepared, runtime: subject.runtime, name: 'x', tty: false, stdin: false, stdinOnce: false, ready: Promise.resolve() });
+      const prepared = await subject.prepare(['dd', 'if=/dev/zero', 'of=/dev/null', 'bs=64M', 'count=1'], {
+        tty: false,
+        resources: { memory: { limit: 16_777_216n } },
+      });
+      const made = await subject.monitor.create(testOp(), {
+        ...prepared,
+        runtime: subject.runtime,
+        name: 'x',
+        tty: false,
+        stdin: false,
+        stdinOnce: false,
+        ready: Promise.resolve(),
+      });
       await subject.runtime.start(testOp(), prepared.id);
       const record = await exitOf(subject, prepared.id);
       assert.deepInclude(record, { exitCode: 137, oomKilled: true });
@@ -209,11 +317,21 @@ function describeMonitor(title: string, open: () => Promise<RealSubject>): void 
 
     it('says what the runtime said when there is no such program, and leaves nothing', async () => {
       const prepared = await subject.prepare(['/no/such/program'], { tty: false });
-      const error = await refusal((async () => {
-        await subject.monitor.create(testOp(), { ...prepared, runtime: subject.runtime, name: 'x', tty: false, stdin: false, stdinOnce: false, ready: Promise.resolve() });
-        // A runtime with a kernel of its own looks for the program when that has started.
-        await subject.runtime.start(testOp(), prepared.id);
-      })());
+      const error = await refusal(
+        (async () => {
+          await subject.monitor.create(testOp(), {
+            ...prepared,
+            runtime: subject.runtime,
+            name: 'x',
+            tty: false,
+            stdin: false,
+            stdinOnce: false,
+            ready: Promise.resolve(),
+          });
+          // A runtime with a kernel of its own looks for the program when that has started.
+          await subject.runtime.start(testOp(), prepared.id);
+        })(),
+      );
       assert.strictEqual(error.code, 'InvalidArgument', error.message);
       assert.include(error.message, '/no/such/program');
       assert.notInclude(error.message, 'level=error');
@@ -233,11 +351,17 @@ function describeMonitor(title: string, open: () => Promise<RealSubject>): void 
     it('updates limits exactly', async () => {
       const container = await runContainer(subject, ['sleep', '100000']);
       if (subject.runtime.handler.path === RUNTIMES['runsc']) {
-        assert.strictEqual((await refusal(subject.runtime.update(testOp(), container.id, { cpu: { shares: 512n } }))).code, 'Unimplemented');
+        assert.strictEqual(
+          (await refusal(subject.runtime.update(testOp(), container.id, { cpu: { shares: 512n } }))).code,
+          'Unimplemented',
+        );
         await destroyContainer(subject, container);
         return;
       }
-      await subject.runtime.update(testOp(), container.id, { memory: { limit: 67_108_864n, swap: 134_217_728n }, cpu: { shares: 512n } });
+      await subject.runtime.update(testOp(), container.id, {
+        memory: { limit: 67_108_864n, swap: 134_217_728n },
+        cpu: { shares: 512n },
+      });
       assert.strictEqual(await cgroupValue(container.process, 'memory', 'memory.limit_in_bytes'), '67108864');
       assert.strictEqual(await cgroupValue(container.process, 'cpu', 'cpu.shares'), '512');
       await destroyContainer(subject, container);
@@ -251,7 +375,9 @@ function describeSurvival(title: string, ground: () => Ground, runtime: string, 
     it('goes on when the daemon is killed: log, exit code, and what the next daemon can do', async () => {
       const handler = ground().handler(runtime, monitor);
       const subject = await ground().subject(handler);
-      const prepared = await subject.prepare(['sh', '-c', 'while read line; do echo "got $line"; done; exit 33'], { tty: false });
+      const prepared = await subject.prepare(['sh', '-c', 'while read line; do echo "got $line"; done; exit 33'], {
+        tty: false,
+      });
       const code = `
         const { ConmonMonitor, OciCli } = await import(${JSON.stringify(join(import.meta.dirname, '../../pkg/runtime/index.ts'))});
         const { testOp } = await import(${JSON.stringify(join(import.meta.dirname, '../../pkg/runtime/conformance.ts'))});
@@ -283,10 +409,19 @@ function describeSurvival(title: string, ground: () => Ground, runtime: string, 
       process.kill(pid, SIGKILL);
       await eventually('the monitor is gone', () => container.monitor !== null && !isAlive(container.monitor));
       assert.isTrue(subject.processes.alive(container.process), 'the container goes on');
-      assert.strictEqual((await refusal(subject.monitor.attach(testOp(), container.id, container.bundle))).code, 'FailedPrecondition');
-      assert.strictEqual((await refusal(subject.monitor.resize(container.bundle, { width: 1, height: 1 }))).code, 'FailedPrecondition');
+      assert.strictEqual(
+        (await refusal(subject.monitor.attach(testOp(), container.id, container.bundle))).code,
+        'FailedPrecondition',
+      );
+      assert.strictEqual(
+        (await refusal(subject.monitor.resize(container.bundle, { width: 1, height: 1 }))).code,
+        'FailedPrecondition',
+      );
       await rename(container.logPath, `${container.logPath}.1`);
-      assert.strictEqual((await refusal(subject.monitor.reopenLog(testOp(), container.bundle, container.logPath))).code, 'FailedPrecondition');
+      assert.strictEqual(
+        (await refusal(subject.monitor.reopenLog(testOp(), container.bundle, container.logPath))).code,
+        'FailedPrecondition',
+      );
       assert.isFalse(existsSync(container.logPath));
       await subject.runtime.kill(testOp(), container.id, SIGKILL);
       await subject.processes.gone(container.process, AbortSignal.timeout(10_000));
@@ -320,7 +455,16 @@ function describeSurvival(title: string, ground: () => Ground, runtime: string, 
     it('serves bundles whose paths are longer than a socket address, and containers without a log', async () => {
       const subject = await ground().subject(ground().handler(runtime, monitor, {}, 'long-'.repeat(30)));
       const prepared = await subject.prepare(['cat'], { tty: true });
-      await subject.monitor.create(testOp(), { ...prepared, logPath: '', runtime: subject.runtime, name: 'x', tty: true, stdin: true, stdinOnce: false, ready: Promise.resolve() });
+      await subject.monitor.create(testOp(), {
+        ...prepared,
+        logPath: '',
+        runtime: subject.runtime,
+        name: 'x',
+        tty: true,
+        stdin: true,
+        stdinOnce: false,
+        ready: Promise.resolve(),
+      });
       await subject.runtime.start(testOp(), prepared.id);
       const channel = await subject.monitor.attach(testOp(), prepared.id, prepared.bundle);
       await channel.write(Buffer.from('hello\n'));
@@ -329,7 +473,12 @@ function describeSurvival(title: string, ground: () => Ground, runtime: string, 
         break;
       }
       const stdio = capture({ tty: true });
-      await subject.runtime.exec(testOp(), prepared.id, subject.process(['echo', 'on a terminal'], { tty: true }), stdio);
+      await subject.runtime.exec(
+        testOp(),
+        prepared.id,
+        subject.process(['echo', 'on a terminal'], { tty: true }),
+        stdio,
+      );
       assert.strictEqual(stdio.text('out'), 'on a terminal\r\n');
       assert.isFalse(existsSync(prepared.logPath));
       await destroyContainer(subject, prepared);
@@ -337,7 +486,9 @@ function describeSurvival(title: string, ground: () => Ground, runtime: string, 
     });
 
     it('puts monitors into their cgroup before they start anything', async () => {
-      const subject = await ground().subject(ground().handler(runtime, monitor, { monitorCgroup: `${CGROUP_PARENT}/monitors` }));
+      const subject = await ground().subject(
+        ground().handler(runtime, monitor, { monitorCgroup: `${CGROUP_PARENT}/monitors` }),
+      );
       const container = await runContainer(subject, ['sleep', '100000']);
       const text = await readFile(`/proc/${container.monitor?.pid}/cgroup`, 'utf8');
       const lines = text.split('\n').filter((line) => /^\d+:(memory|pids|cpu):/.test(line));
@@ -365,11 +516,19 @@ function describeExec(title: string, open: () => Promise<RealSubject>): void {
       subject.runtime.exec(op, container.id, subject.process(['sh', '-c', script], { tty: stdio.tty }), stdio);
     /** Processes in the container beside its first. */
     const others = async (): Promise<number> => {
-      if (subject.runtime.handler.path !== RUNTIMES['runsc']) return (await cgroupMembers(container.process)).filter((pid) => pid !== container.process.pid).length;
-      // The host sees one sandbox; inside there are the first process and the one that asks, and what its first process does not reap.
+      if (subject.runtime.handler.path !== RUNTIMES['runsc'])
+        return (await cgroupMembers(container.process)).filter((pid) => pid !== container.process.pid).length;
+      // The host sees one sandbox; inside there are the first process and the one that asks, and what its first process
+      // does not reap.
       const stdio = capture();
       await exec('exec ps -o pid,stat', stdio);
-      return stdio.text('out').trim().split('\n').filter((line) => !/Z|STAT/.test(line)).length - 2;
+      return (
+        stdio
+          .text('out')
+          .trim()
+          .split('\n')
+          .filter((line) => !/Z|STAT/.test(line)).length - 2
+      );
     };
 
     it('passes 10 MB of output, with back-pressure', async () => {
@@ -400,7 +559,13 @@ function describeExec(title: string, open: () => Promise<RealSubject>): void {
         for (;;) yield Buffer.alloc(65_536);
       }
       assert.deepEqual(await exec('exit 3', capture({ stdin: endless() })), { exitCode: 3 });
-      assert.deepEqual(await exec('exit 4', capture({ stdin: { [Symbol.asyncIterator]: () => ({ next: () => new Promise(() => {}) }) } })), { exitCode: 4 });
+      assert.deepEqual(
+        await exec(
+          'exit 4',
+          capture({ stdin: { [Symbol.asyncIterator]: () => ({ next: () => new Promise(() => {}) }) } }),
+        ),
+        { exitCode: 4 },
+      );
     });
 
     it('reports 128 + signal', async () => {
@@ -428,7 +593,12 @@ function describeExec(title: string, open: () => Promise<RealSubject>): void {
       const stdio = capture();
       // What has lost its parent is found by its session, which a runtime with a kernel of its own does not tell.
       const orphan = subject.runtime.handler.path === RUNTIMES['runsc'] ? 'sleep 100001 &' : '(sleep 100001 &);';
-      const running = refusal(exec(`${orphan} setsid sleep 100002 & sh -c "sleep 100003 & echo up; wait"`, stdio, { ...testOp(), signal: cancel.signal }));
+      const running = refusal(
+        exec(`${orphan} setsid sleep 100002 & sh -c "sleep 100003 & echo up; wait"`, stdio, {
+          ...testOp(),
+          signal: cancel.signal,
+        }),
+      );
       await eventually('all of it runs', async () => stdio.text('out') === 'up\n' && (await others()) >= 4);
       cancel.abort();
       assert.strictEqual((await running).code, 'Cancelled');
@@ -443,9 +613,15 @@ function describeExec(title: string, open: () => Promise<RealSubject>): void {
     });
 
     it('refuses what cannot be executed, by name, and puts none of it into stderr', async () => {
-      for (const [args, cwd] of [[['/dev/null'], '/'], [['/bin/none'], '/'], [['true'], '/no/such/dir']] as const) {
+      for (const [args, cwd] of [
+        [['/dev/null'], '/'],
+        [['/bin/none'], '/'],
+        [['true'], '/no/such/dir'],
+      ] as const) {
         const stdio = capture();
-        const error = await refusal(subject.runtime.exec(testOp(), container.id, { ...subject.process(args, { tty: false }), cwd }, stdio));
+        const error = await refusal(
+          subject.runtime.exec(testOp(), container.id, { ...subject.process(args, { tty: false }), cwd }, stdio),
+        );
         assert.strictEqual(error.code, 'InvalidArgument', error.message);
         assert.strictEqual(stdio.text('err'), '');
       }
@@ -453,20 +629,29 @@ function describeExec(title: string, open: () => Promise<RealSubject>): void {
 
     it('runs as another user who may write to its stdio by name', async () => {
       const stdio = capture();
-      const given: RuntimeProcess = { ...subject.process(['sh', '-c', 'id -u; echo named > /dev/stderr'], { tty: false }), user: { uid: 1234, gid: 1234 } };
+      const given: RuntimeProcess = {
+        ...subject.process(['sh', '-c', 'id -u; echo named > /dev/stderr'], { tty: false }),
+        user: { uid: 1234, gid: 1234 },
+      };
       assert.deepEqual(await subject.runtime.exec(testOp(), container.id, given, stdio), { exitCode: 0 });
       assert.strictEqual(stdio.text('out') + stdio.text('err'), '1234\nnamed\n');
     });
 
     it('gives a terminal: size, input, one stream', async () => {
-      const stdio = { ...capture({ tty: true, stdin: lines('go\n') }), onTerminal: (resize: (size: { width: number; height: number }) => void) => resize({ width: 99, height: 33 }) };
+      const stdio = {
+        ...capture({ tty: true, stdin: lines('go\n') }),
+        onTerminal: (resize: (size: { width: number; height: number }) => void) => resize({ width: 99, height: 33 }),
+      };
       assert.deepEqual(await exec('read line; stty size; echo err >&2; exit 6', stdio), { exitCode: 6 });
       assert.include(stdio.text('out'), '33 99\r\nerr\r\n');
     });
 
     it('refuses with a terminal too, and kills with one too', async () => {
       const missing = subject.process(['/bin/none'], { tty: true });
-      assert.strictEqual((await refusal(subject.runtime.exec(testOp(), container.id, missing, capture({ tty: true })))).code, 'InvalidArgument');
+      assert.strictEqual(
+        (await refusal(subject.runtime.exec(testOp(), container.id, missing, capture({ tty: true })))).code,
+        'InvalidArgument',
+      );
       const cancel = new AbortController();
       const stdio = capture({ tty: true });
       const running = refusal(exec('echo up; sleep 100000', stdio, { ...testOp(), signal: cancel.signal }));
@@ -477,12 +662,17 @@ function describeExec(title: string, open: () => Promise<RealSubject>): void {
     });
 
     it('runs twenty at once', async () => {
-      const results = await Promise.all(Array.from({ length: 20 }, async (_, index) => {
-        const stdio = capture();
-        const { exitCode } = await exec(`echo ${index}; exit ${index}`, stdio);
-        return `${exitCode} ${stdio.text('out')}`;
-      }));
-      assert.deepEqual(results, Array.from({ length: 20 }, (_, index) => `${index} ${index}\n`));
+      const results = await Promise.all(
+        Array.from({ length: 20 }, async (_, index) => {
+          const stdio = capture();
+          const { exitCode } = await exec(`echo ${index}; exit ${index}`, stdio);
+          return `${exitCode} ${stdio.text('out')}`;
+        }),
+      );
+      assert.deepEqual(
+        results,
+        Array.from({ length: 20 }, (_, index) => `${index} ${index}\n`),
+      );
     });
   });
 }
@@ -499,7 +689,15 @@ function describeBadRuntimes(title: string, monitor: string, ground: () => Groun
       const subject = await ground().subject(ground().handler(path, monitor, more));
       try {
         const prepared = await subject.prepare(['true'], { tty: false });
-        await subject.monitor.create(testOp(), { ...prepared, runtime: subject.runtime, name: 'x', tty: false, stdin: false, stdinOnce: false, ready: Promise.resolve() });
+        await subject.monitor.create(testOp(), {
+          ...prepared,
+          runtime: subject.runtime,
+          name: 'x',
+          tty: false,
+          stdin: false,
+          stdinOnce: false,
+          ready: Promise.resolve(),
+        });
       } finally {
         await subject.close();
       }
@@ -508,7 +706,9 @@ function describeBadRuntimes(title: string, monitor: string, ground: () => Groun
     it('missing: an error that names it', async () => {
       const error = await refusal(create('/no/such/runtime'));
       assert.include(error.message, '/no/such/runtime');
-      const features = await (await ground().subject(ground().handler('/no/such/runtime', monitor))).runtime.features(testOp());
+      const features = await (await ground().subject(ground().handler('/no/such/runtime', monitor))).runtime.features(
+        testOp(),
+      );
       assert.include(features.broken, '/no/such/runtime');
     });
 
@@ -551,7 +751,8 @@ function describeBadRuntimes(title: string, monitor: string, ground: () => Groun
         (op) => subject.runtime.exec(op, id, subject.process(['true'], { tty: false }), capture()),
         (op) => subject.runtime.exec(op, id, subject.process(['true'], { tty: true }), capture({ tty: true })),
       ];
-      for (const call of calls) assert.strictEqual((await refusal(call(backgroundOp(silent, 200)))).code, 'DeadlineExceeded');
+      for (const call of calls)
+        assert.strictEqual((await refusal(call(backgroundOp(silent, 200)))).code, 'DeadlineExceeded');
       await subject.prepare(['true'], { tty: false });
       await subject.close();
     });
@@ -559,7 +760,13 @@ function describeBadRuntimes(title: string, monitor: string, ground: () => Groun
 }
 
 /** A container's config.json: all namespaces new, a few capabilities that every test ground has. */
-function spec(args: readonly string[], tty: boolean, root: string, cgroupsPath: string, resources: LinuxResources): RuntimeSpec {
+function spec(
+  args: readonly string[],
+  tty: boolean,
+  root: string,
+  cgroupsPath: string,
+  resources: LinuxResources,
+): RuntimeSpec {
   return {
     ociVersion: '1.0.2',
     process: processOf(args, tty),
@@ -568,7 +775,12 @@ function spec(args: readonly string[], tty: boolean, root: string, cgroupsPath: 
     mounts: [
       { destination: '/proc', type: 'proc', source: 'proc' },
       { destination: '/dev', type: 'tmpfs', source: 'tmpfs', options: ['nosuid', 'mode=755', 'size=65536k'] },
-      { destination: '/dev/pts', type: 'devpts', source: 'devpts', options: ['newinstance', 'ptmxmode=0666', 'mode=0620'] },
+      {
+        destination: '/dev/pts',
+        type: 'devpts',
+        source: 'devpts',
+        options: ['newinstance', 'ptmxmode=0666', 'mode=0620'],
+      },
       { destination: '/tmp', type: 'tmpfs', source: 'tmpfs' },
     ],
     linux: {
@@ -582,8 +794,13 @@ function spec(args: readonly string[], tty: boolean, root: string, cgroupsPath: 
 function processOf(args: readonly string[], tty: boolean): RuntimeProcess {
   const capabilities = ['CAP_CHOWN', 'CAP_KILL', 'CAP_SETUID', 'CAP_SETGID'];
   return {
-    terminal: tty, user: { uid: 0, gid: 0 }, args: [...args], env: ['PATH=/bin', 'TERM=xterm'], cwd: '/',
-    capabilities: { bounding: capabilities, effective: capabilities, permitted: capabilities }, noNewPrivileges: true,
+    terminal: tty,
+    user: { uid: 0, gid: 0 },
+    args: [...args],
+    env: ['PATH=/bin', 'TERM=xterm'],
+    cwd: '/',
+    capabilities: { bounding: capabilities, effective: capabilities, permitted: capabilities },
+    noNewPrivileges: true,
   };
 }
 
@@ -597,11 +814,14 @@ interface LogLine {
 /** The lines of a CRI log; none if it is absent. Throws on a line that is none. */
 async function logLines(path: string): Promise<LogLine[]> {
   const text = await readFile(path, 'utf8').catch(() => '');
-  return text.split('\n').slice(0, -1).map((line) => {
-    const match = /^(\S+) (stdout|stderr) ([FP]) (.*)$/s.exec(line);
-    if (match === null) throw new Error(`no line of a CRI log: ${JSON.stringify(line.slice(0, 200))}`);
-    return { time: match[1] ?? '', stream: match[2] ?? '', tag: match[3] ?? '', text: match[4] ?? '' };
-  });
+  return text
+    .split('\n')
+    .slice(0, -1)
+    .map((line) => {
+      const match = /^(\S+) (stdout|stderr) ([FP]) (.*)$/s.exec(line);
+      if (match === null) throw new Error(`no line of a CRI log: ${JSON.stringify(line.slice(0, 200))}`);
+      return { time: match[1] ?? '', stream: match[2] ?? '', tag: match[3] ?? '', text: match[4] ?? '' };
+    });
 }
 
 /** What the container wrote: partial lines joined. */
@@ -613,7 +833,10 @@ async function* lines(...texts: readonly string[]): AsyncGenerator<Uint8Array> {
   for (const text of texts) yield Buffer.from(text);
 }
 
-/** crun refuses the hybrid layout while a controller is left to v2; giving it a v1 hierarchy frees it (it stays mounted for later runs). */
+/**
+ * crun refuses the hybrid layout while a controller is left to v2; giving it a v1 hierarchy frees it (it stays mounted
+ * for later runs).
+ */
 async function useAllControllers(): Promise<void> {
   const left = await readFile('/sys/fs/cgroup/unified/cgroup.controllers', 'utf8').catch(() => '');
   assert.strictEqual(left.trim(), '', 'a controller is in the v2 hierarchy: mount it as v1 (scripts/setup.sh does)');
@@ -635,7 +858,12 @@ async function removeCgroup(path: string): Promise<void> {
   for (const each of await subdirectories(path)) await removeCgroup(each);
   const procs = await readFile(join(path, 'cgroup.procs'), 'utf8');
   for (const pid of procs.split('\n').filter((line) => line !== '')) process.kill(Number(pid), 'SIGKILL');
-  await eventually(`${path} is removed`, () => rmdir(path).then(() => true, () => false));
+  await eventually(`${path} is removed`, () =>
+    rmdir(path).then(
+      () => true,
+      () => false,
+    ),
+  );
 }
 
 async function cgroupPath(ref: ProcessRef, controller: string): Promise<string> {
@@ -650,24 +878,34 @@ async function cgroupValue(ref: ProcessRef, controller: string, file: string): P
 
 async function cgroupMembers(ref: ProcessRef): Promise<number[]> {
   const text = await readFile(join(await cgroupPath(ref, 'pids'), 'cgroup.procs'), 'utf8');
-  return text.split('\n').filter((line) => line !== '').map(Number);
+  return text
+    .split('\n')
+    .filter((line) => line !== '')
+    .map(Number);
 }
 
 async function openDescriptors(): Promise<string[]> {
   const names = await readdir('/proc/self/fd');
   const targets = await Promise.all(names.map(async (name) => readlink(`/proc/self/fd/${name}`).catch(() => '')));
-  return targets.filter((target) => /^(pipe|socket|anon_inode:\[(pidfd|inotify)\]|\/dev\/ptmx)/.test(target) || target.includes('/brt-'));
+  return targets.filter(
+    (target) => /^(pipe|socket|anon_inode:\[(pidfd|inotify)\]|\/dev\/ptmx)/.test(target) || target.includes('/brt-'),
+  );
 }
 
 /** Descriptors, processes, zombies, cgroups, runtime state, exit files, scratch files. */
 async function assertNothingLeft(dir: string, cgroup: string, descriptorsBefore: readonly string[]): Promise<void> {
   await eventually('strays are reaped', () => reapOrphans() === 0);
-  await eventually('every descriptor is closed', async () => (await openDescriptors()).length <= descriptorsBefore.length);
+  await eventually(
+    'every descriptor is closed',
+    async () => (await openDescriptors()).length <= descriptorsBefore.length,
+  );
   for (const name of await readdir('/proc')) {
     if (!/^\d+$/.test(name) || Number(name) === process.pid) continue;
     const command = await readFile(`/proc/${name}/cmdline`, 'utf8').catch(() => '');
     assert.notInclude(command, dir, `process ${name} is left`);
   }
-  for (const each of ['rt', 'rt.exec', 'exits']) assert.deepEqual(await readdir(join(dir, each)).catch(() => []), [], `${each} is not empty`);
-  for (const each of await cgroupDirectories(cgroup)) assert.deepEqual(await subdirectories(each), [], 'a cgroup is left');
+  for (const each of ['rt', 'rt.exec', 'exits'])
+    assert.deepEqual(await readdir(join(dir, each)).catch(() => []), [], `${each} is not empty`);
+  for (const each of await cgroupDirectories(cgroup))
+    assert.deepEqual(await subdirectories(each), [], 'a cgroup is left');
 }

@@ -25,21 +25,31 @@ describe('statistics', function () {
   after(() => node.close());
   afterEach(() => cri.removeAllPods());
 
-  const run = (pod: Pod, script: string, more = {}): Promise<string> => cri.runContainer(pod, IMAGE, { command: ['sh', '-c', script], ...more });
+  const run = (pod: Pod, script: string, more = {}): Promise<string> =>
+    cri.runContainer(pod, IMAGE, { command: ['sh', '-c', script], ...more });
   const statsOf = async (containerId: string) => (await rpc.containerStats({ containerId })).stats;
   async function fails(work: Promise<unknown>): Promise<string> {
-    const error = await work.then(() => undefined, (cause: unknown) => cause);
+    const error = await work.then(
+      () => undefined,
+      (cause: unknown) => cause,
+    );
     return error instanceof CriError ? error.codeName : `it did not fail as it should: ${String(error)}`;
   }
 
   describe('of containers', () => {
     it('show a processor in use, and its quota at work', async () => {
       const pod = await cri.runPod();
-      const id = await run(pod, 'while :; do :; done', { linux: { resources: { cpuPeriod: 100_000n, cpuQuota: 20_000n } } });
+      const id = await run(pod, 'while :; do :; done', {
+        linux: { resources: { cpuPeriod: 100_000n, cpuQuota: 20_000n } },
+      });
       const idle = await run(pod, 'sleep 1000');
       const first = await statsOf(id);
       const used = (stats: typeof first): bigint => stats?.cpu?.usageCoreNanoSeconds?.value ?? 0n;
-      const later = await waitFor(() => statsOf(id), (stats) => used(stats) > used(first) + 300_000_000n, 'the burner to burn');
+      const later = await waitFor(
+        () => statsOf(id),
+        (stats) => used(stats) > used(first) + 300_000_000n,
+        'the burner to burn',
+      );
       assert.isTrue((later?.cpu?.timestamp ?? 0n) > (first?.cpu?.timestamp ?? 0n));
       const nanoCores = later?.cpu?.usageNanoCores?.value ?? 0n;
       // A fifth of a processor at the most, but for the rounding of periods; how much less depends on who else is here.
@@ -51,10 +61,23 @@ describe('statistics', function () {
 
     it('count memory in use, and leave out pages of files that nobody uses', async () => {
       const pod = await cri.runPod();
-      const id = await run(pod, 'busybox dd if=/dev/zero of=/dev/shm/held bs=1M count=20; busybox dd if=/dev/zero of=/file bs=1M count=30; busybox sync; echo > /done; sleep 1000', { linux: { resources: { memoryLimitInBytes: 128n * MIB } } });
-      await waitFor(() => cri.exec(id, ['sh', '-c', 'test -e /done']), (result) => result.exitCode === 0, 'the writer');
+      const id = await run(
+        pod,
+        'busybox dd if=/dev/zero of=/dev/shm/held bs=1M count=20; busybox dd if=/dev/zero of=/file ' +
+          'bs=1M count=30; busybox sync; echo > /done; sleep 1000',
+        { linux: { resources: { memoryLimitInBytes: 128n * MIB } } },
+      );
+      await waitFor(
+        () => cri.exec(id, ['sh', '-c', 'test -e /done']),
+        (result) => result.exitCode === 0,
+        'the writer',
+      );
       const memory = (await statsOf(id))?.memory;
-      const [workingSet = 0n, usage = 0n, available = 0n] = [memory?.workingSetBytes?.value, memory?.usageBytes?.value, memory?.availableBytes?.value];
+      const [workingSet = 0n, usage = 0n, available = 0n] = [
+        memory?.workingSetBytes?.value,
+        memory?.usageBytes?.value,
+        memory?.availableBytes?.value,
+      ];
       assert.isTrue(workingSet >= 20n * MIB && workingSet < 45n * MIB, `working set ${workingSet}`);
       assert.isTrue(usage >= workingSet + 10n * MIB, `usage ${usage}, working set ${workingSet}`);
       assert.equal(available + workingSet, 128n * MIB);
@@ -64,9 +87,20 @@ describe('statistics', function () {
     it('measure the writable layer, inodes too', async () => {
       const pod = await cri.runPod();
       const small = await run(pod, 'sleep 1000');
-      const id = await cri.createContainer(pod, IMAGE, { command: ['sh', '-c', 'busybox dd if=/dev/urandom of=/file bs=1M count=3; for i in 1 2 3 4 5 6 7; do echo > /f$i; done; echo > /done; sleep 1000'] });
+      const id = await cri.createContainer(pod, IMAGE, {
+        command: [
+          'sh',
+          '-c',
+          'busybox dd if=/dev/urandom of=/file bs=1M count=3; for i in 1 2 3 4 5 6 7; do echo > /f$i; ' +
+            'done; echo > /done; sleep 1000',
+        ],
+      });
       await rpc.startContainer({ containerId: id });
-      await waitFor(() => cri.exec(id, ['sh', '-c', 'test -e /done']), (result) => result.exitCode === 0, 'the writer');
+      await waitFor(
+        () => cri.exec(id, ['sh', '-c', 'test -e /done']),
+        (result) => result.exitCode === 0,
+        'the writer',
+      );
       const { stats } = await rpc.listContainerStats();
       const layer = (containerId: string) => stats.find((each) => each.attributes?.id === containerId)?.writableLayer;
       assert.isTrue((layer(id)?.usedBytes?.value ?? 0n) >= 3n * MIB);
@@ -88,19 +122,31 @@ describe('statistics', function () {
       const pod = await cri.runPod();
       const resources = { memoryLimitInBytes: 32n * MIB, memorySwapLimitInBytes: 32n * MIB };
       const parent = await run(pod, 'busybox tail /dev/zero; sleep 1000', { linux: { resources } });
-      await waitFor(() => metricsOf(pod.id, parent), (found) => value(found, 'container_oom_events_total') > 0n, 'the kernel to kill');
+      await waitFor(
+        () => metricsOf(pod.id, parent),
+        (found) => value(found, 'container_oom_events_total') > 0n,
+        'the kernel to kill',
+      );
       assert.equal((await cri.container(parent)).state, 'CONTAINER_RUNNING');
-      const own = await cri.runContainer(pod, IMAGE, { command: ['busybox', 'tail', '/dev/zero'], linux: { resources } });
+      const own = await cri.runContainer(pod, IMAGE, {
+        command: ['busybox', 'tail', '/dev/zero'],
+        linux: { resources },
+      });
       const ended = await cri.waitForContainer(own, 'CONTAINER_EXITED');
       assert.deepEqual([ended.reason, ended.exitCode], ['OOMKilled', 137]);
     });
 
     it('are there for those that run, filtered, and say not found for others', async () => {
       const [one, two] = [await cri.runPod(), await cri.runPod()];
-      const [a, b, c] = [await run(one, 'sleep 1000', { labels: { x: 'a', y: '1' } }), await run(one, 'sleep 1000', { labels: { x: 'b' } }), await run(two, 'sleep 1000', { labels: { x: 'a' } })];
+      const [a, b, c] = [
+        await run(one, 'sleep 1000', { labels: { x: 'a', y: '1' } }),
+        await run(one, 'sleep 1000', { labels: { x: 'b' } }),
+        await run(two, 'sleep 1000', { labels: { x: 'a' } }),
+      ];
       const ended = await run(two, 'true');
       await cri.waitForContainer(ended, 'CONTAINER_EXITED');
-      const list = async (filter: object): Promise<string[]> => (await rpc.listContainerStats({ filter })).stats.map((each) => each.attributes?.id ?? '').sort();
+      const list = async (filter: object): Promise<string[]> =>
+        (await rpc.listContainerStats({ filter })).stats.map((each) => each.attributes?.id ?? '').sort();
       assert.deepEqual(await list({}), [a, b, c].sort());
       assert.deepEqual(await list({ podSandboxId: one.id }), [a, b].sort());
       assert.deepEqual(await list({ labelSelector: { x: 'a' } }), [a, c].sort());
@@ -129,8 +175,15 @@ describe('statistics', function () {
       })();
       let lists = 0;
       for (; !over; lists++) {
-        const [{ stats }, pods, { podMetrics }] = await Promise.all([rpc.listContainerStats(), rpc.listPodSandboxStats(), rpc.listPodSandboxMetrics()]);
-        assert.include(stats.map((each) => each.attributes?.id), stays);
+        const [{ stats }, pods, { podMetrics }] = await Promise.all([
+          rpc.listContainerStats(),
+          rpc.listPodSandboxStats(),
+          rpc.listPodSandboxMetrics(),
+        ]);
+        assert.include(
+          stats.map((each) => each.attributes?.id),
+          stays,
+        );
         assert.lengthOf(pods.stats, 1);
         assert.include(podMetrics[0]?.containerMetrics.map((each) => each.containerId) ?? [], stays);
       }
@@ -143,21 +196,38 @@ describe('statistics', function () {
     it('have the network of the pod, its processes and its containers', async () => {
       const pod = await cri.runPod();
       const id = await run(pod, 'sleep 1000 & while :; do busybox dd if=/dev/zero bs=1000 count=5 | nc -l -p 80; done');
-      const sent = async (): Promise<bigint> => (await rpc.podSandboxStats({ podSandboxId: pod.id })).stats?.linux?.network?.defaultInterface?.txBytes?.value ?? 0n;
+      const sent = async (): Promise<bigint> =>
+        (await rpc.podSandboxStats({ podSandboxId: pod.id })).stats?.linux?.network?.defaultInterface?.txBytes?.value ??
+        0n;
       const before = await sent();
       const ip = (await cri.pod(pod.id)).network?.ip ?? '';
-      await waitFor(() => bytesFrom(ip, 80), (count) => count === 5_000, 'the pod to send');
+      await waitFor(
+        () => bytesFrom(ip, 80),
+        (count) => count === 5_000,
+        'the pod to send',
+      );
       assert.isTrue((await sent()) >= before + 5_000n);
       const { stats } = await rpc.podSandboxStats({ podSandboxId: pod.id });
       assert.equal(stats?.linux?.network?.defaultInterface?.name, 'eth0');
       assert.isTrue((stats?.linux?.process?.processCount?.value ?? 0n) >= 2n);
-      assert.deepEqual(stats?.linux?.containers.map((each) => each.attributes?.id), [id]);
-      assert.isTrue((stats?.linux?.memory?.workingSetBytes?.value ?? 0n) >= (stats?.linux?.containers[0]?.memory?.workingSetBytes?.value ?? 1n) / 2n);
+      assert.deepEqual(
+        stats?.linux?.containers.map((each) => each.attributes?.id),
+        [id],
+      );
+      assert.isTrue(
+        (stats?.linux?.memory?.workingSetBytes?.value ?? 0n) >=
+          (stats?.linux?.containers[0]?.memory?.workingSetBytes?.value ?? 1n) / 2n,
+      );
       assert.equal(stats?.attributes?.metadata?.name, pod.config.metadata?.name);
     });
 
     it('have a network without any process, and none of their own on the network of the host', async () => {
-      const [empty, host] = [await cri.runPod(), await cri.runPod({ linux: { securityContext: { namespaceOptions: { network: 'NODE', pid: 'CONTAINER', ipc: 'POD' } } } })];
+      const [empty, host] = [
+        await cri.runPod(),
+        await cri.runPod({
+          linux: { securityContext: { namespaceOptions: { network: 'NODE', pid: 'CONTAINER', ipc: 'POD' } } },
+        }),
+      ];
       const { stats } = await rpc.listPodSandboxStats();
       const network = (pod: Pod) => stats.find((each) => each.attributes?.id === pod.id)?.linux?.network;
       assert.equal(network(empty)?.defaultInterface?.name, 'eth0');
@@ -167,8 +237,14 @@ describe('statistics', function () {
     it('let go of the network of a pod that stops', async () => {
       const pod = await cri.runPod();
       await run(pod, 'sleep 1000');
-      const open = (): number => readdirSync(`/proc/${node.pid}/fd`).filter((fd) => linkOf(`/proc/${node.pid}/fd/${fd}`).includes('/net/dev')).length;
-      await Promise.all([rpc.listPodSandboxStats(), rpc.listPodSandboxStats(), rpc.podSandboxStats({ podSandboxId: pod.id })]);
+      const open = (): number =>
+        readdirSync(`/proc/${node.pid}/fd`).filter((fd) => linkOf(`/proc/${node.pid}/fd/${fd}`).includes('/net/dev'))
+          .length;
+      await Promise.all([
+        rpc.listPodSandboxStats(),
+        rpc.listPodSandboxStats(),
+        rpc.podSandboxStats({ podSandboxId: pod.id }),
+      ]);
       assert.equal(open(), 1, 'it is kept open to be read again');
       await rpc.stopPodSandbox({ podSandboxId: pod.id });
       assert.equal(open(), 0, 'an open file would keep the namespace alive');
@@ -176,7 +252,8 @@ describe('statistics', function () {
 
     it('are there for those that are ready, filtered', async () => {
       const [one, two] = [await cri.runPod({ labels: { app: 'a' } }), await cri.runPod({ labels: { app: 'b' } })];
-      const list = async (filter: object): Promise<string[]> => (await rpc.listPodSandboxStats({ filter })).stats.map((each) => each.attributes?.id ?? '').sort();
+      const list = async (filter: object): Promise<string[]> =>
+        (await rpc.listPodSandboxStats({ filter })).stats.map((each) => each.attributes?.id ?? '').sort();
       assert.deepEqual(await list({}), [one.id, two.id].sort());
       assert.deepEqual(await list({ labelSelector: { app: 'b' } }), [two.id]);
       assert.deepEqual(await list({ id: one.id.slice(0, 8) }), [one.id]);
@@ -189,19 +266,39 @@ describe('statistics', function () {
   describe('as metrics', () => {
     it('have a value of each of the 56 that this kernel tells, with the labels described', async () => {
       const pod = await cri.runPod();
-      const resources = { cpuPeriod: 100_000n, cpuQuota: 20_000n, cpuShares: 1_024n, memoryLimitInBytes: 64n * MIB, memorySwapLimitInBytes: 64n * MIB };
-      const id = await run(pod, 'exec 3</etc/passwd; nc -l -p 1000 & while :; do sleep 0.1; done', { linux: { resources } });
+      const resources = {
+        cpuPeriod: 100_000n,
+        cpuQuota: 20_000n,
+        cpuShares: 1_024n,
+        memoryLimitInBytes: 64n * MIB,
+        memorySwapLimitInBytes: 64n * MIB,
+      };
+      const id = await run(pod, 'exec 3</etc/passwd; nc -l -p 1000 & while :; do sleep 0.1; done', {
+        linux: { resources },
+      });
       const { descriptors } = await rpc.listMetricDescriptors();
       assert.lengthOf(descriptors, 56);
-      const metrics = await waitFor(() => metricsOf(pod.id, id), (found) => value(found, 'container_sockets') > 0n, 'the listening socket');
+      const metrics = await waitFor(
+        () => metricsOf(pod.id, id),
+        (found) => value(found, 'container_sockets') > 0n,
+        'the listening socket',
+      );
       const keys = new Map(descriptors.map((each) => [each.name, each.labelKeys]));
       for (const each of metrics) assert.equal(each.labelValues.length, keys.get(each.name)?.length, each.name);
       const silent = descriptors.map((each) => each.name).filter((name) => !metrics.some((each) => each.name === name));
-      assert.deepEqual(silent.filter((name) => !/_fs_(reads|writes)|blkio|hugetlb/.test(name)), [] as string[]);
+      assert.deepEqual(
+        silent.filter((name) => !/_fs_(reads|writes)|blkio|hugetlb/.test(name)),
+        [] as string[],
+      );
       assert.isTrue(value(metrics, 'container_file_descriptors') > 3n);
       assert.isTrue(value(metrics, 'container_processes') >= 2n);
       assert.equal(value(metrics, 'container_spec_memory_limit_bytes'), 64n * MIB);
-      const labels = Object.fromEntries((keys.get('container_memory_rss') ?? []).map((key, index) => [key, metrics.find((each) => each.name === 'container_memory_rss')?.labelValues[index]]));
+      const labels = Object.fromEntries(
+        (keys.get('container_memory_rss') ?? []).map((key, index) => [
+          key,
+          metrics.find((each) => each.name === 'container_memory_rss')?.labelValues[index],
+        ]),
+      );
       assert.include(labels, { name: id, namespace: 'default', pod: pod.config.metadata?.name, image: IMAGE });
     });
   });
@@ -223,11 +320,34 @@ describe('statistics', function () {
       const containerIds = (await rpc.listContainers()).containers.map((each) => each.id).sort();
       assert.deepEqual(await ids(rpc.streamPodSandboxes(), (each) => each.podSandboxes.map(({ id }) => id)), podIds);
       assert.deepEqual(await ids(rpc.streamContainers(), (each) => each.containers.map(({ id }) => id)), containerIds);
-      assert.deepEqual(await ids(rpc.streamContainerStats(), (each) => each.containerStats.map(({ attributes }) => attributes?.id ?? '')), containerIds);
-      assert.deepEqual(await ids(rpc.streamPodSandboxStats(), (each) => each.podSandboxStats.map(({ attributes }) => attributes?.id ?? '')), podIds);
-      assert.deepEqual(await ids(rpc.streamPodSandboxMetrics(), (each) => each.podSandboxMetrics.map(({ podSandboxId }) => podSandboxId)), podIds);
-      assert.deepEqual(await ids(rpc.streamImages(), (each) => each.images.map(({ id }) => id)), (await rpc.listImages()).images.map((each) => each.id).sort());
-      assert.deepEqual(await ids(rpc.streamContainers({ filter: { podSandboxId: pods[0]?.id } }), (each) => each.containers.map(({ podSandboxId }) => podSandboxId)), [pods[0]?.id]);
+      assert.deepEqual(
+        await ids(rpc.streamContainerStats(), (each) =>
+          each.containerStats.map(({ attributes }) => attributes?.id ?? ''),
+        ),
+        containerIds,
+      );
+      assert.deepEqual(
+        await ids(rpc.streamPodSandboxStats(), (each) =>
+          each.podSandboxStats.map(({ attributes }) => attributes?.id ?? ''),
+        ),
+        podIds,
+      );
+      assert.deepEqual(
+        await ids(rpc.streamPodSandboxMetrics(), (each) =>
+          each.podSandboxMetrics.map(({ podSandboxId }) => podSandboxId),
+        ),
+        podIds,
+      );
+      assert.deepEqual(
+        await ids(rpc.streamImages(), (each) => each.images.map(({ id }) => id)),
+        (await rpc.listImages()).images.map((each) => each.id).sort(),
+      );
+      assert.deepEqual(
+        await ids(rpc.streamContainers({ filter: { podSandboxId: pods[0]?.id } }), (each) =>
+          each.containers.map(({ podSandboxId }) => podSandboxId),
+        ),
+        [pods[0]?.id],
+      );
       assert.deepEqual(await ids(rpc.streamContainers({ filter: { id: 'f'.repeat(64) } }), () => ['never']), []);
     });
   });
@@ -245,12 +365,29 @@ describe('statistics', function () {
       await cri.waitForContainer(id, 'CONTAINER_EXITED');
       await rpc.removeContainer({ containerId: id });
       await cri.removePod(pod.id);
-      const short = (event: ContainerEventResponse): string => `${event.containerEventType.slice(10, -6)} ${event.containerId === pod.id ? 'pod' : 'container'}`;
+      const short = (event: ContainerEventResponse): string =>
+        `${event.containerEventType.slice(10, -6)} ${event.containerId === pod.id ? 'pod' : 'container'}`;
       for (const list of told) {
-        await waitFor(() => list.length, (length) => length >= 8, 'eight events');
-        assert.deepEqual(list.map(short), ['CREATED pod', 'STARTED pod', 'CREATED container', 'STARTED container', 'STOPPED container', 'DELETED container', 'STOPPED pod', 'DELETED pod']);
+        await waitFor(
+          () => list.length,
+          (length) => length >= 8,
+          'eight events',
+        );
+        assert.deepEqual(list.map(short), [
+          'CREATED pod',
+          'STARTED pod',
+          'CREATED container',
+          'STARTED container',
+          'STOPPED container',
+          'DELETED container',
+          'STOPPED pod',
+          'DELETED pod',
+        ]);
         const stopped = list[4];
-        assert.deepEqual(stopped?.containersStatuses.map((each) => [each.state, each.exitCode]), [['CONTAINER_EXITED', 7]]);
+        assert.deepEqual(
+          stopped?.containersStatuses.map((each) => [each.state, each.exitCode]),
+          [['CONTAINER_EXITED', 7]],
+        );
         assert.equal(stopped?.podSandboxStatus?.metadata?.uid, pod.config.metadata?.uid);
         assert.equal(list[7]?.podSandboxStatus?.state, 'SANDBOX_NOTREADY');
       }
@@ -268,25 +405,46 @@ describe('statistics', function () {
       const pod = await cri.runPod();
       const id = await run(pod, 'trap "" TERM; while :; do sleep 0.1; done');
       const stopping = rpc.stopContainer({ containerId: id, timeout: 30n });
-      const underWay = async (): Promise<Operation[]> => JSON.parse((await rpc.podSandboxStatus({ podSandboxId: pod.id, verbose: true })).info['operations'] ?? '[]') as Operation[];
-      const [stop] = await waitFor(underWay, (found) => found.some((each) => each.rpc === 'StopContainer' && each.stage !== ''), 'the stop to be seen');
+      const underWay = async (): Promise<Operation[]> =>
+        JSON.parse(
+          (await rpc.podSandboxStatus({ podSandboxId: pod.id, verbose: true })).info['operations'] ?? '[]',
+        ) as Operation[];
+      const [stop] = await waitFor(
+        underWay,
+        (found) => found.some((each) => each.rpc === 'StopContainer' && each.stage !== ''),
+        'the stop to be seen',
+      );
       assert.equal(stop?.ids['container'], id);
       const { info } = await rpc.status({ verbose: true });
-      assert.include((JSON.parse(info['operations'] ?? '[]') as Operation[]).map((each) => each.rpc), 'StopContainer');
-      assert.equal((JSON.parse(info['config'] ?? '{}') as { readonly storage: { readonly root: string } }).storage.root, `${node.dir}/root`);
+      assert.include(
+        (JSON.parse(info['operations'] ?? '[]') as Operation[]).map((each) => each.rpc),
+        'StopContainer',
+      );
+      assert.equal(
+        (JSON.parse(info['config'] ?? '{}') as { readonly storage: { readonly root: string } }).storage.root,
+        `${node.dir}/root`,
+      );
       assert.deepEqual(JSON.parse(info['pulls'] ?? ''), []);
       // A shorter grace ends the wait.
       await Promise.all([rpc.stopContainer({ containerId: id, timeout: 0n }), stopping]);
       const other = await cri.runPod();
-      const quiet = JSON.parse((await rpc.podSandboxStatus({ podSandboxId: other.id, verbose: true })).info['operations'] ?? '') as Operation[];
-      assert.deepEqual(quiet.filter((each) => each.rpc !== 'PodSandboxStatus'), []);
+      const quiet = JSON.parse(
+        (await rpc.podSandboxStatus({ podSandboxId: other.id, verbose: true })).info['operations'] ?? '',
+      ) as Operation[];
+      assert.deepEqual(
+        quiet.filter((each) => each.rpc !== 'PodSandboxStatus'),
+        [],
+      );
     });
   });
 
   async function metricsOf(podId: string, containerId: string): Promise<Metric[]> {
     const { podMetrics } = await rpc.listPodSandboxMetrics();
     const pod = podMetrics.find((each) => each.podSandboxId === podId);
-    return [...(pod?.metrics ?? []), ...(pod?.containerMetrics.find((each) => each.containerId === containerId)?.metrics ?? [])];
+    return [
+      ...(pod?.metrics ?? []),
+      ...(pod?.containerMetrics.find((each) => each.containerId === containerId)?.metrics ?? []),
+    ];
   }
 });
 
@@ -295,7 +453,10 @@ function bytesFrom(host: string, port: number): Promise<number> {
   return new Promise((resolve) => {
     let count = 0;
     const socket = connectTcp(port, host);
-    socket.on('data', (chunk) => (count += chunk.length)).on('error', () => resolve(0)).on('close', () => resolve(count));
+    socket
+      .on('data', (chunk) => (count += chunk.length))
+      .on('error', () => resolve(0))
+      .on('close', () => resolve(count));
   });
 }
 
@@ -315,7 +476,10 @@ function linkOf(path: string): string {
 describe('native calls of statistics', () => {
   it('read interfaces of other network namespaces, and count what processes have open', async () => {
     const dev = { directory: '/proc/thread-self/net', names: 'dev' };
-    const { text, lengths } = await readKernelFiles([{ ...dev, netns: '/proc/self/ns/net' }, { ...dev, netns: '/no/such/namespace' }]);
+    const { text, lengths } = await readKernelFiles([
+      { ...dev, netns: '/proc/self/ns/net' },
+      { ...dev, netns: '/no/such/namespace' },
+    ]);
     assert.include(text, 'lo:');
     assert.deepEqual([...lengths], [text.length, -constants.errno.ENOENT]);
     const before = await countFds([process.pid]);
@@ -339,10 +503,12 @@ describe('kernel files that are kept open', () => {
   /** A group of files; those in `missing` are not there. */
   function group(key: string, ...missing: string[]): FileGroup {
     mkdirSync(join(directory, key), { recursive: true });
-    for (const name of ['a', 'b']) if (!missing.includes(name)) writeFileSync(join(directory, key, name), `${name} of ${key}\n`);
+    for (const name of ['a', 'b'])
+      if (!missing.includes(name)) writeFileSync(join(directory, key, name), `${name} of ${key}\n`);
     return { files: () => [{ directory: join(directory, key), names: 'a\nb' }], count: 2 };
   }
-  const say = ({ text, lengths }: KernelFiles): string => `${text.replaceAll('\n', ';')} ${[...lengths].map((length) => (length < 0 ? 'no' : String(length))).join(' ')}`;
+  const say = ({ text, lengths }: KernelFiles): string =>
+    `${text.replaceAll('\n', ';')} ${[...lengths].map((length) => (length < 0 ? 'no' : String(length))).join(' ')}`;
 
   it('are opened once and read anew each time', async () => {
     const before = descriptors();
@@ -375,7 +541,16 @@ describe('kernel files that are kept open', () => {
     const before = descriptors();
     const files = new KeptFiles(100);
     const part = group('part', 'b');
-    assert.equal(say(await files.read([group('whole'), part, { ...group('x'), files: () => [{ directory: '/no/such', names: 'a\nb' }] }])), 'a of whole;b of whole;a of part; 11 11 10 no no no');
+    assert.equal(
+      say(
+        await files.read([
+          group('whole'),
+          part,
+          { ...group('x'), files: () => [{ directory: '/no/such', names: 'a\nb' }] },
+        ]),
+      ),
+      'a of whole;b of whole;a of part; 11 11 10 no no no',
+    );
     assert.equal(descriptors(), before + 2);
     group('part');
     assert.equal(say(await files.read([part])), 'a of part;b of part; 10 10');
@@ -404,7 +579,8 @@ describe('statistics kept for a period', function () {
     const node = await TestNode.boot({ flags: ['--stats-collection-period', '3600'] });
     const pod = await node.cri.runPod(podConfig());
     const containerId = await node.cri.runContainer(pod, IMAGE, { command: ['sh', '-c', 'while :; do :; done'] });
-    const at = async (): Promise<bigint | undefined> => (await node.cri.rpc.containerStats({ containerId })).stats?.cpu?.timestamp;
+    const at = async (): Promise<bigint | undefined> =>
+      (await node.cri.rpc.containerStats({ containerId })).stats?.cpu?.timestamp;
     const first = await at();
     assert.isDefined(first);
     assert.equal(await at(), first);

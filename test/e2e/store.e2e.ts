@@ -12,7 +12,8 @@ import { OverlayRootfs } from '../../pkg/rootfs/index.ts';
 import { waitFor } from './cri-client.ts';
 import { IMAGE, TestNode } from './harness.ts';
 
-const sh = (command: string, ...args: readonly string[]): string => execFileSync(command, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] });
+const sh = (command: string, ...args: readonly string[]): string =>
+  execFileSync(command, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] });
 
 /** A small file system of one's own, to be filled. */
 interface SmallDisk {
@@ -105,9 +106,16 @@ for (const [what, make, fillers] of FULL) {
       const running = await cri.runContainer(one, IMAGE, { command: ['sleep', '1000'] });
       const created = await cri.createContainer(one, IMAGE, { metadata: { name: 'created', attempt: 0 } });
       const forNextDaemon = await cri.runContainer(other, IMAGE, { command: ['sleep', '1000'] });
-      await cri.rpc.import({ path: new URL('../../build/embedded-image', import.meta.url).pathname, reference: 'localhost/second:name' });
+      await cri.rpc.import({
+        path: new URL('../../build/embedded-image', import.meta.url).pathname,
+        reference: 'localhost/second:name',
+      });
       const reserves = ['root/reserve', 'run/reserve'].map((name) => join(node.dir, name));
-      await waitFor(async () => reserves.every(existsSync), (made) => made, 'the reserves');
+      await waitFor(
+        async () => reserves.every(existsSync),
+        (made) => made,
+        'the reserves',
+      );
       await disk.fill(fillers);
 
       await cri.rpc.stopContainer({ containerId: running, timeout: 0n });
@@ -125,14 +133,21 @@ for (const [what, make, fillers] of FULL) {
       assert.lengthOf((await cri.rpc.listPodSandbox()).items, 0);
       await cri.rpc.removeImage({ image: { image: 'localhost/second:name' } });
       assert.lengthOf((await cri.rpc.listImages()).images, 0);
-      assert.deepEqual([await readdir(join(node.dir, 'root/layers')), await readdir(join(node.dir, 'root/blobs/sha256'))], [[], []]);
+      assert.deepEqual(
+        [await readdir(join(node.dir, 'root/layers')), await readdir(join(node.dir, 'root/blobs/sha256'))],
+        [[], []],
+      );
 
       // Whatever is removed next notices that there is room again.
       await disk.drain();
       await cri.rpc.import({ path: new URL('../../build/embedded-image', import.meta.url).pathname, reference: '' });
       await cri.removePod((await cri.runPod()).id);
       await cri.rpc.removeImage({ image: { image: IMAGE } });
-      await waitFor(async () => reserves.every(existsSync), (made) => made, 'the reserves again');
+      await waitFor(
+        async () => reserves.every(existsSync),
+        (made) => made,
+        'the reserves again',
+      );
     });
   });
 }
@@ -144,8 +159,13 @@ describe('a directory that would need another block on a full disk', function ()
   before(async () => (disk = await ext4(32 << 20)));
   after(() => disk.remove());
 
-  /** A root in which one container is all that there is, and whose directory of containers has no room for the name of a 31 character entry. */
-  async function crowded(name: string): Promise<{ readonly directory: string; readonly id: ReturnType<typeof newContainerId> }> {
+  /**
+   * A root in which one container is all that there is, and whose directory of containers has no room for the name of a
+   * 31 character entry.
+   */
+  async function crowded(
+    name: string,
+  ): Promise<{ readonly directory: string; readonly id: ReturnType<typeof newContainerId> }> {
     const id = newContainerId();
     const filled = async (directory: string, count: number): Promise<number> => {
       await mkdir(join(directory, 'rootfs', id), { recursive: true });
@@ -166,10 +186,16 @@ describe('a directory that would need another block on a full disk', function ()
     await reserve.settled();
     await disk.fill(1 << 20);
     const bare = new OverlayRootfs({ root: without.directory });
-    const error: unknown = await bare.destroy(op, without.id).then(() => undefined, (each: unknown) => each);
+    const error: unknown = await bare.destroy(op, without.id).then(
+      () => undefined,
+      (each: unknown) => each,
+    );
     assert.instanceOf(error, RuntimeError);
     assert.deepInclude(error, { code: 'ResourceExhausted' });
-    assert.deepEqual((await bare.list()).filter((id) => id === without.id), [without.id]);
+    assert.deepEqual(
+      (await bare.list()).filter((id) => id === without.id),
+      [without.id],
+    );
     await bare.close();
     const driver = new OverlayRootfs({ root: kept.directory, reserve });
     await driver.destroy(op, kept.id);
@@ -195,17 +221,38 @@ describe('images on another disk than containers', function () {
 
   it('lie there with their layers, and both disks are reported for what is on them', async () => {
     const { cri } = node;
-    assert.deepEqual((await readdir(join(images.path, 'store'))).sort(), ['blobs', 'images', 'layers', 'lock', 'reserve']);
+    assert.deepEqual((await readdir(join(images.path, 'store'))).sort(), [
+      'blobs',
+      'images',
+      'layers',
+      'lock',
+      'reserve',
+    ]);
     assert.deepEqual((await readdir(join(node.dir, 'root'))).sort(), ['cni', 'lock', 'reserve', 'rootfs']);
-    const id = await cri.runContainer(await cri.runPod(), IMAGE, { command: ['sh', '-c', 'busybox head -c 3000000 /dev/urandom > /file; exec sleep 1000'] });
-    await waitFor(() => cri.exec(id, ['busybox', 'stat', '-c', '%s', '/file']), ({ stdout }) => stdout === '3000000\n', 'the file');
-    const { imageFilesystems: [image], containerFilesystems: [container] } = await cri.rpc.imageFsInfo();
-    assert.deepEqual([image?.fsId?.mountpoint, container?.fsId?.mountpoint], [join(images.path, 'store'), join(node.dir, 'root')]);
+    const id = await cri.runContainer(await cri.runPod(), IMAGE, {
+      command: ['sh', '-c', 'busybox head -c 3000000 /dev/urandom > /file; exec sleep 1000'],
+    });
+    await waitFor(
+      () => cri.exec(id, ['busybox', 'stat', '-c', '%s', '/file']),
+      ({ stdout }) => stdout === '3000000\n',
+      'the file',
+    );
+    const {
+      imageFilesystems: [image],
+      containerFilesystems: [container],
+    } = await cri.rpc.imageFsInfo();
+    assert.deepEqual(
+      [image?.fsId?.mountpoint, container?.fsId?.mountpoint],
+      [join(images.path, 'store'), join(node.dir, 'root')],
+    );
     const [imageBytes, containerBytes] = [image?.usedBytes?.value ?? 0n, container?.usedBytes?.value ?? 0n];
     assert.isTrue(imageBytes > 500_000n && imageBytes < 2_900_000n, `${imageBytes} bytes of images`);
     assert.isTrue(containerBytes >= 3_000_000n && containerBytes < 3_500_000n, `${containerBytes} bytes of containers`);
     assert.isTrue((container?.inodesUsed?.value ?? 0n) >= 2n && (container?.timestamp ?? 0n) > 0n);
-    assert.equal((await cri.rpc.containerStats({ containerId: id })).stats?.writableLayer?.fsId?.mountpoint, join(node.dir, 'root'));
+    assert.equal(
+      (await cri.rpc.containerStats({ containerId: id })).stats?.writableLayer?.fsId?.mountpoint,
+      join(node.dir, 'root'),
+    );
     await cri.removeAllPods();
   });
 
@@ -215,18 +262,31 @@ describe('images on another disk than containers', function () {
     const kept = await cri.runContainer(pod, IMAGE, { command: ['sleep', '1000'] });
     const [layer = ''] = await layers();
     await node.kill();
-    const strays = [join(images.path, 'store/layers/.tmp-0123'), join(node.dir, 'root/rootfs/.trash-0123'), join(node.dir, 'root/rootfs', '5'.repeat(64))];
+    const strays = [
+      join(images.path, 'store/layers/.tmp-0123'),
+      join(node.dir, 'root/rootfs/.trash-0123'),
+      join(node.dir, 'root/rootfs', '5'.repeat(64)),
+    ];
     for (const stray of strays) await mkdir(join(stray, 'fs/a/b'), { recursive: true });
     await writeFile(join(images.path, 'store/blobs/sha256', '7'.repeat(64)), 'nobody refers to this');
     await node.start();
-    await waitFor(async () => [...strays, join(images.path, 'store/blobs/sha256', '7'.repeat(64))].filter(existsSync), (left) => left.length === 0, 'the strays to go');
+    await waitFor(
+      async () => [...strays, join(images.path, 'store/blobs/sha256', '7'.repeat(64))].filter(existsSync),
+      (left) => left.length === 0,
+      'the strays to go',
+    );
     assert.deepEqual(await layers(), [layer]);
     assert.equal((await cri.exec(kept, ['echo', 'alive'])).stdout, 'alive\n');
     const { problems, facts } = await cri.rpc.check({ repair: false });
     assert.deepEqual(problems, []);
-    assert.deepEqual(facts.filter(({ name }) => /disk|run root/.test(name)).map(({ name, detail }) => [name, detail.split(': ')[0]]), [
-      ['disk of images', join(images.path, 'store')], ['disk of containers', join(node.dir, 'root')], ['run root', join(node.dir, 'run')],
-    ]);
+    assert.deepEqual(
+      facts.filter(({ name }) => /disk|run root/.test(name)).map(({ name, detail }) => [name, detail.split(': ')[0]]),
+      [
+        ['disk of images', join(images.path, 'store')],
+        ['disk of containers', join(node.dir, 'root')],
+        ['run root', join(node.dir, 'run')],
+      ],
+    );
     await cri.removeAllPods();
     await rm(join(images.path, 'store/layers', layer, 'fs/bin/busybox'));
     assert.match((await cri.rpc.check({ repair: true })).problems[0]?.what ?? '', /"\/bin\/busybox" is missing/);
@@ -249,7 +309,9 @@ describe('images on another disk than containers', function () {
   });
 
   it('are for one daemon', async () => {
-    const error: unknown = await TestNode.boot({ flags: ['--imagestore', join(images.path, 'store')] }).catch((each: unknown) => each);
+    const error: unknown = await TestNode.boot({ flags: ['--imagestore', join(images.path, 'store')] }).catch(
+      (each: unknown) => each,
+    );
     assert.match(String(error), /another berth serves from it.*--imagestore/);
   });
 });
@@ -264,7 +326,8 @@ describe('a disk that turned read-only', function () {
   });
   after(async () => {
     // Its files cannot be deleted; its process can be ended.
-    for (const { id } of (await node.cri.rpc.listContainers()).containers) await node.cri.rpc.stopContainer({ containerId: id, timeout: 0n });
+    for (const { id } of (await node.cri.rpc.listContainers()).containers)
+      await node.cri.rpc.stopContainer({ containerId: id, timeout: 0n });
     await node.discard();
     await disk.remove();
   });
@@ -275,20 +338,40 @@ describe('a disk that turned read-only', function () {
     const id = await cri.runContainer(pod, IMAGE, { command: ['sleep', '1000'] });
     // As the file system itself does when it finds an error in what it reads.
     sh('mount', '-o', 'remount,abort', disk.path);
-    const told = async (work: Promise<unknown>): Promise<string> => await work.then(() => 'done', (error: unknown) => String(error));
+    const told = async (work: Promise<unknown>): Promise<string> =>
+      await work.then(
+        () => 'done',
+        (error: unknown) => String(error),
+      );
     const bad = { path: new URL('../../build/embedded-image', import.meta.url).pathname, reference: 'other:1' };
     for (const life of ['same-daemon', 'next-daemon']) {
       assert.equal((await cri.exec(id, ['echo', 'alive'])).stdout, 'alive\n', life);
       assert.lengthOf((await cri.rpc.listImages()).images, 1, life);
       assert.deepEqual((await cri.rpc.check({ repair: false })).problems, [], life);
       assert.match(await told(cri.rpc.import(bad)), /read-only/, life);
-      assert.match(await told(cri.rpc.createContainer({ podSandboxId: pod.id, config: { metadata: { name: life, attempt: 0 }, image: { image: IMAGE } }, sandboxConfig: pod.config })), /read-only/i, life);
+      assert.match(
+        await told(
+          cri.rpc.createContainer({
+            podSandboxId: pod.id,
+            config: { metadata: { name: life, attempt: 0 }, image: { image: IMAGE } },
+            sandboxConfig: pod.config,
+          }),
+        ),
+        /read-only/i,
+        life,
+      );
       if (life === 'same-daemon') await node.restart();
     }
     await cri.rpc.stopContainer({ containerId: id, timeout: 0n });
     assert.equal((await cri.container(id)).exitCode, 137);
-    for (const work of [cri.rpc.removeContainer({ containerId: id }), cri.rpc.removePodSandbox({ podSandboxId: pod.id })]) assert.match(await told(work), /read-only/i);
-    const { images: [image] } = await cri.rpc.listImages();
+    for (const work of [
+      cri.rpc.removeContainer({ containerId: id }),
+      cri.rpc.removePodSandbox({ podSandboxId: pod.id }),
+    ])
+      assert.match(await told(work), /read-only/i);
+    const {
+      images: [image],
+    } = await cri.rpc.listImages();
     assert.isDefined(image);
   });
 });

@@ -44,27 +44,52 @@ export class StoreGround {
     return buildImage({ directory: this.fresh('image'), name: 'v1', layers, config });
   }
 
-  /** A store whose configuration is `registries`, a registries.conf, and whatever a test puts into `<directory>/certs.d` and `<directory>/hosts`. */
-  async open(registries: string, options: Partial<FileImageStoreOptions> = {}, directory = this.fresh('store'), policy: Partial<PolicyOptions> = {}): Promise<OpenStore> {
+  /**
+   * A store whose configuration is `registries`, a registries.conf, and whatever a test puts into `<directory>/certs.d`
+   * and `<directory>/hosts`.
+   */
+  async open(
+    registries: string,
+    options: Partial<FileImageStoreOptions> = {},
+    directory = this.fresh('store'),
+    policy: Partial<PolicyOptions> = {},
+  ): Promise<OpenStore> {
     await mkdir(directory, { recursive: true });
     await writeFile(join(directory, 'registries.conf'), registries);
     const rootfs = new OverlayRootfs({ root: directory });
     await rootfs.sweepLayers(backgroundOp(silent));
-    const own = { registriesConf: join(directory, 'registries.conf'), registriesConfDir: '', hostsDirs: [join(directory, 'hosts')], certsDirs: [join(directory, 'certs.d')] };
-    const store = new FileImageStore({ root: directory, unpacker: rootfs, policy: new RegistryPolicy({ ...defaultPolicyOptions, ...own, ...policy }), ...options });
+    const own = {
+      registriesConf: join(directory, 'registries.conf'),
+      registriesConfDir: '',
+      hostsDirs: [join(directory, 'hosts')],
+      certsDirs: [join(directory, 'certs.d')],
+    };
+    const store = new FileImageStore({
+      root: directory,
+      unpacker: rootfs,
+      policy: new RegistryPolicy({ ...defaultPolicyOptions, ...own, ...policy }),
+      ...options,
+    });
     await store.load(backgroundOp(silent));
     return { store, rootfs, directory, close: () => store.close() };
   }
 }
 
 /** A registries.conf that lets these hosts speak plain http. */
-export const insecure = (...hosts: string[]): string => hosts.map((host) => `[[registry]]\nlocation = "${host}"\ninsecure = true\n`).join('');
+export const insecure = (...hosts: string[]): string =>
+  hosts.map((host) => `[[registry]]\nlocation = "${host}"\ninsecure = true\n`).join('');
 
 /** How a call ends: `undefined` if well, else the code of its error with the kubelet's reason. */
 export async function outcome(promise: Promise<unknown>): Promise<string> {
-  const error: unknown = await promise.then(() => undefined, (each: unknown) => each);
-  return error instanceof RuntimeError ? `${error.code}${error.reason === undefined ? '' : ` ${error.reason}`}` : String(error);
+  const error: unknown = await promise.then(
+    () => undefined,
+    (each: unknown) => each,
+  );
+  return error instanceof RuntimeError
+    ? `${error.code}${error.reason === undefined ? '' : ` ${error.reason}`}`
+    : String(error);
 }
 
 /** Where a layer of an image is unpacked. */
-export const layerTree = (directory: string, image: Image, index: number): string => join(directory, 'layers', hexOf(image.layers[index]!.chainId), 'fs');
+export const layerTree = (directory: string, image: Image, index: number): string =>
+  join(directory, 'layers', hexOf(image.layers[index]!.chainId), 'fs');

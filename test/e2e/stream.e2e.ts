@@ -21,11 +21,19 @@ import { heldBy, INSPECTABLE } from './held.ts';
 const SOAK = Number(process.env['SOAK'] ?? 100);
 /** Bytes of output in the test of back-pressure. */
 const FLOOD = Number(process.env['FLOOD'] ?? 60_000_000);
-const COMBINATIONS: readonly (readonly [RuntimeName, MonitorName])[] = [['runc', 'ours'], ['crun', 'debian'], ['runsc', 'ours']];
+const COMBINATIONS: readonly (readonly [RuntimeName, MonitorName])[] = [
+  ['runc', 'ours'],
+  ['crun', 'debian'],
+  ['runsc', 'ours'],
+];
 
 function spdy(url: string, protocol: string): Promise<SpdyClient> {
   return new Promise((resolve, reject) => {
-    const dial = request(url, { method: 'POST', agent: false, headers: { Connection: 'Upgrade', Upgrade: 'SPDY/3.1', 'X-Stream-Protocol-Version': protocol } });
+    const dial = request(url, {
+      method: 'POST',
+      agent: false,
+      headers: { Connection: 'Upgrade', Upgrade: 'SPDY/3.1', 'X-Stream-Protocol-Version': protocol },
+    });
     dial.on('error', reject).on('response', (response) => reject(new Error(`HTTP ${response.statusCode}`)));
     dial.on('upgrade', (_response, socket, head) => resolve(new SpdyClient(socket, head)));
     dial.end();
@@ -36,17 +44,31 @@ interface Session {
   readonly client: SpdyClient;
   readonly stream: Readonly<Record<'error' | 'stdin' | 'stdout' | 'stderr' | 'resize', SpdyClientStream>>;
   /** The Status that the session ended with. */
-  readonly status: Promise<{ readonly status: string; readonly message?: string; readonly details?: { readonly causes: readonly { readonly message: string }[] } }>;
+  readonly status: Promise<{
+    readonly status: string;
+    readonly message?: string;
+    readonly details?: { readonly causes: readonly { readonly message: string }[] };
+  }>;
 }
 
 /** Dials with every stream that was asked for. */
-async function dial(url: string, wanted: { readonly stdin?: boolean; readonly stderr?: boolean; readonly tty?: boolean }): Promise<Session> {
+async function dial(
+  url: string,
+  wanted: { readonly stdin?: boolean; readonly stderr?: boolean; readonly tty?: boolean },
+): Promise<Session> {
   const client = await spdy(url, 'v4.channel.k8s.io');
-  const names = ['error', 'stdout', ...(['stdin', 'stderr'] as const).filter((name) => wanted[name] === true), ...(wanted.tty === true ? ['resize'] : [])];
+  const names = [
+    'error',
+    'stdout',
+    ...(['stdin', 'stderr'] as const).filter((name) => wanted[name] === true),
+    ...(wanted.tty === true ? ['resize'] : []),
+  ];
   const streams: Record<string, SpdyClientStream> = {};
   for (const streamType of names) streams[streamType] = await client.open({ streamType });
   const stream = streams as Session['stream'];
-  const status = stream.error.all().then((text) => JSON.parse(text === '' ? '{"status":"none"}' : text) as Awaited<Session['status']>);
+  const status = stream.error
+    .all()
+    .then((text) => JSON.parse(text === '' ? '{"status":"none"}' : text) as Awaited<Session['status']>);
   status.catch(() => {});
   return { client, stream, status };
 }
@@ -83,28 +105,61 @@ for (const [runtime, monitor] of COMBINATIONS) {
     after(() => node.close());
 
     async function execUrl(cmd: readonly string[], options: Input<ExecRequest> = {}): Promise<string> {
-      return (await node.cri.rpc.exec({ containerId: container, cmd, stdout: true, stderr: options.tty !== true, stdin: false, tty: false, ...options })).url;
+      return (
+        await node.cri.rpc.exec({
+          containerId: container,
+          cmd,
+          stdout: true,
+          stderr: options.tty !== true,
+          stdin: false,
+          tty: false,
+          ...options,
+        })
+      ).url;
     }
     async function attachUrl(containerId: string, options: Input<AttachRequest> = {}): Promise<string> {
-      return (await node.cri.rpc.attach({ containerId, stdin: true, stdout: true, stderr: options.tty !== true, tty: false, ...options })).url;
+      return (
+        await node.cri.rpc.attach({
+          containerId,
+          stdin: true,
+          stdout: true,
+          stderr: options.tty !== true,
+          tty: false,
+          ...options,
+        })
+      ).url;
     }
     /** Processes of a container whose command line is exactly this. */
     async function commands(id: string, commandLine: string): Promise<readonly string[]> {
       // The host does not see what runs on a kernel of its own.
       if (runtime !== 'runsc') return processes(commandLine);
-      return (await node.cri.exec(id, ['ps', '-o', 'args'])).stdout.split('\n').filter((line) => line.trim() === commandLine);
+      return (await node.cri.exec(id, ['ps', '-o', 'args'])).stdout
+        .split('\n')
+        .filter((line) => line.trim() === commandLine);
     }
     async function fails(work: Promise<unknown>): Promise<CriError> {
-      const error = await work.then(() => undefined, (cause: unknown) => cause);
+      const error = await work.then(
+        () => undefined,
+        (cause: unknown) => cause,
+      );
       if (!(error instanceof CriError)) throw new Error(`it did not fail as it should: ${String(error)}`);
       return error;
     }
 
     it('runs a command with its streams apart, and tells its exit code', async () => {
-      const { stream, status } = await dial(await execUrl(['sh', '-c', 'echo out; echo err >&2; exit 7']), { stderr: true });
+      const { stream, status } = await dial(await execUrl(['sh', '-c', 'echo out; echo err >&2; exit 7']), {
+        stderr: true,
+      });
       assert.deepEqual([await stream.stdout.all(), await stream.stderr.all()], ['out\n', 'err\n']);
-      assert.deepEqual((await status).details?.causes.map((each) => each.message), ['7']);
-      const [, out, err, end] = await overWebSocket(await execUrl(['sh', '-c', 'echo out; echo err >&2; exit 7']), 'v4.channel.k8s.io', []);
+      assert.deepEqual(
+        (await status).details?.causes.map((each) => each.message),
+        ['7'],
+      );
+      const [, out, err, end] = await overWebSocket(
+        await execUrl(['sh', '-c', 'echo out; echo err >&2; exit 7']),
+        'v4.channel.k8s.io',
+        [],
+      );
       assert.deepEqual([out, err], ['out\n', 'err\n']);
       assert.include(end, '"message":"7"');
     });
@@ -112,60 +167,137 @@ for (const [runtime, monitor] of COMBINATIONS) {
     it('delivers megabytes to stdin whole, however slowly they are read', async () => {
       const content = randomBytes(5_000_000);
       const sum = createHash('sha256').update(content).digest('hex');
-      const { stream } = await dial(await execUrl(['sh', '-c', 'sleep 0.3; sha256sum'], { stdin: true }), { stdin: true, stderr: true });
+      const { stream } = await dial(await execUrl(['sh', '-c', 'sleep 0.3; sha256sum'], { stdin: true }), {
+        stdin: true,
+        stderr: true,
+      });
       void stream.stdin.write(content).then(() => stream.stdin.end());
       assert.include(await stream.stdout.all(), sum);
-      const parts = Array.from({ length: 50 }, (_, i) => Buffer.concat([Buffer.of(0), content.subarray(i * 100_000, (i + 1) * 100_000)]));
-      const [, out] = await overWebSocket(await execUrl(['sh', '-c', 'sleep 0.3; sha256sum'], { stdin: true }), 'v5.channel.k8s.io', [...parts, Buffer.of(255, 0)]);
+      const parts = Array.from({ length: 50 }, (_, i) =>
+        Buffer.concat([Buffer.of(0), content.subarray(i * 100_000, (i + 1) * 100_000)]),
+      );
+      const [, out] = await overWebSocket(
+        await execUrl(['sh', '-c', 'sleep 0.3; sha256sum'], { stdin: true }),
+        'v5.channel.k8s.io',
+        [...parts, Buffer.of(255, 0)],
+      );
       assert.include(out, sum);
     });
 
-    it('names the program that is not there, or cannot be executed, with the exit code that a shell has for it', async () => {
-      for (const [program, code] of [['/no/such/program', '127'], ['no-such-program', '127'], ['/etc/passwd', '126'], ['/etc', '126']] as const) {
-        const { stream, status } = await dial(await execUrl([program]), { stderr: true });
-        assert.deepEqual((await status).details?.causes.map((each) => each.message), [code], `${program}: ${(await status).message}`);
-        assert.include(await stream.stderr.all(), program);
-        const [, out, err] = await overWebSocket(await execUrl([program]), 'v5.channel.k8s.io', []);
-        assert.deepEqual([out, err?.includes(program)], ['', true]);
-      }
-      const refused = await fails(node.cri.exec(container, ['/no/such/program']));
-      assert.deepEqual([refused.codeName, refused.message.includes('/no/such/program')], ['InvalidArgument', true], 'ExecSync has no stderr to say it on');
-    });
+    it(
+      'names the program that is not there, or cannot be executed, with the exit code that a shell ' + 'has for it',
+      async () => {
+        for (const [program, code] of [
+          ['/no/such/program', '127'],
+          ['no-such-program', '127'],
+          ['/etc/passwd', '126'],
+          ['/etc', '126'],
+        ] as const) {
+          const { stream, status } = await dial(await execUrl([program]), { stderr: true });
+          assert.deepEqual(
+            (await status).details?.causes.map((each) => each.message),
+            [code],
+            `${program}: ${(await status).message}`,
+          );
+          assert.include(await stream.stderr.all(), program);
+          const [, out, err] = await overWebSocket(await execUrl([program]), 'v5.channel.k8s.io', []);
+          assert.deepEqual([out, err?.includes(program)], ['', true]);
+        }
+        const refused = await fails(node.cri.exec(container, ['/no/such/program']));
+        assert.deepEqual(
+          [refused.codeName, refused.message.includes('/no/such/program')],
+          ['InvalidArgument', true],
+          'ExecSync has no stderr to say it on',
+        );
+      },
+    );
 
     it('leaves a line for each session: who, where, what by hash, how it ended, how much', async () => {
       const { client } = await dial(await execUrl(['sh', '-c', 'echo secret; exit 7']), { stderr: true });
       await client.closed;
       const hash = createHash('sha256').update('sh\0-c\0echo secret; exit 7').digest('hex').slice(0, 16);
-      const line = await waitFor(() => node.log.split('\n').find((each) => each.includes(hash)), (found) => found !== undefined, 'the line');
-      for (const part of [/level=info/, /peer=127\.0\.0\.1:\d+/, new RegExp(`container=${container}`), /exit=7/, /inBytes=0/, /outBytes=7/]) assert.match(line ?? '', part);
+      const line = await waitFor(
+        () => node.log.split('\n').find((each) => each.includes(hash)),
+        (found) => found !== undefined,
+        'the line',
+      );
+      for (const part of [
+        /level=info/,
+        /peer=127\.0\.0\.1:\d+/,
+        new RegExp(`container=${container}`),
+        /exit=7/,
+        /inBytes=0/,
+        /outBytes=7/,
+      ])
+        assert.match(line ?? '', part);
       assert.notInclude(line ?? '', 'secret');
     });
 
     it('gives a terminal of the right size, and resizes it', async () => {
-      const { stream, status } = await dial(await execUrl(['sh'], { stdin: true, tty: true }), { stdin: true, tty: true });
+      const { stream, status } = await dial(await execUrl(['sh'], { stdin: true, tty: true }), {
+        stdin: true,
+        tty: true,
+      });
       await stream.resize.write('{"Width":97,"Height":31}');
-      await waitFor(() => stream.stdout.text, (text) => text.includes('#'), 'a prompt');
+      await waitFor(
+        () => stream.stdout.text,
+        (text) => text.includes('#'),
+        'a prompt',
+      );
       await stream.stdin.write('until [ "$(stty size)" = "31 97" ]; do sleep 0.01; done; echo si""zed\n');
-      await waitFor(() => stream.stdout.text, (text) => text.includes('sized'), 'the size');
-      await stream.resize.write(Array.from({ length: 2_000 }, (_, i) => `{"Width":${100 + (i % 50)},"Height":40}`).join('\n'));
+      await waitFor(
+        () => stream.stdout.text,
+        (text) => text.includes('sized'),
+        'the size',
+      );
+      await stream.resize.write(
+        Array.from({ length: 2_000 }, (_, i) => `{"Width":${100 + (i % 50)},"Height":40}`).join('\n'),
+      );
       await stream.stdin.write('until [ "$(stty size)" = "40 149" ]; do sleep 0.01; done; tty; exit 3\n');
-      assert.deepEqual((await status).details?.causes.map((each) => each.message), ['3']);
+      assert.deepEqual(
+        (await status).details?.causes.map((each) => each.message),
+        ['3'],
+      );
       // gVisor knows no name of a terminal that is the host's.
       if (runtime !== 'runsc') assert.include(stream.stdout.text, '/dev/pts/');
     });
 
     it('kills the command when the client leaves', async () => {
       const { client } = await dial(await execUrl(['sleep', '31415']), { stderr: true });
-      await waitFor(() => commands(container, 'sleep 31415'), (found) => found.length === 1, 'the command to run');
+      await waitFor(
+        () => commands(container, 'sleep 31415'),
+        (found) => found.length === 1,
+        'the command to run',
+      );
       client.close();
-      await waitFor(() => commands(container, 'sleep 31415'), (found) => found.length === 0, 'the command to be killed');
+      await waitFor(
+        () => commands(container, 'sleep 31415'),
+        (found) => found.length === 0,
+        'the command to be killed',
+      );
     });
 
     it('ends a session with its container', async () => {
       const other = await node.cri.runContainer(pod, IMAGE, { command: ['sleep', '100000'] });
-      const { status, client } = await dial((await node.cri.rpc.exec({ containerId: other, cmd: ['sleep', '27182'], stdout: true, stderr: true, stdin: false, tty: false })).url, { stderr: true });
+      const { status, client } = await dial(
+        (
+          await node.cri.rpc.exec({
+            containerId: other,
+            cmd: ['sleep', '27182'],
+            stdout: true,
+            stderr: true,
+            stdin: false,
+            tty: false,
+          })
+        ).url,
+        { stderr: true },
+      );
       const attached = await dial(await attachUrl(other, { stdin: false }), { stderr: true });
-      await waitFor(() => commands(other, 'sleep 27182'), (found) => found.length === 1, 'the command to run');
+      await waitFor(
+        () => commands(other, 'sleep 27182'),
+        (found) => found.length === 1,
+        'the command to run',
+      );
       await node.cri.rpc.stopContainer({ containerId: other, timeout: 0n });
       assert.strictEqual((await status).status, 'Failure');
       assert.strictEqual((await attached.status).status, 'Success');
@@ -175,7 +307,11 @@ for (const [runtime, monitor] of COMBINATIONS) {
     /** A second of any clock, which is a thousand times what a daemon needs to read what it should not. */
     async function everyChance(): Promise<void> {
       const began = process.hrtime.bigint();
-      await waitFor(() => process.hrtime.bigint() - began, (passed) => passed > 1_000_000_000n, 'a second to pass');
+      await waitFor(
+        () => process.hrtime.bigint() - began,
+        (passed) => passed > 1_000_000_000n,
+        'a second to pass',
+      );
     }
 
     it(`does not grow when a client stops reading, and then delivers the rest of ${FLOOD / 1e6} MB`, async function () {
@@ -188,7 +324,11 @@ for (const [runtime, monitor] of COMBINATIONS) {
         if (message[0] === 1) overWs += message.length - 1;
       });
       const closed = once(ws, 'close');
-      await waitFor(() => Math.min(stream.stdout.bytes, overWs), (bytes) => bytes > FLOOD / 10, 'output');
+      await waitFor(
+        () => Math.min(stream.stdout.bytes, overWs),
+        (bytes) => bytes > FLOOD / 10,
+        'output',
+      );
       const before = residentBytes(node.pid);
       client.pause();
       ws.pause();
@@ -205,10 +345,20 @@ for (const [runtime, monitor] of COMBINATIONS) {
 
     it('does not grow with what a client has sent', async () => {
       const half = 80_000_000;
-      const { stream, status } = await dial(await execUrl(['sh', '-c', `head -c ${half} >/dev/null; echo half; head -c ${half} >/dev/null; echo all; read rest`], { stdin: true }), { stdin: true, stderr: true });
+      const { stream, status } = await dial(
+        await execUrl(
+          ['sh', '-c', `head -c ${half} >/dev/null; echo half; head -c ${half} >/dev/null; echo all; read rest`],
+          { stdin: true },
+        ),
+        { stdin: true, stderr: true },
+      );
       const send = async (said: RegExp): Promise<number> => {
         for (let sent = 0; sent < half; sent += 1_000_000) await stream.stdin.write(Buffer.alloc(1_000_000, 'x'));
-        await waitFor(() => stream.stdout.text, (text) => said.test(text), `the command to have read ${half} bytes`);
+        await waitFor(
+          () => stream.stdout.text,
+          (text) => said.test(text),
+          `the command to have read ${half} bytes`,
+        );
         return residentBytes(node.pid);
       };
       const before = await send(/half/);
@@ -219,14 +369,25 @@ for (const [runtime, monitor] of COMBINATIONS) {
 
     it('kills a command whose client stops reading and leaves', async () => {
       const { client, stream } = await dial(await execUrl(['cat', '/dev/zero']), { stderr: true });
-      await waitFor(() => stream.stdout.bytes, (bytes) => bytes > 1_000_000, 'output');
+      await waitFor(
+        () => stream.stdout.bytes,
+        (bytes) => bytes > 1_000_000,
+        'output',
+      );
       client.pause();
       client.close();
-      await waitFor(() => processes('cat /dev/zero'), (found) => found.length === 0, 'the command to be killed');
+      await waitFor(
+        () => processes('cat /dev/zero'),
+        (found) => found.length === 0,
+        'the command to be killed',
+      );
     });
 
     it('does not grow when an attached client stops reading', async () => {
-      const loud = await node.cri.runContainer(pod, IMAGE, { command: ['sh', '-c', 'read go; head -c 50000000 /dev/zero'], stdin: true });
+      const loud = await node.cri.runContainer(pod, IMAGE, {
+        command: ['sh', '-c', 'read go; head -c 50000000 /dev/zero'],
+        stdin: true,
+      });
       const { client, stream } = await dial(await attachUrl(loud), { stdin: true, stderr: true });
       client.pause();
       const before = residentBytes(node.pid);
@@ -240,11 +401,20 @@ for (const [runtime, monitor] of COMBINATIONS) {
     });
 
     it('attaches several clients at once, and closes stdin after the first where that is wanted', async () => {
-      const cat = await node.cri.runContainer(pod, IMAGE, { command: ['sh', '-c', 'cat; echo the end'], stdin: true, stdinOnce: true });
+      const cat = await node.cri.runContainer(pod, IMAGE, {
+        command: ['sh', '-c', 'cat; echo the end'],
+        stdin: true,
+        stdinOnce: true,
+      });
       const watching = await dial(await attachUrl(cat, { stdin: false }), { stderr: true });
       const typing = await dial(await attachUrl(cat), { stdin: true, stderr: true });
       await typing.stream.stdin.write('hello\n');
-      for (const each of [watching, typing]) await waitFor(() => each.stream.stdout.text, (text) => text === 'hello\n', 'the echo');
+      for (const each of [watching, typing])
+        await waitFor(
+          () => each.stream.stdout.text,
+          (text) => text === 'hello\n',
+          'the echo',
+        );
       typing.stream.stdin.end();
       assert.include(await watching.stream.stdout.all(), 'the end');
       assert.strictEqual((await watching.status).status, 'Success');
@@ -257,7 +427,11 @@ for (const [runtime, monitor] of COMBINATIONS) {
         const { client, stream } = await dial(await attachUrl(shell, { tty: true }), { stdin: true, tty: true });
         await stream.resize.write(`{"Width":${90 + i},"Height":20}`);
         await stream.stdin.write(`until [ "$(stty size)" = "20 ${90 + i}" ]; do sleep 0.01; done; echo again""${i}\n`);
-        await waitFor(() => stream.stdout.text, (text) => text.includes(`again${i}`), 'the shell');
+        await waitFor(
+          () => stream.stdout.text,
+          (text) => text.includes(`again${i}`),
+          'the shell',
+        );
         client.close();
       }
       assert.strictEqual((await node.cri.container(shell)).state, 'CONTAINER_RUNNING');
@@ -265,23 +439,46 @@ for (const [runtime, monitor] of COMBINATIONS) {
 
     it('refuses what cannot work, with the right code', async () => {
       const streams = { stdin: false, stdout: true, stderr: true, tty: false };
-      assert.strictEqual((await fails(node.cri.rpc.exec({ containerId: 'f'.repeat(64), cmd: ['true'], ...streams }))).codeName, 'NotFound');
-      assert.strictEqual((await fails(node.cri.rpc.attach({ containerId: 'f'.repeat(64), ...streams }))).codeName, 'NotFound');
-      assert.strictEqual((await fails(node.cri.rpc.portForward({ podSandboxId: 'f'.repeat(64), port: [80] }))).codeName, 'NotFound');
-      assert.strictEqual((await fails(node.cri.rpc.exec({ containerId: container, cmd: ['true'], ...streams, tty: true }))).codeName, 'InvalidArgument');
-      assert.strictEqual((await fails(node.cri.rpc.attach({ containerId: container, ...streams, stderr: false, tty: true }))).codeName, 'InvalidArgument');
+      assert.strictEqual(
+        (await fails(node.cri.rpc.exec({ containerId: 'f'.repeat(64), cmd: ['true'], ...streams }))).codeName,
+        'NotFound',
+      );
+      assert.strictEqual(
+        (await fails(node.cri.rpc.attach({ containerId: 'f'.repeat(64), ...streams }))).codeName,
+        'NotFound',
+      );
+      assert.strictEqual(
+        (await fails(node.cri.rpc.portForward({ podSandboxId: 'f'.repeat(64), port: [80] }))).codeName,
+        'NotFound',
+      );
+      assert.strictEqual(
+        (await fails(node.cri.rpc.exec({ containerId: container, cmd: ['true'], ...streams, tty: true }))).codeName,
+        'InvalidArgument',
+      );
+      assert.strictEqual(
+        (await fails(node.cri.rpc.attach({ containerId: container, ...streams, stderr: false, tty: true }))).codeName,
+        'InvalidArgument',
+      );
       const created = await node.cri.createContainer(pod, IMAGE, {});
-      assert.strictEqual((await fails(node.cri.rpc.exec({ containerId: created, cmd: ['true'], ...streams }))).codeName, 'FailedPrecondition');
+      assert.strictEqual(
+        (await fails(node.cri.rpc.exec({ containerId: created, cmd: ['true'], ...streams }))).codeName,
+        'FailedPrecondition',
+      );
     });
 
-    async function forward(client: SpdyClient, port: number, requestID: number): Promise<{ readonly data: SpdyClientStream; readonly error: SpdyClientStream }> {
+    async function forward(
+      client: SpdyClient,
+      port: number,
+      requestID: number,
+    ): Promise<{ readonly data: SpdyClientStream; readonly error: SpdyClientStream }> {
       const headers = { port: String(port), requestID: String(requestID) };
       const error = await client.open({ ...headers, streamType: 'error' }, { fin: true });
       return { error, data: await client.open({ ...headers, streamType: 'data' }) };
     }
 
     it('reaches the loopback of the pod, over IPv4 and IPv6, and says what does not answer', async () => {
-      for (const address of ['127.0.0.1:5001', '[::1]:5002']) await node.cri.runContainer(pod, IMAGE, { command: ['sh', '-c', `httpd -f -p ${address}`] });
+      for (const address of ['127.0.0.1:5001', '[::1]:5002'])
+        await node.cri.runContainer(pod, IMAGE, { command: ['sh', '-c', `httpd -f -p ${address}`] });
       const { url } = await node.cri.rpc.portForward({ podSandboxId: pod.id, port: [] });
       const client = await spdy(url, 'portforward.k8s.io');
       let requests = 0;
@@ -290,7 +487,12 @@ for (const [runtime, monitor] of COMBINATIONS) {
         await data.write('GET / HTTP/1.0\r\n\r\n');
         return await data.all();
       };
-      for (const port of [5001, 5002]) await waitFor(() => ask(port), (text) => text.startsWith('HTTP/1.'), `port ${port}`);
+      for (const port of [5001, 5002])
+        await waitFor(
+          () => ask(port),
+          (text) => text.startsWith('HTTP/1.'),
+          `port ${port}`,
+        );
       assert.include(await (await forward(client, 5999, ++requests)).error.all(), 'port 5999');
       client.close();
     });
@@ -300,17 +502,29 @@ for (const [runtime, monitor] of COMBINATIONS) {
       listener.listen(0, '127.0.0.1');
       await once(listener, 'listening');
       const { port } = listener.address() as AddressInfo;
-      const host = await node.cri.runPod({ linux: { securityContext: { namespaceOptions: { network: 'NODE', pid: 'CONTAINER', ipc: 'POD' } } } });
-      const client = await spdy((await node.cri.rpc.portForward({ podSandboxId: host.id, port: [port] })).url, 'portforward.k8s.io');
+      const host = await node.cri.runPod({
+        linux: { securityContext: { namespaceOptions: { network: 'NODE', pid: 'CONTAINER', ipc: 'POD' } } },
+      });
+      const client = await spdy(
+        (await node.cri.rpc.portForward({ podSandboxId: host.id, port: [port] })).url,
+        'portforward.k8s.io',
+      );
       const { data } = await forward(client, port, 1);
       await data.write('echo');
-      await waitFor(() => data.text, (text) => text === 'echo', 'the echo');
+      await waitFor(
+        () => data.text,
+        (text) => text === 'echo',
+        'the echo',
+      );
       await node.cri.rpc.stopPodSandbox({ podSandboxId: host.id });
       await data.ended;
       assert.include(await (await forward(client, port, 2)).error.all(), 'ready');
       await client.closed;
       listener.close();
-      assert.strictEqual((await fails(node.cri.rpc.portForward({ podSandboxId: host.id, port: [port] }))).codeName, 'FailedPrecondition');
+      assert.strictEqual(
+        (await fails(node.cri.rpc.portForward({ podSandboxId: host.id, port: [port] }))).codeName,
+        'FailedPrecondition',
+      );
     });
 
     it('works once: a second use of a URL is refused, and so is a browser', async () => {
@@ -326,56 +540,102 @@ for (const [runtime, monitor] of COMBINATIONS) {
       assert.match(answer, /^HTTP\/1\.1 404 /);
     });
 
-    it(`CVE-2022-23471, CVE-2025-64329: leaves nothing behind after ${SOAK} execs and ${SOAK} attaches`, async function () {
-      this.timeout(1_800_000);
-      const cat = await node.cri.runContainer(pod, IMAGE, { command: ['cat'], stdin: true });
-      const command = ['sh', '-c', 'echo x; cat >/dev/null'];
-      const execs = [
-        async () => {
-          const { stream, client } = await dial(await execUrl(command, { stdin: true }), { stdin: true, stderr: true });
-          stream.stdin.end();
-          await client.closed;
-        },
-        async () => {
-          const { client } = await dial(await execUrl(command, { stdin: true }), { stdin: true, stderr: true });
+    it(
+      `CVE-2022-23471, CVE-2025-64329: leaves nothing behind after ${SOAK} execs and ${SOAK} ` + 'attaches',
+      async function () {
+        this.timeout(1_800_000);
+        const cat = await node.cri.runContainer(pod, IMAGE, { command: ['cat'], stdin: true });
+        const command = ['sh', '-c', 'echo x; cat >/dev/null'];
+        const execs = [
+          async () => {
+            const { stream, client } = await dial(await execUrl(command, { stdin: true }), {
+              stdin: true,
+              stderr: true,
+            });
+            stream.stdin.end();
+            await client.closed;
+          },
+          async () => {
+            const { client } = await dial(await execUrl(command, { stdin: true }), { stdin: true, stderr: true });
+            client.close();
+            await client.closed;
+          },
+          async () => {
+            const { stream, client } = await dial(await execUrl(command, { stdin: true, tty: true }), {
+              stdin: true,
+              tty: true,
+            });
+            await stream.resize.write('{"Width":80,"Height":25}');
+            await waitFor(
+              () => stream.stdout.text,
+              (text) => text.includes('x'),
+              'the command',
+            );
+            await stream.stdin.write('\x04');
+            await client.closed;
+          },
+          async () => {
+            const { stream, client, status } = await dial(
+              await execUrl(['/no/such/program'], { stdin: true, tty: true }),
+              { stdin: true, tty: true },
+            );
+            // It may be over.
+            for (let i = 0; i < 20; i++) await stream.resize.write(`{"Width":${80 + i},"Height":25}`).catch(() => {});
+            assert.strictEqual((await status).status, 'Failure');
+            await client.closed;
+          },
+          async () =>
+            assert.include(
+              (
+                await overWebSocket(await execUrl(command, { stdin: true }), 'v5.channel.k8s.io', [Buffer.of(255, 0)])
+              ).join('|'),
+              '|x\n|',
+            ),
+        ];
+        const attach = async (i: number): Promise<void> => {
+          const { stream, client } = await dial(await attachUrl(cat), { stdin: true, stderr: true });
+          await stream.stdin.write(`${i}\n`);
+          await waitFor(
+            () => stream.stdout.text,
+            (text) => text.includes(`${i}\n`),
+            'the echo',
+          );
           client.close();
           await client.closed;
-        },
-        async () => {
-          const { stream, client } = await dial(await execUrl(command, { stdin: true, tty: true }), { stdin: true, tty: true });
-          await stream.resize.write('{"Width":80,"Height":25}');
-          await waitFor(() => stream.stdout.text, (text) => text.includes('x'), 'the command');
-          await stream.stdin.write('\x04');
-          await client.closed;
-        },
-        async () => {
-          const { stream, client, status } = await dial(await execUrl(['/no/such/program'], { stdin: true, tty: true }), { stdin: true, tty: true });
-          for (let i = 0; i < 20; i++) await stream.resize.write(`{"Width":${80 + i},"Height":25}`).catch(() => {}); // It may be over.
-          assert.strictEqual((await status).status, 'Failure');
-          await client.closed;
-        },
-        async () => assert.include((await overWebSocket(await execUrl(command, { stdin: true }), 'v5.channel.k8s.io', [Buffer.of(255, 0)])).join('|'), '|x\n|'),
-      ];
-      const attach = async (i: number): Promise<void> => {
-        const { stream, client } = await dial(await attachUrl(cat), { stdin: true, stderr: true });
-        await stream.stdin.write(`${i}\n`);
-        await waitFor(() => stream.stdout.text, (text) => text.includes(`${i}\n`), 'the echo');
-        client.close();
-        await client.closed;
-      };
-      const round = async (count: number): Promise<void> => {
-        for (let i = 0; i < count; i += 8) await Promise.all(Array.from({ length: Math.min(8, count - i) }, (_, j) => Promise.all([execs[(i + j) % execs.length]?.(), attach(i + j)])));
-        await waitFor(() => processes(command.join(' ')), (found) => found.length === 0, 'the commands to end');
-        await waitFor(() => node.cri.rpc.operations(), ({ operations }) => operations.length === 1, 'the sessions to end');
-      };
-      // Some to begin with: code that is compiled and tables that grow once are no leak.
-      await round(Math.min(SOAK, 100));
-      const before = await heldBy(node);
-      await round(SOAK);
-      const after = await waitFor(() => heldBy(node), (now) => now.descriptors <= before.descriptors && now.processes <= before.processes, `as much as before: ${JSON.stringify(before)}`, { intervalMs: 200 });
-      if (process.env['SOAK'] !== undefined) console.log(`      ${SOAK} execs and attaches: ${JSON.stringify({ before, after })}`);
-      assert.isBelow(after.bytes - before.bytes, 5_000_000);
-    });
+        };
+        const round = async (count: number): Promise<void> => {
+          for (let i = 0; i < count; i += 8)
+            await Promise.all(
+              Array.from({ length: Math.min(8, count - i) }, (_, j) =>
+                Promise.all([execs[(i + j) % execs.length]?.(), attach(i + j)]),
+              ),
+            );
+          await waitFor(
+            () => processes(command.join(' ')),
+            (found) => found.length === 0,
+            'the commands to end',
+          );
+          await waitFor(
+            () => node.cri.rpc.operations(),
+            ({ operations }) => operations.length === 1,
+            'the sessions to end',
+          );
+        };
+        // Some to begin with: code that is compiled and tables that grow once are no leak.
+        await round(Math.min(SOAK, 100));
+        const before = await heldBy(node);
+        await round(SOAK);
+        const after = await waitFor(
+          () => heldBy(node),
+          (now) => now.descriptors <= before.descriptors && now.processes <= before.processes,
+          `as much as before: ${JSON.stringify(before)}`,
+          { intervalMs: 200 },
+        );
+        if (process.env['SOAK'] !== undefined)
+          console.log(`      ${SOAK} execs and attaches: ${JSON.stringify({ before, after })}`);
+        assert.isBelow(after.bytes - before.bytes, 5_000_000);
+      },
+    );
   });
 }
 
@@ -398,7 +658,14 @@ describe('a thousand commands at once in one container', function () {
       return `${exitCode} ${stdout === `${i}\n` ? 'complete' : stdout}`;
     };
     const streamed = async (i: number): Promise<string> => {
-      const { url } = await node.cri.rpc.exec({ containerId: busy, cmd: ['sh', '-c', `echo ${i}; exit 3`], stdout: true, stderr: true, stdin: false, tty: false });
+      const { url } = await node.cri.rpc.exec({
+        containerId: busy,
+        cmd: ['sh', '-c', `echo ${i}; exit 3`],
+        stdout: true,
+        stderr: true,
+        stdin: false,
+        tty: false,
+      });
       const { stream, status } = await dial(url, { stderr: true });
       return `${(await status).details?.causes[0]?.message} ${(await stream.stdout.all()) === `${i}\n` ? 'complete' : stream.stdout.text}`;
     };
@@ -409,21 +676,36 @@ describe('a thousand commands at once in one container', function () {
     const flood = Promise.all(Array.from({ length: 1_000 }, (_, i) => outcome(i % 2 === 0 ? sync(i) : streamed(i))));
     // A kubelet has a connection of its own.
     const kubelet = criClient(node.socket);
-    await waitFor(() => kubelet.rpc.operations(), ({ operations }) => operations.filter(({ stage }) => stage.startsWith('wait for a turn')).length > 300, 'a line');
+    await waitFor(
+      () => kubelet.rpc.operations(),
+      ({ operations }) => operations.filter(({ stage }) => stage.startsWith('wait for a turn')).length > 300,
+      'a line',
+    );
     // In line like everybody in this container; the probe of the other one is not.
     const inLine = kubelet.exec(busy, ['true']);
-    for (let i = 0; i < 3; i++) assert.strictEqual((await kubelet.exec(quiet, ['true'], { timeoutSeconds: 60 })).exitCode, 0);
+    for (let i = 0; i < 3; i++)
+      assert.strictEqual((await kubelet.exec(quiet, ['true'], { timeoutSeconds: 60 })).exitCode, 0);
     assert.isBelow(ended, 500, 'commands that the other container had to wait for');
     let peak = 0;
-    await waitFor(() => {
-      peak = Math.max(peak, residentBytes(node.pid) - resident);
-      return ended;
-    }, (count) => count === 1_000, 'all to end', { timeoutMs: 500_000, intervalMs: 50 });
+    await waitFor(
+      () => {
+        peak = Math.max(peak, residentBytes(node.pid) - resident);
+        return ended;
+      },
+      (count) => count === 1_000,
+      'all to end',
+      { timeoutMs: 500_000, intervalMs: 50 },
+    );
     assert.deepEqual([...new Set(await flood)], ['3 complete']);
     assert.strictEqual((await inLine).exitCode, 0);
     kubelet.close();
     assert.isBelow(peak, 150_000_000);
-    const after = await waitFor(() => heldBy(node), (now) => now.descriptors <= before.descriptors && now.processes <= before.processes, `as much as before: ${JSON.stringify(before)}`, { intervalMs: 200 });
+    const after = await waitFor(
+      () => heldBy(node),
+      (now) => now.descriptors <= before.descriptors && now.processes <= before.processes,
+      `as much as before: ${JSON.stringify(before)}`,
+      { intervalMs: 200 },
+    );
     assert.isBelow(after.bytes - before.bytes, 5_000_000);
   });
 });
@@ -437,7 +719,27 @@ describe('streams over TLS', function () {
   /** A self-signed certificate, in place of what was there. */
   function certify(name: string): string {
     const [key, certificate] = [join(files, `${name}.key`), join(files, `${name}.crt`)];
-    execFileSync('openssl', ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-days', '2', '-subj', `/CN=${name}`, '-keyout', `${key}.new`, '-out', `${certificate}.new`], { stdio: 'ignore' });
+    execFileSync(
+      'openssl',
+      [
+        'req',
+        '-x509',
+        '-newkey',
+        'ec',
+        '-pkeyopt',
+        'ec_paramgen_curve:prime256v1',
+        '-nodes',
+        '-days',
+        '2',
+        '-subj',
+        `/CN=${name}`,
+        '-keyout',
+        `${key}.new`,
+        '-out',
+        `${certificate}.new`,
+      ],
+      { stdio: 'ignore' },
+    );
     renameSync(`${key}.new`, key);
     renameSync(`${certificate}.new`, certificate);
     return new X509Certificate(readFileSync(certificate)).fingerprint256;
@@ -447,7 +749,15 @@ describe('streams over TLS', function () {
     files = await mkdtemp(join(tmpdir(), 'berth-tls-'));
     certify('server');
     certify('client');
-    const flags = ['--stream-enable-tls', '--stream-tls-cert', join(files, 'server.crt'), '--stream-tls-key', join(files, 'server.key'), '--stream-tls-ca', join(files, 'client.crt')];
+    const flags = [
+      '--stream-enable-tls',
+      '--stream-tls-cert',
+      join(files, 'server.crt'),
+      '--stream-tls-key',
+      join(files, 'server.key'),
+      '--stream-tls-ca',
+      join(files, 'client.crt'),
+    ];
     node = await TestNode.boot({ flags });
     container = await node.cri.runContainer(await node.cri.runPod(), IMAGE, { command: ['sleep', '100000'] });
   });
@@ -456,8 +766,22 @@ describe('streams over TLS', function () {
     await rm(files, { recursive: true, force: true });
   });
 
-  const url = async (): Promise<string> => (await node.cri.rpc.exec({ containerId: container, cmd: ['echo', 'over TLS'], stdout: true, stderr: true, stdin: false, tty: false })).url;
-  const client = (): ClientOptions => ({ cert: readFileSync(join(files, 'client.crt')), key: readFileSync(join(files, 'client.key')), rejectUnauthorized: false });
+  const url = async (): Promise<string> =>
+    (
+      await node.cri.rpc.exec({
+        containerId: container,
+        cmd: ['echo', 'over TLS'],
+        stdout: true,
+        stderr: true,
+        stdin: false,
+        tty: false,
+      })
+    ).url;
+  const client = (): ClientOptions => ({
+    cert: readFileSync(join(files, 'client.crt')),
+    key: readFileSync(join(files, 'client.key')),
+    rejectUnauthorized: false,
+  });
 
   /** The server's certificate and what the command said. */
   async function run(options: ClientOptions): Promise<{ readonly fingerprint: string; readonly out: string }> {
@@ -478,7 +802,10 @@ describe('streams over TLS', function () {
   it('asks for a client certificate, and serves a renewed one of its own at once', async () => {
     const first = await run(client());
     assert.strictEqual(first.out, 'over TLS\n');
-    const stranger = await run({ rejectUnauthorized: false }).then(() => undefined, (cause: unknown) => cause);
+    const stranger = await run({ rejectUnauthorized: false }).then(
+      () => undefined,
+      (cause: unknown) => cause,
+    );
     assert.instanceOf(stranger, Error);
     const renewed = certify('server');
     const second = await run(client());
@@ -487,14 +814,21 @@ describe('streams over TLS', function () {
   });
 
   it('speaks no older version, and uses no other suite, than it was told', async () => {
-    const failed = (options: ClientOptions): Promise<string> => run({ ...client(), ...options }).then(({ out }) => out, () => 'no connection');
+    const failed = (options: ClientOptions): Promise<string> =>
+      run({ ...client(), ...options }).then(
+        ({ out }) => out,
+        () => 'no connection',
+      );
     const restart = async (...flags: string[]): Promise<void> => {
       node.moreFlags = flags;
       await node.restart();
     };
     await restart('--tls-cipher-suites', 'TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384');
     assert.strictEqual(await failed({ maxVersion: 'TLSv1.2', ciphers: 'ECDHE-ECDSA-AES256-GCM-SHA384' }), 'over TLS\n');
-    assert.strictEqual(await failed({ maxVersion: 'TLSv1.2', ciphers: 'ECDHE-ECDSA-AES128-GCM-SHA256' }), 'no connection');
+    assert.strictEqual(
+      await failed({ maxVersion: 'TLSv1.2', ciphers: 'ECDHE-ECDSA-AES128-GCM-SHA256' }),
+      'no connection',
+    );
     assert.strictEqual(await failed({ minVersion: 'TLSv1.3' }), 'over TLS\n');
     await restart('--tls-min-version', 'VersionTLS13');
     assert.strictEqual(await failed({ maxVersion: 'TLSv1.2' }), 'no connection');

@@ -1,6 +1,7 @@
 /**
- * pkg/sys, native/ and the Linux side of pkg/runtime against a real kernel. Needs root and built binaries. Everything it makes lies in
- * one temporary directory and in cgroups and namespaces of its own; the last hook checks that nothing is left.
+ * pkg/sys, native/ and the Linux side of pkg/runtime against a real kernel. Needs root and built binaries. Everything
+ * it makes lies in one temporary directory and in cgroups and namespaces of its own; the last hook checks that nothing
+ * is left.
  */
 import { assert } from 'chai';
 import { execFileSync, spawn } from 'node:child_process';
@@ -8,8 +9,25 @@ import { randomBytes } from 'node:crypto';
 import { createSocket, type Socket } from 'node:dgram';
 import { on } from 'node:events';
 import {
-  closeSync, constants, existsSync, lstatSync, mkdirSync, mkdtempSync, openSync, readdirSync, readFileSync,
-  readlinkSync, readSync, realpathSync, renameSync, rmSync, statSync, symlinkSync, truncateSync, writeFileSync, writeSync,
+  closeSync,
+  constants,
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  readSync,
+  realpathSync,
+  renameSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  truncateSync,
+  writeFileSync,
+  writeSync,
 } from 'node:fs';
 import { createServer, type Server } from 'node:net';
 import { hostname } from 'node:os';
@@ -31,7 +49,8 @@ const SIGKILL = 9;
 
 let top = '';
 const op = (ms = 20_000): Op => backgroundOp(silent, ms);
-const run = (...argv: [string, ...string[]]): Promise<sys.Captured> => sys.capture(op(), { argv, stdoutMax: 1 << 20, stderrMax: 4096 });
+const run = (...argv: [string, ...string[]]): Promise<sys.Captured> =>
+  sys.capture(op(), { argv, stdoutMax: 1 << 20, stderrMax: 4096 });
 const openFds = (): number => readdirSync('/proc/self/fd').length;
 
 /** A fresh directory below the suite's. */
@@ -77,7 +96,9 @@ before(() => {
   top = realpathSync(mkdtempSync('/tmp/berth-sys-'));
 });
 after(async () => {
-  const mounts = (await sys.readMountinfo()).filter((mount) => sys.isAtOrBelow(mount.mountPoint, top)).map((mount) => mount.mountPoint);
+  const mounts = (await sys.readMountinfo())
+    .filter((mount) => sys.isAtOrBelow(mount.mountPoint, top))
+    .map((mount) => mount.mountPoint);
   await sys.unmountTree(top);
   rmSync(top, { recursive: true, force: true });
   assert.deepEqual(mounts, [], 'mounts left behind');
@@ -98,9 +119,12 @@ describe('sys spawn', () => {
     assert.deepEqual(await child.exited, { kind: 'exited', code: 0 });
   });
 
-  it('maps descriptors that stand in each other\'s way', async () => {
+  it("maps descriptors that stand in each other's way", async () => {
     const [a, b] = [sys.pipe(), sys.pipe()];
-    const child = await sys.spawn({ argv: ['/bin/sh', '-c', 'echo first >&0; echo second >&1'], fds: [Math.max(a.write, b.write), Math.min(a.write, b.write)] });
+    const child = await sys.spawn({
+      argv: ['/bin/sh', '-c', 'echo first >&0; echo second >&1'],
+      fds: [Math.max(a.write, b.write), Math.min(a.write, b.write)],
+    });
     const streams = [b, a].map((each) => {
       sys.closeFd(each.write);
       return sys.openStream(each.read);
@@ -114,25 +138,42 @@ describe('sys spawn', () => {
   it('starts with a clean signal state in a group of its own', async () => {
     const { stdout } = await run('/bin/sh', '-c', 'cat /proc/self/status; ps -o pgid= -p $$; echo $$');
     const text = stdout.toString();
-    for (const field of ['SigBlk', 'SigIgn', 'SigPnd']) assert.match(text, new RegExp(`^${field}:\\s+0{16}$`, 'm'), field);
-    const [group, pid] = text.trim().split('\n').slice(-2).map((each) => each.trim());
+    for (const field of ['SigBlk', 'SigIgn', 'SigPnd'])
+      assert.match(text, new RegExp(`^${field}:\\s+0{16}$`, 'm'), field);
+    const [group, pid] = text
+      .trim()
+      .split('\n')
+      .slice(-2)
+      .map((each) => each.trim());
     assert.equal(group, pid);
   });
 
   it('makes a session, a directory, an environment, an oom score', async () => {
     const directory = fresh('cwd');
     const { stdout } = await sys.capture(op(), {
-      argv: ['/bin/sh', '-c', 'pwd; echo $A; ps -o sid= -p $$; echo $$; cat /proc/self/oom_score_adj'], cwd: directory, env: ['A=b c', 'PATH=/bin'], leads: 'session', oomScoreAdj: 321,
-      stdoutMax: 1000, stderrMax: 100,
+      argv: ['/bin/sh', '-c', 'pwd; echo $A; ps -o sid= -p $$; echo $$; cat /proc/self/oom_score_adj'],
+      cwd: directory,
+      env: ['A=b c', 'PATH=/bin'],
+      leads: 'session',
+      oomScoreAdj: 321,
+      stdoutMax: 1000,
+      stderrMax: 100,
     });
-    const [pwd, a, session, pid, score] = stdout.toString().trim().split('\n').map((each) => each.trim());
+    const [pwd, a, session, pid, score] = stdout
+      .toString()
+      .trim()
+      .split('\n')
+      .map((each) => each.trim());
     assert.deepEqual([pwd, a, session, score], [directory, 'b c', pid, '321']);
   });
 
   it('says what is wrong with a program', async () => {
     const notRunnable = join(fresh('bad'), 'data');
     writeFileSync(notRunnable, 'x', { mode: 0o644 });
-    assert.match((await refusal(() => sys.spawn({ argv: ['/bin/no-such'] }), 'NotFound')).message, /\/bin\/no-such.*install it/);
+    assert.match(
+      (await refusal(() => sys.spawn({ argv: ['/bin/no-such'] }), 'NotFound')).message,
+      /\/bin\/no-such.*install it/,
+    );
     await refusal(() => sys.spawn({ argv: ['no-such-program-anywhere'] }), 'NotFound');
     await refusal(() => sys.spawn({ argv: [notRunnable] }), 'PermissionDenied');
     await refusal(() => sys.spawn({ argv: ['/bin/true'], cwd: '/no/such' }), 'NotFound');
@@ -140,7 +181,10 @@ describe('sys spawn', () => {
   });
 
   it('reports exits and signals, and never a wrong one', async () => {
-    assert.deepEqual(await (await sys.spawn({ argv: ['/bin/sh', '-c', 'exit 77'] })).exited, { kind: 'exited', code: 77 });
+    assert.deepEqual(await (await sys.spawn({ argv: ['/bin/sh', '-c', 'exit 77'] })).exited, {
+      kind: 'exited',
+      code: 77,
+    });
     const child = await sys.spawn({ argv: ['/bin/sleep', '100'] });
     assert.isTrue(sys.isAlive(child.ref));
     assert.isTrue(child.kill(SIGTERM));
@@ -152,23 +196,38 @@ describe('sys spawn', () => {
 
   it('runs a hundred at once and loses none', async () => {
     const before = openFds();
-    const codes = await Promise.all(Array.from({ length: 100 }, async (_, index) => sys.exitCodeOf(await (await sys.spawn({ argv: ['/bin/sh', '-c', `exit ${index}`] })).exited)));
-    assert.deepEqual(codes, Array.from({ length: 100 }, (_, index) => index));
+    const codes = await Promise.all(
+      Array.from({ length: 100 }, async (_, index) =>
+        sys.exitCodeOf(await (await sys.spawn({ argv: ['/bin/sh', '-c', `exit ${index}`] })).exited),
+      ),
+    );
+    assert.deepEqual(
+      codes,
+      Array.from({ length: 100 }, (_, index) => index),
+    );
     assert.equal(openFds(), before);
   });
 
   it('puts the child into cgroups before it runs, by itself or by a launcher', async () => {
     const layout = sys.readCgroupLayoutSync();
     const path = `/berth-sys-${randomBytes(4).toString('hex')}`;
-    const hierarchies = layout.hierarchies.filter((each) => each.version === 2 || each.controllers.some((name) => ['pids', 'freezer'].includes(name)));
+    const hierarchies = layout.hierarchies.filter(
+      (each) => each.version === 2 || each.controllers.some((name) => ['pids', 'freezer'].includes(name)),
+    );
     const directories = hierarchies.map((each) => sys.cgroupDirectory(each, path));
     for (const directory of directories) mkdirSync(directory);
     const launcher = await sys.openLauncher(directories);
     try {
       for (const how of [{ cgroupDirs: directories }, { launcher }]) {
-        const { stdout } = await sys.capture(op(), { argv: ['/bin/cat', '/proc/self/cgroup'], ...how, stdoutMax: 4096, stderrMax: 100 });
+        const { stdout } = await sys.capture(op(), {
+          argv: ['/bin/cat', '/proc/self/cgroup'],
+          ...how,
+          stdoutMax: 4096,
+          stderrMax: 100,
+        });
         const cgroups = sys.parseProcCgroup(stdout.toString());
-        for (const hierarchy of hierarchies) assert.equal(cgroups.get(hierarchy.version === 2 ? '' : (hierarchy.controllers[0] ?? '')), path);
+        for (const hierarchy of hierarchies)
+          assert.equal(cgroups.get(hierarchy.version === 2 ? '' : (hierarchy.controllers[0] ?? '')), path);
       }
     } finally {
       await launcher.close();
@@ -186,10 +245,15 @@ describe('sys spawn beside reapOrphans', () => {
         await new Promise((resolve) => setImmediate(resolve));
       }
     })();
-    const codes = await Promise.all(Array.from({ length: 300 }, async () => (await run('/bin/sh', '-c', 'exit 3')).exitCode));
+    const codes = await Promise.all(
+      Array.from({ length: 300 }, async () => (await run('/bin/sh', '-c', 'exit 3')).exitCode),
+    );
     on = false;
     await reaping;
-    assert.deepEqual(codes.filter((code) => code !== 3), []);
+    assert.deepEqual(
+      codes.filter((code) => code !== 3),
+      [],
+    );
   });
 });
 
@@ -198,20 +262,40 @@ describe('sys capture', () => {
     const input = 'x'.repeat(300_000);
     const all = await sys.capture(op(), { argv: ['/bin/cat'], stdin: input, stdoutMax: 1 << 20, stderrMax: 10 });
     assert.isTrue(all.stdout.toString() === input && !all.stdoutCut);
-    const cut = await sys.capture(op(), { argv: ['/bin/sh', '-c', 'seq 1 100000; seq 1 100000 >&2; exit 3'], stdoutMax: 8, stderrMax: 7 });
-    assert.deepEqual([cut.stdout.toString(), cut.stdoutCut, cut.stderr.toString(), cut.stderrCut, cut.exitCode], ['1\n2\n3\n4\n', true, '100000\n', true, 3]);
+    const cut = await sys.capture(op(), {
+      argv: ['/bin/sh', '-c', 'seq 1 100000; seq 1 100000 >&2; exit 3'],
+      stdoutMax: 8,
+      stderrMax: 7,
+    });
+    assert.deepEqual(
+      [cut.stdout.toString(), cut.stdoutCut, cut.stderr.toString(), cut.stderrCut, cut.exitCode],
+      ['1\n2\n3\n4\n', true, '100000\n', true, 3],
+    );
   });
 
   it('does not mind a command that leaves its input unread', async () => {
-    assert.equal((await sys.capture(op(), { argv: ['/bin/true'], stdin: Buffer.alloc(1 << 20), stdoutMax: 1, stderrMax: 1 })).exitCode, 0);
+    assert.equal(
+      (await sys.capture(op(), { argv: ['/bin/true'], stdin: Buffer.alloc(1 << 20), stdoutMax: 1, stderrMax: 1 }))
+        .exitCode,
+      0,
+    );
   });
 
   it('kills the whole group at the deadline', async () => {
     const marker = join(fresh('deadline'), 'pid');
-    const error = await refusal(() => sys.capture(op(300), { argv: ['/bin/sh', '-c', `sleep 1000 & echo $! > ${marker}; wait`], stdoutMax: 1, stderrMax: 1, what: 'the sleeper' }), 'DeadlineExceeded');
+    const error = await refusal(
+      () =>
+        sys.capture(op(300), {
+          argv: ['/bin/sh', '-c', `sleep 1000 & echo $! > ${marker}; wait`],
+          stdoutMax: 1,
+          stderrMax: 1,
+          what: 'the sleeper',
+        }),
+      'DeadlineExceeded',
+    );
     assert.include(error.message, 'the sleeper');
     const orphan = Number(readFileSync(marker, 'utf8'));
-    await eventually('the sleeper\'s child is gone', () => {
+    await eventually("the sleeper's child is gone", () => {
       const ref = sys.processRef(orphan);
       return ref === undefined || !sys.isAlive(ref);
     });
@@ -219,7 +303,11 @@ describe('sys capture', () => {
 
   it('does not wait for a descendant that keeps the pipe (GHSA-7jxh-36q5-gcqv)', async () => {
     const started = Date.now();
-    const { exitCode, stdout } = await sys.capture(op(), { argv: ['/bin/sh', '-c', 'sleep 5 & echo $!; exit 4'], stdoutMax: 100, stderrMax: 1 });
+    const { exitCode, stdout } = await sys.capture(op(), {
+      argv: ['/bin/sh', '-c', 'sleep 5 & echo $!; exit 4'],
+      stdoutMax: 100,
+      stderrMax: 1,
+    });
     assert.equal(exitCode, 4);
     assert.isBelow(Date.now() - started, 2_000);
     process.kill(Number(stdout.toString()), 'SIGKILL');
@@ -305,15 +393,20 @@ describe('sys streams', () => {
     const path = join(fresh('console'), 'socket');
     const socket = sys.listenConsole(path);
     const sender = await sys.spawn({
-      argv: ['/usr/bin/python3', '-c', [
-        'import os, socket, sys, array',
-        'master, slave = os.openpty()',
-        's = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1])',
-        's.sendmsg([b"/dev/ptmx"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [master]))])',
-        'os.close(master); s.close()',
-        'os.write(slave, b"ready\\n"); line = os.read(slave, 100)',
-        'os.write(slave, b"%s %d %d\\n" % (line.strip(), *os.get_terminal_size(slave)))',
-      ].join('\n'), path],
+      argv: [
+        '/usr/bin/python3',
+        '-c',
+        [
+          'import os, socket, sys, array',
+          'master, slave = os.openpty()',
+          's = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1])',
+          's.sendmsg([b"/dev/ptmx"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [master]))])',
+          'os.close(master); s.close()',
+          'os.write(slave, b"ready\\n"); line = os.read(slave, 100)',
+          'os.write(slave, b"%s %d %d\\n" % (line.strip(), *os.get_terminal_size(slave)))',
+        ].join('\n'),
+        path,
+      ],
     });
     const master = await socket.receive(op().signal);
     socket.close();
@@ -331,7 +424,9 @@ describe('sys streams', () => {
   it('sees every change in a directory', async () => {
     const directory = fresh('watch');
     const seen: string[] = [];
-    const watch = sys.watchDirectory(directory, (event) => seen.push('name' in event ? `${event.kind} ${event.name}` : event.kind));
+    const watch = sys.watchDirectory(directory, (event) =>
+      seen.push('name' in event ? `${event.kind} ${event.name}` : event.kind),
+    );
     writeFileSync(join(directory, 'a'), 'x');
     renameSync(join(directory, 'a'), join(directory, 'b'));
     rmSync(directory, { recursive: true });
@@ -377,7 +472,11 @@ describe('sys mounts', () => {
     it(`stacks 128 layers, topmost first (${method})`, async () => {
       const directory = fresh('overlay');
       const lower = layersOf(directory, 128);
-      const [upper, work, target] = ['upper', 'work', 'merged'].map((name) => join(directory, name)) as [string, string, string];
+      const [upper, work, target] = ['upper', 'work', 'merged'].map((name) => join(directory, name)) as [
+        string,
+        string,
+        string,
+      ];
       for (const path of [upper, work, target]) mkdirSync(path);
       await sys.mountOverlay({ lower, writable: { upper, work }, target, options: ['nodev', 'index=off'], method });
       assert.isTrue(sys.isMountPoint(target));
@@ -396,16 +495,37 @@ describe('sys mounts', () => {
 
   it('says what the kernel has against an option', async () => {
     const directory = fresh('overlay');
-    const error = await refusal(() => sys.mountOverlay({ lower: layersOf(directory, 1), writable: null, target: directory, options: ['no_such_option=1'] }), 'InvalidArgument');
+    const error = await refusal(
+      () =>
+        sys.mountOverlay({
+          lower: layersOf(directory, 1),
+          writable: null,
+          target: directory,
+          options: ['no_such_option=1'],
+        }),
+      'InvalidArgument',
+    );
     assert.include(error.message, 'no_such_option');
     const absent = join(directory, 'absent');
-    assert.include((await refusal(() => sys.mountOverlay({ lower: [absent], writable: null, target: directory, options: [] }), 'NotFound')).message, absent);
+    assert.include(
+      (
+        await refusal(
+          () => sys.mountOverlay({ lower: [absent], writable: null, target: directory, options: [] }),
+          'NotFound',
+        )
+      ).message,
+      absent,
+    );
   });
 
   it('maps the ids of lower layers', async () => {
     const directory = fresh('idmap');
     const lower = layersOf(directory, 3);
-    const [upper, work, target] = ['upper', 'work', 'merged'].map((name) => join(directory, name)) as [string, string, string];
+    const [upper, work, target] = ['upper', 'work', 'merged'].map((name) => join(directory, name)) as [
+      string,
+      string,
+      string,
+    ];
     for (const path of [upper, work, target]) mkdirSync(path);
     const map = [{ containerId: 0, hostId: 100_000, size: 65_536 }];
     const userns = await sys.openUserNamespace({ uids: map, gids: map });
@@ -434,7 +554,10 @@ describe('sys mounts', () => {
     await sys.mountBind({ source, target, extent: 'one' });
     assert.equal((await sys.readMountinfo()).filter((mount) => mount.mountPoint === target).length, 2);
     await sys.unmountTree(directory);
-    assert.deepEqual((await sys.readMountinfo()).filter((mount) => sys.isAtOrBelow(mount.mountPoint, directory)), []);
+    assert.deepEqual(
+      (await sys.readMountinfo()).filter((mount) => sys.isAtOrBelow(mount.mountPoint, directory)),
+      [],
+    );
   });
 });
 
@@ -445,25 +568,55 @@ describe('sys root', () => {
     const directory = fresh('entries');
     using root = sys.Root.open(directory, 'strict');
     const capability = Buffer.from('0100000200040000000000000000000000000000', 'hex');
-    root.writeEntry('a/b/file', { ...meta, kind: 'file', content: Buffer.from('hello'), mode: 0o4755, xattrs: ['security.capability', capability, 'user.x', Buffer.from([0, 255])] });
+    root.writeEntry('a/b/file', {
+      ...meta,
+      kind: 'file',
+      content: Buffer.from('hello'),
+      mode: 0o4755,
+      xattrs: ['security.capability', capability, 'user.x', Buffer.from([0, 255])],
+    });
     root.writeEntry('dir', { ...meta, kind: 'directory', mode: 0o1777 });
-    root.writeEntry('link', { ...meta, kind: 'symlink', target: '/etc/passwd', xattrs: ['trusted.t', Buffer.from('v')] });
+    root.writeEntry('link', {
+      ...meta,
+      kind: 'symlink',
+      target: '/etc/passwd',
+      xattrs: ['trusted.t', Buffer.from('v')],
+    });
     root.writeEntry('null', { ...meta, kind: 'character', major: 1, minor: 3, mode: 0o666 });
     root.writeEntry('fifo', { ...meta, kind: 'fifo', mode: 0o622 });
     root.writeHardLink('again', 'a/b/file');
     const file = root.stat('a/b/file');
-    assert.deepInclude(there(file), { kind: 'file', mode: 0o4755, uid: 1, gid: 2, size: 5n, links: 2, modifiedAt: 1_600_000_000_123_456_789n });
+    assert.deepInclude(there(file), {
+      kind: 'file',
+      mode: 0o4755,
+      uid: 1,
+      gid: 2,
+      size: 5n,
+      links: 2,
+      modifiedAt: 1_600_000_000_123_456_789n,
+    });
     assert.isTrue(root.getXattr('a/b/file', 'security.capability')?.equals(capability));
     assert.deepEqual(root.getXattr('again', 'user.x'), Buffer.from([0, 255]));
     assert.deepEqual(root.listXattrs('a/b/file').sort(), ['security.capability', 'user.x']);
     assert.deepInclude(there(root.stat('a')), { kind: 'directory', mode: 0o755, uid: 0 });
     assert.deepInclude(there(root.stat('dir')), { mode: 0o1777, uid: 1, modifiedAt: there(file).modifiedAt });
-    assert.deepInclude(there(root.stat('link')), { kind: 'symlink', uid: 1, gid: 2, modifiedAt: there(file).modifiedAt });
+    assert.deepInclude(there(root.stat('link')), {
+      kind: 'symlink',
+      uid: 1,
+      gid: 2,
+      modifiedAt: there(file).modifiedAt,
+    });
     assert.equal(root.getXattr('link', 'trusted.t')?.toString(), 'v');
     assert.equal(root.readLink('link').toString(), '/etc/passwd');
     assert.deepInclude(there(root.stat('null')), { kind: 'character', major: 1, minor: 3, mode: 0o666 });
     assert.deepInclude(there(root.stat('fifo')), { kind: 'fifo', mode: 0o622 });
-    assert.deepEqual(root.list('').map((each) => `${each.kind} ${each.name.toString()}`).sort(), ['character null', 'directory a', 'directory dir', 'fifo fifo', 'file again', 'symlink link']);
+    assert.deepEqual(
+      root
+        .list('')
+        .map((each) => `${each.kind} ${each.name.toString()}`)
+        .sort(),
+      ['character null', 'directory a', 'directory dir', 'fifo fifo', 'file again', 'symlink link'],
+    );
     assert.equal(statSync('/etc/passwd').uid, 0);
   });
 
@@ -493,7 +646,12 @@ describe('sys root', () => {
     writeSync(fd, Buffer.alloc(100_000, 1));
     root.finishFile(fd, { ...meta, mode: 0o2711 });
     sys.closeFd(fd);
-    assert.deepInclude(there(root.stat('x/large')), { size: 100_000n, mode: 0o2711, uid: 1, modifiedAt: 1_600_000_000_123_456_789n });
+    assert.deepInclude(there(root.stat('x/large')), {
+      size: 100_000n,
+      mode: 0o2711,
+      uid: 1,
+      modifiedAt: 1_600_000_000_123_456_789n,
+    });
   });
 
   it('never leaves the root', async () => {
@@ -504,9 +662,15 @@ describe('sys root', () => {
     symlinkSync('/proc/self/root', join(directory, 'magic'));
     using root = sys.Root.open(directory, 'strict');
     for (const path of ['../x', 'a/../../x', 'link/x', '..', '.', '', 'a//b', 'a/./b', 'magic/tmp/x']) {
-      assert.throws(() => root.writeEntry(path, { ...meta, kind: 'file', content: Buffer.from('x') }), RuntimeError, undefined, path);
+      assert.throws(
+        () => root.writeEntry(path, { ...meta, kind: 'file', content: Buffer.from('x') }),
+        RuntimeError,
+        undefined,
+        path,
+      );
     }
-    for (const path of ['link/secret', '../' + outside.split('/').at(-1) + '/secret']) assert.throws(() => root.openFile(path, constants.O_RDONLY), RuntimeError);
+    for (const path of ['link/secret', '../' + outside.split('/').at(-1) + '/secret'])
+      assert.throws(() => root.openFile(path, constants.O_RDONLY), RuntimeError);
     assert.throws(() => root.writeHardLink('stolen', 'link/secret'), RuntimeError);
     assert.throws(() => root.removeTree('link/secret'), RuntimeError);
     await refusal(() => root.readFile('link/secret', 100), 'InvalidArgument');
@@ -515,7 +679,7 @@ describe('sys root', () => {
     assert.deepEqual(readdirSync(outside), ['secret']);
   });
 
-  it('resolves as in a chroot, where the root is a container\'s', async () => {
+  it("resolves as in a chroot, where the root is a container's", async () => {
     const directory = fresh('chroot');
     mkdirSync(join(directory, 'etc'));
     writeFileSync(join(directory, 'etc', 'passwd'), 'inside');
@@ -549,7 +713,10 @@ describe('sys root', () => {
     using root = sys.Root.open(directory, 'strict');
     const name = Buffer.from([0x66, 0xff, 0xfe]);
     root.writeEntry(name, { ...meta, kind: 'file', content: Buffer.from('x') });
-    assert.deepEqual(root.list('').map((each) => each.name), [name]);
+    assert.deepEqual(
+      root.list('').map((each) => each.name),
+      [name],
+    );
     assert.isTrue(root.remove(name));
     assert.isFalse(root.remove(name));
   });
@@ -558,9 +725,15 @@ describe('sys root', () => {
     const directory = fresh('deep');
     using root = sys.Root.open(directory, 'strict');
     root.makeDirs('tree/wide');
-    for (let i = 0; i < 3000; i++) root.writeEntry(`tree/wide/file-with-a-long-name-${i}`, { ...meta, kind: 'file', content: Buffer.alloc(0) });
+    for (let i = 0; i < 3000; i++)
+      root.writeEntry(`tree/wide/file-with-a-long-name-${i}`, { ...meta, kind: 'file', content: Buffer.alloc(0) });
     // Each round nests what is there 40 levels deeper.
-    execFileSync('/usr/bin/python3', ['-c', 'import os, sys\nos.chdir(sys.argv[1])\nfor i in range(1500):\n  os.mkdir("d" * 40); os.chdir("d" * 40)\nopen("end", "w")', join(directory, 'tree')]);
+    execFileSync('/usr/bin/python3', [
+      '-c',
+      'import os, sys\nos.chdir(sys.argv[1])\nfor i in range(1500):\n  os.mkdir("d" * 40); ' +
+        'os.chdir("d" * 40)\nopen("end", "w")',
+      join(directory, 'tree'),
+    ]);
     assert.isTrue(await root.removeTreeAsync('tree'));
     assert.isFalse(await root.removeTreeAsync('tree'));
     assert.deepEqual(readdirSync(directory), []);
@@ -584,20 +757,42 @@ describe('sys root', () => {
     mkdirSync(join(directory, 'to'));
     using from = sys.Root.open(join(directory, 'from'), 'chroot');
     using to = sys.Root.open(join(directory, 'to'), 'chroot');
-    from.writeEntry('vol/d/file', { ...meta, kind: 'file', content: Buffer.alloc(8192, 7), mode: 0o640, xattrs: ['user.k', Buffer.from('v')] });
+    from.writeEntry('vol/d/file', {
+      ...meta,
+      kind: 'file',
+      content: Buffer.alloc(8192, 7),
+      mode: 0o640,
+      xattrs: ['user.k', Buffer.from('v')],
+    });
     from.writeHardLink('vol/d/again', 'vol/d/file');
     from.writeEntry('vol/link', { ...meta, kind: 'symlink', target: '/etc' });
     from.writeEntry('vol/null', { ...meta, kind: 'character', major: 1, minor: 3 });
     from.setTime('vol', 1_500_000_000, 5);
     await from.copyTree('/vol', to, '/', 2 * 8192);
-    assert.deepEqual(to.list('').map((each) => each.name.toString()).sort(), ['d', 'link']);
-    assert.deepInclude(there(to.stat('d/file')), { mode: 0o640, uid: 1, gid: 2, size: 8192n, modifiedAt: 1_600_000_000_123_456_789n });
+    assert.deepEqual(
+      to
+        .list('')
+        .map((each) => each.name.toString())
+        .sort(),
+      ['d', 'link'],
+    );
+    assert.deepInclude(there(to.stat('d/file')), {
+      mode: 0o640,
+      uid: 1,
+      gid: 2,
+      size: 8192n,
+      modifiedAt: 1_600_000_000_123_456_789n,
+    });
     assert.equal(to.getXattr('d/file', 'user.k')?.toString(), 'v');
     assert.deepInclude(there(to.stat('link')), { kind: 'symlink', uid: 1 });
     assert.deepInclude(there(to.stat('')), { modifiedAt: 1_500_000_000_000_000_005n });
     const usage = await sys.treeUsage(join(directory, 'from'));
     assert.equal(usage.inodesUsed, 6n, 'from, vol, d, file, link, null');
-    const blocks = Number(execFileSync('du', ['-s', '--block-size=1', join(directory, 'from')]).toString().split('\t')[0]);
+    const blocks = Number(
+      execFileSync('du', ['-s', '--block-size=1', join(directory, 'from')])
+        .toString()
+        .split('\t')[0],
+    );
     assert.equal(usage.usedBytes, BigInt(blocks));
   });
 
@@ -624,7 +819,8 @@ describe('sys root', () => {
 
   it('works in worker threads', async () => {
     const directory = fresh('worker');
-    const worker = new Worker(`
+    const worker = new Worker(
+      `
       const { parentPort, workerData } = require('node:worker_threads');
       import(workerData.module).then(async (sys) => {
         const root = sys.Root.open(workerData.directory, 'strict');
@@ -632,7 +828,9 @@ describe('sys root', () => {
         await root.readFile('d/1', 10);
         root.close();
         parentPort.postMessage('done');
-      });`, { eval: true, workerData: { module: join(import.meta.dirname, '../../pkg/sys/index.ts'), directory } });
+      });`,
+      { eval: true, workerData: { module: join(import.meta.dirname, '../../pkg/sys/index.ts'), directory } },
+    );
     const said = await new Promise((resolve, reject) => {
       worker.once('message', resolve);
       worker.once('error', reject);
@@ -683,7 +881,11 @@ describe('sys root', () => {
     for (const format of ['gzip', 'zstd'] as const) {
       it(`${format}, whole and in parts`, () => {
         const pack = format === 'gzip' ? gzipSync : zstdCompressSync;
-        const parts = Buffer.concat([pack(data.subarray(0, 1_000_000)), pack(data.subarray(1_000_000)), pack(Buffer.alloc(0))]);
+        const parts = Buffer.concat([
+          pack(data.subarray(0, 1_000_000)),
+          pack(data.subarray(1_000_000)),
+          pack(Buffer.alloc(0)),
+        ]);
         for (const bytes of [packed[format], parts]) {
           const got = drain(bytes, format);
           assert.isTrue(got.data.equals(data));
@@ -694,13 +896,18 @@ describe('sys root', () => {
 
       it(`${format}, cut at any place or followed by something else, is damage`, () => {
         const whole = packed[format];
-        for (const length of [0, 1, 5, 17, whole.length >> 1, whole.length - 1]) assert.equal(errno(whole.subarray(0, length), format), 'EBADMSG', `the first ${length} bytes`);
+        for (const length of [0, 1, 5, 17, whole.length >> 1, whole.length - 1])
+          assert.equal(errno(whole.subarray(0, length), format), 'EBADMSG', `the first ${length} bytes`);
         assert.equal(errno(Buffer.concat([whole, Buffer.from('garbage')]), format), 'EBADMSG');
       });
     }
 
     it('zeros behind gzip data are padding', () => {
-      assert.isTrue(drain(Buffer.concat([packed.gzip, Buffer.alloc(200_000), packed.gzip, Buffer.alloc(512)]), 'gzip').data.equals(Buffer.concat([data, data])));
+      assert.isTrue(
+        drain(Buffer.concat([packed.gzip, Buffer.alloc(200_000), packed.gzip, Buffer.alloc(512)]), 'gzip').data.equals(
+          Buffer.concat([data, data]),
+        ),
+      );
     });
 
     it('a window over the limit is refused', () => {
@@ -710,7 +917,10 @@ describe('sys root', () => {
     it('random damage ends in an error or in other data, and in nothing worse', () => {
       const noise = randomBytes(40_000);
       const text = Buffer.from(noise.subarray(0, 10_000).toString('hex'));
-      for (const [format, pack] of [['gzip', gzipSync], ['zstd', zstdCompressSync]] as const) {
+      for (const [format, pack] of [
+        ['gzip', gzipSync],
+        ['zstd', zstdCompressSync],
+      ] as const) {
         const whole = Buffer.concat([pack(noise), pack(text)]);
         const ends = Array.from({ length: 100 }, (_, i) => {
           const bytes = Buffer.from(whole);
@@ -725,12 +935,15 @@ describe('sys root', () => {
     it('one that is closed lets go of who waits for it', async () => {
       const { read, write } = sys.pipe();
       const inflater = sys.Inflater.open(read, 'gzip', 27) as sys.Inflater;
-      const worker = new Worker(`
+      const worker = new Worker(
+        `
         const { parentPort, workerData } = require('node:worker_threads');
         import(workerData.module).then((sys) => {
           parentPort.postMessage('waits');
           try { sys.readInflated(workerData.id, Buffer.alloc(sys.INFLATED_BLOCK_BYTES)); } catch (error) { parentPort.postMessage(sys.errnoBehind(error)); }
-        });`, { eval: true, workerData: { module: join(import.meta.dirname, '../../pkg/sys/index.ts'), id: inflater.id } });
+        });`,
+        { eval: true, workerData: { module: join(import.meta.dirname, '../../pkg/sys/index.ts'), id: inflater.id } },
+      );
       const said = on(worker, 'message');
       assert.deepEqual((await said.next()).value, ['waits']);
       inflater.close();
@@ -806,23 +1019,54 @@ describe('sys processes', () => {
 describe('sys network', () => {
   const TABLE = 'inet berth_sys_test';
   // The kernel keeps no table of connections before somebody asks about one.
-  before(() => void execFileSync('nft', [`add table ${TABLE}; add chain ${TABLE} c { type filter hook output priority 0; }; add rule ${TABLE} c ct state new accept`]));
+  before(
+    () =>
+      void execFileSync('nft', [
+        `add table ${TABLE}; add chain ${TABLE} c { type filter hook output priority 0; }; add rule ` +
+          `${TABLE} c ct state new accept`,
+      ]),
+  );
   after(() => void execFileSync('nft', [`delete table ${TABLE}`]));
 
   it('forgets UDP flows to an address and port, and no others', async () => {
     const [here, there] = [createSocket('udp4'), createSocket('udp6')];
-    const send = async (socket: Socket, port: number, address: string): Promise<void> => await new Promise((resolve, reject) => {
-      socket.send('x', port, address, (error) => (error === null ? resolve() : reject(error)));
-    });
+    const send = async (socket: Socket, port: number, address: string): Promise<void> =>
+      await new Promise((resolve, reject) => {
+        socket.send('x', port, address, (error) => (error === null ? resolve() : reject(error)));
+      });
     try {
       for (const port of [20_001, 20_002]) await send(here, port, '127.0.0.1');
       await send(here, 20_001, '127.0.0.2');
       await send(there, 20_001, '::1');
       assert.equal(await sys.forgetUdp([]), 0);
-      assert.equal(await sys.forgetUdp([{ address: '127.0.0.1', port: 20_003 }, { address: '10.1.2.3', port: 20_001 }]), 0);
-      assert.equal(await sys.forgetUdp([{ address: '127.0.0.1', port: 20_001 }, { address: '::1', port: 20_001 }]), 2);
-      assert.equal(await sys.forgetUdp([{ address: '127.0.0.1', port: 20_001 }, { address: '::1', port: 20_001 }]), 0);
-      assert.equal(await sys.forgetUdp([{ address: '127.0.0.2', port: 20_001 }, { address: '127.0.0.1', port: 20_002 }]), 2);
+      assert.equal(
+        await sys.forgetUdp([
+          { address: '127.0.0.1', port: 20_003 },
+          { address: '10.1.2.3', port: 20_001 },
+        ]),
+        0,
+      );
+      assert.equal(
+        await sys.forgetUdp([
+          { address: '127.0.0.1', port: 20_001 },
+          { address: '::1', port: 20_001 },
+        ]),
+        2,
+      );
+      assert.equal(
+        await sys.forgetUdp([
+          { address: '127.0.0.1', port: 20_001 },
+          { address: '::1', port: 20_001 },
+        ]),
+        0,
+      );
+      assert.equal(
+        await sys.forgetUdp([
+          { address: '127.0.0.2', port: 20_001 },
+          { address: '127.0.0.1', port: 20_002 },
+        ]),
+        2,
+      );
     } finally {
       here.close();
       there.close();
@@ -830,7 +1074,13 @@ describe('sys network', () => {
   });
 
   it('refuses what is no address or no port', async () => {
-    for (const flow of [{ address: 'localhost', port: 1 }, { address: '1.2.3', port: 1 }, { address: '::1', port: 0 }, { address: '::1', port: 65_536 }]) await refusal(() => sys.forgetUdp([flow]), 'InvalidArgument');
+    for (const flow of [
+      { address: 'localhost', port: 1 },
+      { address: '1.2.3', port: 1 },
+      { address: '::1', port: 0 },
+      { address: '::1', port: 65_536 },
+    ])
+      await refusal(() => sys.forgetUdp([flow]), 'InvalidArgument');
   });
 
   it('finds the device that leads to an address, and its switch for 127.0.0.0/8', async () => {
@@ -848,14 +1098,17 @@ describe('sys network', () => {
       execFileSync('ip', ['link', 'del', 'berth.sys']);
     }
     assert.isUndefined(await sys.routesLocalnet('berth.sys'));
-    for (const name of ['', '..', '../all', 'a/b']) await refusal(() => sys.setRouteLocalnet(name, 'on'), 'InvalidArgument');
+    for (const name of ['', '..', '../all', 'a/b'])
+      await refusal(() => sys.setRouteLocalnet(name, 'on'), 'InvalidArgument');
   });
 });
 
 describe('pinned namespaces', () => {
   const none: PinRequest = { kinds: ['net', 'ipc', 'uts'], sysctls: new Map(), hostname: '', idMap: null };
   const enter = (pins: ReadonlyMap<string, string>, ...argv: string[]): string =>
-    execFileSync('nsenter', [...Array.from(pins, ([kind, path]) => `--${kind}=${path}`), ...argv]).toString().trim();
+    execFileSync('nsenter', [...Array.from(pins, ([kind, path]) => `--${kind}=${path}`), ...argv])
+      .toString()
+      .trim();
 
   it('pins, configures, lists and destroys', async () => {
     const namespaces = new PinnedNamespaces({ dir: join(fresh('ns'), 'ns'), pinnsPath: PINNS });
@@ -863,11 +1116,20 @@ describe('pinned namespaces', () => {
     assert.deepEqual(await namespaces.list(), []);
     await namespaces.destroy(op(), id);
     const pins = await namespaces.pin(op(), id, {
-      ...none, hostname: 'pod-1', sysctls: new Map([['net.ipv4.ip_unprivileged_port_start', '80'], ['kernel.shmmax', '123456'], ['net/ipv4/conf/lo/forwarding', '1']]),
+      ...none,
+      hostname: 'pod-1',
+      sysctls: new Map([
+        ['net.ipv4.ip_unprivileged_port_start', '80'],
+        ['kernel.shmmax', '123456'],
+        ['net/ipv4/conf/lo/forwarding', '1'],
+      ]),
     });
     assert.deepEqual([...pins.keys()], ['net', 'ipc', 'uts']);
     assert.equal(enter(pins, 'hostname'), 'pod-1');
-    assert.equal(enter(pins, 'cat', '/proc/sys/net/ipv4/ip_unprivileged_port_start', '/proc/sys/kernel/shmmax'), '80\n123456');
+    assert.equal(
+      enter(pins, 'cat', '/proc/sys/net/ipv4/ip_unprivileged_port_start', '/proc/sys/kernel/shmmax'),
+      '80\n123456',
+    );
     assert.deepEqual(await namespaces.list(), [id]);
     assert.deepEqual(await namespaces.pinned(id), pins);
     assert.match(enter(pins, 'ip', '-br', 'link', 'show', 'lo'), /LOOPBACK,UP/);
@@ -881,13 +1143,32 @@ describe('pinned namespaces', () => {
     const directory = fresh('native');
     const own = (): string[] => ['net', 'ipc', 'uts'].map((kind) => readlinkSync(`/proc/self/ns/${kind}`));
     const before = [...own(), hostname()];
-    const error = await refusal(() => sys.pinNamespaces({ paths: new Map([['net', join(directory, 'net')], ['uts', join(directory, 'missing/uts')]]), hostname: 'pod', sysctls: new Map() }), 'NotFound');
+    const error = await refusal(
+      () =>
+        sys.pinNamespaces({
+          paths: new Map([
+            ['net', join(directory, 'net')],
+            ['uts', join(directory, 'missing/uts')],
+          ]),
+          hostname: 'pod',
+          sysctls: new Map(),
+        }),
+      'NotFound',
+    );
     assert.include(error.message, 'uts namespace at');
     assert.deepEqual(readdirSync(directory), []);
     await sys.pinNamespaces({ paths: new Map([['uts', join(directory, 'uts')]]), hostname: 'pod', sysctls: new Map() });
-    await refusal(() => sys.pinNamespaces({ paths: new Map([['uts', join(directory, 'uts')]]), hostname: 'pod', sysctls: new Map() }), 'AlreadyExists');
+    await refusal(
+      () =>
+        sys.pinNamespaces({ paths: new Map([['uts', join(directory, 'uts')]]), hostname: 'pod', sysctls: new Map() }),
+      'AlreadyExists',
+    );
     assert.equal(enter(new Map([['uts', join(directory, 'uts')]]), 'hostname'), 'pod', 'the first one is still there');
-    await refusal(() => sys.pinNamespaces({ paths: new Map([['user', join(directory, 'user')]]), hostname: '', sysctls: new Map() }), 'InvalidArgument');
+    await refusal(
+      () =>
+        sys.pinNamespaces({ paths: new Map([['user', join(directory, 'user')]]), hostname: '', sysctls: new Map() }),
+      'InvalidArgument',
+    );
     await sys.unmount(join(directory, 'uts'));
     assert.deepEqual([...own(), hostname()], before);
     for (let i = 0; i < 8; i++) assert.equal((await run('/bin/hostname')).stdout.toString().trim(), before.at(-1));
@@ -897,7 +1178,13 @@ describe('pinned namespaces', () => {
     const namespaces = new PinnedNamespaces({ dir: fresh('ns'), pinnsPath: PINNS });
     const id = newSandboxId();
     const map = [{ containerId: 0, hostId: 200_000, size: 65_536 }];
-    const pins = await namespaces.pin(op(), id, { ...none, kinds: ['user', 'net', 'ipc', 'uts'], hostname: 'u', idMap: { uids: map, gids: map }, sysctls: new Map([['net.ipv4.ping_group_range', '0 100']]) });
+    const pins = await namespaces.pin(op(), id, {
+      ...none,
+      kinds: ['user', 'net', 'ipc', 'uts'],
+      hostname: 'u',
+      idMap: { uids: map, gids: map },
+      sysctls: new Map([['net.ipv4.ping_group_range', '0 100']]),
+    });
     assert.match(enter(pins, 'cat', '/proc/self/uid_map'), /^\s*0\s+200000\s+65536$/);
     // Root inside may configure the network: the namespace belongs to the user namespace.
     assert.equal(enter(pins, 'sh', '-c', 'ip link add v0 type veth peer name v1 && echo made'), 'made');
@@ -908,24 +1195,58 @@ describe('pinned namespaces', () => {
     const namespaces = new PinnedNamespaces({ dir: fresh('ns'), pinnsPath: PINNS });
     const before = readFileSync('/proc/sys/kernel/core_pattern', 'utf8');
     for (const [key, value] of [
-      ['kernel.core_pattern', '|/bin/false'], ['kernel.shm_rmid_forced', '1+kernel.core_pattern=|/bin/false'], ['kernel.shm_rmid_forced', '1\nkernel.core_pattern=x'],
-      ['net/../kernel/core_pattern', 'x'], ['net.ipv4.no_such_thing', '1'], ['vm.swappiness', '1'], ['', '1'],
+      ['kernel.core_pattern', '|/bin/false'],
+      ['kernel.shm_rmid_forced', '1+kernel.core_pattern=|/bin/false'],
+      ['kernel.shm_rmid_forced', '1\nkernel.core_pattern=x'],
+      ['net/../kernel/core_pattern', 'x'],
+      ['net.ipv4.no_such_thing', '1'],
+      ['vm.swappiness', '1'],
+      ['', '1'],
     ] as const) {
       const id = newSandboxId();
-      const error = await refusal(() => namespaces.pin(op(), id, { ...none, sysctls: new Map([[key, value]]) }), 'InvalidArgument');
+      const error = await refusal(
+        () => namespaces.pin(op(), id, { ...none, sysctls: new Map([[key, value]]) }),
+        'InvalidArgument',
+      );
       assert.include(error.message, 'sysctl');
       assert.equal((await namespaces.pinned(id)).size, 0);
       await namespaces.destroy(op(), id);
     }
-    await refusal(() => namespaces.pin(op(), newSandboxId(), { ...none, kinds: ['uts'], sysctls: new Map([['net.ipv4.ip_forward', '1']]) }), 'InvalidArgument');
+    await refusal(
+      () =>
+        namespaces.pin(op(), newSandboxId(), {
+          ...none,
+          kinds: ['uts'],
+          sysctls: new Map([['net.ipv4.ip_forward', '1']]),
+        }),
+      'InvalidArgument',
+    );
     assert.equal(readFileSync('/proc/sys/kernel/core_pattern', 'utf8'), before);
   });
 
-  it('takes CRI-O\'s command line', async () => {
+  it("takes CRI-O's command line", async () => {
     const directory = fresh('crio');
-    const { exitCode, stderr } = await run(PINNS, '-d', directory, '-f', 'pod-x', '-u', '-n', '-i', '-s', 'net.ipv4.ip_forward=1', '--sysctl=kernel.msgmax=8192', '--hostname=h', '--log-level=debug');
+    const { exitCode, stderr } = await run(
+      PINNS,
+      '-d',
+      directory,
+      '-f',
+      'pod-x',
+      '-u',
+      '-n',
+      '-i',
+      '-s',
+      'net.ipv4.ip_forward=1',
+      '--sysctl=kernel.msgmax=8192',
+      '--hostname=h',
+      '--log-level=debug',
+    );
     assert.deepEqual([exitCode, stderr.toString()], [0, '']);
-    const pins = new Map([['net', join(directory, 'netns/pod-x')], ['uts', join(directory, 'utsns/pod-x')], ['ipc', join(directory, 'ipcns/pod-x')]]);
+    const pins = new Map([
+      ['net', join(directory, 'netns/pod-x')],
+      ['uts', join(directory, 'utsns/pod-x')],
+      ['ipc', join(directory, 'ipcns/pod-x')],
+    ]);
     assert.equal(enter(pins, 'cat', '/proc/sys/net/ipv4/ip_forward', '/proc/sys/kernel/msgmax'), '1\n8192');
     await sys.unmountTree(directory);
     assert.equal((await run(PINNS, '--bogus')).exitCode, 2);
@@ -935,7 +1256,13 @@ describe('pinned namespaces', () => {
 
   it('pins all or nothing', async () => {
     const directory = fresh('all');
-    const { exitCode, stderr } = await run(PINNS, '--net', join(directory, 'net'), '--uts', join(directory, 'missing/uts'));
+    const { exitCode, stderr } = await run(
+      PINNS,
+      '--net',
+      join(directory, 'net'),
+      '--uts',
+      join(directory, 'missing/uts'),
+    );
     assert.equal(exitCode, 1);
     assert.include(stderr.toString(), 'uts');
     assert.deepEqual(readdirSync(directory), []);
@@ -947,7 +1274,14 @@ describe('pinned namespaces', () => {
     const netns = (await namespaces.pin(op(), id, { ...none, kinds: ['net'] })).get('net') ?? '';
     await refusal(() => sys.connectInNetns(op(), netns, ['127.0.0.1', '::1'], 8080), 'Unavailable');
     const server = await sys.spawn({
-      argv: ['/usr/bin/nsenter', `--net=${netns}`, '/usr/bin/python3', '-c', 'import socket\ns = socket.create_server(("::1", 8080), family=socket.AF_INET6)\nc, _ = s.accept()\nc.sendall(c.recv(100).upper())'],
+      argv: [
+        '/usr/bin/nsenter',
+        `--net=${netns}`,
+        '/usr/bin/python3',
+        '-c',
+        'import socket\ns = socket.create_server(("::1", 8080), family=socket.AF_INET6)\nc, _ = ' +
+          's.accept()\nc.sendall(c.recv(100).upper())',
+      ],
     });
     let fd = -1;
     await eventually('the server listens', async () => {
@@ -963,7 +1297,9 @@ describe('pinned namespaces', () => {
     // The daemon's own threads are still where they were.
     const here: Server = createServer((socket) => socket.end('outside')).listen(0, '127.0.0.1');
     await new Promise((resolve) => here.once('listening', resolve));
-    const outside = sys.openStream(await sys.connectInNetns(op(), '/proc/self/ns/net', ['127.0.0.1'], (here.address() as { port: number }).port));
+    const outside = sys.openStream(
+      await sys.connectInNetns(op(), '/proc/self/ns/net', ['127.0.0.1'], (here.address() as { port: number }).port),
+    );
     assert.equal((await outside.read())?.toString(), 'outside');
     outside.close();
     here.close();
@@ -971,10 +1307,16 @@ describe('pinned namespaces', () => {
 
   it('leaves threads to others while connections wait for somebody who takes none', async () => {
     const before = readdirSync('/proc/self/fd').length;
-    const deaf = spawn('/usr/bin/python3', ['-c', 'import socket, sys\ns = socket.socket()\ns.bind(("127.0.0.1", 0))\ns.listen(0)\nprint(s.getsockname()[1], flush=True)\nsys.stdin.read()']);
+    const deaf = spawn('/usr/bin/python3', [
+      '-c',
+      'import socket, sys\ns = socket.socket()\ns.bind(("127.0.0.1", ' +
+        '0))\ns.listen(0)\nprint(s.getsockname()[1], flush=True)\nsys.stdin.read()',
+    ]);
     const port = Number(await new Promise<string>((resolve) => deaf.stdout.setEncoding('utf8').once('data', resolve)));
     const patience = new AbortController();
-    const connects = Array.from({ length: 100 }, () => sys.connectInNetns({ ...op(), signal: patience.signal }, '/proc/self/ns/net', ['127.0.0.1'], port, 60_000));
+    const connects = Array.from({ length: 100 }, () =>
+      sys.connectInNetns({ ...op(), signal: patience.signal }, '/proc/self/ns/net', ['127.0.0.1'], port, 60_000),
+    );
     const outcomes = Promise.allSettled(connects);
     // As many as there are threads would have to end first.
     assert.equal((await sys.probePath(op(), '/', 'report'))?.realPath, '/');
@@ -1000,12 +1342,18 @@ describe('pause', () => {
   });
 
   it('reaps as PID 1', async () => {
-    const child = await sys.spawn({ argv: ['/usr/bin/unshare', '--pid', '--fork', '--kill-child', '--mount-proc', PAUSE], leads: 'group' });
+    const child = await sys.spawn({
+      argv: ['/usr/bin/unshare', '--pid', '--fork', '--kill-child', '--mount-proc', PAUSE],
+      leads: 'group',
+    });
     const pausePid = (): number => Number(readFileSync(`/proc/${child.pid}/task/${child.pid}/children`, 'utf8').trim());
     await eventually('pause runs', () => pausePid() > 0 && readlinkSync(`/proc/${pausePid()}/exe`) === PAUSE);
     const pid = pausePid();
     execFileSync('nsenter', ['-t', String(pid), '-p', '-m', 'sh', '-c', '(true &) ; true']);
-    await eventually('no zombies are left', () => readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim() === '');
+    await eventually(
+      'no zombies are left',
+      () => readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim() === '',
+    );
     process.kill(pid, 'SIGTERM');
     assert.deepEqual(await child.exited, { kind: 'exited', code: 0 });
   });
@@ -1018,10 +1366,16 @@ describe('linux host', () => {
     const directory = fresh('source');
     writeFileSync(join(directory, 'file'), '');
     symlinkSync(join(directory, 'file'), join(directory, 'link'));
-    assert.deepInclude(await host().mountSource(op(), join(directory, 'link'), true), { realPath: join(directory, 'file'), kind: 'file' });
+    assert.deepInclude(await host().mountSource(op(), join(directory, 'link'), true), {
+      realPath: join(directory, 'file'),
+      kind: 'file',
+    });
     assert.deepInclude(await host().mountSource(op(), '/dev/null', true), { kind: 'other' });
     await refusal(() => host().mountSource(op(), join(directory, 'absent'), true), 'NotFound');
-    assert.deepInclude(await host().mountSource(op(), join(directory, 'a/b'), false), { kind: 'directory', realPath: join(directory, 'a/b') });
+    assert.deepInclude(await host().mountSource(op(), join(directory, 'a/b'), false), {
+      kind: 'directory',
+      realPath: join(directory, 'a/b'),
+    });
     assert.equal(statSync(join(directory, 'a/b')).mode & 0o777, 0o755);
     await refusal(() => host().mountSource(op(), join(directory, 'file/x'), false), 'FailedPrecondition');
     const shm = join(directory, 'shm');
@@ -1041,8 +1395,14 @@ describe('linux host', () => {
 
   it('gives up on a file system that does not answer, and goes on', async () => {
     const directory = fresh('dead');
-    const child = await sys.spawn({ argv: ['/usr/bin/python3', join(import.meta.dirname, 'dead-fuse.py'), directory], fds: ['null', 'null', 2] });
-    await eventually('the dead file system is mounted', () => sys.mountOf(parse(), `${directory}/x`)?.mountPoint === directory);
+    const child = await sys.spawn({
+      argv: ['/usr/bin/python3', join(import.meta.dirname, 'dead-fuse.py'), directory],
+      fds: ['null', 'null', 2],
+    });
+    await eventually(
+      'the dead file system is mounted',
+      () => sys.mountOf(parse(), `${directory}/x`)?.mountPoint === directory,
+    );
     const error = await refusal(() => host().mountSource(op(200), join(directory, 'volume'), true), 'DeadlineExceeded');
     assert.include(error.message, directory);
     assert.deepInclude(await host().mountSource(op(), '/dev/null', true), { kind: 'other' });
@@ -1053,7 +1413,13 @@ describe('linux host', () => {
   const parse = (): sys.MountEntry[] => sys.parseMountinfo(readFileSync('/proc/self/mountinfo', 'utf8'));
 
   it('finds devices', async () => {
-    assert.deepInclude(there((await host().devices(op(), '/dev/null'))[0]), { path: '/dev/null', type: 'c', major: 1, minor: 3, fileMode: 0o666 });
+    assert.deepInclude(there((await host().devices(op(), '/dev/null'))[0]), {
+      path: '/dev/null',
+      type: 'c',
+      major: 1,
+      minor: 3,
+      fileMode: 0o666,
+    });
     const all = (await host().allDevices(op())).map((each) => each.path);
     assert.include(all, '/dev/zero');
     assert.isFalse(all.some((path) => /^\/dev\/(pts|shm|mqueue|console)/.test(path)));
@@ -1064,7 +1430,18 @@ describe('linux host', () => {
   it('removes only below its own roots', async () => {
     const directory = fresh('own');
     writeFileSync(join(directory, 'x'), '');
-    for (const path of ['/', top, `${top}/`, `${top}/..`, `${top}/../etc`, `${directory}//x`, `${top}x/y`, 'relative', '']) await refusal(() => host().removeTree(op(), path), 'PermissionDenied');
+    for (const path of [
+      '/',
+      top,
+      `${top}/`,
+      `${top}/..`,
+      `${top}/../etc`,
+      `${directory}//x`,
+      `${top}x/y`,
+      'relative',
+      '',
+    ])
+      await refusal(() => host().removeTree(op(), path), 'PermissionDenied');
     await host().removeTree(op(), directory);
     await host().removeTree(op(), directory);
     await host().removeTree(op(), join(directory, 'deeper', 'still'));
@@ -1077,12 +1454,16 @@ describe('linux host', () => {
     await host().ensureCgroup(op(), below);
     await host().ensureCgroup(op(), below);
     const layout = sys.readCgroupLayoutSync();
-    const child = await sys.spawn({ argv: ['/bin/sh', '-c', 'trap "" TERM; sleep 1000 & sleep 1000'], cgroupDirs: layout.hierarchies.map((each) => sys.cgroupDirectory(each, below)) });
+    const child = await sys.spawn({
+      argv: ['/bin/sh', '-c', 'trap "" TERM; sleep 1000 & sleep 1000'],
+      cgroupDirs: layout.hierarchies.map((each) => sys.cgroupDirectory(each, below)),
+    });
     await eventually('the child has forked', async () => (await host().cgroupProcesses(path)).length === 3);
     await host().destroyCgroup(op(), path);
     await host().destroyCgroup(op(), path);
     assert.deepEqual(await child.exited, { kind: 'signalled', signal: SIGKILL });
     for (const hierarchy of layout.hierarchies) assert.isFalse(existsSync(sys.cgroupDirectory(hierarchy, path)));
-    for (const bad of ['/', '', '/a/../b', 'relative']) await refusal(() => host().destroyCgroup(op(), bad), 'InvalidArgument');
+    for (const bad of ['/', '', '/a/../b', 'relative'])
+      await refusal(() => host().destroyCgroup(op(), bad), 'InvalidArgument');
   });
 });

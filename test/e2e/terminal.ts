@@ -19,7 +19,10 @@ export class Command {
   readonly #ended: Promise<unknown[]>;
 
   private constructor(argv: readonly [string, ...string[]], env: NodeJS.ProcessEnv) {
-    this.process = spawn(argv[0], argv.slice(1), { stdio: 'pipe', env: { ...process.env, TERM: 'xterm', NO_COLOR: '', ...env } });
+    this.process = spawn(argv[0], argv.slice(1), {
+      stdio: 'pipe',
+      env: { ...process.env, TERM: 'xterm', NO_COLOR: '', ...env },
+    });
     this.process.stdout?.setEncoding('utf8').on('data', (text: string) => (this.out += text));
     this.process.stderr?.setEncoding('utf8').on('data', (text: string) => (this.err += text));
     // It may end before it has read all that is written to it.
@@ -33,8 +36,22 @@ export class Command {
   }
 
   /** On a terminal of its own, made by script(1). */
-  static onTerminal(argv: readonly [string, ...string[]], { env = {}, size: [rows, columns] = [40, 132] }: CommandOptions = {}): Command {
-    return new Command(['script', '--quiet', '--return', '--flush', '--command', `stty rows ${rows} cols ${columns}; exec ${argv.map(quoted).join(' ')}`, '/dev/null'], env);
+  static onTerminal(
+    argv: readonly [string, ...string[]],
+    { env = {}, size: [rows, columns] = [40, 132] }: CommandOptions = {},
+  ): Command {
+    return new Command(
+      [
+        'script',
+        '--quiet',
+        '--return',
+        '--flush',
+        '--command',
+        `stty rows ${rows} cols ${columns}; exec ${argv.map(quoted).join(' ')}`,
+        '/dev/null',
+      ],
+      env,
+    );
   }
 
   write(text: string | Buffer): void {
@@ -48,12 +65,23 @@ export class Command {
 
   /** Gives its terminal another size, which it hears of by SIGWINCH. */
   resize(rows: number, columns: number): void {
-    execFileSync('stty', ['-F', readlinkSync(`/proc/${this.#onTerminal()}/fd/0`), 'rows', String(rows), 'cols', String(columns)]);
+    execFileSync('stty', [
+      '-F',
+      readlinkSync(`/proc/${this.#onTerminal()}/fd/0`),
+      'rows',
+      String(rows),
+      'cols',
+      String(columns),
+    ]);
   }
 
   /** Waits until it has printed something like this, and returns the match. */
   async says(pattern: RegExp): Promise<RegExpExecArray> {
-    await waitFor(() => this.out + this.err, (text) => pattern.test(text) || this.hasEnded, `${this.process.spawnargs.at(-1)} to say ${pattern}`);
+    await waitFor(
+      () => this.out + this.err,
+      (text) => pattern.test(text) || this.hasEnded,
+      `${this.process.spawnargs.at(-1)} to say ${pattern}`,
+    );
     if (this.hasEnded) await this.#ended;
     const match = pattern.exec(this.out + this.err);
     if (match === null) throw new Error(`it ended without having said ${pattern}; it said: ${this.out}${this.err}`);

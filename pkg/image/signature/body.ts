@@ -1,6 +1,7 @@
 /**
- * What is signed: a JSON text that names a manifest by its digest and calls the image by a name (containers-signature(5); cosign's simple
- * signing payload is the same but for its type). It is read only after the signature over its bytes was found good. Pure.
+ * What is signed: a JSON text that names a manifest by its digest and calls the image by a name
+ * (containers-signature(5); cosign's simple signing payload is the same but for its type). It is read only after the
+ * signature over its bytes was found good. Pure.
  */
 import { RuntimeError } from '../../base/errors.ts';
 import { isDigest, quote } from '../../base/ids.ts';
@@ -24,16 +25,22 @@ export interface SignedImage {
 export type BodyType = 'atomic container signature' | 'cosign container image signature';
 
 /**
- * Checks an authentic body against the image. @throws FailedPrecondition that says why it does not vouch for it; InvalidArgument for a body that is
- * not of the format: whatever is not known in its critical part refuses it.
+ * Checks an authentic body against the image. @throws FailedPrecondition that says why it does not vouch for it;
+ * InvalidArgument for a body that is not of the format: whatever is not known in its critical part refuses it.
  */
 export function checkBody(bytes: Uint8Array, type: BodyType, image: SignedImage, identity: SignedIdentity): void {
   const { digest, reference } = readBody(bytes, type);
   if (!isManifest(image, digest)) throw refusal(`it is for the manifest ${digest}, not for ${image.digest}`);
   if (identityMatches(identity, image.reference, reference)) return;
   const onlyRepository = !reference.includes('@') && reference.lastIndexOf(':') <= reference.lastIndexOf('/');
-  const hint = onlyRepository && identity.type !== 'matchRepository' && identity.type !== 'exactRepository' ? '; cosign signs a repository without a tag, which "signedIdentity": {"type": "matchRepository"} accepts' : '';
-  throw refusal(`it calls the image ${quote(reference, 300)}, and the policy wants ${describeIdentity(identity, image.reference)}${hint}`);
+  const hint =
+    onlyRepository && identity.type !== 'matchRepository' && identity.type !== 'exactRepository'
+      ? '; cosign signs a repository without a tag, which "signedIdentity": {"type": "matchRepository"} accepts'
+      : '';
+  throw refusal(
+    `it calls the image ${quote(reference, 300)}, and the policy wants ` +
+      `${describeIdentity(identity, image.reference)}${hint}`,
+  );
 }
 
 function readBody(bytes: Uint8Array, type: BodyType): { readonly digest: Digest; readonly reference: string } {
@@ -42,18 +49,31 @@ function readBody(bytes: Uint8Array, type: BodyType): { readonly digest: Digest;
   const critical = members(body['critical'], '"critical"', ['type', 'image', 'identity']);
   const actual = textOf(critical, 'type', '"critical"');
   if (actual !== type) throw malformed(`the signed text is of type ${quote(actual)}, not ${quote(type)}`);
-  const digest = textOf(members(critical['image'], '"image"', ['docker-manifest-digest']), 'docker-manifest-digest', '"image"');
+  const digest = textOf(
+    members(critical['image'], '"image"', ['docker-manifest-digest']),
+    'docker-manifest-digest',
+    '"image"',
+  );
   if (!isDigest(digest)) throw malformed(`docker-manifest-digest ${quote(digest)} is not a digest`);
-  return { digest, reference: textOf(members(critical['identity'], '"identity"', ['docker-reference']), 'docker-reference', '"identity"') };
+  return {
+    digest,
+    reference: textOf(
+      members(critical['identity'], '"identity"', ['docker-reference']),
+      'docker-reference',
+      '"identity"',
+    ),
+  };
 }
 
 /** Anything may stand there, but what is known must be right. cosign writes null. */
 function checkOptional(value: unknown, type: BodyType): void {
   if (value === null && type === 'cosign container image signature') return;
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw malformed('"optional" is not an object');
+  if (typeof value !== 'object' || value === null || Array.isArray(value))
+    throw malformed('"optional" is not an object');
   const { creator, timestamp } = value as { readonly creator?: unknown; readonly timestamp?: unknown };
   if (creator !== undefined && typeof creator !== 'string') throw malformed('"creator" is not text');
-  if (timestamp !== undefined && !Number.isSafeInteger(timestamp)) throw malformed('"timestamp" is not a whole number of seconds');
+  if (timestamp !== undefined && !Number.isSafeInteger(timestamp))
+    throw malformed('"timestamp" is not a whole number of seconds');
 }
 
 function isManifest(image: SignedImage, digest: Digest): boolean {

@@ -1,18 +1,20 @@
 /**
- * Who must have signed what, decided as podman and CRI-O decide it: policy.json says what is wanted (requirements.ts), registries.d where signatures
- * are (sources.ts), keys.ts whether they are good, body.ts whether they are about this image. Refusals begin with the words that the kubelet
- * recognises, and say which policy, which scope, which requirement, and why.
+ * Who must have signed what, decided as podman and CRI-O decide it: policy.json says what is wanted (requirements.ts),
+ * registries.d where signatures are (sources.ts), keys.ts whether they are good, body.ts whether they are about this
+ * image. Refusals begin with the words that the kubelet recognises, and say which policy, which scope, which
+ * requirement, and why.
  *
  *     demand      before the registry is asked: what the policy wants of an image; an image that it rejects ends here
  *     vouch       once the manifest for this platform is known, and before anything else of the image is read: every requirement is met, each by
  *                 one signature at least
  *     checkKept   the same for an image that is here, from the signatures that were kept with it
  *
- * Where the registry gives an index, the signature must be on the manifest of this platform, as with the container tools: they verify the
- * instance that they pull, not the list. (`cosign sign --recursive` signs both.)
+ * Where the registry gives an index, the signature must be on the manifest of this platform, as with the container
+ * tools: they verify the instance that they pull, not the list. (`cosign sign --recursive` signs both.)
  *
- * When a container is made, the question is asked again of an image that is here already, if the node names its policies explicitly: a namespace's
- * own, or `signature_policy`. CRI-O does the same, from the signatures that came with the image.
+ * When a container is made, the question is asked again of an image that is here already, if the node names its
+ * policies explicitly: a namespace's own, or `signature_policy`. CRI-O does the same, from the signatures that came
+ * with the image.
  */
 import { join } from 'node:path';
 import { readBounded } from '../../base/files.ts';
@@ -34,7 +36,10 @@ import type { FoundSignatures, Signature, SignatureSource } from './sources.ts';
 import type { KeptManifest } from './kept.ts';
 
 export interface TrustOptions {
-  /** `signature_policy`: must exist if it is named; '' = the first of `defaultPolicies` that exists, and without any everything is accepted. */
+  /**
+   * `signature_policy`: must exist if it is named; '' = the first of `defaultPolicies` that exists, and without any
+   * everything is accepted.
+   */
   readonly signaturePolicy: string;
   readonly defaultPolicies: readonly string[];
   /** `signature_policy_dir`: `<namespace>.json` there wins. '' = none. */
@@ -65,7 +70,9 @@ export interface Demand {
   /** Those that a signature has to meet; empty = accepted as it is. */
   readonly requirements: readonly SignatureRequirement[];
 }
-type SignatureRequirement = Exclude<Requirement, { readonly type: 'insecureAcceptAnything' | 'reject' | 'signedBaseLayer' }> | { readonly type: 'signedBaseLayer' };
+type SignatureRequirement =
+  | Exclude<Requirement, { readonly type: 'insecureAcceptAnything' | 'reject' | 'signedBaseLayer' }>
+  | { readonly type: 'signedBaseLayer' };
 
 export class ImageTrust {
   readonly #options: TrustOptions;
@@ -78,7 +85,8 @@ export class ImageTrust {
 
   /**
    * What is wanted of `reference` for pods of `namespace` ('' = none in particular). Files are read at each call.
-   * @throws FailedPrecondition with reason SignatureValidationFailed if the policy rejects it, or cannot be read: a policy that is broken accepts nothing.
+   * @throws FailedPrecondition with reason SignatureValidationFailed if the policy rejects it, or cannot be read: a
+   * policy that is broken accepts nothing.
    */
   async demand(reference: Reference, namespace: string): Promise<Demand> {
     const own = await this.#namedPolicy(namespace);
@@ -90,25 +98,42 @@ export class ImageTrust {
     return { reference, policy: 'no policy.json', scope: '', requirements: [] };
   }
 
-  /** What is wanted of images that are here and about to be used in `namespace`; undefined where the pull's answer stands. Throws, and gives what throws, as `demand`. */
+  /**
+   * What is wanted of images that are here and about to be used in `namespace`; undefined where the pull's answer
+   * stands. Throws, and gives what throws, as `demand`.
+   */
   async demandAtUse(namespace: string): Promise<((reference: Reference) => Demand) | undefined> {
     const named = await this.#namedPolicy(namespace);
     return named === undefined ? undefined : (reference) => demandOf(named, reference);
   }
 
   /**
-   * Finds the signatures of a manifest and checks that they meet `demand`. Gives what was found, to be kept with the image; undefined if nothing can be
-   * said: where no signature is wanted, a server that cannot be asked is no reason not to pull.
+   * Finds the signatures of a manifest and checks that they meet `demand`. Gives what was found, to be kept with the
+   * image; undefined if nothing can be said: where no signature is wanted, a server that cannot be asked is no reason
+   * not to pull.
    * @throws as `check`; the network's error if signatures are wanted and a server cannot be asked.
    */
-  async vouch(op: Op, demand: Demand, image: SignedImage, source: SignatureSource): Promise<FoundSignatures | undefined> {
+  async vouch(
+    op: Op,
+    demand: Demand,
+    image: SignedImage,
+    source: SignatureSource,
+  ): Promise<FoundSignatures | undefined> {
     let found: FoundSignatures;
     try {
-      found = await within(op, `signatures of ${formatReference(source.reference)} were not read`, (bounded) => this.#sources.find(bounded, image.digest, source));
+      found = await within(op, `signatures of ${formatReference(source.reference)} were not read`, (bounded) =>
+        this.#sources.find(bounded, image.digest, source),
+      );
     } catch (error) {
       if (op.signal.aborted) throw abortError(op, `reading signatures of ${formatReference(demand.reference)}`);
-      if (demand.requirements.length > 0) throw isRefusal(error) ? refused(demand, typesOf(demand), explain(error)) : wrap(`signatures of ${formatReference(demand.reference)} cannot be read`, error);
-      op.log.warn('signatures cannot be read; none is needed for this pull, but a namespace that wants one will refuse the image', { error: explain(error) });
+      if (demand.requirements.length > 0)
+        throw isRefusal(error)
+          ? refused(demand, typesOf(demand), explain(error))
+          : wrap(`signatures of ${formatReference(demand.reference)} cannot be read`, error);
+      op.log.warn(
+        'signatures cannot be read; none is needed for this pull, but a namespace that wants one will refuse the image',
+        { error: explain(error) },
+      );
       return undefined;
     }
     await this.#check(op, demand, image, found);
@@ -116,16 +141,24 @@ export class ImageTrust {
   }
 
   /**
-   * Content if the signatures that came with an image meet `demand`; an image that was pulled by several manifests needs one of them to do. `kept` has
-   * one manifest at least, without signatures if none came.
-   * @throws FailedPrecondition with reason SignatureValidationFailed that names policy, scope, requirement and the reason for each signature that does not count.
+   * Content if the signatures that came with an image meet `demand`; an image that was pulled by several manifests
+   * needs one of them to do. `kept` has one manifest at least, without signatures if none came.
+   * @throws FailedPrecondition with reason SignatureValidationFailed that names policy, scope, requirement and the
+   * reason for each signature that does not count.
    */
   async checkKept(op: Op, demand: Demand, kept: readonly KeptManifest[]): Promise<void> {
-    const notes = ['these are the signatures that came with the image when it was pulled; if it was signed since, pull it again'];
+    const notes = [
+      'these are the signatures that came with the image when it was pulled; if it was signed since, pull it again',
+    ];
     let first: unknown;
     for (const { manifest, signatures } of kept) {
       try {
-        return await this.#check(op, demand, { reference: demand.reference, digest: manifest, manifest: undefined }, { signatures, notes });
+        return await this.#check(
+          op,
+          demand,
+          { reference: demand.reference, digest: manifest, manifest: undefined },
+          { signatures, notes },
+        );
       } catch (error) {
         first ??= error;
       }
@@ -145,8 +178,10 @@ export class ImageTrust {
   }
 
   async #meet(op: Op, requirement: SignatureRequirement, image: SignedImage, found: FoundSignatures): Promise<void> {
-    if (requirement.type === 'signedBaseLayer') throw new RuntimeError('Unimplemented', 'nobody implements it; use signedBy or sigstoreSigned');
-    const accepts = requirement.type === 'signedBy' ? await this.#openPgp(requirement, image) : await sigstore(requirement, image);
+    if (requirement.type === 'signedBaseLayer')
+      throw new RuntimeError('Unimplemented', 'nobody implements it; use signedBy or sigstoreSigned');
+    const accepts =
+      requirement.type === 'signedBy' ? await this.#openPgp(requirement, image) : await sigstore(requirement, image);
     const reasons: string[] = [];
     for (const signature of found.signatures) {
       if (signature.kind !== accepts.kind) continue;
@@ -161,8 +196,12 @@ export class ImageTrust {
     throw new RuntimeError('FailedPrecondition', summary(reasons, found.notes));
   }
 
-  async #openPgp({ keyType, keys, identity }: Extract<Requirement, { type: 'signedBy' }>, image: SignedImage): Promise<Check> {
-    if (keyType !== 'GPGKeys') throw new RuntimeError('Unimplemented', `nobody implements the keyType ${quote(keyType)}; use GPGKeys`);
+  async #openPgp(
+    { keyType, keys, identity }: Extract<Requirement, { type: 'signedBy' }>,
+    image: SignedImage,
+  ): Promise<Check> {
+    if (keyType !== 'GPGKeys')
+      throw new RuntimeError('Unimplemented', `nobody implements the keyType ${quote(keyType)}; use GPGKeys`);
     const { runGpgv } = this.#options;
     if (runGpgv === undefined) throw new RuntimeError('Unimplemented', 'nothing here can check OpenPGP signatures');
     const keyrings = (await readKeys(keys)).map(readKeyring);
@@ -170,7 +209,12 @@ export class ImageTrust {
       kind: 'openpgp',
       async check(op, signature) {
         if (signature.kind !== 'openpgp') return;
-        checkBody(await openMessage(op, runGpgv, keyrings, signature.message), 'atomic container signature', image, identity);
+        checkBody(
+          await openMessage(op, runGpgv, keyrings, signature.message),
+          'atomic container signature',
+          image,
+          identity,
+        );
       },
     };
   }
@@ -186,12 +230,18 @@ export class ImageTrust {
     }
     if (signaturePolicy === '') return undefined;
     const bytes = await readIfThere(signaturePolicy);
-    if (bytes === undefined) throw signatureError(`${signaturePolicy}, which signature_policy names, does not exist; without it no image is accepted`);
+    if (bytes === undefined)
+      throw signatureError(
+        `${signaturePolicy}, which signature_policy names, does not exist; without it no image is accepted`,
+      );
     return { path: signaturePolicy, bytes };
   }
 }
 
-/** One kind of signature, and what makes one of it count. @throws (check) FailedPrecondition or InvalidArgument for one that does not. */
+/**
+ * One kind of signature, and what makes one of it count. @throws (check) FailedPrecondition or InvalidArgument for one
+ * that does not.
+ */
 interface Check {
   readonly kind: Signature['kind'];
   check(op: Op, signature: Signature): Promise<void>;
@@ -202,9 +252,17 @@ interface PolicyFile {
   readonly bytes: Buffer;
 }
 
-async function sigstore({ keys, keyless, identity }: Extract<Requirement, { type: 'sigstoreSigned' }>, image: SignedImage): Promise<Check> {
+async function sigstore(
+  { keys, keyless, identity }: Extract<Requirement, { type: 'sigstoreSigned' }>,
+  image: SignedImage,
+): Promise<Check> {
   if (keys === undefined || keyless.length > 0) {
-    throw new RuntimeError('Unimplemented', `${keyless.join(' and ')} cannot be checked by this node: certificates and transparency logs are not verified here; sign with a key and name its public half in keyPath, keyPaths, keyData or keyDatas alone`);
+    throw new RuntimeError(
+      'Unimplemented',
+      `${keyless.join(' and ')} cannot be checked by this node: certificates and transparency logs ` +
+        'are not verified here; sign with a key and name its public half in keyPath, keyPaths, ' +
+        'keyData or keyDatas alone',
+    );
   }
   // All of them first: a spare key that is damaged should be found before it is needed.
   const trusted = (await readKeys(keys)).map(readPublicKey);
@@ -229,7 +287,8 @@ function demandOf({ path, bytes }: PolicyFile, reference: Reference): Demand {
   }
   const { scope, requirements } = found;
   const demand: Demand = { reference, policy: path, scope, requirements: requirements.filter(isForSignatures) };
-  if (requirements.some(({ type }) => type === 'reject')) throw refused(demand, 'reject', 'images of this scope are not accepted');
+  if (requirements.some(({ type }) => type === 'reject'))
+    throw refused(demand, 'reject', 'images of this scope are not accepted');
   return demand;
 }
 
@@ -272,12 +331,20 @@ const REASONS_MAX = 5;
 function summary(reasons: readonly string[], notes: readonly string[]): string {
   const left = reasons.length - REASONS_MAX;
   const why = [...reasons.slice(0, REASONS_MAX), ...(left > 0 ? [`and ${left} more`] : []), ...notes].join('; ');
-  const what = reasons.length === 0 ? 'there is no signature of that kind' : reasons.length === 1 ? 'the only signature does not count' : `none of ${reasons.length} signatures counts`;
+  const what =
+    reasons.length === 0
+      ? 'there is no signature of that kind'
+      : reasons.length === 1
+        ? 'the only signature does not count'
+        : `none of ${reasons.length} signatures counts`;
   return why === '' ? what : `${what} (${why})`;
 }
 
 function refused({ reference, policy, scope }: Demand, type: string, why: string): RuntimeError {
-  return signatureError(`${quote(formatReference(identityOf(reference)), 400)} is refused by ${policy}, ${scope}: ${type}: ${shortened(why, REFUSAL_MAX_CHARS)}`);
+  return signatureError(
+    `${quote(formatReference(identityOf(reference)), 400)} is refused by ${policy}, ${scope}: ` +
+      `${type}: ${shortened(why, REFUSAL_MAX_CHARS)}`,
+  );
 }
 
 /** Parts of a reason come from strangers; all of it has to fit into a status (limits.statusMessageChars). */
@@ -290,7 +357,11 @@ function shortened(text: string, max: number): string {
 
 /** A refusal in the words that the kubelet recognises. */
 export function signatureError(message: string, cause?: unknown): RuntimeError {
-  return new RuntimeError('FailedPrecondition', message, cause === undefined ? { reason: 'SignatureValidationFailed' } : { reason: 'SignatureValidationFailed', cause });
+  return new RuntimeError(
+    'FailedPrecondition',
+    message,
+    cause === undefined ? { reason: 'SignatureValidationFailed' } : { reason: 'SignatureValidationFailed', cause },
+  );
 }
 
 export { KeptSignatures } from './kept.ts';

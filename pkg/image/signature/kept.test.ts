@@ -12,9 +12,17 @@ import type { Signature } from './sources.ts';
 
 const ID = digestOf('config') as string as ImageId;
 const OTHER = digestOf('other config') as string as ImageId;
-const sigstore: Signature = { kind: 'sigstore', from: 'attachment 1', payload: Buffer.from('payload'), signature: 'AAAA' };
+const sigstore: Signature = {
+  kind: 'sigstore',
+  from: 'attachment 1',
+  payload: Buffer.from('payload'),
+  signature: 'AAAA',
+};
 const openpgp: Signature = { kind: 'openpgp', from: 'file:///s/signature-1', message: Buffer.from([0xa3, 0, 255]) };
-const of = (manifest: string, ...signatures: Signature[]): KeptManifest => ({ manifest: digestOf(manifest), signatures });
+const of = (manifest: string, ...signatures: Signature[]): KeptManifest => ({
+  manifest: digestOf(manifest),
+  signatures,
+});
 
 describe('image/signature/kept', () => {
   let directory: string;
@@ -34,7 +42,9 @@ describe('image/signature/kept', () => {
     await kept.put(testOp(), ID, of('a', openpgp));
     expect(await kept.read(ID)).to.deep.equal([of('a', openpgp), of('b', openpgp)]);
     for (const more of ['c', 'd', 'e', 'f']) await kept.put(testOp(), ID, of(more, sigstore));
-    expect((await kept.read(ID)).map(({ manifest }) => manifest)).to.deep.equal(['f', 'e', 'd', 'c'].map((each) => digestOf(each)));
+    expect((await kept.read(ID)).map(({ manifest }) => manifest)).to.deep.equal(
+      ['f', 'e', 'd', 'c'].map((each) => digestOf(each)),
+    );
   });
 
   it('forgets signatures that were withdrawn, and makes no file for images without', async () => {
@@ -59,14 +69,23 @@ describe('image/signature/kept', () => {
   it('says that a file is damaged; the next pull replaces it', async () => {
     await kept.put(testOp(), ID, of('a', sigstore));
     const path = join(directory, 'signatures', `${ID.slice(7)}.json`);
-    const rows = ['', '{}', '{"version":1,"manifests":[{"manifest":"x","signatures":[]}]}', `{"version":1,"manifests":[{"manifest":"${ID}","signatures":[{"kind":"x","from":""}]}]}`, `{"version":1,"manifests":[{"manifest":"${ID}","signatures":[{"kind":"sigstore","from":"","payload":"AA=="}]}]}`];
+    const rows = [
+      '',
+      '{}',
+      '{"version":1,"manifests":[{"manifest":"x","signatures":[]}]}',
+      `{"version":1,"manifests":[{"manifest":"${ID}","signatures":[{"kind":"x","from":""}]}]}`,
+      `{"version":1,"manifests":[{"manifest":"${ID}","signatures":[{"kind":"sigstore","from":"","payload":"AA=="}]}]}`,
+    ];
     for (const text of rows) {
       await writeFile(path, text);
       expect((await failure(kept.read(ID))).code, text).to.equal('DataLoss');
     }
     const log = new RecordingLog();
     await kept.put(testOp(log), ID, of('b', openpgp));
-    expect([await kept.read(ID), log.lines]).to.deep.equal([[of('b', openpgp)], ['warn kept signatures are damaged, those of this pull replace them']]);
+    expect([await kept.read(ID), log.lines]).to.deep.equal([
+      [of('b', openpgp)],
+      ['warn kept signatures are damaged, those of this pull replace them'],
+    ]);
   });
 
   it('fits into what is read again, at the largest', async () => {

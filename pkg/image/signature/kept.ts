@@ -1,9 +1,9 @@
 /**
- * The signatures that came with an image, kept beside its record (`images/signatures/<hex of the id>.json`), so that a namespace with a policy
- * of its own can be asked about an image that is here already, without the registry.
+ * The signatures that came with an image, kept beside its record (`images/signatures/<hex of the id>.json`), so that a
+ * namespace with a policy of its own can be asked about an image that is here already, without the registry.
  *
- * Written before the record and removed with it; what no record owns, the sweep takes. Nothing in here is trusted: signatures are verified
- * whenever they are used.
+ * Written before the record and removed with it; what no record owns, the sweep takes. Nothing in here is trusted:
+ * signatures are verified whenever they are used.
  */
 import { join } from 'node:path';
 import { ensureDir, readDirSorted, readJson, removeFile, replaceFile } from '../../base/files.ts';
@@ -31,7 +31,10 @@ export class KeptSignatures {
     this.#directory = directory;
   }
 
-  /** Remembers what a pull found, in place of what an earlier one found for the same manifest; on disk when it returns. Callers serialise. */
+  /**
+   * Remembers what a pull found, in place of what an earlier one found for the same manifest; on disk when it returns.
+   * Callers serialise.
+   */
   async put(op: Op, id: ImageId, found: KeptManifest): Promise<void> {
     const others = (await this.#readOrForget(op, id)).filter(({ manifest }) => manifest !== found.manifest);
     const kept = [...(found.signatures.length === 0 ? [] : [found]), ...others].slice(0, MANIFESTS_MAX);
@@ -46,7 +49,11 @@ export class KeptSignatures {
       return decode(await readJson(this.#path(id), limits.signaturesKeptBytes));
     } catch (cause) {
       if (errnoOf(cause) === 'ENOENT') return [];
-      throw new RuntimeError('DataLoss', `the signatures kept of image ${id} are damaged (${this.#path(id)}); pull it again`, { cause });
+      throw new RuntimeError(
+        'DataLoss',
+        `the signatures kept of image ${id} are damaged (${this.#path(id)}); pull it again`,
+        { cause },
+      );
     }
   }
 
@@ -58,7 +65,8 @@ export class KeptSignatures {
   async sweep(isNeeded: (id: ImageId) => boolean): Promise<void> {
     for (const name of await readDirSorted(this.#directory)) {
       const id = `sha256:${name.slice(0, -'.json'.length)}`;
-      if (!name.endsWith('.json') || !isDigest(id) || !isNeeded(id as unknown as ImageId)) await removeFile(join(this.#directory, name));
+      if (!name.endsWith('.json') || !isDigest(id) || !isNeeded(id as unknown as ImageId))
+        await removeFile(join(this.#directory, name));
     }
   }
 
@@ -82,12 +90,14 @@ function encode({ manifest, signatures }: KeptManifest): Readonly<Record<string,
     signatures: signatures.map((each) =>
       each.kind === 'sigstore'
         ? { kind: each.kind, from: each.from, payload: each.payload.toString('base64'), signature: each.signature }
-        : { kind: each.kind, from: each.from, message: each.message.toString('base64') }),
+        : { kind: each.kind, from: each.from, message: each.message.toString('base64') },
+    ),
   };
 }
 
 function decode(value: unknown): readonly KeptManifest[] {
-  if (!isObject(value) || value['version'] !== 1 || !Array.isArray(value['manifests'])) throw new Error('not of version 1');
+  if (!isObject(value) || value['version'] !== 1 || !Array.isArray(value['manifests']))
+    throw new Error('not of version 1');
   return value['manifests'].map((each: unknown) => {
     if (!isObject(each) || !Array.isArray(each['signatures'])) throw new Error('a manifest is not what it should be');
     const manifest = text(each, 'manifest');
@@ -99,8 +109,15 @@ function decode(value: unknown): readonly KeptManifest[] {
 function decodeSignature(value: unknown): Signature {
   if (!isObject(value)) throw new Error('a signature is not what it should be');
   const from = text(value, 'from');
-  if (value['kind'] === 'sigstore') return { kind: 'sigstore', from, payload: Buffer.from(text(value, 'payload'), 'base64'), signature: text(value, 'signature') };
-  if (value['kind'] === 'openpgp') return { kind: 'openpgp', from, message: Buffer.from(text(value, 'message'), 'base64') };
+  if (value['kind'] === 'sigstore')
+    return {
+      kind: 'sigstore',
+      from,
+      payload: Buffer.from(text(value, 'payload'), 'base64'),
+      signature: text(value, 'signature'),
+    };
+  if (value['kind'] === 'openpgp')
+    return { kind: 'openpgp', from, message: Buffer.from(text(value, 'message'), 'base64') };
   throw new Error('a signature is of an unknown kind');
 }
 

@@ -1,6 +1,6 @@
 /**
- * Signatures proper: was this made by one of these keys? Sigstore's are checked here with node:crypto, OpenPGP's by `gpgv`, a program of the
- * node that does nothing else, run by whoever may start processes.
+ * Signatures proper: was this made by one of these keys? Sigstore's are checked here with node:crypto, OpenPGP's by
+ * `gpgv`, a program of the node that does nothing else, run by whoever may start processes.
  */
 import { createPublicKey, verify } from 'node:crypto';
 import type { KeyObject } from 'node:crypto';
@@ -11,7 +11,10 @@ import { limits } from '../../base/limits.ts';
 import type { Op } from '../../base/op.ts';
 import type { Keys } from './requirements.ts';
 
-/** Runs `gpgv` over an OpenPGP message. @throws Unimplemented if there is no gpgv on this node; DeadlineExceeded or Cancelled. */
+/**
+ * Runs `gpgv` over an OpenPGP message. @throws Unimplemented if there is no gpgv on this node; DeadlineExceeded or
+ * Cancelled.
+ */
 export type RunGpgv = (op: Op, request: GpgvRequest) => Promise<GpgvAnswer>;
 export interface GpgvRequest {
   /** Binary keyrings or keyboxes; no other key counts. */
@@ -38,7 +41,11 @@ export interface KeyFile {
 
 /** The bytes of all keys. @throws FailedPrecondition that names the file that cannot be read. */
 export async function readKeys(keys: Keys): Promise<readonly KeyFile[]> {
-  if (keys.from === 'policy') return keys.datas.map((bytes, index) => ({ name: keys.datas.length === 1 ? 'keyData' : `keyDatas[${index}]`, bytes }));
+  if (keys.from === 'policy')
+    return keys.datas.map((bytes, index) => ({
+      name: keys.datas.length === 1 ? 'keyData' : `keyDatas[${index}]`,
+      bytes,
+    }));
   return await Promise.all(
     keys.paths.map(async (path) => {
       try {
@@ -61,7 +68,10 @@ export function readPublicKey({ name, bytes }: KeyFile): KeyObject {
   const text = bytes.toString('latin1');
   const label = /-----BEGIN ([A-Z0-9 ]{1,40})-----/.exec(text)?.[1];
   if (label !== 'PUBLIC KEY' && label !== 'RSA PUBLIC KEY' && label !== 'CERTIFICATE') {
-    throw new RuntimeError('FailedPrecondition', `the key ${quote(name, 300)} is not a public key in PEM${label === undefined ? '' : ` but ${quote(label)}`}; write what "cosign public-key" or "openssl pkey -pubout" prints`);
+    throw new RuntimeError(
+      'FailedPrecondition',
+      `the key ${quote(name, 300)} is not a public key in PEM${label === undefined ? '' : ` but ${quote(label)}`}; write what "cosign public-key" or "openssl pkey -pubout" prints`,
+    );
   }
   let key: KeyObject;
   try {
@@ -71,21 +81,38 @@ export function readPublicKey({ name, bytes }: KeyFile): KeyObject {
   }
   const { namedCurve = '', modulusLength = 0 } = key.asymmetricKeyDetails ?? {};
   const { asymmetricKeyType: kind } = key;
-  const isTaken = kind === 'ed25519' || (kind === 'ec' && CURVES.has(namedCurve)) || (kind === 'rsa' && modulusLength >= RSA_MIN_BITS && modulusLength <= RSA_MAX_BITS);
+  const isTaken =
+    kind === 'ed25519' ||
+    (kind === 'ec' && CURVES.has(namedCurve)) ||
+    (kind === 'rsa' && modulusLength >= RSA_MIN_BITS && modulusLength <= RSA_MAX_BITS);
   if (isTaken) return key;
-  throw new RuntimeError('FailedPrecondition', `the key ${quote(name, 300)} is of a kind that is not taken (${[kind, namedCurve, modulusLength || ''].join(' ').trim()}); want ECDSA P-256, P-384 or P-521, Ed25519, or RSA of ${RSA_MIN_BITS} to ${RSA_MAX_BITS} bits`);
+  throw new RuntimeError(
+    'FailedPrecondition',
+    `the key ${quote(name, 300)} is of a kind that is not taken ` +
+      `(${[kind, namedCurve, modulusLength || ''].join(' ').trim()}); want ECDSA P-256, P-384 or ` +
+      `P-521, Ed25519, or RSA of ${RSA_MIN_BITS} to ${RSA_MAX_BITS} bits`,
+  );
 }
 
-/** True if one of `keys` made `signature` over `payload`, the way sigstore signs: always over SHA-256, RSA with PKCS #1 v1.5; Ed25519 over the text itself. */
+/**
+ * True if one of `keys` made `signature` over `payload`, the way sigstore signs: always over SHA-256, RSA with PKCS #1
+ * v1.5; Ed25519 over the text itself.
+ */
 export function isSignedBy(keys: readonly KeyObject[], payload: Uint8Array, signature: Uint8Array): boolean {
   return keys.some((key) => verify(key.asymmetricKeyType === 'ed25519' ? null : 'sha256', payload, key, signature));
 }
 
 /**
  * The text in an OpenPGP message that one of the keys in `keyrings` signed.
- * @throws FailedPrecondition that says why it does not count: another key, expired, revoked, changed, signed twice, not a signature at all.
+ * @throws FailedPrecondition that says why it does not count: another key, expired, revoked, changed, signed twice, not
+ * a signature at all.
  */
-export async function openMessage(op: Op, runGpgv: RunGpgv, keyrings: readonly Uint8Array[], message: Uint8Array): Promise<Buffer> {
+export async function openMessage(
+  op: Op,
+  runGpgv: RunGpgv,
+  keyrings: readonly Uint8Array[],
+  message: Uint8Array,
+): Promise<Buffer> {
   checkIsSignedMessage(message);
   const answer = await runGpgv(op, { keyrings, message, maxBytes: limits.signatureBytes });
   const why = problemOf(answer);
@@ -94,8 +121,8 @@ export async function openMessage(op: Op, runGpgv: RunGpgv, keyrings: readonly U
 }
 
 /**
- * Only the binary form of a signed message is taken, by the first packet: signature, one-pass signature, or compressed data around these. gpgv would
- * also take cleartext signatures and armor, which containers-signature(5) rules out.
+ * Only the binary form of a signed message is taken, by the first packet: signature, one-pass signature, or compressed
+ * data around these. gpgv would also take cleartext signatures and armor, which containers-signature(5) rules out.
  */
 function checkIsSignedMessage(message: Uint8Array): void {
   const [first = 0] = message;
@@ -115,7 +142,10 @@ const OUTCOMES: Readonly<Record<string, string>> = {
 
 function problemOf({ exitCode, status, isCut }: GpgvAnswer): string | undefined {
   if (isCut) return `the signed text has more than ${limits.signatureBytes} bytes`;
-  const lines = status.split('\n').filter((line) => line.startsWith('[GNUPG:] ')).map((line) => line.split(' ').slice(1));
+  const lines = status
+    .split('\n')
+    .filter((line) => line.startsWith('[GNUPG:] '))
+    .map((line) => line.split(' ').slice(1));
   const outcomes = lines.filter(([word = '']) => Object.hasOwn(OUTCOMES, word));
   if (outcomes.length === 0) return 'it is not an OpenPGP signed message';
   if (outcomes.length > 1) return `it has ${outcomes.length} signatures in one, which is ambiguous`;
@@ -123,7 +153,8 @@ function problemOf({ exitCode, status, isCut }: GpgvAnswer): string | undefined 
   if (word !== 'GOODSIG') return `${OUTCOMES[word] ?? ''} (key ${quote(key, 64)})`;
   const count = (wanted: string): number => lines.filter(([each]) => each === wanted).length;
   // One text, one signature over it, and gpgv content: an unsigned text beside the signed one would come out, too.
-  if (exitCode !== 0 || count('VALIDSIG') !== 1 || count('PLAINTEXT') !== 1) return `gpgv does not vouch for it (exit code ${exitCode})`;
+  if (exitCode !== 0 || count('VALIDSIG') !== 1 || count('PLAINTEXT') !== 1)
+    return `gpgv does not vouch for it (exit code ${exitCode})`;
   return undefined;
 }
 
@@ -136,7 +167,11 @@ export function readKeyring({ name, bytes }: KeyFile): Uint8Array {
   const isKeybox = bytes.subarray(8, 12).toString('latin1') === 'KBXf';
   if ((first & 0x80) !== 0 || isKeybox) return bytes;
   const keys = blocksIn(bytes.toString('latin1'));
-  if (keys.length === 0) throw new RuntimeError('FailedPrecondition', `the keyring ${quote(name, 300)} has no OpenPGP public key; write what "gpg --export" prints`);
+  if (keys.length === 0)
+    throw new RuntimeError(
+      'FailedPrecondition',
+      `the keyring ${quote(name, 300)} has no OpenPGP public key; write what "gpg --export" prints`,
+    );
   return Buffer.concat(keys);
 }
 

@@ -22,7 +22,8 @@ export function registrySource(world: RegistryWorld, repository: Repository, ref
     manifest: (op, tag) => repository.manifest(op, tag),
     async blob(op, digest, size) {
       const parts: Uint8Array[] = [];
-      for await (const part of repository.blob(op, digest, BigInt(size), 0n)) parts.push(Buffer.from(part)); // Lent until the next one.
+      // Lent until the next one.
+      for await (const part of repository.blob(op, digest, BigInt(size), 0n)) parts.push(Buffer.from(part));
       return Buffer.concat(parts);
     },
     download: (op, url, max) => download(op, world, url, max),
@@ -34,13 +35,30 @@ function nameOf({ endpoint }: Repository): { readonly domain: string; readonly p
   return { domain: endpoint.credentialName.slice(0, slash), path: endpoint.credentialName.slice(slash + 1) };
 }
 
-/** No credentials are sent: signatures are for everybody, and these servers are not the ones that the node has credentials for. */
-async function download(op: Op, { transport, routesTo }: RegistryWorld, url: URL, max: number): Promise<Buffer | undefined> {
+/**
+ * No credentials are sent: signatures are for everybody, and these servers are not the ones that the node has
+ * credentials for.
+ */
+async function download(
+  op: Op,
+  { transport, routesTo }: RegistryWorld,
+  url: URL,
+  max: number,
+): Promise<Buffer | undefined> {
   const bounded = withTimeout(op, limits.registryHeadersMs);
-  const response = await send(bounded, transport, { method: 'GET', url, headers: { 'user-agent': 'berth' } }, await routesTo(url));
+  const response = await send(
+    bounded,
+    transport,
+    { method: 'GET', url, headers: { 'user-agent': 'berth' } },
+    await routesTo(url),
+  );
   if (response.status === 200) return await readBody(bounded, response, max, shortUrl(url));
   response.discard();
   if (response.status === 404) return undefined;
   const code = response.status >= 500 || response.status === 429 ? 'Unavailable' : 'FailedPrecondition';
-  throw new RuntimeError(code, `the signature server answers ${response.status} for ${shortUrl(url)}; want the signature, or 404 where there is none`);
+  throw new RuntimeError(
+    code,
+    `the signature server answers ${response.status} for ${shortUrl(url)}; want the signature, ` +
+      'or 404 where there is none',
+  );
 }

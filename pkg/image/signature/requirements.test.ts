@@ -5,14 +5,26 @@ import type { SignedIdentity } from './requirements.ts';
 
 const DIGEST = `sha256:${'a'.repeat(64)}`;
 const accept = [{ type: 'insecureAcceptAnything' }];
-const parse = (value: unknown): ReturnType<typeof parsePolicy> => parsePolicy(Buffer.from(typeof value === 'string' ? value : JSON.stringify(value)));
+const parse = (value: unknown): ReturnType<typeof parsePolicy> =>
+  parsePolicy(Buffer.from(typeof value === 'string' ? value : JSON.stringify(value)));
 const policyWith = (requirement: unknown): unknown => ({ default: [requirement] });
 const reference = (text: string): ReturnType<typeof parseReference> => withDefaultTag(parseReference(text));
 
 describe('image/signature/requirements', () => {
   it('finds the most specific scope', () => {
     const docker: Record<string, unknown> = {};
-    const scopes = ['reg.example/team/app:v1', `reg.example/team/app@${DIGEST}`, 'reg.example/team/app', 'reg.example/team', 'reg.example', '*.example', 'port.example:5000', '*.deep.example', 'docker.io/library/busybox', ''];
+    const scopes = [
+      'reg.example/team/app:v1',
+      `reg.example/team/app@${DIGEST}`,
+      'reg.example/team/app',
+      'reg.example/team',
+      'reg.example',
+      '*.example',
+      'port.example:5000',
+      '*.deep.example',
+      'docker.io/library/busybox',
+      '',
+    ];
     for (const scope of scopes) docker[scope] = accept;
     const policy = parse({ default: accept, transports: { docker, 'docker-archive': { '': accept } } });
     const rows: readonly (readonly [string, string])[] = [
@@ -34,36 +46,103 @@ describe('image/signature/requirements', () => {
       ['example/a', ''],
       ['localhost:5000/a', ''],
     ];
-    for (const [text, scope] of rows) expect(requirementsFor(policy, reference(text)).scope, text).to.equal(`docker ${JSON.stringify(scope)}`);
-    expect(requirementsFor(parse({ default: accept, transports: { dir: { '': [{ type: 'reject' }] } } }), reference('busybox')).scope).to.equal('"default"');
-    expect(scopesOf(reference('a.b.c:5000/x/y:1'))).to.deep.equal(['a.b.c:5000/x/y:1', 'a.b.c:5000/x/y', 'a.b.c:5000/x', 'a.b.c:5000', '*.b.c', '*.c']);
+    for (const [text, scope] of rows)
+      expect(requirementsFor(policy, reference(text)).scope, text).to.equal(`docker ${JSON.stringify(scope)}`);
+    expect(
+      requirementsFor(
+        parse({ default: accept, transports: { dir: { '': [{ type: 'reject' }] } } }),
+        reference('busybox'),
+      ).scope,
+    ).to.equal('"default"');
+    expect(scopesOf(reference('a.b.c:5000/x/y:1'))).to.deep.equal([
+      'a.b.c:5000/x/y:1',
+      'a.b.c:5000/x/y',
+      'a.b.c:5000/x',
+      'a.b.c:5000',
+      '*.b.c',
+      '*.c',
+    ]);
   });
 
   it('reads every kind of requirement', () => {
     const keys = Buffer.from('KEY').toString('base64');
-    const { default: read } = parse({ default: [
-      { type: 'insecureAcceptAnything' },
-      { type: 'reject' },
-      { type: 'signedBaseLayer', baseLayerIdentity: { type: 'matchExact' } },
-      { type: 'signedBy', keyType: 'GPGKeys', keyPath: '/k' },
-      { type: 'signedBy', keyType: 'GPGKeys', keyPaths: ['/k', '/l'], signedIdentity: { type: 'matchExact' } },
-      { type: 'signedBy', keyType: 'signedByGPGKeys', keyData: keys },
-      { type: 'sigstoreSigned', keyDatas: [keys, `${keys.slice(0, 2)}\n${keys.slice(2)}`], signedIdentity: { type: 'exactReference', dockerReference: 'busybox:1' } },
-      { type: 'sigstoreSigned', keyData: keys, rekorPublicKeyPath: '/r', signedIdentity: { type: 'exactRepository', dockerRepository: 'a.example/b' } },
-      { type: 'sigstoreSigned', fulcio: { caPath: '/c', oidcIssuer: 'i', subjectEmail: 's' }, rekorPublicKeyData: keys },
-      { type: 'sigstoreSigned', pki: {}, signedIdentity: { type: 'remapIdentity', prefix: 'mirror.example:5000', signedPrefix: 'docker.io/library' } },
-    ] });
+    const { default: read } = parse({
+      default: [
+        { type: 'insecureAcceptAnything' },
+        { type: 'reject' },
+        { type: 'signedBaseLayer', baseLayerIdentity: { type: 'matchExact' } },
+        { type: 'signedBy', keyType: 'GPGKeys', keyPath: '/k' },
+        { type: 'signedBy', keyType: 'GPGKeys', keyPaths: ['/k', '/l'], signedIdentity: { type: 'matchExact' } },
+        { type: 'signedBy', keyType: 'signedByGPGKeys', keyData: keys },
+        {
+          type: 'sigstoreSigned',
+          keyDatas: [keys, `${keys.slice(0, 2)}\n${keys.slice(2)}`],
+          signedIdentity: { type: 'exactReference', dockerReference: 'busybox:1' },
+        },
+        {
+          type: 'sigstoreSigned',
+          keyData: keys,
+          rekorPublicKeyPath: '/r',
+          signedIdentity: { type: 'exactRepository', dockerRepository: 'a.example/b' },
+        },
+        {
+          type: 'sigstoreSigned',
+          fulcio: { caPath: '/c', oidcIssuer: 'i', subjectEmail: 's' },
+          rekorPublicKeyData: keys,
+        },
+        {
+          type: 'sigstoreSigned',
+          pki: {},
+          signedIdentity: { type: 'remapIdentity', prefix: 'mirror.example:5000', signedPrefix: 'docker.io/library' },
+        },
+      ],
+    });
     expect(read).to.deep.equal([
       { type: 'insecureAcceptAnything' },
       { type: 'reject' },
       { type: 'signedBaseLayer' },
-      { type: 'signedBy', keyType: 'GPGKeys', keys: { from: 'files', paths: ['/k'] }, identity: { type: 'matchRepoDigestOrExact' } },
-      { type: 'signedBy', keyType: 'GPGKeys', keys: { from: 'files', paths: ['/k', '/l'] }, identity: { type: 'matchExact' } },
-      { type: 'signedBy', keyType: 'signedByGPGKeys', keys: { from: 'policy', datas: [Buffer.from('KEY')] }, identity: { type: 'matchRepoDigestOrExact' } },
-      { type: 'sigstoreSigned', keys: { from: 'policy', datas: [Buffer.from('KEY'), Buffer.from('KEY')] }, keyless: [], identity: { type: 'exactReference', dockerReference: 'busybox:1' } },
-      { type: 'sigstoreSigned', keys: { from: 'policy', datas: [Buffer.from('KEY')] }, keyless: ['rekorPublicKeyPath'], identity: { type: 'exactRepository', dockerRepository: 'a.example/b' } },
-      { type: 'sigstoreSigned', keys: undefined, keyless: ['fulcio', 'rekorPublicKeyData'], identity: { type: 'matchRepoDigestOrExact' } },
-      { type: 'sigstoreSigned', keys: undefined, keyless: ['pki'], identity: { type: 'remapIdentity', prefix: 'mirror.example:5000', signedPrefix: 'docker.io/library' } },
+      {
+        type: 'signedBy',
+        keyType: 'GPGKeys',
+        keys: { from: 'files', paths: ['/k'] },
+        identity: { type: 'matchRepoDigestOrExact' },
+      },
+      {
+        type: 'signedBy',
+        keyType: 'GPGKeys',
+        keys: { from: 'files', paths: ['/k', '/l'] },
+        identity: { type: 'matchExact' },
+      },
+      {
+        type: 'signedBy',
+        keyType: 'signedByGPGKeys',
+        keys: { from: 'policy', datas: [Buffer.from('KEY')] },
+        identity: { type: 'matchRepoDigestOrExact' },
+      },
+      {
+        type: 'sigstoreSigned',
+        keys: { from: 'policy', datas: [Buffer.from('KEY'), Buffer.from('KEY')] },
+        keyless: [],
+        identity: { type: 'exactReference', dockerReference: 'busybox:1' },
+      },
+      {
+        type: 'sigstoreSigned',
+        keys: { from: 'policy', datas: [Buffer.from('KEY')] },
+        keyless: ['rekorPublicKeyPath'],
+        identity: { type: 'exactRepository', dockerRepository: 'a.example/b' },
+      },
+      {
+        type: 'sigstoreSigned',
+        keys: undefined,
+        keyless: ['fulcio', 'rekorPublicKeyData'],
+        identity: { type: 'matchRepoDigestOrExact' },
+      },
+      {
+        type: 'sigstoreSigned',
+        keys: undefined,
+        keyless: ['pki'],
+        identity: { type: 'remapIdentity', prefix: 'mirror.example:5000', signedPrefix: 'docker.io/library' },
+      },
     ]);
   });
 
@@ -83,7 +162,10 @@ describe('image/signature/requirements', () => {
       [{ default: accept, transports: [] }, /"transports" is not an object/],
       [{ default: accept, transports: { docker: [] } }, /transport "docker" is not an object/],
       [{ default: accept, transports: { docker: { 'a.example': accept[0] } } }, /docker "a\.example" must be a list/],
-      [{ default: accept, transports: { atomic: { '': [{ type: 'sometimes' }] } } }, /requirement 1 of atomic "" has the type "sometimes"/],
+      [
+        { default: accept, transports: { atomic: { '': [{ type: 'sometimes' }] } } },
+        /requirement 1 of atomic "" has the type "sometimes"/,
+      ],
       [policyWith('reject'), /not an object/],
       [policyWith({}), /"type" must be text/],
       [policyWith({ type: 'reject', why: 'x' }), /"why", which is not known/],
@@ -96,20 +178,44 @@ describe('image/signature/requirements', () => {
       [policyWith({ type: 'sigstoreSigned' }), /exactly one of keyPath/],
       [policyWith({ ...sigstore, keyDatas: ['AAAA'] }), /exactly one of keyPath/],
       [policyWith({ ...sigstore, fulcio: {} }), /exactly one of keyPath/],
-      [policyWith({ ...sigstore, rekorPublicKeyPath: '/a', rekorPublicKeyData: 'AAAA' }), /at most one of rekorPublicKeyPath/],
+      [
+        policyWith({ ...sigstore, rekorPublicKeyPath: '/a', rekorPublicKeyData: 'AAAA' }),
+        /at most one of rekorPublicKeyPath/,
+      ],
       [policyWith({ type: 'sigstoreSigned', keyPaths: [] }), /keyPaths must be a list/],
       [policyWith({ type: 'sigstoreSigned', keyData: 'A A=' }), /keyData is not base64/],
       [policyWith({ type: 'sigstoreSigned', keyData: 'AAA' }), /keyData is not base64/],
       [policyWith({ ...sigstore, signedIdentity: null }), /signedIdentity of .* not an object/],
       [policyWith({ ...sigstore, signedIdentity: { type: 'matchSomehow' } }), /"matchSomehow"/],
       [policyWith({ ...sigstore, signedIdentity: { type: 'matchExact', x: 1 } }), /"x", which is not known/],
-      [policyWith({ ...sigstore, signedIdentity: { type: 'exactReference', dockerReference: 'a.example/b' } }), /not a name with a tag/],
+      [
+        policyWith({ ...sigstore, signedIdentity: { type: 'exactReference', dockerReference: 'a.example/b' } }),
+        /not a name with a tag/,
+      ],
       [policyWith({ ...sigstore, signedIdentity: { type: 'exactRepository', dockerRepository: 'A B' } }), /not a name/],
-      [policyWith({ ...sigstore, signedIdentity: { type: 'remapIdentity', prefix: 'a.example' } }), /no "signedPrefix"/],
-      [policyWith({ ...sigstore, signedIdentity: { type: 'remapIdentity', prefix: 'a.example/x:1', signedPrefix: 'b.example' } }), /not a registry host/],
-      [policyWith({ ...sigstore, signedIdentity: { type: 'remapIdentity', prefix: 'a.example', signedPrefix: 'b.example/' } }), /not a registry host/],
+      [
+        policyWith({ ...sigstore, signedIdentity: { type: 'remapIdentity', prefix: 'a.example' } }),
+        /no "signedPrefix"/,
+      ],
+      [
+        policyWith({
+          ...sigstore,
+          signedIdentity: { type: 'remapIdentity', prefix: 'a.example/x:1', signedPrefix: 'b.example' },
+        }),
+        /not a registry host/,
+      ],
+      [
+        policyWith({
+          ...sigstore,
+          signedIdentity: { type: 'remapIdentity', prefix: 'a.example', signedPrefix: 'b.example/' },
+        }),
+        /not a registry host/,
+      ],
     ];
-    for (const [value, why] of rows) expect(() => parse(value), JSON.stringify(value)).to.throw(why).with.property('code', 'InvalidArgument');
+    for (const [value, why] of rows)
+      expect(() => parse(value), JSON.stringify(value))
+        .to.throw(why)
+        .with.property('code', 'InvalidArgument');
   });
 
   it('knows what a signature may call an image', () => {
@@ -118,7 +224,11 @@ describe('image/signature/requirements', () => {
     const repository: SignedIdentity = { type: 'matchRepository' };
     const exactly: SignedIdentity = { type: 'exactReference', dockerReference: 'v.example/p:1' };
     const exactRepository: SignedIdentity = { type: 'exactRepository', dockerRepository: 'v.example/p' };
-    const remapped: SignedIdentity = { type: 'remapIdentity', prefix: 'm.example:5000/vendor', signedPrefix: 'v.example' };
+    const remapped: SignedIdentity = {
+      type: 'remapIdentity',
+      prefix: 'm.example:5000/vendor',
+      signedPrefix: 'v.example',
+    };
     const rows: readonly (readonly [SignedIdentity, image: string, signed: string, boolean])[] = [
       [exact, 'a.example/b:1', 'a.example/b:1', true],
       [exact, 'a.example/b:1', 'a.example/b:2', false],
@@ -159,10 +269,29 @@ describe('image/signature/requirements', () => {
       [remapped, 'm.example:5000/vendors/p:1', 'v.example/s/p:1', false],
       [remapped, 'other.example/p:1', 'other.example/p:1', true],
       // What comes out must be a name in full: docker.io's library/ is not added silently.
-      [{ type: 'remapIdentity', prefix: 'm.example', signedPrefix: 'docker.io' }, 'm.example/busybox:1', 'busybox:1', false],
-      [{ type: 'remapIdentity', prefix: 'm.example', signedPrefix: 'docker.io/library' }, 'm.example/busybox:1', 'busybox:1', true],
-      [{ type: 'remapIdentity', prefix: 'm.example/whole', signedPrefix: 'v.example/else' }, 'm.example/whole:1', 'v.example/else:1', true],
+      [
+        { type: 'remapIdentity', prefix: 'm.example', signedPrefix: 'docker.io' },
+        'm.example/busybox:1',
+        'busybox:1',
+        false,
+      ],
+      [
+        { type: 'remapIdentity', prefix: 'm.example', signedPrefix: 'docker.io/library' },
+        'm.example/busybox:1',
+        'busybox:1',
+        true,
+      ],
+      [
+        { type: 'remapIdentity', prefix: 'm.example/whole', signedPrefix: 'v.example/else' },
+        'm.example/whole:1',
+        'v.example/else:1',
+        true,
+      ],
     ];
-    for (const [identity, image, signed, matches] of rows) expect(identityMatches(identity, reference(image), signed), `${identity.type}: ${image} signed as ${signed}`).to.equal(matches);
+    for (const [identity, image, signed, matches] of rows)
+      expect(
+        identityMatches(identity, reference(image), signed),
+        `${identity.type}: ${image} signed as ${signed}`,
+      ).to.equal(matches);
   });
 });

@@ -3,18 +3,29 @@
  *
  *     { "default": [requirement, …], "transports": { "docker": { "<scope>": [requirement, …], … } } }
  *
- * The most specific scope decides alone; all of its requirements have to be met. The file is read as strictly as the container tools read it:
- * one unknown or repeated member anywhere refuses all of it, since a typo in a security policy must not turn into "no requirement". Pure.
+ * The most specific scope decides alone; all of its requirements have to be met. The file is read as strictly as the
+ * container tools read it: one unknown or repeated member anywhere refuses all of it, since a typo in a security policy
+ * must not turn into "no requirement". Pure.
  */
 import { RuntimeError } from '../../base/errors.ts';
 import { quote } from '../../base/ids.ts';
-import { complete, DOCKER_DOMAIN, formatReference, isDomain, parseName, parseReference, repositoryName } from '../../oci/reference.ts';
+import {
+  complete,
+  DOCKER_DOMAIN,
+  formatReference,
+  isDomain,
+  parseName,
+  parseReference,
+  repositoryName,
+} from '../../oci/reference.ts';
 import type { Reference } from '../../oci/reference.ts';
 import { members, parseStrictJson, textOf } from './strict-json.ts';
 import type { Members } from './strict-json.ts';
 
 /** Public keys: files that are read when they are needed, or the keys themselves. */
-export type Keys = { readonly from: 'files'; readonly paths: readonly string[] } | { readonly from: 'policy'; readonly datas: readonly Buffer[] };
+export type Keys =
+  | { readonly from: 'files'; readonly paths: readonly string[] }
+  | { readonly from: 'policy'; readonly datas: readonly Buffer[] };
 
 /** What a signature has to call the image. */
 export type SignedIdentity =
@@ -26,8 +37,15 @@ export type SignedIdentity =
 export type Requirement =
   | { readonly type: 'insecureAcceptAnything' | 'reject' | 'signedBaseLayer' }
   | { readonly type: 'signedBy'; readonly keyType: string; readonly keys: Keys; readonly identity: SignedIdentity }
-  /** `keyless` names the members that want a certificate authority or a transparency log instead of (or beside) a key. */
-  | { readonly type: 'sigstoreSigned'; readonly keys: Keys | undefined; readonly keyless: readonly string[]; readonly identity: SignedIdentity };
+  /**
+   * `keyless` names the members that want a certificate authority or a transparency log instead of (or beside) a key.
+   */
+  | {
+      readonly type: 'sigstoreSigned';
+      readonly keys: Keys | undefined;
+      readonly keyless: readonly string[];
+      readonly identity: SignedIdentity;
+    };
 
 /** A whole policy.json. */
 export interface SignaturePolicy {
@@ -40,16 +58,25 @@ export interface SignaturePolicy {
 export function parsePolicy(bytes: Uint8Array): SignaturePolicy {
   const document = members(parseStrictJson(bytes, 'it'), 'it', ['default'], ['transports']);
   let docker: SignaturePolicy['docker'] = new Map();
-  for (const [transport, scopes] of Object.hasOwn(document, 'transports') ? entries(document['transports'], '"transports"') : []) {
+  for (const [transport, scopes] of Object.hasOwn(document, 'transports')
+    ? entries(document['transports'], '"transports"')
+    : []) {
     // Those of other transports do not concern a node, but a policy with a mistake in it is not a policy.
-    const read = new Map(entries(scopes, `transport ${quote(transport)}`).map(([scope, list]) => [scope, readList(list, `${transport} ${quote(scope)}`)] as const));
+    const read = new Map(
+      entries(scopes, `transport ${quote(transport)}`).map(
+        ([scope, list]) => [scope, readList(list, `${transport} ${quote(scope)}`)] as const,
+      ),
+    );
     if (transport === 'docker') docker = read;
   }
   return { default: readList(document['default'], '"default"'), docker };
 }
 
 /** The requirements for `reference` and the scope that they stand under, for messages. */
-export function requirementsFor(policy: SignaturePolicy, reference: Reference): { readonly scope: string; readonly requirements: readonly Requirement[] } {
+export function requirementsFor(
+  policy: SignaturePolicy,
+  reference: Reference,
+): { readonly scope: string; readonly requirements: readonly Requirement[] } {
   for (const scope of [...scopesOf(reference), '']) {
     const requirements = policy.docker.get(scope);
     if (requirements !== undefined) return { scope: `docker ${quote(scope, 300)}`, requirements };
@@ -58,12 +85,13 @@ export function requirementsFor(policy: SignaturePolicy, reference: Reference): 
 }
 
 /**
- * Where policy.json and registries.d look for `reference`, most specific first: the image itself, its repository, each namespace above that, the
- * host with its port, then `*.` wildcards for the host without its port.
+ * Where policy.json and registries.d look for `reference`, most specific first: the image itself, its repository, each
+ * namespace above that, the host with its port, then `*.` wildcards for the host without its port.
  */
 export function scopesOf(reference: Reference): string[] {
   const scopes = [formatReference(identityOf(reference))];
-  for (let scope = repositoryName(reference); scope !== ''; scope = scope.slice(0, Math.max(0, scope.lastIndexOf('/')))) scopes.push(scope);
+  for (let scope = repositoryName(reference); scope !== ''; scope = scope.slice(0, Math.max(0, scope.lastIndexOf('/'))))
+    scopes.push(scope);
   const labels = withoutPort(reference.domain).split('.');
   for (let i = 1; i < labels.length; i++) scopes.push(`*.${labels.slice(i).join('.')}`);
   return scopes;
@@ -74,7 +102,9 @@ export function identityOf(reference: Reference): Reference {
   return reference.digest === undefined ? reference : { ...reference, tag: undefined };
 }
 
-/** Whether a signature that calls the image `signed` may vouch for `reference`. Text that is no reference never does. */
+/**
+ * Whether a signature that calls the image `signed` may vouch for `reference`. Text that is no reference never does.
+ */
 export function identityMatches(identity: SignedIdentity, reference: Reference, signed: string): boolean {
   const named = parsed(signed);
   if (named === undefined) return false;
@@ -114,10 +144,15 @@ export function describeIdentity(identity: SignedIdentity, reference: Reference)
   }
 }
 
-/** A signature for one tag does not vouch for another; where the user gave the digest, the digest says which image it is and any tag of the repository will do. */
+/**
+ * A signature for one tag does not vouch for another; where the user gave the digest, the digest says which image it is
+ * and any tag of the repository will do.
+ */
 function matchesRepoDigestOrExact(wanted: Reference, named: Reference): boolean {
   if (isNameOnly(named)) return false;
-  return wanted.tag === undefined && wanted.digest !== undefined ? repositoryName(wanted) === repositoryName(named) : isSame(wanted, named);
+  return wanted.tag === undefined && wanted.digest !== undefined
+    ? repositoryName(wanted) === repositoryName(named)
+    : isSame(wanted, named);
 }
 
 function isSame(wanted: Reference, named: Reference): boolean {
@@ -129,7 +164,10 @@ function isNameOnly(reference: Reference): boolean {
 }
 
 /** `wanted` under its signed name; itself if the prefix is another's; undefined if the result is no name in full. */
-function remap({ prefix, signedPrefix }: { readonly prefix: string; readonly signedPrefix: string }, wanted: Reference): Reference | undefined {
+function remap(
+  { prefix, signedPrefix }: { readonly prefix: string; readonly signedPrefix: string },
+  wanted: Reference,
+): Reference | undefined {
   const name = repositoryName(wanted);
   if (name !== prefix && !name.startsWith(`${prefix}/`)) return wanted;
   const text = `${signedPrefix}${formatReference(wanted).slice(prefix.length)}`;
@@ -166,9 +204,15 @@ function readRequirement(value: unknown, where: string): Requirement {
       members(value, where, ['type', 'baseLayerIdentity']);
       return { type };
     case 'signedBy':
-      return readSignedBy(members(value, where, ['type', 'keyType'], ['keyPath', 'keyPaths', 'keyData', 'signedIdentity']), where);
+      return readSignedBy(
+        members(value, where, ['type', 'keyType'], ['keyPath', 'keyPaths', 'keyData', 'signedIdentity']),
+        where,
+      );
     case 'sigstoreSigned':
-      return readSigstoreSigned(members(value, where, ['type'], ['keyPath', 'keyPaths', 'keyData', 'keyDatas', ...KEYLESS, 'signedIdentity']), where);
+      return readSigstoreSigned(
+        members(value, where, ['type'], ['keyPath', 'keyPaths', 'keyData', 'keyDatas', ...KEYLESS, 'signedIdentity']),
+        where,
+      );
     default:
       throw bad(`${where} has the type ${quote(type)}, which is not known`);
   }
@@ -176,7 +220,12 @@ function readRequirement(value: unknown, where: string): Requirement {
 
 const KEY_TYPES: readonly string[] = ['GPGKeys', 'signedByGPGKeys', 'X509Certificates', 'signedByX509CAs'];
 const AUTHORITIES: readonly string[] = ['fulcio', 'pki'];
-const LOG_KEYS: readonly string[] = ['rekorPublicKeyPath', 'rekorPublicKeyPaths', 'rekorPublicKeyData', 'rekorPublicKeyDatas'];
+const LOG_KEYS: readonly string[] = [
+  'rekorPublicKeyPath',
+  'rekorPublicKeyPaths',
+  'rekorPublicKeyData',
+  'rekorPublicKeyDatas',
+];
 const KEYLESS: readonly string[] = [...AUTHORITIES, ...LOG_KEYS];
 
 function readSignedBy(from: Members, where: string): Requirement {
@@ -184,14 +233,20 @@ function readSignedBy(from: Members, where: string): Requirement {
   if (!KEY_TYPES.includes(keyType)) throw bad(`${where} has the keyType ${quote(keyType)}; want GPGKeys`);
   const sources = ['keyPath', 'keyPaths', 'keyData'].filter((key) => Object.hasOwn(from, key));
   if (sources.length !== 1) throw bad(`${where} must have exactly one of keyPath, keyPaths and keyData`);
-  return { type: 'signedBy', keyType, keys: readKeys(from, sources[0] ?? '', where), identity: readIdentity(from, where) };
+  return {
+    type: 'signedBy',
+    keyType,
+    keys: readKeys(from, sources[0] ?? '', where),
+    identity: readIdentity(from, where),
+  };
 }
 
 function readSigstoreSigned(from: Members, where: string): Requirement {
   const given = (keys: readonly string[]): string[] => keys.filter((key) => Object.hasOwn(from, key));
   const sources = given(['keyPath', 'keyPaths', 'keyData', 'keyDatas']);
   const authorities = given(AUTHORITIES);
-  if (sources.length + authorities.length !== 1) throw bad(`${where} must have exactly one of keyPath, keyPaths, keyData, keyDatas, fulcio and pki`);
+  if (sources.length + authorities.length !== 1)
+    throw bad(`${where} must have exactly one of keyPath, keyPaths, keyData, keyDatas, fulcio and pki`);
   if (given(LOG_KEYS).length > 1) throw bad(`${where} must have at most one of ${LOG_KEYS.join(', ')}`);
   const keys = sources[0] === undefined ? undefined : readKeys(from, sources[0], where);
   return { type: 'sigstoreSigned', keys, keyless: given(KEYLESS), identity: readIdentity(from, where) };
@@ -218,12 +273,14 @@ function readIdentity(from: Members, where: string): SignedIdentity {
     case 'exactReference': {
       const dockerReference = textOf(members(value, what, ['type', 'dockerReference']), 'dockerReference', what);
       const reference = parsed(dockerReference);
-      if (reference === undefined || isNameOnly(reference)) throw bad(`${what}: dockerReference ${quote(dockerReference)} is not a name with a tag or a digest`);
+      if (reference === undefined || isNameOnly(reference))
+        throw bad(`${what}: dockerReference ${quote(dockerReference)} is not a name with a tag or a digest`);
       return { type, dockerReference };
     }
     case 'exactRepository': {
       const dockerRepository = textOf(members(value, what, ['type', 'dockerRepository']), 'dockerRepository', what);
-      if (parsed(dockerRepository) === undefined) throw bad(`${what}: dockerRepository ${quote(dockerRepository)} is not a name`);
+      if (parsed(dockerRepository) === undefined)
+        throw bad(`${what}: dockerRepository ${quote(dockerRepository)} is not a name`);
       return { type, dockerRepository };
     }
     case 'remapIdentity': {
@@ -239,10 +296,18 @@ function readIdentity(from: Members, where: string): SignedIdentity {
 function readPrefix(from: Members, key: string, what: string): string {
   const text = textOf(from, key, what);
   const reference = parsed(text);
-  if (isDomain(text) || (reference !== undefined && isNameOnly(reference) && repositoryName(reference) === text)) return text;
+  if (isDomain(text) || (reference !== undefined && isNameOnly(reference) && repositoryName(reference) === text))
+    return text;
   // docker.io/library is a namespace, and by itself reads as a repository called docker.io/library/library.
   const name = text.split('/');
-  if (reference !== undefined && isNameOnly(reference) && name.length > 1 && isDomain(name[0] ?? '') && reference.domain === name[0]) return text;
+  if (
+    reference !== undefined &&
+    isNameOnly(reference) &&
+    name.length > 1 &&
+    isDomain(name[0] ?? '') &&
+    reference.domain === name[0]
+  )
+    return text;
   throw bad(`${what}: ${key} ${quote(text)} is not a registry host, with or without a path`);
 }
 
@@ -258,7 +323,8 @@ function typeOf(value: unknown, what: string): string {
 
 function textsOf(from: Members, key: string, what: string): readonly string[] {
   const value = from[key];
-  if (!Array.isArray(value) || value.length === 0 || !value.every((each) => typeof each === 'string' && each !== '')) throw bad(`${what}: ${key} must be a list of texts`);
+  if (!Array.isArray(value) || value.length === 0 || !value.every((each) => typeof each === 'string' && each !== ''))
+    throw bad(`${what}: ${key} must be a list of texts`);
   return value as string[];
 }
 

@@ -63,9 +63,12 @@ describe('image/signature/sources', () => {
     return join(directory, name);
   };
   const sources = (): SignatureSources => new SignatureSources([join(directory, 'home'), join(directory, 'etc')]);
-  const find = (source: SignatureSource, using = sources()): Promise<FoundSignatures> => using.find(testOp(), DIGEST, source);
-  const texts = ({ signatures }: { readonly signatures: readonly Signature[] }): string[] => signatures.map((each) => (each.kind === 'openpgp' ? each.message : each.payload).toString());
-  const path = (number: number, repository = 'team/app'): string => `${repository}@sha256=${DIGEST.slice(7)}/signature-${number}`;
+  const find = (source: SignatureSource, using = sources()): Promise<FoundSignatures> =>
+    using.find(testOp(), DIGEST, source);
+  const texts = ({ signatures }: { readonly signatures: readonly Signature[] }): string[] =>
+    signatures.map((each) => (each.kind === 'openpgp' ? each.message : each.payload).toString());
+  const path = (number: number, repository = 'team/app'): string =>
+    `${repository}@sha256=${DIGEST.slice(7)}/signature-${number}`;
 
   describe('lookaside', () => {
     it('reads signatures in their order until there is none', async () => {
@@ -73,22 +76,46 @@ describe('image/signature/sources', () => {
       for (const number of [1, 2, 4]) await put(`signatures/${path(number)}`, `s${number}`);
       const found = await find(new FakeSource());
       expect(texts(found)).to.deep.equal(['s1', 's2']);
-      expect(found.signatures[0]).to.deep.include({ kind: 'openpgp', from: `file://${directory}/signatures/${path(1)}` });
-      expect(found.notes).to.deep.equal(['sigstore attachments were not looked for, since registries.d does not say "use-sigstore-attachments: true" for reg.example/team/app']);
+      expect(found.signatures[0]).to.deep.include({
+        kind: 'openpgp',
+        from: `file://${directory}/signatures/${path(1)}`,
+      });
+      expect(found.notes).to.deep.equal([
+        'sigstore attachments were not looked for, since registries.d does not say ' +
+          '"use-sigstore-attachments: true" for reg.example/team/app',
+      ]);
     });
 
     it('asks web servers, without a path of its own or with one', async () => {
-      await put('etc/a.yaml', 'default-docker:\n  sigstore: https://signatures.example\ndocker:\n  other.example:\n    lookaside: http://s.example:8080/all/\n    sigstore: https://old.example\n');
+      await put(
+        'etc/a.yaml',
+        'default-docker:\n  sigstore: https://signatures.example\ndocker:\n  other.example:\n    ' +
+          'lookaside: http://s.example:8080/all/\n    sigstore: https://old.example\n',
+      );
       const one = new FakeSource();
       one.urls.set(`https://signatures.example/${path(1)}`, Buffer.from('s1'));
       expect(texts(await find(one))).to.deep.equal(['s1']);
-      expect(one.asked).to.deep.equal([`https://signatures.example/${path(1)}`, `https://signatures.example/${path(2)}`]);
-      expect((await find(new FakeSource('other.example/x:1'))).notes[0]).to.equal(`there is no http://s.example:8080/all/${path(1, 'x')}`);
+      expect(one.asked).to.deep.equal([
+        `https://signatures.example/${path(1)}`,
+        `https://signatures.example/${path(2)}`,
+      ]);
+      expect((await find(new FakeSource('other.example/x:1'))).notes[0]).to.equal(
+        `there is no http://s.example:8080/all/${path(1, 'x')}`,
+      );
     });
 
     it('takes what is most specific, each setting by itself', async () => {
-      await put('etc/a.yaml', `default-docker:\n  lookaside: https://default.example\n  use-sigstore-attachments: yes\ndocker:\n  "reg.example/team/app:1":\n    use-sigstore-attachments: false\n  reg.example/team:\n    lookaside: https://team.example\n`);
-      await put('etc/b.yaml', 'docker:\n  reg.example:\n    lookaside: https://reg.example\n  "*.wild.example": {lookaside: "https://wild.example"}\n  empty.example:\n');
+      await put(
+        'etc/a.yaml',
+        `default-docker:\n  lookaside: https://default.example\n  use-sigstore-attachments: ` +
+          `yes\ndocker:\n  "reg.example/team/app:1":\n    use-sigstore-attachments: false\n  ` +
+          `reg.example/team:\n    lookaside: https://team.example\n`,
+      );
+      await put(
+        'etc/b.yaml',
+        'docker:\n  reg.example:\n    lookaside: https://reg.example\n  "*.wild.example": ' +
+          '{lookaside: "https://wild.example"}\n  empty.example:\n',
+      );
       const asked = async (name: string): Promise<string> => {
         const source = new FakeSource(name);
         await find(source);
@@ -106,12 +133,17 @@ describe('image/signature/sources', () => {
       await put(`s/${path(1)}`, Buffer.alloc(limits.signatureBytes + 1));
       await put(`s/${path(2)}`, 's2');
       const found = await find(new FakeSource());
-      expect([texts(found), found.notes[0]]).to.deep.equal([['s2'], `file://${directory}/s/${path(1)} is not taken: ${directory}/s/${path(1)} is larger than 65536 bytes`]);
+      expect([texts(found), found.notes[0]]).to.deep.equal([
+        ['s2'],
+        `file://${directory}/s/${path(1)} is not taken: ${directory}/s/${path(1)} is larger than 65536 bytes`,
+      ]);
       await put('etc/a.yaml', 'docker:\n  reg.example:\n    lookaside: https://s.example\n');
       const endless = new FakeSource();
       endless.urls.get = () => Buffer.alloc(1);
       expect((await find(endless)).signatures).to.have.length(limits.signaturesCount);
-      expect((await find(endless)).notes[0]).to.equal(`of the signatures in https://s.example/${path(1).replace('signature-1', '')} the first 128 were looked at`);
+      expect((await find(endless)).notes[0]).to.equal(
+        `of the signatures in https://s.example/${path(1).replace('signature-1', '')} the first 128 were looked at`,
+      );
       endless.urls.get = () => Buffer.alloc(limits.signatureBytes + 1);
       endless.asked.length = 0;
       expect((await find(endless)).signatures).to.have.length(0);
@@ -134,7 +166,9 @@ describe('image/signature/sources', () => {
     it('is the first directory that exists, and is read again when it changes', async () => {
       const source = new FakeSource();
       const using = sources();
-      expect((await find(source, using)).notes[0]).to.match(/there is no file:\/\/\/var\/lib\/containers\/sigstore\/team\/app@sha256=/);
+      expect((await find(source, using)).notes[0]).to.match(
+        /there is no file:\/\/\/var\/lib\/containers\/sigstore\/team\/app@sha256=/,
+      );
       const file = await put('etc/a.yaml', 'docker: {reg.example: {lookaside: "https://one.example"}}\n');
       await put('etc/not-yaml.conf', '{');
       expect((await find(source, using)).notes[0]).to.match(/one\.example/);
@@ -154,17 +188,29 @@ describe('image/signature/sources', () => {
         ['docker: {reg.example: lookaside}', /scope "reg\.example" is not a mapping/],
         ['default-docker: [lookaside]', /"default-docker" is not a mapping/],
         ['docker: {reg.example: {lookaside: 1}}', /lookaside of scope "reg\.example" is not text/],
-        ['docker: {reg.example: {use-sigstore-attachments: perhaps}}', /use-sigstore-attachments of scope "reg\.example" is not true or false/],
-        ['docker: {reg.example: {lookaside: "ftp://x"}}', /lookaside "ftp:\/\/x" for reg\.example\/team\/app, which is no file/],
+        [
+          'docker: {reg.example: {use-sigstore-attachments: perhaps}}',
+          /use-sigstore-attachments of scope "reg\.example" is not true or false/,
+        ],
+        [
+          'docker: {reg.example: {lookaside: "ftp://x"}}',
+          /lookaside "ftp:\/\/x" for reg\.example\/team\/app, which is no file/,
+        ],
         ['docker: {reg.example: {lookaside: "file://host/x"}}', /lookaside "file:\/\/host\/x"/],
         ['docker: {reg.example: {lookaside: "/var/lib"}}', /lookaside "\/var\/lib"/],
       ];
       for (const [text, why] of rows) {
         await put('etc/a.yaml', text);
         const error = await failure(find(new FakeSource()));
-        expect([text, error.code, why.test(error.message)]).to.deep.equal([text, 'FailedPrecondition', true], error.message);
+        expect([text, error.code, why.test(error.message)]).to.deep.equal(
+          [text, 'FailedPrecondition', true],
+          error.message,
+        );
       }
-      for (const text of ['docker: {reg.example: {lookaside: "https://x"}}', 'default-docker: {lookaside: "https://x"}']) {
+      for (const text of [
+        'docker: {reg.example: {lookaside: "https://x"}}',
+        'default-docker: {lookaside: "https://x"}',
+      ]) {
         await put('etc/a.yaml', text);
         await put('etc/b.yaml', text);
         expect((await failure(find(new FakeSource()))).message).to.match(/b\.yaml: .* stands in .*a\.yaml, too/);
@@ -178,22 +224,48 @@ describe('image/signature/sources', () => {
 
     it('are the layers under the digest’s tag', async () => {
       const source = new FakeSource();
-      expect((await find(source)).notes).to.include(`there is no reg.example/team/app:${TAG}; "cosign sign" makes it, for the manifests in an index with --recursive`);
+      expect((await find(source)).notes).to.include(
+        `there is no reg.example/team/app:${TAG}; "cosign sign" makes it, for the manifests in an ` +
+          'index with --recursive',
+      );
       source.attach([payload('one'), payload('two')]);
       expect((await find(source)).signatures).to.deep.equal([
-        { kind: 'sigstore', from: `attachment 1 of reg.example/team/app:${TAG}`, payload: Buffer.from('one'), signature: 'AAAA' },
-        { kind: 'sigstore', from: `attachment 2 of reg.example/team/app:${TAG}`, payload: Buffer.from('two'), signature: 'AAAA' },
+        {
+          kind: 'sigstore',
+          from: `attachment 1 of reg.example/team/app:${TAG}`,
+          payload: Buffer.from('one'),
+          signature: 'AAAA',
+        },
+        {
+          kind: 'sigstore',
+          from: `attachment 2 of reg.example/team/app:${TAG}`,
+          payload: Buffer.from('two'),
+          signature: 'AAAA',
+        },
       ]);
     });
 
     it('that are no signatures, or not what they say, are left out and named', async () => {
       const source = new FakeSource();
-      source.attach([{ ...payload('att'), mediaType: 'application/vnd.dsse.envelope.v1+json' }, { payload: Buffer.from('bare'), signature: undefined }, payload('lost'), payload('false'), payload('x'.repeat(limits.signatureBytes)), payload('good')]);
+      source.attach([
+        { ...payload('att'), mediaType: 'application/vnd.dsse.envelope.v1+json' },
+        { payload: Buffer.from('bare'), signature: undefined },
+        payload('lost'),
+        payload('false'),
+        payload('x'.repeat(limits.signatureBytes)),
+        payload('good'),
+      ]);
       source.blobs.delete(digestOf('lost'));
       source.blobs.set(digestOf('false'), Buffer.from('other'));
       const found = await find(source);
       expect(texts(found)).to.deep.equal(['good']);
-      const why = [/1 of .* is not taken: its type is "application\/vnd\.dsse/, /2 of .* is not taken: it has no annotation/, /3 of .* is not taken: no blob/, /4 of .* is not taken: .*content has digest/, /5 of .* is not taken: it has 65540 bytes/];
+      const why = [
+        /1 of .* is not taken: its type is "application\/vnd\.dsse/,
+        /2 of .* is not taken: it has no annotation/,
+        /3 of .* is not taken: no blob/,
+        /4 of .* is not taken: .*content has digest/,
+        /5 of .* is not taken: it has 65540 bytes/,
+      ];
       for (const [index, each] of why.entries()) expect(found.notes[index + 1]).to.match(each);
     });
 
@@ -202,7 +274,9 @@ describe('image/signature/sources', () => {
       source.attach(Array.from({ length: 10_000 }, (_each, index) => payload(`payload ${index}`)));
       const found = await find(source);
       expect(found.signatures).to.have.length(limits.signaturesCount - 1);
-      expect(found.notes).to.include(`of the 10000 attachments of reg.example/team/app:${TAG} the first 127 were looked at`);
+      expect(found.notes).to.include(
+        `of the 10000 attachments of reg.example/team/app:${TAG} the first 127 were looked at`,
+      );
       source.blobs.clear();
       source.asked.length = 0;
       expect((await find(source)).signatures).to.have.length(0);
@@ -211,11 +285,22 @@ describe('image/signature/sources', () => {
 
     it('in something that is no such manifest are refused', async () => {
       const source = new FakeSource();
-      for (const [bytes, type] of [['{', mediaTypes.ociManifest], ['{}', mediaTypes.ociManifest], ['{"layers":{}}', mediaTypes.ociManifest], ['{"layers":[]}', mediaTypes.dockerManifest], [`{"mediaType":"${mediaTypes.ociIndex}","layers":[]}`, mediaTypes.ociManifest]] as const) {
+      for (const [bytes, type] of [
+        ['{', mediaTypes.ociManifest],
+        ['{}', mediaTypes.ociManifest],
+        ['{"layers":{}}', mediaTypes.ociManifest],
+        ['{"layers":[]}', mediaTypes.dockerManifest],
+        [`{"mediaType":"${mediaTypes.ociIndex}","layers":[]}`, mediaTypes.ociManifest],
+      ] as const) {
         source.attachments = { bytes: Buffer.from(bytes), contentType: type };
-        expect((await failure(find(source))).message, bytes).to.match(/sha256-.*\.sig is not (valid JSON|an OCI image manifest with signatures)/);
+        expect((await failure(find(source))).message, bytes).to.match(
+          /sha256-.*\.sig is not (valid JSON|an OCI image manifest with signatures)/,
+        );
       }
-      source.attachments = { bytes: Buffer.from('{"layers":[]}'), contentType: `${mediaTypes.ociManifest}; charset=utf-8` };
+      source.attachments = {
+        bytes: Buffer.from('{"layers":[]}'),
+        contentType: `${mediaTypes.ociManifest}; charset=utf-8`,
+      };
       expect((await find(source)).signatures).to.deep.equal([]);
     });
   });

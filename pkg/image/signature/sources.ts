@@ -1,7 +1,7 @@
 /**
- * Where signatures are: registries.d (containers-registries.d(5)) says for each scope whether the registry has sigstore attachments
- * (a tag `sha256-<hex>.sig` in the image's repository, as cosign writes it), and at which "lookaside" address OpenPGP signatures lie
- * (`<lookaside>/<repository>@sha256=<hex>/signature-1`, `-2`, …).
+ * Where signatures are: registries.d (containers-registries.d(5)) says for each scope whether the registry has sigstore
+ * attachments (a tag `sha256-<hex>.sig` in the image's repository, as cosign writes it), and at which "lookaside"
+ * address OpenPGP signatures lie (`<lookaside>/<repository>@sha256=<hex>/signature-1`, `-2`, …).
  *
  * What is found is not trusted; it is only bounded. What is left out is noted, for the message of a refusal.
  */
@@ -22,7 +22,12 @@ import type { ManifestAnswer } from '../registry.ts';
 import { scopesOf } from './requirements.ts';
 
 export type Signature =
-  | { readonly kind: 'sigstore'; readonly from: string; readonly payload: Buffer; /** Base64, as it was found. */ readonly signature: string }
+  | {
+      readonly kind: 'sigstore';
+      readonly from: string;
+      readonly payload: Buffer /** Base64, as it was found. */;
+      readonly signature: string;
+    }
   | { readonly kind: 'openpgp'; readonly from: string; readonly message: Buffer };
 
 export interface FoundSignatures {
@@ -33,13 +38,19 @@ export interface FoundSignatures {
 
 /** The repository that gave the manifest, and the world for lookaside servers. */
 export interface SignatureSource {
-  /** The image as that repository calls it: on a mirror, by the mirror's name (this is what registries.d is asked about). */
+  /**
+   * The image as that repository calls it: on a mirror, by the mirror's name (this is what registries.d is asked
+   * about).
+   */
   readonly reference: Reference;
   /** @throws NotFound if there is no such tag; as Repository otherwise. */
   manifest(op: Op, tag: string): Promise<ManifestAnswer>;
   /** The whole blob of that size; not verified. */
   blob(op: Op, digest: Digest, size: number): Promise<Buffer>;
-  /** The body at an http or https address; undefined if the server says 404. @throws ResourceExhausted above `max` bytes; as the transport. */
+  /**
+   * The body at an http or https address; undefined if the server says 404. @throws ResourceExhausted above `max`
+   * bytes; as the transport.
+   */
   download(op: Op, url: URL, max: number): Promise<Buffer | undefined>;
 }
 
@@ -71,7 +82,8 @@ export class SignatureSources {
 
   /**
    * Every signature that can be found for the manifest `digest`, at most `limits.signaturesCount`.
-   * @throws FailedPrecondition if registries.d cannot be read; the network's error if a server cannot be asked: none of that means "not signed".
+   * @throws FailedPrecondition if registries.d cannot be read; the network's error if a server cannot be asked: none of
+   * that means "not signed".
    */
   async find(op: Op, digest: Digest, source: SignatureSource): Promise<FoundSignatures> {
     const config = await this.#read();
@@ -79,17 +91,23 @@ export class SignatureSources {
     const basket = new Basket();
     await fromLookaside(op, where.lookaside ?? DEFAULT_LOOKASIDE, digest, source, basket);
     if (where.attachments === true) await fromAttachments(op, digest, source, basket);
-    else basket.note(`sigstore attachments were not looked for, since registries.d does not say "use-sigstore-attachments: true" for ${repositoryName(source.reference)}`);
+    else
+      basket.note(
+        'sigstore attachments were not looked for, since registries.d does not say ' +
+          `"use-sigstore-attachments: true" for ${repositoryName(source.reference)}`,
+      );
     return basket;
   }
 
   /** Read again when a file changed. */
   async #read(): Promise<RegistriesD> {
     const paths = await this.#files();
-    const stamps = await Promise.all(paths.map(async (path) => {
-      const { mtimeNs, ctimeNs, size, ino } = await stat(path, { bigint: true });
-      return `${path} ${mtimeNs} ${ctimeNs} ${size} ${ino}`;
-    }));
+    const stamps = await Promise.all(
+      paths.map(async (path) => {
+        const { mtimeNs, ctimeNs, size, ino } = await stat(path, { bigint: true });
+        return `${path} ${mtimeNs} ${ctimeNs} ${size} ${ino}`;
+      }),
+    );
     const seen = stamps.join('\n');
     if (seen === this.#seen) return this.#config;
     this.#config = await readRegistriesD(paths);
@@ -99,8 +117,14 @@ export class SignatureSources {
 
   async #files(): Promise<string[]> {
     for (const directory of this.#directories) {
-      const isThere = await stat(directory).then((info) => info.isDirectory(), () => false);
-      if (isThere) return (await readDirSorted(directory)).filter((name) => name.endsWith('.yaml')).map((name) => join(directory, name));
+      const isThere = await stat(directory).then(
+        (info) => info.isDirectory(),
+        () => false,
+      );
+      if (isThere)
+        return (await readDirSorted(directory))
+          .filter((name) => name.endsWith('.yaml'))
+          .map((name) => join(directory, name));
     }
     return [];
   }
@@ -119,7 +143,8 @@ class Basket implements FoundSignatures {
   }
 
   add(signature: Signature): void {
-    this.#bytes += signature.kind === 'sigstore' ? signature.payload.length + signature.signature.length : signature.message.length;
+    this.#bytes +=
+      signature.kind === 'sigstore' ? signature.payload.length + signature.signature.length : signature.message.length;
     this.signatures.push(signature);
   }
 
@@ -131,30 +156,52 @@ class Basket implements FoundSignatures {
 /** More of them than anybody reads. */
 const NOTES_MAX = 8;
 
-async function fromLookaside(op: Op, lookaside: string, digest: Digest, source: SignatureSource, basket: Basket): Promise<void> {
+async function fromLookaside(
+  op: Op,
+  lookaside: string,
+  digest: Digest,
+  source: SignatureSource,
+  basket: Basket,
+): Promise<void> {
   const base = URL.canParse(lookaside) ? new URL(lookaside) : undefined;
-  if (base === undefined || !['file:', 'http:', 'https:'].includes(base.protocol) || (base.protocol === 'file:' && base.host !== '')) {
-    throw new RuntimeError('FailedPrecondition', `registries.d has the lookaside ${quote(lookaside, 300)} for ${repositoryName(source.reference)}, which is no file:///, http:// or https:// address`);
+  if (
+    base === undefined ||
+    !['file:', 'http:', 'https:'].includes(base.protocol) ||
+    (base.protocol === 'file:' && base.host !== '')
+  ) {
+    throw new RuntimeError(
+      'FailedPrecondition',
+      `registries.d has the lookaside ${quote(lookaside, 300)} for ` +
+        `${repositoryName(source.reference)}, which is no file:///, http:// or https:// address`,
+    );
   }
-  // A repository's path has lower-case letters, digits, inner dots and hyphens only, and no empty component: it cannot lead elsewhere.
+  // A repository's path has lower-case letters, digits, inner dots and hyphens only, and no empty component: it cannot
+  // lead elsewhere.
   base.pathname = `${base.pathname.replace(/\/+$/, '')}/${source.reference.path}@${algorithmOf(digest)}=${digest.slice(digest.indexOf(':') + 1)}/`;
   for (let number = 1; ; number++) {
     const url = new URL(`signature-${number}`, base);
-    if (!basket.hasRoom()) return basket.note(`of the signatures in ${shortUrl(base)} the first ${number - 1} were looked at`);
+    if (!basket.hasRoom())
+      return basket.note(`of the signatures in ${shortUrl(base)} the first ${number - 1} were looked at`);
     const message = await readOne(op, url, source, basket);
     if (message === 'none') return number === 1 ? basket.note(`there is no ${shortUrl(url)}`) : undefined;
     if (message !== 'too large') basket.add({ kind: 'openpgp', from: shortUrl(url), message });
   }
 }
 
-async function readOne(op: Op, url: URL, source: SignatureSource, basket: Basket): Promise<Buffer | 'none' | 'too large'> {
+async function readOne(
+  op: Op,
+  url: URL,
+  source: SignatureSource,
+  basket: Basket,
+): Promise<Buffer | 'none' | 'too large'> {
   op.stage(`image: signatures: ${shortUrl(url)}`);
   try {
     if (url.protocol !== 'file:') return (await source.download(op, url, limits.signatureBytes)) ?? 'none';
     return await readBounded(decodeURIComponent(url.pathname), limits.signatureBytes);
   } catch (error) {
     if (errnoOf(error) === 'ENOENT' || errnoOf(error) === 'ENOTDIR') return 'none';
-    if (!isCode(error, 'ResourceExhausted') && !(url.protocol === 'file:' && isCode(error, 'FailedPrecondition'))) throw error;
+    if (!isCode(error, 'ResourceExhausted') && !(url.protocol === 'file:' && isCode(error, 'FailedPrecondition')))
+      throw error;
     basket.note(`${shortUrl(url)} is not taken: ${explain(error)}`);
     return 'too large';
   }
@@ -168,10 +215,12 @@ async function fromAttachments(op: Op, digest: Digest, source: SignatureSource, 
     if (isCode(error, 'NotFound')) return undefined;
     throw error;
   });
-  if (answer === undefined) return basket.note(`there is no ${name}; "cosign sign" makes it, for the manifests in an index with --recursive`);
+  if (answer === undefined)
+    return basket.note(`there is no ${name}; "cosign sign" makes it, for the manifests in an index with --recursive`);
   const layers = readAttachments(answer, name);
   for (const [index, layer] of layers.entries()) {
-    if (!basket.hasRoom()) return basket.note(`of the ${layers.length} attachments of ${name} the first ${index} were looked at`);
+    if (!basket.hasRoom())
+      return basket.note(`of the ${layers.length} attachments of ${name} the first ${index} were looked at`);
     const from = `attachment ${index + 1} of ${name}`;
     const attachment = readAttachment(layer);
     if (typeof attachment === 'string') {
@@ -187,7 +236,10 @@ function readAttachments(answer: ManifestAnswer, name: string): readonly unknown
   const document = parseObject(answer.bytes, limits.manifestBytes, name);
   const type = document['mediaType'] ?? answer.contentType.split(';', 1)[0]?.trim();
   const layers = document['layers'];
-  if (type !== mediaTypes.ociManifest || !Array.isArray(layers)) throw new RuntimeError('FailedPrecondition', `${name} is not an OCI image manifest with signatures`, { reason: 'SignatureValidationFailed' });
+  if (type !== mediaTypes.ociManifest || !Array.isArray(layers))
+    throw new RuntimeError('FailedPrecondition', `${name} is not an OCI image manifest with signatures`, {
+      reason: 'SignatureValidationFailed',
+    });
   return layers;
 }
 
@@ -202,15 +254,29 @@ function readAttachment(layer: unknown): Attachment | string {
   if (!isObject(layer)) return 'it is not a descriptor';
   const { mediaType, digest, size, annotations } = layer;
   if (mediaType !== PAYLOAD_TYPE) return `its type is ${quote(String(mediaType))}, which is no signature`;
-  if (typeof digest !== 'string' || !isDigest(digest) || typeof size !== 'number' || !Number.isSafeInteger(size) || size <= 0) return 'it is not a descriptor';
+  if (
+    typeof digest !== 'string' ||
+    !isDigest(digest) ||
+    typeof size !== 'number' ||
+    !Number.isSafeInteger(size) ||
+    size <= 0
+  )
+    return 'it is not a descriptor';
   const signature = isObject(annotations) ? annotations[SIGNATURE_ANNOTATION] : undefined;
   if (typeof signature !== 'string') return `it has no annotation ${SIGNATURE_ANNOTATION}`;
-  if (size + signature.length > limits.signatureBytes) return `it has ${size + signature.length} bytes, at most ${limits.signatureBytes} are read`;
+  if (size + signature.length > limits.signatureBytes)
+    return `it has ${size + signature.length} bytes, at most ${limits.signatureBytes} are read`;
   return { digest, size, signature };
 }
 
 /** undefined, and a note, if the registry does not have it or has something else there. */
-async function fetchPayload(op: Op, source: SignatureSource, { digest, size }: Attachment, from: string, basket: Basket): Promise<Buffer | undefined> {
+async function fetchPayload(
+  op: Op,
+  source: SignatureSource,
+  { digest, size }: Attachment,
+  from: string,
+  basket: Basket,
+): Promise<Buffer | undefined> {
   try {
     const payload = await source.blob(op, digest, size);
     checkDigest(payload, digest, from);
@@ -224,7 +290,9 @@ async function fetchPayload(op: Op, source: SignatureSource, { digest, size }: A
 
 /** Each setting by itself from the most specific scope that makes it, as the container tools do it. */
 function sectionFor(config: RegistriesD, reference: Reference): Section {
-  const sections = [...scopesOf(reference).map((scope) => config.docker.get(scope)), config.byDefault].filter((each) => each !== undefined);
+  const sections = [...scopesOf(reference).map((scope) => config.docker.get(scope)), config.byDefault].filter(
+    (each) => each !== undefined,
+  );
   return {
     lookaside: sections.find((each) => each.lookaside !== undefined)?.lookaside,
     attachments: sections.find((each) => each.attachments !== undefined)?.attachments,
@@ -250,7 +318,10 @@ async function readRegistriesD(paths: readonly string[]): Promise<RegistriesD> {
       docker.set(scope, { section: readSection(value, `scope ${quote(scope, 300)}`, path), path });
     }
   }
-  return { byDefault: byDefault?.section ?? NO_SECTION, docker: new Map([...docker].map(([scope, { section }]) => [scope, section])) };
+  return {
+    byDefault: byDefault?.section ?? NO_SECTION,
+    docker: new Map([...docker].map(([scope, { section }]) => [scope, section])),
+  };
 }
 
 /** `sigstore` is what `lookaside` was called at first. Other members are for signing. */
@@ -261,7 +332,8 @@ function readSection(value: unknown, what: string, path: string): Section {
   const use = value['use-sigstore-attachments'] ?? undefined;
   // YAML 1.1 spells truth in several ways, and so do people.
   const spelled = typeof use === 'string' ? { yes: true, on: true, no: false, off: false }[use.toLowerCase()] : use;
-  if (use !== undefined && typeof spelled !== 'boolean') throw bad(path, `use-sigstore-attachments of ${what} is not true or false`);
+  if (use !== undefined && typeof spelled !== 'boolean')
+    throw bad(path, `use-sigstore-attachments of ${what} is not true or false`);
   return { lookaside, attachments: spelled as boolean | undefined };
 }
 
@@ -273,7 +345,8 @@ function textIn(from: Readonly<Record<string, unknown>>, key: string, what: stri
 
 async function readYaml(path: string): Promise<Readonly<Record<string, unknown>>> {
   const text = (await readBounded(path, limits.configFileBytes)).toString('utf8');
-  // Distributions ship a default.yaml with nothing but comments; a node that has no other does not pay for the YAML reader.
+  // Distributions ship a default.yaml with nothing but comments; a node that has no other does not pay for the YAML
+  // reader.
   if (!/^[^#\n]*(lookaside|sigstore)/m.test(text)) return {};
   const { parse } = (await import('yaml')).default;
   let value: unknown;

@@ -1,6 +1,7 @@
 /**
- * JSON as policy.json and signed bodies have to be read: a member that is written twice, that nobody knows or that is missing refuses the
- * whole document. Two readers who resolve such a thing differently would disagree about what was signed (containers-signature(5)).
+ * JSON as policy.json and signed bodies have to be read: a member that is written twice, that nobody knows or that is
+ * missing refuses the whole document. Two readers who resolve such a thing differently would disagree about what was
+ * signed (containers-signature(5)).
  */
 import { RuntimeError } from '../../base/errors.ts';
 import { quote } from '../../base/ids.ts';
@@ -8,7 +9,10 @@ import { isObject } from '../../oci/manifest.ts';
 
 export type Members = Readonly<Record<string, unknown>>;
 
-/** The value in `bytes`, which the caller has bounded. @throws InvalidArgument that names `what`, for bad UTF-8, bad JSON and a member given twice. */
+/**
+ * The value in `bytes`, which the caller has bounded. @throws InvalidArgument that names `what`, for bad UTF-8, bad
+ * JSON and a member given twice.
+ */
 export function parseStrictJson(bytes: Uint8Array, what: string): unknown {
   let text: string;
   let value: unknown;
@@ -27,19 +31,27 @@ export function parseStrictJson(bytes: Uint8Array, what: string): unknown {
  * `value` as an object with no member but those of `required`, which must all be there, and of `optional`.
  * @throws InvalidArgument that names `what` and the member.
  */
-export function members(value: unknown, what: string, required: readonly string[], optional: readonly string[] = []): Members {
+export function members(
+  value: unknown,
+  what: string,
+  required: readonly string[],
+  optional: readonly string[] = [],
+): Members {
   if (!isObject(value)) throw new RuntimeError('InvalidArgument', `${what} is not an object`);
   for (const key of Object.keys(value)) {
-    if (!required.includes(key) && !optional.includes(key)) throw new RuntimeError('InvalidArgument', `${what} has the member ${quote(key)}, which is not known here`);
+    if (!required.includes(key) && !optional.includes(key))
+      throw new RuntimeError('InvalidArgument', `${what} has the member ${quote(key)}, which is not known here`);
   }
-  for (const key of required) if (!Object.hasOwn(value, key)) throw new RuntimeError('InvalidArgument', `${what} has no ${quote(key)}`);
+  for (const key of required)
+    if (!Object.hasOwn(value, key)) throw new RuntimeError('InvalidArgument', `${what} has no ${quote(key)}`);
   return value;
 }
 
 /** The text under `key`, not empty. @throws InvalidArgument for anything else. */
 export function textOf(from: Members, key: string, what: string): string {
   const value = from[key];
-  if (typeof value !== 'string' || value === '') throw new RuntimeError('InvalidArgument', `${what}: ${quote(key)} must be text`);
+  if (typeof value !== 'string' || value === '')
+    throw new RuntimeError('InvalidArgument', `${what}: ${quote(key)} must be text`);
   return value;
 }
 

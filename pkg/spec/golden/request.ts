@@ -2,12 +2,21 @@
  * The input half of a golden file: what differs from an ordinary container on an ordinary node, as JSON, made into a
  * ContainerSpecInput or PauseSpecInput. For tests only.
  *
- * The ordinary container: `sh` as root from a small image, no security context beyond what the kubelet always sends, in a pod with its
- * own network, IPC and UTS namespaces, on a cgroup v2 node with cgroupfs, everything enabled but SELinux and AppArmor.
+ * The ordinary container: `sh` as root from a small image, no security context beyond what the kubelet always sends, in
+ * a pod with its own network, IPC and UTS namespaces, on a cgroup v2 node with cgroupfs, everything enabled but SELinux
+ * and AppArmor.
  */
 import type { ContainerConfig, PodSandboxConfig } from '../../cri-api/types.ts';
 import type { ImageConfig, RuntimeSpec } from '../../oci/spec-types.ts';
-import { buildContainerSpec, buildPauseSpec, CAPABILITIES, type ContainerSpecInput, type NodeFacts, resolveUser, type SpecDefaults } from '../index.ts';
+import {
+  buildContainerSpec,
+  buildPauseSpec,
+  CAPABILITIES,
+  type ContainerSpecInput,
+  type NodeFacts,
+  resolveUser,
+  type SpecDefaults,
+} from '../index.ts';
 
 type Json = string | number | boolean | null | readonly Json[] | { readonly [key: string]: Json };
 type JsonObject = { readonly [key: string]: Json };
@@ -54,10 +63,28 @@ export function inputOf(golden: Partial<GoldenCase> = {}): ContainerSpecInput {
     root: '/rootfs/c0ffee/merged',
     facts,
     defaults: defaultsOf(golden.defaults),
-    runtime: { ociVersion: '1.1.0', recursiveReadOnlyMounts: true, idmappedMounts: true, privilegedWithoutHostDevices: false, capabilities: undefined, ownKernel: false, ...(golden.runtime as object) },
+    runtime: {
+      ociVersion: '1.1.0',
+      recursiveReadOnlyMounts: true,
+      idmappedMounts: true,
+      privilegedWithoutHostDevices: false,
+      capabilities: undefined,
+      ownKernel: false,
+      ...(golden.runtime as object),
+    },
     cgroupsPath: '/kubepods/burstable/pod1/berth-c0ffee',
-    user: resolveUser({ security: config.linux?.securityContext, imageUser: image.user, passwd: golden.passwd ?? PASSWD, group: golden.group ?? GROUP }),
-    mounts: config.mounts.map((mount) => ({ source: mount.hostPath, kind: 'directory', propagation: 'private', image: false })),
+    user: resolveUser({
+      security: config.linux?.securityContext,
+      imageUser: image.user,
+      passwd: golden.passwd ?? PASSWD,
+      group: golden.group ?? GROUP,
+    }),
+    mounts: config.mounts.map((mount) => ({
+      source: mount.hostPath,
+      kind: 'directory',
+      propagation: 'private',
+      image: false,
+    })),
     volumes: [],
     devices: [],
     hostDevices: [],
@@ -70,8 +97,19 @@ export function inputOf(golden: Partial<GoldenCase> = {}): ContainerSpecInput {
     envExec: '',
     pid: { mode: 'private' },
     ...(found as object),
-    files: { resolvConf: '/run/pod/resolv.conf', hostname: '/run/pod/hostname', hosts: '', shm: '/run/pod/shm', passwd: '', containerenv: '', localtime: '', ...(found['files'] as object) },
-    namespaces: mapOf(found['namespaces'] ?? { net: '/run/ns/net', ipc: '/run/ns/ipc', uts: '/run/ns/uts' }) as ContainerSpecInput['namespaces'],
+    files: {
+      resolvConf: '/run/pod/resolv.conf',
+      hostname: '/run/pod/hostname',
+      hosts: '',
+      shm: '/run/pod/shm',
+      passwd: '',
+      containerenv: '',
+      localtime: '',
+      ...(found['files'] as object),
+    },
+    namespaces: mapOf(
+      found['namespaces'] ?? { net: '/run/ns/net', ipc: '/run/ns/ipc', uts: '/run/ns/uts' },
+    ) as ContainerSpecInput['namespaces'],
     annotations: mapOf(found['annotations'] ?? {}),
   };
 }
@@ -82,23 +120,59 @@ function mapOf(object: Json): ReadonlyMap<string, string> {
 
 const PROFILES = { apparmorProfile: '', seccompProfilePath: '' };
 const SECURITY = {
-  privileged: false, runAsUsername: '', readonlyRootfs: false, supplementalGroups: [], noNewPrivs: false, supplementalGroupsPolicy: 'Merge',
-  maskedPaths: ['/proc/kcore', '/proc/keys'], readonlyPaths: ['/proc/bus', '/proc/fs', '/proc/irq', '/proc/sys', '/proc/sysrq-trigger'], ...PROFILES,
+  privileged: false,
+  runAsUsername: '',
+  readonlyRootfs: false,
+  supplementalGroups: [],
+  noNewPrivs: false,
+  supplementalGroupsPolicy: 'Merge',
+  maskedPaths: ['/proc/kcore', '/proc/keys'],
+  readonlyPaths: ['/proc/bus', '/proc/fs', '/proc/irq', '/proc/sys', '/proc/sysrq-trigger'],
+  ...PROFILES,
 };
 const RESOURCES = {
-  cpuPeriod: 0n, cpuQuota: 0n, cpuShares: 0n, memoryLimitInBytes: 0n, oomScoreAdj: 0n, cpusetCpus: '', cpusetMems: '', hugepageLimits: [], unified: {}, memorySwapLimitInBytes: 0n,
+  cpuPeriod: 0n,
+  cpuQuota: 0n,
+  cpuShares: 0n,
+  memoryLimitInBytes: 0n,
+  oomScoreAdj: 0n,
+  cpusetCpus: '',
+  cpusetMems: '',
+  hugepageLimits: [],
+  unified: {},
+  memorySwapLimitInBytes: 0n,
 };
 const MOUNT = {
-  containerPath: '', hostPath: '', readonly: false, selinuxRelabel: false, propagation: 'PROPAGATION_PRIVATE', uidMappings: [], gidMappings: [], recursiveReadOnly: false,
-  imageSubPath: '', mountOptions: [],
+  containerPath: '',
+  hostPath: '',
+  readonly: false,
+  selinuxRelabel: false,
+  propagation: 'PROPAGATION_PRIVATE',
+  uidMappings: [],
+  gidMappings: [],
+  recursiveReadOnly: false,
+  imageSubPath: '',
+  mountOptions: [],
 };
 
 function containerOf(overlay: JsonObject = {}): ContainerConfig {
   const given = withBigints(overlay) as Record<string, never>;
   const linux = (given['linux'] ?? {}) as Record<string, object>;
   return {
-    metadata: { name: 'web', attempt: 0 }, image: { image: 'sha256:1', annotations: {}, userSpecifiedImage: '', runtimeHandler: '', imageRef: '' }, command: [], args: [], workingDir: '',
-    devices: [], labels: {}, annotations: {}, logPath: 'web/0.log', stdin: false, stdinOnce: false, tty: false, cdiDevices: [], stopSignal: 'SIGNAL_RUNTIME_DEFAULT',
+    metadata: { name: 'web', attempt: 0 },
+    image: { image: 'sha256:1', annotations: {}, userSpecifiedImage: '', runtimeHandler: '', imageRef: '' },
+    command: [],
+    args: [],
+    workingDir: '',
+    devices: [],
+    labels: {},
+    annotations: {},
+    logPath: 'web/0.log',
+    stdin: false,
+    stdinOnce: false,
+    tty: false,
+    cdiDevices: [],
+    stopSignal: 'SIGNAL_RUNTIME_DEFAULT',
     ...(given as object),
     envs: ((overlay['envs'] ?? []) as JsonObject[]).map((env) => ({ key: textOf(env['key']), value: bytesOf(env) })),
     mounts: ((given['mounts'] ?? []) as object[]).map((mount) => ({ ...MOUNT, ...mount })),
@@ -113,15 +187,43 @@ function podOf(overlay: JsonObject = {}): PodSandboxConfig {
   const given = withBigints(overlay) as Record<string, never>;
   const linux = (given['linux'] ?? {}) as Record<string, object>;
   return {
-    metadata: { name: 'web-0', uid: 'u1', namespace: 'default', attempt: 0 }, hostname: 'web-0', logDirectory: '/var/log/pods/1', portMappings: [], labels: {}, annotations: {},
+    metadata: { name: 'web-0', uid: 'u1', namespace: 'default', attempt: 0 },
+    hostname: 'web-0',
+    logDirectory: '/var/log/pods/1',
+    portMappings: [],
+    labels: {},
+    annotations: {},
     ...(given as object),
-    linux: { cgroupParent: '', sysctls: {}, ...linux, securityContext: { privileged: false, readonlyRootfs: false, supplementalGroups: [], supplementalGroupsPolicy: 'Merge', ...PROFILES, ...linux['securityContext'] } },
+    linux: {
+      cgroupParent: '',
+      sysctls: {},
+      ...linux,
+      securityContext: {
+        privileged: false,
+        readonlyRootfs: false,
+        supplementalGroups: [],
+        supplementalGroupsPolicy: 'Merge',
+        ...PROFILES,
+        ...linux['securityContext'],
+      },
+    },
   } as unknown as PodSandboxConfig;
 }
 
 function imageOf(overlay: JsonObject = {}): ImageConfig {
   return {
-    architecture: 'amd64', os: 'linux', user: '', env: ['PATH=/bin'], entrypoint: [], cmd: ['sh'], volumes: [], workingDir: '', labels: {}, stopSignal: '', exposedPorts: [], diffIds: [],
+    architecture: 'amd64',
+    os: 'linux',
+    user: '',
+    env: ['PATH=/bin'],
+    entrypoint: [],
+    cmd: ['sh'],
+    volumes: [],
+    workingDir: '',
+    labels: {},
+    stopSignal: '',
+    exposedPorts: [],
+    diffIds: [],
     ...(overlay as object),
   };
 }
@@ -129,21 +231,50 @@ function imageOf(overlay: JsonObject = {}): ImageConfig {
 export function factsOf(overlay: JsonObject = {}): NodeFacts {
   const { controllers, withoutCapabilities, rlimitMax, ...plain } = overlay as Record<string, never>;
   return {
-    cgroupMode: 'v2', cgroupManager: 'cgroupfs', swapLimit: true, oomScoreAdjMin: -1000, apparmor: false, selinux: false, seccomp: true, machine: 'x86_64', kernel: '6.18.0',
-    hugepageSizes: ['2MB', '1GB'], maskedPaths: [],
+    cgroupMode: 'v2',
+    cgroupManager: 'cgroupfs',
+    swapLimit: true,
+    oomScoreAdjMin: -1000,
+    apparmor: false,
+    selinux: false,
+    seccomp: true,
+    machine: 'x86_64',
+    kernel: '6.18.0',
+    hugepageSizes: ['2MB', '1GB'],
+    maskedPaths: [],
     ...(plain as object),
     controllers: new Set(controllers ?? ['cpu', 'cpuset', 'memory', 'pids', 'hugetlb', 'io']),
     capabilities: new Set(CAPABILITIES.filter((name) => !((withoutCapabilities ?? []) as string[]).includes(name))),
-    rlimitMax: new Map(Object.entries((rlimitMax ?? {}) as Record<string, number>).map(([name, limit]) => [name, BigInt(limit)])),
+    rlimitMax: new Map(
+      Object.entries((rlimitMax ?? {}) as Record<string, number>).map(([name, limit]) => [name, BigInt(limit)]),
+    ),
   } as NodeFacts;
 }
 
 export function defaultsOf(overlay: JsonObject = {}): SpecDefaults {
   const { sysctls, ...plain } = withBigints(overlay) as Record<string, never>;
   return {
-    capabilities: ['CHOWN', 'DAC_OVERRIDE', 'FSETID', 'FOWNER', 'SETGID', 'SETUID', 'SETPCAP', 'NET_BIND_SERVICE', 'KILL'],
-    addInheritableCapabilities: false, env: [], ulimits: [], seccompProfile: undefined, privilegedSeccompProfile: undefined, apparmorProfile: 'berth-default', readOnly: false,
-    pidsLimit: 0n, minMemoryBytes: 0n, deviceOwner: 'host',
+    capabilities: [
+      'CHOWN',
+      'DAC_OVERRIDE',
+      'FSETID',
+      'FOWNER',
+      'SETGID',
+      'SETUID',
+      'SETPCAP',
+      'NET_BIND_SERVICE',
+      'KILL',
+    ],
+    addInheritableCapabilities: false,
+    env: [],
+    ulimits: [],
+    seccompProfile: undefined,
+    privilegedSeccompProfile: undefined,
+    apparmorProfile: 'berth-default',
+    readOnly: false,
+    pidsLimit: 0n,
+    minMemoryBytes: 0n,
+    deviceOwner: 'host',
     ...(plain as object),
     sysctls: mapOf(sysctls ?? {}),
   };
@@ -151,11 +282,15 @@ export function defaultsOf(overlay: JsonObject = {}): SpecDefaults {
 
 /** 64-bit fields of CRI and of our settings: JSON numbers here, bigint in a message. Larger ones are strings. */
 const BIGINTS = new Set(
-  'cpuPeriod cpuQuota cpuShares memoryLimitInBytes oomScoreAdj memorySwapLimitInBytes limit value supplementalGroups pidsLimit minMemoryBytes soft hard'.split(' '),
+  (
+    'cpuPeriod cpuQuota cpuShares memoryLimitInBytes oomScoreAdj memorySwapLimitInBytes limit ' +
+    'value supplementalGroups pidsLimit minMemoryBytes soft hard'
+  ).split(' '),
 );
 
 function withBigints(value: Json, key = ''): unknown {
-  if (BIGINTS.has(key) && (typeof value === 'number' || (typeof value === 'string' && /^-?\d+$/.test(value)))) return BigInt(value);
+  if (BIGINTS.has(key) && (typeof value === 'number' || (typeof value === 'string' && /^-?\d+$/.test(value))))
+    return BigInt(value);
   if (Array.isArray(value)) return value.map((each) => withBigints(each, key));
   if (typeof value !== 'object' || value === null) return value;
   return Object.fromEntries(Object.entries(value).map(([name, each]) => [name, withBigints(each as Json, name)]));

@@ -1,6 +1,7 @@
 /**
- * The OCI runtime-spec's config.json as a structural check, written from the specification's text (config.md, config-linux.md, 1.2): which
- * keys there are, of which type and range, which are required. Unknown keys are errors: a runtime ignores them silently. For tests only.
+ * The OCI runtime-spec's config.json as a structural check, written from the specification's text (config.md,
+ * config-linux.md, 1.2): which keys there are, of which type and range, which are required. Unknown keys are errors: a
+ * runtime ignores them silently. For tests only.
  */
 
 /** Checks a value and reports every violation with its place. */
@@ -17,7 +18,8 @@ const text =
   (pattern?: RegExp): Shape =>
   (value, at, report) => {
     if (typeof value !== 'string') report(`${at}: want a string`);
-    else if (pattern !== undefined && !pattern.test(value)) report(`${at}: ${JSON.stringify(value)} does not match ${pattern.source}`);
+    else if (pattern !== undefined && !pattern.test(value))
+      report(`${at}: ${JSON.stringify(value)} does not match ${pattern.source}`);
   };
 const oneOf =
   (...words: readonly string[]): Shape =>
@@ -27,7 +29,12 @@ const oneOf =
 const integer =
   (min: bigint, max: bigint): Shape =>
   (value, at, report) => {
-    const exact = typeof value === 'bigint' ? value : typeof value === 'number' && Number.isInteger(value) ? BigInt(value) : undefined;
+    const exact =
+      typeof value === 'bigint'
+        ? value
+        : typeof value === 'number' && Number.isInteger(value)
+          ? BigInt(value)
+          : undefined;
     if (exact === undefined || exact < min || exact > max) report(`${at}: want an integer from ${min} to ${max}`);
   };
 const flag: Shape = (value, at, report) => {
@@ -52,7 +59,9 @@ const object =
   (value, at, report) => {
     if (typeof value !== 'object' || value === null || Array.isArray(value)) return report(`${at}: want an object`);
     const shapes = new Map(Object.entries(keys).map(([key, shape]) => [key.replace('!', ''), shape]));
-    for (const key of Object.keys(keys)) if (key.endsWith('!') && !Object.hasOwn(value, key.slice(0, -1))) report(`${at}: ${key.slice(0, -1)} is required`);
+    for (const key of Object.keys(keys))
+      if (key.endsWith('!') && !Object.hasOwn(value, key.slice(0, -1)))
+        report(`${at}: ${key.slice(0, -1)} is required`);
     for (const [key, each] of Object.entries(value)) {
       const shape = shapes.get(key);
       if (shape === undefined) report(`${at}.${key}: no such key in the runtime-spec`);
@@ -68,7 +77,12 @@ const word = text(/^[^\0]+$/);
 const string = text(/^[^\0]*$/);
 const capabilities = list(text(/^CAP_[A-Z_]+$/));
 const idMappings = list(object({ 'containerID!': uint32, 'hostID!': uint32, 'size!': uint32 }));
-const hook = object({ 'path!': absolute, args: list(string), env: list(text(/^[^=\0]+=[^\0]*$/)), timeout: integer(1n, 2n ** 31n) });
+const hook = object({
+  'path!': absolute,
+  args: list(string),
+  env: list(text(/^[^=\0]+=[^\0]*$/)),
+  timeout: integer(1n, 2n ** 31n),
+});
 
 const PROCESS = object({
   terminal: flag,
@@ -78,7 +92,13 @@ const PROCESS = object({
   'args!': list(string, 1),
   rlimits: list(object({ 'type!': text(/^RLIMIT_[A-Z]+$/), 'hard!': uint64, 'soft!': uint64 })),
   'user!': object({ 'uid!': uint32, 'gid!': uint32, umask: integer(0n, 0o777n), additionalGids: list(uint32) }),
-  capabilities: object({ bounding: capabilities, effective: capabilities, permitted: capabilities, inheritable: capabilities, ambient: capabilities }),
+  capabilities: object({
+    bounding: capabilities,
+    effective: capabilities,
+    permitted: capabilities,
+    inheritable: capabilities,
+    ambient: capabilities,
+  }),
   apparmorProfile: word,
   selinuxLabel: word,
   oomScoreAdj: integer(-1000n, 1000n),
@@ -86,9 +106,37 @@ const PROCESS = object({
 });
 
 const RESOURCES = object({
-  devices: list(object({ 'allow!': flag, type: oneOf('a', 'b', 'c', 'p', 'u'), major: int64, minor: int64, access: text(/^[rwm]{1,3}$/) })),
-  memory: object({ limit: int64, reservation: int64, swap: int64, kernel: int64, kernelTCP: int64, swappiness: uint64, disableOOMKiller: flag, useHierarchy: flag, checkBeforeUpdate: flag }),
-  cpu: object({ shares: uint64, quota: int64, burst: uint64, period: uint64, realtimeRuntime: int64, realtimePeriod: uint64, cpus: word, mems: word, idle: int64 }),
+  devices: list(
+    object({
+      'allow!': flag,
+      type: oneOf('a', 'b', 'c', 'p', 'u'),
+      major: int64,
+      minor: int64,
+      access: text(/^[rwm]{1,3}$/),
+    }),
+  ),
+  memory: object({
+    limit: int64,
+    reservation: int64,
+    swap: int64,
+    kernel: int64,
+    kernelTCP: int64,
+    swappiness: uint64,
+    disableOOMKiller: flag,
+    useHierarchy: flag,
+    checkBeforeUpdate: flag,
+  }),
+  cpu: object({
+    shares: uint64,
+    quota: int64,
+    burst: uint64,
+    period: uint64,
+    realtimeRuntime: int64,
+    realtimePeriod: uint64,
+    cpus: word,
+    mems: word,
+    idle: int64,
+  }),
   pids: object({ 'limit!': int64 }),
   hugepageLimits: list(object({ 'pageSize!': text(/^[1-9]\d*[KMG]B$/), 'limit!': uint64 })),
   unified: mapOf(string),
@@ -106,7 +154,14 @@ const SECCOMP = object({
       'names!': list(text(/^[a-z0-9_]+$/), 1),
       'action!': text(/^SCMP_ACT_[A-Z_]+$/),
       errnoRet: uint32,
-      args: list(object({ 'index!': integer(0n, 5n), 'value!': uint64, valueTwo: uint64, 'op!': text(/^SCMP_CMP_(NE|LT|LE|EQ|GE|GT|MASKED_EQ)$/) })),
+      args: list(
+        object({
+          'index!': integer(0n, 5n),
+          'value!': uint64,
+          valueTwo: uint64,
+          'op!': text(/^SCMP_CMP_(NE|LT|LE|EQ|GE|GT|MASKED_EQ)$/),
+        }),
+      ),
     }),
   ),
 });
@@ -117,17 +172,54 @@ const SPEC = object({
   'root!': object({ 'path!': absolute, readonly: flag }),
   hostname: string,
   domainname: string,
-  mounts: list(object({ 'destination!': absolute, type: word, source: word, options: list(word), uidMappings: idMappings, gidMappings: idMappings })),
-  hooks: object({ prestart: list(hook), createRuntime: list(hook), createContainer: list(hook), startContainer: list(hook), poststart: list(hook), poststop: list(hook) }),
+  mounts: list(
+    object({
+      'destination!': absolute,
+      type: word,
+      source: word,
+      options: list(word),
+      uidMappings: idMappings,
+      gidMappings: idMappings,
+    }),
+  ),
+  hooks: object({
+    prestart: list(hook),
+    createRuntime: list(hook),
+    createContainer: list(hook),
+    startContainer: list(hook),
+    poststart: list(hook),
+    poststop: list(hook),
+  }),
   annotations: mapOf(text()),
   linux: object({
-    namespaces: list(object({ 'type!': oneOf('pid', 'network', 'mount', 'ipc', 'uts', 'user', 'cgroup', 'time'), path: absolute })),
+    namespaces: list(
+      object({ 'type!': oneOf('pid', 'network', 'mount', 'ipc', 'uts', 'user', 'cgroup', 'time'), path: absolute }),
+    ),
     uidMappings: idMappings,
     gidMappings: idMappings,
-    devices: list(object({ 'type!': oneOf('c', 'b', 'u', 'p'), 'path!': absolute, major: int64, minor: int64, fileMode: integer(0n, 0o7777n), uid: uint32, gid: uint32 })),
+    devices: list(
+      object({
+        'type!': oneOf('c', 'b', 'u', 'p'),
+        'path!': absolute,
+        major: int64,
+        minor: int64,
+        fileMode: integer(0n, 0o7777n),
+        uid: uint32,
+        gid: uint32,
+      }),
+    ),
     cgroupsPath: word,
     resources: RESOURCES,
-    rootfsPropagation: oneOf('rshared', 'shared', 'rslave', 'slave', 'rprivate', 'private', 'unbindable', 'runbindable'),
+    rootfsPropagation: oneOf(
+      'rshared',
+      'shared',
+      'rslave',
+      'slave',
+      'rprivate',
+      'private',
+      'unbindable',
+      'runbindable',
+    ),
     seccomp: SECCOMP,
     maskedPaths: list(absolute),
     readonlyPaths: list(absolute),
