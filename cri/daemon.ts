@@ -4,7 +4,7 @@
 import { access, readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type Config, reload } from '../pkg/config/index.ts';
+import { reload } from '../pkg/config/index.ts';
 import { explain, RuntimeError } from '../pkg/base/errors.ts';
 import { ensureDir, replaceFile } from '../pkg/base/files.ts';
 import type { ChainId, ContainerId, SandboxId } from '../pkg/base/ids.ts';
@@ -17,24 +17,14 @@ import {
   defaultAuthFiles,
   defaultTrustOptions,
   FileImageStore,
-  type ImageStore,
   ImageTrust,
   NodeCredentials,
   RegistryPolicy,
 } from '../pkg/image/index.ts';
-import { CniNetwork, type NetworkPlugin } from '../pkg/network/index.ts';
-import { DirectoryExtensions, type HandlerSettings, type OpenPods, openPods, type World } from '../pkg/pod/index.ts';
-import { OverlayRootfs, type RootfsDriver } from '../pkg/rootfs/index.ts';
-import {
-  ConmonMonitor,
-  LinuxHost,
-  LinuxProcesses,
-  OciCli,
-  type OciRuntime,
-  PinnedNamespaces,
-  type RuntimeFeatures,
-} from '../pkg/runtime/index.ts';
-import type { NodeFacts } from '../pkg/spec/index.ts';
+import { CniNetwork } from '../pkg/network/index.ts';
+import { DirectoryExtensions, type OpenPods, openPods } from '../pkg/pod/index.ts';
+import { OverlayRootfs } from '../pkg/rootfs/index.ts';
+import { ConmonMonitor, LinuxHost, LinuxProcesses, OciCli, PinnedNamespaces } from '../pkg/runtime/index.ts';
 import { FileStateStore, Workspace } from '../pkg/state/index.ts';
 import { WritableLayers } from '../pkg/stats/index.ts';
 import type { StreamServer } from '../pkg/stream/index.ts';
@@ -64,6 +54,13 @@ import { type RunningServer, serve } from './server.ts';
 import { statsService } from './stats-service.ts';
 import { handlerSettings, podSettings, whyImpassable } from './settings.ts';
 import { streamService, type Urls } from './stream-service.ts';
+import type { Config } from '../pkg/config/index.ts';
+import type { ImageStore } from '../pkg/ports/image.ts';
+import type { NetworkPlugin } from '../pkg/ports/network.ts';
+import type { HandlerSettings, World } from '../pkg/pod/index.ts';
+import type { RootfsDriver } from '../pkg/ports/rootfs.ts';
+import type { OciRuntime, RuntimeFeatures } from '../pkg/ports/runtime.ts';
+import type { NodeFacts } from '../pkg/ports/spec.ts';
 
 export interface DaemonOptions {
   readonly config: Config;

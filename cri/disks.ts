@@ -8,13 +8,13 @@
  */
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
-import type { Config } from '../pkg/config/index.ts';
 import { errnoOf, RuntimeError } from '../pkg/base/errors.ts';
 import { ensureDir, readDirSorted } from '../pkg/base/files.ts';
 import { limits } from '../pkg/base/limits.ts';
 import type { Logger } from '../pkg/base/op.ts';
 import { DiskReserve } from '../pkg/base/reserve.ts';
 import { type FileLock, lockFile, statFileSystem } from '../pkg/sys/index.ts';
+import type { Config } from '../pkg/config/index.ts';
 
 export interface Disk {
   /** Ours alone. */

@@ -11,9 +11,9 @@ import { limits } from '../pkg/base/limits.ts';
 import type { Logger } from '../pkg/base/op.ts';
 import type { ContainerEventResponse, ContainerEventType } from '../pkg/cri-api/types.ts';
 import { containerStatus, type OpenPods, type PodEvent, podSandboxStatus } from '../pkg/pod/index.ts';
-import type { ContainerRecord, SandboxRecord } from '../pkg/state/index.ts';
 import { codecs, Encoded } from './codec.ts';
 import type { Handlers } from './server.ts';
+import type { ContainerRecord, SandboxRecord } from '../pkg/ports/state.ts';
 
 export interface EventsOptions {
   readonly mind: Pick<OpenPods, 'pods' | 'containers' | 'subscribe'>;

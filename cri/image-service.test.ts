@@ -1,7 +1,7 @@
 import { expect } from 'chai';
-import type { Image } from '../pkg/image/index.ts';
 import { codecs } from './codec.ts';
 import { criImage } from './image-service.ts';
+import type { Image } from '../pkg/ports/image.ts';
 
 const imageOf = (user: string): Image => ({
   id: `sha256:${'a'.repeat(64)}` as Image['id'],

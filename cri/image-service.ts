@@ -1,12 +1,12 @@
 /** ImageService: thin over the image store. */
 import type { ContainerId } from '../pkg/base/ids.ts';
 import type { FilesystemUsage, Image as CriImage, ImageFilter, ImageSpec } from '../pkg/cri-api/types.ts';
-import type { FsUsage, Image, ImageStore } from '../pkg/image/index.ts';
-import type { RootfsDriver } from '../pkg/rootfs/index.ts';
 import type { WritableLayers } from '../pkg/stats/index.ts';
 import { chunksOf, codecs, concatenate, remembered } from './codec.ts';
 import type { Handlers } from './server.ts';
 import { narrowImageReference, narrowImport } from './validate.ts';
+import type { FsUsage, Image, ImageStore } from '../pkg/ports/image.ts';
+import type { RootfsDriver } from '../pkg/ports/rootfs.ts';
 
 export interface ImageServiceOptions {
   readonly images: ImageStore;

@@ -5,7 +5,7 @@
 import { explain } from '../pkg/base/errors.ts';
 import { limits } from '../pkg/base/limits.ts';
 import type { Op } from '../pkg/base/op.ts';
-import type { ImageStore } from '../pkg/image/index.ts';
+import type { ImageStore } from '../pkg/ports/image.ts';
 
 /**
  * Sweeps now and every `limits.imageSweepMs`, one sweep at a time; nobody waits for it. Returns the way to stop, after

@@ -5,12 +5,13 @@ import { Command, CommanderError } from 'commander';
 import { join } from 'node:path';
 import { existsSync } from 'node:fs';
 import { flushCompileCache } from 'node:module';
-import { diskFiles, flags, loadConfig, type LoadedConfig } from '../pkg/config/index.ts';
+import { diskFiles, flags, loadConfig } from '../pkg/config/index.ts';
 import { explain, isCode } from '../pkg/base/errors.ts';
 import { journaldReads, Log, parseLogLevel } from '../pkg/base/log.ts';
 import { findExecutable, notifyServiceManager } from '../pkg/sys/index.ts';
 import { addCommands } from './commands/index.ts';
 import { type Daemon, startDaemon } from './daemon.ts';
+import type { LoadedConfig } from '../pkg/config/index.ts';
 
 declare const BERTH_VERSION: string | undefined;
 /** In the bundle, see boot.ts: keeps compiled code for the next start. */

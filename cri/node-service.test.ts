@@ -3,8 +3,6 @@ import { RuntimeError } from '../pkg/base/errors.ts';
 import { newSandboxId } from '../pkg/base/ids.ts';
 import { backgroundOp, silent } from '../pkg/base/op.ts';
 import type { PullProgressResponse } from '../pkg/cri-api/types.ts';
-import type { PullProgress } from '../pkg/image/index.ts';
-import type { NodeFacts } from '../pkg/spec/index.ts';
 import {
   diskFactList,
   nodeFactList,
@@ -12,6 +10,8 @@ import {
   podNetworkFactList,
   type NodeServiceOptions,
 } from './node-service.ts';
+import type { PullProgress } from '../pkg/ports/image.ts';
+import type { NodeFacts } from '../pkg/ports/spec.ts';
 
 const FACTS: NodeFacts = {
   cgroupMode: 'v2',

@@ -9,12 +9,12 @@ import type { Op } from '../pkg/base/op.ts';
 import { Gate } from '../pkg/base/sync.ts';
 import type { NodeFact, PullProgressResponse } from '../pkg/cri-api/types.ts';
 import type { FileImageStore } from '../pkg/image/index.ts';
-import type { NetworkInUse, NetworkPlugin } from '../pkg/network/index.ts';
-import type { OciRuntime, RuntimeFeatures } from '../pkg/runtime/index.ts';
-import type { NodeFacts } from '../pkg/spec/index.ts';
 import type { DiskState } from './disks.ts';
 import { toJson } from './json.ts';
 import type { Handlers } from './server.ts';
+import type { NetworkInUse, NetworkPlugin } from '../pkg/ports/network.ts';
+import type { OciRuntime, RuntimeFeatures } from '../pkg/ports/runtime.ts';
+import type { NodeFacts } from '../pkg/ports/spec.ts';
 
 export interface NodeServiceOptions {
   readonly images: Pick<FileImageStore, 'check' | 'progress'>;

@@ -12,7 +12,6 @@ import type {
   RuntimeHandler,
 } from '../pkg/cri-api/types.ts';
 import { explain } from '../pkg/base/errors.ts';
-import type { NetworkPlugin } from '../pkg/network/index.ts';
 import {
   container,
   containerStatus,
@@ -22,12 +21,13 @@ import {
   podSandbox,
   podSandboxStatus,
 } from '../pkg/pod/index.ts';
-import type { OciRuntime, RuntimeFeatures } from '../pkg/runtime/index.ts';
-import type { ContainerRecord, SandboxRecord } from '../pkg/state/index.ts';
 import { chunksOf, codecs, concatenate, type Encoded, remembered } from './codec.ts';
 import { toJson } from './json.ts';
 import type { Handlers } from './server.ts';
 import { narrowId } from './validate.ts';
+import type { NetworkPlugin } from '../pkg/ports/network.ts';
+import type { OciRuntime, RuntimeFeatures } from '../pkg/ports/runtime.ts';
+import type { ContainerRecord, SandboxRecord } from '../pkg/ports/state.ts';
 
 export interface ObserveOptions {
   readonly mind: OpenPods;

@@ -3,7 +3,6 @@
  * decided here: CRI says that they "must not return an error if" the object is gone.
  */
 import type { OpenPods } from '../pkg/pod/index.ts';
-import type { NetworkPlugin } from '../pkg/network/index.ts';
 import type { Handlers } from './server.ts';
 import {
   narrowCreateContainer,
@@ -13,6 +12,7 @@ import {
   narrowRunPodSandbox,
   narrowUpdateResources,
 } from './validate.ts';
+import type { NetworkPlugin } from '../pkg/ports/network.ts';
 
 /** Handlers of the RPCs that change sandboxes and containers. */
 export function runtimeService(mind: OpenPods, network: Pick<NetworkPlugin, 'setPodRanges'>): Handlers {

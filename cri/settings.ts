@@ -4,14 +4,14 @@
  */
 import { stat } from 'node:fs/promises';
 import { dirname, join, posix } from 'node:path';
-import type { Config, HandlerConfig } from '../pkg/config/index.ts';
 import { errnoOf, RuntimeError } from '../pkg/base/errors.ts';
 import { readBounded, readJson } from '../pkg/base/files.ts';
 import { limits } from '../pkg/base/limits.ts';
 import type { Logger } from '../pkg/base/op.ts';
-import type { DefaultMount, HandlerSettings, PodSettings } from '../pkg/pod/index.ts';
-import type { RuntimeFeatures } from '../pkg/runtime/index.ts';
 import { parseSeccompProfile } from '../pkg/spec/index.ts';
+import type { Config, HandlerConfig } from '../pkg/config/index.ts';
+import type { DefaultMount, HandlerSettings, PodSettings } from '../pkg/pod/index.ts';
+import type { RuntimeFeatures } from '../pkg/ports/runtime.ts';
 
 const KiB = 1024n;
 /** What the runtime's own process needs before it becomes the container's, as CRI-O has measured it. */

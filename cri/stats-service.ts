@@ -16,9 +16,6 @@ import type {
   PodSandboxStats,
 } from '../pkg/cri-api/types.ts';
 import { matchesContainer, matchesSandbox, type OpenPods } from '../pkg/pod/index.ts';
-import type { RootfsDriver } from '../pkg/rootfs/index.ts';
-import type { NodeFacts } from '../pkg/spec/index.ts';
-import type { ContainerRecord, SandboxRecord } from '../pkg/state/index.ts';
 import {
   containerMetrics,
   type Detail,
@@ -52,6 +49,9 @@ import {
 import { chunksOf, codecs, concatenate, type Encoded, preencoded, remembered } from './codec.ts';
 import type { Handlers } from './server.ts';
 import { narrowId } from './validate.ts';
+import type { RootfsDriver } from '../pkg/ports/rootfs.ts';
+import type { NodeFacts } from '../pkg/ports/spec.ts';
+import type { ContainerRecord, SandboxRecord } from '../pkg/ports/state.ts';
 
 export interface StatsServiceOptions {
   readonly mind: OpenPods;

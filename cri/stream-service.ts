@@ -5,10 +5,10 @@
  */
 import { RuntimeError } from '../pkg/base/errors.ts';
 import type { OpenPods } from '../pkg/pod/index.ts';
-import type { ContainerRecord } from '../pkg/state/index.ts';
 import type { StreamServer } from '../pkg/stream/index.ts';
 import type { Handlers } from './server.ts';
 import { narrowAttach, narrowExec, narrowPortForward } from './validate.ts';
+import type { ContainerRecord } from '../pkg/ports/state.ts';
 
 /** What gives URLs. */
 export type Urls = Pick<StreamServer, 'urlForExec' | 'urlForAttach' | 'urlForPortForward'>;

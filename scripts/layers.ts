@@ -9,36 +9,26 @@ import { glob } from 'node:fs/promises';
 import { dirname, join, posix } from 'node:path';
 import { parseSync } from 'oxc-parser';
 
-/** What each module of pkg may import beside base and itself; `t` = types only. */
+/** What each module of pkg may import beside base, ports (types) and itself; `t` = types only. */
 const MAY: Readonly<Record<string, Readonly<Record<string, 'v' | 't'>>>> = {
   base: {},
   'cri-api': {},
+  ports: { base: 't', 'cri-api': 't', oci: 't' },
   oci: {},
   config: {},
   sys: {},
-  spec: { 'cri-api': 't', oci: 'v', state: 't', image: 't', rootfs: 't' },
-  state: { 'cri-api': 't', oci: 't', rootfs: 't' },
-  image: { 'cri-api': 't', oci: 'v', rootfs: 't' },
-  rootfs: { 'cri-api': 't', oci: 'v', sys: 'v', image: 't' },
+  spec: { 'cri-api': 't', oci: 'v' },
+  state: { 'cri-api': 't', oci: 't' },
+  image: { 'cri-api': 't', oci: 'v' },
+  rootfs: { 'cri-api': 't', oci: 'v', sys: 'v' },
   runtime: { 'cri-api': 't', oci: 'v', sys: 'v' },
   network: { 'cri-api': 't', sys: 'v' },
-  stats: { 'cri-api': 't', sys: 'v', rootfs: 't' },
-  stream: { 'cri-api': 't', runtime: 't' },
-  pod: {
-    'cri-api': 't',
-    oci: 'v',
-    spec: 'v',
-    state: 'v',
-    image: 't',
-    rootfs: 't',
-    runtime: 't',
-    network: 't',
-    stats: 't',
-    stream: 't',
-  },
+  stats: { 'cri-api': 't', sys: 'v' },
+  stream: { 'cri-api': 't' },
+  pod: { 'cri-api': 't', oci: 'v', spec: 'v', state: 'v' },
 };
-/** Open modules: any file may be imported, there is no front door. */
-const OPEN = new Set(['base', 'oci', 'cri-api']);
+/** Modules without a front door: any file of theirs may be imported. */
+const OPEN = new Set(['base', 'oci', 'cri-api', 'ports']);
 const PURE = new Set(['spec', 'oci']);
 const PURE_NODE = new Set(['node:crypto', 'node:path', 'node:assert', 'node:assert/strict', 'node:buffer']);
 /** Things with one gate: who may import them, and what others do instead. */
@@ -108,7 +98,7 @@ function complain(file: string, { to, typeOnly }: Import): string | undefined {
   if (to.startsWith('node:') && PURE.has(from) && !PURE_NODE.has(to))
     return `pkg/${from} is pure; of Node it may use ${[...PURE_NODE].join(', ')}`;
   if (target === undefined || target === from) return undefined;
-  const how = target === 'base' ? 'v' : MAY[from]?.[target];
+  const how = mayImport(from, target);
   const allowed = [
     'base',
     ...Object.entries(MAY[from] ?? {}).map(([name, kind]) => (kind === 't' ? `${name} (types)` : name)),
@@ -132,7 +122,14 @@ function moduleOf(path: string): string | undefined {
   return /^pkg\/([^/]+)\//.exec(path)?.[1];
 }
 
-/** Cycles of value imports (Tarjan's strongly connected components). */
+function mayImport(from: string, target: string): 'v' | 't' | undefined {
+  const listed = MAY[from]?.[target];
+  if (listed !== undefined) return listed;
+  if (target === 'base') return 'v';
+  return target === 'ports' ? 't' : undefined;
+}
+
+/** Cycles of imports, those of types included (Tarjan's strongly connected components). */
 function cycles(graph: ReadonlyMap<string, readonly Import[]>): string[] {
   const index = new Map<string, number>();
   const low = new Map<string, number>();
@@ -142,8 +139,8 @@ function cycles(graph: ReadonlyMap<string, readonly Import[]>): string[] {
     index.set(file, index.size);
     low.set(file, index.get(file) ?? 0);
     stack.push(file);
-    for (const { to, typeOnly } of graph.get(file) ?? []) {
-      if (typeOnly || !graph.has(to)) continue;
+    for (const { to } of graph.get(file) ?? []) {
+      if (!graph.has(to)) continue;
       if (!index.has(to)) {
         visit(to);
         low.set(file, Math.min(low.get(file) ?? 0, low.get(to) ?? 0));
@@ -152,7 +149,7 @@ function cycles(graph: ReadonlyMap<string, readonly Import[]>): string[] {
     if (low.get(file) !== index.get(file)) return;
     const component = stack.splice(stack.indexOf(file));
     if (component.length > 1)
-      found.push(`cycle of value imports: ${component.sort().join(' ↔ ')}; move what both need below both`);
+      found.push(`cycle of imports: ${component.sort().join(' ↔ ')}; move what both need below both`);
   };
   for (const file of graph.keys()) if (!index.has(file)) visit(file);
   return found;

@@ -1,8 +1,8 @@
 /** What every command is given, and the way to the daemon. */
 import { InvalidArgumentError } from 'commander';
-import type { LoadedConfig } from '../../pkg/config/index.ts';
 import { type Client, connect } from '../client.ts';
 import type { Screen } from './output.ts';
+import type { LoadedConfig } from '../../pkg/config/index.ts';
 
 export interface CommandContext {
   readonly version: string;

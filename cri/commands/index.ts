@@ -8,7 +8,6 @@
  *   events.ts    events                    node.ts      version, config, status, check
  */
 import type { Command } from 'commander';
-import type { LoadedConfig } from '../../pkg/config/index.ts';
 import { addEvents } from './events.ts';
 import { addExec } from './exec.ts';
 import { addImages } from './images.ts';
@@ -18,6 +17,7 @@ import { addLogs } from './logs.ts';
 import { addNode } from './node.ts';
 import { screenOf } from './output.ts';
 import { addStats } from './stats.ts';
+import type { LoadedConfig } from '../../pkg/config/index.ts';
 
 /** Adds every command to the program. */
 export function addCommands(

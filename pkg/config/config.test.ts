@@ -5,9 +5,9 @@ import { join } from 'node:path';
 import { explain, isCode, RuntimeError } from '../base/errors.ts';
 import { limits } from '../base/limits.ts';
 import { diskFiles, flags, loadConfig, reload, reloadableKeys, renderConfig } from './index.ts';
-import type { ConfigFiles, LoadedConfig, LoadOptions } from './index.ts';
 import { handlerTable, type Table, tables, unsupportedTables } from './schema.ts';
 import { parseToml } from './toml.ts';
+import type { ConfigFiles, LoadOptions, LoadedConfig } from './types.ts';
 
 const MAIN = '/etc/berth/berth.conf';
 const DROP_INS = '/etc/berth/berth.conf.d';

@@ -6,7 +6,6 @@ import { readdirSync, statSync } from 'node:fs';
 import { errnoOf, RuntimeError } from '../base/errors.ts';
 import { readInMemory } from '../base/files.ts';
 import { limits } from '../base/limits.ts';
-import type { Config, ConfigFiles, HandlerConfig, LoadedConfig, LoadOptions } from './index.ts';
 import { BadValue } from './kinds.ts';
 import type { Kind } from './kinds.ts';
 import {
@@ -21,6 +20,7 @@ import {
 import type { Flag, handler, Table, Values } from './schema.ts';
 import { parseToml } from './toml.ts';
 import type { TomlDocument } from './toml.ts';
+import type { Config, ConfigFiles, HandlerConfig, LoadOptions, LoadedConfig } from './types.ts';
 
 /** Files in the drop-in directory and its depth; a loop of links ends here. */
 const DROP_IN_FILES_MAX = 1000;

@@ -1,7 +1,7 @@
 /** The configuration as the text of a file that can be read again. PURE. */
-import type { Config, HandlerConfig } from './index.ts';
 import { handlerTable, tables } from './schema.ts';
 import type { Option, Table } from './schema.ts';
+import type { Config, HandlerConfig } from './types.ts';
 
 export interface RenderOptions {
   /** `none`: every value stands. `defaults`: values that are the default are comments, as `crio config` prints them. */

@@ -2,39 +2,13 @@
  * `[crio.runtime.workloads.<name>]`: pods that an annotation marks get other CPU shares and sets, and may use more
  * annotations. PURE.
  */
+import type { Workload } from '../ports/spec.ts';
 import { BadValue, kindOf, type Kind, list, text } from './kinds.ts';
-
-/** One workload. Which pods it is for, and what it changes about their containers. */
-export interface WorkloadConfig {
-  readonly name: string;
-  /** The annotation that marks a pod, whatever its value. */
-  readonly activationAnnotation: string;
-  /**
-   * `<prefix>/<container>` and `<prefix>.<resource>/<container>` override the resources for one container; '' = nothing
-   * does.
-   */
-  readonly annotationPrefix: string;
-  /** Annotations that take effect in these pods, beside those that the handler allows. */
-  readonly allowedAnnotations: readonly string[];
-  readonly resources: WorkloadResources;
-}
-
-/** 0 and '' leave what the kubelet asks for. */
-export interface WorkloadResources {
-  readonly cpuShares: bigint;
-  /** Microseconds per period. */
-  readonly cpuQuota: bigint;
-  /** Microseconds. */
-  readonly cpuPeriod: bigint;
-  readonly cpuset: string;
-  /** Thousandths of a CPU; becomes a quota. */
-  readonly cpuLimit: bigint;
-}
 
 const KEYS = ['activation_annotation', 'annotation_prefix', 'allowed_annotations', 'resources'];
 const RESOURCE_KEYS = ['cpushares', 'cpuquota', 'cpuperiod', 'cpuset', 'cpulimit'];
 
-export const workloads: Kind<readonly WorkloadConfig[]> = {
+export const workloads: Kind<readonly Workload[]> = {
   argument: 'value',
   parse: (raw) =>
     Object.entries(tableOf(raw, 'a table of workloads')).map(([name, table]) =>
@@ -47,7 +21,7 @@ export const workloads: Kind<readonly WorkloadConfig[]> = {
   combine: (earlier, later) => ({ ...tableOf(earlier, 'a table'), ...tableOf(later, 'a table') }),
 };
 
-function workload(name: string, table: Readonly<Record<string, unknown>>): WorkloadConfig {
+function workload(name: string, table: Readonly<Record<string, unknown>>): Workload {
   onlyKeys(name, table, KEYS);
   const activationAnnotation = text.parse(table['activation_annotation'] ?? '');
   if (activationAnnotation === '')
@@ -98,13 +72,7 @@ function tableOf(raw: unknown, wanted: string): Readonly<Record<string, unknown>
   return raw as Readonly<Record<string, unknown>>;
 }
 
-function shown({
-  name,
-  activationAnnotation,
-  annotationPrefix,
-  allowedAnnotations,
-  resources,
-}: WorkloadConfig): string {
+function shown({ name, activationAnnotation, annotationPrefix, allowedAnnotations, resources }: Workload): string {
   const { cpuShares, cpuQuota, cpuPeriod, cpuset, cpuLimit } = resources;
   const inner =
     `{ cpushares = ${cpuShares}, cpuquota = ${cpuQuota}, cpuperiod = ${cpuPeriod}, cpuset = ` +

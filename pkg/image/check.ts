@@ -12,8 +12,8 @@ import { checkAlive } from '../base/op.ts';
 import type { Op } from '../base/op.ts';
 import type { KeyedMutex } from '../base/sync.ts';
 import type { BlobStore } from './blobs.ts';
-import type { LayerUnpacker } from './index.ts';
 import type { StoredImage } from './records.ts';
+import type { LayerUnpacker } from '../ports/image.ts';
 
 /** One thing that is wrong on disk. */
 export interface ImageProblem {

@@ -1,7 +1,7 @@
 /** How a pull is getting on: for Status, `berth pull`, the log and the counters. */
 import type { Digest } from '../base/ids.ts';
 import type { LogFields, Op } from '../base/op.ts';
-import type { ImageLayer, PullProgress } from './index.ts';
+import type { ImageLayer, PullProgress } from '../ports/image.ts';
 
 export type PullStage = PullProgress['stage'];
 type LayerStage = PullProgress['layers'][number]['stage'];

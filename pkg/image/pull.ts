@@ -18,11 +18,11 @@ import type { ImageManifest } from '../oci/manifest.ts';
 import type { Descriptor, Platform } from '../oci/spec-types.ts';
 import type { BlobStore } from './blobs.ts';
 import type { Claim, Claims } from './claims.ts';
-import type { ImageLayer, LayerSource, LayerUnpacker } from './index.ts';
 import type { PullTracker } from './progress.ts';
 import { describeImage } from './records.ts';
 import type { StoredImage } from './records.ts';
 import type { ManifestAnswer } from './registry.ts';
+import type { ImageLayer, LayerSource, LayerUnpacker } from '../ports/image.ts';
 
 /** Where the bytes of one image come from. Nothing it gives is trusted. */
 export interface PullSource {

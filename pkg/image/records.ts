@@ -29,7 +29,7 @@ import { isKnown, isObject, parseImageConfig, parseManifest } from '../oci/manif
 import type { ImageManifest } from '../oci/manifest.ts';
 import type { ImageConfig } from '../oci/spec-types.ts';
 import type { BlobStore } from './blobs.ts';
-import type { Image, ImageLayer } from './index.ts';
+import type { Image, ImageLayer } from '../ports/image.ts';
 
 /** An image without what others decide (`pinned`), and with the number that settles whose a name is. */
 export type StoredImage = Omit<Image, 'pinned'> & { readonly generation: number };

@@ -46,7 +46,6 @@ import { Claims } from './claims.ts';
 import { Flight } from './flight.ts';
 import { UndiciTransport } from './http.ts';
 import type { Transport } from './http.ts';
-import type { FsUsage, Image, ImageStore, LayerUnpacker, PullOptions, PullProgress } from './index.ts';
 import { MirroredSource } from './mirrors.ts';
 import { RegistryPolicy } from './policy.ts';
 import { install, isWorthResuming } from './pull.ts';
@@ -59,6 +58,7 @@ import { RegistryClient } from './registry.ts';
 import type { Endpoint, ManifestAnswer } from './registry.ts';
 import { ImageTrust, KeptSignatures, registrySource, signatureError } from './signature/index.ts';
 import type { Demand, KeptManifest } from './signature/index.ts';
+import type { FsUsage, Image, ImageStore, LayerUnpacker, PullOptions, PullProgress } from '../ports/image.ts';
 
 export interface FileImageStoreOptions {
   /** Directory that is ours alone: `blobs/` and `images/` are made in it. */

@@ -10,7 +10,7 @@ import type { Op } from '../base/op.ts';
 import { CniNetwork } from './cni.ts';
 import type { PluginOutput, PluginRun } from './exec.ts';
 import { FakeFilter } from './fake-filter.ts';
-import type { PodNetworkRequest, PortMapping } from './index.ts';
+import type { PodNetworkRequest, PortMapping } from '../ports/network.ts';
 
 interface Call {
   readonly plugin: string;

@@ -44,9 +44,9 @@ import { endPlugins, nodeFilter, runPlugin, sweepNat, watchWithInotify } from '.
 import type { EndPlugins, PluginOutput, RunPlugin, SweepRules, WatchDirectory } from './exec.ts';
 import { HostPorts } from './hostports.ts';
 import type { PacketFilter } from './hostports.ts';
-import type { NetworkInUse, NetworkPlugin, PodNetwork, PodNetworkRequest } from './index.ts';
 import { mapperOf, mapsPorts, normalised } from './ports.ts';
 import type { PodPorts } from './ports.ts';
+import type { NetworkInUse, NetworkPlugin, PodNetwork, PodNetworkRequest } from '../ports/network.ts';
 
 export interface CniOptions {
   /**

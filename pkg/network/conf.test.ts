@@ -16,7 +16,7 @@ import {
   resultAs,
   withoutRulesOf,
 } from './conf.ts';
-import type { PodNetworkRequest } from './index.ts';
+import type { PodNetworkRequest } from '../ports/network.ts';
 
 const NOBODY: PodNetworkRequest = {
   id: newSandboxId(),

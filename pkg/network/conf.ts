@@ -8,7 +8,7 @@
 import { RuntimeError } from '../base/errors.ts';
 import { quote } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
-import type { PodNetwork, PodNetworkRequest } from './index.ts';
+import type { PodNetwork, PodNetworkRequest } from '../ports/network.ts';
 
 /** Any JSON object; keys are own properties only. */
 export type Json = Readonly<Record<string, unknown>>;

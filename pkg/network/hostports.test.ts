@@ -7,9 +7,9 @@ import { newSandboxId } from '../base/ids.ts';
 import { backgroundOp, silent } from '../base/op.ts';
 import { FakeFilter } from './fake-filter.ts';
 import { HostPorts } from './hostports.ts';
-import type { PortMapping } from './index.ts';
 import { normalised } from './ports.ts';
 import type { PodPorts } from './ports.ts';
+import type { PortMapping } from '../ports/network.ts';
 
 describe('HostPorts', () => {
   let base: string;

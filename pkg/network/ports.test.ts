@@ -3,7 +3,6 @@ import { isCode } from '../base/errors.ts';
 import type { ErrorCode } from '../base/errors.ts';
 import { newSandboxId } from '../base/ids.ts';
 import { parseNetworkConf } from './conf.ts';
-import type { PortMapping } from './index.ts';
 import {
   addText,
   checkFree,
@@ -18,6 +17,7 @@ import {
   unreachable,
 } from './ports.ts';
 import type { PodPorts } from './ports.ts';
+import type { PortMapping } from '../ports/network.ts';
 
 function mapping(hostPort: number, more: Partial<PortMapping> = {}): PortMapping {
   return { protocol: 'tcp', hostPort, containerPort: 80, hostIp: '', ...more };

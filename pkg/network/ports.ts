@@ -16,7 +16,7 @@ import { RuntimeError } from '../base/errors.ts';
 import type { SandboxId } from '../base/ids.ts';
 import { familyOf } from './conf.ts';
 import type { NetworkConf } from './conf.ts';
-import type { PortMapping } from './index.ts';
+import type { PortMapping } from '../ports/network.ts';
 
 /** What one pod has of the node's ports. */
 export interface PodPorts {

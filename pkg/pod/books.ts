@@ -7,7 +7,7 @@
 import { RuntimeError } from '../base/errors.ts';
 import { type ContainerId, quote, type SandboxId } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
-import type { ContainerRecord, SandboxRecord, StateStore } from '../state/index.ts';
+import type { ContainerRecord, SandboxRecord, StateStore } from '../ports/state.ts';
 
 /** What happened to an object, for event streams; a snapshot of the record after it. */
 export interface PodEvent {

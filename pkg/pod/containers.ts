@@ -8,17 +8,19 @@ import { type ContainerId, newContainerId, type ProcessRef, quote, type SandboxI
 import { limits } from '../base/limits.ts';
 import { type Op, withLog } from '../base/op.ts';
 import { abortable, KeyedMutex } from '../base/sync.ts';
-import type { ExitRecord } from '../runtime/index.ts';
-import { type ContainerEvent, type ContainerRecord, next, type SandboxRecord } from '../state/index.ts';
+import { next } from '../state/index.ts';
 import type { Background } from './background.ts';
 import { type Books, containerKey, isVisible } from './books.ts';
 import { draftContainer, launchContainer } from './create.ts';
 import { type ContainerRemains, destroyContainer, retireContainer } from './destroy.ts';
 import { Flights } from './flights.ts';
-import type { Containers, World } from './index.ts';
 import { containerStatus } from './query.ts';
 import { same } from './same.ts';
 import { applyUpdate } from './update.ts';
+import type { ExitRecord } from '../ports/runtime.ts';
+import type { ContainerEvent, ContainerRecord, SandboxRecord } from '../ports/state.ts';
+import type { Containers } from '../ports/pods.ts';
+import type { World } from './world.ts';
 
 const SIGKILL = 9;
 const SIGCONT = 18;

@@ -14,36 +14,26 @@ import { limits } from '../base/limits.ts';
 import type { Op } from '../base/op.ts';
 import { together } from '../base/sync.ts';
 import type { RuntimeSpec } from '../oci/spec-types.ts';
-import type { Image } from '../image/index.ts';
-import type { IdMap, InsideRoot } from '../rootfs/index.ts';
-import type { Monitor, OciRuntime, RuntimeFeatures } from '../runtime/index.ts';
 import {
   addHooks,
-  type AnnotationSettings,
   annotationSettings,
   applyCdi,
   buildContainerSpec,
   cgroupsPathFor,
   checkMapped,
   checkWorkingDir,
-  type ContainerSpecInput,
   containerPath,
   effectiveStopSignal,
-  type HookDefinition,
   homeOf,
   matchHooks,
-  type PodFiles,
   passwdWithEntry,
-  type ResolvedUser,
   resolveUser,
   stringifySpec,
   workingDirOf,
   workloadOf,
   workloadResources,
 } from '../spec/index.ts';
-import type { ContainerRecord, SandboxRecord } from '../state/index.ts';
 import type { Books } from './books.ts';
-import type { HandlerSettings, World } from './index.ts';
 import {
   containerLabels,
   directoryMode,
@@ -67,6 +57,13 @@ import {
   localhostSeccomp,
   resolveMounts,
 } from './sources.ts';
+import type { Image } from '../ports/image.ts';
+import type { IdMap, InsideRoot } from '../ports/rootfs.ts';
+import type { Monitor, OciRuntime, RuntimeFeatures } from '../ports/runtime.ts';
+import type { AnnotationSettings, ContainerSpecInput, PodFiles, ResolvedUser } from '../ports/spec.ts';
+import type { HookDefinition } from '../ports/extensions.ts';
+import type { ContainerRecord, SandboxRecord } from '../ports/state.ts';
+import type { HandlerSettings, World } from './world.ts';
 
 /** A container whose init process exists and waits for start. */
 export interface Launched {

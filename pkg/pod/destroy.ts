@@ -9,8 +9,8 @@ import { explain, RuntimeError } from '../base/errors.ts';
 import { failpoint } from '../base/failpoint.ts';
 import type { ContainerId, SandboxId } from '../base/ids.ts';
 import type { Op } from '../base/op.ts';
-import type { OciRuntime } from '../runtime/index.ts';
-import type { World } from './index.ts';
+import type { OciRuntime } from '../ports/runtime.ts';
+import type { World } from './world.ts';
 
 type Step = readonly [what: string, run: () => Promise<void>];
 

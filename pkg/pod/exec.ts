@@ -8,13 +8,14 @@ import { RuntimeError, wrap } from '../base/errors.ts';
 import { type ContainerId, quote, type SandboxId } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import { type Op, withLog, withTimeout } from '../base/op.ts';
-import type { AttachChannel, Connection, ExecStdio, ExitStatus, TerminalSize } from '../runtime/index.ts';
 import { execProcess, oomScoreAdjOf } from '../spec/index.ts';
-import type { ContainerRecord } from '../state/index.ts';
 import type { Books } from './books.ts';
 import { OutputRoom } from './capture.ts';
-import type { Execs, World } from './index.ts';
 import { type Turn, Turns } from './turns.ts';
+import type { AttachChannel, Connection, ExecStdio, ExitStatus, TerminalSize } from '../ports/runtime.ts';
+import type { ContainerRecord } from '../ports/state.ts';
+import type { Execs } from '../ports/pods.ts';
+import type { World } from './world.ts';
 
 /**
  * What a container's end leaves to its execs to end by themselves: dying with their PID namespace, they have an exit

@@ -11,14 +11,8 @@ import { errnoOf, explain } from '../base/errors.ts';
 import { readBounded, readDirSorted } from '../base/files.ts';
 import { limits } from '../base/limits.ts';
 import type { Logger, Op } from '../base/op.ts';
-import {
-  type CdiRegistry,
-  type ConfigFile,
-  type DamagedFile,
-  type HookDefinition,
-  loadCdi,
-  loadHooks,
-} from '../spec/index.ts';
+import { loadCdi, loadHooks } from '../spec/index.ts';
+import type { CdiRegistry, ConfigFile, DamagedFile, HookDefinition } from '../ports/extensions.ts';
 
 export interface Extensions {
   /** The devices of all CDI specs as they are now. */

@@ -9,14 +9,14 @@ import type { ContainerConfig, PodSandboxConfig } from '../cri-api/types.ts';
 import { RuntimeError } from '../base/errors.ts';
 import { type ContainerId, parseChainId, parseDigest, parseImageId, type SandboxId } from '../base/ids.ts';
 import { backgroundOp, type Op, silent } from '../base/op.ts';
-import type { Image, ImageStore } from '../image/index.ts';
-import type { NetworkPlugin, PodNetwork, PodNetworkRequest } from '../network/index.ts';
-import type { InsideRoot, RootfsDriver } from '../rootfs/index.ts';
 import { FakeNode } from '../runtime/fake.ts';
-import type { NodeFacts, SpecDefaults } from '../spec/index.ts';
 import { FileStateStore, Workspace } from '../state/index.ts';
 import { type OpenPods, openPods } from './index.ts';
-import type { PodSettings, World } from './index.ts';
+import type { Image, ImageStore } from '../ports/image.ts';
+import type { NetworkPlugin, PodNetwork, PodNetworkRequest } from '../ports/network.ts';
+import type { InsideRoot, RootfsDriver } from '../ports/rootfs.ts';
+import type { NodeFacts, SpecDefaults } from '../ports/spec.ts';
+import type { PodSettings, World } from './world.ts';
 
 const DIGEST = `sha256:${'d'.repeat(64)}`;
 

@@ -7,9 +7,10 @@ import { Background } from './background.ts';
 import { Books, type PodEvent } from './books.ts';
 import { ContainerKeeper } from './containers.ts';
 import { ExecKeeper } from './exec.ts';
-import type { Containers, Execs, Pods, World } from './index.ts';
 import { SandboxKeeper } from './pods.ts';
 import { recover } from './recover.ts';
+import type { Containers, Execs, Pods } from '../ports/pods.ts';
+import type { World } from './world.ts';
 
 export interface OpenPods {
   readonly pods: Pods;

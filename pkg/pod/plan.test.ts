@@ -2,7 +2,6 @@ import { assert } from 'chai';
 import { codeOf } from '../base/errors.ts';
 import { backgroundOp, silent } from '../base/op.ts';
 import { FakeSurroundings, fakeContainer, fakePod } from './fake-world.ts';
-import type { PodSettings } from './index.ts';
 import {
   containerLabels,
   directoryMode,
@@ -14,6 +13,7 @@ import {
   sandboxLabels,
   volumeLabel,
 } from './plan.ts';
+import type { PodSettings } from './world.ts';
 
 const base = { processLabel: 'system_u:system_r:container_t:s0', mountLabel: 'system_u:object_r:container_file_t:s0' };
 /** Numbers in this order. */

@@ -5,12 +5,12 @@ import { posix } from 'node:path';
 import type { ContainerConfig, DNSConfig, NamespaceOption, PodSandboxConfig, SELinuxOption } from '../cri-api/types.ts';
 import { RuntimeError } from '../base/errors.ts';
 import { quote } from '../base/ids.ts';
-import type { IdMap } from '../rootfs/index.ts';
-import type { PortMapping } from '../network/index.ts';
-import type { NamespaceKind, RuntimeFeatures } from '../runtime/index.ts';
 import { annotationSettings, checkedParent, passedAnnotations, selinuxLabels, workloadOf } from '../spec/index.ts';
-import type { SandboxRecord } from '../state/index.ts';
-import type { HandlerSettings, PodSettings } from './index.ts';
+import type { IdMap } from '../ports/rootfs.ts';
+import type { PortMapping } from '../ports/network.ts';
+import type { NamespaceKind, RuntimeFeatures } from '../ports/runtime.ts';
+import type { SandboxRecord } from '../ports/state.ts';
+import type { HandlerSettings, PodSettings } from './world.ts';
 
 export interface SandboxPlan {
   /** Namespaces of its own, to be pinned; the others are the host's. */

@@ -11,13 +11,11 @@ import { type ContainerId, newSandboxId, quote, type SandboxId } from '../base/i
 import { limits } from '../base/limits.ts';
 import { type Op, withLog } from '../base/op.ts';
 import { together } from '../base/sync.ts';
-import type { OciRuntime } from '../runtime/index.ts';
 import { buildPauseSpec, cgroupsPathFor, podSysctls, stringifySpec } from '../spec/index.ts';
-import { nextSandbox, type SandboxEvent, type SandboxRecord } from '../state/index.ts';
+import { nextSandbox } from '../state/index.ts';
 import { type Books, isVisible, sandboxKey } from './books.ts';
 import { destroySandbox, forgetSandbox, releaseSandbox, type SandboxRemains } from './destroy.ts';
 import { Flights } from './flights.ts';
-import type { Containers, Pods, World } from './index.ts';
 import {
   directoryMode,
   handlerSettings,
@@ -34,6 +32,10 @@ import {
 } from './plan.ts';
 import { localhostSeccomp } from './sources.ts';
 import { same } from './same.ts';
+import type { OciRuntime } from '../ports/runtime.ts';
+import type { SandboxEvent, SandboxRecord } from '../ports/state.ts';
+import type { Containers, Pods } from '../ports/pods.ts';
+import type { World } from './world.ts';
 
 /** Containers, and what a pod has to know of those that come and go. */
 export interface PodContainers extends Containers {

@@ -13,7 +13,7 @@ import type {
   PodSandboxStatus,
   StringMap,
 } from '../cri-api/types.ts';
-import type { ContainerRecord, SandboxRecord } from '../state/index.ts';
+import type { ContainerRecord, SandboxRecord } from '../ports/state.ts';
 
 /** READY only from the moment everything stands until StopPodSandbox begins. */
 export function sandboxState(record: SandboxRecord): PodSandboxStatus['state'] {

@@ -7,13 +7,14 @@
 import { explain } from '../base/errors.ts';
 import type { ContainerId, SandboxId } from '../base/ids.ts';
 import type { Op } from '../base/op.ts';
-import type { ExitRecord } from '../runtime/index.ts';
-import { type ContainerRecord, next, nextSandbox, type SandboxRecord } from '../state/index.ts';
+import { next, nextSandbox } from '../state/index.ts';
 import type { Books } from './books.ts';
 import { type ContainerKeeper, containerRemains } from './containers.ts';
 import { destroyContainer, destroySandbox } from './destroy.ts';
-import type { World } from './index.ts';
 import { remainsOf } from './pods.ts';
+import type { ExitRecord } from '../ports/runtime.ts';
+import type { ContainerRecord, SandboxRecord } from '../ports/state.ts';
+import type { World } from './world.ts';
 
 /** What is true of a container right now. */
 export interface ContainerFacts {

@@ -10,27 +10,23 @@ import { type ContainerId, quote } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import type { Op } from '../base/op.ts';
 import { together } from '../base/sync.ts';
-import type { Image } from '../image/index.ts';
-import type { IdMap, InsideRoot } from '../rootfs/index.ts';
-import type { MountSource } from '../runtime/index.ts';
 import {
-  type CdiEdits,
   cdiDevicesOf,
   cdiEdits,
   cdiLookups,
-  type ContainerSpecInput,
   containerPath,
-  type DeviceRequest,
-  type FoundDevice,
   relabelRefusal,
-  type ResolvedDevice,
-  type ResolvedMount,
   resolveDevices,
   seccompChoice,
 } from '../spec/index.ts';
-import type { ContainerRecord } from '../state/index.ts';
-import type { World } from './index.ts';
 import { ownerOnHost } from './plan.ts';
+import type { Image } from '../ports/image.ts';
+import type { IdMap, InsideRoot } from '../ports/rootfs.ts';
+import type { MountSource } from '../ports/runtime.ts';
+import type { CdiEdits } from '../ports/extensions.ts';
+import type { ContainerSpecInput, DeviceRequest, FoundDevice, ResolvedDevice, ResolvedMount } from '../ports/spec.ts';
+import type { ContainerRecord } from '../ports/state.ts';
+import type { World } from './world.ts';
 
 type Volumes = ContainerSpecInput['volumes'];
 

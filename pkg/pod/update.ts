@@ -8,11 +8,11 @@ import type { LinuxContainerResources } from '../cri-api/types.ts';
 import { explain, RuntimeError } from '../base/errors.ts';
 import type { Op } from '../base/op.ts';
 import type { LinuxResources } from '../oci/spec-types.ts';
-import type { CgroupValue } from '../runtime/index.ts';
 import { mergeResources, NO_RESOURCES, oomScoreAdjOf, toLinuxResources } from '../spec/index.ts';
-import type { ContainerRecord } from '../state/index.ts';
-import type { World } from './index.ts';
 import { handlerSettings } from './plan.ts';
+import type { CgroupValue } from '../ports/runtime.ts';
+import type { ContainerRecord } from '../ports/state.ts';
+import type { World } from './world.ts';
 
 const UNLIMITED = -1n;
 /** What the kernel gives a cgroup for which nobody said anything: that is what an update which failed goes back to. */

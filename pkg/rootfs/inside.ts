@@ -7,8 +7,8 @@ import { isCode, RuntimeError } from '../base/errors.ts';
 import { quote } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import { closeFd, errnoBehind, Root } from '../sys/index.ts';
-import type { InsideRoot } from './index.ts';
 import { linkedPath } from './layer-writer.ts';
+import type { InsideRoot } from '../ports/rootfs.ts';
 
 /** Answers about `root`, a host path that we chose ourselves. */
 export function insideRoot(root: string): InsideRoot {

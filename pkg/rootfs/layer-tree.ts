@@ -7,7 +7,7 @@ import { crc32 } from 'node:zlib';
 import { RuntimeError } from '../base/errors.ts';
 import { quote } from '../base/ids.ts';
 import { closeFd, type EntryMeta, type Root, type Stat, systemError } from '../sys/index.ts';
-import type { CopiedFile, NodeKind, NodeMetadata, OpenFile, StackedTree } from './layer-writer.ts';
+import type { CopiedFile, NodeKind, NodeMetadata, OpenFile, StackedTree } from './node.ts';
 
 const COPY_BYTES = 256 * 1024;
 const ZEROS = Buffer.alloc(COPY_BYTES);

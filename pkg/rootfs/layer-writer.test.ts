@@ -1,21 +1,10 @@
 import { assert } from 'chai';
 import { explain, RuntimeError } from '../base/errors.ts';
-import {
-  cleanPath,
-  type CopiedFile,
-  LayerWriter,
-  linkedPath,
-  type NodeKind,
-  type NodeMetadata,
-  type OpenFile,
-  type SettleBounds,
-  settleLayer,
-  type StackedTree,
-  type WrittenLayer,
-} from './layer-writer.ts';
+import { cleanPath, LayerWriter, linkedPath, settleLayer } from './layer-writer.ts';
 import { ManifestWriter, parseManifest } from './manifest.ts';
 import { paxEntry, tarEntry, tarHeader, tarOf } from './tar-build.ts';
 import { TarReader } from './tar.ts';
+import type { CopiedFile, NodeKind, NodeMetadata, OpenFile, SettleBounds, StackedTree, WrittenLayer } from './node.ts';
 
 interface Node {
   kind: NodeKind | 'file';

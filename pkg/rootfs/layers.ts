@@ -22,7 +22,6 @@ import { type ChainId, hexOf, parseChainId, quote } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import { abortError, checkAlive, type Op } from '../base/op.ts';
 import { abortable, SingleFlight } from '../base/sync.ts';
-import type { FsUsage, LayerSource, LayerUnpacker } from '../image/index.ts';
 import {
   closeFd,
   Inflater,
@@ -38,9 +37,10 @@ import {
   type Child,
 } from '../sys/index.ts';
 import { type Compression, compressionOf } from './decompress.ts';
-import type { Pending, RootOwner, WrittenLayer } from './layer-writer.ts';
 import type { UnpackPool } from './unpack-pool.ts';
 import type { UnpackLimits } from './unpack-worker.ts';
+import type { FsUsage, LayerSource, LayerUnpacker } from '../ports/image.ts';
+import type { Pending, RootOwner, WrittenLayer } from './node.ts';
 
 /** What is remembered of a layer beside its files. */
 export interface LayerRecord {

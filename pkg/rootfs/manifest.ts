@@ -16,8 +16,8 @@
  */
 import { crc32 } from 'node:zlib';
 import { RuntimeError } from '../base/errors.ts';
-import type { CopiedFile, NodeMetadata } from './layer-writer.ts';
 import type { TarEntry } from './tar.ts';
+import type { CopiedFile, NodeMetadata } from './node.ts';
 
 const FLUSH_CHARS = 65_536;
 

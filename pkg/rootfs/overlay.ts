@@ -29,7 +29,6 @@ import { limits } from '../base/limits.ts';
 import { checkAlive, type Op } from '../base/op.ts';
 import { type Freeing, noReserve } from '../base/reserve.ts';
 import { KeyedMutex, SingleFlight } from '../base/sync.ts';
-import type { FsUsage, LayerSource } from '../image/index.ts';
 import {
   closeFd,
   isMountPoint,
@@ -40,12 +39,13 @@ import {
   treeUsage,
   unmountTree,
 } from '../sys/index.ts';
-import type { IdMap, IdMapping, ImageVolumeOptions, InsideRoot, RootfsDriver, RootfsOptions } from './index.ts';
 import { insideRoot } from './inside.ts';
-import type { RootOwner } from './layer-writer.ts';
 import { Layers } from './layers.ts';
 import { UnpackPool } from './unpack-pool.ts';
 import type { UnpackLimits } from './unpack-worker.ts';
+import type { FsUsage, LayerSource } from '../ports/image.ts';
+import type { IdMap, IdMapping, ImageVolumeOptions, InsideRoot, RootfsDriver, RootfsOptions } from '../ports/rootfs.ts';
+import type { RootOwner } from './node.ts';
 
 export interface OverlayOptions {
   /** Absolute real path on a file system that can carry overlay (xattrs, d_type); made 0711 if absent. */

@@ -6,8 +6,8 @@ import { Worker } from 'node:worker_threads';
 import { RuntimeError } from '../base/errors.ts';
 import { abortError, checkAlive, type Op } from '../base/op.ts';
 import { Gate } from '../base/sync.ts';
-import type { LayerSource } from '../image/index.ts';
 import type { Job, Reply, Request, Results } from './unpack-worker.ts';
+import type { LayerSource } from '../ports/image.ts';
 
 const IDLE_MS = 10_000;
 const PROGRESS_MS = 200;

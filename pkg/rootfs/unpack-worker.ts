@@ -14,9 +14,10 @@ import { limits } from '../base/limits.ts';
 import { closeFd, Root } from '../sys/index.ts';
 import { decompress, readInflater } from './decompress.ts';
 import { bytesOf, RootTree } from './layer-tree.ts';
-import { LayerWriter, type Pending, settleLayer, type WrittenLayer } from './layer-writer.ts';
+import { LayerWriter, settleLayer } from './layer-writer.ts';
 import { type ManifestRecord, ManifestWriter, parseManifest } from './manifest.ts';
 import { TarReader } from './tar.ts';
+import type { Pending, WrittenLayer } from './node.ts';
 
 /** Every bound of unpacking one layer. */
 export interface UnpackLimits {

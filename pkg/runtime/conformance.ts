@@ -8,7 +8,7 @@ import { isCode, RuntimeError } from '../base/errors.ts';
 import type { ContainerId, ProcessRef } from '../base/ids.ts';
 import { backgroundOp, type Op, silent } from '../base/op.ts';
 import type { RuntimeProcess } from '../oci/spec-types.ts';
-import type { ExecStdio, ExitRecord, Monitor, OciRuntime, Processes } from './index.ts';
+import type { ExecStdio, ExitRecord, Monitor, OciRuntime, Processes } from '../ports/runtime.ts';
 
 /** One pair under test, and the ground it stands on. */
 export interface Subject {

@@ -12,8 +12,8 @@ import { type DirectoryEvent, processRef, type watchDirectory } from '../sys/ind
 import { ConmonMonitor, monitorArgv, reopened } from './conmon.ts';
 import { exitFileId, parseExitCode, watchExits } from './exits.ts';
 import { FakeNode, fakeHandler } from './fake.ts';
-import type { CreateRequest, OciRuntime, RuntimeHandler } from './index.ts';
 import { brokenOn, OciCli, parseState, stateIds } from './oci-cli.ts';
+import type { CreateRequest, OciRuntime, RuntimeHandler } from '../ports/runtime.ts';
 
 const ID = 'ab'.repeat(32) as ContainerId;
 

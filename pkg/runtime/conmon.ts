@@ -41,8 +41,15 @@ import {
   watchDirectory,
 } from '../sys/index.ts';
 import { exitFileId, readExitFile, watchExits, type ExitFile } from './exits.ts';
-import type { AttachChannel, CreateRequest, ExitRecord, Monitor, RuntimeHandler, TerminalSize } from './index.ts';
 import { codeOfText, errorText, parseSyncMessage } from './messages.ts';
+import type {
+  AttachChannel,
+  CreateRequest,
+  ExitRecord,
+  Monitor,
+  RuntimeHandler,
+  TerminalSize,
+} from '../ports/runtime.ts';
 
 export interface ConmonOptions {
   /** Where monitors write how containers ended; made if absent. */

@@ -30,8 +30,8 @@ import {
   setWindowSize,
   spawn,
 } from '../sys/index.ts';
-import type { ExecStdio } from './index.ts';
 import { errorText } from './messages.ts';
+import type { ExecStdio } from '../ports/runtime.ts';
 
 export interface ExecRequest {
   /** The runtime with its global options. */

@@ -38,7 +38,7 @@ import type {
   RuntimeFeatures,
   RuntimeHandler,
   TerminalSize,
-} from './index.ts';
+} from '../ports/runtime.ts';
 
 /** Every call that can be made to fail, hang or crash. */
 export type FakeOperation =

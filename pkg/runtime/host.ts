@@ -39,7 +39,7 @@ import {
   type CgroupLayout,
   type DeviceNode,
 } from '../sys/index.ts';
-import type { CgroupValue, Connection, Host, HostDevice, MountSource, Processes } from './index.ts';
+import type { CgroupValue, Connection, Host, HostDevice, MountSource, Processes } from '../ports/runtime.ts';
 
 /** Mount options of a source that a container's mount of it keeps: an unprivileged remount may not drop them. */
 const KEPT_FLAGS: ReadonlySet<string> = new Set(['ro', 'nosuid', 'nodev', 'noexec']);

@@ -5,7 +5,7 @@
 import { RuntimeError, type ErrorCode } from '../base/errors.ts';
 import { quote } from '../base/ids.ts';
 import { knownVulnerable } from './advisories.ts';
-import type { RuntimeFeatures } from './index.ts';
+import type { RuntimeFeatures } from '../ports/runtime.ts';
 
 /** Of an error text, what an operator reads; the rest is noise of the same kind. */
 const MESSAGE_CHARS = 2000;

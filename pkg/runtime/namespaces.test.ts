@@ -1,6 +1,6 @@
 import { assert } from 'chai';
-import type { NamespaceKind, PinRequest } from './index.ts';
 import { pinArguments, pinError } from './namespaces.ts';
+import type { NamespaceKind, PinRequest } from '../ports/runtime.ts';
 
 const paths = (...kinds: NamespaceKind[]): Map<NamespaceKind, string> =>
   new Map(kinds.map((kind) => [kind, `/ns/${kind}`]));

@@ -11,7 +11,7 @@ import { parseSandboxId, type SandboxId } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import { withTimeout, type Op } from '../base/op.ts';
 import { capture, pinNamespaces, statFileSystem, unmount } from '../sys/index.ts';
-import type { NamespaceKind, Namespaces, PinRequest } from './index.ts';
+import type { NamespaceKind, Namespaces, PinRequest } from '../ports/runtime.ts';
 
 const KINDS: readonly NamespaceKind[] = ['net', 'ipc', 'uts', 'user'];
 /** statfs f_type of a pinned namespace. */

@@ -26,8 +26,15 @@ import {
 import { execDetached } from './exec.ts';
 import { remembered } from './features.ts';
 import { killInside } from './inside.ts';
-import type { ExecStdio, ExitStatus, OciRuntime, OciStatus, RuntimeFeatures, RuntimeHandler } from './index.ts';
 import { codeOfText, errorText, featuresOf, parseObject, shellCodeOfText } from './messages.ts';
+import type {
+  ExecStdio,
+  ExitStatus,
+  OciRuntime,
+  OciStatus,
+  RuntimeFeatures,
+  RuntimeHandler,
+} from '../ports/runtime.ts';
 
 export interface OciCliOptions {
   /**

@@ -5,7 +5,8 @@
  */
 import { RuntimeError } from '../base/errors.ts';
 import { quote } from '../base/ids.ts';
-import { type DeviceRequest, parseDevice } from './resources.ts';
+import { parseDevice } from './resources.ts';
+import type { AnnotationSettings, DeviceRequest } from '../ports/spec.ts';
 
 /** CRI-O's first names of annotations, which it still accepts, and its present ones. */
 const PRESENT_NAMES: ReadonlyMap<string, string> = new Map([
@@ -43,15 +44,6 @@ function allows(entry: string, key: string, containerName: string): boolean {
 
 function presentName(key: string): string {
   return PRESENT_NAMES.get(key) ?? key;
-}
-
-/** What annotations change about a container or its pod. */
-export interface AnnotationSettings {
-  readonly umask: number | undefined;
-  readonly cgroupAccess: 'ro' | 'rw';
-  /** Size of the pod's /dev/shm; undefined = the configured one. */
-  readonly shmBytes: bigint | undefined;
-  readonly devices: readonly DeviceRequest[];
 }
 
 const DEVICES_MAX = 256;

@@ -1,9 +1,10 @@
 import { assert } from 'chai';
 import type { RuntimeSpec } from '../oci/spec-types.ts';
-import { applyCdi, type CdiEdits, cdiDevicesOf, cdiEdits, cdiLookups, loadCdi } from './cdi.ts';
+import { applyCdi, cdiDevicesOf, cdiEdits, cdiLookups, loadCdi } from './cdi.ts';
 import { outcome } from './golden/refused.ts';
 import { buildGolden } from './golden/request.ts';
 import { violations } from './golden/shape.ts';
+import type { CdiEdits } from '../ports/extensions.ts';
 
 const file = (
   path: string,

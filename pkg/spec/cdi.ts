@@ -10,57 +10,18 @@ import { explain, RuntimeError } from '../base/errors.ts';
 import { quote } from '../base/ids.ts';
 import type { ContainerConfig } from '../cri-api/types.ts';
 import type { RuntimeHook, RuntimeLinux, RuntimeMount, RuntimeSpec } from '../oci/spec-types.ts';
-import { type ConfigFile, type DamagedFile, type Reader, readerOf } from './parse.ts';
-import type { FoundDevice } from './resources.ts';
-
-/** What devices of one or several spec files do to a container. */
-export interface CdiEdits {
-  readonly env: readonly string[];
-  readonly deviceNodes: readonly CdiDeviceNode[];
-  readonly mounts: readonly CdiMount[];
-  readonly hooks: readonly (readonly [stage: HookStage, hook: RuntimeHook])[];
-  readonly additionalGids: readonly number[];
-  readonly intelRdt: RuntimeLinux['intelRdt'] | undefined;
-  /** Names of fields that a device needs and Berth does not do. */
-  readonly unsupported: readonly string[];
-}
-interface CdiDeviceNode {
-  readonly path: string;
-  readonly hostPath: string;
-  readonly type: string | undefined;
-  readonly major: number | undefined;
-  readonly minor: number | undefined;
-  readonly fileMode: number | undefined;
-  readonly uid: number | undefined;
-  readonly gid: number | undefined;
-  readonly permissions: string;
-}
-interface CdiMount {
-  readonly hostPath: string;
-  readonly containerPath: string;
-  readonly type: string;
-  readonly options: readonly string[];
-}
-type HookStage = keyof NonNullable<RuntimeSpec['hooks']>;
-
-/** A device as one spec file describes it. */
-export interface CdiDevice {
-  /** `vendor/class=name` */
-  readonly name: string;
-  readonly path: string;
-  readonly directory: number;
-  readonly edits: CdiEdits;
-  /** Edits of the whole file; done once per file, whatever number of its devices is used. */
-  readonly common: CdiEdits;
-}
-
-/** All devices of all files. */
-export interface CdiRegistry {
-  readonly devices: ReadonlyMap<string, CdiDevice>;
-  /** Devices that two files of one directory describe; neither can be meant. */
-  readonly conflicts: ReadonlyMap<string, readonly string[]>;
-  readonly damaged: readonly DamagedFile[];
-}
+import { type Reader, readerOf } from './parse.ts';
+import type {
+  CdiDevice,
+  CdiDeviceNode,
+  CdiEdits,
+  CdiMount,
+  CdiRegistry,
+  ConfigFile,
+  DamagedFile,
+  HookStage,
+} from '../ports/extensions.ts';
+import type { FoundDevice } from '../ports/spec.ts';
 
 const STAGES: readonly HookStage[] = [
   'prestart',

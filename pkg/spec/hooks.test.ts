@@ -1,7 +1,8 @@
 import { assert } from 'chai';
 import { buildGolden } from './golden/request.ts';
 import { violations } from './golden/shape.ts';
-import { addHooks, type HookSubject, loadHooks, matchHooks } from './hooks.ts';
+import { addHooks, loadHooks, matchHooks } from './hooks.ts';
+import type { HookSubject } from '../ports/extensions.ts';
 
 const file = (path: string, over: object = {}, directory = 0): { path: string; directory: number; value: unknown } => ({
   path,

@@ -4,11 +4,18 @@
 import { posix } from 'node:path';
 import { explain } from '../base/errors.ts';
 import { quote } from '../base/ids.ts';
-import type { RuntimeHook, RuntimeSpec } from '../oci/spec-types.ts';
-import { type ConfigFile, type DamagedFile, type Reader, readerOf } from './parse.ts';
+import type { RuntimeSpec } from '../oci/spec-types.ts';
+import { type Reader, readerOf } from './parse.ts';
+import type {
+  ConfigFile,
+  DamagedFile,
+  HookCondition,
+  HookDefinition,
+  HookStage,
+  HookSubject,
+} from '../ports/extensions.ts';
 
-type Stage = keyof NonNullable<RuntimeSpec['hooks']>;
-const STAGES: readonly Stage[] = [
+const STAGES: readonly HookStage[] = [
   'prestart',
   'createRuntime',
   'createContainer',
@@ -16,32 +23,6 @@ const STAGES: readonly Stage[] = [
   'poststart',
   'poststop',
 ];
-
-/** A hook file, parsed. */
-export interface HookDefinition {
-  readonly path: string;
-  readonly hook: RuntimeHook;
-  readonly stages: readonly Stage[];
-  readonly when: HookCondition;
-}
-
-/** All that is given must hold; nothing given matches nothing. */
-interface HookCondition {
-  readonly always: boolean | undefined;
-  readonly hasBindMounts: boolean | undefined;
-  /** Pairs of patterns; for each, one annotation must match both. */
-  readonly annotations: readonly (readonly [key: RegExp, value: RegExp])[];
-  /** Patterns of which the container's first argument must match one. */
-  readonly commands: readonly RegExp[];
-}
-
-/** What a condition is decided by. */
-export interface HookSubject {
-  readonly annotations: ReadonlyMap<string, string>;
-  readonly command: string;
-  /** Whether the request mounts anything of the host. */
-  readonly hasBindMounts: boolean;
-}
 
 /**
  * Longer texts never match: patterns come from the administrator, texts from users, and matching may take quadratic

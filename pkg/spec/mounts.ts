@@ -7,9 +7,9 @@ import { RuntimeError } from '../base/errors.ts';
 import { quote } from '../base/ids.ts';
 import type { IDMapping, Mount } from '../cri-api/types.ts';
 import type { RuntimeIdMapping, RuntimeMount } from '../oci/spec-types.ts';
-import type { ContainerSpecInput, ResolvedMount } from './index.ts';
 import { ENV_EXEC_PATH } from './process.ts';
 import type { Privilege } from './security.ts';
+import type { ContainerSpecInput, ResolvedMount } from '../ports/spec.ts';
 
 /** Options that a mount may ask for beyond its other fields (CRI: Mount.mount_options). */
 const EXTRA_OPTIONS = new Set(['noexec', 'nodev', 'nosuid']);

@@ -101,17 +101,3 @@ export function readerOf(document: string): Reader {
   };
   return reader;
 }
-
-/** A file of a configuration directory, read and parsed by the caller within limits.configFileBytes. */
-export interface ConfigFile {
-  readonly path: string;
-  /** Index of its directory in the configured order; a later one wins. */
-  readonly directory: number;
-  readonly value: unknown;
-}
-
-/** A file that could not be used; the others are. */
-export interface DamagedFile {
-  readonly path: string;
-  readonly why: string;
-}

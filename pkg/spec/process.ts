@@ -8,8 +8,8 @@ import { RuntimeError } from '../base/errors.ts';
 import { quote } from '../base/ids.ts';
 import type { Capability, ContainerConfig, Signal } from '../cri-api/types.ts';
 import type { ImageConfig, RuntimeProcess } from '../oci/spec-types.ts';
-import type { ContainerSpecInput, NodeFacts, SpecDefaults } from './index.ts';
 import { checkHome } from './user.ts';
+import type { ContainerSpecInput, NodeFacts, SpecDefaults, StopSignal } from '../ports/spec.ts';
 
 // Arguments
 
@@ -337,14 +337,6 @@ const SIGNAL_NUMBERS: Readonly<Record<string, number>> = {
 };
 const RTMIN = 34;
 const RTMAX = 64;
-
-/** The signal that asks a container to end. */
-export interface StopSignal {
-  /** Linux' number of it. */
-  readonly number: number;
-  /** CRI's name of it, for ContainerStatus. */
-  readonly name: Signal;
-}
 
 /**
  * config.stop_signal, else the image's StopSignal, else SIGTERM. An image's value may be a name with or without SIG,

@@ -6,7 +6,6 @@ import {
   cgroupsPathFor,
   checkDeviceRequest,
   deviceParts,
-  type FoundDevice,
   mergeResources,
   newResources,
   NO_RESOURCES,
@@ -17,6 +16,7 @@ import {
   toLinuxResources,
   weightToShares,
 } from './resources.ts';
+import type { FoundDevice } from '../ports/spec.ts';
 
 const facts = factsOf();
 const resources = (given: Partial<LinuxContainerResources>): LinuxContainerResources => ({ ...NO_RESOURCES, ...given });

@@ -9,7 +9,14 @@ import { RuntimeError } from '../base/errors.ts';
 import { quote } from '../base/ids.ts';
 import type { HugepageLimit, LinuxContainerResources } from '../cri-api/types.ts';
 import type { LinuxResources, RuntimeLinux } from '../oci/spec-types.ts';
-import type { NodeFacts, ResolvedDevice, ResolvedUser, SpecDefaults } from './index.ts';
+import type {
+  DeviceRequest,
+  FoundDevice,
+  NodeFacts,
+  ResolvedDevice,
+  ResolvedUser,
+  SpecDefaults,
+} from '../ports/spec.ts';
 
 const UNLIMITED = -1n;
 
@@ -285,26 +292,6 @@ export function checkedParent(parent: string, manager: 'cgroupfs' | 'systemd'): 
 }
 
 // Devices
-
-/** A device node as the host has it; the shape of pkg/runtime's HostDevice. */
-export interface FoundDevice {
-  readonly path: string;
-  readonly type: 'c' | 'b' | 'p';
-  readonly major: number;
-  readonly minor: number;
-  readonly fileMode: number;
-  readonly uid: number;
-  readonly gid: number;
-}
-
-/** One device wish, from config.devices, additional_devices or the devices annotation. */
-export interface DeviceRequest {
-  readonly hostPath: string;
-  /** '' = as on the host. */
-  readonly containerPath: string;
-  /** '' = rwm. */
-  readonly permissions: string;
-}
 
 /**
  * Parses `host[:container[:permissions]]`, the form of additional_devices and of the devices annotation. @throws

@@ -11,9 +11,9 @@ import {
   relabelRefusal,
   seccompChoice,
   selinuxLabels,
-  type SysctlScope,
   validateSysctls,
 } from './security.ts';
+import type { SysctlScope } from '../ports/spec.ts';
 
 const POD: SysctlScope = { network: 'pod', ipc: 'pod' };
 const security = (fields: object): LinuxContainerSecurityContext => fields as LinuxContainerSecurityContext;

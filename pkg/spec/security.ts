@@ -12,9 +12,9 @@ import type {
   SELinuxOption,
 } from '../cri-api/types.ts';
 import type { LinuxSeccomp, RuntimeIdMapping, RuntimeLinux } from '../oci/spec-types.ts';
-import type { IdMap, IdMapping } from '../rootfs/index.ts';
-import type { ContainerSpecInput, NodeFacts, SpecDefaults } from './index.ts';
 import { DEFAULT_PROFILE, parseSeccompProfile, resolveSeccomp } from './seccomp.ts';
+import type { IdMap, IdMapping } from '../ports/rootfs.ts';
+import type { ContainerSpecInput, NodeFacts, ProfileChoice, SpecDefaults, SysctlScope } from '../ports/spec.ts';
 
 /** What a container may do to the node: everything, or what its config asks for within the defaults. */
 export type Privilege = 'privileged' | 'confined';
@@ -84,13 +84,6 @@ export function checkMapped(idMap: IdMap | null, user: { readonly uid: number; r
 }
 
 // Profiles
-
-/** A seccomp or AppArmor profile as a config names it; `ref` is a file for seccomp and a name for AppArmor. */
-export type ProfileChoice =
-  | { readonly kind: 'unset' }
-  | { readonly kind: 'unconfined' }
-  | { readonly kind: 'runtimeDefault' }
-  | { readonly kind: 'localhost'; readonly ref: string };
 
 type AnySecurityContext = LinuxContainerSecurityContext | LinuxSandboxSecurityContext;
 
@@ -319,12 +312,6 @@ export function hiddenPaths(
 }
 
 // Sysctls
-
-/** What decides which sysctls belong to the pod and not to the node. */
-export interface SysctlScope {
-  readonly network: 'pod' | 'host';
-  readonly ipc: 'pod' | 'host';
-}
 
 const IPC_SYSCTL = /^(kernel\.(shm[a-z_]*|msg[a-z_]*|sem|sem_next_id)|fs\.mqueue\.[a-z_]+)$/;
 const NET_SYSCTL = /^net\.[A-Za-z0-9_-]+(\.[A-Za-z0-9_@:/-]+)+$/;

@@ -1,6 +1,7 @@
 import { assert } from 'chai';
 import { outcome } from './golden/refused.ts';
-import { passwdWithEntry, resolveUser, type UserRequest } from './user.ts';
+import { passwdWithEntry, resolveUser } from './user.ts';
+import type { UserRequest } from '../ports/spec.ts';
 
 const PASSWD = [
   '# comment',

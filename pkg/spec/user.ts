@@ -7,23 +7,10 @@
  */
 import { RuntimeError } from '../base/errors.ts';
 import { quote } from '../base/ids.ts';
-import type { LinuxContainerSecurityContext, LinuxSandboxSecurityContext } from '../cri-api/types.ts';
-import type { ResolvedUser } from './index.ts';
+import type { ResolvedUser, UserRequest } from '../ports/spec.ts';
 
 /** The largest id: the kernel's own are unsigned, but runtimes and tools treat them as int. */
 const ID_MAX = 2_147_483_647n;
-
-type SecurityContext = LinuxContainerSecurityContext | LinuxSandboxSecurityContext;
-
-/** What the identity of a container's first process follows from. */
-export interface UserRequest {
-  readonly security: SecurityContext | undefined;
-  /** The image's USER: '', `uid`, `name`, `uid:gid`, `name:group` and mixes. */
-  readonly imageUser: string;
-  /** Content of the image's /etc/passwd and /etc/group, read inside its root; undefined if absent. */
-  readonly passwd: string | undefined;
-  readonly group: string | undefined;
-}
 
 /** One line of passwd(5). */
 interface PasswdEntry {

@@ -1,10 +1,12 @@
 import { assert } from 'chai';
 import { codeOf } from '../base/errors.ts';
 import { NO_RESOURCES } from './resources.ts';
-import { type Workload, workloadOf, workloadResources } from './workloads.ts';
+import { workloadOf, workloadResources } from './workloads.ts';
+import type { Workload } from '../ports/spec.ts';
 
 const NOTHING = { cpuShares: 0n, cpuQuota: 0n, cpuPeriod: 0n, cpuset: '', cpuLimit: 0n };
 const management: Workload = {
+  name: 'management',
   activationAnnotation: 'target.workload/management',
   annotationPrefix: 'resources.workload',
   allowedAnnotations: [],

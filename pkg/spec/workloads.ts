@@ -9,24 +9,7 @@ import { RuntimeError } from '../base/errors.ts';
 import { quote } from '../base/ids.ts';
 import type { LinuxContainerResources } from '../cri-api/types.ts';
 import { NO_RESOURCES } from './resources.ts';
-
-export interface Workload {
-  readonly activationAnnotation: string;
-  /** '' = no overrides by container. */
-  readonly annotationPrefix: string;
-  readonly allowedAnnotations: readonly string[];
-  readonly resources: WorkloadResources;
-}
-
-/** 0 and '' leave what the kubelet asks for. */
-export interface WorkloadResources {
-  readonly cpuShares: bigint;
-  readonly cpuQuota: bigint;
-  readonly cpuPeriod: bigint;
-  readonly cpuset: string;
-  /** Thousandths of a CPU. */
-  readonly cpuLimit: bigint;
-}
+import type { Workload, WorkloadResources } from '../ports/spec.ts';
 
 /** What the kernel gives a cgroup that names no period, in microseconds. */
 const DEFAULT_PERIOD_US = 100_000n;

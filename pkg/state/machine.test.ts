@@ -1,12 +1,6 @@
 import { assert } from 'chai';
-import {
-  type ContainerEvent,
-  type ContainerState,
-  next,
-  nextSandbox,
-  type SandboxEvent,
-  type SandboxState,
-} from './machine.ts';
+import { next, nextSandbox } from './machine.ts';
+import type { ContainerEvent, ContainerState, SandboxEvent, SandboxState } from '../ports/state.ts';
 
 const process = { pid: 7, startTicks: 42n };
 const exitedState: ContainerState = {

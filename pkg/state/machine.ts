@@ -19,38 +19,14 @@
  * release failed stays `stopping`, and the next StopPodSandbox tries again.
  */
 import { RuntimeError } from '../base/errors.ts';
-import type { ProcessRef } from '../base/ids.ts';
-
-/** Why a container is no longer running, in the words that the kubelet and its users know. */
-export type ExitReason = 'Completed' | 'Error' | 'OOMKilled' | 'StartError' | 'ContainerStatusUnknown';
-
-export interface ExitedState {
-  readonly phase: 'exited';
-  /** 0-255; 128 + signal when killed by one; 255 when nobody knows. */
-  readonly exitCode: number;
-  readonly reason: ExitReason;
-  readonly message: string;
-  /** Nanoseconds since the epoch; 0n if it never ran. */
-  readonly startedAt: bigint;
-  readonly finishedAt: bigint;
-}
-
-export type ContainerState =
-  | { readonly phase: 'creating' }
-  | { readonly phase: 'created'; readonly process: ProcessRef }
-  | { readonly phase: 'running'; readonly process: ProcessRef; readonly startedAt: bigint }
-  | ExitedState
-  | { readonly phase: 'unknown'; readonly why: string; readonly process: ProcessRef; readonly startedAt: bigint }
-  | { readonly phase: 'removing'; readonly last: ExitedState | null };
-
-export type ContainerEvent =
-  | { readonly type: 'created'; readonly process: ProcessRef }
-  | { readonly type: 'started'; readonly at: bigint }
-  | { readonly type: 'startFailed'; readonly message: string; readonly at: bigint }
-  | { readonly type: 'exited'; readonly exitCode: number; readonly oomKilled: boolean; readonly at: bigint }
-  | { readonly type: 'vanished'; readonly message: string; readonly at: bigint }
-  | { readonly type: 'lost'; readonly why: string }
-  | { readonly type: 'remove' };
+import type {
+  ContainerEvent,
+  ContainerState,
+  ExitReason,
+  ExitedState,
+  SandboxEvent,
+  SandboxState,
+} from '../ports/state.ts';
 
 /**
  * The state after `event`.
@@ -124,15 +100,6 @@ function reasonOf(event: { readonly exitCode: number; readonly oomKilled: boolea
   if (event.oomKilled) return 'OOMKilled';
   return event.exitCode === 0 ? 'Completed' : 'Error';
 }
-
-export type SandboxState =
-  | { readonly phase: 'creating' }
-  | { readonly phase: 'ready' }
-  | { readonly phase: 'stopping' }
-  | { readonly phase: 'stopped' }
-  | { readonly phase: 'removing' };
-
-export type SandboxEvent = 'ran' | 'stop' | 'released' | 'remove';
 
 /**
  * The state after `event`. Stopping what is stopped, or removing what is being removed, changes nothing.

@@ -3,8 +3,8 @@ import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promis
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseContainerId, parseImageId, parseSandboxId } from '../base/ids.ts';
-import type { ContainerRecord, SandboxRecord } from './index.ts';
 import { decodeRecord, encodeRecord, FileStateStore } from './store.ts';
+import type { ContainerRecord, SandboxRecord } from '../ports/state.ts';
 
 const sandboxId = parseSandboxId('a'.repeat(64));
 const containerId = parseContainerId('b'.repeat(64));

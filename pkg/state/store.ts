@@ -18,7 +18,7 @@ import {
 } from '../base/files.ts';
 import { limits } from '../base/limits.ts';
 import { type Freeing, noReserve } from '../base/reserve.ts';
-import type { ContainerRecord, Damaged, SandboxRecord, StateStore } from './index.ts';
+import type { ContainerRecord, Damaged, SandboxRecord, StateStore } from '../ports/state.ts';
 
 type AnyRecord = SandboxRecord | ContainerRecord;
 type Kind = AnyRecord['kind'];

@@ -2,6 +2,7 @@
  * The client's side of a session, whatever carries it: what spdy.ts and websocket.ts make and session.ts uses. Types
  * only.
  */
+import type { ContainerId, SandboxId } from '../base/ids.ts';
 import type { Inbox } from './inbox.ts';
 
 /** Takes bytes towards the client; resolves when the kernel has them. @throws once the client is gone. */
@@ -59,4 +60,19 @@ export interface PortsClient {
   serve(handle: (forward: Forward) => Promise<void>): Promise<void>;
   /** Hangs up in order. Resolves when the connection is closed. Never rejects. */
   finish(): Promise<void>;
+}
+
+/** What a URL allows. */
+export interface AttachGrant extends Wanted {
+  readonly containerId: ContainerId;
+}
+
+export interface ExecGrant extends AttachGrant {
+  readonly cmd: readonly string[];
+}
+
+export interface ForwardGrant {
+  readonly podSandboxId: SandboxId;
+  /** Ports that may be forwarded; none named is any. */
+  readonly port: readonly number[];
 }

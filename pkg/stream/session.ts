@@ -7,11 +7,12 @@ import { explain, isCode, RuntimeError } from '../base/errors.ts';
 import { limits } from '../base/limits.ts';
 import type { Op } from '../base/op.ts';
 import { abortable } from '../base/sync.ts';
-import type { TerminalSize } from '../runtime/index.ts';
 import type { Ending, Forward, PortsClient, Sink, StdioClient } from './client.ts';
 import type { Inbox } from './inbox.ts';
-import type { AttachGrant, ExecGrant, ForwardGrant, StreamBackend } from './index.ts';
 import { beforeTimeout } from './wire.ts';
+import type { TerminalSize } from '../ports/runtime.ts';
+import type { StreamBackend } from '../ports/stream.ts';
+import type { AttachGrant, ExecGrant, ForwardGrant } from './client.ts';
 
 /** Counts what passes, and notices when nothing does. */
 export class Meter {

@@ -103,7 +103,6 @@ export {
   signalProcess,
   waitGone,
   type DeviceNode,
-  type NodeFacts,
   type ProbedPath,
 } from './process.ts';
 export { deviceTo, forgetUdp, localAddresses, routesLocalnet, setRouteLocalnet } from './net.ts';

@@ -1,5 +1,5 @@
 import { assert } from 'chai';
-import { hugepageSizes, parseCapabilities, parseHeeds, parseLimits, parseProcStat } from './process.ts';
+import { hugepageSizes, maskedPaths, parseCapabilities, parseHeeds, parseLimits, parseProcStat } from './process.ts';
 
 const TAIL = '1 2 3 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 987654321 100 1 18446744073709551615';
 
@@ -97,5 +97,17 @@ describe('hugepageSizes', () => {
       '2MB',
       '1GB',
     ]);
+  });
+});
+
+describe('maskedPaths', () => {
+  it('names the throttling counters of each CPU that has them', () => {
+    const there = new Set(
+      ['cpu0', 'cpu12', 'cpufreq'].map((name) => `/sys/devices/system/cpu/${name}/thermal_throttle`),
+    );
+    assert.deepEqual(
+      maskedPaths(['cpu0', 'cpu1', 'cpu12', 'cpufreq', 'online'], (path) => there.has(path)),
+      ['/sys/devices/system/cpu/cpu0/thermal_throttle', '/sys/devices/system/cpu/cpu12/thermal_throttle'],
+    );
   });
 });

@@ -9,7 +9,8 @@ import type { ProcessRef } from '../base/ids.ts';
 import { abortError, checkAlive, type Op } from '../base/op.ts';
 import { abortable, Gate } from '../base/sync.ts';
 import { addon, attempt, attemptAsync, errnoBehind, systemError } from './addon.ts';
-import { readCgroupLayoutSync, hasSwapAccounting, type CgroupMode } from './cgroup.ts';
+import type { NodeFacts } from '../ports/spec.ts';
+import { readCgroupLayoutSync, hasSwapAccounting } from './cgroup.ts';
 import { closeFd } from './fd.ts';
 import { toStat, type FileKind, type Stat } from './root.ts';
 
@@ -338,23 +339,6 @@ export async function listDevices(op: Op, path: string): Promise<DeviceNode[]> {
     });
 }
 
-/** Structurally the NodeFacts of pkg/spec, which this module may not import. */
-export interface NodeFacts {
-  readonly cgroupMode: CgroupMode;
-  readonly cgroupManager: 'cgroupfs' | 'systemd';
-  readonly controllers: ReadonlySet<string>;
-  readonly swapLimit: boolean;
-  readonly capabilities: ReadonlySet<string>;
-  readonly oomScoreAdjMin: number;
-  readonly rlimitMax: ReadonlyMap<string, bigint>;
-  readonly apparmor: boolean;
-  readonly selinux: boolean;
-  readonly seccomp: boolean;
-  readonly machine: string;
-  readonly kernel: string;
-  readonly hugepageSizes: readonly string[];
-}
-
 /** Looks at the node once. Reads /proc and /sys only. */
 export function nodeFacts(cgroupManager: 'cgroupfs' | 'systemd'): NodeFacts {
   const layout = readCgroupLayoutSync();
@@ -378,7 +362,19 @@ export function nodeFacts(cgroupManager: 'cgroupfs' | 'systemd'): NodeFacts {
     machine: machine(),
     kernel: release(),
     hugepageSizes: hugepageSizes(names('/sys/kernel/mm/hugepages')),
+    maskedPaths: maskedPaths(names('/sys/devices/system/cpu'), (path) => names(path).length > 0),
   };
+}
+
+/**
+ * PURE. Host paths that no container may see beside the fixed ones: what a CPU tells of its throttling, which is a side
+ * channel. `cpus` are the names in /sys/devices/system/cpu, `exists` tells whether a directory is there.
+ */
+export function maskedPaths(cpus: readonly string[], exists: (path: string) => boolean): string[] {
+  return cpus
+    .filter((name) => /^cpu\d+$/.test(name))
+    .map((name) => `/sys/devices/system/cpu/${name}/thermal_throttle`)
+    .filter(exists);
 }
 
 /** capability(7), in order of their numbers. */

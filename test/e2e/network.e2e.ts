@@ -17,7 +17,7 @@ import type { SandboxId } from '../../pkg/base/ids.ts';
 import { backgroundOp, silent } from '../../pkg/base/op.ts';
 import type { SweepRules } from '../../pkg/network/exec.ts';
 import { CniNetwork, defaultConflist } from '../../pkg/network/index.ts';
-import type { PodNetworkRequest, PortMapping } from '../../pkg/network/index.ts';
+import type { PodNetworkRequest, PortMapping } from '../../pkg/ports/network.ts';
 
 const PLUGINS = '/usr/lib/cni';
 const TAG = `bcni${process.pid}`;

@@ -34,11 +34,12 @@ import {
   parseDigest,
 } from '../../pkg/base/ids.ts';
 import { backgroundOp, silent } from '../../pkg/base/op.ts';
-import type { LayerSource } from '../../pkg/image/index.ts';
-import { OverlayRootfs, type RootfsOptions } from '../../pkg/rootfs/index.ts';
+import { OverlayRootfs } from '../../pkg/rootfs/index.ts';
 import { paxEntry, tarEntry, tarHeader, tarOf } from '../../pkg/rootfs/tar-build.ts';
 import { buildImage } from './images.ts';
 import { contents, snapshot } from './tree.ts';
+import type { LayerSource } from '../../pkg/ports/image.ts';
+import type { RootfsOptions } from '../../pkg/ports/rootfs.ts';
 
 const PLAIN: RootfsOptions = { mountOptions: [], quotaBytes: 0n, idMap: null };
 const BOUNDS = { entriesCount: 12_000, unpackedBytes: 64 * 1024 * 1024, ratio: 100, ratioGraceBytes: 8 * 1024 * 1024 };

@@ -39,8 +39,9 @@ import {
   type Subject,
   testOp,
 } from '../../pkg/runtime/conformance.ts';
-import { ConmonMonitor, type ExecStdio, OciCli, type Processes, type RuntimeHandler } from '../../pkg/runtime/index.ts';
+import { ConmonMonitor, OciCli } from '../../pkg/runtime/index.ts';
 import { becomeSubreaper, heedsSignal, isAlive, reapOrphans, signalProcess, waitGone } from '../../pkg/sys/index.ts';
+import type { ExecStdio, Processes, RuntimeHandler } from '../../pkg/ports/runtime.ts';
 
 const RUNTIMES: Readonly<Record<string, string>> = {
   runc: '/usr/sbin/runc',

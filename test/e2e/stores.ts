@@ -6,10 +6,11 @@ import { RuntimeError } from '../../pkg/base/errors.ts';
 import { hexOf } from '../../pkg/base/ids.ts';
 import { backgroundOp, silent } from '../../pkg/base/op.ts';
 import { defaultPolicyOptions, FileImageStore, RegistryPolicy } from '../../pkg/image/index.ts';
-import type { FileImageStoreOptions, Image, PolicyOptions } from '../../pkg/image/index.ts';
+import type { FileImageStoreOptions, PolicyOptions } from '../../pkg/image/index.ts';
 import { OverlayRootfs } from '../../pkg/rootfs/overlay.ts';
 import { buildImage } from './images.ts';
 import type { BuiltImage, LayerPlan } from './images.ts';
+import type { Image } from '../../pkg/ports/image.ts';
 
 export interface OpenStore {
   readonly store: FileImageStore;

@@ -37,9 +37,10 @@ import { gzipSync, zstdCompressSync } from 'node:zlib';
 import { RuntimeError, type ErrorCode } from '../../pkg/base/errors.ts';
 import { newSandboxId } from '../../pkg/base/ids.ts';
 import { backgroundOp, silent, type Op } from '../../pkg/base/op.ts';
-import { LinuxHost, LinuxProcesses, PinnedNamespaces, type PinRequest } from '../../pkg/runtime/index.ts';
-import type { NodeFacts } from '../../pkg/spec/index.ts';
+import { LinuxHost, LinuxProcesses, PinnedNamespaces } from '../../pkg/runtime/index.ts';
 import * as sys from '../../pkg/sys/index.ts';
+import type { PinRequest } from '../../pkg/ports/runtime.ts';
+import type { NodeFacts } from '../../pkg/ports/spec.ts';
 
 const BIN = join(import.meta.dirname, '../../build/bin');
 const PINNS = join(BIN, 'pinns');

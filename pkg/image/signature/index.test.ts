@@ -11,7 +11,6 @@ import type { Digest } from '../../base/ids.ts';
 import { digestOf } from '../../oci/digest.ts';
 import { mediaTypes } from '../../oci/manifest.ts';
 import { fakeImage, FakeNetwork, FakeRegistry, FakeUnpacker, failure, RecordingLog, testOp } from '../fakes.ts';
-import type { Image } from '../index.ts';
 import { RegistryPolicy } from '../policy.ts';
 import { FileImageStore } from '../store.ts';
 import {
@@ -28,6 +27,7 @@ import {
 import type { TestKey } from './fakes.ts';
 import { defaultTrustOptions, ImageTrust } from './index.ts';
 import type { TrustOptions } from './index.ts';
+import type { Image } from '../../ports/image.ts';
 
 const ORIGIN = 'https://reg.example';
 

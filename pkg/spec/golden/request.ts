@@ -8,15 +8,8 @@
  */
 import type { ContainerConfig, PodSandboxConfig } from '../../cri-api/types.ts';
 import type { ImageConfig, RuntimeSpec } from '../../oci/spec-types.ts';
-import {
-  buildContainerSpec,
-  buildPauseSpec,
-  CAPABILITIES,
-  type ContainerSpecInput,
-  type NodeFacts,
-  resolveUser,
-  type SpecDefaults,
-} from '../index.ts';
+import { buildContainerSpec, buildPauseSpec, CAPABILITIES, resolveUser } from '../index.ts';
+import type { ContainerSpecInput, NodeFacts, SpecDefaults } from '../../ports/spec.ts';
 
 type Json = string | number | boolean | null | readonly Json[] | { readonly [key: string]: Json };
 type JsonObject = { readonly [key: string]: Json };

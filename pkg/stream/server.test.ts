@@ -9,10 +9,12 @@ import { RuntimeError } from '../base/errors.ts';
 import type { ContainerId, SandboxId } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import { abortError, type LogFields, type Logger, type Op } from '../base/op.ts';
-import type { Connection, ExecStdio, TerminalSize } from '../runtime/index.ts';
 import { Inbox } from './inbox.ts';
-import { type ExecGrant, type StreamBackend, StreamServer, type StreamServerOptions } from './index.ts';
+import { StreamServer, type StreamServerOptions } from './server.ts';
 import { SpdyClient, type SpdyClientStream } from './fake-client.ts';
+import type { Connection, ExecStdio, TerminalSize } from '../ports/runtime.ts';
+import type { StreamBackend } from '../ports/stream.ts';
+import type { ExecGrant } from './client.ts';
 
 const CONTAINER = 'c'.repeat(64) as ContainerId;
 const POD = 'd'.repeat(64) as SandboxId;

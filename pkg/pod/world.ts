@@ -1,0 +1,104 @@
+/**
+ * Everything that the mind needs from outside, as interfaces and settings: `cri/daemon.ts` builds the real one, tests build fakes.
+ */
+import type { Logger } from '../base/op.ts';
+import type { Extensions } from './extensions.ts';
+import type { ImageStore } from '../ports/image.ts';
+import type { NetworkPlugin } from '../ports/network.ts';
+import type { RootfsDriver } from '../ports/rootfs.ts';
+import type { Host, Monitor, Namespaces, OciRuntime, Processes } from '../ports/runtime.ts';
+import type { NodeFacts, SpecDefaults, Workload } from '../ports/spec.ts';
+import type { StateStore } from '../ports/state.ts';
+import type { Workspace } from '../state/index.ts';
+
+/** Everything that the mind needs from outside. `cri/daemon.ts` builds the real one; tests build fakes. */
+export interface World {
+  readonly images: ImageStore;
+  readonly rootfs: RootfsDriver;
+  readonly monitor: Monitor;
+  /** The runtime of a handler name; '' is the default. @throws InvalidArgument that lists the handlers there are. */
+  readonly runtimeFor: (handler: string) => OciRuntime;
+  /** Every configured runtime, for the sweep. */
+  readonly runtimes: readonly OciRuntime[];
+  readonly namespaces: Namespaces;
+  readonly network: NetworkPlugin;
+  readonly state: StateStore;
+  readonly workspace: Workspace;
+  readonly host: Host;
+  readonly processes: Processes;
+  /** Nanoseconds since the epoch. */
+  readonly clock: () => bigint;
+  readonly facts: NodeFacts;
+  readonly settings: PodSettings;
+  readonly extensions: Extensions;
+  /** Undefined if kernel and file system can give roots to user namespaces, else the reason. */
+  readonly whyNoUserNamespaces: string | undefined;
+  readonly log: Logger;
+}
+
+/** What a runtime handler's table says about its containers. */
+export interface HandlerSettings {
+  /** Privileged containers get only the devices that they ask for. */
+  readonly privilegedWithoutHostDevices: boolean;
+  /** Smallest memory limit that a container can start with. */
+  readonly minMemoryBytes: bigint;
+  /** Annotations that take effect: names, or beginnings with a `*` behind. */
+  readonly allowedAnnotations: readonly string[];
+  /** Annotations that its containers have unless their pods bring others (`default_annotations`). */
+  readonly defaultAnnotations: ReadonlyMap<string, string>;
+  /** Parsed seccomp profile for RuntimeDefault with this handler; undefined = that of `PodSettings.spec`. */
+  readonly seccompProfile: unknown;
+}
+
+/** A line of `default_mounts_file`. */
+export interface DefaultMount {
+  readonly source: string;
+  readonly containerPath: string;
+}
+
+/** What the configuration says about pods. */
+export interface PodSettings {
+  readonly spec: SpecDefaults;
+  /** By name; '' is the default handler. */
+  readonly handlers: ReadonlyMap<string, HandlerSettings>;
+  /** Where logs go when the kubelet names no directory; absolute. */
+  readonly logDir: string;
+  /** Sources that must exist instead of being made as directories (`absent_mount_sources_to_reject`). */
+  readonly absentMountSourcesToReject: readonly string[];
+  readonly imageVolumes: 'mkdir' | 'bind' | 'ignore';
+  /** `additional_devices` and the like, as CRI devices for every container. */
+  readonly additionalDevices: readonly {
+    readonly hostPath: string;
+    readonly containerPath: string;
+    readonly permissions: string;
+  }[];
+  /** Host paths that the devices annotation may ask for. */
+  readonly allowedDevices: readonly string[];
+  /** `default_mounts_file`: read-only, in every container. */
+  readonly defaultMounts: readonly DefaultMount[];
+  /** Size of a pod's /dev/shm in bytes, unless an allowed annotation says otherwise. */
+  readonly shmBytes: bigint;
+  /** Directory with our `pause`, the root of infra containers. */
+  readonly pauseRoot: string;
+  /** CPUs of infra containers (`infra_ctr_cpuset`); '' = all. */
+  readonly infraCpuset: string;
+  /** What comes before the source of every mount that a pod asks for (`bind_mount_prefix`); '' = nothing. */
+  readonly bindMountPrefix: string;
+  readonly workloads: readonly Workload[];
+  /** False: an infra container in every pod (`drop_infra_ctr`). */
+  readonly dropInfra: boolean;
+  /**
+   * Who maps host ports: pkg/network (by a CNI plugin, else by itself), or somebody else (`disable_hostport_mapping`).
+   */
+  readonly hostPorts: 'network' | 'others';
+  /** Host file for /etc/localtime (`timezone`); '' = the image's own. */
+  readonly localtime: string;
+  /** Labels of containers by the node's SELinux policy, without a level; null where SELinux is off. */
+  readonly selinux: { readonly processLabel: string; readonly mountLabel: string } | null;
+  /** Whether pods on the network of the host have a label, too (`hostnetwork_disable_selinux`). */
+  readonly selinuxOnHostNetwork: 'label' | 'none';
+  /** Static helper for environment values that are not UTF-8; '' = none. */
+  readonly envExec: string;
+  /** Overlay mount options by config. */
+  readonly overlayOptions: readonly string[];
+}

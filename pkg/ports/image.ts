@@ -1,0 +1,154 @@
+/**
+ * The port of the image store: what an image is, what is pulled and kept, and what the store needs of those who unpack.
+ */
+import type { ChainId, Digest, ImageId } from '../base/ids.ts';
+import type { Op } from '../base/op.ts';
+import type { AuthConfig } from '../cri-api/types.ts';
+import type { ImageConfig } from '../oci/spec-types.ts';
+
+/** One image as the node holds it. Immutable: a change of names makes a new value. */
+export interface Image {
+  /**
+   * Digest of the config blob: the image id of CRI (the same string in PullImageResponse.image_ref and
+   * Container.image_id).
+   */
+  readonly id: ImageId;
+  /** `docker.io/library/busybox:latest`; sorted. */
+  readonly repoTags: readonly string[];
+  /** `docker.io/library/busybox@sha256:…`; sorted. */
+  readonly repoDigests: readonly string[];
+  /** Digest of the manifest that was pulled last for this image. */
+  readonly manifestDigest: Digest;
+  /** Bytes: manifest, config and compressed layers as the registry has them; never 0 (the kubelet refuses 0). */
+  readonly sizeBytes: bigint;
+  /**
+   * The parsed OCI image config (User, Env, Entrypoint, Cmd, Volumes, …), and the bytes it was parsed from are in the
+   * blob store.
+   */
+  readonly config: ImageConfig;
+  /** Bottom first. */
+  readonly layers: readonly ImageLayer[];
+  /** Chain id of the top layer; null for an image with no layer. */
+  readonly top: ChainId | null;
+  readonly pinned: boolean;
+  /** Annotations of the manifest. */
+  readonly annotations: Readonly<Record<string, string>>;
+  /** Nanoseconds since the epoch. */
+  readonly pulledAt: bigint;
+}
+
+export interface ImageLayer {
+  readonly digest: Digest;
+  readonly diffId: Digest;
+  readonly chainId: ChainId;
+  readonly mediaType: string;
+  /** Compressed, as in the manifest. */
+  readonly sizeBytes: bigint;
+}
+
+/** A verified blob on disk, to be unpacked. */
+export interface LayerSource {
+  /** Path of the blob, content verified against its digest. */
+  readonly path: string;
+  readonly digest: Digest;
+  /** Digest of the uncompressed tar, as the image config promises it; unpacking checks it. */
+  readonly diffId: Digest;
+  /** The name that the layer gets: chain id of parent and diff id. */
+  readonly chainId: ChainId;
+  readonly mediaType: string;
+  readonly sizeBytes: bigint;
+  /** Called a few times a second while something moves: blob bytes read and tar bytes written so far. */
+  readonly onProgress?: (readBytes: number, writtenBytes: number) => void;
+}
+
+/** What the image store needs of `pkg/rootfs`; the composition root passes it. */
+export interface LayerUnpacker {
+  /**
+   * Idempotent by chain id: content if the layer is complete already. Returns only when the layer is durable. The store
+   * calls it for all layers of an image at once; whoever unpacks bounds the work and calls `layer.onProgress`, by which
+   * the store's watchdog tells slow from stuck.
+   */
+  unpack(op: Op, layer: LayerSource): Promise<void>;
+  /**
+   * Ties complete layers (bottom first, a whole image) to those below them where they lean on them: parent directories
+   * that a layer does not describe, hard links into a lower layer. Mounting does the same; content if there is nothing
+   * to do. @throws DataLoss (and the layer is gone) if a layer does not fit.
+   */
+  settle?(op: Op, layers: readonly ChainId[]): Promise<void>;
+  /** True if the layer is complete on disk. */
+  has(chainId: ChainId): Promise<boolean>;
+  /** Removes a layer that no image uses; content if absent. */
+  removeLayer(op: Op, chainId: ChainId): Promise<void>;
+  listLayers(): Promise<readonly ChainId[]>;
+  /** Bytes and inodes of all layers; cached, no walk. */
+  layersUsage(op: Op): Promise<FsUsage>;
+  /**
+   * What is wrong with a layer on disk, for `check`; empty = whole. Without it a layer that is there counts as whole.
+   */
+  verifyLayer?(op: Op, chainId: ChainId): Promise<readonly string[]>;
+}
+
+export interface FsUsage {
+  readonly usedBytes: bigint;
+  readonly inodesUsed: bigint;
+}
+
+export interface ImageStore {
+  /** Reads all records; damaged ones are set aside with a warning. Call once before anything else. */
+  load(op: Op): Promise<void>;
+  /**
+   * Makes the image of `reference` (as the user wrote it) available. One flight per (reference, credentials,
+   * namespace); each caller may give up by its own `op.signal`, the flight ends when the last one did. Returns only
+   * when every layer is verified, unpacked and durable.
+   * @throws with reason RegistryUnavailable or SignatureValidationFailed as the kubelet wants; NotFound;
+   * Unauthenticated; DataLoss (digest or size); InvalidArgument (reference).
+   */
+  pull(op: Op, reference: string, options: PullOptions): Promise<Image>;
+  /** Loads an OCI layout directory, or an OCI/docker archive (tar), through the same code that handles pulled blobs. */
+  import(op: Op, path: string, reference?: string): Promise<readonly Image[]>;
+  /**
+   * By id, id prefix (≥ limits.idPrefixChars), name, name:tag, name@digest, short name; undefined if not here. Never
+   * throws for odd text.
+   */
+  find(reference: string): Image | undefined;
+  list(): readonly Image[];
+  /**
+   * Removes the image that `reference` finds with all its names (CRI: removing one tag removes the image); content if
+   * absent. @throws FailedPrecondition if `inUse` says so.
+   */
+  remove(op: Op, reference: string): Promise<void>;
+  /**
+   * Asks once more before an image that is here is used by a pod of `namespace`, under the name that the pod gives it:
+   * CRI-O does, where the namespace has a policy of its own or `signature_policy` is set. Decided from the signatures
+   * that came with the image; no registry is asked.
+   * @throws with reason SignatureValidationFailed if that policy does not accept it.
+   */
+  checkUse(op: Op, image: ImageId, use: { readonly name: string; readonly namespace: string }): Promise<void>;
+  /** Blobs and layers together. Cached, no walk. */
+  usage(op: Op): Promise<FsUsage>;
+  /**
+   * Drops blobs and layers that no image refers to. What a broken pull left behind stays for a day, so that the next
+   * try can go on from there.
+   */
+  sweep(op: Op): Promise<void>;
+  /** Pulls in flight, for Status and `berth pull`. */
+  progress(): readonly PullProgress[];
+}
+
+export interface PullOptions {
+  readonly auth?: AuthConfig | undefined;
+  /** Kubernetes namespace of the pod the image is for; selects per-namespace auth files and policy. */
+  readonly namespace?: string | undefined;
+}
+
+export interface PullProgress {
+  readonly reference: string;
+  readonly stage: 'resolving' | 'downloading' | 'unpacking' | 'committing';
+  readonly layers: readonly {
+    readonly digest: string;
+    readonly stage: 'waiting' | 'downloading' | 'unpacking' | 'done';
+    readonly bytesDone: bigint;
+    readonly bytesTotal: bigint;
+  }[];
+  readonly startedAt: bigint;
+}

@@ -1,0 +1,108 @@
+/**
+ * The port of root filesystems: a driver that unpacks layers and mounts them (containerd's Snapshotter, reduced to one product).
+ */
+import type { ChainId, ContainerId } from '../base/ids.ts';
+import type { Op } from '../base/op.ts';
+import type { FsUsage, LayerUnpacker } from './image.ts';
+
+export interface RootfsDriver extends LayerUnpacker {
+  /**
+   * Mounts the root filesystem of `id` and returns its path (`rootfs/<id>/merged`). `layers` is bottom first and may be
+   * empty. Mounted again after a restart if it is not mounted any more.
+   */
+  mount(op: Op, id: ContainerId, layers: readonly ChainId[], options: RootfsOptions): Promise<string>;
+  /**
+   * Unmounts and deletes everything of `id`; content if absent. Never leaves the root directory of the driver
+   * (openat2).
+   */
+  destroy(op: Op, id: ContainerId): Promise<void>;
+  /** Writable layer; from a cache that is refreshed at most every few seconds. */
+  usage(op: Op, id: ContainerId): Promise<FsUsage>;
+  /** Every id that has anything here, for the orphan sweep. */
+  list(): Promise<readonly ContainerId[]>;
+  /**
+   * Mounts an image read-only for an image volume under `rootfs/<id>/volumes/<index>`, idmapped for a user namespace;
+   * `subPath` is resolved inside (openat2 RESOLVE_IN_ROOT). Returns the path to bind.
+   */
+  mountImageVolume(
+    op: Op,
+    id: ContainerId,
+    index: number,
+    layers: readonly ChainId[],
+    options: ImageVolumeOptions,
+  ): Promise<string>;
+  /**
+   * Makes an empty directory of the container's own beside its root, destroyed with it: an anonymous volume. Returns
+   * its path.
+   */
+  makeVolume(op: Op, id: ContainerId, index: number): Promise<string>;
+  /** File-system facts of a container's root, resolved inside it, never through it. */
+  inside(root: string): InsideRoot;
+  /** Where upper directories and layers live: a real path on the file system that the kubelet watches. */
+  readonly imageRoot: string;
+  readonly containerRoot: string;
+}
+
+export interface RootfsOptions {
+  /** Overlay options by config (`metacopy=on`, `volatile`, …), validated by the driver. */
+  readonly mountOptions: readonly string[];
+  /** Size of the writable layer in bytes where the file system has project quotas; 0 = none. */
+  readonly quotaBytes: bigint;
+  /**
+   * User namespace of the container: host id of container id 0 and the length; null = none. The lower layers are
+   * mounted idmapped.
+   */
+  readonly idMap: IdMap | null;
+}
+
+export interface ImageVolumeOptions {
+  /** A directory of the image; '' = all of it. */
+  readonly subPath: string;
+  readonly idMap: IdMap | null;
+}
+
+export interface IdMap {
+  readonly uids: readonly IdMapping[];
+  readonly gids: readonly IdMapping[];
+}
+
+export interface IdMapping {
+  readonly hostId: number;
+  readonly containerId: number;
+  readonly size: number;
+}
+
+/**
+ * Reads and makes things inside a root directory; symlinks resolve inside it and never lead out (openat2
+ * RESOLVE_IN_ROOT).
+ */
+export interface InsideRoot {
+  /**
+   * At most `max` bytes of a regular file; undefined if absent. @throws FailedPrecondition for FIFOs, devices, larger
+   * files, and for a symlink on the way that leads nowhere, or into /dev, /proc or /sys: what the kernel mounts there
+   * may be without end (CVE-2026-47262). Never blocks.
+   */
+  readFile(path: string, max: number): Promise<Buffer | undefined>;
+  /**
+   * mkdir -p inside; existing directories keep owner and mode. @throws FailedPrecondition if something else is there.
+   */
+  ensureDir(path: string, owner: { readonly uid: number; readonly gid: number }, mode: number): Promise<void>;
+  /** An empty file (mount target), parents made as needed; symlinks in `path` resolved inside. */
+  ensureFile(path: string): Promise<void>;
+  /**
+   * What is at `path` after resolving symlinks inside the root, as an absolute path inside it; undefined if nothing is.
+   */
+  resolve(path: string): Promise<{ readonly path: string; readonly kind: 'file' | 'directory' | 'other' } | undefined>;
+  /** Makes a symlink if nothing is at `path`; parents must exist. Does not follow what is there (CVE-2024-5154). */
+  symlinkIfAbsent(path: string, target: string): Promise<void>;
+  /**
+   * @throws FailedPrecondition if /dev, /proc or /sys is there and is no directory: runtimes mount over them and then
+   * make files by their paths, which a symlink leads to the host (CVE-2026-41579).
+   */
+  checkKernelPlaces(): Promise<void>;
+  /**
+   * Copies the content of directory `from` inside the root to host directory `to` (VOLUME copy-up), owners and modes
+   * kept; content if absent.
+   */
+  copyOut(from: string, to: string): Promise<void>;
+}

@@ -1,0 +1,337 @@
+/**
+ * The ports of the OCI runtime, the monitor, the namespaces, and the processes and facts of the host.
+ */
+import type { ContainerId, ProcessRef, SandboxId } from '../base/ids.ts';
+import type { Op } from '../base/op.ts';
+import type { LinuxResources, RuntimeProcess } from '../oci/spec-types.ts';
+
+/** A runtime handler of the configuration, resolved. */
+export interface RuntimeHandler {
+  readonly name: string;
+  /** Absolute path of the runtime binary. */
+  readonly path: string;
+  /** `--root` of the runtime. */
+  readonly root: string;
+  /** Absolute path of the monitor binary. */
+  readonly monitorPath: string;
+  readonly monitorEnv: readonly string[];
+  /** cgroup of the monitors (`monitor_cgroup`), '' for none. */
+  readonly monitorCgroup: string;
+  readonly cgroupManager: 'cgroupfs' | 'systemd';
+  /** Extra arguments before the runtime's subcommand (runsc: `--platform=ptrace`). */
+  readonly runtimeArgs: readonly string[];
+  readonly createTimeoutMs: number;
+  readonly noPivot: boolean;
+  readonly noSyncLog: boolean;
+  /** Bytes after which the monitor begins a log anew and loses what was in it; negative = never. */
+  readonly logSizeMaxBytes: number;
+  /** Whether the journal gets the output, too. */
+  readonly journal: 'copy' | 'none';
+}
+
+/** What one runtime binary can do, asked once at start (`features`, else by name and version). */
+export interface RuntimeFeatures {
+  /** runc, crun, runsc, … */
+  readonly kind: string;
+  readonly version: string;
+  /** The highest ociVersion it accepts in config.json. */
+  readonly ociVersion: string;
+  readonly recursiveReadOnlyMounts: boolean;
+  readonly idmappedMounts: boolean;
+  readonly userNamespaces: boolean;
+  readonly seccomp: boolean;
+  readonly apparmor: boolean;
+  /**
+   * The capabilities that it knows by name (`CAP_CHOWN`); undefined if it does not say. One that it does not know fails
+   * the whole container in some runtimes.
+   */
+  readonly capabilities: readonly string[] | undefined;
+  /**
+   * Each container runs on a kernel of its own (gVisor): PID namespaces are nobody else's, the host sees one process
+   * where there are many, and what an exec started is not the host's to kill.
+   */
+  readonly ownKernel: boolean;
+  /** What is publicly known against this release, for an operator; undefined if nothing is. */
+  readonly vulnerable: string | undefined;
+  /** Why the runtime cannot be used at all; undefined if it can. */
+  readonly broken: string | undefined;
+}
+
+export interface OciRuntime {
+  readonly handler: RuntimeHandler;
+  /** Cached after the first call. */
+  features(op: Op): Promise<RuntimeFeatures>;
+  /** `runtime start`; the runtime's own error text in the message. */
+  start(op: Op, id: ContainerId): Promise<void>;
+  kill(op: Op, id: ContainerId, signal: number): Promise<void>;
+  /** `runtime delete --force`; content if absent. */
+  delete(op: Op, id: ContainerId): Promise<void>;
+  /** 'absent' is an answer, not an error. */
+  status(op: Op, id: ContainerId): Promise<OciStatus>;
+  update(op: Op, id: ContainerId, resources: LinuxResources): Promise<void>;
+  pause(op: Op, id: ContainerId): Promise<void>;
+  resume(op: Op, id: ContainerId): Promise<void>;
+  /** Every id under `--root`, for the orphan sweep. */
+  list(op: Op): Promise<readonly ContainerId[]>;
+  /**
+   * Runs a process in the container, without a monitor: one `runtime exec`, its stdio on our descriptors.
+   * Resolves with how the process ended. @throws InvalidArgument with an `exitCode` when the program cannot be run.
+   * When `op.signal` fires, the process and all its descendants in the exec are killed.
+   */
+  exec(op: Op, id: ContainerId, process: RuntimeProcess, stdio: ExecStdio): Promise<ExitStatus>;
+}
+
+export type OciStatus =
+  | { readonly state: 'absent' }
+  | { readonly state: 'creating' | 'created' | 'running' | 'stopped' | 'paused'; readonly pid: number };
+
+export interface ExitStatus {
+  /** 0-255; 128 + signal when killed by one. */
+  readonly exitCode: number;
+}
+
+/**
+ * The caller's side of an exec. `stdin` is read with back-pressure until it ends, and its `return` wakes a `next` that
+ * waits; `stdout`/`stderr` get every byte in order, and the returned promise holds the reader back. With `tty`, stdout
+ * carries both. `resize` is called by the runtime side with a function that sets the size.
+ */
+export interface ExecStdio {
+  readonly tty: boolean;
+  readonly stdin: AsyncIterable<Uint8Array> | null;
+  readonly stdout: ((chunk: Uint8Array) => Promise<void> | void) | null;
+  readonly stderr: ((chunk: Uint8Array) => Promise<void> | void) | null;
+  /** Called once with a setter, when there is a terminal to size. */
+  readonly onTerminal?: (resize: (size: TerminalSize) => void) => void;
+  /** Called once when the process runs: what is left is up to it. */
+  readonly onStarted?: () => void;
+}
+
+export interface TerminalSize {
+  readonly width: number;
+  readonly height: number;
+}
+
+export interface CreateRequest {
+  readonly id: ContainerId;
+  readonly runtime: OciRuntime;
+  /** Human name for `conmon -n` (`k8s_ctr_pod_ns_uid_attempt`). */
+  readonly name: string;
+  /** Directory with config.json; the monitor's own files (pidfile, ctl, attach, …) go here too. */
+  readonly bundle: string;
+  /** Absolute path of the log; '' = no log file. */
+  readonly logPath: string;
+  readonly tty: boolean;
+  readonly stdin: boolean;
+  /** Close the container's stdin when the first attached client leaves. */
+  readonly stdinOnce: boolean;
+  /**
+   * Resolves when the runtime finds config.json and the root; the monitor starts meanwhile, and waits. If it rejects,
+   * so does `create`, and the monitor has ended.
+   */
+  readonly ready: Promise<unknown>;
+}
+
+/** How a container ended, as its monitor wrote it down. */
+export interface ExitRecord {
+  readonly id: ContainerId;
+  readonly exitCode: number;
+  readonly oomKilled: boolean;
+  /** Nanoseconds since the epoch, from the exit file's mtime. */
+  readonly finishedAt: bigint;
+}
+
+/** An open attach session: packets from the container, bytes to its stdin. */
+export interface AttachChannel {
+  readonly output: AsyncIterable<{ readonly stream: 'stdout' | 'stderr'; readonly data: Uint8Array }>;
+  /** Resolves when the kernel has taken the bytes (back-pressure). */
+  write(data: Uint8Array): Promise<void>;
+  /** Half-close: the container's stdin sees EOF if the monitor was told so. */
+  closeInput(): void;
+  close(): void;
+}
+
+export interface Monitor {
+  /**
+   * Runs `runtime create` under a new monitor and returns the container's init process. The monitor is in its own
+   * cgroup before it forks anything.
+   * @throws with the runtime's own error text. On any failure nothing of the container is left but what `destroy` and
+   * `runtime.delete` clean.
+   */
+  create(
+    op: Op,
+    request: CreateRequest,
+  ): Promise<{ readonly process: ProcessRef; readonly monitor: ProcessRef | null }>;
+  attach(op: Op, id: ContainerId, bundle: string): Promise<AttachChannel>;
+  resize(bundle: string, size: TerminalSize): Promise<void>;
+  /** Returns when the monitor writes to a new file at the log path (bounded wait); @throws if it does not. */
+  reopenLog(op: Op, bundle: string, logPath: string): Promise<void>;
+  /** Everything already on disk first, then live; every exit at least once. Ends when `signal` fires. */
+  exits(signal: AbortSignal): AsyncIterable<ExitRecord>;
+  /** The exit record on disk for `id` right now. */
+  exitOf(id: ContainerId): Promise<ExitRecord | undefined>;
+  /**
+   * Ends the monitor of `id` if it lives still, and removes its exit file; content if there is none. The bundle
+   * directory is the caller's.
+   */
+  destroy(op: Op, id: ContainerId, bundle: string): Promise<void>;
+}
+
+export type NamespaceKind = 'net' | 'ipc' | 'uts' | 'user';
+
+/** Namespaces held open by bind mounts, so that no process has to. */
+export interface Namespaces {
+  /** Where `pin` pins a namespace of a sandbox. */
+  pathOf(id: SandboxId, kind: NamespaceKind): string;
+  /** Makes and pins namespaces of a sandbox; sysctls are set inside them, and `lo` is up. Returns a path per kind. */
+  pin(op: Op, id: SandboxId, request: PinRequest): Promise<ReadonlyMap<NamespaceKind, string>>;
+  /** Unpins all; content if there is none. */
+  destroy(op: Op, id: SandboxId): Promise<void>;
+  /** Paths of what is pinned and still a namespace, for recovery. */
+  pinned(id: SandboxId): Promise<ReadonlyMap<NamespaceKind, string>>;
+  list(): Promise<readonly SandboxId[]>;
+}
+
+export interface PinRequest {
+  readonly kinds: readonly NamespaceKind[];
+  /** Name → value, already validated; written literally through /proc/sys inside the namespaces. */
+  readonly sysctls: ReadonlyMap<string, string>;
+  /** Hostname for the uts namespace; '' leaves it. */
+  readonly hostname: string;
+  readonly idMap: {
+    readonly uids: readonly { hostId: number; containerId: number; size: number }[];
+    readonly gids: readonly { hostId: number; containerId: number; size: number }[];
+  } | null;
+}
+
+/** Processes as the kernel knows them; the real one is in pkg/sys, by pidfd. */
+export interface Processes {
+  /** True while exactly this process (pid and start time) exists and is no zombie. */
+  alive(process: ProcessRef): boolean;
+  /** Signals exactly this process through a pidfd; false if it is gone. */
+  signal(process: ProcessRef, signal: number): boolean;
+  /**
+   * False if the kernel would throw `signal` away now: the init of a PID namespace gets only what it has a handler for,
+   * SIGKILL and SIGSTOP apart (pid_namespaces(7)). A program that has just been started may have none yet.
+   */
+  heeds(process: ProcessRef, signal: number): boolean;
+  /**
+   * Resolves when this process is gone (pidfd becomes readable), or when `signal` fires. Works without being the
+   * parent.
+   */
+  gone(process: ProcessRef, signal: AbortSignal): Promise<void>;
+}
+
+/**
+ * Facts about the host that a container's spec needs, and the few host directories that pods use. Every call that may
+ * touch a volume is bounded by `op` and runs where a hung file system cannot block the daemon (reliability K14,
+ * ctrd#13867).
+ */
+export interface Host {
+  /**
+   * Looks at the source of a bind mount. A missing one is made as a directory (0755), unless `rejectAbsent` (then
+   * NotFound).
+   * @throws DeadlineExceeded naming the path when its file system does not answer.
+   */
+  mountSource(op: Op, path: string, rejectAbsent: boolean): Promise<MountSource>;
+  /**
+   * Gives a file, or a directory with all that is in it, an SELinux label. May take long for a large volume. @throws
+   * with chcon's words.
+   */
+  relabel(op: Op, path: string, label: string): Promise<void>;
+  /**
+   * Device nodes at `path`: one for a device or a link to one, all below it for a directory. @throws InvalidArgument
+   * for anything else.
+   */
+  devices(op: Op, path: string): Promise<readonly HostDevice[]>;
+  /** Every device node of the host, for privileged containers (without ptys, shm, mqueue and console). */
+  allDevices(op: Op): Promise<readonly HostDevice[]>;
+  /**
+   * Content for a pod without DNS settings: the host's resolv.conf (systemd-resolved's real one where the stub is
+   * used).
+   */
+  resolvConf(): Promise<string>;
+  hostname(): string;
+  /**
+   * Mounts the pod's /dev/shm (tmpfs, nosuid,nodev,noexec,mode=1777) at `path` with a size in bytes and an owner (host
+   * ids); content if mounted.
+   */
+  mountShm(
+    op: Op,
+    path: string,
+    sizeBytes: bigint,
+    owner: { readonly uid: number; readonly gid: number },
+  ): Promise<void>;
+  /** Unmounts whatever is mounted at `path`, with all that is mounted on that (detached); content if nothing is. */
+  unmount(op: Op, path: string): Promise<void>;
+  /**
+   * Deletes a directory tree under Berth's own directories through openat2(RESOLVE_BENEATH), never crossing a mount;
+   * content if absent. @throws if `path` is not strictly below an own root.
+   */
+  removeTree(op: Op, path: string): Promise<void>;
+  /** Processes in the cgroup `cgroupsPath` (cgroupfs path as in the spec) and below. */
+  cgroupProcesses(cgroupsPath: string): Promise<readonly number[]>;
+  /** Makes the cgroup in every hierarchy that containers use; content if it is there. */
+  ensureCgroup(op: Op, cgroupsPath: string): Promise<void>;
+  /** Kills what is left in the cgroup, then removes it with its children in every hierarchy; content if absent. */
+  destroyCgroup(op: Op, cgroupsPath: string): Promise<void>;
+  /**
+   * Sets the OOM score of every process in the cgroup and below; those that come later inherit it. @throws
+   * PermissionDenied where it would be lowered without CAP_SYS_RESOURCE.
+   */
+  setOomScoreAdj(op: Op, cgroupsPath: string, value: number): Promise<void>;
+  /** Bytes of memory that the cgroup uses now, page cache included; undefined without a memory controller. */
+  memoryUsage(cgroupsPath: string): Promise<bigint | undefined>;
+  /**
+   * Writes files of the cgroup, in order; for what runtimes do not write. @throws naming the file that the kernel
+   * refuses.
+   */
+  writeCgroup(op: Op, cgroupsPath: string, values: readonly CgroupValue[]): Promise<void>;
+  /** The process with this pid right now, with its start time; undefined if there is none. */
+  processRef(pid: number): ProcessRef | undefined;
+  /**
+   * Connects to a TCP port of the loopback, 127.0.0.1 before ::1, in the network namespace pinned at `netns`; null is
+   * the host's own. The caller closes. @throws Unavailable when nobody listens on either.
+   */
+  dial(op: Op, netns: string | null, port: number): Promise<Connection>;
+}
+
+export interface CgroupValue {
+  /** The controller whose hierarchy has the file (`hugetlb`). */
+  readonly controller: string;
+  /** `hugetlb.2MB.limit_in_bytes` */
+  readonly file: string;
+  readonly value: string;
+}
+
+/** An open TCP connection: what arrives, in order, and a way to answer. */
+export interface Connection extends AsyncIterable<Uint8Array> {
+  /** Resolves when the kernel has taken the bytes (back-pressure). @throws once the peer reads no more. */
+  write(data: Uint8Array): Promise<void>;
+  /** Half-close, after the writes so far. */
+  endWrite(): Promise<void>;
+  /** Whoever iterates sees the end. May be called again. */
+  close(): void;
+}
+
+export interface MountSource {
+  /** Links of the host followed. */
+  readonly realPath: string;
+  readonly kind: 'directory' | 'file' | 'other';
+  /**
+   * Propagation of the mount that `realPath` is on: HOST_TO_CONTAINER wants shared or slave, BIDIRECTIONAL wants
+   * shared.
+   */
+  readonly propagation: 'private' | 'slave' | 'shared';
+  /** Mount flags of that mount (`nosuid`, `nodev`, `noexec`, `ro`) that an unprivileged remount must keep. */
+  readonly flags: readonly string[];
+}
+
+export interface HostDevice {
+  readonly path: string;
+  readonly type: 'c' | 'b' | 'p';
+  readonly major: number;
+  readonly minor: number;
+  readonly fileMode: number;
+  readonly uid: number;
+  readonly gid: number;
+}

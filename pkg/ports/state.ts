@@ -1,0 +1,141 @@
+/**
+ * What is known about each sandbox and container: the states of the two machines, the records, and the port of the store that keeps them.
+ */
+import type { ChainId, ContainerId, ImageId, ProcessRef, SandboxId } from '../base/ids.ts';
+import type { ContainerConfig, LinuxContainerResources, PodSandboxConfig, Signal } from '../cri-api/types.ts';
+import type { IdMap } from './rootfs.ts';
+
+/** Why a container is no longer running, in the words that the kubelet and its users know. */
+export type ExitReason = 'Completed' | 'Error' | 'OOMKilled' | 'StartError' | 'ContainerStatusUnknown';
+
+export interface ExitedState {
+  readonly phase: 'exited';
+  /** 0-255; 128 + signal when killed by one; 255 when nobody knows. */
+  readonly exitCode: number;
+  readonly reason: ExitReason;
+  readonly message: string;
+  /** Nanoseconds since the epoch; 0n if it never ran. */
+  readonly startedAt: bigint;
+  readonly finishedAt: bigint;
+}
+
+export type ContainerState =
+  | { readonly phase: 'creating' }
+  | { readonly phase: 'created'; readonly process: ProcessRef }
+  | { readonly phase: 'running'; readonly process: ProcessRef; readonly startedAt: bigint }
+  | ExitedState
+  | { readonly phase: 'unknown'; readonly why: string; readonly process: ProcessRef; readonly startedAt: bigint }
+  | { readonly phase: 'removing'; readonly last: ExitedState | null };
+
+export type ContainerEvent =
+  | { readonly type: 'created'; readonly process: ProcessRef }
+  | { readonly type: 'started'; readonly at: bigint }
+  | { readonly type: 'startFailed'; readonly message: string; readonly at: bigint }
+  | { readonly type: 'exited'; readonly exitCode: number; readonly oomKilled: boolean; readonly at: bigint }
+  | { readonly type: 'vanished'; readonly message: string; readonly at: bigint }
+  | { readonly type: 'lost'; readonly why: string }
+  | { readonly type: 'remove' };
+
+export type SandboxState =
+  | { readonly phase: 'creating' }
+  | { readonly phase: 'ready' }
+  | { readonly phase: 'stopping' }
+  | { readonly phase: 'stopped' }
+  | { readonly phase: 'removing' };
+
+export type SandboxEvent = 'ran' | 'stop' | 'released' | 'remove';
+
+/** Everything about one pod sandbox. */
+export interface SandboxRecord {
+  readonly kind: 'sandbox';
+  readonly id: SandboxId;
+  /** As the kubelet sent it, unchanged: labels and annotations go back bit for bit. */
+  readonly config: PodSandboxConfig;
+  /** As asked for; '' = default. */
+  readonly runtimeHandler: string;
+  /** Nanoseconds since the epoch. */
+  readonly createdAt: bigint;
+  readonly state: SandboxState;
+  /** Pod addresses, primary first; empty for host network. */
+  readonly ips: readonly string[];
+  /** Path per pinned namespace kind. */
+  readonly namespaces: Readonly<Record<string, string>>;
+  /** cgroup under which the pod's containers live (cgroupfs path or slice), resolved. */
+  readonly cgroupParent: string;
+  /** Where container logs go; absolute. */
+  readonly logDirectory: string;
+  /** Prepared resolv.conf, hostname file and /dev/shm on the host. */
+  readonly files: {
+    readonly resolvConf: string;
+    readonly hostname: string;
+    readonly hosts: string;
+    readonly shm: string;
+  };
+  /** The infra container, only when the pod shares a PID namespace. */
+  readonly infra: { readonly id: ContainerId; readonly process: ProcessRef | null } | null;
+  readonly idMap: IdMap | null;
+  /** SELinux process and mount label of the pod; '' where SELinux is off. */
+  readonly selinux: { readonly processLabel: string; readonly mountLabel: string };
+  /** Pod-level resources as UpdatePodSandboxResources left them. */
+  readonly overhead: LinuxContainerResources | undefined;
+  readonly resources: LinuxContainerResources | undefined;
+}
+
+/** Everything about one container. */
+export interface ContainerRecord {
+  readonly kind: 'container';
+  readonly id: ContainerId;
+  readonly sandboxId: SandboxId;
+  readonly config: ContainerConfig;
+  readonly runtimeHandler: string;
+  readonly createdAt: bigint;
+  readonly state: ContainerState;
+  readonly imageId: ImageId;
+  /** Layers of its root, bottom first: not to be deleted under it. */
+  readonly layers: readonly ChainId[];
+  /** repo@digest, or the id if the image has none. */
+  readonly imageRef: string;
+  /** What the user wrote. */
+  readonly imageName: string;
+  /** Absolute; '' if none. */
+  readonly logPath: string;
+  readonly bundle: string;
+  /** Absolute path of the cgroup's name in the runtime's spec (`cgroupsPath`). */
+  readonly cgroupsPath: string;
+  /** Effective signal number and its CRI name. */
+  readonly stopSignal: { readonly number: number; readonly name: Signal };
+  /** Effective identity at start, for ContainerStatus.user. */
+  readonly user: { readonly uid: bigint; readonly gid: bigint; readonly supplementalGroups: readonly bigint[] };
+  /** Effective resources, as created or last updated. */
+  readonly resources: LinuxContainerResources | undefined;
+  /** Images mounted as volumes: protected from removal. */
+  readonly imageVolumes: readonly {
+    readonly containerPath: string;
+    readonly imageId: ImageId;
+    readonly imageRef: string;
+  }[];
+  /** When StopContainer began and when the kill is due (ns since the epoch): a restart goes on with it (K5). */
+  readonly stopping: { readonly signalledAt: bigint; readonly killAt: bigint } | null;
+  /** The monitor process; null when unknown. */
+  readonly monitor: ProcessRef | null;
+}
+
+/** A record file that could not be read: set aside under `path`; the object is destroyed by the id of its name. */
+export interface Damaged {
+  readonly kind: 'sandbox' | 'container';
+  readonly id: string;
+  readonly path: string;
+  readonly why: string;
+}
+
+export interface StateStore {
+  load(): Promise<{
+    readonly sandboxes: readonly SandboxRecord[];
+    readonly containers: readonly ContainerRecord[];
+    readonly damaged: readonly Damaged[];
+  }>;
+  /** Atomic replace; validates before writing. */
+  save(record: SandboxRecord | ContainerRecord): Promise<void>;
+  /** No error if absent. */
+  remove(record: { readonly kind: 'sandbox' | 'container'; readonly id: SandboxId | ContainerId }): Promise<void>;
+}
