@@ -1,0 +1,161 @@
+/**
+ * The rules that a parser can judge: how long lines, functions and files may be, how wide doors are, what every export
+ * says, and which parameters are booleans. `npm run check` prints each breach with its place.
+ */
+import { readFileSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { join } from 'node:path';
+import { parseSync } from 'oxc-parser';
+
+/** Columns of a line, in code points. */
+const LINE_COLUMNS = 120;
+const FUNCTION_LINES = 60;
+const FILE_LINES = 500;
+/** Names that a door may have: those of the two widest rooms. */
+const DOOR_NAMES = 40;
+const GENERATED = /^cri\/generated\/|^pkg\/cri-api\/types\.ts$/;
+const TEST_CODE = /^(test|bench|scripts|conmon\/test)\/|\.test\.ts$|\/(fake|fakes|fake-[^/]*|conformance|sim)\.ts$/;
+
+interface Node {
+  readonly type: string;
+  readonly start: number;
+  readonly end: number;
+  readonly [key: string]: unknown;
+}
+
+/** Every breach of a rule in the tree below `root`, a line each; empty if all is well. */
+export function checkRules(root: string): string[] {
+  const listed = execFileSync('git', ['ls-files', '-co', '--exclude-standard', '*.ts', '*.mjs', '*.c', '*.h', '*.sh'], {
+    cwd: root,
+    encoding: 'utf8',
+  });
+  return listed
+    .split('\n')
+    .filter((file) => file !== '' && !GENERATED.test(file))
+    .flatMap((file) => judge(root, file));
+}
+
+function judge(root: string, file: string): string[] {
+  let source: string;
+  try {
+    source = readFileSync(join(root, file), 'utf8');
+  } catch {
+    return []; // Deleted and not yet committed.
+  }
+  const lines = source.split('\n');
+  const breaches = lines.flatMap((line, index) =>
+    Array.from(line).length > LINE_COLUMNS
+      ? [`${file}:${index + 1}: a line of more than ${LINE_COLUMNS} columns; break it where a reader would`]
+      : [],
+  );
+  if (lines.length - 1 > FILE_LINES)
+    breaches.push(`${file}: ${lines.length - 1} lines; a file has at most ${FILE_LINES}: find its second subject`);
+  if (!/\.(ts|mjs)$/.test(file)) return breaches;
+  const { program, comments } = parseSync(file, source);
+  const seen: Seen = { file, source, lineOf: (offset) => source.slice(0, offset).split('\n').length, breaches };
+  walk(program as unknown as Node, undefined, (node, parent) => judgeNode(seen, node, parent));
+  if (!TEST_CODE.test(file) && file.endsWith('.ts'))
+    breaches.push(...undocumented(seen, program as unknown as { readonly body: readonly Node[] }, comments));
+  if (/^pkg\/(sys|spec)\/index\.ts$/.test(file)) breaches.push(...wideDoor(file, program as unknown as Body));
+  return breaches;
+}
+
+interface Seen {
+  readonly file: string;
+  readonly source: string;
+  readonly lineOf: (offset: number) => number;
+  readonly breaches: string[];
+}
+interface Body {
+  readonly body: readonly Node[];
+}
+
+function walk(node: unknown, parent: Node | undefined, visit: (node: Node, parent: Node | undefined) => void): void {
+  if (Array.isArray(node)) {
+    for (const each of node) walk(each, parent, visit);
+    return;
+  }
+  if (!isNode(node)) return;
+  visit(node, parent);
+  for (const [key, value] of Object.entries(node))
+    if (key !== 'type' && value !== null && typeof value === 'object') walk(value, node, visit);
+}
+
+function isNode(value: unknown): value is Node {
+  return typeof value === 'object' && value !== null && typeof (value as { type?: unknown }).type === 'string';
+}
+
+function judgeNode({ file, source, lineOf, breaches }: Seen, node: Node, parent: Node | undefined): void {
+  if (!/^(FunctionDeclaration|FunctionExpression|ArrowFunctionExpression)$/.test(node.type)) return;
+  const first = lineOf(node.start);
+  const count = lineOf(node.end) - first + 1;
+  // A suite is a list of tests, not a function with a course of its own.
+  const suite = parent?.type === 'CallExpression' && /^(describe|context|for)\b/.test(textOf(source, parent['callee']));
+  if (count > FUNCTION_LINES && !suite && !holdsSuites(source, node))
+    breaches.push(`${file}:${first}: a function of ${count} lines; one has at most ${FUNCTION_LINES}`);
+  if (TEST_CODE.test(file) || node['body'] === null || node.type === 'ArrowFunctionExpression') return;
+  for (const parameter of (node['params'] as readonly Node[] | undefined) ?? []) {
+    if (/^(readonly )?\w+\??: boolean\b/.test(source.slice(parameter.start, parameter.end)))
+      breaches.push(
+        `${file}:${lineOf(parameter.start)}: ${source.slice(parameter.start, parameter.end)}: a boolean parameter; ` +
+          'name what it chooses with a union, or make two functions',
+      );
+  }
+}
+
+/** A function that only declares tests (`function conformance(…) { describe(…); it(…); }`) is a suite, too. */
+function holdsSuites(source: string, node: Node): boolean {
+  const body = source.slice(node.start, node.end);
+  return /\n\s*(describe|it)\(/.test(body);
+}
+
+function textOf(source: string, node: unknown): string {
+  return isNode(node) ? source.slice(node.start, node.end) : '';
+}
+
+interface Comment {
+  readonly type: string;
+  readonly value: string;
+  readonly end: number;
+}
+
+/** Exports of the product that do not say what they promise; several names in a row may share one comment. */
+function undocumented({ file, source, lineOf }: Seen, program: Body, comments: readonly Comment[]): string[] {
+  const found: string[] = [];
+  let before: Node | undefined;
+  let covered: boolean = false;
+  for (const node of program.body) {
+    const declaration = node.type === 'ExportNamedDeclaration' ? node['declaration'] : null;
+    if (isNode(declaration)) {
+      const comment = comments.findLast((each) => each.end <= node.start);
+      const own = comment !== undefined && comment.type === 'Block' && comment.value.startsWith('*');
+      const documented = own && source.slice(comment.end, node.start).trim() === '';
+      const gap: string = before === undefined ? '\n\n' : source.slice(before.end, node.start);
+      const beside: boolean = covered && !documented && !gap.includes('\n\n');
+      if (!documented && !beside)
+        found.push(`${file}:${lineOf(node.start)}: this export does not say what it promises; give it a docstring`);
+      covered = documented || beside;
+    } else covered = false;
+    before = node;
+  }
+  return found;
+}
+
+function wideDoor(file: string, program: Body): string[] {
+  const count = program.body.reduce((sum, node) => sum + namesOf(node), 0);
+  return count > DOOR_NAMES ? [`${file}: ${count} names; a door has at most ${DOOR_NAMES}`] : [];
+}
+
+function namesOf(node: Node): number {
+  if (node.type !== 'ExportNamedDeclaration') return node.type === 'ExportAllDeclaration' ? 1 : 0;
+  const specifiers = node['specifiers'];
+  return node['declaration'] === null && Array.isArray(specifiers) ? specifiers.length : 1;
+}
+
+// `node scripts/rules.ts pkg/image` shows the breaches of one room.
+if (import.meta.main) {
+  const prefix = process.argv[2] ?? '';
+  const breaches = checkRules(join(import.meta.dirname, '..')).filter((each) => each.startsWith(prefix));
+  for (const breach of breaches) console.log(breach);
+  process.exitCode = breaches.length === 0 ? 0 : 1;
+}
