@@ -505,7 +505,7 @@ function networkedPods(mind: OpenPods): { readonly id: SandboxId; readonly name:
   const ready = mind.pods
     .list()
     .filter(({ state, namespaces }) => state.phase === 'ready' && namespaces['net'] !== undefined);
-  return ready.map(({ id, config }) => ({ id, name: `${config.metadata?.namespace}/${config.metadata?.name}` }));
+  return ready.map(({ id, config }) => ({ id, name: `${config.metadata.namespace}/${config.metadata.name}` }));
 }
 
 /** What a request may be held up for by writable layers that were never measured. */

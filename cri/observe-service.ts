@@ -119,7 +119,7 @@ export function observeService(options: ObserveOptions): Handlers {
 /** True for an operation on the pod or one of its containers: where it is stuck, if it is. */
 function isAbout({ ids }: Operation, { id, config }: SandboxRecord, own: readonly ContainerRecord[]): boolean {
   const isPod =
-    ids['pod'] === config.metadata?.name && ids['ns'] === config.metadata?.namespace && ids['pod'] !== undefined;
+    ids['pod'] === config.metadata.name && ids['ns'] === config.metadata.namespace && ids['pod'] !== undefined;
   return isPod || isPrefix(ids['sandbox'], id) || own.some((each) => isPrefix(ids['container'], each.id));
 }
 

@@ -381,12 +381,12 @@ function podLabels({ id, cgroupParent, config }: SandboxRecord): MetricLabels {
     id: cgroupParent,
     name: id,
     image: '',
-    namespace: config.metadata?.namespace ?? '',
-    pod: config.metadata?.name ?? '',
+    namespace: config.metadata.namespace,
+    pod: config.metadata.name,
     container: 'POD',
   };
 }
 
 function containerLabels(pod: SandboxRecord, { id, cgroupsPath, imageName, config }: ContainerRecord): MetricLabels {
-  return { ...podLabels(pod), id: cgroupsPath, name: id, image: imageName, container: config.metadata?.name ?? '' };
+  return { ...podLabels(pod), id: cgroupsPath, name: id, image: imageName, container: config.metadata.name };
 }

@@ -624,7 +624,8 @@ describe('cri/validate', () => {
       },
     });
     const { config, runtimeHandler } = narrowRunPodSandbox(request);
-    assert.equal(config, request.config);
+    assert.deepEqual<unknown>(config, request.config);
+    assert.equal(config.labels, request.config?.labels);
     assert.equal(runtimeHandler, 'runc.v2_x');
     assert.equal(config.metadata.attempt, 2);
   });
@@ -640,11 +641,10 @@ describe('cri/validate', () => {
       sandboxConfig: { metadata },
     });
     const narrowed = narrowCreateContainer(request);
-    assert.deepEqual([narrowed.podSandboxId, narrowed.config, narrowed.sandboxConfig], [
-      'abcd',
-      request.config,
-      request.sandboxConfig,
-    ] as never);
+    assert.deepEqual<unknown>(
+      [narrowed.podSandboxId, narrowed.config, narrowed.sandboxConfig],
+      ['abcd', request.config, request.sandboxConfig],
+    );
   });
 
   it('takes what a full container config holds', () => {
@@ -686,6 +686,25 @@ describe('cri/validate', () => {
         },
       },
     })();
+  });
+
+  it('leaves each mount one source: an image spec without a name is none', () => {
+    const request = full('CreateContainerRequest', {
+      podSandboxId: 'abcd',
+      config: {
+        metadata: { name: 'app' },
+        image: { image: 'busybox' },
+        mounts: [
+          { containerPath: '/a', hostPath: '/srv', image: {} },
+          { containerPath: '/b', image: { image: 'models' }, readonly: true },
+        ],
+      },
+      sandboxConfig: { metadata },
+    });
+    const sources = narrowCreateContainer(request).config.mounts.map((mount) =>
+      mount.image === undefined ? mount.hostPath : mount.image.image,
+    );
+    assert.deepEqual(sources, ['/srv', 'models']);
   });
 
   it('lets ids through that cannot exist: NotFound is the better answer', () => {

@@ -13,7 +13,6 @@ import { limits } from '../pkg/base/limits.ts';
 import type {
   AttachRequest,
   ContainerConfig,
-  ContainerMetadata,
   CreateContainerRequest,
   Device,
   DNSConfig,
@@ -28,7 +27,6 @@ import type {
   LinuxPodSandboxConfig,
   Mount,
   PodSandboxConfig,
-  PodSandboxMetadata,
   PortForwardRequest,
   PortMapping,
   RunPodSandboxRequest,
@@ -36,6 +34,7 @@ import type {
   UpdateContainerResourcesRequest,
   UpdateRuntimeConfigRequest,
 } from '../pkg/cri-api/types.ts';
+import type { HostMount, ImageMount, NamedContainerConfig, SandboxConfig } from '../pkg/ports/requests.ts';
 import {
   apparmorChoice,
   checkDeviceRequest,
@@ -44,14 +43,6 @@ import {
   seccompChoice,
   validateSysctls,
 } from '../pkg/spec/index.ts';
-
-/** A pod's config that has its metadata. */
-export type SandboxConfig = PodSandboxConfig & { readonly metadata: PodSandboxMetadata };
-/** A container's config that has its metadata and an image. */
-export type NamedContainerConfig = ContainerConfig & {
-  readonly metadata: ContainerMetadata;
-  readonly image: ImageSpec;
-};
 
 /**
  * Ours are 64 hex digits; others cannot exist here, which NotFound says better than a refusal. Not `.`, `..`, or a
@@ -175,11 +166,13 @@ export function narrowPodRanges(request: UpdateRuntimeConfigRequest): readonly s
   return subnets;
 }
 
-/**
- * What an image is called in a request: a reference or an id, not parsed yet. `field` is its place in the request.
- * @throws InvalidArgument
- */
-export function narrowImageReference(spec: ImageSpec | undefined, field = 'image'): string {
+/** What an image is called in a request: a reference or an id, not parsed yet. @throws InvalidArgument */
+export function narrowImageReference(spec: ImageSpec | undefined): string {
+  return namedImage(spec, 'image').image;
+}
+
+/** The same spec, which names something. */
+function namedImage(spec: ImageSpec | undefined, field: string): ImageSpec {
   if (spec === undefined || spec.image === '')
     throw missing(`${field}.image`, 'name an image, such as registry.example/app:1.0, or give its id');
   if (spec.image.length > limits.nameBytes || !WORD.test(spec.image)) {
@@ -190,7 +183,7 @@ export function narrowImageReference(spec: ImageSpec | undefined, field = 'image
     );
   }
   checkEntries(`${field}.annotations`, spec.annotations);
-  return spec.image;
+  return spec;
 }
 
 /** `reference` is undefined to keep the archive's names. @throws InvalidArgument */
@@ -221,7 +214,7 @@ function sandboxConfig(config: PodSandboxConfig | undefined, at: string): Sandbo
   checkEntries(`${at}.labels`, config.labels);
   checkEntries(`${at}.annotations`, config.annotations);
   if (config.linux !== undefined) checkLinuxSandbox(`${at}.linux`, config.linux);
-  return config as SandboxConfig;
+  return { ...config, metadata };
 }
 
 function checkHostname(field: string, hostname: string): void {
@@ -292,7 +285,7 @@ function containerConfig(config: ContainerConfig | undefined): NamedContainerCon
   const { metadata } = config;
   if (metadata === undefined) throw missing('config.metadata', 'a container needs a name');
   checkName('config.metadata.name', metadata.name);
-  narrowImageReference(config.image, 'config.image');
+  const image = namedImage(config.image, 'config.image');
   for (const list of ['command', 'args'] as const)
     config[list].forEach((word, i) => checkNoNul(`config.${list}[${i}]`, word));
   checkNoNul('config.working_dir', config.workingDir);
@@ -304,7 +297,7 @@ function containerConfig(config: ContainerConfig | undefined): NamedContainerCon
   ] as const) {
     checkCount(`config.${name}`, list, limits.mountsCount);
   }
-  config.mounts.forEach((mount, i) => checkMount(`config.mounts[${i}]`, mount));
+  const mounts = config.mounts.map((mount, i) => narrowMount(`config.mounts[${i}]`, mount));
   for (const device of config.devices) checkDevice(device);
   config.cdiDevices.forEach(({ name }, i) => {
     if (name.length > limits.nameBytes || !WORD.test(name))
@@ -316,7 +309,7 @@ function containerConfig(config: ContainerConfig | undefined): NamedContainerCon
   if (config.linux?.securityContext !== undefined)
     checkContainerSecurity('config.linux.security_context', config.linux.securityContext);
   if (config.linux?.resources !== undefined) checkResources('config.linux.resources', config.linux.resources);
-  return config as NamedContainerConfig;
+  return { ...config, metadata, image, mounts };
 }
 
 function checkVariable(field: string, { key, value }: KeyValue): void {
@@ -330,20 +323,24 @@ function checkVariable(field: string, { key, value }: KeyValue): void {
     );
 }
 
-function checkMount(field: string, mount: Mount): void {
+function narrowMount(field: string, mount: Mount): HostMount | ImageMount {
   containerPath(mount.containerPath);
-  const isImage = mount.image !== undefined && mount.image.image !== '';
-  if (isImage) {
-    narrowImageReference(mount.image, `${field}.image`);
+  checkRecursiveReadOnly(field, mount);
+  if (mount.image !== undefined && mount.image.image !== '') {
+    const image = namedImage(mount.image, `${field}.image`);
     checkImageSubPath(mount.imageSubPath);
     if (mount.hostPath !== '')
       throw invalid(`${field}.host_path`, mount.hostPath, 'leave it empty when image is set: a mount has one source');
-  } else {
-    if (mount.hostPath === '') throw missing(`${field}.host_path`, 'a mount needs a path of the node, or an image');
-    checkAbsolute(`${field}.host_path`, mount.hostPath);
-    if (mount.imageSubPath !== '')
-      throw invalid(`${field}.image_sub_path`, mount.imageSubPath, 'it is only for a mount with image');
+    return { ...mount, image };
   }
+  if (mount.hostPath === '') throw missing(`${field}.host_path`, 'a mount needs a path of the node, or an image');
+  checkAbsolute(`${field}.host_path`, mount.hostPath);
+  if (mount.imageSubPath !== '')
+    throw invalid(`${field}.image_sub_path`, mount.imageSubPath, 'it is only for a mount with image');
+  return { ...mount, image: undefined };
+}
+
+function checkRecursiveReadOnly(field: string, mount: Mount): void {
   if (mount.recursiveReadOnly && (!mount.readonly || mount.propagation !== 'PROPAGATION_PRIVATE')) {
     throw invalid(
       `${field}.recursive_read_only`,

@@ -187,15 +187,13 @@ export function keyOf(record: AnyRecord): string {
     : containerKey(record.sandboxId, record.config.metadata);
 }
 
-/** @throws InvalidArgument if there is no metadata. */
+/** What tells one pod from another, for flights. */
 export function sandboxKey(metadata: SandboxRecord['config']['metadata']): string {
-  if (metadata === undefined) throw new RuntimeError('InvalidArgument', 'pod sandbox config has no metadata');
   return JSON.stringify(['pod', metadata.namespace, metadata.name, metadata.uid, metadata.attempt]);
 }
 
-/** @throws InvalidArgument if there is no metadata. */
+/** What tells one container of a pod from another, for flights. */
 export function containerKey(pod: SandboxId, metadata: ContainerRecord['config']['metadata']): string {
-  if (metadata === undefined) throw new RuntimeError('InvalidArgument', 'container config has no metadata');
   return JSON.stringify(['container', pod, metadata.name, metadata.attempt]);
 }
 

@@ -1,7 +1,8 @@
 /**
  * Containers: create, start, stop, remove, and how an exit is noticed. How a container is put together is in create.ts.
  */
-import type { ContainerConfig, ContainerStatus, LinuxContainerResources } from '../cri-api/types.ts';
+import type { ContainerStatus, LinuxContainerResources } from '../cri-api/types.ts';
+import type { NamedContainerConfig } from '../ports/requests.ts';
 import { codeOf, explain, RuntimeError, wrap } from '../base/errors.ts';
 import { failpoint } from '../base/failpoint.ts';
 import { type ContainerId, newContainerId, type ProcessRef, quote, type SandboxId } from '../base/ids.ts';
@@ -53,7 +54,7 @@ export class ContainerKeeper implements Containers {
     this.#background = background;
   }
 
-  async create(op: Op, pod: SandboxId, config: ContainerConfig): Promise<ContainerId> {
+  async create(op: Op, pod: SandboxId, config: NamedContainerConfig): Promise<ContainerId> {
     const key = containerKey(pod, config.metadata);
     const id = await this.#creates.run(op, key, limits.containerCreateMs, (own) =>
       this.#createOrAdopt(own, key, pod, config),
@@ -209,7 +210,7 @@ export class ContainerKeeper implements Containers {
     this.#shutdown.abort();
   }
 
-  async #createOrAdopt(op: Op, key: string, pod: SandboxId, config: ContainerConfig): Promise<ContainerId> {
+  async #createOrAdopt(op: Op, key: string, pod: SandboxId, config: NamedContainerConfig): Promise<ContainerId> {
     const twin = this.#books.byKey(key);
     const record = twin === undefined ? undefined : this.#books.container(twin as ContainerId);
     if (record?.state.phase === 'created' || record?.state.phase === 'running') return record.id;
@@ -219,7 +220,7 @@ export class ContainerKeeper implements Containers {
     return await this.#make(op, sandbox, config);
   }
 
-  async #make(op: Op, sandbox: SandboxRecord, config: ContainerConfig): Promise<ContainerId> {
+  async #make(op: Op, sandbox: SandboxRecord, config: NamedContainerConfig): Promise<ContainerId> {
     const id = newContainerId();
     const own = withLog(op, { container: id, sandbox: sandbox.id });
     const draft = draftContainer(this.#world, id, sandbox, config);
@@ -240,7 +241,7 @@ export class ContainerKeeper implements Containers {
       await this.#destroy(own, draft).catch((failure: unknown) => {
         own.log.warn('a failed container could not be cleaned up, will retry', { cause: explain(failure) });
       });
-      throw wrap(`create container ${quote(config.metadata?.name ?? '')}`, cause);
+      throw wrap(`create container ${quote(config.metadata.name)}`, cause);
     }
     return id;
   }
@@ -535,7 +536,7 @@ function taken(record: ContainerRecord): RuntimeError {
   const why = hasEnded(record) ? 'and has exited' : 'with another config';
   return new RuntimeError(
     'AlreadyExists',
-    `container ${quote(metadata?.name ?? '')} attempt ${metadata?.attempt ?? 0} exists in this ` +
+    `container ${quote(metadata.name)} attempt ${metadata.attempt} exists in this ` +
       `pod ${why} (${record.id}); remove it, or ask with a higher attempt`,
   );
 }

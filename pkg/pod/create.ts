@@ -5,7 +5,7 @@
  * container's id and destroyed. It saves nothing itself.
  */
 import { dirname, join } from 'node:path';
-import type { ContainerConfig, NamespaceOption } from '../cri-api/types.ts';
+import type { NamespaceOption } from '../cri-api/types.ts';
 import { RuntimeError } from '../base/errors.ts';
 import { failpoint } from '../base/failpoint.ts';
 import { ensureDirBelow } from '../base/files.ts';
@@ -39,6 +39,7 @@ import {
   directoryMode,
   handlerSettings,
   ownerOnHost,
+  pinnedNamespaces,
   podAnnotations,
   renderHosts,
   requireOwnPids,
@@ -58,6 +59,7 @@ import {
   resolveMounts,
 } from './sources.ts';
 import type { Image } from '../ports/image.ts';
+import type { NamedContainerConfig } from '../ports/requests.ts';
 import type { IdMap, InsideRoot } from '../ports/rootfs.ts';
 import type { Monitor, OciRuntime, RuntimeFeatures } from '../ports/runtime.ts';
 import type { AnnotationSettings, ContainerSpecInput, PodFiles, ResolvedUser } from '../ports/spec.ts';
@@ -75,13 +77,13 @@ export interface Launched {
 
 /**
  * The first record of a container: what is known before anything has been done.
- * @throws InvalidArgument without an image in the config, NotFound if the image is not here.
+ * @throws NotFound if the image is not here.
  */
 export function draftContainer(
   world: World,
   id: ContainerId,
   sandbox: SandboxRecord,
-  config: ContainerConfig,
+  config: NamedContainerConfig,
 ): ContainerRecord {
   const image = findImage(world, config);
   const { facts } = world;
@@ -106,7 +108,7 @@ export function draftContainer(
       config.linux?.resources,
       workloadOf(world.settings.workloads, sandbox.config.annotations),
       sandbox.config.annotations,
-      config.metadata?.name ?? '',
+      config.metadata.name,
     ),
     imageVolumes: imageVolumesOf(world, config),
     stopping: null,
@@ -184,7 +186,7 @@ async function gather(op: Op, world: World, { draft, sandbox, image, runtime, ha
     findCdi(op, world, draft.config),
     defaultMounts(op, world),
     world.extensions.hooks(op),
-    checkImageUse(op, world, draft, sandbox.config.metadata?.namespace ?? ''),
+    checkImageUse(op, world, draft, sandbox.config.metadata.namespace),
   ]);
   requireOwnPids(runtime.handler.name, features, namespaceOptionsOf(draft, sandbox)?.pid);
   await failpoint('container.rootfs.after');
@@ -237,7 +239,7 @@ async function runMonitor(
   const { id, config, logPath, bundle } = draft;
   await ensureDirBelow(sandbox.logDirectory, dirname(config.logPath), 0o755);
   await world.workspace.ensureBundle(id, directoryMode(sandbox.idMap));
-  const name = `k8s_${config.metadata?.name ?? ''}_${podName(sandbox.config)}`;
+  const name = `k8s_${config.metadata.name}_${podName(sandbox.config)}`;
   return await world.monitor.create(op, {
     id,
     runtime,
@@ -261,7 +263,7 @@ function wishesOf(
   return { ...annotationSettings(annotations, world.settings.allowedDevices), annotations };
 }
 
-function wantsHostDevices(config: ContainerConfig, handler: HandlerSettings): 'all' | 'none' {
+function wantsHostDevices(config: NamedContainerConfig, handler: HandlerSettings): 'all' | 'none' {
   return config.linux?.securityContext?.privileged === true && !handler.privilegedWithoutHostDevices ? 'all' : 'none';
 }
 
@@ -290,13 +292,8 @@ function extend(spec: RuntimeSpec, { draft, sandbox, cdi, hooks }: SpecExtension
   );
 }
 
-function findImage(world: World, config: ContainerConfig): Image {
-  const wanted = config.image?.image ?? '';
-  if (wanted === '')
-    throw new RuntimeError(
-      'InvalidArgument',
-      'container config names no image; set config.image.image to what PullImage returned',
-    );
+function findImage(world: World, config: NamedContainerConfig): Image {
+  const wanted = config.image.image;
   const image = world.images.find(wanted);
   if (image === undefined) throw absentImage(wanted);
   return image;
@@ -307,22 +304,22 @@ function absentImage(name: string): RuntimeError {
 }
 
 /** What a user calls the image: as written in the pod, else a tag of it, else what was asked for. */
-function nameOf(config: ContainerConfig, image: Image): string {
-  const asked = config.image?.image ?? '';
-  const written = config.image?.userSpecifiedImage ?? '';
+function nameOf(config: NamedContainerConfig, image: Image): string {
+  const asked = config.image.image;
+  const written = config.image.userSpecifiedImage;
   if (written !== '') return written;
   if (asked !== '' && !image.id.startsWith(asked) && !image.id.startsWith(`sha256:${asked}`)) return asked;
   return image.repoTags[0] ?? image.repoDigests[0] ?? asked;
 }
 
 /** The log's absolute path. The door has checked that log_path is relative and plain. */
-function logPathOf(sandbox: SandboxRecord, config: ContainerConfig, id: ContainerId): string {
+function logPathOf(sandbox: SandboxRecord, config: NamedContainerConfig, id: ContainerId): string {
   return join(sandbox.logDirectory, config.logPath === '' ? `${id}.log` : config.logPath);
 }
 
 async function identity(
   inside: InsideRoot,
-  config: ContainerConfig,
+  config: NamedContainerConfig,
   image: Image,
   idMap: IdMap | null,
 ): Promise<{ readonly user: ResolvedUser; readonly passwd: string | undefined }> {
@@ -344,7 +341,7 @@ async function identity(
 /** The working directory, made inside the root. */
 async function ensureWorkingDir(
   inside: InsideRoot,
-  config: ContainerConfig,
+  config: NamedContainerConfig,
   image: Image,
   { user, idMap }: { readonly user: ResolvedUser; readonly idMap: IdMap | null },
 ): Promise<void> {
@@ -390,7 +387,7 @@ async function podFiles(
  * The kubelet mounts an /etc/hosts of its own. Other clients (crictl, critest) give none: then a pod on the host's
  * network has the host's, and any other one that names the pod.
  */
-async function hostsFile(world: World, config: ContainerConfig, sandbox: SandboxRecord): Promise<string> {
+async function hostsFile(world: World, config: NamedContainerConfig, sandbox: SandboxRecord): Promise<string> {
   if (config.mounts.some((mount) => containerPath(mount.containerPath) === '/etc/hosts')) return '';
   if (sandbox.namespaces['net'] === undefined) return '/etc/hosts';
   const { hosts } = sandbox.files;
@@ -431,7 +428,7 @@ async function specInput(
     pod: sandbox.config,
     config: withResources(config, draft.resources),
     facts,
-    namespaces: new Map(Object.entries(sandbox.namespaces)) as ContainerSpecInput['namespaces'],
+    namespaces: pinnedNamespaces(sandbox),
     pid: pidNamespace(books, draft, sandbox),
     cgroupsPath: draft.cgroupsPath,
     idMap: sandbox.idMap,
@@ -477,7 +474,7 @@ function pidNamespace(books: Books, draft: ContainerRecord, sandbox: SandboxReco
 }
 
 /** The config with the resources that hold: a workload may have changed those that were asked for. */
-function withResources(config: ContainerConfig, resources: ContainerRecord['resources']): ContainerConfig {
+function withResources(config: NamedContainerConfig, resources: ContainerRecord['resources']): NamedContainerConfig {
   return resources === config.linux?.resources ? config : { ...config, linux: { ...config.linux, resources } };
 }
 

@@ -5,7 +5,7 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import type { ContainerConfig, PodSandboxConfig } from '../cri-api/types.ts';
+import type { NamedContainerConfig, SandboxConfig } from '../ports/requests.ts';
 import { RuntimeError } from '../base/errors.ts';
 import { type ContainerId, parseChainId, parseDigest, parseImageId, type SandboxId } from '../base/ids.ts';
 import { backgroundOp, type Op, silent } from '../base/op.ts';
@@ -289,7 +289,7 @@ export class FakeSurroundings {
 }
 
 /** A pod config as the kubelet sends it; `name` and `attempt` make it a pod of its own. */
-export function fakePod(name = 'web', attempt = 0, changes: Partial<PodSandboxConfig> = {}): PodSandboxConfig {
+export function fakePod(name = 'web', attempt = 0, changes: Partial<SandboxConfig> = {}): SandboxConfig {
   return {
     metadata: { name, uid: `uid-${name}`, namespace: 'default', attempt },
     hostname: name,
@@ -314,7 +314,11 @@ export function fakePod(name = 'web', attempt = 0, changes: Partial<PodSandboxCo
 }
 
 /** A container config with the fake image. */
-export function fakeContainer(name = 'app', attempt = 0, changes: Partial<ContainerConfig> = {}): ContainerConfig {
+export function fakeContainer(
+  name = 'app',
+  attempt = 0,
+  changes: Partial<NamedContainerConfig> = {},
+): NamedContainerConfig {
   return {
     metadata: { name, attempt },
     image: { image: fakeImage.id, annotations: {}, userSpecifiedImage: '', runtimeHandler: '', imageRef: '' },

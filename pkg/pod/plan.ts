@@ -2,13 +2,14 @@
  * What a sandbox needs, decided from its config alone. Pure.
  */
 import { posix } from 'node:path';
-import type { ContainerConfig, DNSConfig, NamespaceOption, PodSandboxConfig, SELinuxOption } from '../cri-api/types.ts';
+import type { DNSConfig, NamespaceOption, SELinuxOption } from '../cri-api/types.ts';
 import { RuntimeError } from '../base/errors.ts';
 import { quote } from '../base/ids.ts';
 import { annotationSettings, checkedParent, passedAnnotations, selinuxLabels, workloadOf } from '../spec/index.ts';
 import type { IdMap } from '../ports/rootfs.ts';
 import type { PortMapping } from '../ports/network.ts';
 import type { NamespaceKind, RuntimeFeatures } from '../ports/runtime.ts';
+import type { NamedContainerConfig, SandboxConfig } from '../ports/requests.ts';
 import type { SandboxRecord } from '../ports/state.ts';
 import type { HandlerSettings, PodSettings } from './world.ts';
 
@@ -24,7 +25,7 @@ export interface SandboxPlan {
 }
 
 /** @throws InvalidArgument for a combination that CRI forbids. */
-export function planSandbox(config: PodSandboxConfig): SandboxPlan {
+export function planSandbox(config: SandboxConfig): SandboxPlan {
   const options = config.linux?.securityContext?.namespaceOptions;
   // proto3: a sandbox without options has the first enum value, POD, for each.
   const network = modeOf(options, 'network') === 'NODE' ? 'host' : 'pod';
@@ -70,6 +71,16 @@ function pidMode(options: NamespaceOption | undefined): SandboxPlan['pid'] {
         'namespace_options.pid = TARGET is for containers, not for a pod sandbox',
       );
   }
+}
+
+/** The namespaces that a sandbox has pinned, by kind: what its containers join. */
+export function pinnedNamespaces({ namespaces }: SandboxRecord): ReadonlyMap<NamespaceKind, string> {
+  const found = new Map<NamespaceKind, string>();
+  for (const kind of ['net', 'ipc', 'uts', 'user'] as const) {
+    const path = namespaces[kind];
+    if (path !== undefined) found.set(kind, path);
+  }
+  return found;
 }
 
 /** KEP-127: mode POD with exactly one uid and one gid mapping that both contain id 0; NODE or nothing means none. */
@@ -128,7 +139,7 @@ export function requireOwnPids(
   );
 }
 
-function portMappings(config: PodSandboxConfig): PortMapping[] {
+function portMappings(config: SandboxConfig): PortMapping[] {
   return config.portMappings
     .filter((mapping) => mapping.hostPort !== 0)
     .map((mapping) => ({
@@ -180,9 +191,9 @@ export function handlerSettings(settings: PodSettings, handler: string): Handler
  */
 export function podAnnotations(
   settings: PodSettings,
-  config: PodSandboxConfig,
+  config: SandboxConfig,
   handler: string,
-  container?: ContainerConfig,
+  container?: NamedContainerConfig,
 ): ReadonlyMap<string, string> {
   const { allowedAnnotations, defaultAnnotations } = handlerSettings(settings, handler);
   const allowed = [
@@ -191,7 +202,7 @@ export function podAnnotations(
   ];
   return new Map([
     ...defaultAnnotations,
-    ...passedAnnotations(config.annotations, container?.annotations ?? {}, container?.metadata?.name ?? '', allowed),
+    ...passedAnnotations(config.annotations, container?.annotations ?? {}, container?.metadata.name ?? '', allowed),
   ]);
 }
 
@@ -217,7 +228,7 @@ export function sandboxLabels(
 type Tail<T extends readonly unknown[]> = T extends readonly [unknown, ...infer Rest] ? Rest : never;
 
 /** Size of the pod's /dev/shm. @throws InvalidArgument for an annotation that is no size. */
-export function shmBytesOf(settings: PodSettings, config: PodSandboxConfig, handler: string): bigint {
+export function shmBytesOf(settings: PodSettings, config: SandboxConfig, handler: string): bigint {
   return (
     annotationSettings(podAnnotations(settings, config, handler), settings.allowedDevices).shmBytes ?? settings.shmBytes
   );

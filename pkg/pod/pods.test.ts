@@ -2,7 +2,7 @@ import { assert } from 'chai';
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { codeOf, RuntimeError } from '../base/errors.ts';
-import type { ContainerConfig } from '../cri-api/types.ts';
+import type { ImageSpec } from '../cri-api/types.ts';
 import type { ContainerId } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import { backgroundOp, type Op, silent } from '../base/op.ts';
@@ -245,7 +245,7 @@ describe('the mind', () => {
           fakePod('web', 0, { metadata: { name: 'web', uid: 'u', namespace: 'prod', attempt: 0 } }),
           '',
         );
-        const image = (userSpecifiedImage: string): ContainerConfig['image'] => ({
+        const image = (userSpecifiedImage: string): ImageSpec => ({
           image: fakeImage.id,
           annotations: {},
           userSpecifiedImage,
@@ -281,7 +281,7 @@ describe('the mind', () => {
 
     it('names what is missing: the image, the sandbox', async () => {
       const pod = await mind.pods.run(op(), fakePod(), '');
-      const image = { ...fakeContainer().image, image: 'nowhere/none' } as never;
+      const image = { ...fakeContainer().image, image: 'nowhere/none' };
       const error = await fails(mind.containers.create(op(), pod, fakeContainer('x', 0, { image })));
       assert.deepEqual([error.code, /pull it first/.test(error.message)], ['NotFound', true]);
       assert.strictEqual(

@@ -1,7 +1,8 @@
 /**
  * Sandboxes: run, stop, remove. See DESIGN "The natural path of the data" for the hops.
  */
-import type { LinuxContainerResources, PodSandboxConfig } from '../cri-api/types.ts';
+import type { LinuxContainerResources } from '../cri-api/types.ts';
+import type { SandboxConfig } from '../ports/requests.ts';
 import { randomInt } from 'node:crypto';
 import { join } from 'node:path';
 import { explain, RuntimeError, wrap } from '../base/errors.ts';
@@ -20,6 +21,7 @@ import {
   directoryMode,
   handlerSettings,
   ownerOnHost,
+  pinnedNamespaces,
   planSandbox,
   podAnnotations,
   podCgroupFor,
@@ -58,7 +60,7 @@ export class SandboxKeeper implements Pods {
     this.#containers = containers;
   }
 
-  async run(op: Op, config: PodSandboxConfig, handler: string): Promise<SandboxId> {
+  async run(op: Op, config: SandboxConfig, handler: string): Promise<SandboxId> {
     const key = sandboxKey(config.metadata);
     const id = await this.#runs.run(op, key, limits.podRunMs, (own) => this.#runOrAdopt(own, key, config, handler));
     const record = this.#books.sandbox(id);
@@ -102,7 +104,7 @@ export class SandboxKeeper implements Pods {
   }
 
   /** The finished twin of the request, or a new sandbox. */
-  async #runOrAdopt(op: Op, key: string, config: PodSandboxConfig, handler: string): Promise<SandboxId> {
+  async #runOrAdopt(op: Op, key: string, config: SandboxConfig, handler: string): Promise<SandboxId> {
     const twin = this.#books.byKey(key);
     if (twin !== undefined) {
       const record = this.#books.sandbox(twin as SandboxId);
@@ -114,7 +116,7 @@ export class SandboxKeeper implements Pods {
     return await this.#make(op, config, handler);
   }
 
-  async #make(op: Op, config: PodSandboxConfig, handler: string): Promise<SandboxId> {
+  async #make(op: Op, config: SandboxConfig, handler: string): Promise<SandboxId> {
     const runtime = this.#world.runtimeFor(handler);
     const plan = planSandbox(config);
     if (plan.idMap !== null) await this.#requireUserNamespaces(op, runtime);
@@ -159,7 +161,7 @@ export class SandboxKeeper implements Pods {
       );
   }
 
-  #draft(id: SandboxId, config: PodSandboxConfig, handler: string, plan: SandboxPlan): SandboxRecord {
+  #draft(id: SandboxId, config: SandboxConfig, handler: string, plan: SandboxPlan): SandboxRecord {
     const { workspace, settings, facts } = this.#world;
     const files = workspace.sandboxFiles(id);
     const cgroup = podCgroupFor(facts.cgroupManager, id, config.linux?.cgroupParent ?? '');
@@ -236,7 +238,7 @@ export class SandboxKeeper implements Pods {
     pinned: Promise<unknown>,
   ): Promise<readonly string[]> {
     const { metadata, dnsConfig, annotations } = record.config;
-    if (plan.network === 'host' || metadata === undefined) return [];
+    if (plan.network === 'host') return [];
     op.stage('cni add');
     await failpoint('cni.add.before');
     const network = await this.#world.network.add(op, {
@@ -276,7 +278,7 @@ export class SandboxKeeper implements Pods {
         ...features,
         privilegedWithoutHostDevices: handlerSettings(settings, record.runtimeHandler).privilegedWithoutHostDevices,
       },
-      namespaces: new Map(Object.entries(record.namespaces)) as never,
+      namespaces: pinnedNamespaces(record),
       cgroupsPath: infraCgroup(this.#world, record),
       idMap: record.idMap,
       selinux: record.selinux,
@@ -363,9 +365,9 @@ export function remainsOf(world: World, record: SandboxRecord): SandboxRemains {
 }
 
 /** `name_namespace_uid_attempt`, the kubelet's customary form. */
-export function podName(config: PodSandboxConfig): string {
+export function podName(config: SandboxConfig): string {
   const { metadata } = config;
-  return metadata === undefined ? '' : `${metadata.name}_${metadata.namespace}_${metadata.uid}_${metadata.attempt}`;
+  return `${metadata.name}_${metadata.namespace}_${metadata.uid}_${metadata.attempt}`;
 }
 
 function infraCgroup(world: World, record: SandboxRecord): string {

@@ -11,6 +11,7 @@ import { next, nextSandbox } from '../state/index.ts';
 import type { Books } from './books.ts';
 import { type ContainerKeeper, containerRemains } from './containers.ts';
 import { destroyContainer, destroySandbox } from './destroy.ts';
+import { pinnedNamespaces } from './plan.ts';
 import { remainsOf } from './pods.ts';
 import type { ExitRecord } from '../ports/runtime.ts';
 import type { ContainerRecord, SandboxRecord } from '../ports/state.ts';
@@ -144,7 +145,7 @@ async function recoverSandbox(op: Op, world: World, books: Books, record: Sandbo
   }
   if (phase !== 'ready') return;
   const pinned = await world.namespaces.pinned(record.id);
-  const lost = Object.keys(record.namespaces).find((kind) => !pinned.has(kind as never));
+  const lost = [...pinnedNamespaces(record).keys()].find((kind) => !pinned.has(kind));
   const infra = record.infra?.process ?? null;
   if (lost === undefined && (infra === null || world.processes.alive(infra))) return;
   // The kubelet sees NOTREADY, stops the sandbox (which gives everything back) and makes a new one.

@@ -3,7 +3,7 @@
  * anonymous volumes, devices, profiles.
  */
 import { posix } from 'node:path';
-import type { ContainerConfig, LinuxContainerSecurityContext, Mount } from '../cri-api/types.ts';
+import type { LinuxContainerSecurityContext } from '../cri-api/types.ts';
 import { isCode, RuntimeError, wrap } from '../base/errors.ts';
 import { readJson } from '../base/files.ts';
 import { type ContainerId, quote } from '../base/ids.ts';
@@ -25,6 +25,7 @@ import type { IdMap, InsideRoot } from '../ports/rootfs.ts';
 import type { MountSource } from '../ports/runtime.ts';
 import type { CdiEdits } from '../ports/extensions.ts';
 import type { ContainerSpecInput, DeviceRequest, FoundDevice, ResolvedDevice, ResolvedMount } from '../ports/spec.ts';
+import type { HostMount, ImageMount, NamedContainerConfig } from '../ports/requests.ts';
 import type { ContainerRecord } from '../ports/state.ts';
 import type { World } from './world.ts';
 
@@ -34,7 +35,7 @@ type Volumes = ContainerSpecInput['volumes'];
  * Image volumes of the config, for the record: from the first record on these images must not be removed. @throws
  * NotFound with the kubelet's reason.
  */
-export function imageVolumesOf(world: World, config: ContainerConfig): ContainerRecord['imageVolumes'] {
+export function imageVolumesOf(world: World, config: NamedContainerConfig): ContainerRecord['imageVolumes'] {
   return config.mounts.filter(isImageVolume).map((mount) => {
     const image = volumeImage(world, mount);
     return { containerPath: mount.containerPath, imageId: image.id, imageRef: image.repoDigests[0] ?? image.id };
@@ -49,8 +50,8 @@ export function imageVolumesOf(world: World, config: ContainerConfig): Container
 export async function checkImageUse(op: Op, world: World, draft: ContainerRecord, namespace: string): Promise<void> {
   const volumes = draft.config.mounts
     .filter(isImageVolume)
-    .map((mount) => ({ id: volumeImage(world, mount).id, name: mount.image?.userSpecifiedImage ?? '' }));
-  const uses = [{ id: draft.imageId, name: draft.config.image?.userSpecifiedImage ?? '' }, ...volumes];
+    .map((mount) => ({ id: volumeImage(world, mount).id, name: mount.image.userSpecifiedImage }));
+  const uses = [{ id: draft.imageId, name: draft.config.image.userSpecifiedImage }, ...volumes];
   await together(uses.map(({ id, name }) => world.images.checkUse(op, id, { name, namespace })));
 }
 
@@ -73,11 +74,11 @@ export async function resolveMounts(
   );
 }
 
-function isImageVolume(mount: Mount): boolean {
-  return mount.image !== undefined && mount.image.image !== '';
+function isImageVolume(mount: HostMount | ImageMount): mount is ImageMount {
+  return mount.image !== undefined;
 }
 
-async function bindMount(op: Op, world: World, mount: Mount, label: string): Promise<ResolvedMount> {
+async function bindMount(op: Op, world: World, mount: HostMount, label: string): Promise<ResolvedMount> {
   const reject = world.settings.absentMountSourcesToReject.includes(posix.normalize(mount.hostPath));
   op.stage(`stat mount source ${mount.hostPath}`);
   const source = await world.host.mountSource(op, `${world.settings.bindMountPrefix}${mount.hostPath}`, reject);
@@ -94,7 +95,7 @@ async function bindMount(op: Op, world: World, mount: Mount, label: string): Pro
  * runc reads /etc/passwd and /etc/group itself, before the first instruction of the container: a FIFO there holds it
  * until its time is up, and /dev/zero makes it eat the node's memory (CVE-2026-47262).
  */
-async function checkIdentityFiles(op: Op, world: World, mount: Mount, source: MountSource): Promise<void> {
+async function checkIdentityFiles(op: Op, world: World, mount: HostMount, source: MountSource): Promise<void> {
   const place = containerPath(mount.containerPath);
   const refuse = (path: string): never => {
     throw new RuntimeError(
@@ -115,8 +116,8 @@ async function checkIdentityFiles(op: Op, world: World, mount: Mount, source: Mo
   }
 }
 
-function volumeImage(world: World, mount: Mount): Image {
-  const wanted = mount.image?.image ?? '';
+function volumeImage(world: World, mount: ImageMount): Image {
+  const wanted = mount.image.image;
   const image = world.images.find(wanted);
   if (image !== undefined) return image;
   throw new RuntimeError(
@@ -130,7 +131,7 @@ async function imageVolume(
   op: Op,
   world: World,
   id: ContainerId,
-  volume: { readonly mount: Mount; readonly index: number; readonly idMap: IdMap | null },
+  volume: { readonly mount: ImageMount; readonly index: number; readonly idMap: IdMap | null },
 ): Promise<ResolvedMount> {
   const { mount, index, idMap } = volume;
   const layers = volumeImage(world, mount).layers.map((layer) => layer.chainId);
@@ -142,8 +143,8 @@ async function imageVolume(
   }
 }
 
-function wrapVolume(mount: Mount, cause: unknown): RuntimeError {
-  const wrapped = wrap(`mount image ${quote(mount.image?.image ?? '')} at ${mount.containerPath}`, cause);
+function wrapVolume(mount: ImageMount, cause: unknown): RuntimeError {
+  const wrapped = wrap(`mount image ${quote(mount.image.image)} at ${mount.containerPath}`, cause);
   return new RuntimeError(wrapped.code, wrapped.message, { cause, reason: 'ImageVolumeMountFailed' });
 }
 
@@ -204,7 +205,7 @@ export async function anonymousVolumes(
 export async function findDevices(
   op: Op,
   world: World,
-  config: ContainerConfig,
+  config: NamedContainerConfig,
   wanted: { readonly annotated: readonly DeviceRequest[]; readonly host: 'all' | 'none' },
 ): Promise<{ readonly devices: readonly ResolvedDevice[]; readonly hostDevices: readonly ResolvedDevice[] }> {
   const requests = [...world.settings.additionalDevices, ...wanted.annotated, ...config.devices];
@@ -222,7 +223,7 @@ export interface FoundCdi {
   readonly found: ReadonlyMap<string, FoundDevice>;
 }
 
-export async function findCdi(op: Op, world: World, config: ContainerConfig): Promise<FoundCdi | undefined> {
+export async function findCdi(op: Op, world: World, config: NamedContainerConfig): Promise<FoundCdi | undefined> {
   const names = cdiDevicesOf(config);
   if (names.length === 0) return undefined;
   const edits = cdiEdits(await world.extensions.cdi(op), names);

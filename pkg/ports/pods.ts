@@ -3,7 +3,8 @@
  */
 import type { ContainerId, SandboxId } from '../base/ids.ts';
 import type { Op } from '../base/op.ts';
-import type { ContainerConfig, ContainerStatus, LinuxContainerResources, PodSandboxConfig } from '../cri-api/types.ts';
+import type { ContainerStatus, LinuxContainerResources } from '../cri-api/types.ts';
+import type { NamedContainerConfig, SandboxConfig } from './requests.ts';
 import type { AttachChannel, Connection, ExecStdio, ExitStatus, TerminalSize } from './runtime.ts';
 import type { ContainerRecord, SandboxRecord } from './state.ts';
 
@@ -13,7 +14,7 @@ export interface Pods {
    * id.
    * @throws AlreadyExists for the same metadata with another config.
    */
-  run(op: Op, config: PodSandboxConfig, handler: string): Promise<SandboxId>;
+  run(op: Op, config: SandboxConfig, handler: string): Promise<SandboxId>;
   /**
    * Ends all processes of the sandbox, then its network and namespaces. Content if stopped already. May be called again
    * after a failure.
@@ -37,7 +38,7 @@ export interface Pods {
 
 export interface Containers {
   /** Makes a container in a READY sandbox; CREATED when it returns. Identical requests get the same id. */
-  create(op: Op, pod: SandboxId, config: ContainerConfig): Promise<ContainerId>;
+  create(op: Op, pod: SandboxId, config: NamedContainerConfig): Promise<ContainerId>;
   start(op: Op, id: ContainerId): Promise<void>;
   /**
    * Stop signal, then SIGKILL after `graceMs`; 0 kills at once. A second call can only shorten the wait. Content if it

@@ -2,8 +2,10 @@
  * What is known about each sandbox and container: the states of the two machines, the records, and the port of the store that keeps them.
  */
 import type { ChainId, ContainerId, ImageId, ProcessRef, SandboxId } from '../base/ids.ts';
-import type { ContainerConfig, LinuxContainerResources, PodSandboxConfig, Signal } from '../cri-api/types.ts';
+import type { LinuxContainerResources, Signal } from '../cri-api/types.ts';
+import type { NamedContainerConfig, SandboxConfig } from './requests.ts';
 import type { IdMap } from './rootfs.ts';
+import type { NamespaceKind } from './runtime.ts';
 
 /** Why a container is no longer running, in the words that the kubelet and its users know. */
 export type ExitReason = 'Completed' | 'Error' | 'OOMKilled' | 'StartError' | 'ContainerStatusUnknown';
@@ -50,7 +52,7 @@ export interface SandboxRecord {
   readonly kind: 'sandbox';
   readonly id: SandboxId;
   /** As the kubelet sent it, unchanged: labels and annotations go back bit for bit. */
-  readonly config: PodSandboxConfig;
+  readonly config: SandboxConfig;
   /** As asked for; '' = default. */
   readonly runtimeHandler: string;
   /** Nanoseconds since the epoch. */
@@ -59,7 +61,7 @@ export interface SandboxRecord {
   /** Pod addresses, primary first; empty for host network. */
   readonly ips: readonly string[];
   /** Path per pinned namespace kind. */
-  readonly namespaces: Readonly<Record<string, string>>;
+  readonly namespaces: Readonly<Partial<Record<NamespaceKind, string>>>;
   /** cgroup under which the pod's containers live (cgroupfs path or slice), resolved. */
   readonly cgroupParent: string;
   /** Where container logs go; absolute. */
@@ -86,7 +88,7 @@ export interface ContainerRecord {
   readonly kind: 'container';
   readonly id: ContainerId;
   readonly sandboxId: SandboxId;
-  readonly config: ContainerConfig;
+  readonly config: NamedContainerConfig;
   readonly runtimeHandler: string;
   readonly createdAt: bigint;
   readonly state: ContainerState;

@@ -45,6 +45,7 @@ const container = {
   sandboxId,
   config: {
     metadata: { name: 'c', attempt: 1 },
+    image: { image: 'x', annotations: labels({}), userSpecifiedImage: 'x', runtimeHandler: '', imageRef: '' },
     command: [],
     args: [],
     workingDir: '',

@@ -163,6 +163,7 @@ function faultOf(record: AnyRecord, kind: Kind, id: string): string | undefined 
   if (record.kind !== kind || record.id !== id) return `record is of ${record.kind} ${record.id}`;
   if (typeof record.createdAt !== 'bigint' || record.createdAt <= 0n) return 'createdAt is missing';
   if (record.config?.metadata === undefined) return 'config.metadata is missing';
+  if (record.kind === 'container' && record.config.image === undefined) return 'config.image is missing';
   const phases: readonly string[] = record.kind === 'sandbox' ? SANDBOX_PHASES : CONTAINER_PHASES;
   if (!phases.includes(record.state?.phase))
     return `state has the unknown phase ${JSON.stringify(record.state?.phase)}`;
