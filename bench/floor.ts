@@ -7,16 +7,7 @@ import { randomBytes } from 'node:crypto';
 import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { backgroundOp, silent } from '../pkg/base/op.ts';
-import {
-  capture,
-  exitCodeOf,
-  inheritedEnv,
-  mountOf,
-  mountOverlay,
-  readMountinfo,
-  spawn,
-  unmount,
-} from '../pkg/sys/index.ts';
+import { capture, exitCodeOf, inheritedEnv, mounts, spawn } from '../pkg/sys/index.ts';
 import { CNI_PLUGINS, type Ground, type Network, run } from './ground.ts';
 import type { Report } from './report.ts';
 import { RUNTIMES, type RuntimeName } from './targets.ts';
@@ -84,7 +75,7 @@ export class Floor {
     await run(this.#ground.build('bin/pinns'), ['--net', netns]);
     await mkdir(bundle);
     for (const name of ['upper', 'work', 'merged']) await mkdir(join(root, name), { recursive: true });
-    await mountOverlay({
+    await mounts.overlay({
       ...this.#overlay,
       writable: { upper: join(root, 'upper'), work: join(root, 'work') },
       target: join(root, 'merged'),
@@ -105,8 +96,8 @@ export class Floor {
     await measure('ExecSync', () => this.#oci('exec', id, 'true'));
     await this.#oci('delete', '--force', id);
     await measure('StopPodSandbox', () => this.#cni('DEL', id, netns));
-    await unmount(netns);
-    await unmount(join(root, 'merged'));
+    await mounts.unmount(netns);
+    await mounts.unmount(join(root, 'merged'));
     for (const path of [netns, bundle, root]) await rm(path, { recursive: true });
   }
 
@@ -152,7 +143,7 @@ export class Floor {
 }
 
 async function overlayAt(path: string): Promise<Overlay> {
-  const mount = mountOf(await readMountinfo(), path);
+  const mount = mounts.mountOf(await mounts.read(), path);
   if (mount?.fsType !== 'overlay') throw new Error(`${path} is no overlay`);
   const lower = mount.superOptions.flatMap((option) => /^lowerdir\+?=(.*)$/.exec(option)?.[1]?.split(':') ?? []);
   return {

@@ -29,15 +29,14 @@ import { FileStateStore, Workspace } from '../pkg/state/index.ts';
 import { WritableLayers } from '../pkg/stats/index.ts';
 import type { StreamServer } from '../pkg/stream/index.ts';
 import {
-  becomeSubreaper,
   capture,
+  cgroups,
   favourEventLoop,
   findExecutable,
   inheritedEnv,
   nodeFacts,
-  notifyServiceManager,
-  readCgroupLayoutSync,
-  reapOrphans,
+  orphans,
+  sockets,
 } from '../pkg/sys/index.ts';
 import { type Apparmor, loadApparmor } from './apparmor.ts';
 import { type Disk, type Disks, openDisks } from './disks.ts';
@@ -101,7 +100,7 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
   try {
     const disks = await openDisks(config, log);
     closers.push(() => disks.close());
-    becomeSubreaper();
+    orphans.becomeSubreaper();
     favourThisThread(log);
     closers.push(reapStrays());
     const seen = nodeFacts(config.runtime.cgroupManager);
@@ -157,7 +156,7 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
     if (config.api.streamPort !== 0 || config.api.streamEnableTls) await streams.open();
     const server = await openSocket(options, world, mind, { runtimes, streams, images, disks });
     closers.push(() => server.close());
-    notifyServiceManager('READY=1');
+    sockets.notifyServiceManager('READY=1');
     log.info('serving', {
       path: config.api.listen,
       version: options.version,
@@ -207,7 +206,7 @@ function reapStrays(): () => void {
   const onChild = (): void => {
     planned ??= setTimeout(() => {
       planned = undefined;
-      if (reapOrphans() > 0) onChild();
+      if (orphans.reap() > 0) onChild();
     }, REAP_AFTER_MS).unref();
   };
   process.on('SIGCHLD', onChild);
@@ -570,7 +569,7 @@ async function openSocket(
       mind,
       writableLayers,
       rootfs: world.rootfs,
-      layout: readCgroupLayoutSync(),
+      layout: cgroups.readLayoutSync(),
       facts: world.facts,
       periodMs: config.stats.collectionPeriodMs,
       clock: world.clock,

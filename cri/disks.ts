@@ -13,7 +13,8 @@ import { ensureDir, readDirSorted } from '../pkg/base/files.ts';
 import { limits } from '../pkg/base/limits.ts';
 import type { Logger } from '../pkg/base/op.ts';
 import { DiskReserve } from '../pkg/base/reserve.ts';
-import { type FileLock, lockFile, statFileSystem } from '../pkg/sys/index.ts';
+import type { FileLock } from '../pkg/ports/kernel.ts';
+import { fileSystems, lockFile } from '../pkg/sys/index.ts';
 import type { Config } from '../pkg/config/index.ts';
 
 export interface Disk {
@@ -93,7 +94,7 @@ async function survey(run: Disk, containers: Disk, images: Disk): Promise<readon
       name,
       directory,
       reservedBytes: reserve.heldBytes,
-      ...(await statFileSystem(directory)),
+      ...(await fileSystems.stat(directory)),
     })),
   );
 }

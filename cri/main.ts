@@ -8,7 +8,7 @@ import { flushCompileCache } from 'node:module';
 import { diskFiles, flags, loadConfig } from '../pkg/config/index.ts';
 import { explain, isCode } from '../pkg/base/errors.ts';
 import { journaldReads, Log, parseLogLevel } from '../pkg/base/log.ts';
-import { findExecutable, notifyServiceManager } from '../pkg/sys/index.ts';
+import { findExecutable, sockets } from '../pkg/sys/index.ts';
 import { addCommands } from './commands/index.ts';
 import { type Daemon, startDaemon } from './daemon.ts';
 import type { LoadedConfig } from '../pkg/config/index.ts';
@@ -90,7 +90,7 @@ async function serveForever(given: Readonly<Record<string, string | boolean | st
   });
   const stop = (signal: string): void => {
     log.info('stopping; containers go on', { signal });
-    notifyServiceManager('STOPPING=1');
+    sockets.notifyServiceManager('STOPPING=1');
     void daemon.close().then(
       () => process.exit(0),
       (cause: unknown) => {

@@ -36,16 +36,8 @@ import {
   usages,
   type WritableLayers,
 } from '../pkg/stats/index.ts';
-import {
-  type CgroupLayout,
-  cgroupPathOf,
-  checkCgroupPath,
-  countFds,
-  readFiles,
-  readKernelFiles,
-  slicePath,
-  statFileSystem,
-} from '../pkg/sys/index.ts';
+import type { CgroupLayout } from '../pkg/ports/kernel.ts';
+import { cgroups, fileSystems, processes, readFiles, readKernelFiles } from '../pkg/sys/index.ts';
 import { chunksOf, codecs, concatenate, type Encoded, preencoded, remembered } from './codec.ts';
 import type { Handlers } from './server.ts';
 import { narrowId } from './validate.ts';
@@ -288,7 +280,7 @@ class StatsDesk {
     { readonly bytes: bigint; readonly inodes: bigint; readonly inodesFree: bigint } | undefined
   > {
     try {
-      const found = await statFileSystem(this.#options.rootfs.containerRoot);
+      const found = await fileSystems.stat(this.#options.rootfs.containerRoot);
       return { bytes: found.totalBytes, inodes: found.inodes, inodesFree: found.inodesFree };
     } catch (cause) {
       this.#options.log.debug('the file system of writable layers does not answer', { cause: explain(cause) });
@@ -350,9 +342,11 @@ function isLive({ state }: ContainerRecord): boolean {
 /** The cgroup's path; undefined where the record names none of its own. */
 function cgroupOf(record: ContainerRecord | SandboxRecord, { cgroupManager }: NodeFacts): string | undefined {
   try {
-    if (record.kind === 'container') return cgroupPathOf(record.cgroupsPath);
+    if (record.kind === 'container') return cgroups.pathOf(record.cgroupsPath);
     const parent = record.cgroupParent;
-    return checkCgroupPath(cgroupManager === 'systemd' ? slicePath(parent.slice(parent.lastIndexOf('/') + 1)) : parent);
+    return cgroups.checkPath(
+      cgroupManager === 'systemd' ? cgroups.slicePath(parent.slice(parent.lastIndexOf('/') + 1)) : parent,
+    );
   } catch {
     // The root, which is not the pod's; or a record of an older version. There are no statistics of it then.
     return undefined;
@@ -370,7 +364,7 @@ async function openFiles(
 ): Promise<{ readonly descriptors: number; readonly sockets: number; readonly openFilesMax: bigint | undefined }> {
   const pid = 'process' in state ? state.process.pid : undefined;
   const [counts, text] = await Promise.all([
-    countFds(pids),
+    processes.countDescriptors(pids),
     pid === undefined ? undefined : readKernelFiles([{ directory: `/proc/${pid}`, names: 'limits' }]),
   ]);
   return { ...counts, openFilesMax: softFileLimit(text?.text ?? '') };

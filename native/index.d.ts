@@ -8,7 +8,7 @@
  * Text is a string (UTF-8) or bytes taken literally (names in layers need not be UTF-8); a NUL inside is EINVAL.
  * File descriptors that come back are close-on-exec and belong to the caller.
  */
-export type Text = string | Uint8Array;
+import type { Text } from '../pkg/ports/kernel.ts';
 
 /**
  * What statx says: mode, uid, gid, size, nlink, ino, dev, rdev, mtime ns, ctime ns, 512-byte blocks, mount id, 1 if

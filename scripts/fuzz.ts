@@ -15,7 +15,7 @@ import { parseImageConfig, parseManifest, selectPlatform } from '../pkg/oci/mani
 import { complete, formatReference, parseName, parseReference, withDefaultTag } from '../pkg/oci/reference.ts';
 import { fuzzTar } from '../pkg/rootfs/tar-fuzz.ts';
 import { parseHeaderBlock } from '../pkg/stream/spdy-frames.ts';
-import { parseMountinfo } from '../pkg/sys/mount.ts';
+import { parseMountinfo } from '../pkg/sys/mountinfo.ts';
 
 /** More of the processor than this for a small input is a loop or a regular expression that runs away. */
 const SLOW_MS = 2_000;

@@ -3,18 +3,7 @@ import { RuntimeError } from '../base/errors.ts';
 import type { SandboxId } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import type { Op } from '../base/op.ts';
-import {
-  capture,
-  deviceTo,
-  findExecutable,
-  forgetUdp,
-  inheritedEnv,
-  killByEnvironment,
-  localAddresses,
-  routesLocalnet,
-  setRouteLocalnet,
-  watchDirectory,
-} from '../sys/index.ts';
+import { capture, findExecutable, inheritedEnv, killByEnvironment, network, watchDirectory } from '../sys/index.ts';
 import { withoutRulesOf } from './conf.ts';
 import { notInstalled } from './hostports.ts';
 import type { PacketFilter } from './hostports.ts';
@@ -97,12 +86,12 @@ export const nodeFilter: PacketFilter = {
     if (nft === undefined) throw notInstalled();
     await output(op, [nft, '-f', '-'], text);
   },
-  localAddresses,
-  deviceTo,
-  routesLocalnet,
-  setRouteLocalnet,
+  localAddresses: network.localAddresses,
+  deviceTo: network.deviceTo,
+  routesLocalnet: network.routesLocalnet,
+  setRouteLocalnet: network.setRouteLocalnet,
   async forgetUdp(flows) {
-    await forgetUdp(flows);
+    await network.forgetUdp(flows);
   },
 };
 

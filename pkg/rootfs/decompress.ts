@@ -10,7 +10,7 @@ import { constants, createGunzip, createZstdDecompress } from 'node:zlib';
 import type { Transform } from 'node:stream';
 import { limits } from '../base/limits.ts';
 import { errnoOf, RuntimeError } from '../base/errors.ts';
-import { errnoBehind, INFLATED_BLOCK_BYTES, readInflated } from '../sys/index.ts';
+import { INFLATED_BLOCK_BYTES, errnoBehind, readInflated } from '../sys/index.ts';
 
 export type Compression = 'none' | 'gzip' | 'zstd' | 'xz' | 'bzip2';
 

@@ -6,7 +6,7 @@ import { constants } from 'node:fs';
 import { isCode, RuntimeError } from '../base/errors.ts';
 import { quote } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
-import { closeFd, errnoBehind, Root } from '../sys/index.ts';
+import { Root, descriptors, errnoBehind } from '../sys/index.ts';
 import { linkedPath } from './layer-writer.ts';
 import type { InsideRoot } from '../ports/rootfs.ts';
 
@@ -103,7 +103,7 @@ function ensureFile(inside: Root, path: string, linksLeft: number): void {
       throw new RuntimeError('FailedPrecondition', `${quote(path)} in the image is a symlink that leads nowhere`);
     return ensureFile(inside, linkedPath(clean, inside.readLink(clean).toString()), linksLeft - 1);
   }
-  closeFd(
+  descriptors.close(
     inside.openFile(clean, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW, 0o644),
   );
 }

@@ -6,7 +6,8 @@ import { constants, ftruncateSync, readSync, writeSync } from 'node:fs';
 import { crc32 } from 'node:zlib';
 import { RuntimeError } from '../base/errors.ts';
 import { quote } from '../base/ids.ts';
-import { closeFd, type EntryMeta, type Root, type Stat, systemError } from '../sys/index.ts';
+import type { EntryMeta, Stat } from '../ports/kernel.ts';
+import { descriptors, systemError, type Root } from '../sys/index.ts';
 import type { CopiedFile, NodeKind, NodeMetadata, OpenFile, StackedTree } from './node.ts';
 
 const COPY_BYTES = 256 * 1024;
@@ -102,7 +103,7 @@ export class RootTree implements StackedTree {
         throw error;
       }
     } finally {
-      closeFd(from);
+      descriptors.close(from);
     }
   }
 
@@ -161,11 +162,11 @@ class RootFile implements OpenFile {
       throw systemError(error, `set the size to ${sizeBytes} bytes`);
     }
     this.#root.finishFile(this.#fd, metaOf(metadata));
-    closeFd(this.#fd);
+    descriptors.close(this.#fd);
   }
 
   abandon(): void {
-    closeFd(this.#fd);
+    descriptors.close(this.#fd);
   }
 }
 

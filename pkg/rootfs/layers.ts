@@ -22,20 +22,8 @@ import { type ChainId, hexOf, parseChainId, quote } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import { abortError, checkAlive, type Op } from '../base/op.ts';
 import { abortable, SingleFlight } from '../base/sync.ts';
-import {
-  closeFd,
-  Inflater,
-  mountBind,
-  mountOverlay,
-  pipe,
-  Root,
-  spawn,
-  spreadDirectories,
-  syncFileSystem,
-  treeUsage,
-  unmountTree,
-  type Child,
-} from '../sys/index.ts';
+import type { Child } from '../ports/kernel.ts';
+import { Inflater, Root, descriptors, fileSystems, mounts, spawn } from '../sys/index.ts';
 import { type Compression, compressionOf } from './decompress.ts';
 import type { UnpackPool } from './unpack-pool.ts';
 import type { UnpackLimits } from './unpack-worker.ts';
@@ -179,7 +167,7 @@ export class Layers implements LayerUnpacker {
       const record = parseRecord(await readJson(join(this.#path(chainId), 'layer.json'), LAYER_JSON_BYTES), chainId);
       const problems = await this.#pool.run(op, () => ({ type: 'verify', directory: this.#path(chainId) }), undefined);
       if (problems.length > 0) return problems;
-      const { inodesUsed } = await treeUsage(join(this.#path(chainId), 'fs'));
+      const { inodesUsed } = await fileSystems.usage(join(this.#path(chainId), 'fs'));
       return Number(inodesUsed) === record.inodesUsed
         ? []
         : [`it holds ${inodesUsed} inodes instead of ${record.inodesUsed}`];
@@ -193,7 +181,7 @@ export class Layers implements LayerUnpacker {
     await ensureDir(this.directory);
     // ext4 puts a new file where its directory is, and without a journal looks there at every inode freed in the last
     // minutes, for each new one again: a layer that comes after one that went would cost seconds of that.
-    await spreadDirectories(this.directory);
+    await fileSystems.spreadDirectories(this.directory);
     const name = temporaryName();
     const directory = join(this.directory, name);
     try {
@@ -244,12 +232,12 @@ export class Layers implements LayerUnpacker {
         inflater?.close();
       }
     } finally {
-      closeFd(blob);
+      descriptors.close(blob);
     }
   }
 
   async #commit(layer: LayerSource, directory: string, written: WrittenLayer): Promise<void> {
-    const { usedBytes, inodesUsed } = await treeUsage(join(directory, 'fs'));
+    const { usedBytes, inodesUsed } = await fileSystems.usage(join(directory, 'fs'));
     const state = await writePending(layer, directory, written.pending);
     const record: LayerRecord = {
       version: 1,
@@ -287,7 +275,7 @@ export class Layers implements LayerUnpacker {
           undefined,
         ),
       );
-      const { usedBytes, inodesUsed } = await treeUsage(join(directory, 'fs'));
+      const { usedBytes, inodesUsed } = await fileSystems.usage(join(directory, 'fs'));
       const record: LayerRecord = {
         ...(await this.record(chainId)),
         usedBytes: Number(usedBytes),
@@ -313,9 +301,9 @@ export class Layers implements LayerUnpacker {
     try {
       const lower = await this.lowerDirs(layers);
       if (lower.length > 1)
-        await mountOverlay({ lower, writable: null, target: merged, options: ['ro', 'nodev', 'nosuid', 'noexec'] });
+        await mounts.overlay({ lower, writable: null, target: merged, options: ['ro', 'nodev', 'nosuid', 'noexec'] });
       else
-        await mountBind({
+        await mounts.bind({
           source: lower[0] as string,
           target: merged,
           extent: 'one',
@@ -354,7 +342,7 @@ export class Layers implements LayerUnpacker {
   }
 
   async #remove(name: string): Promise<void> {
-    await unmountTree(join(this.directory, name, 'below'));
+    await mounts.unmountTree(join(this.directory, name, 'below'));
     using root = Root.open(this.directory, 'strict');
     await root.removeTreeAsync(name);
   }
@@ -403,7 +391,7 @@ class SharedSync {
   run(): Promise<void> {
     this.#next ??= this.#running.then(() => {
       this.#next = undefined;
-      const sync = syncFileSystem(this.#path);
+      const sync = fileSystems.sync(this.#path);
       this.#running = sync.catch(() => {});
       return sync;
     });
@@ -475,7 +463,7 @@ async function unpackThrough(
   blob: number,
   work: (fd: number) => Promise<WrittenLayer>,
 ): Promise<WrittenLayer> {
-  const tar = pipe();
+  const tar = descriptors.pipe();
   let child: Child;
   try {
     child = await spawn({
@@ -483,21 +471,21 @@ async function unpackThrough(
       fds: [blob, tar.write, 'null'],
     });
   } catch (cause) {
-    closeFd(tar.read);
-    closeFd(tar.write);
+    descriptors.close(tar.read);
+    descriptors.close(tar.write);
     throw new RuntimeError(
       'Unimplemented',
       `the layer is packed with ${program}, and the program \`${program}\` does not start on this node: install it`,
       { cause },
     );
   }
-  closeFd(tar.write);
+  descriptors.close(tar.write);
   // The worker may be waiting for bytes and not see its flag.
   const kill = (): void => void child.kill(9);
   op.signal.addEventListener('abort', kill, { once: true });
   try {
     const result = await work(tar.read).catch((error: unknown) => error);
-    closeFd(tar.read);
+    descriptors.close(tar.read);
     const ending = await child.exited;
     if (op.signal.aborted) throw abortError(op, 'unpack layer');
     // SIGPIPE ends it when nobody listens any more; then the result says why.

@@ -29,16 +29,7 @@ import { limits } from '../base/limits.ts';
 import { checkAlive, type Op } from '../base/op.ts';
 import { type Freeing, noReserve } from '../base/reserve.ts';
 import { KeyedMutex, SingleFlight } from '../base/sync.ts';
-import {
-  closeFd,
-  isMountPoint,
-  mountBind,
-  mountOverlay,
-  openUserNamespace,
-  Root,
-  treeUsage,
-  unmountTree,
-} from '../sys/index.ts';
+import { Root, descriptors, fileSystems, mounts, namespaces } from '../sys/index.ts';
 import { insideRoot } from './inside.ts';
 import { Layers } from './layers.ts';
 import { UnpackPool } from './unpack-pool.ts';
@@ -155,7 +146,7 @@ export class OverlayRootfs implements RootfsDriver {
       checkAlive(op, 'mount rootfs');
       const directory = this.#path(id);
       const merged = join(directory, 'merged');
-      if (isMountPoint(merged)) return merged;
+      if (mounts.isMountPoint(merged)) return merged;
       const mountOptions = checkMountOptions(options.mountOptions);
       if (options.quotaBytes > 0n)
         throw new RuntimeError(
@@ -190,14 +181,15 @@ export class OverlayRootfs implements RootfsDriver {
       const top = `${target}.root`;
       await ensureDir(target);
       await ensureDir(top);
-      if (!isMountPoint(target)) {
+      if (!mounts.isMountPoint(target)) {
         await this.#layers.settle(op, layers);
         await own(volumes, `${index}.root`, await this.#layers.rootOwner(layers), null);
         const lower = await this.#layers.lowerDirs(layers);
-        if (lower.length === 0) await mountBind({ source: top, target, extent: 'one', attributes: VOLUME_ATTRIBUTES });
+        if (lower.length === 0)
+          await mounts.bind({ source: top, target, extent: 'one', attributes: VOLUME_ATTRIBUTES });
         else
           await withUserNamespace(idMap, (usernsFd) =>
-            mountOverlay({ lower: [top, ...lower], writable: null, target, options: VOLUME_ATTRIBUTES, usernsFd }),
+            mounts.overlay({ lower: [top, ...lower], writable: null, target, options: VOLUME_ATTRIBUTES, usernsFd }),
           );
       }
       return subPath === '' ? target : inVolume(target, subPath);
@@ -234,7 +226,7 @@ export class OverlayRootfs implements RootfsDriver {
       await this.#prepare(directory, { uid: 0, gid: 0, mode: 0o755 }, idMap);
       await this.#mountMerged(directory, [], [], idMap);
     } finally {
-      await unmountTree(directory);
+      await mounts.unmountTree(directory);
       await rm(directory, { recursive: true, force: true });
     }
   }
@@ -250,7 +242,7 @@ export class OverlayRootfs implements RootfsDriver {
         if (errnoOf(error) === 'ENOENT') return;
         if (errnoOf(error) !== 'EBUSY') throw wrap(`remove rootfs of container ${id}`, storageError(error, directory));
         // Somebody mounted over it.
-        await unmountTree(directory);
+        await mounts.unmountTree(directory);
         await this.#reserve.freeing(() => rename(directory, join(this.#rootfs, trash)));
       }
       this.#deleteLater(op, trash);
@@ -266,7 +258,7 @@ export class OverlayRootfs implements RootfsDriver {
     if (known !== undefined && Date.now() - known.at < USAGE_MAX_AGE_MS) return known.usage;
     checkAlive(op, 'measure rootfs');
     return this.#measuring.run(id, async () => {
-      const usage = await treeUsage(join(this.#path(id), 'upper'));
+      const usage = await fileSystems.usage(join(this.#path(id), 'upper'));
       this.#usages.set(id, { usage, at: Date.now() });
       return usage;
     });
@@ -311,14 +303,14 @@ export class OverlayRootfs implements RootfsDriver {
     }
     const writable = { upper: join(directory, 'upper'), work: join(directory, 'work') };
     await withUserNamespace(idMap, (usernsFd) =>
-      mountOverlay({ lower, writable, target: join(directory, 'merged'), options, usernsFd }),
+      mounts.overlay({ lower, writable, target: join(directory, 'merged'), options, usernsFd }),
     );
   }
 
   #deleteLater(op: Op, name: string): void {
     const remove = async (): Promise<void> => {
       try {
-        await unmountTree(join(this.#rootfs, name));
+        await mounts.unmountTree(join(this.#rootfs, name));
         using root = Root.open(this.#rootfs, 'strict');
         await this.#reserve.freeing(() => root.removeTreeAsync(name));
       } catch (error) {
@@ -378,11 +370,11 @@ async function withUserNamespace(
   work: (usernsFd: number | undefined) => Promise<void>,
 ): Promise<void> {
   if (idMap === null) return await work(undefined);
-  const usernsFd = await openUserNamespace(idMap);
+  const usernsFd = await namespaces.openUser(idMap);
   try {
     await work(usernsFd);
   } finally {
-    closeFd(usernsFd);
+    descriptors.close(usernsFd);
   }
 }
 

@@ -11,7 +11,7 @@ import { parentPort } from 'node:worker_threads';
 import { crc32 } from 'node:zlib';
 import { codeOf, type ErrorCode, explain, RuntimeError, storageError } from '../base/errors.ts';
 import { limits } from '../base/limits.ts';
-import { closeFd, Root } from '../sys/index.ts';
+import { Root, descriptors } from '../sys/index.ts';
 import { decompress, readInflater } from './decompress.ts';
 import { bytesOf, RootTree } from './layer-tree.ts';
 import { LayerWriter, settleLayer } from './layer-writer.ts';
@@ -249,7 +249,7 @@ function crcOf(root: Root, path: string, request: Request): number {
     }
     return crc;
   } finally {
-    closeFd(fd);
+    descriptors.close(fd);
   }
 }
 

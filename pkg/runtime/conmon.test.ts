@@ -8,7 +8,8 @@ import type { ContainerId } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import { backgroundOp, type Logger, silent } from '../base/op.ts';
 import type { RuntimeProcess } from '../oci/spec-types.ts';
-import { type DirectoryEvent, processRef, type watchDirectory } from '../sys/index.ts';
+import type { DirectoryEvent } from '../ports/kernel.ts';
+import { processes, type watchDirectory } from '../sys/index.ts';
 import { ConmonMonitor, monitorArgv, reopened } from './conmon.ts';
 import { exitFileId, parseExitCode, watchExits } from './exits.ts';
 import { FakeNode, fakeHandler } from './fake.ts';
@@ -174,7 +175,7 @@ describe('a node out of inotify instances', () => {
 
   it('has its logs reopened', async () => {
     const logPath = join(directory, '0.log');
-    const self = processRef(process.pid);
+    const self = processes.refOf(process.pid);
     assert.isDefined(self);
     let file: FileHandle | undefined;
     await reopened(backgroundOp(silent), self, logPath, async () => void (file = await open(logPath, 'w')), refuse);

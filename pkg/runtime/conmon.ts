@@ -16,28 +16,17 @@ import type { ContainerId, ProcessRef } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import { abortError, checkAlive, type Logger, type Op, silent, withTimeout } from '../base/op.ts';
 import { abortable } from '../base/sync.ts';
+import type { Child, DirectoryWatch, FdStream, Launcher } from '../ports/kernel.ts';
 import {
-  type Child,
-  type DirectoryWatch,
-  type FdStream,
-  type Launcher,
-  cgroupDirectory,
-  closeFd,
-  connectUnix,
-  createCgroup,
+  cgroups,
+  descriptors,
   exitCodeOf,
-  filesOfProcesses,
-  isAlive,
   killTree,
   openLauncher,
-  openStream,
-  pipe,
-  processRef,
-  readCgroupLayoutSync,
-  reapOrphans,
-  slicePath,
+  orphans,
+  processes,
+  sockets,
   spawn,
-  waitGone,
   watchDirectory,
 } from '../sys/index.ts';
 import { exitFileId, readExitFile, watchExits, type ExitFile } from './exits.ts';
@@ -118,7 +107,7 @@ export class ConmonMonitor implements Monitor {
       const bounded = withTimeout(op, handler.createTimeoutMs);
       running.release();
       const pid = await abortable(containerPid(running, request), bounded.signal, () => abortError(bounded, stage));
-      const process = processRef(pid);
+      const process = processes.refOf(pid);
       if (process === undefined)
         throw new RuntimeError(
           'Internal',
@@ -139,7 +128,7 @@ export class ConmonMonitor implements Monitor {
     op.stage('attach');
     checkAlive(op, 'attach');
     try {
-      return attachChannel(openStream(await connectUnix(join(bundle, FILES.attach), 'seqpacket')));
+      return attachChannel(descriptors.openStream(await sockets.connect(join(bundle, FILES.attach), 'seqpacket')));
     } catch (cause) {
       if (cause instanceof RuntimeError && (cause.code === 'NotFound' || cause.code === 'Unavailable')) {
         throw new RuntimeError(
@@ -202,14 +191,14 @@ export class ConmonMonitor implements Monitor {
   }
 
   async #end(op: Op, id: ContainerId, monitor: ProcessRef): Promise<void> {
-    await waitGone(monitor, AbortSignal.any([op.signal, AbortSignal.timeout(MONITOR_GRACE_MS)]));
-    if (isAlive(monitor)) {
+    await processes.waitGone(monitor, AbortSignal.any([op.signal, AbortSignal.timeout(MONITOR_GRACE_MS)]));
+    if (processes.isAlive(monitor)) {
       op.log.debug('monitor did not end by itself, killing it', { container: id, pid: monitor.pid });
       killTree(monitor);
-      await waitGone(monitor, AbortSignal.timeout(MONITOR_GRACE_MS));
-      reapOrphans();
+      await processes.waitGone(monitor, AbortSignal.timeout(MONITOR_GRACE_MS));
+      orphans.reap();
     }
-    if (isAlive(monitor))
+    if (processes.isAlive(monitor))
       throw new RuntimeError(
         'DeadlineExceeded',
         `monitor ${monitor.pid} of container ${id} does not die from SIGKILL: it hangs in the ` +
@@ -320,8 +309,8 @@ async function startMonitor(
   launcher: Launcher | undefined,
 ): Promise<RunningMonitor> {
   const open = new Set<number>();
-  const openPipe = (): ReturnType<typeof pipe> => {
-    const ends = pipe();
+  const openPipe = (): ReturnType<typeof descriptors.pipe> => {
+    const ends = descriptors.pipe();
     open.add(ends.read).add(ends.write);
     return ends;
   };
@@ -336,9 +325,14 @@ async function startMonitor(
       fds: ['null', 'null', stderr.write, start.read, sync.write],
     });
     for (const ours of [start.write, sync.read, stderr.read]) open.delete(ours);
-    return { child, sync: openStream(sync.read), stderr: openStream(stderr.read), release: releaser(start.write) };
+    return {
+      child,
+      sync: descriptors.openStream(sync.read),
+      stderr: descriptors.openStream(stderr.read),
+      release: releaser(start.write),
+    };
   } finally {
-    for (const fd of open) closeFd(fd);
+    for (const fd of open) descriptors.close(fd);
   }
 }
 
@@ -352,7 +346,7 @@ function releaser(startPipe: number): () => void {
     } catch (error) {
       if (errnoOf(error) !== 'EPIPE') throw error; // It has ended, and said on the sync pipe why.
     } finally {
-      closeFd(startPipe);
+      descriptors.close(startPipe);
     }
   };
 }
@@ -394,7 +388,7 @@ async function endMonitor(child: Child): Promise<void> {
     AbortSignal.timeout(MONITOR_GRACE_MS),
     () => new RuntimeError('DeadlineExceeded', 'monitor survives'),
   ).catch(() => {});
-  reapOrphans(); // What it had started came to us when it died.
+  orphans.reap(); // What it had started came to us when it died.
 }
 
 /** The first line of a stream, without its end; undefined if it ends before one. @throws Internal if it is too long. */
@@ -503,7 +497,7 @@ export async function reopened(
         wake = resolve;
       });
       if (await holdsOpen(monitor, logPath)) return;
-      if (!isAlive(monitor))
+      if (!processes.isAlive(monitor))
         throw new RuntimeError('FailedPrecondition', `cannot reopen ${logPath}: its container has ended`);
       checkAlive(
         op,
@@ -554,7 +548,7 @@ async function holdsOpen(process: ProcessRef, path: string): Promise<boolean> {
   const directory = `/proc/${process.pid}/fd`;
   const names = await readdir(directory).catch(() => []);
   const found = await Promise.all(names.map((name) => inode(join(directory, name))));
-  return found.includes(wanted) && isAlive(process);
+  return found.includes(wanted) && processes.isAlive(process);
 }
 
 /**
@@ -569,19 +563,19 @@ async function findMonitor(bundle: string, id: ContainerId | undefined): Promise
       : /^\d{1,10}\s*$/.test(text)
         ? [text.trim()]
         : [];
-  for (const [pid, bytes] of filesOfProcesses(candidates, 'cmdline', 128 * 1024)) {
+  for (const [pid, bytes] of processes.filesOf(candidates, 'cmdline', 128 * 1024)) {
     const argv = bytes.toString('utf8').split('\0');
     const isOurs =
       argv[argv.indexOf('-b') + 1] === bundle && argv.includes('--exit-dir') && (id === undefined || argv.includes(id));
-    const ref = isOurs ? processRef(pid) : undefined;
-    if (ref !== undefined && isAlive(ref)) return ref;
+    const ref = isOurs ? processes.refOf(pid) : undefined;
+    if (ref !== undefined && processes.isAlive(ref)) return ref;
   }
   return undefined;
 }
 
 function isRunning(pid: number): boolean {
-  const ref = processRef(pid);
-  return ref !== undefined && isAlive(ref);
+  const ref = processes.refOf(pid);
+  return ref !== undefined && processes.isAlive(ref);
 }
 
 function pidFileText(path: string): string | undefined {
@@ -600,10 +594,10 @@ async function exists(path: string): Promise<boolean> {
 }
 
 async function openMonitorCgroup(monitorCgroup: string): Promise<Launcher> {
-  const path = `${monitorCgroup.endsWith('.slice') ? slicePath(monitorCgroup) : `/${monitorCgroup.replace(/^\/+/, '')}`}/berth-monitors`;
-  const layout = readCgroupLayoutSync();
-  createCgroup(layout, path);
-  return await openLauncher(layout.hierarchies.map((hierarchy) => cgroupDirectory(hierarchy, path)));
+  const path = `${monitorCgroup.endsWith('.slice') ? cgroups.slicePath(monitorCgroup) : `/${monitorCgroup.replace(/^\/+/, '')}`}/berth-monitors`;
+  const layout = cgroups.readLayoutSync();
+  cgroups.create(layout, path);
+  return await openLauncher(layout.hierarchies.map((hierarchy) => cgroups.directoryOf(hierarchy, path)));
 }
 
 function attachChannel(stream: FdStream): AttachChannel {

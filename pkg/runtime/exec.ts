@@ -15,21 +15,8 @@ import { stringifyExact } from '../base/json.ts';
 import { limits } from '../base/limits.ts';
 import { abortError, checkAlive, type Op } from '../base/op.ts';
 import type { RuntimeProcess } from '../oci/spec-types.ts';
-import {
-  type Child,
-  claimOrphan,
-  closeFd,
-  type ConsoleSocket,
-  exitCodeOf,
-  type FdStream,
-  killTree,
-  listenConsole,
-  openStream,
-  pipe,
-  reapOrphans,
-  setWindowSize,
-  spawn,
-} from '../sys/index.ts';
+import type { Child, ConsoleSocket, FdStream } from '../ports/kernel.ts';
+import { descriptors, exitCodeOf, killTree, orphans, sockets, spawn } from '../sys/index.ts';
 import { errorText } from './messages.ts';
 import type { ExecStdio } from '../ports/runtime.ts';
 
@@ -116,7 +103,7 @@ async function run(op: Op, doing: string, request: ExecRequest, files: Files, en
     ...(request.killInside === undefined ? [] : ['--internal-pid-file', files.inside]),
     request.id,
   ];
-  const claim = claimOrphan();
+  const claim = orphans.claim();
   // Not every runtime gives an exec the score that it asks for (crun 1.8); it inherits ours then, which is for the last
   // that the kernel should kill.
   const runtime = await spawn({
@@ -165,7 +152,7 @@ async function run(op: Op, doing: string, request: ExecRequest, files: Files, en
     claim.close();
     // A runtime that failed or was killed may leave its half-made process to us, as a zombie in the container's PID
     // namespace.
-    if (current === runtime) reapOrphans();
+    if (current === runtime) orphans.reap();
   }
 }
 
@@ -231,13 +218,13 @@ function pipeEnds(stdio: ExecStdio): Ends {
   const childFds: number[] = [];
   const streams: FdStream[] = [];
   const openEnd = (child: 'read' | 'write'): FdStream => {
-    const ends = pipe();
+    const ends = descriptors.pipe();
     childFds.push(ends[child]);
-    const stream = openStream(ends[child === 'read' ? 'write' : 'read']);
+    const stream = descriptors.openStream(ends[child === 'read' ? 'write' : 'read']);
     streams.push(stream);
     return stream;
   };
-  const closeChildFds = (): void => childFds.splice(0).forEach(closeFd);
+  const closeChildFds = (): void => childFds.splice(0).forEach(descriptors.close);
   const close = (): void => {
     closeChildFds();
     for (const stream of streams) stream.close();
@@ -279,9 +266,9 @@ function pipeEnds(stdio: ExecStdio): Ends {
 }
 
 function terminalEnds(path: string, stdio: ExecStdio): Ends {
-  const words = pipe();
+  const words = descriptors.pipe();
   let wordsWrite = words.write;
-  const stderr = openStream(words.read);
+  const stderr = descriptors.openStream(words.read);
   const held = new HeldOutput(null);
   const feeding = new AbortController();
   let socket: ConsoleSocket | undefined;
@@ -290,7 +277,7 @@ function terminalEnds(path: string, stdio: ExecStdio): Ends {
   let pump: Pump | undefined;
   let runtimePump: Pump | undefined;
   const closeWords = (): void => {
-    closeFd(wordsWrite);
+    descriptors.close(wordsWrite);
     wordsWrite = -1;
   };
   const close = (): void => {
@@ -299,10 +286,10 @@ function terminalEnds(path: string, stdio: ExecStdio): Ends {
     stderr.close();
     socket?.close();
     if (terminal !== undefined) terminal.close();
-    else void received?.then((fd) => fd === null || closeFd(fd));
+    else void received?.then((fd) => fd === null || descriptors.close(fd));
   };
   try {
-    socket = listenConsole(path);
+    socket = sockets.listenConsole(path);
     received = socket.receive(feeding.signal);
     received.catch(() => {}); // Asked for in connect.
   } catch (error) {
@@ -320,10 +307,10 @@ function terminalEnds(path: string, stdio: ExecStdio): Ends {
       const fd = await Promise.race([arriving, fired(AbortSignal.any([signal, AbortSignal.timeout(CONSOLE_MS)]))]);
       if (signal.aborted) return;
       if (typeof fd !== 'number') throw new RuntimeError('Internal', 'the runtime did not hand over a terminal');
-      const master = openStream(fd);
+      const master = descriptors.openStream(fd);
       terminal = master;
       stdio.onTerminal?.((size) => {
-        if (!feeding.signal.aborted) setWindowSize(fd, size);
+        if (!feeding.signal.aborted) descriptors.setWindowSize(fd, size);
       });
       pump = new Pump(master, stdio.stdout);
       if (stdio.stdin !== null) void feed(master, stdio.stdin, feeding.signal, 'keep');

@@ -10,7 +10,8 @@ import { join } from 'node:path';
 import { errnoOf, explain } from '../base/errors.ts';
 import type { ContainerId } from '../base/ids.ts';
 import type { Logger } from '../base/op.ts';
-import { watchDirectory, type DirectoryEvent, type DirectoryWatch } from '../sys/index.ts';
+import type { DirectoryEvent, DirectoryWatch } from '../ports/kernel.ts';
+import { watchDirectory } from '../sys/index.ts';
 
 /** What an exit file says. */
 export interface ExitFile {

@@ -10,34 +10,19 @@ import { ensureDirInMemory } from '../base/files.ts';
 import type { ProcessRef } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import { checkAlive, type Op } from '../base/op.ts';
+import type { CgroupLayout, DeviceNode } from '../ports/kernel.ts';
 import {
+  Root,
   capture,
-  cgroupDirectory,
-  cgroupPathOf,
-  cgroupProcesses,
-  connectInNetns,
-  createCgroup,
-  destroyCgroup,
-  heedsSignal,
-  hierarchyOf,
-  isAlive,
-  isMountPoint,
+  cgroups,
+  descriptors,
   listDevices,
-  mountById,
-  mountFs,
-  openStream,
+  mounts,
+  namespaces,
   probePath,
-  processRef,
-  propagationOf,
-  readCgroupLayoutSync,
+  processes,
   readFiles,
   readSmallFile,
-  Root,
-  signalProcess,
-  unmount,
-  waitGone,
-  type CgroupLayout,
-  type DeviceNode,
 } from '../sys/index.ts';
 import type { CgroupValue, Connection, Host, HostDevice, MountSource, Processes } from '../ports/runtime.ts';
 
@@ -74,11 +59,11 @@ export class LinuxHost implements Host {
         `mount source ${path} does not exist on this node; create it, or correct the volume's path`,
       );
     const { kind } = found.stat;
-    const mount = await mountById(found.stat.mountId);
+    const mount = await mounts.byId(found.stat.mountId);
     return {
       realPath: found.realPath,
       kind: kind === 'directory' || kind === 'file' ? kind : 'other',
-      propagation: mount === undefined ? 'private' : propagationOf(mount),
+      propagation: mount === undefined ? 'private' : mounts.propagationOf(mount),
       flags: mount?.options.filter((option) => KEPT_FLAGS.has(option)) ?? [],
     };
   }
@@ -126,8 +111,8 @@ export class LinuxHost implements Host {
   ): Promise<void> {
     op.stage('mount /dev/shm');
     ensureDirInMemory(path);
-    if (isMountPoint(path)) return;
-    await mountFs({
+    if (mounts.isMountPoint(path)) return;
+    await mounts.fileSystem({
       type: 'tmpfs',
       source: 'shm',
       target: path,
@@ -137,7 +122,7 @@ export class LinuxHost implements Host {
 
   async unmount(op: Op, path: string): Promise<void> {
     checkAlive(op, `unmount ${path}`);
-    await unmount(path);
+    await mounts.unmount(path);
   }
 
   async removeTree(op: Op, path: string): Promise<void> {
@@ -158,17 +143,17 @@ export class LinuxHost implements Host {
   }
 
   cgroupProcesses(cgroupsPath: string): Promise<readonly number[]> {
-    return new Promise((resolve) => resolve(cgroupProcesses(this.#cgroups(), cgroupPathOf(cgroupsPath))));
+    return new Promise((resolve) => resolve(cgroups.processesIn(this.#cgroups(), cgroups.pathOf(cgroupsPath))));
   }
 
   ensureCgroup(op: Op, cgroupsPath: string): Promise<void> {
     op.stage(`make cgroup ${cgroupsPath}`);
-    return new Promise((resolve) => resolve(createCgroup(this.#cgroups(), cgroupPathOf(cgroupsPath))));
+    return new Promise((resolve) => resolve(cgroups.create(this.#cgroups(), cgroups.pathOf(cgroupsPath))));
   }
 
   async destroyCgroup(op: Op, cgroupsPath: string): Promise<void> {
     op.stage(`destroy cgroup ${cgroupsPath}`);
-    await destroyCgroup(op, this.#cgroups(), cgroupPathOf(cgroupsPath));
+    await cgroups.destroy(op, this.#cgroups(), cgroups.pathOf(cgroupsPath));
   }
 
   async setOomScoreAdj(op: Op, cgroupsPath: string, value: number): Promise<void> {
@@ -190,10 +175,10 @@ export class LinuxHost implements Host {
   }
 
   memoryUsage(cgroupsPath: string): Promise<bigint | undefined> {
-    const memory = hierarchyOf(this.#cgroups(), 'memory');
+    const memory = cgroups.hierarchyOf(this.#cgroups(), 'memory');
     if (memory === undefined) return Promise.resolve(undefined);
     const file = join(
-      cgroupDirectory(memory, cgroupPathOf(cgroupsPath)),
+      cgroups.directoryOf(memory, cgroups.pathOf(cgroupsPath)),
       memory.version === 1 ? 'memory.usage_in_bytes' : 'memory.current',
     );
     const text = readFiles([file])[0]?.toString('latin1').trim() ?? '';
@@ -203,13 +188,13 @@ export class LinuxHost implements Host {
   async writeCgroup(op: Op, cgroupsPath: string, values: readonly CgroupValue[]): Promise<void> {
     op.stage(`write cgroup ${cgroupsPath}`);
     for (const { controller, file, value } of values) {
-      const hierarchy = hierarchyOf(this.#cgroups(), controller);
+      const hierarchy = cgroups.hierarchyOf(this.#cgroups(), controller);
       if (hierarchy === undefined || !/^[A-Za-z0-9_.]+$/.test(file))
         throw new RuntimeError(
           'FailedPrecondition',
           `${file} cannot be set: this node has no cgroup controller ${controller}`,
         );
-      const path = join(cgroupDirectory(hierarchy, cgroupPathOf(cgroupsPath)), file);
+      const path = join(cgroups.directoryOf(hierarchy, cgroups.pathOf(cgroupsPath)), file);
       try {
         await writeFile(path, value, { flag: 'r+' });
       } catch (cause) {
@@ -223,18 +208,18 @@ export class LinuxHost implements Host {
   }
 
   processRef(pid: number): ProcessRef | undefined {
-    return processRef(pid);
+    return processes.refOf(pid);
   }
 
   async dial(op: Op, netns: string | null, port: number): Promise<Connection> {
     op.stage(`connect to port ${port}`);
     checkAlive(op, `connect to port ${port}`);
-    return openStream(await connectInNetns(op, netns ?? OWN_NETNS, ['127.0.0.1', '::1'], port));
+    return descriptors.openStream(await namespaces.connect(op, netns ?? OWN_NETNS, ['127.0.0.1', '::1'], port));
   }
 
   /** Hierarchies do not come and go while a daemon runs. */
   #cgroups(): CgroupLayout {
-    this.#layout ??= readCgroupLayoutSync();
+    this.#layout ??= cgroups.readLayoutSync();
     return this.#layout;
   }
 }
@@ -242,19 +227,19 @@ export class LinuxHost implements Host {
 /** Processes through pidfds. */
 export class LinuxProcesses implements Processes {
   alive(process: ProcessRef): boolean {
-    return isAlive(process);
+    return processes.isAlive(process);
   }
 
   signal(process: ProcessRef, signal: number): boolean {
-    return signalProcess(process, signal);
+    return processes.signal(process, signal);
   }
 
   heeds(process: ProcessRef, signal: number): boolean {
-    return heedsSignal(process, signal);
+    return processes.heeds(process, signal);
   }
 
   gone(process: ProcessRef, signal: AbortSignal): Promise<void> {
-    return waitGone(process, signal);
+    return processes.waitGone(process, signal);
   }
 }
 

@@ -10,7 +10,7 @@ import { ensureDirInMemory, listInMemory, removeInMemory } from '../base/files.t
 import { parseSandboxId, type SandboxId } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import { withTimeout, type Op } from '../base/op.ts';
-import { capture, pinNamespaces, statFileSystem, unmount } from '../sys/index.ts';
+import { capture, fileSystems, mounts, namespaces } from '../sys/index.ts';
 import type { NamespaceKind, Namespaces, PinRequest } from '../ports/runtime.ts';
 
 const KINDS: readonly NamespaceKind[] = ['net', 'ipc', 'uts', 'user'];
@@ -41,7 +41,7 @@ export class PinnedNamespaces implements Namespaces {
     if (paths.size === 0) return paths;
     op.stage('pin namespaces');
     const { hostname, sysctls } = request;
-    if (request.idMap === null) await pinNamespaces({ paths, sysctls, hostname: paths.has('uts') ? hostname : '' });
+    if (request.idMap === null) await namespaces.pin({ paths, sysctls, hostname: paths.has('uts') ? hostname : '' });
     else await this.#runPinns(op, pinArguments(paths, request));
     return paths;
   }
@@ -59,7 +59,7 @@ export class PinnedNamespaces implements Namespaces {
     const names = new Set(listInMemory(directory));
     for (const kind of KINDS) {
       const path = join(directory, kind);
-      if (names.has(kind) && (await statFileSystem(path)).type === NSFS_MAGIC) found.set(kind, path);
+      if (names.has(kind) && (await fileSystems.stat(path)).type === NSFS_MAGIC) found.set(kind, path);
     }
     return found;
   }
@@ -112,7 +112,7 @@ export function pinError(exitCode: number, stderr: string): RuntimeError {
 }
 
 async function unpin(path: string): Promise<void> {
-  await unmount(path);
+  await mounts.unmount(path);
   removeInMemory(path);
 }
 

@@ -13,16 +13,8 @@ import { limits } from '../base/limits.ts';
 import { backgroundOp, type Op, silent, withTimeout } from '../base/op.ts';
 import { readDirSorted } from '../base/files.ts';
 import type { LinuxResources, RuntimeProcess } from '../oci/spec-types.ts';
-import {
-  becomeSubreaper,
-  capture,
-  type Captured,
-  type CgroupLayout,
-  isAlive,
-  processRef,
-  readCgroupLayoutSync,
-  reapOrphans,
-} from '../sys/index.ts';
+import type { Captured, CgroupLayout } from '../ports/kernel.ts';
+import { capture, cgroups, orphans, processes } from '../sys/index.ts';
 import { execDetached } from './exec.ts';
 import { remembered } from './features.ts';
 import { killInside } from './inside.ts';
@@ -145,7 +137,7 @@ export class OciCli implements OciRuntime {
         return { version, features };
       });
       const known = featuresOf(this.handler.path, version, features);
-      return { ...known, broken: known.broken ?? brokenOn(known.kind, readCgroupLayoutSync()) };
+      return { ...known, broken: known.broken ?? brokenOn(known.kind, cgroups.readLayoutSync()) };
     } catch (error) {
       if (op.signal.aborted) throw error;
       return { ...featuresOf(this.handler.path, undefined, undefined), broken: explain(error) };
@@ -245,7 +237,7 @@ export class OciCli implements OciRuntime {
    */
   #prepareScratch(): Promise<void> {
     this.#scratchReady ??= (async () => {
-      becomeSubreaper();
+      orphans.becomeSubreaper();
       await mkdir(this.#scratchDir, { recursive: true, mode: 0o700 });
       for (const name of await readdir(this.#scratchDir))
         await rm(join(this.#scratchDir, name), { recursive: true, force: true });
@@ -321,7 +313,7 @@ async function whileReaping<T>(work: () => Promise<T>): Promise<T> {
   const reap = (): void => {
     clearTimeout(again);
     // What is left may be a child that is just being started, of which no further signal comes.
-    again = reapOrphans() > 0 ? setTimeout(reap, REAP_AGAIN_MS) : undefined;
+    again = orphans.reap() > 0 ? setTimeout(reap, REAP_AGAIN_MS) : undefined;
   };
   process.on('SIGCHLD', reap);
   try {
@@ -336,8 +328,8 @@ async function whileReaping<T>(work: () => Promise<T>): Promise<T> {
 const REAP_AGAIN_MS = 10;
 
 function isLiving(pid: number): boolean {
-  const ref = processRef(pid);
-  return ref !== undefined && isAlive(ref);
+  const ref = processes.refOf(pid);
+  return ref !== undefined && processes.isAlive(ref);
 }
 
 function textOf(result: Captured): string {

@@ -1,6 +1,6 @@
 /** Trees of cgroup files as nodes really have them, for tests. */
 import { readFileSync } from 'node:fs';
-import type { CgroupHierarchy, CgroupLayout, CgroupMode, FilesIn, KernelFiles } from '../sys/index.ts';
+import type { CgroupHierarchy, CgroupLayout, CgroupMode, FilesIn, KernelFiles } from '../ports/kernel.ts';
 
 export interface RecordedTree {
   readonly cgroup: string;

@@ -5,14 +5,8 @@
  * Sources: Documentation/admin-guide/cgroup-v1/*.rst, cgroup-v2.rst, accounting/psi.rst, filesystems/proc.rst of the
  * kernel.
  */
-import {
-  type CgroupHierarchy,
-  type CgroupLayout,
-  cgroupDirectory,
-  type FilesIn,
-  type KernelFiles,
-  parsePids,
-} from '../sys/index.ts';
+import type { CgroupHierarchy, CgroupLayout, FilesIn, KernelFiles } from '../ports/kernel.ts';
+import { cgroups } from '../sys/index.ts';
 
 /**
  * What statistics of containers are made of; what those of pods have beside that; and what only metrics ask for. Each
@@ -190,7 +184,7 @@ export function fileSet(layout: CgroupLayout, detail: Detail, hugepageSizes: rea
       ...(cgroup === undefined
         ? []
         : groups.map(({ hierarchy, sources }) => ({
-            directory: cgroupDirectory(hierarchy, cgroup),
+            directory: cgroups.directoryOf(hierarchy, cgroup),
             names: sources.map(({ file }) => file).join('\n'),
           }))),
       ...(netns === undefined ? [] : [{ ...NET_DEV, netns }]),
@@ -247,7 +241,12 @@ const V1: readonly Source[] = [
   v1('memory', 'memory.oom_control', 'metrics', (draft, file) => (draft.oomKills = field(file, 'oom_kill'))),
   v1('pids', 'pids.current', 'pod', (draft, file) => (draft.tasks = number(file))),
   v1('pids', 'pids.max', 'metrics', (draft, file) => (draft.tasksMax = number(file))),
-  v1('pids', 'cgroup.procs', 'metrics', (draft, file) => (draft.pids = parsePids(file.text.slice(file.from, file.to)))),
+  v1(
+    'pids',
+    'cgroup.procs',
+    'metrics',
+    (draft, file) => (draft.pids = cgroups.parsePids(file.text.slice(file.from, file.to))),
+  ),
   v1(
     'blkio',
     'blkio.throttle.io_service_bytes_recursive',
@@ -283,7 +282,12 @@ const V2: readonly Source[] = [
   }),
   v2('pids', 'pids.current', 'pod', (draft, file) => (draft.tasks = number(file))),
   v2('pids', 'pids.max', 'metrics', (draft, file) => (draft.tasksMax = number(file))),
-  v2('pids', 'cgroup.procs', 'metrics', (draft, file) => (draft.pids = parsePids(file.text.slice(file.from, file.to)))),
+  v2(
+    'pids',
+    'cgroup.procs',
+    'metrics',
+    (draft, file) => (draft.pids = cgroups.parsePids(file.text.slice(file.from, file.to))),
+  ),
   v2('io', 'io.stat', 'metrics', (draft, file) => (draft.devices = ioStat(file))),
   v2('', 'cpu.pressure', 'container', (draft, file) => (draft.cpuPressure = pressure(file))),
   v2('', 'memory.pressure', 'container', (draft, file) => (draft.memoryPressure = pressure(file))),

@@ -2,14 +2,8 @@
  * Samples of cgroups: all that are asked for together in one native call, on another thread, with the use of processors
  * between one sample and the next.
  */
-import {
-  type CgroupLayout,
-  type FileGroup,
-  type FilesIn,
-  type KernelFiles,
-  KeptFiles,
-  readKernelFiles,
-} from '../sys/index.ts';
+import type { CgroupLayout, FileGroup, FilesIn, KernelFiles } from '../ports/kernel.ts';
+import { KeptFiles, readKernelFiles } from '../sys/index.ts';
 import { type Detail, DETAILS, type FileSet, fileSet, FilesRead, includes, type Place, type Reading } from './parse.ts';
 
 export interface SamplerOptions {

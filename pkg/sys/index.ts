@@ -1,131 +1,36 @@
 /**
  * The gate to the kernel. Only this module loads the addon; only this module starts processes. The rest of the product
- * imports this file and nothing behind it.
- *
- *   spawn.ts    processes of our own: descriptor map, cgroups, pidfd, bounded capture
- *   fd.ts       pipes, unix sockets, terminals, inotify, locks, sd_notify
- *   mount.ts    overlay, bind, tmpfs, unmount, mountinfo
- *   root.ts     a directory that paths cannot leave (openat2)
- *   process.ts  processes of others, namespaces for a moment, host paths, facts about the node
- *   net.ts      routes, addresses and UDP flows of the node
- *   tree.ts     children that came to us by themselves, and whole process trees
- *   cgroup.ts   hierarchies, paths, make, kill, remove, read
- *   kept-files.ts  kernel files that are read again and again
- *   addon.ts    the native surface, errno → RuntimeError
+ * imports this file and nothing behind it, by nouns: `mounts.overlay(…)`, `cgroups.destroy(…)`. The values that go
+ * through it are types of pkg/ports/kernel.ts.
  */
-export { errnoBehind, systemError } from './addon.ts';
-export {
-  capture,
-  exitCodeOf,
-  findExecutable,
-  inheritedEnv,
-  openLauncher,
-  spawn,
-  type Captured,
-  type CaptureRequest,
-  type Child,
-  type Ending,
-  type Launcher,
-  type SpawnRequest,
-} from './spawn.ts';
-export {
-  closeFd,
-  connectUnix,
-  listenConsole,
-  listenUnix,
-  lockFile,
-  notifyServiceManager,
-  openStream,
-  pipe,
-  setWindowSize,
-  socketPair,
-  watchDirectory,
-  type ConsoleSocket,
-  type DirectoryEvent,
-  type DirectoryWatch,
-  type FdStream,
-  type FileLock,
-  type SocketType,
-  type UnixListener,
-} from './fd.ts';
-export {
-  changeMount,
-  isAtOrBelow,
-  isMountPoint,
-  mountBind,
-  mountById,
-  mountFs,
-  mountOf,
-  mountOverlay,
-  openUserNamespace,
-  parseMountinfo,
-  propagationOf,
-  readMountinfo,
-  splitMountOptions,
-  unmount,
-  unmountTree,
-  type BindRequest,
-  type IdMaps,
-  type MountAttribute,
-  type MountChange,
-  type MountEntry,
-  type OverlayRequest,
-  type Propagation,
-} from './mount.ts';
-export {
-  Root,
-  spreadDirectories,
-  statFileSystem,
-  syncFileSystem,
-  treeUsage,
-  type Entry,
-  type EntryMeta,
-  type FileKind,
-  type FileSystemStat,
-  type ListedName,
-  type Resolution,
-  type Stat,
-  type Text,
-} from './root.ts';
+/** Hierarchies and paths of control groups; making, killing and removing them. */
+export * as cgroups from './cgroups.ts';
+/** Pipes, and streams over any descriptor. */
+export * as descriptors from './descriptors.ts';
+/** Sizes, kinds, syncs of file systems. */
+export * as fileSystems from './file-systems.ts';
+/** Overlay, bind, tmpfs, unmount, mountinfo. */
+export * as mounts from './mounts.ts';
+/** Namespaces pinned, entered for a moment, or made for their id maps. */
+export * as namespaces from './namespaces.ts';
+/** Routes, addresses and UDP flows of the node. */
+export * as network from './network.ts';
+/** Children that came to us by themselves. */
+export * as orphans from './orphans.ts';
+/** Processes of others, by pid and start. */
+export * as processes from './processes.ts';
+/** Unix sockets, terminals that come by them, the service manager's. */
+export * as sockets from './sockets.ts';
+/** A directory that paths cannot leave (openat2). */
+export { Root } from './root.ts';
+export { capture } from './capture.ts';
+export { exitCodeOf, findExecutable, inheritedEnv, openLauncher, spawn } from './spawn.ts';
+export { killByEnvironment, killTree } from './process-tree.ts';
+export { favourEventLoop, nodeFacts } from './node.ts';
+export { listDevices, probePath } from './host-paths.ts';
+export { readFiles, readKernelFiles, readSmallFile } from './kernel-files.ts';
+export { KeptFiles } from './kept-files.ts';
+export { watchDirectory } from './watch.ts';
+export { lockFile } from './lock.ts';
 export { INFLATED_BLOCK_BYTES, Inflater, readInflated } from './inflater.ts';
-export {
-  becomeSubreaper,
-  connectInNetns,
-  countFds,
-  favourEventLoop,
-  heedsSignal,
-  isAlive,
-  listDevices,
-  nodeFacts,
-  pinNamespaces,
-  probePath,
-  processRef,
-  signalProcess,
-  waitGone,
-  type DeviceNode,
-  type ProbedPath,
-} from './process.ts';
-export { deviceTo, forgetUdp, localAddresses, routesLocalnet, setRouteLocalnet } from './net.ts';
-export { type FileGroup, KeptFiles } from './kept-files.ts';
-export { claimOrphan, filesOfProcesses, killByEnvironment, killTree, type OrphanClaim, reapOrphans } from './tree.ts';
-export {
-  cgroupDirectory,
-  cgroupPathOf,
-  cgroupProcesses,
-  checkCgroupPath,
-  createCgroup,
-  destroyCgroup,
-  hierarchyOf,
-  parsePids,
-  parseProcCgroup,
-  readCgroupLayoutSync,
-  readFiles,
-  readSmallFile,
-  readKernelFiles,
-  slicePath,
-  type CgroupHierarchy,
-  type CgroupLayout,
-  type CgroupMode,
-  type FilesIn,
-  type KernelFiles,
-} from './cgroup.ts';
+export { errnoBehind, systemError } from './addon.ts';

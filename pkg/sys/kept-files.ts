@@ -4,16 +4,9 @@
  * memory, and let go when nobody has asked for a while.
  */
 import { constants } from 'node:os';
+import type { FileGroup, KernelFiles } from '../ports/kernel.ts';
 import { attempt, attemptAsync } from './addon.ts';
-import { columns, type FilesIn, KERNEL_FILE_BYTES, type KernelFiles, readKernelFiles } from './cgroup.ts';
-
-/** Files that belong together, as those of one cgroup: they are kept by the identity of this object. */
-export interface FileGroup {
-  /** Asked for when they are opened. */
-  readonly files: () => readonly FilesIn[];
-  /** How many they are. */
-  readonly count: number;
-}
+import { columns, KERNEL_FILE_BYTES, readKernelFiles } from './kernel-files.ts';
 
 interface Kept {
   readonly group: FileGroup;
@@ -27,6 +20,7 @@ interface Kept {
 const IDLE_MS = 60_000;
 const OUT_OF_DESCRIPTORS: ReadonlySet<number> = new Set([constants.errno.EMFILE, constants.errno.ENFILE]);
 
+/** Groups of kernel files, opened when they are first read and kept while somebody asks for them. */
 export class KeptFiles {
   readonly #max: number;
   readonly #kept = new Map<FileGroup, Kept>();

@@ -7,17 +7,9 @@
  * daemon. The asynchronous ones run on the addon's threads.
  */
 import { constants } from 'node:fs';
+import type { Entry, EntryMeta, FileKind, ListedName, Resolution, Stat, Text } from '../ports/kernel.ts';
 import { addon, attempt, attemptAsync } from './addon.ts';
-import type { RawStat, Text } from '../../native/index.d.ts';
-
-export type { Text } from '../../native/index.d.ts';
-
-/**
- * 'strict': every link on the way is refused (ELOOP), `..` too, and no mount is crossed: for trees that must be exactly
- * what we made. 'chroot': links and `..` resolve as if the root were `/`; magic links are refused, mounts are not
- * crossed: for what runs as a container's root.
- */
-export type Resolution = 'strict' | 'chroot';
+import type { RawStat } from '../../native/index.d.ts';
 
 const NO_XDEV = 0x1;
 const NO_MAGICLINKS = 0x2;
@@ -28,8 +20,6 @@ const RESOLVE: Readonly<Record<Resolution, number>> = {
   strict: BENEATH | NO_SYMLINKS | NO_MAGICLINKS | NO_XDEV,
   chroot: IN_ROOT | NO_MAGICLINKS | NO_XDEV,
 };
-
-export type FileKind = 'file' | 'directory' | 'symlink' | 'character' | 'block' | 'fifo' | 'socket';
 const S_IF: Readonly<Record<FileKind, number>> = {
   file: constants.S_IFREG,
   directory: constants.S_IFDIR,
@@ -51,56 +41,6 @@ const LETTERS: Readonly<Record<string, FileKind>> = {
   p: 'fifo',
   s: 'socket',
 };
-
-/** An object as it is, links not followed at the end. */
-export interface Stat {
-  readonly kind: FileKind;
-  /** Permission bits with setuid, setgid, sticky (07777). */
-  readonly mode: number;
-  readonly uid: number;
-  readonly gid: number;
-  readonly size: bigint;
-  readonly links: number;
-  readonly inode: bigint;
-  readonly device: bigint;
-  /** Of a device node; major * 2^32 + minor is never packed by hand: use major and minor. */
-  readonly major: number;
-  readonly minor: number;
-  /** Nanoseconds since the epoch. */
-  readonly modifiedAt: bigint;
-  readonly changedAt: bigint;
-  readonly allocatedBytes: bigint;
-  readonly mountId: bigint;
-  readonly isMountRoot: boolean;
-}
-
-/** What every entry of a layer has. */
-export interface EntryMeta {
-  /** Permission bits with setuid, setgid, sticky (07777). */
-  readonly mode: number;
-  readonly uid: number;
-  readonly gid: number;
-  /** Modification time: whole seconds (may be negative) and nanoseconds 0..999999999. */
-  readonly seconds: number;
-  readonly nanoseconds: number;
-  /** Name, value, name, value, …; values are binary. */
-  readonly xattrs: readonly Text[];
-}
-
-export type Entry = EntryMeta &
-  (
-    | { readonly kind: 'file'; readonly content: Uint8Array }
-    | { readonly kind: 'directory' | 'fifo' }
-    | { readonly kind: 'symlink'; readonly target: Text }
-    | { readonly kind: 'character' | 'block'; readonly major: number; readonly minor: number }
-  );
-
-export interface ListedName {
-  /** The bytes of the name. */
-  readonly name: Buffer;
-  /** undefined where the file system does not say without a stat. */
-  readonly kind: FileKind | undefined;
-}
 
 const NOTHING = new Uint8Array(0);
 
@@ -398,52 +338,5 @@ export function toStat(raw: RawStat): Stat {
     allocatedBytes: at(10) * 512n,
     mountId: at(11),
     isMountRoot: at(12) === 1n,
-  };
-}
-
-/** Disk space and inodes of a host tree, mounts not entered, hard links counted once. */
-export async function treeUsage(path: string): Promise<{ readonly usedBytes: bigint; readonly inodesUsed: bigint }> {
-  const [usedBytes = 0n, inodesUsed = 0n] = await attemptAsync(`measure ${path}`, (native) => native.treeUsage(path));
-  return { usedBytes, inodesUsed };
-}
-
-/** Everything written to the file system of `path` is on disk when it resolves (syncfs). */
-export function syncFileSystem(path: string): Promise<void> {
-  return attemptAsync(`sync ${path}`, (native) => native.syncFs(path));
-}
-
-/**
- * Asks the file system to keep what is made below each directory in `path` apart from what is made below the others
- * (`chattr +T`, in ext4 the hint of the Orlov allocator: each gets block groups of its own). False where there is no
- * such hint: then nothing changes.
- */
-export async function spreadDirectories(path: string): Promise<boolean> {
-  return (await attemptAsync(`spread the directories of ${path}`, (native) => native.spreadDirectories(path))) === 1;
-}
-
-export interface FileSystemStat {
-  /** The kernel's magic number: 0xEF53 ext4, 0x58465342 xfs, 0x01021994 tmpfs, 0x6E736673 ns, … */
-  readonly type: number;
-  readonly blockBytes: bigint;
-  readonly totalBytes: bigint;
-  readonly freeBytes: bigint;
-  /** What those without privilege may still use. */
-  readonly availableBytes: bigint;
-  readonly inodes: bigint;
-  readonly inodesFree: bigint;
-}
-
-/** Size and kind of the file system at `path`. */
-export async function statFileSystem(path: string): Promise<FileSystemStat> {
-  const [type = 0n, block = 0n, blocks = 0n, free = 0n, available = 0n, inodes = 0n, inodesFree = 0n] =
-    await attemptAsync(`statfs ${path}`, (native) => native.statFs(path));
-  return {
-    type: Number(type),
-    blockBytes: block,
-    totalBytes: blocks * block,
-    freeBytes: free * block,
-    availableBytes: available * block,
-    inodes,
-    inodesFree,
   };
 }

@@ -1,5 +1,6 @@
 import { assert } from 'chai';
-import { BoundedBytes, environmentOf, exitCodeOf, findExecutable, inheritedEnv } from './spawn.ts';
+import { BoundedBytes } from './capture.ts';
+import { environmentOf, exitCodeOf, findExecutable, inheritedEnv } from './spawn.ts';
 
 const kept = (max: number, keep: 'head' | 'tail', parts: readonly string[]): [string, boolean] => {
   const bytes = new BoundedBytes(max, keep);

@@ -40,7 +40,7 @@ import {
   testOp,
 } from '../../pkg/runtime/conformance.ts';
 import { ConmonMonitor, OciCli } from '../../pkg/runtime/index.ts';
-import { becomeSubreaper, heedsSignal, isAlive, reapOrphans, signalProcess, waitGone } from '../../pkg/sys/index.ts';
+import { orphans, processes as kernel } from '../../pkg/sys/index.ts';
 import type { ExecStdio, Processes, RuntimeHandler } from '../../pkg/ports/runtime.ts';
 
 const RUNTIMES: Readonly<Record<string, string>> = {
@@ -79,7 +79,12 @@ const RUNSC_ARGS = ['--platform=ptrace', '--network=host'];
 const CGROUP_PARENT = `berth-runtime-test-${process.pid}`;
 const SIGKILL = 9;
 
-const processes: Processes = { alive: isAlive, signal: signalProcess, heeds: heedsSignal, gone: waitGone };
+const processes: Processes = {
+  alive: kernel.isAlive,
+  signal: kernel.signal,
+  heeds: kernel.heeds,
+  gone: kernel.waitGone,
+};
 
 /** A directory of our own with a root file system, and subjects on it. */
 class Ground {
@@ -91,7 +96,7 @@ class Ground {
   }
 
   static async make(): Promise<Ground> {
-    becomeSubreaper();
+    orphans.becomeSubreaper();
     await useAllControllers();
     const ground = new Ground(await mkdtemp(join(tmpdir(), 'brt-')));
     const root = join(ground.dir, 'rootfs');
@@ -408,7 +413,7 @@ function describeSurvival(title: string, ground: () => Ground, runtime: string, 
       const container = await runContainer(subject, ['sleep', '100000']);
       const pid = container.monitor?.pid ?? 0;
       process.kill(pid, SIGKILL);
-      await eventually('the monitor is gone', () => container.monitor !== null && !isAlive(container.monitor));
+      await eventually('the monitor is gone', () => container.monitor !== null && !kernel.isAlive(container.monitor));
       assert.isTrue(subject.processes.alive(container.process), 'the container goes on');
       assert.strictEqual(
         (await refusal(subject.monitor.attach(testOp(), container.id, container.bundle))).code,
@@ -895,7 +900,7 @@ async function openDescriptors(): Promise<string[]> {
 
 /** Descriptors, processes, zombies, cgroups, runtime state, exit files, scratch files. */
 async function assertNothingLeft(dir: string, cgroup: string, descriptorsBefore: readonly string[]): Promise<void> {
-  await eventually('strays are reaped', () => reapOrphans() === 0);
+  await eventually('strays are reaped', () => orphans.reap() === 0);
   await eventually(
     'every descriptor is closed',
     async () => (await openDescriptors()).length <= descriptorsBefore.length,

@@ -6,7 +6,8 @@ import { constants, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Client } from '../../cri/client.ts';
 import type { ContainerEventResponse, Metric, Operation } from '../../pkg/cri-api/types.ts';
-import { countFds, type FileGroup, KeptFiles, type KernelFiles, readKernelFiles } from '../../pkg/sys/index.ts';
+import type { FileGroup, KernelFiles } from '../../pkg/ports/kernel.ts';
+import { KeptFiles, processes, readKernelFiles } from '../../pkg/sys/index.ts';
 import { type CriClient, CriError, type Pod, podConfig, waitFor } from './cri-client.ts';
 import { IMAGE, TestNode } from './harness.ts';
 
@@ -482,14 +483,14 @@ describe('native calls of statistics', () => {
     ]);
     assert.include(text, 'lo:');
     assert.deepEqual([...lengths], [text.length, -constants.errno.ENOENT]);
-    const before = await countFds([process.pid]);
+    const before = await processes.countDescriptors([process.pid]);
     const server = createServer().listen(0, '127.0.0.1');
     await new Promise((resolve) => server.once('listening', resolve));
-    const after = await countFds([process.pid, 999_999_999]);
+    const after = await processes.countDescriptors([process.pid, 999_999_999]);
     server.close();
     assert.isAtLeast(after.sockets, before.sockets + 1);
     assert.isAbove(after.descriptors, after.sockets);
-    assert.deepEqual(await countFds([]), { descriptors: 0, sockets: 0 });
+    assert.deepEqual(await processes.countDescriptors([]), { descriptors: 0, sockets: 0 });
   });
 });
 

@@ -39,6 +39,8 @@ import { newSandboxId } from '../../pkg/base/ids.ts';
 import { backgroundOp, silent, type Op } from '../../pkg/base/op.ts';
 import { LinuxHost, LinuxProcesses, PinnedNamespaces } from '../../pkg/runtime/index.ts';
 import * as sys from '../../pkg/sys/index.ts';
+import { parseMountinfo } from '../../pkg/sys/mountinfo.ts';
+import type { Captured, FdStream, MountEntry } from '../../pkg/ports/kernel.ts';
 import type { PinRequest } from '../../pkg/ports/runtime.ts';
 import type { NodeFacts } from '../../pkg/ports/spec.ts';
 
@@ -50,7 +52,7 @@ const SIGKILL = 9;
 
 let top = '';
 const op = (ms = 20_000): Op => backgroundOp(silent, ms);
-const run = (...argv: [string, ...string[]]): Promise<sys.Captured> =>
+const run = (...argv: [string, ...string[]]): Promise<Captured> =>
   sys.capture(op(), { argv, stdoutMax: 1 << 20, stderrMax: 4096 });
 const openFds = (): number => readdirSync('/proc/self/fd').length;
 
@@ -97,10 +99,10 @@ before(() => {
   top = realpathSync(mkdtempSync('/tmp/berth-sys-'));
 });
 after(async () => {
-  const mounts = (await sys.readMountinfo())
-    .filter((mount) => sys.isAtOrBelow(mount.mountPoint, top))
+  const mounts = (await sys.mounts.read())
+    .filter((mount) => sys.mounts.isAtOrBelow(mount.mountPoint, top))
     .map((mount) => mount.mountPoint);
-  await sys.unmountTree(top);
+  await sys.mounts.unmountTree(top);
   rmSync(top, { recursive: true, force: true });
   assert.deepEqual(mounts, [], 'mounts left behind');
 });
@@ -108,10 +110,10 @@ after(async () => {
 describe('sys spawn', () => {
   it('gives the child exactly the descriptors it was given', async () => {
     const leak = openSync('/dev/null', 'r');
-    const { read, write } = sys.pipe();
+    const { read, write } = sys.descriptors.pipe();
     const child = await sys.spawn({ argv: ['/bin/ls', '/proc/self/fd'], fds: ['null', write, 'null', write] });
-    sys.closeFd(write);
-    const stream = sys.openStream(read);
+    sys.descriptors.close(write);
+    const stream = sys.descriptors.openStream(read);
     const output = (await bytesOf(stream)).toString();
     stream.close();
     closeSync(leak);
@@ -121,14 +123,14 @@ describe('sys spawn', () => {
   });
 
   it("maps descriptors that stand in each other's way", async () => {
-    const [a, b] = [sys.pipe(), sys.pipe()];
+    const [a, b] = [sys.descriptors.pipe(), sys.descriptors.pipe()];
     const child = await sys.spawn({
       argv: ['/bin/sh', '-c', 'echo first >&0; echo second >&1'],
       fds: [Math.max(a.write, b.write), Math.min(a.write, b.write)],
     });
     const streams = [b, a].map((each) => {
-      sys.closeFd(each.write);
-      return sys.openStream(each.read);
+      sys.descriptors.close(each.write);
+      return sys.descriptors.openStream(each.read);
     });
     const texts = await Promise.all(streams.map(async (stream) => (await bytesOf(stream)).toString()));
     for (const stream of streams) stream.close();
@@ -187,12 +189,12 @@ describe('sys spawn', () => {
       code: 77,
     });
     const child = await sys.spawn({ argv: ['/bin/sleep', '100'] });
-    assert.isTrue(sys.isAlive(child.ref));
+    assert.isTrue(sys.processes.isAlive(child.ref));
     assert.isTrue(child.kill(SIGTERM));
     assert.deepEqual(await child.exited, { kind: 'signalled', signal: SIGTERM });
     assert.isFalse(child.kill(SIGTERM));
     assert.isFalse(child.killGroup(SIGTERM));
-    assert.isFalse(sys.isAlive(child.ref));
+    assert.isFalse(sys.processes.isAlive(child.ref));
   });
 
   it('runs a hundred at once and loses none', async () => {
@@ -210,12 +212,12 @@ describe('sys spawn', () => {
   });
 
   it('puts the child into cgroups before it runs, by itself or by a launcher', async () => {
-    const layout = sys.readCgroupLayoutSync();
+    const layout = sys.cgroups.readLayoutSync();
     const path = `/berth-sys-${randomBytes(4).toString('hex')}`;
     const hierarchies = layout.hierarchies.filter(
       (each) => each.version === 2 || each.controllers.some((name) => ['pids', 'freezer'].includes(name)),
     );
-    const directories = hierarchies.map((each) => sys.cgroupDirectory(each, path));
+    const directories = hierarchies.map((each) => sys.cgroups.directoryOf(each, path));
     for (const directory of directories) mkdirSync(directory);
     const launcher = await sys.openLauncher(directories);
     try {
@@ -226,13 +228,13 @@ describe('sys spawn', () => {
           stdoutMax: 4096,
           stderrMax: 100,
         });
-        const cgroups = sys.parseProcCgroup(stdout.toString());
+        const cgroups = sys.cgroups.parseProcCgroup(stdout.toString());
         for (const hierarchy of hierarchies)
           assert.equal(cgroups.get(hierarchy.version === 2 ? '' : (hierarchy.controllers[0] ?? '')), path);
       }
     } finally {
       await launcher.close();
-      await sys.destroyCgroup(op(), layout, path);
+      await sys.cgroups.destroy(op(), layout, path);
     }
   });
 });
@@ -242,7 +244,7 @@ describe('sys spawn beside reapOrphans', () => {
     let on = true;
     const reaping = (async () => {
       while (on) {
-        sys.reapOrphans();
+        sys.orphans.reap();
         await new Promise((resolve) => setImmediate(resolve));
       }
     })();
@@ -297,8 +299,8 @@ describe('sys capture', () => {
     assert.include(error.message, 'the sleeper');
     const orphan = Number(readFileSync(marker, 'utf8'));
     await eventually("the sleeper's child is gone", () => {
-      const ref = sys.processRef(orphan);
-      return ref === undefined || !sys.isAlive(ref);
+      const ref = sys.processes.refOf(orphan);
+      return ref === undefined || !sys.processes.isAlive(ref);
     });
   });
 
@@ -327,7 +329,7 @@ describe('sys capture', () => {
 
 describe('sys streams', () => {
   it('holds the writer back until the reader reads', async () => {
-    const [a, b] = sys.socketPair('stream').map(sys.openStream) as [sys.FdStream, sys.FdStream];
+    const [a, b] = sys.sockets.pair('stream').map(sys.descriptors.openStream) as [FdStream, FdStream];
     const data = randomBytes(4 << 20);
     let written = false;
     const writing = a.write(data).then(() => {
@@ -347,10 +349,10 @@ describe('sys streams', () => {
     const directory = join(fresh('seqpacket'), 'd'.repeat(100), 'e'.repeat(100));
     mkdirSync(directory, { recursive: true });
     const path = join(directory, 'attach');
-    const listener = sys.listenUnix(path, 'seqpacket', 0o600);
+    const listener = sys.sockets.listen(path, 'seqpacket', 0o600);
     assert.equal(statSync(path).mode & 0o777, 0o600);
-    const client = sys.openStream(await sys.connectUnix(path, 'seqpacket'));
-    const server = sys.openStream((await listener.accept(op().signal)) ?? -1);
+    const client = sys.descriptors.openStream(await sys.sockets.connect(path, 'seqpacket'));
+    const server = sys.descriptors.openStream((await listener.accept(op().signal)) ?? -1);
     await client.write(Buffer.from('one'));
     await client.write(Buffer.from('second'));
     assert.equal((await server.read())?.toString(), 'one');
@@ -360,39 +362,39 @@ describe('sys streams', () => {
     await server.write(Buffer.from('bye'));
     assert.equal((await client.read())?.toString(), 'bye');
     for (const each of [client, server, listener]) each.close();
-    await refusal(() => sys.connectUnix(join(directory, 'nobody'), 'stream'), 'NotFound');
-    await refusal(() => sys.connectUnix(path, 'seqpacket'), 'Unavailable');
+    await refusal(() => sys.sockets.connect(join(directory, 'nobody'), 'stream'), 'NotFound');
+    await refusal(() => sys.sockets.connect(path, 'seqpacket'), 'Unavailable');
   });
 
   it('wakes a waiting reader when it is closed, and refuses a second reader', async () => {
-    const [a, b] = sys.socketPair('stream');
-    const stream = sys.openStream(a);
+    const [a, b] = sys.sockets.pair('stream');
+    const stream = sys.descriptors.openStream(a);
     const reading = stream.read();
     await refusal(() => stream.read(), 'Internal');
     stream.close();
     assert.isNull(await reading);
     await refusal(() => stream.write(Buffer.from('x')), 'Cancelled');
-    sys.closeFd(b);
+    sys.descriptors.close(b);
   });
 
   it('tells a writer that nobody reads', async () => {
-    const { read, write } = sys.pipe();
-    const stream = sys.openStream(write);
-    sys.closeFd(read);
+    const { read, write } = sys.descriptors.pipe();
+    const stream = sys.descriptors.openStream(write);
+    sys.descriptors.close(read);
     const error = await refusal(() => stream.write(Buffer.from('x')), 'FailedPrecondition');
     assert.equal(sys.errnoBehind(error), 'EPIPE');
     stream.close();
   });
 
   it('gives up accepting when its caller does', async () => {
-    const listener = sys.listenUnix(join(fresh('accept'), 's'), 'stream');
+    const listener = sys.sockets.listen(join(fresh('accept'), 's'), 'stream');
     assert.isNull(await listener.accept(AbortSignal.timeout(20)));
     listener.close();
   });
 
   it('receives a terminal from a runtime, sizes it, and reads to its end', async () => {
     const path = join(fresh('console'), 'socket');
-    const socket = sys.listenConsole(path);
+    const socket = sys.sockets.listenConsole(path);
     const sender = await sys.spawn({
       argv: [
         '/usr/bin/python3',
@@ -412,8 +414,8 @@ describe('sys streams', () => {
     const master = await socket.receive(op().signal);
     socket.close();
     assert.isNotNull(master);
-    sys.setWindowSize(master, { width: 132, height: 43 });
-    const stream = sys.openStream(master);
+    sys.descriptors.setWindowSize(master, { width: 132, height: 43 });
+    const stream = sys.descriptors.openStream(master);
     await stream.write(Buffer.from('hello\n'));
     const text = (await bytesOf(stream)).toString();
     stream.close();
@@ -447,11 +449,11 @@ describe('sys streams', () => {
 
   it('speaks to the service manager', async () => {
     const path = join(fresh('notify'), 'socket');
-    const listener = sys.listenUnix(path, 'datagram');
-    assert.isFalse(sys.notifyServiceManager('READY=1'));
+    const listener = sys.sockets.listen(path, 'datagram');
+    assert.isFalse(sys.sockets.notifyServiceManager('READY=1'));
     process.env['NOTIFY_SOCKET'] = path;
     try {
-      assert.isTrue(sys.notifyServiceManager('READY=1'));
+      assert.isTrue(sys.sockets.notifyServiceManager('READY=1'));
     } finally {
       delete process.env['NOTIFY_SOCKET'];
       listener.close();
@@ -479,18 +481,18 @@ describe('sys mounts', () => {
         string,
       ];
       for (const path of [upper, work, target]) mkdirSync(path);
-      await sys.mountOverlay({ lower, writable: { upper, work }, target, options: ['nodev', 'index=off'], method });
-      assert.isTrue(sys.isMountPoint(target));
+      await sys.mounts.overlay({ lower, writable: { upper, work }, target, options: ['nodev', 'index=off'], method });
+      assert.isTrue(sys.mounts.isMountPoint(target));
       assert.equal(readFileSync(join(target, 'same'), 'utf8'), '0');
       assert.equal(readFileSync(join(target, 'file-127'), 'utf8'), '127');
       writeFileSync(join(target, 'new'), 'x');
       assert.isTrue(existsSync(join(upper, 'new')));
-      const mount = sys.mountOf(await sys.readMountinfo(), join(target, 'new'));
+      const mount = sys.mounts.mountOf(await sys.mounts.read(), join(target, 'new'));
       assert.include(there(mount).options, 'nodev');
-      assert.deepEqual(await sys.mountById(BigInt(mount?.id ?? 0)), mount);
-      assert.isTrue(await sys.unmount(target));
-      assert.isFalse(await sys.unmount(target));
-      assert.isFalse(await sys.unmount(join(target, 'absent')));
+      assert.deepEqual(await sys.mounts.byId(BigInt(mount?.id ?? 0)), mount);
+      assert.isTrue(await sys.mounts.unmount(target));
+      assert.isFalse(await sys.mounts.unmount(target));
+      assert.isFalse(await sys.mounts.unmount(join(target, 'absent')));
     });
   }
 
@@ -498,7 +500,7 @@ describe('sys mounts', () => {
     const directory = fresh('overlay');
     const error = await refusal(
       () =>
-        sys.mountOverlay({
+        sys.mounts.overlay({
           lower: layersOf(directory, 1),
           writable: null,
           target: directory,
@@ -511,7 +513,7 @@ describe('sys mounts', () => {
     assert.include(
       (
         await refusal(
-          () => sys.mountOverlay({ lower: [absent], writable: null, target: directory, options: [] }),
+          () => sys.mounts.overlay({ lower: [absent], writable: null, target: directory, options: [] }),
           'NotFound',
         )
       ).message,
@@ -529,34 +531,34 @@ describe('sys mounts', () => {
     ];
     for (const path of [upper, work, target]) mkdirSync(path);
     const map = [{ containerId: 0, hostId: 100_000, size: 65_536 }];
-    const userns = await sys.openUserNamespace({ uids: map, gids: map });
-    await sys.mountOverlay({ lower, writable: { upper, work }, target, options: [], usernsFd: userns });
-    sys.closeFd(userns);
+    const userns = await sys.namespaces.openUser({ uids: map, gids: map });
+    await sys.mounts.overlay({ lower, writable: { upper, work }, target, options: [], usernsFd: userns });
+    sys.descriptors.close(userns);
     assert.equal(statSync(join(target, 'file-1')).uid, 100_000);
     assert.equal(statSync(join(lower[1] ?? '', 'file-1')).uid, 0);
     // The thread that did it is gone; ordinary work sees the host's mounts.
     const other = join(directory, 'other');
     mkdirSync(other);
-    await sys.mountFs({ type: 'tmpfs', target: other, options: ['size=64k'] });
-    assert.isTrue(sys.isMountPoint(other));
-    await sys.unmountTree(directory);
-    assert.isFalse(sys.isMountPoint(target));
+    await sys.mounts.fileSystem({ type: 'tmpfs', target: other, options: ['size=64k'] });
+    assert.isTrue(sys.mounts.isMountPoint(other));
+    await sys.mounts.unmountTree(directory);
+    assert.isFalse(sys.mounts.isMountPoint(target));
   });
 
   it('binds with attributes, changes them, and unmounts trees with over-mounts', async () => {
     const directory = fresh('bind');
     const [source, target] = [join(directory, 'source'), join(directory, 'target with space')];
     for (const path of [source, target, join(source, 'below')]) mkdirSync(path);
-    await sys.mountFs({ type: 'tmpfs', target: join(source, 'below'), options: ['size=64k', 'noexec'] });
-    await sys.mountBind({ source, target, extent: 'tree', attributes: ['ro', 'nosuid'], propagation: 'private' });
+    await sys.mounts.fileSystem({ type: 'tmpfs', target: join(source, 'below'), options: ['size=64k', 'noexec'] });
+    await sys.mounts.bind({ source, target, extent: 'tree', attributes: ['ro', 'nosuid'], propagation: 'private' });
     assert.throws(() => writeFileSync(join(target, 'below', 'x'), ''), /EROFS/);
-    await sys.changeMount(target, { extent: 'tree', clear: ['ro'] });
+    await sys.mounts.change(target, { extent: 'tree', clear: ['ro'] });
     writeFileSync(join(target, 'below', 'x'), '');
-    await sys.mountBind({ source, target, extent: 'one' });
-    assert.equal((await sys.readMountinfo()).filter((mount) => mount.mountPoint === target).length, 2);
-    await sys.unmountTree(directory);
+    await sys.mounts.bind({ source, target, extent: 'one' });
+    assert.equal((await sys.mounts.read()).filter((mount) => mount.mountPoint === target).length, 2);
+    await sys.mounts.unmountTree(directory);
     assert.deepEqual(
-      (await sys.readMountinfo()).filter((mount) => sys.isAtOrBelow(mount.mountPoint, directory)),
+      (await sys.mounts.read()).filter((mount) => sys.mounts.isAtOrBelow(mount.mountPoint, directory)),
       [],
     );
   });
@@ -646,7 +648,7 @@ describe('sys root', () => {
     const fd = root.beginFile('x/large');
     writeSync(fd, Buffer.alloc(100_000, 1));
     root.finishFile(fd, { ...meta, mode: 0o2711 });
-    sys.closeFd(fd);
+    sys.descriptors.close(fd);
     assert.deepInclude(there(root.stat('x/large')), {
       size: 100_000n,
       mode: 0o2711,
@@ -744,11 +746,11 @@ describe('sys root', () => {
     const directory = fresh('xdev');
     using root = sys.Root.open(directory, 'strict');
     root.makeDirs('tree/mnt');
-    await sys.mountFs({ type: 'tmpfs', target: join(directory, 'tree/mnt'), options: ['size=64k'] });
+    await sys.mounts.fileSystem({ type: 'tmpfs', target: join(directory, 'tree/mnt'), options: ['size=64k'] });
     writeFileSync(join(directory, 'tree/mnt/precious'), 'x');
     await refusal(() => root.removeTreeAsync('tree'), 'FailedPrecondition');
     assert.isTrue(existsSync(join(directory, 'tree/mnt/precious')));
-    await sys.unmountTree(directory);
+    await sys.mounts.unmountTree(directory);
     assert.isTrue(await root.removeTreeAsync('tree'));
   });
 
@@ -787,7 +789,7 @@ describe('sys root', () => {
     assert.equal(to.getXattr('d/file', 'user.k')?.toString(), 'v');
     assert.deepInclude(there(to.stat('link')), { kind: 'symlink', uid: 1 });
     assert.deepInclude(there(to.stat('')), { modifiedAt: 1_500_000_000_000_000_005n });
-    const usage = await sys.treeUsage(join(directory, 'from'));
+    const usage = await sys.fileSystems.usage(join(directory, 'from'));
     assert.equal(usage.inodesUsed, 6n, 'from, vol, d, file, link, null');
     const blocks = Number(
       execFileSync('du', ['-s', '--block-size=1', join(directory, 'from')])
@@ -934,7 +936,7 @@ describe('sys root', () => {
     });
 
     it('one that is closed lets go of who waits for it', async () => {
-      const { read, write } = sys.pipe();
+      const { read, write } = sys.descriptors.pipe();
       const inflater = sys.Inflater.open(read, 'gzip', 27) as sys.Inflater;
       const worker = new Worker(
         `
@@ -951,8 +953,8 @@ describe('sys root', () => {
       inflater.close();
       // Closed before or after the other thread has begun to wait.
       assert.include(['ECANCELED', 'EBADF'], String((await said.next()).value));
-      sys.closeFd(read);
-      sys.closeFd(write);
+      sys.descriptors.close(read);
+      sys.descriptors.close(write);
       await worker.terminate();
     });
 
@@ -971,17 +973,20 @@ describe('sys root', () => {
     const directory = fresh('spread');
     const EXT4 = 0xef53;
     const attributes = (): string => execFileSync('lsattr', ['-d', directory], { encoding: 'utf8' });
-    assert.equal(await sys.spreadDirectories(directory), (await sys.statFileSystem(directory)).type === EXT4);
-    if ((await sys.statFileSystem(directory)).type === EXT4) assert.match(attributes(), /^\S*T/);
-    assert.isFalse(await sys.spreadDirectories('/proc'));
-    await refusal(() => sys.spreadDirectories(join(top, 'absent')), 'NotFound');
+    assert.equal(
+      await sys.fileSystems.spreadDirectories(directory),
+      (await sys.fileSystems.stat(directory)).type === EXT4,
+    );
+    if ((await sys.fileSystems.stat(directory)).type === EXT4) assert.match(attributes(), /^\S*T/);
+    assert.isFalse(await sys.fileSystems.spreadDirectories('/proc'));
+    await refusal(() => sys.fileSystems.spreadDirectories(join(top, 'absent')), 'NotFound');
   });
 
   it('syncs and measures file systems', async () => {
-    await sys.syncFileSystem(top);
-    const stat = await sys.statFileSystem(top);
+    await sys.fileSystems.sync(top);
+    const stat = await sys.fileSystems.stat(top);
     assert.isAbove(Number(stat.totalBytes), Number(stat.availableBytes));
-    await refusal(() => sys.statFileSystem(join(top, 'absent')), 'NotFound');
+    await refusal(() => sys.fileSystems.stat(join(top, 'absent')), 'NotFound');
   });
 });
 
@@ -990,7 +995,7 @@ describe('sys processes', () => {
     const processes = new LinuxProcesses();
     const child = await sys.spawn({ argv: ['/bin/sleep', '1000'] });
     const other = { ...child.ref, startTicks: child.ref.startTicks + 1n };
-    assert.deepEqual(sys.processRef(child.pid), child.ref);
+    assert.deepEqual(sys.processes.refOf(child.pid), child.ref);
     assert.deepEqual([processes.alive(child.ref), processes.alive(other)], [true, false]);
     assert.isFalse(processes.signal(other, SIGKILL));
     await processes.gone(other, op().signal);
@@ -1001,7 +1006,7 @@ describe('sys processes', () => {
     await gone;
     await child.exited;
     assert.isFalse(processes.signal(child.ref, SIGTERM));
-    assert.isUndefined(sys.processRef(child.pid));
+    assert.isUndefined(sys.processes.refOf(child.pid));
   });
 
   it('looks at the node', () => {
@@ -1039,30 +1044,30 @@ describe('sys network', () => {
       for (const port of [20_001, 20_002]) await send(here, port, '127.0.0.1');
       await send(here, 20_001, '127.0.0.2');
       await send(there, 20_001, '::1');
-      assert.equal(await sys.forgetUdp([]), 0);
+      assert.equal(await sys.network.forgetUdp([]), 0);
       assert.equal(
-        await sys.forgetUdp([
+        await sys.network.forgetUdp([
           { address: '127.0.0.1', port: 20_003 },
           { address: '10.1.2.3', port: 20_001 },
         ]),
         0,
       );
       assert.equal(
-        await sys.forgetUdp([
+        await sys.network.forgetUdp([
           { address: '127.0.0.1', port: 20_001 },
           { address: '::1', port: 20_001 },
         ]),
         2,
       );
       assert.equal(
-        await sys.forgetUdp([
+        await sys.network.forgetUdp([
           { address: '127.0.0.1', port: 20_001 },
           { address: '::1', port: 20_001 },
         ]),
         0,
       );
       assert.equal(
-        await sys.forgetUdp([
+        await sys.network.forgetUdp([
           { address: '127.0.0.2', port: 20_001 },
           { address: '127.0.0.1', port: 20_002 },
         ]),
@@ -1081,7 +1086,7 @@ describe('sys network', () => {
       { address: '::1', port: 0 },
       { address: '::1', port: 65_536 },
     ])
-      await refusal(() => sys.forgetUdp([flow]), 'InvalidArgument');
+      await refusal(() => sys.network.forgetUdp([flow]), 'InvalidArgument');
   });
 
   it('finds the device that leads to an address, and its switch for 127.0.0.0/8', async () => {
@@ -1089,18 +1094,18 @@ describe('sys network', () => {
     try {
       execFileSync('ip', ['addr', 'add', '10.99.0.1/24', 'dev', 'berth.sys']);
       execFileSync('ip', ['link', 'set', 'berth.sys', 'up']);
-      assert.equal(await sys.deviceTo('10.99.0.7'), 'berth.sys');
-      assert.isUndefined(await sys.deviceTo('10.98.0.7'));
-      assert.include(sys.localAddresses(), '10.99.0.1');
-      assert.isFalse(await sys.routesLocalnet('berth.sys'));
-      await sys.setRouteLocalnet('berth.sys', 'on');
-      assert.isTrue(await sys.routesLocalnet('berth.sys'));
+      assert.equal(await sys.network.deviceTo('10.99.0.7'), 'berth.sys');
+      assert.isUndefined(await sys.network.deviceTo('10.98.0.7'));
+      assert.include(sys.network.localAddresses(), '10.99.0.1');
+      assert.isFalse(await sys.network.routesLocalnet('berth.sys'));
+      await sys.network.setRouteLocalnet('berth.sys', 'on');
+      assert.isTrue(await sys.network.routesLocalnet('berth.sys'));
     } finally {
       execFileSync('ip', ['link', 'del', 'berth.sys']);
     }
-    assert.isUndefined(await sys.routesLocalnet('berth.sys'));
+    assert.isUndefined(await sys.network.routesLocalnet('berth.sys'));
     for (const name of ['', '..', '../all', 'a/b'])
-      await refusal(() => sys.setRouteLocalnet(name, 'on'), 'InvalidArgument');
+      await refusal(() => sys.network.setRouteLocalnet(name, 'on'), 'InvalidArgument');
   });
 });
 
@@ -1146,7 +1151,7 @@ describe('pinned namespaces', () => {
     const before = [...own(), hostname()];
     const error = await refusal(
       () =>
-        sys.pinNamespaces({
+        sys.namespaces.pin({
           paths: new Map([
             ['net', join(directory, 'net')],
             ['uts', join(directory, 'missing/uts')],
@@ -1158,19 +1163,23 @@ describe('pinned namespaces', () => {
     );
     assert.include(error.message, 'uts namespace at');
     assert.deepEqual(readdirSync(directory), []);
-    await sys.pinNamespaces({ paths: new Map([['uts', join(directory, 'uts')]]), hostname: 'pod', sysctls: new Map() });
+    await sys.namespaces.pin({
+      paths: new Map([['uts', join(directory, 'uts')]]),
+      hostname: 'pod',
+      sysctls: new Map(),
+    });
     await refusal(
       () =>
-        sys.pinNamespaces({ paths: new Map([['uts', join(directory, 'uts')]]), hostname: 'pod', sysctls: new Map() }),
+        sys.namespaces.pin({ paths: new Map([['uts', join(directory, 'uts')]]), hostname: 'pod', sysctls: new Map() }),
       'AlreadyExists',
     );
     assert.equal(enter(new Map([['uts', join(directory, 'uts')]]), 'hostname'), 'pod', 'the first one is still there');
     await refusal(
       () =>
-        sys.pinNamespaces({ paths: new Map([['user', join(directory, 'user')]]), hostname: '', sysctls: new Map() }),
+        sys.namespaces.pin({ paths: new Map([['user', join(directory, 'user')]]), hostname: '', sysctls: new Map() }),
       'InvalidArgument',
     );
-    await sys.unmount(join(directory, 'uts'));
+    await sys.mounts.unmount(join(directory, 'uts'));
     assert.deepEqual([...own(), hostname()], before);
     for (let i = 0; i < 8; i++) assert.equal((await run('/bin/hostname')).stdout.toString().trim(), before.at(-1));
   });
@@ -1249,7 +1258,7 @@ describe('pinned namespaces', () => {
       ['ipc', join(directory, 'ipcns/pod-x')],
     ]);
     assert.equal(enter(pins, 'cat', '/proc/sys/net/ipv4/ip_forward', '/proc/sys/kernel/msgmax'), '1\n8192');
-    await sys.unmountTree(directory);
+    await sys.mounts.unmountTree(directory);
     assert.equal((await run(PINNS, '--bogus')).exitCode, 2);
     assert.equal((await run(PINNS, '-d', directory, '-f', '../x', '-n')).exitCode, 2);
     assert.equal((await run(PINNS, '--user', join(directory, 'u'))).exitCode, 2);
@@ -1273,7 +1282,7 @@ describe('pinned namespaces', () => {
     const namespaces = new PinnedNamespaces({ dir: fresh('ns'), pinnsPath: PINNS });
     const id = newSandboxId();
     const netns = (await namespaces.pin(op(), id, { ...none, kinds: ['net'] })).get('net') ?? '';
-    await refusal(() => sys.connectInNetns(op(), netns, ['127.0.0.1', '::1'], 8080), 'Unavailable');
+    await refusal(() => sys.namespaces.connect(op(), netns, ['127.0.0.1', '::1'], 8080), 'Unavailable');
     const server = await sys.spawn({
       argv: [
         '/usr/bin/nsenter',
@@ -1286,10 +1295,10 @@ describe('pinned namespaces', () => {
     });
     let fd = -1;
     await eventually('the server listens', async () => {
-      fd = await sys.connectInNetns(op(), netns, ['127.0.0.1', '::1'], 8080).catch(() => -1);
+      fd = await sys.namespaces.connect(op(), netns, ['127.0.0.1', '::1'], 8080).catch(() => -1);
       return fd >= 0;
     });
-    const stream = sys.openStream(fd);
+    const stream = sys.descriptors.openStream(fd);
     await stream.write(Buffer.from('hello'));
     assert.equal((await bytesOf(stream)).toString(), 'HELLO');
     stream.close();
@@ -1298,8 +1307,8 @@ describe('pinned namespaces', () => {
     // The daemon's own threads are still where they were.
     const here: Server = createServer((socket) => socket.end('outside')).listen(0, '127.0.0.1');
     await new Promise((resolve) => here.once('listening', resolve));
-    const outside = sys.openStream(
-      await sys.connectInNetns(op(), '/proc/self/ns/net', ['127.0.0.1'], (here.address() as { port: number }).port),
+    const outside = sys.descriptors.openStream(
+      await sys.namespaces.connect(op(), '/proc/self/ns/net', ['127.0.0.1'], (here.address() as { port: number }).port),
     );
     assert.equal((await outside.read())?.toString(), 'outside');
     outside.close();
@@ -1316,7 +1325,7 @@ describe('pinned namespaces', () => {
     const port = Number(await new Promise<string>((resolve) => deaf.stdout.setEncoding('utf8').once('data', resolve)));
     const patience = new AbortController();
     const connects = Array.from({ length: 100 }, () =>
-      sys.connectInNetns({ ...op(), signal: patience.signal }, '/proc/self/ns/net', ['127.0.0.1'], port, 60_000),
+      sys.namespaces.connect({ ...op(), signal: patience.signal }, '/proc/self/ns/net', ['127.0.0.1'], port, 60_000),
     );
     const outcomes = Promise.allSettled(connects);
     // As many as there are threads would have to end first.
@@ -1325,7 +1334,7 @@ describe('pinned namespaces', () => {
     const given: number[] = [];
     for (const outcome of await outcomes) if (outcome.status === 'fulfilled') given.push(outcome.value);
     assert.isBelow(given.length, 10, 'nobody took the others');
-    for (const fd of given) sys.closeFd(fd);
+    for (const fd of given) sys.descriptors.close(fd);
     deaf.stdin.end();
     await new Promise((resolve) => deaf.once('close', resolve));
     assert.equal(readdirSync('/proc/self/fd').length, before);
@@ -1383,14 +1392,14 @@ describe('linux host', () => {
     await host().mountShm(op(), shm, 65_536n, { uid: 0, gid: 0 });
     await host().mountShm(op(), shm, 65_536n, { uid: 0, gid: 0 });
     assert.equal(statSync(shm).mode & 0o7777, 0o1777);
-    await sys.changeMount(shm, { extent: 'one', propagation: 'shared' });
+    await sys.mounts.change(shm, { extent: 'one', propagation: 'shared' });
     const source = await host().mountSource(op(), shm, true);
     assert.deepInclude(source, { propagation: 'shared' });
     assert.sameMembers([...source.flags], ['nosuid', 'nodev', 'noexec']);
-    assert.equal((await sys.readMountinfo()).filter((mount) => mount.mountPoint === shm).length, 1);
-    await sys.mountFs({ type: 'tmpfs', target: shm, options: ['size=64k'] });
+    assert.equal((await sys.mounts.read()).filter((mount) => mount.mountPoint === shm).length, 1);
+    await sys.mounts.fileSystem({ type: 'tmpfs', target: shm, options: ['size=64k'] });
     await host().unmount(op(), shm);
-    assert.isFalse(sys.isMountPoint(shm), 'over-mounts go too');
+    assert.isFalse(sys.mounts.isMountPoint(shm), 'over-mounts go too');
     await host().unmount(op(), shm);
   });
 
@@ -1402,7 +1411,7 @@ describe('linux host', () => {
     });
     await eventually(
       'the dead file system is mounted',
-      () => sys.mountOf(parse(), `${directory}/x`)?.mountPoint === directory,
+      () => sys.mounts.mountOf(parse(), `${directory}/x`)?.mountPoint === directory,
     );
     const error = await refusal(() => host().mountSource(op(200), join(directory, 'volume'), true), 'DeadlineExceeded');
     assert.include(error.message, directory);
@@ -1411,7 +1420,7 @@ describe('linux host', () => {
     await child.exited;
     await host().unmount(op(), directory);
   });
-  const parse = (): sys.MountEntry[] => sys.parseMountinfo(readFileSync('/proc/self/mountinfo', 'utf8'));
+  const parse = (): MountEntry[] => parseMountinfo(readFileSync('/proc/self/mountinfo', 'utf8'));
 
   it('finds devices', async () => {
     assert.deepInclude(there((await host().devices(op(), '/dev/null'))[0]), {
@@ -1454,16 +1463,16 @@ describe('linux host', () => {
     const below = `${path}/inner`;
     await host().ensureCgroup(op(), below);
     await host().ensureCgroup(op(), below);
-    const layout = sys.readCgroupLayoutSync();
+    const layout = sys.cgroups.readLayoutSync();
     const child = await sys.spawn({
       argv: ['/bin/sh', '-c', 'trap "" TERM; sleep 1000 & sleep 1000'],
-      cgroupDirs: layout.hierarchies.map((each) => sys.cgroupDirectory(each, below)),
+      cgroupDirs: layout.hierarchies.map((each) => sys.cgroups.directoryOf(each, below)),
     });
     await eventually('the child has forked', async () => (await host().cgroupProcesses(path)).length === 3);
     await host().destroyCgroup(op(), path);
     await host().destroyCgroup(op(), path);
     assert.deepEqual(await child.exited, { kind: 'signalled', signal: SIGKILL });
-    for (const hierarchy of layout.hierarchies) assert.isFalse(existsSync(sys.cgroupDirectory(hierarchy, path)));
+    for (const hierarchy of layout.hierarchies) assert.isFalse(existsSync(sys.cgroups.directoryOf(hierarchy, path)));
     for (const bad of ['/', '', '/a/../b', 'relative'])
       await refusal(() => host().destroyCgroup(op(), bad), 'InvalidArgument');
   });

@@ -1,10 +1,11 @@
 import { assert } from 'chai';
-import { holdsEntry, treeMembers, type TreeProcess } from './tree.ts';
+import { holdsEntry, treeMembers } from './process-tree.ts';
+import type { ProcessStat } from './processes.ts';
 
 const ROOT = { pid: 10, startTicks: 5n };
 const table = (
   rows: readonly (readonly [pid: number, parent: number, session: number, state?: string])[],
-): TreeProcess[] =>
+): ProcessStat[] =>
   rows.map(([pid, parentPid, session, state = 'S']) => ({
     pid,
     parentPid,
@@ -12,7 +13,7 @@ const table = (
     state,
     startTicks: pid === 10 ? 5n : BigInt(pid),
   }));
-const pids = (found: readonly TreeProcess[]): number[] => found.map((each) => each.pid).sort((a, b) => a - b);
+const pids = (found: readonly ProcessStat[]): number[] => found.map((each) => each.pid).sort((a, b) => a - b);
 
 describe('treeMembers', () => {
   it('finds descendants, and orphans by their session', () => {

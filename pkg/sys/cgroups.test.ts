@@ -1,16 +1,16 @@
 import { assert } from 'chai';
 import { RuntimeError } from '../base/errors.ts';
 import {
-  cgroupDirectory,
-  cgroupLayout,
-  cgroupPathOf,
-  checkCgroupPath,
+  directoryOf,
+  layoutOf,
+  pathOf,
+  checkPath,
   hierarchyOf,
   parsePids,
   parseProcCgroup,
   slicePath,
-} from './cgroup.ts';
-import { parseMountinfo } from './mount.ts';
+} from './cgroups.ts';
+import { parseMountinfo } from './mountinfo.ts';
 
 const HYBRID = parseMountinfo(
   [
@@ -25,7 +25,7 @@ const UNIFIED = parseMountinfo('41 32 0:37 / /sys/fs/cgroup rw - cgroup2 cgroup2
 
 describe('cgroupLayout', () => {
   it('knows hybrid, with each hierarchy once', () => {
-    const layout = cgroupLayout(HYBRID, () => '\n');
+    const layout = layoutOf(HYBRID, () => '\n');
     assert.equal(layout.mode, 'hybrid');
     assert.deepEqual(
       layout.hierarchies.map((each) => [each.version, each.mountPoint, each.controllers.join()]),
@@ -42,26 +42,26 @@ describe('cgroupLayout', () => {
   });
 
   it('knows v2 and v1', () => {
-    const v2 = cgroupLayout(UNIFIED, () => 'cpuset cpu io memory pids\n');
+    const v2 = layoutOf(UNIFIED, () => 'cpuset cpu io memory pids\n');
     assert.deepEqual([v2.mode, [...v2.controllers]], ['v2', ['cpuset', 'cpu', 'io', 'memory', 'pids']]);
     assert.equal(
-      cgroupLayout(
+      layoutOf(
         HYBRID.filter((mount) => mount.fsType === 'cgroup'),
         () => '',
       ).mode,
       'v1',
     );
-    assert.deepEqual(cgroupLayout([], () => '').hierarchies, []);
+    assert.deepEqual(layoutOf([], () => '').hierarchies, []);
   });
 });
 
 describe('cgroup paths', () => {
   it('refuses everything that could leave the cgroup or name the root', () => {
     for (const path of ['', '/', '//', '.', 'a', '/a/..', '/../a', '/a/./b', '/a\0b', `/${'x'.repeat(256)}`])
-      assert.throws(() => checkCgroupPath(path), RuntimeError, 'not a cgroup path');
-    assert.equal(checkCgroupPath('/a//b/'), '/a/b');
+      assert.throws(() => checkPath(path), RuntimeError, 'not a cgroup path');
+    assert.equal(checkPath('/a//b/'), '/a/b');
     assert.equal(
-      cgroupDirectory({ version: 1, mountPoint: '/sys/fs/cgroup/memory', controllers: ['memory'] }, '/kubepods/pod1'),
+      directoryOf({ version: 1, mountPoint: '/sys/fs/cgroup/memory', controllers: ['memory'] }, '/kubepods/pod1'),
       '/sys/fs/cgroup/memory/kubepods/pod1',
     );
   });
@@ -78,12 +78,12 @@ describe('cgroup paths', () => {
   });
 
   it('reads cgroupsPath of both managers', () => {
-    assert.equal(cgroupPathOf('/kubepods/pod1/x'), '/kubepods/pod1/x');
-    assert.equal(cgroupPathOf('kubepods-pod1.slice:crio:abc'), '/kubepods.slice/kubepods-pod1.slice/crio-abc.scope');
-    assert.equal(cgroupPathOf(':berth:abc'), '/system.slice/berth-abc.scope');
-    assert.equal(cgroupPathOf('a.slice::b'), '/a.slice/b.scope');
-    assert.throws(() => cgroupPathOf('../x:y:z'), RuntimeError);
-    assert.throws(() => cgroupPathOf('a.slice:b:../../c'), RuntimeError);
+    assert.equal(pathOf('/kubepods/pod1/x'), '/kubepods/pod1/x');
+    assert.equal(pathOf('kubepods-pod1.slice:crio:abc'), '/kubepods.slice/kubepods-pod1.slice/crio-abc.scope');
+    assert.equal(pathOf(':berth:abc'), '/system.slice/berth-abc.scope');
+    assert.equal(pathOf('a.slice::b'), '/a.slice/b.scope');
+    assert.throws(() => pathOf('../x:y:z'), RuntimeError);
+    assert.throws(() => pathOf('a.slice:b:../../c'), RuntimeError);
   });
 });
 

@@ -1,5 +1,5 @@
 import { assert } from 'chai';
-import { parseDeviceTo } from './net.ts';
+import { parseDeviceTo } from './network.ts';
 
 describe('the way to an address', () => {
   const line = (device: string, destination: string, mask: string, flags = '0001'): string =>

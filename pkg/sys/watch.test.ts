@@ -1,5 +1,5 @@
 import { assert } from 'chai';
-import { parseInotify } from './fd.ts';
+import { parseInotify } from './watch.ts';
 
 /** struct inotify_event: descriptor, mask, cookie, length, name padded with NULs. */
 function record(mask: number, name = ''): Buffer {

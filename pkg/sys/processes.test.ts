@@ -1,5 +1,6 @@
 import { assert } from 'chai';
-import { hugepageSizes, maskedPaths, parseCapabilities, parseHeeds, parseLimits, parseProcStat } from './process.ts';
+import { hugepageSizes, maskedPaths, parseCapabilities, parseLimits } from './node.ts';
+import { parseHeeds, parseProcStat } from './processes.ts';
 
 const TAIL = '1 2 3 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 987654321 100 1 18446744073709551615';
 

@@ -12,27 +12,10 @@ import { errnoOf, RuntimeError } from '../base/errors.ts';
 import { quote } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import { abortError, withTimeout, type Op } from '../base/op.ts';
-import { addon, attemptAsync, codeOfErrno, errnoName, systemError } from './addon.ts';
-import { parseMountinfo, type MountEntry } from './mount.ts';
-
-export type CgroupMode = 'v1' | 'hybrid' | 'v2';
-
-export interface CgroupHierarchy {
-  readonly version: 1 | 2;
-  readonly mountPoint: string;
-  /**
-   * Controllers of this hierarchy (`memory`; v1 may have several), or `name=systemd` for a named one. On v2 those that
-   * are available at its root.
-   */
-  readonly controllers: readonly string[];
-}
-
-export interface CgroupLayout {
-  readonly mode: CgroupMode;
-  readonly hierarchies: readonly CgroupHierarchy[];
-  /** All controllers of all hierarchies, without named ones. */
-  readonly controllers: ReadonlySet<string>;
-}
+import type { CgroupHierarchy, CgroupLayout, CgroupMode, MountEntry } from '../ports/kernel.ts';
+import { systemError } from './addon.ts';
+import { readFiles } from './kernel-files.ts';
+import { parseMountinfo } from './mountinfo.ts';
 
 const V1_CONTROLLERS: ReadonlySet<string> = new Set(
   'cpuset cpu cpuacct blkio memory devices freezer net_cls perf_event net_prio hugetlb pids rdma misc'.split(' '),
@@ -42,10 +25,7 @@ const V1_CONTROLLERS: ReadonlySet<string> = new Set(
  * PURE. The layout by the mounts; `v2Controllers` gives the content of `cgroup.controllers` at a v2 mount point. A
  * hierarchy mounted more than once counts once, by its first mount. No cgroup mount at all: v2 without hierarchies.
  */
-export function cgroupLayout(
-  mounts: readonly MountEntry[],
-  v2Controllers: (mountPoint: string) => string,
-): CgroupLayout {
+export function layoutOf(mounts: readonly MountEntry[], v2Controllers: (mountPoint: string) => string): CgroupLayout {
   const hierarchies: CgroupHierarchy[] = [];
   const seen = new Set<string>();
   for (const mount of mounts) {
@@ -80,8 +60,8 @@ function modeOf(hierarchies: readonly CgroupHierarchy[]): CgroupMode {
 }
 
 /** The layout of this node, now. */
-export function readCgroupLayoutSync(): CgroupLayout {
-  return cgroupLayout(parseMountinfo(readFileSync('/proc/self/mountinfo', 'utf8')), (mountPoint) =>
+export function readLayoutSync(): CgroupLayout {
+  return layoutOf(parseMountinfo(readFileSync('/proc/self/mountinfo', 'utf8')), (mountPoint) =>
     textOf(join(mountPoint, 'cgroup.controllers')),
   );
 }
@@ -104,7 +84,7 @@ export function hierarchyOf(layout: CgroupLayout, controller: string): CgroupHie
  * PURE. A cgroup path made safe: absolute, no empty, `.` or `..` component. @throws InvalidArgument; also for the root
  * itself, which nobody may make, kill or remove.
  */
-export function checkCgroupPath(path: string): string {
+export function checkPath(path: string): string {
   const parts = path.split('/').filter((part) => part !== '');
   const bad =
     parts.length === 0 ||
@@ -115,8 +95,8 @@ export function checkCgroupPath(path: string): string {
 }
 
 /** PURE. Where cgroup `path` lies in a hierarchy. */
-export function cgroupDirectory(hierarchy: CgroupHierarchy, path: string): string {
-  return hierarchy.mountPoint + checkCgroupPath(path);
+export function directoryOf(hierarchy: CgroupHierarchy, path: string): string {
+  return hierarchy.mountPoint + checkPath(path);
 }
 
 /**
@@ -136,7 +116,7 @@ export function slicePath(slice: string): string {
 }
 
 /** PURE. The path behind a runtime spec's `cgroupsPath`: `/a/b` as it is, systemd's `slice:prefix:name` expanded. */
-export function cgroupPathOf(cgroupsPath: string): string {
+export function pathOf(cgroupsPath: string): string {
   const [slice, prefix, name, ...more] = cgroupsPath.split(':');
   if (
     cgroupsPath.startsWith('/') ||
@@ -145,9 +125,9 @@ export function cgroupPathOf(cgroupsPath: string): string {
     name === undefined ||
     more.length > 0
   )
-    return checkCgroupPath(cgroupsPath);
+    return checkPath(cgroupsPath);
   const unit = name.endsWith('.slice') ? name : `${prefix === '' ? '' : `${prefix}-`}${name}.scope`;
-  return checkCgroupPath(`${slicePath(slice === '' ? 'system.slice' : slice)}/${unit}`);
+  return checkPath(`${slicePath(slice === '' ? 'system.slice' : slice)}/${unit}`);
 }
 
 /** PURE. /proc/<pid>/cgroup: path by controller name, '' for v2's. */
@@ -162,9 +142,9 @@ export function parseProcCgroup(text: string): Map<string, string> {
 }
 
 /** Makes cgroup `path` in every hierarchy; content where it is there. */
-export function createCgroup(layout: CgroupLayout, path: string): void {
+export function create(layout: CgroupLayout, path: string): void {
   for (const hierarchy of layout.hierarchies) {
-    const directory = cgroupDirectory(hierarchy, path);
+    const directory = directoryOf(hierarchy, path);
     try {
       mkdirSync(directory, { recursive: true });
       if (hierarchy.version === 1 && hierarchy.controllers.includes('cpuset'))
@@ -190,8 +170,8 @@ function inheritCpuset(top: string, directory: string): void {
  * Pids in cgroup `path` and below, in all hierarchies, each once, ascending; none where it does not exist. Synchronous:
  * kernfs answers from memory, faster than a thread pool.
  */
-export function cgroupProcesses(layout: CgroupLayout, path: string): number[] {
-  const directories = layout.hierarchies.flatMap((hierarchy) => subtree(cgroupDirectory(hierarchy, path)));
+export function processesIn(layout: CgroupLayout, path: string): number[] {
+  const directories = layout.hierarchies.flatMap((hierarchy) => subtree(directoryOf(hierarchy, path)));
   const pids = new Set<number>();
   for (const text of readFiles(
     directories.map((directory) => join(directory, 'cgroup.procs')),
@@ -221,10 +201,10 @@ const PROCS_BYTES = 1 << 20;
  * Kills everything in cgroup `path` and below, then removes it in every hierarchy; content if absent.
  * @throws FailedPrecondition if we are in it ourselves, DeadlineExceeded naming a pid that does not die.
  */
-export async function destroyCgroup(op: Op, layout: CgroupLayout, path: string): Promise<void> {
+export async function destroy(op: Op, layout: CgroupLayout, path: string): Promise<void> {
   const bounded = withTimeout(op, limits.killGraceMs);
   for (let waitMs = 1; ; waitMs = Math.min(2 * waitMs, 50)) {
-    const pids = cgroupProcesses(layout, path);
+    const pids = processesIn(layout, path);
     if (pids.includes(process.pid))
       throw new RuntimeError(
         'FailedPrecondition',
@@ -232,11 +212,10 @@ export async function destroyCgroup(op: Op, layout: CgroupLayout, path: string):
       );
     if (pids.length > 0) killAll(layout, path, pids);
     else if (removeDirectories(layout, path)) return;
-    if (bounded.signal.aborted)
-      throw abortError(
-        bounded,
-        `destroy cgroup ${path}${pids.length > 0 ? `: process ${pids[0]} does not die (uninterruptible sleep?)` : ': it stays busy'}`,
-      );
+    if (bounded.signal.aborted) {
+      const why = pids.length > 0 ? `process ${pids[0]} does not die (uninterruptible sleep?)` : 'it stays busy';
+      throw abortError(bounded, `destroy cgroup ${path}: ${why}`);
+    }
     await sleep(waitMs);
   }
 }
@@ -244,7 +223,7 @@ export async function destroyCgroup(op: Op, layout: CgroupLayout, path: string):
 /** cgroup.kill where the kernel has it (5.14, v2): it cannot miss a fork. Else one by one, again and again. */
 function killAll(layout: CgroupLayout, path: string, pids: readonly number[]): void {
   for (const hierarchy of layout.hierarchies) {
-    if (hierarchy.version === 2) killWhole(cgroupDirectory(hierarchy, path));
+    if (hierarchy.version === 2) killWhole(directoryOf(hierarchy, path));
   }
   for (const pid of pids) {
     try {
@@ -266,9 +245,7 @@ function killWhole(directory: string): void {
 /** False if a directory is still busy. */
 function removeDirectories(layout: CgroupLayout, path: string): boolean {
   let gone = true;
-  for (const directory of layout.hierarchies.flatMap((hierarchy) =>
-    subtree(cgroupDirectory(hierarchy, path)).reverse(),
-  )) {
+  for (const directory of layout.hierarchies.flatMap((hierarchy) => subtree(directoryOf(hierarchy, path)).reverse())) {
     try {
       rmdirSync(directory);
     } catch (error) {
@@ -289,81 +266,6 @@ function subtree(directory: string): string[] {
     if (['ENOENT', 'ENODEV'].includes(errnoOf(error) ?? '')) return [];
     throw error;
   }
-}
-
-/**
- * Small kernel files in one synchronous native call, for statistics: content, or null where there is none; a file of
- * more than `max` bytes is cut.
- */
-export function readFiles(paths: readonly string[], max = 65_536): (Buffer | null)[] {
-  const [lengths, bytes] = addon().readFilesSync(paths, max);
-  return slices(lengths, bytes).map((part) => part ?? null);
-}
-
-/**
- * A small file of the host, in one call on another thread; undefined if there is none. @throws FailedPrecondition if it
- * has more than `max` bytes, by the table of errno if it cannot be read.
- */
-export async function readSmallFile(path: string, max: number): Promise<Buffer | undefined> {
-  const [[length = 0], bytes] = await attemptAsync(`read ${path}`, (native) => native.readFiles([path], max + 1));
-  if (length >= 0 && bytes.length <= max) return bytes;
-  if (length >= 0) throw new RuntimeError('FailedPrecondition', `${path} is larger than ${max} bytes`);
-  const errno = errnoName(-length);
-  if (errno === 'ENOENT') return undefined;
-  throw new RuntimeError(codeOfErrno(errno), `cannot read ${path} (${errno})`);
-}
-
-/**
- * Many small files as one text: the first is text[0, lengths[0]), and so on. A negative length is one that could not be
- * read.
- */
-export interface KernelFiles {
-  /** One character per byte. */
-  readonly text: string;
-  readonly lengths: Int32Array;
-}
-
-/** Files in one directory. */
-export interface FilesIn {
-  readonly directory: string;
-  /** Separated by line feeds. */
-  readonly names: string;
-  /** Path of the network namespace in which the directory looks as it is wanted; for /proc/thread-self/net. */
-  readonly netns?: string | undefined;
-}
-
-/**
- * Small files of cgroups and the like in one call on another thread: for hundreds of them, some of which the kernel
- * adds up over all processors first. A file of more than `max` bytes is cut.
- */
-export async function readKernelFiles(wanted: readonly FilesIn[], max = KERNEL_FILE_BYTES): Promise<KernelFiles> {
-  const [lengths, bytes] = await attemptAsync('read kernel files', (native) =>
-    native.readKernelFiles(...columns(wanted), max),
-  );
-  return { text: bytes.toString('latin1'), lengths };
-}
-
-/** A line of /proc/net/dev is some 120 bytes; nodes with thousands of interfaces exist, pods with them do not. */
-export const KERNEL_FILE_BYTES = 1 << 18;
-
-/** PURE. As the addon takes it: directories, names, network namespaces. */
-export function columns(wanted: readonly FilesIn[]): [directories: string[], names: string[], netns: string[]] {
-  return [
-    wanted.map((each) => each.directory),
-    wanted.map((each) => each.names),
-    wanted.map((each) => each.netns ?? ''),
-  ];
-}
-
-/** PURE. Files that came in one buffer; a negative length is one that did not. */
-export function slices(lengths: Int32Array, bytes: Buffer): (Buffer | undefined)[] {
-  let at = 0;
-  return Array.from(lengths, (length) => {
-    if (length < 0) return undefined;
-    const part = bytes.subarray(at, at + length);
-    at += part.length;
-    return part;
-  });
 }
 
 function textOf(path: string): string {

@@ -1,13 +1,7 @@
 import { assert } from 'chai';
-import {
-  isAtOrBelow,
-  mountOf,
-  mountPointsIn,
-  parseMountinfo,
-  propagationOf,
-  splitMountOptions,
-  type MountEntry,
-} from './mount.ts';
+import type { MountEntry } from '../ports/kernel.ts';
+import { isAtOrBelow, mountOf, mountPointsIn, parseMountinfo, propagationOf } from './mountinfo.ts';
+import { splitMountOptions } from './mounts.ts';
 
 const LINES = [
   '27 1 254:0 / / rw,relatime - ext4 /dev/vda rw,discard',

@@ -1,0 +1,204 @@
+/** Processes that are not our children: by pid and start, never by a bare number. */
+import { readdirSync, readFileSync } from 'node:fs';
+import { constants as os } from 'node:os';
+import { errnoOf } from '../base/errors.ts';
+import type { ProcessRef } from '../base/ids.ts';
+import { attempt, attemptAsync, errnoBehind } from './addon.ts';
+import { close } from './descriptors.ts';
+import { readFiles } from './kernel-files.ts';
+import { untilReady } from './ready.ts';
+
+/** One process, as /proc/<pid>/stat tells of it. */
+export interface ProcessStat {
+  readonly pid: number;
+  readonly parentPid: number;
+  readonly session: number;
+  readonly startTicks: bigint;
+  /** `R`, `S`, `Z`, …: proc_pid_stat(5). */
+  readonly state: string;
+}
+
+/**
+ * PURE. The fields of /proc/<pid>/stat that identify a process; undefined if the text is none. The name in parentheses
+ * may contain anything, also parentheses.
+ */
+export function parseProcStat(text: string): ProcessStat | undefined {
+  const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
+  const pid = Number.parseInt(text, 10);
+  const [state, parent, , session] = fields;
+  // Field 22 of proc(5); the list here begins with field 3.
+  const startTicks = fields[19];
+  if (
+    !Number.isInteger(pid) ||
+    state === undefined ||
+    parent === undefined ||
+    session === undefined ||
+    startTicks === undefined ||
+    !/^\d+$/.test(startTicks)
+  )
+    return undefined;
+  return { pid, state, parentPid: Number(parent), session: Number(session), startTicks: BigInt(startTicks) };
+}
+
+function procStat(pid: number): ProcessStat | undefined {
+  try {
+    return parseProcStat(readFileSync(`/proc/${pid}/stat`, 'latin1'));
+  } catch (error) {
+    if (['ENOENT', 'ESRCH'].includes(errnoOf(error) ?? '')) return undefined;
+    throw error;
+  }
+}
+
+/** The process that has this pid right now (a zombie too); undefined if none has. */
+export function refOf(pid: number): ProcessRef | undefined {
+  if (!Number.isInteger(pid) || pid <= 0) return undefined;
+  const stat = procStat(pid);
+  return stat === undefined ? undefined : { pid, startTicks: stat.startTicks };
+}
+
+/** True while exactly this process exists and is no zombie. */
+export function isAlive(ref: ProcessRef): boolean {
+  const stat = procStat(ref.pid);
+  return stat !== undefined && stat.startTicks === ref.startTicks && stat.state !== 'Z' && stat.state !== 'X';
+}
+
+/**
+ * Signals exactly this process, through a pidfd opened and then compared; false if it is gone. @throws InvalidArgument
+ * for a bad signal, PermissionDenied.
+ */
+export function signal(ref: ProcessRef, signal: number): boolean {
+  const pidfd = openProcess(ref);
+  if (pidfd === undefined) return false;
+  try {
+    attempt(`send signal ${signal} to process ${ref.pid}`, (native) => native.pidfdSignalSync(pidfd, signal));
+    return true;
+  } catch (error) {
+    if (errnoBehind(error) === 'ESRCH') return false;
+    throw error;
+  } finally {
+    close(pidfd);
+  }
+}
+
+/** False if the kernel would throw `signal` away now; see parseHeeds. True for a process that is gone. */
+export function heeds(ref: ProcessRef, signal: number): boolean {
+  // In this order: handlers that are read after the program was seen to run are its own.
+  const stat = text(`/proc/${ref.pid}/stat`);
+  return parseHeeds(stat, text(`/proc/${ref.pid}/status`), signal);
+}
+
+/** The process was forked and has not called execve since (PF_FORKNOEXEC of linux/sched.h). */
+const FORKED_ONLY = 0x40;
+
+/**
+ * PURE. Whether a signal from outside reaches the program of the process whose /proc/<pid>/stat and status, read in
+ * this order, these are. Only the init of a PID namespace is deaf: to what it neither handles nor blocks (a blocked
+ * signal is kept), except SIGKILL and SIGSTOP (pid_namespaces(7)). As long as an OCI runtime prepares the container, or
+ * its execve is under way, the program does not run yet, and what the runtime handles (one in Go: everything) it drops.
+ */
+export function parseHeeds(stat: string, status: string, signal: number): boolean {
+  const isInit = /^NSpid:.*\s1$/m.test(status);
+  if (!isInit || signal === os.signals.SIGKILL || signal === os.signals.SIGSTOP) return true;
+  // Fields 9 (flags) and 26 (startcode, 0 until execve has loaded the program) of proc_pid_stat(5); the list here
+  // begins with field 3.
+  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+  if ((Number(fields[6]) & FORKED_ONLY) !== 0 || fields[23] === '0') return false;
+  const bit = 1n << BigInt(signal - 1);
+  return ['SigCgt', 'SigBlk'].some(
+    (row) => (BigInt(`0x${new RegExp(`^${row}:\\s*([0-9a-f]+)$`, 'm').exec(status)?.[1] ?? '0'}`) & bit) !== 0n,
+  );
+}
+
+/**
+ * Resolves when this process has ended (it may still be a zombie), or when `signal` fires. Works for anybody's child.
+ */
+export async function waitGone(ref: ProcessRef, signal: AbortSignal): Promise<void> {
+  const pidfd = openProcess(ref);
+  if (pidfd === undefined) return;
+  try {
+    await untilReady(pidfd, 'readable', signal);
+  } finally {
+    close(pidfd);
+  }
+}
+
+/**
+ * A pidfd of exactly this process: whoever has the pid when the descriptor exists keeps it, so comparing afterwards is
+ * enough.
+ */
+function openProcess(ref: ProcessRef): number | undefined {
+  let pidfd: number;
+  try {
+    pidfd = attempt(`open process ${ref.pid}`, (native) => native.pidfdOpenSync(ref.pid));
+  } catch (error) {
+    if (['ESRCH', 'EINVAL'].includes(errnoBehind(error) ?? '')) return undefined;
+    throw error;
+  }
+  let exact = false;
+  try {
+    exact = isAlive(ref);
+  } finally {
+    if (!exact) close(pidfd);
+  }
+  return exact ? pidfd : undefined;
+}
+
+/**
+ * Open descriptors of these processes together, and how many of them are sockets; a process that is gone counts
+ * nothing.
+ */
+export async function countDescriptors(
+  pids: readonly number[],
+): Promise<{ readonly descriptors: number; readonly sockets: number }> {
+  const [descriptors = 0n, sockets = 0n] = await attemptAsync('count open descriptors', (native) =>
+    native.countFds(pids),
+  );
+  return { descriptors: Number(descriptors), sockets: Number(sockets) };
+}
+
+/** A small kernel file; '' where the kernel does not have it. */
+function text(path: string): string {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch {
+    return '';
+  }
+}
+
+/** All processes that are visible here, zombies too. */
+export function listProcesses(): ProcessStat[] {
+  return readStats(
+    readdirSync('/proc')
+      .filter((name) => /^\d+$/.test(name))
+      .map(Number),
+  );
+}
+
+/** The stats of those of these processes that are there. */
+export function readStats(pids: readonly number[]): ProcessStat[] {
+  return readFiles(
+    pids.map((pid) => `/proc/${pid}/stat`),
+    1024,
+  ).flatMap((bytes) => (bytes === null ? [] : (parseProcStat(bytes.toString('latin1')) ?? [])));
+}
+
+/**
+ * A file of each of these processes, as far as they are there, of at most `max` bytes: some at a time, since whoever
+ * has many processes with large files decides how much that is together.
+ */
+export function* filesOf(
+  pids: readonly string[],
+  name: 'environ' | 'cmdline',
+  max: number,
+): Generator<[pid: number, content: Buffer]> {
+  for (let from = 0; from < pids.length; from += AT_ONCE) {
+    const some = pids.slice(from, from + AT_ONCE);
+    for (const [index, content] of readFiles(
+      some.map((pid) => `/proc/${pid}/${name}`),
+      max,
+    ).entries())
+      if (content !== null) yield [Number(some[index]), content];
+  }
+}
+
+const AT_ONCE = 32;
