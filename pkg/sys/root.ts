@@ -318,7 +318,7 @@ function isAbsence(error: unknown): boolean {
   return cause?.code === 'ENOENT' || cause?.code === 'ENOTDIR';
 }
 
-/** The raw numbers of a stat as the rest reads them. Used by process.ts too. */
+/** The raw numbers of a stat as the rest reads them. Used by host-paths.ts too. */
 export function toStat(raw: RawStat): Stat {
   const at = (index: number): bigint => raw[index] ?? 0n;
   const mode = Number(at(0));
