@@ -106,7 +106,7 @@ describe('cri/client', () => {
     const note =
       (name: string) =>
       (op: { deadline: number }): Record<string, never> => {
-        waits[name] = Math.round((op.deadline - Date.now()) / 60_000);
+        waits[name] = Math.round((op.deadline - performance.now()) / 60_000);
         return {};
       };
     await start({

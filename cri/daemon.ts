@@ -3,7 +3,6 @@
  */
 import { access, readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { reload } from '../pkg/config/index.ts';
 import { explain, RuntimeError } from '../pkg/base/errors.ts';
 import { ensureDir, replaceFile } from '../pkg/base/files.ts';
@@ -12,6 +11,7 @@ import { limits } from '../pkg/base/limits.ts';
 import { backgroundOp, type Logger, type Op, withTimeout } from '../pkg/base/op.ts';
 import type { Freeing } from '../pkg/base/reserve.ts';
 import { together } from '../pkg/base/sync.ts';
+import { within } from '../pkg/base/time.ts';
 import type { Operation } from '../pkg/cri-api/types.ts';
 import {
   defaultAuthFiles,
@@ -93,7 +93,7 @@ const RELOADED: ReadonlySet<string> = new Set([
 export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
   const { config, log } = options;
   const op = backgroundOp(log);
-  const closers: (() => Promise<void> | void)[] = [];
+  const closers: (() => unknown)[] = [];
   const close = async (): Promise<void> => {
     for (const each of closers.splice(0).reverse()) await each();
   };
@@ -114,7 +114,7 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
       ...(options.workerUrl === undefined ? {} : { workerUrl: options.workerUrl }),
     });
     // Deletions that go on after a reply are finished, within bounds; what is left then, the next start deletes.
-    closers.push(() => Promise.race([rootfs.close(), sleep(limits.shutdownGraceMs, undefined, { ref: false })]));
+    closers.push(() => within(limits.shutdownGraceMs, rootfs.close()));
     const network = new CniNetwork({
       configDirs: [config.network.networkDir],
       pluginDirs: config.network.pluginDirs,

@@ -28,6 +28,7 @@ import { quote } from '../pkg/base/ids.ts';
 import { limits } from '../pkg/base/limits.ts';
 import { abortError, type LogFields, type Logger, type Op } from '../pkg/base/op.ts';
 import { abortable } from '../pkg/base/sync.ts';
+import { within } from '../pkg/base/time.ts';
 import { Track } from '../pkg/base/track.ts';
 import type { Input, Operation, Rpcs } from '../pkg/cri-api/types.ts';
 import { type Codec, Encoded, type Method, methods } from './codec.ts';
@@ -313,7 +314,13 @@ class CriServer implements RunningServer {
     } catch (error) {
       broken = error;
     }
-    const call = new Call(method, id, Number(grpc.getDeadline()), idsOf(request), this.#options.log);
+    const call = new Call(
+      method,
+      id,
+      performance.now() + Number(grpc.getDeadline()) - Date.now(),
+      idsOf(request),
+      this.#options.log,
+    );
     const gone = (): void => {
       call.track.clientGone = true;
       call.abort.abort();
@@ -372,14 +379,6 @@ async function sent(call: ServerWritableStream<Buffer, Buffer>, message: Buffer)
   call.write(message, () => resolve());
   call.end();
   await promise;
-}
-
-/** Resolves with `work`, or after `ms`. */
-async function within(ms: number, work: Promise<void>): Promise<void> {
-  const { promise: late, resolve } = Promise.withResolvers<void>();
-  const timer = setTimeout(resolve, ms);
-  await Promise.race([work, late]);
-  clearTimeout(timer);
 }
 
 type AnyHandler = (op: Op, request: unknown) => unknown;

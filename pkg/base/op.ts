@@ -2,6 +2,7 @@
  * The first argument of everything that has an effect: who is asking, how long they will wait, where to log.
  */
 import { RuntimeError } from './errors.ts';
+import { leftMs } from './time.ts';
 
 /** Structured logging; `child` binds fields to all later lines. Values are plain; secrets never reach here. */
 export interface Logger {
@@ -17,7 +18,7 @@ export type LogFields = Readonly<Record<string, string | number | bigint | boole
 export interface Op {
   /** Fires on client cancel, deadline and shutdown. */
   readonly signal: AbortSignal;
-  /** Milliseconds since the epoch; `Infinity` when the caller set none. */
+  /** When the caller's patience ends, in milliseconds of `performance.now()`; `Infinity` when the caller set none. */
   readonly deadline: number;
   readonly log: Logger;
   /** Names what the operation is doing now ("cni add: bridge"); shown by `berth status` and in deadline errors. */
@@ -36,7 +37,7 @@ export const silent: Logger = { debug() {}, info() {}, warn() {}, error() {}, ch
 export function backgroundOp(log: Logger, deadlineMs = 0): Op {
   return {
     signal: deadlineMs > 0 ? AbortSignal.timeout(deadlineMs) : new AbortController().signal,
-    deadline: deadlineMs > 0 ? Date.now() + deadlineMs : Number.POSITIVE_INFINITY,
+    deadline: deadlineMs > 0 ? performance.now() + deadlineMs : Number.POSITIVE_INFINITY,
     log,
     stage() {},
   };
@@ -44,11 +45,11 @@ export function backgroundOp(log: Logger, deadlineMs = 0): Op {
 
 /** The same operation with an earlier deadline, `ms` from now at the latest. */
 export function withTimeout(op: Op, ms: number): Op {
-  const deadline = Math.min(op.deadline, Date.now() + ms);
+  const deadline = Math.min(op.deadline, performance.now() + ms);
   return {
     ...op,
     deadline,
-    signal: AbortSignal.any([op.signal, AbortSignal.timeout(Math.max(0, deadline - Date.now()))]),
+    signal: AbortSignal.any([op.signal, AbortSignal.timeout(Math.ceil(leftMs(deadline)))]),
     stage: (what) => op.stage(what),
   };
 }
@@ -63,7 +64,7 @@ export function withLog(op: Op, fields: LogFields): Op {
  * not be torn down half way.
  */
 export function detached(op: Op, ms: number): Op {
-  return { ...op, deadline: Date.now() + ms, signal: AbortSignal.timeout(ms), stage: (what) => op.stage(what) };
+  return { ...op, deadline: performance.now() + ms, signal: AbortSignal.timeout(ms), stage: (what) => op.stage(what) };
 }
 
 /** @throws DeadlineExceeded or Cancelled if the operation is already over; `doing` names the stage. */
@@ -72,12 +73,12 @@ export function checkAlive(op: Op, doing: string): void {
   throw abortError(op, doing);
 }
 
-/**
- * True if an operation was aborted because its time is over: what its own timer says, also where somebody has set the
- * clock back since.
- */
+/** A timer that was set for a deadline may fire a little before it: the event loop counts whole milliseconds. */
+const TIMER_GRAIN_MS = 2;
+
+/** True if an operation was aborted because its time is over, and not because its caller has left. */
 export function isLate({ signal, deadline }: Pick<Op, 'signal' | 'deadline'>): boolean {
-  return (signal.reason instanceof Error && signal.reason.name === 'TimeoutError') || Date.now() >= deadline;
+  return (signal.reason instanceof Error && signal.reason.name === 'TimeoutError') || leftMs(deadline) < TIMER_GRAIN_MS;
 }
 
 /** The error that an aborted operation ends with. */

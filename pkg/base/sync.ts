@@ -29,7 +29,10 @@ export class KeyedMutex<K> {
   }
 }
 
-/** Joins identical requests in flight: the second caller gets the first one's promise. */
+/**
+ * One piece of work for each key at a time; whoever comes meanwhile gets the same promise, and stays to the end. For
+ * callers with a patience of their own there is `Flights`.
+ */
 export class SingleFlight<K, T> {
   readonly #flights = new Map<K, Promise<T>>();
 
@@ -44,6 +47,7 @@ export class SingleFlight<K, T> {
     return flight;
   }
 
+  /** What is under way for `key`. */
   get(key: K): Promise<T> | undefined {
     return this.#flights.get(key);
   }

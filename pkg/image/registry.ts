@@ -8,6 +8,7 @@ import type { Digest } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import { codeOf, explain, RuntimeError } from '../base/errors.ts';
 import { abortError, withTimeout } from '../base/op.ts';
+import { pause } from '../base/time.ts';
 import type { Op } from '../base/op.ts';
 import { quote } from '../base/ids.ts';
 import { checkDigest, digestOf } from '../oci/digest.ts';
@@ -580,13 +581,4 @@ function backoffMs(failures: number): number {
 
 function min(a: bigint, b: bigint): bigint {
   return a < b ? a : b;
-}
-
-async function pause(ms: number, signal: AbortSignal): Promise<void> {
-  if (signal.aborted) return;
-  const { promise, resolve } = Promise.withResolvers<void>();
-  const timer = setTimeout(resolve, ms);
-  signal.addEventListener('abort', () => resolve(), { once: true });
-  await promise;
-  clearTimeout(timer);
 }

@@ -17,6 +17,7 @@ import { join } from 'node:path';
 import type { AuthConfig } from '../cri-api/types.ts';
 import { codeOf, explain, RuntimeError } from '../base/errors.ts';
 import { failpoint } from '../base/failpoint.ts';
+import { Flights } from '../base/flights.ts';
 import { isDigest, quote } from '../base/ids.ts';
 import type { ChainId, Digest, ImageId } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
@@ -43,7 +44,6 @@ import { BlobStore } from './blobs.ts';
 import { checkImages } from './check.ts';
 import type { ImageProblem } from './check.ts';
 import { Claims } from './claims.ts';
-import { Flight } from './flight.ts';
 import { UndiciTransport } from './http.ts';
 import type { Transport } from './http.ts';
 import { MirroredSource } from './mirrors.ts';
@@ -124,7 +124,7 @@ export class FileImageStore implements ImageStore {
   readonly #claims: Claims;
   readonly #reserve: Freeing;
   readonly #world: InstallWorld;
-  readonly #flights = new Map<string, Flight<Image>>();
+  readonly #flights = new Flights<string, Image>('ends');
   readonly #trackers = new Set<PullTracker>();
   readonly #pulls = new Gate(limits.pullsCount);
   /** Everything that changes records, one at a time. */
@@ -187,7 +187,10 @@ export class FileImageStore implements ImageStore {
     const namespace = options.namespace ?? '';
     const key = JSON.stringify([wanted.map(formatReference), fingerprint(options.auth), namespace]);
     const request: PullRequest = { written: reference, wanted, auth: options.auth, namespace };
-    return this.#flight(op, key, request).join(op, `pulling ${quote(reference)}`);
+    return this.#flights.run(op, key, (own) => {
+      const bound = withLog(own, { reference: wanted[0] === undefined ? reference : formatReference(wanted[0]) });
+      return this.#pulls.run(() => this.#pullTracked(bound, request));
+    });
   }
 
   async import(op: Op, path: string, reference?: string): Promise<readonly Image[]> {
@@ -363,26 +366,6 @@ export class FileImageStore implements ImageStore {
 
   get #keepUnfinishedMs(): number {
     return this.#options.keepUnfinishedMs ?? limits.partialKeepMs;
-  }
-
-  #flight(op: Op, key: string, request: PullRequest): Flight<Image> {
-    const flying = this.#flights.get(key);
-    if (flying !== undefined && !flying.isClosed) return flying;
-    const flight: Flight<Image> = new Flight(async (signal, stage) => {
-      // One that was given up may still be putting things down.
-      await flying?.settled();
-      const own = withLog(
-        { signal, deadline: Number.POSITIVE_INFINITY, log: op.log, stage },
-        { reference: request.wanted[0] === undefined ? request.written : formatReference(request.wanted[0]) },
-      );
-      try {
-        return await this.#pulls.run(() => this.#pullTracked(own, request));
-      } finally {
-        if (this.#flights.get(key) === flight) this.#flights.delete(key);
-      }
-    });
-    this.#flights.set(key, flight);
-    return flight;
   }
 
   async #pullTracked(op: Op, request: PullRequest): Promise<Image> {

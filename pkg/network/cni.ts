@@ -21,7 +21,7 @@ import { ensureDir, readBounded, readDirSorted, readJson, replaceFile } from '..
 import { parseSandboxId } from '../base/ids.ts';
 import type { SandboxId } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
-import { backgroundOp, detached, withTimeout } from '../base/op.ts';
+import { backgroundOp, detached, isLate, withTimeout } from '../base/op.ts';
 import type { Logger, Op } from '../base/op.ts';
 import { KeyedMutex } from '../base/sync.ts';
 import {
@@ -389,17 +389,17 @@ export class CniNetwork implements NetworkPlugin {
       env: { ...this.#env(verb), CNI_CONTAINERID: id, CNI_NETNS: netns, CNI_IFNAME: INTERFACE, CNI_ARGS: args },
       stdin: pluginInput(network, plugin, { capabilityArgs: capabilities, prevResult }),
     };
-    const started = Date.now();
+    const started = performance.now();
     try {
       const output = await this.#run(op, run);
       this.#judge(output, verb, network, plugin);
       return output;
     } catch (error) {
       if (!isCode(error, 'DeadlineExceeded') && !isCode(error, 'Cancelled')) throw asOurs(error, verb, network, plugin);
-      const late = isCode(error, 'DeadlineExceeded') || Date.now() >= op.deadline;
+      const late = isCode(error, 'DeadlineExceeded') || isLate(op);
       throw new RuntimeError(
         late ? 'DeadlineExceeded' : 'Cancelled',
-        `${named(verb, network, plugin)} was killed after ${Date.now() - started} ms: ${
+        `${named(verb, network, plugin)} was killed after ${Math.round(performance.now() - started)} ms: ${
           late
             ? 'it did not finish in time; look at its own log and at what it waits for (IPAM, API server, ' +
               'iptables lock)'

@@ -11,6 +11,7 @@
 import { discard } from '../base/bytes.ts';
 import { limits } from '../base/limits.ts';
 import type { Op } from '../base/op.ts';
+import { LONGEST_TIMER_MS, leftMs } from '../base/time.ts';
 
 interface Waiting {
   /** Runs out when no place has been given back for long. */
@@ -50,7 +51,7 @@ export class OutputRoom {
     };
     const giveUp = (): void => void end(false);
     const waiting: Waiting = { patience: setTimeout(giveUp, this.#patienceMs), grant: () => end(true) };
-    const half = setTimeout(giveUp, Math.min((op.deadline - Date.now()) / 2, TIMER_MAX_MS));
+    const half = setTimeout(giveUp, Math.min(leftMs(op.deadline) / 2, LONGEST_TIMER_MS));
     op.signal.addEventListener('abort', giveUp);
     this.#waiting.add(waiting);
     try {
@@ -69,9 +70,6 @@ export class OutputRoom {
     this.#free++;
   }
 }
-
-/** What setTimeout takes. */
-const TIMER_MAX_MS = 2 ** 31 - 1;
 
 export class CapturedOutput {
   readonly stdout: Capture;

@@ -5,6 +5,7 @@ import type { ContainerStatus, LinuxContainerResources } from '../cri-api/types.
 import type { NamedContainerConfig } from '../ports/requests.ts';
 import { codeOf, explain, RuntimeError, wrap } from '../base/errors.ts';
 import { failpoint } from '../base/failpoint.ts';
+import { Flights } from '../base/flights.ts';
 import { type ContainerId, newContainerId, type ProcessRef, quote, type SandboxId } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import { type Op, withLog } from '../base/op.ts';
@@ -14,7 +15,6 @@ import type { Background } from './background.ts';
 import { type Books, containerKey, isVisible } from './books.ts';
 import { draftContainer, launchContainer } from './create.ts';
 import { type ContainerRemains, destroyContainer, retireContainer } from './destroy.ts';
-import { Flights } from './flights.ts';
 import { containerStatus } from './query.ts';
 import { same } from './same.ts';
 import { applyUpdate } from './update.ts';
@@ -36,8 +36,8 @@ interface Stop {
 export class ContainerKeeper implements Containers {
   readonly #world: World;
   readonly #books: Books;
-  readonly #creates = new Flights<ContainerId>();
-  readonly #removes = new Flights<void>();
+  readonly #creates = new Flights<string, ContainerId>('goes on', limits.containerCreateMs);
+  readonly #removes = new Flights<ContainerId, void>('goes on', limits.podStopMs);
   readonly #locks = new KeyedMutex<ContainerId>();
   readonly #stops = new Map<ContainerId, { stop: Stop }>();
   readonly #retiring = new Map<ContainerId, Promise<void>>();
@@ -56,9 +56,7 @@ export class ContainerKeeper implements Containers {
 
   async create(op: Op, pod: SandboxId, config: NamedContainerConfig): Promise<ContainerId> {
     const key = containerKey(pod, config.metadata);
-    const id = await this.#creates.run(op, key, limits.containerCreateMs, (own) =>
-      this.#createOrAdopt(own, key, pod, config),
-    );
+    const id = await this.#creates.run(op, key, (own) => this.#createOrAdopt(own, key, pod, config));
     const record = this.#books.container(id);
     if (record !== undefined && !same(record.config, config)) throw taken(record);
     return id;
@@ -98,7 +96,7 @@ export class ContainerKeeper implements Containers {
   }
 
   async remove(op: Op, id: ContainerId): Promise<void> {
-    await this.#removes.run(op, id, limits.podStopMs, (own) => this.#remove(own, id));
+    await this.#removes.run(op, id, (own) => this.#remove(own, id));
   }
 
   find(idOrPrefix: string): ContainerRecord | undefined {

@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import { explain, RuntimeError, wrap } from '../base/errors.ts';
 import { failpoint } from '../base/failpoint.ts';
 import { ensureDir } from '../base/files.ts';
+import { Flights } from '../base/flights.ts';
 import { type ContainerId, newSandboxId, quote, type SandboxId } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import { type Op, withLog } from '../base/op.ts';
@@ -16,7 +17,6 @@ import { buildPauseSpec, cgroupsPathFor, podSysctls, stringifySpec } from '../sp
 import { nextSandbox } from '../state/index.ts';
 import { type Books, isVisible, sandboxKey } from './books.ts';
 import { destroySandbox, forgetSandbox, releaseSandbox, type SandboxRemains } from './destroy.ts';
-import { Flights } from './flights.ts';
 import {
   directoryMode,
   handlerSettings,
@@ -51,8 +51,8 @@ export class SandboxKeeper implements Pods {
   readonly #world: World;
   readonly #books: Books;
   readonly #containers: PodContainers;
-  readonly #runs = new Flights<SandboxId>();
-  readonly #ends = new Flights<void>();
+  readonly #runs = new Flights<string, SandboxId>('goes on', limits.podRunMs);
+  readonly #ends = new Flights<string, void>('goes on', limits.podStopMs);
 
   constructor(world: World, books: Books, containers: PodContainers) {
     this.#world = world;
@@ -62,7 +62,7 @@ export class SandboxKeeper implements Pods {
 
   async run(op: Op, config: SandboxConfig, handler: string): Promise<SandboxId> {
     const key = sandboxKey(config.metadata);
-    const id = await this.#runs.run(op, key, limits.podRunMs, (own) => this.#runOrAdopt(own, key, config, handler));
+    const id = await this.#runs.run(op, key, (own) => this.#runOrAdopt(own, key, config, handler));
     const record = this.#books.sandbox(id);
     // The flight may have been someone else's, with the same name and another config.
     if (record !== undefined && !(same(record.config, config) && record.runtimeHandler === handler))
@@ -71,11 +71,11 @@ export class SandboxKeeper implements Pods {
   }
 
   async stop(op: Op, id: SandboxId): Promise<void> {
-    await this.#ends.run(op, `stop ${id}`, limits.podStopMs, (own) => this.#stop(own, id));
+    await this.#ends.run(op, `stop ${id}`, (own) => this.#stop(own, id));
   }
 
   async remove(op: Op, id: SandboxId): Promise<void> {
-    await this.#ends.run(op, `remove ${id}`, limits.podStopMs, (own) => this.#remove(own, id));
+    await this.#ends.run(op, `remove ${id}`, (own) => this.#remove(own, id));
   }
 
   find(idOrPrefix: string): SandboxRecord | undefined {
@@ -323,7 +323,7 @@ export class SandboxKeeper implements Pods {
 
   async #remove(op: Op, id: SandboxId): Promise<void> {
     if (this.#books.sandbox(id) === undefined) return;
-    await this.#ends.run(op, `stop ${id}`, limits.podStopMs, (own) => this.#stop(own, id));
+    await this.#ends.run(op, `stop ${id}`, (own) => this.#stop(own, id));
     op.stage('remove containers');
     await together(this.#books.containersOf(id).map((container) => this.#containers.remove(op, container.id)));
     await this.#containers.left(op, id);

@@ -16,6 +16,7 @@ import type { ContainerId, ProcessRef } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import { abortError, checkAlive, type Logger, type Op, silent, withTimeout } from '../base/op.ts';
 import { abortable } from '../base/sync.ts';
+import { within } from '../base/time.ts';
 import type { Child, DirectoryWatch, FdStream, Launcher } from '../ports/kernel.ts';
 import {
   cgroups,
@@ -383,11 +384,7 @@ async function containerPid(running: RunningMonitor, request: CreateRequest): Pr
 /** Kills a monitor with what it has started, and waits until it is reaped. */
 async function endMonitor(child: Child): Promise<void> {
   killTree(child.ref);
-  await abortable(
-    child.exited,
-    AbortSignal.timeout(MONITOR_GRACE_MS),
-    () => new RuntimeError('DeadlineExceeded', 'monitor survives'),
-  ).catch(() => {});
+  await within(MONITOR_GRACE_MS, child.exited);
   orphans.reap(); // What it had started came to us when it died.
 }
 

@@ -14,6 +14,7 @@ import type { ContainerId } from '../base/ids.ts';
 import { stringifyExact } from '../base/json.ts';
 import { limits } from '../base/limits.ts';
 import { abortError, checkAlive, type Op } from '../base/op.ts';
+import { fired, within, withinGrace } from '../base/time.ts';
 import type { RuntimeProcess } from '../oci/spec-types.ts';
 import type { Child, ConsoleSocket, FdStream } from '../ports/kernel.ts';
 import { descriptors, exitCodeOf, killTree, orphans, sockets, spawn } from '../sys/index.ts';
@@ -184,20 +185,8 @@ async function killWhole({ killInside }: ExecRequest, files: Files, killHost: ()
  * reaped whenever it ends.
  */
 async function ended(op: Op, child: Child): Promise<number | undefined> {
-  const late = Promise.withResolvers<undefined>();
-  let timer: NodeJS.Timeout | undefined;
-  const onAbort = (): void => {
-    timer = setTimeout(late.resolve, KILLED_MS, undefined);
-  };
-  if (op.signal.aborted) onAbort();
-  else op.signal.addEventListener('abort', onAbort, { once: true });
-  try {
-    const ending = await Promise.race([child.exited, late.promise]);
-    return ending === undefined ? undefined : exitCodeOf(ending);
-  } finally {
-    clearTimeout(timer);
-    op.signal.removeEventListener('abort', onAbort);
-  }
+  const ending = await withinGrace(op.signal, KILLED_MS, child.exited);
+  return ending === 'late' ? undefined : exitCodeOf(ending);
 }
 
 /** Our side of an exec's stdio. */
@@ -347,7 +336,7 @@ class Pump {
   async settle(signal?: AbortSignal): Promise<void> {
     const before = this.#bytes;
     for (let seen = -1; signal?.aborted !== true && this.#bytes - before <= DRAIN_BYTES; ) {
-      if (await endsWithin(this.#done, DRAIN_IDLE_MS)) return;
+      if ((await within(DRAIN_IDLE_MS, this.#done)) !== 'late') return;
       if (!this.#delivering && this.#bytes === seen) break;
       seen = this.#bytes;
     }
@@ -428,24 +417,6 @@ async function feed(
   stop.removeEventListener('abort', end);
   if (atEnd === 'close') stream.close();
   end();
-}
-
-/** True if `work` is done within `ms` of event loop time: a loop that was blocked gets to poll before this gives up. */
-async function endsWithin(work: Promise<void>, ms: number): Promise<boolean> {
-  const { promise: late, resolve } = Promise.withResolvers<false>();
-  const timer = setTimeout(() => setImmediate(() => setImmediate(resolve, false)), ms);
-  try {
-    return await Promise.race([work.then(() => true as const), late]);
-  } finally {
-    clearTimeout(timer);
-  }
-}
-
-function fired(signal: AbortSignal): Promise<undefined> {
-  return new Promise((resolve) => {
-    if (signal.aborted) resolve(undefined);
-    else signal.addEventListener('abort', () => resolve(undefined), { once: true });
-  });
 }
 
 function readText(path: string): string {

@@ -2,8 +2,8 @@
  * How large writable layers are, without ever making a list wait for a walk: the last known size is given at once, and
  * a new walk goes on in the background. Only a layer that was never measured is waited for, and that not for long.
  */
-import { setTimeout as sleep } from 'node:timers/promises';
 import { Gate } from '../base/sync.ts';
+import { within } from '../base/time.ts';
 
 /** As RootfsDriver.usage tells it. */
 export interface LayerSize {
@@ -84,11 +84,4 @@ export class WritableLayers<Id extends string> {
     this.#walks.set(id, walk);
     return walk;
   }
-}
-
-async function within(ms: number, work: Promise<unknown>): Promise<void> {
-  const over = new AbortController();
-  const late = sleep(ms, undefined, { signal: over.signal, ref: false }).catch(() => {});
-  await Promise.race([work, late]);
-  over.abort();
 }

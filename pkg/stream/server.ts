@@ -10,6 +10,7 @@ import { explain, RuntimeError } from '../base/errors.ts';
 import { quote } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import type { LogFields, Logger, Op } from '../base/op.ts';
+import { within } from '../base/time.ts';
 import { Track } from '../base/track.ts';
 import type { Operation } from '../cri-api/types.ts';
 import type { Ending, PortsClient, StdioClient, Wanted } from './client.ts';
@@ -25,7 +26,7 @@ import {
   WEBSOCKET_STDIO_PROTOCOLS,
 } from './websocket.ts';
 import { type TlsDemands, tlsOptions } from './tls.ts';
-import { beforeTimeout, socketWire } from './wire.ts';
+import { socketWire } from './wire.ts';
 import type { StreamBackend } from '../ports/stream.ts';
 import type { AttachGrant, ExecGrant, ForwardGrant } from './client.ts';
 
@@ -126,7 +127,7 @@ export class StreamServer {
     for (const token of this.#grants.keys()) this.#redeem(token);
     for (const { abort } of this.#sessions.values())
       abort.abort(new RuntimeError('Cancelled', 'the runtime is stopping'));
-    await beforeTimeout(limits.streamCloseMs, Promise.all(this.#sessions.keys()));
+    await within(limits.streamCloseMs, Promise.all(this.#sessions.keys()));
     for (const socket of this.#sockets) socket.destroy();
     await closed;
   }
@@ -384,7 +385,7 @@ async function answerRaw(socket: Socket, { code, text, headers = [] }: Refusal):
     socket.once('close', resolve);
     socket.end(`${lines.join('\r\n')}\r\n\r\n${body}`, () => resolve());
   });
-  await beforeTimeout(limits.streamLingerMs, sent);
+  await within(limits.streamLingerMs, sent);
   socket.destroy();
 }
 

@@ -6,10 +6,10 @@
 import { explain, isCode, RuntimeError } from '../base/errors.ts';
 import { limits } from '../base/limits.ts';
 import type { Op } from '../base/op.ts';
+import { within } from '../base/time.ts';
 import { abortable } from '../base/sync.ts';
 import type { Ending, Forward, PortsClient, Sink, StdioClient } from './client.ts';
 import type { Inbox } from './inbox.ts';
-import { beforeTimeout } from './wire.ts';
 import type { TerminalSize } from '../ports/runtime.ts';
 import type { StreamBackend } from '../ports/stream.ts';
 import type { AttachGrant, ExecGrant, ForwardGrant } from './client.ts';
@@ -272,7 +272,7 @@ async function forwardOne(
       if (forward.endOutput !== null && !signal.aborted) {
         await forward.endOutput();
         // The pod may still listen, but a client that has nothing to say must not keep the connection.
-        await beforeTimeout(
+        await within(
           limits.streamLingerMs,
           abortable(upstream, signal, () => new Error('the client is gone')).catch(() => {}),
         );

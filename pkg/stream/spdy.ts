@@ -10,6 +10,7 @@ import { createInflate, type Inflate } from 'node:zlib';
 import { explain, RuntimeError } from '../base/errors.ts';
 import { quote } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
+import { within } from '../base/time.ts';
 import type { Ending, Forward, PortsClient, StdioClient, Wanted } from './client.ts';
 import { endingMessage } from './ending.ts';
 import { Inbox } from './inbox.ts';
@@ -28,7 +29,7 @@ import {
   resetFrame,
   windowFrame,
 } from './spdy-frames.ts';
-import { beforeTimeout, heartbeat, hungUp, type Wire } from './wire.ts';
+import { heartbeat, hungUp, type Wire } from './wire.ts';
 
 /** What a version of the protocol has: sizes of the terminal since v3, the ending as an object since v4. */
 export const SPDY_STDIO_PROTOCOLS: readonly string[] = [
@@ -116,7 +117,7 @@ export class SpdySession {
   async #abandon(): Promise<void> {
     this.#control(goAwayFrame(this.#lastStream, 'protocolError'));
     for (const stream of this.#streams.values()) stream.lose();
-    await beforeTimeout(limits.streamLingerMs, this.#sent);
+    await within(limits.streamLingerMs, this.#sent);
     this.#wire.destroy();
   }
 
@@ -347,10 +348,7 @@ export async function openSpdyStdio(wire: Wire, wanted: Wanted, protocol: string
     if (streams.size === names.length) resolve('complete');
   });
   const over = session.run();
-  const { promise: late, resolve: giveUp } = Promise.withResolvers<'late'>();
-  const timer = setTimeout(giveUp, limits.streamCreationMs, 'late');
-  const first = await Promise.race([complete, late, over]);
-  clearTimeout(timer);
+  const first = await within(limits.streamCreationMs, Promise.race([complete, over]));
   if (first !== 'complete') {
     await session.finish();
     if (first instanceof RuntimeError) throw first;
@@ -383,7 +381,7 @@ export async function openSpdyStdio(wire: Wire, wanted: Wanted, protocol: string
             .catch(() => {});
         await streams.get('error')?.end();
       };
-      if (!(await beforeTimeout(limits.streamFlushMs, farewell()))) wire.destroy();
+      if ((await within(limits.streamFlushMs, farewell())) === 'late') wire.destroy();
       await session.finish();
     },
   };

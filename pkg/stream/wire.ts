@@ -6,6 +6,7 @@
 import type { Duplex } from 'node:stream';
 import { RuntimeError } from '../base/errors.ts';
 import { limits } from '../base/limits.ts';
+import { within } from '../base/time.ts';
 
 export interface Wire {
   /**
@@ -66,21 +67,10 @@ export async function endSocket(socket: Duplex, gone: AbortSignal, hangUp: () =>
     socket.writableFinished ? resolve() : socket.once('finish', resolve),
   );
   hangUp();
-  if (await beforeTimeout(limits.streamFlushMs, Promise.race([flushed, closed])))
-    await beforeTimeout(limits.streamLingerMs, closed);
+  if ((await within(limits.streamFlushMs, Promise.race([flushed, closed]))) !== 'late')
+    await within(limits.streamLingerMs, closed);
   socket.destroy();
   await closed;
-}
-
-/** True if `work` is done within `ms`. */
-export async function beforeTimeout(ms: number, work: Promise<unknown>): Promise<boolean> {
-  const { promise: late, resolve } = Promise.withResolvers<false>();
-  const timer = setTimeout(resolve, ms, false);
-  try {
-    return await Promise.race([work.then(() => true as const), late]);
-  } finally {
-    clearTimeout(timer);
-  }
 }
 
 async function* socketInput(socket: Duplex, head: Uint8Array): AsyncGenerator<Uint8Array, void, void> {

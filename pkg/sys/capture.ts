@@ -1,6 +1,7 @@
 /** Commands run to their end, with bounds on what is kept of what they say. */
 import { constants } from 'node:os';
 import { abortError, checkAlive, type Op } from '../base/op.ts';
+import { within, withinGrace } from '../base/time.ts';
 import type { Captured, CaptureRequest, Child, Ending, FdStream } from '../ports/kernel.ts';
 import { errnoBehind } from './addon.ts';
 import { close, openStream, pipe } from './descriptors.ts';
@@ -137,29 +138,14 @@ async function feed(stream: FdStream, data: Uint8Array | string): Promise<void> 
  * whenever it does end.
  */
 async function endOf(child: Child, signal: AbortSignal): Promise<Ending | undefined> {
-  const { promise: aborted, resolve } = Promise.withResolvers<void>();
-  const abort = (): void => {
-    child.killGroup(constants.signals.SIGKILL);
-    resolve();
-  };
+  const abort = (): void => void child.killGroup(constants.signals.SIGKILL);
   if (signal.aborted) abort();
   else signal.addEventListener('abort', abort, { once: true });
   try {
-    const ending = await Promise.race([child.exited, aborted]);
-    return ending ?? (await within(KILLED_MS, child.exited));
+    const ending = await withinGrace(signal, KILLED_MS, child.exited);
+    return ending === 'late' ? undefined : ending;
   } finally {
     signal.removeEventListener('abort', abort);
-  }
-}
-
-/** What `work` gives, or undefined after `ms`. */
-async function within<T>(ms: number, work: Promise<T>): Promise<T | undefined> {
-  const { promise: late, resolve } = Promise.withResolvers<undefined>();
-  const timer = setTimeout(resolve, ms, undefined);
-  try {
-    return await Promise.race([work, late]);
-  } finally {
-    clearTimeout(timer);
   }
 }
 

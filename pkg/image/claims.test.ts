@@ -5,58 +5,6 @@ import { join } from 'node:path';
 import { digestOf } from '../oci/digest.ts';
 import type { ChainId } from '../base/ids.ts';
 import { Claims } from './claims.ts';
-import { cancellable, failure, testOp } from './fakes.ts';
-import { Flight } from './flight.ts';
-
-describe('image/flight', () => {
-  it('gives all passengers one outcome', async () => {
-    let runs = 0;
-    const flight = new Flight(async () => ++runs);
-    expect(await Promise.all([flight.join(testOp(), 'x'), flight.join(testOp(), 'x')])).to.deep.equal([1, 1]);
-    expect(flight.isClosed).to.equal(true);
-  });
-
-  it('goes on when one leaves, ends when all have left', async () => {
-    const ended = Promise.withResolvers<void>();
-    const flight = new Flight(
-      (signal) =>
-        new Promise<number>((_resolve, reject) =>
-          signal.addEventListener('abort', () => {
-            ended.resolve();
-            reject(new Error('given up'));
-          }),
-        ),
-    );
-    const [a, b] = [cancellable(), cancellable()];
-    const first = failure(flight.join(a.op, 'pulling x'));
-    const second = failure(flight.join(b.op, 'pulling x'));
-    a.cancel();
-    expect((await first).message).to.equal('cancelled while: pulling x');
-    expect(flight.isClosed).to.equal(false);
-    b.cancel();
-    expect((await second).code).to.equal('Cancelled');
-    expect(flight.isClosed).to.equal(true);
-    await ended.promise;
-    await flight.settled();
-  });
-
-  it('tells every passenger the stage', async () => {
-    const stages: string[] = [];
-    const go = Promise.withResolvers<void>();
-    const flight = new Flight(async (_signal, stage) => {
-      await go.promise;
-      stage('here');
-    });
-    const op = (name: string): ReturnType<typeof testOp> => ({
-      ...testOp(),
-      stage: (what) => void stages.push(`${name} ${what}`),
-    });
-    const all = Promise.all([flight.join(op('a'), ''), flight.join(op('b'), '')]);
-    go.resolve();
-    await all;
-    expect(stages).to.deep.equal(['a here', 'b here']);
-  });
-});
 
 describe('image/claims', () => {
   let directory: string;
