@@ -89,7 +89,7 @@ async function damageOf(op: Op, world: CheckWorld, image: StoredImage): Promise<
 
 async function layerProblems(op: Op, { unpacker }: CheckWorld, chainId: ChainId): Promise<readonly string[]> {
   if (!(await unpacker.has(chainId))) return [`layer ${chainId} is missing`];
-  return ((await unpacker.verifyLayer?.(op, chainId)) ?? []).map((what) => `layer ${chainId}: ${what}`);
+  return (await unpacker.verifyLayer(op, chainId)).map((what) => `layer ${chainId}: ${what}`);
 }
 
 /** Containers that have one of `layers` under them, by way of this image or of another one that shares it. */

@@ -190,6 +190,7 @@ export class FakeUnpacker implements LayerUnpacker {
     this.unpacked.push(layer);
     this.layers.add(layer.chainId);
   }
+  async settle(): Promise<void> {}
   async has(chainId: ChainId): Promise<boolean> {
     return this.layers.has(chainId);
   }

@@ -218,12 +218,17 @@ class LayerInstall {
     };
     await Promise.all(
       layers.map((layer, index) =>
-        this.#layer(inner, { ...layer, path: this.#world.blobs.path(layer.digest) }, index, watch).catch(fail),
+        this.#layer(
+          inner,
+          { ...layer, path: this.#world.blobs.path(layer.digest), onProgress: () => watch.heard() },
+          index,
+          watch,
+        ).catch(fail),
       ),
     );
     if (failure === undefined)
       await this.#world.unpacker
-        .settle?.(
+        .settle(
           inner,
           layers.map(({ chainId }) => chainId),
         )

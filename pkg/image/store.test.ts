@@ -467,7 +467,7 @@ describe('image/store', () => {
         await waiting.promise;
         for (let read = 1; read <= 5; read++) {
           mock.timers.tick(400_000);
-          layer.onProgress?.(read, read);
+          layer.onProgress(read, read);
         }
       };
       mock.timers.enable({ apis: ['setTimeout'] });

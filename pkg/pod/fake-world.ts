@@ -253,10 +253,12 @@ export class FakeSurroundings {
       imageRoot: this.directory,
       containerRoot: this.directory,
       unpack: async () => {},
+      settle: async () => {},
       has: async () => true,
       removeLayer: async () => {},
       listLayers: async () => [],
       layersUsage: async () => ({ usedBytes: 0n, inodesUsed: 0n }),
+      verifyLayer: async () => [],
     };
   }
 

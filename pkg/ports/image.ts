@@ -37,8 +37,11 @@ export interface Image {
   readonly pulledAt: bigint;
 }
 
+/** A layer of an image: the blob that it comes in, and the directory that it becomes. */
 export interface ImageLayer {
+  /** Of the blob, as the manifest names it. */
   readonly digest: Digest;
+  /** Of the uncompressed tar. */
   readonly diffId: Digest;
   readonly chainId: ChainId;
   readonly mediaType: string;
@@ -58,7 +61,7 @@ export interface LayerSource {
   readonly mediaType: string;
   readonly sizeBytes: bigint;
   /** Called a few times a second while something moves: blob bytes read and tar bytes written so far. */
-  readonly onProgress?: (readBytes: number, writtenBytes: number) => void;
+  readonly onProgress: (readBytes: number, writtenBytes: number) => void;
 }
 
 /** What the image store needs of `pkg/rootfs`; the composition root passes it. */
@@ -74,7 +77,7 @@ export interface LayerUnpacker {
    * that a layer does not describe, hard links into a lower layer. Mounting does the same; content if there is nothing
    * to do. @throws DataLoss (and the layer is gone) if a layer does not fit.
    */
-  settle?(op: Op, layers: readonly ChainId[]): Promise<void>;
+  settle(op: Op, layers: readonly ChainId[]): Promise<void>;
   /** True if the layer is complete on disk. */
   has(chainId: ChainId): Promise<boolean>;
   /** Removes a layer that no image uses; content if absent. */
@@ -82,17 +85,17 @@ export interface LayerUnpacker {
   listLayers(): Promise<readonly ChainId[]>;
   /** Bytes and inodes of all layers; cached, no walk. */
   layersUsage(op: Op): Promise<FsUsage>;
-  /**
-   * What is wrong with a layer on disk, for `check`; empty = whole. Without it a layer that is there counts as whole.
-   */
-  verifyLayer?(op: Op, chainId: ChainId): Promise<readonly string[]>;
+  /** What is wrong with a layer on disk, for `check`: it is read again and compared; empty = whole. */
+  verifyLayer(op: Op, chainId: ChainId): Promise<readonly string[]>;
 }
 
+/** What something takes of a file system. */
 export interface FsUsage {
   readonly usedBytes: bigint;
   readonly inodesUsed: bigint;
 }
 
+/** The images of this node: pulled, imported, kept, found and removed. */
 export interface ImageStore {
   /** Reads all records; damaged ones are set aside with a warning. Call once before anything else. */
   load(op: Op): Promise<void>;
@@ -135,20 +138,26 @@ export interface ImageStore {
   progress(): readonly PullProgress[];
 }
 
+/** What a pull needs beside the name. */
 export interface PullOptions {
+  /** Of the request; they win over what the node has for that registry. */
   readonly auth?: AuthConfig | undefined;
   /** Kubernetes namespace of the pod the image is for; selects per-namespace auth files and policy. */
   readonly namespace?: string | undefined;
 }
 
+/** How far a pull is. */
 export interface PullProgress {
+  /** As it was asked for. */
   readonly reference: string;
   readonly stage: 'resolving' | 'downloading' | 'unpacking' | 'committing';
+  /** Bottom first; empty until the manifest is known. Bytes are those of the blob, as the manifest has them. */
   readonly layers: readonly {
     readonly digest: string;
     readonly stage: 'waiting' | 'downloading' | 'unpacking' | 'done';
     readonly bytesDone: bigint;
     readonly bytesTotal: bigint;
   }[];
+  /** Nanoseconds since the epoch. */
   readonly startedAt: bigint;
 }

@@ -162,7 +162,7 @@ export class Layers implements LayerUnpacker {
    * Compares a layer with what was written when it was unpacked. Empty = whole; otherwise what is wrong, a few lines at
    * most.
    */
-  async verify(op: Op, chainId: ChainId): Promise<readonly string[]> {
+  async verifyLayer(op: Op, chainId: ChainId): Promise<readonly string[]> {
     try {
       const record = parseRecord(await readJson(join(this.#path(chainId), 'layer.json'), LAYER_JSON_BYTES), chainId);
       const problems = await this.#pool.run(op, () => ({ type: 'verify', directory: this.#path(chainId) }), undefined);

@@ -122,7 +122,7 @@ export class OverlayRootfs implements RootfsDriver {
    * brings it back.
    */
   verifyLayer(op: Op, chainId: ChainId): Promise<readonly string[]> {
-    return this.#layers.verify(op, chainId);
+    return this.#layers.verifyLayer(op, chainId);
   }
 
   /**

@@ -16,7 +16,7 @@ const CANCEL_MS = 30_000;
 /** A layer's bookkeeping is some 200 bytes per directory; content never enters this heap. */
 const RESOURCE_LIMITS = { maxOldGenerationSizeMb: 512, maxYoungGenerationSizeMb: 3 };
 
-export type OnProgress = NonNullable<LayerSource['onProgress']>;
+export type OnProgress = LayerSource['onProgress'];
 
 export class UnpackPool {
   readonly #script: URL;

@@ -62,7 +62,15 @@ async function layerOf(tar: Buffer, blob = tar, below: readonly ChainId[] = []):
   const diffId = sha256(tar);
   const top = below.at(-1);
   const chainId = parseChainId(top === undefined ? diffId : sha256(`${top} ${diffId}`));
-  return { path, digest: sha256(blob), diffId, chainId, mediaType: '', sizeBytes: BigInt(blob.length) };
+  return {
+    path,
+    digest: sha256(blob),
+    diffId,
+    chainId,
+    mediaType: '',
+    sizeBytes: BigInt(blob.length),
+    onProgress() {},
+  };
 }
 
 /** Unpacks tars on top of each other. */
