@@ -1,0 +1,43 @@
+/** What the node can give to containers, found once at start and said where it is less than everything. */
+import type { Config } from '../../pkg/config/index.ts';
+import { limits } from '../../pkg/base/limits.ts';
+import { type Logger, type Op, withTimeout } from '../../pkg/base/op.ts';
+import type { NodeFacts } from '../../pkg/ports/spec.ts';
+import { capture, findExecutable, nodeFacts } from '../../pkg/sys/index.ts';
+import { type Apparmor, loadApparmor } from '../apparmor.ts';
+
+/** The facts, with our AppArmor profile loaded. @throws FailedPrecondition when the kernel refuses the profile. */
+export async function findFacts(op: Op, config: Config, log: Logger): Promise<NodeFacts> {
+  const seen = nodeFacts(config.runtime.cgroupManager);
+  const facts = { ...seen, apparmor: await loadApparmor(apparmorHere(op, seen, config), log) };
+  sayWhatIsClamped(log, facts);
+  return facts;
+}
+
+function apparmorHere(op: Op, facts: NodeFacts, { runtime }: Config): Apparmor {
+  return {
+    enabled: facts.apparmor,
+    profile: runtime.apparmorProfile,
+    parser: findExecutable('apparmor_parser'),
+    run: async (argv, stdin) => {
+      const { exitCode, stderr } = await capture(withTimeout(op, limits.runtimeCommandMs), {
+        argv,
+        stdin,
+        stdoutMax: 0,
+        stderrMax: limits.commandErrorBytes,
+        what: 'apparmor_parser',
+      });
+      return { exitCode, stderr: stderr.toString('utf8') };
+    },
+  };
+}
+
+/** Said once, here: what a node without all privileges cannot give to containers. */
+function sayWhatIsClamped(log: Logger, facts: NodeFacts): void {
+  if (facts.capabilities.has('CAP_SYS_RESOURCE')) return;
+  log.warn(
+    'no CAP_SYS_RESOURCE: capabilities are intersected with our own, oom_score_adj and hard ' +
+      'limits are not lowered or raised beyond ours',
+    { oomScoreAdjMin: facts.oomScoreAdjMin },
+  );
+}

@@ -1,0 +1,44 @@
+/** What the daemon does to its own process before it touches anything else. */
+import { explain } from '../../pkg/base/errors.ts';
+import type { Logger } from '../../pkg/base/op.ts';
+import { favourEventLoop, orphans } from '../../pkg/sys/index.ts';
+
+/** From SIGCHLD to the look for strays: time for those who wait for a child of theirs to take it. */
+const REAP_AFTER_MS = 250;
+
+/** Makes the daemon the parent of what monitors and runtimes leave behind, and reaps that until it is disposed of. */
+export function tendOwnProcess(log: Logger): Disposable {
+  orphans.becomeSubreaper();
+  favourThisThread(log);
+  const stop = reapStrays();
+  return { [Symbol.dispose]: stop };
+}
+
+/** Some milliseconds under load, which a node can do without. */
+function favourThisThread(log: Logger): void {
+  try {
+    favourEventLoop();
+  } catch (cause) {
+    log.info('the event loop has no precedence over our other threads', { cause: explain(cause) });
+  }
+}
+
+/**
+ * As a subreaper we inherit what monitors and runtimes leave behind; a zombie of ours inside a container's PID
+ * namespace would keep its first process from ending. SIGCHLD says that there may be one; a moment later those who wait
+ * for a child of theirs have taken it. Returns the way to stop.
+ */
+function reapStrays(): () => void {
+  let planned: NodeJS.Timeout | undefined;
+  const onChild = (): void => {
+    planned ??= setTimeout(() => {
+      planned = undefined;
+      if (orphans.reap() > 0) onChild();
+    }, REAP_AFTER_MS).unref();
+  };
+  process.on('SIGCHLD', onChild);
+  return () => {
+    process.off('SIGCHLD', onChild);
+    clearTimeout(planned);
+  };
+}

@@ -1,0 +1,129 @@
+/** The services behind the socket, each with what it needs of the parts, and the server in front of them. */
+import { join } from 'node:path';
+import { ensureDir } from '../../pkg/base/files.ts';
+import type { ContainerId, SandboxId } from '../../pkg/base/ids.ts';
+import { backgroundOp, type Logger } from '../../pkg/base/op.ts';
+import type { Config } from '../../pkg/config/index.ts';
+import type { Operation } from '../../pkg/cri-api/types.ts';
+import type { FileImageStore } from '../../pkg/image/index.ts';
+import type { OpenPods, World } from '../../pkg/pod/index.ts';
+import { WritableLayers } from '../../pkg/stats/index.ts';
+import { cgroups } from '../../pkg/sys/index.ts';
+import type { Disks } from '../disks.ts';
+import { eventsService } from '../events-service.ts';
+import { imageService } from '../image-service.ts';
+import { toJson } from '../json.ts';
+import { LoopDelay } from '../loop-delay.ts';
+import { nodeService } from '../node-service.ts';
+import { observeService } from '../observe-service.ts';
+import { runtimeService } from '../runtime-service.ts';
+import { type Handlers, type RunningServer, serve } from '../server.ts';
+import { statsService } from '../stats-service.ts';
+import { streamService } from '../stream-service.ts';
+import type { Runtimes } from './runtimes.ts';
+import type { Streams } from './streams.ts';
+
+/** What a request may be held up for by writable layers that were never measured. */
+const LAYERS_PATIENCE_MS = 500;
+
+/** Everything that services speak for. */
+export interface ServiceParts {
+  readonly config: Config;
+  readonly log: Logger;
+  readonly version: string;
+  readonly world: World;
+  readonly mind: OpenPods;
+  readonly runtimes: Runtimes;
+  readonly images: FileImageStore;
+  readonly disks: Disks;
+  readonly streams: Streams;
+}
+
+/** Opens the socket. @throws as serve. */
+export async function openSocket(parts: ServiceParts): Promise<RunningServer> {
+  const { config, log, mind, streams, disks } = parts;
+  let server: RunningServer | undefined;
+  const handlers = makeServices(parts, () => server?.operations() ?? []);
+  await ensureDir(join(config.api.listen, '..'), 0o755);
+  return (server = await disks.run.reserve.freeing(() =>
+    serve({
+      socket: config.api.listen,
+      log,
+      handlers,
+      otherOperations: () => [...mind.operations(), ...streams.operations()],
+    }),
+  ));
+}
+
+function makeServices(parts: ServiceParts, operations: () => readonly Operation[]): readonly Handlers[] {
+  const { config, log, world, mind, images, disks, streams, runtimes } = parts;
+  const { clock, rootfs, network, facts, whyNoUserNamespaces } = world;
+  const events = eventsService({ mind, enabled: config.runtime.enablePodEvents, clock, log });
+  const writableLayers = new WritableLayers<ContainerId>({
+    measure: (id) => rootfs.usage(backgroundOp(log), id),
+    clock,
+    patienceMs: LAYERS_PATIENCE_MS,
+  });
+  return [
+    runtimeService(mind, network),
+    streamService(mind, () => streams.open()),
+    observeService({
+      mind,
+      network,
+      version: parts.version,
+      cgroupManager: facts.cgroupManager,
+      handlers: runtimes,
+      userNamespaces: whyNoUserNamespaces === undefined,
+      info: statusInfo(parts, events, operations),
+      operations,
+      podEvents: config.runtime.enablePodEvents,
+      clock,
+    }),
+    events,
+    imageService({ images, rootfs, writableLayers, clock }),
+    nodeService({
+      images,
+      disks: () => disks.survey(),
+      facts,
+      network,
+      networkedPods: () => networkedPods(mind),
+      handlers: runtimes,
+      whyNoUserNamespaces,
+    }),
+    statsService({
+      mind,
+      writableLayers,
+      rootfs,
+      layout: cgroups.readLayoutSync(),
+      facts,
+      periodMs: config.stats.collectionPeriodMs,
+      clock,
+      log,
+    }),
+  ];
+}
+
+/** What a verbose Status tells beyond CRI, JSON each. */
+function statusInfo(
+  { config, world, images }: ServiceParts,
+  events: { counts(): unknown },
+  operations: () => readonly Operation[],
+): () => Readonly<Record<string, string>> {
+  const loop = new LoopDelay();
+  return () => ({
+    config: toJson(config),
+    network: JSON.stringify(world.network.inUse ?? null),
+    pulls: toJson(images.progress()),
+    images: toJson(images.counters()),
+    operations: toJson(operations()),
+    eventLoop: JSON.stringify(loop.read()),
+    events: JSON.stringify(events.counts()),
+  });
+}
+
+function networkedPods(mind: OpenPods): { readonly id: SandboxId; readonly name: string }[] {
+  const ready = mind.pods
+    .list()
+    .filter(({ state, namespaces }) => state.phase === 'ready' && namespaces['net'] !== undefined);
+  return ready.map(({ id, config }) => ({ id, name: `${config.metadata.namespace}/${config.metadata.name}` }));
+}
