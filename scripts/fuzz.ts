@@ -7,8 +7,9 @@
  * inputs.
  */
 import { RuntimeError } from '../pkg/base/errors.ts';
-import { parseAuthFile, parseChallenges } from '../pkg/image/auth.ts';
-import { parseRegistries } from '../pkg/image/policy.ts';
+import { parseChallenges } from '../pkg/image/registry/challenge.ts';
+import { parseAuthFile } from '../pkg/image/registry/credentials.ts';
+import { parseRegistries } from '../pkg/image/policy/registries-conf.ts';
 import { parsePolicy } from '../pkg/image/signature/requirements.ts';
 import { parseNetworkConf, parseResult } from '../pkg/network/conf.ts';
 import { parseImageConfig, parseManifest, selectPlatform } from '../pkg/oci/manifest.ts';

@@ -15,11 +15,12 @@ import { hexOf, isDigest, quote } from '../base/ids.ts';
 import type { Digest } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import { algorithmOf, checkDigest, digestOf } from '../oci/digest.ts';
-import { isObject, mediaTypes, parseImageConfig, parseManifest, parseObject } from '../oci/manifest.ts';
+import { isObject } from '../base/go.ts';
+import { mediaTypes, parseImageConfig, parseManifest, parseObject } from '../oci/manifest.ts';
 import type { Descriptor, Platform } from '../oci/spec-types.ts';
 import { fileRange } from './blobs.ts';
 import type { PullSource } from './pull.ts';
-import type { ManifestAnswer } from './registry.ts';
+import type { ManifestAnswer } from './registry/repository.ts';
 
 export interface ArchivedImage {
   readonly source: PullSource;

@@ -13,7 +13,7 @@ import { ensureDir, readDirSorted, readJson, removeFile, replaceFile } from '../
 import { isDigest } from '../base/ids.ts';
 import type { ChainId, Digest } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
-import { isObject } from '../oci/manifest.ts';
+import { isObject } from '../base/go.ts';
 
 export interface Claimed {
   readonly blobs: readonly Digest[];

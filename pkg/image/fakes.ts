@@ -7,7 +7,7 @@ import type { ChainId, Digest } from '../base/ids.ts';
 import { RuntimeError } from '../base/errors.ts';
 import { chainIds, digestOf } from '../oci/digest.ts';
 import { mediaTypes } from '../oci/manifest.ts';
-import type { HttpRequest, HttpResponse, Route, Transport } from './http.ts';
+import type { HttpRequest, HttpResponse, Route, Transport } from './registry/http.ts';
 import type { FsUsage, LayerSource, LayerUnpacker } from '../ports/image.ts';
 
 /** What a fake host says: a status with a body, or an error that the network gives. */

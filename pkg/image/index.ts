@@ -9,9 +9,9 @@
 export { FileImageStore } from './store.ts';
 export type { ImageProblem } from './check.ts';
 export type { FileImageStoreOptions, PullCounters } from './store.ts';
-export { RegistryPolicy, defaultPolicyOptions } from './policy.ts';
-export type { PolicyOptions } from './policy.ts';
+export { RegistryPolicy, defaultPolicyOptions } from './policy/policy.ts';
+export type { PolicyOptions } from './policy/policy.ts';
 export { ImageTrust, defaultTrustOptions } from './signature/index.ts';
 export type { GpgvAnswer, GpgvRequest, RunGpgv, TrustOptions } from './signature/index.ts';
-export { NodeCredentials, defaultAuthFiles } from './auth.ts';
-export type { CredentialOptions, RunHelper } from './auth.ts';
+export { NodeCredentials, defaultAuthFiles } from './registry/credentials.ts';
+export type { CredentialOptions, RunHelper } from './registry/credentials.ts';

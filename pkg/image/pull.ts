@@ -21,7 +21,7 @@ import type { Claim, Claims } from './claims.ts';
 import type { PullTracker } from './progress.ts';
 import { describeImage } from './records.ts';
 import type { StoredImage } from './records.ts';
-import type { ManifestAnswer } from './registry.ts';
+import type { ManifestAnswer } from './registry/repository.ts';
 import type { ImageLayer, LayerSource, LayerUnpacker } from '../ports/image.ts';
 
 /** Where the bytes of one image come from. Nothing it gives is trusted. */

@@ -10,7 +10,7 @@ import { explain } from '../base/errors.ts';
 import { limits } from '../base/limits.ts';
 import { digestOf } from '../oci/digest.ts';
 import { mediaTypes } from '../oci/manifest.ts';
-import { NodeCredentials } from './auth.ts';
+import { NodeCredentials } from './registry/credentials.ts';
 import {
   broken,
   cancellable,
@@ -24,7 +24,7 @@ import {
   testOp,
 } from './fakes.ts';
 import type { FakeImage } from './fakes.ts';
-import { RegistryPolicy } from './policy.ts';
+import { RegistryPolicy } from './policy/policy.ts';
 import { ImageTrust } from './signature/index.ts';
 import { FileImageStore } from './store.ts';
 import type { FileImageStoreOptions } from './store.ts';

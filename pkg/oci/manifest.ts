@@ -5,6 +5,7 @@
  * validated before anybody can use it as a name (CVE-2024-3727), each size is a non-negative integer, a document that
  * could be read as both an index and a manifest is refused (CVE-2021-41190), and lists have limits.
  */
+import { isObject } from '../base/go.ts';
 import { isDigest, quote } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import { RuntimeError } from '../base/errors.ts';
@@ -313,11 +314,6 @@ export function parseObject(bytes: Uint8Array, max: number, what: string): JsonO
   }
   if (!isObject(value)) throw bad(`${what} is not a JSON object`);
   return value;
-}
-
-/** True for a JSON object, not a list, not null. */
-export function isObject(value: unknown): value is JsonObject {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
 function optionalString(from: JsonObject, key: string, what: string): string | undefined {

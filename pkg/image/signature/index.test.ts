@@ -11,7 +11,7 @@ import type { Digest } from '../../base/ids.ts';
 import { digestOf } from '../../oci/digest.ts';
 import { mediaTypes } from '../../oci/manifest.ts';
 import { fakeImage, FakeNetwork, FakeRegistry, FakeUnpacker, failure, RecordingLog, testOp } from '../fakes.ts';
-import { RegistryPolicy } from '../policy.ts';
+import { RegistryPolicy } from '../policy/policy.ts';
 import { FileImageStore } from '../store.ts';
 import {
   attachmentManifest,

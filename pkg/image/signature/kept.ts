@@ -12,7 +12,7 @@ import { hexOf, isDigest } from '../../base/ids.ts';
 import type { Digest, ImageId } from '../../base/ids.ts';
 import { limits } from '../../base/limits.ts';
 import type { Op } from '../../base/op.ts';
-import { isObject } from '../../oci/manifest.ts';
+import { isObject } from '../../base/go.ts';
 import type { Signature } from './sources.ts';
 
 /** Signatures of one manifest. An image (one config) may have been pulled by several manifests. */

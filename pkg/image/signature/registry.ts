@@ -4,9 +4,9 @@ import { withTimeout } from '../../base/op.ts';
 import { RuntimeError } from '../../base/errors.ts';
 import { limits } from '../../base/limits.ts';
 import type { Reference } from '../../oci/reference.ts';
-import { readBody, send, shortUrl } from '../http.ts';
-import type { RouteOf, Transport } from '../http.ts';
-import type { Repository } from '../registry.ts';
+import { readBody, send, shortUrl } from '../registry/http.ts';
+import type { RouteOf, Transport } from '../registry/http.ts';
+import type { Repository } from '../registry/repository.ts';
 import type { SignatureSource } from './sources.ts';
 
 export interface RegistryWorld {

@@ -14,11 +14,12 @@ import type { Digest } from '../../base/ids.ts';
 import { limits } from '../../base/limits.ts';
 import type { Op } from '../../base/op.ts';
 import { algorithmOf, checkDigest } from '../../oci/digest.ts';
-import { isObject, mediaTypes, parseObject } from '../../oci/manifest.ts';
+import { isObject } from '../../base/go.ts';
+import { mediaTypes, parseObject } from '../../oci/manifest.ts';
 import { repositoryName } from '../../oci/reference.ts';
 import type { Reference } from '../../oci/reference.ts';
-import { shortUrl } from '../http.ts';
-import type { ManifestAnswer } from '../registry.ts';
+import { shortUrl } from '../registry/http.ts';
+import type { ManifestAnswer } from '../registry/repository.ts';
 import { scopesOf } from './requirements.ts';
 
 export type Signature =

@@ -5,7 +5,7 @@
  */
 import { RuntimeError } from '../../base/errors.ts';
 import { quote } from '../../base/ids.ts';
-import { isObject } from '../../oci/manifest.ts';
+import { isObject } from '../../base/go.ts';
 
 export type Members = Readonly<Record<string, unknown>>;
 

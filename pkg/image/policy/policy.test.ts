@@ -2,11 +2,12 @@ import { expect } from 'chai';
 import { mkdir, mkdtemp, rm, utimes, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
-import { explain } from '../base/errors.ts';
-import { formatReference, parseName, parseReference, withDefaultTag } from '../oci/reference.ts';
-import { failure, RecordingLog, testOp } from './fakes.ts';
-import { proxyFor } from './hosts.ts';
-import { parseRegistries, RegistryPolicy } from './policy.ts';
+import { explain } from '../../base/errors.ts';
+import { formatReference, parseName, parseReference, withDefaultTag } from '../../oci/reference.ts';
+import { failure, RecordingLog, testOp } from '../fakes.ts';
+import { proxyFor } from './proxy.ts';
+import { parseRegistries } from './registries-conf.ts';
+import { RegistryPolicy } from './policy.ts';
 import type { PolicyOptions } from './policy.ts';
 
 const DIGEST = `sha256:${'a'.repeat(64)}`;

@@ -3,21 +3,24 @@
  * on one endpoint, with credentials, retries, resume and a watchdog. What comes out is bytes; only digests make them
  * content.
  */
-import { isDigest, parseDigest } from '../base/ids.ts';
-import type { Digest } from '../base/ids.ts';
-import { limits } from '../base/limits.ts';
-import { codeOf, explain, RuntimeError } from '../base/errors.ts';
-import { abortError, withTimeout } from '../base/op.ts';
-import { pause } from '../base/time.ts';
-import type { Op } from '../base/op.ts';
-import { quote } from '../base/ids.ts';
-import { checkDigest, digestOf } from '../oci/digest.ts';
-import { isObject, manifestAccept } from '../oci/manifest.ts';
-import { Authorizer } from './auth.ts';
-import type { Credentials, Door } from './auth.ts';
-import { giveBack } from './blocks.ts';
+import { isDigest, parseDigest } from '../../base/ids.ts';
+import type { Digest } from '../../base/ids.ts';
+import { limits } from '../../base/limits.ts';
+import { codeOf, explain, RuntimeError } from '../../base/errors.ts';
+import { abortError, withTimeout } from '../../base/op.ts';
+import { pause } from '../../base/time.ts';
+import type { Op } from '../../base/op.ts';
+import { quote } from '../../base/ids.ts';
+import { checkDigest, digestOf } from '../../oci/digest.ts';
+import { isObject } from '../../base/go.ts';
+import { manifestAccept } from '../../oci/manifest.ts';
+import { Authorizer } from './authorizer.ts';
+import type { Door } from './authorizer.ts';
+import type { Credentials } from './credentials.ts';
+import { giveBack } from '../blocks.ts';
 import { headerOf, isNotTls, networkError, readBody, send, shortUrl } from './http.ts';
 import type { HttpResponse, RouteOf, Transport } from './http.ts';
+import { RateWatch } from './rate-watch.ts';
 
 /** One place that has (or may have) the image: the registry itself or a mirror of it. */
 export interface Endpoint {
@@ -444,50 +447,6 @@ class BlobTransfer {
     } finally {
       response.discard();
     }
-  }
-}
-
-/** Useful progress over a window. Pure: the caller brings the clock. */
-export class RateWatch {
-  readonly timeoutMs: number;
-  readonly #minBytes: number;
-  #windowFrom: number;
-  #bytes = 0;
-  #waiting = 0;
-  #standsFrom = 0;
-
-  constructor(timeoutMs: number, minBytes: number, now: number) {
-    this.timeoutMs = timeoutMs;
-    this.#minBytes = minBytes;
-    this.#windowFrom = now;
-  }
-
-  add(bytes: number, now: number): void {
-    this.#bytes += bytes;
-    // Enough for this window: the next one begins.
-    if (this.#bytes >= this.#minBytes) {
-      this.#bytes = 0;
-      this.#windowFrom = now;
-    }
-  }
-
-  /**
-   * The clock stands while a request waits for its turn and for an answer, which have bounds of their own; the window
-   * goes on afterwards where it was.
-   */
-  async waiting<T>(now: () => number, work: () => Promise<T>): Promise<T> {
-    if (this.#waiting++ === 0) this.#standsFrom = now();
-    try {
-      return await work();
-    } finally {
-      if (--this.#waiting === 0) this.#windowFrom += now() - Math.max(this.#standsFrom, this.#windowFrom);
-    }
-  }
-
-  /** True if the current window is over and did not see enough. */
-  stalled(now: number): boolean {
-    const counted = this.#waiting === 0 ? now : this.#standsFrom;
-    return this.timeoutMs > 0 && counted - this.#windowFrom >= this.timeoutMs;
   }
 }
 

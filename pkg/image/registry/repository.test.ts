@@ -1,9 +1,9 @@
 import { expect } from 'chai';
 import { mock } from 'node:test';
-import { limits } from '../base/limits.ts';
-import { explain } from '../base/errors.ts';
-import { digestOf } from '../oci/digest.ts';
-import { mediaTypes } from '../oci/manifest.ts';
+import { limits } from '../../base/limits.ts';
+import { explain } from '../../base/errors.ts';
+import { digestOf } from '../../oci/digest.ts';
+import { mediaTypes } from '../../oci/manifest.ts';
 import {
   broken,
   cancellable,
@@ -15,13 +15,14 @@ import {
   soon,
   stalled,
   testOp,
-} from './fakes.ts';
-import type { FakeAnswer } from './fakes.ts';
-import { anonymous } from './auth.ts';
-import type { Credentials } from './auth.ts';
+} from '../fakes.ts';
+import type { FakeAnswer } from '../fakes.ts';
+import { anonymous } from './credentials.ts';
+import type { Credentials } from './credentials.ts';
 import { directRoute } from './http.ts';
-import { RateWatch, RegistryClient } from './registry.ts';
-import type { Endpoint, Repository } from './registry.ts';
+import { RateWatch } from './rate-watch.ts';
+import { RegistryClient } from './repository.ts';
+import type { Endpoint, Repository } from './repository.ts';
 
 const image = fakeImage(['one', 'two']);
 /** Blobs come in ranges above this, small enough for a test. */

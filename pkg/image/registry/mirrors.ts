@@ -1,10 +1,10 @@
 /** Several endpoints as one source: asked in order, one that fails hands over to the next where it stopped. */
-import { codeOf, explain, RuntimeError } from '../base/errors.ts';
-import type { Digest } from '../base/ids.ts';
-import { abortError } from '../base/op.ts';
-import type { Op } from '../base/op.ts';
-import type { PullSource } from './pull.ts';
-import type { Endpoint, ManifestAnswer, Repository } from './registry.ts';
+import { codeOf, explain, RuntimeError } from '../../base/errors.ts';
+import type { Digest } from '../../base/ids.ts';
+import { abortError } from '../../base/op.ts';
+import type { Op } from '../../base/op.ts';
+import type { PullSource } from '../pull.ts';
+import type { Endpoint, ManifestAnswer, Repository } from './repository.ts';
 
 export class MirroredSource implements PullSource {
   readonly describe: string;

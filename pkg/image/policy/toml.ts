@@ -1,6 +1,6 @@
 /** Configuration in TOML, read so that a mistake is named with its file and place. */
 import { parse, TomlError } from 'smol-toml';
-import { RuntimeError } from '../base/errors.ts';
+import { RuntimeError } from '../../base/errors.ts';
 
 /** Makes the error for a mistake, with the file in front. */
 export type Fail = (what: string) => RuntimeError;

@@ -2,16 +2,16 @@
  * How a registry host is reached: containerd's hosts.toml, certificates in certs.d, proxies from the environment.
  * Everything is read at each pull, so that a changed certificate counts at once.
  */
-import { BlockList } from 'node:net';
-import { basename, isAbsolute, join } from 'node:path';
-import { readBounded, readDirSorted } from '../base/files.ts';
-import { errnoOf, RuntimeError } from '../base/errors.ts';
-import { quote } from '../base/ids.ts';
-import { limits } from '../base/limits.ts';
-import { DOCKER_DOMAIN } from '../oci/reference.ts';
-import { isObject } from '../oci/manifest.ts';
-import { directRoute, parseUrl } from './http.ts';
-import type { Route } from './http.ts';
+import { isAbsolute, join } from 'node:path';
+import { readBounded } from '../../base/files.ts';
+import { errnoOf, RuntimeError } from '../../base/errors.ts';
+import { quote } from '../../base/ids.ts';
+import { limits } from '../../base/limits.ts';
+import { DOCKER_DOMAIN } from '../../oci/reference.ts';
+import { isObject } from '../../base/go.ts';
+import { directRoute, parseUrl } from '../registry/http.ts';
+import type { Route } from '../registry/http.ts';
+import { readPem } from './certs.ts';
 import { flag, readToml, texts } from './toml.ts';
 import type { Fail } from './toml.ts';
 
@@ -139,78 +139,4 @@ function dialTimeout(value: unknown, fail: Fail): number {
   if (match === null) throw fail('dial_timeout must be a duration like "3s"');
   const scale: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000 };
   return Math.max(1, Number(match[1]) * (scale[match[2] ?? ''] ?? 1));
-}
-
-/** `*.crt` are authorities; `x.cert` and `x.key` are a pair (containers-certs.d(5)). */
-export async function readCertificates(
-  directories: readonly string[],
-  domain: string,
-): Promise<Pick<Route, 'ca' | 'clientCertificates'>> {
-  for (const directory of directories) {
-    const own = join(directory, domain);
-    const names = await readDirSorted(own).catch(() => [] as string[]);
-    if (names.length === 0) continue;
-    const ca: string[] = [];
-    const clientCertificates: { cert: string; key: string }[] = [];
-    for (const name of names) {
-      if (name.endsWith('.crt')) ca.push(await readPem(join(own, name)));
-      if (!name.endsWith('.cert')) continue;
-      const key = `${basename(name, '.cert')}.key`;
-      if (!names.includes(key))
-        throw new RuntimeError('FailedPrecondition', `${join(own, name)} has no key beside it (${key})`);
-      clientCertificates.push({ cert: await readPem(join(own, name)), key: await readPem(join(own, key)) });
-    }
-    return { ca, clientCertificates };
-  }
-  return { ca: [], clientCertificates: [] };
-}
-
-async function readPem(path: string): Promise<string> {
-  try {
-    return (await readBounded(path, limits.configFileBytes)).toString('latin1');
-  } catch (cause) {
-    throw new RuntimeError('FailedPrecondition', `certificate file ${path} cannot be read`, { cause });
-  }
-}
-
-/**
- * The proxy for a URL by Go's rules, which administrators know: HTTPS_PROXY or HTTP_PROXY by scheme, never for
- * loopback, and NO_PROXY lists hosts (with their subdomains), `.domains`, addresses, CIDR ranges, each with an optional
- * port, or `*`.
- */
-export function proxyFor(url: URL, environment: Readonly<Record<string, string | undefined>>): string | undefined {
-  const variable = (name: string): string => environment[name] ?? environment[name.toLowerCase()] ?? '';
-  const proxy = variable(url.protocol === 'https:' ? 'HTTPS_PROXY' : 'HTTP_PROXY');
-  if (proxy === '') return undefined;
-  const host = url.hostname.replace(/^\[|\]$/g, '').toLowerCase();
-  if (host === 'localhost' || host === '::1' || isIn(host, '127.0.0.0/8')) return undefined;
-  const port = url.port === '' ? (url.protocol === 'https:' ? '443' : '80') : url.port;
-  const isExempt = variable('NO_PROXY')
-    .split(',')
-    .some((entry) => exempts(entry.trim().toLowerCase(), host, port));
-  return isExempt ? undefined : proxy;
-}
-
-function exempts(entry: string, host: string, port: string): boolean {
-  if (entry === '') return false;
-  if (entry === '*') return true;
-  if (entry.includes('/')) return isIn(host, entry);
-  const withPort = /^(.*[^:]):(\d{1,5})$/.exec(entry);
-  if (withPort !== null && withPort[2] !== port) return false;
-  const name = (withPort?.[1] ?? entry).replace(/^\*/, '').replace(/^\[|\]$/g, '');
-  if (name.startsWith('.')) return host.endsWith(name);
-  return host === name || host.endsWith(`.${name}`);
-}
-
-function isIn(host: string, cidr: string): boolean {
-  const [network = '', bits = ''] = cidr.split('/');
-  const family = host.includes(':') ? 'ipv6' : 'ipv4';
-  if (family === 'ipv4' && !/^\d{1,3}(\.\d{1,3}){3}$/.test(host)) return false;
-  try {
-    const list = new BlockList();
-    list.addSubnet(network, Number(bits), network.includes(':') ? 'ipv6' : 'ipv4');
-    return list.check(host, family);
-  } catch {
-    return false;
-  }
 }

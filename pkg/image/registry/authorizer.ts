@@ -1,0 +1,212 @@
+/**
+ * The dance that turns credentials into an Authorization header: challenges answered, tokens fetched and kept.
+ *
+ * No error or log line carries a secret. A token server is only talked to as safely as its registry (CVE-2019-10214).
+ */
+import { createHash } from 'node:crypto';
+import { RuntimeError } from '../../base/errors.ts';
+import { quote } from '../../base/ids.ts';
+import { limits } from '../../base/limits.ts';
+import { abortError } from '../../base/op.ts';
+import type { Op } from '../../base/op.ts';
+import { abortable, KeyedMutex } from '../../base/sync.ts';
+import { parseChallenges } from './challenge.ts';
+import type { Challenge } from './challenge.ts';
+import { parseSecretJson } from './credentials.ts';
+import type { Credentials } from './credentials.ts';
+import { parseUrl, readBody, refuseInward, send, shortUrl } from './http.ts';
+import type { HttpResponse, RouteOf, Transport } from './http.ts';
+
+/** Whose door: what a header is good for. */
+export interface Door {
+  /** Any URL of the registry's API. */
+  readonly url: URL;
+  readonly routeOf: RouteOf;
+  /** Repository path on that host. */
+  readonly repository: string;
+  readonly credentials: Credentials;
+}
+
+interface Token {
+  readonly header: string;
+  readonly expiresAtMs: number;
+}
+
+/** Turns credentials into Authorization headers; keeps tokens until shortly before they expire. */
+export class Authorizer {
+  readonly #transport: Transport;
+  readonly #now: () => number;
+  readonly #tokens = new Map<string, Token>();
+  readonly #asking = new KeyedMutex<string>();
+
+  constructor(transport: Transport, now: () => number = Date.now) {
+    this.#transport = transport;
+    this.#now = now;
+  }
+
+  /** The header to send first; undefined before the registry has said what it wants. */
+  header(door: Door): string | undefined {
+    const token = this.#tokens.get(keyOf(door));
+    return token !== undefined && token.expiresAtMs > this.#now() ? token.header : undefined;
+  }
+
+  /**
+   * What to send after a 401 to a request that carried `sent`. Parallel requests of one pull ask the token server once.
+   * @throws Unauthenticated when there is nothing (more) to answer with; its message says where credentials were looked
+   * for.
+   */
+  answer(op: Op, door: Door, refusal: HttpResponse, sent: string | undefined): Promise<string> {
+    const key = keyOf(door);
+    const asking = this.#asking.run(key, async () => {
+      const current = this.header(door);
+      if (current !== undefined && current !== sent) return current;
+      this.#tokens.delete(key);
+      const token = await this.#make(op, door, refusal, sent);
+      this.#tokens.set(key, token);
+      for (const oldest of this.#tokens.keys()) {
+        if (this.#tokens.size <= limits.registryTokensCount) break;
+        this.#tokens.delete(oldest);
+      }
+      return token.header;
+    });
+    return abortable(asking, op.signal, () =>
+      abortError(op, `asking for a token for ${door.url.host}/${door.repository}`),
+    );
+  }
+
+  async #make(op: Op, door: Door, refusal: HttpResponse, sent: string | undefined): Promise<Token> {
+    const lines = refusal.headers['www-authenticate'];
+    const challenges = parseChallenges(lines === undefined ? [] : typeof lines === 'string' ? [lines] : lines);
+    const { credentials } = door;
+    const forever = Number.POSITIVE_INFINITY;
+    if (credentials.kind === 'bearer') {
+      if (sent !== undefined) throw refused(door, 'the registry token of the request was not accepted');
+      return { header: `Bearer ${headerSafe(credentials.token)}`, expiresAtMs: forever };
+    }
+    const bearer = challenges.find((each) => each.scheme === 'bearer' && each.parameters.has('realm'));
+    if (bearer !== undefined) return this.#fetchToken(op, door, bearer);
+    if (challenges.some((each) => each.scheme === 'basic')) {
+      if (credentials.kind !== 'password')
+        throw refused(door, 'it wants a user name and a password, and there are none for it');
+      if (sent !== undefined) throw refused(door, 'user name or password are wrong');
+      return { header: basicHeader(credentials), expiresAtMs: forever };
+    }
+    throw refused(
+      door,
+      challenges.length === 0
+        ? 'it does not say what it wants'
+        : `it wants ${quote(challenges.map((each) => each.scheme).join(', '))}, which is not supported`,
+    );
+  }
+
+  async #fetchToken(op: Op, door: Door, challenge: Challenge): Promise<Token> {
+    const realm = parseUrl(challenge.parameters.get('realm') ?? '');
+    if (realm === undefined || (realm.protocol !== 'https:' && realm.protocol !== 'http:'))
+      throw refused(door, 'its token server address cannot be read');
+    if (door.url.protocol === 'https:' && realm.protocol !== 'https:') {
+      throw refused(
+        door,
+        `it sends us to a token server without TLS (${shortUrl(realm)}); nothing was sent there (CVE-2019-10214)`,
+      );
+    }
+    refuseInward(door.url, realm);
+    const scopes = new Set([`repository:${door.repository}:pull`, challenge.parameters.get('scope') ?? '']);
+    scopes.delete('');
+    const service = challenge.parameters.get('service') ?? '';
+    const response = await send(
+      op,
+      this.#transport,
+      tokenRequest(realm, service, [...scopes], door.credentials),
+      door.routeOf,
+    );
+    const body = await readBody(
+      op,
+      response,
+      limits.registryTextBytes,
+      `the answer of token server ${shortUrl(realm)}`,
+    );
+    if (response.status === 429 || response.status >= 500) {
+      throw new RuntimeError(
+        'Unavailable',
+        `token server ${shortUrl(realm)} answers ${response.status}; try again later`,
+        { reason: 'RegistryUnavailable' },
+      );
+    }
+    if (response.status !== 200) {
+      throw refused(
+        door,
+        `token server ${shortUrl(realm)} answers ${response.status} to ` +
+          `${door.credentials.kind === 'none' ? 'an anonymous request' : 'these credentials'}`,
+      );
+    }
+    return readToken(body, realm, this.#now());
+  }
+}
+
+function tokenRequest(
+  realm: URL,
+  service: string,
+  scopes: readonly string[],
+  credentials: Credentials,
+): Parameters<typeof send>[2] {
+  if (credentials.kind === 'identity') {
+    const form = new URLSearchParams({
+      grant_type: 'refresh_token',
+      client_id: 'berth',
+      service,
+      scope: scopes.join(' '),
+      refresh_token: credentials.token,
+    });
+    return {
+      method: 'POST',
+      url: realm,
+      headers: { 'content-type': 'application/x-www-form-urlencoded', accept: 'application/json' },
+      body: form.toString(),
+    };
+  }
+  const url = new URL(realm);
+  if (service !== '') url.searchParams.set('service', service);
+  for (const scope of scopes) url.searchParams.append('scope', scope);
+  if (credentials.kind !== 'password') return { method: 'GET', url, headers: { accept: 'application/json' } };
+  url.searchParams.set('account', credentials.username);
+  return { method: 'GET', url, headers: { accept: 'application/json', authorization: basicHeader(credentials) } };
+}
+
+function readToken(body: Buffer, realm: URL, now: number): Token {
+  const answer = parseSecretJson(body, `the answer of token server ${shortUrl(realm)}`);
+  const token = answer['token'] ?? answer['access_token'];
+  if (typeof token !== 'string' || token === '')
+    throw new RuntimeError('Unauthenticated', `token server ${shortUrl(realm)} answers without a token`);
+  // Docker's token specification: 60 seconds unless said otherwise, and never less. A tenth off, for clocks and slow
+  // lines.
+  const seconds = typeof answer['expires_in'] === 'number' && answer['expires_in'] > 60 ? answer['expires_in'] : 60;
+  return { header: `Bearer ${headerSafe(token)}`, expiresAtMs: now + seconds * 900 };
+}
+
+function basicHeader(credentials: { readonly username: string; readonly password: string }): string {
+  return `Basic ${Buffer.from(`${credentials.username}:${credentials.password}`).toString('base64')}`;
+}
+
+function headerSafe(token: string): string {
+  if (!/^[\x21-\x7e]+$/.test(token))
+    throw new RuntimeError('Unauthenticated', 'the token for the registry has characters that no header can carry');
+  return token;
+}
+
+function refused(door: Door, why: string): RuntimeError {
+  const hint =
+    door.credentials.kind === 'none'
+      ? '; no credentials were found for it in the request, the auth files or the helpers'
+      : '';
+  return new RuntimeError(
+    'Unauthenticated',
+    `registry ${door.url.host} refuses ${quote(door.repository)}: ${why}${hint}`,
+  );
+}
+
+/** Credentials enter only as a hash: the key lives as long as the token, and keys get into heap dumps. */
+function keyOf(door: Door): string {
+  return createHash('sha256')
+    .update(JSON.stringify([door.url.origin, door.repository, door.credentials]))
+    .digest('hex');
+}
