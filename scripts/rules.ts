@@ -55,7 +55,10 @@ function judge(root: string, file: string): string[] {
   const seen: Seen = { file, source, lineOf: (offset) => source.slice(0, offset).split('\n').length, breaches };
   walk(program as unknown as Node, undefined, (node, parent) => judgeNode(seen, node, parent));
   if (!TEST_CODE.test(file) && file.endsWith('.ts'))
-    breaches.push(...undocumented(seen, program as unknown as { readonly body: readonly Node[] }, comments));
+    breaches.push(
+      ...undocumented(seen, program as unknown as Body, comments),
+      ...bareNumbers(seen, program as unknown as Body),
+    );
   if (/^pkg\/(sys|spec)\/index\.ts$/.test(file)) breaches.push(...wideDoor(file, program as unknown as Body));
   return breaches;
 }
@@ -139,6 +142,39 @@ function undocumented({ file, source, lineOf }: Seen, program: Body, comments: r
     before = node;
   }
   return found;
+}
+
+/** The names of numbers that somebody chose, by their units. */
+const CHOSEN = /_(MS|NANOS|SECONDS|BYTES|CHARS|COUNT|MAX|MIN|AGE|RATIO)$/;
+
+/**
+ * Numbers at the top of a file that a reader can't tell the reason of. A policy belongs into pkg/base/limits.ts; what a
+ * protocol or an inner working fixes stays, with a sentence above it or above the row that it stands in.
+ */
+function bareNumbers({ file, source, lineOf }: Seen, program: Body): string[] {
+  const lines = source.split('\n');
+  const found: string[] = [];
+  let explained = 0;
+  for (const node of program.body) {
+    const name = chosenNumber(source, node);
+    if (name === undefined) continue;
+    const first = lineOf(node.start);
+    const above = (lines[first - 2] ?? '').trim();
+    if (/^(\/\/|\*\/|\/\*)|\*\/$/.test(above) || explained === first - 1) explained = lineOf(node.end);
+    else
+      found.push(
+        `${file}:${first}: ${name} does not say why it is what it is; pkg/base/limits.ts, or a sentence above`,
+      );
+  }
+  return found;
+}
+
+function chosenNumber(source: string, node: Node): string | undefined {
+  const declaration = node.type === 'ExportNamedDeclaration' ? node['declaration'] : node;
+  if (!isNode(declaration) || declaration.type !== 'VariableDeclaration') return undefined;
+  const [, name = ''] =
+    /^const (\w+)(?:: \w+)? = [-\d(][\d_.n *+()a-zA-Z-]*;?$/.exec(textOf(source, declaration)) ?? [];
+  return CHOSEN.test(name) ? name : undefined;
 }
 
 function wideDoor(file: string, program: Body): string[] {
