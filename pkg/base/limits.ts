@@ -190,8 +190,11 @@ export const limits = {
   dnsConfigBytes: 64 * KiB,
   /** The kernel's NGROUPS_MAX. */
   groupsCount: 65_536,
-  /** /etc/passwd and /etc/group of an image (CVE-2025-4437: never whole and unbounded). */
-  passwdBytes: 8 * MiB,
+  /**
+   * /etc/passwd and /etc/group of an image (CVE-2025-4437: never whole and unbounded): some 15 000 accounts. They are
+   * read on the event loop, and a container whose user is not among them has a copy of its own in memory.
+   */
+  passwdBytes: 1 * MiB,
   configFileBytes: 1 * MiB,
   /** CDI specs, or OCI hooks, that are read; a node has a handful. */
   extensionFilesCount: 1_000,

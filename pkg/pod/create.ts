@@ -15,22 +15,17 @@ import type { Op } from '../base/op.ts';
 import { together } from '../base/sync.ts';
 import type { RuntimeSpec } from '../oci/spec-types.ts';
 import {
-  addHooks,
   annotationSettings,
   applyCdi,
   buildContainerSpec,
   cgroupsPathFor,
-  checkMapped,
   checkWorkingDir,
   containerPath,
   effectiveStopSignal,
-  homeOf,
-  matchHooks,
-  passwdWithEntry,
-  resolveUser,
+  identityOf,
   stringifySpec,
+  withHooks,
   workingDirOf,
-  workloadOf,
   workloadResources,
 } from '../spec/index.ts';
 import type { Books } from './books.ts';
@@ -62,7 +57,7 @@ import type { Image } from '../ports/image.ts';
 import type { NamedContainerConfig } from '../ports/requests.ts';
 import type { IdMap, InsideRoot } from '../ports/rootfs.ts';
 import type { Monitor, OciRuntime, RuntimeFeatures } from '../ports/runtime.ts';
-import type { AnnotationSettings, ContainerSpecInput, PodFiles, ResolvedUser } from '../ports/spec.ts';
+import type { AnnotationSettings, ContainerSpecInput, Identity, PodFiles, ResolvedUser } from '../ports/spec.ts';
 import type { HookDefinition } from '../ports/extensions.ts';
 import type { ContainerRecord, SandboxRecord } from '../ports/state.ts';
 import type { HandlerSettings, World } from './world.ts';
@@ -101,12 +96,12 @@ export function draftContainer(
     imageName: nameOf(config, image),
     logPath: logPathOf(sandbox, config, id),
     bundle: world.workspace.bundle(id),
-    cgroupsPath: cgroupsPathFor({ manager: facts.cgroupManager, parent: sandbox.cgroupParent, id, prefix: 'berth' }),
+    cgroupsPath: cgroupsPathFor({ manager: facts.cgroupManager, parent: sandbox.cgroupParent, id }),
     stopSignal: effectiveStopSignal(config.stopSignal, image.config.stopSignal),
     user: { uid: 0n, gid: 0n, supplementalGroups: [] },
     resources: workloadResources(
       config.linux?.resources,
-      workloadOf(world.settings.workloads, sandbox.config.annotations),
+      world.settings.workloads,
       sandbox.config.annotations,
       config.metadata.name,
     ),
@@ -205,10 +200,11 @@ async function writeBundle(
   const { inside, root, wishes, features, mounts, devices, configured, cdi, hooks } = found;
   op.stage('prepare rootfs');
   await inside.checkKernelPlaces();
-  const { user, passwd } = await identity(inside, draft.config, image, sandbox.idMap);
+  const identity = await findIdentity(world, inside, draft, image, sandbox.idMap);
+  const { user } = identity;
   await ensureWorkingDir(inside, draft.config, image, { user, idMap: sandbox.idMap });
   const [files, own, settings] = await together([
-    podFiles(world, draft, sandbox, image, passwd, user),
+    podFiles(world, draft, sandbox, identity),
     anonymousVolumes(op, world, draft, image, { inside, idMap: sandbox.idMap }),
     specInput(op, world, books, draft, sandbox),
   ]);
@@ -282,14 +278,11 @@ function extend(spec: RuntimeSpec, { draft, sandbox, cdi, hooks }: SpecExtension
     ...Object.entries(sandbox.config.annotations),
     ...Object.entries(draft.config.annotations),
   ]);
-  return addHooks(
-    withDevices,
-    matchHooks(hooks, {
-      annotations,
-      command: spec.process.args[0] ?? '',
-      hasBindMounts: draft.config.mounts.length > 0,
-    }),
-  );
+  return withHooks(withDevices, hooks, {
+    annotations,
+    command: spec.process.args[0] ?? '',
+    hasBindMounts: draft.config.mounts.length > 0,
+  });
 }
 
 function findImage(world: World, config: NamedContainerConfig): Image {
@@ -317,25 +310,25 @@ function logPathOf(sandbox: SandboxRecord, config: NamedContainerConfig, id: Con
   return join(sandbox.logDirectory, config.logPath === '' ? `${id}.log` : config.logPath);
 }
 
-async function identity(
+async function findIdentity(
+  world: World,
   inside: InsideRoot,
-  config: NamedContainerConfig,
+  draft: ContainerRecord,
   image: Image,
   idMap: IdMap | null,
-): Promise<{ readonly user: ResolvedUser; readonly passwd: string | undefined }> {
+): Promise<Identity> {
   const [passwd, group] = await together([
     inside.readFile('/etc/passwd', limits.passwdBytes),
     inside.readFile('/etc/group', limits.passwdBytes),
   ]);
-  const text = passwd?.toString('utf8');
-  const user = resolveUser({
-    security: config.linux?.securityContext,
-    imageUser: image.config.user,
-    passwd: text,
-    group: group?.toString('utf8'),
+  return identityOf({
+    config: draft.config,
+    image: image.config,
+    defaults: world.settings.spec,
+    idMap,
+    passwd,
+    group,
   });
-  checkMapped(idMap, user);
-  return { user, passwd: text };
 }
 
 /** The working directory, made inside the root. */
@@ -363,21 +356,20 @@ async function podFiles(
   world: World,
   draft: ContainerRecord,
   sandbox: SandboxRecord,
-  image: Image,
-  passwd: string | undefined,
-  user: ResolvedUser,
+  identity: Identity,
 ): Promise<PodFiles> {
   const { workspace, settings } = world;
   const owner = ownerOnHost(sandbox.idMap, { uid: 0, gid: 0 });
-  const home = homeOf({ config: draft.config, image: image.config, defaults: settings.spec, user });
-  const line = passwdWithEntry(passwd, user, home);
+  const own = async (name: 'passwd' | 'group', content: Uint8Array | undefined): Promise<string> =>
+    content === undefined ? '' : await workspace.writeContainerFile(draft.id, name, content, owner);
   await workspace.ensureBundle(draft.id, directoryMode(sandbox.idMap));
   return {
     resolvConf: sandbox.files.resolvConf,
     hostname: sandbox.files.hostname,
     hosts: await hostsFile(world, draft.config, sandbox),
     shm: sandbox.files.shm,
-    passwd: line === undefined ? '' : await workspace.writeContainerFile(draft.id, 'passwd', line, owner),
+    passwd: await own('passwd', identity.passwd),
+    group: await own('group', identity.group),
     containerenv: await workspace.writeContainerFile(draft.id, 'containerenv', '', owner),
     localtime: settings.localtime,
   };

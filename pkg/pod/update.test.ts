@@ -2,7 +2,7 @@ import { assert } from 'chai';
 import type { LinuxContainerResources } from '../cri-api/types.ts';
 import { codeOf, RuntimeError } from '../base/errors.ts';
 import { backgroundOp, silent } from '../base/op.ts';
-import { NO_RESOURCES } from '../spec/index.ts';
+import { NO_RESOURCES } from '../spec/resources.ts';
 import { FakeSurroundings, fakeContainer, fakePod } from './fake-world.ts';
 import { split } from './update.ts';
 

@@ -8,22 +8,13 @@ import type { LinuxContainerResources } from '../cri-api/types.ts';
 import { explain, RuntimeError } from '../base/errors.ts';
 import type { Op } from '../base/op.ts';
 import type { LinuxResources } from '../oci/spec-types.ts';
-import { mergeResources, NO_RESOURCES, oomScoreAdjOf, toLinuxResources } from '../spec/index.ts';
+import { planUpdate } from '../spec/index.ts';
 import { handlerSettings } from './plan.ts';
 import type { CgroupValue } from '../ports/runtime.ts';
 import type { ContainerRecord } from '../ports/state.ts';
 import type { World } from './world.ts';
 
 const UNLIMITED = -1n;
-/** What the kernel gives a cgroup for which nobody said anything: that is what an update which failed goes back to. */
-const KERNEL_DEFAULTS = {
-  cpuPeriod: 100_000n,
-  cpuQuota: UNLIMITED,
-  cpuShares: 1024n,
-  memoryLimitInBytes: UNLIMITED,
-  memorySwapLimitInBytes: UNLIMITED,
-} as const;
-
 /**
  * Puts the update into effect on a created or running container and returns the resources that hold then.
  * @throws InvalidArgument for values that make no sense; FailedPrecondition for a memory limit below what is in use;
@@ -35,26 +26,22 @@ export async function applyUpdate(
   record: ContainerRecord,
   update: LinuxContainerResources,
 ): Promise<LinuxContainerResources> {
-  const before = record.resources ?? NO_RESOURCES;
-  const after = mergeResources(before, update);
   const { minMemoryBytes } = handlerSettings(world.settings, record.runtimeHandler);
-  const wanted = toLinuxResources(after, world.facts, minMemoryBytes);
-  const oomScoreAdj = oomScoreAdjOf(after.oomScoreAdj, world.facts);
+  const { after, wanted, former, oomScoreAdj } = planUpdate(record.resources, update, {
+    facts: world.facts,
+    minMemoryBytes,
+  });
   await checkMemory(world, record, after);
   try {
     await write(op, world, record, wanted);
-    // A value that stays is not written: a container may have changed its processes' own.
-    if (update.oomScoreAdj !== 0n && after.oomScoreAdj !== before.oomScoreAdj)
-      await world.host.setOomScoreAdj(op, record.cgroupsPath, oomScoreAdj);
+    if (oomScoreAdj !== undefined) await world.host.setOomScoreAdj(op, record.cgroupsPath, oomScoreAdj);
   } catch (cause) {
-    await write(op, world, record, toLinuxResources(explicit(before, update), world.facts)).catch(
-      (failure: unknown) => {
-        op.log.warn('an update that was refused could not be taken back whole', {
-          container: record.id,
-          cause: explain(failure),
-        });
-      },
-    );
+    await write(op, world, record, former).catch((failure: unknown) => {
+      op.log.warn('an update that was refused could not be taken back whole', {
+        container: record.id,
+        cause: explain(failure),
+      });
+    });
     throw cause;
   }
   return after;
@@ -117,13 +104,4 @@ export function split(
       })),
     ],
   };
-}
-
-/** The values before, with a kernel's default where there was none and the update sets one. */
-function explicit(before: LinuxContainerResources, update: LinuxContainerResources): LinuxContainerResources {
-  const filled = { ...before };
-  for (const key of Object.keys(KERNEL_DEFAULTS) as (keyof typeof KERNEL_DEFAULTS)[]) {
-    if (update[key] !== 0n && before[key] === 0n) filled[key] = KERNEL_DEFAULTS[key];
-  }
-  return filled;
 }

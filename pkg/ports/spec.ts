@@ -1,5 +1,6 @@
 /**
- * What the OCI runtime spec is made of: facts of the node, defaults of the configuration, and what was looked up for one container.
+ * What the OCI runtime spec is made of: facts of the node, defaults of the configuration, and what was looked up for
+ * one container.
  */
 import type {
   ContainerConfig,
@@ -124,8 +125,9 @@ export interface PodFiles {
   readonly hosts: string;
   /** The pod's tmpfs, or the host's /dev/shm with host IPC. */
   readonly shm: string;
-  /** The image's passwd with a line added (`passwdWithEntry`). */
+  /** The image's passwd and group with a line added (`identityOf`). */
   readonly passwd: string;
+  readonly group: string;
   /** /run/.containerenv, an empty file: how programs notice that they are in a container. */
   readonly containerenv: string;
   /** Zone file for /etc/localtime (`timezone`). */
@@ -163,7 +165,7 @@ export interface SpecRuntime {
   readonly ownKernel: boolean;
 }
 
-/** Who the container's first process is. Made by resolveUser. */
+/** Who the container's first process is. Made by identityOf. */
 export interface ResolvedUser {
   readonly uid: number;
   readonly gid: number;
@@ -171,10 +173,19 @@ export interface ResolvedUser {
   readonly additionalGids: readonly number[];
   /** From the image's passwd; '/' when unknown. */
   readonly home: string;
-  /** True if the image's passwd has a line for this uid. */
-  readonly known: boolean;
 }
 
+/**
+ * The identity of a container's first process, and what its passwd and group must hold so that it can look itself up.
+ */
+export interface Identity {
+  readonly user: ResolvedUser;
+  /** To be bound over the image's file; undefined where that will do, or the image has none. */
+  readonly passwd: Uint8Array | undefined;
+  readonly group: Uint8Array | undefined;
+}
+
+/** What is behind one mount of the config. */
 export interface ResolvedMount {
   readonly source: string;
   readonly kind: 'directory' | 'file' | 'other';
@@ -183,6 +194,7 @@ export interface ResolvedMount {
   readonly image: boolean;
 }
 
+/** A device node as the container gets it. */
 export interface ResolvedDevice {
   readonly path: string;
   readonly type: 'c' | 'b' | 'p';
@@ -245,18 +257,10 @@ export interface SysctlScope {
   readonly ipc: 'pod' | 'host';
 }
 
+/** A security context, of a container or of a sandbox. */
 export type SecurityContext = LinuxContainerSecurityContext | LinuxSandboxSecurityContext;
 
-/** What the identity of a container's first process follows from. */
-export interface UserRequest {
-  readonly security: SecurityContext | undefined;
-  /** The image's USER: '', `uid`, `name`, `uid:gid`, `name:group` and mixes. */
-  readonly imageUser: string;
-  /** Content of the image's /etc/passwd and /etc/group, read inside its root; undefined if absent. */
-  readonly passwd: string | undefined;
-  readonly group: string | undefined;
-}
-
+/** A class of pods in the configuration, `[crio.runtime.workloads.<name>]`. */
 export interface Workload {
   readonly name: string;
   /** The annotation that marks a pod, whatever its value. */

@@ -1,7 +1,7 @@
 import { assert } from 'chai';
 import { buildGolden } from './golden/request.ts';
 import { violations } from './golden/shape.ts';
-import { addHooks, loadHooks, matchHooks } from './hooks.ts';
+import { loadHooks, matchHooks, withHooks } from './hooks.ts';
 import type { HookSubject } from '../ports/extensions.ts';
 
 const file = (path: string, over: object = {}, directory = 0): { path: string; directory: number; value: unknown } => ({
@@ -103,11 +103,11 @@ describe('OCI hooks', () => {
       file('/h/a.json', { stages: ['prestart', 'poststop'] }),
       file('/h/b.json', { hook: { path: '/b' } }),
     ]);
-    const spec = addHooks(addHooks(plain, hooks), hooks.slice(1));
+    const spec = withHooks(withHooks(plain, hooks, subject), hooks.slice(1), subject);
     const first = { path: '/usr/libexec/hook', args: ['hook', 'go'], env: ['A=1'], timeout: 5 };
     assert.deepEqual(spec.hooks, { prestart: [first, { path: '/b' }, { path: '/b' }], poststop: [first] });
     assert.deepEqual(violations(spec), []);
-    assert.strictEqual(addHooks(plain, []), plain);
+    assert.strictEqual(withHooks(plain, [], subject), plain);
     assert.isUndefined(plain.hooks);
   });
 });

@@ -105,7 +105,12 @@ function toRegExp(read: Reader, pattern: string, at: string): RegExp {
   }
 }
 
-/** The hooks whose conditions hold, in the order in which they run. */
+/** The spec with the hooks that want such a container, behind those it has, in the order in which they run. */
+export function withHooks(spec: RuntimeSpec, hooks: readonly HookDefinition[], subject: HookSubject): RuntimeSpec {
+  return addHooks(spec, matchHooks(hooks, subject));
+}
+
+/** The hooks whose conditions hold. Exported for its test. */
 export function matchHooks(hooks: readonly HookDefinition[], subject: HookSubject): readonly HookDefinition[] {
   return hooks.filter(({ when }) => matches(when, subject));
 }
@@ -124,8 +129,7 @@ function fits(pattern: RegExp, text: string): boolean {
   return text.length <= TEXT_MAX && pattern.test(text);
 }
 
-/** The spec with the hooks added behind those it has. */
-export function addHooks(spec: RuntimeSpec, definitions: readonly HookDefinition[]): RuntimeSpec {
+function addHooks(spec: RuntimeSpec, definitions: readonly HookDefinition[]): RuntimeSpec {
   if (definitions.length === 0) return spec;
   const hooks: NonNullable<RuntimeSpec['hooks']> = { ...spec.hooks };
   for (const { hook, stages } of definitions)

@@ -14,6 +14,7 @@ import type { ContainerSpecInput, ResolvedMount } from '../ports/spec.ts';
 /** Options that a mount may ask for beyond its other fields (CRI: Mount.mount_options). */
 const EXTRA_OPTIONS = new Set(['noexec', 'nodev', 'nosuid']);
 
+/** The mounts, and what they ask of the root. */
 export interface MountPlan {
   readonly mounts: RuntimeMount[];
   /** Propagation of the root, when a mount needs more than the runtime's private default. */
@@ -52,7 +53,7 @@ export function mountPlan(
     !taken.has(mount.destination) &&
     !SUBTREES.some((root) => taken.has(root) && mount.destination.startsWith(`${root}/`));
   const defaults = [...kernelMounts(input, privilege), ...scratchMounts(input)].filter(kept);
-  const files = fileMounts(input, options.readOnlyRoot).filter(kept);
+  const files = fileMounts(input, options.readOnlyRoot, taken.has('/etc') ? 'another' : 'the image').filter(kept);
   const volumes = input.volumes
     .map((volume) => ({
       destination: containerPath(volume.containerPath),
@@ -166,7 +167,8 @@ function scratchMounts(input: Input): RuntimeMount[] {
   }));
 }
 
-function fileMounts(input: Input, readOnlyRoot: 'ro' | 'rw'): RuntimeMount[] {
+/** `etcOf`: whose /etc the container sees. The accounts of the image say nothing about those of another. */
+function fileMounts(input: Input, readOnlyRoot: 'ro' | 'rw', etcOf: 'the image' | 'another'): RuntimeMount[] {
   const { files } = input;
   const mounts: RuntimeMount[] = [];
   const add = (destination: string, source: string, access: 'ro' | 'rw'): void => {
@@ -181,7 +183,10 @@ function fileMounts(input: Input, readOnlyRoot: 'ro' | 'rw'): RuntimeMount[] {
   add('/etc/resolv.conf', files.resolvConf, readOnlyRoot);
   add('/etc/hostname', files.hostname, readOnlyRoot);
   add('/etc/hosts', files.hosts, readOnlyRoot);
-  add('/etc/passwd', files.passwd, readOnlyRoot);
+  if (etcOf === 'the image') {
+    add('/etc/passwd', files.passwd, readOnlyRoot);
+    add('/etc/group', files.group, readOnlyRoot);
+  }
   add('/etc/localtime', files.localtime, 'ro');
   add('/run/.containerenv', files.containerenv, 'ro');
   return mounts;

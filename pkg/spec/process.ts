@@ -8,7 +8,6 @@ import { RuntimeError } from '../base/errors.ts';
 import { quote } from '../base/ids.ts';
 import type { Capability, ContainerConfig, Signal } from '../cri-api/types.ts';
 import type { ImageConfig, RuntimeProcess } from '../oci/spec-types.ts';
-import { checkHome } from './user.ts';
 import type { ContainerSpecInput, NodeFacts, SpecDefaults, StopSignal } from '../ports/spec.ts';
 
 // Arguments
@@ -149,6 +148,14 @@ function escapeBytes(bytes: Uint8Array): string {
         ? String.fromCharCode(byte)
         : `%${byte.toString(16).padStart(2, '0')}`;
   return text;
+}
+
+/** @throws InvalidArgument if `home` could end a line of passwd (CVE-2022-4318). */
+export function checkHome(home: string): void {
+  for (const char of home) {
+    if (char < ' ' || char === '\x7f')
+      throw invalid(`HOME ${quote(home)} holds a control character, which could forge a line of /etc/passwd`);
+  }
 }
 
 /** The value of HOME that the container's first process will see. @throws as environmentOf. */

@@ -12,9 +12,7 @@ import {
   oomScoreAdjOf,
   parseDevice,
   resolveDevices,
-  sharesToWeight,
   toLinuxResources,
-  weightToShares,
 } from './resources.ts';
 import type { FoundDevice } from '../ports/spec.ts';
 
@@ -168,13 +166,6 @@ describe('mergeResources', () => {
   });
 });
 
-describe('cpu shares and weight', () => {
-  it("convert by the kernel's map, ends to ends", () => {
-    assert.deepEqual([0n, 1n, 2n, 1024n, 262_144n, 999_999n].map(sharesToWeight), [0n, 1n, 1n, 39n, 10_000n, 10_000n]);
-    assert.deepEqual([0n, 1n, 39n, 10_000n].map(weightToShares), [0n, 2n, 998n, 262_144n]);
-  });
-});
-
 describe('cgroupsPathFor', () => {
   const cases: readonly (readonly [manager: 'cgroupfs' | 'systemd', parent: string, path: string])[] = [
     ['cgroupfs', '', '/berth/berth-x'],
@@ -284,7 +275,7 @@ describe('devices', () => {
     );
   });
   it('are denied unless listed, with or without devices', () => {
-    const user = { uid: 1000, gid: 1000, additionalGids: [1000], home: '/', known: true };
+    const user = { uid: 1000, gid: 1000, additionalGids: [1000], home: '/' };
     const none = deviceParts({ devices: [], hostDevices: [], user, defaults: defaultsOf() });
     assert.deepEqual(none, { devices: [], rules: [{ allow: false, access: 'rwm' }] });
     const [one] = deviceParts({

@@ -225,26 +225,15 @@ export function pidsOf(defaults: SpecDefaults, facts: NodeFacts): Pick<LinuxReso
   return defaults.pidsLimit > 0n && facts.controllers.has('pids') ? { pids: { limit: defaults.pidsLimit } } : {};
 }
 
-/** cgroup v2's cpu.weight for v1 shares, by the kernel documentation's linear map of [2, 262144] on [1, 10000]. */
-export function sharesToWeight(shares: bigint): bigint {
-  if (shares === 0n) return 0n;
-  const clamped = shares < 2n ? 2n : shares > 262_144n ? 262_144n : shares;
-  return 1n + ((clamped - 2n) * 9_999n) / 262_142n;
-}
-
-/** The inverse of sharesToWeight, for reporting what a v2 cgroup holds. */
-export function weightToShares(weight: bigint): bigint {
-  if (weight === 0n) return 0n;
-  return 2n + ((weight - 1n) * 262_142n) / 9_999n;
-}
-
 // Cgroup paths
 
+/** By it an administrator knows whose cgroup it is. */
+const CGROUP_PREFIX = 'berth';
 /** Where cgroups go when the kubelet names no parent. */
 const OWN_PLACE = { cgroupfs: '/berth', systemd: 'system.slice' } as const;
 
 /**
- * `linux.cgroupsPath` of a container: `<parent>/<prefix>-<id>` with cgroupfs, `<slice>:<prefix>:<id>` with systemd.
+ * `linux.cgroupsPath` of a container: `<parent>/berth-<id>` with cgroupfs, `<slice>:berth:<id>` with systemd.
  * An empty parent and `/` mean Berth's own place: no container lives in the root cgroup.
  * @throws InvalidArgument for `..`, NUL, and with systemd for anything but a slice.
  */
@@ -252,12 +241,10 @@ export function cgroupsPathFor(request: {
   readonly manager: 'cgroupfs' | 'systemd';
   readonly parent: string;
   readonly id: string;
-  readonly prefix?: string;
 }): string {
-  const { prefix = 'berth' } = request;
   const parent = checkedParent(request.parent, request.manager);
-  if (request.manager === 'systemd') return `${parent}:${prefix}:${request.id}`;
-  return posix.join('/', parent, `${prefix}-${request.id}`);
+  if (request.manager === 'systemd') return `${parent}:${CGROUP_PREFIX}:${request.id}`;
+  return posix.join('/', parent, `${CGROUP_PREFIX}-${request.id}`);
 }
 
 /** The pod's cgroup parent as the manager wants it: an absolute path, or the last slice of it. */

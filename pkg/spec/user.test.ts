@@ -1,7 +1,8 @@
 import { assert } from 'chai';
 import { outcome } from './golden/refused.ts';
-import { passwdWithEntry, resolveUser } from './user.ts';
-import type { UserRequest } from '../ports/spec.ts';
+import { limits } from '../base/limits.ts';
+import { inputOf } from './golden/request.ts';
+import { identityOf, resolveUser, type UserRequest } from './user.ts';
 
 const PASSWD = [
   '# comment',
@@ -21,7 +22,14 @@ const GROUP =
   'root:x:0:\napp:x:1001:\nstaff:x:50:app,root\nwheel:x:10: app ' +
   '\nhuge:x:4294967296:app\nbroken:x\nothers:x:60:application\n';
 
-function request(security: object, imageUser = '', texts: Partial<UserRequest> = {}): UserRequest {
+/** As they are read: bytes. */
+interface Texts {
+  readonly passwd?: string | undefined;
+  readonly group?: string | undefined;
+}
+const bytes = (text: string | undefined): Buffer | undefined => (text === undefined ? undefined : Buffer.from(text));
+
+function request(security: object, imageUser = '', texts: Texts = {}): UserRequest {
   const base = { runAsUsername: '', supplementalGroups: [], supplementalGroupsPolicy: 'Merge' };
   const numbers = Object.fromEntries(
     Object.entries(security).map(([key, value]) => [
@@ -32,16 +40,15 @@ function request(security: object, imageUser = '', texts: Partial<UserRequest> =
   return {
     security: { ...base, ...numbers } as unknown as UserRequest['security'],
     imageUser,
-    passwd: PASSWD,
-    group: GROUP,
-    ...texts,
+    passwd: bytes('passwd' in texts ? texts.passwd : PASSWD),
+    group: bytes('group' in texts ? texts.group : GROUP),
   };
 }
-function identity(security: object, imageUser = '', texts: Partial<UserRequest> = {}): string {
-  const user = resolveUser(request(security, imageUser, texts));
+function identity(security: object, imageUser = '', texts: Texts = {}): string {
+  const { user, inPasswd } = resolveUser(request(security, imageUser, texts));
   return (
     `${user.uid}:${user.gid} [${[...user.additionalGids].sort((a, b) => a - b).join(' ')}] ` +
-    `${user.home}${user.known ? '' : ' unknown'}`
+    `${user.home}${inPasswd === 'listed' ? '' : ' unknown'}`
   );
 }
 
@@ -87,10 +94,10 @@ describe('resolveUser', () => {
   it('has the primary group among the supplementary ones (CVE-2022-2995, CVE-2023-25173)', () => {
     for (const policy of ['Merge', 'Strict']) {
       assert.include(
-        resolveUser(request({ runAsUser: 1, runAsGroup: 1000, supplementalGroupsPolicy: policy })).additionalGids,
+        resolveUser(request({ runAsUser: 1, runAsGroup: 1000, supplementalGroupsPolicy: policy })).user.additionalGids,
         1000,
       );
-      assert.include(resolveUser(request({ supplementalGroupsPolicy: policy }, '1000:1000')).additionalGids, 1000);
+      assert.include(resolveUser(request({ supplementalGroupsPolicy: policy }, '1000:1000')).user.additionalGids, 1000);
     }
   });
 
@@ -124,41 +131,126 @@ describe('resolveUser', () => {
     });
   }
 
-  it('reads a passwd of megabytes and one without line ends (CVE-2025-4437)', () => {
+  it('leaves out what in a group file is no id, and refuses more groups than Linux takes', () => {
+    const odd = 'a:x:-1:app\nb:x:2147483648:app\nc:x:12:,app ,x\nd:x:13:ap\ne:x:99999999999999999999999:app\n';
+    assert.equal(identity({}, 'app', { group: odd }), '1000:1001 [12 1001] /home/app');
+    const groups = (count: number): string => Array.from({ length: count }, (_, gid) => `g:x:${gid}:app\n`).join('');
+    assert.match(identity({}, 'app', { group: groups(65_536) }), / 65535] /);
+    assert.match(
+      outcome(() => identity({}, 'app', { group: groups(65_537) })),
+      /^InvalidArgument: the image's \/etc\/group has user "app" in more than 65536 groups/,
+    );
+  });
+
+  it('reads a passwd without line ends, and the last line of a large one (CVE-2025-4437)', () => {
     const line = 'someone:x:9:9::/:\n';
     assert.equal(
-      identity({ runAsUsername: 'last' }, '', { passwd: `${line.repeat(200_000)}last:x:3:4::/last:` }),
+      identity({ runAsUsername: 'last' }, '', { passwd: `${line.repeat(20_000)}last:x:3:4::/last:` }),
       '3:4 [4] /last',
     );
-    assert.equal(identity({ runAsUser: 9 }, '', { passwd: 'x'.repeat(4_000_000) }), '9:0 [0] / unknown');
+    assert.equal(identity({ runAsUser: 9 }, '', { passwd: 'x'.repeat(400_000) }), '9:0 [0] / unknown');
   });
+
+  // On the event loop: whatever an image fills its files with, a look at them costs milliseconds of processor time.
+  const hostile: Readonly<Record<string, string>> = {
+    'empty lines': '\n',
+    'tiny lines': 'a\n',
+    'the name, and nothing behind it': 'app:\n',
+    'the name, with numbers that are none': 'app:x:x:\n',
+    'another user of that number': 'b:x:1000:1\n',
+    colons: ':',
+    'colons and lines': ':\n',
+    members: 'g:x:1:app\n',
+    'other members': 'g:x:1:a,a,a,a,a,ap\n',
+    commas: ',',
+    blanks: ' ',
+    comments: '#\n',
+  };
+  for (const [what, unit] of Object.entries(hostile)) {
+    it(`takes its time within bounds over ${what}`, () => {
+      const text = unit.repeat(limits.passwdBytes / unit.length);
+      const group = unit === ',' ? `g:x:1:${text}` : text;
+      const before = process.cpuUsage();
+      try {
+        identity({}, 'app:nogroup', { passwd: `${text}\napp:x:1:1::/:\n`, group });
+      } catch {
+        // Refused or not: what counts is what it costs.
+      }
+      const { user, system } = process.cpuUsage(before);
+      assert.isBelow((user + system) / 1000, 250, 'ms of processor time');
+    });
+  }
 });
 
-describe('passwdWithEntry', () => {
-  const user = { uid: 4242, gid: 7, additionalGids: [7], home: '/', known: false };
-  it('adds a line for a uid that the image does not know', () => {
-    assert.equal(
-      passwdWithEntry('root:x:0:0::/root:/bin/sh', user, '/work'),
-      'root:x:0:0::/root:/bin/sh\n4242:x:4242:7:4242 user:/work:/sbin/nologin\n',
-    );
-    assert.equal(
-      passwdWithEntry('root:x:0:0::/root:/bin/sh\n', user, ''),
-      'root:x:0:0::/root:/bin/sh\n4242:x:4242:7:4242 user:/:/sbin/nologin\n',
-    );
-    assert.equal(passwdWithEntry('', user, '/'), '4242:x:4242:7:4242 user:/:/sbin/nologin\n');
+describe('identityOf', () => {
+  const found = (security: object, over: { readonly image?: object } & Texts = {}): readonly [string, string] => {
+    const input = inputOf({
+      container: { linux: { securityContext: security as never } },
+      ...(over.image === undefined ? {} : { image: over.image as never }),
+    });
+    const { passwd, group } = identityOf({
+      ...input,
+      passwd: bytes('passwd' in over ? over.passwd : PASSWD),
+      group: bytes('group' in over ? over.group : GROUP),
+    });
+    return [
+      passwd === undefined ? '' : `…${Buffer.from(passwd).toString().split('\n').slice(-2).join('\\n')}`,
+      group === undefined ? '' : `…${Buffer.from(group).toString().split('\n').slice(-2).join('\\n')}`,
+    ];
+  };
+  const ids = (user: number, group: number): object => ({
+    runAsUser: { value: BigInt(user) },
+    runAsGroup: { value: BigInt(group) },
   });
-  it('adds none for a known uid or an image without passwd', () => {
-    assert.isUndefined(passwdWithEntry('x', { ...user, known: true }, '/'));
-    assert.isUndefined(passwdWithEntry(undefined, user, '/'));
+
+  it('adds a line for a uid and for a gid that the image does not list, as CRI-O does', () => {
+    assert.deepEqual(found(ids(4242, 777)), ['…4242:x:4242:777:4242 user:/:/sbin/nologin\\n', '…777:x:777:\\n']);
+    assert.deepEqual(found(ids(4242, 50)), ['…4242:x:4242:50:4242 user:/:/sbin/nologin\\n', '']);
+    assert.deepEqual(found(ids(1000, 777)), ['', '…777:x:777:\\n']);
+    assert.deepEqual(found(ids(1000, 1001)), ['', '']);
+    assert.deepEqual(found({}, { image: { user: 'app:staff' } }), ['', '']);
+    assert.deepEqual(found({}, { image: { user: 'app:778' } }), ['', '…778:x:778:\\n']);
   });
+
+  it('keeps what the image has, whether its last line ends or not', () => {
+    const whole = (passwd: string): string =>
+      String(
+        identityOf({
+          ...inputOf({ container: { linux: { securityContext: ids(7, 0) as never } } }),
+          passwd: Buffer.from(passwd),
+          group: undefined,
+        }).passwd,
+      );
+    assert.equal(whole('root:x:0:0::/:'), 'root:x:0:0::/:\n7:x:7:0:7 user:/:/sbin/nologin\n');
+    assert.equal(whole('root:x:0:0::/:\n'), 'root:x:0:0::/:\n7:x:7:0:7 user:/:/sbin/nologin\n');
+    assert.equal(whole(''), '7:x:7:0:7 user:/:/sbin/nologin\n');
+    const binary = Buffer.from([0xff, 0x3a, 0x0a]);
+    const { passwd } = identityOf({
+      ...inputOf({ container: { linux: { securityContext: ids(7, 0) as never } } }),
+      passwd: binary,
+      group: undefined,
+    });
+    assert.deepEqual(Buffer.from(passwd ?? []).subarray(0, 3), binary, 'bytes are not made into text on the way');
+  });
+
+  it('makes no file for an image that has none', () =>
+    assert.deepEqual(found(ids(4242, 777), { passwd: undefined, group: undefined }), ['', '']));
+
+  it('has the HOME that the process will see', () =>
+    assert.match(found(ids(4242, 50), { image: { env: ['HOME=/work'] } })[0], /:\/work:/));
+
   it('refuses a home that would forge a line or a field (CVE-2022-4318)', () => {
+    const said = (home: string): string => outcome(() => found(ids(4242, 50), { image: { env: [`HOME=${home}`] } }));
+    assert.match(said('/root\nroot2:x:0:0::/:/bin/sh'), /^InvalidArgument: HOME .* control character/);
+    assert.match(said('/root:/bin/sh'), /^InvalidArgument: HOME .* colon/);
+  });
+
+  it('refuses ids that the user namespace does not map', () => {
+    const maps = [{ hostId: 65_536, containerId: 0, size: 1000 }];
+    const input = { ...inputOf(), idMap: { uids: maps, gids: maps }, passwd: undefined, group: undefined };
     assert.match(
-      outcome(() => passwdWithEntry('', user, '/root\nroot2:x:0:0::/:/bin/sh')),
-      /^InvalidArgument: HOME .* control character/,
-    );
-    assert.match(
-      outcome(() => passwdWithEntry('', user, '/root:/bin/sh')),
-      /^InvalidArgument: HOME .* colon/,
+      outcome(() => identityOf({ ...input, image: { ...input.image, user: '1000' } })),
+      /^InvalidArgument: uid 1000 is not mapped/,
     );
   });
 });

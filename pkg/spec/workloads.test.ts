@@ -25,8 +25,8 @@ describe('workloads', () => {
 
   it('leave others alone', () => {
     const asked = { ...NO_RESOURCES, cpuShares: 7n };
-    assert.equal(workloadResources(asked, undefined, MARK, 'app'), asked);
-    assert.isUndefined(workloadResources(undefined, { ...management, resources: NOTHING }, MARK, 'app'));
+    assert.equal(workloadResources(asked, [], MARK, 'app'), asked);
+    assert.isUndefined(workloadResources(undefined, [{ ...management, resources: NOTHING }], MARK, 'app'));
   });
 
   const overrides: readonly (readonly [what: string, annotations: Readonly<Record<string, string>>, wanted: object])[] =
@@ -70,7 +70,7 @@ describe('workloads', () => {
   for (const [what, annotations, wanted] of overrides) {
     it(`change resources ${what}`, () => {
       const asked = { ...NO_RESOURCES, cpuShares: 2n, memoryLimitInBytes: 99n };
-      assert.include(workloadResources(asked, management, { ...MARK, ...annotations }, 'app'), {
+      assert.include(workloadResources(asked, [management], { ...MARK, ...annotations }, 'app'), {
         memoryLimitInBytes: 99n,
         ...wanted,
       });
@@ -88,7 +88,7 @@ describe('workloads', () => {
   ]) {
     it(`refuse ${bad}`, () => {
       try {
-        workloadResources(undefined, management, { ...MARK, 'resources.workload/app': bad }, 'app');
+        workloadResources(undefined, [management], { ...MARK, 'resources.workload/app': bad }, 'app');
       } catch (error) {
         assert.equal(codeOf(error), 'InvalidArgument');
         return;

@@ -30,15 +30,17 @@ export function workloadOf(
 }
 
 /**
- * The resources of a container in such a pod: what the kubelet asks for, over it the workload's, over that what the
- * pod's annotations say for this container. @throws InvalidArgument for an annotation that cannot be read.
+ * The resources of a container: what the kubelet asks for, over it those of the pod's workload, if it has one, over
+ * that what the pod's annotations say for this container. @throws InvalidArgument for an annotation that cannot be
+ * read.
  */
 export function workloadResources(
   asked: LinuxContainerResources | undefined,
-  workload: Workload | undefined,
+  workloads: readonly Workload[],
   podAnnotations: Readonly<Record<string, string>>,
   containerName: string,
 ): LinuxContainerResources | undefined {
+  const workload = workloadOf(workloads, podAnnotations);
   if (workload === undefined) return asked;
   const { cpuShares, cpuQuota, cpuPeriod, cpuset, cpuLimit } = overridden(workload, podAnnotations, containerName);
   const before = asked ?? NO_RESOURCES;

@@ -1,6 +1,6 @@
-/** For table tests: what becomes of a call, as `code: message` or `accepted`. */
 import { RuntimeError } from '../../base/errors.ts';
 
+/** For table tests: what becomes of a call, as `code: message` or `accepted`. */
 export function outcome(run: () => unknown): string {
   try {
     run();

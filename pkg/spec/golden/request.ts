@@ -8,7 +8,9 @@
  */
 import type { ContainerConfig, PodSandboxConfig } from '../../cri-api/types.ts';
 import type { ImageConfig, RuntimeSpec } from '../../oci/spec-types.ts';
-import { buildContainerSpec, buildPauseSpec, CAPABILITIES, resolveUser } from '../index.ts';
+import { buildContainerSpec, buildPauseSpec } from '../build.ts';
+import { CAPABILITIES } from '../process.ts';
+import { resolveUser } from '../user.ts';
 import type { ContainerSpecInput, NodeFacts, SpecDefaults } from '../../ports/spec.ts';
 
 type Json = string | number | boolean | null | readonly Json[] | { readonly [key: string]: Json };
@@ -35,11 +37,26 @@ export interface GoldenCase {
 const PASSWD = 'root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000::/home/app:/bin/sh\n';
 const GROUP = 'root:x:0:\nwheel:x:10:app\napp:x:1000:\nstaff:x:50:app,root\n';
 
+/** The spec that a golden case becomes. */
 export function buildGolden(golden: GoldenCase): RuntimeSpec {
   const input = inputOf(golden);
   if (golden.kind !== 'pause') return buildContainerSpec(input);
   return buildPauseSpec({ ...input, cpuset: textOf(golden.found?.['cpuset']) });
 }
+
+const NOTHING_FOUND = {
+  volumes: [],
+  devices: [],
+  hostDevices: [],
+  idMap: null,
+  selinux: { processLabel: '', mountLabel: '' },
+  localhostSeccomp: undefined,
+  hostname: 'web-0',
+  cgroupAccess: 'ro',
+  umask: undefined,
+  envExec: '',
+  pid: { mode: 'private' },
+} as const;
 
 /** The whole input of a golden case; also the base of table tests. */
 export function inputOf(golden: Partial<GoldenCase> = {}): ContainerSpecInput {
@@ -69,26 +86,16 @@ export function inputOf(golden: Partial<GoldenCase> = {}): ContainerSpecInput {
     user: resolveUser({
       security: config.linux?.securityContext,
       imageUser: image.user,
-      passwd: golden.passwd ?? PASSWD,
-      group: golden.group ?? GROUP,
-    }),
+      passwd: Buffer.from(golden.passwd ?? PASSWD),
+      group: Buffer.from(golden.group ?? GROUP),
+    }).user,
     mounts: config.mounts.map((mount) => ({
       source: mount.hostPath,
       kind: 'directory',
       propagation: 'private',
       image: false,
     })),
-    volumes: [],
-    devices: [],
-    hostDevices: [],
-    idMap: null,
-    selinux: { processLabel: '', mountLabel: '' },
-    localhostSeccomp: undefined,
-    hostname: 'web-0',
-    cgroupAccess: 'ro',
-    umask: undefined,
-    envExec: '',
-    pid: { mode: 'private' },
+    ...NOTHING_FOUND,
     ...(found as object),
     files: {
       resolvConf: '/run/pod/resolv.conf',
@@ -96,6 +103,7 @@ export function inputOf(golden: Partial<GoldenCase> = {}): ContainerSpecInput {
       hosts: '',
       shm: '/run/pod/shm',
       passwd: '',
+      group: '',
       containerenv: '',
       localtime: '',
       ...(found['files'] as object),
@@ -221,6 +229,7 @@ function imageOf(overlay: JsonObject = {}): ImageConfig {
   };
 }
 
+/** An ordinary node, and what differs on this one. */
 export function factsOf(overlay: JsonObject = {}): NodeFacts {
   const { controllers, withoutCapabilities, rlimitMax, ...plain } = overlay as Record<string, never>;
   return {
@@ -244,6 +253,7 @@ export function factsOf(overlay: JsonObject = {}): NodeFacts {
   } as NodeFacts;
 }
 
+/** The defaults of the configuration, and what differs in this one. */
 export function defaultsOf(overlay: JsonObject = {}): SpecDefaults {
   const { sysctls, ...plain } = withBigints(overlay) as Record<string, never>;
   return {
