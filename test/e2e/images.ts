@@ -1,7 +1,8 @@
 /**
  * Images made on the spot, as OCI layouts, from busybox-static and whatever files a test wants.
  *
- *     const image = await buildImage({ directory: `${dir}/app`, name: 'v1', layers: [{ files: await busybox() }], config: { Cmd: ['sh'] } });
+ *     const layers = [{ files: await busybox() }];
+ *     const image = await buildImage({ directory: `${dir}/app`, name: 'v1', layers, config: { Cmd: ['sh'] } });
  *     await push(image, `${registry.host}/team/app:v1`);
  *
  * The tar writer is our own, so that a layer can hold anything, also what no tool would write: binary xattrs, devices,
@@ -99,7 +100,8 @@ export async function busybox(path = '/bin/busybox'): Promise<LayerFile[]> {
     dir('etc'),
     file(
       'etc/passwd',
-      'root:x:0:0:root:/root:/bin/sh\nwww-data:x:33:33::/var/www:/bin/false\nnobody:x:65534:65534:nobody:/:/bin/false\n',
+      'root:x:0:0:root:/root:/bin/sh\nwww-data:x:33:33::/var/www:/bin/false\n' +
+        'nobody:x:65534:65534:nobody:/:/bin/false\n',
     ),
     file('etc/group', 'root:x:0:\nwheel:x:10:root\nwww-data:x:33:\nnogroup:x:65534:\n'),
     ...['dev', 'proc', 'sys', 'var', 'root'].map((name) => dir(name)),

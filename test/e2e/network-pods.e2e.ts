@@ -41,7 +41,8 @@ describe('networks of pods', function () {
       at('plugins/recorder'),
       `#!/bin/sh
 input=$(cat)
-{ env | grep ^CNI_; echo; echo "$input"; } > ${at('told')}/.new.$$ && mv ${at('told')}/.new.$$ ${at('told')}/$CNI_COMMAND.$CNI_CONTAINERID
+{ env | grep ^CNI_; echo; echo "$input"; } > ${at('told')}/.new.$$ &&
+  mv ${at('told')}/.new.$$ ${at('told')}/$CNI_COMMAND.$CNI_CONTAINERID
 [ $CNI_COMMAND != ADD ] || [ ! -e ${at('hang')} ] || sleep 1000
 [ $CNI_COMMAND != ADD ] || echo "$input" | sed 's/.*"prevResult":\\(.*\\)}$/\\1/'
 `,
@@ -90,7 +91,9 @@ input=$(cat)
       ],
     });
     const add = await told('ADD', pod);
-    const args = `IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web-0;K8S_POD_INFRA_CONTAINER_ID=${pod.id};K8S_POD_UID=u-1`;
+    const args =
+      'IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web-0;' +
+      `K8S_POD_INFRA_CONTAINER_ID=${pod.id};K8S_POD_UID=u-1`;
     assert.deepEqual(add.env, {
       CNI_COMMAND: 'ADD',
       CNI_CONTAINERID: pod.id,

@@ -66,8 +66,13 @@ class Peer {
 function serverSource(name: string, port: number): string {
   return `
     const from = (address) => '${name} ' + address.replace('::ffff:', '');
-    require('net').createServer((socket) => { socket.on('error', () => {}); socket.end(from(socket.remoteAddress)); }).listen(${port}, '::', () => {
-      const udp = require('dgram').createSocket('udp6').on('message', (_, { address, port }) => udp.send(from(address), port, address));
+    const server = require('net').createServer((socket) => {
+      socket.on('error', () => {});
+      socket.end(from(socket.remoteAddress));
+    });
+    server.listen(${port}, '::', () => {
+      const udp = require('dgram').createSocket('udp6');
+      udp.on('message', (_, { address, port }) => udp.send(from(address), port, address));
       udp.bind(${port}, '::', () => console.log('up'));
     });`;
 }
@@ -84,7 +89,8 @@ const CLIENT = `
     if (kind === 'tcp') {
       let heard = '';
       const socket = require('net').connect({ host, port: Number(port), timeout: 5000 });
-      socket.on('data', (data) => (heard += data)).on('end', () => tell(heard)).on('error', (error) => tell(error.code)).on('timeout', () => { tell('silence'); socket.destroy(); });
+      socket.on('data', (data) => (heard += data)).on('end', () => tell(heard)).on('error', (error) => tell(error.code));
+      socket.on('timeout', () => { tell('silence'); socket.destroy(); });
     } else {
       const socket = require('dgram').createSocket(host.includes(':') ? 'udp6' : 'udp4');
       const done = (text) => { clearTimeout(timer); socket.close(); tell(text); };

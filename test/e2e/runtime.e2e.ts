@@ -384,12 +384,15 @@ function describeSurvival(title: string, ground: () => Ground, runtime: string, 
       const prepared = await subject.prepare(['sh', '-c', 'while read line; do echo "got $line"; done; exit 33'], {
         tty: false,
       });
+      const pkg = join(import.meta.dirname, '../../pkg');
+      const exitsDir = join(dirname(handler.root), 'exits');
       const code = `
-        const { ConmonMonitor, OciCli } = await import(${JSON.stringify(join(import.meta.dirname, '../../pkg/runtime/index.ts'))});
-        const { testOp } = await import(${JSON.stringify(join(import.meta.dirname, '../../pkg/runtime/conformance.ts'))});
-        const [handler, prepared] = ${JSON.stringify([handler, prepared])};
+        const [pkg, handler, prepared, exitsDir] = ${JSON.stringify([pkg, handler, prepared, exitsDir])};
+        const { ConmonMonitor, OciCli } = await import(pkg + '/runtime/index.ts');
+        const { testOp } = await import(pkg + '/runtime/conformance.ts');
         const runtime = new OciCli(handler);
-        const made = await new ConmonMonitor({ exitsDir: ${JSON.stringify(join(dirname(handler.root), 'exits'))} }).create(testOp(), { ...prepared, runtime, name: 'x', tty: false, stdin: true, stdinOnce: true });
+        const request = { ...prepared, runtime, name: 'x', tty: false, stdin: true, stdinOnce: true };
+        const made = await new ConmonMonitor({ exitsDir }).create(testOp(), request);
         await runtime.start(testOp(), prepared.id);
         console.log(JSON.stringify({ container: made.process.pid, monitor: made.monitor.pid }));
         process.kill(process.pid, 'SIGKILL');`;
