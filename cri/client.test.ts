@@ -7,7 +7,10 @@ import { silent } from '../pkg/base/op.ts';
 import type { ContainerState } from '../pkg/cri-api/types.ts';
 import { containerConfig, type CriClient, criClient, podConfig, waitFor } from '../test/e2e/cri-client.ts';
 import { type Client, connect, CriError } from './client.ts';
-import { type Handlers, type RunningServer, serve } from './server.ts';
+import { Calls } from './calls.ts';
+import { answersWith } from './fake-server.ts';
+import type { Handlers } from './handler.ts';
+import { type RunningServer, serve } from './server.ts';
 
 const failure = async (work: Promise<unknown>): Promise<Error> => {
   try {
@@ -49,7 +52,9 @@ describe('cri/client', () => {
   };
 
   async function start(handlers: Handlers): Promise<void> {
-    server = await serve({ socket, log: silent, handlers: [handlers] });
+    const calls = new Calls();
+    const own = { operations: () => ({ operations: calls.operations() }), ...handlers };
+    server = await serve({ socket, log: silent, answers: answersWith(own), calls });
   }
 
   it('waits for a server that is yet to start', async () => {

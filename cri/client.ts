@@ -6,8 +6,10 @@ import { Client as GrpcClient, credentials, Metadata, type ServiceError } from '
 import { limits } from '../pkg/base/limits.ts';
 import type { Input, Rpcs } from '../pkg/cri-api/types.ts';
 import { type Method, methods } from './codec.ts';
+import { RPCS } from './rpcs.ts';
 import { grpcCodeName } from './status.ts';
 
+/** How long a call may take. */
 export interface CallOptions {
   /** How long to wait, in milliseconds; 0 = for ever. Default: as the kubelet waits, two minutes for most calls. */
   readonly deadlineMs?: number;
@@ -46,19 +48,6 @@ export class CriError extends Error {
     this.codeName = grpcCodeName(code);
   }
 }
-
-const MINUTE = 60_000;
-/** Where the kubelet waits longer (cri-client, remote_runtime.go); 0 = no deadline. */
-const DEADLINES_MS: { readonly [R in keyof Rpcs]?: number } = {
-  runPodSandbox: 4 * MINUTE,
-  pullImage: 0,
-  import: 0,
-  execSync: 0,
-  stopContainer: 0,
-  getContainerEvents: 0,
-  pullProgress: 0,
-  check: 0,
-};
 
 /** A client for the socket at `path`; connects when first used. */
 export function connect(path: string): Client {
@@ -110,7 +99,7 @@ function isReadyWithin(grpc: GrpcClient, ms: number): Promise<boolean> {
 }
 
 function deadline(key: keyof Rpcs, options: CallOptions): { deadline?: number } {
-  const ms = options.deadlineMs ?? DEADLINES_MS[key] ?? 2 * MINUTE;
+  const ms = options.deadlineMs ?? RPCS[key].clientMs;
   return ms === 0 ? {} : { deadline: Date.now() + ms };
 }
 

@@ -12,9 +12,10 @@ import type { Logger } from '../pkg/base/op.ts';
 import type { ContainerEventResponse, ContainerEventType } from '../pkg/cri-api/types.ts';
 import { containerStatus, type OpenPods, type PodEvent, podSandboxStatus } from '../pkg/pod/index.ts';
 import { codecs, Encoded } from './codec.ts';
-import type { Handlers } from './server.ts';
+import type { Handler } from './handler.ts';
 import type { ContainerRecord, SandboxRecord } from '../pkg/ports/state.ts';
 
+/** Where events come from. */
 export interface EventsOptions {
   readonly mind: Pick<OpenPods, 'pods' | 'containers' | 'subscribe'>;
   /** False: the RPC is not implemented, and the kubelet goes on to list (`enable_pod_events`). */
@@ -24,7 +25,8 @@ export interface EventsOptions {
 }
 
 /** The handler of GetContainerEvents, and what it had to drop. */
-export interface EventsService extends Handlers {
+export interface EventsService {
+  readonly getContainerEvents: Handler<'getContainerEvents'>;
   /** Clients that read events now, and the events that slow ones have missed since the start. */
   counts(): { readonly subscribers: number; readonly dropped: number };
 }
@@ -36,6 +38,7 @@ const TYPES: Readonly<Record<PodEvent['type'], ContainerEventType>> = {
   deleted: 'CONTAINER_DELETED_EVENT',
 };
 
+/** Answers with what happens, to as many clients as there may be. */
 export function eventsService({ mind, enabled, clock, log }: EventsOptions): EventsService {
   const subscribers = new Set<Ring>();
   let dropped = 0;

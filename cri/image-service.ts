@@ -3,8 +3,8 @@ import type { ContainerId } from '../pkg/base/ids.ts';
 import type { FilesystemUsage, Image as CriImage, ImageFilter, ImageSpec } from '../pkg/cri-api/types.ts';
 import type { WritableLayers } from '../pkg/stats/index.ts';
 import { chunksOf, codecs, concatenate, remembered } from './codec.ts';
-import type { Handlers } from './server.ts';
-import { narrowImageReference, narrowImport } from './validate.ts';
+import type { Handlers } from './handler.ts';
+import { narrowImageReference, narrowImport, narrowPullImage } from './validate.ts';
 import type { FsUsage, Image, ImageStore } from '../pkg/ports/image.ts';
 import type { RootfsDriver } from '../pkg/ports/rootfs.ts';
 
@@ -17,7 +17,10 @@ export interface ImageServiceOptions {
 }
 
 /** Handlers of ImageService, and Import of berth.v1.Node, which is the same store by another door. */
-export function imageService({ images, rootfs, writableLayers, clock }: ImageServiceOptions): Handlers {
+export type ImageService = ReturnType<typeof imageService>;
+
+/** Answers from the image store. */
+export function imageService({ images, rootfs, writableLayers, clock }: ImageServiceOptions) {
   const item = remembered((image: Image) => codecs.Image.item(criImage(image)));
   const items = (filter: ImageFilter | undefined): Buffer[] => {
     const wanted = filter?.image?.image ?? '';
@@ -39,11 +42,8 @@ export function imageService({ images, rootfs, writableLayers, clock }: ImageSer
       };
     },
     async pullImage(op, request) {
-      const reference = narrowImageReference(request.image);
-      const image = await images.pull(op, reference, {
-        auth: request.auth,
-        namespace: request.sandboxConfig?.metadata?.namespace,
-      });
+      const { reference, auth, namespace } = narrowPullImage(request);
+      const image = await images.pull(op, reference, { auth, namespace });
       return { imageRef: image.id };
     },
     async removeImage(op, request) {
@@ -69,7 +69,7 @@ export function imageService({ images, rootfs, writableLayers, clock }: ImageSer
         images: loaded.map((image) => ({ imageId: image.id, references: [...image.repoTags, ...image.repoDigests] })),
       };
     },
-  };
+  } satisfies Handlers;
 }
 
 const INT64_MAX = 2n ** 63n - 1n;

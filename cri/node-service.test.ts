@@ -2,7 +2,6 @@ import { assert } from 'chai';
 import { RuntimeError } from '../pkg/base/errors.ts';
 import { newSandboxId } from '../pkg/base/ids.ts';
 import { backgroundOp, silent } from '../pkg/base/op.ts';
-import type { PullProgressResponse } from '../pkg/cri-api/types.ts';
 import {
   diskFactList,
   nodeFactList,
@@ -42,6 +41,7 @@ const handler = (name: string): never => ({ handler: { name } }) as never;
 function options(changes: Partial<NodeServiceOptions> = {}): NodeServiceOptions {
   return {
     images: { check: async () => [], progress: () => [] },
+    operations: () => [],
     disks: async () => [],
     facts: FACTS,
     network: { ready: { ok: true, why: '' }, inUse: IN_USE, check: async () => {} },
@@ -219,8 +219,8 @@ describe('berth.v1.Node', () => {
       }),
     );
     const told: string[] = [];
-    for await (const each of service.pullProgress?.({ ...backgroundOp(silent), signal: abort.signal }, {}) ?? []) {
-      told.push((each as PullProgressResponse).pulls.map((one) => String(one.layers[0]?.bytesDone)).join());
+    for await (const each of service.pullProgress({ ...backgroundOp(silent), signal: abort.signal })) {
+      told.push(each.pulls.map((one) => String(one.layers[0]?.bytesDone)).join());
     }
     assert.deepEqual(told, ['', '1', '5', '']);
   });

@@ -1,23 +1,24 @@
 /**
- * berth.v1.Node: what people on the node ask for and CRI has no RPC for. Import is in image-service.ts, Operations in
- * server.ts.
+ * berth.v1.Node: what people on the node ask for and CRI has no RPC for. Import is in image-service.ts.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { explain } from '../pkg/base/errors.ts';
 import type { SandboxId } from '../pkg/base/ids.ts';
 import type { Op } from '../pkg/base/op.ts';
 import { Gate } from '../pkg/base/sync.ts';
-import type { NodeFact, PullProgressResponse } from '../pkg/cri-api/types.ts';
+import type { NodeFact, Operation, PullProgressResponse } from '../pkg/cri-api/types.ts';
 import type { FileImageStore } from '../pkg/image/index.ts';
 import type { DiskState } from './disks.ts';
 import { toJson } from './json.ts';
-import type { Handlers } from './server.ts';
+import type { Handlers } from './handler.ts';
 import type { NetworkInUse, NetworkPlugin } from '../pkg/ports/network.ts';
 import type { OciRuntime, RuntimeFeatures } from '../pkg/ports/runtime.ts';
 import type { NodeFacts } from '../pkg/ports/spec.ts';
 
 export interface NodeServiceOptions {
   readonly images: Pick<FileImageStore, 'check' | 'progress'>;
+  /** All that is in flight, oldest first. */
+  readonly operations: () => readonly Operation[];
   readonly disks: () => Promise<readonly DiskState[]>;
   readonly facts: NodeFacts;
   readonly network: Pick<NetworkPlugin, 'ready' | 'inUse' | 'check'>;
@@ -35,10 +36,14 @@ export interface NodeServiceOptions {
 /** As often as an eye can follow. */
 const PROGRESS_EVERY_MS = 100;
 
-/** Handlers of Check and PullProgress. */
-export function nodeService(options: NodeServiceOptions): Handlers {
+/** Handlers of Operations, Check and PullProgress. */
+export type NodeService = ReturnType<typeof nodeService>;
+
+/** Answers for the node as a whole. */
+export function nodeService(options: NodeServiceOptions) {
   const { images } = options;
   return {
+    operations: () => ({ operations: options.operations() }),
     async check(op, request) {
       const problems = await images.check(op, request.repair ? 'repair' : 'report');
       return {
@@ -60,7 +65,7 @@ export function nodeService(options: NodeServiceOptions): Handlers {
         await sleep(PROGRESS_EVERY_MS, undefined, { signal: op.signal, ref: false }).catch(() => {});
       }
     },
-  };
+  } satisfies Handlers;
 }
 
 /** What the node has and lacks, for `berth check`. */
@@ -69,7 +74,7 @@ export function nodeFactList({
   network,
   handlers,
   whyNoUserNamespaces,
-}: Omit<NodeServiceOptions, 'images' | 'disks' | 'networkedPods'>): NodeFact[] {
+}: Omit<NodeServiceOptions, 'images' | 'disks' | 'networkedPods' | 'operations'>): NodeFact[] {
   const all: readonly (readonly [name: string, detail: string, advice: string])[] = [
     ['kernel', `${facts.kernel} ${facts.machine}`, ''],
     [

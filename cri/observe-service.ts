@@ -23,7 +23,7 @@ import {
 } from '../pkg/pod/index.ts';
 import { chunksOf, codecs, concatenate, type Encoded, remembered } from './codec.ts';
 import { toJson } from './json.ts';
-import type { Handlers } from './server.ts';
+import type { Handlers } from './handler.ts';
 import { narrowId } from './validate.ts';
 import type { NetworkPlugin } from '../pkg/ports/network.ts';
 import type { OciRuntime, RuntimeFeatures } from '../pkg/ports/runtime.ts';
@@ -47,7 +47,10 @@ export interface ObserveOptions {
 }
 
 /** Handlers of the RPCs that only read. */
-export function observeService(options: ObserveOptions): Handlers {
+export type ObserveService = ReturnType<typeof observeService>;
+
+/** Answers from what is in memory. */
+export function observeService(options: ObserveOptions) {
   const { mind, clock } = options;
   const sandboxItems = remembered((record: SandboxRecord) =>
     codecs.PodSandbox.item(podSandbox(record) satisfies PodSandbox),
@@ -113,7 +116,7 @@ export function observeService(options: ObserveOptions): Handlers {
       const record = mind.containers.get(narrowId(request.containerId, 'container_id'));
       return { status: containerStatus(record), info: request.verbose ? { info: inspectContainer(record) } : {} };
     },
-  };
+  } satisfies Handlers;
 }
 
 /** True for an operation on the pod or one of its containers: where it is stuck, if it is. */

@@ -3,20 +3,40 @@
  * decided here: CRI says that they "must not return an error if" the object is gone.
  */
 import type { OpenPods } from '../pkg/pod/index.ts';
-import type { Handlers } from './server.ts';
+import type { Handlers } from './handler.ts';
 import {
   narrowCreateContainer,
   narrowExecSync,
   narrowId,
   narrowPodRanges,
   narrowRunPodSandbox,
+  narrowStopContainer,
+  narrowUpdatePodResources,
   narrowUpdateResources,
 } from './validate.ts';
 import type { NetworkPlugin } from '../pkg/ports/network.ts';
 
 /** Handlers of the RPCs that change sandboxes and containers. */
-export function runtimeService(mind: OpenPods, network: Pick<NetworkPlugin, 'setPodRanges'>): Handlers {
-  const { pods, containers } = mind;
+export type RuntimeService = ReturnType<typeof runtimeService>;
+
+/** Answers from the mind, and from the network what concerns all pods. */
+export function runtimeService(mind: OpenPods, network: Pick<NetworkPlugin, 'setPodRanges'>) {
+  return {
+    ...sandboxRpcs(mind),
+    ...containerRpcs(mind),
+    async execSync(op, request) {
+      const { containerId, cmd, timeoutMs } = narrowExecSync(request);
+      return await mind.execs.execSync(op, mind.containers.get(containerId).id, cmd, timeoutMs);
+    },
+    async updateRuntimeConfig(_op, request) {
+      const subnets = narrowPodRanges(request);
+      if (subnets.length > 0) await network.setPodRanges(subnets);
+      return {};
+    },
+  } satisfies Handlers;
+}
+
+function sandboxRpcs({ pods }: OpenPods) {
   return {
     async runPodSandbox(op, request) {
       const { config, runtimeHandler } = narrowRunPodSandbox(request);
@@ -32,6 +52,16 @@ export function runtimeService(mind: OpenPods, network: Pick<NetworkPlugin, 'set
       if (record !== undefined) await pods.remove(op, record.id);
       return {};
     },
+    async updatePodSandboxResources(op, request) {
+      const { podSandboxId, overhead, resources } = narrowUpdatePodResources(request);
+      await pods.updateResources(op, pods.get(podSandboxId).id, overhead, resources);
+      return {};
+    },
+  } satisfies Handlers;
+}
+
+function containerRpcs({ pods, containers }: OpenPods) {
+  return {
     async createContainer(op, request) {
       const { podSandboxId, config } = narrowCreateContainer(request);
       return { containerId: await containers.create(op, pods.get(podSandboxId).id, config) };
@@ -41,8 +71,9 @@ export function runtimeService(mind: OpenPods, network: Pick<NetworkPlugin, 'set
       return {};
     },
     async stopContainer(op, request) {
-      const record = containers.find(narrowId(request.containerId, 'container_id'));
-      if (record !== undefined) await containers.stop(op, record.id, graceMs(request.timeout));
+      const { containerId, graceMs } = narrowStopContainer(request);
+      const record = containers.find(containerId);
+      if (record !== undefined) await containers.stop(op, record.id, graceMs);
       return {};
     },
     async removeContainer(op, request) {
@@ -56,30 +87,9 @@ export function runtimeService(mind: OpenPods, network: Pick<NetworkPlugin, 'set
       if (resources !== undefined) await containers.update(op, record.id, resources);
       return {};
     },
-    async updatePodSandboxResources(op, request) {
-      const record = pods.get(narrowId(request.podSandboxId, 'pod_sandbox_id'));
-      await pods.updateResources(op, record.id, request.overhead, request.resources);
-      return {};
-    },
     async reopenContainerLog(op, request) {
       await containers.reopenLog(op, containers.get(narrowId(request.containerId, 'container_id')).id);
       return {};
     },
-    async execSync(op, request) {
-      const { containerId, cmd, timeoutMs } = narrowExecSync(request);
-      return await mind.execs.execSync(op, containers.get(containerId).id, cmd, timeoutMs);
-    },
-    async updateRuntimeConfig(_op, request) {
-      const subnets = narrowPodRanges(request);
-      if (subnets.length > 0) await network.setPodRanges(subnets);
-      return {};
-    },
-  };
-}
-
-/** Seconds of the request as milliseconds; negative means at once, and nobody waits longer than what a timer holds. */
-function graceMs(seconds: bigint): number {
-  if (seconds <= 0n) return 0;
-  const most = 2_147_483_000;
-  return seconds > BigInt(most / 1000) ? most : Number(seconds) * 1000;
+  } satisfies Handlers;
 }

@@ -39,7 +39,7 @@ import {
 import type { CgroupLayout } from '../pkg/ports/kernel.ts';
 import { cgroups, fileSystems, processes, readFiles, readKernelFiles } from '../pkg/sys/index.ts';
 import { chunksOf, codecs, concatenate, type Encoded, preencoded, remembered } from './codec.ts';
-import type { Handlers } from './server.ts';
+import type { Handlers } from './handler.ts';
 import { narrowId } from './validate.ts';
 import type { RootfsDriver } from '../pkg/ports/rootfs.ts';
 import type { NodeFacts } from '../pkg/ports/spec.ts';
@@ -58,7 +58,10 @@ export interface StatsServiceOptions {
 }
 
 /** Handlers of statistics and metrics. */
-export function statsService(options: StatsServiceOptions): Handlers {
+export type StatsService = ReturnType<typeof statsService>;
+
+/** Answers slice by slice, so that a list of many holds up nobody else. */
+export function statsService(options: StatsServiceOptions) {
   const desk = new StatsDesk(options);
   const { mind } = options;
   return {
@@ -98,7 +101,7 @@ export function statsService(options: StatsServiceOptions): Handlers {
       for (const some of slices(desk.ready(undefined)))
         yield* chunksOf((await desk.metrics(some)).map(codecs.PodSandboxMetrics.item));
     },
-  };
+  } satisfies Handlers;
 }
 
 /** What may be missing in a filter is everything. */

@@ -6,15 +6,18 @@
 import { RuntimeError } from '../pkg/base/errors.ts';
 import type { OpenPods } from '../pkg/pod/index.ts';
 import type { StreamServer } from '../pkg/stream/index.ts';
-import type { Handlers } from './server.ts';
+import type { Handlers } from './handler.ts';
 import { narrowAttach, narrowExec, narrowPortForward } from './validate.ts';
 import type { ContainerRecord } from '../pkg/ports/state.ts';
 
 /** What gives URLs. */
 export type Urls = Pick<StreamServer, 'urlForExec' | 'urlForAttach' | 'urlForPortForward'>;
 
-/** Handlers of the RPCs that answer with a URL; `streams` is asked at each of them. */
-export function streamService(mind: Pick<OpenPods, 'pods' | 'containers'>, streams: () => Promise<Urls>): Handlers {
+/** Handlers of the RPCs that answer with a URL. */
+export type StreamService = ReturnType<typeof streamService>;
+
+/** Answers with URLs; `streams` is asked at each of them. */
+export function streamService(mind: Pick<OpenPods, 'pods' | 'containers'>, streams: () => Promise<Urls>) {
   const running = (id: string): ContainerRecord => {
     const record = mind.containers.get(id);
     if (record.state.phase === 'running') return record;
@@ -54,5 +57,5 @@ export function streamService(mind: Pick<OpenPods, 'pods' | 'containers'>, strea
         );
       return { url: await (await streams()).urlForPortForward({ podSandboxId: id, port }) };
     },
-  };
+  } satisfies Handlers;
 }

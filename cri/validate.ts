@@ -12,6 +12,7 @@ import { quote } from '../pkg/base/ids.ts';
 import { limits } from '../pkg/base/limits.ts';
 import type {
   AttachRequest,
+  AuthConfig,
   ContainerConfig,
   CreateContainerRequest,
   Device,
@@ -29,9 +30,12 @@ import type {
   PodSandboxConfig,
   PortForwardRequest,
   PortMapping,
+  PullImageRequest,
   RunPodSandboxRequest,
+  StopContainerRequest,
   StringMap,
   UpdateContainerResourcesRequest,
+  UpdatePodSandboxResourcesRequest,
   UpdateRuntimeConfigRequest,
 } from '../pkg/cri-api/types.ts';
 import type { HostMount, ImageMount, NamedContainerConfig, SandboxConfig } from '../pkg/ports/requests.ts';
@@ -99,6 +103,32 @@ export function narrowId(id: string, field: string): string {
   return id;
 }
 
+/**
+ * `graceMs` is 0 for at once, which a negative time-out means too; nobody waits longer than what a timer holds. @throws
+ * InvalidArgument
+ */
+export function narrowStopContainer(request: StopContainerRequest): {
+  readonly containerId: string;
+  readonly graceMs: number;
+} {
+  return {
+    containerId: narrowId(request.containerId, 'container_id'),
+    graceMs: request.timeout <= 0n ? 0 : timerMs(request.timeout),
+  };
+}
+
+/** What is undefined in the result, the request does not say. @throws InvalidArgument */
+export function narrowUpdatePodResources(request: UpdatePodSandboxResourcesRequest): {
+  readonly podSandboxId: string;
+  readonly overhead: LinuxContainerResources | undefined;
+  readonly resources: LinuxContainerResources | undefined;
+} {
+  const { overhead, resources } = request;
+  if (overhead !== undefined) checkResources('overhead', overhead);
+  if (resources !== undefined) checkResources('resources', resources);
+  return { podSandboxId: narrowId(request.podSandboxId, 'pod_sandbox_id'), overhead, resources };
+}
+
 /** `resources` is undefined if the request has nothing for Linux. @throws InvalidArgument */
 export function narrowUpdateResources(request: UpdateContainerResourcesRequest): {
   readonly containerId: string;
@@ -116,12 +146,17 @@ export function narrowExecSync(request: ExecSyncRequest): {
   readonly timeoutMs: number;
 } {
   if (request.timeout < 0n) throw invalid('timeout', String(request.timeout), 'want seconds, or 0 for no timeout');
-  const timeoutMs = request.timeout * 1000n;
   return {
     containerId: narrowId(request.containerId, 'container_id'),
     cmd: command(request.cmd),
-    timeoutMs: Number(timeoutMs < TIMER_MAX_MS ? timeoutMs : TIMER_MAX_MS),
+    timeoutMs: timerMs(request.timeout),
   };
+}
+
+/** Seconds as milliseconds that a timer can hold. */
+function timerMs(seconds: bigint): number {
+  const ms = seconds * 1000n;
+  return Number(ms < TIMER_MAX_MS ? ms : TIMER_MAX_MS);
 }
 
 /** @throws InvalidArgument */
@@ -169,6 +204,15 @@ export function narrowPodRanges(request: UpdateRuntimeConfigRequest): readonly s
 /** What an image is called in a request: a reference or an id, not parsed yet. @throws InvalidArgument */
 export function narrowImageReference(spec: ImageSpec | undefined): string {
   return namedImage(spec, 'image').image;
+}
+
+/** `namespace` is that of the pod for which the image is pulled, undefined if it is for none. @throws InvalidArgument */
+export function narrowPullImage({ image, auth, sandboxConfig }: PullImageRequest): {
+  readonly reference: string;
+  readonly auth: AuthConfig | undefined;
+  readonly namespace: string | undefined;
+} {
+  return { reference: narrowImageReference(image), auth, namespace: sandboxConfig?.metadata?.namespace };
 }
 
 /** The same spec, which names something. */

@@ -9,6 +9,7 @@ import type { FileImageStore } from '../../pkg/image/index.ts';
 import type { OpenPods, World } from '../../pkg/pod/index.ts';
 import { WritableLayers } from '../../pkg/stats/index.ts';
 import { cgroups } from '../../pkg/sys/index.ts';
+import { Calls } from '../calls.ts';
 import type { Disks } from '../disks.ts';
 import { eventsService } from '../events-service.ts';
 import { imageService } from '../image-service.ts';
@@ -17,7 +18,8 @@ import { LoopDelay } from '../loop-delay.ts';
 import { nodeService } from '../node-service.ts';
 import { observeService } from '../observe-service.ts';
 import { runtimeService } from '../runtime-service.ts';
-import { type Handlers, type RunningServer, serve } from '../server.ts';
+import { answersOf, type Services } from '../rpcs.ts';
+import { type RunningServer, serve } from '../server.ts';
 import { statsService } from '../stats-service.ts';
 import { streamService } from '../stream-service.ts';
 import type { Runtimes } from './runtimes.ts';
@@ -42,20 +44,13 @@ export interface ServiceParts {
 /** Opens the socket. @throws as serve. */
 export async function openSocket(parts: ServiceParts): Promise<RunningServer> {
   const { config, log, mind, streams, disks } = parts;
-  let server: RunningServer | undefined;
-  const handlers = makeServices(parts, () => server?.operations() ?? []);
+  const calls = new Calls(() => [...mind.operations(), ...streams.operations()]);
+  const answers = answersOf(makeServices(parts, () => calls.operations()));
   await ensureDir(join(config.api.listen, '..'), 0o755);
-  return (server = await disks.run.reserve.freeing(() =>
-    serve({
-      socket: config.api.listen,
-      log,
-      handlers,
-      otherOperations: () => [...mind.operations(), ...streams.operations()],
-    }),
-  ));
+  return await disks.run.reserve.freeing(() => serve({ socket: config.api.listen, log, answers, calls }));
 }
 
-function makeServices(parts: ServiceParts, operations: () => readonly Operation[]): readonly Handlers[] {
+function makeServices(parts: ServiceParts, operations: () => readonly Operation[]): Services {
   const { config, log, world, mind, images, disks, streams, runtimes } = parts;
   const { clock, rootfs, network, facts, whyNoUserNamespaces } = world;
   const events = eventsService({ mind, enabled: config.runtime.enablePodEvents, clock, log });
@@ -64,10 +59,10 @@ function makeServices(parts: ServiceParts, operations: () => readonly Operation[
     clock,
     patienceMs: LAYERS_PATIENCE_MS,
   });
-  return [
-    runtimeService(mind, network),
-    streamService(mind, () => streams.open()),
-    observeService({
+  return {
+    runtime: runtimeService(mind, network),
+    stream: streamService(mind, () => streams.open()),
+    observe: observeService({
       mind,
       network,
       version: parts.version,
@@ -80,9 +75,10 @@ function makeServices(parts: ServiceParts, operations: () => readonly Operation[
       clock,
     }),
     events,
-    imageService({ images, rootfs, writableLayers, clock }),
-    nodeService({
+    image: imageService({ images, rootfs, writableLayers, clock }),
+    node: nodeService({
       images,
+      operations,
       disks: () => disks.survey(),
       facts,
       network,
@@ -90,7 +86,7 @@ function makeServices(parts: ServiceParts, operations: () => readonly Operation[
       handlers: runtimes,
       whyNoUserNamespaces,
     }),
-    statsService({
+    stats: statsService({
       mind,
       writableLayers,
       rootfs,
@@ -100,7 +96,7 @@ function makeServices(parts: ServiceParts, operations: () => readonly Operation[
       clock,
       log,
     }),
-  ];
+  };
 }
 
 /** What a verbose Status tells beyond CRI, JSON each. */

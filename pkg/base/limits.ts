@@ -13,6 +13,11 @@ export const limits = {
    * ExecSync alone may reach 32 MiB.
    */
   grpcReplyBytes: 64 * MiB,
+  /**
+   * A request that names things rather than describing them: an id, a filter, a spec of an image with as many
+   * annotations as there may be, and room beside.
+   */
+  smallRequestBytes: 1 * MiB,
   /** Calls at once on one connection; a kubelet has some tens in flight, with probes some hundred. */
   grpcCallsCount: 1_000,
   /**
@@ -22,6 +27,11 @@ export const limits = {
   statusMessageChars: 4_096,
   /** A call that is not waiting by its nature and takes longer is logged as a warning. */
   slowRpcMs: 2_000,
+  /**
+   * When a call that only reads is answered at the latest: the kubelet's own patience (--runtime-request-timeout), for
+   * clients that have set none.
+   */
+  readRpcMs: 2 * 60_000,
   /**
    * How long calls in flight may go on when the daemon is told to stop; after that their clients see UNAVAILABLE and
    * retry with the next daemon.
