@@ -19,7 +19,7 @@ import { isObject } from '../base/go.ts';
 import { mediaTypes, parseImageConfig, parseManifest, parseObject } from '../oci/manifest.ts';
 import type { Descriptor, Platform } from '../oci/spec-types.ts';
 import { fileRange } from './blobs.ts';
-import type { PullSource } from './pull.ts';
+import type { PullSource } from './source.ts';
 import type { ManifestAnswer } from './registry/repository.ts';
 
 export interface ArchivedImage {

@@ -10,10 +10,10 @@ import { explain, isCode } from '../base/errors.ts';
 import type { ChainId, Digest, ImageId } from '../base/ids.ts';
 import { checkAlive } from '../base/op.ts';
 import type { Op } from '../base/op.ts';
-import type { KeyedMutex } from '../base/sync.ts';
-import type { BlobStore } from './blobs.ts';
+import type { Claimed } from './claims.ts';
 import type { StoredImage } from './records.ts';
-import type { LayerUnpacker } from '../ports/image.ts';
+import { isInUse } from './retention.ts';
+import type { Retention } from './retention.ts';
 
 /** One thing that is wrong on disk. */
 export interface ImageProblem {
@@ -23,56 +23,35 @@ export interface ImageProblem {
   readonly keptBy: readonly string[];
 }
 
-export interface CheckWorld {
-  readonly blobs: BlobStore;
-  readonly unpacker: LayerUnpacker;
-  readonly layerLocks: KeyedMutex<ChainId>;
-  /** The blobs that an image keeps. */
-  readonly keptBlobs: (image: StoredImage) => readonly Digest[];
-  readonly usersOf: (image: ImageId) => readonly string[];
-  readonly layersInUse: () => Iterable<ChainId>;
-  readonly removeBlob: (digest: Digest) => Promise<void>;
-  readonly removeLayer: (op: Op, chainId: ChainId) => Promise<void>;
-  /** The images that there are now. */
-  readonly images: () => readonly StoredImage[];
-  /** True if an image, a container or a pull in flight counts on the layer now. */
-  readonly needsLayer: (chainId: ChainId) => boolean;
-  /** Forgets the image and protects what is whole of it for a while. */
-  readonly forget: (image: StoredImage, damage: Damage) => Promise<void>;
-}
-
-export interface Damage {
-  readonly what: readonly string[];
-  readonly blobs: readonly Digest[];
-  readonly layers: readonly ChainId[];
-}
-
-/** Looks at `images` one after the other, and with `repair` mends what can be mended. */
+/** Looks at all images, one after the other, and with `repair` mends what can be mended. */
 export async function checkImages(
   op: Op,
-  world: CheckWorld,
-  images: readonly StoredImage[],
+  kept: Retention,
   mode: 'report' | 'repair',
 ): Promise<readonly ImageProblem[]> {
   const problems: ImageProblem[] = [];
-  for (const image of images) {
-    const damage = await damageOf(op, world, image);
+  for (const image of kept.images.all()) {
+    const damage = await damageOf(op, kept, image);
     if (damage.what.length === 0) continue;
-    const keptBy = whoIsOn(world, image, damage.layers);
+    const keptBy = kept.whoIsOn(image, damage.layers);
     problems.push(...damage.what.map((what) => ({ image: image.id, what, keptBy })));
-    if (mode === 'repair' && keptBy.length === 0) await drop(op, world, image, damage);
+    if (mode === 'repair' && keptBy.length === 0) await drop(op, kept, image, damage);
   }
   return problems;
 }
 
-async function damageOf(op: Op, world: CheckWorld, image: StoredImage): Promise<Damage> {
+interface Damage extends Claimed {
+  readonly what: readonly string[];
+}
+
+async function damageOf(op: Op, kept: Retention, image: StoredImage): Promise<Damage> {
   const what: string[] = [];
   const blobs: Digest[] = [];
   const layers: ChainId[] = [];
-  for (const digest of world.keptBlobs(image)) {
+  for (const digest of kept.keptBlobs(image)) {
     checkAlive(op, `checking image ${image.id}`);
     try {
-      await world.blobs.verify(digest);
+      await kept.blobs.verify(digest);
     } catch (error) {
       what.push(explain(error));
       if (!isCode(error, 'NotFound')) blobs.push(digest);
@@ -80,38 +59,30 @@ async function damageOf(op: Op, world: CheckWorld, image: StoredImage): Promise<
   }
   for (const { chainId } of image.layers) {
     checkAlive(op, `checking layer ${chainId}`);
-    const wrong = await layerProblems(op, world, chainId);
+    const wrong = await layerProblems(op, kept, chainId);
     what.push(...wrong);
     if (wrong.length > 0) layers.push(chainId);
   }
   return { what, blobs, layers };
 }
 
-async function layerProblems(op: Op, { unpacker }: CheckWorld, chainId: ChainId): Promise<readonly string[]> {
-  if (!(await unpacker.has(chainId))) return [`layer ${chainId} is missing`];
-  return (await unpacker.verifyLayer(op, chainId)).map((what) => `layer ${chainId}: ${what}`);
-}
-
-/** Containers that have one of `layers` under them, by way of this image or of another one that shares it. */
-function whoIsOn(world: CheckWorld, image: StoredImage, layers: readonly ChainId[]): readonly string[] {
-  if (layers.length === 0) return [];
-  const users = world.usersOf(image.id);
-  if (users.length > 0) return users;
-  return [...world.layersInUse()].some((chainId) => layers.includes(chainId)) ? ['a container of another image'] : [];
+async function layerProblems(op: Op, { layers }: Retention, chainId: ChainId): Promise<readonly string[]> {
+  if (!(await layers.has(chainId))) return [`layer ${chainId} is missing`];
+  return (await layers.verifyLayer(op, chainId)).map((what) => `layer ${chainId}: ${what}`);
 }
 
 /** What leads to the damage goes first: who looks meanwhile sees no image rather than one without its layer. */
-async function drop(op: Op, world: CheckWorld, image: StoredImage, damage: Damage): Promise<void> {
+async function drop(op: Op, kept: Retention, image: StoredImage, damage: Damage): Promise<void> {
   const isBroken = ({ id, layers }: StoredImage): boolean =>
     id === image.id || layers.some(({ chainId }) => damage.layers.includes(chainId));
-  for (const broken of world.images().filter(isBroken)) {
-    await world.forget(broken, damage);
+  for (const broken of kept.images.all().filter(isBroken)) {
+    await kept.forget(broken, damage);
     op.log.warn('image is not whole, removed; pull it again', { image: broken.id });
   }
-  for (const digest of damage.blobs) await world.removeBlob(digest);
+  for (const digest of damage.blobs) await kept.removeBlob(digest, () => false);
   for (const chainId of damage.layers) {
-    await world.layerLocks.run(chainId, async () => {
-      if (!world.needsLayer(chainId)) return await world.removeLayer(op, chainId);
+    await kept.layerLocks.run(chainId, async () => {
+      if (!isInUse(kept.whoNeedsLayer(chainId))) return await kept.removeLayer(op, chainId);
       op.log.warn('layer is not whole, but a pull has just found it; check again when that has ended', {
         layer: chainId,
       });

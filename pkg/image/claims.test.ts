@@ -3,8 +3,9 @@ import { mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { digestOf } from '../oci/digest.ts';
-import type { ChainId } from '../base/ids.ts';
+import type { ChainId, Digest } from '../base/ids.ts';
 import { Claims } from './claims.ts';
+import type { Claim } from './claims.ts';
 
 describe('image/claims', () => {
   let directory: string;
@@ -19,29 +20,33 @@ describe('image/claims', () => {
   const [a, b] = [digestOf('a'), digestOf('b')];
   const layer = digestOf('layer') as string as ChainId;
 
+  const onBlob = (claims: Claims, digest: Digest, asking?: Claim): readonly string[] =>
+    claims.on(({ blobs }) => blobs.includes(digest), asking);
+  const onLayer = (claims: Claims): readonly string[] => claims.on(({ layers }) => layers.includes(layer));
+
   it('protects while a pull lasts, and no longer when it is finished', async () => {
     const claims = await made();
     const claim = await claims.take('x', { blobs: [a], layers: [layer] });
     const other = await claims.take('y', { blobs: [a, b], layers: [] });
-    expect([claims.hasBlob(a), claims.hasLayer(layer), claims.hasBlob(digestOf('c'))]).to.deep.equal([
-      true,
-      true,
-      false,
+    expect([onBlob(claims, a), onLayer(claims), onBlob(claims, digestOf('c'))]).to.deep.equal([['pull'], ['pull'], []]);
+    expect([onBlob(claims, a, claim), onBlob(claims, b, claim), onBlob(claims, b, other)]).to.deep.equal([
+      ['pull'],
+      ['pull'],
+      [],
     ]);
-    expect([claim.isShared(a), claim.isShared(b), other.isShared(b)]).to.deep.equal([true, true, false]);
     await claim.finish();
-    expect([claims.hasBlob(a), claims.hasLayer(layer)]).to.deep.equal([true, false]);
+    expect([onBlob(claims, a), onLayer(claims)]).to.deep.equal([['pull'], []]);
     await other.finish();
-    expect(claims.hasBlob(a)).to.equal(false);
+    expect(onBlob(claims, a)).to.deep.equal([]);
     expect(await readdir(directory)).to.deep.equal([]);
   });
 
   it('remembers a broken pull for a while, across restarts', async () => {
     (await (await made()).take('x', { blobs: [a], layers: [layer] })).abandon();
     const claims = await made();
-    expect([claims.hasBlob(a), claims.hasLayer(layer)]).to.deep.equal([true, true]);
+    expect([onBlob(claims, a), onLayer(claims)]).to.deep.equal([['unfinished'], ['unfinished']]);
     now += 1001;
-    expect((await made()).hasBlob(a)).to.equal(false);
+    expect(onBlob(await made(), a)).to.deep.equal([]);
     expect(await readdir(directory)).to.deep.equal([]);
   });
 
@@ -49,7 +54,7 @@ describe('image/claims', () => {
     const claims = await made();
     (await claims.take('x', { blobs: [a], layers: [] })).abandon();
     await (await claims.take('x', { blobs: [b], layers: [] })).finish();
-    expect([claims.hasBlob(a), claims.hasBlob(b)]).to.deep.equal([false, false]);
+    expect([onBlob(claims, a), onBlob(claims, b)]).to.deep.equal([[], []]);
   });
 
   it('drops files that are damaged or not its own', async () => {

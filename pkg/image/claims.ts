@@ -15,6 +15,7 @@ import type { ChainId, Digest } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import { isObject } from '../base/go.ts';
 
+/** Blobs and layers that somebody counts on. */
 export interface Claimed {
   readonly blobs: readonly Digest[];
   readonly layers: readonly ChainId[];
@@ -24,20 +25,31 @@ interface Remembered extends Claimed {
   readonly sinceMs: number;
 }
 
+/** What one pull counts on. It ends once, in one of two ways. */
+export interface Claim {
+  /** The image record refers to everything now, or nothing of it is wanted. */
+  finish(): Promise<void>;
+  /** The next try may go on from what is here. */
+  abandon(): void;
+}
+
+/** The claims of pulls under way, and of those that ended in the middle. */
 export class Claims {
   readonly #directory: string;
   readonly #now: () => number;
   readonly #keepMs: number;
-  readonly #active = new Set<Claimed>();
-  /** Of pulls that did not finish, by file name. */
+  readonly #active = new Map<Claim, Remembered>();
+  /** Of pulls that did not finish, and of those under way, by file name. */
   readonly #remembered = new Map<string, Remembered>();
 
+  /** What a broken pull left is protected for `keepMs`; `now` is in milliseconds since the epoch. */
   constructor(directory: string, keepMs: number, now: () => number) {
     this.#directory = directory;
     this.#keepMs = keepMs;
     this.#now = now;
   }
 
+  /** Reads what earlier lives left. Call once. */
   async load(): Promise<void> {
     await ensureDir(this.#directory);
     for (const name of await readDirSorted(this.#directory)) {
@@ -48,29 +60,25 @@ export class Claims {
     await this.expire();
   }
 
-  /**
-   * Claims for the pull `key`, in memory at once and then on disk; a claim of an earlier try of the same pull is
-   * replaced. End it with `finish` (the image record refers to everything now, or nothing of it is wanted) or `abandon`
-   * (the next try may go on).
-   */
+  /** Claims for the pull `key`, in memory at once and then on disk; replaces the claim of an earlier try of it. */
   async take(key: string, what: Claimed): Promise<Claim> {
-    this.#active.add(what);
     const name = fileName(key);
     const remembered: Remembered = { ...what, sinceMs: this.#now() };
+    const claim: Claim = {
+      finish: async () => {
+        this.#active.delete(claim);
+        if (this.#remembered.get(name) === remembered) await this.#forget(name);
+      },
+      abandon: () => void this.#active.delete(claim),
+    };
+    this.#active.set(claim, remembered);
     this.#remembered.set(name, remembered);
     await replaceFile(join(this.#directory, name), JSON.stringify(remembered), 'volatile').catch((error: unknown) => {
-      this.#active.delete(what);
+      this.#active.delete(claim);
       this.#remembered.delete(name);
       throw storageError(error, 'the memory of this pull');
     });
-    return {
-      finish: async () => {
-        this.#active.delete(what);
-        if (this.#remembered.get(name) === remembered) await this.#forget(name);
-      },
-      abandon: () => void this.#active.delete(what),
-      isShared: (digest) => [...this.#active].some((other) => other !== what && other.blobs.includes(digest)),
-    };
+    return claim;
   }
 
   /** Forgets what an earlier try of `key` left; content if it left nothing. */
@@ -78,17 +86,16 @@ export class Claims {
     if (this.#remembered.has(fileName(key))) await this.#forget(fileName(key));
   }
 
-  hasBlob(digest: Digest): boolean {
-    return this.#all().some(({ blobs }) => blobs.includes(digest));
-  }
-
-  hasLayer(chainId: ChainId): boolean {
-    return this.#all().some(({ layers }) => layers.includes(chainId));
-  }
-
-  /** True if a pull that is under way counts on the layer; what is only kept for a later try does not say so. */
-  isInFlight(chainId: ChainId): boolean {
-    return [...this.#active].some(({ layers }) => layers.includes(chainId));
+  /** Who claims what `matches` says, beside `asking`: a pull under way, or one that ended in the middle. */
+  on(matches: (what: Claimed) => boolean, asking?: Claim): readonly ('pull' | 'unfinished')[] {
+    const own = asking === undefined ? undefined : this.#active.get(asking);
+    const active = [...this.#active.values()];
+    return [
+      ...(active.some((each) => each !== own && matches(each)) ? (['pull'] as const) : []),
+      ...([...this.#remembered.values()].some((each) => !active.includes(each) && matches(each))
+        ? (['unfinished'] as const)
+        : []),
+    ];
   }
 
   /** Forgets unfinished pulls that nobody took up in time. */
@@ -100,21 +107,10 @@ export class Claims {
     }
   }
 
-  #all(): readonly Claimed[] {
-    return [...this.#active, ...this.#remembered.values()];
-  }
-
   async #forget(name: string): Promise<void> {
     this.#remembered.delete(name);
     await removeFile(join(this.#directory, name));
   }
-}
-
-export interface Claim {
-  finish(): Promise<void>;
-  abandon(): void;
-  /** True if another pull in flight wants this blob too. */
-  isShared(digest: Digest): boolean;
 }
 
 function fileName(key: string): string {

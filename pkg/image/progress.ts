@@ -3,13 +3,25 @@ import type { Digest } from '../base/ids.ts';
 import type { LogFields, Op } from '../base/op.ts';
 import type { ImageLayer, PullProgress } from '../ports/image.ts';
 
+/** Where a pull as a whole is. */
 export type PullStage = PullProgress['stage'];
 type LayerStage = PullProgress['layers'][number]['stage'];
 
 /** Milliseconds that pulls have spent in each stage. */
 export type StageTimes = Readonly<Record<PullStage, number>>;
 
+/** Before anything has begun. */
 export const NO_TIME: StageTimes = { resolving: 0, downloading: 0, unpacking: 0, committing: 0 };
+
+/** Two sums of times as one. */
+export function sumOfTimes(times: StageTimes, more: StageTimes): StageTimes {
+  return {
+    resolving: times.resolving + more.resolving,
+    downloading: times.downloading + more.downloading,
+    unpacking: times.unpacking + more.unpacking,
+    committing: times.committing + more.committing,
+  };
+}
 
 /** One pull. Its stages go to the log and to whoever waits as they begin. */
 export class PullTracker {

@@ -1,7 +1,7 @@
 /**
  * What the node remembers of its images: one file per image, and the names in memory.
  *
- *     images/<hex of id>.json      durable; written after everything it speaks of is on disk, removed before any of that is
+ *     images/<hex of id>.json      durable; written after everything it speaks of is on disk, removed before that is
  *     images/damaged/<name>        a record that could not be read, kept for a human
  *
  * A name belongs to one image. When a pull moves `app:v1` from A to B, B is written first: if the daemon dies in
@@ -23,7 +23,7 @@ import { hexOf, parseChainId, parseDigest, parseImageId } from '../base/ids.ts';
 import type { Digest, ImageId } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import type { Op } from '../base/op.ts';
-import { type Freeing, noReserve } from '../base/reserve.ts';
+import type { Freeing } from '../base/reserve.ts';
 import { chainIds } from '../oci/digest.ts';
 import { isObject } from '../base/go.ts';
 import { isKnown, parseImageConfig, parseManifest } from '../oci/manifest.ts';
@@ -35,11 +35,16 @@ import type { Image, ImageLayer } from '../ports/image.ts';
 /** An image without what others decide (`pinned`), and with the number that settles whose a name is. */
 export type StoredImage = Omit<Image, 'pinned'> & { readonly generation: number };
 
+/** What follows from an image's manifest and config. */
+export type ImageFacts = Omit<StoredImage, 'repoTags' | 'repoDigests' | 'pulledAt' | 'generation'>;
+
+/** What an image is called: `repository:tag` and `repository@digest`, in full. */
 export interface Names {
   readonly repoTags: readonly string[];
   readonly repoDigests: readonly string[];
 }
 
+/** All image records, in memory and on disk. */
 export class ImageRecords {
   readonly #directory: string;
   readonly #blobs: BlobStore;
@@ -49,7 +54,7 @@ export class ImageRecords {
   #generation = 0;
 
   /** `directory` is `images`. */
-  constructor(directory: string, blobs: BlobStore, reserve: Freeing = noReserve) {
+  constructor(directory: string, blobs: BlobStore, reserve: Freeing) {
     this.#directory = directory;
     this.#blobs = blobs;
     this.#reserve = reserve;
@@ -262,7 +267,7 @@ export function describeImage(
   manifestSize: bigint,
   manifest: ImageManifest,
   config: ImageConfig,
-): Omit<StoredImage, 'repoTags' | 'repoDigests' | 'pulledAt' | 'generation'> {
+): ImageFacts {
   const { diffIds } = config;
   if (diffIds.length !== manifest.layers.length) {
     throw new RuntimeError(

@@ -27,7 +27,7 @@ import type { FakeImage } from './fakes.ts';
 import { RegistryPolicy } from './policy/policy.ts';
 import { ImageTrust } from './signature/index.ts';
 import { FileImageStore } from './store.ts';
-import type { FileImageStoreOptions } from './store.ts';
+import type { FileImageStoreOptions } from './options.ts';
 
 const noAuth: AuthConfig = {
   username: '',

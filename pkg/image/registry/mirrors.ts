@@ -3,7 +3,7 @@ import { codeOf, explain, RuntimeError } from '../../base/errors.ts';
 import type { Digest } from '../../base/ids.ts';
 import { abortError } from '../../base/op.ts';
 import type { Op } from '../../base/op.ts';
-import type { PullSource } from '../pull.ts';
+import type { PullSource } from '../source.ts';
 import type { Endpoint, ManifestAnswer, Repository } from './repository.ts';
 
 export class MirroredSource implements PullSource {

@@ -1,0 +1,180 @@
+/**
+ * The layers of one image: several at a time are downloaded, and unpacked as they arrive. When one fails, the others
+ * are stopped and waited for before the failure is reported: after that nothing of this pull moves any more.
+ */
+import { RuntimeError } from '../base/errors.ts';
+import type { ChainId, Digest } from '../base/ids.ts';
+import { limits } from '../base/limits.ts';
+import { abortError } from '../base/op.ts';
+import type { Op } from '../base/op.ts';
+import { Gate } from '../base/sync.ts';
+import type { Claim } from './claims.ts';
+import type { PullTracker } from './progress.ts';
+import type { Retention } from './retention.ts';
+import { download } from './source.ts';
+import type { PullSource } from './source.ts';
+import type { ImageLayer, LayerSource } from '../ports/image.ts';
+
+/** What bringing layers needs around it. */
+export interface LayersWorld {
+  readonly kept: Retention;
+  /** Called whenever any pull unpacks something, for those whose layers wait for their turn. */
+  readonly awaiting: Set<() => void>;
+  /** A pull in which nothing at all moved for so long is given up. */
+  readonly silentMs: number;
+}
+
+/** Whose layers they are. */
+export interface LayersOf {
+  readonly source: PullSource;
+  /** Protects them until the record does. */
+  readonly claim: Claim;
+  readonly track: PullTracker;
+}
+
+/** Brings the layers of one image. */
+export class LayersInstall {
+  readonly #world: LayersWorld;
+  readonly #source: PullSource;
+  readonly #claim: Claim;
+  readonly #track: PullTracker;
+  readonly #watch: SilenceWatch;
+  readonly #downloads = new Gate(limits.pullLayersCount);
+  /** Layers of this image that have the same blob (an empty layer, often) and are not unpacked yet. */
+  readonly #waiting = new Map<Digest, number>();
+
+  constructor(world: LayersWorld, { source, claim, track }: LayersOf) {
+    this.#world = world;
+    this.#source = source;
+    this.#claim = claim;
+    this.#track = track;
+    this.#watch = new SilenceWatch(world.silentMs);
+  }
+
+  /** Every layer is unpacked, tied to those below and durable when this returns. Call once. */
+  async run(op: Op, layers: readonly ImageLayer[]): Promise<void> {
+    const { kept, silentMs } = this.#world;
+    const watch = this.#watch;
+    const stop = new AbortController();
+    const inner: Op = {
+      ...op,
+      signal: AbortSignal.any([op.signal, stop.signal, watch.signal]),
+      stage: (what) => op.stage(what),
+    };
+    let failure: { readonly error: unknown } | undefined;
+    const fail = (error: unknown): void => {
+      failure ??= { error };
+      stop.abort();
+    };
+    const onProgress = (): void => watch.heard();
+    await Promise.all(
+      layers.map((layer, index) =>
+        this.#bring(inner, { ...layer, path: kept.blobs.path(layer.digest), onProgress }, index).catch(fail),
+      ),
+    );
+    const chain = layers.map(({ chainId }) => chainId);
+    if (failure === undefined) await kept.layers.settle(inner, chain).catch(fail);
+    watch.stop();
+    if (op.signal.aborted) throw abortError(op, `pulling ${this.#source.describe}`);
+    if (watch.signal.aborted)
+      throw new RuntimeError(
+        'DeadlineExceeded',
+        `pulling ${this.#source.describe}: nothing was downloaded or unpacked for ` +
+          `${silentMs / 1000} s; is the disk stuck?`,
+        { cause: failure?.error },
+      );
+    if (failure !== undefined) throw failure.error;
+  }
+
+  async #bring(op: Op, layer: LayerSource, index: number): Promise<void> {
+    if ((await this.#downloads.run(() => this.#fetch(op, layer, index))) === 'unpacked')
+      return this.#track.layer(index, 'done');
+    this.#track.layer(index, 'unpacking');
+    await this.#unpack(op, layer);
+    this.#track.layer(index, 'done');
+    const { digest } = layer;
+    await this.#world.kept.discard(digest, this.#claim, () => (this.#waiting.get(digest) ?? 0) > 0);
+  }
+
+  async #fetch(op: Op, layer: LayerSource, index: number): Promise<'unpacked' | 'downloaded'> {
+    if (op.signal.aborted) throw abortError(op, `downloading ${layer.digest}`);
+    const { digest, chainId, sizeBytes: size } = layer;
+    if (await this.#inTurn(chainId, () => this.#world.kept.layers.has(chainId))) {
+      this.#track.reusedLayers++;
+      return 'unpacked';
+    }
+    this.#waiting.set(digest, (this.#waiting.get(digest) ?? 0) + 1);
+    let before: bigint | undefined;
+    const onBytes = (present: bigint): void => {
+      this.#watch.heard();
+      this.#track.downloadedBytes += present > (before ?? present) ? present - (before ?? present) : 0n;
+      before = present;
+      this.#track.layer(index, 'downloading', present);
+    };
+    await download(op, this.#world.kept.blobs, { source: this.#source, want: { digest, size }, onBytes });
+    return 'downloaded';
+  }
+
+  async #unpack(op: Op, layer: LayerSource): Promise<void> {
+    const { digest, chainId } = layer;
+    const { layers } = this.#world.kept;
+    try {
+      await this.#inTurn(chainId, async (moved) => {
+        if (op.signal.aborted) throw abortError(op, `unpacking ${digest}`);
+        if (!(await layers.has(chainId))) await layers.unpack(op, { ...layer, onProgress: moved });
+        moved();
+      });
+    } finally {
+      this.#waiting.set(digest, (this.#waiting.get(digest) ?? 1) - 1);
+    }
+  }
+
+  /**
+   * Does `work` when nobody else works on the layer. Until something of it has `moved`, whatever is unpacked on this
+   * node keeps the watch quiet: a pull that waits behind others is not stuck as long as they are not.
+   */
+  async #inTurn<T>(chainId: ChainId, work: (moved: () => void) => Promise<T>): Promise<T> {
+    const { kept, awaiting } = this.#world;
+    const heard = (): void => this.#watch.heard();
+    const moved = (): void => {
+      awaiting.delete(heard);
+      heard();
+      for (const each of awaiting) each();
+    };
+    awaiting.add(heard);
+    try {
+      return await kept.layerLocks.run(chainId, () => work(moved));
+    } finally {
+      awaiting.delete(heard);
+    }
+  }
+}
+
+/** Fires when nothing has been heard of for too long. */
+class SilenceWatch {
+  readonly #stop = new AbortController();
+  readonly #silenceMs: number;
+  #timer: NodeJS.Timeout;
+
+  constructor(silenceMs: number) {
+    this.#silenceMs = silenceMs;
+    this.#timer = this.#wait();
+  }
+
+  get signal(): AbortSignal {
+    return this.#stop.signal;
+  }
+
+  heard(): void {
+    clearTimeout(this.#timer);
+    this.#timer = this.#wait();
+  }
+
+  stop(): void {
+    clearTimeout(this.#timer);
+  }
+
+  #wait(): NodeJS.Timeout {
+    return setTimeout(() => this.#stop.abort(), this.#silenceMs).unref();
+  }
+}

@@ -1,0 +1,154 @@
+/**
+ * From a manifest to an image on disk: the one path that pulled and imported images take.
+ *
+ * In order: manifest for this platform → signatures → config → layers → record. Whoever sees the record may use the
+ * image; a crash before it leaves nothing that is visible. Nothing that a source gives is trusted.
+ */
+import { isCode, RuntimeError } from '../base/errors.ts';
+import { parseImageId } from '../base/ids.ts';
+import { limits } from '../base/limits.ts';
+import type { Op } from '../base/op.ts';
+import { checkDigest } from '../oci/digest.ts';
+import { INDEX_DEPTH_MAX, parseImageConfig, parseManifest, selectPlatform } from '../oci/manifest.ts';
+import type { ImageManifest } from '../oci/manifest.ts';
+import type { Platform } from '../oci/spec-types.ts';
+import type { Claim } from './claims.ts';
+import { LayersInstall } from './install-layers.ts';
+import type { LayersWorld } from './install-layers.ts';
+import type { PullTracker } from './progress.ts';
+import { describeImage } from './records.ts';
+import type { ImageFacts, Names, StoredImage } from './records.ts';
+import type { ManifestAnswer } from './registry/repository.ts';
+import type { KeptManifest } from './signature/index.ts';
+import { download } from './source.ts';
+import type { PullSource } from './source.ts';
+
+/** What installing needs around it. */
+export interface InstallWorld extends LayersWorld {
+  readonly platform: Platform;
+}
+
+/** One image on its way. */
+export interface Arrival {
+  readonly source: PullSource;
+  /** Its manifest, or an index that leads to it. */
+  readonly root: ManifestAnswer;
+  /** Names this pull among others, so that a later try finds what it left. */
+  readonly key: string;
+  /** What the image will be called. */
+  readonly names: Names;
+  readonly track: PullTracker;
+  /**
+   * Called when the manifest for this platform is known, before anything else of the image is read: the signatures to
+   * keep with it, if any. Throws to refuse it.
+   */
+  readonly vouch: (manifest: ManifestAnswer) => Promise<KeptManifest | undefined>;
+}
+
+/** Brings everything of the image to disk, the record last. What a failure leaves is gone when this throws. */
+export async function install(op: Op, world: InstallWorld, arrival: Arrival): Promise<StoredImage> {
+  const { kept } = world;
+  try {
+    const stored = await new Install(op, world, arrival).run();
+    await kept.settle(op, stored);
+    return stored;
+  } catch (error) {
+    if (!isWorthResuming(error)) await kept.tidy(op, error);
+    throw error;
+  }
+}
+
+/** True for failures of the line or of patience, after which the same bytes are wanted again. */
+function isWorthResuming(error: unknown): boolean {
+  return (
+    isCode(error, 'Unavailable') ||
+    isCode(error, 'Cancelled') ||
+    isCode(error, 'DeadlineExceeded') ||
+    isCode(error, 'Unauthenticated')
+  );
+}
+
+class Install {
+  readonly #op: Op;
+  readonly #world: InstallWorld;
+  readonly #arrival: Arrival;
+
+  constructor(op: Op, world: InstallWorld, arrival: Arrival) {
+    this.#op = op;
+    this.#world = world;
+    this.#arrival = arrival;
+  }
+
+  async run(): Promise<StoredImage> {
+    const { kept } = this.#world;
+    const { key, names, source, track, vouch } = this.#arrival;
+    const { answer, manifest } = await this.#descend();
+    const signed = await vouch(answer);
+    const blobs = [answer.digest, manifest.config.digest, ...manifest.layers.map(({ digest }) => digest)];
+    const first = await kept.claim(key, { blobs, layers: [] });
+    let claim: Claim = first;
+    try {
+      await kept.blobs.put(this.#op, answer.digest, answer.bytes);
+      const facts = await this.#facts(answer, manifest);
+      track.plan(facts.layers);
+      claim = await kept.claim(key, { blobs, layers: facts.layers.map(({ chainId }) => chainId) });
+      first.abandon();
+      track.stage('downloading');
+      await new LayersInstall(this.#world, { source, claim, track }).run(this.#op, facts.layers);
+      track.stage('committing');
+      const stored = await kept.commit(this.#op, facts, names, signed);
+      await claim.finish();
+      return stored;
+    } catch (error) {
+      first.abandon();
+      // A later try can use what is here, unless the image itself is bad or the disk is what is missing.
+      if (isWorthResuming(error)) claim.abandon();
+      else await claim.finish();
+      throw error;
+    }
+  }
+
+  /** From an index down to the manifest for this platform; each step is checked against its digest. */
+  async #descend(): Promise<{ readonly answer: ManifestAnswer; readonly manifest: ImageManifest }> {
+    const { source, root } = this.#arrival;
+    let answer = root;
+    for (let depth = 0; depth < INDEX_DEPTH_MAX; depth++) {
+      const document = parseManifest(answer.bytes, answer.contentType);
+      if (document.kind === 'manifest') return { answer, manifest: document };
+      const entry = selectPlatform(document, this.#world.platform);
+      answer = await source.manifest(this.#op, entry.digest);
+      checkDigest(answer.bytes, entry.digest, `manifest ${entry.digest} of ${source.describe}`);
+      // The index says what it is; a server that says otherwise is refused by parseManifest.
+      if (answer.contentType === '') answer = { ...answer, contentType: entry.mediaType };
+    }
+    throw new RuntimeError(
+      'InvalidArgument',
+      `${source.describe}: more than ${INDEX_DEPTH_MAX} indexes inside each other`,
+    );
+  }
+
+  async #facts(answer: ManifestAnswer, manifest: ImageManifest): Promise<ImageFacts> {
+    const { source } = this.#arrival;
+    const { kept, platform } = this.#world;
+    const id = parseImageId(manifest.config.digest);
+    await download(this.#op, kept.blobs, { source, want: manifest.config, onBytes() {} });
+    const bytes = await kept.blobs.read(manifest.config.digest, limits.imageConfigBytes);
+    if (bytes === undefined)
+      throw new RuntimeError('DataLoss', `the config of ${source.describe} vanished while it was pulled; pull again`);
+    const config = parseImageConfig(bytes);
+    if (config.os !== '' && config.os !== 'linux')
+      throw new RuntimeError(
+        'FailedPrecondition',
+        `${source.describe} is an image for ${config.os}, this node runs linux`,
+      );
+    if (config.architecture !== '' && config.architecture !== platform.architecture) {
+      // People run foreign images under binfmt; CRI-O lets them, too.
+      this.#op.log.warn('image is for another architecture', {
+        image: id,
+        architecture: config.architecture,
+        node: platform.architecture,
+      });
+    }
+    return describeImage(id, answer.digest, BigInt(answer.bytes.length), manifest, config);
+  }
+}
