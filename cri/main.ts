@@ -7,7 +7,7 @@ import { existsSync } from 'node:fs';
 import { flushCompileCache } from 'node:module';
 import { diskFiles, flags, loadConfig } from '../pkg/config/index.ts';
 import { explain, isCode } from '../pkg/base/errors.ts';
-import { journaldReads, Log, parseLogLevel } from '../pkg/base/log.ts';
+import { journaldReads, type Log, openLog, parseLogLevel } from '../pkg/base/log.ts';
 import { findExecutable, sockets } from '../pkg/sys/index.ts';
 import { addCommands } from './commands/index.ts';
 import { type Daemon, startDaemon } from './daemon.ts';
@@ -66,11 +66,11 @@ async function configuration(
 async function serveForever(given: Readonly<Record<string, string | boolean | string[] | undefined>>): Promise<void> {
   process.umask(0o022);
   const { config, warnings } = await configuration(given);
-  const log = new Log({
+  const log = openLog({
     level: parseLogLevel(config.runtime.logLevel),
     format: config.runtime.logFormat === 'json' ? 'json' : 'logfmt',
     filter: config.runtime.logFilter,
-    journald: journaldReads(process.env),
+    prefix: journaldReads(process.env) ? 'priority' : 'none',
   });
   for (const warning of warnings) log.warn(warning);
   // One request's bug must not end every container's daemon; the request has failed already, and this is the trace of

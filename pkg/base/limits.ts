@@ -5,6 +5,7 @@
 const KiB = 1024;
 const MiB = 1024 * KiB;
 
+/** All of them, by what they limit. */
 export const limits = {
   /** gRPC request and reply; the kubelet itself receives at most 16 MiB (cri-client maxMsgSize). */
   grpcMessageBytes: 16 * MiB,
@@ -284,6 +285,10 @@ export const limits = {
   imageNamesBytes: 192 * KiB,
   /** One value in a log line; a runtime's whole kept error text (commandErrorBytes) fits. */
   logValueChars: 10_000,
+  /** What log_filter may take to judge one message, twice at most: a sound one takes microseconds, if the node lets it. */
+  logFilterMs: 200,
+  /** Messages whose verdict is remembered; there are some hundred in the sources. */
+  logMessagesCount: 2_048,
   /** Lines waiting for a slow reader of stderr; beyond, lines are dropped and counted. */
   logBacklogBytes: 4 * MiB,
 } as const;

@@ -3,34 +3,37 @@
  * reads.
  *
  * An entry's message is a constant; what varies is a field. Nothing that a container, an image or a registry says can
- * end a line or begin a new one (every control character is escaped), grow without bound, or show a credential:
- * `redact` is the one place where secrets are taken out. winston is the sink. It takes some 50 ms to load, so it is
- * loaded by `openSink` once the daemon serves; lines before that go to stderr directly, at once.
+ * end a line or begin a new one (every control character is escaped), grow without bound, or show a credential (see
+ * redact.ts). The sink is a winston logger, with its levels, a format of ours and its stream transport. It takes some
+ * 30 ms to load, so `openSink` makes it once the daemon serves; until then the same format goes to stderr directly.
  */
 import { writeSync } from 'node:fs';
-import { setFlagsFromString } from 'node:v8';
+import type { Writable } from 'node:stream';
+import type { Logform } from 'winston';
 import { RuntimeError } from './errors.ts';
 import { quote } from './ids.ts';
 import { limits } from './limits.ts';
+import { logFilter, type LogFilter } from './log-filter.ts';
 import type { LogFields, Logger } from './op.ts';
+import { isSecretName, REDACTED, redact } from './redact.ts';
 
+/** By severity: what `log_level` lets through is its own and all before it. */
 export type LogLevel = 'error' | 'warn' | 'info' | 'debug';
-export type LogFormat = 'logfmt' | 'json';
 
-export interface LogOptions {
+/** How a line looks, and whether `<priority>` stands before it, for a journald that reads stderr. */
+export interface LogLook {
+  readonly format: 'logfmt' | 'json';
+  readonly prefix: 'none' | 'priority';
+}
+
+/** What a log is made with. */
+export interface LogOptions extends LogLook {
   readonly level: LogLevel;
-  readonly format: LogFormat;
   /** Only messages that this expression matches are written (`log_filter`); '' = all. */
   readonly filter: string;
-  /** Prefix each line with `<priority>`: stderr is read by journald. See `journaldReads`. */
-  readonly journald: boolean;
 }
 
-/** Where finished lines go. */
-export interface LogSink {
-  write(entry: LogEntry, line: string): void;
-}
-
+/** One entry, as winston hands it from step to step. */
 export interface LogEntry {
   readonly level: LogLevel;
   /** Milliseconds since the epoch. */
@@ -39,15 +42,127 @@ export interface LogEntry {
   readonly fields: LogFields;
 }
 
-/** A stream with what the sink needs of it: process.stderr, or a test's. */
-export interface LogStream {
-  write(text: string): unknown;
-  readonly writableLength: number;
+/** The levels as winston and syslog count them, from which journald's prefix comes. */
+const LEVELS: Readonly<Record<LogLevel, number>> = { error: 3, warn: 4, info: 6, debug: 7 };
+/** Where winston looks for the finished line of an entry (the package triple-beam). */
+const LINE = Symbol.for('message');
+const STDERR_FD = 2;
+
+/** Where entries go: a winston logger, or what does its work before it is there. */
+interface LogSink {
+  level: string;
+  log(entry: LogEntry): unknown;
 }
 
-/** By severity; the number is syslog's priority, which journald reads from the prefix. */
-const PRIORITY: Readonly<Record<LogLevel, number>> = { error: 3, warn: 4, info: 6, debug: 7 };
-const STDERR_FD = 2;
+interface Shared {
+  readonly look: LogLook;
+  filter: LogFilter | undefined;
+  sink: LogSink;
+  /** Bytes that wait for the reader. */
+  backlogBytes: () => number;
+  droppedLines: number;
+}
+
+/**
+ * A log whose level and filter may change while children exist, and hold for them at once. Lines go to stderr with a
+ * system call each, or to `write`, until `openSink`. @throws InvalidArgument when the filter is no regular expression.
+ */
+export function openLog(options: LogOptions, write = (line: string): unknown => writeSync(STDERR_FD, line)): Log {
+  const look = { format: options.format, prefix: options.prefix };
+  const sink: LogSink = {
+    level: options.level,
+    log(entry) {
+      try {
+        write(`${renderEntry(entry, look)}\n`);
+      } catch {
+        // Nobody reads stderr, or it is full: a daemon must not die or wait for its log.
+      }
+    },
+  };
+  return new Log({ look, filter: logFilter(options.filter), sink, backlogBytes: () => 0, droppedLines: 0 }, {});
+}
+
+/** Logging never throws and never waits. Made by openLog. */
+export class Log implements Logger {
+  readonly #shared: Shared;
+  readonly #bound: LogFields;
+
+  constructor(shared: Shared, bound: LogFields) {
+    this.#shared = shared;
+    this.#bound = bound;
+  }
+
+  debug(message: string, fields?: LogFields): void {
+    this.#log('debug', message, fields);
+  }
+
+  info(message: string, fields?: LogFields): void {
+    this.#log('info', message, fields);
+  }
+
+  warn(message: string, fields?: LogFields): void {
+    this.#log('warn', message, fields);
+  }
+
+  error(message: string, fields?: LogFields): void {
+    this.#log('error', message, fields);
+  }
+
+  /** With fields for all its lines; of a name given twice the nearest wins. */
+  child(fields: LogFields): Log {
+    return new Log(this.#shared, { ...this.#bound, ...fields });
+  }
+
+  setLevel(level: LogLevel): void {
+    this.#shared.sink.level = level;
+  }
+
+  /** @throws InvalidArgument as openLog; the old filter stays. */
+  setFilter(filter: string): void {
+    this.#shared.filter = logFilter(filter);
+  }
+
+  /**
+   * Loads winston and sends all later lines through it to `stream`. When the reader falls behind by
+   * `limits.logBacklogBytes`, lines are dropped, and their count is logged when it has caught up.
+   */
+  async openSink(stream: Writable = process.stderr): Promise<void> {
+    const { createLogger, transports } = (await import('winston')).default;
+    const { look, sink } = this.#shared;
+    const transform = (entry: Logform.TransformableInfo): Logform.TransformableInfo =>
+      Object.assign(entry, { [LINE]: renderEntry(entry as unknown as LogEntry, look) });
+    const logger = createLogger({
+      levels: LEVELS,
+      level: sink.level,
+      format: { transform },
+      transports: [new transports.Stream({ stream, eol: '\n' })],
+    });
+    // As before: nobody reads any more.
+    for (const each of [logger, stream]) each.on('error', () => {});
+    this.#shared.sink = logger;
+    this.#shared.backlogBytes = () => stream.writableLength;
+  }
+
+  #log(level: LogLevel, message: string, fields: LogFields | undefined): void {
+    const shared = this.#shared;
+    if (LEVELS[level] > LEVELS[shared.sink.level as LogLevel]) return;
+    if (shared.filter?.(message) === false) return;
+    if (shared.backlogBytes() > limits.logBacklogBytes) {
+      shared.droppedLines++;
+      return;
+    }
+    if (shared.droppedLines > 0) {
+      const lines = shared.droppedLines;
+      shared.droppedLines = 0;
+      this.#write('warn', 'log lines dropped, the reader of stderr is too slow', { lines });
+    }
+    this.#write(level, message, fields === undefined ? this.#bound : { ...this.#bound, ...fields });
+  }
+
+  #write(level: LogLevel, message: string, fields: LogFields): void {
+    this.#shared.sink.log({ level, time: Date.now(), message, fields });
+  }
+}
 
 /**
  * A level as crio.conf spells it: fatal and panic are error here, trace is debug. @throws InvalidArgument for any other
@@ -80,64 +195,8 @@ export function journaldReads(env: Readonly<Record<string, string | undefined>>)
   return (env['JOURNAL_STREAM'] ?? '') !== '';
 }
 
-/**
- * The root logger. Level and filter may change while children exist, and hold for them at once.
- * Logging never throws and never waits.
- */
-export class Log implements Logger {
-  readonly #shared: Shared;
-  readonly #bound: LogFields;
-
-  /** @throws InvalidArgument when the filter is no regular expression that runs in linear time. */
-  constructor(options: LogOptions, sink: LogSink = directSink()) {
-    this.#shared = {
-      priority: PRIORITY[options.level],
-      filter: compileFilter(options.filter),
-      format: options.format,
-      journald: options.journald,
-      sink,
-    };
-    this.#bound = {};
-  }
-
-  debug(message: string, fields?: LogFields): void {
-    emit(this.#shared, 'debug', message, this.#bound, fields);
-  }
-
-  info(message: string, fields?: LogFields): void {
-    emit(this.#shared, 'info', message, this.#bound, fields);
-  }
-
-  warn(message: string, fields?: LogFields): void {
-    emit(this.#shared, 'warn', message, this.#bound, fields);
-  }
-
-  error(message: string, fields?: LogFields): void {
-    emit(this.#shared, 'error', message, this.#bound, fields);
-  }
-
-  child(fields: LogFields): Logger {
-    return new Child(this.#shared, { ...this.#bound, ...fields });
-  }
-
-  setLevel(level: LogLevel): void {
-    this.#shared.priority = PRIORITY[level];
-  }
-
-  /** @throws InvalidArgument as the constructor; the old filter stays. */
-  setFilter(filter: string): void {
-    this.#shared.filter = compileFilter(filter);
-  }
-
-  /** Loads winston and sends all later lines through it. Called once the daemon serves, off the start-up path. */
-  async openSink(stream: LogStream = process.stderr): Promise<void> {
-    this.#shared.sink = await winstonSink(stream);
-  }
-}
-
-/** One entry as one line, without its end: pure. `journald` puts the priority first. */
-export function renderEntry(entry: LogEntry, format: LogFormat, journald: boolean): string {
-  const prefix = journald ? `<${PRIORITY[entry.level]}>` : '';
+/** One entry as one line, without its end: pure. */
+export function renderEntry(entry: LogEntry, { format, prefix }: LogLook): string {
   const pairs: [string, string | number | boolean | bigint][] = [
     ['time', new Date(entry.time).toISOString()],
     ['level', entry.level],
@@ -146,160 +205,17 @@ export function renderEntry(entry: LogEntry, format: LogFormat, journald: boolea
   for (const [key, value] of Object.entries(entry.fields)) {
     if (value === undefined) continue;
     const name = fieldName(key);
-    pairs.push([name, SECRET_FIELD.test(name) ? REDACTED : typeof value === 'string' ? redact(clip(value)) : value]);
+    pairs.push([name, isSecretName(name) ? REDACTED : typeof value === 'string' ? redact(clip(value)) : value]);
   }
-  if (format === 'logfmt')
-    return (
-      prefix +
-      pairs.map(([key, value]) => `${key}=${typeof value === 'string' ? logfmtValue(value) : String(value)}`).join(' ')
-    );
-  return `${prefix}{${pairs.map(([key, value]) => `${escape(key)}:${jsonValue(value)}`).join(',')}}`;
+  const before = prefix === 'priority' ? `<${LEVELS[entry.level]}>` : '';
+  if (format === 'logfmt') return before + pairs.map(([key, value]) => `${key}=${logfmtValue(value)}`).join(' ');
+  return `${before}{${pairs.map(([key, value]) => `${escape(key)}:${jsonValue(value)}`).join(',')}}`;
 }
 
-/**
- * Text without what nobody may read in a log: user info and query strings of URLs, Authorization values, and the values
- * of words that are named like secrets (`password=…`, `"token":"…"`). Every expression here runs in linear time on
- * bounded text.
- */
-export function redact(text: string): string {
-  if (!SUSPICIOUS.test(text)) return text;
-  return text
-    .replace(/(\b[a-z][a-z0-9+.-]{0,20}:\/\/)[^\s/@"']{1,512}@/gi, `$1${REDACTED}@`)
-    .replace(/(\b[a-z][a-z0-9+.-]{0,20}:\/\/[^\s?"']{1,1024}\?)[^\s"']+/gi, `$1${REDACTED}`)
-    .replace(/\b(basic|bearer)\s+[a-z0-9+/=._~-]{4,}/gi, `$1 ${REDACTED}`)
-    .replace(
-      /\b([a-z0-9_-]{0,40}(?:password|passwd|secret|token|credential))(\\?["']?\s{0,4}[=:]\s{0,4}\\?["']?)[^\s"',;&}\\]+/gi,
-      `$1$2${REDACTED}`,
-    );
-}
-
-/**
- * Lines written at once with a system call: before winston is there, and in tools. What stderr does not take is
- * dropped.
- */
-export function directSink(write: (text: string) => void = (text) => void writeSync(STDERR_FD, text)): LogSink {
-  return {
-    write(_entry, line) {
-      try {
-        write(`${line}\n`);
-      } catch {
-        // Nobody reads stderr, or it is full: a daemon must not die or wait for its log.
-      }
-    },
-  };
-}
-
-/**
- * winston writing to `stream`. When the reader falls behind by `limits.logBacklogBytes`, lines are dropped and counted;
- * the count is logged when it drains.
- */
-export async function winstonSink(stream: LogStream): Promise<LogSink> {
-  const { createLogger, format, transports } = (await import('winston')).default;
-  const logger = createLogger({
-    levels: { error: 0, warn: 1, info: 2, debug: 3 },
-    level: 'debug', // The level is decided before a line is made.
-    exitOnError: false,
-    format: format.printf((info) => String(info['line'])),
-    transports: [new transports.Stream({ stream: stream as unknown as NodeJS.WritableStream, eol: '\n' })],
-  });
-  logger.on('error', () => {}); // As in directSink.
-  let dropped = 0;
-  return {
-    write(entry, line) {
-      if (stream.writableLength > limits.logBacklogBytes) {
-        dropped++;
-        return;
-      }
-      if (dropped > 0)
-        logger.log({
-          level: 'warn',
-          message: '',
-          line: `level=warn msg="log lines dropped, the reader of stderr is too slow" lines=${dropped}`,
-        });
-      dropped = 0;
-      logger.log({ level: entry.level, message: entry.message, fields: entry.fields, line });
-    },
-  };
-}
-
-interface Shared {
-  priority: number;
-  filter: RegExp | undefined;
-  readonly format: LogFormat;
-  readonly journald: boolean;
-  sink: LogSink;
-}
-
-class Child implements Logger {
-  readonly #shared: Shared;
-  readonly #bound: LogFields;
-
-  constructor(shared: Shared, bound: LogFields) {
-    this.#shared = shared;
-    this.#bound = bound;
-  }
-
-  debug(message: string, fields?: LogFields): void {
-    emit(this.#shared, 'debug', message, this.#bound, fields);
-  }
-
-  info(message: string, fields?: LogFields): void {
-    emit(this.#shared, 'info', message, this.#bound, fields);
-  }
-
-  warn(message: string, fields?: LogFields): void {
-    emit(this.#shared, 'warn', message, this.#bound, fields);
-  }
-
-  error(message: string, fields?: LogFields): void {
-    emit(this.#shared, 'error', message, this.#bound, fields);
-  }
-
-  child(fields: LogFields): Logger {
-    return new Child(this.#shared, { ...this.#bound, ...fields });
-  }
-}
-
-const REDACTED = '[redacted]';
-/** Names of fields whose values are never shown (DESIGN: credentials, env values, annotations). */
-const SECRET_FIELD = /password|passwd|secret|token|credential|authorization|^auth$|^env$|annotations/i;
-/** Cheap test that spares most lines the replacements. */
-const SUSPICIOUS = /:\/\/|basic|bearer|password|passwd|secret|token|credential/i;
 const RESERVED = new Set(['time', 'level', 'msg']);
 /** C0, DEL, C1 and the two Unicode line ends: what could end a line or steer a terminal. */
 // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what it is about
 const CONTROL = /[\u0000-\u001f\u007f-\u009f\u2028\u2029]/g;
-
-function emit(shared: Shared, level: LogLevel, message: string, bound: LogFields, fields: LogFields | undefined): void {
-  if (PRIORITY[level] > shared.priority) return;
-  if (shared.filter !== undefined && !shared.filter.test(clip(message))) return;
-  const entry: LogEntry = {
-    level,
-    time: Date.now(),
-    message,
-    fields: fields === undefined ? bound : { ...bound, ...fields },
-  };
-  shared.sink.write(entry, renderEntry(entry, shared.format, shared.journald));
-}
-
-/**
- * V8's automaton engine (flag `l`) matches in linear time and refuses look-around and back-references, as Go's regexp
- * does for crio.
- */
-function compileFilter(filter: string): RegExp | undefined {
-  if (filter === '') return undefined;
-  setFlagsFromString('--enable-experimental-regexp-engine');
-  try {
-    return new RegExp(filter, 'l');
-  } catch (cause) {
-    throw new RuntimeError(
-      'InvalidArgument',
-      `log_filter ${quote(filter)} cannot be used: it must be a regular expression without ` +
-        'look-around and back-references',
-      { cause },
-    );
-  }
-}
 
 function clip(text: string): string {
   return text.length <= limits.logValueChars
@@ -316,8 +232,9 @@ function escape(text: string): string {
   return JSON.stringify(text).replace(CONTROL, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`);
 }
 
-function logfmtValue(text: string): string {
-  return /^[A-Za-z0-9_./:@%+,*-]+$/.test(text) ? text : escape(text);
+function logfmtValue(value: string | number | boolean | bigint): string {
+  if (typeof value !== 'string') return String(value);
+  return /^[A-Za-z0-9_./:@%+,*-]+$/.test(value) ? value : escape(value);
 }
 
 function jsonValue(value: string | number | boolean | bigint): string {
