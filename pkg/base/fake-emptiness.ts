@@ -176,7 +176,7 @@ async function outcomeOf(format: ForeignFormat, document: PlainObject): Promise<
 
 /** The sample with another value for the key; undefined = without the key. */
 function changed({ sample, key, way }: Place, value: unknown): PlainObject {
-  const copy = structuredClone(sample);
+  const copy = copied(sample);
   const owner = at(copy, way);
   if (value === undefined) delete owner[key];
   else owner[key] = value;
@@ -185,13 +185,20 @@ function changed({ sample, key, way }: Place, value: unknown): PlainObject {
 
 /** The sample with the key spelled otherwise, at the same place among its neighbours. */
 function renamed({ sample, key, way }: Place, spelled: string): PlainObject {
-  const copy = structuredClone(sample);
+  const copy = copied(sample);
   const owner = at(copy, way);
   for (const [each, value] of Object.entries(owner)) {
     delete owner[each];
     owner[each === key ? spelled : each] = value;
   }
   return copy;
+}
+
+/** A copy in which nothing is shared: in samples one part often stands in several places. */
+function copied<T>(value: T): T {
+  if (Array.isArray(value)) return value.map(copied) as T;
+  if (!isObject(value) || value instanceof Date) return value;
+  return Object.fromEntries(Object.entries(value).map(([key, each]) => [key, copied(each)])) as T;
 }
 
 function at(root: unknown, way: readonly (string | number)[]): Record<string, unknown> {

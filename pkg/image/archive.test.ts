@@ -3,7 +3,7 @@ import { mkdir, mkdtemp, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { gzipSync } from 'node:zlib';
-import { mediaTypes } from '../oci/manifest.ts';
+import { mediaTypes } from '../oci/media-types.ts';
 import { digestOf } from '../oci/digest.ts';
 import { openArchive } from './archive.ts';
 import type { ArchivedImage } from './archive.ts';

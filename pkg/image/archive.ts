@@ -15,8 +15,11 @@ import { hexOf, isDigest, quote } from '../base/ids.ts';
 import type { Digest } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import { algorithmOf, checkDigest, digestOf } from '../oci/digest.ts';
-import { isObject } from '../base/go.ts';
-import { mediaTypes, parseImageConfig, parseManifest, parseObject } from '../oci/manifest.ts';
+import { GoObject } from '../base/go.ts';
+import { parseObject } from '../oci/document.ts';
+import { parseImageConfig } from '../oci/image-config.ts';
+import { parseManifest } from '../oci/manifest.ts';
+import { mediaTypes } from '../oci/media-types.ts';
 import type { Descriptor, Platform } from '../oci/spec-types.ts';
 import { fileRange } from './blobs.ts';
 import type { PullSource } from './source.ts';
@@ -107,11 +110,11 @@ async function openLayout(path: string, find: Find): Promise<readonly ArchivedIm
  */
 async function openDockerArchive(path: string, find: Find): Promise<readonly ArchivedImage[]> {
   const bytes = await readPlace(find, 'manifest.json', limits.manifestBytes, path);
-  const { list } = parseObject(
+  const list = parseObject(
     Buffer.concat([Buffer.from('{"list":'), bytes, Buffer.from('}')]),
     limits.manifestBytes + 16,
     `${path}: manifest.json`,
-  );
+  ).get('list');
   if (!Array.isArray(list)) throw new RuntimeError('InvalidArgument', `${path}: manifest.json is not a list`);
   const images: ArchivedImage[] = [];
   for (const entry of list as unknown[]) images.push(await dockerImage(path, find, entry));
@@ -120,15 +123,17 @@ async function openDockerArchive(path: string, find: Find): Promise<readonly Arc
 
 async function dockerImage(path: string, find: Find, entry: unknown): Promise<ArchivedImage> {
   const fail = (what: string): RuntimeError => new RuntimeError('InvalidArgument', `${path}: manifest.json: ${what}`);
-  if (!isObject(entry) || typeof entry['Config'] !== 'string' || !isTexts(entry['Layers']))
-    throw fail('an image has no Config or no Layers');
-  const configBytes = await readPlace(find, entry['Config'], limits.imageConfigBytes, path);
+  const image = GoObject.of(entry);
+  const [configName, layerNames] = [image?.get('Config'), image?.get('Layers') ?? []];
+  const tags = image?.get('RepoTags');
+  if (typeof configName !== 'string' || !isTexts(layerNames)) throw fail('an image has no Config or no Layers');
+  const configBytes = await readPlace(find, configName, limits.imageConfigBytes, path);
   const { diffIds } = parseImageConfig(configBytes);
-  if (diffIds.length !== entry['Layers'].length || diffIds.length > limits.layersCount)
-    throw fail(`${entry['Layers'].length} layers for a config with ${diffIds.length}`);
+  if (diffIds.length !== layerNames.length || diffIds.length > limits.layersCount)
+    throw fail(`${layerNames.length} layers for a config with ${diffIds.length}`);
   const places = new Map<Digest, Place>();
   const layers: Descriptor[] = [];
-  for (const [i, name] of entry['Layers'].entries()) {
+  for (const [i, name] of layerNames.entries()) {
     const place = await find(name);
     const diffId = diffIds[i];
     if (place === undefined || diffId === undefined) throw fail(`layer ${quote(name)} is not in the archive`);
@@ -166,7 +171,7 @@ async function dockerImage(path: string, find: Find, entry: unknown): Promise<Ar
     },
     root: { bytes: manifest, contentType: mediaTypes.dockerManifest, digest: digestOf(manifest) },
     platform: undefined,
-    names: isTexts(entry['RepoTags']) ? entry['RepoTags'] : [],
+    names: isTexts(tags) ? tags : [],
     hasRegistryDigest: false,
   };
 }

@@ -6,7 +6,7 @@ import type { Logger, Op } from '../base/op.ts';
 import type { ChainId, Digest } from '../base/ids.ts';
 import { RuntimeError } from '../base/errors.ts';
 import { chainIds, digestOf } from '../oci/digest.ts';
-import { mediaTypes } from '../oci/manifest.ts';
+import { mediaTypes } from '../oci/media-types.ts';
 import type { HttpRequest, HttpResponse, Route, Transport } from './registry/http.ts';
 import type { FsUsage, LayerSource, LayerUnpacker } from '../ports/image.ts';
 

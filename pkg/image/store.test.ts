@@ -9,7 +9,7 @@ import type { ImageId } from '../base/ids.ts';
 import { explain } from '../base/errors.ts';
 import { limits } from '../base/limits.ts';
 import { digestOf } from '../oci/digest.ts';
-import { mediaTypes } from '../oci/manifest.ts';
+import { mediaTypes } from '../oci/media-types.ts';
 import { NodeCredentials } from './registry/credentials.ts';
 import {
   broken,

@@ -7,7 +7,7 @@ import { explain } from '../base/errors.ts';
 import { limits } from '../base/limits.ts';
 import type { Op } from '../base/op.ts';
 import { noReserve } from '../base/reserve.ts';
-import { nodePlatform } from '../oci/manifest.ts';
+import { nodePlatform } from '../oci/platform.ts';
 import { NodeCredentials } from './registry/credentials.ts';
 import { checkImages } from './check.ts';
 import type { ImageProblem } from './check.ts';

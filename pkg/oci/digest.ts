@@ -9,6 +9,7 @@ import { parseChainId, parseDigest } from '../base/ids.ts';
 import type { ChainId, Digest } from '../base/ids.ts';
 import { RuntimeError } from '../base/errors.ts';
 
+/** What image-spec has registered and everybody can compute; any other algorithm is refused where digests are read. */
 export type DigestAlgorithm = 'sha256' | 'sha512';
 
 /** The algorithm that a digest names; parseDigest allows only these two. */
@@ -16,6 +17,7 @@ export function algorithmOf(digest: Digest): DigestAlgorithm {
   return digest.startsWith('sha512:') ? 'sha512' : 'sha256';
 }
 
+/** The digest of bytes, or of text in UTF-8. */
 export function digestOf(bytes: Uint8Array | string, algorithm: DigestAlgorithm = 'sha256'): Digest {
   return parseDigest(`${algorithm}:${createHash(algorithm).update(bytes).digest('hex')}`);
 }

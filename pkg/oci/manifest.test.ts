@@ -1,27 +1,123 @@
 import { expect } from 'chai';
-import { limits } from '../base/limits.ts';
+import { describeEmptiness } from '../base/fake-emptiness.ts';
 import { digestOf } from './digest.ts';
-import {
-  mediaTypes,
-  nodePlatform,
-  parseImageConfig,
-  parseManifest,
-  platformCandidates,
-  selectPlatform,
-} from './manifest.ts';
-import type { ImageIndex } from './manifest.ts';
+import { parseManifest } from './manifest.ts';
+import { mediaTypes } from './media-types.ts';
 
 const D = digestOf('x');
 const json = (value: unknown): Buffer => Buffer.from(JSON.stringify(value));
 const config = { mediaType: mediaTypes.ociConfig, digest: D, size: 10 };
 const layer = { mediaType: mediaTypes.ociLayerGzip, digest: D, size: 20 };
 const manifest = { schemaVersion: 2, mediaType: mediaTypes.ociManifest, config, layers: [layer] };
-const entry = (architecture: string, variant?: string, os = 'linux'): object => ({
-  mediaType: mediaTypes.ociManifest,
-  digest: digestOf(`${os}${architecture}${variant}`),
-  size: 1,
-  platform: { architecture, os, ...(variant === undefined ? {} : { variant }) },
-});
+
+/** Name, document, content type, why it is refused, by which code. */
+const REFUSED: readonly (readonly [string, unknown, string, RegExp, string])[] = [
+  ['both kinds', { ...manifest, manifests: [] }, '', /at once/, 'InvalidArgument'],
+  ['served as another', manifest, mediaTypes.ociIndex, /served as .*its content is an image/, 'InvalidArgument'],
+  [
+    'type lies',
+    { ...manifest, mediaType: mediaTypes.ociIndex },
+    '',
+    /says it is .*its content is an image/,
+    'InvalidArgument',
+  ],
+  ['schema 1', { schemaVersion: 1, fsLayers: [] }, '', /schema 1/, 'Unimplemented'],
+  ['schema 1 by its layers', { fsLayers: [] }, '', /schema 1/, 'Unimplemented'],
+  ['schema 3', { ...manifest, schemaVersion: 3 }, '', /schemaVersion "3"/, 'InvalidArgument'],
+  ['schema as text', { ...manifest, schemaVersion: '2' }, '', /schemaVersion/, 'InvalidArgument'],
+  ['two spellings', { ...manifest, Layers: [] }, '', /"Layers" in two spellings/, 'InvalidArgument'],
+  ['both kinds in two cases', { ...manifest, MANIFESTS: [] }, '', /at once/, 'InvalidArgument'],
+  ['both kinds, one as text', { ...manifest, manifests: '' }, '', /at once/, 'InvalidArgument'],
+  [
+    'an index called an image',
+    { schemaVersion: 2, manifests: [] },
+    mediaTypes.ociManifest,
+    /an index/,
+    'InvalidArgument',
+  ],
+  ['nothing', { schemaVersion: 2 }, '', /not an object/, 'InvalidArgument'],
+  ['unknown type', { ...manifest, mediaType: 'application/x' }, '', /not images/, 'Unimplemented'],
+  ['layers no list', { ...manifest, layers: {} }, '', /layers/, 'InvalidArgument'],
+  [
+    'chart as layer',
+    { ...manifest, layers: [{ ...layer, mediaType: 'application/vnd.cncf.helm.chart.content.v1.tar+gzip' }] },
+    '',
+    /not a file system layer/,
+    'Unimplemented',
+  ],
+  ['no config', { ...manifest, config: undefined }, '', /not an object/, 'InvalidArgument'],
+  [
+    'digest a path',
+    { ...manifest, layers: [{ ...layer, digest: 'sha256:../../../../etc/x' }] },
+    '',
+    /for a digest/,
+    'InvalidArgument',
+  ],
+  ['digest empty', { ...manifest, layers: [{ ...layer, digest: 'sha256:' }] }, '', /for a digest/, 'InvalidArgument'],
+  [
+    'digest upper case',
+    { ...manifest, config: { ...config, digest: D.toUpperCase() } },
+    '',
+    /for a digest/,
+    'InvalidArgument',
+  ],
+  [
+    'digest short',
+    { ...manifest, config: { ...config, digest: D.slice(0, -1) } },
+    '',
+    /for a digest/,
+    'InvalidArgument',
+  ],
+  ['size negative', { ...manifest, layers: [{ ...layer, size: -1 }] }, '', /number of bytes/, 'InvalidArgument'],
+  ['size a fraction', { ...manifest, layers: [{ ...layer, size: 1.5 }] }, '', /number of bytes/, 'InvalidArgument'],
+  ['size a string', { ...manifest, layers: [{ ...layer, size: '1' }] }, '', /number of bytes/, 'InvalidArgument'],
+  ['size past 2^53', { ...manifest, layers: [{ ...layer, size: 2 ** 60 }] }, '', /number of bytes/, 'InvalidArgument'],
+  [
+    'too many layers',
+    { ...manifest, layers: Array.from({ length: 129 }, () => layer) },
+    '',
+    /129 layers/,
+    'ResourceExhausted',
+  ],
+  [
+    'foreign layer',
+    {
+      ...manifest,
+      layers: [
+        { ...layer, mediaType: 'application/vnd.docker.image.rootfs.foreign.diff.tar.gzip', urls: ['http://evil'] },
+      ],
+    },
+    '',
+    /foreign/,
+    'Unimplemented',
+  ],
+  [
+    'nondistributable',
+    {
+      ...manifest,
+      layers: [{ ...layer, mediaType: 'application/vnd.oci.image.layer.nondistributable.v1.tar+gzip' }],
+    },
+    '',
+    /foreign/,
+    'Unimplemented',
+  ],
+  [
+    'encrypted',
+    { ...manifest, layers: [{ ...layer, mediaType: `${mediaTypes.ociLayerGzip}+encrypted` }] },
+    '',
+    /encrypted/,
+    'Unimplemented',
+  ],
+  [
+    'artifact',
+    { ...manifest, config: { ...config, mediaType: 'application/vnd.cncf.helm.config.v1+json' } },
+    '',
+    /artifact of type "application\/vnd.cncf.helm/,
+    'Unimplemented',
+  ],
+  ['a list', [], '', /not a JSON object/, 'InvalidArgument'],
+  ['annotations', { ...manifest, annotations: { a: 1 } }, '', /annotations/, 'InvalidArgument'],
+];
 
 describe('oci/manifest', () => {
   it('reads OCI and docker manifests', () => {
@@ -44,100 +140,7 @@ describe('oci/manifest', () => {
   });
 
   it('refuses ambiguous, damaged and unfit documents', () => {
-    const rows: readonly (readonly [string, unknown, string, RegExp, string])[] = [
-      ['both kinds', { ...manifest, manifests: [] }, '', /at once/, 'InvalidArgument'],
-      ['served as another', manifest, mediaTypes.ociIndex, /served as/, 'InvalidArgument'],
-      ['type lies', { ...manifest, mediaType: mediaTypes.ociIndex }, '', /its content is not/, 'InvalidArgument'],
-      ['schema 1', { schemaVersion: 1, fsLayers: [] }, '', /schema 1/, 'Unimplemented'],
-      ['no schema', { config, layers: [] }, '', /schemaVersion/, 'InvalidArgument'],
-      ['unknown type', { ...manifest, mediaType: 'application/x' }, '', /not images/, 'Unimplemented'],
-      ['no layers', { ...manifest, layers: undefined }, '', /layers/, 'InvalidArgument'],
-      ['no config', { ...manifest, config: undefined }, '', /not an object/, 'InvalidArgument'],
-      [
-        'digest a path',
-        { ...manifest, layers: [{ ...layer, digest: 'sha256:../../../../etc/x' }] },
-        '',
-        /for a digest/,
-        'InvalidArgument',
-      ],
-      [
-        'digest empty',
-        { ...manifest, layers: [{ ...layer, digest: 'sha256:' }] },
-        '',
-        /for a digest/,
-        'InvalidArgument',
-      ],
-      [
-        'digest upper case',
-        { ...manifest, config: { ...config, digest: D.toUpperCase() } },
-        '',
-        /for a digest/,
-        'InvalidArgument',
-      ],
-      [
-        'digest short',
-        { ...manifest, config: { ...config, digest: D.slice(0, -1) } },
-        '',
-        /for a digest/,
-        'InvalidArgument',
-      ],
-      ['size negative', { ...manifest, layers: [{ ...layer, size: -1 }] }, '', /number of bytes/, 'InvalidArgument'],
-      ['size a fraction', { ...manifest, layers: [{ ...layer, size: 1.5 }] }, '', /number of bytes/, 'InvalidArgument'],
-      ['size a string', { ...manifest, layers: [{ ...layer, size: '1' }] }, '', /number of bytes/, 'InvalidArgument'],
-      [
-        'size past 2^53',
-        { ...manifest, layers: [{ ...layer, size: 2 ** 60 }] },
-        '',
-        /number of bytes/,
-        'InvalidArgument',
-      ],
-      [
-        'too many layers',
-        { ...manifest, layers: Array.from({ length: 129 }, () => layer) },
-        '',
-        /129 layers/,
-        'ResourceExhausted',
-      ],
-      [
-        'foreign layer',
-        {
-          ...manifest,
-          layers: [
-            { ...layer, mediaType: 'application/vnd.docker.image.rootfs.foreign.diff.tar.gzip', urls: ['http://evil'] },
-          ],
-        },
-        '',
-        /foreign/,
-        'Unimplemented',
-      ],
-      [
-        'nondistributable',
-        {
-          ...manifest,
-          layers: [{ ...layer, mediaType: 'application/vnd.oci.image.layer.nondistributable.v1.tar+gzip' }],
-        },
-        '',
-        /foreign/,
-        'Unimplemented',
-      ],
-      [
-        'encrypted',
-        { ...manifest, layers: [{ ...layer, mediaType: `${mediaTypes.ociLayerGzip}+encrypted` }] },
-        '',
-        /encrypted/,
-        'Unimplemented',
-      ],
-      [
-        'artifact',
-        { ...manifest, config: { ...config, mediaType: 'application/vnd.cncf.helm.config.v1+json' } },
-        '',
-        /artifact of type "application\/vnd.cncf.helm/,
-        'Unimplemented',
-      ],
-      ['a list', [], '', /not a JSON object/, 'InvalidArgument'],
-      ['annotations', { ...manifest, annotations: { a: 1 } }, '', /annotations/, 'InvalidArgument'],
-    ];
-    for (const [name, document, type, why, code] of rows) {
+    for (const [name, document, type, why, code] of REFUSED) {
       expect(() => parseManifest(json(document), type), name)
         .to.throw(why)
         .with.property('code', code);
@@ -149,117 +152,159 @@ describe('oci/manifest', () => {
       .with.property('code', 'ResourceExhausted');
   });
 
+  it('lets the structure decide where OCI’s and docker’s names are mixed up', () => {
+    const { ociManifest, dockerManifest, ociIndex, dockerList } = mediaTypes;
+    const entries = { schemaVersion: 2, manifests: [{ ...config, mediaType: ociManifest }] };
+    for (const [own, said] of [
+      [dockerManifest, ociManifest],
+      [ociManifest, dockerManifest],
+      ['', dockerManifest],
+      [undefined, 'text/plain'],
+      [null, 'application/vnd.docker.distribution.manifest.v2+json; charset=utf-8'],
+      ['application/json', 'application/octet-stream'],
+    ] as const)
+      expect(parseManifest(json({ ...manifest, mediaType: own }), said).kind, `${own} ${said}`).to.equal('manifest');
+    for (const [own, said] of [
+      [ociIndex, dockerList],
+      [dockerList, ociIndex],
+      [undefined, 'text/html'],
+      ['', ''],
+    ] as const)
+      expect(parseManifest(json({ ...entries, mediaType: own }), said).kind, `${own} ${said}`).to.equal('index');
+    expect(parseManifest(json({ mediaType: ociIndex, manifests: null }), '')).to.deep.include({ manifests: [] });
+    expect(parseManifest(json({ ...manifest, manifests: null }), '').kind).to.equal('manifest');
+    expect(parseManifest(json({ SchemaVersion: 2, Config: config, LAYERS: null }), '')).to.deep.include({ layers: [] });
+  });
+
+  it('takes a config of any type that names no format, and refuses artifacts by their name', () => {
+    for (const mediaType of ['text/html', 'application/json', '', null, 'application/octet-stream', 'text/html; a=b'])
+      expect(parseManifest(json({ ...manifest, config: { ...config, mediaType } }), '').kind).to.equal('manifest');
+    for (const mediaType of ['', 'application/octet-stream', 'application/x-gzip'])
+      expect(parseManifest(json({ ...manifest, layers: [{ ...layer, mediaType }] }), '').kind).to.equal('manifest');
+    for (const mediaType of [
+      'application/vnd.oci.empty.v1+json',
+      'application/vnd.docker.plugin.v1+json',
+      'application/x',
+    ])
+      expect(() => parseManifest(json({ ...manifest, artifactType: '', config: { ...config, mediaType } }), ''))
+        .to.throw(`artifact of type "${mediaType}"`)
+        .with.property('code', 'Unimplemented');
+  });
+
   it('ignores urls of ordinary layers (CVE-2020-15157)', () => {
     const read = parseManifest(json({ ...manifest, layers: [{ ...layer, urls: ['http://evil/'] }] }), '');
     expect(read.kind === 'manifest' && read.layers[0]).to.not.have.property('urls');
   });
+});
 
-  it('picks the platform with variant fallbacks', () => {
-    const index = (...entries: object[]): ImageIndex =>
-      parseManifest(json({ schemaVersion: 2, mediaType: mediaTypes.ociIndex, manifests: entries }), '') as ImageIndex;
-    const pick = (arch: string, variant: string | undefined, ...entries: object[]): string | undefined => {
-      const { platform } = selectPlatform(index(...entries), { os: 'linux', architecture: arch, variant });
-      return platform === undefined ? 'any' : `${platform.architecture}${platform.variant ?? ''}`;
-    };
-    expect(pick('amd64', undefined, entry('arm64'), entry('amd64', undefined, 'windows'), entry('amd64'))).to.equal(
-      'amd64',
-    );
-    expect(pick('amd64', undefined, entry('amd64', 'v3'), entry('amd64', 'v1'))).to.equal('amd64v1');
-    expect(pick('arm', 'v7', entry('arm', 'v5'), entry('arm', 'v6'))).to.equal('armv6');
-    expect(pick('arm', 'v6', entry('arm', 'v7'), entry('arm'))).to.equal('arm');
-    expect(pick('arm64', undefined, entry('arm64', 'v8'))).to.equal('arm64v8');
-    expect(pick('riscv64', undefined, { mediaType: mediaTypes.ociManifest, digest: D, size: 1 })).to.equal('any');
-    expect(() => pick('amd64', undefined, entry('unknown', undefined, 'unknown'), entry('s390x'))).to.throw(
-      /no variant for linux\/amd64; it has "unknown\/unknown, linux\/s390x"/,
-    );
-    expect(() => pick('amd64', undefined)).to.throw(/none at all/);
-  });
+const DESCRIPTOR = {
+  mediaType: mediaTypes.ociManifest,
+  digest: D,
+  size: 7,
+  urls: ['https://x/'],
+  data: 'e30=',
+  artifactType: 'a/b',
+  annotations: { a: 'b' },
+};
+describeEmptiness({
+  name: 'image manifests',
+  notation: 'json',
+  samples: [
+    {
+      schemaVersion: 2,
+      mediaType: mediaTypes.dockerManifest,
+      artifactType: 'a/b',
+      config: { ...DESCRIPTOR, mediaType: mediaTypes.ociConfig },
+      layers: [{ ...DESCRIPTOR, mediaType: mediaTypes.ociLayerGzip }],
+      subject: { ...DESCRIPTOR },
+      annotations: { a: 'b' },
+    },
+  ],
+  names: ['annotations', 'config.annotations', 'layers[].annotations', 'subject.annotations'],
+  read: (document) => parseManifest(json(document), ''),
+  keys: {
+    schemaVersion: 'ignored',
+    mediaType: 'unset',
+    artifactType: 'ignored',
+    config: 'needed',
+    'config.mediaType': 'unset',
+    'config.digest': 'needed',
+    'config.size': 'needed',
+    'config.urls': 'ignored',
+    'config.data': 'ignored',
+    'config.artifactType': 'ignored',
+    'config.annotations': 'unset',
+    'config.annotations.*': { absent: 'unset', empty: 'own', why: 'a name without a value' },
+    layers: 'unset',
+    'layers[].mediaType': 'unset',
+    'layers[].digest': 'needed',
+    'layers[].size': 'needed',
+    'layers[].urls': 'ignored',
+    'layers[].data': 'ignored',
+    'layers[].artifactType': 'ignored',
+    'layers[].annotations': 'unset',
+    'layers[].annotations.*': { absent: 'unset', empty: 'own', why: 'a name without a value' },
+    subject: 'ignored',
+    'subject.mediaType': 'ignored',
+    'subject.digest': 'ignored',
+    'subject.size': 'ignored',
+    'subject.urls': 'ignored',
+    'subject.data': 'ignored',
+    'subject.artifactType': 'ignored',
+    'subject.annotations': 'ignored',
+    'subject.annotations.*': 'ignored',
+    annotations: 'unset',
+    'annotations.*': { absent: 'unset', empty: 'own', why: 'a name without a value' },
+  },
+});
 
-  it('names this node as Go does', () => {
-    expect(nodePlatform('x64')).to.deep.equal({ os: 'linux', architecture: 'amd64' });
-    expect(nodePlatform('arm', '6')).to.deep.equal({ os: 'linux', architecture: 'arm', variant: 'v6' });
-    expect(platformCandidates(nodePlatform('arm', '6')).map((each) => each.variant)).to.deep.equal([
-      'v6',
-      'v5',
-      undefined,
-    ]);
-  });
-
-  it('reads configs, with null for empty as docker writes', () => {
-    const full = parseImageConfig(
-      json({
-        architecture: 'amd64',
-        os: 'linux',
-        rootfs: { type: 'layers', diff_ids: [D] },
-        config: {
-          User: '1000:1000',
-          Env: ['A=b'],
-          Entrypoint: ['/x'],
-          Cmd: null,
-          Volumes: { '/v': {} },
-          WorkingDir: '/w',
-          Labels: { a: 'b' },
-          StopSignal: 'SIGQUIT',
-          ExposedPorts: { '80/tcp': {} },
+describeEmptiness({
+  name: 'image indexes',
+  notation: 'json',
+  samples: [
+    {
+      schemaVersion: 2,
+      mediaType: mediaTypes.dockerList,
+      artifactType: 'a/b',
+      manifests: [
+        {
+          mediaType: mediaTypes.dockerManifest,
+          digest: D,
+          size: 7,
+          annotations: { a: 'b' },
+          platform: {
+            architecture: 'arm',
+            os: 'windows',
+            variant: 'v6',
+            'os.version': '10',
+            'os.features': ['x'],
+            features: ['y'],
+          },
         },
-      }),
-    );
-    expect(full).to.deep.include({
-      user: '1000:1000',
-      env: ['A=b'],
-      entrypoint: ['/x'],
-      cmd: [],
-      volumes: ['/v'],
-      workingDir: '/w',
-      stopSignal: 'SIGQUIT',
-      exposedPorts: ['80/tcp'],
-      diffIds: [D],
-    });
-    expect({ ...full.labels }).to.deep.equal({ a: 'b' });
-    expect(parseImageConfig(json({ rootfs: { type: 'layers', diff_ids: null }, config: null }))).to.deep.include({
-      user: '',
-      env: [],
-      diffIds: [],
-    });
-  });
-
-  it('keeps a label named __proto__ a label', () => {
-    const read = parseImageConfig(
-      Buffer.from(`{"rootfs":{"type":"layers","diff_ids":[]},"config":{"Labels":{"__proto__":"x","constructor":"y"}}}`),
-    );
-    expect(Object.entries(read.labels)).to.deep.equal([
-      ['__proto__', 'x'],
-      ['constructor', 'y'],
-    ]);
-    expect(({} as Record<string, unknown>)['x']).to.equal(undefined);
-  });
-
-  it('refuses a User that no login is as long as: it goes into every list of images', () => {
-    const config = (user: string): Buffer => json({ rootfs: { type: 'layers', diff_ids: [] }, config: { User: user } });
-    expect(parseImageConfig(config('u'.repeat(limits.imageUserBytes))).user).to.have.length(limits.imageUserBytes);
-    for (const user of [
-      'u'.repeat(limits.imageUserBytes + 1),
-      'ü'.repeat(limits.imageUserBytes / 2 + 1),
-      'u'.repeat(7 << 20),
-    ]) {
-      expect(() => parseImageConfig(config(user)))
-        .to.throw(/User/)
-        .with.property('code', 'ResourceExhausted');
-    }
-  });
-
-  it('refuses damaged configs', () => {
-    for (const wrong of [
-      {},
-      { rootfs: { type: 'x' } },
-      { rootfs: { type: 'layers', diff_ids: ['../x'] } },
-      { rootfs: { type: 'layers', diff_ids: 7 } },
-      { rootfs: { type: 'layers', diff_ids: [] }, config: { Env: [1] } },
-      { rootfs: { type: 'layers', diff_ids: [] }, config: { User: 0 } },
-    ]) {
-      expect(() => parseImageConfig(json(wrong)), JSON.stringify(wrong))
-        .to.throw()
-        .with.property('code', 'InvalidArgument');
-    }
-  });
+      ],
+      annotations: { a: 'b' },
+    },
+  ],
+  names: ['annotations', 'manifests[].annotations'],
+  read: (document) => parseManifest(json(document), mediaTypes.ociIndex),
+  keys: {
+    schemaVersion: 'ignored',
+    mediaType: 'unset',
+    artifactType: 'ignored',
+    manifests: 'unset',
+    'manifests[].mediaType': 'unset',
+    'manifests[].digest': 'needed',
+    'manifests[].size': 'needed',
+    'manifests[].annotations': 'unset',
+    'manifests[].annotations.*': { absent: 'unset', empty: 'own', why: 'a name without a value' },
+    'manifests[].platform': 'unset',
+    'manifests[].platform.architecture': 'unset',
+    'manifests[].platform.os': 'unset',
+    'manifests[].platform.variant': 'unset',
+    'manifests[].platform.os.version': 'ignored',
+    'manifests[].platform.os.features': 'ignored',
+    'manifests[].platform.features': 'ignored',
+    annotations: 'unset',
+    'annotations.*': { absent: 'unset', empty: 'own', why: 'a name without a value' },
+  },
 });

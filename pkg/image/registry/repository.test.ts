@@ -3,7 +3,7 @@ import { mock } from 'node:test';
 import { limits } from '../../base/limits.ts';
 import { explain } from '../../base/errors.ts';
 import { digestOf } from '../../oci/digest.ts';
-import { mediaTypes } from '../../oci/manifest.ts';
+import { mediaTypes } from '../../oci/media-types.ts';
 import {
   broken,
   cancellable,

@@ -13,7 +13,7 @@ import type { Op } from '../../base/op.ts';
 import { quote } from '../../base/ids.ts';
 import { checkDigest, digestOf } from '../../oci/digest.ts';
 import { isObject } from '../../base/go.ts';
-import { manifestAccept } from '../../oci/manifest.ts';
+import { manifestAccept } from '../../oci/media-types.ts';
 import { Authorizer } from './authorizer.ts';
 import type { Door } from './authorizer.ts';
 import type { Credentials } from './credentials.ts';

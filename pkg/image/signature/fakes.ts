@@ -3,7 +3,7 @@ import { generateKeyPairSync, sign } from 'node:crypto';
 import type { KeyObject } from 'node:crypto';
 import type { Digest } from '../../base/ids.ts';
 import { digestOf } from '../../oci/digest.ts';
-import { mediaTypes } from '../../oci/manifest.ts';
+import { mediaTypes } from '../../oci/media-types.ts';
 import type { GpgvAnswer, RunGpgv } from './keys.ts';
 
 export interface TestKey {

@@ -9,7 +9,7 @@ import { dirname, join } from 'node:path';
 import { RuntimeError } from '../../base/errors.ts';
 import type { Digest } from '../../base/ids.ts';
 import { digestOf } from '../../oci/digest.ts';
-import { mediaTypes } from '../../oci/manifest.ts';
+import { mediaTypes } from '../../oci/media-types.ts';
 import { fakeImage, FakeNetwork, FakeRegistry, FakeUnpacker, failure, RecordingLog, testOp } from '../fakes.ts';
 import { RegistryPolicy } from '../policy/policy.ts';
 import { FileImageStore } from '../store.ts';

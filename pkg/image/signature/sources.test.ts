@@ -5,7 +5,7 @@ import { dirname, join } from 'node:path';
 import { RuntimeError } from '../../base/errors.ts';
 import { limits } from '../../base/limits.ts';
 import { digestOf } from '../../oci/digest.ts';
-import { mediaTypes } from '../../oci/manifest.ts';
+import { mediaTypes } from '../../oci/media-types.ts';
 import { parseReference, withDefaultTag } from '../../oci/reference.ts';
 import { failure, testOp } from '../fakes.ts';
 import { attachmentManifest, signatureTag } from './fakes.ts';
@@ -287,21 +287,32 @@ describe('image/signature/sources', () => {
       const source = new FakeSource();
       for (const [bytes, type] of [
         ['{', mediaTypes.ociManifest],
-        ['{}', mediaTypes.ociManifest],
         ['{"layers":{}}', mediaTypes.ociManifest],
-        ['{"layers":[]}', mediaTypes.dockerManifest],
+        ['{"layers":[]}', mediaTypes.ociIndex],
+        ['{"layers":[],"manifests":[]}', mediaTypes.ociManifest],
         [`{"mediaType":"${mediaTypes.ociIndex}","layers":[]}`, mediaTypes.ociManifest],
+        ['{"mediaType":"application/vnd.oci.artifact.manifest.v1+json","layers":[]}', ''],
       ] as const) {
         source.attachments = { bytes: Buffer.from(bytes), contentType: type };
-        expect((await failure(find(source))).message, bytes).to.match(
-          /sha256-.*\.sig is not (valid JSON|an OCI image manifest with signatures)/,
-        );
+        const error = await failure(find(source));
+        expect([error.reason, error.message], bytes).to.deep.equal([
+          'SignatureValidationFailed',
+          `reg.example/team/app:${TAG} is not an image manifest with signatures`,
+        ]);
       }
-      source.attachments = {
-        bytes: Buffer.from('{"layers":[]}'),
-        contentType: `${mediaTypes.ociManifest}; charset=utf-8`,
-      };
-      expect((await find(source)).signatures).to.deep.equal([]);
+    });
+
+    it('may be in a manifest that goes by docker’s name, or by none', async () => {
+      const source = new FakeSource();
+      source.attach([payload('one')]);
+      const { bytes } = source.attachments ?? { bytes: Buffer.alloc(0) };
+      for (const contentType of [mediaTypes.dockerManifest, 'application/json', '', `${mediaTypes.ociManifest}; q=1`]) {
+        const untyped = Buffer.from(bytes.toString().replace(/"mediaType":"[^"]*manifest[^"]*"/, '"mediaType":""'));
+        for (const each of [bytes, untyped]) {
+          source.attachments = { bytes: each, contentType };
+          expect(texts(await find(source)), contentType).to.deep.equal(['one']);
+        }
+      }
     });
   });
 });

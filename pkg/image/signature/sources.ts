@@ -14,8 +14,10 @@ import type { Digest } from '../../base/ids.ts';
 import { limits } from '../../base/limits.ts';
 import type { Op } from '../../base/op.ts';
 import { algorithmOf, checkDigest } from '../../oci/digest.ts';
-import { isObject } from '../../base/go.ts';
-import { mediaTypes, parseObject } from '../../oci/manifest.ts';
+import { GoObject, isObject } from '../../base/go.ts';
+import { parseObject } from '../../oci/document.ts';
+import { manifestType } from '../../oci/manifest.ts';
+import { isIndexType } from '../../oci/media-types.ts';
 import { repositoryName } from '../../oci/reference.ts';
 import type { Reference } from '../../oci/reference.ts';
 import { shortUrl } from '../registry/http.ts';
@@ -233,14 +235,22 @@ async function fromAttachments(op: Op, digest: Digest, source: SignatureSource, 
   }
 }
 
+/** The layers of an image manifest, whichever of its names the registry and the document give it. */
 function readAttachments(answer: ManifestAnswer, name: string): readonly unknown[] {
-  const document = parseObject(answer.bytes, limits.manifestBytes, name);
-  const type = document['mediaType'] ?? answer.contentType.split(';', 1)[0]?.trim();
-  const layers = document['layers'];
-  if (type !== mediaTypes.ociManifest || !Array.isArray(layers))
-    throw new RuntimeError('FailedPrecondition', `${name} is not an OCI image manifest with signatures`, {
+  const refused = (cause?: unknown): RuntimeError =>
+    new RuntimeError('FailedPrecondition', `${name} is not an image manifest with signatures`, {
       reason: 'SignatureValidationFailed',
+      cause,
     });
+  let layers: unknown;
+  try {
+    const document = parseObject(answer.bytes, limits.manifestBytes, name);
+    if (isIndexType(manifestType(document, answer.contentType))) throw refused();
+    layers = document.get('layers') ?? [];
+  } catch (error) {
+    throw refused(error);
+  }
+  if (!Array.isArray(layers)) throw refused();
   return layers;
 }
 
@@ -252,8 +262,9 @@ interface Attachment {
 
 /** Why not, as text, for what is no signature within the limits. */
 function readAttachment(layer: unknown): Attachment | string {
-  if (!isObject(layer)) return 'it is not a descriptor';
-  const { mediaType, digest, size, annotations } = layer;
+  const descriptor = GoObject.of(layer);
+  if (descriptor === undefined) return 'it is not a descriptor';
+  const [mediaType, digest, size] = [descriptor.get('mediaType'), descriptor.get('digest'), descriptor.get('size')];
   if (mediaType !== PAYLOAD_TYPE) return `its type is ${quote(String(mediaType))}, which is no signature`;
   if (
     typeof digest !== 'string' ||
@@ -263,8 +274,10 @@ function readAttachment(layer: unknown): Attachment | string {
     size <= 0
   )
     return 'it is not a descriptor';
+  // The annotation's name is no member of Go's, but a key of a map: its case counts.
+  const annotations = descriptor.get('annotations');
   const signature = isObject(annotations) ? annotations[SIGNATURE_ANNOTATION] : undefined;
-  if (typeof signature !== 'string') return `it has no annotation ${SIGNATURE_ANNOTATION}`;
+  if (typeof signature !== 'string' || signature === '') return `it has no annotation ${SIGNATURE_ANNOTATION}`;
   if (size + signature.length > limits.signatureBytes)
     return `it has ${size + signature.length} bytes, at most ${limits.signatureBytes} are read`;
   return { digest, size, signature };
