@@ -25,6 +25,7 @@ import { fileRange } from './blobs.ts';
 import type { PullSource } from './source.ts';
 import type { ManifestAnswer } from './registry/repository.ts';
 
+/** An image of an archive, ready to be installed. */
 export interface ArchivedImage {
   readonly source: PullSource;
   readonly root: ManifestAnswer;

@@ -2,7 +2,7 @@
  * Blobs on disk, named by what they are.
  *
  *     blobs/sha256/<hex>            verified, fsynced, immutable: whoever sees the name has the content
- *     blobs/.partial/<alg>-<hex>    the start of a download, maybe; worth nothing until the digest of the whole is right
+ *     blobs/.partial/<alg>-<hex>    the start of a download, maybe; worth nothing until the whole has the digest
  *
  * A blob is written under its partial name, hashed on the way, fsynced and renamed. What a crash or a cut leaves behind
  * is taken up by the next download of the same digest; if the content is then wrong, the old start is thrown away and
@@ -32,6 +32,7 @@ export type BlobSource = (offset: bigint) => AsyncIterable<Uint8Array>;
 
 const ALGORITHMS = ['sha256', 'sha512'] as const;
 
+/** The directory of blobs. */
 export class BlobStore {
   readonly #root: string;
   readonly #now: () => number;

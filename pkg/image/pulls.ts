@@ -1,4 +1,4 @@
-/** The pulls of this node: equal ones fly together, so many at once and no more, each with its progress, all counted. */
+/** The pulls of this node: equal ones fly together, so many at once and no more, with their progress, all counted. */
 import { createHash } from 'node:crypto';
 import type { AuthConfig } from '../cri-api/types.ts';
 import { Flights } from '../base/flights.ts';
