@@ -219,7 +219,7 @@ export class TestNode {
  * Debian's crun refuses the hybrid cgroup layout while a controller sits in the v2 hierarchy; hugetlb as v1 frees it.
  * runsc makes its cgroups in a directory of that name even if nothing is mounted there, where others have left one.
  */
-function mountHugetlb(): void {
+export function mountHugetlb(): void {
   const path = '/sys/fs/cgroup/hugetlb';
   if (
     existsSync('/sys/fs/cgroup/cgroup.controllers') ||

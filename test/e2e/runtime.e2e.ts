@@ -4,6 +4,7 @@
  * leaves nothing behind, which is checked.
  */
 import { assert } from 'chai';
+import { mountHugetlb } from './harness.ts';
 import { execa } from 'execa';
 import { existsSync } from 'node:fs';
 import {
@@ -97,7 +98,7 @@ class Ground {
 
   static async make(): Promise<Ground> {
     orphans.becomeSubreaper();
-    await useAllControllers();
+    mountHugetlb();
     const ground = new Ground(await mkdtemp(join(tmpdir(), 'brt-')));
     const root = join(ground.dir, 'rootfs');
     for (const each of ['bin', 'proc', 'dev', 'sys', 'tmp']) await mkdir(join(root, each), { recursive: true });
@@ -840,15 +841,6 @@ function textOf(lines: readonly LogLine[]): string {
 
 async function* lines(...texts: readonly string[]): AsyncGenerator<Uint8Array> {
   for (const text of texts) yield Buffer.from(text);
-}
-
-/**
- * crun refuses the hybrid layout while a controller is left to v2; giving it a v1 hierarchy frees it (it stays mounted
- * for later runs).
- */
-async function useAllControllers(): Promise<void> {
-  const left = await readFile('/sys/fs/cgroup/unified/cgroup.controllers', 'utf8').catch(() => '');
-  assert.strictEqual(left.trim(), '', 'a controller is in the v2 hierarchy: mount it as v1 (scripts/setup.sh does)');
 }
 
 /** The cgroup directories of `path` in all hierarchies that have it. */
