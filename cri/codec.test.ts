@@ -3,8 +3,9 @@ import { assert } from 'chai';
 import Long from 'long';
 import protobuf from 'protobufjs';
 import { RuntimeError } from '../pkg/base/errors.ts';
+import { remembered } from '../pkg/base/remembered.ts';
 import type { Input, Messages } from '../pkg/cri-api/types.ts';
-import { chunksOf, codecs, concatenate, methods, remembered } from './codec.ts';
+import { chunksOf, codecs, concatenate, methods } from './codec.ts';
 
 const INT64_MIN = -(2n ** 63n);
 const INT64_MAX = 2n ** 63n - 1n;

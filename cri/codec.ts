@@ -46,18 +46,6 @@ export function concatenate(items: readonly Uint8Array[]): Encoded {
   return new Encoded(Buffer.concat(items));
 }
 
-/** Makes of each object what `make` makes, once: for objects that never change. It is forgotten with the object. */
-export function remembered<R extends object, V>(make: (object: R) => V): (object: R) => V {
-  const cache = new WeakMap<R, { readonly made: V }>();
-  return (object) => {
-    const known = cache.get(object);
-    if (known !== undefined) return known.made;
-    const made = make(object);
-    cache.set(object, { made });
-    return made;
-  };
-}
-
 /** A field of a message in bytes that were made before; only for messages that are written. */
 export function preencoded<M extends keyof Messages>(bytes: Buffer): Messages[M] {
   return new Encoded(bytes) as unknown as Messages[M];

@@ -10,9 +10,10 @@ import { RuntimeError } from '../pkg/base/errors.ts';
 import { limits } from '../pkg/base/limits.ts';
 import type { Logger } from '../pkg/base/op.ts';
 import type { ContainerEventResponse, ContainerEventType } from '../pkg/cri-api/types.ts';
-import { containerStatus, type OpenPods, type PodEvent, podSandboxStatus } from '../pkg/pod/index.ts';
+import { containerStatus, type OpenPods, podSandboxStatus } from '../pkg/pod/index.ts';
 import { codecs, Encoded } from './codec.ts';
 import type { Handler } from './handler.ts';
+import type { PodEvent } from '../pkg/ports/pods.ts';
 import type { ContainerRecord, SandboxRecord } from '../pkg/ports/state.ts';
 
 /** Where events come from. */

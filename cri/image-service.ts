@@ -1,18 +1,19 @@
 /** ImageService: thin over the image store. */
-import type { ContainerId } from '../pkg/base/ids.ts';
 import type { FilesystemUsage, Image as CriImage, ImageFilter, ImageSpec } from '../pkg/cri-api/types.ts';
-import type { WritableLayers } from '../pkg/stats/index.ts';
-import { chunksOf, codecs, concatenate, remembered } from './codec.ts';
+import type { Stats } from '../pkg/stats/index.ts';
+import { remembered } from '../pkg/base/remembered.ts';
+import { chunksOf, codecs, concatenate } from './codec.ts';
 import type { Handlers } from './handler.ts';
 import { narrowImageReference, narrowImport, narrowPullImage } from './validate.ts';
 import type { FsUsage, Image, ImageStore } from '../pkg/ports/image.ts';
 import type { RootfsDriver } from '../pkg/ports/rootfs.ts';
 
+/** What it answers from. */
 export interface ImageServiceOptions {
   readonly images: ImageStore;
   readonly rootfs: RootfsDriver;
-  /** Sizes of what containers have written. */
-  readonly writableLayers: Pick<WritableLayers<ContainerId>, 'sizes'>;
+  /** Knows the sizes of what containers have written. */
+  readonly stats: Pick<Stats, 'layerSizes'>;
   readonly clock: () => bigint;
 }
 
@@ -20,7 +21,7 @@ export interface ImageServiceOptions {
 export type ImageService = ReturnType<typeof imageService>;
 
 /** Answers from the image store. */
-export function imageService({ images, rootfs, writableLayers, clock }: ImageServiceOptions) {
+export function imageService({ images, rootfs, stats, clock }: ImageServiceOptions) {
   const item = remembered((image: Image) => codecs.Image.item(criImage(image)));
   const items = (filter: ImageFilter | undefined): Buffer[] => {
     const wanted = filter?.image?.image ?? '';
@@ -56,7 +57,7 @@ export function imageService({ images, rootfs, writableLayers, clock }: ImageSer
       // are two (KEP-4191).
       if (rootfs.containerRoot === rootfs.imageRoot)
         return { imageFilesystems: [image], containerFilesystems: [image] };
-      const written = [...(await writableLayers.sizes(await rootfs.list())).values()];
+      const written = [...(await stats.layerSizes(await rootfs.list())).values()];
       return {
         imageFilesystems: [image],
         containerFilesystems: [fileSystem(rootfs.containerRoot, clock(), sum(written))],

@@ -21,7 +21,8 @@ import {
   podSandbox,
   podSandboxStatus,
 } from '../pkg/pod/index.ts';
-import { chunksOf, codecs, concatenate, type Encoded, remembered } from './codec.ts';
+import { remembered } from '../pkg/base/remembered.ts';
+import { chunksOf, codecs, concatenate, type Encoded } from './codec.ts';
 import { toJson } from './json.ts';
 import type { Handlers } from './handler.ts';
 import { narrowId } from './validate.ts';

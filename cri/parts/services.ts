@@ -1,13 +1,13 @@
 /** The services behind the socket, each with what it needs of the parts, and the server in front of them. */
 import { join } from 'node:path';
 import { ensureDir } from '../../pkg/base/files.ts';
-import type { ContainerId, SandboxId } from '../../pkg/base/ids.ts';
+import type { SandboxId } from '../../pkg/base/ids.ts';
 import { backgroundOp, type Logger } from '../../pkg/base/op.ts';
 import type { Config } from '../../pkg/config/index.ts';
 import type { Operation } from '../../pkg/cri-api/types.ts';
 import type { FileImageStore } from '../../pkg/image/index.ts';
 import type { OpenPods, World } from '../../pkg/pod/index.ts';
-import { WritableLayers } from '../../pkg/stats/index.ts';
+import { openStats } from '../../pkg/stats/index.ts';
 import { cgroups } from '../../pkg/sys/index.ts';
 import { Calls } from '../calls.ts';
 import type { Disks } from '../disks.ts';
@@ -20,7 +20,7 @@ import { observeService } from '../observe-service.ts';
 import { runtimeService } from '../runtime-service.ts';
 import { answersOf, type Services } from '../rpcs.ts';
 import { type RunningServer, serve } from '../server.ts';
-import { statsService } from '../stats-service.ts';
+import { encodedAttributes, statsService } from '../stats-service.ts';
 import { streamService } from '../stream-service.ts';
 import type { Runtimes } from './runtimes.ts';
 import type { Streams } from './streams.ts';
@@ -54,10 +54,19 @@ function makeServices(parts: ServiceParts, operations: () => readonly Operation[
   const { config, log, world, mind, images, disks, streams, runtimes } = parts;
   const { clock, rootfs, network, facts, whyNoUserNamespaces } = world;
   const events = eventsService({ mind, enabled: config.runtime.enablePodEvents, clock, log });
-  const writableLayers = new WritableLayers<ContainerId>({
-    measure: (id) => rootfs.usage(backgroundOp(log), id),
+  const stats = openStats({
+    pods: mind.pods,
+    containers: mind.containers,
+    subscribe: mind.subscribe,
+    rootfs,
+    measureLayer: (id) => rootfs.usage(backgroundOp(log), id),
+    layersPatienceMs: LAYERS_PATIENCE_MS,
+    layout: cgroups.readLayoutSync(),
+    facts,
+    periodMs: config.stats.collectionPeriodMs,
     clock,
-    patienceMs: LAYERS_PATIENCE_MS,
+    log,
+    attributes: encodedAttributes(),
   });
   return {
     runtime: runtimeService(mind, network),
@@ -75,7 +84,7 @@ function makeServices(parts: ServiceParts, operations: () => readonly Operation[
       clock,
     }),
     events,
-    image: imageService({ images, rootfs, writableLayers, clock }),
+    image: imageService({ images, rootfs, stats, clock }),
     node: nodeService({
       images,
       operations,
@@ -86,16 +95,7 @@ function makeServices(parts: ServiceParts, operations: () => readonly Operation[
       handlers: runtimes,
       whyNoUserNamespaces,
     }),
-    stats: statsService({
-      mind,
-      writableLayers,
-      rootfs,
-      layout: cgroups.readLayoutSync(),
-      facts,
-      periodMs: config.stats.collectionPeriodMs,
-      clock,
-      log,
-    }),
+    stats: statsService(mind, stats),
   };
 }
 

@@ -7,15 +7,8 @@
 import { RuntimeError } from '../base/errors.ts';
 import { type ContainerId, quote, type SandboxId } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
+import type { PodEvent } from '../ports/pods.ts';
 import type { ContainerRecord, SandboxRecord, StateStore } from '../ports/state.ts';
-
-/** What happened to an object, for event streams; a snapshot of the record after it. */
-export interface PodEvent {
-  readonly type: 'created' | 'started' | 'stopped' | 'deleted';
-  readonly record: SandboxRecord | ContainerRecord;
-  /** Nanoseconds since the epoch. */
-  readonly at: bigint;
-}
 
 type AnyRecord = SandboxRecord | ContainerRecord;
 

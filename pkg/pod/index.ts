@@ -9,5 +9,4 @@
 export { type OpenPods, openPods } from './open.ts';
 export { DirectoryExtensions, type Extensions } from './extensions.ts';
 export * from './query.ts';
-export type { PodEvent } from './books.ts';
 export type * from './world.ts';

@@ -4,12 +4,12 @@ import type { ChainId } from '../base/ids.ts';
 import type { Op } from '../base/op.ts';
 import type { Operation } from '../cri-api/types.ts';
 import { Background } from './background.ts';
-import { Books, type PodEvent } from './books.ts';
+import { Books } from './books.ts';
 import { ContainerKeeper } from './containers.ts';
 import { ExecKeeper } from './exec.ts';
 import { SandboxKeeper } from './pods.ts';
 import { recover } from './recover.ts';
-import type { Containers, Execs, Pods } from '../ports/pods.ts';
+import type { Containers, Execs, PodEvent, Pods } from '../ports/pods.ts';
 import type { World } from './world.ts';
 
 export interface OpenPods {

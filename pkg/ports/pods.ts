@@ -8,6 +8,14 @@ import type { NamedContainerConfig, SandboxConfig } from './requests.ts';
 import type { AttachChannel, Connection, ExecStdio, ExitStatus, TerminalSize } from './runtime.ts';
 import type { ContainerRecord, SandboxRecord } from './state.ts';
 
+/** What happened to an object, for event streams; a snapshot of the record after it. */
+export interface PodEvent {
+  readonly type: 'created' | 'started' | 'stopped' | 'deleted';
+  readonly record: SandboxRecord | ContainerRecord;
+  /** Nanoseconds since the epoch. */
+  readonly at: bigint;
+}
+
 export interface Pods {
   /**
    * Makes a sandbox and returns its id; READY when it returns. Identical requests, in flight or finished, get the same

@@ -2,24 +2,28 @@
  * What containers and pods use: cgroups of v1, v2 and both, interfaces of network namespaces, writable layers; and the
  * same as CRI's statistics and metrics.
  *
- *   parse.ts      which kernel files, and what they say (pure)
+ *   desk.ts       what a request asks for, read together
  *   sampler.ts    many cgroups in one native call; use of processors between two samples
  *   layers.ts     sizes of writable layers, measured in the background
+ *   files.ts      which kernel files, and what they say (pure)
+ *   parse.ts      texts of the kernel as numbers (pure)
  *   messages.ts   CRI's statistics (pure)
  *   metrics.ts    CRI's metrics (pure)
  *
  * Nobody waits for a walk of a file system here, and one container that vanishes is one entry less, never an error.
  */
-export {
-  type Detail,
-  FilesRead,
-  interfacesIn,
-  NET_DEV,
-  softFileLimit,
-  type InterfaceCounters,
-  type Reading,
-} from './parse.ts';
-export { Sampler, type Group, type Sample, type SamplerOptions } from './sampler.ts';
-export { WritableLayers, type LayerSize, type MeasuredLayer } from './layers.ts';
-export { layerUsage, podUsages, usages } from './messages.ts';
-export { containerMetrics, metricDescriptors, podMetrics, type MetricLabels } from './metrics.ts';
+import { StatsDesk, type StatsOptions } from './desk.ts';
+
+export { metricDescriptors } from './metrics.ts';
+export type { StatsOptions } from './desk.ts';
+
+/** Statistics and metrics of what lives. */
+export type Stats = Pick<
+  StatsDesk,
+  'live' | 'ready' | 'lives' | 'isReady' | 'containers' | 'pods' | 'metrics' | 'layerSizes'
+>;
+
+/** Begins to measure on demand; what ends is forgotten by the events that `options` subscribes to. */
+export function openStats(options: StatsOptions): Stats {
+  return new StatsDesk(options);
+}

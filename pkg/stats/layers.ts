@@ -11,11 +11,13 @@ export interface LayerSize {
   readonly inodesUsed: bigint;
 }
 
+/** A size that was true once. */
 export interface MeasuredLayer extends LayerSize {
   /** When it was measured, in nanoseconds since the epoch. */
   readonly at: bigint;
 }
 
+/** How sizes are found. */
 export interface WritableLayersOptions<Id extends string> {
   /** Walks the layer. May fail, also for one that is gone. */
   readonly measure: (id: Id) => Promise<LayerSize>;
@@ -29,6 +31,7 @@ const MAX_AGE_NANOS = 10_000_000_000n;
 /** Walks at once; a disk gains nothing from more, and a million small files must not keep all threads busy. */
 const WALKS_MAX = 4;
 
+/** Sizes of writable layers, by the ids of their containers. */
 export class WritableLayers<Id extends string> {
   readonly #options: WritableLayersOptions<Id>;
   readonly #known = new Map<Id, MeasuredLayer>();

@@ -1,6 +1,6 @@
 import { assert } from 'chai';
 import { podUsages, usages, workingSetOf } from './messages.ts';
-import type { InterfaceCounters } from './parse.ts';
+import type { InterfaceCounters } from './reading.ts';
 import type { Sample } from './sampler.ts';
 
 const sample = (fields: Partial<Sample>): Sample => ({ at: 7n, nanoCores: undefined, ...fields });

@@ -13,7 +13,7 @@ import type {
   UInt64Value,
 } from '../cri-api/types.ts';
 import type { MeasuredLayer } from './layers.ts';
-import type { InterfaceCounters, Pressure, PressureLine } from './parse.ts';
+import type { InterfaceCounters, Pressure, PressureLine } from './reading.ts';
 import type { Sample } from './sampler.ts';
 
 /** Parts that containers and pods have in common; what the kernel does not tell is left out. */
@@ -24,6 +24,7 @@ export interface Usages {
   readonly io: Input<IoUsage> | undefined;
 }
 
+/** A sample as CRI's usages. */
 export function usages(sample: Sample): Usages {
   const { at: timestamp } = sample;
   const io = psi(sample.ioPressure);

@@ -8,9 +8,10 @@
 import type { LinuxContainerResources, Metric, MetricDescriptor, MetricType } from '../cri-api/types.ts';
 import type { MeasuredLayer } from './layers.ts';
 import { workingSetOf } from './messages.ts';
-import type { DeviceIo, InterfaceCounters, Pressure } from './parse.ts';
+import type { DeviceIo, InterfaceCounters, Pressure } from './reading.ts';
 import type { Sample } from './sampler.ts';
 
+/** Labels that every metric has. */
 export interface MetricLabels {
   /** The cgroup's path. */
   readonly id: string;
@@ -299,10 +300,12 @@ export const metricDescriptors: readonly MetricDescriptor[] = [...CONTAINER_ROWS
   .map((row) => row.descriptor)
   .sort((a, b) => (a.name < b.name ? -1 : 1));
 
+/** The metrics of one container, in the order of the table. */
 export function containerMetrics(labels: MetricLabels, facts: ContainerFacts): Metric[] {
   return metricsOf(CONTAINER_ROWS, labels, facts);
 }
 
+/** The metrics of what all containers of a pod share. */
 export function podMetrics(labels: MetricLabels, facts: PodFacts): Metric[] {
   return metricsOf(POD_ROWS, labels, facts);
 }

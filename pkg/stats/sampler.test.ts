@@ -1,6 +1,6 @@
 import { assert } from 'chai';
 import { recordedTree, type RecordedTree } from './fake-kernel.ts';
-import type { Detail } from './parse.ts';
+import type { Detail } from './reading.ts';
 import { type Sample, Sampler } from './sampler.ts';
 
 const SECOND = 1_000_000_000n;

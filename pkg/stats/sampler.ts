@@ -4,8 +4,10 @@
  */
 import type { CgroupLayout, FileGroup, FilesIn, KernelFiles } from '../ports/kernel.ts';
 import { KeptFiles, readKernelFiles } from '../sys/index.ts';
-import { type Detail, DETAILS, type FileSet, fileSet, FilesRead, includes, type Place, type Reading } from './parse.ts';
+import { type FileSet, fileSet, FilesRead, type Place } from './files.ts';
+import { type Detail, DETAILS, includes, type Reading } from './reading.ts';
 
+/** What a sampler reads, and how often. */
 export interface SamplerOptions {
   readonly layout: CgroupLayout;
   /** `2MB` and the like. */
@@ -26,6 +28,7 @@ export interface Group extends Place {
   readonly detail: Detail;
 }
 
+/** What was read, and what follows from the sample before. */
 export interface Sample extends Reading {
   /** Use of processors in 1e-9 of one, since the sample before; undefined for the first. */
   readonly nanoCores: bigint | undefined;
@@ -65,10 +68,11 @@ class Meter {
     return age >= 0n && age < nanos ? last.sample : undefined;
   }
 
-  sampleOf(reading: Reading, detail: Detail, keep: boolean): Sample {
+  /** What was read as a sample; `use` says whether it may be given again. */
+  sampleOf(reading: Reading, detail: Detail, use: 'once' | 'again'): Sample {
     this.#count(reading);
     const sample: Sample = Object.assign(reading, { nanoCores: this.#nanoCores });
-    this.#last = keep ? { sample, detail } : undefined;
+    this.#last = use === 'again' ? { sample, detail } : undefined;
     return sample;
   }
 
@@ -87,6 +91,7 @@ class Meter {
 /** Two samples closer than this say nothing: a tick of the kernel's accounting is 4 ms. */
 const APART_NANOS = 100_000_000n;
 
+/** Samples of cgroups, with what it takes to read them again quickly. */
 export class Sampler {
   readonly #options: SamplerOptions;
   readonly #sets: Readonly<Record<Detail, FileSet>>;
@@ -125,7 +130,8 @@ export class Sampler {
     const at = clock();
     for (const { group, meter } of due) {
       const reading = this.#sets[group.detail].parse(next, group, at);
-      if (reading !== undefined) samples.set(group.id, meter.sampleOf(reading, group.detail, periodMs > 0));
+      if (reading !== undefined)
+        samples.set(group.id, meter.sampleOf(reading, group.detail, periodMs > 0 ? 'again' : 'once'));
       // Nothing is left of it; it may be that nobody will say so any more.
       else this.forget(group.id);
       // Forgotten while it was read.
