@@ -46,7 +46,7 @@ export async function warmUp(targets: readonly Target[], image: string, scrap: R
   for (let i = 0; i < WARM_UP_ROUNDS; i++) for (const target of targets) await life(target, image, scrap);
 }
 
-export async function life(target: Target, image: string, report: Report): Promise<void> {
+async function life(target: Target, image: string, report: Report): Promise<void> {
   const { cri, column } = target;
   const measure = async <T>(
     name: string,

@@ -1,7 +1,8 @@
 /**
  * `npm run conformance`: Berth judged by programs that we did not write, crictl and critest, built with Go.
  *
- *     npm run conformance                                  critest one spec after the other over SPDY, and crictl, with runc, crun and a current runc
+ *     npm run conformance                                  critest one spec after the other over SPDY, and crictl,
+ *                                                          with runc, crun and a current runc
  *     npm run conformance -- --all                         and four specs at a time; WebSocket
  *     npm run conformance -- --runtime crun --websocket --parallel 4
  *     npm run conformance -- --focus 'port forward'        some specs only (a regular expression of Go's)
@@ -14,7 +15,7 @@
  */
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { globSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
@@ -207,7 +208,7 @@ function judged(
   return { run, passed, failed, skipped, seconds };
 }
 
-/** The verbs that people use, in mocha: test/conformance/crictl.e2e.ts. */
+/** The verbs that people use, in mocha: the suites in test/conformance. */
 async function crictlRun(run: Run, programs: GoPrograms, registriesConf: string): Promise<Outcome> {
   const name = nameOf(run);
   const began = Date.now();
@@ -225,7 +226,7 @@ async function crictlRun(run: Run, programs: GoPrograms, registriesConf: string)
       'scripts/reporter.cjs',
       '--reporter-option',
       `file=${file}`,
-      'test/conformance/crictl.e2e.ts',
+      ...globSync('test/conformance/*.e2e.ts', { cwd: root }).sort(),
     ],
     {
       cwd: root,
@@ -276,7 +277,8 @@ function daemonOf(runtime: Runtime): { readonly runtime: 'runc' | 'crun'; readon
 
 function nameOf({ runtime, program, transport, parallel, restartBetween }: Run): string {
   if (program === 'crictl') return `crictl, ${runtime}`;
-  return `critest, ${runtime}, ${transport}, ${parallel === 1 ? 'one at a time' : `${parallel} at a time`}${restartBetween ? ', kill -9 between specs' : ''}`;
+  const pace = parallel === 1 ? 'one at a time' : `${parallel} at a time`;
+  return `critest, ${runtime}, ${transport}, ${pace}${restartBetween ? ', kill -9 between specs' : ''}`;
 }
 
 function fileNameOf(name: string): string {

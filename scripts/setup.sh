@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes a fresh machine ready: Debian packages, npm packages, native builds, the bundle. Idempotent; quick when there is nothing to do.
+# Makes a fresh machine ready: Debian packages, npm packages, native builds, the bundle. Idempotent; quick when there is
+# nothing to do.
 #
 #   scripts/setup.sh          what running Berth needs
 #   scripts/setup.sh test     and what its tests need
@@ -17,7 +18,10 @@ fi
 # What the daemon needs on a node, then what the tests drive it with.
 packages=(runc crun conmon containernetworking-plugins busybox-static iproute2 iptables gcc make libc6-dev xz-utils)
 case ${1:-} in
-test) packages+=(e2fsprogs runsc docker-registry skopeo umoci podman clang-14 libclang-rt-14-dev valgrind strace nftables apache2-utils procps netcat-openbsd gpg gpg-agent gpgv) ;;
+test)
+	packages+=(e2fsprogs runsc docker-registry skopeo umoci podman clang-14 libclang-rt-14-dev valgrind strace nftables)
+	packages+=(apache2-utils procps netcat-openbsd gpg gpg-agent gpgv)
+	;;
 bench) packages+=(containerd docker-registry skopeo umoci strace) ;;
 esac
 

@@ -164,13 +164,10 @@ async function ended(child: ChildProcess, reportFile: string): Promise<number | 
 
 /** A run that fails outside its tests (a hook, a leak at exit) has failed, too; so has one that ran nothing. */
 function judged(outcome: Outcome, stage: Stage, code: number | null): Outcome {
-  if (code !== 0 && outcome.failed.length === 0)
-    return {
-      ...outcome,
-      failed: [
-        `${stage.name}: ${code === null ? 'did not end after its last test: something was left open' : `exit code ${code}`}`,
-      ],
-    };
+  if (code !== 0 && outcome.failed.length === 0) {
+    const how = code === null ? 'did not end after its last test: something was left open' : `exit code ${code}`;
+    return { ...outcome, failed: [`${stage.name}: ${how}`] };
+  }
   if (outcome.passed + outcome.failed.length + outcome.skipped.length === 0)
     return { ...outcome, failed: [`${stage.name}: ran no test`] };
   return outcome;

@@ -137,6 +137,8 @@ export const limits = {
    */
   exitFileMs: 30_000,
   recordBytes: 1 * MiB,
+  /** How often a file that keeps room for deletions is made anew while there is none for it. */
+  reserveRetryMs: 10_000,
   /**
    * Kept on the disk of images and of containers for the day it is full: directory blocks and an image record for a
    * deletion on most file systems, and what copy-on-write ones need to delete at all.
@@ -285,7 +287,7 @@ export const limits = {
   imageNamesBytes: 192 * KiB,
   /** One value in a log line; a runtime's whole kept error text (commandErrorBytes) fits. */
   logValueChars: 10_000,
-  /** What log_filter may take to judge one message, twice at most: a sound one takes microseconds, if the node lets it. */
+  /** What log_filter may take to judge a message, twice at most. A sound one takes microseconds on a free node. */
   logFilterMs: 200,
   /** Messages whose verdict is remembered; there are some hundred in the sources. */
   logMessagesCount: 2_048,

@@ -9,12 +9,12 @@ export const REDACTED = '[redacted]';
 /** Names of fields whose values are never shown: credentials, env values, annotations. */
 const SECRET_FIELD = /password|passwd|secret|token|credential|authorization|^auth$|^env$|annotations/i;
 /** Cheap test that spares most lines the rest. */
-const SUSPICIOUS = /:\/\/|basic|bearer|password|passwd|secret|token|credential|api[_-]?key|access[_-]?key/i;
+const SUSPICIOUS = /:\/\/|basic|bearer|passw|secret|token|credential|key/i;
 const WORDS = /[^\s"']+/g;
 const AUTHORIZATION = /\b(basic|bearer)(\s+)[a-z0-9+/=._~-]{4,}/gi;
-/** `password=`, `"identityToken": "`, `\"secret\":\"`, `AWS_SECRET_ACCESS_KEY=`; the quote before the value is group 1. */
+/** `password=`, `"identityToken": "`, `\"secret\":\"`, `AWS_SECRET_ACCESS_KEY=`; group 2 is the quote of the value. */
 const NAMED =
-  /(?:password|passwd|secret|token|credential|api[_-]?key|access[_-]?key)[\w-]{0,20}\\?["']?\s{0,4}[=:]\s{0,4}(\\?["'])?/gi;
+  /(?:passw(?:or)?d|secret|token|credential|(api|access)[_-]?key)[\w-]{0,20}\\?["']?\s{0,4}[=:]\s{0,4}(\\?["'])?/gi;
 const END_OF_BARE = /[\s"',;&}\\]/;
 
 /** True if a field of this name is not to be shown. */
@@ -56,7 +56,7 @@ function withoutNamed(text: string): string {
   for (const match of text.matchAll(NAMED)) {
     if (match.index < done) continue; // Part of a value.
     const start = match.index + match[0].length;
-    const end = endOfValue(text, start, match[1]);
+    const end = endOfValue(text, start, match[2]);
     out += text.slice(done, start) + (end > start ? REDACTED : '');
     done = end;
   }

@@ -11,6 +11,7 @@ import { randomFillSync } from 'node:crypto';
 import { open, rm, stat, statfs, truncate } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { explain, isDiskFull } from './errors.ts';
+import { limits } from './limits.ts';
 import type { Logger } from './op.ts';
 
 /** What frees space on one file system goes through this. */
@@ -25,16 +26,16 @@ export interface Freeing {
 /** For tests and for disks on which nothing is kept back. */
 export const noReserve: Freeing = { freeing: (work) => work() };
 
+/** What a DiskReserve is made with. */
 export interface ReserveOptions {
   /** The file, in a directory that is there. */
   readonly path: string;
   readonly bytes: number;
   readonly log: Logger;
-  /** How often it is tried to make the file anew while it is not there. Default 10 s. */
+  /** How often it is tried to make the file anew while it is not there. Default: `limits.reserveRetryMs`. */
   readonly retryMs?: number | undefined;
 }
 
-const RETRY_MS = 10_000;
 /** Some tens of microseconds of random numbers each. */
 const WRITE_BYTES = 64 * 1024;
 /**
@@ -54,7 +55,7 @@ export class DiskReserve implements Freeing {
   #retry: NodeJS.Timeout | undefined;
   #isClosed = false;
 
-  constructor({ path, bytes, log, retryMs = RETRY_MS }: ReserveOptions) {
+  constructor({ path, bytes, log, retryMs = limits.reserveRetryMs }: ReserveOptions) {
     this.#path = path;
     this.#bytes = bytes;
     this.#log = log;

@@ -14,6 +14,7 @@ export interface TrackRow {
   readonly clientGone: boolean;
 }
 
+/** One operation that is shown: it begins when this is made, and is at the stage that it was last told. */
 export class Track {
   /** Nobody waits for the outcome any more. */
   clientGone = false;
