@@ -168,6 +168,7 @@ function lastEventOf(record: SandboxRecord | ContainerRecord): PodEvent['type'] 
   switch (record.state.phase) {
     case 'creating':
     case 'created':
+    case 'starting':
       return 'created';
     // Nobody saw an unknown one end.
     case 'running':

@@ -38,6 +38,7 @@ export async function makeWorld(config: Config, log: Logger, binDir: string, par
     host: new LinuxHost({ ownRoots: [runroot, root] }),
     processes: new LinuxProcesses(),
     clock: wallClock,
+    monotonicMs: () => Number(process.hrtime.bigint() / 1_000n) / 1_000,
     settings: await podSettings(
       config,
       await settingsOfHandlers(config, runtimes, log),

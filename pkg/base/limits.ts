@@ -127,6 +127,13 @@ export const limits = {
   /** `runtime create` (CRI-O's container_create_timeout). */
   runtimeCreateMs: 240_000,
   runtimeCommandMs: 30_000,
+  /**
+   * How long a daemon that starts waits for a runtime to say what became of a start that was cut off; an answer takes
+   * milliseconds, and one that hangs must not keep the node from being served.
+   */
+  recoverStartMs: 5_000,
+  /** A command line that is looked at: longer ones are not ours. */
+  commandLineBytes: 128 * KiB,
   /** Text of a failed command kept for its error message. */
   commandErrorBytes: 8 * KiB,
   /** How long a process may take to vanish after SIGKILL before StopContainer gives up (D state). */

@@ -147,7 +147,7 @@ export class Books {
     if (to === 'ready') {
       this.#publish('created', after);
       this.#publish('started', after);
-    } else if (to === 'created') this.#publish('created', after);
+    } else if (to === 'created' && from === 'creating') this.#publish('created', after);
     else if (to === 'running') this.#publish('started', after);
     else if (to === 'exited' || (to === 'stopping' && from === 'ready')) this.#publish('stopped', after);
   }

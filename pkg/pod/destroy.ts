@@ -24,9 +24,19 @@ export interface ContainerRemains {
 }
 /**
  * What the runtime and the monitor may still have: `made` what a finished create left; `cut` what one left that was cut
- * off, which costs one more call of the runtime; `retired` nothing, since that was given back when the container ended.
+ * off, which costs one more call of the runtime.
  */
-export type ProcessRemains = 'made' | 'cut' | 'retired';
+export type ProcessRemains = 'made' | 'cut';
+
+/** How the runtime's side of a container goes whose process has ended already. */
+export interface Ended {
+  /** Gives it back, or waits for whoever does. */
+  retire(): Promise<void>;
+  /** The root filesystem has been given back. */
+  rootGone(): void;
+}
+
+/** What is known of a sandbox that is to go. */
 export interface SandboxRemains {
   readonly id: SandboxId;
   readonly runtimeHandler: string | undefined;
@@ -37,15 +47,20 @@ export interface SandboxRemains {
 }
 
 /**
- * Gives back everything that container `id` may hold, its record last. @throws AggregateError naming each step that
- * failed.
+ * Gives back everything that container `id` may hold, its record last. The process goes before its root; of one that
+ * has `ended` already the root goes first, since the runtime may take its time. @throws AggregateError naming each step
+ * that failed.
  */
-export async function destroyContainer(op: Op, world: World, remains: ContainerRemains): Promise<void> {
+export async function destroyContainer(op: Op, world: World, remains: ContainerRemains, ended?: Ended): Promise<void> {
   const { id } = remains;
-  await inOrder(op, `container ${id}`, [
-    ...processSteps(op, world, remains),
-    ['rootfs', () => world.rootfs.destroy(op, id)],
-  ]);
+  const root = (told = (): void => {}): Step => ['rootfs', () => world.rootfs.destroy(op, id).then(told)];
+  await inOrder(
+    op,
+    `container ${id}`,
+    ended === undefined
+      ? [...processSteps(op, world, remains), root()]
+      : [root(() => ended.rootGone()), ['process', () => ended.retire()]],
+  );
   await failpoint('container.destroy.before-record');
   await world.state.remove({ kind: 'container', id });
   await world.host.removeTree(op, world.workspace.bundle(id));
@@ -56,7 +71,7 @@ export async function destroyContainer(op: Op, world: World, remains: ContainerR
  * rootfs and log stay.
  */
 export async function retireContainer(op: Op, world: World, remains: ContainerRemains): Promise<void> {
-  await inOrder(op, `process of container ${remains.id}`, processSteps(op, world, remains));
+  await inOrder(op, `container ${remains.id}`, processSteps(op, world, remains));
 }
 
 /** Gives back everything that sandbox `id` may hold, its record last; its containers are gone already. */
@@ -104,7 +119,6 @@ export async function releaseSandbox(op: Op, world: World, remains: SandboxRemai
 
 function processSteps(op: Op, world: World, remains: ContainerRemains): readonly Step[] {
   const { id, runtimeHandler, cgroupsPath } = remains;
-  if (remains.process === 'retired') return [];
   const processes = runtimesOf(op, world, runtimeHandler).map(
     (runtime): Step => [`process (${runtime.handler.name})`, () => runtime.delete(op, id)],
   );
@@ -144,7 +158,9 @@ async function inOrder(op: Op, what: string, steps: readonly Step[]): Promise<vo
     try {
       await run();
     } catch (cause) {
-      failed.push(new RuntimeError('Internal', `destroy ${step} of ${what}: ${explain(cause)}`, { cause }));
+      // Of steps within a step, each that failed is named for itself.
+      if (cause instanceof RuntimeError && cause.cause instanceof AggregateError) failed.push(...cause.cause.errors);
+      else failed.push(new RuntimeError('Internal', `destroy ${step} of ${what}: ${explain(cause)}`, { cause }));
     }
   }
   if (failed.length > 0) {

@@ -176,6 +176,7 @@ export class FakeSurroundings {
       state: new FileStateStore(join(this.directory, 'run')),
       workspace: new Workspace(join(this.directory, 'run')),
       clock: () => this.node.now(),
+      monotonicMs: () => this.node.monotonicMs(),
       facts,
       settings,
       extensions: {

@@ -51,6 +51,8 @@ export function containerState(record: ContainerRecord): ContainerState {
   switch (record.state.phase) {
     case 'creating':
     case 'created':
+    // Until it is known that the program runs.
+    case 'starting':
       return 'CONTAINER_CREATED';
     case 'running':
       return 'CONTAINER_RUNNING';
@@ -81,7 +83,8 @@ export function container(record: ContainerRecord): Container {
 export function containerStatus(record: ContainerRecord): ContainerStatus {
   const { config, state } = record;
   const end = state.phase === 'exited' ? state : state.phase === 'removing' ? state.last : null;
-  const startedAt = 'startedAt' in state ? state.startedAt : (end?.startedAt ?? 0n);
+  const isStarted = 'startedAt' in state && state.phase !== 'starting';
+  const startedAt = isStarted ? state.startedAt : (end?.startedAt ?? 0n);
   return {
     id: record.id,
     metadata: config.metadata,

@@ -6,10 +6,11 @@
  */
 import { explain } from '../base/errors.ts';
 import type { ContainerId, SandboxId } from '../base/ids.ts';
-import type { Op } from '../base/op.ts';
+import { limits } from '../base/limits.ts';
+import { type Op, withTimeout } from '../base/op.ts';
 import { next, nextSandbox } from '../state/index.ts';
 import type { Books } from './books.ts';
-import { type ContainerKeeper, containerRemains } from './containers.ts';
+import type { ContainerKeeper } from './containers.ts';
 import { destroyContainer, destroySandbox } from './destroy.ts';
 import { pinnedNamespaces } from './plan.ts';
 import { remainsOf } from './pods.ts';
@@ -25,9 +26,10 @@ export interface ContainerFacts {
   readonly exit: ExitRecord | undefined;
 }
 
-/** What to do about a container's record. */
+/** What to do about a container's record; `ask`: the runtime, whether a start that was cut off has begun. */
 export type ContainerVerdict =
   | { readonly action: 'keep' }
+  | { readonly action: 'ask' }
   | { readonly action: 'destroy' }
   | { readonly action: 'save'; readonly state: ContainerRecord['state'] };
 
@@ -40,6 +42,7 @@ export function decideContainer(state: ContainerRecord['state'], facts: Containe
     case 'exited':
       return { action: 'keep' };
     case 'created':
+    case 'starting':
     case 'running':
     case 'unknown': {
       if (facts.exit !== undefined) {
@@ -65,6 +68,7 @@ export function decideContainer(state: ContainerRecord['state'], facts: Containe
             at,
           }),
         };
+      if (state.phase === 'starting') return { action: 'ask' };
       if (facts.monitorAlive || state.phase === 'unknown') return { action: 'keep' };
       return {
         action: 'save',
@@ -104,24 +108,27 @@ async function recoverContainer(
   containers: ContainerKeeper,
   record: ContainerRecord,
 ): Promise<void> {
+  const life = containers.adopt(record);
   const facts = await observe(world, record);
   const verdict = decideContainer(record.state, facts, world.clock());
   const orphan = books.sandbox(record.sandboxId) === undefined;
   if (verdict.action === 'destroy' || orphan) {
-    await retried(op, `container ${record.id}`, async () => {
-      await destroyContainer(op, world, containerRemains(record));
-      books.forget(record);
-    });
+    await retried(op, `container ${record.id}`, () => life.destroy(op, record));
     return;
   }
-  const after = verdict.action === 'save' ? { ...record, state: verdict.state } : record;
-  if (after !== record) {
+  let after = record;
+  if (verdict.action === 'save') {
+    after = { ...record, state: verdict.state };
     await books.save(after);
-    op.log.info('recovered a container', { container: record.id, from: record.state.phase, to: after.state.phase });
+  } else if (verdict.action === 'ask') {
+    // The socket opens after this: a runtime that hangs is asked again in the background.
+    after = await life.settleStart(withTimeout(op, limits.recoverStartMs), record);
   }
+  if (after.state.phase !== record.state.phase)
+    op.log.info('recovered a container', { container: record.id, from: record.state.phase, to: after.state.phase });
   if ('process' in after.state) {
-    containers.watch(record.id, after.state.process);
-    containers.resumeStop(after);
+    life.watch(after.state.process);
+    life.resumeStop();
   }
 }
 

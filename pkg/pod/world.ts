@@ -1,5 +1,6 @@
 /**
- * Everything that the mind needs from outside, as interfaces and settings: `cri/daemon.ts` builds the real one, tests build fakes.
+ * Everything that the mind needs from outside, as interfaces and settings: `cri/daemon.ts` builds the real one, tests
+ * build fakes.
  */
 import type { Logger } from '../base/op.ts';
 import type { Extensions } from './extensions.ts';
@@ -26,8 +27,13 @@ export interface World {
   readonly workspace: Workspace;
   readonly host: Host;
   readonly processes: Processes;
-  /** Nanoseconds since the epoch. */
+  /** Nanoseconds since the epoch. For what people read: anybody may set it. */
   readonly clock: () => bigint;
+  /**
+   * Milliseconds of the machine's monotonic clock, the same for every process since its boot (CLOCK_MONOTONIC). For
+   * whatever is due.
+   */
+  readonly monotonicMs: () => number;
   readonly facts: NodeFacts;
   readonly settings: PodSettings;
   readonly extensions: Extensions;

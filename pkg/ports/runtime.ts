@@ -68,6 +68,11 @@ export interface OciRuntime {
   delete(op: Op, id: ContainerId): Promise<void>;
   /** 'absent' is an answer, not an error. */
   status(op: Op, id: ContainerId): Promise<OciStatus>;
+  /**
+   * Resolves when no `start` of the container that a daemon before us began is under way any more: it does not die with
+   * that daemon, and what `status` says before it has ended may be true no longer after it has.
+   */
+  startsEnded(op: Op, id: ContainerId): Promise<void>;
   update(op: Op, id: ContainerId, resources: LinuxResources): Promise<void>;
   pause(op: Op, id: ContainerId): Promise<void>;
   resume(op: Op, id: ContainerId): Promise<void>;
@@ -214,6 +219,11 @@ export interface Processes {
    * SIGKILL and SIGSTOP apart (pid_namespaces(7)). A program that has just been started may have none yet.
    */
   heeds(process: ProcessRef, signal: number): boolean;
+  /**
+   * True if this process has executed a program of its own since it was forked. What runc, crun and youki fork for a
+   * container executes nothing until it becomes the container's program.
+   */
+  hasExecuted(process: ProcessRef): boolean;
   /**
    * Resolves when this process is gone (pidfd becomes readable), or when `signal` fires. Works without being the
    * parent.

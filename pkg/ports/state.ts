@@ -10,6 +10,7 @@ import type { NamespaceKind } from './runtime.ts';
 /** Why a container is no longer running, in the words that the kubelet and its users know. */
 export type ExitReason = 'Completed' | 'Error' | 'OOMKilled' | 'StartError' | 'ContainerStatusUnknown';
 
+/** How a container ended, or why it never ran. */
 export interface ExitedState {
   readonly phase: 'exited';
   /** 0-255; 128 + signal when killed by one; 255 when nobody knows. */
@@ -21,18 +22,38 @@ export interface ExitedState {
   readonly finishedAt: bigint;
 }
 
+/** Between the record that says so and the runtime's answer: whether the program runs yet is what the runtime knows. */
+export interface StartingState {
+  readonly phase: 'starting';
+  readonly process: ProcessRef;
+  /** When the start began; when the program started, once it is known that it did. */
+  readonly startedAt: bigint;
+  /**
+   * Whether the process had executed a program before its start (a runtime with a kernel of its own): then that it has
+   * says nothing about the container's program.
+   */
+  readonly executed: boolean;
+  /** Why the runtime's start failed, of a process that has ended since; '' if it did not. */
+  readonly failure: string;
+}
+
+/** Where a container is in its life; see pkg/state/machine.ts. */
 export type ContainerState =
   | { readonly phase: 'creating' }
   | { readonly phase: 'created'; readonly process: ProcessRef }
+  | StartingState
   | { readonly phase: 'running'; readonly process: ProcessRef; readonly startedAt: bigint }
   | ExitedState
   | { readonly phase: 'unknown'; readonly why: string; readonly process: ProcessRef; readonly startedAt: bigint }
   | { readonly phase: 'removing'; readonly last: ExitedState | null };
 
+/** What can happen to a container. `starting` is before the runtime is told, `notStarted` after it turned out not to have begun. */
 export type ContainerEvent =
   | { readonly type: 'created'; readonly process: ProcessRef }
-  | { readonly type: 'started'; readonly at: bigint }
-  | { readonly type: 'startFailed'; readonly message: string; readonly at: bigint }
+  | { readonly type: 'starting'; readonly at: bigint; readonly executed: boolean }
+  | { readonly type: 'started' }
+  | { readonly type: 'notStarted' }
+  | { readonly type: 'startFailed'; readonly message: string }
   | { readonly type: 'exited'; readonly exitCode: number; readonly oomKilled: boolean; readonly at: bigint }
   | { readonly type: 'vanished'; readonly message: string; readonly at: bigint }
   | { readonly type: 'lost'; readonly why: string }
@@ -83,6 +104,16 @@ export interface SandboxRecord {
   readonly resources: LinuxContainerResources | undefined;
 }
 
+/** A stop as its record has it. */
+export interface StopUnderWay {
+  /** Nanoseconds since the epoch, for people: when StopContainer began. */
+  readonly signalledAt: bigint;
+  /** The grace that was granted, from then on. */
+  readonly graceMs: number;
+  /** When the kill is due, in milliseconds of the machine's own clock (`World.monotonicMs`), which nobody can set. */
+  readonly killAtMs: number;
+}
+
 /** Everything about one container. */
 export interface ContainerRecord {
   readonly kind: 'container';
@@ -116,8 +147,8 @@ export interface ContainerRecord {
     readonly imageId: ImageId;
     readonly imageRef: string;
   }[];
-  /** When StopContainer began and when the kill is due (ns since the epoch): a restart goes on with it (K5). */
-  readonly stopping: { readonly signalledAt: bigint; readonly killAt: bigint } | null;
+  /** A stop under way: a restart of the daemon goes on with it (K5). */
+  readonly stopping: StopUnderWay | null;
   /** The monitor process; null when unknown. */
   readonly monitor: ProcessRef | null;
 }

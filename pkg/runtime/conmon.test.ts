@@ -13,7 +13,7 @@ import { processes, type watchDirectory } from '../sys/index.ts';
 import { ConmonMonitor, monitorArgv, reopened } from './conmon.ts';
 import { exitFileId, parseExitCode, watchExits } from './exits.ts';
 import { FakeNode, fakeHandler } from './fake.ts';
-import { brokenOn, OciCli, parseState, stateIds } from './oci-cli.ts';
+import { brokenOn, OciCli, parseState, startsContainer, stateIds } from './oci-cli.ts';
 import type { CreateRequest, OciRuntime, RuntimeHandler } from '../ports/runtime.ts';
 
 const ID = 'ab'.repeat(32) as ContainerId;
@@ -254,6 +254,19 @@ describe('brokenOn', () => {
 });
 
 describe('runtime state', () => {
+  it('knows the start of a container in the process table from what else names it', () => {
+    const words = (line: string): string[] => `${line} `.split(' ');
+    const starts = (line: string): boolean => startsContainer(words(line), '/usr/bin/crun', ID);
+    assert.isTrue(starts(`/usr/bin/crun --root /r start ${ID}`));
+    assert.isFalse(
+      starts(`/usr/bin/crun --root /r create --bundle /b ${ID}`),
+      "crun's init, which waits to be started",
+    );
+    assert.isFalse(starts(`/usr/bin/crun --root /r start ${ID}0`));
+    assert.isFalse(starts(`/usr/bin/runc --root /r start ${ID}`));
+    assert.isFalse(starts('start'));
+  });
+
   it('finds the ids that runc, crun and runsc keep', () => {
     assert.deepEqual(
       stateIds([

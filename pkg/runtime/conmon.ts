@@ -560,7 +560,7 @@ async function findMonitor(bundle: string, id: ContainerId | undefined): Promise
       : /^\d{1,10}\s*$/.test(text)
         ? [text.trim()]
         : [];
-  for (const [pid, bytes] of processes.filesOf(candidates, 'cmdline', 128 * 1024)) {
+  for (const [pid, bytes] of processes.filesOf(candidates, 'cmdline', limits.commandLineBytes)) {
     const argv = bytes.toString('utf8').split('\0');
     const isOurs =
       argv[argv.indexOf('-b') + 1] === bundle && argv.includes('--exit-dir') && (id === undefined || argv.includes(id));

@@ -120,6 +120,8 @@ export class FakeProcess {
    * It has no signal handlers yet, so that the kernel drops all but SIGKILL: the init of a PID namespace at its start.
    */
   deaf = false;
+  /** It has executed a program since it was forked. */
+  executed = false;
 
   constructor(ref: ProcessRef, cgroup: string) {
     this.ref = ref;
@@ -137,6 +139,7 @@ export class FakeProcess {
 
   /** Begins to execute `args`; may end at once. */
   run(args: readonly string[]): void {
+    this.executed = true;
     const script = args[0]?.endsWith('sh') === true && args[1] === '-c' ? (args[2] ?? '') : args.join(' ');
     for (const statement of script.split(';').map((each) => each.trim())) {
       if (!this.alive || this.#reading) return;
@@ -230,6 +233,12 @@ export class FakeNode {
   readonly ownRoots: readonly string[];
   /** Held by a test: monitors whose container has ended still drain its output, and have written no exit file. */
   drainGate: Promise<void> | undefined;
+  /** Starts of a daemon that died, which go on without it. */
+  readonly startsUnderWay = new Map<ContainerId, Promise<void>>();
+  /** Whose such starts somebody has asked about. */
+  readonly startsAsked = new Set<ContainerId>();
+  /** How far the clock of the wall has been set, what has passed beside what really did, and who looked at that. */
+  readonly clocks = { wallStepMs: 0, passedMs: 0, looks: 0 };
   nextPid = 1000;
   readonly exitWatchers = new Set<(record: ExitRecord) => void>();
   readonly #plans = new Map<FakeOperation, Planned[]>();
@@ -300,6 +309,16 @@ export class FakeNode {
     this.#plans.clear();
   }
 
+  /** What a runtime does to start a container. */
+  async startByHand(id: ContainerId): Promise<void> {
+    const container = this.#container(id);
+    if (container.state !== 'created')
+      throw new RuntimeError('FailedPrecondition', `cannot start a container that is ${container.state}: ${id}`);
+    container.state = 'running';
+    container.process.run(this.specs.get(container.bundle)?.process.args ?? ['sleep', 'inf']);
+    await settle();
+  }
+
   /** The container's first process ends by itself. */
   async exit(
     id: ContainerId,
@@ -331,10 +350,16 @@ export class FakeNode {
     return found.sort();
   }
 
-  /** Nanoseconds since the epoch; later on every call. */
+  /** Nanoseconds since the epoch; later on every call, unless somebody has set the clock. */
   now(): bigint {
     this.#nanoseconds += 1_000_000n;
-    return this.#nanoseconds;
+    return this.#nanoseconds + BigInt(this.clocks.wallStepMs) * 1_000_000n;
+  }
+
+  /** Milliseconds of a clock that nobody can set, and that a test may let run ahead. */
+  monotonicMs(): number {
+    this.clocks.looks++;
+    return performance.now() + this.clocks.passedMs;
   }
 
   /** A new process in `cgroup`. */
@@ -391,7 +416,7 @@ export class FakeNode {
 
   #container(id: ContainerId): FakeContainer {
     const container = this.containers.get(id);
-    if (container === undefined) throw new RuntimeError('NotFound', `no container ${id} on this node`);
+    if (container === undefined) throw new RuntimeError('NotFound', `container ${id} does not exist`);
     return container;
   }
 }
@@ -546,14 +571,7 @@ export class FakeRuntime implements OciRuntime {
   }
 
   start(op: Op, id: ContainerId): Promise<void> {
-    return this.#call('start', op, () => {
-      const container = this.#get(id);
-      if (container.state !== 'created')
-        throw new RuntimeError('FailedPrecondition', `cannot start a container that is ${container.state}: ${id}`);
-      container.state = 'running';
-      container.process.run(this.#node.specs.get(container.bundle)?.process.args ?? ['sleep', 'inf']);
-      return settle();
-    });
+    return this.#call('start', op, () => this.#node.startByHand(id));
   }
 
   kill(op: Op, id: ContainerId, signal: number): Promise<void> {
@@ -582,6 +600,12 @@ export class FakeRuntime implements OciRuntime {
       if (container === undefined) return { state: 'absent' };
       return { state: container.state, pid: container.state === 'stopped' ? 0 : container.process.ref.pid };
     });
+  }
+
+  async startsEnded(op: Op, id: ContainerId): Promise<void> {
+    this.#node.startsAsked.add(id);
+    await this.#node.startsUnderWay.get(id);
+    if (op.signal.aborted) throw abortError(op, 'startsEnded');
   }
 
   update(op: Op, id: ContainerId, resources: LinuxResources): Promise<void> {
@@ -692,6 +716,10 @@ export class FakeProcesses implements Processes {
     const found = this.#node.find(process);
     found?.signal(signal);
     return found !== undefined;
+  }
+
+  hasExecuted(process: ProcessRef): boolean {
+    return this.#node.find(process)?.executed === true;
   }
 
   heeds(process: ProcessRef, signal: number): boolean {

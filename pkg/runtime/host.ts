@@ -238,6 +238,10 @@ export class LinuxProcesses implements Processes {
     return processes.heeds(process, signal);
   }
 
+  hasExecuted(process: ProcessRef): boolean {
+    return processes.hasExecuted(process);
+  }
+
   gone(process: ProcessRef, signal: AbortSignal): Promise<void> {
     return processes.waitGone(process, signal);
   }

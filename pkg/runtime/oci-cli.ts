@@ -10,8 +10,8 @@ import { explain, RuntimeError } from '../base/errors.ts';
 import type { ContainerId } from '../base/ids.ts';
 import { stringifyExact } from '../base/json.ts';
 import { limits } from '../base/limits.ts';
-import { backgroundOp, type Op, silent, withTimeout } from '../base/op.ts';
-import { readDirSorted } from '../base/files.ts';
+import { backgroundOp, checkAlive, type Op, silent, withTimeout } from '../base/op.ts';
+import { listInMemory, readDirSorted } from '../base/files.ts';
 import type { LinuxResources, RuntimeProcess } from '../oci/spec-types.ts';
 import type { Captured, CgroupLayout } from '../ports/kernel.ts';
 import { capture, cgroups, orphans, processes } from '../sys/index.ts';
@@ -79,6 +79,18 @@ export class OciCli implements OciRuntime {
       throw this.#failure(id, 'state', result);
     }
     return parseState(result.stdout.toString('utf8'), this.handler.path);
+  }
+
+  async startsEnded(op: Op, id: ContainerId): Promise<void> {
+    const pids = listInMemory('/proc').filter((name) => /^\d+$/.test(name));
+    for (const [pid, bytes] of processes.filesOf(pids, 'cmdline', limits.commandLineBytes)) {
+      if (!startsContainer(bytes.toString('utf8').split('\0'), this.handler.path, id)) continue;
+      const start = processes.refOf(pid);
+      if (start === undefined) continue;
+      op.stage(`wait for ${this.handler.path} start, begun before the restart`);
+      await processes.waitGone(start, op.signal);
+      checkAlive(op, 'waiting for a start that was begun before the restart');
+    }
   }
 
   async update(op: Op, id: ContainerId, resources: LinuxResources): Promise<void> {
@@ -296,6 +308,12 @@ export function parseState(text: string, runtime: string, living: (pid: number) 
         `${runtime} state answered something that is no state: ${errorText(text).slice(0, 200)}`,
       );
   }
+}
+
+/** PURE. Whether a command line (with the empty word behind it that /proc shows) is the runtime starting this container. */
+export function startsContainer(words: readonly string[], runtime: string, id: ContainerId): boolean {
+  const start = words.indexOf('start');
+  return words[0] === runtime && start > 0 && words[start + 1] === id;
 }
 
 /** PURE. Ids in the names of a state directory: `<id>` (runc, crun, youki) or `<id>_sandbox:<id>.state` (runsc). */

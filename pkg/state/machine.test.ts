@@ -14,6 +14,7 @@ const exitedState: ContainerState = {
 const states: readonly ContainerState[] = [
   { phase: 'creating' },
   { phase: 'created', process },
+  { phase: 'starting', process, startedAt: 10n, executed: false, failure: '' },
   { phase: 'running', process, startedAt: 10n },
   exitedState,
   { phase: 'unknown', why: 'monitor gone', process, startedAt: 10n },
@@ -21,8 +22,10 @@ const states: readonly ContainerState[] = [
 ];
 const events: readonly ContainerEvent[] = [
   { type: 'created', process },
-  { type: 'started', at: 10n },
-  { type: 'startFailed', message: 'no such file', at: 11n },
+  { type: 'starting', at: 10n, executed: false },
+  { type: 'started' },
+  { type: 'notStarted' },
+  { type: 'startFailed', message: 'no such file' },
   { type: 'exited', exitCode: 0, oomKilled: false, at: 20n },
   { type: 'vanished', message: 'gone', at: 20n },
   { type: 'lost', why: 'monitor gone' },
@@ -43,13 +46,14 @@ function attempt(apply: () => string): string {
 describe('container state machine', () => {
   it('has exactly these edges', () => {
     assert.deepEqual(states.map(row), [
-      //  created started startFailed exited vanished lost remove
-      'creating created - - - - - removing',
-      'created - running exited exited exited unknown -',
-      'running - - - exited exited unknown -',
-      'exited - - - exited exited - removing',
-      'unknown - - - exited exited - -',
-      'removing - - - removing removing - removing',
+      //  created starting started notStarted startFailed exited vanished lost remove
+      'creating created - - - - - - - removing',
+      'created - starting - - - exited exited unknown -',
+      'starting - - running created starting exited exited unknown -',
+      'running - - - - - exited exited unknown -',
+      'exited - - - - - exited exited - removing',
+      'unknown - - - - - exited exited - -',
+      'removing - - - - - removing removing - removing',
     ]);
   });
 
@@ -63,6 +67,35 @@ describe('container state machine', () => {
     assert.deepEqual(reasonAfter({ type: 'exited', exitCode: 2, oomKilled: false, at: 20n }), [2, 'Error']);
     assert.deepEqual(reasonAfter({ type: 'exited', exitCode: 137, oomKilled: true, at: 20n }), [137, 'OOMKilled']);
     assert.deepEqual(reasonAfter({ type: 'vanished', message: '', at: 20n }), [255, 'ContainerStatusUnknown']);
+  });
+
+  it('keeps the start of a program through the time when nobody knew of it', () => {
+    const created: ContainerState = { phase: 'created', process };
+    const starting = next(created, { type: 'starting', at: 30n, executed: false });
+    assert.deepEqual(next(starting, { type: 'started' }), { phase: 'running', process, startedAt: 30n });
+    assert.deepEqual(next(starting, { type: 'notStarted' }), created);
+  });
+
+  it('says why a start failed with the exit code that is known, else with 128', () => {
+    const starting = next({ phase: 'created', process }, { type: 'starting', at: 30n, executed: false });
+    const failed = next(starting, { type: 'startFailed', message: 'no such file' });
+    assert.deepInclude(next(failed, { type: 'exited', exitCode: 3, oomKilled: false, at: 40n }), {
+      exitCode: 3,
+      reason: 'Error',
+      message: 'no such file',
+      startedAt: 30n,
+    });
+    assert.deepInclude(next(failed, { type: 'vanished', message: 'gone', at: 40n }), {
+      exitCode: 128,
+      reason: 'StartError',
+      message: 'no such file',
+      startedAt: 0n,
+    });
+    assert.deepInclude(next(starting, { type: 'vanished', message: 'gone', at: 40n }), {
+      exitCode: 255,
+      reason: 'ContainerStatusUnknown',
+      message: 'gone',
+    });
   });
 
   it('keeps the first of two reports of one exit', () => {

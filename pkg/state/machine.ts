@@ -3,12 +3,16 @@
  *
  * Containers:
  *
- *   creating ──created──▶ created ──started──▶ running ──exited──▶ exited
- *      │                     │ ╰───startFailed, exited───────────────▲ │
- *      ╰──────remove──────▶ removing ◀──────────remove─────────────────╯
+ *                              ╭─notStarted─╮
+ *                              ▼            │
+ *   creating ──created──▶ created ──────▶ starting ──started──▶ running ──exited──▶ exited
+ *      │                     ╰───────────────┴────────exited, vanished───────────────▲ │
+ *      ╰──remove──▶ removing ◀─────────────────────remove──────────────────────────────╯
  *
- * `unknown` is where recovery puts a container whose process it can no longer watch. It can only
- * be found dead (exited), and is removed after that; it never goes back to running.
+ * `starting` is on record before the runtime is told to start: whoever finds it there, after a crash or a failed call,
+ * asks what is true and applies `started`, `notStarted`, or `exited`. `startFailed` says why a process has ended whose
+ * end is not on record yet. `unknown` is where a container is put of which nobody can tell whether it was started, or
+ * that nobody watches. It can only be found dead (exited), and is removed after that; it never goes back to running.
  *
  * Sandboxes:
  *
@@ -19,6 +23,7 @@
  * release failed stays `stopping`, and the next StopPodSandbox tries again.
  */
 import { RuntimeError } from '../base/errors.ts';
+import type { ProcessRef } from '../base/ids.ts';
 import type {
   ContainerEvent,
   ContainerState,
@@ -37,20 +42,24 @@ export function next(state: ContainerState, event: ContainerEvent): ContainerSta
     case 'created':
       if (state.phase === 'creating') return { phase: 'created', process: event.process };
       break;
+    case 'starting':
+      if (state.phase === 'created')
+        return {
+          phase: 'starting',
+          process: state.process,
+          startedAt: event.at,
+          executed: event.executed,
+          failure: '',
+        };
+      break;
     case 'started':
-      if (state.phase === 'created') return { phase: 'running', process: state.process, startedAt: event.at };
+      if (state.phase === 'starting') return { phase: 'running', process: state.process, startedAt: state.startedAt };
+      break;
+    case 'notStarted':
+      if (state.phase === 'starting') return { phase: 'created', process: state.process };
       break;
     case 'startFailed':
-      if (state.phase === 'created') {
-        return {
-          phase: 'exited',
-          exitCode: 128,
-          reason: 'StartError',
-          message: event.message,
-          startedAt: 0n,
-          finishedAt: event.at,
-        };
-      }
+      if (state.phase === 'starting') return { ...state, failure: event.message };
       break;
     case 'exited':
     case 'vanished':
@@ -59,7 +68,7 @@ export function next(state: ContainerState, event: ContainerEvent): ContainerSta
       if (state.phase !== 'creating') return exited(state, event);
       break;
     case 'lost':
-      if (state.phase === 'created' || state.phase === 'running') {
+      if (state.phase === 'created' || state.phase === 'starting' || state.phase === 'running') {
         return { phase: 'unknown', why: event.why, process: state.process, startedAt: startOf(state) };
       }
       break;
@@ -72,27 +81,30 @@ export function next(state: ContainerState, event: ContainerEvent): ContainerSta
   throw new RuntimeError('FailedPrecondition', `container is ${state.phase}, cannot apply '${event.type}'`);
 }
 
-function exited(
-  state: Extract<ContainerState, { phase: 'created' | 'running' | 'unknown' }>,
-  event: Extract<ContainerEvent, { type: 'exited' | 'vanished' }>,
-): ExitedState {
-  const startedAt = startOf(state);
+type Ending = Extract<ContainerEvent, { type: 'exited' | 'vanished' }>;
+
+function exited(state: LivingState, event: Ending): ExitedState {
+  const startedAt = event.type === 'vanished' && failureOf(state) !== '' ? 0n : startOf(state);
   // The exit file's time is the file system's clock, which may lag the one that stamped the start.
   const finishedAt = event.at > startedAt ? event.at : startedAt;
-  if (event.type === 'vanished') {
-    return {
-      phase: 'exited',
-      exitCode: 255,
-      reason: 'ContainerStatusUnknown',
-      message: event.message,
-      startedAt,
-      finishedAt,
-    };
-  }
-  return { phase: 'exited', exitCode: event.exitCode, reason: reasonOf(event), message: '', startedAt, finishedAt };
+  return { phase: 'exited', ...outcome(state, event), startedAt, finishedAt };
 }
 
-function startOf(state: Extract<ContainerState, { phase: 'created' | 'running' | 'unknown' }>): bigint {
+function outcome(state: LivingState, event: Ending): Pick<ExitedState, 'exitCode' | 'reason' | 'message'> {
+  const failure = failureOf(state);
+  if (event.type === 'exited') return { exitCode: event.exitCode, reason: reasonOf(event), message: failure };
+  // The code that containerd has for a start that failed; nobody knows a better one.
+  if (failure !== '') return { exitCode: 128, reason: 'StartError', message: failure };
+  return { exitCode: 255, reason: 'ContainerStatusUnknown', message: event.message };
+}
+
+function failureOf(state: LivingState): string {
+  return state.phase === 'starting' ? state.failure : '';
+}
+
+type LivingState = Extract<ContainerState, { readonly process: ProcessRef }>;
+
+function startOf(state: LivingState): bigint {
   return state.phase === 'created' ? 0n : state.startedAt;
 }
 

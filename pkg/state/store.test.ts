@@ -163,4 +163,12 @@ describe('state store', () => {
     const huge = { ...sandbox, config: { ...sandbox.config, labels: labels({ big: 'x'.repeat(2 << 20) }) } };
     assert.throws(() => encodeRecord(huge), /more than \d+ bytes/);
   });
+
+  it('reads a stop of a daemon whose kills were due by the clock of the wall: it has its grace again', () => {
+    const stopping = { signalledAt: 5_000_000_000n, killAt: 35_000_000_000n } as never;
+    const bytes = Buffer.from(encodeRecord({ ...container, stopping }));
+    const record = decodeRecord(bytes, 'container', containerId) as ContainerRecord;
+    assert.deepInclude(record.stopping, { signalledAt: 5_000_000_000n, graceMs: 30_000 });
+    assert.isAbove(record.stopping?.killAtMs ?? 0, 1e12);
+  });
 });

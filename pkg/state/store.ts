@@ -18,7 +18,7 @@ import {
 } from '../base/files.ts';
 import { limits } from '../base/limits.ts';
 import { type Freeing, noReserve } from '../base/reserve.ts';
-import type { ContainerRecord, Damaged, SandboxRecord, StateStore } from '../ports/state.ts';
+import type { ContainerRecord, Damaged, SandboxRecord, StateStore, StopUnderWay } from '../ports/state.ts';
 
 type AnyRecord = SandboxRecord | ContainerRecord;
 type Kind = AnyRecord['kind'];
@@ -152,10 +152,22 @@ export function decodeRecord(bytes: Uint8Array, kind: Kind, id: string): AnyReco
     throw new RuntimeError('DataLoss', `record has version ${head[1]}, this Berth reads ${VERSION}`);
   const body = text.slice(head[0].length, -2);
   if (crc32(body) !== Number(head[2])) throw new RuntimeError('DataLoss', 'checksum of the record does not match');
-  const record = decodeValue(JSON.parse(body)) as AnyRecord;
+  const record = upgraded(decodeValue(JSON.parse(body)) as AnyRecord);
   const fault = faultOf(record, kind, id);
   if (fault !== undefined) throw new RuntimeError('DataLoss', fault);
   return record;
+}
+
+/**
+ * A record of a daemon before this one as today's: a stop's kill was due by the clock of the wall, which says nothing
+ * by now, so the container has all of its grace again.
+ */
+function upgraded(record: AnyRecord): AnyRecord {
+  if (record.kind !== 'container' || record.stopping === null) return record;
+  const { signalledAt, killAt } = record.stopping as StopUnderWay & { readonly killAt?: bigint };
+  if (killAt === undefined) return record;
+  const graceMs = Math.max(0, Number((killAt - signalledAt) / 1_000_000n));
+  return { ...record, stopping: { signalledAt, graceMs, killAtMs: Number.MAX_SAFE_INTEGER } };
 }
 
 /** What is wrong with the shape of a record; undefined if nothing is. Both sides of the disk ask it. */
@@ -181,6 +193,7 @@ const SANDBOX_PHASES: readonly SandboxRecord['state']['phase'][] = [
 const CONTAINER_PHASES: readonly ContainerRecord['state']['phase'][] = [
   'creating',
   'created',
+  'starting',
   'running',
   'exited',
   'unknown',

@@ -259,7 +259,7 @@ function keptFilesCount(): number {
 
 const NOTHING = { cpu: undefined, memory: undefined, swap: undefined, io: undefined };
 function isLive({ state }: ContainerRecord): boolean {
-  return state.phase === 'running' || state.phase === 'created';
+  return state.phase === 'running' || state.phase === 'starting' || state.phase === 'created';
 }
 
 /** The cgroup's path; undefined where the record names none of its own. */

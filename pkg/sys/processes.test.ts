@@ -1,6 +1,6 @@
 import { assert } from 'chai';
 import { hugepageSizes, maskedPaths, parseCapabilities, parseLimits } from './node.ts';
-import { parseHeeds, parseProcStat } from './processes.ts';
+import { parseExecuted, parseHeeds, parseProcStat } from './processes.ts';
 
 const TAIL = '1 2 3 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 987654321 100 1 18446744073709551615';
 
@@ -50,6 +50,10 @@ describe('parseHeeds', () => {
       assert.isTrue(parseHeeds(forked, status('4711\t1', none, everything), 9));
     },
   );
+
+  it('and that a process has executed a program only when that has been loaded', () => {
+    assert.deepEqual([forked, executing, executed].map(parseExecuted), [false, false, true]);
+  });
 
   it('and that nobody else is', () => {
     assert.isTrue(parseHeeds(executed, status('4711\t11', none, none), 15));

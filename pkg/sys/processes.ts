@@ -87,6 +87,22 @@ export function heeds(ref: ProcessRef, signal: number): boolean {
   return parseHeeds(stat, text(`/proc/${ref.pid}/status`), signal);
 }
 
+/** True if exactly this process has executed a program since it was forked; false for one that is gone. */
+export function hasExecuted(ref: ProcessRef): boolean {
+  const stat = text(`/proc/${ref.pid}/stat`);
+  return parseProcStat(stat)?.startTicks === ref.startTicks && parseExecuted(stat);
+}
+
+/**
+ * PURE. Whether the process whose /proc/<pid>/stat this is has called execve since it was forked, and its program has
+ * been loaded. Fields 9 (flags) and 26 (startcode, 0 until execve has loaded the program) of proc_pid_stat(5); the list
+ * here begins with field 3.
+ */
+export function parseExecuted(stat: string): boolean {
+  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+  return (Number(fields[6]) & FORKED_ONLY) === 0 && fields[23] !== '0';
+}
+
 /** The process was forked and has not called execve since (PF_FORKNOEXEC of linux/sched.h). */
 const FORKED_ONLY = 0x40;
 
@@ -99,10 +115,7 @@ const FORKED_ONLY = 0x40;
 export function parseHeeds(stat: string, status: string, signal: number): boolean {
   const isInit = /^NSpid:.*\s1$/m.test(status);
   if (!isInit || signal === os.signals.SIGKILL || signal === os.signals.SIGSTOP) return true;
-  // Fields 9 (flags) and 26 (startcode, 0 until execve has loaded the program) of proc_pid_stat(5); the list here
-  // begins with field 3.
-  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
-  if ((Number(fields[6]) & FORKED_ONLY) !== 0 || fields[23] === '0') return false;
+  if (!parseExecuted(stat)) return false;
   const bit = 1n << BigInt(signal - 1);
   return ['SigCgt', 'SigBlk'].some(
     (row) => (BigInt(`0x${new RegExp(`^${row}:\\s*([0-9a-f]+)$`, 'm').exec(status)?.[1] ?? '0'}`) & bit) !== 0n,

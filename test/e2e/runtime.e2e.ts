@@ -84,6 +84,7 @@ const processes: Processes = {
   alive: kernel.isAlive,
   signal: kernel.signal,
   heeds: kernel.heeds,
+  hasExecuted: kernel.hasExecuted,
   gone: kernel.waitGone,
 };
 

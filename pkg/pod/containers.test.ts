@@ -1,0 +1,131 @@
+import { assert } from 'chai';
+import type { ImageSpec } from '../cri-api/types.ts';
+import { codeOf, RuntimeError } from '../base/errors.ts';
+import { boom, fails, ground, op, sameResources, until } from './fake-ground.ts';
+import { fakeContainer, fakeImage, fakePod } from './fake-world.ts';
+import { containerStatus } from './query.ts';
+
+describe("the mind's containers", () => {
+  const at = ground();
+
+  it('creates, starts and reports the exit code', async () => {
+    const { id } = await at.running();
+    assert.strictEqual(containerStatus(at.mind.containers.get(id)).state, 'CONTAINER_RUNNING');
+    await at.node.node.exit(id, 7);
+    await until(() => at.mind.containers.get(id).state.phase === 'exited');
+    const status = containerStatus(at.mind.containers.get(id));
+    assert.deepEqual([status.exitCode, status.reason], [7, 'Error']);
+    assert.isTrue(status.finishedAt >= status.startedAt && status.startedAt > 0n);
+  });
+
+  it('gives one id to identical creates', async () => {
+    const pod = await at.mind.pods.run(op(), fakePod(), '');
+    const ids = await Promise.all(
+      Array.from({ length: 5 }, () => at.mind.containers.create(op(), pod, fakeContainer())),
+    );
+    assert.lengthOf(new Set(ids), 1);
+  });
+
+  it('leaves nothing behind when any step of a create fails', async () => {
+    for (const step of ['create', 'mountSource'] as const) {
+      const pod = await at.mind.pods.run(op(), fakePod(step), '');
+      const before = at.node.leaks();
+      at.node.node.failNext(step, boom());
+      const mount = {
+        containerPath: '/data',
+        hostPath: '/srv',
+        readonly: false,
+        selinuxRelabel: false,
+        propagation: 'PROPAGATION_PRIVATE',
+        uidMappings: [],
+        gidMappings: [],
+        recursiveReadOnly: false,
+        imageSubPath: '',
+        mountOptions: [],
+      } as const;
+      await fails(at.mind.containers.create(op(), pod, fakeContainer('c', 0, { mounts: [mount] })));
+      assert.deepEqual(at.node.leaks(), before, step);
+      assert.lengthOf(at.mind.containers.list(), 0);
+    }
+  });
+
+  it(
+    'asks whether the namespace may use its images, by the names that the pod gives them, and ' + 'heeds the answer',
+    async () => {
+      const pod = await at.mind.pods.run(
+        op(),
+        fakePod('web', 0, { metadata: { name: 'web', uid: 'u', namespace: 'prod', attempt: 0 } }),
+        '',
+      );
+      const image = (userSpecifiedImage: string): ImageSpec => ({
+        image: fakeImage.id,
+        annotations: {},
+        userSpecifiedImage,
+        runtimeHandler: '',
+        imageRef: '',
+      });
+      const volume = {
+        containerPath: '/data',
+        hostPath: '',
+        readonly: true,
+        selinuxRelabel: false,
+        propagation: 'PROPAGATION_PRIVATE',
+        uidMappings: [],
+        gidMappings: [],
+        recursiveReadOnly: false,
+        image: image('reg/data:2'),
+        imageSubPath: '',
+        mountOptions: [],
+      } as const;
+      await at.mind.containers.create(
+        op(),
+        pod,
+        fakeContainer('a', 0, { image: image('reg/app:1'), mounts: [volume] }),
+      );
+      assert.deepEqual(at.node.imageUses, [`${fakeImage.id} reg/app:1 prod`, `${fakeImage.id} reg/data:2 prod`]);
+      const before = at.node.leaks();
+      at.node.failures.set('checkUse', [
+        new RuntimeError('FailedPrecondition', 'not signed', { reason: 'SignatureValidationFailed' }),
+      ]);
+      assert.strictEqual(
+        (await fails(at.mind.containers.create(op(), pod, fakeContainer('b')))).reason,
+        'SignatureValidationFailed',
+      );
+      assert.deepEqual(at.node.leaks(), before);
+    },
+  );
+
+  it('names what is missing: the image, the sandbox', async () => {
+    const pod = await at.mind.pods.run(op(), fakePod(), '');
+    const image = { ...fakeContainer().image, image: 'nowhere/none' };
+    const error = await fails(at.mind.containers.create(op(), pod, fakeContainer('x', 0, { image })));
+    assert.deepEqual([error.code, /pull it first/.test(error.message)], ['NotFound', true]);
+    assert.strictEqual(
+      codeOf(await fails(at.mind.containers.create(op(), 'f'.repeat(64) as never, fakeContainer()))),
+      'NotFound',
+    );
+  });
+
+  it('keeps the old resources when the runtime refuses new ones', async () => {
+    const { id } = await at.running();
+    const update = { ...sameResources, cpuShares: 512n };
+    await at.mind.containers.update(op(), id, update);
+    at.node.node.failNext('update', boom());
+    await fails(at.mind.containers.update(op(), id, { ...update, cpuShares: 1024n }));
+    assert.strictEqual(at.mind.containers.get(id).resources?.cpuShares, 512n);
+  });
+
+  it('runs commands in running containers only', async () => {
+    const { id } = await at.running();
+    const { stdout, exitCode } = await at.mind.execs.execSync(op(), id, ['echo', 'hi'], 0);
+    assert.deepEqual([Buffer.from(stdout).toString(), exitCode], ['hi\n', 0]);
+    await at.mind.containers.stop(op(), id, 0);
+    assert.strictEqual((await fails(at.mind.execs.execSync(op(), id, ['true'], 0))).code, 'NotFound');
+  });
+
+  it('knows which images are in use', async () => {
+    assert.isEmpty(at.mind.imageUsers(fakeImage.id));
+    const { id } = await at.running();
+    assert.deepEqual(at.mind.imageUsers(fakeImage.id), [id]);
+  });
+});

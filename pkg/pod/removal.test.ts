@@ -1,0 +1,80 @@
+import { assert } from 'chai';
+import { boom, fails, ground, op, until } from './fake-ground.ts';
+import { fakeContainer, fakePod } from './fake-world.ts';
+
+describe('a removal', () => {
+  const at = ground();
+
+  it('removes a running container by force, and removing twice is fine', async () => {
+    const { id, pod } = await at.running();
+    await Promise.all([at.mind.containers.remove(op(), id), at.mind.containers.remove(op(), id)]);
+    assert.lengthOf(at.mind.containers.list(), 0);
+    await at.mind.pods.remove(op(), pod);
+    assert.deepEqual(at.node.leaks(), []);
+  });
+
+  it(
+    'removes a container that has just ended without waiting for the runtime, and the pod waits ' +
+      'for what is left of it',
+    async () => {
+      const { id, pod } = await at.running();
+      const deleted = at.node.node.hangNext('delete');
+      await at.mind.containers.stop(op(), id, 0);
+      await at.mind.containers.remove(op(), id);
+      assert.lengthOf(at.mind.containers.list(), 0);
+      assert.deepEqual([...at.node.roots], [], 'what was on disk is given back');
+      assert.isTrue(at.node.node.containers.has(id), 'the runtime has not deleted it yet');
+      assert.deepInclude(
+        at.mind.operations().map(({ rpc, ids }) => ({ rpc, container: ids['container'] })),
+        { rpc: 'clean-up after the removal', container: id },
+      );
+      await at.mind.containers.remove(op(), id);
+      const removed = at.mind.pods.remove(op(), pod);
+      await until(() => at.mind.pods.get(pod).state.phase === 'stopped');
+      assert.isTrue(at.node.node.containers.has(id));
+      deleted();
+      await removed;
+      assert.deepEqual(at.node.leaks(), []);
+    },
+  );
+
+  it('tries what is left of a removed container again with its pod, and says what fails', async () => {
+    const { id, pod } = await at.running();
+    const deleted = at.node.node.hangNext('delete');
+    await at.mind.containers.stop(op(), id, 0);
+    await at.mind.containers.remove(op(), id);
+    // The clean-up after the end, that after the removal, and the first one of the pod.
+    at.node.node.failNext('destroyMonitor', boom());
+    at.node.node.failNext('delete', boom());
+    at.node.node.failNext('delete', boom());
+    deleted();
+    await until(() => at.mind.operations().length === 0);
+    assert.match((await fails(at.mind.pods.remove(op(), pod))).message, /destroy process \(fake\) of container/);
+    await at.mind.pods.remove(op(), pod);
+    assert.deepEqual(at.node.leaks(), []);
+  });
+
+  it('removes a pod whose runtime handler is not configured any more, its process with its cgroup', async () => {
+    const pod = await at.mind.pods.run(op(), fakePod(), 'fake');
+    const id = await at.mind.containers.create(op(), pod, fakeContainer());
+    await at.mind.containers.start(op(), id);
+    at.node.handlers.delete('fake');
+    await at.restart();
+    await at.mind.containers.remove(op(), id);
+    await at.mind.pods.remove(op(), pod);
+    assert.lengthOf(at.mind.containers.list(), 0);
+    assert.deepEqual(at.node.leaks(), [`container ${id}`], 'nothing but the state of the runtime that we do not know');
+  });
+
+  it('goes on with the removal of a container that had just ended', async () => {
+    const { id, pod } = await at.running();
+    at.node.node.hangNext('delete');
+    await at.mind.containers.stop(op(), id, 0);
+    await at.mind.containers.remove(op(), id);
+    await at.restart();
+    assert.lengthOf(at.mind.containers.list(), 0);
+    assert.isFalse(at.node.node.containers.has(id));
+    await at.mind.pods.remove(op(), pod);
+    assert.deepEqual(at.node.leaks(), []);
+  });
+});
