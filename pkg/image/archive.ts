@@ -21,7 +21,7 @@ import { parseImageConfig } from '../oci/image-config.ts';
 import { parseManifest } from '../oci/manifest.ts';
 import { mediaTypes } from '../oci/media-types.ts';
 import type { Descriptor, Platform } from '../oci/spec-types.ts';
-import { fileRange } from './blobs.ts';
+import { fileRange } from './file-range.ts';
 import type { PullSource } from './source.ts';
 import type { ManifestAnswer } from './registry/repository.ts';
 

@@ -1,15 +1,14 @@
 /**
  * Blobs on disk, named by what they are.
  *
- *     blobs/sha256/<hex>            verified, fsynced, immutable: whoever sees the name has the content
- *     blobs/.partial/<alg>-<hex>    the start of a download, maybe; worth nothing until the whole has the digest
+ *     blobs/sha256/<hex>   verified, fsynced, immutable: whoever sees the name has the content
+ *     blobs/.partial/      see partials.ts: downloads on their way
  *
- * A blob is written under its partial name, hashed on the way, fsynced and renamed. What a crash or a cut leaves behind
- * is taken up by the next download of the same digest; if the content is then wrong, the old start is thrown away and
- * the download begins again at zero, so that damage never sticks.
+ * A blob is written under another name, hashed on the way, fsynced and renamed. What is here is judged by its own
+ * digest alone: a manifest that promises something else about it is wrong, and takes nothing away. Content of earlier
+ * lives is read again before anybody counts on it; where it is damaged, the same way brings it anew.
  */
-import { open, rename, stat } from 'node:fs/promises';
-import type { FileHandle } from 'node:fs/promises';
+import { rename, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { ensureDir, readBounded, readDirSorted, removeFile, syncDirectory } from '../base/files.ts';
 import { errnoOf, isCode, RuntimeError, storageError } from '../base/errors.ts';
@@ -18,33 +17,28 @@ import type { Digest } from '../base/ids.ts';
 import { abortError } from '../base/op.ts';
 import type { Op } from '../base/op.ts';
 import { abortable, KeyedMutex } from '../base/sync.ts';
-import { algorithmOf, checkDigest, verified, Verifier } from '../oci/digest.ts';
-import { giveBack } from './blocks.ts';
-
-/** What is promised about a blob. */
-export interface BlobPromise {
-  readonly digest: Digest;
-  readonly size: bigint;
-}
-
-/** The bytes of the blob from `offset` to its end; a piece is used up before the next one is asked for. */
-export type BlobSource = (offset: bigint) => AsyncIterable<Uint8Array>;
+import { algorithmOf, checkDigest, verified } from '../oci/digest.ts';
+import { fileRange } from './file-range.ts';
+import { Partials } from './partials.ts';
+import type { BlobPromise, BlobSource, Bringing } from './partials.ts';
 
 const ALGORITHMS = ['sha256', 'sha512'] as const;
 
 /** The directory of blobs. */
 export class BlobStore {
   readonly #root: string;
-  readonly #now: () => number;
+  readonly #partials: Partials;
   /** One writer (or remover) per digest; equal downloads of different pulls wait here and then find the blob. */
   readonly #writing = new KeyedMutex<Digest>();
+  /** Bytes of the blobs that this life of the daemon has seen whole. */
+  readonly #whole = new Map<Digest, bigint>();
   #usedBytes = 0n;
   #count = 0n;
 
-  /** `root` is the directory `blobs`. */
+  /** `root` is the directory `blobs`; `now` is in milliseconds since the epoch. */
   constructor(root: string, now: () => number = Date.now) {
     this.#root = root;
-    this.#now = now;
+    this.#partials = new Partials(join(root, '.partial'), now);
   }
 
   /** Makes the directories and counts what is there. Call once. */
@@ -66,6 +60,7 @@ export class BlobStore {
     return join(this.#root, algorithmOf(digest), hexOf(digest));
   }
 
+  /** Bytes that it takes; undefined if it is not here. */
   async sizeOf(digest: Digest): Promise<bigint | undefined> {
     try {
       return (await stat(this.path(digest), { bigint: true })).size;
@@ -73,17 +68,6 @@ export class BlobStore {
       if (errnoOf(error) === 'ENOENT') return undefined;
       throw storageError(error, `blob ${digest}`);
     }
-  }
-
-  /**
-   * True if the blob is here with its promised size; one of another size was damaged after it was written, and is
-   * dropped.
-   */
-  async has(blob: BlobPromise): Promise<boolean> {
-    const size = await this.sizeOf(blob.digest);
-    if (size === undefined || size === blob.size) return size !== undefined;
-    await this.#drop(blob.digest);
-    return false;
   }
 
   /**
@@ -98,7 +82,9 @@ export class BlobStore {
       if (errnoOf(error) === 'ENOENT') return undefined;
       throw storageError(error, `blob ${digest}`);
     }
+    this.#whole.delete(digest);
     checkDigest(bytes, digest, `blob ${digest} on disk`);
+    this.#whole.set(digest, BigInt(bytes.length));
     return bytes;
   }
 
@@ -110,10 +96,11 @@ export class BlobStore {
   }
 
   /**
-   * Makes the blob present: content if it is. `source` is asked for the rest when an earlier try left a start behind.
-   * `onBytes` hears how many bytes are here so far (from this download or from before), not more often than per write.
-   * @throws DataLoss when the content is not what was promised; nothing of it is kept then. What `source` throws passes
-   * through, and the start is kept.
+   * Makes the blob present: content if it is, and whole. `source` is asked for the rest when an earlier try left a
+   * start behind. `onBytes` hears how many bytes are here so far (from this download or from before), not more often
+   * than per write.
+   * @throws DataLoss when the content, or what is here already, is not what was promised. What `source` throws passes
+   * through, and what it gave is kept for the next try.
    */
   async write(
     op: Op,
@@ -127,8 +114,8 @@ export class BlobStore {
       begun.resolve();
       if (op.signal.aborted) throw abortError(op, doing);
       try {
-        if (await this.has(blob)) onBytes(blob.size);
-        else await this.#writeOnceMore(op, blob, source, onBytes);
+        if (await this.#isHere(op, blob)) onBytes(blob.size);
+        else await this.#bring(op, { blob, source, onBytes });
       } catch (error) {
         throw op.signal.aborted ? abortError(op, doing) : error;
       }
@@ -140,36 +127,14 @@ export class BlobStore {
     return turn;
   }
 
-  async #writeOnceMore(
-    op: Op,
-    blob: BlobPromise,
-    source: BlobSource,
-    onBytes: (present: bigint) => void,
-  ): Promise<void> {
-    try {
-      await this.#writePartial(op, blob, source, onBytes);
-    } catch (error) {
-      // The start that was lying here may be what is wrong; without it the peer gets one more chance.
-      if (!(error instanceof StaleStart)) throw error;
-      op.log.warn('the kept start of a download was damaged, starting over', { digest: blob.digest });
-      await this.#writePartial(op, blob, source, onBytes);
-    }
-  }
-
-  /**
-   * A hard link or copy of a verified file is not trusted either: the file at `path` is read, hashed and kept under
-   * `blob`.
-   */
-  async adopt(op: Op, blob: BlobPromise, path: string, start = 0n): Promise<void> {
-    await this.write(op, blob, (offset) => fileRange(path, start + offset, start + blob.size));
-  }
-
   /** Reads the whole blob again. @throws DataLoss if it is damaged, NotFound if it is gone. */
   async verify(digest: Digest): Promise<void> {
     const size = await this.sizeOf(digest);
+    this.#whole.delete(digest);
     if (size === undefined) throw new RuntimeError('NotFound', `blob ${digest} is not here`);
     for await (const _chunk of verified(fileRange(this.path(digest), 0n, size), digest, size, `blob ${digest} on disk`))
       continue;
+    this.#whole.set(digest, size);
   }
 
   /** Removes a blob unless `isNeeded` says otherwise when its turn comes; content if absent. */
@@ -190,157 +155,59 @@ export class BlobStore {
     return digests;
   }
 
-  /** Removes starts of downloads that nobody came back for, and names that are not ours to keep. */
+  /** Removes starts of downloads that nobody came back for, and names that are not ours to keep; how many. */
   async sweepPartials(maxAgeMs: number): Promise<number> {
-    let dropped = 0;
-    for (const name of await readDirSorted(join(this.#root, '.partial'))) {
-      const path = join(this.#root, '.partial', name);
-      const digest = name.replace('-', ':');
-      if (isDigest(digest) && this.#writing.busy(digest)) continue;
-      const age = await stat(path).then(
-        (info) => this.#now() - info.mtimeMs,
-        () => 0,
-      );
-      if (isDigest(digest) && age <= maxAgeMs) continue;
-      await removeFile(path);
-      dropped++;
+    return await this.#partials.sweep(maxAgeMs, (digest) => this.#writing.busy(digest));
+  }
+
+  /** @throws DataLoss if what is here is whole, but not as large as promised: then the promise is wrong. */
+  async #isHere(op: Op, { digest, size: promised }: BlobPromise): Promise<boolean> {
+    const size = await this.sizeOf(digest);
+    if (size === undefined) return false;
+    if (this.#whole.get(digest) !== size) {
+      try {
+        await this.verify(digest);
+      } catch (error) {
+        if (!isCode(error, 'DataLoss')) throw error;
+        op.log.warn('blob on disk is damaged, it is brought again', { digest });
+        return false;
+      }
     }
-    return dropped;
+    if (size !== promised)
+      throw new RuntimeError(
+        'DataLoss',
+        `blob ${digest} has ${size} bytes, the manifest promises ${promised}; the image must be pushed again`,
+      );
+    return true;
+  }
+
+  /** Takes the place of a damaged one, if there is one. */
+  async #bring(op: Op, bringing: Bringing): Promise<void> {
+    const { digest, size } = bringing.blob;
+    const brought = await this.#partials.bring(op, bringing);
+    const before = await this.sizeOf(digest);
+    const path = this.path(digest);
+    try {
+      await rename(brought, path);
+      await syncDirectory(join(path, '..'));
+      await this.#partials.forget(digest);
+    } catch (error) {
+      throw storageError(error, `blob ${digest}`);
+    }
+    this.#whole.set(digest, size);
+    this.#account(size - (before ?? 0n), before === undefined ? 1n : 0n);
   }
 
   async #drop(digest: Digest): Promise<void> {
     const size = await this.sizeOf(digest);
     if (size === undefined) return;
+    this.#whole.delete(digest);
     await removeFile(this.path(digest));
     this.#account(-size, -1n);
-  }
-
-  async #writePartial(
-    op: Op,
-    blob: BlobPromise,
-    source: BlobSource,
-    onBytes: (present: bigint) => void,
-  ): Promise<void> {
-    const partial = join(this.#root, '.partial', `${algorithmOf(blob.digest)}-${hexOf(blob.digest)}`);
-    const file = await open(partial, 'a+', 0o600).catch((error: unknown) =>
-      Promise.reject(storageError(error, partial)),
-    );
-    try {
-      const verifier = new Verifier(blob.digest, blob.size, `blob ${blob.digest}`);
-      const start = await hashStart(file, blob, verifier);
-      onBytes(start);
-      try {
-        if (start < blob.size) await append(op, file, source(start), verifier, onBytes);
-        verifier.finish();
-      } catch (error) {
-        const noSpace = errnoOf(error) === 'ENOSPC' || errnoOf(error) === 'EDQUOT';
-        if (!noSpace && !isCode(error, 'DataLoss')) throw error;
-        // Wrong bytes are worth nothing, and on a full disk the start of a blob is what others lack.
-        await file.truncate(0);
-        if (noSpace) throw error;
-        throw start > 0n ? new StaleStart(error) : error;
-      }
-      await file.sync();
-    } catch (error) {
-      throw storageError(error, `blob ${blob.digest}`);
-    } finally {
-      await file.close();
-    }
-    await this.#publish(partial, blob);
-  }
-
-  async #publish(partial: string, blob: BlobPromise): Promise<void> {
-    const path = this.path(blob.digest);
-    try {
-      await rename(partial, path);
-      await syncDirectory(join(path, '..'));
-    } catch (error) {
-      throw storageError(error, `blob ${blob.digest}`);
-    }
-    this.#account(blob.size, 1n);
   }
 
   #account(bytes: bigint, count: bigint): void {
     this.#usedBytes += bytes;
     this.#count += count;
-  }
-}
-
-/** Wrong content that began with bytes of an earlier try. */
-class StaleStart extends RuntimeError {
-  constructor(cause: unknown) {
-    super('DataLoss', cause instanceof Error ? cause.message : String(cause), { cause });
-  }
-}
-
-/**
- * Hashes what an earlier try left; returns how much of it there is. A start longer than the blob is nonsense and is
- * emptied.
- */
-async function hashStart(file: FileHandle, blob: BlobPromise, verifier: Verifier): Promise<bigint> {
-  const { size } = await file.stat({ bigint: true });
-  if (size > blob.size) await file.truncate(0);
-  if (size === 0n || size > blob.size) return 0n;
-  for await (const block of blocksOf(file, 0n, size)) verifier.update(block);
-  return verifier.seenBytes;
-}
-
-/** One trip through the thread pool for so much. */
-const READ_BYTES = 256 * 1024;
-
-/** Appends `source`. What has arrived is kept for the next try, whatever ended this one. */
-async function append(
-  op: Op,
-  file: FileHandle,
-  source: AsyncIterable<Uint8Array>,
-  verifier: Verifier,
-  onBytes: (present: bigint) => void,
-): Promise<void> {
-  for await (const chunk of source) {
-    if (op.signal.aborted) throw abortError(op, 'downloading');
-    verifier.update(chunk);
-    await writeAll(file, chunk);
-    onBytes(verifier.seenBytes);
-  }
-}
-
-async function writeAll(file: FileHandle, bytes: Uint8Array): Promise<void> {
-  for (let at = 0; at < bytes.length; ) {
-    const { bytesWritten } = await file.write(bytes, at);
-    if (bytesWritten === 0) throw new RuntimeError('ResourceExhausted', 'the disk takes no more bytes');
-    at += bytesWritten;
-  }
-}
-
-/**
- * The bytes of a file from `from` up to but not including `to`, or to its end; a piece is valid until the next one is
- * asked for.
- */
-export async function* fileRange(path: string, from: bigint, to: bigint): AsyncGenerator<Uint8Array, void, void> {
-  if (from >= to) return;
-  const file = await open(path, 'r');
-  try {
-    yield* blocksOf(file, from, to);
-  } finally {
-    await file.close();
-  }
-}
-
-async function* blocksOf(file: FileHandle, from: bigint, to: bigint): AsyncGenerator<Uint8Array, void, void> {
-  const block = Buffer.allocUnsafeSlow(Number(to - from < READ_BYTES ? to - from : READ_BYTES));
-  try {
-    for (let at = from; at < to; ) {
-      const { bytesRead } = await file.read(
-        block,
-        0,
-        Number(to - at < block.length ? to - at : block.length),
-        Number(at),
-      );
-      if (bytesRead === 0) return;
-      yield block.subarray(0, bytesRead);
-      at += BigInt(bytesRead);
-    }
-  } finally {
-    giveBack(block);
   }
 }

@@ -6,6 +6,7 @@
  */
 import { isCode, RuntimeError } from '../base/errors.ts';
 import { parseImageId } from '../base/ids.ts';
+import type { Digest, ImageId } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import type { Op } from '../base/op.ts';
 import { checkDigest } from '../oci/digest.ts';
@@ -13,7 +14,7 @@ import { parseImageConfig } from '../oci/image-config.ts';
 import { INDEX_DEPTH_MAX, parseManifest } from '../oci/manifest.ts';
 import type { ImageManifest } from '../oci/manifest.ts';
 import { selectPlatform } from '../oci/platform.ts';
-import type { Platform } from '../oci/spec-types.ts';
+import type { Descriptor, Platform } from '../oci/spec-types.ts';
 import type { Claim } from './claims.ts';
 import { LayersInstall } from './install-layers.ts';
 import type { LayersWorld } from './install-layers.ts';
@@ -22,7 +23,7 @@ import { describeImage } from './records.ts';
 import type { ImageFacts, Names, StoredImage } from './records.ts';
 import type { ManifestAnswer } from './registry/repository.ts';
 import type { KeptManifest } from './signature/index.ts';
-import { download } from './source.ts';
+import { fetchSmall } from './source.ts';
 import type { PullSource } from './source.ts';
 
 /** What installing needs around it. */
@@ -131,13 +132,9 @@ class Install {
 
   async #facts(answer: ManifestAnswer, manifest: ImageManifest): Promise<ImageFacts> {
     const { source } = this.#arrival;
-    const { kept, platform } = this.#world;
+    const { platform } = this.#world;
     const id = parseImageId(manifest.config.digest);
-    await download(this.#op, kept.blobs, { source, want: manifest.config, onBytes() {} });
-    const bytes = await kept.blobs.read(manifest.config.digest, limits.imageConfigBytes);
-    if (bytes === undefined)
-      throw new RuntimeError('DataLoss', `the config of ${source.describe} vanished while it was pulled; pull again`);
-    const config = parseImageConfig(bytes);
+    const config = parseImageConfig(await this.#config(id, answer.digest, manifest.config));
     if (config.os !== '' && config.os !== 'linux')
       throw new RuntimeError(
         'FailedPrecondition',
@@ -152,5 +149,25 @@ class Install {
       });
     }
     return describeImage(id, answer.digest, BigInt(answer.bytes.length), manifest, config);
+  }
+
+  /**
+   * The config, on disk. One that is here is taken only for a manifest by which the image came: any other one may name
+   * it without knowing what is in it, so the source has to show that it has it.
+   */
+  async #config(id: ImageId, manifest: Digest, want: Descriptor): Promise<Buffer> {
+    const { kept } = this.#world;
+    const { source, root } = this.#arrival;
+    if (kept.cameBy(id, [manifest, root.digest])) {
+      const here = await kept.blobs.read(want.digest, limits.imageConfigBytes).catch((error: unknown) => {
+        if (!isCode(error, 'DataLoss')) throw error;
+        this.#op.log.warn('config on disk is damaged, it is brought again', { image: id });
+        return undefined;
+      });
+      if (here !== undefined) return here;
+    }
+    const bytes = await fetchSmall(this.#op, source, want, limits.imageConfigBytes);
+    await kept.blobs.put(this.#op, want.digest, bytes);
+    return bytes;
   }
 }

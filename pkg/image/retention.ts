@@ -115,6 +115,15 @@ export class Retention {
     return reasons;
   }
 
+  /** True if the image is here and came by one of these manifests: who asks by it has nothing more to show. */
+  cameBy(id: ImageId, manifests: readonly Digest[]): boolean {
+    const image = this.#records.get(id);
+    if (image === undefined) return false;
+    return manifests.some(
+      (each) => image.manifestDigest === each || image.repoDigests.some((name) => name.endsWith(`@${each}`)),
+    );
+  }
+
   /** Containers on one of `layers`, by way of `image` or of another one that shares it. */
   whoIsOn(image: StoredImage, layers: readonly ChainId[]): readonly string[] {
     if (layers.length === 0) return [];

@@ -1,8 +1,10 @@
 /** Where the bytes of an image come from: a registry with its mirrors, or an archive. */
-import { isCode } from '../base/errors.ts';
+import { isCode, RuntimeError } from '../base/errors.ts';
 import type { Digest } from '../base/ids.ts';
 import type { Op } from '../base/op.ts';
-import type { BlobPromise, BlobStore } from './blobs.ts';
+import { verified } from '../oci/digest.ts';
+import type { BlobStore } from './blobs.ts';
+import type { BlobPromise } from './partials.ts';
 import type { ManifestAnswer } from './registry/repository.ts';
 
 /** Where the bytes of one image come from. Nothing it gives is trusted. */
@@ -16,6 +18,22 @@ export interface PullSource {
   discredit(digest: Digest): boolean;
 }
 
+/**
+ * A small blob in memory, asked for also if it is here: the source shows that it has it. @throws ResourceExhausted for
+ * one of more than `maxBytes`; what the last one asked ends with.
+ */
+export async function fetchSmall(op: Op, source: PullSource, want: BlobPromise, maxBytes: number): Promise<Buffer> {
+  const what = `blob ${want.digest} of ${source.describe}`;
+  if (want.size > BigInt(maxBytes))
+    throw new RuntimeError('ResourceExhausted', `${what} has ${want.size} bytes, at most ${maxBytes} are read`);
+  return await fromWhoeverIsRight(op, source, want, async () => {
+    const parts: Uint8Array[] = [];
+    for await (const part of verified(source.blob(op, want, 0n), want.digest, want.size, what))
+      parts.push(Buffer.from(part));
+    return Buffer.concat(parts);
+  });
+}
+
 /** One blob that is wanted. */
 export interface Wanted {
   readonly source: PullSource;
@@ -26,9 +44,15 @@ export interface Wanted {
 
 /** Brings one blob to disk, from whoever has it right. @throws what the last one asked ends with. */
 export async function download(op: Op, blobs: BlobStore, { source, want, onBytes }: Wanted): Promise<void> {
+  await fromWhoeverIsRight(op, source, want, () =>
+    blobs.write(op, want, (offset) => source.blob(op, want, offset), onBytes),
+  );
+}
+
+async function fromWhoeverIsRight<T>(op: Op, source: PullSource, want: BlobPromise, ask: () => Promise<T>): Promise<T> {
   for (;;) {
     try {
-      return await blobs.write(op, want, (offset) => source.blob(op, want, offset), onBytes);
+      return await ask();
     } catch (error) {
       if (!isCode(error, 'DataLoss') || !source.discredit(want.digest)) throw error;
       op.log.warn('blob was wrong, will ask another endpoint', { digest: want.digest });
