@@ -71,6 +71,20 @@ export const limits = {
   zstdWindowLog: 27,
   /** Threads that unpack layers; each takes some 15 MB, and more than disks can take in helps nobody. */
   unpackWorkersCount: 3,
+  /** How long a worker without work is kept: the next layer of the same pull comes within that. */
+  unpackWorkerIdleMs: 10_000,
+  /** A worker that does not see its flag for so long is stuck in the kernel; it is given up, with its descriptors. */
+  unpackCancelMs: 30_000,
+  /** Directories of a layer that something else replaces; each is moved away and deleted, and real layers have none. */
+  layerReplacedDirsCount: 1_000,
+  /** What is known of a layer, beside its files: some digests. */
+  layerRecordBytes: 64 * KiB,
+  /** Directories without an entry: as many as there are entries at most, PATH_MAX each; real layers have a hundred. */
+  layerPendingBytes: 256 * MiB,
+  /** What is wrong with a layer that is checked, worst first: more than anybody reads. */
+  layerProblemsCount: 20,
+  /** How old the measured size of a root filesystem may be; the kubelet asks every ten seconds. */
+  rootfsUsageAgeMs: 10_000,
   /** PullImage flights at once on the node, and layers at once in one pull. */
   pullsCount: 3,
   pullLayersCount: 3,
@@ -98,6 +112,16 @@ export const limits = {
   execStartsPerProcessorCount: 2,
   /** A command that takes longer to start waits for something else than a processor, and keeps nobody waiting. */
   execStartMs: 1_000,
+  /** How long a runtime that has ended well may take to have sent the terminal of a command. */
+  consoleMs: 5_000,
+  /** stderr of a command held back until it is known that the words are the command's and not the runtime's. */
+  execHeldBytes: 64 * KiB,
+  /** After a command's end: how long a pipe that a grandchild holds may be silent before it is closed. */
+  execDrainIdleMs: 50,
+  /** And what is read from it at most: the largest pipe. */
+  execDrainBytes: 1 * MiB,
+  /** What a container's end leaves to its commands: dying with their PID namespace, they have an exit code to tell. */
+  execAfterContainerMs: 2_000,
   /** The whole plugin chain of one ADD; slow IPAM over a network takes minutes. */
   cniAddMs: 4 * 60_000,
   /** The chain's DEL, CHECK, or one plugin's GC. */
@@ -111,6 +135,16 @@ export const limits = {
   hostPortsFileBytes: 1 * MiB,
   /** CNI STATUS (1.1): readiness must not wait long for a plugin. */
   cniStatusMs: 10_000,
+  /** How old an answer of STATUS may be when somebody asks for readiness. */
+  cniStatusAgeMs: 10_000,
+  /** The file that remembers a pod's network: the intent and the result, each escaped. */
+  cniCacheFileBytes: 4 * MiB,
+  /** Configuration files of one directory; nodes have one to three. */
+  cniConfFilesCount: 256,
+  /** How often directories of configuration that cannot be watched are read when somebody asks. */
+  cniConfUnwatchedMs: 5_000,
+  /** Of what a plugin says on stderr, what an operator reads. */
+  cniComplaintChars: 1_024,
   /** Plugins in one chain; real ones have three to six. */
   cniPluginsCount: 32,
   /** Addresses of one pod that a CNI result may name; they go into every status of the pod. */
@@ -136,6 +170,24 @@ export const limits = {
   commandLineBytes: 128 * KiB,
   /** Text of a failed command kept for its error message. */
   commandErrorBytes: 8 * KiB,
+  /** How long output is awaited after a command has ended while a descendant holds its pipe (GHSA-7jxh-36q5-gcqv). */
+  commandDrainMs: 200,
+  /** How long a process may take to vanish after SIGKILL before the caller gets its error anyway (D state). */
+  processKilledMs: 2_000,
+  /** Rounds of stopping or killing the members of a tree; one that forks meanwhile needs a few more than one. */
+  killRoundsCount: 64,
+  /** `state`, `features` and `list` answers of a runtime; a config's annotations are in the first. */
+  runtimeAnswerBytes: 4 * MiB,
+  /** Of a runtime's error text, what an operator reads; the rest is noise of the same kind. */
+  runtimeMessageChars: 2_000,
+  /** The monitor's answer carries the runtime's stderr, escaped; upstream reads 8 KiB of it. */
+  monitorAnswerBytes: 256 * KiB,
+  /** A monitor whose container is gone drains the log, syncs it, and ends by itself; after this it is killed. */
+  monitorGraceMs: 2_000,
+  /** How long a monitor may take to open a log again after a rotation; the kubelet waits for two minutes. */
+  logReopenMs: 10_000,
+  /** How often the directory of exit files is read while it cannot be watched. */
+  exitsUnwatchedMs: 1_000,
   /** How long a process may take to vanish after SIGKILL before StopContainer gives up (D state). */
   killGraceMs: 10_000,
   /**
@@ -156,6 +208,18 @@ export const limits = {
   eventQueueCount: 1_000,
   /** Kernel files kept open for statistics: enough for 128 pods of one container. Each is a page of kernel memory. */
   statsFilesCount: 2_048,
+  /** How long one that nobody reads is kept open: six rounds of the kubelet's. */
+  statsFileIdleMs: 60_000,
+  /** How old the size of a writable layer may be when statistics are told; the kubelet looks every ten seconds. */
+  layerSizeAgeMs: 10_000,
+  /** Walks over writable layers at once: a disk gains nothing from more, and small files must not keep all threads. */
+  layerWalksCount: 4,
+  /** One read of cgroup.procs; a cgroup with more processes than this holds is emptied in several rounds. */
+  cgroupProcsBytes: 1 * MiB,
+  /** /proc/self/mountinfo: fs.mount-max is 100 000 mounts by default. */
+  mountinfoBytes: 64 * MiB,
+  /** Of the environment of a process, what is looked at: far above what we give to anybody. */
+  environBytes: 256 * KiB,
   /**
    * Clients that read events at once: the kubelet, and whoever watches beside it. A full queue of each is some
    * megabytes.
@@ -181,6 +245,8 @@ export const limits = {
   /** One SPDY control frame, and its headers unpacked; real ones take some 100 bytes. */
   spdyControlBytes: 16 * KiB,
   spdyHeadersBytes: 64 * KiB,
+  /** Names and values in one block of headers; each is counted with 32 bits, and more than this is not a request. */
+  spdyHeadersCount: 256,
   /** Streams open at once in one connection: two for each forwarded connection. */
   spdyStreamsCount: 1_024,
   /** Answers to pings and the like that the client has not read yet; beyond, it is not listened to. */
@@ -218,6 +284,12 @@ export const limits = {
   configFileBytes: 1 * MiB,
   /** CDI specs, or OCI hooks, that are read; a node has a handful. */
   extensionFilesCount: 1_000,
+  /** Entries of one list in a CDI spec, a hook or a seccomp profile; the largest known ones have some thousand. */
+  documentEntriesCount: 10_000,
+  /** A text that a hook's pattern is matched with: the administrator's pattern may take quadratic time. */
+  hookTextChars: 4_096,
+  /** Devices that one annotation asks for. */
+  annotationDevicesCount: 256,
   /** Redirects of one registry request; real ones take one or two (storage, CDN). */
   redirectsCount: 8,
   /** TCP and TLS to a registry. */
@@ -270,6 +342,18 @@ export const limits = {
    * add thousands.
    */
   signaturesCount: 128,
+  /** Manifests of one image whose signatures are remembered: re-compressed copies of an image are rare. */
+  signedManifestsCount: 4,
+  /** Shorter RSA keys can be factored by those who care enough. */
+  rsaMinBits: 2_048,
+  /** The time that checking a signature takes grows with the square. */
+  rsaMaxBits: 16_384,
+  /** Reasons of a refusal that are told, and what was noticed on the way: more than anybody reads. */
+  refusalReasonsCount: 5,
+  signatureNotesCount: 8,
+  /** A reason has parts from strangers; all of them have to fit into a status (statusMessageChars). */
+  refusalReasonChars: 400,
+  refusalChars: 3_000,
   /** One signature with what it signs; a real one has some 1 KiB. Also what gpgv may print. */
   signatureBytes: 64 * KiB,
   /** All signatures of one image. */

@@ -99,9 +99,6 @@ interface Answer {
 }
 
 const NSFS_MAGIC = 0x6e736673;
-/** How old an answer of STATUS may be when somebody asks for readiness. */
-const STATUS_AGE_MS = 10_000;
-const CACHE_FILE_MAX = 4 * limits.cniResultBytes;
 
 /** NetworkPlugin over CNI plugins that are executed. */
 export class CniNetwork implements NetworkPlugin {
@@ -535,7 +532,7 @@ export class CniNetwork implements NetworkPlugin {
     if (attached !== undefined) return attached;
     const path = this.#path(id);
     try {
-      const [intent, result] = linesOf((await readBounded(path, CACHE_FILE_MAX)).toString('utf8'));
+      const [intent, result] = linesOf((await readBounded(path, limits.cniCacheFileBytes)).toString('utf8'));
       const network = networkConfOf(path, intent?.['config']);
       return {
         id,
@@ -561,7 +558,7 @@ export class CniNetwork implements NetworkPlugin {
     if (
       this.#closed ||
       !atLeast(network.cniVersion, '1.1.0') ||
-      (this.#status.network === network && this.#now() - this.#status.at < STATUS_AGE_MS)
+      (this.#status.network === network && this.#now() - this.#status.at < limits.cniStatusAgeMs)
     )
       return;
     this.#asking ??= this.#askStatus(network).finally(() => (this.#asking = undefined));

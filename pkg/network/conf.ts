@@ -355,11 +355,9 @@ export function pluginComplaint(
   };
 }
 
-const COMPLAINT_CHARS = 1024;
-
 function oneLine(text: string): string {
   const line = text.replaceAll(/\p{Cc}+/gu, ' ').trim();
-  return line.length > COMPLAINT_CHARS ? `${line.slice(0, COMPLAINT_CHARS)}…` : line;
+  return line.length > limits.cniComplaintChars ? `${line.slice(0, limits.cniComplaintChars)}…` : line;
 }
 
 /**

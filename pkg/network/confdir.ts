@@ -40,10 +40,7 @@ const NOT_READ: Configured = {
   file: '',
   why: 'cni config uninitialized: the configuration has not been read yet',
 };
-/** How often directories that cannot be watched are read when somebody asks. */
-const UNWATCHED_AGE_MS = 5_000;
 const CONF_NAME = /\.(conf|conflist|json)$/;
-const FILES_MAX = 256;
 
 export class ConfDirs {
   readonly #options: ConfDirsOptions;
@@ -53,7 +50,8 @@ export class ConfDirs {
   #changed = Promise.withResolvers<void>();
   #reading: Promise<void> | undefined;
   #dirty = false;
-  #readAt = 0;
+  /** By performance.now(). */
+  #readAt = Number.NEGATIVE_INFINITY;
   #closed = false;
 
   constructor(options: ConfDirsOptions) {
@@ -78,7 +76,7 @@ export class ConfDirs {
   /** Never waits. Where a directory cannot be watched, an old answer starts a new reading for the next time. */
   current(): Configured {
     const unwatched = this.#options.dirs.some((directory) => !this.#watches.has(directory));
-    if (unwatched && !this.#closed && Date.now() - this.#readAt > UNWATCHED_AGE_MS) this.#readSoon();
+    if (unwatched && !this.#closed && performance.now() - this.#readAt > limits.cniConfUnwatchedMs) this.#readSoon();
     return this.#configured;
   }
 
@@ -128,7 +126,7 @@ export class ConfDirs {
 
   #use(next: Configured): void {
     const before = this.#configured;
-    this.#readAt = Date.now();
+    this.#readAt = performance.now();
     if (JSON.stringify(before.network?.raw) === JSON.stringify(next.network?.raw) && before.why === next.why) return;
     this.#configured = next;
     if (before !== NOT_READ) this.#options.log.info('cni configuration changed', fieldsOf(next));
@@ -161,7 +159,9 @@ export class ConfDirs {
   ): Promise<{ readonly file: string; readonly network: NetworkConf }[]> {
     let names: string[];
     try {
-      names = (await readDirSorted(directory)).filter((name) => CONF_NAME.test(name)).slice(0, FILES_MAX);
+      names = (await readDirSorted(directory))
+        .filter((name) => CONF_NAME.test(name))
+        .slice(0, limits.cniConfFilesCount);
     } catch (error) {
       complaints.push(explain(error));
       return [];

@@ -17,12 +17,6 @@ import type { ContainerRecord } from '../ports/state.ts';
 import type { Execs } from '../ports/pods.ts';
 import type { World } from './world.ts';
 
-/**
- * What a container's end leaves to its execs to end by themselves: dying with their PID namespace, they have an exit
- * code to tell.
- */
-const AFTER_CONTAINER_MS = 2_000;
-
 export class ExecKeeper implements Execs {
   readonly #world: World;
   readonly #books: Books;
@@ -100,7 +94,7 @@ export class ExecKeeper implements Execs {
 
   async #exec(op: Op, id: ContainerId, argv: readonly string[], stdio: ExecStdio): Promise<ExitStatus> {
     const record = this.#runningContainer(id);
-    const over = this.#whenOver(id, AFTER_CONTAINER_MS);
+    const over = this.#whenOver(id, limits.execAfterContainerMs);
     try {
       const template = await this.#template(id);
       const own: Op = { ...withLog(op, { container: id }), signal: AbortSignal.any([op.signal, over.signal]) };
@@ -121,7 +115,7 @@ export class ExecKeeper implements Execs {
     const record = this.#runningContainer(id);
     // The monitor closes by itself once the output is drained; a grandchild that holds the pipe must not hold the
     // client.
-    const over = this.#whenOver(id, AFTER_CONTAINER_MS);
+    const over = this.#whenOver(id, limits.execAfterContainerMs);
     const channel = await this.#world.monitor.attach(op, id, record.bundle).catch((cause: unknown) => {
       over.forget();
       throw cause;

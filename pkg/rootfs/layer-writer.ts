@@ -24,6 +24,7 @@
  */
 import { RuntimeError, wrap } from '../base/errors.ts';
 import { quote } from '../base/ids.ts';
+import { limits } from '../base/limits.ts';
 import type { ManifestWriter } from './manifest.ts';
 import type { TarEntry, TarSink } from './tar.ts';
 import type {
@@ -47,9 +48,6 @@ const DEFAULT_ACL = 'system.posix_acl_default';
 const IMPLICIT: NodeMetadata = { mode: 0o755, uid: 0, gid: 0, mtimeSeconds: 0, mtimeNanos: 0, xattrs: [] };
 const NOTHING = new Uint8Array(0);
 const NAME_MAX = 255;
-/** As the kernel's MAXSYMLINKS. */
-const SYMLINKS_MAX = 40;
-const REPLACED_MAX = 1_000;
 
 /** One use: feed it to a TarReader, then `finish`. After an error call `abandon`. */
 export class LayerWriter implements TarSink {
@@ -146,7 +144,7 @@ export class LayerWriter implements TarSink {
   #node(path: string, entry: TarEntry): void {
     if (path === '' && entry.type !== 'directory')
       throw new RuntimeError('DataLoss', 'the root of a layer has to be a directory');
-    if (path !== '') this.#ensureDirectory(parentOf(path), SYMLINKS_MAX);
+    if (path !== '') this.#ensureDirectory(parentOf(path), limits.symlinkDepth);
     if (entry.type !== 'directory' && this.#directories.has(path)) this.#forget(path);
     this.#links.delete(path);
     const node = this.#settable(entry);
@@ -219,7 +217,7 @@ export class LayerWriter implements TarSink {
 
   #whiteout(path: string, marker: 'opaque' | 'hidden'): void {
     const directory = parentOf(path);
-    this.#ensureDirectory(directory, SYMLINKS_MAX);
+    this.#ensureDirectory(directory, limits.symlinkDepth);
     if (marker === 'opaque') return this.#makeOpaque(directory);
     const name = path.slice(path.lastIndexOf('/') + 1 + WHITEOUT.length);
     if (name === '' || name === '.' || name === '..') throw new RuntimeError('DataLoss', 'it is a whiteout of no file');
@@ -274,10 +272,10 @@ export class LayerWriter implements TarSink {
   /** A directory gives way to something else, with all that is in it. */
   #forget(path: string): void {
     // Each time costs a walk over all directories; real layers never do it.
-    if (++this.#replacedCount > REPLACED_MAX)
+    if (++this.#replacedCount > limits.layerReplacedDirsCount)
       throw new RuntimeError(
         'ResourceExhausted',
-        `more than ${REPLACED_MAX} directories are replaced by something else`,
+        `more than ${limits.layerReplacedDirsCount} directories are replaced by something else`,
       );
     const below = `${path}/`;
     for (const known of [this.#directories, this.#times, this.#defaultAcls, this.#opaque, this.#links]) {

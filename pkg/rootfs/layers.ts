@@ -49,12 +49,6 @@ export interface LayerRecord {
 }
 
 const TEMPORARY = '.tmp-';
-const LAYER_JSON_BYTES = 65_536;
-/**
- * Directories without an entry: at most as many as there are entries, at most PATH_MAX each; real layers have some
- * hundred.
- */
-const PENDING_JSON_BYTES = 256 * 1024 * 1024;
 const DEFAULT_LIMITS: UnpackLimits = {
   entriesCount: limits.tarEntriesCount,
   unpackedBytes: limits.layerUnpackedBytes,
@@ -164,7 +158,10 @@ export class Layers implements LayerUnpacker {
    */
   async verifyLayer(op: Op, chainId: ChainId): Promise<readonly string[]> {
     try {
-      const record = parseRecord(await readJson(join(this.#path(chainId), 'layer.json'), LAYER_JSON_BYTES), chainId);
+      const record = parseRecord(
+        await readJson(join(this.#path(chainId), 'layer.json'), limits.layerRecordBytes),
+        chainId,
+      );
       const problems = await this.#pool.run(op, () => ({ type: 'verify', directory: this.#path(chainId) }), undefined);
       if (problems.length > 0) return problems;
       const { inodesUsed } = await fileSystems.usage(join(this.#path(chainId), 'fs'));
@@ -405,7 +402,10 @@ async function loadRecords(directory: string): Promise<Map<ChainId, LayerRecord>
     if (!/^[0-9a-f]{64}$/.test(name)) continue;
     const chainId = parseChainId(`sha256:${name}`);
     try {
-      records.set(chainId, parseRecord(await readJson(join(directory, name, 'layer.json'), LAYER_JSON_BYTES), chainId));
+      records.set(
+        chainId,
+        parseRecord(await readJson(join(directory, name, 'layer.json'), limits.layerRecordBytes), chainId),
+      );
     } catch {
       // A layer without a readable record counts as absent: the next pull puts a whole one in its place.
     }
@@ -447,7 +447,10 @@ async function writePending(layer: LayerSource, directory: string, pending: Pend
 }
 
 async function readPending(directory: string): Promise<Pending> {
-  const pending = (await readJson(join(directory, 'pending.json'), PENDING_JSON_BYTES)) as Partial<Pending> | null;
+  const pending = (await readJson(
+    join(directory, 'pending.json'),
+    limits.layerPendingBytes,
+  )) as Partial<Pending> | null;
   if (!Array.isArray(pending?.implicit) || !Array.isArray(pending.links))
     throw new RuntimeError('DataLoss', 'the list of what the layer wants from those below is damaged');
   return pending as Pending;

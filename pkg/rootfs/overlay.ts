@@ -55,7 +55,6 @@ export interface OverlayOptions {
 }
 
 const TRASH = '.trash-';
-const USAGE_MAX_AGE_MS = 10_000;
 /**
  * What overlay or the mount takes; everything else in a mount option could only be a mistake or an attack on our own
  * directories.
@@ -255,11 +254,11 @@ export class OverlayRootfs implements RootfsDriver {
 
   async usage(op: Op, id: ContainerId): Promise<FsUsage> {
     const known = this.#usages.get(id);
-    if (known !== undefined && Date.now() - known.at < USAGE_MAX_AGE_MS) return known.usage;
+    if (known !== undefined && performance.now() - known.at < limits.rootfsUsageAgeMs) return known.usage;
     checkAlive(op, 'measure rootfs');
     return this.#measuring.run(id, async () => {
       const usage = await fileSystems.usage(join(this.#path(id), 'upper'));
-      this.#usages.set(id, { usage, at: Date.now() });
+      this.#usages.set(id, { usage, at: performance.now() });
       return usage;
     });
   }

@@ -6,13 +6,11 @@ import { Worker } from 'node:worker_threads';
 import { RuntimeError } from '../base/errors.ts';
 import { abortError, checkAlive, type Op } from '../base/op.ts';
 import { Gate } from '../base/sync.ts';
+import { limits } from '../base/limits.ts';
 import type { Job, Reply, Request, Results } from './unpack-worker.ts';
 import type { LayerSource } from '../ports/image.ts';
 
-const IDLE_MS = 10_000;
 const PROGRESS_MS = 200;
-/** A worker that does not see its flag for so long is stuck in the kernel; it is given up, with its descriptors. */
-const CANCEL_MS = 30_000;
 /** A layer's bookkeeping is some 200 bytes per directory; content never enters this heap. */
 const RESOURCE_LIMITS = { maxOldGenerationSizeMb: 512, maxYoungGenerationSizeMb: 3 };
 
@@ -89,7 +87,7 @@ export class UnpackPool {
       const index = this.#idle.findIndex((each) => each.worker === worker);
       if (index >= 0) this.#idle.splice(index, 1);
       void worker.terminate();
-    }, IDLE_MS).unref();
+    }, limits.unpackWorkerIdleMs).unref();
     this.#idle.push({ worker, timer });
   }
 }
@@ -117,7 +115,7 @@ async function converse(
   let stuck: NodeJS.Timeout | undefined;
   const cancel = (): void => {
     Atomics.store(request.cancel, 0, 1);
-    stuck = setTimeout(lost(`does not react to being cancelled (${job.type})`), CANCEL_MS);
+    stuck = setTimeout(lost(`does not react to being cancelled (${job.type})`), limits.unpackCancelMs);
   };
   const ticker = onProgress === undefined ? undefined : setInterval(report(request.progress, onProgress), PROGRESS_MS);
   worker.once('message', resolve).once('error', onError).once('exit', onExit);

@@ -66,7 +66,7 @@ export type Job = UnpackJob | SettleJob | VerifyJob;
 export interface Results {
   readonly unpack: WrittenLayer;
   readonly settle: null;
-  /** What is wrong, worst first told, at most PROBLEMS_MAX lines; empty if all is well. */
+  /** What is wrong, worst first told, at most limits.layerProblemsCount lines; empty if all is well. */
   readonly verify: readonly string[];
 }
 
@@ -82,7 +82,6 @@ export type Reply =
   | { readonly result: Results[keyof Results] }
   | { readonly code: ErrorCode; readonly message: string };
 
-const PROBLEMS_MAX = 20;
 const READ_BYTES = 256 * 1024;
 
 parentPort?.on('message', (request: Request) => {
@@ -203,7 +202,7 @@ function verify(job: VerifyJob, request: Request): readonly string[] {
     checkCancelled(request);
     const problem = compare(root, path, record, request);
     if (problem !== undefined) problems.push(`${JSON.stringify(`/${path}`)} ${problem}`);
-    if (problems.length >= PROBLEMS_MAX) break;
+    if (problems.length >= limits.layerProblemsCount) break;
   }
   return problems;
 }

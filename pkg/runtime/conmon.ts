@@ -61,11 +61,6 @@ const FILES = {
   control: 'ctl',
   oom: 'oom',
 } as const;
-/** The line on the sync pipe carries the runtime's stderr, escaped; upstream reads 8 KiB of it. */
-const SYNC_BYTES = 256 * 1024;
-/** A monitor whose container is gone drains the log, syncs it, and ends by itself; after this it is killed. */
-const MONITOR_GRACE_MS = 2_000;
-const REOPEN_MS = 10_000;
 /**
  * How often the monitor's descriptors are looked at while it reopens a log; a directory event comes first in all but
  * one case.
@@ -157,7 +152,7 @@ export class ConmonMonitor implements Monitor {
         `cannot reopen ${logPath}: no monitor serves its container, so it has ended or its monitor is lost`,
       );
     const existed = await exists(logPath);
-    const bounded = withTimeout(op, REOPEN_MS);
+    const bounded = withTimeout(op, limits.logReopenMs);
     try {
       await reopened(bounded, monitor, logPath, () => control(bundle, '2 0 0\n'));
     } catch (cause) {
@@ -192,11 +187,11 @@ export class ConmonMonitor implements Monitor {
   }
 
   async #end(op: Op, id: ContainerId, monitor: ProcessRef): Promise<void> {
-    await processes.waitGone(monitor, AbortSignal.any([op.signal, AbortSignal.timeout(MONITOR_GRACE_MS)]));
+    await processes.waitGone(monitor, AbortSignal.any([op.signal, AbortSignal.timeout(limits.monitorGraceMs)]));
     if (processes.isAlive(monitor)) {
       op.log.debug('monitor did not end by itself, killing it', { container: id, pid: monitor.pid });
       killTree(monitor);
-      await processes.waitGone(monitor, AbortSignal.timeout(MONITOR_GRACE_MS));
+      await processes.waitGone(monitor, AbortSignal.timeout(limits.monitorGraceMs));
       orphans.reap();
     }
     if (processes.isAlive(monitor))
@@ -384,7 +379,7 @@ async function containerPid(running: RunningMonitor, request: CreateRequest): Pr
 /** Kills a monitor with what it has started, and waits until it is reaped. */
 async function endMonitor(child: Child): Promise<void> {
   killTree(child.ref);
-  await within(MONITOR_GRACE_MS, child.exited);
+  await within(limits.monitorGraceMs, child.exited);
   orphans.reap(); // What it had started came to us when it died.
 }
 
@@ -397,8 +392,8 @@ async function readLine(stream: FdStream): Promise<string | undefined> {
     parts.push(end < 0 ? part : part.subarray(0, end));
     if (end >= 0) return Buffer.concat(parts).toString('utf8');
     size += part.length;
-    if (size > SYNC_BYTES)
-      throw new RuntimeError('Internal', `the monitor's answer is longer than ${SYNC_BYTES} bytes`);
+    if (size > limits.monitorAnswerBytes)
+      throw new RuntimeError('Internal', `the monitor's answer is longer than ${limits.monitorAnswerBytes} bytes`);
   }
   return undefined;
 }

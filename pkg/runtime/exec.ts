@@ -40,19 +40,6 @@ export type ExecOutcome =
   | { readonly kind: 'exited'; readonly exitCode: number }
   | { readonly kind: 'refused'; readonly text: string };
 
-/** How long a killed process may take to vanish before the caller gets its error anyway. */
-const KILLED_MS = 2_000;
-/**
- * After the end: how long a pipe that a grandchild holds may be silent before it is closed, and what is read from it at
- * most (the largest pipe).
- */
-const DRAIN_IDLE_MS = 50;
-const DRAIN_BYTES = 1024 * 1024;
-/** stderr held back until it is known that the words are the process's and not the runtime's. */
-const HELD_BYTES = 64 * 1024;
-/** How long a runtime that has ended well may take to have sent the terminal. */
-const CONSOLE_MS = 5_000;
-
 /**
  * Runs the process to its end; every byte it wrote is delivered before this returns. When `op.signal` fires, the
  * process dies with all that descends from it or shares its session. A grandchild that holds the pipes keeps nobody
@@ -181,11 +168,11 @@ async function killWhole({ killInside }: ExecRequest, files: Files, killHost: ()
 }
 
 /**
- * The exit code; undefined if the process outlives the end of the operation, and so its SIGKILL, by KILLED_MS. It is
- * reaped whenever it ends.
+ * The exit code; undefined if the process outlives the end of the operation, and so its SIGKILL, by
+ * limits.processKilledMs. It is reaped whenever it ends.
  */
 async function ended(op: Op, child: Child): Promise<number | undefined> {
-  const ending = await withinGrace(op.signal, KILLED_MS, child.exited);
+  const ending = await withinGrace(op.signal, limits.processKilledMs, child.exited);
   return ending === 'late' ? undefined : exitCodeOf(ending);
 }
 
@@ -293,7 +280,10 @@ function terminalEnds(path: string, stdio: ExecStdio): Ends {
       runtimePump = new Pump(stderr, (chunk) => held.push(chunk));
     },
     connect: async (signal) => {
-      const fd = await Promise.race([arriving, fired(AbortSignal.any([signal, AbortSignal.timeout(CONSOLE_MS)]))]);
+      const fd = await Promise.race([
+        arriving,
+        fired(AbortSignal.any([signal, AbortSignal.timeout(limits.consoleMs)])),
+      ]);
       if (signal.aborted) return;
       if (typeof fd !== 'number') throw new RuntimeError('Internal', 'the runtime did not hand over a terminal');
       const master = descriptors.openStream(fd);
@@ -330,13 +320,13 @@ class Pump {
   }
 
   /**
-   * Returns when the stream has ended, or has nothing more of what was in it: silent for DRAIN_IDLE_MS, or DRAIN_BYTES
-   * later. Then it is closed.
+   * Returns when the stream has ended, or has nothing more of what was in it: silent for limits.execDrainIdleMs, or
+   * limits.execDrainBytes later. Then it is closed.
    */
   async settle(signal?: AbortSignal): Promise<void> {
     const before = this.#bytes;
-    for (let seen = -1; signal?.aborted !== true && this.#bytes - before <= DRAIN_BYTES; ) {
-      if ((await within(DRAIN_IDLE_MS, this.#done)) !== 'late') return;
+    for (let seen = -1; signal?.aborted !== true && this.#bytes - before <= limits.execDrainBytes; ) {
+      if ((await within(limits.execDrainIdleMs, this.#done)) !== 'late') return;
       if (!this.#delivering && this.#bytes === seen) break;
       seen = this.#bytes;
     }
@@ -357,7 +347,7 @@ class Pump {
   }
 }
 
-/** Holds output back until it is released, at most HELD_BYTES; keeps the last of it in any case. */
+/** Holds output back until it is released, at most limits.execHeldBytes; keeps the last of it in any case. */
 class HeldOutput {
   readonly #sink: Sink | null;
   readonly #held: Buffer[] = [];
@@ -374,7 +364,7 @@ class HeldOutput {
     if (this.#released === undefined) {
       this.#held.push(Buffer.from(chunk));
       this.#heldBytes += chunk.length;
-      if (this.#heldBytes > HELD_BYTES) await this.release();
+      if (this.#heldBytes > limits.execHeldBytes) await this.release();
       return;
     }
     await this.#released;

@@ -10,6 +10,7 @@ import { join } from 'node:path';
 import { errnoOf, explain } from '../base/errors.ts';
 import type { ContainerId } from '../base/ids.ts';
 import type { Logger } from '../base/op.ts';
+import { limits } from '../base/limits.ts';
 import type { DirectoryEvent, DirectoryWatch } from '../ports/kernel.ts';
 import { watchDirectory } from '../sys/index.ts';
 
@@ -70,8 +71,11 @@ function readable(directory: string, id: ContainerId, log: Logger): ExitFile | u
   }
 }
 
-/** How often the directory is read while it cannot be watched. */
-const UNWATCHED_MS = 1_000;
+/** How the directory is watched; a test has its own way. */
+export interface Watching {
+  readonly watchDirectory: typeof watchDirectory;
+  readonly unwatchedMs: number;
+}
 
 /**
  * What is on disk, then what comes; every exit at least once, in order of arrival. Ends when `signal` fires. Makes the
@@ -82,7 +86,7 @@ export async function* watchExits(
   directory: string,
   signal: AbortSignal,
   log: Logger,
-  { watchDirectory: watchNow, unwatchedMs } = { watchDirectory, unwatchedMs: UNWATCHED_MS },
+  { watchDirectory: watchNow, unwatchedMs }: Watching = { watchDirectory, unwatchedMs: limits.exitsUnwatchedMs },
 ): AsyncGenerator<ExitFile, void, void> {
   const pending = new Set<ContainerId>();
   let wake = (): void => {};

@@ -4,6 +4,7 @@
  * is killed by the runtime.
  */
 import type { ContainerId } from '../base/ids.ts';
+import { limits } from '../base/limits.ts';
 
 /** One line of `ps`. */
 interface InsideProcess {
@@ -13,8 +14,6 @@ interface InsideProcess {
 
 const SIGKILL = 9;
 const SIGSTOP = 19;
-/** More than any tree needs whose members are stopped one round after they are seen. */
-const ROUNDS_MAX = 64;
 
 /**
  * Kills the process and all that descends from it; content if it has ended. They are stopped before they are killed, so
@@ -29,7 +28,7 @@ export async function killInside(
   const signal = (to: number, number: number): Promise<unknown> =>
     run(['kill', '--pid', String(to), id, String(number)]).catch(() => {}); // It may have ended meanwhile.
   const tree = new Set<number>();
-  for (let round = 0; round < ROUNDS_MAX; round++) {
+  for (let round = 0; round < limits.killRoundsCount; round++) {
     const fresh = descendants(parsePs(await run(['ps', id])), pid).filter((each) => !tree.has(each));
     if (fresh.length === 0) break;
     for (const each of fresh) {

@@ -4,11 +4,9 @@
  */
 import { RuntimeError, type ErrorCode } from '../base/errors.ts';
 import { quote } from '../base/ids.ts';
+import { limits } from '../base/limits.ts';
 import { knownVulnerable } from './advisories.ts';
 import type { RuntimeFeatures } from '../ports/runtime.ts';
-
-/** Of an error text, what an operator reads; the rest is noise of the same kind. */
-const MESSAGE_CHARS = 2000;
 
 /** runsc puts its JSON entries one behind the other; a line may hold several. */
 const BETWEEN_ENTRIES = /(?<=\})\s*(?=\{"(?:msg|level|time)":)/;
@@ -26,7 +24,7 @@ export function errorText(output: string): string {
   const logged = new Set(lines.map(loggedError).filter((message) => message !== undefined));
   const text = (logged.size > 0 ? [...logged] : lines.slice(-5)).join('; ');
   const clean = text.replace(/[\u0000-\u001f\u007f-\u009f]+/g, ' ').trim();
-  return clean.length <= MESSAGE_CHARS ? clean : `…${clean.slice(-MESSAGE_CHARS)}`;
+  return clean.length <= limits.runtimeMessageChars ? clean : `…${clean.slice(-limits.runtimeMessageChars)}`;
 }
 
 /** The message of an error-level log line in either format; undefined for any other line. */

@@ -36,9 +36,6 @@ export interface OciCliOptions {
   readonly scratchDir?: string | undefined;
 }
 
-/** `state`, `features` and `list` answers; a config's annotations are in the first. */
-const ANSWER_BYTES = 4 * 1024 * 1024;
-
 export class OciCli implements OciRuntime {
   readonly handler: RuntimeHandler;
   readonly #scratchDir: string;
@@ -238,7 +235,7 @@ export class OciCli implements OciRuntime {
       argv: this.#argv(args),
       what,
       stdin,
-      stdoutMax: ANSWER_BYTES,
+      stdoutMax: limits.runtimeAnswerBytes,
       stderrMax: limits.commandErrorBytes,
     });
   }

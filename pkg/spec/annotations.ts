@@ -5,6 +5,7 @@
  */
 import { RuntimeError } from '../base/errors.ts';
 import { quote } from '../base/ids.ts';
+import { limits } from '../base/limits.ts';
 import { parseDevice } from './resources.ts';
 import type { AnnotationSettings, DeviceRequest } from '../ports/spec.ts';
 
@@ -45,8 +46,6 @@ function allows(entry: string, key: string, containerName: string): boolean {
 function presentName(key: string): string {
   return PRESENT_NAMES.get(key) ?? key;
 }
-
-const DEVICES_MAX = 256;
 
 /**
  * Reads annotations that `passedAnnotations` let through. `allowedDevices` is the configuration's list of host paths.
@@ -97,8 +96,9 @@ function parseSize(text: string): bigint {
 }
 
 function parseDevices(text: string, allowed: readonly string[]): readonly DeviceRequest[] {
-  const entries = text.split(',', DEVICES_MAX + 1);
-  if (entries.length > DEVICES_MAX) throw invalid(`devices annotation: more than ${DEVICES_MAX} devices`);
+  const entries = text.split(',', limits.annotationDevicesCount + 1);
+  if (entries.length > limits.annotationDevicesCount)
+    throw invalid(`devices annotation: more than ${limits.annotationDevicesCount} devices`);
   return entries.map((entry) => {
     const request = parseDevice(entry);
     if (!allowed.includes(request.hostPath))

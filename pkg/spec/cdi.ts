@@ -8,6 +8,7 @@
 import { posix } from 'node:path';
 import { explain, RuntimeError } from '../base/errors.ts';
 import { quote } from '../base/ids.ts';
+import { limits } from '../base/limits.ts';
 import type { ContainerConfig } from '../cri-api/types.ts';
 import type { RuntimeHook, RuntimeLinux, RuntimeMount, RuntimeSpec } from '../oci/spec-types.ts';
 import { type Reader, readerOf } from './parse.ts';
@@ -36,8 +37,6 @@ const VENDOR = /^[A-Za-z]([A-Za-z0-9_.-]*[A-Za-z0-9])?$/;
 const CLASS = /^[A-Za-z]([A-Za-z0-9_.-]*[A-Za-z0-9])?$/;
 const NAME = /^[A-Za-z0-9]([A-Za-z0-9_.:-]*[A-Za-z0-9])?$/;
 const QUALIFIED = /^([^/=]{1,253})\/([^/=]{1,253})=([^=/]{1,253})$/;
-/** Devices of one file, and entries of one list in it; the largest known files have some thousand. */
-const ENTRIES_MAX = 10_000;
 const UINT32_MAX = 2 ** 32 - 1;
 
 // Loading
@@ -80,7 +79,7 @@ function parseSpec(file: ConfigFile): readonly CdiDevice[] {
   if (!VENDOR.test(vendor) || !CLASS.test(cls) || rest.length > 0)
     throw read.fail('kind', `want vendor/class, got ${quote(kind)}`);
   const common = parseEdits(read, root['containerEdits'], 'containerEdits');
-  const devices = read.list(root['devices'], 'devices', ENTRIES_MAX).map((value, index) => {
+  const devices = read.list(root['devices'], 'devices', limits.documentEntriesCount).map((value, index) => {
     const at = `devices[${index}]`;
     const device = read.exactly(value, at, ['name', 'annotations', 'containerEdits']);
     read.map(device['annotations'], `${at}.annotations`);
@@ -123,7 +122,9 @@ function parseEdits(read: Reader, value: unknown, at: string): CdiEdits {
     'additionalGids',
   ]);
   const each = <T>(key: string, parse: (value: unknown, at: string) => T): readonly T[] =>
-    read.list(edits[key], `${at}.${key}`, ENTRIES_MAX).map((item, index) => parse(item, `${at}.${key}[${index}]`));
+    read
+      .list(edits[key], `${at}.${key}`, limits.documentEntriesCount)
+      .map((item, index) => parse(item, `${at}.${key}[${index}]`));
   const env = read.strings(edits['env'], `${at}.env`) ?? [];
   for (const entry of env)
     if (entry.indexOf('=') < 1 || entry.includes('\0'))
@@ -150,8 +151,12 @@ function unsupportedParts(read: Reader, edits: Readonly<Record<string, unknown>>
       ? {}
       : read.object(edits['intelRdt'], `${at}.intelRdt`);
   return [
-    ...(read.list(edits['netDevices'], `${at}.netDevices`, ENTRIES_MAX).length > 0 ? ['netDevices'] : []),
-    ...(read.list(rdt['schemata'], `${at}.intelRdt.schemata`, ENTRIES_MAX).length > 0 ? ['intelRdt.schemata'] : []),
+    ...(read.list(edits['netDevices'], `${at}.netDevices`, limits.documentEntriesCount).length > 0
+      ? ['netDevices']
+      : []),
+    ...(read.list(rdt['schemata'], `${at}.intelRdt.schemata`, limits.documentEntriesCount).length > 0
+      ? ['intelRdt.schemata']
+      : []),
     ...(read.flag(rdt['enableMonitoring'], `${at}.intelRdt.enableMonitoring`) === true
       ? ['intelRdt.enableMonitoring']
       : []),

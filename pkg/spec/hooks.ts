@@ -4,6 +4,7 @@
 import { posix } from 'node:path';
 import { explain } from '../base/errors.ts';
 import { quote } from '../base/ids.ts';
+import { limits } from '../base/limits.ts';
 import type { RuntimeSpec } from '../oci/spec-types.ts';
 import { type Reader, readerOf } from './parse.ts';
 import type {
@@ -23,12 +24,6 @@ const STAGES: readonly HookStage[] = [
   'poststart',
   'poststop',
 ];
-
-/**
- * Longer texts never match: patterns come from the administrator, texts from users, and matching may take quadratic
- * time.
- */
-const TEXT_MAX = 4096;
 
 /**
  * The hooks of all directories, sorted by file name, in which order they run; a file of a later directory hides one of
@@ -126,7 +121,7 @@ function matches(when: HookCondition, subject: HookSubject): boolean {
 }
 
 function fits(pattern: RegExp, text: string): boolean {
-  return text.length <= TEXT_MAX && pattern.test(text);
+  return text.length <= limits.hookTextChars && pattern.test(text);
 }
 
 function addHooks(spec: RuntimeSpec, definitions: readonly HookDefinition[]): RuntimeSpec {

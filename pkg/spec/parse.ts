@@ -4,6 +4,7 @@
  */
 import { RuntimeError } from '../base/errors.ts';
 import { quote } from '../base/ids.ts';
+import { limits } from '../base/limits.ts';
 
 /** Checks of one document. All throw InvalidArgument `<document>: <place>: <why>`. Absent and null are the same. */
 export interface Reader {
@@ -26,9 +27,6 @@ export interface Reader {
   map(value: unknown, at: string): Readonly<Record<string, string>>;
   fail(at: string, why: string): RuntimeError;
 }
-
-/** Strings in one list of a document: more is a mistake or an attack, and every known document has far fewer. */
-const STRINGS_MAX = 10_000;
 
 /** A reader whose errors begin with `document`. */
 export function readerOf(document: string): Reader {
@@ -53,7 +51,7 @@ export function readerOf(document: string): Reader {
     },
     strings(value, at) {
       if (value === undefined || value === null) return undefined;
-      return reader.list(value, at, STRINGS_MAX).map((each) => {
+      return reader.list(value, at, limits.documentEntriesCount).map((each) => {
         if (typeof each !== 'string') throw fail(at, 'want a list of strings');
         return each;
       });

@@ -7,6 +7,7 @@
  * container really gets.
  */
 import { quote } from '../base/ids.ts';
+import { limits } from '../base/limits.ts';
 import type { LinuxSeccomp, LinuxSyscall } from '../oci/spec-types.ts';
 import { readerOf } from './parse.ts';
 
@@ -411,8 +412,7 @@ const FLAGS = new Set([
   'SECCOMP_FILTER_FLAG_SPEC_ALLOW',
   'SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV',
 ]);
-/** Rules in one profile; the largest known ones have some hundred. */
-const RULES_MAX = 10_000;
+/** The kernel's MAX_ERRNO. */
 const ERRNO_MAX = 4095;
 
 const read = readerOf('seccomp profile');
@@ -437,7 +437,9 @@ export function parseSeccompProfile(value: unknown): SeccompProfile {
     }),
     listenerPath: read.string(root['listenerPath'], 'listenerPath'),
     listenerMetadata: read.string(root['listenerMetadata'], 'listenerMetadata'),
-    syscalls: read.list(root['syscalls'], 'syscalls', RULES_MAX).map((rule, at) => parseRule(rule, `syscalls[${at}]`)),
+    syscalls: read
+      .list(root['syscalls'], 'syscalls', limits.documentEntriesCount)
+      .map((rule, at) => parseRule(rule, `syscalls[${at}]`)),
   };
 }
 

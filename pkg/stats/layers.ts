@@ -4,6 +4,7 @@
  */
 import { Gate } from '../base/sync.ts';
 import { within } from '../base/time.ts';
+import { limits } from '../base/limits.ts';
 
 /** As RootfsDriver.usage tells it. */
 export interface LayerSize {
@@ -26,17 +27,12 @@ export interface WritableLayersOptions<Id extends string> {
   readonly patienceMs: number;
 }
 
-/** The kubelet looks every ten seconds. */
-const MAX_AGE_NANOS = 10_000_000_000n;
-/** Walks at once; a disk gains nothing from more, and a million small files must not keep all threads busy. */
-const WALKS_MAX = 4;
-
 /** Sizes of writable layers, by the ids of their containers. */
 export class WritableLayers<Id extends string> {
   readonly #options: WritableLayersOptions<Id>;
   readonly #known = new Map<Id, MeasuredLayer>();
   readonly #walks = new Map<Id, Promise<void>>();
-  readonly #gate = new Gate(WALKS_MAX);
+  readonly #gate = new Gate(limits.layerWalksCount);
 
   constructor(options: WritableLayersOptions<Id>) {
     this.#options = options;
@@ -48,7 +44,7 @@ export class WritableLayers<Id extends string> {
     const first: Promise<void>[] = [];
     for (const id of ids) {
       const known = this.#known.get(id);
-      if (known !== undefined && now - known.at < MAX_AGE_NANOS) continue;
+      if (known !== undefined && now - known.at < BigInt(limits.layerSizeAgeMs) * 1_000_000n) continue;
       const walk = this.#walk(id);
       if (known === undefined) first.push(walk);
     }

@@ -20,8 +20,6 @@ const TYPE = {
 const FLAG_FIN = 0x01;
 /** An empty stored block. Go's reader keeps what came before to itself until it sees one. */
 const FLUSH = Buffer.of(0, 0, 0, 0xff, 0xff);
-/** Header names and values are counted with 32 bits each; more than this is not a request. */
-const HEADERS_MAX = 256;
 export const RESET = { protocolError: 1, refusedStream: 3, cancel: 5 } as const;
 
 /**
@@ -206,7 +204,7 @@ export function parseHeaderBlock(block: Buffer): ReadonlyMap<string, string> {
     return block.toString('utf8', at - length, at);
   };
   const count = number();
-  if (count > HEADERS_MAX) throw malformed(`${count} headers; at most ${HEADERS_MAX}`);
+  if (count > limits.spdyHeadersCount) throw malformed(`${count} headers; at most ${limits.spdyHeadersCount}`);
   const headers = new Map<string, string>();
   for (let i = 0; i < count; i++) headers.set(text().toLowerCase(), text().split('\0', 1)[0] ?? '');
   return headers;

@@ -2,6 +2,7 @@
 import { constants } from 'node:os';
 import { abortError, checkAlive, type Op } from '../base/op.ts';
 import { within, withinGrace } from '../base/time.ts';
+import { limits } from '../base/limits.ts';
 import type { Captured, CaptureRequest, Child, Ending, FdStream } from '../ports/kernel.ts';
 import { errnoBehind } from './addon.ts';
 import { close, openStream, pipe } from './descriptors.ts';
@@ -10,7 +11,7 @@ import { exitCodeOf, spawn } from './spawn.ts';
 /**
  * Runs a command to its end and returns what it said. A non-zero exit is an answer, not an error. When `op.signal`
  * fires, the whole process group gets SIGKILL. What descendants hold open after the command has ended is not waited for
- * longer than `DRAIN_MS` (GHSA-7jxh-36q5-gcqv).
+ * longer than `limits.commandDrainMs` (GHSA-7jxh-36q5-gcqv).
  * @throws as spawn; DeadlineExceeded or Cancelled naming the command.
  */
 export async function capture(op: Op, request: CaptureRequest): Promise<Captured> {
@@ -39,7 +40,7 @@ export async function capture(op: Op, request: CaptureRequest): Promise<Captured
     const err = collect(streams.stderr, request.stderrMax, request.stderrKeep ?? 'tail');
     const ending = await endOf(child, op.signal);
     if (ending === undefined || op.signal.aborted) throw abortError(op, `run ${what}`);
-    await within(DRAIN_MS, Promise.all([out.done, err.done]));
+    await within(limits.commandDrainMs, Promise.all([out.done, err.done]));
     streams.stdin?.close();
     await feeding;
     return {
@@ -54,12 +55,6 @@ export async function capture(op: Op, request: CaptureRequest): Promise<Captured
     for (const stream of [streams.stdout, streams.stderr, streams.stdin]) stream?.close();
   }
 }
-
-/** How long output is still awaited after a command has ended while a descendant holds the pipe. */
-const DRAIN_MS = 200;
-
-/** How long a process may take to vanish after SIGKILL before the caller gets its error anyway. */
-const KILLED_MS = 2_000;
 
 /** Keeps the first or last `max` bytes of what is pushed. Exported for its test. */
 export class BoundedBytes {
@@ -134,15 +129,15 @@ async function feed(stream: FdStream, data: Uint8Array | string): Promise<void> 
 }
 
 /**
- * How the child ended; undefined if it survives its SIGKILL for KILLED_MS (uninterruptible sleep). It is reaped
- * whenever it does end.
+ * How the child ended; undefined if it survives its SIGKILL for limits.processKilledMs (uninterruptible sleep). It is
+ * reaped whenever it does end.
  */
 async function endOf(child: Child, signal: AbortSignal): Promise<Ending | undefined> {
   const abort = (): void => void child.killGroup(constants.signals.SIGKILL);
   if (signal.aborted) abort();
   else signal.addEventListener('abort', abort, { once: true });
   try {
-    const ending = await withinGrace(signal, KILLED_MS, child.exited);
+    const ending = await withinGrace(signal, limits.processKilledMs, child.exited);
     return ending === 'late' ? undefined : ending;
   } finally {
     signal.removeEventListener('abort', abort);

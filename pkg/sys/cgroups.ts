@@ -175,7 +175,7 @@ export function processesIn(layout: CgroupLayout, path: string): number[] {
   const pids = new Set<number>();
   for (const text of readFiles(
     directories.map((directory) => join(directory, 'cgroup.procs')),
-    PROCS_BYTES,
+    limits.cgroupProcsBytes,
   )) {
     for (const pid of parsePids(text?.toString('latin1') ?? '')) pids.add(pid);
   }
@@ -193,9 +193,6 @@ export function parsePids(text: string): number[] {
     .map(Number)
     .filter((pid) => pid > 0);
 }
-
-/** A cgroup with more processes than this holds is emptied in several rounds. */
-const PROCS_BYTES = 1 << 20;
 
 /**
  * Kills everything in cgroup `path` and below, then removes it in every hierarchy; content if absent.

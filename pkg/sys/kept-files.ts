@@ -3,6 +3,7 @@
  * much as reading it, and a node has thousands of them. Bounded in number, since each holds a page of the kernel's
  * memory, and let go when nobody has asked for a while.
  */
+import { limits } from '../base/limits.ts';
 import { constants } from 'node:os';
 import type { FileGroup, KernelFiles } from '../ports/kernel.ts';
 import { attempt, attemptAsync } from './addon.ts';
@@ -17,7 +18,6 @@ interface Kept {
   dropped: boolean;
 }
 
-const IDLE_MS = 60_000;
 const OUT_OF_DESCRIPTORS: ReadonlySet<number> = new Set([constants.errno.EMFILE, constants.errno.ENFILE]);
 
 /** Groups of kernel files, opened when they are first read and kept while somebody asks for them. */
@@ -129,13 +129,13 @@ export class KeptFiles {
       if (this.#kept.has(group)) this.#close(kept);
       else this.#kept.set(group, kept);
     }
-    this.#sweep ??= setTimeout(() => this.#dropIdle(), IDLE_MS).unref();
+    this.#sweep ??= setTimeout(() => this.#dropIdle(), limits.statsFileIdleMs).unref();
   }
 
   #dropIdle(): void {
     this.#sweep = undefined;
-    const before = performance.now() - IDLE_MS;
+    const before = performance.now() - limits.statsFileIdleMs;
     for (const kept of [...this.#kept.values()]) if (kept.usedAt < before) this.drop(kept.group);
-    if (this.#kept.size > 0) this.#sweep = setTimeout(() => this.#dropIdle(), IDLE_MS).unref();
+    if (this.#kept.size > 0) this.#sweep = setTimeout(() => this.#dropIdle(), limits.statsFileIdleMs).unref();
   }
 }

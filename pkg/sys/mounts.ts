@@ -5,6 +5,7 @@
  * Everything that can block runs on the addon's own threads. Parsing and deciding are pure.
  */
 import { RuntimeError } from '../base/errors.ts';
+import { limits } from '../base/limits.ts';
 import type {
   BindRequest,
   MountAttribute,
@@ -26,7 +27,7 @@ export async function read(): Promise<MountEntry[]> {
 /** At once, on a thread: the kernel gives 4 KiB with each read, and a node with many pods has hundreds of them. */
 async function mountinfoText(): Promise<string> {
   return (
-    await attemptAsync('read mounts', (native) => native.readFiles(['/proc/self/mountinfo'], MOUNTINFO_BYTES))
+    await attemptAsync('read mounts', (native) => native.readFiles(['/proc/self/mountinfo'], limits.mountinfoBytes))
   )[1].toString('utf8');
 }
 
@@ -42,8 +43,6 @@ export async function byId(id: bigint): Promise<MountEntry | undefined> {
   return start < 0 ? undefined : parseMountLine(text.slice(start + 1, text.indexOf('\n', start + 1)));
 }
 
-/** fs.mount-max is 100 000 mounts by default. */
-const MOUNTINFO_BYTES = 64 * 1024 * 1024;
 /** The read that is under way, if any. */
 let sharedText: Promise<string> | undefined;
 

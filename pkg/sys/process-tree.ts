@@ -2,10 +2,8 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { constants } from 'node:os';
 import type { ProcessRef } from '../base/ids.ts';
+import { limits } from '../base/limits.ts';
 import { filesOf, listProcesses, parseProcStat, type ProcessStat, refOf, signal } from './processes.ts';
-
-/** More rounds than any tree needs whose members are stopped one round after they are seen. */
-const ROUNDS_MAX = 64;
 
 /**
  * Kills `root`, everything that descends from it, and everything in its session, if that is not our own: a descendant
@@ -15,7 +13,7 @@ const ROUNDS_MAX = 64;
  */
 export function killTree(root: ProcessRef): void {
   const members = new Map<number, ProcessRef>();
-  for (let round = 0; round < ROUNDS_MAX; round++) {
+  for (let round = 0; round < limits.killRoundsCount; round++) {
     const fresh = treeMembers(root, listProcesses(), ownSession()).filter(
       (each) => members.get(each.pid)?.startTicks !== each.startTicks,
     );
@@ -61,7 +59,7 @@ export function killByEnvironment(entry: string): number {
   let killed = 0;
   for (let round = 0; round < 2; round++) {
     const pids = readdirSync('/proc').filter((name) => /^\d+$/.test(name) && Number(name) !== process.pid);
-    for (const [pid, environ] of filesOf(pids, 'environ', ENVIRON_BYTES)) {
+    for (const [pid, environ] of filesOf(pids, 'environ', limits.environBytes)) {
       if (!holdsEntry(environ, entry)) continue;
       const ref = refOf(pid);
       if (ref !== undefined && signal(ref, constants.signals.SIGKILL)) killed++;
@@ -69,6 +67,3 @@ export function killByEnvironment(entry: string): number {
   }
   return killed;
 }
-
-/** Far above the environment that we give to anybody; what lies beyond is not looked at. */
-const ENVIRON_BYTES = 256 * 1024;

@@ -190,7 +190,7 @@ export class ImageTrust {
         return await accepts.check(op, signature);
       } catch (error) {
         if (op.signal.aborted || !isRefusal(error)) throw error;
-        reasons.push(`${signature.from}: ${shortened(explain(error), REASON_MAX_CHARS)}`);
+        reasons.push(`${signature.from}: ${shortened(explain(error), limits.refusalReasonChars)}`);
       }
     }
     throw new RuntimeError('FailedPrecondition', summary(reasons, found.notes));
@@ -325,12 +325,13 @@ function typesOf({ requirements }: Demand): string {
   return requirements.map(({ type }) => type).join(', ');
 }
 
-/** More of them than anybody reads. */
-const REASONS_MAX = 5;
-
 function summary(reasons: readonly string[], notes: readonly string[]): string {
-  const left = reasons.length - REASONS_MAX;
-  const why = [...reasons.slice(0, REASONS_MAX), ...(left > 0 ? [`and ${left} more`] : []), ...notes].join('; ');
+  const left = reasons.length - limits.refusalReasonsCount;
+  const why = [
+    ...reasons.slice(0, limits.refusalReasonsCount),
+    ...(left > 0 ? [`and ${left} more`] : []),
+    ...notes,
+  ].join('; ');
   const what =
     reasons.length === 0
       ? 'there is no signature of that kind'
@@ -343,13 +344,9 @@ function summary(reasons: readonly string[], notes: readonly string[]): string {
 function refused({ reference, policy, scope }: Demand, type: string, why: string): RuntimeError {
   return signatureError(
     `${quote(formatReference(identityOf(reference)), 400)} is refused by ${policy}, ${scope}: ` +
-      `${type}: ${shortened(why, REFUSAL_MAX_CHARS)}`,
+      `${type}: ${shortened(why, limits.refusalChars)}`,
   );
 }
-
-/** Parts of a reason come from strangers; all of it has to fit into a status (limits.statusMessageChars). */
-const REASON_MAX_CHARS = 400;
-const REFUSAL_MAX_CHARS = 3_000;
 
 function shortened(text: string, max: number): string {
   return text.length > max ? `${text.slice(0, max)}…` : text;

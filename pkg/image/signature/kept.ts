@@ -21,9 +21,6 @@ export interface KeptManifest {
   readonly signatures: readonly Signature[];
 }
 
-/** Manifests of one image that are remembered, the latest ones: re-compressed copies of an image are rare. */
-const MANIFESTS_MAX = 4;
-
 export class KeptSignatures {
   readonly #directory: string;
 
@@ -37,7 +34,7 @@ export class KeptSignatures {
    */
   async put(op: Op, id: ImageId, found: KeptManifest): Promise<void> {
     const others = (await this.#readOrForget(op, id)).filter(({ manifest }) => manifest !== found.manifest);
-    const kept = [...(found.signatures.length === 0 ? [] : [found]), ...others].slice(0, MANIFESTS_MAX);
+    const kept = [...(found.signatures.length === 0 ? [] : [found]), ...others].slice(0, limits.signedManifestsCount);
     if (kept.length === 0) return await this.remove(id);
     await ensureDir(this.#directory);
     await replaceFile(this.#path(id), `${JSON.stringify({ version: 1, manifests: kept.map(encode) })}\n`, 'durable');

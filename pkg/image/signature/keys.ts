@@ -58,10 +58,6 @@ export async function readKeys(keys: Keys): Promise<readonly KeyFile[]> {
 }
 
 const CURVES: ReadonlySet<string> = new Set(['prime256v1', 'secp384r1', 'secp521r1']);
-/** Shorter RSA keys can be factored by those who care enough. */
-const RSA_MIN_BITS = 2_048;
-/** The time that checking takes grows with the square. */
-const RSA_MAX_BITS = 16_384;
 
 /** A public key in PEM. @throws FailedPrecondition that names it and says which kinds are taken. */
 export function readPublicKey({ name, bytes }: KeyFile): KeyObject {
@@ -84,13 +80,13 @@ export function readPublicKey({ name, bytes }: KeyFile): KeyObject {
   const isTaken =
     kind === 'ed25519' ||
     (kind === 'ec' && CURVES.has(namedCurve)) ||
-    (kind === 'rsa' && modulusLength >= RSA_MIN_BITS && modulusLength <= RSA_MAX_BITS);
+    (kind === 'rsa' && modulusLength >= limits.rsaMinBits && modulusLength <= limits.rsaMaxBits);
   if (isTaken) return key;
   throw new RuntimeError(
     'FailedPrecondition',
     `the key ${quote(name, 300)} is of a kind that is not taken ` +
       `(${[kind, namedCurve, modulusLength || ''].join(' ').trim()}); want ECDSA P-256, P-384 or ` +
-      `P-521, Ed25519, or RSA of ${RSA_MIN_BITS} to ${RSA_MAX_BITS} bits`,
+      `P-521, Ed25519, or RSA of ${limits.rsaMinBits} to ${limits.rsaMaxBits} bits`,
   );
 }
 

@@ -152,12 +152,9 @@ class Basket implements FoundSignatures {
   }
 
   note(text: string): void {
-    if (this.notes.length < NOTES_MAX) this.notes.push(text);
+    if (this.notes.length < limits.signatureNotesCount) this.notes.push(text);
   }
 }
-
-/** More of them than anybody reads. */
-const NOTES_MAX = 8;
 
 async function fromLookaside(
   op: Op,
