@@ -6,6 +6,7 @@ import { apparmorProfileText } from '../pkg/spec/index.ts';
 /** The name of the profile that we bring; any other is the administrator's to load. */
 export const OWN_PROFILE = 'berth-default';
 
+/** What is known of AppArmor here. */
 export interface Apparmor {
   /** Whether the kernel has it switched on. */
   readonly enabled: boolean;
@@ -39,6 +40,7 @@ export async function loadApparmor({ enabled, profile, parser, run }: Apparmor, 
   if (exitCode === 0) return true;
   throw new RuntimeError(
     'FailedPrecondition',
-    `the AppArmor profile ${OWN_PROFILE} cannot be loaded: ${parser}: ${stderr.trim() || `exit code ${exitCode}`}; mend that, or name a loaded one with apparmor_profile`,
+    `the AppArmor profile ${OWN_PROFILE} cannot be loaded: ${parser}: ${stderr.trim() || `exit code ${exitCode}`}; ` +
+      'mend that, or name a loaded one with apparmor_profile',
   );
 }

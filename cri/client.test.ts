@@ -21,6 +21,51 @@ const failure = async (work: Promise<unknown>): Promise<Error> => {
   return assert.fail('nothing was thrown');
 };
 
+/** A server with one container that runs to its end; notes what is made and removed. */
+function oneContainer(seen: string[]): Handlers {
+  let state: ContainerState = 'CONTAINER_CREATED';
+  return {
+    runPodSandbox: (_op, request) => {
+      seen.push(`run ${request.config?.metadata?.name} ${request.runtimeHandler}`);
+      return { podSandboxId: 'p1' };
+    },
+    createContainer: (_op, request) => {
+      seen.push(
+        `create ${request.podSandboxId} ${request.sandboxConfig?.metadata?.name} ` +
+          `${request.config?.image?.image} ${request.config?.logPath}`,
+      );
+      return { containerId: 'c1' };
+    },
+    startContainer: () => {
+      state = 'CONTAINER_RUNNING';
+      return {};
+    },
+    containerStatus: () => {
+      const now = state;
+      if (now === 'CONTAINER_RUNNING') state = 'CONTAINER_EXITED';
+      return { status: { id: 'c1', state: now, exitCode: 3 } };
+    },
+    podSandboxStatus: (_op, request) => {
+      if (request.podSandboxId === 'p1') return { status: { id: 'p1', state: 'SANDBOX_READY' } };
+      throw new RuntimeError('NotFound', 'no such pod');
+    },
+    execSync: (_op, request) => ({
+      stdout: Buffer.from(request.cmd.join(' ')),
+      stderr: Buffer.from(String(request.timeout)),
+      exitCode: 7,
+    }),
+    listPodSandbox: () => ({ items: [{ id: 'p1' }, { id: 'p2' }] }),
+    stopPodSandbox: (_op, request) => {
+      seen.push(`stop ${request.podSandboxId}`);
+      return {};
+    },
+    removePodSandbox: (_op, request) => {
+      seen.push(`remove ${request.podSandboxId}`);
+      return {};
+    },
+  };
+}
+
 describe('cri/client', () => {
   let home: string;
   let socket: string;
@@ -127,47 +172,7 @@ describe('cri/client', () => {
 
   it('has crictl’s verbs for tests', async () => {
     const seen: string[] = [];
-    let state: ContainerState = 'CONTAINER_CREATED';
-    await start({
-      runPodSandbox: (_op, request) => {
-        seen.push(`run ${request.config?.metadata?.name} ${request.runtimeHandler}`);
-        return { podSandboxId: 'p1' };
-      },
-      createContainer: (_op, request) => {
-        seen.push(
-          `create ${request.podSandboxId} ${request.sandboxConfig?.metadata?.name} ` +
-            `${request.config?.image?.image} ${request.config?.logPath}`,
-        );
-        return { containerId: 'c1' };
-      },
-      startContainer: () => {
-        state = 'CONTAINER_RUNNING';
-        return {};
-      },
-      containerStatus: () => {
-        const now = state;
-        if (now === 'CONTAINER_RUNNING') state = 'CONTAINER_EXITED';
-        return { status: { id: 'c1', state: now, exitCode: 3 } };
-      },
-      podSandboxStatus: (_op, request) => {
-        if (request.podSandboxId === 'p1') return { status: { id: 'p1', state: 'SANDBOX_READY' } };
-        throw new RuntimeError('NotFound', 'no such pod');
-      },
-      execSync: (_op, request) => ({
-        stdout: Buffer.from(request.cmd.join(' ')),
-        stderr: Buffer.from(String(request.timeout)),
-        exitCode: 7,
-      }),
-      listPodSandbox: () => ({ items: [{ id: 'p1' }, { id: 'p2' }] }),
-      stopPodSandbox: (_op, request) => {
-        seen.push(`stop ${request.podSandboxId}`);
-        return {};
-      },
-      removePodSandbox: (_op, request) => {
-        seen.push(`remove ${request.podSandboxId}`);
-        return {};
-      },
-    });
+    await start(oneContainer(seen));
     const cri = verbs();
     const pod = await cri.runPod({ metadata: { name: 'web' } }, { handler: 'crun' });
     assert.equal(await cri.runContainer(pod, 'busybox', { metadata: { name: 'app', attempt: 2 } }), 'c1');

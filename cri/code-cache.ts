@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { crc32 } from 'node:zlib';
 
 const PREFIX = 'berth-';
+/** A CRC-32 stands in front of the bytecode. */
 const CRC_BYTES = 4;
 
 /** A file for the bytecode of one bundle and one V8. */

@@ -134,7 +134,7 @@ const scalars: Readonly<
 > = {
   string: { zero: '', wire: 2, read: (r) => r.string(), write: (w, value: string) => w.string(value) },
   bytes: { zero: NO_BYTES, wire: 2, read: (r) => r.bytes(), write: (w, value: Uint8Array) => w.bytes(value) },
-  bool: { zero: false, wire: 0, read: (r) => r.bool(), write: (w, value: boolean) => w.bool(value) },
+  bool: { zero: false, wire: 0, read: (r) => r.bool(), write: (w, value: boolean) => w.uint32(value ? 1 : 0) },
   int32: { zero: 0, wire: 0, read: (r) => r.int32(), write: (w, value: number) => w.int32(value) },
   uint32: { zero: 0, wire: 0, read: (r) => r.uint32(), write: (w, value: number) => w.uint32(value) },
   int64: { zero: 0n, wire: 0, read: (r) => r.int64(), write: (w, value: bigint) => w.int64(value) },

@@ -17,12 +17,14 @@ import type { FileLock } from '../pkg/ports/kernel.ts';
 import { fileSystems, lockFile } from '../pkg/sys/index.ts';
 import type { Config } from '../pkg/config/index.ts';
 
+/** A directory on a file system that is ours. */
 export interface Disk {
   /** Ours alone. */
   readonly directory: string;
   readonly reserve: DiskReserve;
 }
 
+/** All that are open. */
 export interface Disks {
   readonly run: Disk;
   readonly containers: Disk;
@@ -33,6 +35,7 @@ export interface Disks {
   close(): Promise<void>;
 }
 
+/** How full one is. */
 export interface DiskState {
   readonly name: 'disk' | 'disk of images' | 'disk of containers' | 'run root';
   readonly directory: string;

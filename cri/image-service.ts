@@ -73,6 +73,7 @@ export function imageService({ images, rootfs, stats, clock }: ImageServiceOptio
   } satisfies Handlers;
 }
 
+/** Of protobuf's int64. */
 const INT64_MAX = 2n ** 63n - 1n;
 
 /**

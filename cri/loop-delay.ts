@@ -4,7 +4,9 @@
  */
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 
+/** Node's timer for it fires so often: fine beside the 100 ms that matter, and cheap. */
 const RESOLUTION_MS = 5;
+/** Who watches asks more often. */
 const UNASKED_MS = 60_000;
 
 /** Milliseconds since the question before; null if nobody had asked lately. */
@@ -24,6 +26,7 @@ export interface LoopHistogram {
   disable(): void;
 }
 
+/** Watches while it is asked. */
 export class LoopDelay {
   readonly #unaskedMs: number;
   readonly #watch: (resolutionMs: number) => LoopHistogram;

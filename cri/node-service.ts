@@ -15,6 +15,7 @@ import type { NetworkInUse, NetworkPlugin } from '../pkg/ports/network.ts';
 import type { OciRuntime, RuntimeFeatures } from '../pkg/ports/runtime.ts';
 import type { NodeFacts } from '../pkg/ports/spec.ts';
 
+/** What it answers from. */
 export interface NodeServiceOptions {
   readonly images: Pick<FileImageStore, 'check' | 'progress'>;
   /** All that is in flight, oldest first. */
@@ -69,23 +70,27 @@ export function nodeService(options: NodeServiceOptions) {
 }
 
 /** What the node has and lacks, for `berth check`. */
-export function nodeFactList({
-  facts,
-  network,
-  handlers,
-  whyNoUserNamespaces,
-}: Omit<NodeServiceOptions, 'images' | 'disks' | 'networkedPods' | 'operations'>): NodeFact[] {
-  const all: readonly (readonly [name: string, detail: string, advice: string])[] = [
+export function nodeFactList(
+  options: Pick<NodeServiceOptions, 'facts' | 'network' | 'handlers' | 'whyNoUserNamespaces'>,
+): NodeFact[] {
+  const rows = [...kernelRows(options), ...networkRows(options), ...runtimeRows(options)];
+  return rows.map(([name, detail, advice]) => ({ name, ok: advice === '', detail, advice }));
+}
+
+/** `advice` is '' where all is well. */
+type Row = readonly [name: string, detail: string, advice: string];
+
+function kernelRows({ facts, whyNoUserNamespaces }: Pick<NodeServiceOptions, 'facts' | 'whyNoUserNamespaces'>): Row[] {
+  const missing = ['cpu', 'memory', 'pids', 'cpuset'].filter((name) => !facts.controllers.has(name)).join(', ');
+  return [
     ['kernel', `${facts.kernel} ${facts.machine}`, ''],
     [
       'cgroups',
       `${facts.cgroupMode}, ${facts.cgroupManager}, ${[...facts.controllers].sort().join(' ')}`,
-      missing(
-        ['cpu', 'memory', 'pids', 'cpuset'].filter((name) => !facts.controllers.has(name)),
-        (names) =>
-          `limits of ${names} have no effect; enable the controllers on the kernel's command line or ` +
+      missing === ''
+        ? ''
+        : `limits of ${missing} have no effect; enable the controllers on the kernel's command line or ` +
           'in the parent cgroup',
-      ),
     ],
     [
       'swap limit',
@@ -108,34 +113,29 @@ export function nodeFactList({
     ['apparmor', facts.apparmor ? 'enabled' : 'not enabled', ''],
     ['selinux', facts.selinux ? 'enabled' : 'not enabled', ''],
     ['user namespaces', whyNoUserNamespaces === undefined ? 'yes' : 'no', whyNoUserNamespaces ?? ''],
-    [
-      'network',
-      `${network.ready.ok ? 'ready' : 'not ready'}${nameOf(network.inUse)}`,
-      network.ready.ok ? '' : network.ready.why,
-    ],
-    ...(network.inUse === undefined
-      ? []
-      : [
-          [
-            'host ports',
-            HOST_PORTS[network.inUse.hostPorts],
-            network.inUse.hostPorts === 'nobody'
-              ? 'pods with host ports cannot run: install the package nftables, or add portmap to the network'
-              : '',
-          ] as const,
-        ]),
-    ...[...handlers]
-      .filter(([name]) => name !== '')
-      .map(
-        ([name, { features }]) =>
-          [
-            `runtime ${name}`,
-            name === handlers.get('')?.runtime.handler.name ? 'the default' : 'usable',
-            features.broken ?? features.vulnerable ?? '',
-          ] as const,
-      ),
   ];
-  return all.map(([name, detail, advice]) => ({ name, ok: advice === '', detail, advice }));
+}
+
+function networkRows({ network }: Pick<NodeServiceOptions, 'network'>): Row[] {
+  const { ready, inUse } = network;
+  const state: Row = ['network', `${ready.ok ? 'ready' : 'not ready'}${nameOf(inUse)}`, ready.ok ? '' : ready.why];
+  if (inUse === undefined) return [state];
+  const advice =
+    inUse.hostPorts === 'nobody'
+      ? 'pods with host ports cannot run: install the package nftables, or add portmap to the network'
+      : '';
+  return [state, ['host ports', HOST_PORTS[inUse.hostPorts], advice]];
+}
+
+function runtimeRows({ handlers }: Pick<NodeServiceOptions, 'handlers'>): Row[] {
+  const standard = handlers.get('')?.runtime.handler.name;
+  return [...handlers]
+    .filter(([name]) => name !== '')
+    .map(([name, { features }]) => [
+      `runtime ${name}`,
+      name === standard ? 'the default' : 'usable',
+      features.broken ?? features.vulnerable ?? '',
+    ]);
 }
 
 /**
@@ -211,8 +211,4 @@ export function diskFactList(disks: readonly DiskState[]): NodeFact[] {
       advice,
     };
   });
-}
-
-function missing(names: readonly string[], say: (names: string) => string): string {
-  return names.length === 0 ? '' : say(names.join(', '));
 }

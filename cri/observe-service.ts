@@ -30,6 +30,7 @@ import type { NetworkPlugin } from '../pkg/ports/network.ts';
 import type { OciRuntime, RuntimeFeatures } from '../pkg/ports/runtime.ts';
 import type { ContainerRecord, SandboxRecord } from '../pkg/ports/state.ts';
 
+/** What it answers from. */
 export interface ObserveOptions {
   readonly mind: OpenPods;
   readonly network: NetworkPlugin;
@@ -52,23 +53,10 @@ export type ObserveService = ReturnType<typeof observeService>;
 
 /** Answers from what is in memory. */
 export function observeService(options: ObserveOptions) {
-  const { mind, clock } = options;
-  const sandboxItems = remembered((record: SandboxRecord) =>
-    codecs.PodSandbox.item(podSandbox(record) satisfies PodSandbox),
-  );
-  const containerItems = remembered((record: ContainerRecord) =>
-    codecs.Container.item(container(record) satisfies Container),
-  );
-  const sandboxes = (filter: PodSandboxFilter | undefined): Buffer[] =>
-    mind.pods
-      .list()
-      .filter((record) => matchesSandbox(record, filter))
-      .map(sandboxItems);
-  const containers = (filter: ContainerFilter | undefined): Buffer[] =>
-    mind.containers
-      .list()
-      .filter((record) => matchesContainer(record, filter))
-      .map(containerItems);
+  return { ...nodeRpcs(options), ...listRpcs(options), ...statusRpcs(options) };
+}
+
+function nodeRpcs(options: ObserveOptions) {
   return {
     version: () => ({
       version: '0.1.0',
@@ -87,6 +75,27 @@ export function observeService(options: ObserveOptions) {
       },
     }),
     runtimeConfig: () => ({ linux: { cgroupDriver: options.cgroupManager === 'systemd' ? 'SYSTEMD' : 'CGROUPFS' } }),
+  } satisfies Handlers;
+}
+
+function listRpcs({ mind }: ObserveOptions) {
+  const sandboxItems = remembered((record: SandboxRecord) =>
+    codecs.PodSandbox.item(podSandbox(record) satisfies PodSandbox),
+  );
+  const containerItems = remembered((record: ContainerRecord) =>
+    codecs.Container.item(container(record) satisfies Container),
+  );
+  const sandboxes = (filter: PodSandboxFilter | undefined): Buffer[] =>
+    mind.pods
+      .list()
+      .filter((record) => matchesSandbox(record, filter))
+      .map(sandboxItems);
+  const containers = (filter: ContainerFilter | undefined): Buffer[] =>
+    mind.containers
+      .list()
+      .filter((record) => matchesContainer(record, filter))
+      .map(containerItems);
+  return {
     listPodSandbox: (_op, request): Encoded => concatenate(sandboxes(request.filter)),
     listContainers: (_op, request): Encoded => concatenate(containers(request.filter)),
     async *streamPodSandboxes(_op, request) {
@@ -95,22 +104,21 @@ export function observeService(options: ObserveOptions) {
     async *streamContainers(_op, request) {
       yield* chunksOf(containers(request.filter));
     },
+  } satisfies Handlers;
+}
+
+function statusRpcs({ mind, clock, podEvents, operations }: ObserveOptions) {
+  return {
     podSandboxStatus(_op, request) {
       const record = mind.pods.get(narrowId(request.podSandboxId, 'pod_sandbox_id'));
       const own =
-        options.podEvents || request.verbose
-          ? mind.containers.list().filter((each) => each.sandboxId === record.id)
-          : [];
+        podEvents || request.verbose ? mind.containers.list().filter((each) => each.sandboxId === record.id) : [];
+      const about = (): string => toJson(operations().filter((each) => isAbout(each, record, own)));
       return {
         status: podSandboxStatus(record),
-        info: request.verbose
-          ? {
-              info: inspect(record),
-              operations: toJson(options.operations().filter((each) => isAbout(each, record, own))),
-            }
-          : {},
-        containersStatuses: options.podEvents ? own.map(containerStatus) : [],
-        timestamp: options.podEvents ? clock() : 0n,
+        info: request.verbose ? { info: inspect(record), operations: about() } : {},
+        containersStatuses: podEvents ? own.map(containerStatus) : [],
+        timestamp: podEvents ? clock() : 0n,
       };
     },
     containerStatus(_op, request) {

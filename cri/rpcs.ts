@@ -49,6 +49,7 @@ export interface Line<R extends keyof Rpcs> extends Treatment {
   readonly handler: ((services: Services) => Handler<R>) | 'unimplemented';
 }
 
+/** The kubelet counts in these. */
 const MINUTE_MS = 60_000;
 const { grpcMessageBytes, smallRequestBytes, readRpcMs } = limits;
 

@@ -68,7 +68,10 @@ interface Answer {
 type StreamCall = ServerWritableStream<Buffer, Buffer>;
 type AnyCall = ServerUnaryCall<Buffer, Buffer> | StreamCall;
 
-/** An RPC with all that is known of it before it is called. Types of requests and replies end here: bytes go in and out. */
+/**
+ * An RPC with all that is known of it before it is called. The types of requests and replies end here: bytes go in and
+ * out.
+ */
 interface Route {
   readonly method: Method;
   readonly treatment: Treatment;
@@ -235,8 +238,8 @@ function requestOf(
   bytes: Buffer,
 ): { readonly message: unknown } | { readonly refusal: unknown } {
   if (bytes.length > requestBytes) {
-    const text = `the request of ${method.name} is ${bytes.length} bytes long, more than the ${requestBytes} it may have`;
-    return { refusal: new RuntimeError('ResourceExhausted', text) };
+    const sizes = `${bytes.length} bytes long, more than the ${requestBytes} it may have`;
+    return { refusal: new RuntimeError('ResourceExhausted', `the request of ${method.name} is ${sizes}`) };
   }
   try {
     return { message: method.request.decode(bytes) };

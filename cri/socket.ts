@@ -11,6 +11,7 @@ import { quote } from '../pkg/base/ids.ts';
 
 /** The longest path that fits `sun_path`, less what the temporary name adds. */
 const SOCKET_PATH_BYTES = 107 - '.new'.length;
+/** A daemon whose event loop is busy takes a while; one that is gone refuses at once. */
 const CONNECT_TEST_MS = 1_000;
 
 /** A socket that has its place. */

@@ -4,6 +4,7 @@ import { type Client, connect } from '../client.ts';
 import type { Screen } from './output.ts';
 import type { LoadedConfig } from '../../pkg/config/index.ts';
 
+/** What every command is given. */
 export interface CommandContext {
   readonly version: string;
   /** The configuration as the daemon would read it with the same flags. */
@@ -11,6 +12,7 @@ export interface CommandContext {
   readonly screen: Screen;
 }
 
+/** For a daemon that is just starting; one that is not there is said to be absent soon enough. */
 const CONNECT_MS = 2_000;
 
 /** Runs `work` with a client of the daemon that serves. @throws CriError if none answers. */

@@ -15,6 +15,7 @@ const STYLES: Readonly<Record<ContainerEventResponse['containerEventType'], Styl
   CONTAINER_DELETED_EVENT: 'red',
 };
 
+/** Adds `events`. */
 export function addEvents(program: Command, context: CommandContext): void {
   const { screen } = context;
   program

@@ -16,6 +16,7 @@ const CHANNEL = { stdin: 0, stdout: 1, stderr: 2, status: 3, resize: 4, close: 2
 /** What may wait for a slow connection before stdin is read on. */
 const AHEAD_BYTES = 1 << 20;
 
+/** Adds `exec` and `attach`. */
 export function addExec(program: Command, context: CommandContext): void {
   program
     .command('exec')
@@ -98,7 +99,7 @@ async function talk(url: string, { stdin, tty }: Wanted): Promise<number> {
   });
   ws.once('open', () => {
     if (tty) restore.push(followWindow(ws));
-    if (stdin) restore.push(sendInput(ws, tty));
+    if (stdin) restore.push(sendInput(ws, tty ? 'terminal' : 'pipe'));
   });
   try {
     await new Promise<void>((resolve, reject) => {
@@ -123,9 +124,9 @@ function passOn(ws: WebSocket, target: NodeJS.WriteStream, data: Buffer): void {
 }
 
 /** Sends what is typed or piped, and the end of it; the way to stop. */
-function sendInput(ws: WebSocket, tty: boolean): () => void {
+function sendInput(ws: WebSocket, to: 'terminal' | 'pipe'): () => void {
   const { stdin } = process;
-  const raw = tty && stdin.isTTY;
+  const raw = to === 'terminal' && stdin.isTTY;
   if (raw) stdin.setRawMode(true);
   const onData = (data: Buffer): void => {
     ws.send(Buffer.concat([Buffer.of(CHANNEL.stdin), data]), () => {

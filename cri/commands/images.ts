@@ -8,6 +8,7 @@ import type { Client } from '../client.ts';
 import { type CommandContext, interrupted, withClient } from './context.ts';
 import { bytes, plain, printJson, type Screen, shortId } from './output.ts';
 
+/** Adds `pull`, `rmi` and `import`. */
 export function addImages(program: Command, context: CommandContext): void {
   const { screen } = context;
   program
@@ -21,13 +22,10 @@ export function addImages(program: Command, context: CommandContext): void {
     .option('--json', 'as JSON')
     .action(async (image: string, { creds, json }: { readonly creds?: string; readonly json?: true }) => {
       await withClient(context, async (client) => {
-        const imageRef = await pull(
-          client,
-          screen,
-          image,
-          creds === undefined ? undefined : credentials(creds),
-          json === true,
-        );
+        const auth = creds === undefined ? undefined : credentials(creds);
+        const imageRef = await (json === true || !screen.isTerminal
+          ? pull(client, image, auth)
+          : pullWithProgress(client, screen, image, auth));
         if (json === true) printJson(screen, { imageRef });
         else screen.write(`${imageRef}\n`);
       });
@@ -69,19 +67,21 @@ function credentials(text: string): Input<AuthConfig> {
 }
 
 /** The id of the image. Ctrl-C gives up; what is here already stays for the next try. */
-async function pull(
+async function pull(client: Client, image: string, auth: Input<AuthConfig> | undefined): Promise<string> {
+  return (await client.pullImage({ image: { image }, auth }, { signal: interrupted() })).imageRef;
+}
+
+/** The same, with a bar for each layer until it is over. */
+async function pullWithProgress(
   client: Client,
   screen: Screen,
   image: string,
   auth: Input<AuthConfig> | undefined,
-  quiet: boolean,
 ): Promise<string> {
-  const signal = interrupted();
   const over = new AbortController();
-  const progress = screen.isTerminal && !quiet ? showProgress(client, screen, image, over.signal) : Promise.resolve();
+  const progress = showProgress(client, screen, image, over.signal);
   try {
-    const { imageRef } = await client.pullImage({ image: { image }, auth }, { signal });
-    return imageRef;
+    return await pull(client, image, auth);
   } finally {
     over.abort();
     await progress;
@@ -117,12 +117,14 @@ function isSame(reference: string, image: string): boolean {
   );
 }
 
+/** Half of a narrow terminal: the other half is for the name and the numbers. */
 const BAR_CHARS = 30;
 
 /** PURE. One line for the pull and one for each layer, none wider than the screen. */
 export function progressLines(screen: Screen, pull: Pull, columns: number): string[] {
   const done = pull.layers.filter((each) => each.stage === 'done').length;
-  const head = `${plain(pull.reference)}: ${pull.stage}${pull.layers.length > 0 ? `, ${done} of ${pull.layers.length} layers` : ''}`;
+  const count = pull.layers.length > 0 ? `, ${done} of ${pull.layers.length} layers` : '';
+  const head = `${plain(pull.reference)}: ${pull.stage}${count}`;
   const lines = pull.layers.map((layer) => {
     const part = layer.bytesTotal > 0n ? Math.min(1, Number(layer.bytesDone) / Number(layer.bytesTotal)) : 0;
     const full = layer.stage === 'done' ? BAR_CHARS : Math.round(part * BAR_CHARS);

@@ -7,6 +7,7 @@ import type { Client } from '../client.ts';
 import { type CommandContext, withClient } from './context.ts';
 import { printJson } from './output.ts';
 
+/** Adds `inspect`, `inspectp` and `inspecti`. */
 export function addInspect(program: Command, context: CommandContext): void {
   const add = (
     name: string,

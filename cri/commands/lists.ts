@@ -1,8 +1,9 @@
 /** `berth ps`, `pods`, `images`: what there is. */
 import { type Command, Option } from 'commander';
 import type { Container, ContainerState, Image, PodSandbox, StringMap } from '../../pkg/cri-api/types.ts';
+import type { Client } from '../client.ts';
 import { collectLabel, type CommandContext, now, withClient } from './context.ts';
-import { ago, bytes, type Cell, printJson, shortId, table } from './output.ts';
+import { ago, bytes, type Cell, printJson, type Screen, shortId, table } from './output.ts';
 
 const STATES: Readonly<Record<string, ContainerState>> = {
   created: 'CONTAINER_CREATED',
@@ -17,82 +18,31 @@ interface ListOptions {
   readonly full?: true;
   readonly json?: true;
 }
+interface PsOptions extends ListOptions {
+  readonly all?: true;
+  readonly state?: string;
+  readonly pod?: string;
+}
+interface PodsOptions extends ListOptions {
+  readonly state?: 'ready' | 'notready';
+}
 
+/** Adds `ps`, `pods` and `images`. */
 export function addLists(program: Command, context: CommandContext): void {
-  const { screen } = context;
   listCommand(program, 'ps', 'list containers, those that run unless told otherwise')
     .argument('[id]', 'id of a container, or its beginning')
     .option('-a, --all', 'also those that do not run')
     .addOption(new Option('-s, --state <state>', 'only those in this state').choices(Object.keys(STATES)))
     .option('-p, --pod <id>', 'only those of this pod')
-    .action(
-      async (
-        id: string | undefined,
-        options: ListOptions & { readonly all?: true; readonly state?: string; readonly pod?: string },
-      ) => {
-        await withClient(context, async (client) => {
-          const state =
-            options.state === undefined
-              ? options.all === true || id !== undefined
-                ? undefined
-                : 'CONTAINER_RUNNING'
-              : STATES[options.state];
-          const filter = {
-            id: id ?? '',
-            podSandboxId: options.pod ?? '',
-            labelSelector: options.label ?? {},
-            state: state === undefined ? undefined : { state },
-          };
-          const [{ containers }, { items: pods }] = await Promise.all([
-            client.listContainers({ filter }),
-            client.listPodSandbox({}),
-          ]);
-          const byId = new Map(pods.map((pod) => [pod.id, pod]));
-          if (options.json === true) printJson(screen, { containers });
-          else if (options.quiet === true)
-            printIds(
-              context,
-              containers.map((each) => each.id),
-            );
-          else
-            screen.write(
-              table(
-                screen,
-                ['CONTAINER', 'IMAGE', 'CREATED', 'STATE', 'NAME', 'ATTEMPT', 'POD ID', 'POD', 'NAMESPACE'],
-                newest(containers).map((each) => psRow(each, byId.get(each.podSandboxId), options)),
-              ),
-            );
-        });
-      },
+    .action((id: string | undefined, options: PsOptions) =>
+      withClient(context, (client) => listContainers(client, context, id, options)),
     );
   listCommand(program, 'pods', 'list pods')
     .argument('[id]', 'id of a pod, or its beginning')
     .addOption(new Option('-s, --state <state>', 'only those in this state').choices(['ready', 'notready']))
-    .action(async (id: string | undefined, options: ListOptions & { readonly state?: 'ready' | 'notready' }) => {
-      await withClient(context, async (client) => {
-        const state =
-          options.state === undefined
-            ? undefined
-            : ({ state: options.state === 'ready' ? 'SANDBOX_READY' : 'SANDBOX_NOTREADY' } as const);
-        const { items } = await client.listPodSandbox({
-          filter: { id: id ?? '', state, labelSelector: options.label ?? {} },
-        });
-        if (options.json === true) printJson(screen, { items });
-        else if (options.quiet === true)
-          printIds(
-            context,
-            items.map((each) => each.id),
-          );
-        else
-          screen.write(
-            table(
-              screen,
-              ['POD ID', 'CREATED', 'STATE', 'NAME', 'NAMESPACE', 'ATTEMPT', 'RUNTIME'],
-              newest(items).map((each) => podRow(each, options)),
-            ),
-          );
-      });
-    });
+    .action((id: string | undefined, options: PodsOptions) =>
+      withClient(context, (client) => listPods(client, context, id, options)),
+    );
   program
     .command('images')
     .description('list images, a line per name')
@@ -100,25 +50,87 @@ export function addLists(program: Command, context: CommandContext): void {
     .option('-q, --quiet', 'ids only')
     .option('--full', 'whole ids')
     .option('--json', 'as JSON')
-    .action(async (name: string | undefined, options: ListOptions) => {
-      await withClient(context, async (client) => {
-        const { images } = await client.listImages({ filter: { image: { image: name ?? '' } } });
-        if (options.json === true) printJson(screen, { images });
-        else if (options.quiet === true)
-          printIds(
-            context,
-            images.map((each) => each.id),
-          );
-        else
-          screen.write(
-            table(
-              screen,
-              ['IMAGE', 'TAG', 'IMAGE ID', 'SIZE', 'PINNED'],
-              images.flatMap((each) => imageRows(each, options)),
-            ),
-          );
-      });
-    });
+    .action((name: string | undefined, options: ListOptions) =>
+      withClient(context, (client) => listImages(client, context, name, options)),
+    );
+}
+
+async function listContainers(
+  client: Client,
+  { screen }: CommandContext,
+  id: string | undefined,
+  options: PsOptions,
+): Promise<void> {
+  const everything = options.all === true || id !== undefined;
+  const state = options.state === undefined ? (everything ? undefined : 'CONTAINER_RUNNING') : STATES[options.state];
+  const filter = {
+    id: id ?? '',
+    podSandboxId: options.pod ?? '',
+    labelSelector: options.label ?? {},
+    state: state === undefined ? undefined : { state },
+  };
+  const [{ containers }, { items: pods }] = await Promise.all([
+    client.listContainers({ filter }),
+    client.listPodSandbox({}),
+  ]);
+  const byId = new Map(pods.map((pod) => [pod.id, pod]));
+  print(screen, options, {
+    json: { containers },
+    ids: containers.map((each) => each.id),
+    header: ['CONTAINER', 'IMAGE', 'CREATED', 'STATE', 'NAME', 'ATTEMPT', 'POD ID', 'POD', 'NAMESPACE'],
+    rows: () => newest(containers).map((each) => psRow(each, byId.get(each.podSandboxId), options)),
+  });
+}
+
+async function listPods(
+  client: Client,
+  { screen }: CommandContext,
+  id: string | undefined,
+  options: PodsOptions,
+): Promise<void> {
+  const state = options.state === 'ready' ? 'SANDBOX_READY' : 'SANDBOX_NOTREADY';
+  const { items } = await client.listPodSandbox({
+    filter: {
+      id: id ?? '',
+      state: options.state === undefined ? undefined : { state },
+      labelSelector: options.label ?? {},
+    },
+  });
+  print(screen, options, {
+    json: { items },
+    ids: items.map((each) => each.id),
+    header: ['POD ID', 'CREATED', 'STATE', 'NAME', 'NAMESPACE', 'ATTEMPT', 'RUNTIME'],
+    rows: () => newest(items).map((each) => podRow(each, options)),
+  });
+}
+
+async function listImages(
+  client: Client,
+  { screen }: CommandContext,
+  name: string | undefined,
+  options: ListOptions,
+): Promise<void> {
+  const { images } = await client.listImages({ filter: { image: { image: name ?? '' } } });
+  print(screen, options, {
+    json: { images },
+    ids: images.map((each) => each.id),
+    header: ['IMAGE', 'TAG', 'IMAGE ID', 'SIZE', 'PINNED'],
+    rows: () => images.flatMap((each) => imageRows(each, options)),
+  });
+}
+
+/** A list in each form that it may be asked for. */
+interface Listed {
+  readonly json: unknown;
+  readonly ids: readonly string[];
+  readonly header: readonly string[];
+  readonly rows: () => readonly (readonly Cell[])[];
+}
+
+function print(screen: Screen, options: ListOptions, { json, ids, header, rows }: Listed): void {
+  if (options.json === true) printJson(screen, json);
+  else if (options.quiet === true) for (const id of ids) screen.write(`${id}\n`);
+  else screen.write(table(screen, header, rows()));
 }
 
 function listCommand(program: Command, name: string, description: string): Command {
@@ -129,10 +141,6 @@ function listCommand(program: Command, name: string, description: string): Comma
     .option('-q, --quiet', 'ids only')
     .option('--full', 'whole ids')
     .option('--json', 'as JSON');
-}
-
-function printIds({ screen }: CommandContext, ids: readonly string[]): void {
-  for (const id of ids) screen.write(`${id}\n`);
 }
 
 function newest<T extends { readonly createdAt: bigint }>(items: readonly T[]): T[] {
@@ -161,6 +169,7 @@ function imageName({ image }: Container): string {
   return /^(sha256:)?[0-9a-f]{64}$/.test(name) ? shortId(name) : name;
 }
 
+/** A state in words that people use, in the colour of how good it is. */
 export function stateCell(state: ContainerState | PodSandbox['state']): Cell {
   const text =
     state === 'SANDBOX_NOTREADY'

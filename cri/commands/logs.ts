@@ -12,11 +12,13 @@ interface LogsOptions {
   readonly timestamps?: true;
 }
 
+/** Read at once: many lines, and no more memory than a terminal is worth. */
 const BLOCK_BYTES = 64 * 1024;
 /** How often a log that is followed is looked at, and how often its container. */
 const LOOK_MS = 100;
 const ALIVE_MS = 500;
 
+/** Adds `logs`. */
 export function addLogs(program: Command, context: CommandContext): void {
   program
     .command('logs')
@@ -81,6 +83,7 @@ export function parseLogLine(line: Buffer): LogEntry {
 }
 const NEWLINE = Buffer.from('\n');
 
+/** Which lines, and for how long. */
 export interface FollowOptions {
   /** Only so many lines that are there already; undefined = all. */
   readonly tail: number | undefined;

@@ -4,6 +4,7 @@
  */
 import { toJson } from '../json.ts';
 
+/** How text looks where there is colour. */
 export type Style = 'green' | 'red' | 'yellow' | 'dim' | 'bold';
 const CODES: Readonly<Record<Style, string>> = { green: '32', red: '31', yellow: '33', dim: '2', bold: '1' };
 

@@ -18,6 +18,7 @@ interface StatsOptions {
 const APART_MS = 500;
 const WATCH_MS = 2_000;
 
+/** Adds `stats`. */
 export function addStats(program: Command, context: CommandContext): void {
   const { screen } = context;
   program
