@@ -57,10 +57,6 @@ static const struct function functions[] = {
 	{ "spreadDirectories", "s", 'n', ANYWHERE, sys_spread_directories },
 	{ "statFs", "s", 'N', ANYWHERE, sys_stat_fs },
 
-	{ "openInflater", "iii", 'n', ONLY_SYNC, sys_open_inflater },
-	{ "readInflater", "ib", 'N', ONLY_SYNC, sys_read_inflater },
-	{ "closeInflater", "i", 'v', ONLY_SYNC, sys_close_inflater },
-
 	{ "openRoot", "s", 'n', ANYWHERE, sys_open_root },
 	{ "openAt", "isiii", 'n', ANYWHERE, sys_open_at },
 	{ "readFileAt", "isii", 'y', ANYWHERE, sys_read_file_at },

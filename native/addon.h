@@ -199,11 +199,6 @@ int sys_sync_fs(struct call *c);
 int sys_spread_directories(struct call *c);
 int sys_stat_fs(struct call *c);
 
-/* --- inflate.c */
-int sys_open_inflater(struct call *c);
-int sys_read_inflater(struct call *c);
-int sys_close_inflater(struct call *c);
-
 /* --- sys_path.c: one object below a root; sys_tree.c: whole trees */
 int sys_open_root(struct call *c);
 int sys_open_at(struct call *c);

@@ -161,22 +161,6 @@ export interface Calls {
   /** Negative ones are passed over. */
   closeAll(fds: Int32Array): void;
 
-  // --- inflating, on a thread that is some blocks ahead of the reader
-  // ------------------------------------------------------
-  /**
-   * Reads a duplicate of `fd`. `kind` 0: gzip, 1: zstd with windows of at most 2^windowLogMax. undefined if this Node
-   * does not lend out its libraries.
-   */
-  openInflater(fd: number, kind: number, windowLogMax: number): number | undefined;
-  /**
-   * The next block (at most 256 KiB, so must `buffer` be): its length, 0 at the end, and how much of the file went into
-   * all so far. Waits for it; for worker threads. EBADMSG: damaged or cut short; EFBIG: a window is too large;
-   * ECANCELED: closed meanwhile.
-   */
-  readInflater(inflater: number, buffer: Uint8Array): BigInt64Array;
-  /** From any thread; wakes who reads. Content if it is closed. */
-  closeInflater(inflater: number): void;
-
   // --- paths below a directory descriptor (openat2; `resolve` is RESOLVE_*)
   // ---------------------------------------------
   /** open(2) of a root directory for the calls below. */

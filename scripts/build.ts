@@ -16,8 +16,7 @@ const LAUNCHER = `#!/bin/sh
 self=$0
 [ -L "$self" ] && self=$(readlink -f "$self")
 here=\${self%/*}
-# Where Node does not lend its libraries to the addon, unpacking inflates on libuv's pool; with the default of four,
-# file calls would queue behind it.
+# Unpacking inflates on libuv's pool; with the default of four, file calls would queue behind it.
 export UV_THREADPOOL_SIZE="\${UV_THREADPOOL_SIZE:-8}"
 export NODE_COMPILE_CACHE="\${NODE_COMPILE_CACHE:-$here/../cache}"
 set -- --max-semi-space-size=2 --use-openssl-ca --no-warnings "$here/../berth.cjs" "$@"

@@ -78,8 +78,7 @@ describe('rootfs/decompress: zstd frames', () => {
   });
 });
 
-// The addon's inflater is what serves where there is one: see test/e2e/rootfs.e2e.ts.
-describe('rootfs/decompress: by node:zlib', () => {
+describe('rootfs/decompress: the bytes', () => {
   const data = Buffer.from(Array.from({ length: 700_000 }, (_, i) => (i * i) % 251));
   const half = data.length >> 1;
   let directory = '';
@@ -132,4 +131,14 @@ describe('rootfs/decompress: by node:zlib', () => {
       assert.isTrue(error instanceof RuntimeError && error.code === 'DataLoss', String(error));
     });
   }
+
+  it('zeros behind gzip data are padding, and anything else is damage', async () => {
+    const packed = gzipSync(data);
+    assert.isTrue((await through(Buffer.concat([packed, Buffer.alloc(600_000)]), 'gzip')).data.equals(data));
+    const error = await through(Buffer.concat([packed, Buffer.from('garbage')]), 'gzip').then(
+      () => undefined,
+      (each: unknown) => each,
+    );
+    assert.isTrue(error instanceof RuntimeError && error.code === 'DataLoss', String(error));
+  });
 });

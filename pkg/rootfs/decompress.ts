@@ -2,15 +2,14 @@
  * From the bytes of a layer blob to the bytes of its tar. What it is packed with is told by its first bytes, never by
  * the media type: registries hold layers whose type is wrong.
  *
- * Runs in the worker. Inflating happens on another thread, some blocks ahead of the consumer, so that inflating and
- * writing files overlap: the addon's inflater where Node lends its libraries, else node:zlib on libuv's threads.
+ * Runs in the worker. node:zlib inflates on libuv's threads, a block ahead of the consumer, so that inflating and writing
+ * files overlap.
  */
 import { readSync } from 'node:fs';
 import { constants, createGunzip, createZstdDecompress } from 'node:zlib';
 import type { Transform } from 'node:stream';
 import { limits } from '../base/limits.ts';
 import { errnoOf, RuntimeError } from '../base/errors.ts';
-import { INFLATED_BLOCK_BYTES, errnoBehind, readInflated } from '../sys/index.ts';
 
 export type Compression = 'none' | 'gzip' | 'zstd' | 'xz' | 'bzip2';
 
@@ -60,33 +59,6 @@ export async function decompress(
   } finally {
     // A write that nobody takes the result of never ends, so `feeding` is not waited for.
     stream.destroy();
-  }
-}
-
-/** As `decompress`, from an inflater of the addon (`Inflater.id`). */
-export function readInflater(id: number, onRead: (bytes: number) => void, onTar: (bytes: Buffer) => void): void {
-  const block = Buffer.allocUnsafeSlow(INFLATED_BLOCK_BYTES);
-  let before = 0;
-  try {
-    for (;;) {
-      const { bytes, consumed } = next(id, block);
-      onRead(consumed - before);
-      before = consumed;
-      if (bytes === 0) return;
-      onTar(block.subarray(0, bytes));
-    }
-  } finally {
-    block.buffer.transfer(0);
-  }
-}
-
-function next(id: number, block: Buffer): ReturnType<typeof readInflated> {
-  try {
-    return readInflated(id, block);
-  } catch (error) {
-    const errno = errnoBehind(error);
-    if (errno === 'EBADMSG') throw damage(error);
-    throw errno === 'EFBIG' ? windowTooLarge(error) : error;
   }
 }
 

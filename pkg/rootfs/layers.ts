@@ -23,7 +23,7 @@ import { limits } from '../base/limits.ts';
 import { abortError, checkAlive, type Op } from '../base/op.ts';
 import { abortable, SingleFlight } from '../base/sync.ts';
 import type { Child } from '../ports/kernel.ts';
-import { Inflater, Root, descriptors, fileSystems, mounts, spawn } from '../sys/index.ts';
+import { Root, descriptors, fileSystems, mounts, spawn } from '../sys/index.ts';
 import { type Compression, compressionOf } from './decompress.ts';
 import type { UnpackPool } from './unpack-pool.ts';
 import type { UnpackLimits } from './unpack-worker.ts';
@@ -162,7 +162,7 @@ export class Layers implements LayerUnpacker {
         await readJson(join(this.#path(chainId), 'layer.json'), limits.layerRecordBytes),
         chainId,
       );
-      const problems = await this.#pool.run(op, () => ({ type: 'verify', directory: this.#path(chainId) }), undefined);
+      const problems = await this.#pool.run(op, { type: 'verify', directory: this.#path(chainId) }, undefined);
       if (problems.length > 0) return problems;
       const { inodesUsed } = await fileSystems.usage(join(this.#path(chainId), 'fs'));
       return Number(inodesUsed) === record.inodesUsed
@@ -212,22 +212,10 @@ export class Layers implements LayerUnpacker {
       } as const;
       if (compression === 'xz' || compression === 'bzip2') {
         return await unpackThrough(op, compression, blob, (fd) =>
-          this.#pool.run(op, () => ({ ...job, fd, compression: 'none', inflater: undefined }), layer.onProgress),
+          this.#pool.run(op, { ...job, fd, compression: 'none' }, layer.onProgress),
         );
       }
-      let inflater: Inflater | undefined;
-      try {
-        return await this.#pool.run(
-          op,
-          () => {
-            if (compression !== 'none') inflater = Inflater.open(blob, compression, limits.zstdWindowLog);
-            return { ...job, fd: blob, compression, inflater: inflater?.id };
-          },
-          layer.onProgress,
-        );
-      } finally {
-        inflater?.close();
-      }
+      return await this.#pool.run(op, { ...job, fd: blob, compression }, layer.onProgress);
     } finally {
       descriptors.close(blob);
     }
@@ -266,11 +254,7 @@ export class Layers implements LayerUnpacker {
     try {
       const pending = await readPending(directory);
       await this.#withBelow(below, (merged) =>
-        this.#pool.run(
-          op,
-          () => ({ type: 'settle', directory, below: merged, pending, limits: this.#limits }),
-          undefined,
-        ),
+        this.#pool.run(op, { type: 'settle', directory, below: merged, pending, limits: this.#limits }, undefined),
       );
       const { usedBytes, inodesUsed } = await fileSystems.usage(join(directory, 'fs'));
       const record: LayerRecord = {

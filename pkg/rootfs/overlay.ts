@@ -80,8 +80,7 @@ export class OverlayRootfs implements RootfsDriver {
     this.imageRoot = options.imageRoot ?? options.root;
     this.#rootfs = join(options.root, 'rootfs');
     this.#reserve = options.reserve ?? noReserve;
-    // Each has another thread that inflates for it.
-    const workers = Math.min(limits.unpackWorkersCount, Math.max(1, availableParallelism() >> 1));
+    const workers = Math.min(limits.unpackWorkersCount, availableParallelism());
     this.#pool = new UnpackPool(
       workers,
       options.workerUrl ?? pathToFileURL(join(import.meta.dirname, 'unpack-worker.ts')),

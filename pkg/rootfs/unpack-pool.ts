@@ -32,13 +32,12 @@ export class UnpackPool {
   }
 
   /**
-   * `begin` is called when the job's turn has come. @throws what the job throws; Cancelled or DeadlineExceeded when
-   * `op` ends; Internal if the worker dies.
+   * The outcome of the job, once its turn has come. @throws what the job throws; Cancelled or DeadlineExceeded when `op`
+   * ends; Internal if the worker dies.
    */
-  run<J extends Job>(op: Op, begin: () => J, onProgress: OnProgress | undefined): Promise<Results[J['type']]> {
+  run<J extends Job>(op: Op, job: J, onProgress: OnProgress | undefined): Promise<Results[J['type']]> {
     return this.#gate.run(async () => {
       checkAlive(op, 'wait for a thread that unpacks layers');
-      const job = begin();
       const worker = this.#take();
       try {
         const result = await converse(op, worker, job, onProgress);

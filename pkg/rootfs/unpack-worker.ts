@@ -12,7 +12,7 @@ import { crc32 } from 'node:zlib';
 import { codeOf, type ErrorCode, explain, RuntimeError, storageError } from '../base/errors.ts';
 import { limits } from '../base/limits.ts';
 import { Root, descriptors } from '../sys/index.ts';
-import { decompress, readInflater } from './decompress.ts';
+import { decompress } from './decompress.ts';
 import { bytesOf, RootTree } from './layer-tree.ts';
 import { LayerWriter, settleLayer } from './layer-writer.ts';
 import { type ManifestRecord, ManifestWriter, parseManifest } from './manifest.ts';
@@ -33,8 +33,6 @@ export interface UnpackJob {
   /** Open descriptor of the blob, or of a pipe with the unpacked tar. The parent closes it. */
   readonly fd: number;
   readonly compression: 'none' | 'gzip' | 'zstd';
-  /** `Inflater.id` of one that reads the blob; undefined: inflate here. The parent closes it. */
-  readonly inflater: number | undefined;
   /** Size of the blob, for the ratio. */
   readonly blobBytes: number;
   /** Holds `fs/`; the manifest is written beside it. */
@@ -156,8 +154,7 @@ async function readLayer(job: UnpackJob, request: Request, writer: LayerWriter):
     tar.push(bytes);
     Atomics.store(request.progress, 1, BigInt(produced));
   };
-  if (job.inflater === undefined) await decompress(job.fd, job.compression, onRead, onTar);
-  else readInflater(job.inflater, onRead, onTar);
+  await decompress(job.fd, job.compression, onRead, onTar);
   tar.finish();
   const diffId = `${job.diffId.slice(0, job.diffId.indexOf(':'))}:${hash.digest('hex')}`;
   if (diffId !== job.diffId)

@@ -32,5 +32,4 @@ export { readFiles, readKernelFiles, readSmallFile } from './kernel-files.ts';
 export { KeptFiles } from './kept-files.ts';
 export { watchDirectory } from './watch.ts';
 export { lockFile } from './lock.ts';
-export { INFLATED_BLOCK_BYTES, Inflater, readInflated } from './inflater.ts';
 export { errnoBehind, systemError } from './addon.ts';

@@ -1,10 +1,8 @@
 /**
- * Directories that no path leaves, and layers inflated from them, against a real kernel. Needs root and built binaries.
+ * Directories that no path leaves, against a real kernel. Needs root and built binaries.
  */
 import { assert } from 'chai';
 import { execFileSync } from 'node:child_process';
-import { randomBytes } from 'node:crypto';
-import { on } from 'node:events';
 import {
   closeSync,
   constants,
@@ -23,10 +21,9 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
-import { gzipSync, zstdCompressSync } from 'node:zlib';
 import { RuntimeError } from '../../pkg/base/errors.ts';
 import * as sys from '../../pkg/sys/index.ts';
-import { top, openFds, fresh, refusal, there, useSysGround } from './sys-ground.ts';
+import { top, fresh, refusal, there, useSysGround } from './sys-ground.ts';
 
 describe('sys root', () => {
   useSysGround();
@@ -308,134 +305,6 @@ describe('sys root', () => {
     assert.equal(said, 'done');
     await worker.terminate();
     assert.equal(readdirSync(join(directory, 'd')).length, 1000);
-  });
-
-  describe('inflates on a thread of its own', () => {
-    const data = Buffer.from(Array.from({ length: 3_000_000 }, (_, i) => (i * i) % 251));
-    const packed = { gzip: gzipSync(data), zstd: zstdCompressSync(data) } as const;
-    const openFile = (bytes: Buffer, format: 'gzip' | 'zstd'): sys.Inflater => {
-      const path = join(fresh('inflate'), 'packed');
-      writeFileSync(path, bytes);
-      const fd = openSync(path, 'r');
-      try {
-        const inflater = sys.Inflater.open(fd, format, 27);
-        assert.isDefined(inflater, `this Node does not export ${format}`);
-        return inflater as sys.Inflater;
-      } finally {
-        closeSync(fd);
-      }
-    };
-    const drain = (bytes: Buffer, format: 'gzip' | 'zstd'): { readonly data: Buffer; readonly consumed: number } => {
-      const inflater = openFile(bytes, format);
-      const block = Buffer.alloc(sys.INFLATED_BLOCK_BYTES);
-      const out: Buffer[] = [];
-      try {
-        for (;;) {
-          const { bytes: count, consumed } = sys.readInflated(inflater.id, block);
-          if (count === 0) return { data: Buffer.concat(out), consumed };
-          out.push(Buffer.from(block.subarray(0, count)));
-        }
-      } finally {
-        inflater.close();
-      }
-    };
-    const errno = (bytes: Buffer, format: 'gzip' | 'zstd'): string | undefined => {
-      try {
-        drain(bytes, format);
-        return undefined;
-      } catch (error) {
-        return sys.errnoBehind(error);
-      }
-    };
-
-    for (const format of ['gzip', 'zstd'] as const) {
-      it(`${format}, whole and in parts`, () => {
-        const pack = format === 'gzip' ? gzipSync : zstdCompressSync;
-        const parts = Buffer.concat([
-          pack(data.subarray(0, 1_000_000)),
-          pack(data.subarray(1_000_000)),
-          pack(Buffer.alloc(0)),
-        ]);
-        for (const bytes of [packed[format], parts]) {
-          const got = drain(bytes, format);
-          assert.isTrue(got.data.equals(data));
-          assert.equal(got.consumed, bytes.length);
-        }
-        assert.equal(drain(pack(Buffer.alloc(0)), format).data.length, 0);
-      });
-
-      it(`${format}, cut at any place or followed by something else, is damage`, () => {
-        const whole = packed[format];
-        for (const length of [0, 1, 5, 17, whole.length >> 1, whole.length - 1])
-          assert.equal(errno(whole.subarray(0, length), format), 'EBADMSG', `the first ${length} bytes`);
-        assert.equal(errno(Buffer.concat([whole, Buffer.from('garbage')]), format), 'EBADMSG');
-      });
-    }
-
-    it('zeros behind gzip data are padding', () => {
-      assert.isTrue(
-        drain(Buffer.concat([packed.gzip, Buffer.alloc(200_000), packed.gzip, Buffer.alloc(512)]), 'gzip').data.equals(
-          Buffer.concat([data, data]),
-        ),
-      );
-    });
-
-    it('a window over the limit is refused', () => {
-      assert.equal(errno(Buffer.from([0x28, 0xb5, 0x2f, 0xfd, 0x00, 21 << 3, 0x01, 0x00, 0x00]), 'zstd'), 'EFBIG');
-    });
-
-    it('random damage ends in an error or in other data, and in nothing worse', () => {
-      const noise = randomBytes(40_000);
-      const text = Buffer.from(noise.subarray(0, 10_000).toString('hex'));
-      for (const [format, pack] of [
-        ['gzip', gzipSync],
-        ['zstd', zstdCompressSync],
-      ] as const) {
-        const whole = Buffer.concat([pack(noise), pack(text)]);
-        const ends = Array.from({ length: 100 }, (_, i) => {
-          const bytes = Buffer.from(whole);
-          bytes[(i * 7919) % whole.length] = i;
-          return errno(bytes, format);
-        });
-        for (const end of ends) assert.include([undefined, 'EBADMSG', 'EFBIG'], end);
-        assert.include(ends, 'EBADMSG');
-      }
-    });
-
-    it('one that is closed lets go of who waits for it', async () => {
-      const { read, write } = sys.descriptors.pipe();
-      const inflater = sys.Inflater.open(read, 'gzip', 27) as sys.Inflater;
-      const worker = new Worker(
-        `
-        const { parentPort, workerData } = require('node:worker_threads');
-        import(workerData.module).then((sys) => {
-          parentPort.postMessage('waits');
-          try {
-            sys.readInflated(workerData.id, Buffer.alloc(sys.INFLATED_BLOCK_BYTES));
-          } catch (error) { parentPort.postMessage(sys.errnoBehind(error)); }
-        });`,
-        { eval: true, workerData: { module: join(import.meta.dirname, '../../pkg/sys/index.ts'), id: inflater.id } },
-      );
-      const said = on(worker, 'message');
-      assert.deepEqual((await said.next()).value, ['waits']);
-      inflater.close();
-      inflater.close();
-      // Closed before or after the other thread has begun to wait.
-      assert.include(['ECANCELED', 'EBADF'], String((await said.next()).value));
-      sys.descriptors.close(read);
-      sys.descriptors.close(write);
-      await worker.terminate();
-    });
-
-    it('gives everything back, and there is a bound', async () => {
-      const before = openFds();
-      const inflaters = Array.from({ length: 16 }, () => openFile(packed.zstd, 'zstd'));
-      await refusal(async () => openFile(packed.zstd, 'zstd'), 'ResourceExhausted');
-      for (const each of inflaters) each.close();
-      while (openFds() > before) await new Promise(setImmediate);
-      openFile(packed.gzip, 'gzip').close();
-      while (openFds() > before) await new Promise(setImmediate);
-    });
   });
 
   it('spreads directories where the file system can', async () => {
