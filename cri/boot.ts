@@ -3,7 +3,7 @@
  *
  * Node's own compile cache knows a file as it is when it has just been read: of functions only those that V8 compiles
  * at once. Ours is taken when the daemon serves and holds every function that ran until then; V8 compiles none of them
- * again. That is a quarter of the way from start to serving.
+ * again. That is a sixth of the way from start to serving (docs/adr/0005).
  *
  * V8 refuses bytecode of another version, or made under other flags, by itself. It knows the source by its length only,
  * so the bundle has a digest in its name, and the cache has the bundle's.
