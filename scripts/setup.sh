@@ -20,7 +20,7 @@ packages=(runc crun conmon containernetworking-plugins busybox-static iproute2 i
 case ${1:-} in
 test)
 	packages+=(e2fsprogs runsc docker-registry skopeo umoci podman clang-14 libclang-rt-14-dev valgrind strace nftables)
-	packages+=(apache2-utils procps netcat-openbsd gpg gpg-agent gpgv)
+	packages+=(apache2-utils procps netcat-openbsd gpg gpg-agent gpgv attr)
 	;;
 bench) packages+=(containerd docker-registry skopeo umoci strace) ;;
 esac
