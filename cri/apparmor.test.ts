@@ -2,7 +2,7 @@ import { assert } from 'chai';
 import { codeOf } from '../pkg/base/errors.ts';
 import type { Logger } from '../pkg/base/op.ts';
 import { silent } from '../pkg/base/op.ts';
-import { type Apparmor, loadApparmor, OWN_PROFILE } from './apparmor.ts';
+import { type Apparmor, loadApparmor, OWN_PROFILES, profileNames } from './apparmor.ts';
 
 function machine(changes: Partial<Apparmor> = {}): { readonly apparmor: Apparmor; readonly runs: string[][] } {
   const runs: string[][] = [];
@@ -10,22 +10,35 @@ function machine(changes: Partial<Apparmor> = {}): { readonly apparmor: Apparmor
     runs.push([...argv, stdin]);
     return { exitCode: 0, stderr: '' };
   };
-  return { runs, apparmor: { enabled: true, profile: OWN_PROFILE, parser: '/sbin/apparmor_parser', run, ...changes } };
+  const loaded = async (): Promise<readonly string[]> => ['site-default'];
+  const apparmor = {
+    enabled: true,
+    profile: 'berth-default',
+    parser: '/sbin/apparmor_parser',
+    loaded,
+    run,
+    ...changes,
+  };
+  return { runs, apparmor };
 }
 
 describe('AppArmor at start', () => {
-  it('gets our profile, in place of an older one', async () => {
-    const { apparmor, runs } = machine();
-    assert.isTrue(await loadApparmor(apparmor, silent));
-    assert.lengthOf(runs, 1);
-    assert.deepEqual(runs[0]?.slice(0, -1), ['/sbin/apparmor_parser', '--replace', '--skip-cache']);
-    assert.match(runs[0]?.at(-1) ?? '', /^profile berth-default flags=/);
-  });
+  for (const profile of OWN_PROFILES) {
+    it(`gets our profile as ${profile}, in place of an older one`, async () => {
+      const { apparmor, runs } = machine({ profile });
+      assert.isTrue(await loadApparmor(apparmor, silent));
+      assert.lengthOf(runs, 1);
+      assert.deepEqual(runs[0]?.slice(0, -1), ['/sbin/apparmor_parser', '--replace', '--skip-cache']);
+      assert.include(runs[0]?.at(-1), `profile ${profile} flags=`);
+    });
+  }
 
   it("is left alone where it is off, or the profile is the administrator's", async () => {
     for (const [changes, used] of [
       [{ enabled: false }, false],
       [{ profile: 'site-default' }, true],
+      [{ profile: 'unconfined' }, true],
+      [{ profile: 'other', loaded: async () => undefined }, true],
     ] as const) {
       const { apparmor, runs } = machine(changes);
       assert.equal(await loadApparmor(apparmor, silent), used);
@@ -48,5 +61,19 @@ describe('AppArmor at start', () => {
     );
     assert.equal(codeOf(error), 'FailedPrecondition');
     assert.match(String(error), /parser error in line 3; mend that/);
+  });
+
+  it('refuses a profile that is not loaded, rather than every container', async () => {
+    const error = await loadApparmor(machine({ profile: 'other' }).apparmor, silent).catch((cause: unknown) => cause);
+    assert.equal(codeOf(error), 'FailedPrecondition');
+    assert.match(String(error), /apparmor_profile other is not loaded; load it with apparmor_parser/);
+  });
+
+  it('knows the profiles of the kernel by their lines', () => {
+    assert.deepEqual(profileNames('berth-default (enforce)\n/usr/bin/man (complain)\na b (unconfined)\n\n'), [
+      'berth-default',
+      '/usr/bin/man',
+      'a b',
+    ]);
   });
 });

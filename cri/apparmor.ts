@@ -1,12 +1,15 @@
-/** AppArmor at start: the profile that containers run under must be in the kernel before the first of them. */
+/** AppArmor: the profile that containers run under must be in the kernel before the first of them. */
 import { RuntimeError } from '../pkg/base/errors.ts';
 import type { Logger } from '../pkg/base/op.ts';
 import { apparmorProfileText } from '../pkg/spec/index.ts';
 
-/** The name of the profile that we bring; any other is the administrator's to load. */
-export const OWN_PROFILE = 'berth-default';
+/**
+ * The names of the profile that we bring; any other is the administrator's to load. Files written for CRI-O name its
+ * own, which nobody has loaded on a node that has no CRI-O.
+ */
+export const OWN_PROFILES: readonly string[] = ['berth-default', 'crio-default'];
 
-/** What is known of AppArmor here. */
+/** What `loadApparmor` needs of the node. */
 export interface Apparmor {
   /** Whether the kernel has it switched on. */
   readonly enabled: boolean;
@@ -14,6 +17,8 @@ export interface Apparmor {
   readonly profile: string;
   /** Path of apparmor_parser; undefined if it is not installed. */
   readonly parser: string | undefined;
+  /** Names of the profiles that the kernel has; undefined if it does not say. */
+  readonly loaded: () => Promise<readonly string[] | undefined>;
   /** Runs a command with a text on its stdin. */
   readonly run: (
     argv: readonly [string, ...string[]],
@@ -24,9 +29,9 @@ export interface Apparmor {
 /**
  * Loads our profile, or replaces an older one of its name. False if containers are to run without AppArmor: it is off,
  * or nothing can load a profile (as with other runtimes, which look for the parser too). @throws FailedPrecondition
- * when the profile is refused: containers could not start.
+ * when the profile is refused, or is another's and not there: containers could not start.
  */
-export async function loadApparmor({ enabled, profile, parser, run }: Apparmor, log: Logger): Promise<boolean> {
+export async function loadApparmor({ enabled, profile, parser, loaded, run }: Apparmor, log: Logger): Promise<boolean> {
   if (!enabled) return false;
   if (parser === undefined) {
     log.warn(
@@ -35,12 +40,25 @@ export async function loadApparmor({ enabled, profile, parser, run }: Apparmor, 
     );
     return false;
   }
-  if (profile !== OWN_PROFILE) return true;
-  const { exitCode, stderr } = await run([parser, '--replace', '--skip-cache'], apparmorProfileText(OWN_PROFILE));
+  if (profile === 'unconfined') return true;
+  if (!OWN_PROFILES.includes(profile)) {
+    if ((await loaded())?.includes(profile) === false)
+      throw new RuntimeError(
+        'FailedPrecondition',
+        `apparmor_profile ${profile} is not loaded; load it with apparmor_parser, or remove the key`,
+      );
+    return true;
+  }
+  const { exitCode, stderr } = await run([parser, '--replace', '--skip-cache'], apparmorProfileText(profile));
   if (exitCode === 0) return true;
   throw new RuntimeError(
     'FailedPrecondition',
-    `the AppArmor profile ${OWN_PROFILE} cannot be loaded: ${parser}: ${stderr.trim() || `exit code ${exitCode}`}; ` +
+    `the AppArmor profile ${profile} cannot be loaded: ${parser}: ${stderr.trim() || `exit code ${exitCode}`}; ` +
       'mend that, or name a loaded one with apparmor_profile',
   );
+}
+
+/** The names in the kernel's list of profiles, a `name (mode)` per line. */
+export function profileNames(text: string): readonly string[] {
+  return text.split('\n').flatMap((line) => /^(.+) \([a-z]+\)$/.exec(line.trim())?.[1] ?? []);
 }

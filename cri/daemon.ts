@@ -7,8 +7,7 @@ import { limits } from '../pkg/base/limits.ts';
 import { backgroundOp, type Logger } from '../pkg/base/op.ts';
 import { together } from '../pkg/base/sync.ts';
 import { within } from '../pkg/base/time.ts';
-import { type Config, reload } from '../pkg/config/index.ts';
-import type { FileImageStore } from '../pkg/image/index.ts';
+import type { Config, LoadedConfig } from '../pkg/config/index.ts';
 import { CniNetwork } from '../pkg/network/index.ts';
 import { type OpenPods, openPods } from '../pkg/pod/index.ts';
 import { OverlayRootfs } from '../pkg/rootfs/index.ts';
@@ -18,16 +17,20 @@ import { sweepImages } from './image-sweep.ts';
 import { findFacts } from './parts/facts.ts';
 import { makeImages } from './parts/images.ts';
 import { tendOwnProcess } from './parts/own-process.ts';
+import { takersOf, type TakeLog } from './parts/live.ts';
 import { findRuntimes } from './parts/runtimes.ts';
 import { openSocket } from './parts/services.ts';
 import { Streams } from './parts/streams.ts';
 import { whyNoUserNamespaces } from './parts/user-namespaces.ts';
 import { makeWorld } from './parts/world.ts';
+import { Reloader } from './reload.ts';
 
 /** What a daemon is started with. */
 export interface DaemonOptions {
-  readonly config: Config;
+  readonly loaded: LoadedConfig;
   readonly log: Logger;
+  /** How level and filter of `log` are changed. */
+  readonly takeLog: TakeLog;
   readonly version: string;
   /** Directory with conmon, pinns, pause: where our own programs are. */
   readonly binDir: string;
@@ -39,8 +42,8 @@ export interface DaemonOptions {
 export interface Daemon {
   /** Answers no more calls and lets go of everything; what runs in containers is not touched. */
   close(): Promise<void>;
-  /** Takes over what may change while it runs; the rest of `fresh` waits for a restart and is named. */
-  reload(fresh: Config): { readonly applied: readonly string[]; readonly needRestart: readonly string[] };
+  /** Takes over what may change while it runs; see reload.ts. */
+  readonly reloader: Reloader;
 }
 
 /**
@@ -50,8 +53,8 @@ export interface Daemon {
 export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
   const opened = new AsyncDisposableStack();
   try {
-    const images = await start(options, opened);
-    return { close: () => opened.disposeAsync(), reload: reloader(options.config, images) };
+    const reloader = await start(options, opened);
+    return { close: () => opened.disposeAsync(), reloader };
   } catch (cause) {
     await opened.disposeAsync();
     throw cause;
@@ -59,8 +62,9 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
 }
 
 /** Opens part after part and leaves in `opened` how each is closed. */
-async function start(options: DaemonOptions, opened: AsyncDisposableStack): Promise<FileImageStore> {
-  const { config, log, version, binDir } = options;
+async function start(options: DaemonOptions, opened: AsyncDisposableStack): Promise<Reloader> {
+  const { loaded, log, version, binDir, takeLog } = options;
+  const { config } = loaded;
   const op = backgroundOp(log);
   const disks = opened.adopt(await openDisks(config, log), (each) => each.close());
   opened.use(tendOwnProcess(log));
@@ -81,7 +85,7 @@ async function start(options: DaemonOptions, opened: AsyncDisposableStack): Prom
   ]);
   if (noUserNamespaces !== undefined)
     log.info('pods with user namespaces cannot run on this node', { cause: noUserNamespaces });
-  const world = await makeWorld(config, log, binDir, {
+  const { world, live, liveParts } = await makeWorld(op, loaded, binDir, {
     facts,
     rootfs,
     network,
@@ -97,7 +101,8 @@ async function start(options: DaemonOptions, opened: AsyncDisposableStack): Prom
   sockets.notifyServiceManager('READY=1');
   log.info('serving', { path: config.api.listen, version, runtime: runtimes.get('')?.runtime.handler.name });
   opened.defer(sweepImages(op, images));
-  return images;
+  const takers = takersOf(live, { ...liveParts, images, apparmor: facts.apparmor, takeLog });
+  return new Reloader(config, takers, log);
 }
 
 function openRootfs({ workerUrl }: DaemonOptions, disks: Disks, opened: AsyncDisposableStack): OverlayRootfs {
@@ -136,24 +141,4 @@ async function openStreams(
   // A port that is taken, and certificates that are bad, are found at the start rather than at the first exec.
   if (config.api.streamPort !== 0 || config.api.streamEnableTls) await streams.open();
   return streams;
-}
-
-/** Keys of `reload` that this daemon does take over; the others of the table need a restart still. */
-const RELOADED: ReadonlySet<string> = new Set([
-  'crio.runtime.log_level',
-  'crio.runtime.log_filter',
-  'crio.image.pinned_images',
-]);
-
-function reloader(config: Config, images: FileImageStore): Daemon['reload'] {
-  let current = config;
-  return (fresh) => {
-    const { applied, needRestart } = reload(current, fresh);
-    images.setPinnedImages(fresh.image.pinnedImages);
-    current = fresh;
-    return {
-      applied: applied.filter((key) => RELOADED.has(key)),
-      needRestart: [...needRestart, ...applied.filter((key) => !RELOADED.has(key))],
-    };
-  };
 }

@@ -1,17 +1,19 @@
 /**
  * The process: arguments, configuration, signals, exit codes. Everything else is in daemon.ts and commands/.
  */
-import { Command, CommanderError } from 'commander';
+import { Command, CommanderError, Option } from 'commander';
 import { join } from 'node:path';
 import { existsSync } from 'node:fs';
 import { flushCompileCache } from 'node:module';
-import { diskFiles, flags, loadConfig } from '../pkg/config/index.ts';
+import { argumentsOf, diskFiles, flags, loadConfig } from '../pkg/config/index.ts';
 import { explain, isCode } from '../pkg/base/errors.ts';
-import { journaldReads, type Log, openLog, parseLogLevel } from '../pkg/base/log.ts';
+import { journaldReads, type Log, type LogLevel, openLog, parseLogLevel } from '../pkg/base/log.ts';
+import { logFilter } from '../pkg/base/log-filter.ts';
 import { findExecutable, sockets } from '../pkg/sys/index.ts';
 import { addCommands } from './commands/index.ts';
 import { type Daemon, startDaemon } from './daemon.ts';
-import type { LoadedConfig } from '../pkg/config/index.ts';
+import type { TakeLog } from './parts/live.ts';
+import type { FlagValues, LoadedConfig } from '../pkg/config/index.ts';
 
 declare const BERTH_VERSION: string | undefined;
 /** In the bundle, see boot.ts: keeps compiled code for the next start. */
@@ -32,17 +34,15 @@ const program = new Command('berth')
   .enablePositionalOptions()
   .exitOverride();
 for (const flag of flags) {
+  const option = new Option(flag.syntax, flag.description).hideHelp(!flag.shown);
   if (flag.argument === 'list')
-    program.option(flag.syntax, flag.description, (value: string, before: string[] | undefined) => [
-      ...(before ?? []),
-      ...value.split(','),
-    ]);
-  else program.option(flag.syntax, flag.description);
+    option.argParser((value: string, before: string[] | undefined) => [...(before ?? []), ...value.split(',')]);
+  program.addOption(option);
 }
 program.action(() => serveForever(program.opts()));
 addCommands(program, { version: VERSION, load: () => configuration(program.opts()) });
 
-void program.parseAsync().catch((error: unknown) => {
+void program.parseAsync(argumentsOf(process.argv.slice(2)), { from: 'user' }).catch((error: unknown) => {
   if (error instanceof CommanderError) process.exitCode = error.exitCode;
   else {
     process.stderr.write(`berth: ${explain(error)}\n`);
@@ -51,9 +51,7 @@ void program.parseAsync().catch((error: unknown) => {
   }
 });
 
-async function configuration(
-  given: Readonly<Record<string, string | boolean | string[] | undefined>>,
-): Promise<LoadedConfig> {
+async function configuration(given: FlagValues): Promise<LoadedConfig> {
   return await loadConfig({
     flags: given,
     env: process.env,
@@ -63,15 +61,22 @@ async function configuration(
   });
 }
 
-async function serveForever(given: Readonly<Record<string, string | boolean | string[] | undefined>>): Promise<void> {
+async function serveForever(given: FlagValues): Promise<void> {
   process.umask(0o022);
-  const { config, warnings } = await configuration(given);
+  // From the beginning: without a handler the signal would end us. One that comes early waits for the daemon.
+  const daemonServes = Promise.withResolvers<Daemon>();
+  process.on('SIGHUP', () => {
+    void daemonServes.promise.then(({ reloader }) => reloader.reload(() => configuration(given)));
+  });
+  const loaded = await configuration(given);
+  const { config, warnings, notes } = loaded;
   const log = openLog({
     level: parseLogLevel(config.runtime.logLevel),
     format: config.runtime.logFormat === 'json' ? 'json' : 'logfmt',
     filter: config.runtime.logFilter,
     prefix: journaldReads(process.env) ? 'priority' : 'none',
   });
+  for (const note of notes) log.info(note);
   for (const warning of warnings) log.warn(warning);
   // One request's bug must not end every container's daemon; the request has failed already, and this is the trace of
   // it.
@@ -82,8 +87,9 @@ async function serveForever(given: Readonly<Record<string, string | boolean | st
     }),
   );
   const daemon = await startDaemon({
-    config,
+    loaded,
     log,
+    takeLog: takeLogOf(log, parseLogLevel(config.runtime.logLevel)),
     version: VERSION,
     binDir: BIN_DIR,
     workerUrl: existsSync(WORKER) ? new URL(`file://${WORKER}`) : undefined,
@@ -101,7 +107,7 @@ async function serveForever(given: Readonly<Record<string, string | boolean | st
   };
   process.once('SIGTERM', stop);
   process.once('SIGINT', stop);
-  process.on('SIGHUP', () => void reloadConfiguration(given, log, daemon));
+  daemonServes.resolve(daemon);
   setTimeout(() => void settle(log), SETTLE_MS).unref();
 }
 
@@ -122,23 +128,21 @@ async function settle(log: Log): Promise<void> {
   }
 }
 
-/**
- * What SIGHUP does: takes the keys that can change in a running daemon, names those that wait for a restart, and keeps
- * the old ones if the file is bad.
- */
-async function reloadConfiguration(
-  given: Readonly<Record<string, string | boolean | string[] | undefined>>,
-  log: Log,
-  daemon: Daemon,
-): Promise<void> {
-  try {
-    const fresh = await configuration(given);
-    for (const warning of fresh.warnings) log.warn(warning);
-    log.setFilter(fresh.config.runtime.logFilter);
-    log.setLevel(parseLogLevel(fresh.config.runtime.logLevel));
-    const { applied, needRestart } = daemon.reload(fresh.config);
-    log.info('configuration read again', { applied: applied.join(' '), needRestart: needRestart.join(' ') });
-  } catch (cause) {
-    log.error('the new configuration is bad; the old one stays in force', { cause: explain(cause) });
-  }
+const LOUDNESS: readonly LogLevel[] = ['error', 'warn', 'info', 'debug'];
+
+/** The way to change what is logged. While a reload is reported, the more talkative of both levels holds. */
+function takeLogOf(log: Log, atStart: LogLevel): TakeLog {
+  let current = atStart;
+  return ({ runtime }) => {
+    const level = parseLogLevel(runtime.logLevel);
+    logFilter(runtime.logFilter);
+    const louder = LOUDNESS.indexOf(level) > LOUDNESS.indexOf(current) ? level : current;
+    return {
+      commit: () => log.setLevel(louder),
+      settle() {
+        log.setLevel((current = level));
+        log.setFilter(runtime.logFilter);
+      },
+    };
+  };
 }

@@ -1,14 +1,14 @@
 /**
- * What the configuration says about pods, with everything that has to be read or found on the node for it. Called once,
- * by daemon.ts.
+ * What the configuration says about pods, with everything that has to be read or found on the node for it: at start,
+ * and when a reload changes it.
  */
 import { stat } from 'node:fs/promises';
 import { dirname, join, posix } from 'node:path';
-import { errnoOf, RuntimeError } from '../pkg/base/errors.ts';
+import { errnoOf, explain, RuntimeError } from '../pkg/base/errors.ts';
 import { readBounded, readJson } from '../pkg/base/files.ts';
 import { limits } from '../pkg/base/limits.ts';
 import type { Logger } from '../pkg/base/op.ts';
-import { parseSeccompProfile } from '../pkg/spec/index.ts';
+import { DEFAULT_PROFILE, parseSeccompProfile } from '../pkg/spec/index.ts';
 import type { Config, HandlerConfig } from '../pkg/config/index.ts';
 import type { DefaultMount, HandlerSettings, PodSettings } from '../pkg/pod/index.ts';
 import type { RuntimeFeatures } from '../pkg/ports/runtime.ts';
@@ -28,12 +28,23 @@ export interface OwnFiles {
   readonly selinux: boolean;
 }
 
-/** @throws InvalidArgument or FailedPrecondition naming what cannot be read: containers would run without it. */
+/** Who is told what, and what a refusal names. */
+export interface Telling {
+  readonly log: Logger;
+  /** Who set a key, by its full name (`LoadedConfig.places`). */
+  readonly places: ReadonlyMap<string, string>;
+}
+
+/**
+ * What the configuration says about pods.
+ * @throws InvalidArgument naming key, place, file and remedy for what would leave containers less isolated than the
+ * configuration means them to be.
+ */
 export async function podSettings(
   config: Config,
   handlers: ReadonlyMap<string, HandlerSettings>,
   own: OwnFiles,
-  log: Logger,
+  telling: Telling,
 ): Promise<PodSettings> {
   const { runtime } = config;
   return {
@@ -43,9 +54,13 @@ export async function podSettings(
       env: runtime.defaultEnv,
       sysctls: runtime.defaultSysctls,
       ulimits: runtime.defaultUlimits,
-      seccompProfile: await defaultProfile(runtime.seccompProfile, log),
-      privilegedSeccompProfile: await profile(runtime.privilegedSeccompProfile),
-      apparmorProfile: runtime.apparmorProfile,
+      seccompProfile: await commonProfile('crio.runtime.seccomp_profile', runtime.seccompProfile, telling),
+      privilegedSeccompProfile: await commonProfile(
+        'crio.runtime.privileged_seccomp_profile',
+        runtime.privilegedSeccompProfile,
+        telling,
+      ),
+      apparmorProfile: runtime.apparmorProfile === 'unconfined' ? '' : runtime.apparmorProfile,
       readOnly: runtime.readOnly,
       pidsLimit: BigInt(runtime.pidsLimit),
       minMemoryBytes: 0n,
@@ -59,7 +74,7 @@ export async function podSettings(
     logDir: config.storage.logDir,
     absentMountSourcesToReject: runtime.absentMountSourcesToReject,
     imageVolumes: config.image.imageVolumes,
-    defaultMounts: await defaultMounts(runtime.defaultMountsFile),
+    defaultMounts: await defaultMounts(runtime.defaultMountsFile, telling.log),
     additionalDevices: runtime.additionalDevices.map((each) => ({
       hostPath: each.hostPath,
       containerPath: each.containerPath,
@@ -70,7 +85,7 @@ export async function podSettings(
     pauseRoot: own.pauseRoot,
     dropInfra: runtime.dropInfraCtr,
     hostPorts: runtime.disableHostportMapping ? 'others' : 'network',
-    localtime: await localtimeOf(runtime.timezone),
+    localtime: await localtimeOf(runtime.timezone, telling),
     selinux: own.selinux ? await policyLabels() : null,
     envExec: (await exists(own.envExec)) ? own.envExec : '',
     overlayOptions: config.storage.storageOptions
@@ -80,70 +95,86 @@ export async function podSettings(
 }
 
 /**
- * The part of a handler's table that concerns its containers. @throws InvalidArgument for a seccomp profile that is
- * none.
+ * The part of a handler's table that concerns its containers. `name` is the handler's. @throws InvalidArgument for a
+ * seccomp profile that is absent or none: its containers would run under another one than theirs.
  */
 export async function handlerSettings(
+  name: string,
   handler: HandlerConfig | undefined,
   features: RuntimeFeatures,
-  log: Logger,
+  telling: Telling,
 ): Promise<HandlerSettings> {
   const least = features.kind === 'crun' ? MIN_MEMORY_BYTES.crun : MIN_MEMORY_BYTES.others;
+  const profile = handler?.seccompProfile ?? '';
   return {
     privilegedWithoutHostDevices: handler?.privilegedWithoutHostDevices ?? false,
     minMemoryBytes: handler?.containerMinMemoryBytes || least,
     allowedAnnotations: handler?.allowedAnnotations ?? [],
     defaultAnnotations: handler?.defaultAnnotations ?? new Map(),
-    seccompProfile: await defaultProfile(handler?.seccompProfile ?? '', log),
+    seccompProfile:
+      profile === ''
+        ? undefined
+        : await profileIn(`crio.runtime.runtimes.${name}.seccomp_profile`, profile, telling.places),
   };
 }
 
 /**
- * The profile for RuntimeDefault. One that is not there leaves the next one in force, which is strict as well:
- * distributions' crio.conf names files that few nodes have.
+ * A profile for all handlers; undefined for ''. One that is not there is the built-in one, with a warning, as with
+ * CRI-O: distributions' crio.conf names files that few nodes have, and the built-in one is strict as well.
  */
-async function defaultProfile(path: string, log: Logger): Promise<unknown> {
+async function commonProfile(key: string, path: string, { log, places }: Telling): Promise<unknown> {
+  if (path === '') return undefined;
+  if (await exists(path)) return await profileIn(key, path, places);
+  log.warn('a seccomp profile is not there, the built-in one is used', { key, path, place: places.get(key) });
+  return DEFAULT_PROFILE;
+}
+
+async function profileIn(key: string, path: string, places: Telling['places']): Promise<unknown> {
   try {
-    const found = await profile(path);
-    if (found !== undefined) parseSeccompProfile(found);
+    const found: unknown = await readJson(path, limits.configFileBytes);
+    parseSeccompProfile(found);
     return found;
   } catch (cause) {
-    if (errnoOf(cause) !== 'ENOENT')
-      throw new RuntimeError('InvalidArgument', `seccomp_profile ${path} cannot be used`, { cause });
-    log.warn('seccomp_profile is not there, going on without it', { path });
-    return undefined;
+    throw new RuntimeError(
+      'InvalidArgument',
+      `${places.get(key) ?? key}: ${key} ${path} cannot be used; mend the file, or remove the key`,
+      { cause },
+    );
   }
 }
 
-/** A seccomp profile by path, '' = none. */
-async function profile(path: string): Promise<unknown> {
-  return path === '' ? undefined : await readJson(path, limits.configFileBytes);
-}
-
-async function defaultMounts(file: string): Promise<readonly DefaultMount[]> {
+/** A file that is named and absent has nothing, as with CRI-O. */
+async function defaultMounts(file: string, log: Logger): Promise<readonly DefaultMount[]> {
   for (const path of file === '' ? MOUNTS_FILES : [file]) {
-    const text = await readBounded(path, limits.configFileBytes).catch((cause: unknown) => {
-      if (errnoOf(cause) === 'ENOENT' && file === '') return undefined;
-      throw new RuntimeError('InvalidArgument', `default_mounts_file ${path} cannot be read`, { cause });
-    });
-    if (text !== undefined) return parseMounts(path, text.toString('utf8'));
+    try {
+      return parseMounts(path, (await readBounded(path, limits.configFileBytes)).toString('utf8'), log);
+    } catch (cause) {
+      if (errnoOf(cause) === 'ENOENT' && file === '') continue;
+      log.warn('the default_mounts_file cannot be read, containers get none of its mounts', {
+        path,
+        cause: explain(cause),
+      });
+    }
   }
   return [];
 }
 
-/** `/source:/destination` per line; empty lines and comments (#) are skipped. */
-function parseMounts(path: string, text: string): readonly DefaultMount[] {
+/**
+ * `/source:/destination` per line, or one path for both; empty lines and comments (#) are skipped. What is neither
+ * costs itself and a warning.
+ */
+function parseMounts(path: string, text: string, log: Logger): readonly DefaultMount[] {
   return text.split('\n').flatMap((line, index) => {
     const entry = line.trim();
     if (entry === '' || entry.startsWith('#')) return [];
-    const [source = '', containerPath = '', ...more] = entry.split(':');
+    const [source = '', containerPath = source, ...more] = entry.split(':');
     const plain = [source, containerPath].every((each) => posix.isAbsolute(each) && !each.split('/').includes('..'));
-    if (!plain || more.length > 0 || posix.normalize(containerPath) === '/')
-      throw new RuntimeError(
-        'InvalidArgument',
-        `${path}:${index + 1}: want /source:/destination, got ${JSON.stringify(entry)}`,
-      );
-    return [{ source, containerPath }];
+    if (plain && more.length === 0 && posix.normalize(containerPath) !== '/') return [{ source, containerPath }];
+    log.warn('a line of the default_mounts_file is not /source:/destination, ignoring', {
+      place: `${path}:${index + 1}`,
+      line: entry,
+    });
+    return [];
   });
 }
 
@@ -161,15 +192,20 @@ async function policyLabels(): Promise<NonNullable<PodSettings['selinux']>> {
   };
 }
 
-async function localtimeOf(timezone: string): Promise<string> {
+/** The host's file for /etc/localtime; '' = the image's own. @throws InvalidArgument for a zone that nobody knows. */
+async function localtimeOf(timezone: string, { log, places }: Telling): Promise<string> {
   if (timezone === '') return '';
   const path = timezone === 'Local' ? '/etc/localtime' : join('/usr/share/zoneinfo', timezone);
-  if (timezone.includes('..') || !(await exists(path)))
+  if (!timezone.split('/').includes('..') && (await exists(path))) return path;
+  // Without a file a node is in UTC, and so is a container.
+  if (timezone !== 'Local' && timezone !== 'UTC')
     throw new RuntimeError(
       'InvalidArgument',
-      `timezone ${JSON.stringify(timezone)} is not known on this node (${path})`,
+      `${places.get('crio.runtime.timezone') ?? 'crio.runtime.timezone'}: crio.runtime.timezone ` +
+        `${JSON.stringify(timezone)} is not known on this node (${path}); install tzdata, or name a zone that is there`,
     );
-  return path;
+  log.warn('the time zone of containers is left to their images', { timezone, cause: `there is no ${path}` });
+  return '';
 }
 
 /**

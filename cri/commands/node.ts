@@ -65,11 +65,13 @@ async function printVersion({ load, version, screen }: CommandContext, form: For
 }
 
 async function printConfig({ load, screen }: CommandContext, which: 'built-in' | 'in force'): Promise<void> {
-  const { config, warnings } = await (which === 'built-in'
+  const { config, warnings, notes } = await (which === 'built-in'
     ? loadConfig({ node: { systemdCgroups: false }, files: noFiles })
     : load());
-  for (const warning of warnings) process.stderr.write(`berth: ${warning}\n`);
-  screen.write(`${renderConfig(config, { comment: 'defaults', docs: 'with' }).trimEnd()}\n`);
+  for (const said of [...notes, ...warnings]) process.stderr.write(`berth: ${said}\n`);
+  // Live values for the defaults: scripts edit them with sed, as those of `crio config --default`.
+  const comment = which === 'built-in' ? 'none' : 'defaults';
+  screen.write(`${renderConfig(config, { comment, docs: 'with' }).trimEnd()}\n`);
 }
 
 async function printStatus(client: Client, screen: Screen, form: Form): Promise<void> {

@@ -1,24 +1,45 @@
 /** What the node can give to containers, found once at start and said where it is less than everything. */
 import type { Config } from '../../pkg/config/index.ts';
+import { readBounded } from '../../pkg/base/files.ts';
 import { limits } from '../../pkg/base/limits.ts';
 import { type Logger, type Op, withTimeout } from '../../pkg/base/op.ts';
 import type { NodeFacts } from '../../pkg/ports/spec.ts';
 import { capture, findExecutable, nodeFacts } from '../../pkg/sys/index.ts';
-import { type Apparmor, loadApparmor } from '../apparmor.ts';
+import { type Apparmor, loadApparmor, profileNames } from '../apparmor.ts';
+
+/** The kernel's list of profiles. */
+const LOADED_PROFILES = '/sys/kernel/security/apparmor/profiles';
 
 /** The facts, with our AppArmor profile loaded. @throws FailedPrecondition when the kernel refuses the profile. */
 export async function findFacts(op: Op, config: Config, log: Logger): Promise<NodeFacts> {
   const seen = nodeFacts(config.runtime.cgroupManager);
-  const facts = { ...seen, apparmor: await loadApparmor(apparmorHere(op, seen, config), log) };
+  const facts = { ...seen, apparmor: await useApparmorProfile(op, seen, config, log) };
   sayWhatIsClamped(log, facts);
   return facts;
 }
 
-function apparmorHere(op: Op, facts: NodeFacts, { runtime }: Config): Apparmor {
+/** Loads the profile that the configuration names, if it is ours; as loadApparmor. */
+export function useApparmorProfile(
+  op: Op,
+  facts: Pick<NodeFacts, 'apparmor'>,
+  config: Config,
+  log: Logger,
+): Promise<boolean> {
+  return loadApparmor(apparmorHere(op, facts, config), log);
+}
+
+function apparmorHere(op: Op, facts: Pick<NodeFacts, 'apparmor'>, { runtime }: Config): Apparmor {
   return {
     enabled: facts.apparmor,
     profile: runtime.apparmorProfile,
     parser: findExecutable('apparmor_parser'),
+    loaded: async () => {
+      try {
+        return profileNames((await readBounded(LOADED_PROFILES, limits.profileListBytes)).toString('utf8'));
+      } catch {
+        return undefined; // securityfs is not mounted: the runtime will say.
+      }
+    },
     run: async (argv, stdin) => {
       const { exitCode, stderr } = await capture(withTimeout(op, limits.runtimeCommandMs), {
         argv,

@@ -9,12 +9,14 @@ import {
   FileImageStore,
   ImageTrust,
   NodeCredentials,
+  type PolicyOptions,
   RegistryPolicy,
 } from '../../pkg/image/index.ts';
 import type { RootfsDriver } from '../../pkg/ports/rootfs.ts';
 import { capture, inheritedEnv } from '../../pkg/sys/index.ts';
 import type { Disk } from '../disks.ts';
 import { gpgvIn } from '../gpgv.ts';
+import { pinnedBy } from './live.ts';
 
 /** Who has need of images and layers that nobody else names. */
 export interface ImageUse {
@@ -31,7 +33,7 @@ export function makeImages(config: Config, rootfs: RootfsDriver, disk: Disk, use
     reserve: disk.reserve,
     inUse: use.images,
     layersInUse: use.layers,
-    policy: new RegistryPolicy({ environment: process.env, shortNames: image.shortNameMode }),
+    policy: new RegistryPolicy(registriesBy(config)),
     trust: new ImageTrust({
       ...defaultTrustOptions(process.env),
       signaturePolicy: image.signaturePolicy,
@@ -44,9 +46,20 @@ export function makeImages(config: Config, rootfs: RootfsDriver, disk: Disk, use
       namespacedAuthDir: image.namespacedAuthDir || undefined,
       runHelper,
     }),
-    pinnedImages: image.pinnedImages,
+    pinnedImages: pinnedBy(config),
     pullProgressTimeoutMs: image.pullProgressTimeoutMs,
   });
+}
+
+/** Where registries.conf is: a path that the configuration names wins over the one of the environment. */
+function registriesBy({ image }: Config): Partial<PolicyOptions> {
+  const { registriesConf, registriesConfDir } = image;
+  return {
+    shortNames: image.shortNameMode,
+    environment: registriesConf === '' ? process.env : { ...process.env, CONTAINERS_REGISTRIES_CONF: '' },
+    ...(registriesConf === '' ? {} : { registriesConf }),
+    ...(registriesConfDir === '' ? {} : { registriesConfDir }),
+  };
 }
 
 async function runHelper(

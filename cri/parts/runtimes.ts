@@ -7,7 +7,7 @@ import type { Config, HandlerConfig } from '../../pkg/config/index.ts';
 import type { HandlerSettings } from '../../pkg/pod/index.ts';
 import type { OciRuntime, RuntimeFeatures } from '../../pkg/ports/runtime.ts';
 import { OciCli } from '../../pkg/runtime/index.ts';
-import { handlerSettings } from '../settings.ts';
+import { handlerSettings, type Telling } from '../settings.ts';
 
 /** A runtime and what it answered when it was asked. */
 export interface KnownRuntime {
@@ -70,13 +70,13 @@ export function runtimeOf(runtimes: Runtimes, handler: string): OciRuntime {
 export async function settingsOfHandlers(
   config: Config,
   runtimes: Runtimes,
-  log: Logger,
+  telling: Telling,
 ): Promise<ReadonlyMap<string, HandlerSettings>> {
   const own = new Map(
     await Promise.all(
       namedRuntimes(runtimes).map(
         async ([name, { features }]) =>
-          [name, await handlerSettings(config.runtimes.get(name), features, log)] as const,
+          [name, await handlerSettings(name, config.runtimes.get(name), features, telling)] as const,
       ),
     ),
   );

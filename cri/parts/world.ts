@@ -2,14 +2,14 @@
 import { access } from 'node:fs/promises';
 import { join } from 'node:path';
 import { RuntimeError } from '../../pkg/base/errors.ts';
-import type { Logger } from '../../pkg/base/op.ts';
+import type { Op } from '../../pkg/base/op.ts';
 import type { Freeing } from '../../pkg/base/reserve.ts';
-import type { Config } from '../../pkg/config/index.ts';
-import { DirectoryExtensions, type World } from '../../pkg/pod/index.ts';
+import type { Config, LoadedConfig } from '../../pkg/config/index.ts';
+import type { World } from '../../pkg/pod/index.ts';
 import { ConmonMonitor, LinuxHost, LinuxProcesses, PinnedNamespaces } from '../../pkg/runtime/index.ts';
 import { FileStateStore, Workspace } from '../../pkg/state/index.ts';
-import { podSettings } from '../settings.ts';
-import { namedRuntimes, runtimeOf, type Runtimes, settingsOfHandlers } from './runtimes.ts';
+import { extensionsBy, type Live, type LiveParts, settingsBy } from './live.ts';
+import { namedRuntimes, runtimeOf, type Runtimes } from './runtimes.ts';
 
 /** What was opened before. */
 export interface WorldParts extends Pick<World, 'facts' | 'rootfs' | 'network' | 'images' | 'whyNoUserNamespaces'> {
@@ -18,16 +18,39 @@ export interface WorldParts extends Pick<World, 'facts' | 'rootfs' | 'network' |
   readonly reserve: Freeing;
 }
 
+/** A world, and what a reload replaces in it. */
+export interface MadeWorld {
+  readonly world: World;
+  readonly live: Live;
+  readonly liveParts: LiveParts;
+}
+
 /**
- * The world of the mind. `binDir` is where our own programs are. @throws FailedPrecondition if one of those is missing;
- * as podSettings.
+ * The world of the mind; what is live in it is looked up at each use. `binDir` is where our own programs are. @throws
+ * FailedPrecondition if one of those is missing; as settingsBy.
  */
-export async function makeWorld(config: Config, log: Logger, binDir: string, parts: WorldParts): Promise<World> {
+export async function makeWorld(
+  op: Op,
+  { config, places }: LoadedConfig,
+  binDir: string,
+  parts: WorldParts,
+): Promise<MadeWorld> {
   const { runtimes, reserve, ...rest } = parts;
+  const { log } = op;
   const { runroot, root } = config.storage;
   const { pinnsPath, pausePath } = await ownPrograms(config, binDir);
   const workspace = new Workspace(runroot);
-  return {
+  const own = {
+    pauseRoot: await workspace.ensurePauseRoot(pausePath),
+    envExec: join(binDir, 'env-exec'),
+    selinux: parts.facts.selinux,
+  };
+  const liveParts = { op, own, runtimes, log };
+  const live: Live = {
+    settings: await settingsBy(config, places, liveParts),
+    extensions: extensionsBy(config, log),
+  };
+  const world: World = {
     ...rest,
     workspace,
     monitor: new ConmonMonitor({ exitsDir: join(runroot, 'exits') }),
@@ -39,19 +62,15 @@ export async function makeWorld(config: Config, log: Logger, binDir: string, par
     processes: new LinuxProcesses(),
     clock: wallClock,
     monotonicMs: () => Number(process.hrtime.bigint() / 1_000n) / 1_000,
-    settings: await podSettings(
-      config,
-      await settingsOfHandlers(config, runtimes, log),
-      {
-        pauseRoot: await workspace.ensurePauseRoot(pausePath),
-        envExec: join(binDir, 'env-exec'),
-        selinux: parts.facts.selinux,
-      },
-      log,
-    ),
-    extensions: new DirectoryExtensions({ cdiSpecs: config.runtime.cdiSpecDirs, hooks: config.runtime.hooksDir }, log),
+    get settings() {
+      return live.settings;
+    },
+    get extensions() {
+      return live.extensions;
+    },
     log,
   };
+  return { world, live, liveParts };
 }
 
 async function ownPrograms(

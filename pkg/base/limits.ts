@@ -282,7 +282,9 @@ export const limits = {
    */
   passwdBytes: 1 * MiB,
   configFileBytes: 1 * MiB,
-  /** CDI specs, or OCI hooks, that are read; a node has a handful. */
+  /** The kernel's list of AppArmor profiles: some ten thousand names, where a node has some hundred. */
+  profileListBytes: 1 * MiB,
+  /** CDI specs, OCI hooks, or drop-ins of the configuration, that are read; a node has a handful. */
   extensionFilesCount: 1_000,
   /** Entries of one list in a CDI spec, a hook or a seccomp profile; the largest known ones have some thousand. */
   documentEntriesCount: 10_000,

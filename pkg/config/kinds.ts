@@ -1,24 +1,38 @@
 /**
  * What a configuration value may be: how it is read from TOML or from the text of a flag, and how it is written back.
  * PURE. A kind throws `BadValue` with a phrase that completes "<key> …"; the caller knows where the value came from.
+ *
+ * `""` never comes here as a whole value: programs in Go write it where nothing is set, and the caller takes the
+ * default. Values with a grammar of their own are in formats.ts.
  */
 
 /** The value is of the wrong type or means nothing; the message continues a sentence that begins with the key. */
 export class BadValue extends Error {}
 
+/** Hears what is odd about a value that is taken all the same, as a phrase that completes "<key> …". */
+export type Remark = (what: string) => void;
+
+/** How values of one type are read, taken from text, and shown. */
 export interface Kind<T> {
   /** `none` is a switch, `list` may be given many times, `value` once. */
   readonly argument: 'none' | 'value' | 'list';
   /** From what TOML gave. @throws BadValue */
-  parse(raw: unknown): T;
+  parse(raw: unknown, remark?: Remark): T;
   /** From the text of a flag or of an environment variable, to what TOML would have given. @throws BadValue */
   fromText(text: string): unknown;
-  /** As TOML text. */
+  /** As TOML text, which gives an equal value when it is read. */
   show(value: T): string;
   /** For tables: what two files give together, in what TOML gave; without it the later one wins whole. */
   combine?(earlier: unknown, later: unknown): unknown;
 }
 
+/** An entry of a list. `parse` gives undefined for one that is left out, having remarked on it. */
+export interface Item<T> {
+  parse(raw: unknown, remark?: Remark): T | undefined;
+  show(value: T): string;
+}
+
+/** Any string. */
 export const text: Kind<string> = {
   argument: 'value',
   parse: (raw) => string(raw),
@@ -26,19 +40,54 @@ export const text: Kind<string> = {
   show: (value) => JSON.stringify(value),
 };
 
-/** An absolute path without `..`, or '' where an option says that it may be empty. */
+/** An absolute path, normalised. Where Berth makes directories: what is relative would be made who knows where. */
 export const path: Kind<string> = {
   ...text,
   parse(raw) {
     const value = string(raw);
-    if (value === '') return '';
     if (!value.startsWith('/')) throw new BadValue(`wants an absolute path, got ${JSON.stringify(value)}`);
-    if (value.split('/').includes('..') || value.includes('\0'))
-      throw new BadValue(`wants a path without "..", got ${JSON.stringify(value)}`);
-    return value.length > 1 ? value.replace(/\/+$/, '') || '/' : value;
+    return normalized(value);
   },
 };
 
+/**
+ * The path of something that is there already. A relative one is taken from the root directory, where a unit of systemd
+ * begins, with a remark: CRI-O takes it from its working directory.
+ */
+export const file: Kind<string> = {
+  ...text,
+  parse(raw, remark) {
+    const value = string(raw);
+    if (value.startsWith('/')) return normalized(value);
+    remark?.(`is relative (${JSON.stringify(value)}), and is taken from /; write the whole path`);
+    return normalized(`/${value}`);
+  },
+};
+
+/** A program by its absolute path, or by a name to look for in PATH. */
+export const program: Kind<string> = {
+  ...text,
+  parse(raw, remark) {
+    const value = string(raw);
+    return value.includes('/') ? file.parse(value, remark) : value;
+  },
+};
+
+function normalized(value: string): string {
+  if (value.includes('\0')) throw new BadValue(`wants a path without NUL, got ${JSON.stringify(value)}`);
+  const parts: string[] = [];
+  for (const part of value.split('/')) {
+    if (part === '..') parts.pop();
+    else if (part !== '' && part !== '.') parts.push(part);
+  }
+  return `/${parts.join('/')}`;
+}
+
+/** The words of Go's strconv.ParseBool, by which CRI-O reads its flags and variables. */
+const TRUE = new Set(['1', 't', 'T', 'TRUE', 'true', 'True']);
+const FALSE = new Set(['0', 'f', 'F', 'FALSE', 'false', 'False']);
+
+/** A switch. */
 export const flag: Kind<boolean> = {
   argument: 'none',
   parse(raw) {
@@ -46,8 +95,8 @@ export const flag: Kind<boolean> = {
     return raw;
   },
   fromText(given) {
-    if (given === 'true' || given === '1' || given === '') return true;
-    if (given === 'false' || given === '0') return false;
+    if (TRUE.has(given)) return true;
+    if (FALSE.has(given)) return false;
     throw new BadValue(`wants true or false, got ${JSON.stringify(given)}`);
   },
   show: (value) => String(value),
@@ -64,24 +113,17 @@ export function integer(min: number, max = Number.MAX_SAFE_INTEGER): Kind<number
       return raw;
     },
     fromText(given) {
-      if (!/^-?[0-9]{1,15}$/.test(given)) throw new BadValue(`wants a whole number, got ${JSON.stringify(given)}`);
+      if (!/^[-+]?[0-9]{1,15}$/.test(given)) throw new BadValue(`wants a whole number, got ${JSON.stringify(given)}`);
       return Number(given);
     },
     show: (value) => String(value),
   };
 }
 
-/** A TCP port that crio.conf writes as a string; "0" lets the kernel choose. */
-export const portText: Kind<number> = {
-  argument: 'value',
-  parse(raw) {
-    const value = string(raw);
-    if (!/^[0-9]{1,5}$/.test(value) || Number(value) > 65_535)
-      throw new BadValue(`wants a port as a string ("0" to "65535"), got ${JSON.stringify(value)}`);
-    return Number(value);
-  },
-  fromText: (given) => given,
-  show: (value) => JSON.stringify(String(value)),
+/** A whole number, of which everything below zero means "no limit", as CRI-O has it: -1 here. */
+export const integerOrNone: Kind<number> = {
+  ...integer(-1),
+  parse: (raw) => Math.max(-1, integer(-Number.MAX_SAFE_INTEGER).parse(raw)),
 };
 
 /** One of a few words. */
@@ -102,46 +144,16 @@ export function choice<const W extends string>(...words: readonly W[]): Kind<W> 
   };
 }
 
-/** Whole seconds in the file, milliseconds here. */
-export function seconds(min = 0): Kind<number> {
-  const inner = integer(min, 31_536_000);
-  return { ...inner, parse: (raw) => inner.parse(raw) * 1000, show: (value) => inner.show(value / 1000) };
-}
-
-const DURATION_UNITS: ReadonlyMap<string, number> = new Map([
-  ['h', 3_600_000],
-  ['m', 60_000],
-  ['s', 1000],
-  ['ms', 1],
-]);
-
-/** A duration as Go writes it ("1m30s"); milliseconds here, '' is `whenEmpty`. */
-export function duration(whenEmpty: number): Kind<number> {
-  return {
-    argument: 'value',
-    parse(raw) {
-      const value = string(raw);
-      if (value === '') return whenEmpty;
-      if (value === '0') return 0;
-      if (value.length > 32 || !/^(?:[0-9]+(?:\.[0-9]+)?(?:h|ms|m|s))+$/.test(value))
-        throw new BadValue(`wants a duration like "30s" or "1m30s", got ${JSON.stringify(value)}`);
-      let ms = 0;
-      for (const [, count, unit] of value.matchAll(/([0-9.]+)(h|ms|m|s)/g))
-        ms += Number(count) * (DURATION_UNITS.get(unit ?? '') ?? 0);
-      return Math.round(ms);
-    },
-    fromText: (given) => given,
-    show: (value) => JSON.stringify(value % 1000 === 0 ? `${value / 1000}s` : `${value}ms`),
-  };
-}
-
-/** An array whose items are read by `item`, which takes strings. */
-export function list<T>(item: { parse(raw: unknown): T; show(value: T): string }): Kind<readonly T[]> {
+/** An array whose entries are read by `item`, which takes strings. Empty ones are left out without a word. */
+export function list<T>(item: Item<T>): Kind<readonly T[]> {
   return {
     argument: 'list',
-    parse(raw) {
+    parse(raw, remark) {
       if (!Array.isArray(raw)) throw new BadValue(`wants an array of strings, got ${kindOf(raw)}`);
-      return raw.map((each) => item.parse(each));
+      return raw.flatMap((each) => {
+        const parsed = each === '' ? undefined : item.parse(each, remark);
+        return parsed === undefined ? [] : [parsed];
+      });
     },
     fromText: (given) =>
       given
@@ -152,121 +164,22 @@ export function list<T>(item: { parse(raw: unknown): T; show(value: T): string }
   };
 }
 
-/** `KEY=value`, for environments. */
-export const environmentEntry = {
-  parse(raw: unknown): string {
-    const value = string(raw);
-    if (!/^[^=\0]+=[^\0]*$/.test(value)) throw new BadValue(`wants NAME=value, got ${JSON.stringify(value)}`);
-    return value;
-  },
-  show: (value: string): string => JSON.stringify(value),
-};
+/** Strings. */
+export const texts = list(text);
 
-/** A capability, with or without `CAP_`, in any case; `CAP_CHOWN` here. */
-export const capability = {
-  parse(raw: unknown): string {
-    const value = string(raw).toUpperCase().replace(/^CAP_/, '');
-    if (!/^[A-Z][A-Z0-9_]{1,30}$/.test(value))
-      throw new BadValue(`wants capability names like "CHOWN", got ${JSON.stringify(raw)}`);
-    return `CAP_${value}`;
-  },
-  show: (value: string): string => JSON.stringify(value.replace(/^CAP_/, '')),
-};
+/** Paths of directories that may be there. */
+export const files = list(file);
 
-/** A resource limit for every container. `infinity` is 2^64-1, as the kernel has it. */
-export interface Ulimit {
-  /** `nofile` in the file, `RLIMIT_NOFILE` here. */
-  readonly name: string;
-  readonly soft: bigint;
-  readonly hard: bigint;
-}
-
-const RLIMITS = [
-  'as',
-  'core',
-  'cpu',
-  'data',
-  'fsize',
-  'locks',
-  'memlock',
-  'msgqueue',
-  'nice',
-  'nofile',
-  'nproc',
-  'rss',
-  'rtprio',
-  'rttime',
-  'sigpending',
-  'stack',
-];
-
-/** `name=soft[:hard]`; -1 is unlimited; the hard limit is the soft one if left out. */
-export const ulimit = {
-  parse(raw: unknown): Ulimit {
-    const value = string(raw);
-    const match = /^([a-z]+)=(-1|[0-9]{1,19})(?::(-1|[0-9]{1,19}))?$/.exec(value);
-    const name = match?.[1] ?? '';
-    if (match === null || !RLIMITS.includes(name))
-      throw new BadValue(`wants "nofile=1024:2048" with one of ${RLIMITS.join(', ')}, got ${JSON.stringify(value)}`);
-    const soft = BigInt.asUintN(64, BigInt(match[2] ?? ''));
-    const hard = match[3] === undefined ? soft : BigInt.asUintN(64, BigInt(match[3]));
-    if (soft > hard) throw new BadValue(`has a soft limit above the hard one: ${JSON.stringify(value)}`);
-    return { name: `RLIMIT_${name.toUpperCase()}`, soft, hard };
-  },
-  show: ({ name, soft, hard }: Ulimit): string =>
-    JSON.stringify(
-      `${name.replace('RLIMIT_', '').toLowerCase()}=${BigInt.asIntN(64, soft)}:${BigInt.asIntN(64, hard)}`,
-    ),
-};
-
-/**
- * `["name=value", …]` as a map. Whether a name is namespaced, and what its dots and slashes mean, is the sandbox's
- * question; here the entry must be one name and one value that can be written literally, so that none smuggles a second
- * one (CVE-2022-0811).
- */
-export const sysctls: Kind<ReadonlyMap<string, string>> = {
-  ...list(text),
+/** A table of crio.conf whose inside Berth does not look at; what is false or empty in it says nothing. */
+export const settings: Kind<unknown> = {
+  argument: 'value',
   parse(raw) {
-    if (!Array.isArray(raw)) throw new BadValue(`wants an array of "name=value", got ${kindOf(raw)}`);
-    const map = new Map<string, string>();
-    for (const each of raw as readonly unknown[]) {
-      const match = /^\s*([a-z0-9_]+(?:[./][a-zA-Z0-9_-]+)+)\s*=\s*([^+=\n\r\0]+?)\s*$/.exec(string(each));
-      if (match === null)
-        throw new BadValue(
-          `wants "name=value" without "+", "=" or a newline in the value, got ${JSON.stringify(each)}`,
-        );
-      map.set(match[1] ?? '', match[2] ?? '');
-    }
-    return map;
+    if (typeof raw !== 'object' || raw === null || Array.isArray(raw))
+      throw new BadValue(`wants a table, got ${kindOf(raw)}`);
+    return Object.fromEntries(Object.entries(raw).filter(([, each]) => each !== false && String(each) !== ''));
   },
-  show: (value) => `[${[...value].map(([name, each]) => JSON.stringify(`${name}=${each}`)).join(', ')}]`,
-};
-
-/** A host device for every container. */
-export interface AdditionalDevice {
-  readonly hostPath: string;
-  readonly containerPath: string;
-  /** A subset of `rwm`. */
-  readonly permissions: string;
-}
-
-/** `host[:container][:permissions]`. */
-export const device = {
-  parse(raw: unknown): AdditionalDevice {
-    const value = string(raw);
-    const parts = value.split(':');
-    const last = parts.at(-1) ?? '';
-    const permissions = parts.length > 1 && /^(?=.)r?w?m?$/.test(last) ? (parts.pop() ?? '') : 'rwm';
-    const hostPath = parts[0] ?? '';
-    const containerPath = parts[1] ?? hostPath;
-    const bad =
-      parts.length > 2 ||
-      [hostPath, containerPath].some((each) => !/^\/dev\/[^\0]+$/.test(each) || each.split('/').includes('..'));
-    if (bad) throw new BadValue(`wants "/dev/host[:/dev/container][:rwm]", got ${JSON.stringify(value)}`);
-    return { hostPath, containerPath, permissions };
-  },
-  show: (value: AdditionalDevice): string =>
-    JSON.stringify(`${value.hostPath}:${value.containerPath}:${value.permissions}`),
+  fromText: (given) => given,
+  show: (value) => JSON.stringify(value),
 };
 
 /** Text that a message may show: what type TOML gave. */
@@ -279,7 +192,8 @@ export function kindOf(raw: unknown): string {
   return typeof raw === 'boolean' ? `the boolean ${raw}` : 'nothing';
 }
 
-function string(raw: unknown): string {
+/** `raw`, if it is a string. @throws BadValue */
+export function string(raw: unknown): string {
   if (typeof raw !== 'string') throw new BadValue(`wants a string, got ${kindOf(raw)}`);
   return raw;
 }

@@ -1,8 +1,9 @@
 /** The configuration as the text of a file that can be read again. PURE. */
 import { handlerTable, tables } from './schema.ts';
-import type { Option, Table } from './schema.ts';
+import type { Option, Table } from './option.ts';
 import type { Config, HandlerConfig } from './types.ts';
 
+/** How a configuration is printed. */
 export interface RenderOptions {
   /** `none`: every value stands. `defaults`: values that are the default are comments, as `crio config` prints them. */
   readonly comment: 'none' | 'defaults';
@@ -21,7 +22,7 @@ export function renderConfig(config: Config, options: RenderOptions): string {
     lines.push(
       ...Object.entries(table.options).flatMap(([field, option]) => renderOption(option, values[field], options)),
     );
-    if (options.docs === 'with') lines.push(...unsupportedNote(table));
+    if (options.docs === 'with') lines.push(...ignoredNote(table));
     if (section === 'runtime') lines.push(...renderHandlers(config, options));
   }
   return `${lines.join('\n').trimEnd()}\n`;
@@ -44,9 +45,11 @@ function renderOption(option: Option<unknown>, value: unknown, options: RenderOp
 }
 
 function docOf(option: Option<unknown>): string {
-  return [option.doc, option.reload ? ' Reloads on SIGHUP.' : '', option.pending ? ' (Not implemented yet.)' : ''].join(
-    '',
-  );
+  return [
+    option.doc,
+    option.reload === undefined ? '' : ' Reloads on SIGHUP.',
+    option.pending ? ' (Not implemented yet.)' : '',
+  ].join('');
 }
 
 function renderHandlers(config: Config, options: RenderOptions): string[] {
@@ -81,12 +84,12 @@ function renderHandler(each: HandlerConfig): string[] {
   ];
 }
 
-function unsupportedNote(table: Table): string[] {
-  if (table.unsupported.size === 0) return [];
+function ignoredNote(table: Table): string[] {
+  if (table.ignored.size === 0) return [];
   return [
     ...wrapText(
       'Known from crio.conf and without effect (each one that is set is a warning): ' +
-        `${[...table.unsupported.keys()].join(', ')}.`,
+        `${[...table.ignored.keys()].join(', ')}.`,
     ),
     '',
   ];

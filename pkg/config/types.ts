@@ -1,7 +1,8 @@
 /**
- * What a configuration is made of, where it is read from, and what a reload may change.
+ * What a configuration is made of, and where it is read from.
  */
-import type { Values, handler, tables } from './schema.ts';
+import type { Values } from './option.ts';
+import type { handler, tables } from './schema.ts';
 
 /** One `[crio.runtime.runtimes.<name>]`, with what it inherits filled in. */
 export type HandlerConfig = Values<typeof handler> & {
@@ -27,16 +28,21 @@ export interface NodeDefaults {
   readonly findExecutable?: (nameOrPath: string) => string | undefined;
 }
 
+/** An entry of a directory, links followed. */
+export interface ConfigEntry {
+  readonly name: string;
+  readonly kind: 'file' | 'directory' | 'other';
+}
+
 /** Where files come from; tests give a Map-like one. */
 export interface ConfigFiles {
   /** undefined if absent. */
   read(path: string): Promise<string | undefined>;
-  /** Entries of a directory in any order, links followed; undefined if absent. */
-  list(
-    path: string,
-  ): Promise<readonly { readonly name: string; readonly kind: 'file' | 'directory' | 'other' }[] | undefined>;
+  /** Entries of a directory in any order; undefined if absent. */
+  list(path: string): Promise<readonly ConfigEntry[] | undefined>;
 }
 
+/** All that a configuration is read from. */
 export interface LoadOptions {
   /** `opts()` of a commander program that has `flags`; `config` and `configDir` are among them. */
   readonly flags?: FlagValues;
@@ -46,20 +52,18 @@ export interface LoadOptions {
   readonly files: ConfigFiles;
 }
 
+/** A configuration, and how it came to be. */
 export interface LoadedConfig {
   readonly config: Config;
-  /** One line each, ready for the log. */
+  /** What is wrong and taken all the same, one line each, ready for the log. */
   readonly warnings: readonly string[];
+  /** What an operator should know, and nothing is wrong with, one line each. */
+  readonly notes: readonly string[];
   /** Files that were read, in order. */
   readonly sources: readonly string[];
-}
-
-/** What SIGHUP makes of a freshly loaded configuration. */
-export interface Reload {
-  /** `current` with the reloadable keys of `fresh`. */
-  readonly config: Config;
-  /** Keys that changed and apply now. */
-  readonly applied: readonly string[];
-  /** Keys that changed and wait for a restart. */
-  readonly needRestart: readonly string[];
+  /**
+   * Who set a key, by its full name (`crio.runtime.runtimes.runc.seccomp_profile`): `/etc/berth/berth.conf:3:1`,
+   * `--seccomp-profile`, `CONTAINER_SECCOMP_PROFILE`. Keys at their default are not in here.
+   */
+  readonly places: ReadonlyMap<string, string>;
 }

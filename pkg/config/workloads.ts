@@ -3,17 +3,20 @@
  * annotations. PURE.
  */
 import type { Workload } from '../ports/spec.ts';
-import { BadValue, kindOf, type Kind, list, text } from './kinds.ts';
+import { BadValue, kindOf, type Kind, type Remark, string, text, texts } from './kinds.ts';
 
 const KEYS = ['activation_annotation', 'annotation_prefix', 'allowed_annotations', 'resources'];
 const RESOURCE_KEYS = ['cpushares', 'cpuquota', 'cpuperiod', 'cpuset', 'cpulimit'];
 
+type TomlTable = Readonly<Record<string, unknown>>;
+
+/** The workloads by name, in the order of the file. A name that is "" is no workload. */
 export const workloads: Kind<readonly Workload[]> = {
   argument: 'value',
-  parse: (raw) =>
-    Object.entries(tableOf(raw, 'a table of workloads')).map(([name, table]) =>
-      workload(name, tableOf(table, `a table under ${name}`)),
-    ),
+  parse: (raw, remark) =>
+    Object.entries(tableOf(raw, 'a table of workloads'))
+      .filter(([, table]) => table !== '')
+      .map(([name, table]) => workload(name, tableOf(table, `a table under ${name}`), remark)),
   fromText: () => {
     throw new BadValue('can be set in a file only');
   },
@@ -21,22 +24,27 @@ export const workloads: Kind<readonly Workload[]> = {
   combine: (earlier, later) => ({ ...tableOf(earlier, 'a table'), ...tableOf(later, 'a table') }),
 };
 
-function workload(name: string, table: Readonly<Record<string, unknown>>): Workload {
-  onlyKeys(name, table, KEYS);
-  const activationAnnotation = text.parse(table['activation_annotation'] ?? '');
+function workload(name: string, given: TomlTable, remark: Remark | undefined): Workload {
+  const table = known(name, given, KEYS, remark);
+  const activationAnnotation = stringIn(table, 'activation_annotation');
   if (activationAnnotation === '')
     throw new BadValue(`needs an activation_annotation in ${name}: without one no pod has this workload`);
-  const resources = tableOf(table['resources'] ?? {}, `a table under ${name}.resources`);
-  onlyKeys(`${name}.resources`, resources, RESOURCE_KEYS);
-  const number = (key: string): bigint => wholeNumber(`${name}.resources.${key}`, resources[key] ?? 0);
-  const cpuset = text.parse(resources['cpuset'] ?? '');
+  const inner = table['resources'] || {};
+  const resources = known(
+    `${name}.resources`,
+    tableOf(inner, `a table under ${name}.resources`),
+    RESOURCE_KEYS,
+    remark,
+  );
+  const number = (key: string): bigint => wholeNumber(`${name}.resources.${key}`, resources[key]);
+  const cpuset = stringIn(resources, 'cpuset');
   if (!/^(\d+(-\d+)?(,\d+(-\d+)?)*)?$/.test(cpuset))
     throw new BadValue(`wants a list such as 0-3,7 in ${name}.resources.cpuset, got ${JSON.stringify(cpuset)}`);
   return {
     name,
     activationAnnotation,
-    annotationPrefix: text.parse(table['annotation_prefix'] ?? ''),
-    allowedAnnotations: list(text).parse(table['allowed_annotations'] ?? []),
+    annotationPrefix: stringIn(table, 'annotation_prefix'),
+    allowedAnnotations: texts.parse(table['allowed_annotations'] || []),
     resources: {
       cpuShares: number('cpushares'),
       cpuQuota: number('cpuquota'),
@@ -47,29 +55,35 @@ function workload(name: string, table: Readonly<Record<string, unknown>>): Workl
   };
 }
 
-/** A number, or one in quotes. */
+/** '' if it is absent, as it is when it is "". */
+function stringIn(table: TomlTable, key: string): string {
+  return table[key] === undefined ? '' : string(table[key]);
+}
+
+/** A number, or one in quotes; absent and "" are 0. A quota may be below zero: no limit. */
 function wholeNumber(key: string, raw: unknown): bigint {
-  const written =
-    typeof raw === 'number' || typeof raw === 'bigint'
-      ? String(raw)
-      : typeof raw === 'string' && raw !== ''
-        ? raw
-        : raw === ''
-          ? '0'
-          : '?';
-  if (!/^\d{1,18}$/.test(written)) throw new BadValue(`wants a whole number in ${key}, got ${kindOf(raw)}`);
+  if (raw === undefined || raw === '') return 0n;
+  const written = typeof raw === 'number' || typeof raw === 'bigint' || typeof raw === 'string' ? String(raw) : '?';
+  const wanted = /quota$|limit$/.test(key) ? /^-?\d{1,18}$/ : /^\d{1,18}$/;
+  if (!wanted.test(written)) throw new BadValue(`wants a whole number in ${key}, got ${kindOf(raw)}`);
   return BigInt(written);
 }
 
-function onlyKeys(where: string, table: Readonly<Record<string, unknown>>, keys: readonly string[]): void {
-  const odd = Object.keys(table).find((key) => !keys.includes(key));
-  if (odd !== undefined) throw new BadValue(`has the unknown key ${odd} in ${where}; there are ${keys.join(', ')}`);
+/** The table with its keys as they are written here; CRI-O's decoder takes them in any case, and ignores others. */
+function known(where: string, table: TomlTable, keys: readonly string[], remark: Remark | undefined): TomlTable {
+  const found: Record<string, unknown> = {};
+  for (const [key, value] of Object.entries(table)) {
+    const name = keys.find((each) => each === key) ?? keys.find((each) => each === key.toLowerCase());
+    if (name === undefined) remark?.(`has the unknown key ${key} in ${where}, ignoring; there are ${keys.join(', ')}`);
+    else if (name === key || table[name] === undefined) found[name] = value;
+  }
+  return found;
 }
 
-function tableOf(raw: unknown, wanted: string): Readonly<Record<string, unknown>> {
+function tableOf(raw: unknown, wanted: string): TomlTable {
   if (typeof raw !== 'object' || raw === null || Array.isArray(raw) || raw instanceof Date)
     throw new BadValue(`wants ${wanted}, got ${kindOf(raw)}`);
-  return raw as Readonly<Record<string, unknown>>;
+  return raw as TomlTable;
 }
 
 function shown({ name, activationAnnotation, annotationPrefix, allowedAnnotations, resources }: Workload): string {
@@ -80,7 +94,7 @@ function shown({ name, activationAnnotation, annotationPrefix, allowedAnnotation
   const parts = [
     `activation_annotation = ${JSON.stringify(activationAnnotation)}`,
     `annotation_prefix = ${JSON.stringify(annotationPrefix)}`,
-    `allowed_annotations = ${list(text).show(allowedAnnotations)}`,
+    `allowed_annotations = ${texts.show(allowedAnnotations)}`,
     `resources = ${inner}`,
   ];
   return `${JSON.stringify(name)} = { ${parts.join(', ')} }`;

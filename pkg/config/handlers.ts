@@ -1,0 +1,97 @@
+/**
+ * Which runtime handlers are usable: those that files and flags name and those that are installed, with what they
+ * inherit; a bad one is left out with a warning, a bad default one stops the daemon, as with CRI-O. PURE but for the
+ * look-up of executables, which is passed in.
+ */
+import { RuntimeError } from '../base/errors.ts';
+import type { Collected, Source } from './collect.ts';
+import type { Table, Values } from './option.ts';
+import { type handler, handlerTable } from './schema.ts';
+import type { HandlerConfig, NodeDefaults } from './types.ts';
+
+/** Known without being named, if they are installed. */
+const BUILT_IN_HANDLERS = ['crun', 'runc', 'runsc'] as const;
+
+/** What the decision needs beside the handlers' tables. */
+export interface HandlersInput {
+  readonly collected: Collected;
+  readonly node: NodeDefaults;
+  /** `default_runtime`; '' = none in particular. */
+  readonly defaultName: string;
+  /** Who set it, for the message. */
+  readonly defaultPlace: string;
+  readonly runroot: string;
+  /** The values of a table from what was given. */
+  readonly valuesOf: (table: Table, given: ReadonlyMap<string, Source>, prefix: string) => Record<string, unknown>;
+}
+
+/** The usable handlers by name, sorted. @throws InvalidArgument when the default one is not among them. */
+export function usableHandlers(input: HandlersInput): ReadonlyMap<string, HandlerConfig> {
+  const { collected, defaultName, defaultPlace } = input;
+  const usable = new Map<string, HandlerConfig>();
+  const names = [...new Set([...collected.handlers.keys(), ...BUILT_IN_HANDLERS])];
+  if (defaultName !== '' && !names.includes(defaultName))
+    throw new RuntimeError(
+      'InvalidArgument',
+      `${defaultPlace}: crio.runtime.default_runtime is ${JSON.stringify(defaultName)}, but there is no ` +
+        `[crio.runtime.runtimes.${defaultName}]; there are ${names.join(', ')}`,
+    );
+  const parent = defaultName === '' ? undefined : handlerCalled(input, defaultName, undefined);
+  for (const name of names.sort()) {
+    const made = handlerCalled(input, name, parent);
+    const found = located(input, made, parent);
+    if (typeof found !== 'string') usable.set(name, found);
+    else if (name === defaultName)
+      throw new RuntimeError('InvalidArgument', `the default runtime handler ${name} cannot be used: ${found}`);
+    else if (made.configured) collected.warn(`runtime handler ${name} is left out: ${found}`);
+  }
+  return usable;
+}
+
+function handlerCalled(
+  { collected, runroot, valuesOf }: HandlersInput,
+  name: string,
+  parent: HandlerConfig | undefined,
+): HandlerConfig {
+  const given = collected.handlers.get(name);
+  const prefix = `${handlerTable.name}.${name}`;
+  const prefixed = new Map([...(given ?? [])].map(([key, source]) => [`${prefix}.${key}`, source]));
+  const own = valuesOf(handlerTable, prefixed, prefix) as Values<typeof handler>;
+  const inherited = own.inheritDefaultRuntime && parent !== undefined ? pickInherited(parent) : {};
+  const made: HandlerConfig = { ...own, ...inherited, name, configured: given !== undefined };
+  return { ...made, runtimeRoot: made.runtimeRoot === '' ? `${runroot}/runtimes/${name}` : made.runtimeRoot };
+}
+
+function pickInherited(
+  parent: HandlerConfig,
+): Pick<HandlerConfig, 'runtimePath' | 'runtimeRoot' | 'runtimeType' | 'runtimeArgs'> {
+  return {
+    runtimePath: parent.runtimePath === '' ? parent.name : parent.runtimePath,
+    runtimeRoot: parent.runtimeRoot,
+    runtimeType: parent.runtimeType,
+    runtimeArgs: parent.runtimeArgs,
+  };
+}
+
+/** The handler with the absolute paths of its programs, or why it cannot be used. */
+function located(
+  { node }: HandlersInput,
+  made: HandlerConfig,
+  parent: HandlerConfig | undefined,
+): HandlerConfig | string {
+  if (made.inheritDefaultRuntime && parent === undefined)
+    return 'inherit_default_runtime needs default_runtime to be set';
+  if (made.runtimeType !== 'oci')
+    return `runtime_type ${JSON.stringify(made.runtimeType)} is not supported, only "oci"`;
+  if (!/^(|pod|[^/]+\.slice)$/.test(made.monitorCgroup))
+    return `monitor_cgroup ${JSON.stringify(made.monitorCgroup)} is neither a *.slice nor "pod"`;
+  const find = node.findExecutable;
+  if (find === undefined) return made;
+  const monitorPath = made.monitorPath === '' ? '' : find(made.monitorPath);
+  if (monitorPath === undefined) return `monitor_path ${made.monitorPath} is not an executable file`;
+  const runtimePath = find(made.runtimePath === '' ? made.name : made.runtimePath);
+  if (runtimePath !== undefined) return { ...made, monitorPath, runtimePath };
+  return made.runtimePath === ''
+    ? `runtime_path is not set and there is no ${made.name} in PATH`
+    : `runtime_path ${made.runtimePath} is not an executable file`;
+}
