@@ -1,5 +1,5 @@
 import { assert } from 'chai';
-import { stringifyExact } from './json.ts';
+import { excessOf, stringifyExact } from './json.ts';
 
 describe('stringifyExact', () => {
   it('writes every digit of a 64-bit integer', () => {
@@ -10,5 +10,20 @@ describe('stringifyExact', () => {
       }),
       '{"memory":{"limit":9223372036854775807,"swap":-1},"cpu":{"shares":2}}',
     );
+  });
+});
+
+describe('excessOf', () => {
+  const excess = (text: string, members: number, values: number): string | undefined =>
+    excessOf(Buffer.from(text), { members, values });
+
+  it('counts members and values, and nothing that is text', () => {
+    const document = JSON.stringify({ a: [1, 2, '[{:,'], 'b"\\:,': { c: '\\\\', d: '\\":,' } });
+    assert.isUndefined(excess(document, 4, 7));
+    assert.equal(excess(document, 3, 7), 'members');
+    assert.equal(excess(document, 4, 5), 'values');
+    assert.isUndefined(excess('"', 0, 0), 'a string without end');
+    assert.isUndefined(excess('"\\', 0, 0));
+    assert.isUndefined(excess('', 0, 0));
   });
 });

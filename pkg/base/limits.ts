@@ -40,8 +40,26 @@ export const limits = {
   shutdownGraceMs: 2_000,
   /** A manifest or index; the registries' own customary bound (CVE-2023-25153: never read unbounded JSON). */
   manifestBytes: 4 * MiB,
-  /** An image config; real ones are a few KiB, generated ones with long histories reach some 100 KiB. */
-  imageConfigBytes: 8 * MiB,
+  /** An image config: CRI-O's bound; real ones are a few KiB, generated ones with long histories some 100 KiB. */
+  imageConfigBytes: 4 * MiB,
+  /**
+   * Members of objects, and values in all, of a manifest or config: what JSON.parse takes does not depend on the bytes
+   * but on these, and it holds the event loop. Images that expose a whole range of ports have some 16 000, and layouts of 10 000 images are known.
+   */
+  documentMembersCount: 64_000,
+  documentValuesCount: 200_000,
+  /** VOLUMEs of an image: each is a directory to make in every container, or a mount. Real images have below ten. */
+  imageVolumesCount: 1_024,
+  /** ExposedPorts of an image: every port once. They are only shown. */
+  imagePortsCount: 65_536,
+  /**
+   * Env, Entrypoint and Cmd of an image together, and how many they are: what Linux executes under the usual limit of
+   * the stack (execve(2)). They are in memory for every image, and in the spec of every container.
+   */
+  imageProcessBytes: 2 * MiB,
+  imageProcessCount: 16_384,
+  /** Labels of an image; buildpacks put documents of some 100 KiB there. */
+  imageLabelsBytes: 1 * MiB,
   /**
    * USER of an image, `name:group`: glibc has 256 characters for each (LOGIN_NAME_MAX), and each goes into every list
    * of images, of which the kubelet takes 16 MiB.

@@ -6,11 +6,20 @@ import { RuntimeError } from '../base/errors.ts';
 import { GoObject, isObject } from '../base/go.ts';
 import type { PlainObject } from '../base/go.ts';
 import { quote } from '../base/ids.ts';
+import { excessOf } from '../base/json.ts';
+import { limits } from '../base/limits.ts';
 
 /** An object from at most `max` bytes of JSON. @throws InvalidArgument or ResourceExhausted that names `what`. */
 export function parseObject(bytes: Uint8Array, max: number, what: string): GoObject {
   if (bytes.length > max)
     throw new RuntimeError('ResourceExhausted', `${what} has ${bytes.length} bytes, at most ${max} are read`);
+  const bounds = { members: limits.documentMembersCount, values: limits.documentValuesCount };
+  const excess = excessOf(bytes, bounds);
+  if (excess !== undefined)
+    throw new RuntimeError(
+      'ResourceExhausted',
+      `${what} has more than ${bounds[excess]} ${excess}, which no image needs; it must be built with fewer`,
+    );
   let value: unknown;
   try {
     value = JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(bytes)) as unknown;

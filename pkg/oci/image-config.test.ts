@@ -63,7 +63,7 @@ describe('oci/image-config', () => {
     for (const user of [
       'u'.repeat(limits.imageUserBytes + 1),
       'ü'.repeat(limits.imageUserBytes / 2 + 1),
-      'u'.repeat(7 << 20),
+      'u'.repeat(3 << 20),
     ]) {
       expect(() => parseImageConfig(config(user)))
         .to.throw(/User/)

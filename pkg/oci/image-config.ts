@@ -18,31 +18,50 @@ export function parseImageConfig(bytes: Uint8Array): ImageConfig {
   const document = parseObject(bytes, limits.imageConfigBytes, WHAT);
   const config = new GoObject(objectOf(document, 'config', WHAT) ?? {});
   const [os, architecture] = [textOf(document, 'os', WHAT), textOf(document, 'architecture', WHAT)];
+  const user = textOf(config, 'User', WHAT);
+  const [env, entrypoint, cmd] = [
+    textsOf(config, 'Env', WHAT),
+    textsOf(config, 'Entrypoint', WHAT),
+    textsOf(config, 'Cmd', WHAT),
+  ];
+  const process = [...env, ...entrypoint, ...cmd];
+  const volumes = Object.keys(objectOf(config, 'Volumes', WHAT) ?? {});
+  const labels = textMapOf(config, 'Labels', WHAT);
+  const exposedPorts = Object.keys(objectOf(config, 'ExposedPorts', WHAT) ?? {});
+  // Each of these is work for every container, or memory for every image.
+  atMost(limits.imageUserBytes, bytesOf([user]), 'has a User of', 'bytes');
+  atMost(limits.imageVolumesCount, volumes.length, 'declares', 'VOLUMEs');
+  atMost(limits.imageProcessCount, process.length, 'has', 'entries in Env, Entrypoint and Cmd');
+  atMost(limits.imageProcessBytes, bytesOf(process), 'has', 'bytes in Env, Entrypoint and Cmd');
+  atMost(limits.imageLabelsBytes, bytesOf(Object.entries(labels).flat()), 'has', 'bytes of labels');
+  atMost(limits.imagePortsCount, exposedPorts.length, 'exposes', 'ports');
   return {
     architecture: normalizePlatform(os, architecture, '').architecture,
     os: os.toLowerCase(),
-    user: readUser(config),
-    env: textsOf(config, 'Env', WHAT),
-    entrypoint: textsOf(config, 'Entrypoint', WHAT),
-    cmd: textsOf(config, 'Cmd', WHAT),
-    volumes: Object.keys(objectOf(config, 'Volumes', WHAT) ?? {}),
+    user,
+    env,
+    entrypoint,
+    cmd,
+    volumes,
     workingDir: textOf(config, 'WorkingDir', WHAT),
-    labels: textMapOf(config, 'Labels', WHAT),
+    labels,
     stopSignal: textOf(config, 'StopSignal', WHAT),
-    exposedPorts: Object.keys(objectOf(config, 'ExposedPorts', WHAT) ?? {}),
+    exposedPorts,
     diffIds: readDiffIds(document),
   };
 }
 
-function readUser(config: GoObject): string {
-  const user = textOf(config, 'User', WHAT);
-  if (Buffer.byteLength(user) > limits.imageUserBytes)
+/** @throws ResourceExhausted for more than `max`. */
+function atMost(max: number, count: number, verb: string, unit: string): void {
+  if (count > max)
     throw new RuntimeError(
       'ResourceExhausted',
-      `${WHAT} has a User of ${Buffer.byteLength(user)} bytes, at most ${limits.imageUserBytes} ` +
-        'are taken; the image must be built with a shorter one',
+      `${WHAT} ${verb} ${count} ${unit}, at most ${max} are taken; the image must be built with fewer`,
     );
-  return user;
+}
+
+function bytesOf(texts: readonly string[]): number {
+  return texts.reduce((sum, text) => sum + Buffer.byteLength(text), 0);
 }
 
 function readDiffIds(document: GoObject): readonly Digest[] {

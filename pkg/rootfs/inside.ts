@@ -14,7 +14,7 @@ import type { InsideRoot } from '../ports/rootfs.ts';
 export function insideRoot(root: string): InsideRoot {
   return {
     readFile: (path, max) => within(root, (inside) => readFile(inside, path, max)),
-    ensureDir: (path, owner, mode) => within(root, (inside) => inside.makeDirs(path, mode, owner)),
+    ensureDir: (path, owner, mode) => within(root, (inside) => inside.makeDirsAsync(path, mode, owner)),
     ensureFile: (path) => within(root, (inside) => ensureFile(inside, path, limits.symlinkDepth)),
     resolve: (path) => within(root, (inside) => resolve(inside, path)),
     symlinkIfAbsent: (path, target) => within(root, (inside) => symlinkIfAbsent(inside, path, target)),

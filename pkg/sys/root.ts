@@ -275,6 +275,13 @@ export class Root implements Disposable {
     return attemptAsync(this.#doing('read', path), (native) => native.readFileAt(this.#fd, path, max, this.#resolve));
   }
 
+  /** makeDirs on the addon's threads, for as many as an image likes. */
+  makeDirsAsync(path: Text, mode: number, owner: { readonly uid: number; readonly gid: number }): Promise<void> {
+    return attemptAsync(this.#doing('make directory', path), (native) =>
+      native.makeDirsAt(this.#fd, path, mode, owner.uid, owner.gid, this.#resolve),
+    );
+  }
+
   /** removeTree on the addon's threads. */
   removeTreeAsync(path: Text): Promise<boolean> {
     return attemptAsync(
