@@ -2,7 +2,7 @@
 import { access } from 'node:fs/promises';
 import { gzipSync } from 'node:zlib';
 import { backgroundOp, silent } from '../base/op.ts';
-import type { Logger, Op } from '../base/op.ts';
+import type { LogFields, Logger, Op } from '../base/op.ts';
 import type { ChainId, Digest } from '../base/ids.ts';
 import { RuntimeError } from '../base/errors.ts';
 import { chainIds, digestOf } from '../oci/digest.ts';
@@ -229,19 +229,28 @@ export function soon(): AbortSignal {
 
 /** Collects log lines of one level and above debug. */
 export class RecordingLog implements Logger {
+  /** Level and message. */
   readonly lines: string[] = [];
+  /** The same with the fields as JSON. */
+  readonly full: string[] = [];
   debug(): void {}
-  info(message: string): void {
-    this.lines.push(`info ${message}`);
+  info(message: string, fields?: LogFields): void {
+    this.#add('info', message, fields);
   }
-  warn(message: string): void {
-    this.lines.push(`warn ${message}`);
+  warn(message: string, fields?: LogFields): void {
+    this.#add('warn', message, fields);
   }
-  error(message: string): void {
-    this.lines.push(`error ${message}`);
+  error(message: string, fields?: LogFields): void {
+    this.#add('error', message, fields);
   }
   child(): Logger {
     return this;
+  }
+  #add(level: string, message: string, fields: LogFields = {}): void {
+    this.lines.push(`${level} ${message}`);
+    this.full.push(
+      `${level} ${message} ${JSON.stringify(fields, (_key, each: unknown) => (typeof each === 'bigint' ? String(each) : each))}`,
+    );
   }
 }
 

@@ -80,7 +80,7 @@ export class Pull {
     const { namespace, written } = this.#request;
     const name = formatReference(reference);
     const demand = await trust.demand(reference, namespace);
-    const endpoints = await policy.endpoints(reference);
+    const endpoints = await policy.endpoints(this.#op, reference);
     const ticket = await credentials.claim(namespace, [written, repositoryName(reference), name]);
     try {
       const source = new MirroredSource(name, endpoints, async (endpoint) =>
@@ -154,7 +154,7 @@ export class Pull {
     source: MirroredSource,
   ): Promise<KeptManifest | undefined> {
     const { policy, transport, trust } = this.#world;
-    const world = { transport, routesTo: (url: URL) => policy.routesTo(url) };
+    const world = { transport, routesTo: (url: URL) => policy.routesTo(this.#op, url) };
     const beside = registrySource(world, await source.current(), demand.reference);
     const image = { reference: demand.reference, digest, manifest: bytes };
     const found = await trust.vouch(this.#op, demand, image, beside);

@@ -1,18 +1,18 @@
 /**
  * Where an image may come from: the node's registry configuration, as podman, CRI-O and containerd write it.
  *
- *     registries.conf, registries.conf.d/*.conf    prefixes, mirrors, rewriting, insecure, blocked, short names (containers-registries.conf(5))
- *     certs.d/<host>/{*.crt,*.cert,*.key}          authorities and client certificates (containers-certs.d(5))
- *     certs.d/<host>/hosts.toml                    containerd's mirrors, for hosts that registries.conf says nothing about
+ *     registries.conf, registries.conf.d/*.conf    prefixes, mirrors, rewriting, insecure, blocked, short names
+ *     certs.d/<host>/{*.crt,*.cert,*.key}          authorities and client certificates
+ *     certs.d/<host>/hosts.toml                    containerd's mirrors, where registries.conf says nothing
  *
- * Files are looked at again for each pull (one stat each) and read again when they changed. A changed file that cannot
- * be read leaves the last good configuration in force, with an error in the log. Who must have signed what is in
- * signature/.
+ * Files are looked at again for each pull and read again when they changed. One that cannot be read costs what it would
+ * have said, with a warning that names it, where that makes nothing less safe; and if it could be read before, it stays
+ * in force as it was. Who must have signed what is in signature/.
  */
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { readDirSorted } from '../../base/files.ts';
-import { explain, RuntimeError } from '../../base/errors.ts';
+import { RuntimeError } from '../../base/errors.ts';
 import { quote } from '../../base/ids.ts';
 import type { Op } from '../../base/op.ts';
 import {
@@ -31,9 +31,10 @@ import { directRoute } from '../registry/http.ts';
 import type { Route, RouteOf } from '../registry/http.ts';
 import type { Endpoint } from '../registry/repository.ts';
 import { proxyFor } from './proxy.ts';
-import { NO_CONFIG, readRegistries } from './registries-conf.ts';
+import { NO_CONFIG, RegistriesFiles } from './registries-conf.ts';
 import type { RegistriesConfig, Registry, ShortNameMode } from './registries-conf.ts';
 
+/** Where the files are, and what else has a say. */
 export interface PolicyOptions {
   readonly registriesConf: string;
   readonly registriesConfDir: string;
@@ -54,14 +55,16 @@ export interface PolicyOptions {
 export const defaultPolicyOptions: PolicyOptions = {
   registriesConf: '/etc/containers/registries.conf',
   registriesConfDir: '/etc/containers/registries.conf.d',
-  certsDirs: ['/etc/containers/certs.d', '/etc/docker/certs.d'],
+  certsDirs: ['/etc/containers/certs.d', '/etc/docker/certs.d', '/etc/containerd/certs.d'],
   hostsDirs: ['/etc/containerd/certs.d', '/etc/docker/certs.d'],
   environment: {},
   shortNames: 'enforcing',
 };
 
+/** The node's registry configuration, as of the last `refresh`. */
 export class RegistryPolicy {
   readonly #options: PolicyOptions;
+  readonly #read = new RegistriesFiles();
   #config: RegistriesConfig = NO_CONFIG;
   #seen = '';
 
@@ -74,23 +77,14 @@ export class RegistryPolicy {
   }
 
   /**
-   * Reads registries.conf if it changed since the last call.
-   * @throws FailedPrecondition that names file, line and column, when there is no earlier good configuration to go on
-   * with.
+   * Reads what of registries.conf and its drop-ins changed since the last call. @throws as `RegistriesFiles`.
    */
   async refresh(op: Op): Promise<void> {
     const files = await this.#files();
     const seen = JSON.stringify(files);
     if (seen === this.#seen) return;
-    try {
-      this.#config = await readRegistries(files.map(([path]) => path));
-      this.#seen = seen;
-    } catch (error) {
-      if (this.#seen === '') throw error;
-      op.log.error('registries configuration cannot be read, the last good one stays in force', {
-        error: explain(error),
-      });
-    }
+    this.#config = await this.#read.read(op, this.#options.registriesConf, files);
+    this.#seen = seen;
   }
 
   /**
@@ -102,7 +96,7 @@ export class RegistryPolicy {
     const alias = this.#config.aliases.get(name.path);
     const target = alias === undefined ? undefined : parseAlias(alias);
     if (target !== undefined) return [withDefaultTag({ ...target, tag: name.tag, digest: name.digest })];
-    return this.#config.search.map((domain) => withDefaultTag(complete(name, domain)));
+    return this.#config.search.flatMap((place) => searched(place, name)).map(withDefaultTag);
   }
 
   /**
@@ -138,12 +132,19 @@ export class RegistryPolicy {
 
   /**
    * Where to ask for `reference`, in order: mirrors, then the registry itself. Never empty.
-   * @throws PermissionDenied if it is blocked.
+   * @throws PermissionDenied if it is blocked; FailedPrecondition if a file that cannot be read may have blocked it.
    */
-  async endpoints(reference: Reference): Promise<readonly Endpoint[]> {
+  async endpoints(op: Op, reference: Reference): Promise<readonly Endpoint[]> {
+    const doubt = this.#read.doubtAbout(reference.domain);
+    if (doubt !== undefined)
+      throw new RuntimeError(
+        'FailedPrecondition',
+        `${doubt}; the file speaks of ${reference.domain} and may block or redirect it, so nothing is pulled from ` +
+          'there until the file is mended or removed',
+      );
     const full = formatReference(reference);
     const match = findRegistry(this.#config.registries, full);
-    if (match === undefined) return this.#hostsEndpoints(reference);
+    if (match === undefined) return this.#hostsEndpoints(op, reference);
     const { registry, length } = match;
     if (registry.blocked)
       throw new RuntimeError(
@@ -157,46 +158,41 @@ export class RegistryPolicy {
     const name = repositoryName(reference);
     const endpoints: Endpoint[] = [];
     for (const mirror of mirrors)
-      endpoints.push(await this.#endpoint(rewrite(name, length, mirror.location), 'mirror', mirror.insecure));
+      endpoints.push(await this.#endpoint(op, rewrite(name, length, mirror.location), 'mirror', securityOf(mirror)));
     // Nothing else said about this host: containerd's files may add mirrors for it.
-    if (mirrors.length === 0 && registry.location === '' && !registry.insecure) return this.#hostsEndpoints(reference);
+    if (mirrors.length === 0 && registry.location === '' && !registry.insecure)
+      return this.#hostsEndpoints(op, reference);
     const own = registry.location === '' ? name : rewrite(name, length, registry.location);
-    endpoints.push(await this.#endpoint(own, 'registry', registry.insecure));
+    endpoints.push(await this.#endpoint(op, own, 'registry', securityOf(registry)));
     return endpoints;
   }
 
   /**
-   * How to reach a server that is no registry (signatures lie on such): certs.d by its host, proxies. @throws
-   * FailedPrecondition for certificates that cannot be read.
+   * How to reach a server that is no registry (signatures lie on such): certs.d by its host, proxies.
    */
-  async routesTo(url: URL): Promise<RouteOf> {
-    const certificates = await readCertificates(this.#options.certsDirs, url.host);
+  async routesTo(op: Op, url: URL): Promise<RouteOf> {
+    const certificates = await readCertificates(op, this.#options.certsDirs, url.host);
     return this.#routes({ ...certificates, verification: 'verify', dialTimeoutMs: directRoute.dialTimeoutMs });
   }
 
-  async #hostsEndpoints(reference: Reference): Promise<readonly Endpoint[]> {
-    const found = await readHostsToml(this.#options.hostsDirs, reference.domain);
-    const name = repositoryName(reference);
-    if (found === undefined) return [await this.#endpoint(name, 'registry', false)];
+  async #hostsEndpoints(op: Op, reference: Reference): Promise<readonly Endpoint[]> {
+    const found = await readHostsToml(op, this.#options.hostsDirs, reference.domain);
+    if (found === undefined) return [await this.#endpoint(op, repositoryName(reference), 'registry', 'verify')];
     const endpoints: Endpoint[] = [];
-    for (const host of found.hosts) endpoints.push(await this.#hostEndpoint(host, reference));
-    const { server } = found;
-    endpoints.push(
-      server === undefined
-        ? await this.#endpoint(name, 'registry', false)
-        : await this.#hostEndpoint(server, reference),
-    );
+    for (const host of [...found.mirrors, found.server]) endpoints.push(await this.#hostEndpoint(op, host, reference));
     return endpoints;
   }
 
-  async #hostEndpoint(host: HostEntry, reference: Reference): Promise<Endpoint> {
-    const certificates = await readCertificates(this.#options.certsDirs, host.url.host);
+  async #hostEndpoint(op: Op, host: HostEntry, reference: Reference): Promise<Endpoint> {
     const isOwn = host.url.host === apiHost(reference.domain) || host.url.host === reference.domain;
+    const domain = isOwn ? reference.domain : host.url.host;
+    const certificates = await readCertificates(op, this.#options.certsDirs, domain);
     return {
       root: host.root,
       repository: reference.path,
-      credentialName: `${isOwn ? reference.domain : host.url.host}/${reference.path}`,
+      credentialName: `${domain}/${reference.path}`,
       kind: isOwn ? 'registry' : 'mirror',
+      serves: host.serves,
       // hosts.toml says http or https itself; only the certificate check is left to skip_verify.
       security: 'verify',
       routeOf: this.#routes({
@@ -211,19 +207,19 @@ export class RegistryPolicy {
   }
 
   /** The endpoint of `host/path`. */
-  async #endpoint(name: string, kind: Endpoint['kind'], insecure: boolean): Promise<Endpoint> {
+  async #endpoint(op: Op, name: string, kind: Endpoint['kind'], security: Endpoint['security']): Promise<Endpoint> {
     const reference = parseReference(name);
-    const host = apiHost(reference.domain);
-    const certificates = await readCertificates(this.#options.certsDirs, reference.domain);
+    const certificates = await readCertificates(op, this.#options.certsDirs, reference.domain);
     return {
-      root: `https://${host}/v2`,
+      root: `https://${apiHost(reference.domain)}/v2`,
       repository: reference.path,
       credentialName: repositoryName(reference),
       kind,
-      security: insecure ? 'insecure' : 'verify',
+      serves: 'all',
+      security,
       routeOf: this.#routes({
         ...certificates,
-        verification: insecure ? 'skip' : 'verify',
+        verification: security === 'insecure' ? 'skip' : 'verify',
         dialTimeoutMs: directRoute.dialTimeoutMs,
       }),
       headers: {},
@@ -250,6 +246,17 @@ export class RegistryPolicy {
     }
     return found;
   }
+}
+
+function securityOf({ insecure }: { readonly insecure: boolean }): Endpoint['security'] {
+  return insecure ? 'insecure' : 'verify';
+}
+
+/** `name` below one of the search registries, which may have a path; nothing if that gives no name. */
+function searched(place: string, name: ParsedName): readonly Reference[] {
+  if (!place.includes('/')) return [complete(name, place)];
+  const below = parseAlias(`${place}/${name.path}`);
+  return below === undefined ? [] : [{ ...below, tag: name.tag, digest: name.digest }];
 }
 
 function parseAlias(text: string): Reference | undefined {

@@ -7,7 +7,8 @@ import { BlockList } from 'node:net';
  * port, or `*`.
  */
 export function proxyFor(url: URL, environment: Readonly<Record<string, string | undefined>>): string | undefined {
-  const variable = (name: string): string => environment[name] ?? environment[name.toLowerCase()] ?? '';
+  // The first that is not empty, as Go has it: setting a variable to nothing is how people unset it.
+  const variable = (name: string): string => environment[name] || environment[name.toLowerCase()] || '';
   const proxy = variable(url.protocol === 'https:' ? 'HTTPS_PROXY' : 'HTTP_PROXY');
   if (proxy === '') return undefined;
   const host = url.hostname.replace(/^\[|\]$/g, '').toLowerCase();

@@ -1,23 +1,26 @@
 /**
- * registries.conf (containers-registries.conf(5)), version 2 and the old version 1, with its drop-ins: from text to what
- * it says. Pure but for reading the files.
+ * registries.conf (containers-registries.conf(5)), version 2 and the old version 1, with its drop-ins: from text to
+ * what it says. Pure but for reading the files.
  */
-import { RuntimeError } from '../../base/errors.ts';
+import { explain, RuntimeError } from '../../base/errors.ts';
 import { readBounded } from '../../base/files.ts';
-import { isObject } from '../../base/go.ts';
+import { GoObject } from '../../base/go.ts';
 import { quote } from '../../base/ids.ts';
 import { limits } from '../../base/limits.ts';
+import type { Op } from '../../base/op.ts';
 import { DOCKER_DOMAIN, isDomain } from '../../oci/reference.ts';
-import { flag, readToml, texts } from './toml.ts';
+import { choiceOf, flag, namedTables, readToml, tablesOf, textOf, texts } from './toml.ts';
 import type { Fail } from './toml.ts';
 
 /** `short-name-mode`: whether a short name that several registries might mean is refused. */
-export type ShortNameMode = 'enforcing' | 'permissive' | 'disabled';
+export type ShortNameMode = (typeof SHORT_NAME_MODES)[number];
+const SHORT_NAME_MODES = ['enforcing', 'permissive', 'disabled'] as const;
+const MIRROR_USES = ['all', 'digest-only', 'tag-only'] as const;
 
 interface Mirror {
   readonly location: string;
   readonly insecure: boolean;
-  readonly pulls: 'all' | 'digest-only' | 'tag-only';
+  readonly pulls: (typeof MIRROR_USES)[number];
 }
 /** One [[registry]]. */
 export interface Registry {
@@ -46,14 +49,77 @@ export const NO_CONFIG: RegistriesConfig = {
   aliases: new Map(),
 };
 
-/** Reads these files one after the other, later ones over earlier ones. */
-export async function readRegistries(paths: readonly string[]): Promise<RegistriesConfig> {
-  let merged = NO_CONFIG;
-  for (const path of paths) {
-    const text = (await readBounded(path, limits.configFileBytes)).toString('utf8');
-    merged = mergeRegistries(merged, parseRegistries(text, path));
+/** A file of the configuration, and what of it is in force. */
+interface KeptFile {
+  readonly stamp: string;
+  readonly content: Partly | undefined;
+  /** Why a file that was never right is left out, and its text. */
+  readonly damage: { readonly text: string; readonly why: string } | undefined;
+}
+
+/**
+ * Reads registries.conf and its drop-ins, and keeps what each of them said last without a mistake: one that is damaged
+ * later stays in force as it was. A drop-in that was never right is left out.
+ */
+export class RegistriesFiles {
+  readonly #files = new Map<string, KeptFile>();
+
+  /**
+   * All files merged, `main` first. `stamp` tells that a file changed; one that did not is not read again.
+   * @throws FailedPrecondition that names file, line and column, for a main file that was never right; as the file
+   * system for one that cannot be read at all.
+   */
+  async read(
+    op: Op,
+    main: string,
+    files: readonly (readonly [path: string, stamp: string])[],
+  ): Promise<RegistriesConfig> {
+    let merged = NO_CONFIG;
+    for (const [path, stamp] of files) {
+      const content = await this.#readOne(op, path, stamp, path === main ? 'main' : 'drop-in');
+      if (content !== undefined) merged = mergeRegistries(merged, content);
+    }
+    const there = new Set(files.map(([path]) => path));
+    for (const path of this.#files.keys()) if (!there.has(path)) this.#files.delete(path);
+    return merged;
   }
-  return merged;
+
+  /**
+   * Why images of `domain` must not be pulled by what was read last: a drop-in that is left out might block them, or
+   * lead their names elsewhere. undefined if nothing is in the way.
+   */
+  doubtAbout(domain: string): string | undefined {
+    for (const { damage } of this.#files.values())
+      if (damage !== undefined && /block|prefix/i.test(damage.text) && mentions(damage.text, domain)) return damage.why;
+    return undefined;
+  }
+
+  async #readOne(op: Op, path: string, stamp: string, role: 'main' | 'drop-in'): Promise<Partly | undefined> {
+    const known = this.#files.get(path);
+    if (known?.stamp === stamp) return known.content;
+    const text = (await readBounded(path, limits.configFileBytes)).toString('utf8');
+    try {
+      const content = parseRegistries(text, path);
+      this.#files.set(path, { stamp, content, damage: undefined });
+      return content;
+    } catch (error) {
+      const why = explain(error);
+      if (known?.content !== undefined)
+        op.log.error('registries configuration cannot be read, the last good one stays in force', { error: why });
+      else if (role === 'main') throw error;
+      else op.log.warn('a file of the registries configuration cannot be read, it is left out', { error: why });
+      const damage = known?.content === undefined ? { text, why } : undefined;
+      this.#files.set(path, { stamp, content: known?.content, damage });
+      return known?.content;
+    }
+  }
+}
+
+/** True if a text names a registry host, or a wildcard above it. */
+function mentions(text: string, domain: string): boolean {
+  const labels = domain.replace(/:\d+$/, '').split('.');
+  const wildcards = labels.slice(1).map((_label, index) => `*.${labels.slice(index + 1).join('.')}`);
+  return [domain, ...wildcards].some((each) => text.toLowerCase().includes(each.toLowerCase()));
 }
 
 interface Partly extends Omit<RegistriesConfig, 'search' | 'credentialHelpers'> {
@@ -82,66 +148,61 @@ function mergeRegistries(base: RegistriesConfig, over: Partly): RegistriesConfig
 export function parseRegistries(text: string, path: string): Partly {
   const document = readToml(text, path);
   const fail = (what: string): RuntimeError => new RuntimeError('FailedPrecondition', `${path}: ${what}`);
-  if (isObject(document['registries'])) return parseVersion1(document['registries'], fail);
-  const tables = document['registry'];
-  if (tables !== undefined && !Array.isArray(tables)) throw fail('"registry" must be written as [[registry]]');
+  const old = GoObject.of(document.get('registries'));
+  if (old !== undefined) return parseVersion1(old, fail);
   const registries = new Map<string, Registry>();
-  for (const table of (tables ?? []) as unknown[]) {
+  for (const table of tablesOf(document, 'registry', '[[registry]]', fail)) {
     const registry = parseRegistryTable(table, fail);
-    if (registries.has(registry.prefix)) throw fail(`prefix ${quote(registry.prefix)} is given twice`);
-    registries.set(registry.prefix, registry);
+    const first = registries.get(registry.prefix);
+    if (first === undefined) registries.set(registry.prefix, registry);
+    // Of several the first one counts, as in the container tools, which refuse what is at odds about trust.
+    else if (first.blocked !== registry.blocked || first.insecure !== registry.insecure)
+      throw fail(`prefix ${quote(registry.prefix)} is given twice, with different "blocked" or "insecure"`);
   }
-  const mode = document['short-name-mode'];
-  if (mode !== undefined && mode !== 'enforcing' && mode !== 'permissive' && mode !== 'disabled')
-    throw fail('short-name-mode must be enforcing, permissive or disabled');
   const aliases = new Map<string, string>();
-  for (const [name, target] of Object.entries(isObject(document['aliases']) ? document['aliases'] : {})) {
+  for (const [name, target] of namedTables(document, 'aliases', fail)) {
     if (typeof target !== 'string') throw fail(`alias ${quote(name)} is not text`);
     aliases.set(name, target);
   }
+  const key = 'unqualified-search-registries';
   return {
-    search: texts(document['unqualified-search-registries'], 'unqualified-search-registries', fail),
-    shortNames: mode,
-    credentialHelpers: texts(document['credential-helpers'], 'credential-helpers', fail),
+    search: texts(document.get(key), key, fail)?.map((each) => locationOf(each, key, fail)),
+    shortNames: choiceOf(document, 'short-name-mode', SHORT_NAME_MODES, fail),
+    credentialHelpers: texts(document.get('credential-helpers'), 'credential-helpers', fail),
     registries,
     aliases,
   };
 }
 
-function parseRegistryTable(table: unknown, fail: Fail): Registry {
-  if (!isObject(table)) throw fail('a [[registry]] is not a table');
-  const location = locationOf(table, 'location', fail);
-  const prefix =
-    typeof table['prefix'] === 'string' && table['prefix'] !== '' ? table['prefix'].replace(/\/+$/, '') : location;
+function parseRegistryTable(table: GoObject, fail: Fail): Registry {
+  const location = locationOf(textOf(table, 'location', fail), 'location', fail);
+  const prefix = textOf(table, 'prefix', fail).replace(/\/+$/, '') || location;
   if (prefix === '') throw fail('a [[registry]] has neither prefix nor location');
-  const digestOnly = flag(table, 'mirror-by-digest-only', fail);
-  const mirrors = table['mirror'] ?? [];
-  if (!Array.isArray(mirrors)) throw fail('"mirror" must be written as [[registry.mirror]]');
+  // "" is not set everywhere else; but whoever wrote this word meant to keep something out.
+  if (table.has('blocked') && table.get('blocked') === undefined) throw fail('blocked must be true or false');
+  const mirrors = flag(table, 'mirror-by-digest-only', fail) ? 'digest-only' : undefined;
   return {
     prefix,
     location,
     insecure: flag(table, 'insecure', fail),
     blocked: flag(table, 'blocked', fail),
-    mirrors: mirrors.map((each: unknown) => parseMirror(each, digestOnly, fail)),
+    mirrors: tablesOf(table, 'mirror', '[[registry.mirror]]', fail).map((each) => parseMirror(each, mirrors, fail)),
   };
 }
 
-function parseMirror(table: unknown, digestOnly: boolean, fail: Fail): Mirror {
-  if (!isObject(table)) throw fail('a [[registry.mirror]] is not a table');
-  const location = locationOf(table, 'location', fail);
+/** `forAll`: what the registry says of all its mirrors. */
+function parseMirror(table: GoObject, forAll: 'digest-only' | undefined, fail: Fail): Mirror {
+  const location = locationOf(textOf(table, 'location', fail), 'location', fail);
   if (location === '') throw fail('a [[registry.mirror]] has no location');
-  const pulls = table['pull-from-mirror'] ?? (digestOnly ? 'digest-only' : 'all');
-  if (pulls === '') return { location, insecure: flag(table, 'insecure', fail), pulls: 'all' };
-  if (pulls !== 'all' && pulls !== 'digest-only' && pulls !== 'tag-only')
-    throw fail('pull-from-mirror must be all, digest-only or tag-only');
-  if (digestOnly && table['pull-from-mirror'] !== undefined)
+  const own = choiceOf(table, 'pull-from-mirror', MIRROR_USES, fail);
+  if (forAll !== undefined && own !== undefined)
     throw fail('mirror-by-digest-only and pull-from-mirror exclude each other');
-  return { location, insecure: flag(table, 'insecure', fail), pulls };
+  return { location, insecure: flag(table, 'insecure', fail), pulls: own ?? forAll ?? 'all' };
 }
 
-function parseVersion1(table: Readonly<Record<string, unknown>>, fail: Fail): Partly {
+function parseVersion1(table: GoObject, fail: Fail): Partly {
   const list = (key: string): readonly string[] =>
-    isObject(table[key]) ? (texts(table[key]['registries'], `registries.${key}`, fail) ?? []) : [];
+    texts(GoObject.of(table.get(key))?.get('registries'), `registries.${key}`, fail) ?? [];
   const insecure = new Set(list('insecure'));
   const blocked = new Set(list('block'));
   const registries = new Map<string, Registry>();
@@ -163,9 +224,8 @@ function parseVersion1(table: Readonly<Record<string, unknown>>, fail: Fail): Pa
   };
 }
 
-function locationOf(table: Readonly<Record<string, unknown>>, key: string, fail: Fail): string {
-  const value = table[key] ?? '';
-  if (typeof value !== 'string') throw fail(`${key} is not text`);
+/** `value` as host[:port][/path], without slashes at its end; '' stays ''. */
+function locationOf(value: string, key: string, fail: Fail): string {
   if (value === '') return '';
   const clean = value.replace(/\/+$/, '');
   const host = clean.split('/', 1)[0] ?? '';

@@ -33,6 +33,7 @@ const endpoint: Endpoint = {
   repository: 'team/app',
   credentialName: 'reg.example/team/app',
   kind: 'registry',
+  serves: 'all',
   security: 'verify',
   routeOf: () => directRoute,
   headers: {},

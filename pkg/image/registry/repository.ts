@@ -31,6 +31,8 @@ export interface Endpoint {
   /** What credentials are looked up under: `registry.example:5000/team/app`. */
   readonly credentialName: string;
   readonly kind: 'registry' | 'mirror';
+  /** `content`: what is asked for by its digest. `tags`: only which digest a tag stands for. */
+  readonly serves: 'all' | 'content' | 'tags';
   /** `insecure`: certificates are not checked, and plain http is tried where there is no TLS. */
   readonly security: 'verify' | 'insecure';
   readonly routeOf: RouteOf;
