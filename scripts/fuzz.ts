@@ -8,7 +8,7 @@
  */
 import { RuntimeError } from '../pkg/base/errors.ts';
 import { parseChallenges } from '../pkg/image/registry/challenge.ts';
-import { parseAuthFile } from '../pkg/image/registry/credentials.ts';
+import { parseAuthFile } from '../pkg/image/registry/auth-file.ts';
 import { parseRegistries } from '../pkg/image/policy/registries-conf.ts';
 import { parsePolicy } from '../pkg/image/signature/requirements.ts';
 import { parseNetworkConf, parseResult } from '../pkg/network/conf.ts';

@@ -1,12 +1,13 @@
 import { expect } from 'chai';
 import { mock } from 'node:test';
+import { describeEmptiness } from '../../base/fake-emptiness.ts';
 import { explain } from '../../base/errors.ts';
 import { limits } from '../../base/limits.ts';
 import { cancellable, failure, FakeNetwork, soon, stalled, testOp } from '../fakes.ts';
 import { Authorizer } from './authorizer.ts';
 import type { Door } from './authorizer.ts';
-import { anonymous } from './credentials.ts';
-import type { Credentials } from './credentials.ts';
+import { anonymous } from './auth-file.ts';
+import type { Credentials } from './auth-file.ts';
 import { directRoute } from './http.ts';
 import type { HttpResponse } from './http.ts';
 
@@ -50,6 +51,21 @@ describe('image/registry/authorizer', () => {
     now += 299_000;
     expect(authorizer.header(my)).to.equal(undefined);
     expect(await authorizer.answer(testOp(), my, refusal(bearer), 'Bearer t1')).to.equal('Bearer t2');
+  });
+
+  it('reads the token answers of all servers', async () => {
+    for (const body of [
+      '{"token":"","access_token":"T"}',
+      '{"token":null,"access_token":"T"}',
+      '{"Token":"T","access_token":""}',
+      '{"ACCESS_TOKEN":"T","expires_in":"3600"}',
+      '{"token":"T","expires_in":null,"issued_at":""}',
+    ]) {
+      const network = new FakeNetwork();
+      network.hosts.set('https://auth.example', () => ({ body }));
+      const answer = await new Authorizer(network).answer(testOp(), door(anonymous), refusal(bearer), undefined);
+      expect(answer, body).to.equal('Bearer T');
+    }
   });
 
   it('asks once for many parallel requests', async () => {
@@ -179,5 +195,37 @@ describe('image/registry/authorizer', () => {
     expect((await failure(authorizer.answer(testOp(), door(anonymous), refusal(bearer), undefined))).reason).to.equal(
       'RegistryUnavailable',
     );
+  });
+
+  it('says in a refusal which credentials could not be read', async () => {
+    const nobody: Credentials = { kind: 'none', unread: ['/root/.docker/config.json is not valid JSON'] };
+    const answer = new Authorizer(new FakeNetwork()).answer(testOp(), door(nobody), refusal('Basic'), undefined);
+    expect((await failure(answer)).message).to.match(/no credentials were found .*\(\/root.* is not valid JSON\)$/);
+  });
+
+  const headersOf = async (document: object): Promise<unknown> => {
+    const network = new FakeNetwork();
+    network.hosts.set('https://auth.example', () => ({ body: JSON.stringify(document) }));
+    let now = 0;
+    const authorizer = new Authorizer(network, () => now);
+    const header = await authorizer.answer(testOp(), door(anonymous), refusal(bearer), undefined);
+    now = 60_000;
+    return [header, authorizer.header(door(anonymous))];
+  };
+  const rest = { expires_in: 300, issued_at: '2026-01-01T00:00:00Z', refresh_token: 'r', scope: 's' };
+  const restKeys = { expires_in: 'unset', issued_at: 'ignored', refresh_token: 'ignored', scope: 'ignored' } as const;
+  describeEmptiness({
+    name: 'token answers of both names',
+    notation: 'json',
+    samples: [{ token: 'a', access_token: 'b', ...rest }],
+    read: headersOf,
+    keys: { token: 'unset', access_token: 'ignored', ...restKeys },
+  });
+  describeEmptiness({
+    name: 'token answers of OAuth2',
+    notation: 'json',
+    samples: [{ access_token: 'b', ...rest }],
+    read: headersOf,
+    keys: { access_token: 'needed', ...restKeys },
   });
 });

@@ -5,6 +5,7 @@
  */
 import { createHash } from 'node:crypto';
 import { RuntimeError } from '../../base/errors.ts';
+import { GoObject } from '../../base/go.ts';
 import { quote } from '../../base/ids.ts';
 import { limits } from '../../base/limits.ts';
 import { abortError } from '../../base/op.ts';
@@ -12,8 +13,8 @@ import type { Op } from '../../base/op.ts';
 import { abortable, KeyedMutex } from '../../base/sync.ts';
 import { parseChallenges } from './challenge.ts';
 import type { Challenge } from './challenge.ts';
-import { parseSecretJson } from './credentials.ts';
-import type { Credentials } from './credentials.ts';
+import { parseSecretJson } from './auth-file.ts';
+import type { Credentials } from './auth-file.ts';
 import { parseUrl, readBody, refuseInward, send, shortUrl } from './http.ts';
 import type { HttpResponse, RouteOf, Transport } from './http.ts';
 
@@ -173,13 +174,14 @@ function tokenRequest(
 }
 
 function readToken(body: Buffer, realm: URL, now: number): Token {
-  const answer = parseSecretJson(body, `the answer of token server ${shortUrl(realm)}`);
-  const token = answer['token'] ?? answer['access_token'];
-  if (typeof token !== 'string' || token === '')
+  const answer = new GoObject(parseSecretJson(body, `the answer of token server ${shortUrl(realm)}`));
+  const token = answer.get('token') ?? answer.get('access_token');
+  if (typeof token !== 'string')
     throw new RuntimeError('Unauthenticated', `token server ${shortUrl(realm)} answers without a token`);
   // Docker's token specification: 60 seconds unless said otherwise, and never less. A tenth off, for clocks and slow
-  // lines.
-  const seconds = typeof answer['expires_in'] === 'number' && answer['expires_in'] > 60 ? answer['expires_in'] : 60;
+  // lines. Some servers write the number as text.
+  const told = Number(answer.get('expires_in') ?? 0);
+  const seconds = told > 60 && told < Number.MAX_SAFE_INTEGER ? told : 60;
   return { header: `Bearer ${headerSafe(token)}`, expiresAtMs: now + seconds * 900 };
 }
 
@@ -196,12 +198,16 @@ function headerSafe(token: string): string {
 function refused(door: Door, why: string): RuntimeError {
   const hint =
     door.credentials.kind === 'none'
-      ? '; no credentials were found for it in the request, the auth files or the helpers'
+      ? `; no credentials were found for it in the request, the auth files or the helpers${unread(door.credentials)}`
       : '';
   return new RuntimeError(
     'Unauthenticated',
     `registry ${door.url.host} refuses ${quote(door.repository)}: ${why}${hint}`,
   );
+}
+
+function unread({ unread: places = [] }: Extract<Credentials, { kind: 'none' }>): string {
+  return places.length === 0 ? '' : ` (${places.join('; ').slice(0, 500)})`;
 }
 
 /** Credentials enter only as a hash: the key lives as long as the token, and keys get into heap dumps. */

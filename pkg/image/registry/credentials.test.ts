@@ -3,19 +3,12 @@ import { createHash } from 'node:crypto';
 import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { explain } from '../../base/errors.ts';
+import { RuntimeError } from '../../base/errors.ts';
 import type { AuthConfig } from '../../cri-api/types.ts';
-import { failure, testOp } from '../fakes.ts';
-import {
-  anonymous,
-  decodeAuth,
-  defaultAuthFiles,
-  NodeCredentials,
-  parseAuthFile,
-  registryHost,
-  requestCredentials,
-} from './credentials.ts';
-import type { Credentials } from './credentials.ts';
+import { RecordingLog, testOp } from '../fakes.ts';
+import { anonymous } from './auth-file.ts';
+import type { Credentials } from './auth-file.ts';
+import { defaultAuthFiles, NodeCredentials, requestCredentials } from './credentials.ts';
 
 const none: AuthConfig = {
   username: '',
@@ -47,25 +40,6 @@ describe('image/registry/credentials: requests', () => {
     expect(requestCredentials({ ...none, registryToken: 'rt' })).to.deep.equal({ kind: 'bearer', token: 'rt' });
     expect(requestCredentials(none)).to.equal(undefined);
     expect(requestCredentials(undefined)).to.equal(undefined);
-  });
-
-  it('decodes auth of every age', () => {
-    expect(decodeAuth(b64('user:pa:ss'), 'x')).to.deep.equal(password('user', 'pa:ss'));
-    expect(decodeAuth(b64('user:pass').replace(/=+$/, ''), 'x')).to.deep.equal(password('user', 'pass'));
-    expect(decodeAuth(`${b64('us:pa')}====\n`, 'x')).to.deep.equal(password('us', 'pa'));
-    expect(decodeAuth(b64('user:pass\0\0\0'), 'x')).to.deep.equal(password('user', 'pass'));
-    expect(decodeAuth(Buffer.from('u>?:p>?').toString('base64url'), 'x')).to.deep.equal(password('u>?', 'p>?'));
-    expect(() => decodeAuth('!!!', 'the auth field')).to.throw('the auth field is not base64');
-    expect(() => decodeAuth(b64('nocolon'), 'x'))
-      .to.throw()
-      .with.property('message')
-      .that.does.not.contain('nocolon');
-  });
-
-  it('knows a registry by all its names', () => {
-    for (const name of ['docker.io', 'https://index.docker.io/v1/', 'registry-1.docker.io', 'http://docker.io'])
-      expect(registryHost(name), name).to.equal('docker.io');
-    expect(registryHost('https://Reg.example:5000/v2/')).to.equal('reg.example:5000');
   });
 });
 
@@ -120,15 +94,27 @@ describe('image/registry/credentials: files', () => {
     expect(await user(new NodeCredentials({ authFiles: [other], globalAuthFile: '' }))).to.equal('other');
   });
 
-  it('reads the old .dockercfg, and refuses damage without quoting it', async () => {
-    expect(
-      parseAuthFile(Buffer.from(JSON.stringify({ 'https://old.example': { auth: b64('u:p') } })), 'x').entries.get(
-        'old.example',
-      ),
-    ).to.deep.equal(password('u', 'p'));
-    const file = await write('bad', '{"auths":{"a":{"auth":"SECRET"');
-    const error = await failure(new NodeCredentials({ authFiles: [file] }).find(testOp(), 'a/b', undefined, []));
-    expect(explain(error)).to.contain(file).and.not.contain('SECRET');
+  it('goes on without what cannot be read: names it in a warning, and quotes nothing of it', async () => {
+    const bad = await write('bad', '{"auths":{"a.example":{"auth":"SECRET"');
+    const good = await write('good', {
+      auths: { 'a.example': { auth: b64('u:p') }, 'b.example': { auth: 'SECRET!' } },
+    });
+    const log = new RecordingLog();
+    const node = new NodeCredentials({ authFiles: [bad, good] });
+    expect(await node.find(testOp(log), 'a.example/x', undefined, [])).to.deep.equal(password('u', 'p'));
+    expect(log.full).to.deep.equal([
+      'warn credentials cannot be read, going on without ' +
+        `{"registry":"a.example","error":"${bad} is not valid JSON"}`,
+    ]);
+    expect(await node.find(testOp(log), 'b.example/x', bad, [])).to.deep.equal({
+      kind: 'none',
+      unread: [
+        `${bad} is not valid JSON`,
+        `${bad} is not valid JSON`,
+        `${good}: the entry for "b.example" is not base64 of user:password`,
+      ],
+    });
+    expect(log.full.join()).to.not.contain('SECRET');
   });
 
   it('asks helpers: of the host, of the store, of registries.conf', async () => {
@@ -165,19 +151,38 @@ describe('image/registry/credentials: files', () => {
       'docker-credential-two get nothing.example',
       'docker-credential-three get nothing.example',
     ]);
-    const evil = await write('evil', { credsStore: '../../../bin/sh' });
-    expect(
-      (
-        await failure(
-          new NodeCredentials({ authFiles: [evil], runHelper: () => Promise.reject(new Error('ran')) }).find(
-            testOp(),
-            'a/b',
-            undefined,
-            [],
-          ),
-        )
-      ).message,
-    ).to.contain('not the name of a credential helper');
+  });
+
+  it('goes on without a helper that is not there, that answers nonsense, or that is none', async () => {
+    const file = await write('auth.json', {
+      credHelpers: {
+        'evil.example': '../../bin/sh',
+        'absent.example': 'absent',
+        'odd.example': 'odd',
+        'none.example': '',
+      },
+      credsStore: 'store',
+      auths: { 'none.example': { auth: b64('file:x') } },
+    });
+    const ran: string[] = [];
+    const node = new NodeCredentials({
+      authFiles: [file],
+      runHelper: async (_op, program) => {
+        ran.push(program);
+        if (program.endsWith('absent')) throw new RuntimeError('NotFound', `${program} is not in PATH`);
+        return { exitCode: 0, stdout: program.endsWith('odd') ? 'SECRET' : '{"username":"u","SECRET":"s"}' };
+      },
+    });
+    const unread = async (host: string): Promise<unknown> => {
+      const found = await node.find(testOp(), `${host}/x`, undefined, []);
+      return found.kind === 'none' ? found.unread : found;
+    };
+    expect(await unread('evil.example')).to.deep.equal(['"../../bin/sh" is not the name of a credential helper']);
+    expect(await unread('absent.example')).to.deep.equal(['docker-credential-absent is not in PATH']);
+    expect(await unread('odd.example')).to.deep.equal(['the answer of docker-credential-odd is not valid JSON']);
+    expect(await unread('none.example')).to.deep.equal(password('file', 'x'));
+    expect(await unread('other.example')).to.deep.equal(password('u', 's'));
+    expect(ran).to.deep.equal(['absent', 'odd', 'store'].map((name) => `docker-credential-${name}`));
   });
 
   it('moves a namespace’s one-time file aside for the pull and deletes it afterwards', async () => {
@@ -202,5 +207,6 @@ describe('image/registry/credentials: files', () => {
       '/h/.dockercfg',
     ]);
     expect(defaultAuthFiles({ REGISTRY_AUTH_FILE: '/f' })).to.deep.equal(['/f']);
+    expect(defaultAuthFiles({ HOME: '', REGISTRY_AUTH_FILE: '' })[2]).to.equal('/root/.docker/config.json');
   });
 });

@@ -1,44 +1,22 @@
 /**
  * Who we are to a registry: credentials from the request, from files and from helpers.
  *
- * Secrets live here and in the authorizer, and nowhere else. No error or log line carries one: JSON that does not parse
- * is reported without the parser's message, which would quote it.
+ * Secrets live here and in the authorizer, and nowhere else; no error or log line carries one. A file or a helper from
+ * which nothing can be had costs itself: it is named in a warning, and again by the registry's refusal if there is one.
  */
 import { createHash } from 'node:crypto';
 import { readdir, rename } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { AuthConfig } from '../../cri-api/types.ts';
 import { ensureDir, readBounded, readDirSorted, removeFile } from '../../base/files.ts';
-import { errnoOf, RuntimeError } from '../../base/errors.ts';
+import { errnoOf, explain, RuntimeError } from '../../base/errors.ts';
+import { GoObject } from '../../base/go.ts';
 import { quote } from '../../base/ids.ts';
 import { limits } from '../../base/limits.ts';
+import { abortError } from '../../base/op.ts';
 import type { Op } from '../../base/op.ts';
-import { isObject } from '../../base/go.ts';
-
-export type Credentials =
-  | { readonly kind: 'none' }
-  | { readonly kind: 'password'; readonly username: string; readonly password: string }
-  /** An OAuth2 refresh token for the token server (`identity_token`). */
-  | { readonly kind: 'identity'; readonly token: string }
-  /** A bearer token for the registry itself (`registry_token`). */
-  | { readonly kind: 'bearer'; readonly token: string };
-
-export const anonymous: Credentials = { kind: 'none' };
-
-/**
- * `registry.example:5000` out of anything that people write for a registry: with scheme, path, or docker's many names.
- */
-export function registryHost(text: string): string {
-  const bare = text.trim().replace(/^https?:\/\//i, '');
-  const slash = bare.indexOf('/');
-  return dockerHub((slash < 0 ? bare : bare.slice(0, slash)).toLowerCase());
-}
-
-function dockerHub(host: string): string {
-  return host === 'index.docker.io' || host === 'registry-1.docker.io' || host === 'registry.docker.io'
-    ? 'docker.io'
-    : host;
-}
+import { anonymous, decodeAuth, parseAuthFile, parseSecretJson } from './auth-file.ts';
+import type { AuthFile, Credentials } from './auth-file.ts';
 
 /**
  * The credentials of a CRI request. CRI's order: user name and password, then `auth`, then identity_token, then
@@ -55,22 +33,6 @@ export function requestCredentials(auth: AuthConfig | undefined): Credentials | 
   return undefined;
 }
 
-/**
- * base64 of `user:password` as clients of all ages write it: any padding, url-safe letters, NULs at the end, colons in
- * the password.
- */
-export function decodeAuth(text: string, where: string): Credentials {
-  const clean = text.replace(/[\s\0]+/g, '').replace(/=+$/, '');
-  const decoded = /^[A-Za-z0-9+/_-]*$/.test(clean) ? Buffer.from(clean, 'base64').toString('utf8') : '';
-  const colon = decoded.indexOf(':');
-  if (colon < 0) throw new RuntimeError('InvalidArgument', `${where} is not base64 of user:password`);
-  return {
-    kind: 'password',
-    username: decoded.slice(0, colon).replace(/^\0+/, ''),
-    password: decoded.slice(colon + 1).replace(/\0+$/, ''),
-  };
-}
-
 /** Runs `docker-credential-<name> get` with `input` on its stdin; bounded in time and output by whoever passes it. */
 export type RunHelper = (
   op: Op,
@@ -79,6 +41,7 @@ export type RunHelper = (
   input: string,
 ) => Promise<{ readonly exitCode: number; readonly stdout: string }>;
 
+/** Where the node keeps credentials. */
 export interface CredentialOptions {
   /** `global_auth_file`: if set, the only file beside the namespace's own. */
   readonly globalAuthFile?: string | undefined;
@@ -94,7 +57,7 @@ export interface CredentialOptions {
 
 /** Where podman, CRI-O and docker keep the credentials of root, in their order. */
 export function defaultAuthFiles(environment: Readonly<Record<string, string | undefined>>): string[] {
-  const home = environment['HOME'] ?? '/root';
+  const home = environment['HOME'] || '/root';
   const files = [
     '/run/containers/0/auth.json',
     join(home, '.config/containers/auth.json'),
@@ -118,8 +81,8 @@ export class NodeCredentials {
 
   /**
    * The best match for `name` (`host/path`), most specific key first; `helpers` is registries.conf's
-   * credential-helpers.
-   * @throws FailedPrecondition for a file that exists and cannot be read; it names the file, never its content.
+   * credential-helpers. Anonymous if there is none; then it says what could not be read.
+   * @throws Cancelled or DeadlineExceeded.
    */
   async find(
     op: Op,
@@ -132,16 +95,16 @@ export class NodeCredentials {
       ...(namespaceFile === undefined ? [] : [namespaceFile]),
       ...(shared === '' ? this.#options.authFiles : [shared]),
     ];
+    const search = new Search(op, name, this.#options.runHelper);
     for (const path of files) {
-      const file = await readAuthFile(path);
-      const found = file === undefined ? undefined : await this.#inFile(op, file, name);
+      const found = await search.inFile(path);
       if (found !== undefined) return found;
     }
     for (const helper of helpers) {
-      const found = helper === 'containers-auth.json' ? undefined : await this.#ask(op, helper, hostPart(name));
+      const found = helper === 'containers-auth.json' ? undefined : await search.ask(helper);
       if (found !== undefined) return found;
     }
-    return anonymous;
+    return search.unread.length === 0 ? anonymous : { kind: 'none', unread: search.unread };
   }
 
   /**
@@ -174,47 +137,81 @@ export class NodeCredentials {
     for (const name of await readDirSorted(join(directory, 'in-use')).catch(() => [] as string[]))
       if (name.endsWith('.json')) await removeFile(join(directory, 'in-use', name));
   }
-
-  async #inFile(op: Op, file: AuthFile, name: string): Promise<Credentials | undefined> {
-    const host = hostPart(name);
-    const helper = file.helpers.get(host);
-    if (helper !== undefined) {
-      const found = await this.#ask(op, helper, host);
-      if (found !== undefined) return found;
-    }
-    for (let key = name; key !== ''; key = key.slice(0, Math.max(0, key.lastIndexOf('/')))) {
-      const found = file.entries.get(key);
-      if (found !== undefined) return found;
-    }
-    return file.store === undefined ? undefined : this.#ask(op, file.store, host);
-  }
-
-  async #ask(op: Op, helper: string, host: string): Promise<Credentials | undefined> {
-    const run = this.#options.runHelper;
-    if (run === undefined) return undefined;
-    if (!/^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/.test(helper))
-      throw new RuntimeError('FailedPrecondition', `${quote(helper)} is not the name of a credential helper`);
-    const server = host === 'docker.io' ? 'https://index.docker.io/v1/' : host;
-    const { exitCode, stdout } = await run(op, `docker-credential-${helper}`, 'get', server);
-    if (exitCode !== 0) {
-      op.log.debug('credential helper has nothing', { helper, host, exit: exitCode });
-      return undefined;
-    }
-    const answer = parseSecretJson(Buffer.from(stdout), `the answer of docker-credential-${helper}`);
-    const { Username: username, Secret: secret } = answer;
-    if (typeof username !== 'string' || typeof secret !== 'string' || secret === '') return undefined;
-    // Docker's convention for refresh tokens.
-    return username === '<token>'
-      ? { kind: 'identity', token: secret }
-      : { kind: 'password', username, password: secret };
-  }
 }
 
-interface AuthFile {
-  /** By `host` or `host/path`. */
-  readonly entries: ReadonlyMap<string, Credentials>;
-  readonly helpers: ReadonlyMap<string, string>;
-  readonly store: string | undefined;
+/** One look for the credentials of one name. */
+class Search {
+  readonly unread: string[] = [];
+  readonly #op: Op;
+  readonly #name: string;
+  readonly #host: string;
+  readonly #run: RunHelper | undefined;
+
+  constructor(op: Op, name: string, run: RunHelper | undefined) {
+    const slash = name.indexOf('/');
+    this.#op = op;
+    this.#name = name;
+    this.#host = slash < 0 ? name : name.slice(0, slash);
+    this.#run = run;
+  }
+
+  async inFile(path: string): Promise<Credentials | undefined> {
+    const file = await this.#orNothing(() => readAuthFile(path));
+    if (file === undefined) return undefined;
+    const helper = file.helpers.get(this.#host);
+    const given = helper === undefined ? undefined : await this.ask(helper);
+    const found = given ?? this.#entry(file);
+    // A helper of its own, even none, keeps a host away from the store, as in docker.
+    return found ?? (helper === undefined ? await this.ask(file.store) : undefined);
+  }
+
+  /** What a helper has; undefined if nothing, or if there is no helper ('') . */
+  async ask(helper: string): Promise<Credentials | undefined> {
+    const run = this.#run;
+    if (helper === '' || run === undefined) return undefined;
+    return await this.#orNothing(async () => {
+      if (!/^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/.test(helper))
+        throw new RuntimeError('FailedPrecondition', `${quote(helper)} is not the name of a credential helper`);
+      const server = this.#host === 'docker.io' ? 'https://index.docker.io/v1/' : this.#host;
+      const { exitCode, stdout } = await run(this.#op, `docker-credential-${helper}`, 'get', server);
+      if (exitCode !== 0) {
+        this.#op.log.debug('credential helper has nothing', { helper, host: this.#host, exit: exitCode });
+        return undefined;
+      }
+      const answer = new GoObject(parseSecretJson(Buffer.from(stdout), `the answer of docker-credential-${helper}`));
+      const [username, secret] = [answer.get('Username') ?? '', answer.get('Secret')];
+      if (typeof username !== 'string' || typeof secret !== 'string') return undefined;
+      // Docker's convention for refresh tokens.
+      return username === '<token>'
+        ? { kind: 'identity', token: secret }
+        : { kind: 'password', username, password: secret };
+    });
+  }
+
+  #entry(file: AuthFile): Credentials | undefined {
+    for (let key = this.#name; key !== ''; key = key.slice(0, Math.max(0, key.lastIndexOf('/')))) {
+      const found = file.entries.get(key);
+      if (found instanceof RuntimeError) this.#note(found);
+      else if (found !== undefined) return found;
+    }
+    return undefined;
+  }
+
+  async #orNothing<T>(work: () => Promise<T | undefined>): Promise<T | undefined> {
+    try {
+      return await work();
+    } catch (error) {
+      if (this.#op.signal.aborted) throw abortError(this.#op, `looking for credentials for ${this.#host}`);
+      this.#note(error);
+      return undefined;
+    }
+  }
+
+  #note(error: unknown): void {
+    const why = explain(error);
+    this.unread.push(why);
+    this.#op.log.warn('credentials cannot be read, going on without', { registry: this.#host, error: why });
+  }
 }
 
 async function readAuthFile(path: string): Promise<AuthFile | undefined> {
@@ -226,67 +223,4 @@ async function readAuthFile(path: string): Promise<AuthFile | undefined> {
     throw error;
   }
   return parseAuthFile(bytes, path);
-}
-
-/** Reads docker's config.json, containers' auth.json, or the old .dockercfg (which is the inner map alone). */
-export function parseAuthFile(bytes: Buffer, path: string): AuthFile {
-  const document = parseSecretJson(bytes, path);
-  const isModern = ['auths', 'credHelpers', 'credsStore'].some((key) => Object.hasOwn(document, key));
-  const auths = isModern ? document['auths'] : document;
-  const entries = new Map<string, Credentials>();
-  for (const [key, value] of Object.entries(isObject(auths) ? auths : {})) {
-    const found = isObject(value) ? entryCredentials(value, `${path}: the entry for ${quote(key)}`) : undefined;
-    // The first spelling of a host wins, as in docker.
-    if (found !== undefined && !entries.has(authKey(key))) entries.set(authKey(key), found);
-  }
-  const helpers = new Map<string, string>();
-  for (const [key, value] of Object.entries(isObject(document['credHelpers']) ? document['credHelpers'] : {})) {
-    if (typeof value === 'string') helpers.set(authKey(key), value);
-  }
-  const store = document['credsStore'];
-  return { entries, helpers, store: typeof store === 'string' && store !== '' ? store : undefined };
-}
-
-function entryCredentials(entry: Readonly<Record<string, unknown>>, where: string): Credentials | undefined {
-  const text = (key: string): string => {
-    const value = entry[key];
-    return typeof value === 'string' ? value : '';
-  };
-  if (text('identitytoken') !== '') return { kind: 'identity', token: text('identitytoken') };
-  if (text('auth') !== '') return decodeAuth(text('auth'), where);
-  if (text('username') !== '' || text('password') !== '')
-    return { kind: 'password', username: text('username'), password: text('password') };
-  if (text('registrytoken') !== '') return { kind: 'bearer', token: text('registrytoken') };
-  return undefined;
-}
-
-/**
- * A key with a scheme or an API version names a host (docker); otherwise it may name a path below it
- * (containers-auth.json).
- */
-function authKey(key: string): string {
-  const bare = key
-    .trim()
-    .replace(/^https?:\/\//i, '')
-    .replace(/\/+$/, '');
-  if (bare !== key.trim().replace(/\/+$/, '') || /^[^/]+\/v[12]$/.test(bare)) return registryHost(bare);
-  const slash = bare.indexOf('/');
-  return slash < 0 ? registryHost(bare) : `${registryHost(bare.slice(0, slash))}${bare.slice(slash)}`;
-}
-
-function hostPart(name: string): string {
-  const slash = name.indexOf('/');
-  return slash < 0 ? name : name.slice(0, slash);
-}
-
-/** JSON that may hold secrets. The parser's own message quotes its input, so it is not passed on. */
-export function parseSecretJson(bytes: Buffer, what: string): Readonly<Record<string, unknown>> {
-  let value: unknown;
-  try {
-    value = JSON.parse(bytes.toString('utf8')) as unknown;
-  } catch {
-    throw new RuntimeError('FailedPrecondition', `${what} is not valid JSON`);
-  }
-  if (!isObject(value)) throw new RuntimeError('FailedPrecondition', `${what} is not a JSON object`);
-  return value;
 }

@@ -1,16 +1,18 @@
 /** Several endpoints as one source: asked in order, one that fails hands over to the next where it stopped. */
 import { codeOf, explain, RuntimeError } from '../../base/errors.ts';
+import { isDigest } from '../../base/ids.ts';
 import type { Digest } from '../../base/ids.ts';
 import { abortError } from '../../base/op.ts';
 import type { Op } from '../../base/op.ts';
 import type { PullSource } from '../source.ts';
 import type { Endpoint, ManifestAnswer, Repository } from './repository.ts';
 
+/** The endpoints of one image, mirrors first. */
 export class MirroredSource implements PullSource {
   readonly describe: string;
   readonly #open: (endpoint: Endpoint) => Promise<Repository>;
   readonly #repositories = new Map<Endpoint, Promise<Repository>>();
-  /** The one that answered last comes first. */
+  /** Whoever failed comes after the one that answered instead. */
   #order: readonly Endpoint[];
   readonly #wrong = new Map<Digest, Set<Endpoint>>();
   /** Whose bytes came first in the last download of a blob; as long as none came, who was asked last. */
@@ -28,33 +30,53 @@ export class MirroredSource implements PullSource {
 
   /** @throws the error of the last endpoint, which is the registry itself; its message tells how the mirrors failed. */
   async manifest(op: Op, tagOrDigest: string): Promise<ManifestAnswer> {
-    const failed: string[] = [];
-    for (const endpoint of this.#order) {
+    const order = this.#order.filter(({ serves }) => serves !== (isDigest(tagOrDigest) ? 'tags' : 'content'));
+    const failed = new Map<Endpoint, string>();
+    for (const endpoint of order) {
       try {
-        const answer = await (await this.#repository(endpoint)).manifest(op, tagOrDigest);
-        this.#prefer(endpoint);
+        const answer = await this.#manifestFrom(op, endpoint, tagOrDigest);
+        this.#prefer(endpoint, failed);
         return answer;
       } catch (error) {
-        this.#giveUpUnless(op, error, endpoint, failed, `pulling ${this.describe}`);
+        if (op.signal.aborted) throw abortError(op, `pulling ${this.describe}`);
+        if (endpoint === order.at(-1)) throw withHistory(error, [...failed.values()]);
+        failed.set(endpoint, explain(error));
         op.log.warn('mirror failed, will try the next one', { endpoint: endpoint.root, error: explain(error) });
       }
     }
-    throw new RuntimeError('Internal', `${this.describe}: no endpoint to ask`);
+    throw new RuntimeError(
+      'FailedPrecondition',
+      `${this.describe}: hosts.toml gives no host the capability to ` +
+        `${isDigest(tagOrDigest) ? '"pull"' : '"resolve"'}; give it to the server at least`,
+    );
   }
 
-  /** The repository that gave the last manifest; before the first one, the one that will be asked first. */
+  /** Of a host that only knows what tags stand for, the content comes from the others. */
+  async #manifestFrom(op: Op, endpoint: Endpoint, tagOrDigest: string): Promise<ManifestAnswer> {
+    const repository = await this.#repository(endpoint);
+    if (isDigest(tagOrDigest) || endpoint.serves !== 'tags') return await repository.manifest(op, tagOrDigest);
+    const digest = await repository.promisedDigest(op, tagOrDigest);
+    if (digest === undefined)
+      throw new RuntimeError('NotFound', `${endpoint.root} does not say the digest of ${this.describe}`);
+    return await this.manifest(op, digest);
+  }
+
+  /**
+   * Where what belongs to the last manifest is asked for by a tag: the repository that gave it, unless that one has no
+   * tags; before the first manifest, the one that will be asked first.
+   */
   async current(): Promise<Repository> {
-    const [first] = this.#order;
+    const first = this.#order.find(({ serves }) => serves === 'all') ?? this.#order[0];
     if (first === undefined) throw new RuntimeError('Internal', `${this.describe}: no endpoint to ask`);
     return await this.#repository(first);
   }
 
   /**
-   * The digest of a tag as the first endpoint says; undefined if it does not, for whatever reason: `manifest` will meet
-   * that reason.
+   * The digest of a tag as the first endpoint says that knows tags; undefined if it does not, for whatever reason:
+   * `manifest` will meet that reason.
    */
   async promisedDigest(op: Op, tagOrDigest: string): Promise<Digest | undefined> {
-    const [first] = this.#order;
+    const first = this.#order.find(({ serves }) => serves !== 'content');
     if (first === undefined) return undefined;
     return (await this.#repository(first)).promisedDigest(op, tagOrDigest).catch(() => undefined);
   }
@@ -65,7 +87,7 @@ export class MirroredSource implements PullSource {
     offset: bigint,
   ): AsyncGenerator<Uint8Array, void, void> {
     const failed: string[] = [];
-    const order = this.#order.filter((endpoint) => this.#wrong.get(want.digest)?.has(endpoint) !== true);
+    const order = this.#content.filter((endpoint) => this.#wrong.get(want.digest)?.has(endpoint) !== true);
     let at = offset;
     for (const endpoint of order) {
       if (at === offset) this.#suspects.set(want.digest, endpoint);
@@ -78,7 +100,8 @@ export class MirroredSource implements PullSource {
         return;
       } catch (error) {
         if (endpoint === order.at(-1)) throw withHistory(error, failed);
-        this.#giveUpUnless(op, error, undefined, failed, `downloading ${want.digest}`);
+        if (op.signal.aborted) throw abortError(op, `downloading ${want.digest}`);
+        failed.push(explain(error));
         op.log.warn('endpoint failed, the next one goes on', {
           endpoint: endpoint.root,
           digest: want.digest,
@@ -98,14 +121,12 @@ export class MirroredSource implements PullSource {
     if (suspect === undefined) return false;
     const wrong = this.#wrong.get(digest) ?? new Set();
     this.#wrong.set(digest, wrong.add(suspect));
-    return this.#order.some((endpoint) => !wrong.has(endpoint));
+    return this.#content.some((endpoint) => !wrong.has(endpoint));
   }
 
-  /** Notes the failure and returns if somebody else can be asked; throws otherwise. */
-  #giveUpUnless(op: Op, error: unknown, endpoint: Endpoint | undefined, failed: string[], doing: string): void {
-    if (op.signal.aborted) throw abortError(op, doing);
-    if (endpoint !== undefined && endpoint === this.#order.at(-1)) throw withHistory(error, failed);
-    failed.push(explain(error));
+  /** Those who give content by its digest. */
+  get #content(): readonly Endpoint[] {
+    return this.#order.filter(({ serves }) => serves !== 'tags');
   }
 
   #repository(endpoint: Endpoint): Promise<Repository> {
@@ -114,8 +135,16 @@ export class MirroredSource implements PullSource {
     return known;
   }
 
-  #prefer(endpoint: Endpoint): void {
-    this.#order = [endpoint, ...this.#order.filter((each) => each !== endpoint)];
+  /** Who failed before `endpoint` comes after it; who was not asked stays where it was. */
+  #prefer(endpoint: Endpoint, failed: ReadonlyMap<Endpoint, string>): void {
+    const at = this.#order.indexOf(endpoint);
+    const before = this.#order.slice(0, at);
+    this.#order = [
+      ...before.filter((each) => !failed.has(each)),
+      endpoint,
+      ...before.filter((each) => failed.has(each)),
+      ...this.#order.slice(at + 1),
+    ];
   }
 }
 

@@ -17,9 +17,9 @@ import {
   testOp,
 } from '../fakes.ts';
 import type { FakeAnswer } from '../fakes.ts';
-import { anonymous } from './credentials.ts';
-import type { Credentials } from './credentials.ts';
-import { directRoute } from './http.ts';
+import { anonymous } from './auth-file.ts';
+import type { Credentials } from './auth-file.ts';
+import { fakeEndpoint } from './fakes.ts';
 import { RateWatch } from './rate-watch.ts';
 import { RegistryClient } from './repository.ts';
 import type { Endpoint, Repository } from './repository.ts';
@@ -28,18 +28,6 @@ const image = fakeImage(['one', 'two']);
 /** Blobs come in ranges above this, small enough for a test. */
 const [FROM, EACH] = [200_000, 16_384];
 const ORIGIN = 'https://reg.example';
-const endpoint: Endpoint = {
-  root: `${ORIGIN}/v2`,
-  repository: 'team/app',
-  credentialName: 'reg.example/team/app',
-  kind: 'registry',
-  serves: 'all',
-  security: 'verify',
-  routeOf: () => directRoute,
-  headers: {},
-  namespace: '',
-};
-
 interface Setup {
   readonly network: FakeNetwork;
   readonly registry: FakeRegistry;
@@ -49,7 +37,7 @@ interface Setup {
 function setUp(options: { readonly endpoint?: Partial<Endpoint>; readonly credentials?: Credentials } = {}): Setup {
   const network = new FakeNetwork();
   const registry = new FakeRegistry().add('team/app', 'v1', image);
-  const own = { ...endpoint, ...options.endpoint };
+  const own = fakeEndpoint(options.endpoint);
   network.hosts.set(new URL(own.root).origin, registry.host);
   const pauses: number[] = [];
   const client = new RegistryClient({

@@ -16,7 +16,7 @@ import { isObject } from '../../base/go.ts';
 import { manifestAccept } from '../../oci/media-types.ts';
 import { Authorizer } from './authorizer.ts';
 import type { Door } from './authorizer.ts';
-import type { Credentials } from './credentials.ts';
+import type { Credentials } from './auth-file.ts';
 import { giveBack } from '../blocks.ts';
 import { headerOf, isNotTls, networkError, readBody, send, shortUrl } from './http.ts';
 import type { HttpResponse, RouteOf, Transport } from './http.ts';
