@@ -1,5 +1,5 @@
 /**
- * `npm run bench [-- options]`: DESIGN's table of latencies, memory and processes, Berth beside a floor and a peer, in
+ * `npm run bench [-- options]`: the table of latencies, memory and processes, Berth beside a floor and a peer, in
  * one run.
  *
  *   --vs containerd | unix:///path   the peer: Debian's containerd, set up here, or whoever serves CRI there

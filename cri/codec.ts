@@ -41,7 +41,7 @@ export class Encoded {
   }
 }
 
-/** A list reply made of `Codec.item` results: a list of a hundred pods costs one copy (DESIGN 13, point 5). */
+/** A list reply made of `Codec.item` results: a list of a hundred pods costs one copy. */
 export function concatenate(items: readonly Uint8Array[]): Encoded {
   return new Encoded(Buffer.concat(items));
 }

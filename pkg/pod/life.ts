@@ -84,7 +84,7 @@ export class Life {
     );
   }
 
-  /** Goes on with a stop that was under way when the daemon died (reliability K5). */
+  /** Goes on with a stop that was under way when the daemon died (K5). */
   resumeStop(): void {
     const { record, around } = this.#core;
     if (record === undefined || record.stopping === null || !('process' in record.state)) return;

@@ -1,5 +1,5 @@
 /**
- * Sandboxes: run, stop, remove. See DESIGN "The natural path of the data" for the hops.
+ * Sandboxes: run, stop, remove. See docs/ARCHITECTURE.md, "The path of a pod", for the hops.
  */
 import type { LinuxContainerResources } from '../cri-api/types.ts';
 import type { SandboxConfig } from '../ports/requests.ts';

@@ -33,7 +33,7 @@ export type ContainerVerdict =
   | { readonly action: 'destroy' }
   | { readonly action: 'save'; readonly state: ContainerRecord['state'] };
 
-/** The table of DESIGN section 4. `at` is now. */
+/** What becomes of a container, by its record and by what was found of it. `at` is now. */
 export function decideContainer(state: ContainerRecord['state'], facts: ContainerFacts, at: bigint): ContainerVerdict {
   switch (state.phase) {
     case 'creating':

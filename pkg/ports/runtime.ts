@@ -233,8 +233,8 @@ export interface Processes {
 
 /**
  * Facts about the host that a container's spec needs, and the few host directories that pods use. Every call that may
- * touch a volume is bounded by `op` and runs where a hung file system cannot block the daemon (reliability K14,
- * ctrd#13867).
+ * touch a volume is bounded by `op` and runs where a hung file system cannot block the daemon (K14 of
+ * docs/RELIABILITY.md, containerd#13867).
  */
 export interface Host {
   /**

@@ -240,7 +240,7 @@ export class ConmonMonitor implements Monitor {
   }
 }
 
-/** PURE. conmon's command line for a container (conmon-protocol, A.1). */
+/** PURE. conmon's command line for a container. */
 export function monitorArgv(request: CreateRequest, exitsDir: string): [string, ...string[]] {
   const { handler } = request.runtime;
   const inBundle = (name: string): string => join(request.bundle, name);

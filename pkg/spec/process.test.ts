@@ -10,19 +10,19 @@ describe('command, environment and working directory', () => {
     ['nothing to run', { image: { cmd: [], entrypoint: [] } }, /no command specified/],
     ['NUL in an argument', { container: { command: ['a\0b'] } }, /argument holds a NUL byte/],
     ['200 KB argument', { container: { args: ['x'.repeat(200_000)] } }, /argument is longer than 131071 bytes/],
-    ['8.4 extra: env value with NUL', { container: { envs: [{ key: 'A', hex: '610062' }] } }, /"A": holds a NUL byte/],
+    ['env value with NUL', { container: { envs: [{ key: 'A', hex: '610062' }] } }, /"A": holds a NUL byte/],
     [
-      '8.4 extra: env bytes with NUL',
+      'env bytes with NUL',
       { container: { envs: [{ key: 'A', hex: 'ff0062' }] }, found: { envExec: '/x' } },
       /"A": a NUL byte/,
     ],
     [
-      '8.4 extra: env value of 200 KB',
+      'env value of 200 KB',
       { container: { envs: [{ key: 'A', value: 'x'.repeat(200_000) }] } },
       /longer than 131071 bytes/,
     ],
     [
-      '8.4 extra: env value of 80 000 characters, 160 KB',
+      'env value of 80 000 characters, 160 KB',
       { container: { envs: [{ key: 'A', value: 'ü'.repeat(80_000) }] } },
       /longer than 131071 bytes/,
     ],

@@ -203,7 +203,7 @@ describe('cgroupsPathFor', () => {
     ['systemd', '/x.slice/pod'],
   ];
   for (const [manager, parent] of refused) {
-    it(`refuses ${manager} ${JSON.stringify(parent.slice(0, 20))} (8.4 extra: cgroup_parent)`, () =>
+    it(`refuses ${manager} ${JSON.stringify(parent.slice(0, 20))} (cgroup_parent)`, () =>
       assert.match(
         outcome(() => cgroupsPathFor({ manager, parent, id: 'x' })),
         /^InvalidArgument: cgroup_parent/,
@@ -268,7 +268,7 @@ describe('devices', () => {
         permissions,
       );
   });
-  it('must exist (8.4 extra: /proc/kcore is no device)', () => {
+  it('must exist (/proc/kcore is no device)', () => {
     assert.match(
       outcome(() => resolveDevices({ hostPath: '/proc/kcore', containerPath: '', permissions: '' }, [])),
       /^InvalidArgument: device.host_path "\/proc\/kcore": there is no device node/,

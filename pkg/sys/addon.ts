@@ -11,7 +11,7 @@ import { existsSync } from 'node:fs';
 import { errnoOf, RuntimeError, type ErrorCode } from '../base/errors.ts';
 import type { Addon } from '../../native/index.d.ts';
 
-/** DESIGN section 7: which errno becomes which code. What is not here is Internal. */
+/** Which errno becomes which code. What is not here is Internal. */
 const CODES: ReadonlyMap<string, ErrorCode> = new Map<string, ErrorCode>([
   ['EINVAL', 'InvalidArgument'],
   ['ENAMETOOLONG', 'InvalidArgument'],
@@ -61,7 +61,7 @@ export function errnoName(errno: number): string {
   return NAMES.get(errno) ?? `E${errno}`;
 }
 
-/** The code of an errno symbol by the table of DESIGN section 7. */
+/** The code of an errno symbol, by the table above. */
 export function codeOfErrno(name: string): ErrorCode {
   return CODES.get(name) ?? 'Internal';
 }

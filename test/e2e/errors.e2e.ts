@@ -92,7 +92,7 @@ describe('bad requests', function () {
     assert.isUndefined((await cri.rpc.imageStatus({ image: { image: 'localhost/none:1' } })).image);
   });
 
-  it('with ids and references that could be paths (security 48)', async () => {
+  it('with ids and references that could be paths (pelagos#347)', async () => {
     for (const id of ['', '.', '..', '/', '../x']) {
       await refusal(cri.rpc.removeContainer({ containerId: id }), 'InvalidArgument');
       await refusal(cri.rpc.removePodSandbox({ podSandboxId: id }), 'InvalidArgument');

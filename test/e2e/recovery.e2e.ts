@@ -1,6 +1,6 @@
 /**
  * The crash matrix: the daemon dies at any instruction, and the next one finds the truth and leaves nothing
- * (reliability 5.3).
+ * (docs/RELIABILITY.md).
  */
 import { assert } from 'chai';
 import { spawn } from 'node:child_process';

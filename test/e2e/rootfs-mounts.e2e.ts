@@ -121,7 +121,7 @@ describe('root filesystems', function () {
       assert.equal((await stat(join(merged, '..'))).mode & 0o777, 0o711);
     });
 
-    it('one that leaked into another mount namespace does not hold up its removal (reliability 22)', async () => {
+    it('one that leaked into another mount namespace does not hold up its removal', async () => {
       const id = newContainerId();
       const merged = await driver.mount(op, id, await stackOf(tarOf(tarEntry({ name: 'f' }))), PLAIN);
       await writeFile(join(merged, 'data'), 'x');
