@@ -10,6 +10,7 @@ export default {
     'pkg/rootfs/unpack-worker.ts!',
     'scripts/*.{ts,mjs,cjs}',
     'bench/{main,conmon}.ts',
+    'test/vm/main.ts',
     'test/e2e/{*.e2e,image-child}.ts',
     'test/conformance/*.e2e.ts',
     '{pkg,cri,conmon}/**/*.test.ts',

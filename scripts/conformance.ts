@@ -20,7 +20,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { type CritestOptions, runCritest, type SpecResult } from '../test/conformance/critest.ts';
-import { reasonToSkip } from '../test/conformance/expected-skips.ts';
+import { type Ground, reasonToSkip, thisKernel } from '../test/conformance/expected-skips.ts';
 import { publishImages } from '../test/conformance/images.ts';
 import { currentRunc, type GoPrograms, goPrograms, hasGo, makeAllPrograms } from '../test/conformance/programs.ts';
 import { IMAGE, TestNode } from '../test/e2e/harness.ts';
@@ -158,7 +158,7 @@ async function critestRun(run: Run, programs: GoPrograms, registriesConf: string
     await node?.discard();
     writeFileSync(join(LOGS, `${fileNameOf(name)}.daemon.log`), node?.log ?? '');
   }
-  return judged(name, results, failed, { idmappedMounts }, (Date.now() - began) / 1000);
+  return judged(name, results, failed, { idmappedMounts, ...thisKernel() }, (Date.now() - began) / 1000);
 }
 
 /**
@@ -185,7 +185,7 @@ function judged(
   run: string,
   results: readonly SpecResult[],
   failed: { name: string; message: string }[],
-  ground: { readonly idmappedMounts: boolean },
+  ground: Ground,
   seconds: number,
 ): Outcome {
   const skipped: { name: string; reason: string }[] = [];

@@ -5,6 +5,7 @@
 #   scripts/setup.sh          what running Berth needs
 #   scripts/setup.sh test     and what its tests need
 #   scripts/setup.sh bench    and what it is measured beside and with
+#   scripts/setup.sh vm       and what a virtual machine is built with
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -22,6 +23,7 @@ test)
 	packages+=(e2fsprogs runsc docker-registry skopeo umoci podman clang-14 libclang-rt-14-dev valgrind strace nftables)
 	packages+=(apache2-utils procps netcat-openbsd gpg gpg-agent gpgv attr)
 	;;
+vm) packages+=(debootstrap debian-archive-keyring e2fsprogs docker-registry skopeo) ;;
 bench) packages+=(containerd docker-registry skopeo umoci strace) ;;
 esac
 

@@ -128,7 +128,8 @@ function startParallel(options: CritestOptions, scratch: string, flags: readonly
   });
 }
 
-function selection({ focus }: CritestOptions): string[] {
+/** ginkgo's flags for the specs that are run, without `-ginkgo.`. */
+export function selection({ focus }: Pick<CritestOptions, 'focus'>): string[] {
   const skips = EXPECTED_SKIPS.filter(({ asked }) => asked === true).map(({ spec }) => `skip=${spec.source}`);
   return focus === '' ? skips : [...skips, `focus=${focus}`];
 }
@@ -139,7 +140,7 @@ function targets({ socket, transport }: CritestOptions): string[] {
   return ['-runtime-endpoint', endpoint, '-image-endpoint', endpoint, ...websocket];
 }
 
-interface GinkgoReport {
+export interface GinkgoReport {
   readonly SpecReports:
     | readonly {
         readonly ContainerHierarchyTexts: readonly string[] | null;
@@ -155,7 +156,8 @@ interface GinkgoReport {
     | null;
 }
 
-function resultsOf(reports: readonly GinkgoReport[]): SpecResult[] {
+/** What a report of ginkgo's says of each spec. */
+export function resultsOf(reports: readonly GinkgoReport[]): SpecResult[] {
   return (
     reports
       .flatMap((report) => report.SpecReports ?? [])

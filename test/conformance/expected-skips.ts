@@ -8,6 +8,16 @@ import { existsSync } from 'node:fs';
 export interface Ground {
   /** The runtime has idmapped mounts. */
   readonly idmappedMounts: boolean;
+  readonly apparmor: boolean;
+  readonly selinux: boolean;
+}
+
+/** What this kernel has. */
+export function thisKernel(): Pick<Ground, 'apparmor' | 'selinux'> {
+  return {
+    apparmor: existsSync('/sys/module/apparmor/parameters/enabled'),
+    selinux: existsSync('/sys/fs/selinux/enforce'),
+  };
 }
 
 export interface ExpectedSkip {
@@ -23,9 +33,9 @@ export const EXPECTED_SKIPS: readonly ExpectedSkip[] = [
   {
     spec: /\bAppArmor\b/,
     reason: 'this kernel has no AppArmor',
-    where: () => !existsSync('/sys/module/apparmor/parameters/enabled'),
+    where: ({ apparmor }) => !apparmor,
   },
-  { spec: /\bSELinux\b/i, reason: 'this kernel has no SELinux', where: () => !existsSync('/sys/fs/selinux/enforce') },
+  { spec: /\bSELinux\b/i, reason: 'this kernel has no SELinux', where: ({ selinux }) => !selinux },
   {
     spec: /\bbenchmark\b/,
     reason:

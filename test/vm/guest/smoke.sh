@@ -1,0 +1,97 @@
+#!/bin/bash
+# Berth as a service on a node with systemd and cgroup v2: what an operator would look at.
+. "${0%/*}/lib.sh"
+
+start_berth
+is 'unit is active' "$(systemctl is-active berth)" active
+is 'cgroup driver' "$(crictl runtime-config 2>/dev/null | grep -oi systemd | head -n 1 | tr A-Z a-z)" systemd
+is 'process is called berth' "$(cat "/proc/$(systemctl show -p MainPID --value berth)/comm")" berth
+has 'status line' "$(systemctl show -p StatusText --value berth)" serving
+is 'no warning for a variable of the unit' "$(journalctl -b -u berth -p warning --no-pager | grep -c BERTH_OPTIONS)" 0
+
+slice=kubepods-burstable-pod11112222_3333_4444_5555_666677778888.slice
+pod=$(pod limits "{\"cgroup_parent\": \"/kubepods.slice/kubepods-burstable.slice/$slice\"}")
+container=$(run "$pod" limits limits \
+	'["sh", "-c", "trap \"exit 7\" TERM; while :; do sleep 0.1; done"]' \
+	'{"linux": {"resources": {"cpu_period": 100000, "cpu_quota": 50000, "cpu_shares": 512,
+		"memory_limit_in_bytes": 67108864, "unified": {"memory.high": "50331648"}}}}')
+cgroup=$(cgroup_of "$container")
+scope=$(scope_of "$container")
+unit=${scope##*/}
+
+is "scope in the pod's slice" "$scope" "$CGROUPS/kubepods.slice/kubepods-burstable.slice/$slice/berth-$container.scope"
+is 'scope is delegated' "$(systemctl show -p Delegate --value "$unit")" yes
+is 'cpu.max' "$(cat "$scope/cpu.max")" '50000 100000'
+is 'memory.max' "$(cat "$scope/memory.max")" 67108864
+is 'memory.high' "$(cat "$cgroup/memory.high")" 50331648
+is 'memory.swap.max' "$(cat "$cgroup/memory.swap.max")" 0
+is "no limit of tasks beyond the kubelet's" "$(cat "$scope/pids.max")" max
+monitor_cgroup=$(cut -d: -f3 "/proc/$(cat "/run/berth/containers/$container/conmon.pid")/cgroup")
+has 'monitor is in a scope of its own' "$monitor_cgroup" /system.slice/berth-conmon-
+is 'the unit holds the daemon only' "$(wc -l <"$CGROUPS/system.slice/berth.service/cgroup.procs")" 1
+has 'scope ends before the daemon at shutdown' "$(systemctl show -p After --value "$unit")" berth.service
+
+crictl update --cpu-quota 20000 --cpu-period 100000 --memory 134217728 "$container" >/dev/null
+is 'cpu.max after an update' "$(cat "$scope/cpu.max")" '20000 100000'
+is 'memory.max after an update' "$(cat "$scope/memory.max")" 134217728
+crictl update --cpu-quota -1 "$container" >/dev/null
+is 'cpu.max after the limit is taken away' "$(cut -d' ' -f1 "$scope/cpu.max")" max
+systemctl daemon-reload
+is 'cpu.max after a daemon-reload' "$(cut -d' ' -f1 "$scope/cpu.max")" max
+is 'memory.max after a daemon-reload' "$(cat "$scope/memory.max")" 134217728
+statistics=$(crictl stats -o json --id "$container")
+is 'swap that is available' "$(jq -r '.stats[0].swap.swapAvailableBytes.value' <<<"$statistics")" 0
+off=$(($(jq -r '.stats[0].memory.usageBytes.value' <<<"$statistics") - $(cat "$scope/memory.current")))
+is 'memory in statistics' "$((${off#-} < 1048576))" 1
+
+systemctl restart berth
+is 'runs after a restart' "$(state "$container")" 'RUNNING  0'
+systemctl kill --signal=KILL berth
+until_ok 60 eval '! systemctl is-active -q berth || [ "$(systemctl show -p NRestarts --value berth)" != 0 ]'
+serving
+is 'runs after every process of the unit was killed' "$(state "$container")" 'RUNNING  0'
+is 'exec after that' "$(crictl exec "$container" echo hello)" hello
+is 'journal has no left-over processes' "$(journalctl -b -u berth --no-pager | grep -c left-over)" 0
+
+echo 1 >"$cgroup/cgroup.freeze"
+has 'exec in a paused container' "$(crictl exec -s --timeout 5 "$container" true 2>&1)" paused
+echo 0 >"$cgroup/cgroup.freeze"
+crictl stop -t 10 "$container" >/dev/null
+is 'exit code of a program that heeds SIGTERM' "$(state "$container")" 'EXITED Error 7'
+is 'scope is gone' "$(systemctl is-active "$unit")" inactive
+
+endings=
+for number in 1 2 3 4 5; do
+	killed=$(run "$pod" limits "oom$number" '["sh", "-c", "tail /dev/zero"]' \
+		'{"linux": {"resources": {"memory_limit_in_bytes": 15728640}}}')
+	endings+="$(ending "$killed");"
+done
+is 'OOMKilled five times' "$endings" "$(printf 'EXITED OOMKilled 137;%.0s' 1 2 3 4 5)"
+
+device=$(run "$pod" limits device '["sleep", "1000"]' \
+	'{"linux": {"security_context": {"capabilities": {"add_capabilities": ["MKNOD"]}}}}')
+has 'device that is not allowed' \
+	"$(crictl exec "$device" sh -c 'mknod /tmp/m c 1 11; head -c1 /tmp/m' 2>&1)" 'not permitted'
+has 'device that is allowed' "$(crictl exec "$device" sh -c 'echo x >/dev/null && echo fine' 2>&1)" fine
+
+mapping='[{"host_id": 200000, "container_id": 0, "length": 65536}]'
+userns="{\"namespace_options\": {\"userns_options\": {\"mode\": 0, \"uids\": $mapping, \"gids\": $mapping}}}"
+if crictl info | jq -e --arg name "$RUNTIME" \
+	'.runtimeHandlers[] | select((.name // "") == $name) | .features.user_namespaces' >/dev/null; then
+	mapped=$(pod mapped "{\"cgroup_parent\": \"kubepods-podmapped.slice\", \"security_context\": $userns}")
+	inside=$(run "$mapped" mapped inside '["sleep", "1000"]' "{\"linux\": {\"security_context\": $userns}}")
+	has 'user namespace' "$(crictl exec "$inside" cat /proc/self/uid_map)" 200000
+else
+	skip 'user namespace' "$RUNTIME here has no idmapped mounts"
+fi
+
+own=$(pod own)
+lone=$(run "$own" own lone)
+has 'a pod without a parent has a slice of ours' "$(scope_of "$lone")" "/berth-pod$own.slice/berth-$lone.scope"
+crictl rmp -fa >/dev/null 2>&1
+is 'no scope is left' "$(systemctl list-units --no-legend --no-pager 'berth-*.scope' | wc -l)" 0
+is 'no slice of ours is left' "$(systemctl list-units --no-legend --no-pager 'berth*.slice' | wc -l)" 0
+is 'no mount is left' "$(grep -c /berth/ /proc/self/mountinfo)" 0
+is 'nothing failed in the manager' "$(systemctl --failed --no-legend --no-pager | wc -l)" 0
+systemctl stop berth
+is 'the stop is clean' "$(systemctl show -p Result --value berth)" success
