@@ -15,6 +15,7 @@ export interface CdiEdits {
   readonly unsupported: readonly string[];
 }
 
+/** A device node that a CDI device brings; what its spec file leaves out is looked up at `hostPath`. */
 export interface CdiDeviceNode {
   readonly path: string;
   readonly hostPath: string;
@@ -27,6 +28,7 @@ export interface CdiDeviceNode {
   readonly permissions: string;
 }
 
+/** A mount that a CDI device brings, as the runtime is told of it (`options` in the words of mount(8)). */
 export interface CdiMount {
   readonly hostPath: string;
   readonly containerPath: string;
@@ -34,6 +36,7 @@ export interface CdiMount {
   readonly options: readonly string[];
 }
 
+/** The stages at which the OCI runtime runs hooks (runtime-spec, config.md: POSIX-platform hooks). */
 export type HookStage = keyof NonNullable<RuntimeSpec['hooks']>;
 
 /** A device as one spec file describes it. */

@@ -4,6 +4,7 @@
 import type { SandboxId } from '../base/ids.ts';
 import type { Op } from '../base/op.ts';
 
+/** The networks of pods: made once per pod, given back by the id alone, also after any crash. */
 export interface NetworkPlugin {
   /** Watches the configuration directory. Call once. */
   start(op: Op): Promise<void>;
@@ -42,6 +43,7 @@ export interface NetworkPlugin {
   list(): Promise<readonly SandboxId[]>;
 }
 
+/** The network that new pods join, and where it is configured. */
 export interface NetworkInUse {
   readonly name: string;
   /** Where it is configured. */
@@ -54,6 +56,7 @@ export interface NetworkInUse {
   readonly hostPorts: 'plugin' | 'berth' | 'nobody';
 }
 
+/** What a pod wants of its network; `id` is the key by which all of it is given back. */
 export interface PodNetworkRequest {
   readonly id: SandboxId;
   readonly name: string;
@@ -78,6 +81,7 @@ export interface PodNetworkRequest {
   readonly aliases?: readonly string[];
 }
 
+/** One port of the host that leads to a port of the pod. */
 export interface PortMapping {
   readonly protocol: 'tcp' | 'udp' | 'sctp';
   readonly containerPort: number;
@@ -87,6 +91,7 @@ export interface PortMapping {
   readonly hostIp: string;
 }
 
+/** What a pod got: the answer of the last plugin of the chain (CNI 1.1, section 5). */
 export interface PodNetwork {
   /** The pod's addresses without prefix length, the primary one first (first family of the result). */
   readonly ips: readonly string[];

@@ -16,6 +16,10 @@ export interface PodEvent {
   readonly at: bigint;
 }
 
+/**
+ * The sandboxes of the node. Every change is on record before it is begun; whatever fails is given back, or tried
+ * again.
+ */
 export interface Pods {
   /**
    * Makes a sandbox and returns its id; READY when it returns. Identical requests, in flight or finished, get the same
@@ -44,6 +48,7 @@ export interface Pods {
   ): Promise<void>;
 }
 
+/** The containers of the node. Identical requests join the one under way; whoever gives up waiting stops nothing. */
 export interface Containers {
   /** Makes a container in a READY sandbox; CREATED when it returns. Identical requests get the same id. */
   create(op: Op, pod: SandboxId, config: NamedContainerConfig): Promise<ContainerId>;
@@ -64,6 +69,7 @@ export interface Containers {
   status(record: ContainerRecord): ContainerStatus;
 }
 
+/** Commands in running containers, and connections into their pods. */
 export interface Execs {
   /**
    * Runs argv to its end, once its turn to start has come; output is cut at limits.execOutputBytes per stream. Dispose

@@ -1,10 +1,12 @@
 /**
- * The port of root filesystems: a driver that unpacks layers and mounts them (containerd's Snapshotter, reduced to one product).
+ * The port of root filesystems: a driver that unpacks layers and mounts them (containerd's Snapshotter, reduced to one
+ * product).
  */
 import type { ChainId, ContainerId } from '../base/ids.ts';
 import type { Op } from '../base/op.ts';
 import type { FsUsage, LayerUnpacker } from './image.ts';
 
+/** Layers on disk and root filesystems on top of them; everything of a container is found by its id alone. */
 export interface RootfsDriver extends LayerUnpacker {
   /**
    * Mounts the root filesystem of `id` and returns its path (`rootfs/<id>/merged`). `layers` is bottom first and may be
@@ -43,6 +45,7 @@ export interface RootfsDriver extends LayerUnpacker {
   readonly containerRoot: string;
 }
 
+/** How the root of one container is mounted. */
 export interface RootfsOptions {
   /** Overlay options by config (`metacopy=on`, `volatile`, …), validated by the driver. */
   readonly mountOptions: readonly string[];
@@ -55,17 +58,20 @@ export interface RootfsOptions {
   readonly idMap: IdMap | null;
 }
 
+/** Which part of an image a volume shows, and to whom it belongs. */
 export interface ImageVolumeOptions {
   /** A directory of the image; '' = all of it. */
   readonly subPath: string;
   readonly idMap: IdMap | null;
 }
 
+/** The ids of a user namespace. An id that no entry holds belongs to nobody in it. */
 export interface IdMap {
   readonly uids: readonly IdMapping[];
   readonly gids: readonly IdMapping[];
 }
 
+/** `size` ids from `containerId` on are the host's from `hostId` on (user_namespaces(7)). */
 export interface IdMapping {
   readonly hostId: number;
   readonly containerId: number;

@@ -57,6 +57,10 @@ export interface RuntimeFeatures {
   readonly broken: string | undefined;
 }
 
+/**
+ * A runtime with runc's command line. Every failure carries the runtime's own words; a call that takes too long is
+ * ended.
+ */
 export interface OciRuntime {
   readonly handler: RuntimeHandler;
   /** Cached after the first call. */
@@ -86,10 +90,12 @@ export interface OciRuntime {
   exec(op: Op, id: ContainerId, process: RuntimeProcess, stdio: ExecStdio): Promise<ExitStatus>;
 }
 
+/** What a runtime says of a container; `absent` is an answer. The pid is 0 where there is no process. */
 export type OciStatus =
   | { readonly state: 'absent' }
   | { readonly state: 'creating' | 'created' | 'running' | 'stopped' | 'paused'; readonly pid: number };
 
+/** How a command ended. */
 export interface ExitStatus {
   /** 0-255; 128 + signal when killed by one. */
   readonly exitCode: number;
@@ -111,11 +117,13 @@ export interface ExecStdio {
   readonly onStarted?: () => void;
 }
 
+/** Size of a terminal in characters; 0 in either is no size. */
 export interface TerminalSize {
   readonly width: number;
   readonly height: number;
 }
 
+/** What a monitor needs to make a container. */
 export interface CreateRequest {
   readonly id: ContainerId;
   readonly runtime: OciRuntime;
@@ -155,6 +163,7 @@ export interface AttachChannel {
   close(): void;
 }
 
+/** The process that outlives us: it holds a container's stdio, writes its log, and writes down how it ended. */
 export interface Monitor {
   /**
    * Runs `runtime create` under a new monitor and returns the container's init process. The monitor is in its own
@@ -181,6 +190,7 @@ export interface Monitor {
   destroy(op: Op, id: ContainerId, bundle: string): Promise<void>;
 }
 
+/** The kinds of namespace that a pod may have of its own, by the names of /proc/<pid>/ns. */
 export type NamespaceKind = 'net' | 'ipc' | 'uts' | 'user';
 
 /** Namespaces held open by bind mounts, so that no process has to. */
@@ -196,6 +206,7 @@ export interface Namespaces {
   list(): Promise<readonly SandboxId[]>;
 }
 
+/** The namespaces that a pod gets, and what is set in them before anybody joins. */
 export interface PinRequest {
   readonly kinds: readonly NamespaceKind[];
   /** Name → value, already validated; written literally through /proc/sys inside the namespaces. */
@@ -305,6 +316,7 @@ export interface Host {
   dial(op: Op, netns: string | null, port: number): Promise<Connection>;
 }
 
+/** One value of a cgroup that the OCI runtime cannot be asked for. */
 export interface CgroupValue {
   /** The controller whose hierarchy has the file (`hugetlb`). */
   readonly controller: string;
@@ -323,6 +335,7 @@ export interface Connection extends AsyncIterable<Uint8Array> {
   close(): void;
 }
 
+/** What lies at the source of a mount, looked up once: what is mounted is what was looked at. */
 export interface MountSource {
   /** Links of the host followed. */
   readonly realPath: string;
@@ -336,6 +349,7 @@ export interface MountSource {
   readonly flags: readonly string[];
 }
 
+/** A device node of the host. */
 export interface HostDevice {
   readonly path: string;
   readonly type: 'c' | 'b' | 'p';

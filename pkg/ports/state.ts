@@ -1,5 +1,6 @@
 /**
- * What is known about each sandbox and container: the states of the two machines, the records, and the port of the store that keeps them.
+ * What is known about each sandbox and container: the states of the two machines, the records, and the port of the
+ * store that keeps them.
  */
 import type { ChainId, ContainerId, ImageId, ProcessRef, SandboxId } from '../base/ids.ts';
 import type { LinuxContainerResources, Signal } from '../cri-api/types.ts';
@@ -47,7 +48,10 @@ export type ContainerState =
   | { readonly phase: 'unknown'; readonly why: string; readonly process: ProcessRef; readonly startedAt: bigint }
   | { readonly phase: 'removing'; readonly last: ExitedState | null };
 
-/** What can happen to a container. `starting` is before the runtime is told, `notStarted` after it turned out not to have begun. */
+/**
+ * What can happen to a container. `starting` is before the runtime is told, `notStarted` after it turned out not to have
+ * begun.
+ */
 export type ContainerEvent =
   | { readonly type: 'created'; readonly process: ProcessRef }
   | { readonly type: 'starting'; readonly at: bigint; readonly executed: boolean }
@@ -59,6 +63,7 @@ export type ContainerEvent =
   | { readonly type: 'lost'; readonly why: string }
   | { readonly type: 'remove' };
 
+/** Where a sandbox is in its life; the edges are in pkg/state/machine.ts. */
 export type SandboxState =
   | { readonly phase: 'creating' }
   | { readonly phase: 'ready' }
@@ -66,6 +71,7 @@ export type SandboxState =
   | { readonly phase: 'stopped' }
   | { readonly phase: 'removing' };
 
+/** What can happen to a sandbox. */
 export type SandboxEvent = 'ran' | 'stop' | 'released' | 'remove';
 
 /** Everything about one pod sandbox. */
@@ -161,6 +167,10 @@ export interface Damaged {
   readonly why: string;
 }
 
+/**
+ * The records on disk, one file for each object. What was saved is there after any crash; what is damaged costs one
+ * object.
+ */
 export interface StateStore {
   load(): Promise<{
     readonly sandboxes: readonly SandboxRecord[];
