@@ -188,7 +188,7 @@ export class ContainerKeeper implements Containers {
         state: next(draft.state, { type: 'created', process: launched.process }),
         monitor: launched.monitor,
       });
-      life.watch(launched.process);
+      life.watch(launched.process, launched.monitor);
     } catch (cause) {
       await life.destroy(own, draft).catch((failure: unknown) => {
         own.log.warn('a failed container could not be cleaned up, will retry', { cause: explain(failure) });

@@ -108,6 +108,7 @@ export function draftContainer(
     imageVolumes: imageVolumesOf(world, config),
     stopping: null,
     monitor: null,
+    monitorLost: null,
   };
 }
 

@@ -1,5 +1,5 @@
 import { assert } from 'chai';
-import { ground, op, until } from './fake-ground.ts';
+import { fails, ground, op, until } from './fake-ground.ts';
 import { fakeContainer } from './fake-world.ts';
 import { containerStatus } from './query.ts';
 
@@ -22,6 +22,52 @@ describe("a container's end", () => {
       [containerStatus(at.mind.containers.get(id)).exitCode, containerStatus(at.mind.containers.get(id)).reason],
       [255, 'ContainerStatusUnknown'],
     );
+  });
+
+  it('is not to be known when the monitor is gone, which is said at once: in status, record, log, and its own log', async () => {
+    const { id, pod } = await at.running();
+    await at.node.node.killMonitor(id);
+    await until(() => at.mind.containers.get(id).monitorLost !== null);
+    const status = containerStatus(at.mind.containers.get(id));
+    assert.deepEqual([status.state, status.reason], ['CONTAINER_RUNNING', 'MonitorLost']);
+    assert.match(status.message, /its monitor \(process \d+\) is gone/);
+    await until(() => at.node.logged.length > 0);
+    assert.deepInclude(at.node.logged[0], { level: 'error', message: 'a container has lost its monitor' });
+    await until(() => (at.node.node.logs.get(status.logPath) ?? []).length > 0);
+    assert.match(at.node.node.logs.get(status.logPath)?.at(-1) ?? '', /^stderr F berth: its monitor .* is gone/);
+    assert.strictEqual((await at.mind.execs.execSync(op(), id, ['true'], 0)).exitCode, 0);
+    await at.mind.containers.stop(op(), id, 60_000);
+    assert.strictEqual(containerStatus(at.mind.containers.get(id)).exitCode, 255);
+    await at.mind.pods.remove(op(), pod);
+    assert.deepEqual(at.node.leaks(), []);
+  });
+
+  it('is not to be known of a container whose monitor died while no daemon looked; it runs on', async () => {
+    const { id } = await at.running();
+    at.mind.close();
+    at.node.node.crash();
+    await at.node.node.killMonitor(id);
+    at.mind = await at.node.boot();
+    await until(() => at.mind.containers.get(id).monitorLost !== null);
+    assert.strictEqual(containerStatus(at.mind.containers.get(id)).state, 'CONTAINER_RUNNING');
+  });
+
+  it('is reported by a monitor that ends as it should: nobody misses that', async () => {
+    const { id } = await at.running();
+    await at.node.node.exit(id, 0);
+    await until(() => at.mind.containers.get(id).state.phase === 'exited');
+    await until(() => at.mind.operations().length === 0);
+    assert.isNull(at.mind.containers.get(id).monitorLost);
+    assert.deepEqual(at.node.logged, []);
+  });
+
+  it('does not come of a container that was created and whose monitor is gone: it is not started', async () => {
+    const { id } = await at.created();
+    await at.node.node.killMonitor(id);
+    await until(() => at.mind.containers.get(id).monitorLost !== null);
+    const error = await fails(at.mind.containers.start(op(), id));
+    assert.strictEqual(error.code, 'FailedPrecondition');
+    assert.match(error.message, /cannot be started: its monitor/);
   });
 
   it(

@@ -7,7 +7,7 @@ import type { ProcessRef } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import type { ExitRecord } from '../ports/runtime.ts';
 import type { ContainerEvent, ContainerRecord } from '../ports/state.ts';
-import type { LifeCore } from './life-core.ts';
+import { hasEnded, type LifeCore } from './life-core.ts';
 
 type Ending = Extract<ContainerEvent, { type: 'exited' | 'vanished' }>;
 
@@ -23,9 +23,21 @@ export class End {
     this.#ended = ended;
   }
 
-  /** Watches the process of a container: its end is noticed also when no exit file will ever come. */
-  watch(process: ProcessRef): void {
-    void this.#awaitEnd(process).catch((cause: unknown) => {
+  /**
+   * Watches the process of a container, so that its end is noticed also when no exit file will ever come, and its
+   * monitor, so that it is said when none will.
+   */
+  watch(process: ProcessRef, monitor: ProcessRef | null): void {
+    const alone = new AbortController();
+    if (monitor !== null)
+      void this.#awaitMonitor(process, monitor, alone).catch((cause: unknown) => {
+        this.#core.around.world.log.error('that a monitor is gone could not be recorded', {
+          container: this.#core.id,
+          pid: monitor.pid,
+          cause: explain(cause),
+        });
+      });
+    void this.#awaitEnd(process, alone.signal).catch((cause: unknown) => {
       this.#core.around.world.log.error('the end of a process could not be recorded', {
         container: this.#core.id,
         pid: process.pid,
@@ -39,7 +51,32 @@ export class End {
     await this.#keep({ type: 'exited', exitCode: exit.exitCode, oomKilled: exit.oomKilled, at: exit.finishedAt });
   }
 
-  async #awaitEnd(process: ProcessRef): Promise<void> {
+  /** Fires `alone` when the monitor is gone; says so if it has left its container behind. */
+  async #awaitMonitor(process: ProcessRef, monitor: ProcessRef, alone: AbortController): Promise<void> {
+    const { world, closing } = this.#core.around;
+    await world.processes.gone(monitor, closing);
+    alone.abort();
+    if (closing.aborted || this.#core.hasEnded || !world.processes.alive(process)) return;
+    // Asked after the process: a monitor that has written the file has done its work.
+    if ((await world.monitor.exitOf(this.#core.id)) !== undefined) return;
+    const message =
+      `its monitor (process ${monitor.pid}) is gone: what it prints from here on is lost, writing may fail or end ` +
+      'it, and its exit code will not be known; make it anew';
+    const logPath = await this.#core.locked(async () => {
+      const { record } = this.#core;
+      if (record === undefined || hasEnded(record) || record.monitorLost !== null) return undefined;
+      await this.#core.around.books.save({ ...record, monitorLost: { at: world.clock(), message } });
+      return record.logPath;
+    });
+    if (logPath === undefined) return;
+    const { id: container, sandboxId: sandbox } = this.#core;
+    world.log.error('a container has lost its monitor', { container, sandbox, pid: monitor.pid, cause: message });
+    await world.monitor.noteInLog(logPath, `berth: ${message}`).catch((cause: unknown) => {
+      world.log.debug('the gap could not be noted in the log of the container', { container, cause: explain(cause) });
+    });
+  }
+
+  async #awaitEnd(process: ProcessRef, alone: AbortSignal): Promise<void> {
     const { world, closing } = this.#core.around;
     await world.processes.gone(process, closing);
     if (closing.aborted || this.#core.hasEnded) return;
@@ -54,8 +91,8 @@ export class End {
       const exit = await world.monitor.exitOf(this.#core.id);
       if (exit !== undefined) return await this.note(exit);
       if (monitorGone || patience.aborted) break;
-      // Any change of the record wakes us, also the one from created to running.
-      await this.#core.changed(patience);
+      // Any change of the record wakes us, also the one from created to running; and so does the monitor's end.
+      await this.#core.changed(AbortSignal.any([patience, alone]));
       if (closing.aborted || this.#core.hasEnded) return;
     }
     await this.#keep({

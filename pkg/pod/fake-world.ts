@@ -114,6 +114,8 @@ export class FakeSurroundings {
   readonly imageUses: string[] = [];
   /** Errors that the next call of each throws. */
   readonly failures = new Map<Failing, RuntimeError[]>();
+  /** What daemons of this node have said at the levels that somebody is to look at. */
+  readonly logged: { readonly level: 'warn' | 'error'; readonly message: string }[] = [];
   /** Held by a test to make CNI ADD wait. */
   addGate: Promise<void> = Promise.resolve();
   nextIp = 2;
@@ -184,7 +186,11 @@ export class FakeSurroundings {
         hooks: async () => [],
       },
       whyNoUserNamespaces: undefined,
-      log: silent,
+      log: {
+        ...silent,
+        warn: (message) => void this.logged.push({ level: 'warn', message }),
+        error: (message) => void this.logged.push({ level: 'error', message }),
+      },
     };
   }
 

@@ -38,9 +38,9 @@ export class Life {
     this.#removal = new Removal(this.#core, { retirement, stop: (op) => this.stop(op, 0), gone });
   }
 
-  /** Watches the process of a container that has just been created, or that was found. */
-  watch(process: ProcessRef): void {
-    this.#end.watch(process);
+  /** Watches the process of a container that has just been created, or that was found, and its monitor. */
+  watch(process: ProcessRef, monitor: ProcessRef | null): void {
+    this.#end.watch(process, monitor);
   }
 
   /** Puts an end on record that its monitor wrote down. */

@@ -13,7 +13,7 @@ import type {
   PodSandboxStatus,
   StringMap,
 } from '../cri-api/types.ts';
-import type { ContainerRecord, SandboxRecord } from '../ports/state.ts';
+import type { ContainerRecord, ExitedState, SandboxRecord } from '../ports/state.ts';
 
 /** READY only from the moment everything stands until StopPodSandbox begins. */
 export function sandboxState(record: SandboxRecord): PodSandboxStatus['state'] {
@@ -95,8 +95,7 @@ export function containerStatus(record: ContainerRecord): ContainerStatus {
     exitCode: end?.exitCode ?? 0,
     image: imageSpec(record),
     imageRef: record.imageRef,
-    reason: end?.reason ?? '',
-    message: state.phase === 'unknown' ? state.why : (end?.message ?? ''),
+    ...reasonOf(record, end),
     labels: config.labels,
     annotations: config.annotations,
     mounts: config.mounts.map((mount) => mountStatus(record, mount)),
@@ -106,6 +105,15 @@ export function containerStatus(record: ContainerRecord): ContainerStatus {
     user: { linux: { uid: record.user.uid, gid: record.user.gid, supplementalGroups: record.user.supplementalGroups } },
     stopSignal: record.stopSignal.name,
   };
+}
+
+/** Why it is in its state: how it ended, or what is wrong with one that lives. */
+function reasonOf(record: ContainerRecord, end: ExitedState | null): Pick<ContainerStatus, 'reason' | 'message'> {
+  const { state, monitorLost } = record;
+  if (end !== null) return { reason: end.reason, message: end.message };
+  if (state.phase === 'unknown') return { reason: '', message: state.why };
+  if (monitorLost !== null) return { reason: 'MonitorLost', message: monitorLost.message };
+  return { reason: '', message: '' };
 }
 
 export function matchesSandbox(record: SandboxRecord, filter: PodSandboxFilter | undefined): boolean {

@@ -68,15 +68,8 @@ export function decideContainer(state: ContainerRecord['state'], facts: Containe
             at,
           }),
         };
-      if (state.phase === 'starting') return { action: 'ask' };
-      if (facts.monitorAlive || state.phase === 'unknown') return { action: 'keep' };
-      return {
-        action: 'save',
-        state: next(state, {
-          type: 'lost',
-          why: 'the monitor of the container is gone: its log and exit code can no longer be followed',
-        }),
-      };
+      // One whose monitor is gone runs on; whoever watches it says so.
+      return { action: state.phase === 'starting' ? 'ask' : 'keep' };
     }
   }
 }
@@ -127,7 +120,7 @@ async function recoverContainer(
   if (after.state.phase !== record.state.phase)
     op.log.info('recovered a container', { container: record.id, from: record.state.phase, to: after.state.phase });
   if ('process' in after.state) {
-    life.watch(after.state.process);
+    life.watch(after.state.process, after.monitor);
     life.resumeStop();
   }
 }

@@ -181,12 +181,15 @@ describe('a start', () => {
 
   it('that fails with its process and its monitor is a start error', async () => {
     const { id } = await at.created();
+    const release = at.node.node.hangNext('start');
+    const started = fails(at.mind.containers.start(op(), id));
+    await until(() => at.node.node.calls.get('start') === 1);
     await at.node.node.killMonitor(id);
-    program(id, 'exit 3');
-    at.node.node.failNext('start', refusal(), 'after');
-    await fails(at.mind.containers.start(op(), id));
+    await at.node.node.exit(id, 3);
+    release();
+    await started;
     assert.deepEqual([status(id).reason, status(id).exitCode], ['StartError', 128]);
-    assert.include(status(id).message, 'the hook said no');
+    assert.include(status(id).message, 'cannot start a container that is stopped');
   });
 
   it('of a container that the runtime has forgotten, though its process lives, leaves it unknown', async () => {

@@ -154,6 +154,11 @@ export class Start {
           ? `whether container ${record.id} was started is being found out; ask for its status`
           : `container ${record.id} is ${phase}; only a created one can be started`,
       );
+    if (record.monitorLost !== null)
+      throw new RuntimeError(
+        'FailedPrecondition',
+        `container ${record.id} cannot be started: ${record.monitorLost.message}`,
+      );
     if (record.stopping !== null)
       throw new RuntimeError('FailedPrecondition', `container ${record.id} is being stopped; make another one`);
     readySandbox(this.#core.around.books, record.sandboxId);

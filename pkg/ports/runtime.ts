@@ -179,6 +179,8 @@ export interface Monitor {
   resize(bundle: string, size: TerminalSize): Promise<void>;
   /** Returns when the monitor writes to a new file at the log path (bounded wait); @throws if it does not. */
   reopenLog(op: Op, bundle: string, logPath: string): Promise<void>;
+  /** Writes a line of our own to the log of a container that has no monitor any more. @throws if there is no log. */
+  noteInLog(logPath: string, line: string): Promise<void>;
   /** Everything already on disk first, then live; every exit at least once. Ends when `signal` fires. */
   exits(signal: AbortSignal): AsyncIterable<ExitRecord>;
   /** The exit record on disk for `id` right now. */

@@ -157,6 +157,11 @@ export interface ContainerRecord {
   readonly stopping: StopUnderWay | null;
   /** The monitor process; null when unknown. */
   readonly monitor: ProcessRef | null;
+  /**
+   * Since when nobody has written down what the container prints or how it ends: its monitor is gone, and its process
+   * is not. Null while it is watched.
+   */
+  readonly monitorLost: { readonly at: bigint; readonly message: string } | null;
 }
 
 /** A record file that could not be read: set aside under `path`; the object is destroyed by the id of its name. */

@@ -162,6 +162,25 @@ export class ConmonMonitor implements Monitor {
     }
   }
 
+  async noteInLog(logPath: string, line: string): Promise<void> {
+    // What somebody may have put there instead is not written to.
+    const file = await open(
+      logPath,
+      constants.O_RDWR | constants.O_APPEND | constants.O_NOFOLLOW | constants.O_NONBLOCK,
+    );
+    try {
+      const found = await file.stat();
+      const { size } = found;
+      if (!found.isFile() || found.nlink > 1) throw new RuntimeError('FailedPrecondition', `${logPath} is no log file`);
+      const last = Buffer.alloc(1);
+      if (size > 0) await file.read(last, 0, 1, size - 1);
+      const isTorn = size > 0 && last[0] !== 10;
+      await file.write(`${isTorn ? '\n' : ''}${new Date().toISOString()} stderr F ${line}\n`);
+    } finally {
+      await file.close();
+    }
+  }
+
   async *exits(signal: AbortSignal): AsyncIterable<ExitRecord> {
     for await (const exit of watchExits(this.#exitsDir, signal, this.#log)) yield this.#record(exit);
   }

@@ -487,6 +487,12 @@ export class FakeMonitor implements Monitor {
     });
   }
 
+  async noteInLog(logPath: string, line: string): Promise<void> {
+    const log = this.#node.logs.get(logPath);
+    if (log === undefined) throw new RuntimeError('NotFound', `no log at ${logPath}`);
+    log.push(`stderr F ${line}`);
+  }
+
   async *exits(signal: AbortSignal): AsyncIterable<ExitRecord> {
     const queue: ExitRecord[] = [...this.#node.exits.values()];
     let wake = (): void => {};

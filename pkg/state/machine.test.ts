@@ -48,9 +48,9 @@ describe('container state machine', () => {
     assert.deepEqual(states.map(row), [
       //  created starting started notStarted startFailed exited vanished lost remove
       'creating created - - - - - - - removing',
-      'created - starting - - - exited exited unknown -',
+      'created - starting - - - exited exited - -',
       'starting - - running created starting exited exited unknown -',
-      'running - - - - - exited exited unknown -',
+      'running - - - - - exited exited - -',
       'exited - - - - - exited exited - removing',
       'unknown - - - - - exited exited - -',
       'removing - - - - - removing removing - removing',

@@ -77,6 +77,7 @@ const container = {
   imageVolumes: [],
   stopping: null,
   monitor: null,
+  monitorLost: null,
 } satisfies ContainerRecord;
 
 describe('state store', () => {

@@ -163,11 +163,13 @@ export function decodeRecord(bytes: Uint8Array, kind: Kind, id: string): AnyReco
  * by now, so the container has all of its grace again.
  */
 function upgraded(record: AnyRecord): AnyRecord {
-  if (record.kind !== 'container' || record.stopping === null) return record;
+  if (record.kind !== 'container') return record;
+  const whole = { ...record, monitorLost: (record.monitorLost as ContainerRecord['monitorLost'] | undefined) ?? null };
+  if (record.stopping === null) return whole;
   const { signalledAt, killAt } = record.stopping as StopUnderWay & { readonly killAt?: bigint };
-  if (killAt === undefined) return record;
+  if (killAt === undefined) return whole;
   const graceMs = Math.max(0, Number((killAt - signalledAt) / 1_000_000n));
-  return { ...record, stopping: { signalledAt, graceMs, killAtMs: Number.MAX_SAFE_INTEGER } };
+  return { ...whole, stopping: { signalledAt, graceMs, killAtMs: Number.MAX_SAFE_INTEGER } };
 }
 
 /** What is wrong with the shape of a record; undefined if nothing is. Both sides of the disk ask it. */

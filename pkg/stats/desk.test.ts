@@ -84,6 +84,7 @@ function container(sandbox: SandboxRecord, state: ContainerState): ContainerReco
     imageVolumes: [],
     stopping: null,
     monitor: null,
+    monitorLost: null,
   };
 }
 

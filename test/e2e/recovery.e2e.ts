@@ -152,6 +152,35 @@ describe('a daemon that is killed', function () {
     await node.cri.removePod(pod.id);
   });
 
+  it('says that a monitor has died whose container runs on, in its status and in its log (K7)', async () => {
+    const pod = await node.cri.runPod();
+    const id = await node.cri.runContainer(pod, IMAGE, { command: ['sleep', '1000'] });
+    const { info } = await node.cri.rpc.containerStatus({ containerId: id, verbose: true });
+    const { monitor } = JSON.parse(info['info'] ?? '{}') as { monitor: { pid: number } };
+    process.kill(monitor.pid, 'SIGKILL');
+    const status = await waitFor(
+      () => node.cri.container(id),
+      ({ reason }) => reason !== '',
+      'the status to say so',
+    );
+    assert.deepEqual([status.state, status.reason], ['CONTAINER_RUNNING', 'MonitorLost']);
+    const after = await node.cri.rpc.containerStatus({ containerId: id, verbose: true });
+    assert.include(after.info['info'], `process ${monitor.pid}) is gone`);
+    assert.include(node.log, 'a container has lost its monitor');
+    const lines = await waitFor(
+      () => logLines(status.logPath),
+      (found) => found.length > 0,
+      'the gap in the log',
+    );
+    assert.match(lines.at(-1) ?? '', /^stderr F berth: its monitor/);
+    assert.strictEqual((await node.cri.exec(id, ['echo', 'alive'])).stdout, 'alive\n');
+    await node.kill();
+    await node.start();
+    assert.strictEqual((await node.cri.container(id)).state, 'CONTAINER_RUNNING');
+    await node.cri.rpc.stopContainer({ containerId: id, timeout: 0n });
+    assert.strictEqual((await node.cri.container(id)).exitCode, 255);
+  });
+
   it('finishes when its monitor dies: exit code 255, never 0 (K7)', async () => {
     const pod = await node.cri.runPod();
     const id = await node.cri.runContainer(pod, IMAGE, { command: ['sleep', '1000'] });
