@@ -2,7 +2,9 @@
 import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import type { Digest } from '../base/ids.ts';
 import type { AuthConfig } from '../cri-api/types.ts';
+import { mediaTypes } from '../oci/media-types.ts';
 import { fakeImage, FakeNetwork, FakeRegistry, FakeUnpacker, testOp } from './fakes.ts';
 import type { FakeImage } from './fakes.ts';
 import type { FileImageStoreOptions } from './options.ts';
@@ -30,6 +32,24 @@ export const sibling = fakeImage(['base', 'other']);
 
 /** The id, as text. */
 export const id = (of: FakeImage): string => of.id;
+
+/** A descriptor without its type. */
+export interface Named {
+  readonly digest: Digest;
+  readonly size: number;
+}
+
+/** A manifest that a stranger has written. */
+export function manifestOf(config: Named, layers: readonly Named[]): Buffer {
+  return Buffer.from(
+    JSON.stringify({
+      schemaVersion: 2,
+      mediaType: mediaTypes.ociManifest,
+      config: { mediaType: mediaTypes.ociConfig, ...config },
+      layers: layers.map((each) => ({ mediaType: mediaTypes.ociLayerGzip, ...each })),
+    }),
+  );
+}
 
 /** A directory, a network with one registry, and a store on them. */
 export class StoreGround {

@@ -1,6 +1,6 @@
 /** Doubles for the tests of this directory: a network of registries in memory, and an unpacker that only remembers. */
-import { access } from 'node:fs/promises';
-import { gzipSync } from 'node:zlib';
+import { access, readFile } from 'node:fs/promises';
+import { gunzipSync, gzipSync } from 'node:zlib';
 import { backgroundOp, silent } from '../base/op.ts';
 import type { LogFields, Logger, Op } from '../base/op.ts';
 import type { ChainId, Digest } from '../base/ids.ts';
@@ -8,7 +8,7 @@ import { RuntimeError } from '../base/errors.ts';
 import { chainIds, digestOf } from '../oci/digest.ts';
 import { mediaTypes } from '../oci/media-types.ts';
 import type { HttpRequest, HttpResponse, Route, Transport } from './registry/http.ts';
-import type { FsUsage, LayerSource, LayerUnpacker } from '../ports/image.ts';
+import type { FsUsage, LayerOrigin, LayerSource, LayerUnpacker } from '../ports/image.ts';
 
 /** What a fake host says: a status with a body, or an error that the network gives. */
 export interface FakeAnswer {
@@ -176,6 +176,8 @@ export class FakeRegistry {
 export class FakeUnpacker implements LayerUnpacker {
   readonly layers = new Set<ChainId>();
   readonly unpacked: LayerSource[] = [];
+  readonly proven: LayerSource[] = [];
+  readonly #origins = new Map<ChainId, LayerOrigin>();
   /** Layers that a disk has damaged, until they are removed. */
   readonly damaged = new Set<ChainId>();
   /** Called before a layer is complete; may throw or wait. */
@@ -183,12 +185,20 @@ export class FakeUnpacker implements LayerUnpacker {
 
   async unpack(op: Op, layer: LayerSource): Promise<void> {
     if (this.layers.has(layer.chainId)) return;
-    await access(layer.path);
+    await checkContent(layer);
     await this.onUnpack(op, layer);
     await access(layer.path);
     if (op.signal.aborted) throw new RuntimeError('Cancelled', 'unpacking was cancelled');
     this.unpacked.push(layer);
     this.layers.add(layer.chainId);
+    this.#origins.set(layer.chainId, layer);
+  }
+  async prove(_op: Op, layer: LayerSource): Promise<void> {
+    await checkContent(layer);
+    this.proven.push(layer);
+  }
+  async origin(chainId: ChainId): Promise<LayerOrigin | undefined> {
+    return this.layers.has(chainId) ? this.#origins.get(chainId) : undefined;
   }
   async settle(): Promise<void> {}
   async has(chainId: ChainId): Promise<boolean> {
@@ -207,6 +217,12 @@ export class FakeUnpacker implements LayerUnpacker {
   async layersUsage(): Promise<FsUsage> {
     return { usedBytes: BigInt(this.layers.size) * 1000n, inodesUsed: BigInt(this.layers.size) };
   }
+}
+
+async function checkContent({ path, digest, diffId }: LayerSource): Promise<void> {
+  const bytes = await readFile(path);
+  const content = bytes[0] === 0x1f && bytes[1] === 0x8b ? gunzipSync(bytes) : bytes;
+  if (digestOf(content) !== diffId) throw new RuntimeError('DataLoss', `layer ${digest} unpacks to something else`);
 }
 
 /** An operation that nobody cancels. */

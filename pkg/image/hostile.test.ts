@@ -8,26 +8,10 @@ import { digestOf } from '../oci/digest.ts';
 import { mediaTypes } from '../oci/media-types.ts';
 import { broken, failure, RecordingLog, testOp } from './fakes.ts';
 import type { FakeRegistry, FakeUnpacker } from './fakes.ts';
-import { image, StoreGround } from './fake-store.ts';
+import { image, manifestOf, StoreGround } from './fake-store.ts';
+import type { Named } from './fake-store.ts';
 import type { FileImageStore } from './store.ts';
 import type { Image } from '../ports/image.ts';
-
-interface Named {
-  readonly digest: Digest;
-  readonly size: number;
-}
-
-/** A manifest that a stranger has written. */
-function manifestOf(config: Named, layers: readonly Named[]): Buffer {
-  return Buffer.from(
-    JSON.stringify({
-      schemaVersion: 2,
-      mediaType: mediaTypes.ociManifest,
-      config: { mediaType: mediaTypes.ociConfig, ...config },
-      layers: layers.map((each) => ({ mediaType: mediaTypes.ociLayerGzip, ...each })),
-    }),
-  );
-}
 
 describe('image: what a stranger’s manifest says of content that is here', () => {
   let ground: StoreGround;

@@ -30,6 +30,8 @@ export interface LayersOf {
   /** Protects them until the record does. */
   readonly claim: Claim;
   readonly track: PullTracker;
+  /** Whether a layer that is here has still to be shown before it is shared: not if the image came by this manifest. */
+  readonly proof: 'given' | 'wanted';
 }
 
 /** Brings the layers of one image. */
@@ -38,16 +40,18 @@ export class LayersInstall {
   readonly #source: PullSource;
   readonly #claim: Claim;
   readonly #track: PullTracker;
+  readonly #proof: LayersOf['proof'];
   readonly #watch: SilenceWatch;
   readonly #downloads = new Gate(limits.pullLayersCount);
   /** Layers of this image that have the same blob (an empty layer, often) and are not unpacked yet. */
   readonly #waiting = new Map<Digest, number>();
 
-  constructor(world: LayersWorld, { source, claim, track }: LayersOf) {
+  constructor(world: LayersWorld, { source, claim, track, proof }: LayersOf) {
     this.#world = world;
     this.#source = source;
     this.#claim = claim;
     this.#track = track;
+    this.#proof = proof;
     this.#watch = new SilenceWatch(world.silentMs);
   }
 
@@ -99,7 +103,7 @@ export class LayersInstall {
   async #fetch(op: Op, layer: LayerSource, index: number): Promise<'unpacked' | 'downloaded'> {
     if (op.signal.aborted) throw abortError(op, `downloading ${layer.digest}`);
     const { digest, chainId, sizeBytes: size } = layer;
-    if (await this.#inTurn(chainId, () => this.#world.kept.layers.has(chainId))) {
+    if ((await this.#inTurn(chainId, () => this.#here(layer))) === 'shared') {
       this.#track.reusedLayers++;
       return 'unpacked';
     }
@@ -115,18 +119,27 @@ export class LayersInstall {
     return 'downloaded';
   }
 
+  /** Makes the layer of its blob; one that is here already, from another blob, is compared with this one. */
   async #unpack(op: Op, layer: LayerSource): Promise<void> {
     const { digest, chainId } = layer;
     const { layers } = this.#world.kept;
     try {
       await this.#inTurn(chainId, async (moved) => {
         if (op.signal.aborted) throw abortError(op, `unpacking ${digest}`);
-        if (!(await layers.has(chainId))) await layers.unpack(op, { ...layer, onProgress: moved });
+        const own = { ...layer, onProgress: moved };
+        const here = await this.#here(layer);
+        if (here === 'absent') await layers.unpack(op, own);
+        if (here === 'unproven') await layers.prove(op, own);
         moved();
       });
     } finally {
       this.#waiting.set(digest, (this.#waiting.get(digest) ?? 1) - 1);
     }
+  }
+
+  async #here(layer: ImageLayer): Promise<'shared' | 'unproven' | 'absent'> {
+    const here = await this.#world.kept.layerFor(layer);
+    return here === 'unproven' && this.#proof === 'given' ? 'shared' : here;
   }
 
   /**

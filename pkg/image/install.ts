@@ -52,8 +52,8 @@ export interface Arrival {
 export async function install(op: Op, world: InstallWorld, arrival: Arrival): Promise<StoredImage> {
   const { kept } = world;
   try {
-    const stored = await new Install(op, world, arrival).run();
-    await kept.settle(op, stored);
+    const { stored, blobs } = await new Install(op, world, arrival).run();
+    await kept.settle(op, stored.id, blobs);
     return stored;
   } catch (error) {
     if (!isWorthResuming(error)) await kept.tidy(op, error);
@@ -82,7 +82,7 @@ class Install {
     this.#arrival = arrival;
   }
 
-  async run(): Promise<StoredImage> {
+  async run(): Promise<{ readonly stored: StoredImage; readonly blobs: readonly Digest[] }> {
     const { kept } = this.#world;
     const { key, names, source, track, vouch } = this.#arrival;
     const { answer, manifest } = await this.#descend();
@@ -97,11 +97,12 @@ class Install {
       claim = await kept.claim(key, { blobs, layers: facts.layers.map(({ chainId }) => chainId) });
       first.abandon();
       track.stage('downloading');
-      await new LayersInstall(this.#world, { source, claim, track }).run(this.#op, facts.layers);
+      const proof = this.#isKnown(facts.id, answer.digest) ? 'given' : 'wanted';
+      await new LayersInstall(this.#world, { source, claim, track, proof }).run(this.#op, facts.layers);
       track.stage('committing');
       const stored = await kept.commit(this.#op, facts, names, signed);
       await claim.finish();
-      return stored;
+      return { stored, blobs };
     } catch (error) {
       first.abandon();
       // A later try can use what is here, unless the image itself is bad or the disk is what is missing.
@@ -151,14 +152,19 @@ class Install {
     return describeImage(id, answer.digest, BigInt(answer.bytes.length), manifest, config);
   }
 
+  /** True if the image is here and came by this manifest: there is nothing that whoever asks has still to show. */
+  #isKnown(id: ImageId, manifest: Digest): boolean {
+    return this.#world.kept.cameBy(id, [manifest, this.#arrival.root.digest]);
+  }
+
   /**
    * The config, on disk. One that is here is taken only for a manifest by which the image came: any other one may name
    * it without knowing what is in it, so the source has to show that it has it.
    */
   async #config(id: ImageId, manifest: Digest, want: Descriptor): Promise<Buffer> {
     const { kept } = this.#world;
-    const { source, root } = this.#arrival;
-    if (kept.cameBy(id, [manifest, root.digest])) {
+    const { source } = this.#arrival;
+    if (this.#isKnown(id, manifest)) {
       const here = await kept.blobs.read(want.digest, limits.imageConfigBytes).catch((error: unknown) => {
         if (!isCode(error, 'DataLoss')) throw error;
         this.#op.log.warn('config on disk is damaged, it is brought again', { image: id });

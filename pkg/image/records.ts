@@ -91,12 +91,13 @@ export class ImageRecords {
   }
 
   /**
-   * Writes `image` with `names` added to those it has; takes these names from whoever has them now. Callers serialise.
+   * Writes `image` with `names`; takes these names from whoever has them now. Of an image that is here already nothing
+   * changes but that it has these names, too. Callers serialise.
    */
   async save(image: Omit<StoredImage, 'generation' | 'repoTags' | 'repoDigests'>, names: Names): Promise<StoredImage> {
     const known = this.#byId.get(image.id);
     const stored: StoredImage = {
-      ...image,
+      ...(known ?? image),
       repoTags: union(known?.repoTags ?? [], names.repoTags),
       repoDigests: union(known?.repoDigests ?? [], names.repoDigests),
       generation: ++this.#generation,

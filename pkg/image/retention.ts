@@ -28,7 +28,7 @@ import { ImageRecords } from './records.ts';
 import type { ImageFacts, Names, StoredImage } from './records.ts';
 import { KeptSignatures } from './signature/index.ts';
 import type { KeptManifest } from './signature/index.ts';
-import type { FsUsage, LayerUnpacker } from '../ports/image.ts';
+import type { FsUsage, ImageLayer, LayerOrigin, LayerUnpacker } from '../ports/image.ts';
 
 /** What decides about keeping, beside what is asked for. */
 export interface RetentionOptions {
@@ -124,6 +124,21 @@ export class Retention {
     );
   }
 
+  /**
+   * Whether a layer is here for somebody who has its blob: `shared` if it was unpacked from that blob, or a pull has
+   * shown that it is the same; `unproven` if it came in other blobs only.
+   */
+  async layerFor({ chainId, digest, sizeBytes }: ImageLayer): Promise<'shared' | 'unproven' | 'absent'> {
+    if (!(await this.layers.has(chainId))) return 'absent';
+    const isBlob = (each: LayerOrigin): boolean => each.digest === digest && each.sizeBytes === sizeBytes;
+    const origin = await this.layers.origin(chainId);
+    if (origin !== undefined && isBlob(origin)) return 'shared';
+    const isShown = this.#records
+      .all()
+      .some(({ layers }) => layers.some((each) => each.chainId === chainId && isBlob(each)));
+    return isShown ? 'shared' : 'unproven';
+  }
+
   /** Containers on one of `layers`, by way of `image` or of another one that shares it. */
   whoIsOn(image: StoredImage, layers: readonly ChainId[]): readonly string[] {
     if (layers.length === 0) return [];
@@ -156,14 +171,13 @@ export class Retention {
     });
   }
 
-  /** After a commit: what only this pull needed goes, unless another one wants it, too; the last one takes it away. */
-  async settle(op: Op, stored: StoredImage): Promise<void> {
-    await this.#claims.forget(repairKey(stored.id));
-    await this.#dropUnneeded(
-      detached(op, limits.imageDeleteMs),
-      stored.layers.map(({ digest }) => digest),
-      [],
-    );
+  /**
+   * After a commit: of the blobs that a pull has brought, what the record does not need goes, unless another pull wants
+   * it, too; the last one takes it away.
+   */
+  async settle(op: Op, id: ImageId, brought: readonly Digest[]): Promise<void> {
+    await this.#claims.forget(repairKey(id));
+    await this.#dropUnneeded(detached(op, limits.imageDeleteMs), brought, []);
   }
 
   /**

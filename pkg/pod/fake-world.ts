@@ -260,6 +260,8 @@ export class FakeSurroundings {
       imageRoot: this.directory,
       containerRoot: this.directory,
       unpack: async () => {},
+      prove: async () => {},
+      origin: async () => undefined,
       settle: async () => {},
       has: async () => true,
       removeLayer: async () => {},

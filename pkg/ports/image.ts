@@ -64,6 +64,9 @@ export interface LayerSource {
   readonly onProgress: (readBytes: number, writtenBytes: number) => void;
 }
 
+/** The blob that a layer on disk came in. */
+export type LayerOrigin = Pick<LayerSource, 'digest' | 'sizeBytes'>;
+
 /** What the image store needs of `pkg/rootfs`; the composition root passes it. */
 export interface LayerUnpacker {
   /**
@@ -72,6 +75,13 @@ export interface LayerUnpacker {
    * the store's watchdog tells slow from stuck.
    */
   unpack(op: Op, layer: LayerSource): Promise<void>;
+  /**
+   * Reads the blob of a layer that is here already and came in another one; writes nothing.
+   * @throws DataLoss unless it unpacks to `layer.diffId`.
+   */
+  prove(op: Op, layer: LayerSource): Promise<void>;
+  /** The blob that a layer was unpacked from; undefined if that is not known, or the layer not complete on disk. */
+  origin(chainId: ChainId): Promise<LayerOrigin | undefined>;
   /**
    * Ties complete layers (bottom first, a whole image) to those below them where they lean on them: parent directories
    * that a layer does not describe, hard links into a lower layer. Mounting does the same; content if there is nothing

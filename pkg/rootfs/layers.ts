@@ -18,7 +18,7 @@ import { join } from 'node:path';
 import { errnoOf, explain, isCode, RuntimeError, storageError, wrap } from '../base/errors.ts';
 import { failpoint } from '../base/failpoint.ts';
 import { ensureDir, readDirSorted, readJson, replaceFile, syncDirectory } from '../base/files.ts';
-import { type ChainId, hexOf, parseChainId, quote } from '../base/ids.ts';
+import { type ChainId, hexOf, isDigest, parseChainId, quote } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import { abortError, checkAlive, type Op } from '../base/op.ts';
 import { abortable, SingleFlight } from '../base/sync.ts';
@@ -26,8 +26,8 @@ import type { Child } from '../ports/kernel.ts';
 import { Root, descriptors, fileSystems, mounts, spawn } from '../sys/index.ts';
 import { type Compression, compressionOf } from './decompress.ts';
 import type { UnpackPool } from './unpack-pool.ts';
-import type { UnpackLimits } from './unpack-worker.ts';
-import type { FsUsage, LayerSource, LayerUnpacker } from '../ports/image.ts';
+import type { LayerInput, UnpackLimits } from './unpack-worker.ts';
+import type { FsUsage, LayerOrigin, LayerSource, LayerUnpacker } from '../ports/image.ts';
 import type { Pending, RootOwner, WrittenLayer } from './node.ts';
 
 /** What is remembered of a layer beside its files. */
@@ -37,6 +37,8 @@ export interface LayerRecord {
   readonly diffId: string;
   /** Of the blob it was unpacked from. */
   readonly digest: string;
+  /** Its size; undefined in records of before this was written down. */
+  readonly blobBytes?: number;
   /** Disk space and inodes of `fs`, measured once: a layer does not change. */
   readonly usedBytes: number;
   readonly inodesUsed: number;
@@ -75,6 +77,12 @@ export class Layers implements LayerUnpacker {
 
   async has(chainId: ChainId): Promise<boolean> {
     return (await this.#known()).has(chainId) && (await exists(join(this.#path(chainId), 'layer.json')));
+  }
+
+  async origin(chainId: ChainId): Promise<LayerOrigin | undefined> {
+    if (!(await this.has(chainId))) return undefined;
+    const { digest, blobBytes } = await this.record(chainId);
+    return isDigest(digest) && blobBytes !== undefined ? { digest, sizeBytes: BigInt(blobBytes) } : undefined;
   }
 
   async listLayers(): Promise<readonly ChainId[]> {
@@ -123,6 +131,17 @@ export class Layers implements LayerUnpacker {
   async unpack(op: Op, layer: LayerSource): Promise<void> {
     const { chainId } = layer;
     await shared(op, this.#flights, chainId, { isDone: () => this.has(chainId), work: () => this.#unpack(op, layer) });
+  }
+
+  async prove(op: Op, layer: LayerSource): Promise<void> {
+    op.stage(`read layer ${layer.digest}`);
+    try {
+      await this.#read(op, layer, (input) =>
+        this.#pool.run(op, { type: 'prove', directory: this.directory, ...input }, layer.onProgress),
+      );
+    } catch (error) {
+      throw wrap(`compare layer ${layer.digest} with the one that is here`, storageError(error, this.directory));
+    }
   }
 
   async settle(op: Op, layers: readonly ChainId[]): Promise<void> {
@@ -185,7 +204,9 @@ export class Layers implements LayerUnpacker {
       op.stage(`unpack layer ${layer.chainId}`);
       await mkdir(directory, { mode: 0o700 });
       await mkdir(join(directory, 'fs'), { mode: 0o755 });
-      const written = await this.#fill(op, layer, directory);
+      const written = await this.#read(op, layer, (input) =>
+        this.#pool.run(op, { type: 'unpack', directory, ...input }, layer.onProgress),
+      );
       op.stage(`sync layer ${layer.chainId}`);
       await this.#commit(layer, directory, written);
     } catch (error) {
@@ -199,23 +220,15 @@ export class Layers implements LayerUnpacker {
     }
   }
 
-  async #fill(op: Op, layer: LayerSource, directory: string): Promise<WrittenLayer> {
+  /** Gives the blob of a layer to `work`, inflated if no worker can. */
+  async #read<T>(op: Op, layer: LayerSource, work: (input: LayerInput) => Promise<T>): Promise<T> {
+    const known = { blobBytes: Number(layer.sizeBytes), diffId: layer.diffId, limits: this.#limits };
     const blob = openSync(layer.path, constants.O_RDONLY | constants.O_NOFOLLOW);
     try {
       const compression = compressionOf(head(blob));
-      const job = {
-        type: 'unpack',
-        blobBytes: Number(layer.sizeBytes),
-        directory,
-        diffId: layer.diffId,
-        limits: this.#limits,
-      } as const;
-      if (compression === 'xz' || compression === 'bzip2') {
-        return await unpackThrough(op, compression, blob, (fd) =>
-          this.#pool.run(op, { ...job, fd, compression: 'none' }, layer.onProgress),
-        );
-      }
-      return await this.#pool.run(op, { ...job, fd: blob, compression }, layer.onProgress);
+      if (compression === 'xz' || compression === 'bzip2')
+        return await unpackThrough(op, compression, blob, (fd) => work({ ...known, fd, compression: 'none' }));
+      return await work({ ...known, fd: blob, compression });
     } finally {
       descriptors.close(blob);
     }
@@ -229,6 +242,7 @@ export class Layers implements LayerUnpacker {
       chainId: layer.chainId,
       diffId: layer.diffId,
       digest: layer.digest,
+      blobBytes: Number(layer.sizeBytes),
       usedBytes: Number(usedBytes),
       inodesUsed: Number(inodesUsed),
       root: written.root,
@@ -406,6 +420,7 @@ function parseRecord(value: unknown, chainId: ChainId): LayerRecord {
     record.chainId === chainId &&
     typeof record.diffId === 'string' &&
     typeof record.digest === 'string' &&
+    (record.blobBytes === undefined || Number.isSafeInteger(record.blobBytes)) &&
     Number.isSafeInteger(record.usedBytes) &&
     Number.isSafeInteger(record.inodesUsed) &&
     typeof record.rootIsOpaque === 'boolean' &&
@@ -444,12 +459,12 @@ async function readPending(directory: string): Promise<Pending> {
  * Formats that Node cannot unpack go through their own program, which has no right to more than it needs to hold one
  * window.
  */
-async function unpackThrough(
+async function unpackThrough<T>(
   op: Op,
   program: Extract<Compression, 'xz' | 'bzip2'>,
   blob: number,
-  work: (fd: number) => Promise<WrittenLayer>,
-): Promise<WrittenLayer> {
+  work: (fd: number) => Promise<T>,
+): Promise<T> {
   const tar = descriptors.pipe();
   let child: Child;
   try {
@@ -483,7 +498,7 @@ async function unpackThrough(
           `memory (${program} exit code ${ending.code})`,
       );
     if (result instanceof Error) throw result;
-    return result as WrittenLayer;
+    return result as T;
   } finally {
     op.signal.removeEventListener('abort', kill);
   }

@@ -34,7 +34,7 @@ import { insideRoot } from './inside.ts';
 import { Layers } from './layers.ts';
 import { UnpackPool } from './unpack-pool.ts';
 import type { UnpackLimits } from './unpack-worker.ts';
-import type { FsUsage, LayerSource } from '../ports/image.ts';
+import type { FsUsage, LayerOrigin, LayerSource } from '../ports/image.ts';
 import type { IdMap, IdMapping, ImageVolumeOptions, InsideRoot, RootfsDriver, RootfsOptions } from '../ports/rootfs.ts';
 import type { RootOwner } from './node.ts';
 
@@ -93,6 +93,14 @@ export class OverlayRootfs implements RootfsDriver {
 
   unpack(op: Op, layer: LayerSource): Promise<void> {
     return this.#layers.unpack(op, layer);
+  }
+
+  prove(op: Op, layer: LayerSource): Promise<void> {
+    return this.#layers.prove(op, layer);
+  }
+
+  origin(chainId: ChainId): Promise<LayerOrigin | undefined> {
+    return this.#layers.origin(chainId);
   }
 
   settle(op: Op, layers: readonly ChainId[]): Promise<void> {

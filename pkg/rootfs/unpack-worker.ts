@@ -28,18 +28,30 @@ export interface UnpackLimits {
   readonly ratioGraceBytes: number;
 }
 
-export interface UnpackJob {
-  readonly type: 'unpack';
+/** The blob of a layer, to be inflated and hashed. */
+export interface LayerInput {
   /** Open descriptor of the blob, or of a pipe with the unpacked tar. The parent closes it. */
   readonly fd: number;
   readonly compression: 'none' | 'gzip' | 'zstd';
   /** Size of the blob, for the ratio. */
   readonly blobBytes: number;
-  /** Holds `fs/`; the manifest is written beside it. */
-  readonly directory: string;
   /** What the image config promises. */
   readonly diffId: string;
   readonly limits: UnpackLimits;
+}
+
+/** Makes a layer of a blob. */
+export interface UnpackJob extends LayerInput {
+  readonly type: 'unpack';
+  /** Holds `fs/`; the manifest is written beside it. */
+  readonly directory: string;
+}
+
+/** Only says whether the blob unpacks to the diff id. */
+export interface ProveJob extends LayerInput {
+  readonly type: 'prove';
+  /** For messages. */
+  readonly directory: string;
 }
 
 /** Does what a layer left pending. */
@@ -59,10 +71,11 @@ export interface VerifyJob {
   readonly directory: string;
 }
 
-export type Job = UnpackJob | SettleJob | VerifyJob;
+export type Job = UnpackJob | ProveJob | SettleJob | VerifyJob;
 
 export interface Results {
   readonly unpack: WrittenLayer;
+  readonly prove: null;
   readonly settle: null;
   /** What is wrong, worst first told, at most limits.layerProblemsCount lines; empty if all is well. */
   readonly verify: readonly string[];
@@ -99,6 +112,9 @@ async function run(request: Request): Promise<Results[keyof Results]> {
   switch (request.job.type) {
     case 'unpack':
       return unpack(request.job, request);
+    case 'prove':
+      await readTar(request.job, request, () => {});
+      return null;
     case 'settle':
       return settle(request.job, request);
     case 'verify':
@@ -131,7 +147,7 @@ async function writeManifest<T>(path: string, work: (manifest: ManifestWriter) =
   }
 }
 
-/** Inflates, hashes, parses and writes. @throws DataLoss if the diff id is another one. */
+/** Inflates, hashes, parses and writes. @throws as `readTar`. */
 async function readLayer(job: UnpackJob, request: Request, writer: LayerWriter): Promise<void> {
   const tar = new TarReader(writer, {
     entriesCount: job.limits.entriesCount,
@@ -140,6 +156,12 @@ async function readLayer(job: UnpackJob, request: Request, writer: LayerWriter):
     pathBytes: limits.tarPathBytes,
     sparsePartsCount: limits.tarSparsePartsCount,
   });
+  await readTar(job, request, (bytes) => tar.push(bytes));
+  tar.finish();
+}
+
+/** Inflates and hashes. @throws DataLoss if the diff id is another one. */
+async function readTar(job: LayerInput, request: Request, onBytes: (bytes: Buffer) => void): Promise<void> {
   const hash = createHash(job.diffId.slice(0, job.diffId.indexOf(':')));
   let [consumed, produced] = [0, 0];
   const onRead = (bytes: number): void => {
@@ -151,18 +173,17 @@ async function readLayer(job: UnpackJob, request: Request, writer: LayerWriter):
     produced += bytes.length;
     checkRatio(job, produced);
     hash.update(bytes);
-    tar.push(bytes);
+    onBytes(bytes);
     Atomics.store(request.progress, 1, BigInt(produced));
   };
   await decompress(job.fd, job.compression, onRead, onTar);
-  tar.finish();
   const diffId = `${job.diffId.slice(0, job.diffId.indexOf(':'))}:${hash.digest('hex')}`;
   if (diffId !== job.diffId)
     throw new RuntimeError('DataLoss', `the layer unpacks to ${diffId}, but the image config promises ${job.diffId}`);
 }
 
 /** The bound on bytes counts what lies in files; padding and headers of nothing else are bounded here too. */
-function checkRatio(job: UnpackJob, produced: number): void {
+function checkRatio(job: LayerInput, produced: number): void {
   const most = Math.min(
     job.limits.unpackedBytes * 2 + job.limits.ratioGraceBytes,
     Math.max(job.limits.ratioGraceBytes, job.blobBytes * job.limits.ratio),
