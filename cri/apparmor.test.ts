@@ -2,7 +2,7 @@ import { assert } from 'chai';
 import { codeOf } from '../pkg/base/errors.ts';
 import type { Logger } from '../pkg/base/op.ts';
 import { silent } from '../pkg/base/op.ts';
-import { type Apparmor, loadApparmor, OWN_PROFILES, profileNames } from './apparmor.ts';
+import { type Apparmor, loadApparmor, OWN_PROFILES, profileNames, requireApparmor } from './apparmor.ts';
 
 function machine(changes: Partial<Apparmor> = {}): { readonly apparmor: Apparmor; readonly runs: string[][] } {
   const runs: string[][] = [];
@@ -75,5 +75,30 @@ describe('AppArmor at start', () => {
       '/usr/bin/man',
       'a b',
     ]);
+  });
+});
+
+describe('AppArmor for a container', () => {
+  it('takes a profile that is loaded, and any where the kernel does not say', async () => {
+    const { apparmor, runs } = machine();
+    await requireApparmor('site-default', apparmor, silent);
+    await requireApparmor('other', { ...apparmor, loaded: async () => undefined }, silent);
+    assert.deepEqual(runs, []);
+  });
+
+  it('loads ours again when somebody unloaded it, and says so', async () => {
+    const said: string[] = [];
+    const log: Logger = { ...silent, warn: (message) => void said.push(message) };
+    const { apparmor, runs } = machine({ profile: 'site-default' });
+    await requireApparmor('berth-default', apparmor, log);
+    assert.include(runs[0]?.at(-1), 'profile berth-default flags=');
+    assert.match(said.join(), /was unloaded/);
+  });
+
+  it('names a profile that is not loaded, and the remedy', async () => {
+    const { apparmor } = machine();
+    const error = await requireApparmor('not-loaded', apparmor, silent).catch((cause: unknown) => cause);
+    assert.equal(codeOf(error), 'FailedPrecondition');
+    assert.match(String(error), /AppArmor profile "not-loaded" is not loaded.*apparmor_parser --replace/);
   });
 });

@@ -1,5 +1,6 @@
 /** AppArmor: the profile that containers run under must be in the kernel before the first of them. */
 import { RuntimeError } from '../pkg/base/errors.ts';
+import { quote } from '../pkg/base/ids.ts';
 import type { Logger } from '../pkg/base/op.ts';
 import { apparmorProfileText } from '../pkg/spec/index.ts';
 
@@ -55,6 +56,25 @@ export async function loadApparmor({ enabled, profile, parser, loaded, run }: Ap
     'FailedPrecondition',
     `the AppArmor profile ${profile} cannot be loaded: ${parser}: ${stderr.trim() || `exit code ${exitCode}`}; ` +
       'mend that, or name a loaded one with apparmor_profile',
+  );
+}
+
+/**
+ * Content if the kernel has a profile that a container is to run under; loads it if it is ours. @throws
+ * FailedPrecondition naming the profile and the remedy.
+ */
+export async function requireApparmor(name: string, here: Apparmor, log: Logger): Promise<void> {
+  const loaded = await here.loaded();
+  if (loaded === undefined || loaded.includes(name)) return;
+  if (OWN_PROFILES.includes(name)) {
+    log.warn('the AppArmor profile of containers was unloaded, loading it again', { profile: name });
+    await loadApparmor({ ...here, profile: name }, log);
+    return;
+  }
+  throw new RuntimeError(
+    'FailedPrecondition',
+    `AppArmor profile ${quote(name)} is not loaded on this node; load it with apparmor_parser --replace FILE on ` +
+      'every node where such pods may run, or correct the name in the pod',
   );
 }
 

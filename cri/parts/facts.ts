@@ -5,7 +5,7 @@ import { limits } from '../../pkg/base/limits.ts';
 import { type Logger, type Op, withTimeout } from '../../pkg/base/op.ts';
 import type { NodeFacts } from '../../pkg/ports/spec.ts';
 import { capture, findExecutable, nodeFacts } from '../../pkg/sys/index.ts';
-import { type Apparmor, loadApparmor, profileNames } from '../apparmor.ts';
+import { type Apparmor, loadApparmor, profileNames, requireApparmor } from '../apparmor.ts';
 
 /** The kernel's list of profiles. */
 const LOADED_PROFILES = '/sys/kernel/security/apparmor/profiles';
@@ -26,6 +26,16 @@ export function useApparmorProfile(
   log: Logger,
 ): Promise<boolean> {
   return loadApparmor(apparmorHere(op, facts, config), log);
+}
+
+/** As requireApparmor, of this kernel. */
+export function requireProfileHere(
+  op: Op,
+  facts: Pick<NodeFacts, 'apparmor'>,
+  config: Config,
+  name: string,
+): Promise<void> {
+  return requireApparmor(name, apparmorHere(op, facts, config), op.log);
 }
 
 function apparmorHere(op: Op, facts: Pick<NodeFacts, 'apparmor'>, { runtime }: Config): Apparmor {

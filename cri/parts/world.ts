@@ -8,6 +8,7 @@ import type { Config, LoadedConfig } from '../../pkg/config/index.ts';
 import type { World } from '../../pkg/pod/index.ts';
 import { ConmonMonitor, LinuxHost, LinuxProcesses, PinnedNamespaces } from '../../pkg/runtime/index.ts';
 import { FileStateStore, Workspace } from '../../pkg/state/index.ts';
+import { requireProfileHere } from './facts.ts';
 import { extensionsBy, type Live, type LiveParts, settingsBy } from './live.ts';
 import { namedRuntimes, runtimeOf, type Runtimes } from './runtimes.ts';
 
@@ -60,6 +61,7 @@ export async function makeWorld(
     state: new FileStateStore(runroot, reserve),
     host: new LinuxHost({ ownRoots: [runroot, root] }),
     processes: new LinuxProcesses(),
+    profiles: { require: (each, name) => requireProfileHere(each, parts.facts, config, name) },
     clock: wallClock,
     monotonicMs: () => Number(process.hrtime.bigint() / 1_000n) / 1_000,
     get settings() {

@@ -1,9 +1,23 @@
 import { assert } from 'chai';
-import type { ImageSpec } from '../cri-api/types.ts';
-import { codeOf, RuntimeError } from '../base/errors.ts';
+import type { ImageSpec, LinuxContainerSecurityContext } from '../cri-api/types.ts';
+import { codeOf, explain, RuntimeError } from '../base/errors.ts';
 import { boom, fails, ground, op, sameResources, until } from './fake-ground.ts';
 import { fakeContainer, fakeImage, fakePod } from './fake-world.ts';
+import type { NamedContainerConfig } from '../ports/requests.ts';
 import { containerStatus } from './query.ts';
+
+const PLAIN: LinuxContainerSecurityContext = {
+  privileged: false,
+  runAsUsername: '',
+  readonlyRootfs: false,
+  supplementalGroups: [],
+  apparmorProfile: '',
+  seccompProfilePath: '',
+  noNewPrivs: false,
+  maskedPaths: [],
+  readonlyPaths: [],
+  supplementalGroupsPolicy: 'Merge',
+};
 
 describe("the mind's containers", () => {
   const at = ground();
@@ -47,6 +61,20 @@ describe("the mind's containers", () => {
       assert.deepEqual(at.node.leaks(), before, step);
       assert.lengthOf(at.mind.containers.list(), 0);
     }
+  });
+
+  it('asks for the AppArmor profile of a container before its runtime does', async () => {
+    at.node.facts = { ...at.node.facts, apparmor: true };
+    await at.restart();
+    const pod = await at.mind.pods.run(op(), fakePod(), '');
+    const confined = (localhostRef: string): NamedContainerConfig =>
+      fakeContainer(localhostRef, 0, {
+        linux: { securityContext: { ...PLAIN, apparmor: { profileType: 'Localhost', localhostRef } } },
+      });
+    at.node.profiles.add('loaded');
+    const error = await fails(at.mind.containers.create(op(), pod, confined('absent')));
+    assert.match(`${error.code}: ${explain(error)}`, /^FailedPrecondition: .*profile absent is not loaded/);
+    await at.mind.containers.create(op(), pod, confined('loaded'));
   });
 
   it(

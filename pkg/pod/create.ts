@@ -51,6 +51,7 @@ import {
   type FoundCdi,
   imageVolumesOf,
   localhostSeccomp,
+  requireProfile,
   resolveMounts,
 } from './sources.ts';
 import type { Image } from '../ports/image.ts';
@@ -222,6 +223,7 @@ async function writeBundle(
     volumes: [...configured, ...own],
     ...devices,
   });
+  await requireProfile(op, world, spec);
   const extended = extend(spec, { draft, sandbox, cdi, hooks });
   await world.workspace.writeBundle(draft.id, stringifySpec(extended));
   return extended;

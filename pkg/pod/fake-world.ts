@@ -119,6 +119,10 @@ export class FakeSurroundings {
   /** Held by a test to make CNI ADD wait. */
   addGate: Promise<void> = Promise.resolve();
   nextIp = 2;
+  /** AppArmor profiles that the kernel has. */
+  readonly profiles = new Set<string>();
+  /** What the node can give; a change holds from the next boot. */
+  facts = facts;
 
   constructor(node: FakeNode, directory: string) {
     this.node = node;
@@ -174,12 +178,13 @@ export class FakeSurroundings {
       runtimes: this.handlers.has('fake') ? [view.runtime] : [],
       namespaces: view.namespaces,
       processes: view.processes,
+      profiles: { require: async (_op, name) => this.#requireProfile(name) },
       host: view.host,
       state: new FileStateStore(join(this.directory, 'run')),
       workspace: new Workspace(join(this.directory, 'run')),
       clock: () => this.node.now(),
       monotonicMs: () => this.node.monotonicMs(),
-      facts,
+      facts: this.facts,
       settings,
       extensions: {
         cdi: async () => ({ devices: new Map(), conflicts: new Map(), damaged: [] }),
@@ -206,6 +211,10 @@ export class FakeSurroundings {
   async dispose(): Promise<void> {
     this.node.crash();
     await rm(this.directory, { recursive: true, force: true });
+  }
+
+  #requireProfile(name: string): void {
+    if (!this.profiles.has(name)) throw new RuntimeError('FailedPrecondition', `profile ${name} is not loaded`);
   }
 
   #fail(what: Failing): void {

@@ -32,7 +32,7 @@ import {
   shmBytesOf,
   specDefaults,
 } from './plan.ts';
-import { localhostSeccomp } from './sources.ts';
+import { localhostSeccomp, requireProfile } from './sources.ts';
 import { same } from './same.ts';
 import type { OciRuntime } from '../ports/runtime.ts';
 import type { SandboxEvent, SandboxRecord } from '../ports/state.ts';
@@ -286,6 +286,7 @@ export class SandboxKeeper implements Pods {
       annotations: podAnnotations(settings, record.config, record.runtimeHandler),
       cpuset: settings.infraCpuset,
     });
+    await requireProfile(op, this.#world, spec);
     await workspace.ensureBundle(infra.id, directoryMode(record.idMap));
     const bundle = await workspace.writeBundle(infra.id, stringifySpec(spec));
     const { process } = await monitor.create(op, {

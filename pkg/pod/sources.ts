@@ -10,6 +10,7 @@ import { type ContainerId, quote } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import type { Op } from '../base/op.ts';
 import { together } from '../base/sync.ts';
+import type { RuntimeSpec } from '../oci/spec-types.ts';
 import {
   cdiDevicesOf,
   cdiEdits,
@@ -53,6 +54,13 @@ export async function checkImageUse(op: Op, world: World, draft: ContainerRecord
     .map((mount) => ({ id: volumeImage(world, mount).id, name: mount.image.userSpecifiedImage }));
   const uses = [{ id: draft.imageId, name: draft.config.image.userSpecifiedImage }, ...volumes];
   await together(uses.map(({ id, name }) => world.images.checkUse(op, id, { name, namespace })));
+}
+
+/**
+ * @throws FailedPrecondition if the AppArmor profile of a spec is not there: a runtime says of that only that some file
+ * of /proc cannot be written.
+ */ export async function requireProfile(op: Op, { profiles }: World, { process }: RuntimeSpec): Promise<void> {
+  if (process.apparmorProfile !== undefined) await profiles.require(op, process.apparmorProfile);
 }
 
 /** config.mounts with what is behind each, in the same order. `label` is for those that ask for one; '' = none. */

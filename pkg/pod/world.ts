@@ -7,7 +7,7 @@ import type { Extensions } from './extensions.ts';
 import type { ImageStore } from '../ports/image.ts';
 import type { NetworkPlugin } from '../ports/network.ts';
 import type { RootfsDriver } from '../ports/rootfs.ts';
-import type { Host, Monitor, Namespaces, OciRuntime, Processes } from '../ports/runtime.ts';
+import type { Host, Monitor, Namespaces, OciRuntime, Processes, Profiles } from '../ports/runtime.ts';
 import type { NodeFacts, SpecDefaults, Workload } from '../ports/spec.ts';
 import type { StateStore } from '../ports/state.ts';
 import type { Workspace } from '../state/index.ts';
@@ -27,6 +27,7 @@ export interface World {
   readonly workspace: Workspace;
   readonly host: Host;
   readonly processes: Processes;
+  readonly profiles: Profiles;
   /** Nanoseconds since the epoch. For what people read: anybody may set it. */
   readonly clock: () => bigint;
   /**

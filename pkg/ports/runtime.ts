@@ -319,6 +319,15 @@ export interface Host {
 }
 
 /** One value of a cgroup that the OCI runtime cannot be asked for. */
+/** The profiles of AppArmor that the kernel has. */
+export interface Profiles {
+  /**
+   * Content if the profile is loaded; loads it if it is one of ours, which somebody may have unloaded since the start.
+   * @throws FailedPrecondition naming the profile and what to do.
+   */
+  require(op: Op, name: string): Promise<void>;
+}
+
 export interface CgroupValue {
   /** The controller whose hierarchy has the file (`hugetlb`). */
   readonly controller: string;

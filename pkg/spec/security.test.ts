@@ -173,7 +173,13 @@ describe('profile choice', () => {
     });
     assert.deepEqual(seccompChoice(security({ seccompProfilePath: '' })), { kind: 'unset' });
     assert.deepEqual(seccompChoice(undefined), { kind: 'unset' });
-    assert.deepEqual(apparmorChoice(security({ apparmorProfile: 'localhost/p' })), { kind: 'localhost', ref: 'p' });
+    for (const written of [
+      { apparmorProfile: 'localhost/p' },
+      { apparmorProfile: 'localhost/localhost/p' },
+      { apparmorProfile: '', apparmor: profile('Localhost', 'p') },
+      { apparmorProfile: '', apparmor: profile('Localhost', 'localhost/p') },
+    ])
+      assert.deepEqual(apparmorChoice(security(written)), { kind: 'localhost', ref: 'p' }, JSON.stringify(written));
   });
   it('refuses what is no profile', () => {
     const bad = [
@@ -192,7 +198,7 @@ describe('profile choice', () => {
         /^InvalidArgument: seccomp: /,
         JSON.stringify(each),
       );
-    for (const ref of ['', 'a b', '../x', 'a\n', 'x'.repeat(300)])
+    for (const ref of ['', 'localhost/', 'a b', '../x', 'a\n', 'x'.repeat(300)])
       assert.match(
         outcome(() => apparmorChoice(security({ apparmor: profile('Localhost', ref), apparmorProfile: '' }))),
         /^InvalidArgument: apparmor: /,

@@ -103,10 +103,14 @@ export function seccompChoice(security: AnySecurityContext | undefined): Profile
   return choice;
 }
 
-/** Which AppArmor profile a security context names, by the same rules. */
+/**
+ * Which AppArmor profile a security context names, by the same rules. A `localhost/` in front of the name is no part of
+ * it: clients write it into the new field, too (critest does), and CRI-O and containerd cut it off.
+ */
 export function apparmorChoice(security: AnySecurityContext | undefined): ProfileChoice {
   const deprecated = security !== undefined && 'apparmorProfile' in security ? security.apparmorProfile : '';
-  const choice = choiceOf('apparmor', security?.apparmor, deprecated);
+  const found = choiceOf('apparmor', security?.apparmor, deprecated);
+  const choice = found.kind === 'localhost' ? { ...found, ref: found.ref.replace(/^localhost\//, '') } : found;
   if (choice.kind === 'localhost' && !/^[A-Za-z0-9][A-Za-z0-9_.:/+@-]{0,255}$/.test(choice.ref))
     throw invalid(`apparmor: ${quote(choice.ref)} is not a profile name`);
   return choice;
