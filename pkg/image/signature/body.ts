@@ -22,6 +22,7 @@ export interface SignedImage {
   readonly manifest: Uint8Array | undefined;
 }
 
+/** How a signed text calls itself: what podman makes with OpenPGP, and what cosign makes. */
 export type BodyType = 'atomic container signature' | 'cosign container image signature';
 
 /**

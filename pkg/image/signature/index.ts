@@ -5,8 +5,8 @@
  * requirement, and why.
  *
  *     demand      before the registry is asked: what the policy wants of an image; an image that it rejects ends here
- *     vouch       once the manifest for this platform is known, and before anything else of the image is read: every requirement is met, each by
- *                 one signature at least
+ *     vouch       once the manifest for this platform is known, and before anything else of the image is read: every
+ *                 requirement is met, each by one signature at least
  *     checkKept   the same for an image that is here, from the signatures that were kept with it
  *
  * Where the registry gives an index, the signature must be on the manifest of this platform, as with the container
@@ -35,6 +35,7 @@ import { SignatureSources } from './sources.ts';
 import type { FoundSignatures, Signature, SignatureSource } from './sources.ts';
 import type { KeptManifest } from './kept.ts';
 
+/** Where policies are, and what checks signatures. */
 export interface TrustOptions {
   /**
    * `signature_policy`: must exist if it is named; '' = the first of `defaultPolicies` that exists, and without any
@@ -74,6 +75,7 @@ type SignatureRequirement =
   | Exclude<Requirement, { readonly type: 'insecureAcceptAnything' | 'reject' | 'signedBaseLayer' }>
   | { readonly type: 'signedBaseLayer' };
 
+/** Policies and signatures of a node. */
 export class ImageTrust {
   readonly #options: TrustOptions;
   readonly #sources: SignatureSources;

@@ -21,6 +21,7 @@ export interface KeptManifest {
   readonly signatures: readonly Signature[];
 }
 
+/** The directory of kept signatures. */
 export class KeptSignatures {
   readonly #directory: string;
 

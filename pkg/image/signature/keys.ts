@@ -66,7 +66,8 @@ export function readPublicKey({ name, bytes }: KeyFile): KeyObject {
   if (label !== 'PUBLIC KEY' && label !== 'RSA PUBLIC KEY' && label !== 'CERTIFICATE') {
     throw new RuntimeError(
       'FailedPrecondition',
-      `the key ${quote(name, 300)} is not a public key in PEM${label === undefined ? '' : ` but ${quote(label)}`}; write what "cosign public-key" or "openssl pkey -pubout" prints`,
+      `the key ${quote(name, 300)} is not a public key in PEM${label === undefined ? '' : ` but ${quote(label)}`}; ` +
+        'write what "cosign public-key" or "openssl pkey -pubout" prints',
     );
   }
   let key: KeyObject;

@@ -9,6 +9,7 @@ import type { RouteOf, Transport } from '../registry/http.ts';
 import type { Repository } from '../registry/repository.ts';
 import type { SignatureSource } from './sources.ts';
 
+/** What signatures need of the network beside their registry. */
 export interface RegistryWorld {
   readonly transport: Transport;
   /** Certificates and proxies for servers that are no registries. */

@@ -34,6 +34,7 @@ export type SignedIdentity =
   | { readonly type: 'exactRepository'; readonly dockerRepository: string }
   | { readonly type: 'remapIdentity'; readonly prefix: string; readonly signedPrefix: string };
 
+/** One thing that is wanted of an image. */
 export type Requirement =
   | { readonly type: 'insecureAcceptAnything' | 'reject' | 'signedBaseLayer' }
   | { readonly type: 'signedBy'; readonly keyType: string; readonly keys: Keys; readonly identity: SignedIdentity }

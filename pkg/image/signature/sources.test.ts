@@ -7,7 +7,7 @@ import { limits } from '../../base/limits.ts';
 import { digestOf } from '../../oci/digest.ts';
 import { mediaTypes } from '../../oci/media-types.ts';
 import { parseReference, withDefaultTag } from '../../oci/reference.ts';
-import { failure, testOp } from '../fakes.ts';
+import { failure, RecordingLog, testOp } from '../fakes.ts';
 import { attachmentManifest, signatureTag } from './fakes.ts';
 import type { TestAttachment } from './fakes.ts';
 import { SignatureSources } from './sources.ts';
@@ -179,7 +179,8 @@ describe('image/signature/sources', () => {
       expect((await find(source, using)).notes[0]).to.match(/var\/lib\/containers/);
     });
 
-    it('refuses what is not clear, and names the file', async () => {
+    it('leaves a file out that is not clear, names it in a warning and a note, and reads the others', async () => {
+      await put('etc/b.yaml', 'docker: {reg.example: {lookaside: "https://good.example"}}\n');
       const rows: readonly (readonly [string, RegExp])[] = [
         ['docker: {lookaside', /a\.yaml is not valid YAML/],
         ['docker: {x: {lookaside: a}, x: {lookaside: b}}', /a\.yaml is not valid YAML/],
@@ -192,28 +193,42 @@ describe('image/signature/sources', () => {
           'docker: {reg.example: {use-sigstore-attachments: perhaps}}',
           /use-sigstore-attachments of scope "reg\.example" is not true or false/,
         ],
-        [
-          'docker: {reg.example: {lookaside: "ftp://x"}}',
-          /lookaside "ftp:\/\/x" for reg\.example\/team\/app, which is no file/,
-        ],
-        ['docker: {reg.example: {lookaside: "file://host/x"}}', /lookaside "file:\/\/host\/x"/],
-        ['docker: {reg.example: {lookaside: "/var/lib"}}', /lookaside "\/var\/lib"/],
       ];
       for (const [text, why] of rows) {
         await put('etc/a.yaml', text);
-        const error = await failure(find(new FakeSource()));
-        expect([text, error.code, why.test(error.message)]).to.deep.equal(
-          [text, 'FailedPrecondition', true],
-          error.message,
-        );
+        const log = new RecordingLog();
+        const source = new FakeSource();
+        const { notes } = await sources().find(testOp(log), DIGEST, source);
+        expect(source.asked[0], text).to.match(/^https:\/\/good\.example\//);
+        expect(notes[0], text)
+          .to.match(/^left out: .*etc\/a\.yaml/)
+          .and.match(why);
+        expect(log.full[0], text).to.match(/^warn a file of registries\.d cannot be used, it is left out .*a\.yaml/);
       }
+    });
+
+    it('leaves out what stands in an earlier file, too', async () => {
       for (const text of [
         'docker: {reg.example: {lookaside: "https://x"}}',
         'default-docker: {lookaside: "https://x"}',
       ]) {
         await put('etc/a.yaml', text);
-        await put('etc/b.yaml', text);
-        expect((await failure(find(new FakeSource()))).message).to.match(/b\.yaml: .* stands in .*a\.yaml, too/);
+        await put('etc/b.yaml', text.replace('//x', '//y'));
+        const source = new FakeSource();
+        expect((await find(source)).notes[0]).to.match(/left out: .*b\.yaml: .* stands in .*a\.yaml, too/);
+        expect(source.asked[0]).to.match(/^https:\/\/x\//);
+      }
+    });
+
+    it('refuses an address that is none', async () => {
+      for (const address of ['ftp://x', 'file://host/x', '/var/lib']) {
+        await put('etc/a.yaml', `docker: {reg.example: {lookaside: "${address}"}}`);
+        const error = await failure(find(new FakeSource()));
+        expect([error.code, error.message]).to.deep.equal([
+          'FailedPrecondition',
+          `registries.d has the lookaside "${address}" for reg.example/team/app, which is no file:///, http:// or ` +
+            'https:// address',
+        ]);
       }
     });
   });

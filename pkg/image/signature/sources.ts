@@ -1,15 +1,13 @@
 /**
- * Where signatures are: registries.d (containers-registries.d(5)) says for each scope whether the registry has sigstore
- * attachments (a tag `sha256-<hex>.sig` in the image's repository, as cosign writes it), and at which "lookaside"
- * address OpenPGP signatures lie (`<lookaside>/<repository>@sha256=<hex>/signature-1`, `-2`, …).
+ * Where signatures are, as registries.d says: sigstore attachments beside the image (a tag `sha256-<hex>.sig` in its
+ * repository, as cosign writes it), and OpenPGP signatures at a "lookaside" address
+ * (`<lookaside>/<repository>@sha256=<hex>/signature-1`, `-2`, …).
  *
  * What is found is not trusted; it is only bounded. What is left out is noted, for the message of a refusal.
  */
-import { stat } from 'node:fs/promises';
-import { join } from 'node:path';
-import { readBounded, readDirSorted } from '../../base/files.ts';
+import { readBounded } from '../../base/files.ts';
 import { errnoOf, explain, isCode, RuntimeError } from '../../base/errors.ts';
-import { isDigest, quote } from '../../base/ids.ts';
+import { hexOf, isDigest, quote } from '../../base/ids.ts';
 import type { Digest } from '../../base/ids.ts';
 import { limits } from '../../base/limits.ts';
 import type { Op } from '../../base/op.ts';
@@ -22,8 +20,9 @@ import { repositoryName } from '../../oci/reference.ts';
 import type { Reference } from '../../oci/reference.ts';
 import { shortUrl } from '../registry/http.ts';
 import type { ManifestAnswer } from '../registry/repository.ts';
-import { scopesOf } from './requirements.ts';
+import { RegistriesDirectory } from './registries-d.ts';
 
+/** One signature, as it was found. */
 export type Signature =
   | {
       readonly kind: 'sigstore';
@@ -33,6 +32,7 @@ export type Signature =
     }
   | { readonly kind: 'openpgp'; readonly from: string; readonly message: Buffer };
 
+/** What was found for one manifest. */
 export interface FoundSignatures {
   readonly signatures: readonly Signature[];
   /** What was looked for where and not found or not taken, for the message of a refusal. */
@@ -63,35 +63,25 @@ const DEFAULT_LOOKASIDE = 'file:///var/lib/containers/sigstore';
 const PAYLOAD_TYPE = 'application/vnd.dev.cosign.simplesigning.v1+json';
 const SIGNATURE_ANNOTATION = 'dev.cosignproject.cosign/signature';
 
-interface Section {
-  readonly lookaside: string | undefined;
-  readonly attachments: boolean | undefined;
-}
-interface RegistriesD {
-  readonly byDefault: Section;
-  readonly docker: ReadonlyMap<string, Section>;
-}
-const NO_SECTION: Section = { lookaside: undefined, attachments: undefined };
-
+/** Finds signatures by what registries.d says. */
 export class SignatureSources {
-  readonly #directories: readonly string[];
-  #seen = '';
-  #config: RegistriesD = { byDefault: NO_SECTION, docker: new Map() };
+  readonly #registriesD: RegistriesDirectory;
 
   /** The first of `directories` that exists counts. */
   constructor(directories: readonly string[]) {
-    this.#directories = directories;
+    this.#registriesD = new RegistriesDirectory(directories);
   }
 
   /**
    * Every signature that can be found for the manifest `digest`, at most `limits.signaturesCount`.
-   * @throws FailedPrecondition if registries.d cannot be read; the network's error if a server cannot be asked: none of
-   * that means "not signed".
+   * @throws FailedPrecondition for a lookaside address that is none; the network's error if a server cannot be asked:
+   * that does not mean "not signed".
    */
   async find(op: Op, digest: Digest, source: SignatureSource): Promise<FoundSignatures> {
-    const config = await this.#read();
-    const where = sectionFor(config, source.reference);
+    await this.#registriesD.read(op);
+    const where = this.#registriesD.sectionFor(source.reference);
     const basket = new Basket();
+    for (const why of this.#registriesD.damaged) basket.note(`left out: ${why}`);
     await fromLookaside(op, where.lookaside ?? DEFAULT_LOOKASIDE, digest, source, basket);
     if (where.attachments === true) await fromAttachments(op, digest, source, basket);
     else
@@ -100,36 +90,6 @@ export class SignatureSources {
           `"use-sigstore-attachments: true" for ${repositoryName(source.reference)}`,
       );
     return basket;
-  }
-
-  /** Read again when a file changed. */
-  async #read(): Promise<RegistriesD> {
-    const paths = await this.#files();
-    const stamps = await Promise.all(
-      paths.map(async (path) => {
-        const { mtimeNs, ctimeNs, size, ino } = await stat(path, { bigint: true });
-        return `${path} ${mtimeNs} ${ctimeNs} ${size} ${ino}`;
-      }),
-    );
-    const seen = stamps.join('\n');
-    if (seen === this.#seen) return this.#config;
-    this.#config = await readRegistriesD(paths);
-    this.#seen = seen;
-    return this.#config;
-  }
-
-  async #files(): Promise<string[]> {
-    for (const directory of this.#directories) {
-      const isThere = await stat(directory).then(
-        (info) => info.isDirectory(),
-        () => false,
-      );
-      if (isThere)
-        return (await readDirSorted(directory))
-          .filter((name) => name.endsWith('.yaml'))
-          .map((name) => join(directory, name));
-    }
-    return [];
   }
 }
 
@@ -177,7 +137,8 @@ async function fromLookaside(
   }
   // A repository's path has lower-case letters, digits, inner dots and hyphens only, and no empty component: it cannot
   // lead elsewhere.
-  base.pathname = `${base.pathname.replace(/\/+$/, '')}/${source.reference.path}@${algorithmOf(digest)}=${digest.slice(digest.indexOf(':') + 1)}/`;
+  const below = `${source.reference.path}@${algorithmOf(digest)}=${hexOf(digest)}`;
+  base.pathname = `${base.pathname.replace(/\/+$/, '')}/${below}/`;
   for (let number = 1; ; number++) {
     const url = new URL(`signature-${number}`, base);
     if (!basket.hasRoom())
@@ -297,80 +258,4 @@ async function fetchPayload(
     basket.note(`${from} is not taken: ${explain(error)}`);
     return undefined;
   }
-}
-
-/** Each setting by itself from the most specific scope that makes it, as the container tools do it. */
-function sectionFor(config: RegistriesD, reference: Reference): Section {
-  const sections = [...scopesOf(reference).map((scope) => config.docker.get(scope)), config.byDefault].filter(
-    (each) => each !== undefined,
-  );
-  return {
-    lookaside: sections.find((each) => each.lookaside !== undefined)?.lookaside,
-    attachments: sections.find((each) => each.attachments !== undefined)?.attachments,
-  };
-}
-
-async function readRegistriesD(paths: readonly string[]): Promise<RegistriesD> {
-  let byDefault: { readonly section: Section; readonly path: string } | undefined;
-  const docker = new Map<string, { readonly section: Section; readonly path: string }>();
-  const once = (what: string, earlier: { readonly path: string } | undefined, path: string): void => {
-    if (earlier !== undefined) throw bad(path, `${what} stands in ${earlier.path}, too; it may stand in one file only`);
-  };
-  for (const path of paths) {
-    const document = await readYaml(path);
-    if (document['default-docker'] !== undefined && document['default-docker'] !== null) {
-      once('"default-docker"', byDefault, path);
-      byDefault = { section: readSection(document['default-docker'], '"default-docker"', path), path };
-    }
-    const scopes = document['docker'] ?? {};
-    if (!isObject(scopes)) throw bad(path, '"docker" is not a mapping');
-    for (const [scope, value] of Object.entries(scopes)) {
-      once(`scope ${quote(scope, 300)}`, docker.get(scope), path);
-      docker.set(scope, { section: readSection(value, `scope ${quote(scope, 300)}`, path), path });
-    }
-  }
-  return {
-    byDefault: byDefault?.section ?? NO_SECTION,
-    docker: new Map([...docker].map(([scope, { section }]) => [scope, section])),
-  };
-}
-
-/** `sigstore` is what `lookaside` was called at first. Other members are for signing. */
-function readSection(value: unknown, what: string, path: string): Section {
-  if (value === null) return NO_SECTION;
-  if (!isObject(value)) throw bad(path, `${what} is not a mapping`);
-  const lookaside = textIn(value, 'lookaside', what, path) ?? textIn(value, 'sigstore', what, path);
-  const use = value['use-sigstore-attachments'] ?? undefined;
-  // YAML 1.1 spells truth in several ways, and so do people.
-  const spelled = typeof use === 'string' ? { yes: true, on: true, no: false, off: false }[use.toLowerCase()] : use;
-  if (use !== undefined && typeof spelled !== 'boolean')
-    throw bad(path, `use-sigstore-attachments of ${what} is not true or false`);
-  return { lookaside, attachments: spelled as boolean | undefined };
-}
-
-function textIn(from: Readonly<Record<string, unknown>>, key: string, what: string, path: string): string | undefined {
-  const value = from[key] ?? '';
-  if (typeof value !== 'string') throw bad(path, `${key} of ${what} is not text`);
-  return value === '' ? undefined : value;
-}
-
-async function readYaml(path: string): Promise<Readonly<Record<string, unknown>>> {
-  const text = (await readBounded(path, limits.configFileBytes)).toString('utf8');
-  // Distributions ship a default.yaml with nothing but comments; a node that has no other does not pay for the YAML
-  // reader.
-  if (!/^[^#\n]*(lookaside|sigstore)/m.test(text)) return {};
-  const { parse } = (await import('yaml')).default;
-  let value: unknown;
-  try {
-    value = parse(text, { maxAliasCount: 10, logLevel: 'error' });
-  } catch (cause) {
-    throw new RuntimeError('FailedPrecondition', `${path} is not valid YAML`, { cause });
-  }
-  if (value === null || value === undefined) return {};
-  if (!isObject(value)) throw bad(path, 'it is not a mapping');
-  return value;
-}
-
-function bad(path: string, message: string): RuntimeError {
-  return new RuntimeError('FailedPrecondition', `${path}: ${message}`);
 }

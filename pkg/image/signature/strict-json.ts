@@ -7,6 +7,7 @@ import { RuntimeError } from '../../base/errors.ts';
 import { quote } from '../../base/ids.ts';
 import { isObject } from '../../base/go.ts';
 
+/** An object whose members were checked by `members`. */
 export type Members = Readonly<Record<string, unknown>>;
 
 /**
