@@ -264,9 +264,8 @@ export class RecordingLog implements Logger {
   }
   #add(level: string, message: string, fields: LogFields = {}): void {
     this.lines.push(`${level} ${message}`);
-    this.full.push(
-      `${level} ${message} ${JSON.stringify(fields, (_key, each: unknown) => (typeof each === 'bigint' ? String(each) : each))}`,
-    );
+    const plain = (_key: string, each: unknown): unknown => (typeof each === 'bigint' ? String(each) : each);
+    this.full.push(`${level} ${message} ${JSON.stringify(fields, plain)}`);
   }
 }
 

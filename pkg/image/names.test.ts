@@ -1,5 +1,6 @@
 import { expect } from 'chai';
 import { hexOf } from '../base/ids.ts';
+import type { ImageId } from '../base/ids.ts';
 import { digestOf } from '../oci/digest.ts';
 import { fakeImage, testOp } from './fakes.ts';
 import type { FakeImage, FakeNetwork, FakeRegistry } from './fakes.ts';
@@ -103,6 +104,36 @@ describe('image/names', () => {
       expect(store.find(hexOf(one.id).slice(0, 12))?.id).to.equal(one.id);
       return;
     }
+  });
+
+  it('tells a container’s image by the name that was asked for, whatever names others gave it since', async () => {
+    registry.add('m/victim', '1', image).add('a/alias', '1', image).add('z/late', '1', image);
+    network.hosts.set('https://registry-1.docker.io', registry.host);
+    registry.add('library/victim', '1', image);
+    for (const name of ['m/victim', 'a/alias', 'z/late']) await pull(`reg.example/${name}:1`);
+    await pull('victim:1');
+    const digest = image.manifest.digest;
+    const check = (using: FileImageStore): void => {
+      const called = (asked: string): readonly string[] =>
+        Object.values(using.called(image.id as string as ImageId, asked));
+      for (const asked of ['', image.id, hexOf(image.id), hexOf(image.id).slice(0, 12)])
+        expect(called(asked), asked).to.deep.equal(['reg.example/m/victim:1', `reg.example/m/victim@${digest}`]);
+      for (const [asked, repository] of [
+        ['reg.example/a/alias:1', 'reg.example/a/alias'],
+        [`reg.example/z/late@${digest}`, 'reg.example/z/late'],
+        ['victim:1', 'docker.io/library/victim'],
+      ] as const)
+        expect(called(asked)).to.deep.equal([asked, `${repository}@${digest}`]);
+      expect(called('reg.example/other/name:1')).to.deep.equal(['reg.example/other/name:1', image.id]);
+      expect(using.find(image.id)?.repoTags).to.deep.equal([
+        'docker.io/library/victim:1',
+        'reg.example/a/alias:1',
+        'reg.example/m/victim:1',
+        'reg.example/z/late:1',
+      ]);
+    };
+    check(store);
+    check(await open());
   });
 
   it('pins by exact name, prefix and keyword', async () => {

@@ -14,6 +14,7 @@ import {
   withDefaultTag,
 } from '../oci/reference.ts';
 import type { ParsedName, Reference } from '../oci/reference.ts';
+import type { Called } from '../ports/image.ts';
 import type { ImageRecords, Names, StoredImage } from './records.ts';
 import type { RegistryPolicy } from './policy/policy.ts';
 
@@ -35,6 +36,30 @@ export class ImageNames {
     if (byId !== undefined) return byId;
     const name = parsedName(text);
     return (name === undefined ? undefined : this.#byName(name)) ?? this.#byPrefix(text);
+  }
+
+  /**
+   * How the status of a container tells its image: `name` as asked, or the first name that the image came by if it was
+   * asked for by its id; `ref` the digest in the repository of that name, the image's id if it has none there.
+   */
+  called(image: StoredImage, asked: string): Called {
+    const written = parsedName(asked);
+    const isName = written !== undefined && this.#byName(written)?.id === image.id;
+    const isId = image.id.startsWith(asked) || image.id.startsWith(`sha256:${asked}`);
+    const name = isId && !isName ? (image.repoTags[0] ?? image.repoDigests[0] ?? asked) : asked;
+    return { name, ref: this.#refOf(image, name) ?? image.id };
+  }
+
+  #refOf({ repoDigests }: StoredImage, text: string): string | undefined {
+    const name = parsedName(text);
+    if (name === undefined) return undefined;
+    const meanings = [...this.#registries.candidates(name), ...onThisNode(name)];
+    for (const meaning of meanings) {
+      const own = repoDigests.filter((each) => each.startsWith(`${repositoryName(meaning)}@`));
+      const exact = own.find((each) => each.endsWith(`@${meaning.digest}`));
+      if (own.length > 0) return exact ?? own[0];
+    }
+    return undefined;
   }
 
   /**

@@ -32,9 +32,13 @@ import type { ImageManifest } from '../oci/manifest.ts';
 import { isKnown } from '../oci/media-types.ts';
 import type { ImageConfig } from '../oci/spec-types.ts';
 import type { BlobStore } from './blobs.ts';
+import { withNames } from './name-list.ts';
 import type { Image, ImageLayer } from '../ports/image.ts';
 
-/** An image without what others decide (`pinned`), and with the number that settles whose a name is. */
+/**
+ * An image without what others decide (`pinned`), its names in the order in which they came, and with the number that
+ * settles whose a name is.
+ */
 export type StoredImage = Omit<Image, 'pinned'> & { readonly generation: number };
 
 /** What follows from an image's manifest and config. */
@@ -98,8 +102,8 @@ export class ImageRecords {
     const known = this.#byId.get(image.id);
     const stored: StoredImage = {
       ...(known ?? image),
-      repoTags: union(known?.repoTags ?? [], names.repoTags),
-      repoDigests: union(known?.repoDigests ?? [], names.repoDigests),
+      repoTags: withNames(known?.repoTags ?? [], names.repoTags),
+      repoDigests: withNames(known?.repoDigests ?? [], names.repoDigests),
       generation: ++this.#generation,
     };
     const losers = new Set(
@@ -300,13 +304,6 @@ export function describeImage(
 
 function namesOf(image: Names | undefined): readonly string[] {
   return image === undefined ? [] : [...image.repoTags, ...image.repoDigests];
-}
-
-/** Sorted, without repetition; above the limits the new ones win. */
-function union(old: readonly string[], added: readonly string[]): string[] {
-  const names = [...new Set([...added, ...old])].slice(0, limits.imageNamesCount);
-  let left: number = limits.imageNamesBytes;
-  return names.filter((name) => (left -= Buffer.byteLength(name)) >= 0).sort();
 }
 
 function readLayer(value: unknown): ImageLayer {

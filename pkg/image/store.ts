@@ -23,7 +23,7 @@ import { Retention } from './retention.ts';
 import { ImageTrust } from './signature/index.ts';
 import { checkUse } from './use.ts';
 import { ImageViews } from './views.ts';
-import type { FsUsage, Image, ImageStore, PullOptions, PullProgress } from '../ports/image.ts';
+import type { Called, FsUsage, Image, ImageStore, PullOptions, PullProgress } from '../ports/image.ts';
 
 /** Images in files under one directory. */
 export class FileImageStore implements ImageStore {
@@ -67,6 +67,11 @@ export class FileImageStore implements ImageStore {
 
   list(): readonly Image[] {
     return this.#kept.images.all().map((each) => this.#views.of(each));
+  }
+
+  called(id: ImageId, asked: string): Called {
+    const stored = this.#kept.images.get(id);
+    return stored === undefined ? { name: asked, ref: id } : this.#names.called(stored, asked);
   }
 
   remove(op: Op, reference: string): Promise<void> {

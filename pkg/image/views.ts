@@ -24,7 +24,12 @@ export class ImageViews {
     const known = this.#views.get(stored);
     if (known !== undefined) return known;
     const { generation: _generation, ...image } = stored;
-    const view: Image = { ...image, pinned: this.#pinned.some((pattern) => pins(pattern, stored)) };
+    const view: Image = {
+      ...image,
+      repoTags: stored.repoTags.toSorted(),
+      repoDigests: stored.repoDigests.toSorted(),
+      pinned: this.#pinned.some((pattern) => pins(pattern, stored)),
+    };
     this.#views.set(stored, view);
     return view;
   }

@@ -123,6 +123,19 @@ describe("the mind's containers", () => {
     },
   );
 
+  it('tells its image as it was asked for', async () => {
+    const pod = await at.mind.pods.run(op(), fakePod(), '');
+    for (const [name, userSpecifiedImage, imageName, imageRef] of [
+      ['a', 'reg/app:1', 'reg/app:1', 'ref of reg/app:1'],
+      ['b', '', `name of ${fakeImage.id}`, `ref of ${fakeImage.id}`],
+    ] as const) {
+      const image = { ...fakeContainer().image, userSpecifiedImage };
+      const id = await at.mind.containers.create(op(), pod, fakeContainer(name, 0, { image }));
+      const record = at.mind.containers.get(id);
+      assert.deepEqual([record.imageName, record.imageRef], [imageName, imageRef]);
+    }
+  });
+
   it('names what is missing: the image, the sandbox', async () => {
     const pod = await at.mind.pods.run(op(), fakePod(), '');
     const image = { ...fakeContainer().image, image: 'nowhere/none' };

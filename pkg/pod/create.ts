@@ -82,6 +82,7 @@ export function draftContainer(
   config: NamedContainerConfig,
 ): ContainerRecord {
   const image = findImage(world, config);
+  const called = world.images.called(image.id, config.image.userSpecifiedImage || config.image.image);
   const { facts } = world;
   return {
     kind: 'container',
@@ -93,8 +94,8 @@ export function draftContainer(
     state: { phase: 'creating' },
     imageId: image.id,
     layers: image.layers.map((layer) => layer.chainId),
-    imageRef: image.repoDigests[0] ?? image.id,
-    imageName: nameOf(config, image),
+    imageRef: called.ref,
+    imageName: config.image.userSpecifiedImage || called.name,
     logPath: logPathOf(sandbox, config, id),
     bundle: world.workspace.bundle(id),
     cgroupsPath: cgroupsPathFor({ manager: facts.cgroupManager, parent: sandbox.cgroupParent, id }),
@@ -297,15 +298,6 @@ function findImage(world: World, config: NamedContainerConfig): Image {
 
 function absentImage(name: string): RuntimeError {
   return new RuntimeError('NotFound', `image ${quote(name)} is not on this node; pull it first`);
-}
-
-/** What a user calls the image: as written in the pod, else a tag of it, else what was asked for. */
-function nameOf(config: NamedContainerConfig, image: Image): string {
-  const asked = config.image.image;
-  const written = config.image.userSpecifiedImage;
-  if (written !== '') return written;
-  if (asked !== '' && !image.id.startsWith(asked) && !image.id.startsWith(`sha256:${asked}`)) return asked;
-  return image.repoTags[0] ?? image.repoDigests[0] ?? asked;
 }
 
 /** The log's absolute path. The door has checked that log_path is relative and plain. */

@@ -230,6 +230,7 @@ export class FakeSurroundings {
       import: async () => [fakeImage],
       find: (reference) => (names.has(reference) ? fakeImage : undefined),
       list: () => [fakeImage],
+      called: (_image, asked) => ({ name: `name of ${asked}`, ref: `ref of ${asked}` }),
       remove: async () => {},
       checkUse: async (_op, image, { name, namespace }) => {
         this.imageUses.push(`${image} ${name} ${namespace}`);

@@ -39,7 +39,8 @@ type Volumes = ContainerSpecInput['volumes'];
 export function imageVolumesOf(world: World, config: NamedContainerConfig): ContainerRecord['imageVolumes'] {
   return config.mounts.filter(isImageVolume).map((mount) => {
     const image = volumeImage(world, mount);
-    return { containerPath: mount.containerPath, imageId: image.id, imageRef: image.repoDigests[0] ?? image.id };
+    const { ref } = world.images.called(image.id, mount.image.userSpecifiedImage || mount.image.image);
+    return { containerPath: mount.containerPath, imageId: image.id, imageRef: ref };
   });
 }
 

@@ -126,6 +126,11 @@ export interface ImageStore {
   find(reference: string): Image | undefined;
   list(): readonly Image[];
   /**
+   * How the status of a container tells its image, which was asked for as `asked`. Names that others give the image
+   * later change nothing of it.
+   */
+  called(image: ImageId, asked: string): Called;
+  /**
    * Removes the image that `reference` finds with all its names (CRI: removing one tag removes the image); content if
    * absent. @throws FailedPrecondition if `inUse` says so.
    */
@@ -146,6 +151,14 @@ export interface ImageStore {
   sweep(op: Op): Promise<void>;
   /** Pulls in flight, for Status and `berth pull`. */
   progress(): readonly PullProgress[];
+}
+
+/** An image in the status of a container. */
+export interface Called {
+  /** As asked; the first name that it came by if it was asked for by its id. */
+  readonly name: string;
+  /** CRI's image_ref: `repository@digest` in the repository of that name, the image's id if it has none there. */
+  readonly ref: string;
 }
 
 /** What a pull needs beside the name. */
