@@ -99,7 +99,7 @@ async function start(options: DaemonOptions, opened: AsyncDisposableStack): Prom
   const parts = { config, log, version, world, mind, runtimes, images, disks, streams };
   opened.adopt(await openSocket(parts), (each) => each.close());
   sockets.notifyServiceManager('READY=1');
-  log.info('serving', { path: config.api.listen, version, runtime: runtimes.get('')?.runtime.handler.name });
+  log.info('serving', { path: config.api.listen, version, runtime: runtimes.standard?.runtime.handler.name });
   opened.defer(sweepImages(op, images));
   const takers = takersOf(live, { ...liveParts, images, apparmor: facts.apparmor, takeLog });
   return new Reloader(config, takers, log);

@@ -46,10 +46,11 @@ function options(changes: Partial<NodeServiceOptions> = {}): NodeServiceOptions 
     facts: FACTS,
     network: { ready: { ok: true, why: '' }, inUse: IN_USE, check: async () => {} },
     networkedPods: () => [],
-    handlers: new Map([
-      ['', { runtime: handler('runc'), features: FEATURES }],
-      ['runc', { runtime: handler('runc'), features: FEATURES }],
-    ]),
+    runtimes: {
+      named: new Map([['runc', { features: FEATURES }]]),
+      standard: { runtime: handler('runc') },
+      trouble: undefined,
+    },
     whyNoUserNamespaces: undefined,
     ...changes,
   };
@@ -75,19 +76,30 @@ describe('nodeFactList', () => {
         },
         network: { ready: { ok: false, why: 'no CNI configuration' }, inUse: undefined, check: async () => {} },
         whyNoUserNamespaces: 'the kernel is too old',
-        handlers: new Map([
-          ['', { runtime: handler('runc'), features: FEATURES }],
-          ['runsc', { runtime: handler('runsc'), features: { broken: 'not installed' } as never }],
-        ]),
+        runtimes: {
+          named: new Map([['runsc', { features: { broken: 'not installed' } as never }]]),
+          standard: undefined,
+          trouble: 'there is none',
+        },
       }),
     );
     const limited = new Map(list.filter((each) => !each.ok).map((each) => [each.name, each.advice]));
     assert.deepEqual(
       [...limited.keys()],
-      ['cgroups', 'swap limit', 'capabilities', 'seccomp', 'user namespaces', 'network', 'runtime runsc'],
+      [
+        'cgroups',
+        'swap limit',
+        'capabilities',
+        'seccomp',
+        'user namespaces',
+        'network',
+        'default runtime',
+        'runtime runsc',
+      ],
     );
     assert.include(limited.get('cgroups'), 'pids, cpuset');
     assert.equal(limited.get('runtime runsc'), 'not installed');
+    assert.equal(limited.get('default runtime'), 'there is none');
   });
 
   it('CVE-2025-31133: names a runtime that is known to be vulnerable', () => {
@@ -97,10 +109,11 @@ describe('nodeFactList', () => {
     } as never;
     const [row] = nodeFactList(
       options({
-        handlers: new Map([
-          ['', { runtime: handler('runc'), features: old }],
-          ['runc', { runtime: handler('runc'), features: old }],
-        ]),
+        runtimes: {
+          named: new Map([['runc', { features: old }]]),
+          standard: { runtime: handler('runc') },
+          trouble: undefined,
+        },
       }),
     ).filter(({ name }) => name === 'runtime runc');
     assert.deepEqual([row?.ok, row?.advice], [false, 'runc 1.1.5 is older than the releases without CVE-2025-31133']);

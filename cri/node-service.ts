@@ -25,11 +25,13 @@ export interface NodeServiceOptions {
   readonly network: Pick<NetworkPlugin, 'ready' | 'inUse' | 'check'>;
   /** Pods that are ready and have a network of their own. */
   readonly networkedPods: () => readonly { readonly id: SandboxId; readonly name: string }[];
-  /** Handlers by name; '' is the default. */
-  readonly handlers: ReadonlyMap<
-    string,
-    { readonly runtime: Pick<OciRuntime, 'handler'>; readonly features: RuntimeFeatures }
-  >;
+  readonly runtimes: {
+    readonly named: ReadonlyMap<string, { readonly features: RuntimeFeatures }>;
+    /** What pods get that name none; undefined if that is not there. */
+    readonly standard: { readonly runtime: Pick<OciRuntime, 'handler'> } | undefined;
+    /** Why those pods cannot run; undefined if they can. */
+    readonly trouble: string | undefined;
+  };
   /** Undefined if pods can have user namespaces. */
   readonly whyNoUserNamespaces: string | undefined;
 }
@@ -71,7 +73,7 @@ export function nodeService(options: NodeServiceOptions) {
 
 /** What the node has and lacks, for `berth check`. */
 export function nodeFactList(
-  options: Pick<NodeServiceOptions, 'facts' | 'network' | 'handlers' | 'whyNoUserNamespaces'>,
+  options: Pick<NodeServiceOptions, 'facts' | 'network' | 'runtimes' | 'whyNoUserNamespaces'>,
 ): NodeFact[] {
   const rows = [...kernelRows(options), ...networkRows(options), ...runtimeRows(options)];
   return rows.map(([name, detail, advice]) => ({ name, ok: advice === '', detail, advice }));
@@ -127,15 +129,17 @@ function networkRows({ network }: Pick<NodeServiceOptions, 'network'>): Row[] {
   return [state, ['host ports', HOST_PORTS[inUse.hostPorts], advice]];
 }
 
-function runtimeRows({ handlers }: Pick<NodeServiceOptions, 'handlers'>): Row[] {
-  const standard = handlers.get('')?.runtime.handler.name;
-  return [...handlers]
-    .filter(([name]) => name !== '')
-    .map(([name, { features }]) => [
+function runtimeRows({ runtimes: { named, standard, trouble } }: Pick<NodeServiceOptions, 'runtimes'>): Row[] {
+  const chosen = standard?.runtime.handler.name;
+  const missing: readonly Row[] = standard === undefined ? [['default runtime', 'missing', trouble ?? '']] : [];
+  const rows = [...named].map(
+    ([name, { features }]): Row => [
       `runtime ${name}`,
-      name === standard ? 'the default' : 'usable',
+      name === chosen ? 'the default' : 'usable',
       features.broken ?? features.vulnerable ?? '',
-    ]);
+    ],
+  );
+  return [...missing, ...rows];
 }
 
 /**

@@ -27,7 +27,7 @@ import { toJson } from './json.ts';
 import type { Handlers } from './handler.ts';
 import { narrowId } from './validate.ts';
 import type { NetworkPlugin } from '../pkg/ports/network.ts';
-import type { OciRuntime, RuntimeFeatures } from '../pkg/ports/runtime.ts';
+import type { RuntimeFeatures } from '../pkg/ports/runtime.ts';
 import type { ContainerRecord, SandboxRecord } from '../pkg/ports/state.ts';
 
 /** What it answers from. */
@@ -36,8 +36,13 @@ export interface ObserveOptions {
   readonly network: NetworkPlugin;
   readonly version: string;
   readonly cgroupManager: 'cgroupfs' | 'systemd';
-  /** Handlers by name; '' is the default. */
-  readonly handlers: ReadonlyMap<string, { readonly runtime: OciRuntime; readonly features: RuntimeFeatures }>;
+  readonly runtimes: {
+    readonly named: ReadonlyMap<string, { readonly features: RuntimeFeatures }>;
+    /** What pods get that name none; undefined if that is not there. */
+    readonly standard: { readonly features: RuntimeFeatures } | undefined;
+    /** Why those pods cannot run; undefined if they can. */
+    readonly trouble: string | undefined;
+  };
   readonly userNamespaces: boolean;
   /** Values of `Status.info` when verbose, JSON each. */
   readonly info: () => Readonly<Record<string, string>>;
@@ -140,14 +145,13 @@ function isPrefix(given: string | undefined, id: string): boolean {
   return given !== undefined && given !== '' && id.startsWith(given);
 }
 
-function conditions({ network, handlers }: ObserveOptions): RuntimeCondition[] {
-  const broken = handlers.get('')?.features.broken;
+function conditions({ network, runtimes: { standard, trouble } }: ObserveOptions): RuntimeCondition[] {
   return [
     {
       type: 'RuntimeReady',
-      status: broken === undefined,
-      reason: broken === undefined ? '' : 'RuntimeBroken',
-      message: broken ?? '',
+      status: trouble === undefined,
+      reason: trouble === undefined ? '' : standard === undefined ? 'RuntimeMissing' : 'RuntimeBroken',
+      message: trouble ?? '',
     },
     {
       type: 'NetworkReady',
@@ -158,8 +162,10 @@ function conditions({ network, handlers }: ObserveOptions): RuntimeCondition[] {
   ];
 }
 
-function handlerList({ handlers, userNamespaces }: ObserveOptions): RuntimeHandler[] {
-  return [...handlers].map(([name, { features }]) => ({
+/** The default one has no name. */
+function handlerList({ runtimes: { named, standard }, userNamespaces }: ObserveOptions): RuntimeHandler[] {
+  const all = standard === undefined ? [...named] : [['', standard] as const, ...named];
+  return all.map(([name, { features }]) => ({
     name,
     features: {
       recursiveReadOnlyMounts: features.recursiveReadOnlyMounts,

@@ -2,6 +2,7 @@
 import { join } from 'node:path';
 import { RuntimeError } from '../../pkg/base/errors.ts';
 import { ensureDir } from '../../pkg/base/files.ts';
+import { quote } from '../../pkg/base/ids.ts';
 import type { Logger, Op } from '../../pkg/base/op.ts';
 import type { Config, HandlerConfig } from '../../pkg/config/index.ts';
 import type { HandlerSettings } from '../../pkg/pod/index.ts';
@@ -15,12 +16,19 @@ export interface KnownRuntime {
   readonly features: RuntimeFeatures;
 }
 
-/** By the name of the handler, in order; '' is the default. */
-export type Runtimes = ReadonlyMap<string, KnownRuntime>;
+/** The runtimes of the node. */
+export interface Runtimes {
+  /** By the name of the handler, in order. */
+  readonly named: ReadonlyMap<string, KnownRuntime>;
+  /** What pods get that name none; undefined if that is not there. */
+  readonly standard: KnownRuntime | undefined;
+  /** Why those pods cannot run, and what to do; undefined if they can. */
+  readonly trouble: string | undefined;
+}
 
 /**
- * Every usable handler; '' is the default: the configured one, else crun where it works on this node, else runc.
- * `binDir` is where our own monitor is. @throws FailedPrecondition if there is none.
+ * Every handler whose program is there. A default one that is missing is no reason not to start: other handlers work,
+ * and what runs already needs somebody who notes its end. `binDir` is where our own monitor is.
  */
 export async function findRuntimes(op: Op, config: Config, binDir: string): Promise<Runtimes> {
   const found = new Map<string, KnownRuntime>();
@@ -31,32 +39,38 @@ export async function findRuntimes(op: Op, config: Config, binDir: string): Prom
       found.set(handler.name, { runtime, features: await runtime.features(op) });
     }),
   );
-  const name = chooseDefault(config.runtime.defaultRuntime, found);
-  const chosen = name === undefined ? undefined : found.get(name);
-  if (chosen === undefined)
-    throw new RuntimeError(
-      'FailedPrecondition',
-      'no OCI runtime found; install crun or runc, or name one with --runtimes name:path',
-    );
-  sayWhatIsWrong(op.log, config, name, found);
-  return new Map([['', chosen], ...[...found].sort(([a], [b]) => (a < b ? -1 : 1))]);
+  const runtimes = choose(config.runtime.defaultRuntime, found);
+  sayWhatIsWrong(op.log, config, runtimes);
+  return runtimes;
 }
 
-/** The handlers that have a name of their own: all but ''. */
-export function namedRuntimes(runtimes: Runtimes): readonly (readonly [name: string, known: KnownRuntime])[] {
-  return [...runtimes].filter(([name]) => name !== '');
+/**
+ * PURE. `wanted` is the name of the default handler; '' leaves the choice: crun where it works on this node, else runc,
+ * else any.
+ */
+export function choose(wanted: string, found: ReadonlyMap<string, KnownRuntime>): Runtimes {
+  const named = new Map([...found].sort(([a], [b]) => (a < b ? -1 : 1)));
+  const preferred = wanted === '' ? ['crun', 'runc', ...named.keys()] : [wanted];
+  const there = preferred.map((name) => named.get(name)).filter((each) => each !== undefined);
+  const standard = there.find(({ features }) => features.broken === undefined) ?? there[0];
+  if (standard !== undefined) return { named, standard, trouble: standard.features.broken };
+  const trouble =
+    wanted === ''
+      ? 'no OCI runtime is installed; install crun or runc, or name one with --runtimes name:path, and restart berth'
+      : `the default runtime handler ${quote(wanted)} is not there; install its program, or choose another with ` +
+        'default_runtime in [crio.runtime], and restart berth';
+  return { named, standard, trouble };
 }
 
 /** The runtime for new pods of a handler; '' is the default. @throws InvalidArgument, FailedPrecondition */
-export function runtimeOf(runtimes: Runtimes, handler: string): OciRuntime {
-  const found = runtimes.get(handler);
+export function runtimeOf({ named, standard, trouble }: Runtimes, handler: string): OciRuntime {
+  if (handler === '' && standard === undefined)
+    throw new RuntimeError('FailedPrecondition', trouble ?? 'there is no default runtime handler');
+  const found = handler === '' ? standard : named.get(handler);
   if (found === undefined)
     throw new RuntimeError(
       'InvalidArgument',
-      `no runtime handler is called ${JSON.stringify(handler)}; there are: ` +
-        namedRuntimes(runtimes)
-          .map(([name]) => name)
-          .join(', '),
+      `no runtime handler is called ${quote(handler)}; there are: ${[...named.keys()].join(', ')}`,
     );
   if (found.features.broken !== undefined)
     throw new RuntimeError(
@@ -74,13 +88,13 @@ export async function settingsOfHandlers(
 ): Promise<ReadonlyMap<string, HandlerSettings>> {
   const own = new Map(
     await Promise.all(
-      namedRuntimes(runtimes).map(
+      [...runtimes.named].map(
         async ([name, { features }]) =>
           [name, await handlerSettings(name, config.runtimes.get(name), features, telling)] as const,
       ),
     ),
   );
-  const chosen = own.get(runtimes.get('')?.runtime.handler.name ?? '');
+  const chosen = own.get(runtimes.standard?.runtime.handler.name ?? '');
   return chosen === undefined ? own : new Map([['', chosen], ...own]);
 }
 
@@ -103,21 +117,11 @@ function makeRuntime(config: Config, handler: HandlerConfig, binDir: string): Oc
   });
 }
 
-function chooseDefault(wanted: string, found: ReadonlyMap<string, KnownRuntime>): string | undefined {
-  const preferred = wanted === '' ? ['crun', 'runc', ...found.keys()] : [wanted];
-  return (
-    preferred.find((each) => found.has(each) && found.get(each)?.features.broken === undefined) ??
-    preferred.find((each) => found.has(each))
-  );
-}
-
-function sayWhatIsWrong(
-  log: Logger,
-  config: Config,
-  chosen: string | undefined,
-  found: ReadonlyMap<string, KnownRuntime>,
-): void {
-  for (const [each, { features }] of found) {
+function sayWhatIsWrong(log: Logger, config: Config, { named, standard, trouble }: Runtimes): void {
+  if (standard === undefined)
+    log.error('pods that name no runtime handler cannot run; others can, and what runs goes on', { cause: trouble });
+  const chosen = standard?.runtime.handler.name;
+  for (const [each, { features }] of named) {
     if (features.broken !== undefined)
       log.warn('a runtime does not work on this node', { runtime: each, cause: features.broken });
     // Those that are merely installed show in `berth check`.

@@ -10,7 +10,7 @@ import { ConmonMonitor, LinuxHost, LinuxProcesses, PinnedNamespaces } from '../.
 import { FileStateStore, Workspace } from '../../pkg/state/index.ts';
 import { requireProfileHere } from './facts.ts';
 import { extensionsBy, type Live, type LiveParts, settingsBy } from './live.ts';
-import { namedRuntimes, runtimeOf, type Runtimes } from './runtimes.ts';
+import { runtimeOf, type Runtimes } from './runtimes.ts';
 
 /** What was opened before. */
 export interface WorldParts extends Pick<World, 'facts' | 'rootfs' | 'network' | 'images' | 'whyNoUserNamespaces'> {
@@ -56,7 +56,7 @@ export async function makeWorld(
     workspace,
     monitor: new ConmonMonitor({ exitsDir: join(runroot, 'exits') }),
     runtimeFor: (handler) => runtimeOf(runtimes, handler),
-    runtimes: namedRuntimes(runtimes).map(([, { runtime }]) => runtime),
+    runtimes: [...runtimes.named.values()].map(({ runtime }) => runtime),
     namespaces: new PinnedNamespaces({ dir: join(runroot, 'ns'), pinnsPath }),
     state: new FileStateStore(runroot, reserve),
     host: new LinuxHost({ ownRoots: [runroot, root] }),
