@@ -1,71 +1,93 @@
-import { expect } from 'chai';
-import { LoopDelay, type LoopHistogram } from './loop-delay.ts';
+import { assert } from 'chai';
+import { type LoopClock, LoopDelay } from './loop-delay.ts';
 
-const NOTHING = { p50Ms: null, p99Ms: null, maxMs: null };
-const HOUR_MS = 3_600_000;
+const NOTHING = { p50Ms: null, p99Ms: null, maxMs: null, busyMaxMs: null };
 
-/** A histogram that the test fills. */
-class FakeHistogram implements LoopHistogram {
-  seenMs: number[] = [];
-  readonly disabled = Promise.withResolvers<void>();
+/** A clock that the test moves. */
+class FakeClock implements LoopClock {
+  watches = 0;
+  tick: (() => void) | undefined;
+  expire: (() => void) | undefined;
+  #now = 0;
+  #worked = 0;
+  readonly now = (): number => this.#now;
+  readonly worked = (): number => this.#worked;
+  readonly every = (_ms: number, tick: () => void): (() => void) => {
+    this.watches++;
+    this.tick = tick;
+    return () => (this.tick = undefined);
+  };
+  readonly after = (_ms: number, done: () => void): (() => void) => {
+    this.expire = done;
+    return () => (this.expire = undefined);
+  };
 
-  get count(): number {
-    return this.seenMs.length;
-  }
-
-  get max(): number {
-    return Math.max(...this.seenMs) * 1e6;
-  }
-
-  percentile(percent: number): number {
-    return (this.seenMs.toSorted((a, b) => a - b)[Math.ceil((percent / 100) * this.count) - 1] ?? 0) * 1e6;
-  }
-
-  reset(): void {
-    this.seenMs = [];
-  }
-
-  enable(): void {}
-
-  disable(): void {
-    this.disabled.resolve();
+  /** The timer fires after `ms`, of which the thread has worked so many. */
+  pass(ms: number, worked = 0): void {
+    this.#now += ms;
+    this.#worked += worked;
+    this.tick?.();
   }
 }
 
 describe('LoopDelay', () => {
   it('begins with the first question', () => {
-    const started: number[] = [];
-    const delay = new LoopDelay(HOUR_MS, (resolutionMs) => {
-      started.push(resolutionMs);
-      return new FakeHistogram();
-    });
-    expect(started).to.deep.equal([]);
-    expect([delay.read(), delay.read()]).to.deep.equal([NOTHING, NOTHING]);
-    expect(started).to.deep.equal([5]);
+    const clock = new FakeClock();
+    const delay = new LoopDelay(clock);
+    assert.equal(clock.watches, 0);
+    assert.deepEqual([delay.read(), delay.read()], [NOTHING, NOTHING]);
+    assert.equal(clock.watches, 1);
   });
 
   it('tells what was seen since the question before, less what lies between two timers that are on time', () => {
-    const histogram = new FakeHistogram();
-    const delay = new LoopDelay(HOUR_MS, () => histogram);
+    const clock = new FakeClock();
+    const delay = new LoopDelay(clock);
     delay.read();
-    histogram.seenMs = [5, 5, 6, 35];
-    expect(delay.read()).to.deep.equal({ p50Ms: 0, p99Ms: 30, maxMs: 30 });
-    histogram.seenMs = [4, 4, 7];
-    expect(delay.read()).to.deep.equal({ p50Ms: 0, p99Ms: 2, maxMs: 2 });
+    for (const ms of [5, 5, 6, 35]) clock.pass(ms);
+    assert.deepEqual(delay.read(), { p50Ms: 0, p99Ms: 30, maxMs: 30, busyMaxMs: 0 });
+    for (const ms of [4, 4, 7]) clock.pass(ms);
+    assert.deepEqual(delay.read(), { p50Ms: 0, p99Ms: 2, maxMs: 2, busyMaxMs: 0 });
   });
 
-  it('stops when nobody asks, and begins again', async () => {
-    const histograms: FakeHistogram[] = [];
-    const delay = new LoopDelay(0, () => {
-      const histogram = new FakeHistogram();
-      histograms.push(histogram);
-      return histogram;
+  it('tells its own work from waiting for a processor', () => {
+    const clock = new FakeClock();
+    const delay = new LoopDelay(clock);
+    delay.read();
+    clock.pass(405, 10);
+    clock.pass(125, 124);
+    clock.pass(5, 5);
+    const { maxMs, busyMaxMs } = delay.read();
+    assert.deepEqual([maxMs, busyMaxMs], [400, 120]);
+    clock.pass(5);
+    assert.equal(delay.read().busyMaxMs, 0);
+  });
+
+  it('stops when nobody asks, and begins again', () => {
+    const clock = new FakeClock();
+    const delay = new LoopDelay(clock);
+    delay.read();
+    clock.pass(50);
+    clock.expire?.();
+    assert.isUndefined(clock.tick);
+    assert.deepEqual(delay.read(), NOTHING);
+    assert.equal(clock.watches, 2);
+  });
+
+  it('sees a real loop that is held up', async () => {
+    const delay = new LoopDelay();
+    delay.read();
+    const end = process.threadCpuUsage().user + 20_000;
+    while (process.threadCpuUsage().user < end);
+    await new Promise<void>((resolve) => {
+      const look = (): void => {
+        const { busyMaxMs } = delay.read();
+        if (busyMaxMs === null) setTimeout(look, 5);
+        else {
+          assert.isAtLeast(busyMaxMs, 10);
+          resolve();
+        }
+      };
+      setTimeout(look, 5);
     });
-    const alive = setInterval(() => {}, HOUR_MS); // The timer of LoopDelay keeps no process alive.
-    delay.read();
-    await histograms[0]?.disabled.promise;
-    clearInterval(alive);
-    delay.read();
-    expect(histograms).to.have.length(2);
   });
 });

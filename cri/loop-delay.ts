@@ -1,10 +1,11 @@
 /**
- * How late the event loop is: what `Status` tells when asked for details. Watching costs a timer that fires all the
- * time, so it begins with the first question and ends when nobody has asked for a while.
+ * How late the event loop is, and how much of that is its own doing: what `Status` tells when asked for details.
+ * Watching costs a timer that fires all the time, so it begins with the first question and ends when nobody has asked
+ * for a while.
  */
-import { monitorEventLoopDelay } from 'node:perf_hooks';
+import { createHistogram } from 'node:perf_hooks';
 
-/** Node's timer for it fires so often: fine beside the 100 ms that matter, and cheap. */
+/** The timer fires so often: fine beside the 100 ms that matter, and cheap. */
 const RESOLUTION_MS = 5;
 /** Who watches asks more often. */
 const UNASKED_MS = 60_000;
@@ -14,55 +15,101 @@ export interface LoopDelayReading {
   readonly p50Ms: number | null;
   readonly p99Ms: number | null;
   readonly maxMs: number | null;
+  /**
+   * The longest delay in which the loop's own thread was at work: processor time, so that a machine that is busy with
+   * other things does not count.
+   */
+  readonly busyMaxMs: number | null;
 }
 
-/** What is used of Node's IntervalHistogram; nanoseconds. */
-export interface LoopHistogram {
-  readonly count: number;
-  readonly max: number;
-  percentile(percent: number): number;
-  reset(): void;
-  enable(): void;
-  disable(): void;
+/** Clocks and a timer; tests bring their own. Milliseconds. */
+export interface LoopClock {
+  now(): number;
+  /** Processor time of this thread so far. */
+  worked(): number;
+  /** Calls `tick` every `ms`, which keeps no process alive; returns the way to stop. */
+  every(ms: number, tick: () => void): () => void;
+  /** Calls `done` once after `ms`, likewise. */
+  after(ms: number, done: () => void): () => void;
 }
+
+const REAL: LoopClock = {
+  now: () => performance.now(),
+  worked() {
+    const { user, system } = process.threadCpuUsage();
+    return (user + system) / 1e3;
+  },
+  every(ms, tick) {
+    const timer = setInterval(tick, ms).unref();
+    return () => clearInterval(timer);
+  },
+  after(ms, done) {
+    const timer = setTimeout(done, ms).unref();
+    return () => clearTimeout(timer);
+  },
+};
+
+const NOTHING: LoopDelayReading = { p50Ms: null, p99Ms: null, maxMs: null, busyMaxMs: null };
+/** Histograms count whole numbers from 1: microseconds, and one more. */
+const PER_MS = 1e3;
 
 /** Watches while it is asked. */
 export class LoopDelay {
-  readonly #unaskedMs: number;
-  readonly #watch: (resolutionMs: number) => LoopHistogram;
-  #histogram: LoopHistogram | undefined;
-  #end: NodeJS.Timeout | undefined;
+  readonly #clock: LoopClock;
+  readonly #delays = createHistogram();
+  #maxMs = 0;
+  #busyMaxMs = 0;
+  #at = 0;
+  #worked = 0;
+  #stop: (() => void) | undefined;
+  #forget: (() => void) | undefined;
 
-  constructor(
-    unaskedMs = UNASKED_MS,
-    watch = (resolution: number): LoopHistogram => monitorEventLoopDelay({ resolution }),
-  ) {
-    this.#unaskedMs = unaskedMs;
-    this.#watch = watch;
+  constructor(clock: LoopClock = REAL) {
+    this.#clock = clock;
   }
 
   /** What was seen since the last call; from now on it is watched anew. */
   read(): LoopDelayReading {
-    clearTimeout(this.#end);
-    this.#end = setTimeout(() => this.#stop(), this.#unaskedMs).unref();
-    const histogram = this.#histogram;
-    if (histogram === undefined) {
-      this.#histogram = this.#watch(RESOLUTION_MS);
-      this.#histogram.enable();
-      return { p50Ms: null, p99Ms: null, maxMs: null };
-    }
-    // Node counts the time between two timers; on time, that is the resolution.
-    const late = (nanoseconds: number): number => Math.max(0, Number((nanoseconds / 1e6 - RESOLUTION_MS).toFixed(3)));
-    const reading =
-      histogram.count === 0
-        ? { p50Ms: null, p99Ms: null, maxMs: null }
-        : { p50Ms: late(histogram.percentile(50)), p99Ms: late(histogram.percentile(99)), maxMs: late(histogram.max) };
-    histogram.reset();
+    const reading = this.#reading();
+    this.#delays.reset();
+    this.#maxMs = 0;
+    this.#busyMaxMs = 0;
+    if (this.#stop === undefined) this.#begin();
+    this.#forget?.();
+    this.#forget = this.#clock.after(UNASKED_MS, () => {
+      this.#stop?.();
+      this.#stop = undefined;
+      this.#delays.reset();
+    });
     return reading;
   }
 
-  #stop(): void {
-    this.#histogram?.disable();
-    this.#histogram = undefined;
+  #reading(): LoopDelayReading {
+    const delays = this.#delays;
+    if (this.#stop === undefined || delays.count === 0) return NOTHING;
+    const ms = (count: number): number => Number(((count - 1) / PER_MS).toFixed(1));
+    return {
+      p50Ms: ms(delays.percentile(50)),
+      p99Ms: ms(delays.percentile(99)),
+      maxMs: Number(this.#maxMs.toFixed(1)),
+      busyMaxMs: Number(this.#busyMaxMs.toFixed(1)),
+    };
+  }
+
+  #begin(): void {
+    const { now, worked, every } = this.#clock;
+    this.#at = now();
+    this.#worked = worked();
+    this.#stop = every(RESOLUTION_MS, () => this.#tick());
+  }
+
+  #tick(): void {
+    const [at, worked] = [this.#clock.now(), this.#clock.worked()];
+    const lateMs = Math.max(0, at - this.#at - RESOLUTION_MS);
+    this.#delays.record(Math.round(lateMs * PER_MS) + 1);
+    this.#maxMs = Math.max(this.#maxMs, lateMs);
+    this.#busyMaxMs = Math.max(this.#busyMaxMs, Math.min(lateMs, worked - this.#worked));
+    this.#at = at;
+    this.#worked = worked;
   }
 }

@@ -39,6 +39,11 @@ export interface NodeOptions {
  */
 const RUNSC = '[crio.runtime.runtimes.runsc]\nruntime_args = ["--platform=ptrace", "--network=host"]\n';
 
+/** Nothing may run so long on the event loop at a stretch: every other call waits for it. */
+const BUSY_MAX_MS = 100;
+/** The daemon watches its loop for a minute after each question. */
+const LOOK_MS = 30_000;
+
 /** Numbers of this process' nodes, for bridge names and subnets that do not clash. */
 let nodes = 0;
 
@@ -52,6 +57,9 @@ export class TestNode {
   readonly #bridge: string;
   #daemon: ChildProcess | undefined;
   #log = '';
+  /** The longest that a daemon of this node has held up its event loop by its own work, in milliseconds. */
+  #busyMaxMs = 0;
+  #looking: NodeJS.Timeout | undefined;
 
   private constructor(dir: string, bridge: string, options: NodeOptions) {
     this.dir = dir;
@@ -101,6 +109,15 @@ export class TestNode {
     });
     await Promise.race([this.cri.rpc.waitForReady(30_000), died]);
     died.catch(() => {});
+    await this.#look();
+    this.#looking = setInterval(() => void this.#look(), LOOK_MS).unref();
+  }
+
+  /** Asks the daemon how late its event loop was since the last look; it goes on watching while it is asked. */
+  async #look(): Promise<void> {
+    const reply = await this.cri.rpc.status({ verbose: true }, { deadlineMs: 10_000 }).catch(() => undefined);
+    const { busyMaxMs } = JSON.parse(reply?.info['eventLoop'] ?? '{}') as { readonly busyMaxMs?: number | null };
+    this.#busyMaxMs = Math.max(this.#busyMaxMs, busyMaxMs ?? 0);
   }
 
   /** The daemon's command line; another one with the same flags is a second daemon for the same node. */
@@ -153,6 +170,7 @@ export class TestNode {
 
   /** A clean stop. */
   async stop(): Promise<void> {
+    if (this.#daemon?.exitCode === null && this.#daemon.signalCode === null) await this.#look();
     await this.#end('SIGTERM');
   }
 
@@ -169,7 +187,10 @@ export class TestNode {
     await this.start(env);
   }
 
-  /** Removes all pods, stops the daemon and checks that nothing is left. @throws with a line per leak. */
+  /**
+   * Removes all pods, stops the daemon and checks that nothing is left, and that its event loop was never held up for
+   * long by what it did itself. @throws with a line per leak.
+   */
   async close(): Promise<void> {
     await this.cri.removeAllPods();
     await this.stop();
@@ -181,6 +202,10 @@ export class TestNode {
       { timeoutMs: 10_000, intervalMs: 50 },
     );
     await this.discard();
+    if (this.#busyMaxMs >= BUSY_MAX_MS)
+      throw new Error(
+        `the daemon has held up its event loop for ${this.#busyMaxMs} ms; at most ${BUSY_MAX_MS} is right`,
+      );
   }
 
   /** Deletes the node's directories and links whatever is in them: after a failure that has been reported already. */
@@ -209,6 +234,7 @@ export class TestNode {
   async #end(signal: 'SIGTERM' | 'SIGKILL'): Promise<void> {
     const daemon = this.#daemon;
     if (daemon === undefined || daemon.exitCode !== null || daemon.signalCode !== null) return;
+    clearInterval(this.#looking);
     const gone = once(daemon, 'exit');
     daemon.kill(signal);
     await gone;
