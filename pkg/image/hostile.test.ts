@@ -101,6 +101,19 @@ describe('image: what a stranger’s manifest says of content that is here', () 
     }
   });
 
+  it('a manifest that was left behind is not taken for the lost record of its image', async () => {
+    const strange = { ...layers[0]!, digest: digestOf('strange') };
+    for (let at = 0; at < 8; at++) {
+      const left = manifestOf(config, at % 2 === 0 ? [strange] : [strange, ...layers.slice(1)])
+        .toString()
+        .padEnd(1000 + at);
+      await writeFile(blob(digestOf(left)), left);
+    }
+    await writeFile(join(ground.root, 'store/images', `${hexOf(image.id)}.json`), '{');
+    const next = await ground.open();
+    expect(next.list().map((each) => each.manifestDigest)).to.deep.equal([image.manifest.digest]);
+  });
+
   describe('the start of a download', () => {
     const [base] = image.layers;
     const partial = (): string => join(ground.root, 'store/blobs/.partial', (base?.digest ?? '').replace(':', '-'));

@@ -29,11 +29,10 @@ import { isObject } from '../base/go.ts';
 import { parseImageConfig } from '../oci/image-config.ts';
 import { parseManifest } from '../oci/manifest.ts';
 import type { ImageManifest } from '../oci/manifest.ts';
-import { isKnown } from '../oci/media-types.ts';
 import type { ImageConfig } from '../oci/spec-types.ts';
 import type { BlobStore } from './blobs.ts';
 import { withNames } from './name-list.ts';
-import type { Image, ImageLayer } from '../ports/image.ts';
+import type { Image, ImageLayer, LayerUnpacker } from '../ports/image.ts';
 
 /**
  * An image without what others decide (`pinned`), its names in the order in which they came, and with the number that
@@ -54,15 +53,17 @@ export interface Names {
 export class ImageRecords {
   readonly #directory: string;
   readonly #blobs: BlobStore;
+  readonly #layers: Pick<LayerUnpacker, 'origin'>;
   readonly #reserve: Freeing;
   readonly #byId = new Map<ImageId, StoredImage>();
   readonly #byName = new Map<string, ImageId>();
   #generation = 0;
 
   /** `directory` is `images`. */
-  constructor(directory: string, blobs: BlobStore, reserve: Freeing) {
+  constructor(directory: string, blobs: BlobStore, layers: Pick<LayerUnpacker, 'origin'>, reserve: Freeing) {
     this.#directory = directory;
     this.#blobs = blobs;
+    this.#layers = layers;
     this.#reserve = reserve;
   }
 
@@ -213,31 +214,37 @@ export class ImageRecords {
     return parseImageConfig(bytes);
   }
 
-  /** The image of which nothing is left but its blobs: the manifest that names this config. */
+  /**
+   * The image of which nothing is left but its blobs: of the manifests that name this config, that whose layers are
+   * here. A stranger may have left another one.
+   */
   async #rebuild(idText: string): Promise<StoredImage | undefined> {
     const id = parseImageId(idText);
     const config = await this.#config(id);
+    let best: { readonly facts: ImageFacts; readonly score: number } | undefined;
     for (const digest of await this.#blobs.list()) {
-      const size = await this.#blobs.sizeOf(digest);
-      if (size === undefined || size > BigInt(limits.manifestBytes)) continue;
-      const manifest = await this.#manifestIn(digest);
-      if (manifest === undefined || (manifest.config.digest as string) !== id) continue;
-      return {
-        ...describeImage(id, digest, size, manifest, config),
-        repoTags: [],
-        repoDigests: [],
-        pulledAt: 0n,
-        generation: 0,
-      };
+      const facts = await this.#factsIn(digest, id, config);
+      const score = facts === undefined ? -1 : await this.#layersFrom(facts);
+      if (facts !== undefined && score > (best?.score ?? -1)) best = { facts, score };
     }
-    return undefined;
+    return best && { ...best.facts, repoTags: [], repoDigests: [], pulledAt: 0n, generation: 0 };
   }
 
-  async #manifestIn(digest: Digest): Promise<ImageManifest | undefined> {
+  /** How many of the layers on disk came in the blobs that are named here. */
+  async #layersFrom({ layers }: ImageFacts): Promise<number> {
+    const origins = await Promise.all(layers.map(({ chainId }) => this.#layers.origin(chainId)));
+    return origins.filter((origin, at) => origin?.digest === layers[at]?.digest).length;
+  }
+
+  /** What a blob says of the image; undefined if it is no manifest of it, or one that does not fit. */
+  async #factsIn(digest: Digest, id: ImageId, config: ImageConfig): Promise<ImageFacts | undefined> {
     try {
+      const size = await this.#blobs.sizeOf(digest);
+      if (size === undefined || size > BigInt(limits.manifestBytes)) return undefined;
       const bytes = await this.#blobs.read(digest, limits.manifestBytes);
       const document = bytes === undefined ? undefined : parseManifest(bytes, '');
-      return document?.kind === 'manifest' && isKnown(document.mediaType) ? document : undefined;
+      if (document?.kind !== 'manifest' || (document.config.digest as string) !== id) return undefined;
+      return describeImage(id, digest, size, document, config);
     } catch {
       return undefined;
     }

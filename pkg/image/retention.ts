@@ -75,7 +75,7 @@ export class Retention {
     this.#options = options;
     this.layers = layers;
     this.blobs = new BlobStore(join(root, 'blobs'), now);
-    this.#records = new ImageRecords(join(root, 'images'), this.blobs, reserve);
+    this.#records = new ImageRecords(join(root, 'images'), this.blobs, layers, reserve);
     this.#signatures = new KeptSignatures(join(root, 'images', 'signatures'));
     this.#claims = new Claims(join(root, 'images', 'unfinished'), keepUnfinishedMs, now);
   }
@@ -166,7 +166,8 @@ export class Retention {
   async commit(op: Op, facts: ImageFacts, names: Names, signed: KeptManifest | undefined): Promise<StoredImage> {
     await failpoint('image.pull.commit');
     return await this.#changing.run('records', async () => {
-      if (signed !== undefined) await this.#signatures.put(op, facts.id, signed);
+      const known = this.#records.get(facts.id);
+      if (signed !== undefined) await this.#signatures.put(op, facts.id, signed, known?.manifestDigest);
       return await this.#records.save({ ...facts, pulledAt: this.#nanoseconds() }, names);
     });
   }

@@ -36,28 +36,40 @@ describe('image/signature/kept', () => {
 
   it('keeps what came with an image, manifest by manifest, the latest first', async () => {
     expect(await kept.read(ID)).to.deep.equal([]);
-    await kept.put(testOp(), ID, of('a', sigstore, openpgp));
-    await kept.put(testOp(), ID, of('b', openpgp));
+    await kept.put(testOp(), ID, of('a', sigstore, openpgp), undefined);
+    await kept.put(testOp(), ID, of('b', openpgp), undefined);
     expect(await kept.read(ID)).to.deep.equal([of('b', openpgp), of('a', sigstore, openpgp)]);
-    await kept.put(testOp(), ID, of('a', openpgp));
+    await kept.put(testOp(), ID, of('a', openpgp), undefined);
     expect(await kept.read(ID)).to.deep.equal([of('a', openpgp), of('b', openpgp)]);
-    for (const more of ['c', 'd', 'e', 'f']) await kept.put(testOp(), ID, of(more, sigstore));
+    for (const more of ['c', 'd', 'e', 'f']) await kept.put(testOp(), ID, of(more, sigstore), undefined);
     expect((await kept.read(ID)).map(({ manifest }) => manifest)).to.deep.equal(
       ['f', 'e', 'd', 'c'].map((each) => digestOf(each)),
     );
   });
 
+  it('keeps those of the manifest by which the image came, whatever others add', async () => {
+    const first = digestOf('first');
+    await kept.put(testOp(), ID, of('first', sigstore), undefined);
+    for (const more of ['a', 'b', 'c', 'd', 'e']) {
+      await kept.put(testOp(), ID, of(more, openpgp), first);
+      expect(await kept.read(ID), more).to.deep.include(of('first', sigstore));
+    }
+    expect((await kept.read(ID)).map(({ manifest }) => manifest)).to.deep.equal(
+      ['e', 'd', 'c', 'first'].map((each) => digestOf(each)),
+    );
+  });
+
   it('forgets signatures that were withdrawn, and makes no file for images without', async () => {
-    await kept.put(testOp(), ID, of('a'));
+    await kept.put(testOp(), ID, of('a'), undefined);
     expect(await readdir(directory)).to.deep.equal([]);
-    await kept.put(testOp(), ID, of('a', sigstore));
-    await kept.put(testOp(), ID, of('a'));
+    await kept.put(testOp(), ID, of('a', sigstore), undefined);
+    await kept.put(testOp(), ID, of('a'), undefined);
     expect(await names()).to.deep.equal([]);
   });
 
   it('goes with its image, or by the sweep', async () => {
-    await kept.put(testOp(), ID, of('a', sigstore));
-    await kept.put(testOp(), OTHER, of('a', sigstore));
+    await kept.put(testOp(), ID, of('a', sigstore), undefined);
+    await kept.put(testOp(), OTHER, of('a', sigstore), undefined);
     await writeFile(join(directory, 'signatures/junk'), '');
     await kept.sweep((id) => id === OTHER);
     expect(await names()).to.deep.equal([`${OTHER.slice(7)}.json`]);
@@ -67,7 +79,7 @@ describe('image/signature/kept', () => {
   });
 
   it('says that a file is damaged; the next pull replaces it', async () => {
-    await kept.put(testOp(), ID, of('a', sigstore));
+    await kept.put(testOp(), ID, of('a', sigstore), undefined);
     const path = join(directory, 'signatures', `${ID.slice(7)}.json`);
     const rows = [
       '',
@@ -81,7 +93,7 @@ describe('image/signature/kept', () => {
       expect((await failure(kept.read(ID))).code, text).to.equal('DataLoss');
     }
     const log = new RecordingLog();
-    await kept.put(testOp(log), ID, of('b', openpgp));
+    await kept.put(testOp(log), ID, of('b', openpgp), undefined);
     expect([await kept.read(ID), log.lines]).to.deep.equal([
       [of('b', openpgp)],
       ['warn kept signatures are damaged, those of this pull replace them'],
@@ -91,7 +103,7 @@ describe('image/signature/kept', () => {
   it('fits into what is read again, at the largest', async () => {
     const large: Signature = { ...openpgp, message: Buffer.alloc(limits.signatureBytes, 1) };
     const most = Array.from({ length: limits.signaturesBytes / limits.signatureBytes + 1 }, () => large);
-    for (const manifest of ['a', 'b', 'c', 'd']) await kept.put(testOp(), ID, of(manifest, ...most));
+    for (const manifest of ['a', 'b', 'c', 'd']) await kept.put(testOp(), ID, of(manifest, ...most), undefined);
     expect(await kept.read(ID)).to.have.length(4);
   });
 });

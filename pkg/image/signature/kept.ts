@@ -31,11 +31,16 @@ export class KeptSignatures {
 
   /**
    * Remembers what a pull found, in place of what an earlier one found for the same manifest; on disk when it returns.
-   * Callers serialise.
+   * Manifests of strangers never push out those of `first`, by which the image came. Callers serialise.
    */
-  async put(op: Op, id: ImageId, found: KeptManifest): Promise<void> {
+  async put(op: Op, id: ImageId, found: KeptManifest, first: Digest | undefined): Promise<void> {
     const others = (await this.#readOrForget(op, id)).filter(({ manifest }) => manifest !== found.manifest);
-    const kept = [...(found.signatures.length === 0 ? [] : [found]), ...others].slice(0, limits.signedManifestsCount);
+    const all = [...(found.signatures.length === 0 ? [] : [found]), ...others];
+    const last = all.findIndex(({ manifest }, at) => manifest === first && at >= limits.signedManifestsCount);
+    const kept =
+      last < 0
+        ? all.slice(0, limits.signedManifestsCount)
+        : [...all.slice(0, limits.signedManifestsCount - 1), ...all.slice(last, last + 1)];
     if (kept.length === 0) return await this.remove(id);
     await ensureDir(this.#directory);
     await replaceFile(this.#path(id), `${JSON.stringify({ version: 1, manifests: kept.map(encode) })}\n`, 'durable');
