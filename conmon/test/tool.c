@@ -5,6 +5,8 @@
  *   tool attach PATH       an empty message when connected; then stdin to packets, end of stdin
  *                          half-closes, and packets received to stdout
  *   tool deaf PATH         attaches, never reads, until stdin ends
+ *   tool slow PATH MS      attaches, and takes a packet every MS
+ *   tool fill PATH         makes the pipe PATH a large one and writes to it for ever
  *   tool leave PATH N      attaches, sends N bytes, and leaves
  *   tool cycles PATH N     attaches and detaches N times
  *   tool dgram PATH        binds PATH; datagrams to stdout until stdin ends
@@ -13,6 +15,7 @@
  *   tool eat BYTES         touches that much memory
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -109,6 +112,29 @@ static int send_stdin(const char *path)
 	return sendto(fd, buf, len, 0, (struct sockaddr *)&address, sizeof(address)) < 0 ? die(path) : 0;
 }
 
+static int slow(const char *path, int ms)
+{
+	int fd = attach(path);
+
+	if (fd < 0)
+		return die(path);
+	for (ssize_t n = 0; n >= 0 && put(n); n = recv(fd, buf, sizeof(buf), 0))
+		poll(NULL, 0, ms);
+	return 0;
+}
+
+static int fill(const char *path)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+
+	if (fd < 0 || fcntl(fd, F_SETPIPE_SZ, 1 << 20) < 0)
+		return die(path);
+	memset(buf, 'x', sizeof(buf));
+	while (write(fd, buf, 65536) > 0)
+		;
+	return 0;
+}
+
 static int cycles(const char *path, int count)
 {
 	for (int i = 0; i < count; i++) {
@@ -188,6 +214,10 @@ int main(int argc, char *argv[])
 		return send_stdin(argv[2]);
 	if (strcmp(verb, "cycles") == 0 && argc > 3)
 		return cycles(argv[2], atoi(argv[3]));
+	if (strcmp(verb, "fill") == 0)
+		return fill(argv[2]);
+	if (strcmp(verb, "slow") == 0 && argc > 3)
+		return slow(argv[2], atoi(argv[3]));
 	if (strcmp(verb, "leave") == 0 && argc > 3)
 		return leave(argv[2], (size_t)atoll(argv[3]));
 	if (strcmp(verb, "lines") == 0 && argc > 3)

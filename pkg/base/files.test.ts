@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { codeOf, type RuntimeError } from './errors.ts';
 import {
   type Durability,
+  ensureDir,
   ensureDirBelow,
   ensureDirInMemory,
   isTemporaryName,
@@ -80,6 +81,23 @@ describe('small files', () => {
     assert.deepEqual(listInMemory(path), ['1', '2']);
     for (let i = 0; i < 2; i++) removeInMemory(join(path, '1'));
     assert.deepEqual(listInMemory(path), ['2']);
+  });
+});
+
+describe('our directories', () => {
+  it('are closed to others, whatever way they are made', async () => {
+    const dir = mkdtempSync(join(tmpdir(), 'berth-files-'));
+    const umask = process.umask(0);
+    try {
+      await ensureDir(join(dir, 'a/b'));
+      ensureDirInMemory(join(dir, 'c/d'));
+      for (const each of ['a', 'a/b', 'c', 'c/d']) assert.equal(statSync(join(dir, each)).mode & 0o777, 0o700, each);
+      await ensureDir(join(dir, 'open'), 0o755);
+      assert.equal(statSync(join(dir, 'open')).mode & 0o777, 0o755);
+    } finally {
+      process.umask(umask);
+      rmSync(dir, { recursive: true });
+    }
   });
 });
 

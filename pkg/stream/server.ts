@@ -51,6 +51,8 @@ export interface StreamServerOptions {
   readonly tls?: ({ readonly cert: string; readonly key: string; readonly clientCa: string } & TlsDemands) | undefined;
   /** A session without data, pings aside, ends after this; 0 is never. */
   readonly idleTimeoutMs: number;
+  /** How many connections there may be, and how long one may take to say what it wants; limits.ts unless given. */
+  readonly connections?: { readonly count: number; readonly headersMs: number };
 }
 
 export class StreamServer {
@@ -63,10 +65,16 @@ export class StreamServer {
   #certificates = '';
 
   private constructor(options: StreamServerOptions) {
+    const { count, headersMs } = options.connections ?? {
+      count: limits.streamConnectionsCount,
+      headersMs: limits.streamHeadersMs,
+    };
     const http = {
       maxHeaderSize: limits.streamHeaderBytes,
-      headersTimeout: limits.streamHeadersMs,
-      requestTimeout: limits.streamHeadersMs,
+      headersTimeout: headersMs,
+      requestTimeout: headersMs,
+      // Node looks for those that are late every half a minute, unless told otherwise.
+      connectionsCheckingInterval: headersMs / 10,
       keepAlive: true,
     };
     this.#options = options;
@@ -74,7 +82,7 @@ export class StreamServer {
       options.tls === undefined
         ? createServer(http)
         : createTlsServer({ ...http, requestCert: options.tls.clientCa !== '' });
-    this.#server.maxConnections = limits.streamConnectionsCount;
+    this.#server.maxConnections = count;
     this.#server.on('request', (request: IncomingMessage, response: ServerResponse) => this.#answer(request, response));
     this.#server.on('upgrade', (request: IncomingMessage, socket: Socket, head: Buffer) =>
       this.#start(request, socket, head),

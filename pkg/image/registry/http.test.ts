@@ -1,5 +1,7 @@
 import { expect } from 'chai';
-import { failure, FakeNetwork, testOp } from '../fakes.ts';
+import { explain } from '../../base/errors.ts';
+import { limits } from '../../base/limits.ts';
+import { cancellable, failure, FakeNetwork, testOp } from '../fakes.ts';
 import { directRoute, headerOf, send } from './http.ts';
 import type { HttpResponse } from './http.ts';
 
@@ -72,6 +74,33 @@ describe('image/registry/http: redirects', () => {
         location,
       ).to.equal(true);
     }
+  });
+
+  it('follows so many and no more', async () => {
+    const network = new FakeNetwork();
+    network.hosts.set('https://reg.example', redirect('https://reg.example/b'));
+    await failure(get(network, 'https://reg.example/b'));
+    expect(network.requests).to.have.length(limits.redirectsCount + 1);
+  });
+
+  it('never tells the query of an address, which may be a signature', async () => {
+    const signed = '?X-Amz-Signature=51gn3d';
+    const errors: Error[] = [];
+    for (const [from, location] of [
+      [`https://reg.example/b${signed}`, `http://cdn.example/x${signed}`],
+      [`https://reg.example/b${signed}`, `https://reg.example/b${signed}`],
+      [`https://reg.example/b${signed}`, `https://127.0.0.1/x${signed}`],
+      [`https://reg.example/b${signed}`, `https://away.example/x${signed}`],
+    ] as const) {
+      const network = new FakeNetwork();
+      network.hosts.set('https://reg.example', redirect(location));
+      errors.push(await failure(get(network, from)));
+    }
+    const { op, cancel } = cancellable();
+    cancel();
+    const request = { method: 'GET' as const, url: new URL(`https://reg.example/b${signed}`), headers: {} };
+    errors.push(await failure(send(op, new FakeNetwork(), request, () => directRoute)));
+    for (const each of errors) expect(explain(each)).to.include('.example').and.not.include('51gn3d');
   });
 
   it('lets an insecure registry go to http, and a local one stay local', async () => {
