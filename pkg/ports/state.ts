@@ -49,8 +49,8 @@ export type ContainerState =
   | { readonly phase: 'removing'; readonly last: ExitedState | null };
 
 /**
- * What can happen to a container. `starting` is before the runtime is told, `notStarted` after it turned out not to have
- * begun.
+ * What can happen to a container. `starting` is before the runtime is told, `notStarted` after it turned out not to
+ * have begun.
  */
 export type ContainerEvent =
   | { readonly type: 'created'; readonly process: ProcessRef }
