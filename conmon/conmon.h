@@ -35,7 +35,8 @@ enum {
 	REPORT_MAX = 4095,   /* podman reads the sync pipe 4096 bytes at a time and by packet. */
 	LOG_OUT_MAX = 32768, /* Formatted log lines gathered for one write. */
 	STALL_MS = 2000,     /* How long a client that does not read may hold the output. */
-	FINISH_MS = 10000,   /* How long slow clients all together may hold the exit; well below exitFileMs in pkg/base/limits.ts. */
+	/* How long slow clients all together may hold the exit; well below exitFileMs in pkg/base/limits.ts. */
+	FINISH_MS = 10000,
 	KILL_MS = 10000,     /* From asking the runtime or the container to die to giving up. */
 	READS_PER_TURN = 16, /* Reads of one stream before the others have their turn. */
 };

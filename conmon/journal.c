@@ -96,7 +96,10 @@ static void send_entry(struct conmon *c, struct iovec *iov, size_t count, size_t
 	ssize_t n = sendmsg(j->fd, &message, MSG_NOSIGNAL);
 
 	for (int waited = 0; n < 0 && errno == EAGAIN && !j->stalled && waited < STALLED_MS; waited += 10) {
-		/* An unconnected datagram socket polls writable while the peer's queue is full, so poll() only paces. */
+		/*
+		 * An unconnected datagram socket polls writable while the peer's queue is full, so poll()
+		 * only paces.
+		 */
 		ready.events = 0;
 		(void)poll(&ready, 1, 10);
 		n = sendmsg(j->fd, &message, MSG_NOSIGNAL);

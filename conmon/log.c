@@ -111,7 +111,10 @@ static int check_kind(int fd, int64_t *ret_size)
 	return 0;
 }
 
-/* A link at the end of the path is replaced, not followed: whoever may write the log directory chose where it points. */
+/*
+ * A link at the end of the path is replaced, not followed: whoever may write the log directory chose where it
+ * points.
+ */
 static int open_at(int dir_fd, const char *name)
 {
 	const int flags = O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY;

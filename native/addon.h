@@ -1,13 +1,16 @@
 /*
  * The whole internal interface of the addon.
  *
- * N-API lives in addon.c (arguments, results, errors) and watch.c (the event loop); everything else is plain C that gets a
- * struct call with parsed arguments and leaves its result there. A sys_ function returns 0 or -errno, and names the system
- * call that failed with call_fail(). It may run on the calling JavaScript thread or on a thread of jobs.c, and must not care.
+ * N-API lives in addon.c (results, errors, asynchronous calls), call.c (arguments) and watch.c (the event
+ * loop); everything else is plain C that gets a struct call with parsed arguments and leaves its result
+ * there. A sys_ function returns 0 or
+ * -errno, and names the system call that failed with call_fail(). It may run on the calling JavaScript thread
+ * or on a thread of jobs.c, and must not care.
  */
 #ifndef BERTH_ADDON_H
 #define BERTH_ADDON_H
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdbool.h>
@@ -118,7 +121,7 @@ static inline int take_fd(int *fd)
 	return taken;
 }
 
-/* --- jobs.c: threads for what may block -------------------------------------------------------------------------------- */
+/* --- jobs.c: threads for what may block ---------- */
 
 struct job {
 	struct job *next;
@@ -136,7 +139,7 @@ int launcher_cgroup_fd(void);
 int sys_open_launcher(struct call *c);
 int sys_close_launcher(struct call *c);
 
-/* --- system calls that libc lacks or has only lately -------------------------------------------------------------------- */
+/* --- system calls that libc lacks or has only lately ---------- */
 
 int sys_openat2(int dir, const char *path, uint64_t flags, uint64_t mode, uint64_t resolve);
 /* /proc/self/fd/<fd>: a path for calls that take none but paths. */
@@ -146,7 +149,7 @@ struct fd_path {
 struct fd_path fd_path(int fd);
 int write_file(const char *path, const char *data, size_t len);
 
-/* --- sys_proc.c */
+/* --- sys_proc.c: processes; sys_ns.c: in other namespaces for a moment */
 /* Moves this thread to another network namespace; *home (-1 at first) is where it was. 0 or -errno. */
 int netns_enter(int *home, const char *path);
 /* Back to where it was; a thread that cannot go back leaves after its job. */
@@ -199,7 +202,7 @@ int sys_sync_fs(struct call *c);
 int sys_spread_directories(struct call *c);
 int sys_stat_fs(struct call *c);
 
-/* --- sys_path.c: one object below a root; sys_tree.c: whole trees */
+/* --- sys_path.c: one object below a root; sys_entry.c: entries of a layer; sys_tree.c: whole trees; sys_host.c */
 int sys_open_root(struct call *c);
 int sys_open_at(struct call *c);
 int sys_read_file_at(struct call *c);
@@ -236,6 +239,12 @@ struct place_in_tree {
 	char *name;
 	char path[4096];
 };
+/* A path relative to the root, without slashes at either end; the root itself is ".". 0 or -ENAMETOOLONG. */
+int clean_path(const struct text *path, char ret[4096]);
+/* Whether a name is empty, "." or "..". */
+bool odd_name(const char *name, size_t len);
+/* -EINVAL for a path with an odd name where resolve says that there is none (RESOLVE_BENEATH). */
+int check_names(const char *path, uint64_t resolve);
 int place_find(int root, const struct text *path, uint64_t resolve, struct place_in_tree *ret);
 static inline void place_done(struct place_in_tree *p)
 {
@@ -243,15 +252,30 @@ static inline void place_done(struct place_in_tree *p)
 		close_fd(&p->dir_fd);
 }
 #define CLEAN_PLACE __attribute__((cleanup(place_done))) struct place_in_tree
-/* Opens the object itself (O_PATH, link at the end not followed). '' with resolve 0: a duplicate of root. fd or -errno. */
+/*
+ * Opens the object itself (O_PATH, link at the end not followed). '' with resolve 0: a duplicate of root. fd
+ * or -errno.
+ */
 int object_open(int root, const struct text *path, uint64_t resolve, uint64_t flags);
 /* 13 numbers as RawStat of index.d.ts. 0 or -errno. */
 int object_stat(int fd, const char *path, int flags, int64_t ret[13]);
+/* A stream over a directory below dir, found as `resolve` (RESOLVE_*) says; NULL with errno. */
+DIR *open_dir(int dir, const char *name, uint64_t resolve);
+void close_dir(DIR **dir);
+#define CLEAN_DIR __attribute__((cleanup(close_dir))) DIR
+/* The next name but . and ..; NULL with errno, which is 0 at the end. */
+struct dirent *next_entry(DIR *stream);
 /* Removes name in dir, whatever it is, without crossing a mount. 0 or -errno. */
 int tree_remove(int dir, const char *name);
 
-/* --- watch.c */
+/* --- call.c */
 #include <node_api.h>
+void call_init(struct call *c, const struct function *function);
+void call_free(struct call *c);
+/* The arguments of a call; with copy also those that would move when JavaScript runs on. 0 or -errno. */
+int args_from(napi_env env, napi_callback_info info, struct call *c, bool copy);
+
+/* --- watch.c */
 struct watches;
 struct uv_loop_s;
 struct watches *watches_new(napi_env env, struct uv_loop_s *loop);

@@ -3,12 +3,13 @@
  *
  *   /dev/.berth-env KEY=%ff%fe… [KEY=…] -- command [argument…]
  *
- * In a value `%xx` is the byte with that hexadecimal number, everything else stands for itself. pkg/spec mounts this program into
- * containers that have such a variable, and writes it in front of their command; so it runs with the container's own identity
- * and confinement, and needs nothing of its root: static, no locale, no allocation.
+ * In a value `%xx` is the byte with that hexadecimal number, everything else stands for itself. pkg/spec
+ * mounts this program into containers that have such a variable, and writes it in front of their command; so
+ * it runs with the container's own identity and confinement, and needs nothing of its root: static, no
+ * locale, no allocation.
  *
- * The command is looked up in PATH as execvp(3) does. Exit codes as env(1) has them: 127 there is no such program, 126 it cannot be
- * executed, 125 wrong usage.
+ * The command is looked up in PATH as execvp(3) does. Exit codes as env(1) has them: 127 there is no such
+ * program, 126 it cannot be executed, 125 wrong usage.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -30,7 +31,10 @@ static int digit(char c)
 	return -1;
 }
 
-/* Replaces %xx by its byte in place, which is never longer. Returns -1 for anything that is no %xx of a byte other than NUL. */
+/*
+ * Replaces %xx by its byte in place, which is never longer. Returns -1 for anything that is no %xx of a byte
+ * other than NUL.
+ */
 static int decode(char *text)
 {
 	char *out = text;

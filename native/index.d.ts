@@ -16,6 +16,7 @@ import type { Text } from '../pkg/ports/kernel.ts';
  */
 export type RawStat = BigInt64Array;
 
+/** Every function of the addon, as `nameSync` runs it. */
 export interface Calls {
   // --- processes
   // -------------------------------------------------------------------------------------------------------
@@ -258,6 +259,7 @@ export interface Calls {
 /** An open registration with the event loop. */
 export type Watch = { readonly watch: unique symbol };
 
+/** The addon: each call on threads of its own by its name, and at once on the calling thread with `Sync` behind it. */
 export type Addon = { readonly [K in keyof Calls as `${K}Sync`]: Calls[K] } & {
   readonly [K in keyof Calls]: (...args: Parameters<Calls[K]>) => Promise<ReturnType<Calls[K]>>;
 } & {

@@ -1,9 +1,10 @@
 /*
  * Threads for calls that may block: made when needed, kept while there is work, gone after some idle seconds.
  *
- * libuv's pool has four threads for the whole process, and four stats of a dead NFS mount end all file and DNS work in it.
- * Here a hung call costs one thread of many. A launcher is a pool of one thread that lives in cgroups of its own: children
- * are born in the cgroups of the thread that makes them, and that spares the milliseconds of moving each one.
+ * libuv's pool has four threads for the whole process, and four stats of a dead NFS mount end all file and
+ * DNS work in it. Here a hung call costs one thread of many. A launcher is a pool of one thread that lives in
+ * cgroups of its own: children are born in the cgroups of the thread that makes them, and that spares the
+ * milliseconds of moving each one.
  */
 #define _GNU_SOURCE
 #include <linux/magic.h>

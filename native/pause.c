@@ -25,7 +25,10 @@ static void reap(void)
 		;
 }
 
-/* As PID 1 we get only signals that we ask for, so asking comes first: blocked, they wait for sigwaitinfo and none is lost. */
+/*
+ * As PID 1 we get only signals that we ask for, so asking comes first: blocked, they wait for sigwaitinfo and
+ * none is lost.
+ */
 int main(int argc, char *argv[])
 {
 	sigset_t wanted;

@@ -1,6 +1,6 @@
 /*
- * Namespaces made by the calling thread and pinned by bind mounts, so that a pod needs no process to hold them. pinns does it in a process
- * of its own, the addon on a thread that goes back afterwards.
+ * Namespaces made by the calling thread and pinned by bind mounts, so that a pod needs no process to hold
+ * them. pinns does it in a process of its own, the addon on a thread that goes back afterwards.
  *
  * Functions return 0 or -errno; what failed is in `failed` and `detail` then.
  */
@@ -38,8 +38,9 @@ struct pin {
 };
 
 /*
- * Makes a sysctl's name, in place, a path below /proc/sys, and checks that name and value can be nothing else. NULL if so, else what is
- * wrong: dots are separators, or slashes if one comes first, as sysctl(8) has it; a value has one line (CVE-2022-0811).
+ * Makes a sysctl's name, in place, a path below /proc/sys, and checks that name and value can be nothing
+ * else. NULL if so, else what is wrong: dots are separators, or slashes if one comes first, as sysctl(8) has
+ * it; a value has one line (CVE-2022-0811).
  */
 const char *pin_bad_sysctl(char *key, const char *value);
 

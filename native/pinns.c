@@ -1,6 +1,6 @@
 /*
- * pinns: makes namespaces and pins them by bind mounts, so that a pod needs no process to hold them. A program of its own, because
- * namespaces belong to threads and the daemon has many.
+ * pinns: makes namespaces and pins them by bind mounts, so that a pod needs no process to hold them. A
+ * program of its own, because namespaces belong to threads and the daemon has many.
  *
  *   pinns --net PATH --ipc PATH --uts PATH --user PATH     pin that namespace at PATH (a file, made if missing)
  *         --hostname NAME                                  in the new UTS namespace
@@ -9,7 +9,8 @@
  *         --uid-map INSIDE OUTSIDE COUNT                   three words; --gid-map likewise. May be repeated
  *
  * CRI-O's own flags work too: -d DIR -f NAME with any of -u (uts) -n (net) -i (ipc) -U (user) -c (cgroup), which pin at
- * DIR/<kind>ns/NAME; -s/--sysctl=KEY=VALUE (one pair per flag); --uid-mapping=INSIDE-OUTSIDE-COUNT,… and --gid-mapping;
+ * DIR/<kind>ns/NAME; -s/--sysctl=KEY=VALUE (one pair per flag);
+ * --uid-mapping=INSIDE-OUTSIDE-COUNT,… and --gid-mapping;
  * --hostname=NAME; --log-level is accepted.
  *
  * Only sysctls that belong to a namespace made here are written; any other would be the host's (CVE-2022-0532).
@@ -140,7 +141,10 @@ static int parse_map(char *argv[], int argc, int *index, char map[MAP_BYTES])
 	return map_add(map, words[0], words[1], words[2]);
 }
 
-/* -u, -n, … each of which CRI-O also writes as --uts, --net, … without a path, or with =PATH. True if the word was one. */
+/*
+ * -u, -n, … each of which CRI-O also writes as --uts, --net, … without a path, or with =PATH. True if the
+ * word was one.
+ */
 static bool parse_kind(struct request *q, char *argv[], int argc, int *index)
 {
 	const char *word = argv[*index];
@@ -209,7 +213,8 @@ static int settle_paths(struct request *q)
 		any = true;
 		if (q->pin.path[k] != NULL)
 			continue;
-		if (q->dir == NULL || q->file == NULL || q->file[0] == '\0' || strchr(q->file, '/') != NULL || strcmp(q->file, "..") == 0)
+		if (q->dir == NULL || q->file == NULL || q->file[0] == '\0' ||
+		    strchr(q->file, '/') != NULL || strcmp(q->file, "..") == 0)
 			return usage("no path, and no usable --dir and --filename, for the namespace", kinds[k].name);
 		snprintf(made[k], sizeof made[k], "%s/%sns", q->dir, kinds[k].name);
 		if (mkdir(made[k], 0755) < 0 && errno != EEXIST)
@@ -238,7 +243,9 @@ static int parse(struct request *q, int argc, char *argv[])
 	int r = settle_paths(q);
 	q->pin.sysctls = q->sysctls;
 	const struct sysctl *foreign = r == 0 ? pin_foreign_sysctl(&q->pin) : NULL;
-	return foreign == NULL ? r : usage("this sysctl would change the host, or a namespace that is not made here", foreign->key);
+	if (foreign == NULL)
+		return r;
+	return usage("this sysctl would change the host, or a namespace that is not made here", foreign->key);
 }
 
 /* --- making */
@@ -256,8 +263,9 @@ static int write_map(pid_t pid, const char *name, const char *map)
 }
 
 /*
- * Maps can only be written from outside once somebody is in the namespace: a child waits in it until its parent has written them, and
- * then goes on as the one who makes the rest. So whoever makes the network namespace is root of its user namespace, which then owns it.
+ * Maps can only be written from outside once somebody is in the namespace: a child waits in it until its
+ * parent has written them, and then goes on as the one who makes the rest. So whoever makes the network
+ * namespace is root of its user namespace, which then owns it.
  */
 static int write_maps(pid_t pid, const struct request *q)
 {

@@ -53,8 +53,8 @@ int sys_socket_pair(struct call *c)
 }
 
 /*
- * sockaddr_un has 108 bytes for a path, and paths of ours have more. A socket that exists is named by a descriptor of it; one that is to be
- * made, by its directory's descriptor and its name.
+ * sockaddr_un has 108 bytes for a path, and paths of ours have more. A socket that exists is named by a
+ * descriptor of it; one that is to be made, by its directory's descriptor and its name.
  */
 static int unix_address(const char *path, int *ret_fd, struct sockaddr_un *ret)
 {
@@ -113,7 +113,10 @@ int sys_listen_unix(struct call *c)
 	CLEAN_FD fd = socket(AF_UNIX, (int)c->arg[1].i | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)
 		return call_fail(c, "socket", errno);
-	/* The mode of the socket becomes that of its file: no moment with a wider one, no umask of the process touched. */
+	/*
+	 * The mode of the socket becomes that of its file: no moment with a wider one, no umask of the
+	 * process touched.
+	 */
 	if (fchmod(fd, (mode_t)c->arg[2].i) < 0)
 		return call_fail(c, "fchmod", errno);
 	if (bind(fd, (const struct sockaddr *)&address, sizeof address) < 0)
@@ -161,7 +164,9 @@ int sys_receive_fd(struct call *c)
 		char space[CMSG_SPACE(FDS_RECEIVED_MAX * sizeof(int))];
 	} control;
 	struct iovec iov = { data, sizeof data };
-	struct msghdr message = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control };
+	struct msghdr message = {
+		.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control,
+	};
 	ssize_t n = recvmsg((int)c->arg[0].i, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
 	if (n < 0)
 		return call_fail(c, "recvmsg", errno);
@@ -297,10 +302,16 @@ static size_t count_names(const struct arg *names)
 	return count;
 }
 
-/* No record of a seq_file that we read is longer (half a page), so one that gives less than this in one read has come to its end. */
+/*
+ * No record of a seq_file that we read is longer (half a page), so one that gives less than this in one read
+ * has come to its end.
+ */
 #define RECORD_MAX 2048
 
-/* A seq_file gives what fits in its buffer, which holds at least one record: the next read begins with the one that did not fit. */
+/*
+ * A seq_file gives what fits in its buffer, which holds at least one record: the next read begins with the
+ * one that did not fit.
+ */
 static int64_t append_open_file(struct buffer *b, int fd, size_t max)
 {
 	char part[16 * 1024];
@@ -418,7 +429,8 @@ int sys_read_open_files(struct call *c)
 		return call_fail(c, "read open files", lengths == NULL ? ENOMEM : EINVAL);
 	for (size_t i = 0; i < fds->count; i++) {
 		size_t before = bytes.len;
-		lengths[i] = fds->numbers[i] < 0 ? fds->numbers[i] : append_open_file(&bytes, (int)fds->numbers[i], (size_t)c->arg[1].i);
+		int64_t fd = fds->numbers[i];
+		lengths[i] = fd < 0 ? fd : append_open_file(&bytes, (int)fd, (size_t)c->arg[1].i);
 		if (lengths[i] < 0)
 			bytes.len = before;
 	}

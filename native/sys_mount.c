@@ -1,6 +1,6 @@
 /*
- * Mounts by descriptor: a mount is complete before anybody can see it. The calls go through syscall(2), since libc has them
- * only lately, and the headers of libc and of the kernel do not go together.
+ * Mounts by descriptor: a mount is complete before anybody can see it. The calls go through syscall(2), since
+ * libc has them only lately, and the headers of libc and of the kernel do not go together.
  */
 #define _GNU_SOURCE
 #include <linux/mount.h>
@@ -46,7 +46,8 @@ static int set_attributes(int dir, const char *path, unsigned flags, struct moun
 {
 	return (int)syscall(SYS_mount_setattr, dir, path, flags, attr, sizeof *attr);
 }
-static int classic_mount(const char *source, const char *target, const char *type, unsigned long flags, const char *data)
+static int classic_mount(const char *source, const char *target, const char *type, unsigned long flags,
+			 const char *data)
 {
 	return (int)syscall(SYS_mount, source, target, type, flags, data);
 }
@@ -185,7 +186,10 @@ static int overlay_by_context(struct call *c, const struct overlay *o)
 	return r < 0 ? r : create_mount(c, fs, o->attributes);
 }
 
-/* Directories held open so that mount(2) can name them in a few bytes: no escaping, and 128 layers fit into its page. */
+/*
+ * Directories held open so that mount(2) can name them in a few bytes: no escaping, and 128 layers fit into
+ * its page.
+ */
 struct held {
 	int *fds;
 	size_t count;
@@ -283,9 +287,9 @@ static int cover_idmapped(struct call *c, const char *path, int userns)
 }
 
 /*
- * Overlay takes the mounts that its layers are reached through, with their id maps, but wants to reach them by path. So this
- * thread gets a mount namespace where each layer is covered by its idmapped twin, mounts there, and carries the result out as a
- * detached tree. The namespace dies with the thread's return.
+ * Overlay takes the mounts that its layers are reached through, with their id maps, but wants to reach them
+ * by path. So this thread gets a mount namespace where each layer is covered by its idmapped twin, mounts
+ * there, and carries the result out as a detached tree. The namespace dies with the thread's return.
  */
 static int overlay_idmapped(struct call *c, const struct overlay *o, int userns)
 {

@@ -57,7 +57,8 @@ static const struct nlattr *find_in(const struct nlattr *outer, int type)
 
 static bool has_bytes(const struct nlattr *attr, const void *wanted, size_t len)
 {
-	return attr != NULL && attr->nla_len == ATTR_HEADER + len && memcmp((const char *)attr + ATTR_HEADER, wanted, len) == 0;
+	return attr != NULL && attr->nla_len == ATTR_HEADER + len &&
+	       memcmp((const char *)attr + ATTR_HEADER, wanted, len) == 0;
 }
 
 /* True if the flow's first packet was UDP to one of these. */
@@ -110,17 +111,23 @@ static int keep_deletion(struct buffer *deletions, const struct nfgenmsg *flow, 
 	request_copy(&r, find(attributes, len, CTA_TUPLE_ORIG));
 	request_copy(&r, find(attributes, len, CTA_ID));
 	request_copy(&r, find(attributes, len, CTA_ZONE));
-	/* Whoever floods a port decides how many flows there are: no more of each than is sent, at the kernel's alignment. */
+	/*
+	 * Whoever floods a port decides how many flows there are: no more of each than is sent, at the
+	 * kernel's alignment.
+	 */
 	return buffer_add(deletions, &r, NLMSG_ALIGN(r.header.nlmsg_len));
 }
 
 /* One message of the dump. 1 at its end. */
-static int on_message(const struct nlmsghdr *message, const struct flow_end *ends, size_t count, struct buffer *deletions)
+static int on_message(const struct nlmsghdr *message, const struct flow_end *ends, size_t count,
+		      struct buffer *deletions)
 {
 	if (message->nlmsg_type == NLMSG_DONE)
 		return 1;
 	if (message->nlmsg_type == NLMSG_ERROR)
-		return message->nlmsg_len < NLMSG_LENGTH(sizeof(struct nlmsgerr)) ? -EPROTO : ((const struct nlmsgerr *)NLMSG_DATA(message))->error;
+		return message->nlmsg_len < NLMSG_LENGTH(sizeof(struct nlmsgerr))
+			       ? -EPROTO
+			       : ((const struct nlmsgerr *)NLMSG_DATA(message))->error;
 	if (message->nlmsg_len < NLMSG_LENGTH(sizeof(struct nfgenmsg)))
 		return -EPROTO;
 	const char *attributes = (const char *)message + NLMSG_LENGTH(sizeof(struct nfgenmsg));
@@ -201,7 +208,8 @@ int sys_forget_udp(struct call *c)
 	r = collect(fd, ends, c->arg[0].count, &deletions);
 	if (r < 0)
 		return call_fail(c, "list flows", -r);
-	for (size_t at = 0; at < deletions.len; at += NLMSG_ALIGN(((const struct nlmsghdr *)(const void *)(deletions.data + at))->nlmsg_len)) {
+	for (size_t at = 0, len; at < deletions.len; at += NLMSG_ALIGN(len)) {
+		len = ((const struct nlmsghdr *)(const void *)(deletions.data + at))->nlmsg_len;
 		r = delete_one(fd, (const struct request *)(const void *)(deletions.data + at));
 		if (r < 0)
 			return call_fail(c, "delete flow", -r);

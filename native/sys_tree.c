@@ -1,15 +1,12 @@
 /*
- * Whole trees: listing, removing, copying, measuring; and host paths looked at. Depth and size of a tree are chosen by whoever
- * filled it, so recursion is bounded, and no path is ever made longer.
+ * Whole trees: listing, removing, copying, measuring. Depth and size of a tree are chosen by whoever filled
+ * it, so recursion is bounded, and no path is ever made longer.
  */
 #define _GNU_SOURCE
-#include <dirent.h>
-#include <limits.h>
 #include <linux/openat2.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
 #include <sys/xattr.h>
 
 #include "addon.h"
@@ -21,15 +18,13 @@
 /* Where removal parks directories that lie too deep, until their turn comes. */
 #define PARKED_NAME ".berth-removing-%u"
 
-static void close_dir(DIR **dir)
+void close_dir(DIR **dir)
 {
 	if (*dir != NULL)
 		closedir(*dir);
 }
-#define CLEAN_DIR __attribute__((cleanup(close_dir))) DIR
 
-/* A stream over a directory below dir. NULL with errno. */
-static DIR *open_dir(int dir, const char *name, uint64_t resolve)
+DIR *open_dir(int dir, const char *name, uint64_t resolve)
 {
 	int fd = sys_openat2(dir, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0, resolve);
 	if (fd < 0) {
@@ -42,8 +37,7 @@ static DIR *open_dir(int dir, const char *name, uint64_t resolve)
 	return stream;
 }
 
-/* The next entry but . and ..; NULL at the end or on error (errno). */
-static struct dirent *next_entry(DIR *stream)
+struct dirent *next_entry(DIR *stream)
 {
 	for (;;) {
 		errno = 0;
@@ -110,7 +104,10 @@ static int empty_dir(struct removal *r, DIR *stream, int depth)
 	return errno != 0 ? -errno : removed;
 }
 
-/* Too deep: moved to the top, where a later pass finds it at depth one. A rename within one mount, so no mount is crossed. */
+/*
+ * Too deep: moved to the top, where a later pass finds it at depth one. A rename within one mount, so no
+ * mount is crossed.
+ */
 static int park(struct removal *r, int dir, const char *name)
 {
 	char parked[40];
@@ -412,8 +409,8 @@ static int see(struct usage *u, const struct stat *st)
 }
 
 /*
- * Files with several names that are remembered, in a table of 16 MiB: whoever fills a layer must not fill our memory as well. Beyond them each name
- * counts for its part of the bytes, and for no inode.
+ * Files with several names that are remembered, in a table of 16 MiB: whoever fills a layer must not fill our
+ * memory as well. Beyond them each name counts for its part of the bytes, and for no inode.
  */
 #define SEEN_MAX (512 * 1024)
 
@@ -467,113 +464,4 @@ int sys_tree_usage(struct call *c)
 		r = measure_dir(&u, stream, 0);
 	free(u.seen);
 	return r < 0 ? call_fail(c, "readdir", -r) : call_numbers(c, (int64_t[]){ u.bytes, u.inodes }, 2);
-}
-
-/* --- host paths */
-
-/* mkdir -p of a host path, whose links are followed. */
-static int make_host_dirs(const char *path)
-{
-	char partial[PATH_MAX];
-	size_t len = strlen(path);
-	if (len == 0 || len >= sizeof partial)
-		return -ENAMETOOLONG;
-	memcpy(partial, path, len + 1);
-	for (char *at = partial + 1;; at++) {
-		at += strcspn(at, "/");
-		char end = *at;
-		*at = '\0';
-		if (mkdir(partial, 0755) < 0 && errno != EEXIST)
-			return -errno;
-		*at = end;
-		if (end == '\0')
-			return 0;
-	}
-}
-
-int sys_probe(struct call *c)
-{
-	int64_t values[13];
-	const char *path = c->arg[0].text.data;
-	CLEAN_PTR char *real = realpath(path, NULL);
-	if (real == NULL && errno == ENOENT && c->arg[1].i != 0) {
-		int r = make_host_dirs(path);
-		if (r < 0)
-			return call_fail(c, "mkdir", -r);
-		real = realpath(path, NULL);
-	}
-	if (real == NULL) {
-		c->absent = errno == ENOENT || (errno == ENOTDIR && c->arg[1].i == 0);
-		return c->absent ? 0 : call_fail(c, "realpath", errno);
-	}
-	int r = object_stat(AT_FDCWD, real, AT_STATX_DONT_SYNC, values);
-	if (r < 0)
-		return call_fail(c, "statx", -r);
-	r = call_numbers(c, values, 13);
-	return r < 0 ? r : call_bytes(c, real, strlen(real));
-}
-
-/* --- device nodes */
-
-struct devices {
-	struct buffer numbers, names;
-};
-
-/* Instances of file systems that each container gets its own of, and what runtimes make themselves. */
-static bool skip_in_dev(const char *name)
-{
-	static const char *const skipped[] = { "pts", "shm", "fd", "mqueue", "console", ".lxc", ".lxd-mounts", ".udev" };
-	for (size_t i = 0; i < sizeof skipped / sizeof *skipped; i++)
-		if (strcmp(name, skipped[i]) == 0)
-			return true;
-	return false;
-}
-
-static int add_device(struct devices *d, const char *path, const struct stat *st)
-{
-	int64_t values[6] = { st->st_mode & S_IFMT, (int64_t)major(st->st_rdev), (int64_t)minor(st->st_rdev), st->st_mode & 07777, st->st_uid, st->st_gid };
-	int r = buffer_add(&d->numbers, values, sizeof values);
-	return r < 0 ? r : buffer_add(&d->names, path, strlen(path) + 1);
-}
-
-static int find_devices(struct devices *d, DIR *stream, const char *dir, int depth)
-{
-	struct dirent *entry;
-	while ((entry = next_entry(stream)) != NULL) {
-		char path[PATH_MAX];
-		struct stat st;
-		int n = snprintf(path, sizeof path, "%s/%s", dir, entry->d_name);
-		if (skip_in_dev(entry->d_name) || n < 0 || (size_t)n >= sizeof path)
-			continue;
-		if (fstatat(dirfd(stream), entry->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0)
-			continue;
-		int r = 0;
-		if (S_ISCHR(st.st_mode) || S_ISBLK(st.st_mode) || S_ISFIFO(st.st_mode))
-			r = add_device(d, path, &st);
-		else if (S_ISDIR(st.st_mode) && depth < 16) {
-			CLEAN_DIR *below = open_dir(dirfd(stream), entry->d_name, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS);
-			r = below == NULL ? 0 : find_devices(d, below, path, depth + 1);
-		}
-		if (r < 0)
-			return r;
-	}
-	return -errno;
-}
-
-int sys_devices(struct call *c)
-{
-	struct devices d = { 0 };
-	CLEAN_DIR *stream = opendir(c->arg[0].text.data);
-	if (stream == NULL)
-		return call_fail(c, "opendir", errno);
-	int r = find_devices(&d, stream, c->arg[0].text.data, 0);
-	if (r == 0)
-		r = call_numbers(c, (const int64_t *)(const void *)d.numbers.data, d.numbers.len / sizeof(int64_t));
-	else
-		(void)call_fail(c, "readdir", -r);
-	if (r == 0)
-		r = call_bytes(c, d.names.data, d.names.len);
-	buffer_free(&d.numbers);
-	buffer_free(&d.names);
-	return r;
 }

@@ -59,7 +59,10 @@ static void on_closed(uv_handle_t *handle)
 	watches_maybe_done(w);
 }
 
-/* The JavaScript value may live on; it finds `closed`. The memory goes when both the loop and the collector have let go. */
+/*
+ * The JavaScript value may live on; it finds `closed`. The memory goes when both the loop and the collector
+ * have let go.
+ */
 static void watch_stop(struct watch *watch)
 {
 	if (watch->closed)

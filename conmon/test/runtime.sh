@@ -2,7 +2,8 @@
 # A runtime as far as a monitor can tell: takes runc's command line, starts the bundle's `program`
 # (or, for exec, the file given as process document) as the container, leaves its pid, and goes.
 # RUNTIME_TRACE gets the arguments, one per line. RUNTIME_PRELUDE is run first and may misbehave.
-# The container leads a session of its own, as real ones do. RUNTIME_ADOPT is the pid of a process to pass off as the container.
+# The container leads a session of its own, as real ones do. RUNTIME_ADOPT is the pid of a process to pass off as the
+# container.
 [ -n "$RUNTIME_TRACE" ] && printf '%s\n' "$@" > "$RUNTIME_TRACE"
 while [ $# -gt 0 ]; do
 	case $1 in
