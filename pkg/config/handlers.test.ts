@@ -28,10 +28,20 @@ describe('runtime handlers', () => {
     ]);
   });
 
-  it('refuses to start when the default one is bad', async () => {
+  it('goes on without the default one when its program is missing: others are needed', async () => {
+    const { config, warnings } = await load('[crio.runtime]\ndefault_runtime = "runc"', { node });
+    assert.deepEqual([...config.runtimes.keys()], ['crun']);
+    assert.equal(config.runtime.defaultRuntime, 'runc');
+    assert.deepEqual(warnings, [
+      'the default runtime handler runc is left out: runtime_path is not set and there is no runc in PATH',
+    ]);
+  });
+
+  it('refuses to start when the default one is none that there could be', async () => {
+    const text = '[crio.runtime]\ndefault_runtime = "kata"\n[crio.runtime.runtimes.kata]\nmonitor_cgroup = "x"';
     assert.match(
-      await refusal(load('[crio.runtime]\ndefault_runtime = "runc"', { node })),
-      /default runtime handler runc cannot be used: .*no runc in PATH/,
+      await refusal(load(text, { node })),
+      /default runtime handler kata cannot be used: monitor_cgroup "x"/,
     );
   });
 

@@ -1,7 +1,8 @@
 /**
  * Which runtime handlers are usable: those that files and flags name and those that are installed, with what they
- * inherit; a bad one is left out with a warning, a bad default one stops the daemon, as with CRI-O. PURE but for the
- * look-up of executables, which is passed in.
+ * inherit; a bad one is left out with a warning. A default one that is written wrong stops the daemon, as with CRI-O;
+ * one whose program is missing does not: other handlers work, and what runs needs somebody who notes its end. PURE but
+ * for the look-up of executables, which is passed in.
  */
 import { RuntimeError } from '../base/errors.ts';
 import type { Collected, Source } from './collect.ts';
@@ -25,7 +26,7 @@ export interface HandlersInput {
   readonly valuesOf: (table: Table, given: ReadonlyMap<string, Source>, prefix: string) => Record<string, unknown>;
 }
 
-/** The usable handlers by name, sorted. @throws InvalidArgument when the default one is not among them. */
+/** The usable handlers by name, sorted. @throws InvalidArgument when nothing could make the default one usable. */
 export function usableHandlers(input: HandlersInput): ReadonlyMap<string, HandlerConfig> {
   const { collected, defaultName, defaultPlace } = input;
   const usable = new Map<string, HandlerConfig>();
@@ -39,10 +40,12 @@ export function usableHandlers(input: HandlersInput): ReadonlyMap<string, Handle
   const parent = defaultName === '' ? undefined : handlerCalled(input, defaultName, undefined);
   for (const name of names.sort()) {
     const made = handlerCalled(input, name, parent);
-    const found = located(input, made, parent);
+    const wrong = whatIsWrong(made, parent);
+    if (wrong !== undefined && name === defaultName)
+      throw new RuntimeError('InvalidArgument', `the default runtime handler ${name} cannot be used: ${wrong}`);
+    const found = wrong ?? located(input, made);
     if (typeof found !== 'string') usable.set(name, found);
-    else if (name === defaultName)
-      throw new RuntimeError('InvalidArgument', `the default runtime handler ${name} cannot be used: ${found}`);
+    else if (name === defaultName) collected.warn(`the default runtime handler ${name} is left out: ${found}`);
     else if (made.configured) collected.warn(`runtime handler ${name} is left out: ${found}`);
   }
   return usable;
@@ -73,18 +76,19 @@ function pickInherited(
   };
 }
 
-/** The handler with the absolute paths of its programs, or why it cannot be used. */
-function located(
-  { node }: HandlersInput,
-  made: HandlerConfig,
-  parent: HandlerConfig | undefined,
-): HandlerConfig | string {
+/** What is written wrong, on whatever node; undefined if nothing is. */
+function whatIsWrong(made: HandlerConfig, parent: HandlerConfig | undefined): string | undefined {
   if (made.inheritDefaultRuntime && parent === undefined)
     return 'inherit_default_runtime needs default_runtime to be set';
   if (made.runtimeType !== 'oci')
     return `runtime_type ${JSON.stringify(made.runtimeType)} is not supported, only "oci"`;
   if (!/^(|pod|[^/]+\.slice)$/.test(made.monitorCgroup))
     return `monitor_cgroup ${JSON.stringify(made.monitorCgroup)} is neither a *.slice nor "pod"`;
+  return undefined;
+}
+
+/** The handler with the absolute paths of its programs, or which of them is missing. */
+function located({ node }: HandlersInput, made: HandlerConfig): HandlerConfig | string {
   const find = node.findExecutable;
   if (find === undefined) return made;
   const monitorPath = made.monitorPath === '' ? '' : find(made.monitorPath);

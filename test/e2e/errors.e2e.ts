@@ -244,6 +244,40 @@ describe('a bad world', function () {
     assert.lengthOf((await node.cri.rpc.listContainers()).containers, 0);
   });
 
+  it('has lost its default runtime: what runs goes on, other handlers work, and Status says what to do', async () => {
+    const runtime = join(node.dir, 'lost');
+    await writeFile(runtime, '#!/bin/sh\nexec /usr/sbin/runc "$@"\n');
+    await chmod(runtime, 0o755);
+    await node.stop();
+    node.moreFlags = ['--runtimes', `lost:${runtime}`, '--default-runtime', 'lost'];
+    await node.start();
+    const pod = await node.cri.runPod();
+    const id = await node.cri.runContainer(pod, IMAGE, {
+      command: ['sh', '-c', 'trap "exit 7" TERM; sleep 1000 & wait'],
+    });
+    await rm(runtime);
+    await node.restart();
+    const { status, runtimeHandlers } = await node.cri.rpc.status();
+    const ready = status?.conditions.find((each) => each.type === 'RuntimeReady');
+    assert.deepEqual([ready?.status, ready?.reason], [false, 'RuntimeMissing']);
+    assert.match(ready?.message ?? '', /"lost" is not there; install its program/);
+    assert.notInclude(
+      runtimeHandlers.map(({ name }) => name),
+      '',
+    );
+    await refusal(node.cri.rpc.runPodSandbox({ config: podConfig() }), 'FailedPrecondition', /"lost" is not there/);
+    const other = await node.cri.runPod({}, { handler: 'runc' });
+    assert.strictEqual(
+      (await node.cri.exec(await node.cri.runContainer(other, IMAGE, { command: ['sleep', '1000'] }), ['true']))
+        .exitCode,
+      0,
+    );
+    assert.strictEqual((await node.cri.container(id)).state, 'CONTAINER_RUNNING');
+    await node.cri.rpc.stopContainer({ containerId: id, timeout: 10n });
+    assert.strictEqual((await node.cri.container(id)).exitCode, 7);
+    await node.cri.rpc.removePodSandbox({ podSandboxId: pod.id });
+  });
+
   it('has a root that cannot be written: the daemon says which and how to choose another', async () => {
     const dir = await mkdtemp('/tmp/berth-bad-');
     await writeFile(join(dir, 'file'), '');
