@@ -256,14 +256,14 @@ describe('brokenOn', () => {
 describe('runtime state', () => {
   it('knows the start of a container in the process table from what else names it', () => {
     const words = (line: string): string[] => `${line} `.split(' ');
-    const starts = (line: string): boolean => startsContainer(words(line), '/usr/bin/crun', ID);
+    const starts = (line: string): boolean => startsContainer(words(line), ID);
     assert.isTrue(starts(`/usr/bin/crun --root /r start ${ID}`));
     assert.isFalse(
       starts(`/usr/bin/crun --root /r create --bundle /b ${ID}`),
       "crun's init, which waits to be started",
     );
     assert.isFalse(starts(`/usr/bin/crun --root /r start ${ID}0`));
-    assert.isFalse(starts(`/usr/bin/runc --root /r start ${ID}`));
+    assert.isTrue(starts(`/bin/sh /opt/my-runtime --root /r start ${ID}`), 'a script that hands on to another');
     assert.isFalse(starts('start'));
   });
 

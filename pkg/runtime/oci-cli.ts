@@ -81,7 +81,7 @@ export class OciCli implements OciRuntime {
   async startsEnded(op: Op, id: ContainerId): Promise<void> {
     const pids = listInMemory('/proc').filter((name) => /^\d+$/.test(name));
     for (const [pid, bytes] of processes.filesOf(pids, 'cmdline', limits.commandLineBytes)) {
-      if (!startsContainer(bytes.toString('utf8').split('\0'), this.handler.path, id)) continue;
+      if (!startsContainer(bytes.toString('utf8').split('\0'), id)) continue;
       const start = processes.refOf(pid);
       if (start === undefined) continue;
       op.stage(`wait for ${this.handler.path} start, begun before the restart`);
@@ -307,10 +307,13 @@ export function parseState(text: string, runtime: string, living: (pid: number) 
   }
 }
 
-/** PURE. Whether a command line (with the empty word behind it that /proc shows) is the runtime starting this container. */
-export function startsContainer(words: readonly string[], runtime: string, id: ContainerId): boolean {
+/**
+ * PURE. Whether a command line is of a runtime that starts this container. Whatever its name: runtimes hand on to
+ * others, or are scripts.
+ */
+export function startsContainer(words: readonly string[], id: ContainerId): boolean {
   const start = words.indexOf('start');
-  return words[0] === runtime && start > 0 && words[start + 1] === id;
+  return start > 0 && words[start + 1] === id;
 }
 
 /** PURE. Ids in the names of a state directory: `<id>` (runc, crun, youki) or `<id>_sandbox:<id>.state` (runsc). */
