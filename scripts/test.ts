@@ -10,6 +10,7 @@ import { existsSync, globSync, mkdtempSync, readFileSync, rmSync } from 'node:fs
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { roomTable } from './coverage.ts';
 import { onPrivateGround } from './ground.ts';
 import { EXPECTED_SKIPS } from '../test/expected-skips.ts';
 
@@ -26,6 +27,8 @@ interface Stage {
   readonly command: readonly string[];
   /** The command is mocha, which reports each test; otherwise the stage counts as one. */
   readonly kind: 'mocha' | 'command';
+  /** Tell how much of each room it runs. */
+  readonly measured?: true;
 }
 
 /** How long a mocha may take to end after its last test. */
@@ -33,7 +36,7 @@ const ENDING_MS = 15_000;
 
 const stages: readonly Stage[] = [
   { name: 'check', command: ['node', 'scripts/check.ts'], kind: 'command' },
-  { name: 'unit', command: ['mocha', ...globSync('{pkg,cri}/**/*.test.ts').sort()], kind: 'mocha' },
+  { name: 'unit', command: ['mocha', ...globSync('{pkg,cri}/**/*.test.ts').sort()], kind: 'mocha', measured: true },
   // The same inputs in each run, so that a red run is red again; `npm run fuzz` looks for new ones.
   { name: 'fuzz', command: ['node', 'scripts/fuzz.ts', '--seed', '1', '--seconds', '2'], kind: 'command' },
   ...conmonStages(),
@@ -131,9 +134,15 @@ async function run(stage: Stage): Promise<Outcome> {
     stage.kind === 'mocha'
       ? ['--reporter', new URL('reporter.cjs', import.meta.url).pathname, '--reporter-option', `file=${reportFile}`]
       : [];
-  const child = spawn(command, [...args, ...reporter], { stdio: 'inherit', detached: true });
+  const coverage = join(scratch, 'coverage');
+  const child = spawn(command, [...args, ...reporter], {
+    stdio: 'inherit',
+    detached: true,
+    env: stage.measured === true ? { ...process.env, NODE_V8_COVERAGE: coverage } : process.env,
+  });
   const code = await ended(child, reportFile);
   try {
+    if (existsSync(coverage)) console.log(`\n${roomTable(coverage)}`);
     if (stage.kind === 'command')
       return { passed: code === 0 ? 1 : 0, failed: code === 0 ? [] : [stage.name], skipped: [] };
     return judged(JSON.parse(readFileSync(reportFile, 'utf8')) as Outcome, stage, code);
