@@ -104,6 +104,8 @@ struct oom {
 	bool v2;
 	int64_t kills;              /* the counter when last looked at; never falls */
 	struct source source;
+	struct source slice;        /* systemd: memory.events of the slice, which outlives the scope */
+	int64_t slice_kills;        /* its counter when both could last be read */
 };
 
 enum state { STATE_CREATING, STATE_RUNNING, STATE_ENDED, STATE_COUNT };

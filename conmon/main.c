@@ -234,7 +234,7 @@ static void set_up_empty(struct conmon *c)
 		&c->container_gone.fd, &c->console.fd, &c->console_conn.fd, &c->out.source.fd,
 		&c->err.source.fd, &c->in.fd, &c->child_in, &c->child_out, &c->child_err, &c->listener.fd,
 		&c->ctl.fd, &c->winsz.fd, &c->notify.fd, &c->oom.counter_fd, &c->oom.event_fd, &c->log.fd,
-		&c->oom.source.fd, &c->journal.fd,
+		&c->oom.source.fd, &c->oom.slice.fd, &c->journal.fd,
 	};
 
 	for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++)

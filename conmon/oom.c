@@ -3,6 +3,11 @@
  * container's processes. That is read from the cgroup's own counter of kills, as a difference, by
  * a descriptor opened at the start; so it still works when the event comes late or not at all, and
  * kills from before (an exec in a container that had one) are not counted again.
+ *
+ * systemd removes a scope as soon as its last process is gone, often before we come to look, and
+ * with the cgroup goes its counter (ENODEV). Kills are counted in every cgroup above as well, and
+ * the slice stays: what it counted since both counters could last be read was ours, or another
+ * container's of the same pod within these milliseconds. Whoever ends with success is not blamed.
  */
 #include "conmon.h"
 
@@ -15,6 +20,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/vfs.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define CGROUP_ROOT "/sys/fs/cgroup"
@@ -86,10 +92,10 @@ int oom_parse(const char *text, size_t len, int64_t *ret_kills)
 	return -ENODATA;
 }
 
-static int read_kills(const struct oom *oom, int64_t *ret_kills)
+static int read_kills(int fd, int64_t *ret_kills)
 {
 	char text[1024];
-	ssize_t n = pread(oom->counter_fd, text, sizeof(text), 0);
+	ssize_t n = pread(fd, text, sizeof(text), 0);
 
 	return n < 0 ? -errno : oom_parse(text, (size_t)n, ret_kills);
 }
@@ -171,14 +177,38 @@ static void create_note(const char *dir)
 	close_fd(&fd);
 }
 
-/* Reads the counter; if the killer was there since the last time, leaves the files that say so. */
+static bool ended_badly(const struct conmon *c)
+{
+	return c->state == STATE_ENDED && !c->lost &&
+	       !(WIFEXITED(c->container_status) && WEXITSTATUS(c->container_status) == 0);
+}
+
+/*
+ * Whether the killer was there since the last time. The kernel counts in a cgroup before it counts
+ * in the one above: so what the slice had counted before the container's own counter was read and
+ * said no was somebody else's.
+ */
+static bool was_killed(struct conmon *c)
+{
+	struct oom *oom = &c->oom;
+	int64_t slice_kills, kills;
+	bool has_slice = oom->slice.fd >= 0 && read_kills(oom->slice.fd, &slice_kills) == 0;
+
+	if (read_kills(oom->counter_fd, &kills) < 0)
+		return has_slice && ended_badly(c) && slice_kills > oom->slice_kills;
+	if (has_slice)
+		oom->slice_kills = slice_kills;
+	if (kills <= oom->kills)
+		return false;
+	oom->kills = kills;
+	return true;
+}
+
+/* Reads the counters; if the killer was there since the last time, leaves the files that say so. */
 void oom_check(struct conmon *c)
 {
-	int64_t kills;
-
-	if (c->oom.counter_fd < 0 || read_kills(&c->oom, &kills) < 0 || kills <= c->oom.kills)
+	if (c->oom.counter_fd < 0 || !was_killed(c))
 		return;
-	c->oom.kills = kills;
 	note(LEVEL_INFO, "the OOM killer took a process of the container");
 	create_note(c->opt.persist_dir);
 	create_note(c->opt.bundle);
@@ -193,7 +223,7 @@ static void on_event(struct conmon *c, struct source *source, uint32_t events)
 	if (!c->oom.v2)
 		(void)!read(source->fd, &count, sizeof(count));
 	/* A cgroup that is gone signals too, and then for ever. */
-	if (read_kills(&c->oom, &kills) < 0) {
+	if (read_kills(c->oom.counter_fd, &kills) < 0) {
 		loop_remove(c, source);
 		return;
 	}
@@ -203,7 +233,55 @@ static void on_event(struct conmon *c, struct source *source, uint32_t events)
 		loop_timer(c, TIMER_OOM, AGAIN_MS);
 }
 
-static void watch_cgroup(struct conmon *c, const char *cgroup, bool v2)
+/*
+ * Another container of the pod may have been killed: what the slice counts of that is not ours. Once
+ * the scope is gone, what it counted until then has to wait for the end.
+ */
+static void on_slice_event(struct conmon *c, struct source *source, uint32_t events)
+{
+	int64_t kills;
+
+	(void)events;
+	if (read_kills(c->oom.counter_fd, &kills) < 0)
+		loop_remove(c, source);
+	else
+		oom_check(c);
+}
+
+/* `/a.slice/b.scope/c` is cut to `/a.slice`. Returns whether there is a scope. */
+static bool slice_of(char *cgroup)
+{
+	static const char suffix[] = ".scope";
+	size_t end = strlen(cgroup);
+
+	for (char *slash = strrchr(cgroup, '/'); slash; slash = strrchr(cgroup, '/')) {
+		size_t len = end - (size_t)(slash - cgroup);
+		bool scope = len > sizeof(suffix) && memcmp(cgroup + end - (sizeof(suffix) - 1), suffix,
+							     sizeof(suffix) - 1) == 0;
+		*slash = '\0';
+		end = (size_t)(slash - cgroup);
+		if (scope)
+			return true;
+	}
+	return false;
+}
+
+static void watch_slice(struct conmon *c, char *cgroup)
+{
+	char path[PATH_MAX];
+
+	if (!c->opt.systemd_cgroup || !slice_of(cgroup) || path_join(path, cgroup, "memory.events") < 0)
+		return;
+	c->oom.slice = (struct source){ open(path, O_RDONLY | O_CLOEXEC), on_slice_event };
+	if (c->oom.slice.fd < 0 || read_kills(c->oom.slice.fd, &c->oom.slice_kills) < 0) {
+		note(LEVEL_DEBUG, "no OOM counter at %s", path);
+		close_fd(&c->oom.slice.fd);
+		return;
+	}
+	(void)loop_want(c, &c->oom.slice, EPOLLPRI);
+}
+
+static void watch_cgroup(struct conmon *c, char *cgroup, bool v2)
 {
 	char path[PATH_MAX];
 
@@ -211,13 +289,15 @@ static void watch_cgroup(struct conmon *c, const char *cgroup, bool v2)
 		return;
 	c->oom.v2 = v2;
 	c->oom.counter_fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (c->oom.counter_fd < 0 || read_kills(&c->oom, &c->oom.kills) < 0) {
+	if (c->oom.counter_fd < 0 || read_kills(c->oom.counter_fd, &c->oom.kills) < 0) {
 		note(LEVEL_DEBUG, "no OOM counter at %s", path);
 		close_fd(&c->oom.counter_fd);
 		return;
 	}
 	if (!v2)
 		register_event(c, cgroup);
+	else
+		watch_slice(c, cgroup);
 	c->oom.source = (struct source){ v2 ? c->oom.counter_fd : c->oom.event_fd, on_event };
 	if (c->oom.source.fd >= 0)
 		(void)loop_want(c, &c->oom.source, v2 ? EPOLLPRI : EPOLLIN);
