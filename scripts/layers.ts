@@ -1,6 +1,6 @@
 /**
- * Who may import whom (docs/ARCHITECTURE.md): layers, front doors, gates and cycles, with the allowed way in each
- * message.
+ * Who may import whom (docs/ARCHITECTURE.md): layers, front doors, gates and cycles, and who may make what a room
+ * offers, with the allowed way in each message.
  *
  * Written on oxc-parser rather than dependency-cruiser, which cannot read sources beside TypeScript 7 (docs/adr/0002).
  */
@@ -42,6 +42,9 @@ const GATES: readonly { readonly what: RegExp; readonly only: RegExp; readonly i
   { what: /^@grpc\/|^protobufjs/, only: /^cri\//, instead: 'only cri/ knows gRPC' },
   { what: /^node:worker_threads$/, only: /^pkg\/rootfs\//, instead: 'only pkg/rootfs starts worker threads' },
 ];
+/** Where the classes of a room's door are made. Those of pkg/sys are tools, not parts: whoever may use it makes them. */
+const MAKERS = /^cri\/(daemon\.ts|parts\/)/;
+const TOOLS = new Set(['sys']);
 const TEST_CODE = /^conmon\/test\/|\.test\.ts$|\/(conformance|fake|sim)[^/]*\.ts$/;
 
 interface Import {
@@ -63,6 +66,7 @@ export async function checkLayers(root: string): Promise<string[]> {
       const complaint = complain(file, each);
       if (complaint !== undefined) complaints.push(`${file}: imports ${each.to}: ${complaint}`);
     }
+    complaints.push(...strangersMade(root, file));
   }
   return [...complaints, ...cycles(graph)];
 }
@@ -85,6 +89,25 @@ function importsOf(root: string, file: string): Import[] {
     to: to.startsWith('.') ? posix.normalize(posix.join(dirname(file), to)) : to,
     typeOnly,
   }));
+}
+
+/** Classes of another room's door that a file makes, though it is none of those that put the daemon together. */
+function strangersMade(root: string, file: string): string[] {
+  if (MAKERS.test(file)) return [];
+  const source = readFileSync(join(root, file), 'utf8');
+  const doors = new Map<string, string>();
+  for (const { moduleRequest, entries } of parseSync(file, source).module.staticImports) {
+    const to = moduleRequest.value;
+    const target = to.startsWith('.') ? moduleOf(posix.normalize(posix.join(dirname(file), to))) : undefined;
+    if (target === undefined || target === moduleOf(file) || OPEN.has(target) || TOOLS.has(target)) continue;
+    for (const { localName } of entries) doors.set(localName.value, target);
+  }
+  return Array.from(source.matchAll(/\bnew (\w+)\b/g), ([, name = '']) => [name, doors.get(name)] as const)
+    .filter(([, target]) => target !== undefined)
+    .map(
+      ([name, target]) =>
+        `${file}: makes ${name} of pkg/${target}: only cri/daemon.ts and cri/parts/ make parts; have it passed in`,
+    );
 }
 
 function complain(file: string, { to, typeOnly }: Import): string | undefined {

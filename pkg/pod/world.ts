@@ -1,5 +1,5 @@
 /**
- * Everything that the mind needs from outside, as interfaces and settings: `cri/daemon.ts` builds the real one, tests
+ * Everything that the mind needs from outside, as interfaces and settings: `cri/parts/world.ts` builds the real one, tests
  * build fakes.
  */
 import type { Logger } from '../base/op.ts';
@@ -12,7 +12,7 @@ import type { NodeFacts, SpecDefaults, Workload } from '../ports/spec.ts';
 import type { StateStore } from '../ports/state.ts';
 import type { Workspace } from '../state/index.ts';
 
-/** Everything that the mind needs from outside. `cri/daemon.ts` builds the real one; tests build fakes. */
+/** Everything that the mind needs from outside. `cri/parts/world.ts` builds the real one; tests build fakes. */
 export interface World {
   readonly images: ImageStore;
   readonly rootfs: RootfsDriver;
