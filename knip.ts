@@ -20,7 +20,7 @@ export default {
     '{bench,scripts,test,conmon}/**/*.ts',
     '!cri/generated/**',
     '!pkg/cri-api/types.ts',
-    '!pkg/**/{fake,fakes,fake-*,conformance,sim,tar-build,tar-fuzz}.ts!',
+    '!{cri,pkg}/**/{fake,fakes,fake-*,conformance,sim,tar-build,tar-fuzz}.ts!',
     '!pkg/spec/golden/**!',
     '!pkg/image/signature/fakes.ts!',
   ],
