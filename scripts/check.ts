@@ -26,6 +26,7 @@ const steps: readonly Step[] = [
   { what: 'layers and cycles', judge: async () => (await import('./layers.ts')).checkLayers(root) },
   { what: 'rules', judge: async () => (await import('./rules.ts')).checkRules(root), lenient: 'node scripts/rules.ts' },
   { what: 'documents', judge: async () => checkDocs(root) },
+  { what: 'mutants', judge: async () => (await import('./mutate.ts')).staleMutants(), lenient: 'npm run mutate' },
   { what: 'dead code', judge: () => tool('knip/bin/knip.js', '--no-progress'), lenient: 'npx knip' },
   {
     what: 'code that only tests use',

@@ -107,6 +107,8 @@ interface Range {
   readonly count: number;
 }
 
+const DOES = /^(Expression|Return|If|For|ForOf|ForIn|While|DoWhile|Switch|Throw)Statement$|^VariableDeclaration$/;
+
 /** Where statements begin that do something. */
 function statementsOf(file: string, text: string): number[] {
   const found: number[] = [];
@@ -116,12 +118,7 @@ function statementsOf(file: string, text: string): number[] {
     const { type, start } = node as { readonly type?: unknown; readonly start?: number };
     if (typeof type === 'string') {
       if (/^TS(Interface|TypeAlias)Declaration$|^Import/.test(type)) return;
-      if (
-        /^(Expression|Return|If|For|ForOf|ForIn|While|DoWhile|Switch|Throw|Break|Continue)Statement$|^VariableDeclaration$/.test(
-          type,
-        )
-      )
-        found.push(start ?? 0);
+      if (DOES.test(type)) found.push(start ?? 0);
     }
     for (const value of Object.values(node)) if (typeof value === 'object') visit(value);
   };

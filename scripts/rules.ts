@@ -50,6 +50,7 @@ function judge(root: string, file: string): string[] {
   );
   if (lines.length - 1 > FILE_LINES)
     breaches.push(`${file}: ${lines.length - 1} lines; a file has at most ${FILE_LINES}: find its second subject`);
+  if (/\.[ch]$/.test(file)) return [...breaches, ...judgeC(file, lines)];
   if (!/\.(ts|mjs)$/.test(file)) return breaches;
   const { program, comments } = parseSync(file, source);
   const seen: Seen = { file, source, lineOf: (offset) => source.slice(0, offset).split('\n').length, breaches };
@@ -58,9 +59,32 @@ function judge(root: string, file: string): string[] {
     breaches.push(
       ...undocumented(seen, program as unknown as Body, comments),
       ...bareNumbers(seen, program as unknown as Body),
+      ...moduleState(seen, program as unknown as Body),
     );
   if (/^pkg\/(sys|spec)\/index\.ts$/.test(file)) breaches.push(...wideDoor(file, program as unknown as Body));
   return breaches;
+}
+
+/** Calls that make a descriptor. */
+const OPENS = new RegExp(
+  '(?<!\\w)(open|openat|socket|socketpair|accept4?|pipe2?|dup|dup3|fopen|epoll_create1?|eventfd|signalfd|' +
+    'timerfd_create|inotify_init1?|memfd_create)\\(',
+);
+
+/** What C must not do: leak a descriptor into what it executes, end the process from below, allocate in the monitor. */
+function judgeC(file: string, lines: readonly string[]): string[] {
+  if (file.startsWith('conmon/test/')) return [];
+  return lines.flatMap((line, index) => {
+    const code = line.replace(/"(?:[^"\\]|\\.)*"/g, '""').replace(/\/\*.*?\*\/|\/\/.*$|^\s*\*.*$/g, '');
+    // Flags that are in a variable, and calls that go on in the next line.
+    const said = code.includes(';') ? code : `${code} ${lines[index + 1] ?? ''}`;
+    const found: string[] = [];
+    if (OPENS.test(code) && !/CLOEXEC|\bflags\b/.test(said)) found.push('a descriptor without CLOEXEC');
+    if (/(?<!\w)exit\(/.test(code) && !file.endsWith('main.c')) found.push('exit() outside of main; return -errno');
+    if (file.startsWith('conmon/') && /(?<!\w)(malloc|calloc|realloc|strdup|asprintf)\(/.test(code))
+      found.push('an allocation in the monitor; it has a static struct for all it needs');
+    return found.map((each) => `${file}:${index + 1}: ${each}`);
+  });
 }
 
 interface Seen {
@@ -128,6 +152,8 @@ function undocumented({ file, source, lineOf }: Seen, program: Body, comments: r
   let before: Node | undefined;
   let covered: boolean = false;
   for (const node of program.body) {
+    if (node.type === 'ExportDefaultDeclaration')
+      found.push(`${file}:${lineOf(node.start)}: a default export; name it`);
     const declaration = node.type === 'ExportNamedDeclaration' ? node['declaration'] : null;
     if (isNode(declaration)) {
       const comment = comments.findLast((each) => each.end <= node.start);
@@ -159,14 +185,33 @@ function bareNumbers({ file, source, lineOf }: Seen, program: Body): string[] {
     const name = chosenNumber(source, node);
     if (name === undefined) continue;
     const first = lineOf(node.start);
-    const above = (lines[first - 2] ?? '').trim();
-    if (/^(\/\/|\*\/|\/\*)|\*\/$/.test(above) || explained === first - 1) explained = lineOf(node.end);
+    if (isSaid(lines[first - 2] ?? '') || explained === first - 1) explained = lineOf(node.end);
     else
       found.push(
         `${file}:${first}: ${name} does not say why it is what it is; pkg/base/limits.ts, or a sentence above`,
       );
   }
   return found;
+}
+
+/** State that outlives everybody who uses it needs a sentence that says why there is only one. */
+function moduleState({ file, source, lineOf }: Seen, program: Body): string[] {
+  const lines = source.split('\n');
+  return program.body.flatMap((node) => {
+    const declaration = node.type === 'ExportNamedDeclaration' ? node['declaration'] : node;
+    if (!isNode(declaration) || declaration.type !== 'VariableDeclaration') return [];
+    const isState = /^(let|var) |^const \w+(: .+?)? = new (Weak)?(Map|Set)(<.*?>)?\(\);?$/s.test(
+      textOf(source, declaration),
+    );
+    const first = lineOf(node.start);
+    if (!isState || isSaid(lines[first - 2] ?? '')) return [];
+    return [`${file}:${first}: state of the module; give it an owner, or say why there is one for the whole process`];
+  });
+}
+
+/** True if the line ends, or is, a comment. */
+function isSaid(above: string): boolean {
+  return /^(\/\/|\*\/|\/\*)|\*\/$/.test(above.trim());
 }
 
 function chosenNumber(source: string, node: Node): string | undefined {

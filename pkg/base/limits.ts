@@ -44,7 +44,8 @@ export const limits = {
   imageConfigBytes: 4 * MiB,
   /**
    * Members of objects, and values in all, of a manifest or config: what JSON.parse takes does not depend on the bytes
-   * but on these, and it holds the event loop. Images that expose a whole range of ports have some 16 000, and layouts of 10 000 images are known.
+   * but on these, and it holds the event loop. Images that expose a whole range of ports have some 16 000, and layouts
+   * of 10 000 images are known.
    */
   documentMembersCount: 64_000,
   documentValuesCount: 200_000,

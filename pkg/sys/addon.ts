@@ -116,6 +116,7 @@ export async function attemptAsync<T>(doing: string, work: (addon: Addon) => Pro
   }
 }
 
+/** A process can load it once. */
 let loaded: Addon | undefined;
 
 /** The addon itself. @throws FailedPrecondition that says how to build it. */

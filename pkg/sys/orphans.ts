@@ -11,6 +11,7 @@ import { readFiles } from './kernel-files.ts';
 import { listProcesses, readStats } from './processes.ts';
 import { isAwaited, openStarts, watchChild } from './spawn.ts';
 
+/** Orphans come to the process, whoever caused them: there is one place to wait for them. */
 const claims = new Set<OrphanClaim>();
 
 /** Claims an orphan to come. Until the claim is closed, no zombie that came meanwhile is taken by reap. */
