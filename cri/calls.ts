@@ -10,8 +10,6 @@ import { errorCode } from './status.ts';
 
 /** Failures that somebody must look at; all others are the caller's or the world's. */
 const ALARMING: ReadonlySet<ErrorCode> = new Set(['Internal', 'DataLoss']);
-/** One of the ids that a log line names; a longer one would be somebody's joke. */
-const LOGGED_ID_CHARS = 256;
 
 /** What a call is, before it has begun. */
 export interface CallStart {
@@ -172,7 +170,7 @@ export function idsOf(message: unknown): Readonly<Record<string, string>> {
   const found: Record<string, string> = {};
   const put = (name: string, value: unknown): void => {
     if (typeof value !== 'string' || value === '') return;
-    found[name] = value.length > LOGGED_ID_CHARS ? `${value.slice(0, LOGGED_ID_CHARS)}…` : value;
+    found[name] = value.length > limits.loggedIdChars ? `${value.slice(0, limits.loggedIdChars)}…` : value;
   };
   put('container', containerId);
   put('sandbox', podSandboxId);

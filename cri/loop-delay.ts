@@ -3,12 +3,11 @@
  * Watching costs a timer that fires all the time, so it begins with the first question and ends when nobody has asked
  * for a while.
  */
+import { limits } from '../pkg/base/limits.ts';
 import { createHistogram } from 'node:perf_hooks';
 
 /** The timer fires so often: fine beside the 100 ms that matter, and cheap. */
 const RESOLUTION_MS = 5;
-/** Who watches asks more often. */
-const UNASKED_MS = 60_000;
 
 /** Milliseconds since the question before; null if nobody had asked lately. */
 export interface LoopDelayReading {
@@ -76,7 +75,7 @@ export class LoopDelay {
     this.#busyMaxMs = 0;
     if (this.#stop === undefined) this.#begin();
     this.#forget?.();
-    this.#forget = this.#clock.after(UNASKED_MS, () => {
+    this.#forget = this.#clock.after(limits.loopDelayUnaskedMs, () => {
       this.#stop?.();
       this.#stop = undefined;
       this.#delays.reset();

@@ -6,6 +6,7 @@ import { explain } from '../pkg/base/errors.ts';
 import type { SandboxId } from '../pkg/base/ids.ts';
 import type { Op } from '../pkg/base/op.ts';
 import { Gate } from '../pkg/base/sync.ts';
+import { limits } from '../pkg/base/limits.ts';
 import type { NodeFact, Operation, PullProgressResponse } from '../pkg/cri-api/types.ts';
 import type { FileImageStore } from '../pkg/image/index.ts';
 import type { DiskState } from './disks.ts';
@@ -36,9 +37,6 @@ export interface NodeServiceOptions {
   readonly whyNoUserNamespaces: string | undefined;
 }
 
-/** As often as an eye can follow. */
-const PROGRESS_EVERY_MS = 100;
-
 /** Handlers of Operations, Check and PullProgress. */
 export type NodeService = ReturnType<typeof nodeService>;
 
@@ -65,7 +63,7 @@ export function nodeService(options: NodeServiceOptions) {
         const key = toJson(now);
         if (key !== before) yield now;
         before = key;
-        await sleep(PROGRESS_EVERY_MS, undefined, { signal: op.signal, ref: false }).catch(() => {});
+        await sleep(limits.pullProgressEveryMs, undefined, { signal: op.signal, ref: false }).catch(() => {});
       }
     },
   } satisfies Handlers;
@@ -150,7 +148,7 @@ export async function podNetworkFactList(
   op: Op,
   { network, networkedPods }: Pick<NodeServiceOptions, 'network' | 'networkedPods'>,
 ): Promise<NodeFact[]> {
-  const gate = new Gate(CHECKS_AT_ONCE);
+  const gate = new Gate(limits.podChecksCount);
   const pods = networkedPods();
   const found = await Promise.all(
     pods.map(({ id, name }) =>
@@ -182,9 +180,6 @@ export async function podNetworkFactList(
     ...faults,
   ];
 }
-
-/** A plugin takes some milliseconds of a core. */
-const CHECKS_AT_ONCE = 4;
 
 const HOST_PORTS: Readonly<Record<NetworkInUse['hostPorts'], string>> = {
   plugin: 'by a CNI plugin',

@@ -50,9 +50,6 @@ export interface RunningServer {
 // grpc-js writes to stderr what its callbacks say as well.
 setLogVerbosity(logVerbosity.NONE);
 
-/** From the last aborted call to the end of all connections: time for replies that are on their way. */
-const FLUSH_MS = 500;
-
 /** Starts to serve. @throws FailedPrecondition if somebody answers on the socket or something else is in its place. */
 export async function serve(options: ServerOptions): Promise<RunningServer> {
   const server = new CriServer(options);
@@ -111,7 +108,7 @@ class CriServer implements RunningServer {
     }
     // The last replies are on their way; a client that does not read them, or a handler that does not heed its signal,
     // must not hold us up.
-    await within(FLUSH_MS, drained);
+    await within(limits.replyFlushMs, drained);
     this.#grpc.forceShutdown();
   }
 

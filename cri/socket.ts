@@ -8,11 +8,10 @@ import { chmod, lstat, rename, rm } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { errnoOf, RuntimeError } from '../pkg/base/errors.ts';
 import { quote } from '../pkg/base/ids.ts';
+import { limits } from '../pkg/base/limits.ts';
 
 /** The longest path that fits `sun_path`, less what the temporary name adds. */
 const SOCKET_PATH_BYTES = 107 - '.new'.length;
-/** A daemon whose event loop is busy takes a while; one that is gone refuses at once. */
-const CONNECT_TEST_MS = 1_000;
 
 /** A socket that has its place. */
 export interface PlacedSocket {
@@ -76,7 +75,7 @@ function answers(path: string): Promise<boolean> {
       probe.destroy();
       resolve(answer);
     };
-    probe.setTimeout(CONNECT_TEST_MS, () => done(true));
+    probe.setTimeout(limits.socketTestMs, () => done(true));
     probe.once('connect', () => done(true));
     probe.once('error', (error) => done(!['ECONNREFUSED', 'ENOENT'].includes(errnoOf(error) ?? '')));
   });

@@ -1,6 +1,7 @@
 /** Statistics and metrics. A list is made in slices: one is read while another is parsed and encoded. */
 import { remembered } from '../pkg/base/remembered.ts';
 import { Gate, together } from '../pkg/base/sync.ts';
+import { limits } from '../pkg/base/limits.ts';
 import type { ContainerStatsFilter, PodSandboxStatsFilter } from '../pkg/cri-api/types.ts';
 import { matchesContainer, matchesSandbox, type OpenPods } from '../pkg/pod/index.ts';
 import { metricDescriptors, type Stats, type StatsOptions } from '../pkg/stats/index.ts';
@@ -74,23 +75,13 @@ export function encodedAttributes(): StatsOptions['attributes'] {
   };
 }
 
-/**
- * What is read together: enough to share a native call, few enough that parsing and encoding them does not hold up
- * other requests.
- */
-const SLICE = 32;
-/**
- * Slices under way at once: one is read while another is parsed and encoded. More would only take the processors away
- * from containers.
- */
-const LANES = 4;
-
 function* slices<T>(records: readonly T[]): Generator<readonly T[]> {
-  for (let at = 0; at < records.length; at += SLICE) yield records.slice(at, at + SLICE);
+  for (let at = 0; at < records.length; at += limits.statsSliceCount)
+    yield records.slice(at, at + limits.statsSliceCount);
 }
 
 /** A list reply, slice by slice: protobuf joins the items of messages that follow each other. */
 async function bySlices<T>(records: readonly T[], encode: (some: readonly T[]) => Promise<Buffer>): Promise<Encoded> {
-  const gate = new Gate(LANES);
+  const gate = new Gate(limits.statsLanesCount);
   return concatenate(await together(Array.from(slices(records), (some) => gate.run(() => encode(some)))));
 }

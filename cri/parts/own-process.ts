@@ -1,10 +1,8 @@
 /** What the daemon does to its own process before it touches anything else. */
 import { explain } from '../../pkg/base/errors.ts';
 import type { Logger } from '../../pkg/base/op.ts';
+import { limits } from '../../pkg/base/limits.ts';
 import { favourEventLoop, orphans } from '../../pkg/sys/index.ts';
-
-/** From SIGCHLD to the look for strays: time for those who wait for a child of theirs to take it. */
-const REAP_AFTER_MS = 250;
 
 /** Makes the daemon the parent of what monitors and runtimes leave behind, and reaps that until it is disposed of. */
 export function tendOwnProcess(log: Logger): Disposable {
@@ -34,7 +32,7 @@ function reapStrays(): () => void {
     planned ??= setTimeout(() => {
       planned = undefined;
       if (orphans.reap() > 0) onChild();
-    }, REAP_AFTER_MS).unref();
+    }, limits.reapAfterMs).unref();
   };
   process.on('SIGCHLD', onChild);
   return () => {

@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { ensureDir } from '../../pkg/base/files.ts';
 import type { SandboxId } from '../../pkg/base/ids.ts';
 import { backgroundOp, type Logger } from '../../pkg/base/op.ts';
+import { limits } from '../../pkg/base/limits.ts';
 import type { Config } from '../../pkg/config/index.ts';
 import type { Operation } from '../../pkg/cri-api/types.ts';
 import type { FileImageStore } from '../../pkg/image/index.ts';
@@ -24,9 +25,6 @@ import { encodedAttributes, statsService } from '../stats-service.ts';
 import { streamService } from '../stream-service.ts';
 import type { Runtimes } from './runtimes.ts';
 import type { Streams } from './streams.ts';
-
-/** What a request may be held up for by writable layers that were never measured. */
-const LAYERS_PATIENCE_MS = 500;
 
 /** Everything that services speak for. */
 export interface ServiceParts {
@@ -60,7 +58,7 @@ function makeServices(parts: ServiceParts, operations: () => readonly Operation[
     subscribe: mind.subscribe,
     rootfs,
     measureLayer: (id) => rootfs.usage(backgroundOp(log), id),
-    layersPatienceMs: LAYERS_PATIENCE_MS,
+    layersPatienceMs: limits.layerSizesMs,
     layout: cgroups.readLayoutSync(),
     facts,
     periodMs: config.stats.collectionPeriodMs,

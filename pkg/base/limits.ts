@@ -28,6 +28,8 @@ export const limits = {
   statusMessageChars: 4_096,
   /** A call that is not waiting by its nature and takes longer is logged as a warning. */
   slowRpcMs: 2_000,
+  /** One of the ids that a log line names; a longer one would be somebody's joke. */
+  loggedIdChars: 256,
   /**
    * When a call that only reads is answered at the latest: the kubelet's own patience (--runtime-request-timeout), for
    * clients that have set none.
@@ -38,6 +40,14 @@ export const limits = {
    * retry with the next daemon.
    */
   shutdownGraceMs: 2_000,
+  /** From the last aborted call to the end of all connections: time for replies that are on their way. */
+  replyFlushMs: 500,
+  /** How long a daemon on our socket may take to answer before it counts as hung; one that is gone refuses at once. */
+  socketTestMs: 1_000,
+  /** From SIGCHLD to the look for strays: time for those who wait for a child of theirs to take it. */
+  reapAfterMs: 250,
+  /** Without a question for so long, the delay of the event loop is not measured: who watches asks more often. */
+  loopDelayUnaskedMs: 60_000,
   /** A manifest or index; the registries' own customary bound (CVE-2023-25153: never read unbounded JSON). */
   manifestBytes: 4 * MiB,
   /** An image config: CRI-O's bound; real ones are a few KiB, generated ones with long histories some 100 KiB. */
@@ -94,6 +104,8 @@ export const limits = {
   unpackWorkerIdleMs: 10_000,
   /** A worker that does not see its flag for so long is stuck in the kernel; it is given up, with its descriptors. */
   unpackCancelMs: 30_000,
+  /** How often a worker tells how far it is. */
+  unpackProgressMs: 200,
   /** Directories of a layer that something else replaces; each is moved away and deleted, and real layers have none. */
   layerReplacedDirsCount: 1_000,
   /** What is known of a layer, beside its files: some digests. */
@@ -156,6 +168,8 @@ export const limits = {
   cniStatusMs: 10_000,
   /** How old an answer of STATUS may be when somebody asks for readiness. */
   cniStatusAgeMs: 10_000,
+  /** Networks of pods that `berth check` looks at at once: a plugin takes some milliseconds of a core. */
+  podChecksCount: 4,
   /** The file that remembers a pod's network: the intent and the result, each escaped. */
   cniCacheFileBytes: 4 * MiB,
   /** Configuration files of one directory; nodes have one to three. */
@@ -180,6 +194,10 @@ export const limits = {
   /** `runtime create` (CRI-O's container_create_timeout). */
   runtimeCreateMs: 240_000,
   runtimeCommandMs: 30_000,
+  /** A start, and two questions after one that failed, each as long as a command of the runtime. */
+  containerStartMs: 90_000,
+  /** The longest pause before a runtime is asked again that does not say what became of a start. */
+  askRuntimeAgainMs: 60_000,
   /**
    * How long a daemon that starts waits for a runtime to say what became of a start that was cut off; an answer takes
    * milliseconds, and one that hangs must not keep the node from being served.
@@ -229,8 +247,14 @@ export const limits = {
   statsFilesCount: 2_048,
   /** How long one that nobody reads is kept open: six rounds of the kubelet's. */
   statsFileIdleMs: 60_000,
+  /** Pods read together: enough to share a native call, few enough that reading them holds up no other request. */
+  statsSliceCount: 32,
+  /** Slices under way at once: one is read while another is encoded; more would take processors from containers. */
+  statsLanesCount: 4,
   /** How old the size of a writable layer may be when statistics are told; the kubelet looks every ten seconds. */
   layerSizeAgeMs: 10_000,
+  /** What a request may be held up for by writable layers that were never measured. */
+  layerSizesMs: 500,
   /** Walks over writable layers at once: a disk gains nothing from more, and small files must not keep all threads. */
   layerWalksCount: 4,
   /** One read of cgroup.procs; a cgroup with more processes than this holds is emptied in several rounds. */
@@ -335,6 +359,8 @@ export const limits = {
    * again.
    */
   registryTriesCount: 4,
+  /** How long it is remembered that an insecure registry answers plain http. */
+  registrySchemeMs: 5 * 60_000,
   mirrorTriesCount: 2,
   /** Longest `Retry-After` that is waited for. */
   registryRetryAfterMs: 30_000,
@@ -353,6 +379,8 @@ export const limits = {
   pullSilentMs: 10 * 60_000,
   /** How often a pull that takes long says in the log how far it is. */
   pullReportMs: 10_000,
+  /** How often `berth pull` is told: as often as an eye can follow. */
+  pullProgressEveryMs: 100,
   /** Layers above this are fetched in ranges, so that several connections carry one layer. */
   pullRangesFromBytes: 64 * MiB,
   pullRangeBytes: 2 * MiB,

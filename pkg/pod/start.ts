@@ -69,7 +69,7 @@ export class Start {
    * without a record. @throws with the runtime's words when the program does not run.
    */
   async carryOut(op: Op): Promise<void> {
-    const own = detached(op, START_MS);
+    const own = detached(op, limits.containerStartMs);
     const failure = await this.#core.locked(() => this.#start(own));
     if (failure === undefined) return;
     await this.#untilSettled(own);
@@ -224,7 +224,7 @@ export class Start {
 
   async #askUntilKnown(op: Op): Promise<void> {
     const { closing } = this.#core.around;
-    for (let pauseMs = 1_000; ; pauseMs = Math.min(ASK_AGAIN_MS, pauseMs * 2)) {
+    for (let pauseMs = 1_000; ; pauseMs = Math.min(limits.askRuntimeAgainMs, pauseMs * 2)) {
       await this.#core.changed(AbortSignal.any([closing, AbortSignal.timeout(pauseMs)]));
       if (closing.aborted) return;
       try {
@@ -242,10 +242,6 @@ export class Start {
     }
   }
 }
-
-/** A start, and two questions after one that failed. */
-const START_MS = 3 * limits.runtimeCommandMs;
-const ASK_AGAIN_MS = 60_000;
 
 function startFailed(message: string): ContainerEvent {
   return { type: 'startFailed', message };

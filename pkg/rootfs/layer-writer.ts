@@ -47,6 +47,7 @@ const OPAQUE_XATTR = { name: 'trusted.overlay.opaque', value: new Uint8Array([0x
 const DEFAULT_ACL = 'system.posix_acl_default';
 const IMPLICIT: NodeMetadata = { mode: 0o755, uid: 0, gid: 0, mtimeSeconds: 0, mtimeNanos: 0, xattrs: [] };
 const NOTHING = new Uint8Array(0);
+/** The kernel's NAME_MAX: what a file name can have on any file system. */
 const NAME_MAX = 255;
 
 /** One use: feed it to a TarReader, then `finish`. After an error call `abandon`. */

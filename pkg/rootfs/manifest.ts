@@ -19,6 +19,7 @@ import { RuntimeError } from '../base/errors.ts';
 import type { TarEntry } from './tar.ts';
 import type { CopiedFile, NodeMetadata } from './node.ts';
 
+/** Lines gathered for one write. */
 const FLUSH_CHARS = 65_536;
 
 export type RecordKind = 'd' | 'f' | 'l' | 'h' | 'c' | 'b' | 'p';

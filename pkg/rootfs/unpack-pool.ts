@@ -10,7 +10,6 @@ import { limits } from '../base/limits.ts';
 import type { Job, Reply, Request, Results } from './unpack-worker.ts';
 import type { LayerSource } from '../ports/image.ts';
 
-const PROGRESS_MS = 200;
 /** A layer's bookkeeping is some 200 bytes per directory; content never enters this heap. */
 const RESOURCE_LIMITS = { maxOldGenerationSizeMb: 512, maxYoungGenerationSizeMb: 3 };
 
@@ -116,7 +115,8 @@ async function converse(
     Atomics.store(request.cancel, 0, 1);
     stuck = setTimeout(lost(`does not react to being cancelled (${job.type})`), limits.unpackCancelMs);
   };
-  const ticker = onProgress === undefined ? undefined : setInterval(report(request.progress, onProgress), PROGRESS_MS);
+  const ticker =
+    onProgress === undefined ? undefined : setInterval(report(request.progress, onProgress), limits.unpackProgressMs);
   worker.once('message', resolve).once('error', onError).once('exit', onExit);
   op.signal.addEventListener('abort', cancel, { once: true });
   try {

@@ -93,6 +93,7 @@ export type Reply =
   | { readonly result: Results[keyof Results] }
   | { readonly code: ErrorCode; readonly message: string };
 
+/** One trip to the disk for so much. */
 const READ_BYTES = 256 * 1024;
 
 parentPort?.on('message', (request: Request) => {

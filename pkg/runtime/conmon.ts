@@ -70,6 +70,7 @@ const REOPEN_LOOK_MS = 20;
 const ATTACH_PACKET_BYTES = 8_192;
 const STREAM_STDOUT = 2;
 const STREAM_STDERR = 3;
+/** A pid file has a number and perhaps a line end; whatever is longer is none. */
 const PID_FILE_BYTES = 64;
 const START_FD = 3;
 const SYNC_FD = 4;

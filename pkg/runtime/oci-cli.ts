@@ -343,6 +343,7 @@ async function whileReaping<T>(work: () => Promise<T>): Promise<T> {
   }
 }
 
+/** Those that came to us while we looked end as soon. */
 const REAP_AGAIN_MS = 10;
 
 function isLiving(pid: number): boolean {

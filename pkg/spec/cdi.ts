@@ -37,6 +37,7 @@ const VENDOR = /^[A-Za-z]([A-Za-z0-9_.-]*[A-Za-z0-9])?$/;
 const CLASS = /^[A-Za-z]([A-Za-z0-9_.-]*[A-Za-z0-9])?$/;
 const NAME = /^[A-Za-z0-9]([A-Za-z0-9_.:-]*[A-Za-z0-9])?$/;
 const QUALIFIED = /^([^/=]{1,253})\/([^/=]{1,253})=([^=/]{1,253})$/;
+/** What the fields of a CDI device are in Go. */
 const UINT32_MAX = 2 ** 32 - 1;
 
 // Loading

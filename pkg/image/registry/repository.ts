@@ -63,9 +63,6 @@ export interface ManifestAnswer {
   readonly digest: Digest;
 }
 
-/** How long a plain-http answer of an insecure registry is remembered. */
-const SCHEME_MEMORY_MS = 5 * 60_000;
-
 /** Makes repositories; holds what they share: tokens, memory of schemes, the budget of ranges fetched ahead. */
 export class RegistryClient {
   readonly #options: Settings;
@@ -269,7 +266,7 @@ export class Repository {
       const response = await this.#getFrom(op, this.#url(path, 'http:'), headers, method).catch((second: unknown) => {
         throw bothFailed(error, second);
       });
-      this.#shared.plain.set(host, this.#shared.now() + SCHEME_MEMORY_MS);
+      this.#shared.plain.set(host, this.#shared.now() + limits.registrySchemeMs);
       return response;
     }
   }
