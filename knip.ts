@@ -13,7 +13,7 @@ export default {
     'test/vm/main.ts',
     'test/e2e/{*.e2e,image-child}.ts',
     'test/conformance/*.e2e.ts',
-    '{pkg,cri,conmon}/**/*.test.ts',
+    '{pkg,cri,conmon,scripts}/**/*.test.ts',
   ],
   project: [
     '{cri,pkg}/**/*.ts!',

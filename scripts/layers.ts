@@ -42,7 +42,7 @@ const GATES: readonly { readonly what: RegExp; readonly only: RegExp; readonly i
   { what: /^@grpc\/|^protobufjs/, only: /^cri\//, instead: 'only cri/ knows gRPC' },
   { what: /^node:worker_threads$/, only: /^pkg\/rootfs\//, instead: 'only pkg/rootfs starts worker threads' },
 ];
-/** Where the classes of a room's door are made. Those of pkg/sys are tools, not parts: whoever may use it makes them. */
+/** Where the classes of a room's door are made. Those of pkg/sys are tools, not parts: who may use it makes them. */
 const MAKERS = /^cri\/(daemon\.ts|parts\/)/;
 const TOOLS = new Set(['sys']);
 const TEST_CODE = /^conmon\/test\/|\.test\.ts$|\/(conformance|fake|sim)[^/]*\.ts$/;

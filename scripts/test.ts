@@ -36,7 +36,12 @@ const ENDING_MS = 15_000;
 
 const stages: readonly Stage[] = [
   { name: 'check', command: ['node', 'scripts/check.ts'], kind: 'command' },
-  { name: 'unit', command: ['mocha', ...globSync('{pkg,cri}/**/*.test.ts').sort()], kind: 'mocha', measured: true },
+  {
+    name: 'unit',
+    command: ['mocha', ...globSync('{pkg,cri,scripts}/**/*.test.ts').sort()],
+    kind: 'mocha',
+    measured: true,
+  },
   // The same inputs in each run, so that a red run is red again; `npm run fuzz` looks for new ones.
   { name: 'fuzz', command: ['node', 'scripts/fuzz.ts', '--seed', '1', '--seconds', '2'], kind: 'command' },
   ...conmonStages(),
