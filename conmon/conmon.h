@@ -6,9 +6,10 @@
  *   main.c    the order of events                     log.c      CRI log file, size limits, rotation
  *   cli.c     the command line                        journal.c  journald's native protocol
  *   loop.c    epoll, timers, state × event table      attach.c   attach socket and its clients
- *   child.c   pipes, terminal, runtime, reaping       ctl.c      the ctl and winsz FIFOs
- *   exit.c    sync pipe, exit files, exit command     oom.c      the cgroup's OOM counters
- *   notify.c  sd-notify relay                         util.c     messages, paths, files, numbers
+ *   child.c   the runtime, the container, reaping     ctl.c      the ctl and winsz FIFOs
+ *   stdio.c   its pipes or its terminal               oom.c      the cgroup's OOM counters
+ *   exit.c    sync pipe, exit files, exit command     notify.c   sd-notify relay
+ *   util.c    messages, paths, files, numbers
  *
  * Errors: a function returns 0 (or a useful value >= 0), or -errno. Whoever knows what happened
  * says so once with fail(), which keeps the sentence for the sync pipe and hands -errno back.
@@ -176,8 +177,6 @@ void loop_run(struct conmon *conmon);
 
 /* child.c */
 int child_daemonize(struct conmon *conmon, bool *ret_parent);
-int child_stdio(struct conmon *conmon);
-int child_console(struct conmon *conmon);
 int child_spawn_runtime(struct conmon *conmon);
 int child_created(struct conmon *conmon);
 void child_reap(struct conmon *conmon);
@@ -186,8 +185,15 @@ void child_kill(struct conmon *conmon);
 void child_reset(struct conmon *conmon);
 void child_exec(const char *path, char *const argv[]) __attribute__((noreturn));
 void child_die(const char *what) __attribute__((noreturn));
+
+/* stdio.c */
+int stdio_open(struct conmon *conmon);
+int stdio_console(struct conmon *conmon);
 void stdio_arm(struct conmon *conmon, bool on);
 void stdio_drain(struct conmon *conmon);
+void stdio_flush_capture(struct conmon *conmon);
+void stdio_take_terminal(struct conmon *conmon);
+void stdio_pump_stderr(struct conmon *conmon);
 
 /* log.c */
 int log_open(struct log *log, const struct options *opt, char *error, size_t error_size);

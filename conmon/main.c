@@ -155,7 +155,7 @@ static phase *const before_fork[] = {
 	take_pipes, cli_check, keep_descriptors, open_log, await_start,
 };
 static phase *const after_fork[] = {
-	detach,        loop_open,  child_stdio, child_console,    attach_open,
+	detach,        loop_open,  stdio_open, stdio_console,    attach_open,
 	ctl_open,      notify_open, release_attacher, child_spawn_runtime, drop_stdio,
 };
 

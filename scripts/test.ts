@@ -107,7 +107,7 @@ function conmonStages(): Stage[] {
         '1',
         '--timeout',
         '120000',
-        'conmon/test/conmon.test.ts',
+        ...suite.filter((file) => !file.endsWith('load.test.ts')),
       ]),
       kind: 'mocha',
     },
