@@ -89,7 +89,8 @@ for (const subject of subjects.filter(({ name }) => name === 'ours' && (only ===
       const program = 'yes out & yes err >&2 & exec sleep 1000';
       await c.start({ program }).created();
       const container = await c.pidIn('pidfile');
-      // Less than what gets a client cut; sixteen packets wait in the two pipes: without a bound it takes half a minute.
+      // Less than what gets a client cut; sixteen packets wait in the two pipes: without a bound it takes half a
+      // minute.
       const client = c.help(tool, ['slow', join(c.bundle, 'attach'), '1800']);
       await until('it has taken a packet', () => client.messages.length > 1);
       process.kill(container, 'SIGKILL');
