@@ -9,7 +9,7 @@
 export { FileImageStore } from './store.ts';
 export type { ImageProblem } from './check.ts';
 export type { FileImageStoreOptions } from './options.ts';
-export type { PullCounters } from './pulls.ts';
+export type { ImageCounters } from './store.ts';
 export { RegistryPolicy, defaultPolicyOptions } from './policy/policy.ts';
 export type { PolicyOptions } from './policy/policy.ts';
 export { ImageTrust, defaultTrustOptions } from './signature/index.ts';

@@ -103,7 +103,12 @@ export class LayersInstall {
   async #fetch(op: Op, layer: LayerSource, index: number): Promise<'unpacked' | 'downloaded'> {
     if (op.signal.aborted) throw abortError(op, `downloading ${layer.digest}`);
     const { digest, chainId, sizeBytes: size } = layer;
-    if ((await this.#inTurn(chainId, () => this.#here(layer))) === 'shared') {
+    const here = await this.#inTurn(chainId, async () => {
+      const found = await this.#here(layer);
+      if (found === 'absent') await this.#world.kept.layerIsGone(op, chainId);
+      return found;
+    });
+    if (here === 'shared') {
       this.#track.reusedLayers++;
       return 'unpacked';
     }

@@ -155,4 +155,63 @@ describe('image/retention', () => {
       expect(after.find(image.id)?.repoTags).to.deep.equal([]);
     });
   });
+
+  describe('a layer that is gone', () => {
+    const [base, middle] = image.chain;
+    beforeEach(async () => {
+      registry.add('x', '1', image).add('y', '1', sibling);
+      await pull('reg.example/x:1');
+    });
+
+    it('at the start: the image is absent, pinned or not, and the next pull brings just that layer', async () => {
+      await pull('reg.example/y:1');
+      unpacker.layers.delete(middle!);
+      const log = new RecordingLog();
+      const next = await open({ pinnedImages: ['*example*'] }, testOp(log));
+      expect(next.list().map((each) => each.id)).to.deep.equal([id(sibling)]);
+      expect(next.find('reg.example/x:1')).to.equal(undefined);
+      expect(log.lines.filter((line) => line.startsWith('error'))).to.deep.equal([
+        'error a layer of an image is gone from the disk, the image counts as absent until it is pulled again',
+      ]);
+      expect(next.counters().imagesLost).to.equal(1);
+      await next.sweep(testOp());
+      unpacker.unpacked.length = 0;
+      expect((await pull('reg.example/x:1', next)).id).to.equal(image.id);
+      expect(unpacker.unpacked.map(({ chainId }) => chainId)).to.deep.equal([middle]);
+      expect(await readdir(join(root, 'store/images/unfinished'))).to.deep.equal([]);
+    });
+
+    it('when it cannot be used: the image is absent, and so are others that have that layer', async () => {
+      await pull('reg.example/y:1');
+      await store.confirm(testOp(), image.id as string as ImageId);
+      expect(store.list()).to.have.length(2);
+      unpacker.layers.delete(base!);
+      const log = new RecordingLog();
+      const error = await failure(store.confirm(testOp(log), image.id as string as ImageId));
+      expect([error.code, error.message]).to.deep.equal([
+        'NotFound',
+        `image ${image.id} is not whole any more, layer ${base} is gone; pull it again`,
+      ]);
+      expect([store.list(), store.counters().imagesLost, log.lines.length]).to.deep.equal([[], 2, 2]);
+      expect((await failure(store.confirm(testOp(), image.id as string as ImageId))).code).to.equal('NotFound');
+      expect((await open()).list()).to.deep.equal([]);
+      await pull('reg.example/y:1');
+      expect(store.list().map((each) => each.id)).to.deep.equal([id(sibling)]);
+    });
+
+    it('when a pull of another image meets it', async () => {
+      unpacker.layers.delete(base!);
+      await pull('reg.example/y:1');
+      expect(store.list().map((each) => each.id)).to.deep.equal([id(image), id(sibling)].slice(1));
+      expect(store.counters().imagesLost).to.equal(1);
+    });
+
+    it('under containers: they keep what is left of it', async () => {
+      unpacker.layers.delete(middle!);
+      const next = await open({ inUse: () => ['c1'], layersInUse: () => image.chain, keepUnfinishedMs: 0 });
+      expect(next.list()).to.deep.equal([]);
+      await next.sweep(testOp());
+      expect([...unpacker.layers].sort()).to.deep.equal([image.chain[0], image.chain[2]].sort());
+    });
+  });
 });

@@ -69,6 +69,7 @@ export class Retention {
   readonly #claims: Claims;
   /** Everything that changes records, one at a time. */
   readonly #changing = new KeyedMutex<'records'>();
+  #lostCount = 0;
 
   constructor(options: RetentionOptions) {
     const { root, layers, reserve, keepUnfinishedMs, now } = options;
@@ -85,11 +86,36 @@ export class Retention {
     return this.#records;
   }
 
-  /** Reads what earlier lives left. Call once, before anything else. */
+  /** Reads what earlier lives left, and forgets images that a crash has taken a layer from. Call once, first. */
   async load(op: Op): Promise<void> {
     await this.blobs.load();
     await this.#records.load(op);
     await this.#claims.load();
+    // A disk that takes nothing must not keep the daemon from starting; who uses the image meets this again.
+    for (const image of this.#records.all())
+      await this.#confirm(op, image).catch((error: unknown) =>
+        op.log.error('cannot forget an image that is not whole', { image: image.id, error: explain(error) }),
+      );
+  }
+
+  /** Images that were found to be without a layer, since the daemon started. */
+  get lostCount(): number {
+    return this.#lostCount;
+  }
+
+  /** As `ImageStore.confirm`. */
+  async confirm(op: Op, id: ImageId): Promise<void> {
+    const image = this.#records.get(id);
+    const [gone] = image === undefined ? [] : await this.#confirm(op, image);
+    if (gone !== undefined)
+      throw new RuntimeError('NotFound', `image ${id} is not whole any more, layer ${gone} is gone; pull it again`);
+    if (image === undefined) throw new RuntimeError('NotFound', `image ${id} is not on this node any more; pull it`);
+  }
+
+  /** A layer is gone: images that have it are not present any more. Callers hold its lock. */
+  async layerIsGone(op: Op, chainId: ChainId): Promise<void> {
+    for (const image of this.#records.all())
+      if (image.layers.some((layer) => layer.chainId === chainId)) await this.#lose(op, image, [chainId]);
   }
 
   /** Blobs and layers together; no walk. */
@@ -280,6 +306,29 @@ export class Retention {
   /** The signatures that came with an image. @throws DataLoss for a damaged file. */
   signaturesOf(id: ImageId): Promise<readonly KeptManifest[]> {
     return this.#signatures.read(id);
+  }
+
+  /** The layers that are gone; all images that have one of them are forgotten when this returns. */
+  async #confirm(op: Op, image: StoredImage): Promise<readonly ChainId[]> {
+    const chain = image.layers.map(({ chainId }) => chainId);
+    const isHere = await Promise.all(chain.map((chainId) => this.layers.has(chainId)));
+    const gone = chain.filter((_chainId, at) => isHere[at] !== true);
+    for (const chainId of gone)
+      await this.layerLocks.run(chainId, async () => {
+        // A pull may have brought it meanwhile.
+        if (!(await this.layers.has(chainId))) await this.layerIsGone(op, chainId);
+      });
+    return gone;
+  }
+
+  async #lose(op: Op, image: StoredImage, layers: readonly ChainId[]): Promise<void> {
+    op.log.error('a layer of an image is gone from the disk, the image counts as absent until it is pulled again', {
+      image: image.id,
+      name: image.repoTags[0] ?? image.repoDigests[0] ?? '',
+      layer: layers[0] ?? '',
+    });
+    this.#lostCount++;
+    await this.forget(image, { blobs: [], layers });
   }
 
   async #dropUnneeded(op: Op, blobs: readonly Digest[], layers: readonly ChainId[]): Promise<void> {

@@ -25,6 +25,12 @@ import { checkUse } from './use.ts';
 import { ImageViews } from './views.ts';
 import type { Called, FsUsage, Image, ImageStore, PullOptions, PullProgress } from '../ports/image.ts';
 
+/** What has been done and met since the daemon started. */
+export interface ImageCounters extends PullCounters {
+  /** Images that were found to be without one of their layers. */
+  readonly imagesLost: number;
+}
+
 /** Images in files under one directory. */
 export class FileImageStore implements ImageStore {
   readonly #world: PullWorld;
@@ -78,6 +84,10 @@ export class FileImageStore implements ImageStore {
     return this.#kept.remove(op, reference, (text) => this.#names.find(text));
   }
 
+  confirm(op: Op, id: ImageId): Promise<void> {
+    return this.#kept.confirm(op, id);
+  }
+
   usage(op: Op): Promise<FsUsage> {
     return this.#kept.usage(op);
   }
@@ -94,9 +104,9 @@ export class FileImageStore implements ImageStore {
     return this.#pulls.progress();
   }
 
-  /** What pulls have done since the daemon started. */
-  counters(): PullCounters {
-    return this.#pulls.counters();
+  /** What has been done and met since the daemon started. */
+  counters(): ImageCounters {
+    return { ...this.#pulls.counters(), imagesLost: this.#kept.lostCount };
   }
 
   /** New patterns for `Image.pinned`, in force at once. */

@@ -19,6 +19,27 @@ const PLAIN: LinuxContainerSecurityContext = {
   supplementalGroupsPolicy: 'Merge',
 };
 
+const image = (userSpecifiedImage: string): ImageSpec => ({
+  image: fakeImage.id,
+  annotations: {},
+  userSpecifiedImage,
+  runtimeHandler: '',
+  imageRef: '',
+});
+const volume = {
+  containerPath: '/data',
+  hostPath: '',
+  readonly: true,
+  selinuxRelabel: false,
+  propagation: 'PROPAGATION_PRIVATE',
+  uidMappings: [],
+  gidMappings: [],
+  recursiveReadOnly: false,
+  image: image('reg/data:2'),
+  imageSubPath: '',
+  mountOptions: [],
+} as const;
+
 describe("the mind's containers", () => {
   const at = ground();
 
@@ -85,26 +106,6 @@ describe("the mind's containers", () => {
         fakePod('web', 0, { metadata: { name: 'web', uid: 'u', namespace: 'prod', attempt: 0 } }),
         '',
       );
-      const image = (userSpecifiedImage: string): ImageSpec => ({
-        image: fakeImage.id,
-        annotations: {},
-        userSpecifiedImage,
-        runtimeHandler: '',
-        imageRef: '',
-      });
-      const volume = {
-        containerPath: '/data',
-        hostPath: '',
-        readonly: true,
-        selinuxRelabel: false,
-        propagation: 'PROPAGATION_PRIVATE',
-        uidMappings: [],
-        gidMappings: [],
-        recursiveReadOnly: false,
-        image: image('reg/data:2'),
-        imageSubPath: '',
-        mountOptions: [],
-      } as const;
       await at.mind.containers.create(
         op(),
         pod,
@@ -122,6 +123,26 @@ describe("the mind's containers", () => {
       assert.deepEqual(at.node.leaks(), before);
     },
   );
+
+  it('asks whether an image is whole that cannot be mounted, as a root or as a volume', async () => {
+    const pod = await at.mind.pods.run(op(), fakePod(), '');
+    const gone = new RuntimeError('NotFound', 'a layer is gone; pull it again');
+    const broken = new RuntimeError('Internal', 'no such file or directory');
+    for (const [step, mounts] of [
+      ['mount', []],
+      ['mountVolume', [volume]],
+    ] as const) {
+      at.node.failures.set(step, [broken, broken]);
+      at.node.failures.set('confirm', [gone]);
+      at.node.confirmed.length = 0;
+      const config = (name: string): NamedContainerConfig => fakeContainer(name, 0, { mounts });
+      const first = await fails(at.mind.containers.create(op(), pod, config('a')));
+      assert.deepEqual([first.code, /pull it again/.test(explain(first))], ['NotFound', true]);
+      const second = await fails(at.mind.containers.create(op(), pod, config('a')));
+      assert.deepEqual([second.code, /no such file/.test(explain(second))], ['Internal', true]);
+      assert.deepEqual(at.node.confirmed, [fakeImage.id, fakeImage.id]);
+    }
+  });
 
   it('tells its image as it was asked for', async () => {
     const pod = await at.mind.pods.run(op(), fakePod(), '');

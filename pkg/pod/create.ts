@@ -164,17 +164,30 @@ export async function launchContainer(
   };
 }
 
+/** @throws NotFound if the image is not whole any more; it is not present from then on, and the next pull mends it. */
+async function mountRoot(
+  op: Op,
+  world: World,
+  draft: ContainerRecord,
+  image: Image,
+  idMap: IdMap | null,
+): Promise<string> {
+  const layers = image.layers.map(({ chainId }) => chainId);
+  const options = { mountOptions: world.settings.overlayOptions, quotaBytes: 0n, idMap };
+  try {
+    return await world.rootfs.mount(op, draft.id, layers, options);
+  } catch (error) {
+    await world.images.confirm(op, image.id);
+    throw error;
+  }
+}
+
 /** What takes time and depends on nothing else, side by side: above all the root, mounted. */
 async function gather(op: Op, world: World, { draft, sandbox, image, runtime, handler }: Subject) {
   op.stage('mount rootfs');
   const wishes = wishesOf(world, draft, sandbox);
-  const layers = image.layers.map((layer) => layer.chainId);
   const [root, features, mounts, devices, cdi, configured, hooks] = await together([
-    world.rootfs.mount(op, draft.id, layers, {
-      mountOptions: world.settings.overlayOptions,
-      quotaBytes: 0n,
-      idMap: sandbox.idMap,
-    }),
+    mountRoot(op, world, draft, image, sandbox.idMap),
     runtime.features(op),
     resolveMounts(op, world, draft, {
       idMap: sandbox.idMap,

@@ -100,7 +100,7 @@ const HANDLERS: PodSettings['handlers'] = new Map([
   ['fake', HANDLER],
 ]);
 
-type Failing = 'mount' | 'destroyRoot' | 'add' | 'del' | 'checkUse';
+type Failing = 'mount' | 'mountVolume' | 'destroyRoot' | 'add' | 'del' | 'checkUse' | 'confirm';
 
 /** What happens on the node outside the runtime: survives crashes, may be made to fail. */
 export class FakeSurroundings {
@@ -112,6 +112,7 @@ export class FakeSurroundings {
   readonly networks = new Map<SandboxId, PodNetwork>();
   /** `image name namespace` of each question whether an image may be used. */
   readonly imageUses: string[] = [];
+  readonly confirmed: string[] = [];
   /** Errors that the next call of each throws. */
   readonly failures = new Map<Failing, RuntimeError[]>();
   /** What daemons of this node have said at the levels that somebody is to look at. */
@@ -236,6 +237,10 @@ export class FakeSurroundings {
         this.imageUses.push(`${image} ${name} ${namespace}`);
         this.#fail('checkUse');
       },
+      confirm: async (_op, image) => {
+        this.confirmed.push(image);
+        this.#fail('confirm');
+      },
       usage: async () => ({ usedBytes: 1n, inodesUsed: 1n }),
       sweep: async () => {},
       progress: () => [],
@@ -264,7 +269,10 @@ export class FakeSurroundings {
       },
       usage: async () => ({ usedBytes: 0n, inodesUsed: 0n }),
       list: async () => [...this.roots],
-      mountImageVolume: async (_op, id, index) => join(this.directory, 'volumes', id, String(index)),
+      mountImageVolume: async (_op, id, index) => {
+        this.#fail('mountVolume');
+        return join(this.directory, 'volumes', id, String(index));
+      },
       makeVolume: async (_op, id, index) => join(this.directory, 'data', id, String(index)),
       inside: () => inside,
       imageRoot: this.directory,

@@ -143,12 +143,17 @@ async function imageVolume(
   volume: { readonly mount: ImageMount; readonly index: number; readonly idMap: IdMap | null },
 ): Promise<ResolvedMount> {
   const { mount, index, idMap } = volume;
-  const layers = volumeImage(world, mount).layers.map((layer) => layer.chainId);
+  const image = volumeImage(world, mount);
+  const layers = image.layers.map((layer) => layer.chainId);
   try {
     const source = await world.rootfs.mountImageVolume(op, id, index, layers, { subPath: mount.imageSubPath, idMap });
     return { source, kind: 'directory', propagation: 'private', image: true };
   } catch (cause) {
-    throw wrapVolume(mount, cause);
+    const gone = await world.images.confirm(op, image.id).then(
+      () => undefined,
+      (error: unknown) => error,
+    );
+    throw wrapVolume(mount, gone ?? cause);
   }
 }
 

@@ -107,7 +107,10 @@ export interface FsUsage {
 
 /** The images of this node: pulled, imported, kept, found and removed. */
 export interface ImageStore {
-  /** Reads all records; damaged ones are set aside with a warning. Call once before anything else. */
+  /**
+   * Reads all records; damaged ones are set aside, and images of which a layer is gone are forgotten, with an error in
+   * the log. Call once before anything else.
+   */
   load(op: Op): Promise<void>;
   /**
    * Makes the image of `reference` (as the user wrote it) available. One flight per (reference, credentials,
@@ -142,6 +145,12 @@ export interface ImageStore {
    * @throws with reason SignatureValidationFailed if that policy does not accept it.
    */
   checkUse(op: Op, image: ImageId, use: { readonly name: string; readonly namespace: string }): Promise<void>;
+  /**
+   * For whoever could not use an image that is here: looks whether all its layers still are. If one is gone, the image
+   * stops being present, pinned or not, so that the next pull brings it back; an error in the log says so.
+   * @throws NotFound then, and if the image is not here at all; content if nothing is missing.
+   */
+  confirm(op: Op, image: ImageId): Promise<void>;
   /** Blobs and layers together. Cached, no walk. */
   usage(op: Op): Promise<FsUsage>;
   /**

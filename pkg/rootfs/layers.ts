@@ -76,7 +76,13 @@ export class Layers implements LayerUnpacker {
   }
 
   async has(chainId: ChainId): Promise<boolean> {
-    return (await this.#known()).has(chainId) && (await exists(join(this.#path(chainId), 'layer.json')));
+    const known = await this.#known();
+    if (!known.has(chainId)) return false;
+    const parts = await Promise.all(['layer.json', 'fs'].map((name) => exists(join(this.#path(chainId), name))));
+    if (parts.every((isThere) => isThere)) return true;
+    // Somebody else has taken it away, or a part of it.
+    known.delete(chainId);
+    return false;
   }
 
   async origin(chainId: ChainId): Promise<LayerOrigin | undefined> {

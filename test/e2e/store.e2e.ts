@@ -295,6 +295,39 @@ describe('images on another disk than containers', function () {
     assert.deepEqual((await cri.rpc.check({ repair: false })).problems, []);
   });
 
+  it('of which a layer is lost are absent as soon as a create or a start meets it, and pulled again', async () => {
+    const { cri } = node;
+    const again = { path: new URL('../../build/embedded-image', import.meta.url).pathname, reference: '' };
+    const present = async (): Promise<boolean> =>
+      (await cri.rpc.imageStatus({ image: { image: IMAGE } })).image !== undefined;
+    const lost = async (): Promise<number> => {
+      const { info } = await cri.rpc.status({ verbose: true });
+      return (JSON.parse(info['images'] ?? '{}') as { imagesLost: number }).imagesLost;
+    };
+    const pod = await cri.runPod();
+    for (const part of ['', 'fs']) {
+      await rm(join(images.path, 'store/layers', (await layers())[0] ?? '', part), { recursive: true });
+      const error: unknown = await cri.createContainer(pod, IMAGE, {}).catch((each: unknown) => each);
+      assert.match(String(error), /is not whole any more, layer sha256:.* is gone; pull it again/, part);
+      assert.isFalse(await present(), part);
+      await cri.rpc.import(again);
+      assert.isTrue(await present(), part);
+    }
+    assert.equal(await lost(), 2);
+    const id = await cri.runContainer(pod, IMAGE, { command: ['sleep', '1000'] });
+    for (const part of ['layer.json', '']) {
+      await node.kill();
+      await rm(join(images.path, 'store/layers', (await layers())[0] ?? '', part), { recursive: true });
+      await node.start();
+      assert.isFalse(await present(), part);
+      assert.equal(await lost(), 1, part);
+      assert.strictEqual((await cri.container(id)).state, 'CONTAINER_RUNNING');
+      await cri.rpc.import(again);
+    }
+    await cri.removeAllPods();
+    assert.deepEqual((await cri.rpc.check({ repair: false })).problems, []);
+  });
+
   it('full, they keep nobody from running containers, and can be removed', async () => {
     const { cri } = node;
     await images.fill(1 << 20);

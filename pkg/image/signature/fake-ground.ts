@@ -28,6 +28,8 @@ export class TrustGround {
   readonly own = makeKey();
   #store: FileImageStore | undefined;
 
+  readonly #unpacker = new FakeUnpacker();
+
   private constructor(root: string) {
     this.root = root;
   }
@@ -60,7 +62,7 @@ export class TrustGround {
     await this.put('registries.conf', registriesConf);
     const made = new FileImageStore({
       root: join(root, 'store'),
-      unpacker: new FakeUnpacker(),
+      unpacker: this.#unpacker,
       transport: this.network,
       pause: async () => {},
       platform: { os: 'linux', architecture: 'amd64' },
