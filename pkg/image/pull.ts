@@ -83,10 +83,10 @@ export class Pull {
     const name = formatReference(reference);
     const demand = await trust.demand(reference, namespace);
     const endpoints = await policy.endpoints(this.#op, reference);
-    const ticket = await credentials.claim(namespace, [written, repositoryName(reference), name]);
+    const oneTime = await credentials.claim(namespace, [written, repositoryName(reference), name]);
     try {
       const source = new MirroredSource(name, endpoints, async (endpoint) =>
-        registries.repository(endpoint, await this.#credentialsFor(endpoint, reference, ticket?.path)),
+        registries.repository(endpoint, await this.#credentialsFor(endpoint, reference, oneTime?.path)),
       );
       const known = demand.requirements.length > 0 ? undefined : await this.#knownAlready(source, reference);
       if (known !== undefined) return known;
@@ -100,7 +100,7 @@ export class Pull {
         vouch: (manifest) => this.#vouch(demand, manifest, source),
       });
     } finally {
-      await ticket?.release();
+      await oneTime?.release();
     }
   }
 
@@ -129,7 +129,7 @@ export class Pull {
    * The request's own credentials are for the registry that the reference names (or that `server_address` names); a
    * mirror gets them only when named there. Everybody else gets what the node has for that host.
    */
-  async #credentialsFor(endpoint: Endpoint, reference: Reference, ticket: string | undefined): Promise<Credentials> {
+  async #credentialsFor(endpoint: Endpoint, reference: Reference, oneTime: string | undefined): Promise<Credentials> {
     const { auth } = this.#request;
     const { credentials, policy } = this.#world;
     const own = requestCredentials(auth);
@@ -146,7 +146,7 @@ export class Pull {
         server: quote(server),
         registry: reference.domain,
       });
-    return credentials.find(this.#op, endpoint.credentialName, ticket, policy.credentialHelpers);
+    return credentials.find(this.#op, endpoint.credentialName, oneTime, policy.credentialHelpers);
   }
 
   /** The signatures of `manifest`, to be kept. @throws unless they meet what policy.json demands. */

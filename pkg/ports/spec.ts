@@ -235,7 +235,7 @@ export interface FoundDevice {
   readonly gid: number;
 }
 
-/** One device wish, from config.devices, additional_devices or the devices annotation. */
+/** One device that is asked for, by config.devices, additional_devices or the devices annotation. */
 export interface DeviceRequest {
   readonly hostPath: string;
   /** '' = as on the host. */

@@ -94,7 +94,7 @@ describe('command, environment and working directory', () => {
 describe('capabilities', () => {
   const facts = factsOf();
   const defaults = defaultsOf({ capabilities: ['KILL', 'CHOWN'] });
-  const wish = (add: string, drop = '', ambient = ''): Capability => {
+  const asked = (add: string, drop = '', ambient = ''): Capability => {
     const words = (text: string): string[] => text.split(' ').filter((word) => word !== '');
     return { addCapabilities: words(add), dropCapabilities: words(drop), addAmbientCapabilities: words(ambient) };
   };
@@ -119,7 +119,7 @@ describe('capabilities', () => {
   ];
   for (const [add, drop, ambient, bounding, raised] of cases) {
     it(`add [${add}] drop [${drop}] ambient [${ambient}] → ${bounding}`, () => {
-      const sets = capabilitySets(wish(add, drop, ambient), 'confined', facts, defaults);
+      const sets = capabilitySets(asked(add, drop, ambient), 'confined', facts, defaults);
       assert.deepEqual([sets.bounding, sets.effective, sets.permitted].map(short), [bounding, bounding, bounding]);
       assert.deepEqual([sets.inheritable, sets.ambient].map(short), [raised, raised]);
     });
@@ -127,13 +127,13 @@ describe('capabilities', () => {
 
   it('are never inheritable or ambient by default (CVE-2022-24769, CVE-2022-27652, CVE-2018-1000400)', () => {
     for (const privilege of ['confined', 'privileged'] as const) {
-      const sets = capabilitySets(wish('ALL'), privilege, facts, defaults);
+      const sets = capabilitySets(asked('ALL'), privilege, facts, defaults);
       assert.deepEqual([sets.inheritable, sets.ambient], [[], []]);
     }
   });
   it('of a privileged container are all that the daemon has, less what is dropped', () => {
     const sets = capabilitySets(
-      wish('', 'SYS_BOOT'),
+      asked('', 'SYS_BOOT'),
       'privileged',
       factsOf({ withoutCapabilities: ['CAP_SYS_RESOURCE'] }),
       defaults,
@@ -145,15 +145,15 @@ describe('capabilities', () => {
   });
   it('that do not exist cannot be added', () => {
     assert.match(
-      outcome(() => capabilitySets(wish('FLY'), 'confined', facts, defaults)),
+      outcome(() => capabilitySets(asked('FLY'), 'confined', facts, defaults)),
       /^InvalidArgument: add_capabilities: unknown capability "FLY"/,
     );
     assert.match(
-      outcome(() => capabilitySets(wish('', '', 'FLY'), 'confined', facts, defaults)),
+      outcome(() => capabilitySets(asked('', '', 'FLY'), 'confined', facts, defaults)),
       /^InvalidArgument: add_ambient_capabilities: unknown capability "FLY"/,
     );
     assert.match(
-      outcome(() => capabilitySets(wish('CAP_'), 'confined', facts, defaults)),
+      outcome(() => capabilitySets(asked('CAP_'), 'confined', facts, defaults)),
       /^InvalidArgument/,
     );
   });

@@ -187,14 +187,14 @@ const KNOWN = new Set(CAPABILITIES);
  * @throws InvalidArgument for an unknown name to add.
  */
 export function capabilitySets(
-  wish: Capability | undefined,
+  asked: Capability | undefined,
   privilege: 'privileged' | 'confined',
   facts: NodeFacts,
   defaults: SpecDefaults,
 ): NonNullable<RuntimeProcess['capabilities']> {
-  const add = capabilityNames(wish?.addCapabilities ?? [], 'add_capabilities');
-  const ambient = capabilityNames(wish?.addAmbientCapabilities ?? [], 'add_ambient_capabilities');
-  const drop = new Set((wish?.dropCapabilities ?? []).map(capabilityName));
+  const add = capabilityNames(asked?.addCapabilities ?? [], 'add_capabilities');
+  const ambient = capabilityNames(asked?.addAmbientCapabilities ?? [], 'add_ambient_capabilities');
+  const drop = new Set((asked?.dropCapabilities ?? []).map(capabilityName));
   const all = privilege === 'privileged' || add.includes('ALL');
   const base = all ? CAPABILITIES : defaults.capabilities.map(capabilityName);
   const given = new Set([

@@ -214,7 +214,7 @@ function findGroups(
     if (gid === undefined) continue;
     if (gid === wanted.gid) hasGid = true;
     if (named === undefined && name !== undefined && lines.is(0, name)) named = gid;
-    // Out of range ids in the image's group file are nobody's wish: they are left out, not an error.
+    // Out of range ids in the image's group file were asked for by nobody: they are left out, not an error.
     if (member === undefined || gid < 0 || gid > ID_MAX || !lines.lists(3, member)) continue;
     listing.add(gid);
     if (listing.size > limits.groupsCount)

@@ -191,10 +191,10 @@ describe('image/registry/credentials: files', () => {
     const node = new NodeCredentials({ authFiles: [], namespacedAuthDir: directory });
     expect(await node.claim('other', ['reg.example/app'])).to.equal(undefined);
     expect(await node.claim('../../prod', ['reg.example/app'])).to.equal(undefined);
-    const ticket = await node.claim('prod', ['reg.example/app:v1', 'reg.example/app']);
+    const oneTime = await node.claim('prod', ['reg.example/app:v1', 'reg.example/app']);
     expect(await readdir(directory)).to.deep.equal(['in-use']);
-    expect(await node.find(testOp(), 'reg.example/app', ticket?.path, [])).to.deep.equal(password('u', 'p'));
-    await ticket?.release();
+    expect(await node.find(testOp(), 'reg.example/app', oneTime?.path, [])).to.deep.equal(password('u', 'p'));
+    await oneTime?.release();
     expect(await readdir(join(directory, 'in-use'))).to.deep.equal([]);
   });
 

@@ -3,7 +3,7 @@ import { newContainerId, newSandboxId, parseImageId } from '../base/ids.ts';
 import { silent } from '../base/op.ts';
 import type { PodEvent } from '../ports/pods.ts';
 import type { ContainerRecord, ContainerState, SandboxRecord } from '../ports/state.ts';
-import { StatsDesk, type StatsOptions } from './desk.ts';
+import { StatsReader, type StatsOptions } from './reader.ts';
 import { recordedTree } from './fake-kernel.ts';
 
 const PROCESS = { pid: 1, startTicks: 1n };
@@ -94,9 +94,9 @@ class World {
   walks = 0;
   readonly listeners: ((event: PodEvent) => void)[] = [];
 
-  desk(): StatsDesk {
+  reader(): StatsReader {
     const { facts, layout } = { facts: FACTS, layout: recordedTree('v2').layout };
-    return new StatsDesk({
+    return new StatsReader({
       pods: { list: () => this.pods, find: (id) => this.pods.find((each) => each.id === id) },
       containers: { list: () => this.containers, find: (id) => this.containers.find((each) => each.id === id) },
       subscribe: (listener) => void this.listeners.push(listener),
@@ -133,7 +133,7 @@ const FACTS: StatsOptions['facts'] = {
   maskedPaths: [],
 };
 
-describe('StatsDesk', () => {
+describe('StatsReader', () => {
   it('knows what has a cgroup: containers that are made or run, pods that are ready', () => {
     const world = new World();
     world.pods = [pod('ready'), pod('stopped'), pod('creating')];
@@ -144,13 +144,13 @@ describe('StatsDesk', () => {
       container(ready, EXITED),
       container(ready, { phase: 'creating' }),
     ];
-    const desk = world.desk();
+    const reader = world.reader();
     assert.deepEqual(
-      desk.live().map(({ state }) => state.phase),
+      reader.live().map(({ state }) => state.phase),
       ['created', 'running'],
     );
     assert.deepEqual(
-      desk.ready().map(({ id }) => id),
+      reader.ready().map(({ id }) => id),
       [ready.id],
     );
   });
@@ -161,18 +161,18 @@ describe('StatsDesk', () => {
     const [sandbox] = world.pods as [SandboxRecord];
     const before = container(sandbox, { phase: 'running', process: PROCESS, startedAt: 1n });
     world.containers = [before];
-    const desk = world.desk();
-    assert.isTrue(desk.lives(before) && desk.isReady(sandbox));
+    const reader = world.reader();
+    assert.isTrue(reader.lives(before) && reader.isReady(sandbox));
     world.containers = [{ ...before, state: EXITED }];
     world.pods = [{ ...sandbox, state: { phase: 'stopped' } }];
-    assert.isFalse(desk.lives(before) || desk.isReady(sandbox));
+    assert.isFalse(reader.lives(before) || reader.isReady(sandbox));
   });
 
   it('tells only the writable layer of one that has ended', async () => {
     const world = new World();
     const ended = container(pod('ready'), EXITED);
     world.containers = [ended];
-    const [stats] = await world.desk().containers([ended]);
+    const [stats] = await world.reader().containers([ended]);
     assert.deepEqual(stats?.attributes, { id: ended.id });
     assert.isUndefined(stats?.cpu);
     assert.deepEqual(stats?.writableLayer, {
@@ -186,8 +186,9 @@ describe('StatsDesk', () => {
   it('measures a layer anew when an id comes again after its container was deleted', async () => {
     const world = new World();
     const ended = container(pod('ready'), EXITED);
-    const desk = world.desk();
-    const size = async (): Promise<bigint | undefined> => (await desk.layerSizes([ended.id])).get(ended.id)?.usedBytes;
+    const reader = world.reader();
+    const size = async (): Promise<bigint | undefined> =>
+      (await reader.layerSizes([ended.id])).get(ended.id)?.usedBytes;
     assert.deepEqual([await size(), await size()], [1n, 1n]);
     for (const listener of world.listeners) listener({ type: 'deleted', record: ended, at: 1n });
     assert.equal(await size(), 2n);

@@ -56,7 +56,7 @@ export interface StatsOptions {
 }
 
 /** Statistics and metrics of what lives. */
-export class StatsDesk {
+export class StatsReader {
   readonly #options: StatsOptions;
   readonly #sampler: Sampler;
   readonly #layers: WritableLayers<ContainerId>;
