@@ -441,7 +441,7 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     what: 'the console socket is for root only',
-    file: 'conmon/child.c',
+    file: 'conmon/stdio.c',
     from: '	(void)fchmod(c->console.fd, 0700);',
     to: '',
     tests: MONITOR,
