@@ -110,8 +110,11 @@ export const limits = {
   layerReplacedDirsCount: 1_000,
   /** What is known of a layer, beside its files: some digests. */
   layerRecordBytes: 64 * KiB,
-  /** Directories without an entry: as many as there are entries at most, PATH_MAX each; real layers have a hundred. */
-  layerPendingBytes: 256 * MiB,
+  /**
+   * What unpacking one layer may keep in memory: names of directories and links, attributes, and the decoder's window,
+   * which alone may be 128 MiB. The 100 000 directories of the largest images take some 30.
+   */
+  layerMemoryBytes: 152 * MiB,
   /** What is wrong with a layer that is checked, worst first: more than anybody reads. */
   layerProblemsCount: 20,
   /** How old the measured size of a root filesystem may be; the kubelet asks every ten seconds. */

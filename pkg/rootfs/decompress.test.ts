@@ -4,7 +4,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { gzipSync, zstdCompressSync } from 'node:zlib';
 import { RuntimeError } from '../base/errors.ts';
+import { limits } from '../base/limits.ts';
 import { compressionOf, decompress, zstdFrames } from './decompress.ts';
+import { MemoryAccount } from './memory-account.ts';
 
 describe('rootfs/decompress: what a blob is packed with', () => {
   const cases: readonly [bytes: readonly number[], want: string][] = [
@@ -23,6 +25,7 @@ describe('rootfs/decompress: what a blob is packed with', () => {
 });
 
 describe('rootfs/decompress: zstd frames', () => {
+  const account = new MemoryAccount(2 ** limits.zstdWindowLog);
   const skippable = (content: Buffer): Buffer =>
     Buffer.concat([Buffer.from([0x50, 0x2a, 0x4d, 0x18, content.length, 0, 0, 0]), content]);
   const frames = [
@@ -49,7 +52,7 @@ describe('rootfs/decompress: zstd frames', () => {
       for (const frame of frames) ends.add((end += frame.length));
       let at = 0;
       const out: Buffer[] = [];
-      for (const piece of zstdFrames(pieces(size))) {
+      for (const piece of zstdFrames(pieces(size), account)) {
         out.push(Buffer.from(piece));
         const start = at;
         at += piece.length;
@@ -65,17 +68,56 @@ describe('rootfs/decompress: zstd frames', () => {
   it('a cut or something else behind a frame is damage', () => {
     for (const cut of [1, 4, 8, 30])
       assert.throws(
-        () => [...zstdFrames([Buffer.concat(frames).subarray(0, -cut)])],
+        () => [...zstdFrames([Buffer.concat(frames).subarray(0, -cut)], account)],
         RuntimeError,
         'cut short',
         `cut by ${cut}`,
       );
     assert.throws(
-      () => [...zstdFrames([Buffer.concat([frames[0] as Buffer, Buffer.from('garbage')])])],
+      () => [...zstdFrames([Buffer.concat([frames[0] as Buffer, Buffer.from('garbage')])], account)],
       RuntimeError,
       'followed by something else',
     );
   });
+});
+
+describe('rootfs/decompress: the window of zstd data', () => {
+  /** Magic number, descriptor, what follows it, and one empty last block. */
+  const frame = (descriptor: number, ...header: readonly number[]): Buffer =>
+    Buffer.from([0x28, 0xb5, 0x2f, 0xfd, descriptor, ...header, 1, 0, 0]);
+  const least = (...frames: readonly Buffer[]): number => {
+    const fits = (bytes: number): boolean => {
+      try {
+        return Array.from(zstdFrames([Buffer.concat(frames)], new MemoryAccount(bytes))).length >= 0;
+      } catch (error) {
+        assert.match(String(error), /the window of the zstd data would take the memory for unpacking one layer beyond/);
+        return false;
+      }
+    };
+    let [low, high] = [0, 2 ** 28];
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (fits(middle)) high = middle;
+      else low = middle + 1;
+    }
+    return low;
+  };
+  const cases: readonly (readonly [what: string, frames: readonly Buffer[], bytes: number])[] = [
+    ['8 MiB', [frame(0, (23 - 10) << 3)], 8 << 20],
+    ['with a mantissa', [frame(0, ((23 - 10) << 3) | 3)], (8 << 20) + 3 * (1 << 20)],
+    ['behind a dictionary id and in front of a size', [frame(0x41, (20 - 10) << 3, 9, 5, 6)], 1 << 20],
+    ['the content of one segment: a byte', [frame(0x20, 200)], 200],
+    ['the content of one segment: two bytes and 256', [frame(0x60, 1, 1)], 513],
+    ['the content of one segment: four bytes', [frame(0xa0, 0, 0, 1, 0)], 65_536],
+    [
+      'the content of one segment: eight bytes, behind a dictionary id',
+      [frame(0xe1, 7, 0, 0, 2, 0, 0, 0, 0, 0)],
+      131_072,
+    ],
+    ['never more than the decoder takes', [frame(0, (40 - 10) << 3)], 2 ** limits.zstdWindowLog],
+    ['the largest of all frames', [frame(0x20, 9), frame(0, (21 - 10) << 3), frame(0, (20 - 10) << 3)], 2 << 20],
+  ];
+  for (const [what, frames, bytes] of cases) it(`is counted: ${what}`, () => assert.equal(least(...frames), bytes));
 });
 
 describe('rootfs/decompress: the bytes', () => {
@@ -95,12 +137,11 @@ describe('rootfs/decompress: the bytes', () => {
     const out: Buffer[] = [];
     let read = 0;
     try {
-      await decompress(
-        fd,
-        compression,
-        (bytes) => (read += bytes),
-        (bytes) => out.push(Buffer.from(bytes)),
-      );
+      await decompress(fd, compression, {
+        onRead: (bytes) => void (read += bytes),
+        onTar: (bytes) => void out.push(Buffer.from(bytes)),
+        account: new MemoryAccount(2 ** limits.zstdWindowLog),
+      });
     } finally {
       closeSync(fd);
     }

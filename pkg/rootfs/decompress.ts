@@ -2,15 +2,17 @@
  * From the bytes of a layer blob to the bytes of its tar. What it is packed with is told by its first bytes, never by
  * the media type: registries hold layers whose type is wrong.
  *
- * Runs in the worker. node:zlib inflates on libuv's threads, a block ahead of the consumer, so that inflating and writing
- * files overlap.
+ * Runs in the worker. node:zlib inflates on libuv's threads, a block ahead of the consumer, so that inflating and
+ * writing files overlap.
  */
 import { readSync } from 'node:fs';
 import { constants, createGunzip, createZstdDecompress } from 'node:zlib';
 import type { Transform } from 'node:stream';
 import { limits } from '../base/limits.ts';
 import { errnoOf, RuntimeError } from '../base/errors.ts';
+import type { MemoryAccount } from './memory-account.ts';
 
+/** What a layer can be packed with. */
 export type Compression = 'none' | 'gzip' | 'zstd' | 'xz' | 'bzip2';
 
 /** Small blocks cost more in hand-overs than in inflating; 16 KiB, zlib's default, halves the speed. */
@@ -28,24 +30,35 @@ export function compressionOf(head: Uint8Array): Compression {
   return 'none';
 }
 
+/** Who hears of what is read. */
+export interface TarListener {
+  /** Bytes of the blob that were read. */
+  readonly onRead: (bytes: number) => void;
+  /** The next piece of the tar, valid during the call only. What it throws ends the reading and comes out again. */
+  readonly onTar: (bytes: Buffer) => void;
+  /** Counts the window of the decoder. */
+  readonly account: MemoryAccount;
+}
+
 /**
- * Reads `fd` to its end and hands the tar to `onTar` in pieces, which are valid during the call only; `onRead` hears of
- * the bytes read. What `onTar` throws ends the reading and comes out again. 'none' is for plain tars and for pipes from
- * a program that unpacks.
+ * Reads `fd` to its end and hands the tar to the listener. 'none' is for plain tars and for pipes from a program that
+ * unpacks.
  * @throws DataLoss for damaged or cut data, ResourceExhausted for a zstd window over the limit.
  */
 export async function decompress(
   fd: number,
   compression: 'none' | 'gzip' | 'zstd',
-  onRead: (bytes: number) => void,
-  onTar: (bytes: Buffer) => void,
+  { onRead, onTar, account }: TarListener,
 ): Promise<void> {
   if (compression === 'none') {
     for (const block of blocksOf(fd, onRead)) onTar(block);
     return;
   }
   const stream = inflater(compression);
-  const feeding = feed(stream, compression === 'gzip' ? blocksOf(fd, onRead) : zstdFrames(blocksOf(fd, onRead)));
+  const feeding = feed(
+    stream,
+    compression === 'gzip' ? blocksOf(fd, onRead) : zstdFrames(blocksOf(fd, onRead), account),
+  );
   // Its error comes out of the loop as well.
   feeding.catch((error: unknown) => stream.destroy(error as Error));
   try {
@@ -127,8 +140,8 @@ const SKIPPABLE_MAGIC = 0x184d2a50;
  * zstd:chunked makes a frame of every file (RFC 8878, sections 3.1.1 and 3.1.2).
  * @throws DataLoss if a frame is cut short or something else follows it.
  */
-export function* zstdFrames(blocks: Iterable<Buffer>): Generator<Buffer> {
-  const frames = new FrameCutter();
+export function* zstdFrames(blocks: Iterable<Buffer>, account: MemoryAccount): Generator<Buffer> {
+  const frames = new FrameCutter(account);
   for (const block of blocks) yield* frames.cut(block);
   if (!frames.atEnd) throw new RuntimeError('DataLoss', 'the zstd data of the layer is cut short');
 }
@@ -146,6 +159,16 @@ class FrameCutter {
   #isLastBlock = false;
   /** The magic number of a frame can lie in two blocks. */
   #held: Buffer[] = [];
+  /** How many bytes of the frame's header tell the size of its content, which then is the window; 0 = it tells one. */
+  #singleSizeBytes = 0;
+  #header: number[] = [];
+  readonly #account: MemoryAccount;
+  /** The decoder keeps room for the largest so far. */
+  #windowBytes = 0;
+
+  constructor(account: MemoryAccount) {
+    this.#account = account;
+  }
 
   /** True between two frames. */
   get atEnd(): boolean {
@@ -158,6 +181,7 @@ class FrameCutter {
       const isSkipping = this.#state === 'skip' || this.#state === 'skipSize';
       const taken = Math.min(this.#left, block.length - at);
       if (this.#left <= 4) this.#number(block, at, taken);
+      if (this.#state === 'header') this.#header.push(...block.subarray(at, at + taken));
       at += taken;
       this.#left -= taken;
       if (isSkipping) start = at;
@@ -205,11 +229,14 @@ class FrameCutter {
         this.#hasChecksum = (value & 0x04) !== 0;
         const isSingle = (value & 0x20) !== 0;
         const sizeField = [isSingle ? 1 : 0, 2, 4, 8][value >> 6] ?? 0;
+        this.#singleSizeBytes = isSingle ? sizeField : 0;
+        this.#header = [];
         const dictionaryField = [0, 1, 2, 4][value & 0x03] ?? 0;
         const rest = (isSingle ? 0 : 1) + dictionaryField + sizeField;
         return this.#expect('header', rest);
       }
       case 'header':
+        this.#countWindow();
         return this.#expect('blockHeader', 3);
       case 'blockHeader': {
         this.#isLastBlock = (value & 1) === 1;
@@ -224,6 +251,21 @@ class FrameCutter {
     }
   }
 
+  /** RFC 8878, 3.1.1.1.2 and 4. The decoder itself refuses a window over the limit. */
+  #countWindow(): void {
+    const wanted = this.#singleSizeBytes > 0 ? this.#contentSize() : windowOf(this.#header[0] ?? 0);
+    const bytes = Math.min(wanted, 2 ** limits.zstdWindowLog);
+    if (bytes <= this.#windowBytes) return;
+    this.#account.take(bytes - this.#windowBytes, 'the window of the zstd data');
+    this.#windowBytes = bytes;
+  }
+
+  #contentSize(): number {
+    const field = this.#header.slice(-this.#singleSizeBytes);
+    const value = field.reduceRight((sum, byte) => sum * 256 + byte, 0);
+    return field.length === 2 ? value + 256 : value;
+  }
+
   #afterBlock(): void {
     if (!this.#isLastBlock) this.#expect('blockHeader', 3);
     else if (this.#hasChecksum) this.#expect('checksum', 4);
@@ -236,4 +278,9 @@ class FrameCutter {
     this.#value = 0;
     this.#shift = 0;
   }
+}
+
+function windowOf(descriptor: number): number {
+  const base = 2 ** (10 + (descriptor >> 3));
+  return base + (base / 8) * (descriptor & 7);
 }

@@ -10,7 +10,7 @@ import type { EntryMeta, Stat } from '../ports/kernel.ts';
 import { descriptors, systemError, type Root } from '../sys/index.ts';
 import type { CopiedFile, NodeKind, NodeMetadata, OpenFile, StackedTree } from './node.ts';
 
-/** One read and one write for so much: a pipe's worth would be four times as many calls. */
+/** Of a file that comes up, at a time: large enough for disks, small enough to be cancelled between two. */
 const COPY_BYTES = 256 * 1024;
 const ZEROS = Buffer.alloc(COPY_BYTES);
 const NOTHING: readonly Uint8Array[] = [];

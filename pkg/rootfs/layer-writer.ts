@@ -25,7 +25,9 @@
 import { RuntimeError, wrap } from '../base/errors.ts';
 import { quote } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
+import { LayerNames, parentOf } from './layer-names.ts';
 import type { ManifestWriter } from './manifest.ts';
+import type { MemoryAccount } from './memory-account.ts';
 import type { TarEntry, TarSink } from './tar.ts';
 import type {
   LayerTree,
@@ -47,22 +49,16 @@ const OPAQUE_XATTR = { name: 'trusted.overlay.opaque', value: new Uint8Array([0x
 const DEFAULT_ACL = 'system.posix_acl_default';
 const IMPLICIT: NodeMetadata = { mode: 0o755, uid: 0, gid: 0, mtimeSeconds: 0, mtimeNanos: 0, xattrs: [] };
 const NOTHING = new Uint8Array(0);
-/** The kernel's NAME_MAX: what a file name can have on any file system. */
+/** Linux' own, of one name in a path. */
 const NAME_MAX = 255;
+/** What the engine needs for a name in a set, beside its characters. */
+const NAME_BYTES = 64;
 
 /** One use: feed it to a TarReader, then `finish`. After an error call `abandon`. */
 export class LayerWriter implements TarSink {
   readonly #tree: LayerTree;
   readonly #manifest: ManifestWriter;
-  /** Directories of this layer by the paths they were reached by; the value tells whether an entry described them. */
-  readonly #directories = new Map<string, 'described' | 'implicit'>([['', 'implicit']]);
-  /** Set last, since each new name in a directory changes its time. */
-  readonly #times = new Map<string, readonly [seconds: number, nanos: number]>();
-  readonly #opaque = new Set<string>();
-  /** Set last as well: what is made in a directory inherits this. */
-  readonly #defaultAcls = new Map<string, Uint8Array>();
-  /** Hard links whose target has not been seen. */
-  readonly #links = new Map<string, string>();
+  readonly #names: LayerNames;
   #root: RootOwner | null = null;
   #hasWhiteouts = false;
   #replacedCount = 0;
@@ -72,9 +68,11 @@ export class LayerWriter implements TarSink {
   #path = '';
   #open: OpenFile | undefined;
 
-  constructor(tree: LayerTree, manifest: ManifestWriter) {
+  /** What is remembered to the end is counted in `account`. */
+  constructor(tree: LayerTree, manifest: ManifestWriter, account: MemoryAccount) {
     this.#tree = tree;
     this.#manifest = manifest;
+    this.#names = new LayerNames(account);
   }
 
   /**
@@ -121,17 +119,15 @@ export class LayerWriter implements TarSink {
 
   /** Call once after the last entry. */
   finish(): WrittenLayer {
+    const names = this.#names;
     // Some writers put a link before its target.
-    for (const [path, target] of this.#links) if (isThere(this.#tree.kindOf(target))) this.#link(path, target);
-    for (const [path, acl] of this.#defaultAcls) this.#tree.setXattr(path, DEFAULT_ACL, acl);
-    for (const [path, [seconds, nanos]] of [...this.#times].reverse()) this.#tree.setTime(path, seconds, nanos);
-    const implicit = [...this.#directories]
-      .filter(([path, by]) => by === 'implicit' && path !== '' && !this.#isHidden(path))
-      .map(([path]) => path);
+    for (const [path, target] of names.links()) if (isThere(this.#tree.kindOf(target))) this.#link(path, target);
+    for (const [path, acl] of names.defaultAcls()) this.#tree.setXattr(path, DEFAULT_ACL, acl);
+    for (const [path, seconds, nanos] of names.times()) this.#tree.setTime(path, seconds, nanos);
     return {
-      pending: { implicit, links: [...this.#links] },
+      pending: { implicit: () => names.implicit(), links: () => names.links() },
       root: this.#root,
-      rootIsOpaque: this.#opaque.has(''),
+      rootIsOpaque: names.isOpaque(''),
       droppedXattrs: this.#droppedXattrs,
     };
   }
@@ -146,8 +142,8 @@ export class LayerWriter implements TarSink {
     if (path === '' && entry.type !== 'directory')
       throw new RuntimeError('DataLoss', 'the root of a layer has to be a directory');
     if (path !== '') this.#ensureDirectory(parentOf(path), limits.symlinkDepth);
-    if (entry.type !== 'directory' && this.#directories.has(path)) this.#forget(path);
-    this.#links.delete(path);
+    if (entry.type !== 'directory' && this.#names.directory(path) !== undefined) this.#forget(path);
+    this.#names.dropLink(path);
     const node = this.#settable(entry);
     switch (node.type) {
       case 'directory':
@@ -176,42 +172,42 @@ export class LayerWriter implements TarSink {
   #directory(path: string, entry: NodeMetadata): void {
     // What the lower layers have there was deleted before this directory was made.
     const hidesBelow =
-      this.#hasWhiteouts && path !== '' && !this.#directories.has(path) && this.#tree.kindOf(path) === 'whiteout';
-    if (hidesBelow) this.#opaque.add(path);
+      this.#hasWhiteouts &&
+      path !== '' &&
+      this.#names.directory(path) === undefined &&
+      this.#tree.kindOf(path) === 'whiteout';
+    if (hidesBelow) this.#names.setOpaque(path);
     const xattrs = entry.xattrs.filter(({ name }) => name !== DEFAULT_ACL);
-    if (this.#opaque.has(path)) xattrs.push(OPAQUE_XATTR);
+    if (this.#names.isOpaque(path)) xattrs.push(OPAQUE_XATTR);
     this.#tree.directory(path, { ...entry, xattrs });
-    const acl = entry.xattrs.find(({ name }) => name === DEFAULT_ACL);
-    this.#defaultAcls.delete(path);
-    if (acl !== undefined) this.#defaultAcls.set(path, acl.value);
+    this.#names.setDefaultAcl(path, entry.xattrs.find(({ name }) => name === DEFAULT_ACL)?.value);
     this.#manifest.directory(path, entry);
-    this.#directories.set(path, 'described');
+    this.#names.setDirectory(path, 'described');
     if (path === '') this.#root = { mode: entry.mode, uid: entry.uid, gid: entry.gid };
-    this.#times.delete(path);
-    this.#times.set(path, [entry.mtimeSeconds, entry.mtimeNanos]);
+    this.#names.setTime(path, entry.mtimeSeconds, entry.mtimeNanos);
   }
 
   #hardlink(path: string, target: string): void {
-    const pending = this.#links.get(target);
-    if (pending !== undefined) return void this.#links.set(path, pending);
+    const pending = this.#names.link(target);
+    if (pending !== undefined) return this.#names.setLink(path, pending);
     const kind = this.#tree.kindOf(target);
     if (kind === 'directory') throw new RuntimeError('DataLoss', `it is a hard link to the directory ${quote(target)}`);
     // Some writers link a file to itself.
     if (isThere(kind)) return path === target ? undefined : this.#link(path, target);
     if (this.#isGone(target))
       throw new RuntimeError('DataLoss', `it is a hard link to ${quote(target)}, which this layer deletes`);
-    this.#links.set(path, target);
+    this.#names.setLink(path, target);
   }
 
   #link(path: string, target: string): void {
-    this.#links.delete(path);
+    this.#names.dropLink(path);
     this.#tree.hardlink(path, target);
     this.#manifest.hardlink(path, target);
   }
 
   /** True if this layer says that nothing of the lower layers shows at `path`. */
   #isGone(path: string): boolean {
-    if (this.#isHidden(path)) return true;
+    if (this.#names.isHidden(path)) return true;
     for (let at = path; at !== ''; at = parentOf(at)) if (this.#tree.kindOf(at) === 'whiteout') return true;
     return false;
   }
@@ -226,21 +222,21 @@ export class LayerWriter implements TarSink {
     const kind = this.#tree.kindOf(hidden);
     // A file of this layer hides what is below by being there; a directory would let it shine through.
     if (kind === 'directory') this.#makeOpaque(hidden);
-    if (kind !== 'absent' || this.#links.has(hidden)) return;
+    if (kind !== 'absent' || this.#names.link(hidden) !== undefined) return;
     this.#hasWhiteouts = true;
     this.#tree.special(hidden, 'character', 0, 0, IMPLICIT);
     this.#manifest.special(hidden, IMPLICIT, 'character', 0, 0);
   }
 
   #makeOpaque(path: string): void {
-    if (this.#opaque.has(path)) return;
-    this.#opaque.add(path);
+    if (this.#names.isOpaque(path)) return;
+    this.#names.setOpaque(path);
     this.#tree.setXattr(path, OPAQUE_XATTR.name, OPAQUE_XATTR.value);
   }
 
   /** Makes `path` a directory, following symlinks of this layer, even those whose target is not there yet. */
   #ensureDirectory(path: string, linksLeft: number): void {
-    if (this.#directories.has(path)) return;
+    if (this.#names.directory(path) !== undefined) return;
     this.#ensureDirectory(parentOf(path), linksLeft);
     const kind = this.#tree.kindOf(path);
     if (kind === 'symlink') {
@@ -251,23 +247,13 @@ export class LayerWriter implements TarSink {
       return;
     }
     if (kind === 'other') throw new RuntimeError('DataLoss', `its parent ${quote(path)} is not a directory`);
-    if (kind === 'whiteout') this.#opaque.add(path);
+    if (kind === 'whiteout') this.#names.setOpaque(path);
     if (kind !== 'directory') {
       this.#tree.directory(path, kind === 'whiteout' ? { ...IMPLICIT, xattrs: [OPAQUE_XATTR] } : IMPLICIT);
       this.#manifest.directory(path, IMPLICIT);
     }
     // One that is there although unknown was made under another path, through a symlink.
-    this.#directories.set(path, kind === 'absent' ? 'implicit' : 'described');
-  }
-
-  /** True if nothing of the lower layers shows at `path` because a directory above it is opaque. */
-  #isHidden(path: string): boolean {
-    if (this.#opaque.size === 0) return false;
-    for (let at = path; at !== ''; ) {
-      at = parentOf(at);
-      if (this.#opaque.has(at)) return true;
-    }
-    return false;
+    this.#names.setDirectory(path, kind === 'absent' ? 'implicit' : 'described');
   }
 
   /** A directory gives way to something else, with all that is in it. */
@@ -278,10 +264,7 @@ export class LayerWriter implements TarSink {
         'ResourceExhausted',
         `more than ${limits.layerReplacedDirsCount} directories are replaced by something else`,
       );
-    const below = `${path}/`;
-    for (const known of [this.#directories, this.#times, this.#defaultAcls, this.#opaque, this.#links]) {
-      for (const each of known.keys()) if (each === path || each.startsWith(below)) known.delete(each);
-    }
+    this.#names.forget(path);
     this.#manifest.removed(path);
   }
 
@@ -309,7 +292,7 @@ export class LayerWriter implements TarSink {
  */
 export function settleLayer(tree: StackedTree, pending: Pending, manifest: ManifestWriter, bounds: SettleBounds): void {
   for (const target of filesToCopy(tree, pending, bounds)) copyUp(tree, target, manifest, bounds);
-  for (const [path, target] of pending.links) {
+  for (const [path, target] of pending.links()) {
     bounds.look();
     if (tree.kindOf(target) === 'absent')
       throw new RuntimeError(
@@ -319,7 +302,7 @@ export function settleLayer(tree: StackedTree, pending: Pending, manifest: Manif
     tree.hardlink(path, target);
     manifest.hardlink(path, target);
   }
-  for (const path of pending.implicit) {
+  for (const path of pending.implicit()) {
     bounds.look();
     adopt(tree, path, manifest);
   }
@@ -332,11 +315,12 @@ export function settleLayer(tree: StackedTree, pending: Pending, manifest: Manif
 function filesToCopy(tree: StackedTree, pending: Pending, bounds: SettleBounds): ReadonlySet<string> {
   const files = new Set<string>();
   let bytes = 0;
-  for (const [, target] of pending.links) {
+  for (const [, target] of pending.links()) {
     bounds.look();
     if (files.has(target) || tree.kindOf(target) === 'whiteout') continue;
     const size = tree.sizeBelow(target);
     if (size === undefined) continue;
+    bounds.account.take(NAME_BYTES + target.length, 'remembering which files of the layers below are linked to');
     files.add(target);
     bytes += size;
     if (bytes > bounds.copiedBytes) {
@@ -429,9 +413,4 @@ function isSettable(name: string, type: TarEntry['type']): boolean {
     name === 'system.posix_acl_access' ||
     name === 'system.posix_acl_default'
   );
-}
-
-function parentOf(path: string): string {
-  const slash = path.lastIndexOf('/');
-  return slash < 0 ? '' : path.slice(0, slash);
 }

@@ -3,7 +3,7 @@
  *
  *     layers/<hex of chain id>/fs/          the tree, in overlay's form
  *     layers/<hex>/manifest, manifest.settled   what is in it (manifest.ts)
- *     layers/<hex>/pending.json             what it still wants from the layers below (layer-writer.ts); absent in most
+ *     layers/<hex>/pending                  what it still wants from the layers below (pending-file.ts); absent in most
  *     layers/<hex>/layer.json               what it is and how large (LayerRecord)
  *     layers/.tmp-<random>/                 one on its way in or out; nobody's after a crash
  *
@@ -18,7 +18,7 @@ import { join } from 'node:path';
 import { errnoOf, explain, isCode, RuntimeError, storageError, wrap } from '../base/errors.ts';
 import { failpoint } from '../base/failpoint.ts';
 import { ensureDir, readDirSorted, readJson, replaceFile, syncDirectory } from '../base/files.ts';
-import { type ChainId, hexOf, isDigest, parseChainId, quote } from '../base/ids.ts';
+import { type ChainId, hexOf, isDigest, parseChainId } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import { abortError, checkAlive, type Op } from '../base/op.ts';
 import { abortable, SingleFlight } from '../base/sync.ts';
@@ -26,9 +26,10 @@ import type { Child } from '../ports/kernel.ts';
 import { Root, descriptors, fileSystems, mounts, spawn } from '../sys/index.ts';
 import { type Compression, compressionOf } from './decompress.ts';
 import type { UnpackPool } from './unpack-pool.ts';
-import type { LayerInput, UnpackLimits } from './unpack-worker.ts';
+import { PENDING } from './pending-file.ts';
+import type { LayerInput, UnpackedLayer, UnpackLimits } from './unpack-worker.ts';
 import type { FsUsage, LayerOrigin, LayerSource, LayerUnpacker } from '../ports/image.ts';
-import type { Pending, RootOwner, WrittenLayer } from './node.ts';
+import type { RootOwner } from './node.ts';
 
 /** What is remembered of a layer beside its files. */
 export interface LayerRecord {
@@ -46,7 +47,7 @@ export interface LayerRecord {
   readonly root: RootOwner | null;
   /** It hides all layers below it; overlay does not see that by itself. */
   readonly rootIsOpaque: boolean;
-  /** 'pending': pending.json has to be done before the layer may be mounted on others. */
+  /** 'pending': the file `pending` has to be done before the layer may be mounted on others. */
   readonly state: 'settled' | 'pending';
 }
 
@@ -56,6 +57,7 @@ const DEFAULT_LIMITS: UnpackLimits = {
   unpackedBytes: limits.layerUnpackedBytes,
   ratio: limits.layerRatio,
   ratioGraceBytes: limits.layerRatioGraceBytes,
+  memoryBytes: limits.layerMemoryBytes,
 };
 
 /** The directory `layers/`. */
@@ -211,7 +213,7 @@ export class Layers implements LayerUnpacker {
       await mkdir(directory, { mode: 0o700 });
       await mkdir(join(directory, 'fs'), { mode: 0o755 });
       const written = await this.#read(op, layer, (input) =>
-        this.#pool.run(op, { type: 'unpack', directory, ...input }, layer.onProgress),
+        this.#pool.run(op, { type: 'unpack', directory, place: placeOf(layer), ...input }, layer.onProgress),
       );
       op.stage(`sync layer ${layer.chainId}`);
       await this.#commit(layer, directory, written);
@@ -240,9 +242,8 @@ export class Layers implements LayerUnpacker {
     }
   }
 
-  async #commit(layer: LayerSource, directory: string, written: WrittenLayer): Promise<void> {
+  async #commit(layer: LayerSource, directory: string, written: UnpackedLayer): Promise<void> {
     const { usedBytes, inodesUsed } = await fileSystems.usage(join(directory, 'fs'));
-    const state = await writePending(layer, directory, written.pending);
     const record: LayerRecord = {
       version: 1,
       chainId: layer.chainId,
@@ -253,7 +254,7 @@ export class Layers implements LayerUnpacker {
       inodesUsed: Number(inodesUsed),
       root: written.root,
       rootIsOpaque: written.rootIsOpaque,
-      state,
+      state: written.state,
     };
     await writeFile(join(directory, 'layer.json'), `${JSON.stringify(record)}\n`, { mode: 0o600 });
     await failpoint('rootfs.unpack.written');
@@ -272,9 +273,8 @@ export class Layers implements LayerUnpacker {
     const directory = this.#path(chainId);
     op.stage(`settle layer ${chainId}`);
     try {
-      const pending = await readPending(directory);
       await this.#withBelow(below, (merged) =>
-        this.#pool.run(op, { type: 'settle', directory, below: merged, pending, limits: this.#limits }, undefined),
+        this.#pool.run(op, { type: 'settle', directory, below: merged, limits: this.#limits }, undefined),
       );
       const { usedBytes, inodesUsed } = await fileSystems.usage(join(directory, 'fs'));
       const record: LayerRecord = {
@@ -406,10 +406,10 @@ async function loadRecords(directory: string): Promise<Map<ChainId, LayerRecord>
     if (!/^[0-9a-f]{64}$/.test(name)) continue;
     const chainId = parseChainId(`sha256:${name}`);
     try {
-      records.set(
-        chainId,
-        parseRecord(await readJson(join(directory, name, 'layer.json'), limits.layerRecordBytes), chainId),
-      );
+      const record = parseRecord(await readJson(join(directory, name, 'layer.json'), limits.layerRecordBytes), chainId);
+      // One that another version of us left half done.
+      if (record.state === 'pending' && !(await exists(join(directory, name, PENDING)))) continue;
+      records.set(chainId, record);
     } catch {
       // A layer without a readable record counts as absent: the next pull puts a whole one in its place.
     }
@@ -436,29 +436,9 @@ function parseRecord(value: unknown, chainId: ChainId): LayerRecord {
   return record as LayerRecord;
 }
 
-/** A layer at the bottom has nothing to lean on: its chain id is its diff id. @throws DataLoss if it would have to. */
-async function writePending(layer: LayerSource, directory: string, pending: Pending): Promise<LayerRecord['state']> {
-  if (pending.implicit.length + pending.links.length === 0) return 'settled';
-  if ((layer.chainId as string) === layer.diffId) {
-    const [link] = pending.links;
-    if (link === undefined) return 'settled';
-    throw new RuntimeError(
-      'DataLoss',
-      `${quote(link[0])} is a hard link to ${quote(link[1])}, which is not in the layer, and there is no layer below`,
-    );
-  }
-  await writeFile(join(directory, 'pending.json'), JSON.stringify(pending), { mode: 0o600 });
-  return 'pending';
-}
-
-async function readPending(directory: string): Promise<Pending> {
-  const pending = (await readJson(
-    join(directory, 'pending.json'),
-    limits.layerPendingBytes,
-  )) as Partial<Pending> | null;
-  if (!Array.isArray(pending?.implicit) || !Array.isArray(pending.links))
-    throw new RuntimeError('DataLoss', 'the list of what the layer wants from those below is damaged');
-  return pending as Pending;
+/** The chain id of the lowest layer is its diff id. */
+function placeOf(layer: LayerSource): 'lowest' | 'above others' {
+  return (layer.chainId as string) === layer.diffId ? 'lowest' : 'above others';
 }
 
 /**

@@ -1,8 +1,9 @@
 import { assert } from 'chai';
 import { crc32 } from 'node:zlib';
 import { RuntimeError } from '../base/errors.ts';
-import { ManifestWriter, parseManifest } from './manifest.ts';
+import { ManifestWriter } from './manifest.ts';
 import type { TarEntry } from './tar.ts';
+import { parseManifest } from './fake-tree.ts';
 
 const ENTRY: TarEntry = {
   type: 'file',

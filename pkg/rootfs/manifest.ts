@@ -6,9 +6,11 @@
  * compressed blob says nothing about them. The manifest is a log: one record per thing done, in order; a later record
  * about a path replaces an earlier one. Records are text with NUL as the end, since paths are bytes:
  *
- *     f 644 0 0 1700000000 5 1234 9ae0daaf usr/bin/x\0        kind, mode (octal), uid, gid, mtime s and ns, size, crc32, path
- *     l 777 0 0 1700000000 0 0 - usr/bin/y\0x\0               symlinks and hard links (h) add their target; c and b the device "major:minor"
- *     R usr/lib/z\0                                           the tree at this path was removed
+ *     f 644 0 0 1700000000 5 1234 9ae0daaf usr/bin/x\0   kind, mode (octal), uid, gid, mtime s and ns, size, crc32,
+ *                                                       path
+ *     l 777 0 0 1700000000 0 0 - usr/bin/y\0x\0          symlinks and hard links (h) add their target; c and b the
+ *                                                       device "major:minor"
+ *     R usr/lib/z\0                                      the tree at this path was removed
  *
  * crc32 finds what disks and power cuts do; who can write here as root and means harm could rewrite a stronger digest
  * as well. It runs at many GB/s, a second sha256 would be the most expensive part of unpacking. Sparse files have no
@@ -16,12 +18,11 @@
  */
 import { crc32 } from 'node:zlib';
 import { RuntimeError } from '../base/errors.ts';
+import { TextWriter } from './texts.ts';
 import type { TarEntry } from './tar.ts';
 import type { CopiedFile, NodeMetadata } from './node.ts';
 
-/** Lines gathered for one write. */
-const FLUSH_CHARS = 65_536;
-
+/** Directory, file, symlink, hard link, character and block device, FIFO. */
 export type RecordKind = 'd' | 'f' | 'l' | 'h' | 'c' | 'b' | 'p';
 
 /** What a layer has at one path. */
@@ -42,12 +43,11 @@ export interface ManifestRecord {
 
 /** Collects records and hands them on in large pieces. Call `flush` at the end. */
 export class ManifestWriter {
-  readonly #write: (bytes: Buffer) => void;
-  #text = '';
+  readonly #texts: TextWriter;
   #crc = 0;
 
   constructor(write: (bytes: Buffer) => void) {
-    this.#write = write;
+    this.#texts = new TextWriter(write);
   }
 
   directory(path: string, metadata: NodeMetadata): void {
@@ -93,12 +93,11 @@ export class ManifestWriter {
   }
 
   removed(path: string): void {
-    this.#append(`R ${path}\0`);
+    this.#texts.add(`R ${path}\0`);
   }
 
   flush(): void {
-    if (this.#text !== '') this.#write(Buffer.from(this.#text, 'latin1'));
-    this.#text = '';
+    this.#texts.flush();
   }
 
   #add(
@@ -112,41 +111,54 @@ export class ManifestWriter {
     const line =
       `${kind} ${node.mode.toString(8)} ${node.uid} ${node.gid} ${node.mtimeSeconds} ` +
       `${node.mtimeNanos} ${size} ${crc} ${path}\0`;
-    this.#append(target === undefined ? line : `${line}${target}\0`);
-  }
-
-  #append(text: string): void {
-    this.#text += text;
-    if (this.#text.length >= FLUSH_CHARS) this.flush();
+    this.#texts.add(target === undefined ? line : `${line}${target}\0`);
   }
 }
 
-/** Replays a manifest: byte-string path → what should be there. @throws DataLoss if it is damaged. */
-export function parseManifest(bytes: Buffer): Map<string, ManifestRecord> {
+/** What a damaged manifest is called. */
+export const MANIFEST = 'the manifest of the layer';
+
+/**
+ * Replays a manifest: byte-string path → what should be there, of the paths that are `wanted`. `texts` are its
+ * lines and targets, without their NULs. @throws DataLoss if it is damaged.
+ */
+export function replayManifest(
+  texts: Iterable<string>,
+  wanted: (path: string) => boolean = () => true,
+): Map<string, ManifestRecord> {
   const records = new Map<string, ManifestRecord>();
-  const damaged = (): RuntimeError => new RuntimeError('DataLoss', 'the manifest of the layer is damaged');
-  let at = 0;
-  const field = (): string => {
-    const end = bytes.indexOf(0, at);
-    if (end < 0) throw damaged();
-    const text = bytes.toString('latin1', at, end);
-    at = end + 1;
-    return text;
-  };
-  while (at < bytes.length) {
-    const line = field();
+  const each = texts[Symbol.iterator]();
+  for (let text = each.next(); text.done !== true; text = each.next()) {
+    const line = text.value;
     if (line.startsWith('R ')) {
       removeTree(records, line.slice(2));
       continue;
     }
-    const match =
-      /^([dflhcbp]) ([0-7]{1,4}) (\d{1,10}) (\d{1,10}) (-?\d{1,16}) (\d{1,9}) (\d{1,16}) (-|[0-9a-f]{8}) ([^]*)$/.exec(
-        line,
-      );
-    if (match === null) throw damaged();
-    const [, kind = '', mode = '', uid, gid, seconds, nanos, size, crc = '', path = ''] = match;
+    const [path, record] = parseLine(line, () => {
+      const target = each.next();
+      if (target.done === true) throw damaged();
+      return target.value;
+    });
     records.delete(path);
-    records.set(path, {
+    if (wanted(path)) records.set(path, record);
+  }
+  return records;
+}
+
+function damaged(): RuntimeError {
+  return new RuntimeError('DataLoss', `${MANIFEST} is damaged`);
+}
+
+const LINE =
+  /^([dflhcbp]) ([0-7]{1,4}) (\d{1,10}) (\d{1,10}) (-?\d{1,16}) (\d{1,9}) (\d{1,16}) (-|[0-9a-f]{8}) ([^]*)$/;
+
+function parseLine(line: string, target: () => string): [path: string, record: ManifestRecord] {
+  const match = LINE.exec(line);
+  if (match === null) throw damaged();
+  const [, kind = '', mode = '', uid, gid, seconds, nanos, size, crc = '', path = ''] = match;
+  return [
+    path,
+    {
       kind: kind as RecordKind,
       mode: Number.parseInt(mode, 8),
       uid: Number(uid),
@@ -155,10 +167,9 @@ export function parseManifest(bytes: Buffer): Map<string, ManifestRecord> {
       mtimeNanos: Number(nanos),
       sizeBytes: Number(size),
       crc: crc === '-' ? undefined : Number.parseInt(crc, 16),
-      target: 'lhcb'.includes(kind) ? field() : '',
-    });
-  }
-  return records;
+      target: 'lhcb'.includes(kind) ? target() : '',
+    },
+  ];
 }
 
 function removeTree(records: Map<string, ManifestRecord>, path: string): void {

@@ -1,6 +1,8 @@
 /**
- * What layers are made of as they are written: metadata of a node, the tree that takes them, and what is left to settle.
+ * What layers are made of as they are written: metadata of a node, the tree that takes them, and what is left to
+ * settle.
  */
+import type { MemoryAccount } from './memory-account.ts';
 import type { TarXattr } from './tar.ts';
 
 /** Owner, mode, times and attributes of one node; a TarEntry is one. */
@@ -13,6 +15,7 @@ export interface NodeMetadata {
   readonly xattrs: readonly TarXattr[];
 }
 
+/** What is at a path, as far as unpacking cares. */
 export type NodeKind = 'absent' | 'directory' | 'symlink' | 'whiteout' | 'other';
 
 /** What came up from the lower layers. */
@@ -67,6 +70,7 @@ export interface StackedTree extends LayerTree {
   adopt(path: string): NodeMetadata | undefined;
 }
 
+/** A file whose content comes in pieces. */
 export interface OpenFile {
   write(bytes: Uint8Array, offset: number): void;
   /** Sets the metadata and, for a file that ends in a hole, the size. */
@@ -74,16 +78,18 @@ export interface OpenFile {
   abandon(): void;
 }
 
-/** What a layer still wants from the layers below it. */
+/** What a layer still wants from the layers below it. Gone through as often as needed, one after the other. */
 export interface Pending {
   /** Directories that no entry described, parents before children. */
-  readonly implicit: readonly string[];
+  implicit(): Iterable<string>;
   /** Hard links whose target is not in the layer: path and target. */
-  readonly links: readonly (readonly [path: string, target: string])[];
+  links(): Iterable<readonly [path: string, target: string]>;
 }
 
 /** The bounds of settling one layer. */
 export interface SettleBounds {
+  /** Counts the names of the files to be copied. */
+  readonly account: MemoryAccount;
   /**
    * Sum of the sizes of the files that may be copied up, holes included. A layer of some bytes can name any file of
    * those below, and many of them.

@@ -18,6 +18,7 @@ export interface HeaderFields {
   readonly raw?: readonly (readonly [offset: number, bytes: Uint8Array])[];
 }
 
+/** Records of a PAX header. */
 export type PaxList = readonly (readonly [key: string, value: string])[];
 
 /** One 512-byte header with a right checksum. */

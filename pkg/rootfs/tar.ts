@@ -15,35 +15,25 @@
  */
 import { type ErrorCode, RuntimeError } from '../base/errors.ts';
 import { quote } from '../base/ids.ts';
+import type { MemoryAccount } from './memory-account.ts';
+import { ExtendedHeaders, type RecordKind, type TarXattr } from './tar-extended.ts';
 import {
-  base256,
   BLOCK,
   cString,
-  emptyPax,
+  decimal,
   headerPath,
-  isGnu,
   isZero,
-  octal,
+  numberField,
   padded,
-  parsePax,
-  PaxError,
-  type PaxRecords,
+  signedField,
+  TarFault,
 } from './tar-header.ts';
+import { ContentParts, realSize, type SparseSource, sparseSource } from './tar-sparse.ts';
+
+export type { TarXattr } from './tar-extended.ts';
 
 /** What kind of thing an entry makes. */
 export type TarType = 'file' | 'hardlink' | 'symlink' | 'character' | 'block' | 'directory' | 'fifo';
-
-/** A run of bytes that a sparse file really has; the rest is holes. */
-export interface SparsePart {
-  readonly offset: number;
-  readonly length: number;
-}
-
-export interface TarXattr {
-  /** Byte string, without NUL, not empty. */
-  readonly name: string;
-  readonly value: Uint8Array;
-}
 
 /** One entry, all headers that belong to it applied. */
 export interface TarEntry {
@@ -80,6 +70,7 @@ export interface TarSink {
   end(): void;
 }
 
+/** Bounds on what an archive may claim. */
 export interface TarLimits {
   readonly entriesCount: number;
   /** Sum of the sizes of all files, holes included: whoever copies a sparse file may read all of it. */
@@ -93,49 +84,40 @@ export interface TarLimits {
 
 /** (uid_t)-1 means "leave as is" to chown, so it can be no owner. */
 const ID_MAX = 2 ** 32 - 2;
-const EMPTY: readonly TarXattr[] = [];
 
 type State = 'header' | 'record' | 'sparseExtension' | 'sparseMap' | 'content' | 'padding' | 'ended';
-type RecordKind = 'pax' | 'paxGlobal' | 'gnuPath' | 'gnuLink';
-
-/** Headers that speak about the entry after them. */
-interface Pending {
-  pax: PaxRecords;
-  gnuPath: string | undefined;
-  gnuLink: string | undefined;
-}
+const RECORDS: Readonly<Record<string, RecordKind>> = {
+  x: 'pax',
+  X: 'pax',
+  g: 'paxGlobal',
+  L: 'gnuPath',
+  K: 'gnuLink',
+};
 
 /** The reader. One use: `push` every chunk, then `finish`. After an error it is dead. */
 export class TarReader {
   readonly #sink: TarSink;
   readonly #limits: TarLimits;
-  readonly #global: PaxRecords = emptyPax();
+  readonly #headers: ExtendedHeaders;
+  readonly #parts: ContentParts;
   readonly #scratch = Buffer.alloc(BLOCK);
   #scratchUsed = 0;
   #state: State = 'header';
   #zeroBlocks = 0;
-  #pending: Pending = { pax: emptyPax(), gnuPath: undefined, gnuLink: undefined };
-  /** True between a header that speaks about the next entry and that entry. */
-  #expecting = false;
-  #record = Buffer.alloc(0);
-  #recordUsed = 0;
-  #recordKind: RecordKind = 'pax';
   #paddingLeft = 0;
   #entry: TarEntry | undefined;
-  #parts: SparsePart[] = [];
-  #partIndex = 0;
-  #partUsed = 0;
   /** Bytes of the entry's content still in the stream. */
   #contentLeft = 0;
   #afterContentPadding = 0;
-  #mapText = '';
-  #mapLines = 0;
   #entriesCount = 0;
   #contentBytes = 0;
 
-  constructor(sink: TarSink, limits: TarLimits) {
+  /** `account` is told what is kept from one entry to the next. */
+  constructor(sink: TarSink, limits: TarLimits, account: MemoryAccount) {
     this.#sink = sink;
     this.#limits = limits;
+    this.#headers = new ExtendedHeaders(limits, account);
+    this.#parts = new ContentParts(limits);
   }
 
   /** Entries seen so far. */
@@ -148,14 +130,17 @@ export class TarReader {
    * what the sink throws passes through.
    */
   push(chunk: Buffer): void {
-    let at = 0;
-    while (at < chunk.length) at = this.#step(chunk, at);
+    try {
+      for (let at = 0; at < chunk.length; ) at = this.#step(chunk, at);
+    } catch (error) {
+      throw error instanceof TarFault ? this.#error(error.code, error.message) : error;
+    }
   }
 
   /** Call at the end of the stream. @throws DataLoss if it ended inside an entry. */
   finish(): void {
     if (this.#state === 'ended') return;
-    if (this.#state !== 'header' || this.#scratchUsed > 0 || this.#expecting)
+    if (this.#state !== 'header' || this.#scratchUsed > 0 || this.#headers.isExpecting)
       throw this.#error('DataLoss', 'the archive is cut short');
   }
 
@@ -170,7 +155,7 @@ export class TarReader {
         return at + taken;
       }
       case 'record':
-        return this.#collect(chunk, at);
+        return this.#record(chunk, at);
       case 'header':
       case 'sparseExtension':
       case 'sparseMap':
@@ -203,7 +188,7 @@ export class TarReader {
 
   #onHeader(block: Buffer): void {
     if (isZero(block)) {
-      if (this.#expecting) throw this.#error('DataLoss', 'the archive ends after an extended header');
+      if (this.#headers.isExpecting) throw this.#error('DataLoss', 'the archive ends after an extended header');
       this.#zeroBlocks++;
       if (this.#zeroBlocks === 2) this.#state = 'ended';
       return;
@@ -211,20 +196,11 @@ export class TarReader {
     if (this.#zeroBlocks > 0) throw this.#error('DataLoss', 'a lone zero block lies between entries');
     this.#verifyChecksum(block);
     const flag = String.fromCharCode(block[156] ?? 0);
-    const sizeBytes = this.#number(block, 124, 12, 'size');
-    switch (flag) {
-      case 'x':
-      case 'X':
-        return this.#startRecord('pax', sizeBytes);
-      case 'g':
-        return this.#startRecord('paxGlobal', sizeBytes);
-      case 'L':
-        return this.#startRecord('gnuPath', sizeBytes);
-      case 'K':
-        return this.#startRecord('gnuLink', sizeBytes);
-      case 'V': // The label of a tape.
-        return this.#skip(padded(sizeBytes));
-    }
+    const sizeBytes = numberField(block, 124, 12, 'size');
+    const record = RECORDS[flag];
+    if (record !== undefined) return this.#startRecord(record, sizeBytes);
+    // The label of a tape.
+    if (flag === 'V') return this.#skip(padded(sizeBytes));
     this.#startEntry(block, flag, sizeBytes);
   }
 
@@ -237,119 +213,61 @@ export class TarReader {
       unsigned += byte;
       high += byte >> 7;
     }
-    const claimed = this.#number(block, 148, 8, 'checksum');
+    const claimed = numberField(block, 148, 8, 'checksum');
     // Old Sun tars added the bytes as signed.
     if (claimed !== unsigned && claimed !== unsigned - 256 * high)
       throw this.#error('DataLoss', 'the checksum of a header is wrong');
   }
 
   #startRecord(kind: RecordKind, sizeBytes: number): void {
-    if (sizeBytes > this.#limits.recordBytes) {
-      throw this.#error(
-        'ResourceExhausted',
-        `an extended header of ${sizeBytes} bytes is over the limit of ${this.#limits.recordBytes}`,
-      );
-    }
-    if (kind !== 'paxGlobal') this.#expecting = true;
-    this.#recordKind = kind;
-    this.#record = Buffer.alloc(sizeBytes);
-    this.#recordUsed = 0;
+    this.#headers.start(kind, sizeBytes);
     this.#state = 'record';
-    if (sizeBytes === 0) this.#onRecord();
+    if (sizeBytes === 0) this.#endRecord();
   }
 
-  #collect(chunk: Buffer, at: number): number {
-    const taken = chunk.copy(this.#record, this.#recordUsed, at, at + this.#record.length - this.#recordUsed);
-    this.#recordUsed += taken;
-    if (this.#recordUsed === this.#record.length) this.#onRecord();
-    return at + taken;
+  #record(chunk: Buffer, at: number): number {
+    const end = this.#headers.collect(chunk, at);
+    if (this.#headers.isWhole) this.#endRecord();
+    return end;
   }
 
-  #onRecord(): void {
-    const record = this.#record;
-    switch (this.#recordKind) {
-      case 'pax':
-        this.#pending.pax = this.#parsePax(record);
-        break;
-      case 'paxGlobal':
-        this.#applyGlobal(this.#parsePax(record));
-        break;
-      case 'gnuPath':
-        this.#pending.gnuPath = this.#longName(record);
-        break;
-      case 'gnuLink':
-        this.#pending.gnuLink = this.#longName(record);
-        break;
-    }
-    this.#record = Buffer.alloc(0);
-    this.#skip(padded(record.length) - record.length);
-  }
-
-  #longName(record: Buffer): string {
-    const nul = record.indexOf(0);
-    if (nul < 0) return record.toString('latin1');
-    for (let i = nul; i < record.length; i++)
-      if (record[i] !== 0) throw this.#error('DataLoss', 'a name contains a NUL byte');
-    return record.toString('latin1', 0, nul);
-  }
-
-  #parsePax(record: Buffer): PaxRecords {
-    try {
-      return parsePax(record, this.#limits.sparsePartsCount);
-    } catch (error) {
-      if (error instanceof PaxError) throw this.#error(error.code, error.message);
-      throw error;
-    }
-  }
-
-  #applyGlobal(records: PaxRecords): void {
-    // One name, size or map for all later entries is nonsense that other readers ignore or obey as they like.
-    for (const key of ['path', 'linkpath', 'size']) {
-      if (records.values.has(key)) throw this.#error('DataLoss', `a global PAX header sets ${key}`);
-    }
-    if (
-      records.sparseNumbers.length > 0 ||
-      records.values.has('GNU.sparse.major') ||
-      records.values.has('GNU.sparse.map')
-    ) {
-      throw this.#error('DataLoss', 'a global PAX header describes a sparse file');
-    }
-    for (const [key, value] of records.values) this.#global.values.set(key, value);
-    for (const [name, value] of records.xattrs) this.#global.xattrs.set(name, value);
+  #endRecord(): void {
+    const bytes = this.#headers.finish();
+    this.#skip(padded(bytes) - bytes);
   }
 
   #startEntry(block: Buffer, flag: string, headerSize: number): void {
     if (++this.#entriesCount > this.#limits.entriesCount) {
       throw this.#error('ResourceExhausted', `more than ${this.#limits.entriesCount} entries`);
     }
-    const { pax, gnuPath, gnuLink } = this.#pending;
+    const headers = this.#headers;
     const path = this.#name(
-      pax.values.get('GNU.sparse.name') || pax.values.get('path') || gnuPath || headerPath(block),
+      headers.own('GNU.sparse.name') || headers.own('path') || headers.gnuPath || headerPath(block),
       'name',
     );
     const type = this.#type(flag, path);
     const isLink = type === 'hardlink' || type === 'symlink';
     const linkPath = isLink
-      ? this.#name(pax.values.get('linkpath') || gnuLink || cString(block, 157, 100), 'link target')
+      ? this.#name(headers.own('linkpath') || headers.gnuLink || cString(block, 157, 100), 'link target')
       : '';
-    const storedBytes = this.#paxNumber('size', pax.values.get('size')) ?? headerSize;
+    const storedBytes = decimal('size', headers.own('size')) ?? headerSize;
     const mtime = this.#mtime(block);
     const isDevice = type === 'character' || type === 'block';
-    const sparse = type === 'file' ? this.#sparseSource(block, flag) : 'none';
+    const sparse = type === 'file' ? sparseSource(block, flag, headers) : 'none';
     const entry: TarEntry = {
       type,
       path,
       linkPath,
       // The upper bits of the field are a file type in some writers.
-      mode: this.#number(block, 100, 8, 'mode') & 0o7777,
+      mode: numberField(block, 100, 8, 'mode') & 0o7777,
       uid: this.#id(block, 108, 'uid'),
       gid: this.#id(block, 116, 'gid'),
-      sizeBytes: type !== 'file' ? 0 : sparse === 'none' ? storedBytes : this.#realSize(block, sparse),
+      sizeBytes: type !== 'file' ? 0 : sparse === 'none' ? storedBytes : realSize(block, sparse, headers),
       mtimeSeconds: mtime.seconds,
       mtimeNanos: mtime.nanos,
-      deviceMajor: isDevice ? this.#number(block, 329, 8, 'device') : 0,
-      deviceMinor: isDevice ? this.#number(block, 337, 8, 'device') : 0,
-      xattrs: this.#xattrs(),
+      deviceMajor: isDevice ? numberField(block, 329, 8, 'device') : 0,
+      deviceMinor: isDevice ? numberField(block, 337, 8, 'device') : 0,
+      xattrs: headers.xattrs(),
       sparse: sparse !== 'none',
     };
     this.#entry = entry;
@@ -362,23 +280,21 @@ export class TarReader {
 
   /** Finds out where the content lies in the file, then hands the entry on. */
   #openContent(block: Buffer, entry: TarEntry, sparse: SparseSource, flag: string): void {
-    this.#parts = [];
+    this.#parts.clear();
     switch (sparse) {
       case 'none':
-        if (entry.sizeBytes > 0) this.#parts.push({ offset: 0, length: entry.sizeBytes });
+        this.#parts.whole(entry.sizeBytes);
         if (flag === 'D') return this.#skipDump(entry);
         return this.#emit(entry);
       case 'gnu':
-        this.#addGnuParts(block, 386, 4);
+        this.#parts.addGnu(block, 386, 4);
         if (block[482] === 1) this.#state = 'sparseExtension';
         else this.#emit(entry);
         return;
       case 'pax0':
-        this.#addParts(this.#pending.pax.sparseNumbers);
+        this.#parts.add(this.#headers.sparseNumbers);
         return this.#emit(entry);
       case 'pax1':
-        this.#mapText = '';
-        this.#mapLines = 0;
         this.#state = 'sparseMap';
         return;
     }
@@ -393,29 +309,19 @@ export class TarReader {
   }
 
   #emit(entry: TarEntry): void {
-    if (entry.sparse) this.#verifyParts(entry);
-    this.#partIndex = 0;
-    this.#partUsed = 0;
-    this.#pending = { pax: emptyPax(), gnuPath: undefined, gnuLink: undefined };
-    this.#expecting = false;
+    if (entry.sparse) this.#parts.verify(entry.sizeBytes, this.#contentLeft);
+    this.#headers.reset();
     this.#sink.entry(entry);
     if (this.#contentLeft === 0) this.#endEntry();
     else this.#state = 'content';
   }
 
   #content(chunk: Buffer, at: number): number {
-    const part = this.#parts[this.#partIndex];
-    if (part === undefined) throw this.#error('DataLoss', 'more content than the sparse map has room for');
-    const taken = Math.min(part.length - this.#partUsed, chunk.length - at);
-    if (taken > 0) this.#sink.data(chunk.subarray(at, at + taken), part.offset + this.#partUsed);
-    this.#partUsed += taken;
-    this.#contentLeft -= taken;
-    if (this.#partUsed === part.length) {
-      this.#partIndex++;
-      this.#partUsed = 0;
-    }
+    const { offset, length } = this.#parts.take(chunk.length - at);
+    if (length > 0) this.#sink.data(chunk.subarray(at, at + length), offset);
+    this.#contentLeft -= length;
     if (this.#contentLeft === 0) this.#endEntry();
-    return at + taken;
+    return at + length;
   }
 
   #endEntry(): void {
@@ -475,14 +381,14 @@ export class TarReader {
   }
 
   #id(block: Buffer, offset: number, key: 'uid' | 'gid'): number {
-    const id = this.#paxNumber(key, this.#pax(key)) ?? this.#number(block, offset, 8, key);
+    const id = decimal(key, this.#headers.value(key)) ?? numberField(block, offset, 8, key);
     if (id > ID_MAX) throw this.#error('DataLoss', `${key} ${id} is no user or group id`);
     return id;
   }
 
   #mtime(block: Buffer): { readonly seconds: number; readonly nanos: number } {
-    const text = this.#pax('mtime');
-    if (text === undefined) return { seconds: this.#signed(block, 136, 12, 'mtime'), nanos: 0 };
+    const text = this.#headers.value('mtime');
+    if (text === undefined) return { seconds: signedField(block, 136, 12, 'mtime'), nanos: 0 };
     const match = /^(-?)([0-9]{1,15})(?:\.([0-9]{0,64}))?$/.exec(text);
     if (match === null) throw this.#error('DataLoss', `mtime ${quote(text)} is not a time`);
     const seconds = Number(match[2]);
@@ -491,127 +397,15 @@ export class TarReader {
     return nanos === 0 ? { seconds: -seconds, nanos: 0 } : { seconds: -seconds - 1, nanos: 1_000_000_000 - nanos };
   }
 
-  /** A PAX value of this entry or, failing that, of the global header; an empty one takes the global one back. */
-  #pax(key: string): string | undefined {
-    const own = this.#pending.pax.values.get(key);
-    return own === undefined ? this.#global.values.get(key) || undefined : own || undefined;
-  }
-
-  #xattrs(): readonly TarXattr[] {
-    const own = this.#pending.pax.xattrs;
-    if (own.size === 0 && this.#global.xattrs.size === 0) return EMPTY;
-    const merged = new Map([...this.#global.xattrs, ...own]);
-    return [...merged].map(([name, value]) => ({ name, value }));
-  }
-
-  #paxNumber(key: string, text: string | undefined): number | undefined {
-    if (text === undefined || text === '') return undefined;
-    const value = /^[0-9]{1,16}$/.test(text) ? Number(text) : Number.NaN;
-    if (!Number.isSafeInteger(value)) throw this.#error('DataLoss', `${key} ${quote(text)} is not a number in range`);
-    return value;
-  }
-
-  #number(block: Buffer, offset: number, length: number, what: string): number {
-    const value = this.#signed(block, offset, length, what);
-    if (value < 0) throw this.#error('DataLoss', `a header has the negative ${what} ${value}`);
-    return value;
-  }
-
-  #signed(block: Buffer, offset: number, length: number, what: string): number {
-    const value =
-      ((block[offset] as number) & 0x80) !== 0 ? base256(block, offset, length) : octal(block, offset, length);
-    if (value === undefined) throw this.#error('DataLoss', `the ${what} of a header is not a number in range`);
-    return value;
-  }
-
-  #sparseSource(block: Buffer, flag: string): SparseSource {
-    if (flag === 'S') {
-      if (!isGnu(block)) throw this.#error('DataLoss', 'a sparse file in a header that is not GNU');
-      return 'gnu';
-    }
-    const { values, sparseNumbers } = this.#pending.pax;
-    const major = values.get('GNU.sparse.major');
-    if (major === undefined) return sparseNumbers.length > 0 || values.has('GNU.sparse.numblocks') ? 'pax0' : 'none';
-    const version = `${major}.${values.get('GNU.sparse.minor') ?? ''}`;
-    if (version === '1.0') return 'pax1';
-    if (version === '0.0' || version === '0.1') return 'pax0';
-    throw this.#error('Unimplemented', `sparse files of version ${quote(version)} are unknown`);
-  }
-
-  #realSize(block: Buffer, sparse: SparseSource): number {
-    if (sparse === 'gnu') return this.#number(block, 483, 12, 'real size');
-    const { values } = this.#pending.pax;
-    const size = this.#paxNumber('real size', values.get('GNU.sparse.realsize') ?? values.get('GNU.sparse.size'));
-    if (size === undefined) throw this.#error('DataLoss', 'a sparse file has no real size');
-    return size;
-  }
-
   #onSparseExtension(block: Buffer): void {
-    const entry = this.#entry as TarEntry;
-    this.#addGnuParts(block, 0, 21);
-    if (block[504] !== 1) this.#emit(entry);
+    this.#parts.addGnu(block, 0, 21);
+    if (block[504] !== 1) this.#emit(this.#entry as TarEntry);
   }
 
-  #addGnuParts(block: Buffer, offset: number, count: number): void {
-    for (let i = 0; i < count; i++) {
-      const at = offset + i * 24;
-      if (block[at] === 0) return;
-      this.#addParts([this.#number(block, at, 12, 'sparse offset'), this.#number(block, at + 12, 12, 'sparse length')]);
-    }
-  }
-
-  #addParts(numbers: readonly number[]): void {
-    if (numbers.length % 2 !== 0) throw this.#error('DataLoss', 'the map of a sparse file has an odd number of values');
-    if (this.#parts.length + numbers.length / 2 > this.#limits.sparsePartsCount) {
-      throw this.#error('ResourceExhausted', `a sparse file has more than ${this.#limits.sparsePartsCount} parts`);
-    }
-    for (let i = 0; i < numbers.length; i += 2)
-      this.#parts.push({ offset: numbers[i] as number, length: numbers[i + 1] as number });
-  }
-
-  /**
-   * PAX 1.0: the map is decimal lines in front of the content, padded to a block: count, then offset and length of each
-   * part.
-   */
   #onSparseMap(block: Buffer): void {
     if (this.#contentLeft < BLOCK) throw this.#error('DataLoss', 'the map of a sparse file is cut short');
     this.#contentLeft -= BLOCK;
-    this.#mapText += block.toString('latin1');
-    for (const byte of block) if (byte === 0x0a) this.#mapLines++;
-    if (this.#mapText.length > this.#limits.recordBytes) {
-      throw this.#error('ResourceExhausted', `the map of a sparse file is over ${this.#limits.recordBytes} bytes`);
-    }
-    if (this.#mapLines === 0) throw this.#error('DataLoss', 'the map of a sparse file does not start with a count');
-    const count = this.#paxNumber('sparse part count', this.#mapText.slice(0, this.#mapText.indexOf('\n'))) ?? 0;
-    if (count > this.#limits.sparsePartsCount) {
-      throw this.#error('ResourceExhausted', `a sparse file has more than ${this.#limits.sparsePartsCount} parts`);
-    }
-    if (this.#mapLines < 2 * count + 1) return;
-    const lines = this.#mapText.split('\n', 2 * count + 1);
-    const numbers = lines.slice(1).map((line) => this.#paxNumber('sparse map value', line));
-    this.#addParts(numbers.map((value) => value ?? this.#fail('the map of a sparse file has an empty value')));
-    this.#mapText = '';
-    this.#emit(this.#entry as TarEntry);
-  }
-
-  #fail(message: string): never {
-    throw this.#error('DataLoss', message);
-  }
-
-  /** Parts in order, apart, inside the file, and as long together as the content in the stream. */
-  #verifyParts(entry: TarEntry): void {
-    let end = 0;
-    let total = 0;
-    for (const { offset, length } of this.#parts) {
-      if (offset < end || offset + length > entry.sizeBytes)
-        throw this.#error('DataLoss', 'the map of a sparse file is out of order or out of range');
-      end = offset + length;
-      total += length;
-    }
-    if (total !== this.#contentLeft)
-      throw this.#error('DataLoss', 'the map of a sparse file does not match its content');
-    // GNU tar ends maps with an empty part that only marks the size.
-    this.#parts = this.#parts.filter(({ length }) => length > 0);
+    if (this.#parts.addMapBlock(block) === 'whole') this.#emit(this.#entry as TarEntry);
   }
 
   #error(code: ErrorCode, message: string): RuntimeError {
@@ -619,5 +413,3 @@ export class TarReader {
     return new RuntimeError(code, `tar: ${message} (${where})`);
   }
 }
-
-type SparseSource = 'none' | 'gnu' | 'pax0' | 'pax1';

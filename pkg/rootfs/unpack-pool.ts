@@ -10,11 +10,16 @@ import { limits } from '../base/limits.ts';
 import type { Job, Reply, Request, Results } from './unpack-worker.ts';
 import type { LayerSource } from '../ports/image.ts';
 
-/** A layer's bookkeeping is some 200 bytes per directory; content never enters this heap. */
-const RESOURCE_LIMITS = { maxOldGenerationSizeMb: 512, maxYoungGenerationSizeMb: 3 };
+/**
+ * What a layer may have remembered (limits.layerMemoryBytes) lies in this heap; content never enters it. Only a second
+ * line of defence: a layer is refused by its account.
+ */
+const RESOURCE_LIMITS = { maxOldGenerationSizeMb: 160, maxYoungGenerationSizeMb: 3 };
 
+/** Told how far a job is: bytes read and bytes written. */
 export type OnProgress = LayerSource['onProgress'];
 
+/** Threads for jobs about layers. */
 export class UnpackPool {
   readonly #script: URL;
   readonly #gate: Gate;
@@ -31,8 +36,8 @@ export class UnpackPool {
   }
 
   /**
-   * The outcome of the job, once its turn has come. @throws what the job throws; Cancelled or DeadlineExceeded when `op`
-   * ends; Internal if the worker dies.
+   * The outcome of the job, once its turn has come. @throws what the job throws; Cancelled or DeadlineExceeded when
+   * `op` ends; Internal if the worker dies.
    */
   run<J extends Job>(op: Op, job: J, onProgress: OnProgress | undefined): Promise<Results[J['type']]> {
     return this.#gate.run(async () => {
@@ -138,7 +143,7 @@ function lostError(why: string, cause: unknown): WorkerLost {
   if (cause instanceof Error && 'code' in cause && cause.code === 'ERR_WORKER_OUT_OF_MEMORY') {
     return new WorkerLost(
       'ResourceExhausted',
-      `the names in the layer need more than ${RESOURCE_LIMITS.maxOldGenerationSizeMb} MiB of memory`,
+      `what the layer holds needs more than ${RESOURCE_LIMITS.maxOldGenerationSizeMb} MiB of memory`,
       { cause },
     );
   }

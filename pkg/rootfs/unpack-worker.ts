@@ -5,19 +5,23 @@
  * thread leaves its file descriptors open in the daemon. The same memory tells the parent how far the job is.
  */
 import { createHash } from 'node:crypto';
-import { closeSync, constants, existsSync, openSync, readFileSync, readSync, writeSync } from 'node:fs';
+import { closeSync, constants, readSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { parentPort } from 'node:worker_threads';
 import { crc32 } from 'node:zlib';
 import { codeOf, type ErrorCode, explain, RuntimeError, storageError } from '../base/errors.ts';
+import { quote } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import { Root, descriptors } from '../sys/index.ts';
 import { decompress } from './decompress.ts';
 import { bytesOf, RootTree } from './layer-tree.ts';
 import { LayerWriter, settleLayer } from './layer-writer.ts';
-import { type ManifestRecord, ManifestWriter, parseManifest } from './manifest.ts';
+import { MANIFEST, type ManifestRecord, ManifestWriter, replayManifest } from './manifest.ts';
+import { MemoryAccount } from './memory-account.ts';
+import { PENDING, readPending, writePending } from './pending-file.ts';
 import { TarReader } from './tar.ts';
-import type { Pending, WrittenLayer } from './node.ts';
+import { createTexts, textsOf, writeAll } from './texts.ts';
+import type { RootOwner, WrittenLayer } from './node.ts';
 
 /** Every bound of unpacking one layer. */
 export interface UnpackLimits {
@@ -26,6 +30,8 @@ export interface UnpackLimits {
   /** Unpacked bytes per blob byte, looked at only above `ratioGraceBytes`. */
   readonly ratio: number;
   readonly ratioGraceBytes: number;
+  /** What may be kept in memory: names, attributes, and the window of the decoder. */
+  readonly memoryBytes: number;
 }
 
 /** The blob of a layer, to be inflated and hashed. */
@@ -45,6 +51,8 @@ export interface UnpackJob extends LayerInput {
   readonly type: 'unpack';
   /** Holds `fs/`; the manifest is written beside it. */
   readonly directory: string;
+  /** The lowest layer has none to want anything from. */
+  readonly place: 'lowest' | 'above others';
 }
 
 /** Only says whether the blob unpacks to the diff id. */
@@ -60,9 +68,8 @@ export interface SettleJob {
   readonly directory: string;
   /** Directory with the merged lower layers. */
   readonly below: string;
-  readonly pending: Pending;
   /** What is copied from below is bounded like what is unpacked. */
-  readonly limits: Pick<UnpackLimits, 'unpackedBytes'>;
+  readonly limits: Pick<UnpackLimits, 'unpackedBytes' | 'memoryBytes'>;
 }
 
 /** Compares a layer with its manifest. */
@@ -71,16 +78,27 @@ export interface VerifyJob {
   readonly directory: string;
 }
 
+/** What a worker does. */
 export type Job = UnpackJob | ProveJob | SettleJob | VerifyJob;
 
+/** What remains to be said of a layer when it is written. Of fixed size: it is the daemon's. */
+export interface UnpackedLayer {
+  /** 'pending': what it wants from the layers below is in the file `pending`. */
+  readonly state: 'settled' | 'pending';
+  readonly root: RootOwner | null;
+  readonly rootIsOpaque: boolean;
+}
+
+/** What comes of each. */
 export interface Results {
-  readonly unpack: WrittenLayer;
+  readonly unpack: UnpackedLayer;
   readonly prove: null;
   readonly settle: null;
   /** What is wrong, worst first told, at most limits.layerProblemsCount lines; empty if all is well. */
   readonly verify: readonly string[];
 }
 
+/** What is sent to a worker, once per job. */
 export interface Request {
   readonly job: Job;
   /** Int32: [cancelled]. */
@@ -89,12 +107,15 @@ export interface Request {
   readonly progress: BigInt64Array;
 }
 
+/** What comes back, once per job. */
 export type Reply =
   | { readonly result: Results[keyof Results] }
   | { readonly code: ErrorCode; readonly message: string };
 
-/** One trip to the disk for so much. */
+/** What a file's checksum is made of at a time. */
 const READ_BYTES = 256 * 1024;
+/** Of manifests: replayed, it takes some four times as much. */
+const VERIFIED_AT_ONCE_BYTES = 16 << 20;
 
 parentPort?.on('message', (request: Request) => {
   run(request).then(
@@ -114,7 +135,7 @@ async function run(request: Request): Promise<Results[keyof Results]> {
     case 'unpack':
       return unpack(request.job, request);
     case 'prove':
-      await readTar(request.job, request, () => {});
+      await readTar(request.job, request, new MemoryAccount(request.job.limits.memoryBytes), () => {});
       return null;
     case 'settle':
       return settle(request.job, request);
@@ -123,21 +144,35 @@ async function run(request: Request): Promise<Results[keyof Results]> {
   }
 }
 
-async function unpack(job: UnpackJob, request: Request): Promise<WrittenLayer> {
+async function unpack(job: UnpackJob, request: Request): Promise<UnpackedLayer> {
   using root = Root.open(join(job.directory, 'fs'), 'chroot');
+  const account = new MemoryAccount(job.limits.memoryBytes);
   return await writeManifest(join(job.directory, 'manifest'), async (manifest) => {
-    const writer = new LayerWriter(new RootTree(root, undefined), manifest);
+    const writer = new LayerWriter(new RootTree(root, undefined), manifest, account);
     try {
-      await readLayer(job, request, writer);
-      return writer.finish();
+      await readLayer(job, request, writer, account);
+      const written = writer.finish();
+      return { state: leavePending(job, written), root: written.root, rootIsOpaque: written.rootIsOpaque };
     } finally {
       writer.abandon();
     }
   });
 }
 
+/** @throws DataLoss for a lowest layer that would have to lean on another. */
+function leavePending(job: UnpackJob, { pending }: WrittenLayer): UnpackedLayer['state'] {
+  if (job.place === 'above others')
+    return writePending(join(job.directory, PENDING), pending) === 'nothing' ? 'settled' : 'pending';
+  for (const [path, target] of pending.links())
+    throw new RuntimeError(
+      'DataLoss',
+      `${quote(path)} is a hard link to ${quote(target)}, which is not in the layer, and there is no layer below`,
+    );
+  return 'settled';
+}
+
 async function writeManifest<T>(path: string, work: (manifest: ManifestWriter) => T | Promise<T>): Promise<T> {
-  const fd = openSync(path, constants.O_WRONLY | constants.O_CREAT | constants.O_TRUNC, 0o600);
+  const fd = createTexts(path);
   try {
     const manifest = new ManifestWriter((bytes) => writeAll(fd, bytes));
     const result = await work(manifest);
@@ -149,20 +184,26 @@ async function writeManifest<T>(path: string, work: (manifest: ManifestWriter) =
 }
 
 /** Inflates, hashes, parses and writes. @throws as `readTar`. */
-async function readLayer(job: UnpackJob, request: Request, writer: LayerWriter): Promise<void> {
-  const tar = new TarReader(writer, {
+async function readLayer(job: UnpackJob, request: Request, writer: LayerWriter, account: MemoryAccount): Promise<void> {
+  const bounds = {
     entriesCount: job.limits.entriesCount,
     contentBytes: job.limits.unpackedBytes,
     recordBytes: limits.tarHeaderRecordBytes,
     pathBytes: limits.tarPathBytes,
     sparsePartsCount: limits.tarSparsePartsCount,
-  });
-  await readTar(job, request, (bytes) => tar.push(bytes));
+  };
+  const tar = new TarReader(writer, bounds, account);
+  await readTar(job, request, account, (bytes) => tar.push(bytes));
   tar.finish();
 }
 
 /** Inflates and hashes. @throws DataLoss if the diff id is another one. */
-async function readTar(job: LayerInput, request: Request, onBytes: (bytes: Buffer) => void): Promise<void> {
+async function readTar(
+  job: LayerInput,
+  request: Request,
+  account: MemoryAccount,
+  onBytes: (bytes: Buffer) => void,
+): Promise<void> {
   const hash = createHash(job.diffId.slice(0, job.diffId.indexOf(':')));
   let [consumed, produced] = [0, 0];
   const onRead = (bytes: number): void => {
@@ -177,7 +218,7 @@ async function readTar(job: LayerInput, request: Request, onBytes: (bytes: Buffe
     onBytes(bytes);
     Atomics.store(request.progress, 1, BigInt(produced));
   };
-  await decompress(job.fd, job.compression, onRead, onTar);
+  await decompress(job.fd, job.compression, { onRead, onTar, account });
   const diffId = `${job.diffId.slice(0, job.diffId.indexOf(':'))}:${hash.digest('hex')}`;
   if (diffId !== job.diffId)
     throw new RuntimeError('DataLoss', `the layer unpacks to ${diffId}, but the image config promises ${job.diffId}`);
@@ -201,29 +242,46 @@ async function settle(job: SettleJob, request: Request): Promise<null> {
   using root = Root.open(join(job.directory, 'fs'), 'chroot');
   using below = Root.open(job.below, 'chroot');
   const tree = new RootTree(root, below);
-  const bounds = { copiedBytes: job.limits.unpackedBytes, look: () => checkCancelled(request) };
+  const bounds = {
+    copiedBytes: job.limits.unpackedBytes,
+    account: new MemoryAccount(job.limits.memoryBytes),
+    look: () => checkCancelled(request),
+  };
+  const pending = readPending(join(job.directory, PENDING));
   await writeManifest(join(job.directory, 'manifest.settled'), (manifest) =>
-    settleLayer(tree, job.pending, manifest, bounds),
+    settleLayer(tree, pending, manifest, bounds),
   );
   return null;
 }
 
+/** A manifest is as long as its layer likes: it is replayed as often as needed, for a part of the paths each time. */
 function verify(job: VerifyJob, request: Request): readonly string[] {
-  const settled = join(job.directory, 'manifest.settled');
-  const bytes = [
-    readFileSync(join(job.directory, 'manifest')),
-    ...(existsSync(settled) ? [readFileSync(settled)] : []),
-  ];
-  const records = parseManifest(Buffer.concat(bytes));
+  const files = ['manifest', 'manifest.settled'].map((name) => join(job.directory, name));
+  const bytes = files.reduce((sum, path) => sum + (statSync(path, { throwIfNoEntry: false })?.size ?? 0), 0);
+  const rounds = Math.max(1, Math.ceil(bytes / VERIFIED_AT_ONCE_BYTES));
   using root = Root.open(join(job.directory, 'fs'), 'chroot');
   const problems: string[] = [];
-  for (const [path, record] of records) {
-    checkCancelled(request);
-    const problem = compare(root, path, record, request);
-    if (problem !== undefined) problems.push(`${JSON.stringify(`/${path}`)} ${problem}`);
-    if (problems.length >= limits.layerProblemsCount) break;
+  for (let round = 0; round < rounds; round++) {
+    const records = replayManifest(linesOf(files, request), (path) => crc32(bytesOf(path)) % rounds === round);
+    for (const [path, record] of records) {
+      checkCancelled(request);
+      const problem = compare(root, path, record, request);
+      if (problem !== undefined) problems.push(`${JSON.stringify(`/${path}`)} ${problem}`);
+      if (problems.length >= limits.layerProblemsCount) return problems;
+    }
   }
   return problems;
+}
+
+/** The second file is there only if there was something to settle. */
+function* linesOf(files: readonly string[], request: Request): Generator<string, void, void> {
+  for (const [index, path] of files.entries()) {
+    if (index > 0 && statSync(path, { throwIfNoEntry: false }) === undefined) continue;
+    for (const text of textsOf(path, MANIFEST)) {
+      checkCancelled(request);
+      yield text;
+    }
+  }
 }
 
 const KINDS: Readonly<Record<ManifestRecord['kind'], string>> = {
@@ -273,8 +331,4 @@ function crcOf(root: Root, path: string, request: Request): number {
 
 function checkCancelled(request: Request): void {
   if (Atomics.load(request.cancel, 0) !== 0) throw new RuntimeError('Cancelled', 'cancelled while unpacking a layer');
-}
-
-function writeAll(fd: number, bytes: Buffer): void {
-  for (let done = 0; done < bytes.length; ) done += writeSync(fd, bytes, done);
 }
