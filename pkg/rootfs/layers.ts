@@ -18,7 +18,7 @@ import { join } from 'node:path';
 import { errnoOf, explain, isCode, RuntimeError, storageError, wrap } from '../base/errors.ts';
 import { failpoint } from '../base/failpoint.ts';
 import { ensureDir, readDirSorted, readJson, replaceFile, syncDirectory } from '../base/files.ts';
-import { type ChainId, hexOf, isDigest, parseChainId } from '../base/ids.ts';
+import { type ChainId, hexOf, isDigest } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import { abortError, checkAlive, type Op } from '../base/op.ts';
 import { abortable, SingleFlight } from '../base/sync.ts';
@@ -26,30 +26,10 @@ import type { Child } from '../ports/kernel.ts';
 import { Root, descriptors, fileSystems, mounts, spawn } from '../sys/index.ts';
 import { type Compression, compressionOf } from './decompress.ts';
 import type { UnpackPool } from './unpack-pool.ts';
-import { PENDING } from './pending-file.ts';
+import { type LayerRecord, loadRecords, parseRecord } from './layer-record.ts';
 import type { LayerInput, UnpackedLayer, UnpackLimits } from './unpack-worker.ts';
 import type { FsUsage, LayerOrigin, LayerSource, LayerUnpacker } from '../ports/image.ts';
 import type { RootOwner } from './node.ts';
-
-/** What is remembered of a layer beside its files. */
-export interface LayerRecord {
-  readonly version: 1;
-  readonly chainId: ChainId;
-  readonly diffId: string;
-  /** Of the blob it was unpacked from. */
-  readonly digest: string;
-  /** Its size; undefined in records of before this was written down. */
-  readonly blobBytes?: number;
-  /** Disk space and inodes of `fs`, measured once: a layer does not change. */
-  readonly usedBytes: number;
-  readonly inodesUsed: number;
-  /** Owner and mode of the image's root directory if this layer says so. */
-  readonly root: RootOwner | null;
-  /** It hides all layers below it; overlay does not see that by itself. */
-  readonly rootIsOpaque: boolean;
-  /** 'pending': the file `pending` has to be done before the layer may be mounted on others. */
-  readonly state: 'settled' | 'pending';
-}
 
 const TEMPORARY = '.tmp-';
 const DEFAULT_LIMITS: UnpackLimits = {
@@ -398,42 +378,6 @@ class SharedSync {
     });
     return this.#next;
   }
-}
-
-async function loadRecords(directory: string): Promise<Map<ChainId, LayerRecord>> {
-  const records = new Map<ChainId, LayerRecord>();
-  for (const name of await readDirSorted(directory)) {
-    if (!/^[0-9a-f]{64}$/.test(name)) continue;
-    const chainId = parseChainId(`sha256:${name}`);
-    try {
-      const record = parseRecord(await readJson(join(directory, name, 'layer.json'), limits.layerRecordBytes), chainId);
-      // One that another version of us left half done.
-      if (record.state === 'pending' && !(await exists(join(directory, name, PENDING)))) continue;
-      records.set(chainId, record);
-    } catch {
-      // A layer without a readable record counts as absent: the next pull puts a whole one in its place.
-    }
-  }
-  return records;
-}
-
-function parseRecord(value: unknown, chainId: ChainId): LayerRecord {
-  const record = value as Partial<LayerRecord> | null;
-  const isWhole =
-    record !== null &&
-    typeof record === 'object' &&
-    record.version === 1 &&
-    record.chainId === chainId &&
-    typeof record.diffId === 'string' &&
-    typeof record.digest === 'string' &&
-    (record.blobBytes === undefined || Number.isSafeInteger(record.blobBytes)) &&
-    Number.isSafeInteger(record.usedBytes) &&
-    Number.isSafeInteger(record.inodesUsed) &&
-    typeof record.rootIsOpaque === 'boolean' &&
-    typeof record.root === 'object' &&
-    (record.state === 'settled' || record.state === 'pending');
-  if (!isWhole) throw new RuntimeError('DataLoss', `the record of layer ${chainId} is damaged`);
-  return record as LayerRecord;
 }
 
 /** The chain id of the lowest layer is its diff id. */
