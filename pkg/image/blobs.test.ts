@@ -37,7 +37,10 @@ describe('image/blobs', () => {
   it('keeps verified content under its digest', async () => {
     const heard: bigint[] = [];
     expect(await blobs.sizeOf(blob.digest)).to.equal(undefined);
-    await blobs.write(testOp(), blob, from(content), (present) => heard.push(present));
+    await blobs.write(testOp(), blob, from(content), {
+      onBytes: (present) => heard.push(present),
+      onOthers() {},
+    });
     expect(await readFile(blobs.path(blob.digest))).to.deep.equal(content);
     expect(await blobs.read(blob.digest, content.length)).to.deep.equal(content);
     expect(await blobs.list()).to.deep.equal([blob.digest]);
@@ -93,7 +96,10 @@ describe('image/blobs', () => {
     const next = new BlobStore(root);
     await next.load();
     const heard: bigint[] = [];
-    await next.write(testOp(), blob, from(content, offsets), (present) => heard.push(present));
+    await next.write(testOp(), blob, from(content, offsets), {
+      onBytes: (present) => heard.push(present),
+      onOthers() {},
+    });
     expect(offsets).to.deep.equal([0n, 700_000n]);
     expect(heard[0]).to.equal(700_000n);
     expect(await readdir(join(root, '.partial'))).to.deep.equal([]);

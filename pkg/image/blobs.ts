@@ -24,12 +24,24 @@ import type { BlobPromise, BlobSource, Bringing } from './partials.ts';
 
 const ALGORITHMS = ['sha256', 'sha512'] as const;
 
+/** Who hears how a blob gets on: how many bytes of it are here, not more often than per write. */
+export interface BlobWatch {
+  /** Of this download, or of one before. */
+  readonly onBytes: (present: bigint) => void;
+  /** Of the download of somebody else who brings the same blob, and whom this one waits for. */
+  readonly onOthers: (present: bigint) => void;
+}
+
+const UNWATCHED: BlobWatch = { onBytes() {}, onOthers() {} };
+
 /** The directory of blobs. */
 export class BlobStore {
   readonly #root: string;
   readonly #partials: Partials;
   /** One writer (or remover) per digest; equal downloads of different pulls wait here and then find the blob. */
   readonly #writing = new KeyedMutex<Digest>();
+  /** Those who wait for somebody's download of a blob, to hear how it gets on. */
+  readonly #waiting = new Map<Digest, Set<(present: bigint) => void>>();
   /** Bytes of the blobs that this life of the daemon has seen whole. */
   readonly #whole = new Map<Digest, bigint>();
   #usedBytes = 0n;
@@ -88,8 +100,9 @@ export class BlobStore {
     return bytes;
   }
 
-  /** Keeps bytes that are in memory and have this digest already. */
+  /** Keeps bytes that are in memory and have this digest already; what is on disk is compared with them. */
   async put(op: Op, digest: Digest, bytes: Uint8Array): Promise<void> {
+    this.#whole.delete(digest);
     await this.write(op, { digest, size: BigInt(bytes.length) }, async function* (offset) {
       yield bytes.subarray(Number(offset));
     });
@@ -97,25 +110,22 @@ export class BlobStore {
 
   /**
    * Makes the blob present: content if it is, and whole. `source` is asked for the rest when an earlier try left a
-   * start behind. `onBytes` hears how many bytes are here so far (from this download or from before), not more often
-   * than per write.
+   * start behind, and nobody else is bringing it.
    * @throws DataLoss when the content, or what is here already, is not what was promised. What `source` throws passes
    * through, and what it gave is kept for the next try.
    */
-  async write(
-    op: Op,
-    blob: BlobPromise,
-    source: BlobSource,
-    onBytes: (present: bigint) => void = () => {},
-  ): Promise<void> {
+  async write(op: Op, blob: BlobPromise, source: BlobSource, watch: BlobWatch = UNWATCHED): Promise<void> {
     const doing = `storing blob ${blob.digest}`;
+    const waiting = this.#waiting.get(blob.digest) ?? new Set();
+    this.#waiting.set(blob.digest, waiting.add(watch.onOthers));
     const begun = Promise.withResolvers<void>();
     const turn = this.#writing.run(blob.digest, async () => {
+      this.#leave(blob.digest, watch);
       begun.resolve();
       if (op.signal.aborted) throw abortError(op, doing);
       try {
-        if (await this.#isHere(op, blob)) onBytes(blob.size);
-        else await this.#bring(op, { blob, source, onBytes });
+        if (await this.#isHere(op, blob)) watch.onBytes(blob.size);
+        else await this.#bring(op, { blob, source, onBytes: (present) => this.#tell(blob.digest, present, watch) });
       } catch (error) {
         throw op.signal.aborted ? abortError(op, doing) : error;
       }
@@ -158,6 +168,17 @@ export class BlobStore {
   /** Removes starts of downloads that nobody came back for, and names that are not ours to keep; how many. */
   async sweepPartials(maxAgeMs: number): Promise<number> {
     return await this.#partials.sweep(maxAgeMs, (digest) => this.#writing.busy(digest));
+  }
+
+  #tell(digest: Digest, present: bigint, watch: BlobWatch): void {
+    watch.onBytes(present);
+    for (const onOthers of this.#waiting.get(digest) ?? []) onOthers(present);
+  }
+
+  #leave(digest: Digest, { onOthers }: BlobWatch): void {
+    const waiting = this.#waiting.get(digest);
+    waiting?.delete(onOthers);
+    if (waiting?.size === 0) this.#waiting.delete(digest);
   }
 
   /** @throws DataLoss if what is here is whole, but not as large as promised: then the promise is wrong. */

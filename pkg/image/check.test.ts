@@ -92,6 +92,30 @@ describe('image/check', () => {
     expect([store.list(), unpacker.layers.has(image.chain[0]!)]).to.deep.equal([[], false]);
   });
 
+  it('leaves a bad blob that a pull in flight counts on; the next repair gets it', async () => {
+    registry.add('x', '1', image);
+    await pull('reg.example/x:1');
+    const document = JSON.parse(image.manifest.bytes.toString()) as object;
+    const again = Buffer.from(JSON.stringify({ ...document, annotations: { copy: 'yes' } }));
+    registry.put('/v2/x/manifests/2', again, image.manifest.type);
+    const [entered, go] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+    unpacker.settle = async () => {
+      entered.resolve();
+      await go.promise;
+    };
+    const pulling = pull('reg.example/x:2');
+    await entered.promise;
+    await writeFile(join(root, 'store/blobs/sha256', hexOf(image.id)), 'bit rot');
+    await store.check(testOp(), 'repair');
+    expect([store.list(), (await ground.blobsOnDisk()).includes(hexOf(image.id))]).to.deep.equal([[], true]);
+    go.resolve();
+    await pulling;
+    expect(await store.check(testOp(), 'repair')).to.have.length(1);
+    expect([store.list(), (await ground.blobsOnDisk()).includes(hexOf(image.id))]).to.deep.equal([[], false]);
+    await pull('reg.example/x:2');
+    expect(await store.check(testOp(), 'report')).to.deep.equal([]);
+  });
+
   it('forgets every image with the bad layer, also one that came while it was looked at', async () => {
     registry.add('x', '1', image).add('y', '1', sibling);
     await pull('reg.example/x:1');

@@ -12,7 +12,6 @@ import { checkAlive } from '../base/op.ts';
 import type { Op } from '../base/op.ts';
 import type { Claimed } from './claims.ts';
 import type { StoredImage } from './records.ts';
-import { isInUse } from './retention.ts';
 import type { Retention } from './retention.ts';
 
 /** One thing that is wrong on disk. */
@@ -73,19 +72,14 @@ async function layerProblems(op: Op, { layers }: Retention, chainId: ChainId): P
 
 /** What leads to the damage goes first: who looks meanwhile sees no image rather than one without its layer. */
 async function drop(op: Op, kept: Retention, image: StoredImage, damage: Damage): Promise<void> {
-  const isBroken = ({ id, layers }: StoredImage): boolean =>
-    id === image.id || layers.some(({ chainId }) => damage.layers.includes(chainId));
+  const isBroken = (each: StoredImage): boolean =>
+    each.id === image.id ||
+    each.layers.some(({ chainId }) => damage.layers.includes(chainId)) ||
+    kept.keptBlobs(each).some((digest) => damage.blobs.includes(digest));
   for (const broken of kept.images.all().filter(isBroken)) {
     await kept.forget(broken, damage);
     op.log.warn('image is not whole, removed; pull it again', { image: broken.id });
   }
-  for (const digest of damage.blobs) await kept.removeBlob(digest, () => false);
-  for (const chainId of damage.layers) {
-    await kept.layerLocks.run(chainId, async () => {
-      if (!isInUse(kept.whoNeedsLayer(chainId))) return await kept.removeLayer(op, chainId);
-      op.log.warn('layer is not whole, but a pull has just found it; check again when that has ended', {
-        layer: chainId,
-      });
-    });
-  }
+  for (const what of await kept.removeDamaged(op, damage))
+    op.log.warn('damaged, but a pull has just found it; check again when that has ended', { what });
 }

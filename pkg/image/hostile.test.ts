@@ -69,16 +69,28 @@ describe('image: what a stranger’s manifest says of content that is here', () 
     });
   }
 
-  it('a layer blob of another size, where layer blobs are kept', async () => {
-    const keeping = await ground.open({ keepBlobs: 'all' });
-    await keeping.remove(testOp(), victim.id);
-    await ground.pull('reg.example/victim:1', keeping);
-    offer(manifestOf(config, [{ ...layers[0]!, size: 1 }, ...layers.slice(1)]));
-    registry.put(`/v2/evil/blobs/${image.id}`, image.config);
-    // The layers are gone, so that the blobs are looked at.
-    unpacker.layers.clear();
-    expect((await failure(evil(keeping))).code).to.equal('DataLoss');
-    for (const { digest, bytes } of image.layers) expect(await readFile(blob(digest))).to.deep.equal(bytes);
+  it('a layer blob of another size, which waits for the next try of its pull', async () => {
+    await store.remove(testOp(), victim.id);
+    const [base, middle] = image.layers;
+    const isHere = Promise.withResolvers<void>();
+    unpacker.onUnpack = (op, layer) => {
+      if (layer.digest !== base?.digest) return;
+      isHere.resolve();
+      return new Promise((_resolve, reject) =>
+        op.signal.addEventListener('abort', () => reject(op.signal.reason as Error), { once: true }),
+      );
+    };
+    registry.special.set(`/v2/victim/blobs/${middle?.digest}`, async () => {
+      await isHere.promise;
+      return { status: 503 };
+    });
+    await failure(ground.pull('reg.example/victim:1'));
+    expect(await readFile(blob(base!.digest))).to.deep.equal(base?.bytes);
+    const own = Buffer.from(JSON.stringify({ rootfs: { type: 'layers', diff_ids: [base?.diffId] } }));
+    registry.put(`/v2/evil/blobs/${digestOf(own)}`, own);
+    offer(manifestOf({ digest: digestOf(own), size: own.length }, [{ digest: base!.digest, size: 1 }]));
+    expect((await failure(evil())).code).to.equal('DataLoss');
+    expect(await readFile(blob(base!.digest))).to.deep.equal(base?.bytes);
   });
 
   describe('content that is here and was damaged', () => {

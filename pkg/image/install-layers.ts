@@ -120,7 +120,12 @@ export class LayersInstall {
       before = present;
       this.#track.layer(index, 'downloading', present);
     };
-    await download(op, this.#world.kept.blobs, { source: this.#source, want: { digest, size }, onBytes });
+    const onOthers = (present: bigint): void => {
+      this.#watch.heard();
+      this.#track.layer(index, 'downloading', present);
+    };
+    const want = { digest, size };
+    await download(op, this.#world.kept.blobs, { source: this.#source, want, watch: { onBytes, onOthers } });
     return 'downloaded';
   }
 

@@ -57,12 +57,6 @@ describe('image/install', () => {
     expect(store.counters()).to.deep.include({ pullsSucceeded: 1, pullsFailed: 0 });
   });
 
-  it('keeps layer blobs when told to', async () => {
-    registry.add('x', 'latest', image);
-    await pull('reg.example/x', await open({ keepBlobs: 'all' }));
-    expect(await blobsOnDisk()).to.have.length(5);
-  });
-
   it('takes an index by platform, and names the image after the index', async () => {
     registry.add('x', 'a', image).add('x', 'b', sibling);
     const entry = (each: FakeImage, architecture: string): object => ({

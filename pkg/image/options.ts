@@ -29,11 +29,6 @@ export interface FileImageStoreOptions {
   readonly inUse?: ((id: ImageId) => readonly string[]) | undefined;
   /** Layers under running containers, whatever the records say; a sweep leaves them alone. */
   readonly layersInUse?: (() => Iterable<ChainId>) | undefined;
-  /**
-   * `metadata` (default): manifests and configs stay, layer blobs go once unpacked. `all`: layer blobs stay, too, at
-   * nearly twice the disk.
-   */
-  readonly keepBlobs?: 'metadata' | 'all' | undefined;
   /** A download that moves less than 64 KiB in this time fails over or fails; 0 = never. Default one minute. */
   readonly pullProgressTimeoutMs?: number | undefined;
   /** A pull in which nothing at all is downloaded or unpacked for so long fails. Default ten minutes. */

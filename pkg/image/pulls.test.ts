@@ -7,7 +7,7 @@ import { cancellable, failure, fakeImage, testOp } from './fakes.ts';
 import type { FakeImage, FakeNetwork, FakeRegistry, FakeUnpacker } from './fakes.ts';
 import { id, image, noAuth, sibling, StoreGround } from './fake-store.ts';
 import type { FileImageStore } from './store.ts';
-import type { Image } from '../ports/image.ts';
+import type { Image, PullProgress } from '../ports/image.ts';
 
 describe('image/pulls', () => {
   let ground: StoreGround;
@@ -135,6 +135,44 @@ describe('image/pulls', () => {
           image.id,
           sibling.id,
         ]);
+      } finally {
+        mock.timers.reset();
+      }
+    });
+  });
+
+  describe('one that waits for another’s download', () => {
+    it('is not silent while that one moves, and shows how far it is', async () => {
+      registry.add('x', '1', image).add('y', '1', sibling);
+      const [base] = image.layers;
+      const [begun, waiting] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+      registry.special.set(`/v2/x/blobs/${base?.digest}`, () => ({ body: slowly() }));
+      const patient = await open({ pullSilentMs: 600_000, pullProgressTimeoutMs: 0 });
+      const shown = (at: number): PullProgress['layers'][number] | undefined =>
+        patient.progress().find(({ reference }) => reference.includes('y'))?.layers[at];
+      const seen: (bigint | undefined)[] = [];
+      async function* slowly(): AsyncGenerator<Uint8Array> {
+        begun.resolve();
+        await waiting.promise;
+        for (let at = 0; at < (base?.bytes.length ?? 0); at += 5) {
+          yield base!.bytes.subarray(at, at + 5);
+          seen.push(shown(0)?.bytesDone);
+          mock.timers.tick(400_000);
+        }
+      }
+      mock.timers.enable({ apis: ['setTimeout'] });
+      try {
+        const first = pull('reg.example/x:1', patient);
+        await begun.promise;
+        const second = pull('reg.example/y:1', patient);
+        // Its layers are begun in order: the first one waits when the second is done.
+        while (shown(1)?.stage !== 'done') await new Promise(setImmediate);
+        waiting.resolve();
+        expect((await Promise.all([first, second])).map((each) => each.id)).to.deep.equal([image.id, sibling.id]);
+        expect(seen.slice(0, 3)).to.deep.equal([5n, 10n, 15n]);
+        // What another one has downloaded is counted once.
+        const bytes = [...image.layers, sibling.layers[1]!].reduce((sum, layer) => sum + layer.bytes.length, 0);
+        expect(patient.counters().downloadedBytes).to.equal(BigInt(bytes));
       } finally {
         mock.timers.reset();
       }

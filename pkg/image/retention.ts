@@ -8,8 +8,8 @@
  *     <root>/images/unfinished  see claims.ts: what pulls in flight and broken pulls need
  *     <root>/images/signatures  see signature/kept.ts: what came with images that are signed
  *
- * Layers live where `LayerUnpacker` puts them. By default the compressed blob of a layer goes when the layer is
- * unpacked (the disk holds each layer once, as with CRI-O); manifests and configs stay.
+ * Layers live where `LayerUnpacker` puts them. The compressed blob of a layer goes when the layer is unpacked (the disk
+ * holds each layer once, as with CRI-O); manifests and configs stay.
  */
 import { join } from 'node:path';
 import { codeOf, explain, RuntimeError } from '../base/errors.ts';
@@ -37,8 +37,6 @@ export interface RetentionOptions {
   readonly layers: LayerUnpacker;
   /** Whatever frees space takes it when the disk is full. */
   readonly reserve: Freeing;
-  /** `metadata`: manifests and configs stay, layer blobs go once unpacked. `all`: layer blobs stay, too. */
-  readonly keepBlobs: 'metadata' | 'all';
   /** How long what a broken pull left behind is kept. */
   readonly keepUnfinishedMs: number;
   /** Milliseconds since the epoch. */
@@ -177,7 +175,8 @@ export class Retention {
 
   /** The blobs that an image keeps. */
   keptBlobs(image: StoredImage): readonly Digest[] {
-    return this.#options.keepBlobs === 'all' ? blobsOf(image) : metadataOf(image);
+    const id: string = image.id;
+    return isDigest(id) ? [image.manifestDigest, id] : [image.manifestDigest];
   }
 
   /**
@@ -246,7 +245,7 @@ export class Retention {
     // The image is gone for everybody; a caller who leaves now must not leave half of it on the disk.
     await this.#dropUnneeded(
       detached(op, limits.imageDeleteMs),
-      blobsOf(removed),
+      this.keptBlobs(removed),
       removed.layers.map(({ chainId }) => chainId),
     );
   }
@@ -254,7 +253,7 @@ export class Retention {
   /** Forgets an image that is not whole, and protects for a while what of it is, for the pull that mends it. */
   async forget(image: StoredImage, bad: Claimed): Promise<void> {
     const whole = {
-      blobs: blobsOf(image).filter((each) => !bad.blobs.includes(each)),
+      blobs: this.keptBlobs(image).filter((each) => !bad.blobs.includes(each)),
       layers: image.layers.map(({ chainId }) => chainId).filter((each) => !bad.layers.includes(each)),
     };
     const kept = await this.#options.reserve.freeing(() => this.#claims.take(repairKey(image.id), whole));
@@ -289,18 +288,24 @@ export class Retention {
 
   /** The blob of a layer that is unpacked goes, unless somebody else counts on it or `isWanted` says so. */
   async discard(digest: Digest, claim: Claim, isWanted: () => boolean): Promise<void> {
-    if (this.#options.keepBlobs === 'all') return;
     await this.blobs.remove(digest, () => isWanted() || isInUse(this.whoNeedsBlob(digest, claim)));
   }
 
-  /** Removes a layer whether or not anybody counts on it; content if absent. */
-  removeLayer(op: Op, chainId: ChainId): Promise<void> {
-    return this.#options.reserve.freeing(() => this.layers.removeLayer(op, chainId));
-  }
-
-  /** Removes a blob unless `isNeeded` says otherwise when its turn comes; content if absent. */
-  removeBlob(digest: Digest, isNeeded: () => boolean): Promise<void> {
-    return this.#options.reserve.freeing(() => this.blobs.remove(digest, isNeeded));
+  /** Removes what is damaged, unless somebody counts on it now: what that is, if it stays. Content if absent. */
+  async removeDamaged(op: Op, { blobs, layers }: Claimed): Promise<readonly string[]> {
+    const kept: string[] = [];
+    for (const digest of blobs)
+      await this.#removeBlob(digest, () => {
+        const isNeeded = isInUse(this.whoNeedsBlob(digest));
+        if (isNeeded) kept.push(`blob ${digest}`);
+        return isNeeded;
+      });
+    for (const chainId of layers)
+      await this.layerLocks.run(chainId, async () => {
+        if (isInUse(this.whoNeedsLayer(chainId))) kept.push(`layer ${chainId}`);
+        else await this.#removeLayer(op, chainId);
+      });
+    return kept;
   }
 
   /** The signatures that came with an image. @throws DataLoss for a damaged file. */
@@ -336,14 +341,22 @@ export class Retention {
       checkAlive(op, 'removing layers');
       if (this.whoNeedsLayer(chainId).size > 0) continue;
       await this.layerLocks.run(chainId, async () => {
-        if (this.whoNeedsLayer(chainId).size === 0) await this.removeLayer(op, chainId);
+        if (this.whoNeedsLayer(chainId).size === 0) await this.#removeLayer(op, chainId);
       });
     }
     for (const digest of blobs) {
       checkAlive(op, 'removing blobs');
       const isNeeded = (): boolean => this.whoNeedsBlob(digest).size > 0;
-      if (!isNeeded()) await this.removeBlob(digest, isNeeded);
+      if (!isNeeded()) await this.#removeBlob(digest, isNeeded);
     }
+  }
+
+  #removeLayer(op: Op, chainId: ChainId): Promise<void> {
+    return this.#options.reserve.freeing(() => this.layers.removeLayer(op, chainId));
+  }
+
+  #removeBlob(digest: Digest, isNeeded: () => boolean): Promise<void> {
+    return this.#options.reserve.freeing(() => this.blobs.remove(digest, isNeeded));
   }
 
   #nanoseconds(): bigint {
@@ -361,13 +374,4 @@ function hasNames({ repoTags, repoDigests }: StoredImage, names: Names): boolean
     names.repoTags.every((each) => repoTags.includes(each)) &&
     names.repoDigests.every((each) => repoDigests.includes(each))
   );
-}
-
-function metadataOf(image: StoredImage): readonly Digest[] {
-  const id: string = image.id;
-  return isDigest(id) ? [image.manifestDigest, id] : [image.manifestDigest];
-}
-
-function blobsOf(image: StoredImage): readonly Digest[] {
-  return [...metadataOf(image), ...image.layers.map(({ digest }) => digest)];
 }

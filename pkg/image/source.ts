@@ -3,7 +3,7 @@ import { isCode, RuntimeError } from '../base/errors.ts';
 import type { Digest } from '../base/ids.ts';
 import type { Op } from '../base/op.ts';
 import { verified } from '../oci/digest.ts';
-import type { BlobStore } from './blobs.ts';
+import type { BlobStore, BlobWatch } from './blobs.ts';
 import type { BlobPromise } from './partials.ts';
 import type { ManifestAnswer } from './registry/repository.ts';
 
@@ -38,14 +38,13 @@ export async function fetchSmall(op: Op, source: PullSource, want: BlobPromise, 
 export interface Wanted {
   readonly source: PullSource;
   readonly want: BlobPromise;
-  /** Hears how many bytes of it are here. */
-  readonly onBytes: (present: bigint) => void;
+  readonly watch: BlobWatch;
 }
 
 /** Brings one blob to disk, from whoever has it right. @throws what the last one asked ends with. */
-export async function download(op: Op, blobs: BlobStore, { source, want, onBytes }: Wanted): Promise<void> {
+export async function download(op: Op, blobs: BlobStore, { source, want, watch }: Wanted): Promise<void> {
   await fromWhoeverIsRight(op, source, want, () =>
-    blobs.write(op, want, (offset) => source.blob(op, want, offset), onBytes),
+    blobs.write(op, want, (offset) => source.blob(op, want, offset), watch),
   );
 }
 

@@ -141,7 +141,6 @@ function worldOf(options: FileImageStoreOptions, now: () => number): PullWorld {
       root: options.root,
       layers: options.unpacker,
       reserve: options.reserve ?? noReserve,
-      keepBlobs: options.keepBlobs ?? 'metadata',
       keepUnfinishedMs: options.keepUnfinishedMs ?? limits.partialKeepMs,
       now,
       inUse: options.inUse ?? (() => []),
