@@ -15,6 +15,7 @@ import type { NodeFacts } from '../pkg/ports/spec.ts';
 const FACTS: NodeFacts = {
   cgroupMode: 'v2',
   cgroupManager: 'cgroupfs',
+  ownService: '',
   controllers: new Set(['cpu', 'cpuset', 'memory', 'pids']),
   swapLimit: true,
   capabilities: new Set(['CAP_SYS_RESOURCE']),

@@ -7,6 +7,7 @@ import type { Freeing } from '../../pkg/base/reserve.ts';
 import type { Config, LoadedConfig } from '../../pkg/config/index.ts';
 import type { World } from '../../pkg/pod/index.ts';
 import { ConmonMonitor, LinuxHost, LinuxProcesses, PinnedNamespaces } from '../../pkg/runtime/index.ts';
+import { systemd } from '../../pkg/sys/index.ts';
 import { FileStateStore, Workspace } from '../../pkg/state/index.ts';
 import { requireProfileHere } from './facts.ts';
 import { extensionsBy, type Live, type LiveParts, settingsBy } from './live.ts';
@@ -51,15 +52,19 @@ export async function makeWorld(
     settings: await settingsBy(config, places, liveParts),
     extensions: extensionsBy(config, log),
   };
+  const manager = systemd.isBooted() ? new systemd.Systemd() : undefined;
   const world: World = {
     ...rest,
     workspace,
-    monitor: new ConmonMonitor({ exitsDir: join(runroot, 'exits') }),
+    monitor: new ConmonMonitor({ exitsDir: join(runroot, 'exits'), manager }),
     runtimeFor: (handler) => runtimeOf(runtimes, handler),
     runtimes: [...runtimes.named.values()].map(({ runtime }) => runtime),
     namespaces: new PinnedNamespaces({ dir: join(runroot, 'ns'), pinnsPath }),
     state: new FileStateStore(runroot, reserve),
-    host: new LinuxHost({ ownRoots: [runroot, root] }),
+    host: new LinuxHost({
+      ownRoots: [runroot, root],
+      manager: config.runtime.cgroupManager === 'systemd' ? manager : undefined,
+    }),
     processes: new LinuxProcesses(),
     profiles: { require: (each, name) => requireProfileHere(each, parts.facts, config, name) },
     clock: wallClock,

@@ -39,6 +39,11 @@ export function newContainerId(): ContainerId {
   return randomBytes(32).toString('hex') as ContainerId;
 }
 
+/** The unit that a container's monitor lives in where systemd manages the node. */
+export function monitorScope(id: string): string {
+  return `berth-conmon-${id}.scope`;
+}
+
 /** @throws InvalidArgument unless `text` is 64 hex characters. */
 export function parseSandboxId(text: string): SandboxId {
   if (!HEX_ID.test(text))

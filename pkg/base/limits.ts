@@ -201,6 +201,8 @@ export const limits = {
   containerStartMs: 90_000,
   /** The longest pause before a runtime is asked again that does not say what became of a start. */
   askRuntimeAgainMs: 60_000,
+  /** For how long the connection to systemd stays open unused: meanwhile it hears every signal of every unit. */
+  systemdIdleMs: 1_000,
   /**
    * How long a daemon that starts waits for a runtime to say what became of a start that was cut off; an answer takes
    * milliseconds, and one that hangs must not keep the node from being served.

@@ -59,6 +59,7 @@ export const fakeImage: Image = {
 const facts: NodeFacts = {
   cgroupMode: 'v2',
   cgroupManager: 'cgroupfs',
+  ownService: '',
   controllers: new Set(['cpu', 'memory', 'pids']),
   swapLimit: true,
   capabilities: new Set(['CAP_CHOWN', 'CAP_KILL']),

@@ -157,6 +157,7 @@ describe('what a pod needs', () => {
       parent: 'kubepods-pod1.slice',
       own: false,
     });
+    assert.deepEqual(podCgroupFor('systemd', 'x', ''), { parent: 'system-berth_podx.slice', own: true });
     for (const bad of ['/a/../b', 'kubepods.slice'])
       assert.equal(
         codeOfThrown(() => podCgroupFor('cgroupfs', 'x', bad)),

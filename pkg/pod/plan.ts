@@ -174,8 +174,8 @@ export function podCgroupFor(
 ): { readonly parent: string; readonly own: boolean } {
   // The root of the hierarchies is nobody's pod.
   if (posix.normalize(`/${parent}`) !== '/') return { parent: checkedParent(parent, manager), own: false };
-  // systemd drops a slice by itself when the last scope in it ends.
-  return manager === 'systemd' ? { parent: `berth-pod${id}.slice`, own: false } : { parent: `/berth/${id}`, own: true };
+  // In system.slice, as a dash says: a slice of ours above all pods would be nobody's to stop.
+  return { parent: manager === 'systemd' ? `system-berth_pod${id}.slice` : `/berth/${id}`, own: true };
 }
 
 /** The settings of a pod's handler; '' is the default's. @throws InvalidArgument if there is none. */

@@ -360,7 +360,7 @@ export function remainsOf(world: World, record: SandboxRecord): SandboxRemains {
     id: record.id,
     runtimeHandler: record.runtimeHandler,
     process: record.state.phase === 'creating' ? 'cut' : 'made',
-    ownCgroup: cgroup.own ? cgroup.parent : '',
+    ownCgroup: cgroup.own ? record.cgroupParent : '',
     infraCgroup: record.infra === null ? '' : infraCgroup(world, record),
   };
 }

@@ -13,6 +13,7 @@ import type { Books } from './books.ts';
 import type { ContainerKeeper } from './containers.ts';
 import { destroyContainer, destroySandbox } from './destroy.ts';
 import { pinnedNamespaces } from './plan.ts';
+import { podCgroupFor } from './plan.ts';
 import { remainsOf } from './pods.ts';
 import type { ExitRecord } from '../ports/runtime.ts';
 import type { ContainerRecord, SandboxRecord } from '../ports/state.ts';
@@ -178,7 +179,13 @@ async function sweep(op: Op, world: World, books: Books): Promise<void> {
     );
   for (const id of sandboxes)
     await retried(op, `pod sandbox ${id}`, () =>
-      destroySandbox(op, world, { id, runtimeHandler: undefined, process: 'cut', ownCgroup: '', infraCgroup: '' }),
+      destroySandbox(op, world, {
+        id,
+        runtimeHandler: undefined,
+        process: 'cut',
+        ownCgroup: podCgroupFor(world.facts.cgroupManager, id, '').parent,
+        infraCgroup: '',
+      }),
     );
   await retried(op, 'networks', () =>
     world.network.gc(

@@ -2,6 +2,7 @@
  * What pkg/sys gives to the others and takes from them: the kernel's things as values. Descriptors are numbers that
  * their holder closes, unless a thing here says that it owns one.
  */
+import type { Op } from '../base/op.ts';
 import type { ProcessRef } from '../base/ids.ts';
 
 // Processes
@@ -393,4 +394,31 @@ export interface CgroupLayout {
   readonly hierarchies: readonly CgroupHierarchy[];
   /** All controllers of all hierarchies, without named ones. */
   readonly controllers: ReadonlySet<string>;
+}
+
+// The service manager
+
+/** A property of a unit: its type as D-Bus writes it (`t`, `as`), and a value of that type. */
+export interface UnitProperty {
+  readonly type: string;
+  readonly value: UnitValue;
+}
+
+/** What properties hold: 64-bit numbers are bigints. */
+export type UnitValue = string | number | bigint | boolean | readonly UnitValue[] | UnitProperty;
+
+/** Properties of a unit by name, as org.freedesktop.systemd1(5) has them. */
+export type UnitProperties = Readonly<Record<string, UnitProperty>>;
+
+/** systemd, as far as it makes cgroups for us. */
+export interface ServiceManager {
+  /**
+   * A transient scope with these processes in it, or a slice with none; resolves when it is there. One of the same name
+   * that has failed is forgotten first. @throws AlreadyExists if one runs; Unavailable if systemd does not answer.
+   */
+  start(op: Op, name: string, pids: readonly number[], properties: UnitProperties): Promise<void>;
+  /** Stops a unit with all that is in it; resolves when it is gone. Content if there is none. */
+  stop(op: Op, name: string): Promise<void>;
+  /** Changes a unit until it ends. @throws NotFound if there is none; InvalidArgument with systemd's words. */
+  setProperties(op: Op, name: string, properties: UnitProperties): Promise<void>;
 }

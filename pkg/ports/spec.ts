@@ -16,6 +16,8 @@ import type { IdMap } from './rootfs.ts';
 export interface NodeFacts {
   readonly cgroupMode: 'v1' | 'hybrid' | 'v2';
   readonly cgroupManager: 'cgroupfs' | 'systemd';
+  /** The systemd unit that the daemon is (`berth.service`); '' if it is none. */
+  readonly ownService: string;
   /** Controllers that exist (`memory`, `pids`, `hugetlb`, …). */
   readonly controllers: ReadonlySet<string>;
   readonly swapLimit: boolean;

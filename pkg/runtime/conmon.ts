@@ -15,9 +15,9 @@ import { ensureDirInMemory, listInMemory, readInMemory, removeInMemory } from '.
 import type { ContainerId, ProcessRef } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import { abortError, checkAlive, type Logger, type Op, silent, withTimeout } from '../base/op.ts';
-import { abortable } from '../base/sync.ts';
+import { abortable, together } from '../base/sync.ts';
 import { within } from '../base/time.ts';
-import type { Child, DirectoryWatch, FdStream, Launcher } from '../ports/kernel.ts';
+import type { Child, DirectoryWatch, FdStream, Launcher, ServiceManager } from '../ports/kernel.ts';
 import {
   cgroups,
   descriptors,
@@ -32,6 +32,7 @@ import {
 } from '../sys/index.ts';
 import { exitFileId, readExitFile, watchExits, type ExitFile } from './exits.ts';
 import { codeOfText, errorText, parseSyncMessage } from './messages.ts';
+import { enterScope } from './monitor-scope.ts';
 import type {
   AttachChannel,
   CreateRequest,
@@ -50,6 +51,8 @@ export interface ConmonOptions {
    */
   readonly bundleOf?: ((id: ContainerId) => string) | undefined;
   readonly log?: Logger | undefined;
+  /** Where systemd manages the node, each monitor gets a scope of its own, and outlives whatever befalls our unit. */
+  readonly manager?: ServiceManager | undefined;
 }
 
 /** Files in the bundle. */
@@ -79,12 +82,14 @@ export class ConmonMonitor implements Monitor {
   readonly #exitsDir: string;
   readonly #bundleOf: (id: ContainerId) => string;
   readonly #log: Logger;
+  readonly #manager: ServiceManager | undefined;
   readonly #launchers = new Map<string, Promise<Launcher>>();
 
   constructor(options: ConmonOptions) {
     this.#exitsDir = options.exitsDir;
     this.#bundleOf = options.bundleOf ?? ((id) => join(dirname(options.exitsDir), 'containers', id));
     this.#log = options.log ?? silent;
+    this.#manager = options.manager;
   }
 
   async create(
@@ -99,7 +104,7 @@ export class ConmonMonitor implements Monitor {
     const running = await startMonitor(monitorArgv(request, this.#exitsDir), request, launcher);
     try {
       writeFileSync(join(request.bundle, FILES.monitorPid), String(running.child.pid), { mode: 0o600 });
-      await request.ready;
+      await together([request.ready, enterScope(op, this.#manager, request, running.child.pid)]);
       op.stage(stage);
       const bounded = withTimeout(op, handler.createTimeoutMs);
       running.release();
@@ -245,11 +250,11 @@ export class ConmonMonitor implements Monitor {
   }
 
   /**
-   * `monitor_cgroup`: '' and 'pod' leave monitors in the daemon's own cgroup; never the pod's, whose limits would hit
-   * them (CVE-2019-14891).
+   * `monitor_cgroup`: '' and 'pod' leave monitors in the daemon's own cgroup, or with systemd in system.slice; never
+   * the pod's, whose limits would hit them (CVE-2019-14891).
    */
   #launcher(monitorCgroup: string): Promise<Launcher> | undefined {
-    if (monitorCgroup === '' || monitorCgroup === 'pod') return undefined;
+    if (this.#manager !== undefined || monitorCgroup === '' || monitorCgroup === 'pod') return undefined;
     let launcher = this.#launchers.get(monitorCgroup);
     if (launcher === undefined) {
       launcher = openMonitorCgroup(monitorCgroup);

@@ -10,7 +10,7 @@ import { ensureDirInMemory } from '../base/files.ts';
 import type { ProcessRef } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import { checkAlive, type Op } from '../base/op.ts';
-import type { CgroupLayout, DeviceNode } from '../ports/kernel.ts';
+import type { CgroupLayout, DeviceNode, ServiceManager } from '../ports/kernel.ts';
 import {
   Root,
   capture,
@@ -37,18 +37,21 @@ const RESOLVED_CONF = '/run/systemd/resolve/resolv.conf';
 export class LinuxHost implements Host {
   readonly #ownRoots: readonly string[];
   readonly #readText: (path: string) => Promise<string | undefined>;
+  readonly #manager: ServiceManager | undefined;
   #layout: CgroupLayout | undefined;
 
   /**
    * `ownRoots`: absolute paths below which removeTree may work. `readText`: a small file of the host, undefined if
-   * absent; tests give their own.
+   * absent; tests give their own. `manager`: systemd, where it makes the cgroups.
    */
   constructor(options: {
     readonly ownRoots: readonly string[];
     readonly readText?: (path: string) => Promise<string | undefined>;
+    readonly manager?: ServiceManager | undefined;
   }) {
     this.#ownRoots = options.ownRoots;
     this.#readText = options.readText ?? readText;
+    this.#manager = options.manager;
   }
 
   async mountSource(op: Op, path: string, rejectAbsent: boolean): Promise<MountSource> {
@@ -153,6 +156,8 @@ export class LinuxHost implements Host {
 
   async destroyCgroup(op: Op, cgroupsPath: string): Promise<void> {
     op.stage(`destroy cgroup ${cgroupsPath}`);
+    // Nobody else stops a slice, and a directory that is taken away behind its back stays a unit.
+    if (cgroupsPath.endsWith('.slice')) await this.#manager?.stop(op, cgroupsPath);
     await cgroups.destroy(op, this.#cgroups(), cgroups.pathOf(cgroupsPath));
   }
 

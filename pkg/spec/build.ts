@@ -4,7 +4,15 @@ import { stringifyExact } from '../base/json.ts';
 import { limits } from '../base/limits.ts';
 import type { RuntimeSpec } from '../oci/spec-types.ts';
 import { mountPlan } from './mounts.ts';
-import { argsWith, capabilitySets, commandOf, environmentOf, rlimitsOf, workingDirOf } from './process.ts';
+import {
+  argsWith,
+  capabilitySets,
+  commandOf,
+  effectiveStopSignal,
+  environmentOf,
+  rlimitsOf,
+  workingDirOf,
+} from './process.ts';
 import { deviceParts, newResources, NO_RESOURCES, oomScoreAdjOf, pidsOf, toLinuxResources } from './resources.ts';
 import {
   apparmorOf,
@@ -16,6 +24,7 @@ import {
   privilegeOf,
   seccompOf,
 } from './security.ts';
+import { withScopeProperties } from './scope.ts';
 import { resolveUser } from './user.ts';
 import type { ContainerSpecInput, NodeFacts, PauseSpecInput, SpecRuntime } from '../ports/spec.ts';
 
@@ -23,6 +32,8 @@ import type { ContainerSpecInput, NodeFacts, PauseSpecInput, SpecRuntime } from 
  * Infra containers are the last that the kernel kills for memory, but for the node's own daemons (CRI-O has the same).
  */
 const INFRA_OOM_SCORE_ADJ = -998n;
+/** What pause ends on. */
+const SIGTERM = 15;
 
 /**
  * The spec of one container. Everything in it follows from the input; the same input gives the same spec.
@@ -75,9 +86,14 @@ export function buildContainerSpec(input: ContainerSpecInput): RuntimeSpec {
     ...(input.runtime.ownKernel && input.hostname !== '' ? { hostname: input.hostname } : {}),
     root: { path: input.root, ...(readOnlyRoot === 'ro' ? { readonly: true } : {}) },
     mounts: plan.mounts,
-    ...annotationsPart(input.annotations),
+    ...annotationsPart(scopeOf(input)),
     linux: linuxPart(input, privilege, capabilities.bounding ?? [], plan.rootfsPropagation),
   };
+}
+
+function scopeOf({ id, facts, defaults, config, image, annotations: allowed }: ContainerSpecInput): typeof allowed {
+  const { number: stopSignal } = effectiveStopSignal(config.stopSignal, image.stopSignal);
+  return withScopeProperties({ id, facts, defaults, annotations: config.annotations, stopSignal, allowed });
 }
 
 /** What the daemon may give, of that what the runtime knows. */
@@ -157,7 +173,9 @@ export function buildPauseSpec(input: PauseSpecInput): RuntimeSpec {
       // cannot write to.
       { destination: '/dev', type: 'tmpfs', source: 'tmpfs', options: ['nosuid', 'noexec', 'mode=755', 'size=64k'] },
     ],
-    ...annotationsPart(input.annotations),
+    ...annotationsPart(
+      withScopeProperties({ ...input, annotations: {}, stopSignal: SIGTERM, allowed: input.annotations }),
+    ),
     linux: {
       namespaces: namespacesOf(
         { namespaces: input.namespaces, facts: input.facts, pid: { mode: 'private' } },

@@ -119,6 +119,7 @@ class World {
 const FACTS: StatsOptions['facts'] = {
   cgroupMode: 'v2',
   cgroupManager: 'cgroupfs',
+  ownService: '',
   controllers: new Set(),
   swapLimit: true,
   capabilities: new Set(),

@@ -82,6 +82,7 @@ describe('cgroup paths', () => {
     assert.equal(pathOf('kubepods-pod1.slice:crio:abc'), '/kubepods.slice/kubepods-pod1.slice/crio-abc.scope');
     assert.equal(pathOf(':berth:abc'), '/system.slice/berth-abc.scope');
     assert.equal(pathOf('a.slice::b'), '/a.slice/b.scope');
+    assert.equal(pathOf('system-berth_pod1.slice'), '/system.slice/system-berth_pod1.slice');
     assert.throws(() => pathOf('../x:y:z'), RuntimeError);
     assert.throws(() => pathOf('a.slice:b:../../c'), RuntimeError);
   });

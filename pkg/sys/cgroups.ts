@@ -115,8 +115,12 @@ export function slicePath(slice: string): string {
   return parts.map((_, index) => `/${parts.slice(0, index + 1).join('-')}.slice`).join('');
 }
 
-/** PURE. The path behind a runtime spec's `cgroupsPath`: `/a/b` as it is, systemd's `slice:prefix:name` expanded. */
+/**
+ * PURE. The path behind a runtime spec's `cgroupsPath`: `/a/b` as it is, systemd's `slice:prefix:name` and `name.slice`
+ * expanded.
+ */
 export function pathOf(cgroupsPath: string): string {
+  if (/^[^/:]+\.slice$/.test(cgroupsPath)) return checkPath(slicePath(cgroupsPath));
   const [slice, prefix, name, ...more] = cgroupsPath.split(':');
   if (
     cgroupsPath.startsWith('/') ||

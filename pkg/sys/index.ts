@@ -21,6 +21,8 @@ export * as orphans from './orphans.ts';
 export * as processes from './processes.ts';
 /** Unix sockets, terminals that come by them, the service manager's. */
 export * as sockets from './sockets.ts';
+/** The service manager: scopes, slices, properties of units. */
+export * as systemd from './systemd.ts';
 /** A directory that paths cannot leave (openat2). */
 export { Root } from './root.ts';
 export { capture } from './capture.ts';

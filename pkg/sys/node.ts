@@ -4,6 +4,7 @@ import { machine, release } from 'node:os';
 import type { NodeFacts } from '../ports/spec.ts';
 import { attempt } from './addon.ts';
 import { hasSwapAccounting, readLayoutSync } from './cgroups.ts';
+import { ownService } from './systemd.ts';
 
 /** Looks at the node once. Reads /proc and /sys only. */
 export function nodeFacts(cgroupManager: 'cgroupfs' | 'systemd'): NodeFacts {
@@ -17,6 +18,7 @@ export function nodeFacts(cgroupManager: 'cgroupfs' | 'systemd'): NodeFacts {
   return {
     cgroupMode: layout.mode,
     cgroupManager,
+    ownService: ownService(),
     controllers: layout.controllers,
     swapLimit: hasSwapAccounting(layout),
     capabilities,

@@ -235,6 +235,7 @@ export function factsOf(overlay: JsonObject = {}): NodeFacts {
   return {
     cgroupMode: 'v2',
     cgroupManager: 'cgroupfs',
+    ownService: '',
     swapLimit: true,
     oomScoreAdjMin: -1000,
     apparmor: false,

@@ -30,6 +30,12 @@ lacks() { # TITLE TEXT PART
 	esac
 }
 
+need() { # WHAT ID: ends the suite if it was not made
+	[ -n "$2" ] && return
+	fail "$1" 'it could not be made; see above'
+	exit 1
+}
+
 until_ok() { # SECONDS COMMAND…: until it succeeds
 	local end=$((SECONDS + $1))
 	shift

@@ -15,7 +15,7 @@ killed() { # NAME COUNT: in one pod, as many at once; prints how each ended
 	for number in $(seq "$2"); do
 		id=$(run "$pod" "$1" "c$number" '["sh", "-c", "tail /dev/zero"]' \
 			'{"linux": {"resources": {"memory_limit_in_bytes": 15728640}}}')
-		ids+=("$id")
+		[ -n "$id" ] && ids+=("$id")
 	done
 	for id in "${ids[@]}"; do ending "$id"; done
 	crictl rmp -f "$pod" >/dev/null

@@ -15,6 +15,7 @@ container=$(run "$pod" limits limits \
 	'["sh", "-c", "trap \"exit 7\" TERM; while :; do sleep 0.1; done"]' \
 	'{"linux": {"resources": {"cpu_period": 100000, "cpu_quota": 50000, "cpu_shares": 512,
 		"memory_limit_in_bytes": 67108864, "unified": {"memory.high": "50331648"}}}}')
+need 'a container' "$container"
 cgroup=$(cgroup_of "$container")
 scope=$(scope_of "$container")
 unit=${scope##*/}
@@ -87,10 +88,10 @@ fi
 
 own=$(pod own)
 lone=$(run "$own" own lone)
-has 'a pod without a parent has a slice of ours' "$(scope_of "$lone")" "/berth-pod$own.slice/berth-$lone.scope"
+has 'a pod without a parent has a slice of ours' "$(scope_of "$lone")" "/system.slice/system-berth_pod$own.slice/berth-$lone.scope"
 crictl rmp -fa >/dev/null 2>&1
 is 'no scope is left' "$(systemctl list-units --no-legend --no-pager 'berth-*.scope' | wc -l)" 0
-is 'no slice of ours is left' "$(systemctl list-units --no-legend --no-pager 'berth*.slice' | wc -l)" 0
+is 'no slice of ours is left' "$(systemctl list-units --no-legend --no-pager '*berth*.slice' | wc -l)" 0
 is 'no mount is left' "$(grep -c /berth/ /proc/self/mountinfo)" 0
 is 'nothing failed in the manager' "$(systemctl --failed --no-legend --no-pager | wc -l)" 0
 systemctl stop berth
