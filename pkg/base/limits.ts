@@ -360,8 +360,8 @@ export const limits = {
    */
   registryBodyMs: 60_000,
   /**
-   * Tries of one blob or manifest on one endpoint when the connection breaks; a try that moved bytes starts the count
-   * again.
+   * Failures in a row of one blob, manifest, token or signature on one host; a try that moved `pullProgressBytes` starts
+   * the count again.
    */
   registryTriesCount: 4,
   /** How long it is remembered that an insecure registry answers plain http. */

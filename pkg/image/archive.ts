@@ -76,8 +76,9 @@ async function openLayout(path: string, find: Find): Promise<readonly ArchivedIm
   const manifest = async (digest: string): Promise<ManifestAnswer> => {
     if (!isDigest(digest)) throw new RuntimeError('InvalidArgument', `${path}: ${quote(digest)} is not a digest`);
     const bytes = await readWhole(await blob(digest), limits.manifestBytes);
-    checkDigest(bytes, digest, `manifest ${digest} in ${path}`);
-    return { bytes, contentType: '', digest };
+    const describe = `manifest ${digest} in ${path}`;
+    checkDigest(bytes, digest, describe);
+    return { bytes, contentType: '', digest, describe };
   };
   const source: PullSource = {
     describe: path,
@@ -170,7 +171,12 @@ async function dockerImage(path: string, find: Find, entry: unknown): Promise<Ar
           : readFrom(() => blob(want.digest), want, offset),
       discredit: () => false,
     },
-    root: { bytes: manifest, contentType: mediaTypes.dockerManifest, digest: digestOf(manifest) },
+    root: {
+      bytes: manifest,
+      contentType: mediaTypes.dockerManifest,
+      digest: digestOf(manifest),
+      describe: `an image in ${path}`,
+    },
     platform: undefined,
     names: isTexts(tags) ? tags : [],
     hasRegistryDigest: false,

@@ -2,6 +2,7 @@
 import { access, readFile } from 'node:fs/promises';
 import { gunzipSync, gzipSync } from 'node:zlib';
 import { backgroundOp, silent } from '../base/op.ts';
+import { fired } from '../base/time.ts';
 import type { LogFields, Logger, Op } from '../base/op.ts';
 import type { ChainId, Digest } from '../base/ids.ts';
 import { RuntimeError } from '../base/errors.ts';
@@ -29,7 +30,9 @@ export class FakeNetwork implements Transport {
     const host = this.hosts.get(request.url.origin);
     if (host === undefined)
       throw Object.assign(new Error(`connect ECONNREFUSED ${request.url.host}`), { code: 'ECONNREFUSED' });
-    const answer = (await host(request, route)) ?? {
+    const aborted = fired(signal).then(() => Promise.reject(new Error('request aborted')));
+    aborted.catch(() => {});
+    const answer = (await Promise.race([host(request, route), aborted])) ?? {
       status: 404,
       body: '{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}',
     };

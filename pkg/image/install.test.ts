@@ -183,7 +183,7 @@ describe('image/install', () => {
       mediaTypes.ociManifest,
     );
     expect((await failure(pull('reg.example/x:few'))).message).to.contain('has 1 layers, but its config promises 0');
-    expect((await failure(pull('reg.example/x:windows'))).message).to.contain('an image for windows');
+    expect((await failure(pull('reg.example/x:windows'))).message).to.contain('an image for "windows"');
     expect((await failure(pull('reg.example/x:both'))).message).to.contain('CVE-2021-41190');
     expect(store.list()).to.deep.equal([]);
     expect(await blobsOnDisk()).to.deep.equal([]);

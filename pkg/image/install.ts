@@ -4,8 +4,8 @@
  * In order: manifest for this platform → signatures → config → layers → record. Whoever sees the record may use the
  * image; a crash before it leaves nothing that is visible. Nothing that a source gives is trusted.
  */
-import { isCode, RuntimeError } from '../base/errors.ts';
-import { parseImageId } from '../base/ids.ts';
+import { explain, isCode, RuntimeError, wrap } from '../base/errors.ts';
+import { parseImageId, quote } from '../base/ids.ts';
 import type { Digest, ImageId } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import type { Op } from '../base/op.ts';
@@ -71,6 +71,17 @@ function isWorthResuming(error: unknown): boolean {
   );
 }
 
+/** What `work` makes of an answer. @throws as `work`, with what it was about and where that is from. */
+function readingOf<T>({ describe, contentType }: ManifestAnswer, work: () => T): T {
+  try {
+    return work();
+  } catch (error) {
+    // A page for people comes from a login, a proxy or a portal, and says nothing about the image.
+    const isPage = /^text\/html\b/i.test(contentType) ? ' (a web page: something answers in its place)' : '';
+    throw wrap(`${describe}${isPage}: ${explain(error)}`, error);
+  }
+}
+
 class Install {
   readonly #op: Op;
   readonly #world: InstallWorld;
@@ -117,17 +128,18 @@ class Install {
     const { source, root } = this.#arrival;
     let answer = root;
     for (let depth = 0; depth < INDEX_DEPTH_MAX; depth++) {
-      const document = parseManifest(answer.bytes, answer.contentType);
+      const { bytes, contentType } = answer;
+      const document = readingOf(answer, () => parseManifest(bytes, contentType));
       if (document.kind === 'manifest') return { answer, manifest: document };
-      const entry = selectPlatform(document, this.#world.platform);
+      const entry = readingOf(answer, () => selectPlatform(document, this.#world.platform));
       answer = await source.manifest(this.#op, entry.digest);
-      checkDigest(answer.bytes, entry.digest, `manifest ${entry.digest} of ${source.describe}`);
+      checkDigest(answer.bytes, entry.digest, answer.describe);
       // The index says what it is; a server that says otherwise is refused by parseManifest.
       if (answer.contentType === '') answer = { ...answer, contentType: entry.mediaType };
     }
     throw new RuntimeError(
       'InvalidArgument',
-      `${source.describe}: more than ${INDEX_DEPTH_MAX} indexes inside each other`,
+      `${source.describe}: more than ${INDEX_DEPTH_MAX} indexes inside each other; the image must be pushed again`,
     );
   }
 
@@ -135,11 +147,12 @@ class Install {
     const { source } = this.#arrival;
     const { platform } = this.#world;
     const id = parseImageId(manifest.config.digest);
-    const config = parseImageConfig(await this.#config(id, answer.digest, manifest.config));
+    const bytes = await this.#config(id, answer.digest, manifest.config);
+    const config = readingOf(answer, () => parseImageConfig(bytes));
     if (config.os !== '' && config.os !== 'linux')
       throw new RuntimeError(
         'FailedPrecondition',
-        `${source.describe} is an image for ${config.os}, this node runs linux`,
+        `${source.describe} is an image for ${quote(config.os)}, this node runs linux; choose another image`,
       );
     if (config.architecture !== '' && config.architecture !== platform.architecture) {
       // People run foreign images under binfmt; CRI-O lets them, too.
@@ -149,7 +162,7 @@ class Install {
         node: platform.architecture,
       });
     }
-    return describeImage(id, answer.digest, BigInt(answer.bytes.length), manifest, config);
+    return readingOf(answer, () => describeImage(id, answer.digest, BigInt(answer.bytes.length), manifest, config));
   }
 
   /** True if the image is here and came by this manifest: there is nothing that whoever asks has still to show. */

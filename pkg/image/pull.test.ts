@@ -77,6 +77,7 @@ describe('image/pull', () => {
     expect(asked).to.deep.equal([
       'm1.example whole',
       'm1.example bytes=10-',
+      'm1.example whole',
       'reg.example bytes=10-',
       'reg.example whole',
     ]);

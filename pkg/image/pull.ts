@@ -155,8 +155,8 @@ export class Pull {
     { digest, bytes }: ManifestAnswer,
     source: MirroredSource,
   ): Promise<KeptManifest | undefined> {
-    const { policy, transport, trust } = this.#world;
-    const world = { transport, routesTo: (url: URL) => policy.routesTo(this.#op, url) };
+    const { policy, registries, trust } = this.#world;
+    const world = { http: registries.http, routesTo: (url: URL) => policy.routesTo(this.#op, url) };
     const beside = registrySource(world, await source.current(), demand.reference);
     const image = { reference: demand.reference, digest, manifest: bytes };
     const found = await trust.vouch(this.#op, demand, image, beside);

@@ -110,6 +110,6 @@ function mismatch(what: string, expected: string, actual: string): RuntimeError 
   return new RuntimeError(
     'DataLoss',
     `${what}: content has digest ${actual}, not ${expected}; it was damaged or replaced on the ` +
-      'way, nothing of it is kept',
+      'way, nothing of it is kept; pull again',
   );
 }

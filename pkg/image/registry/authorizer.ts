@@ -13,10 +13,11 @@ import type { Op } from '../../base/op.ts';
 import { abortable, KeyedMutex } from '../../base/sync.ts';
 import { parseChallenges } from './challenge.ts';
 import type { Challenge } from './challenge.ts';
+import type { HttpClient } from './client.ts';
 import { parseSecretJson } from './auth-file.ts';
 import type { Credentials } from './auth-file.ts';
-import { parseUrl, readBody, refuseInward, send, shortUrl } from './http.ts';
-import type { HttpResponse, RouteOf, Transport } from './http.ts';
+import { parseUrl, refuseInward, shortUrl } from './http.ts';
+import type { HttpRequest, HttpResponse, RouteOf } from './http.ts';
 
 /** Whose door: what a header is good for. */
 export interface Door {
@@ -26,6 +27,8 @@ export interface Door {
   /** Repository path on that host. */
   readonly repository: string;
   readonly credentials: Credentials;
+  /** Failures in a row after which its token server is given up. */
+  readonly tries: number;
 }
 
 interface Token {
@@ -35,20 +38,18 @@ interface Token {
 
 /** Turns credentials into Authorization headers; keeps tokens until shortly before they expire. */
 export class Authorizer {
-  readonly #transport: Transport;
-  readonly #now: () => number;
+  readonly #http: HttpClient;
   readonly #tokens = new Map<string, Token>();
   readonly #asking = new KeyedMutex<string>();
 
-  constructor(transport: Transport, now: () => number = Date.now) {
-    this.#transport = transport;
-    this.#now = now;
+  constructor(http: HttpClient) {
+    this.#http = http;
   }
 
   /** The header to send first; undefined before the registry has said what it wants. */
   header(door: Door): string | undefined {
     const token = this.#tokens.get(keyOf(door));
-    return token !== undefined && token.expiresAtMs > this.#now() ? token.header : undefined;
+    return token !== undefined && token.expiresAtMs > this.#http.now() ? token.header : undefined;
   }
 
   /**
@@ -81,7 +82,7 @@ export class Authorizer {
     const { credentials } = door;
     const forever = Number.POSITIVE_INFINITY;
     if (credentials.kind === 'bearer') {
-      if (sent !== undefined) throw refused(door, 'the registry token of the request was not accepted');
+      if (sent !== undefined) throw refused(door, 'the registry token of the request was not accepted; get a new one');
       return { header: `Bearer ${headerSafe(credentials.token)}`, expiresAtMs: forever };
     }
     const bearer = challenges.find((each) => each.scheme === 'bearer' && each.parameters.has('realm'));
@@ -89,67 +90,48 @@ export class Authorizer {
     if (challenges.some((each) => each.scheme === 'basic')) {
       if (credentials.kind !== 'password')
         throw refused(door, 'it wants a user name and a password, and there are none for it');
-      if (sent !== undefined) throw refused(door, 'user name or password are wrong');
+      if (sent !== undefined) throw refused(door, 'user name or password are wrong; log in again');
       return { header: basicHeader(credentials), expiresAtMs: forever };
     }
     throw refused(
       door,
       challenges.length === 0
-        ? 'it does not say what it wants'
-        : `it wants ${quote(challenges.map((each) => each.scheme).join(', '))}, which is not supported`,
+        ? 'it does not say what it wants (no WWW-Authenticate); look at what stands before it'
+        : `it wants ${quote(challenges.map((each) => each.scheme).join(', '))}, which is not supported; it has to ` +
+            'take Basic or Bearer',
     );
   }
 
   async #fetchToken(op: Op, door: Door, challenge: Challenge): Promise<Token> {
     const realm = parseUrl(challenge.parameters.get('realm') ?? '');
     if (realm === undefined || (realm.protocol !== 'https:' && realm.protocol !== 'http:'))
-      throw refused(door, 'its token server address cannot be read');
+      throw refused(door, 'the address of its token server cannot be read; the registry has to name one');
     if (door.url.protocol === 'https:' && realm.protocol !== 'https:') {
       throw refused(
         door,
-        `it sends us to a token server without TLS (${shortUrl(realm)}); nothing was sent there (CVE-2019-10214)`,
+        `it sends us to a token server without TLS (${shortUrl(realm)}); nothing was sent there (CVE-2019-10214), it ` +
+          'has to name one with TLS',
       );
     }
     refuseInward(door.url, realm);
     const scopes = new Set([`repository:${door.repository}:pull`, challenge.parameters.get('scope') ?? '']);
     scopes.delete('');
-    const service = challenge.parameters.get('service') ?? '';
-    const response = await send(
-      op,
-      this.#transport,
-      tokenRequest(realm, service, [...scopes], door.credentials),
-      door.routeOf,
-    );
-    const body = await readBody(
-      op,
-      response,
-      limits.registryTextBytes,
-      `the answer of token server ${shortUrl(realm)}`,
-    );
-    if (response.status === 429 || response.status >= 500) {
-      throw new RuntimeError(
-        'Unavailable',
-        `token server ${shortUrl(realm)} answers ${response.status}; try again later`,
-        { reason: 'RegistryUnavailable' },
-      );
-    }
-    if (response.status !== 200) {
-      throw refused(
-        door,
-        `token server ${shortUrl(realm)} answers ${response.status} to ` +
-          `${door.credentials.kind === 'none' ? 'an anonymous request' : 'these credentials'}`,
-      );
-    }
-    return readToken(body, realm, this.#now());
+    const request = tokenRequest(realm, challenge.parameters.get('service') ?? '', [...scopes], door.credentials);
+    const tries = this.#http.tries(op, `token server ${shortUrl(realm)}`, door.tries);
+    const answer = await tries.run(async () => {
+      const response = await this.#http.send(op, request, door.routeOf);
+      if (response.status === 200) return await this.#http.readBody(op, response, limits.registryTextBytes);
+      const failure = this.#http.wordlessFailureOf(response, 'the registry names a token server that is not there');
+      if (failure.code === 'Unavailable') throw failure;
+      return failure;
+    });
+    if (Buffer.isBuffer(answer)) return readToken(answer, realm, this.#http.now());
+    const to = door.credentials.kind === 'none' ? 'an anonymous request' : 'these credentials';
+    throw refused(door, `token server ${shortUrl(realm)} refuses ${to}: ${answer.message}`);
   }
 }
 
-function tokenRequest(
-  realm: URL,
-  service: string,
-  scopes: readonly string[],
-  credentials: Credentials,
-): Parameters<typeof send>[2] {
+function tokenRequest(realm: URL, service: string, scopes: readonly string[], credentials: Credentials): HttpRequest {
   if (credentials.kind === 'identity') {
     const form = new URLSearchParams({
       grant_type: 'refresh_token',
@@ -177,7 +159,10 @@ function readToken(body: Buffer, realm: URL, now: number): Token {
   const answer = new GoObject(parseSecretJson(body, `the answer of token server ${shortUrl(realm)}`));
   const token = answer.get('token') ?? answer.get('access_token');
   if (typeof token !== 'string')
-    throw new RuntimeError('Unauthenticated', `token server ${shortUrl(realm)} answers without a token`);
+    throw new RuntimeError(
+      'Unauthenticated',
+      `token server ${shortUrl(realm)} answers without a token; something else is there`,
+    );
   // Docker's token specification: 60 seconds unless said otherwise, and never less. A tenth off, for clocks and slow
   // lines. Some servers write the number as text.
   const told = Number(answer.get('expires_in') ?? 0);
@@ -191,7 +176,10 @@ function basicHeader(credentials: { readonly username: string; readonly password
 
 function headerSafe(token: string): string {
   if (!/^[\x21-\x7e]+$/.test(token))
-    throw new RuntimeError('Unauthenticated', 'the token for the registry has characters that no header can carry');
+    throw new RuntimeError(
+      'Unauthenticated',
+      'the token for the registry has characters that no header can carry; its token server is broken',
+    );
   return token;
 }
 

@@ -2,14 +2,14 @@ import { expect } from 'chai';
 import { explain } from '../../base/errors.ts';
 import { limits } from '../../base/limits.ts';
 import { cancellable, failure, FakeNetwork, testOp } from '../fakes.ts';
-import { directRoute, headerOf, send } from './http.ts';
+import { HttpClient } from './client.ts';
+import { directRoute, headerOf } from './http.ts';
 import type { HttpResponse } from './http.ts';
 
 describe('image/registry/http: redirects', () => {
   const get = (network: FakeNetwork, url: string, verification: 'verify' | 'skip' = 'verify'): Promise<HttpResponse> =>
-    send(
+    new HttpClient({ transport: network }).send(
       testOp(),
-      network,
       { method: 'GET', url: new URL(url), headers: { authorization: 'Bearer secret', accept: 'x' } },
       () => ({ ...directRoute, verification }),
     );
@@ -99,7 +99,7 @@ describe('image/registry/http: redirects', () => {
     const { op, cancel } = cancellable();
     cancel();
     const request = { method: 'GET' as const, url: new URL(`https://reg.example/b${signed}`), headers: {} };
-    errors.push(await failure(send(op, new FakeNetwork(), request, () => directRoute)));
+    errors.push(await failure(new HttpClient({ transport: new FakeNetwork() }).send(op, request, () => directRoute)));
     for (const each of errors) expect(explain(each)).to.include('.example').and.not.include('51gn3d');
   });
 
@@ -108,6 +108,13 @@ describe('image/registry/http: redirects', () => {
     network.hosts.set('https://127.0.0.1:5000', redirect('http://127.0.0.1:5001/x'));
     network.hosts.set('http://127.0.0.1:5001', () => ({ body: 'ok' }));
     expect((await get(network, 'https://127.0.0.1:5000/b', 'skip')).status).to.equal(200);
+  });
+
+  it('names no query of an address that it does not follow', async () => {
+    const network = new FakeNetwork();
+    network.hosts.set('https://reg.example', redirect('ftp://cdn.example/x?X-Amz-Signature=SECRET#SECRET'));
+    const { message } = await failure(get(network, 'https://reg.example/b?sig=SECRET'));
+    expect(message).to.contain('ftp://cdn.example/x').and.not.contain('SECRET');
   });
 
   it('a location that is not there is an answer like any other', async () => {

@@ -1,16 +1,14 @@
 /**
- * HTTP as a registry client needs it: one request at a time through a `Transport`, redirects followed by hand, bodies
- * read with a bound, failures turned into errors that name the host and never a secret.
+ * HTTP as a registry client needs it: requests, answers, and who carries them; where a redirect may lead; what a
+ * failure of the line means. Errors name the host and never a secret. client.ts is what does it.
  *
  * The transport is an interface, so that everything above it runs in unit tests without a socket.
  */
 import { isIP } from 'node:net';
-import { abortError } from '../../base/op.ts';
-import type { Op } from '../../base/op.ts';
 import { quote } from '../../base/ids.ts';
 import { limits } from '../../base/limits.ts';
 import { explain, RuntimeError } from '../../base/errors.ts';
-import { abortable } from '../../base/sync.ts';
+import { RequestError } from './patience.ts';
 
 /**
  * How to reach an origin: which certificates, whether to check them, through which proxy. Plain data; equal routes
@@ -29,6 +27,7 @@ export interface Route {
 /** Redirects and token servers lead to hosts with routes of their own (NO_PROXY, certificates). */
 export type RouteOf = (url: URL) => Route;
 
+/** Straight, with the system's authorities. */
 export const directRoute: Route = {
   ca: [],
   clientCertificates: [],
@@ -37,6 +36,7 @@ export const directRoute: Route = {
   dialTimeoutMs: limits.registryDialMs,
 };
 
+/** One request, to be sent once. */
 export interface HttpRequest {
   readonly method: 'GET' | 'HEAD' | 'POST';
   readonly url: URL;
@@ -45,6 +45,7 @@ export interface HttpRequest {
   readonly body?: string;
 }
 
+/** An answer, of which the body is yet to be read. */
 export interface HttpResponse {
   readonly status: number;
   /** Names in lower case. */
@@ -65,53 +66,19 @@ export interface Transport {
   close(): Promise<void>;
 }
 
-const REDIRECTS: ReadonlySet<number> = new Set([301, 302, 303, 307, 308]);
-
 /**
- * Sends `request` and follows redirects. `authorization` and `cookie` stay with the origin that they were meant for
- * (CVE-2020-15157); https never becomes http; a server elsewhere cannot lead us to addresses of this node or of its
- * cloud's metadata.
- * @throws Unavailable with reason RegistryUnavailable when the host cannot be reached; FailedPrecondition for a
- * redirect that is not followed.
+ * The request to which an answer with `location` leads. `authorization` and `cookie` stay with the origin that they
+ * were meant for (CVE-2020-15157); https never becomes http; a server elsewhere cannot lead us to addresses of this
+ * node or of its cloud's metadata.
+ * @throws FailedPrecondition for a redirect that is not followed.
  */
-export async function send(
-  op: Op,
-  transport: Transport,
-  request: HttpRequest,
-  routeOf: RouteOf,
-): Promise<HttpResponse> {
-  let current = request;
-  for (let hops = 0; ; hops++) {
-    const response = await sendOnce(op, transport, current, routeOf(current.url));
-    const location = REDIRECTS.has(response.status) ? headerOf(response, 'location') : undefined;
-    if (location === undefined) return response;
-    response.discard();
-    if (hops >= limits.redirectsCount)
-      throw new RuntimeError(
-        'FailedPrecondition',
-        `${shortUrl(request.url)}: more than ${limits.redirectsCount} redirects; the registry or a ` +
-          'proxy before it loops',
-      );
-    current = redirected(current, location, routeOf(current.url));
-  }
-}
-
-async function sendOnce(op: Op, transport: Transport, request: HttpRequest, route: Route): Promise<HttpResponse> {
-  if (op.signal.aborted) throw abortError(op, `${request.method} ${shortUrl(request.url)}`);
-  try {
-    return await transport.send(request, route, op.signal);
-  } catch (error) {
-    if (op.signal.aborted) throw abortError(op, `${request.method} ${shortUrl(request.url)}`);
-    throw networkError(request.url, error);
-  }
-}
-
-function redirected(from: HttpRequest, location: string, route: Route): HttpRequest {
+export function redirected(from: HttpRequest, location: string, route: Route): HttpRequest {
   const url = parseUrl(location, from.url);
   if (url === undefined || (url.protocol !== 'http:' && url.protocol !== 'https:')) {
     throw new RuntimeError(
       'FailedPrecondition',
-      `${shortUrl(from.url)} redirects to ${quote(location)}, which is not an http or https address; refused`,
+      `${shortUrl(from.url)} redirects to ${quote(location.replace(/[?#].*/s, ''))}, which is no http or https ` +
+        'address; the registry has to name one',
     );
   }
   if (from.url.protocol === 'https:' && url.protocol === 'http:' && route.verification === 'verify') {
@@ -160,47 +127,6 @@ function addressKind(hostname: string): 'loopback' | 'link-local' | 'other' {
   return /^fe[89ab]/.test(v6) || v6.startsWith('::ffff:a9fe:') ? 'link-local' : 'other';
 }
 
-/**
- * At most `max` bytes of a body, for small documents: it has `limits.registryBodyMs` to arrive, whatever bounds the
- * caller has.
- * @throws ResourceExhausted naming `what` when there is more; Unavailable with reason RegistryUnavailable when it
- * stops; the network's failures as `send`.
- */
-export async function readBody(op: Op, response: HttpResponse, max: number, what: string): Promise<Buffer> {
-  const patience = AbortSignal.timeout(limits.registryBodyMs);
-  try {
-    return await abortable(collect(response, max, what), AbortSignal.any([op.signal, patience]), () =>
-      op.signal.aborted ? abortError(op, `reading ${what}`) : tooLate(what),
-    );
-  } catch (error) {
-    response.discard();
-    if (error instanceof RuntimeError) throw error;
-    if (op.signal.aborted) throw abortError(op, `reading ${what}`);
-    throw networkError(response.url, error);
-  }
-}
-
-async function collect(response: HttpResponse, max: number, what: string): Promise<Buffer> {
-  const length = Number(headerOf(response, 'content-length') ?? '0');
-  if (length > max) throw new RuntimeError('ResourceExhausted', `${what} has ${length} bytes, at most ${max} are read`);
-  const parts: Uint8Array[] = [];
-  let total = 0;
-  for await (const part of response.body) {
-    total += part.length;
-    if (total > max) throw new RuntimeError('ResourceExhausted', `${what} has more than ${max} bytes`);
-    parts.push(Buffer.from(part));
-  }
-  return Buffer.concat(parts);
-}
-
-function tooLate(what: string): RuntimeError {
-  return new RuntimeError(
-    'Unavailable',
-    `${what} did not arrive in ${limits.registryBodyMs / 1000} s; the server or the line to it is too slow`,
-    { reason: 'RegistryUnavailable' },
-  );
-}
-
 /** One header; the first of several. */
 export function headerOf(response: Pick<HttpResponse, 'headers'>, name: string): string | undefined {
   const value = response.headers[name];
@@ -212,13 +138,14 @@ export function shortUrl(url: URL): string {
   return `${url.protocol}//${url.host}${url.pathname.slice(0, 300)}`;
 }
 
+/** The address in a text, undefined if it is none. */
 export function parseUrl(text: string, base?: URL): URL | undefined {
   return URL.canParse(text, base?.href) ? new URL(text, base) : undefined;
 }
 
 /**
  * What a connection that failed means: the registry cannot be reached (the kubelet backs off on that reason), with the
- * remedy where TLS is the cause.
+ * remedy. What is a RuntimeError stays what it is.
  */
 export function networkError(url: URL, error: unknown): RuntimeError {
   if (error instanceof RuntimeError) return error;
@@ -227,20 +154,30 @@ export function networkError(url: URL, error: unknown): RuntimeError {
   const tls = /CERT|SIGNED|VERIFY_LEAF|ISSUER|ALTNAME/i.test(code) || /certificate/i.test(why);
   const plain = /wrong version number|EPROTO/.test(`${code} ${why}`);
   const remedy = tls
-    ? '; add the registry’s CA to certs.d or mark the registry insecure in registries.conf'
+    ? 'add the registry’s CA to certs.d or mark the registry insecure in registries.conf'
     : plain
-      ? '; it seems to speak plain http: mark it insecure in registries.conf'
-      : '';
-  return new RuntimeError('Unavailable', `cannot talk to ${url.protocol}//${url.host}: ${why}${remedy}`, {
-    reason: 'RegistryUnavailable',
-    cause: error,
-  });
+      ? 'it seems to speak plain http: mark it insecure in registries.conf'
+      : 'look whether it is up, and whether DNS, proxy and firewall let this node through';
+  const trouble = tls || plain ? ({ kind: 'trust' } as const) : ({ kind: 'line' } as const);
+  return new RequestError(
+    'Unavailable',
+    `cannot talk to ${url.protocol}//${url.host}: ${why}; ${remedy}`,
+    trouble,
+    error,
+  );
 }
+
+const NO_TLS: readonly string[] = [
+  'EPROTO',
+  'wrong version number',
+  'packet length too long',
+  'SSL routines',
+  'ECONNREFUSED',
+  'before secure TLS connection was established',
+];
 
 /** True if the peer does not speak TLS at all, so that an insecure registry may be tried by plain http. */
 export function isNotTls(error: unknown): boolean {
   const text = explain(error);
-  return /EPROTO|wrong version number|packet length too long|SSL routines|ECONNREFUSED|before secure TLS connection was established/.test(
-    text,
-  );
+  return NO_TLS.some((each) => text.includes(each));
 }

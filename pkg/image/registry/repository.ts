@@ -3,23 +3,26 @@
  * on one endpoint, with credentials, retries, resume and a watchdog. What comes out is bytes; only digests make them
  * content.
  */
-import { isDigest, parseDigest } from '../../base/ids.ts';
+import { isDigest, parseDigest, quote } from '../../base/ids.ts';
 import type { Digest } from '../../base/ids.ts';
 import { limits } from '../../base/limits.ts';
 import { codeOf, explain, RuntimeError } from '../../base/errors.ts';
-import { abortError, withTimeout } from '../../base/op.ts';
-import { pause } from '../../base/time.ts';
+import { abortError } from '../../base/op.ts';
 import type { Op } from '../../base/op.ts';
-import { quote } from '../../base/ids.ts';
 import { checkDigest, digestOf } from '../../oci/digest.ts';
-import { isObject } from '../../base/go.ts';
 import { manifestAccept } from '../../oci/media-types.ts';
+import type { Credentials } from './auth-file.ts';
 import { Authorizer } from './authorizer.ts';
 import type { Door } from './authorizer.ts';
-import type { Credentials } from './auth-file.ts';
-import { giveBack } from '../blocks.ts';
-import { headerOf, isNotTls, networkError, readBody, send, shortUrl } from './http.ts';
-import type { HttpResponse, RouteOf, Transport } from './http.ts';
+import { BlobTransfer, Budget } from './blob-transfer.ts';
+import type { RangeAnswer, Ranges, TransferWorld } from './blob-transfer.ts';
+import { HttpClient } from './client.ts';
+import type { HttpOptions } from './client.ts';
+import { codingOf, decodedBody } from './encoding.ts';
+import { headerOf, isNotTls, shortUrl } from './http.ts';
+import type { HttpResponse, RouteOf } from './http.ts';
+import { RequestError } from './patience.ts';
+import type { Form, Tries } from './patience.ts';
 import { RateWatch } from './rate-watch.ts';
 
 /** One place that has (or may have) the image: the registry itself or a mirror of it. */
@@ -44,75 +47,70 @@ export interface Endpoint {
   readonly namespace: string;
 }
 
-export interface RegistryOptions {
-  readonly transport: Transport;
-  /** Waits; tests pass one that does not. */
-  readonly pause?: ((ms: number, signal: AbortSignal) => Promise<void>) | undefined;
-  /** Milliseconds, monotonic enough for a window of a minute. */
-  readonly now?: (() => number) | undefined;
+/** How registries are talked to; what is left out has the product's default. */
+export interface RegistryOptions extends HttpOptions {
   /** A download that moves less than `limits.pullProgressBytes` in this time fails; 0 = never. */
   readonly progressTimeoutMs?: number | undefined;
   /** Blobs from `fromBytes` on come in ranges of `eachBytes`. */
-  readonly ranges?: { readonly fromBytes: number; readonly eachBytes: number } | undefined;
+  readonly ranges?: Ranges | undefined;
 }
 
+/** A manifest as a registry gave it. */
 export interface ManifestAnswer {
   readonly bytes: Buffer;
   readonly contentType: string;
   /** Of `bytes`, computed here. */
   readonly digest: Digest;
+  /** What it is and where it is from, for messages. */
+  readonly describe: string;
 }
 
-/** Makes repositories; holds what they share: tokens, memory of schemes, the budget of ranges fetched ahead. */
+/** Makes repositories; holds what they share: tokens, memory of hosts, the budget of ranges fetched ahead. */
 export class RegistryClient {
-  readonly #options: Settings;
-  readonly #authorizer: Authorizer;
-  readonly #plain = new Map<string, number>();
-  readonly #ahead = new Budget(limits.pullRangesAheadCount);
+  /** For requests to others on behalf of an image. */
+  readonly http: HttpClient;
+  readonly #shared: Shared;
 
   constructor(options: RegistryOptions) {
-    this.#options = {
-      transport: options.transport,
-      pause: options.pause ?? pause,
-      now: options.now ?? Date.now,
+    this.http = new HttpClient(options);
+    this.#shared = {
+      http: this.http,
+      authorizer: new Authorizer(this.http),
+      now: this.http.now,
       progressTimeoutMs: options.progressTimeoutMs ?? limits.pullProgressMs,
       ranges: options.ranges ?? { fromBytes: limits.pullRangesFromBytes, eachBytes: limits.pullRangeBytes },
+      plain: new Map(),
+      rangeless: new Map(),
+      ahead: new Budget(limits.pullRangesAheadCount),
     };
-    this.#authorizer = new Authorizer(options.transport, this.#options.now);
   }
 
+  /** One repository, as somebody with these credentials sees it. */
   repository(endpoint: Endpoint, credentials: Credentials): Repository {
-    return new Repository(
-      { ...this.#options, authorizer: this.#authorizer, plain: this.#plain, ahead: this.#ahead },
-      endpoint,
-      credentials,
-    );
+    return new Repository(this.#shared, endpoint, credentials);
   }
 }
 
-interface Settings {
-  readonly transport: Transport;
-  readonly pause: (ms: number, signal: AbortSignal) => Promise<void>;
-  readonly now: () => number;
-  readonly progressTimeoutMs: number;
-  readonly ranges: { readonly fromBytes: number; readonly eachBytes: number };
-}
-interface Shared extends Settings {
+interface Shared extends TransferWorld {
+  readonly http: HttpClient;
   readonly authorizer: Authorizer;
-  /** Hosts that speak no TLS, until when. */
+  readonly progressTimeoutMs: number;
+  /** Hosts that speak no TLS, and hosts that take no ranges, until when. */
   readonly plain: Map<string, number>;
-  readonly ahead: Budget;
+  readonly rangeless: Map<string, number>;
 }
 
 /** One repository on one endpoint, with one set of credentials. */
 export class Repository {
   readonly #shared: Shared;
   readonly #endpoint: Endpoint;
+  readonly #host: string;
   readonly #credentials: Credentials;
 
   constructor(shared: Shared, endpoint: Endpoint, credentials: Credentials) {
     this.#shared = shared;
     this.#endpoint = endpoint;
+    this.#host = new URL(endpoint.root).host;
     this.#credentials = credentials;
   }
 
@@ -131,44 +129,32 @@ export class Repository {
    * cannot be had now.
    */
   async manifest(op: Op, tagOrDigest: string): Promise<ManifestAnswer> {
-    const what = `manifest ${quote(tagOrDigest)} of ${this.#endpoint.credentialName}`;
-    return this.#retrying(op, what, async () => {
-      const bound = withTimeout(op, limits.registryHeadersMs);
-      try {
-        return await this.#manifestOnce(bound, tagOrDigest, what);
-      } catch (error) {
-        // Our own bound passed, not the caller's: to the kubelet that is a registry that is not available.
-        if (bound.signal.aborted && !op.signal.aborted)
-          throw tooSlow(`${what} did not arrive in ${limits.registryHeadersMs / 1000} s`);
-        throw error;
-      }
+    const describe = `manifest ${quote(tagOrDigest)} of ${this.#endpoint.credentialName}`;
+    const { http } = this.#shared;
+    const answer = await http.tries(op, describe, this.#tries).run(async () => {
+      const response = await this.#get(op, `manifests/${tagOrDigest}`, { accept: manifestAccept });
+      if (response.status !== 200) throw await http.failureOf(op, response, 'check the name and the tag');
+      const bytes = await http.readBody(op, response, limits.manifestBytes);
+      return { bytes, contentType: headerOf(response, 'content-type') ?? '' };
     });
+    const promised = isDigest(tagOrDigest) ? parseDigest(tagOrDigest) : undefined;
+    if (promised !== undefined) checkDigest(answer.bytes, promised, describe);
+    return { ...answer, digest: promised ?? digestOf(answer.bytes), describe };
   }
 
   /**
    * What the registry says is the digest of a tag, without sending the manifest (and without counting as a pull, where
    * pulls are counted). It is the registry's word only: good for finding what is here already, after credentials were
-   * checked. undefined if it does not say.
+   * checked. undefined if it does not say. Asked once. @throws as `manifest`.
    */
   async promisedDigest(op: Op, tagOrDigest: string): Promise<Digest | undefined> {
-    const response = await this.#get(
-      withTimeout(op, limits.registryHeadersMs),
-      `manifests/${tagOrDigest}`,
-      { accept: manifestAccept },
-      'HEAD',
-    );
+    const what = `digest of ${quote(tagOrDigest)} of ${this.#endpoint.credentialName}`;
+    const response = await this.#shared.http
+      .tries(op, what, 1)
+      .run(() => this.#get(op, `manifests/${tagOrDigest}`, { accept: manifestAccept }, 'HEAD'));
     response.discard();
     const digest = headerOf(response, 'docker-content-digest') ?? '';
     return response.status === 200 && isDigest(digest) ? digest : undefined;
-  }
-
-  async #manifestOnce(op: Op, tagOrDigest: string, what: string): Promise<ManifestAnswer> {
-    const response = await this.#get(op, `manifests/${tagOrDigest}`, { accept: manifestAccept });
-    if (response.status !== 200) throw await statusError(op, response, what);
-    const bytes = await readBody(op, response, limits.manifestBytes, what);
-    const promised = tagOrDigest.includes(':') ? parseDigest(tagOrDigest) : undefined;
-    if (promised !== undefined) checkDigest(bytes, promised, what);
-    return { bytes, contentType: headerOf(response, 'content-type') ?? '', digest: promised ?? digestOf(bytes) };
   }
 
   /**
@@ -178,73 +164,59 @@ export class Repository {
    * @throws as `manifest`, when the tries are used up or nothing moves any more.
    */
   async *blob(op: Op, digest: Digest, sizeBytes: bigint, offset: bigint): AsyncGenerator<Uint8Array, void, void> {
-    const watch = new RateWatch(this.#shared.progressTimeoutMs, limits.pullProgressBytes, this.#shared.now());
-    const stop = new AbortController();
-    const timer =
-      watch.timeoutMs === 0
-        ? undefined
-        : setInterval(
-            () => {
-              if (watch.stalled(this.#shared.now())) stop.abort();
-            },
-            Math.max(100, watch.timeoutMs / 8),
-          );
-    timer?.unref();
-    const transfer = new BlobTransfer(
-      this.#shared,
-      watch,
-      { ...op, signal: AbortSignal.any([op.signal, stop.signal]), stage: (text) => op.stage(text) },
-      (inner, first, last) => this.#range(inner, digest, first, last),
+    const what = `blob ${digest} of ${this.#endpoint.credentialName}`;
+    const { progressTimeoutMs, now, rangeless } = this.#shared;
+    const watch = new RateWatch(progressTimeoutMs, limits.pullProgressBytes, now());
+    const stuck = new Stall(watch, now);
+    const bounded: Op = { ...op, signal: AbortSignal.any([op.signal, stuck.signal]), stage: (text) => op.stage(text) };
+    const transfer = new BlobTransfer(this.#shared, watch, bounded, (inner, first, last, form) =>
+      this.#range(inner, { digest, sizeBytes }, { first, last, form }),
     );
-    let at = offset;
-    let failures = 0;
+    const startForm: Form = (rangeless.get(this.#host) ?? 0) > now() ? 'plain' : 'ranged';
+    const tries = this.#shared.http.tries(op, what, this.#tries, startForm, (wait) => watch.waiting(now, wait));
     try {
-      while (at < sizeBytes) {
-        try {
-          for await (const chunk of transfer.read(at, sizeBytes)) {
-            yield chunk;
-            at += BigInt(chunk.length);
-            failures = 0;
-          }
-        } catch (error) {
-          if (op.signal.aborted) throw abortError(op, `downloading ${digest}`);
-          if (stop.signal.aborted)
-            throw tooSlow(
-              `${this.#endpoint.root}: blob ${digest} stopped at ${at} of ${sizeBytes} bytes: less than ` +
-                `${limits.pullProgressBytes} bytes moved in ${watch.timeoutMs / 1000} s`,
-            );
-          if (codeOf(error) !== 'Unavailable' || ++failures >= this.#tries) throw error;
-          op.log.debug('blob download broke, will retry', { digest, atBytes: at, failures });
-          await this.#shared.pause(backoffMs(failures), op.signal);
-        }
-      }
+      yield* retried(tries, transfer, { from: offset, to: sizeBytes }, (at) => {
+        if (op.signal.aborted) throw abortError(op, `downloading ${digest}`);
+        if (stuck.signal.aborted)
+          throw new RuntimeError(
+            'Unavailable',
+            `${what}: ${this.#host} stopped at ${at} of ${sizeBytes} bytes: less than ${limits.pullProgressBytes} ` +
+              `bytes moved in ${watch.timeoutMs / 1000} s; it, or the line to it, is stuck: try again later`,
+            { reason: 'RegistryUnavailable' },
+          );
+      });
+      if (tries.form !== startForm) rangeless.set(this.#host, now() + limits.registrySchemeMs);
     } finally {
-      clearInterval(timer);
-      stop.abort();
+      stuck.end();
     }
   }
 
-  /**
-   * One range request. `skip` says how many bytes of the body lie before `first`: a server that ignores ranges sends
-   * everything.
-   */
-  async #range(op: Op, digest: Digest, first: bigint, last: bigint | undefined): Promise<RangeAnswer> {
-    const ranged = first > 0n || last !== undefined;
-    const response = await this.#get(op, `blobs/${digest}`, ranged ? { range: `bytes=${first}-${last ?? ''}` } : {});
-    if (response.status === 206) {
-      const start = /^bytes (\d{1,19})-/.exec(headerOf(response, 'content-range') ?? '')?.[1];
-      if (start === undefined || BigInt(start) !== first) {
-        response.discard();
-        throw new RuntimeError(
-          'DataLoss',
-          `${shortUrl(response.url)} answers bytes from ${quote(start ?? 'nowhere')} when asked from ${first}`,
-        );
-      }
-      return { response, skip: 0n, whole: false };
+  /** One request for a blob or a part of it. A server that ignores ranges sends everything. */
+  async #range(
+    op: Op,
+    { digest, sizeBytes }: { readonly digest: Digest; readonly sizeBytes: bigint },
+    { first, last, form }: { readonly first: bigint; readonly last: bigint | undefined; readonly form: Form },
+  ): Promise<RangeAnswer> {
+    const isPart = form === 'ranged' && (first > 0n || last !== undefined);
+    const response = await this.#get(op, `blobs/${digest}`, isPart ? { range: `bytes=${first}-${last ?? ''}` } : {});
+    const { status, url } = response;
+    if (status !== 200 && status !== 206)
+      throw await this.#shared.http.failureOf(op, response, 'the registry has lost a part of the image: push it again');
+    const discard = (): void => response.discard();
+    if (status === 206) {
+      const start = startOf(response);
+      // Nobody can tell where in the content a part of its encoded form lies.
+      if (start === (isPart ? first : 0n) && codingOf(response) === '')
+        return { url, body: response.body, skip: isPart ? 0n : first, whole: !isPart, discard };
+      discard();
+      throw new RequestError(
+        'DataLoss',
+        `${shortUrl(url)} answers bytes from ${start ?? 'nowhere'} when asked from ${isPart ? first : 0n}; the ` +
+          'registry, or a cache before it, is broken',
+        { kind: 'part' },
+      );
     }
-    if (response.status !== 200)
-      throw await statusError(op, response, `blob ${digest} of ${this.#endpoint.credentialName}`);
-    return { response, skip: first, whole: true };
+    return { url, body: wholeBody(response, sizeBytes), skip: first, whole: true, discard };
   }
 
   /** One request below the repository, with credentials as wanted. */
@@ -254,10 +226,9 @@ export class Repository {
     headers: Readonly<Record<string, string>>,
     method: 'GET' | 'HEAD' = 'GET',
   ): Promise<HttpResponse> {
-    const { host } = new URL(this.#endpoint.root);
-    const plainUntil = this.#shared.plain.get(host) ?? 0;
+    const { plain, now } = this.#shared;
     const secure = this.#endpoint.root.startsWith('https:');
-    if (!secure || (this.#endpoint.security === 'insecure' && plainUntil > this.#shared.now()))
+    if (!secure || (this.#endpoint.security === 'insecure' && (plain.get(this.#host) ?? 0) > now()))
       return this.#getFrom(op, this.#url(path, 'http:'), headers, method);
     try {
       return await this.#getFrom(op, this.#url(path, 'https:'), headers, method);
@@ -266,7 +237,7 @@ export class Repository {
       const response = await this.#getFrom(op, this.#url(path, 'http:'), headers, method).catch((second: unknown) => {
         throw bothFailed(error, second);
       });
-      this.#shared.plain.set(host, this.#shared.now() + limits.registrySchemeMs);
+      plain.set(this.#host, now() + limits.registrySchemeMs);
       return response;
     }
   }
@@ -284,259 +255,152 @@ export class Repository {
     extra: Readonly<Record<string, string>>,
     method: 'GET' | 'HEAD',
   ): Promise<HttpResponse> {
+    const { authorizer } = this.#shared;
     const door: Door = {
       url,
       routeOf: this.#endpoint.routeOf,
       repository: this.#endpoint.repository,
       credentials: this.#credentials,
+      tries: this.#tries,
     };
-    let authorization = this.#shared.authorizer.header(door);
+    let authorization = authorizer.header(door);
     // Twice: a kept token may have been revoked, and the fresh one is then refused for good.
-    for (let refusals = 0; ; refusals++) {
-      const headers = {
-        'user-agent': 'berth',
-        ...this.#endpoint.headers,
-        ...extra,
-        ...(authorization === undefined ? {} : { authorization }),
-      };
-      const response = await send(op, this.#shared.transport, { method, url, headers }, this.#endpoint.routeOf);
-      if (response.status !== 401) return response;
+    for (let refusals = 0; ; ) {
+      const response = await this.#send(op, url, method, extra, authorization);
+      const hidden = authorization === undefined && this.#credentials.kind !== 'none' && isHidden(response.status);
+      const challenge = hidden ? await this.#challenge(op, url).catch(() => response) : response;
+      if (challenge.status !== 401) return response;
       response.discard();
       // What a redirect leads to is not whom the credentials are for, and must not choose who gets them
       // (CVE-2020-15157).
-      if (response.url.origin !== url.origin) {
-        throw new RuntimeError(
-          'Unauthenticated',
-          `registry ${url.host} sends us to ${shortUrl(response.url)}, which wants credentials of its ` +
-            'own (401); none were sent there, the registry has to give an address that can be read ' +
-            'without',
-        );
-      }
-      if (refusals >= 2)
+      if (challenge.url.origin !== url.origin) throw strangerAsks(url, challenge.url);
+      if (refusals++ >= 2)
         throw new RuntimeError(
           'Unauthenticated',
           `registry ${url.host} refuses ${quote(this.#endpoint.repository)}: the token that its token ` +
-            'server gave is not accepted',
+            'server gave is not accepted; the two do not fit together',
         );
-      authorization = await this.#shared.authorizer.answer(op, door, response, authorization);
+      authorization = await authorizer.answer(op, door, challenge, authorization);
     }
   }
 
-  async #retrying<T>(op: Op, what: string, work: () => Promise<T>): Promise<T> {
-    for (let failures = 1; ; failures++) {
-      try {
-        return await work();
-      } catch (error) {
-        if (op.signal.aborted) throw abortError(op, what);
-        if (codeOf(error) !== 'Unavailable' || failures >= this.#tries) throw error;
-        const wait = error instanceof RetryLater ? error.waitMs : backoffMs(failures);
-        if (wait > limits.registryRetryAfterMs) throw error;
-        op.log.debug('registry request failed, will retry', { what, failures, waitMs: wait });
-        await this.#shared.pause(wait, op.signal);
-      }
-    }
-  }
-}
-
-interface RangeAnswer {
-  readonly response: HttpResponse;
-  readonly skip: bigint;
-  /** The server sent all of the blob, whatever was asked. */
-  readonly whole: boolean;
-}
-type AskRange = (op: Op, first: bigint, last: bigint | undefined) => Promise<RangeAnswer>;
-
-/**
- * Reads one blob in order. For large ones, ranges ahead of the current one are fetched into memory as far as the shared
- * budget goes.
- */
-class BlobTransfer {
-  readonly #shared: Shared;
-  readonly #watch: RateWatch;
-  readonly #op: Op;
-  readonly #ask: AskRange;
-
-  constructor(shared: Shared, watch: RateWatch, op: Op, ask: AskRange) {
-    this.#shared = shared;
-    this.#watch = watch;
-    this.#op = op;
-    this.#ask = (inner, first, last) => watch.waiting(shared.now, () => ask(inner, first, last));
-  }
-
-  async *read(from: bigint, size: bigint): AsyncGenerator<Uint8Array, void, void> {
-    const { fromBytes, eachBytes } = this.#shared.ranges;
-    const step = BigInt(eachBytes);
-    if (size - from < BigInt(fromBytes)) {
-      yield* this.#stream(await this.#ask(this.#op, from, undefined), size - from);
-      return;
-    }
-    const first = await this.#ask(this.#op, from, from + step - 1n);
-    if (first.whole) {
-      yield* this.#stream(first, size - from);
-      return;
-    }
-    yield* this.#ranges(first, from, size, step);
-  }
-
-  async *#ranges(first: RangeAnswer, from: bigint, size: bigint, step: bigint): AsyncGenerator<Uint8Array, void, void> {
-    const ahead = new Map<bigint, Promise<Buffer | undefined>>();
-    let planned = from + step;
-    let current: RangeAnswer | undefined = first;
-    const planAhead = (): void => {
-      while (planned < size && this.#shared.ahead.take()) {
-        ahead.set(planned, this.#fetchAhead(planned, min(step, size - planned)));
-        planned += step;
-      }
+  async #send(
+    op: Op,
+    url: URL,
+    method: 'GET' | 'HEAD',
+    extra: Readonly<Record<string, string>>,
+    authorization: string | undefined,
+  ): Promise<HttpResponse> {
+    const headers = {
+      ...this.#endpoint.headers,
+      ...extra,
+      ...(authorization === undefined ? {} : { authorization }),
     };
-    try {
-      for (let at = from; at < size; at += step) {
-        planAhead();
-        const length = min(step, size - at);
-        const ready = await ahead.get(at);
-        if (ahead.delete(at)) this.#shared.ahead.give();
-        if (ready !== undefined) {
-          yield ready;
-          giveBack(ready);
-        } else yield* this.#stream(current ?? (await this.#ask(this.#op, at, at + length - 1n)), length);
-        current = undefined;
-        if (planned <= at + step) planned = at + step + step;
-      }
-    } finally {
-      for (const range of ahead.values()) void range.finally(() => this.#shared.ahead.give());
-    }
-  }
-
-  /** undefined when it failed: the reader asks again itself and meets the error with its own tries. */
-  async #fetchAhead(at: bigint, length: bigint): Promise<Buffer | undefined> {
-    try {
-      const bytes = Buffer.allocUnsafeSlow(Number(length));
-      let total = 0;
-      for await (const chunk of this.#stream(await this.#ask(this.#op, at, at + length - 1n), length)) {
-        bytes.set(chunk, total);
-        total += chunk.length;
-      }
-      return total === bytes.length ? bytes : undefined;
-    } catch {
-      return undefined;
-    }
+    return await this.#shared.http.send(op, { method, url, headers }, this.#endpoint.routeOf);
   }
 
   /**
-   * `length` bytes of an answer. A server that sends more is cut off here; the digest tells the rest. @throws
-   * Unavailable after the last byte if it sends fewer.
+   * The registry's answer to nobody in particular. Registries that everybody may read in part say of what they hide
+   * from strangers that it is not there or not allowed, and only here how to become somebody.
    */
-  async *#stream(answer: RangeAnswer, length: bigint): AsyncGenerator<Uint8Array, void, void> {
-    const { response } = answer;
-    let skip = answer.skip;
-    let left = length;
+  async #challenge(op: Op, url: URL): Promise<HttpResponse> {
+    const root = new URL(`${this.#endpoint.root}/`);
+    if (url.protocol !== root.protocol) root.protocol = url.protocol;
+    const response = await this.#send(op, root, 'GET', {}, undefined);
+    response.discard();
+    return response;
+  }
+}
+
+function isHidden(status: number): boolean {
+  return status === 403 || status === 404;
+}
+
+/** Reads with tries; `check` throws what ends them, `at` being the first byte that is missing. */
+async function* retried(
+  tries: Tries,
+  transfer: BlobTransfer,
+  { from, to }: { readonly from: bigint; readonly to: bigint },
+  check: (at: bigint) => void,
+): AsyncGenerator<Uint8Array, void, void> {
+  let at = from;
+  while (at < to) {
+    let moved = 0;
     try {
-      for await (const chunk of response.body) {
-        this.#watch.add(chunk.length, this.#shared.now());
-        const dropped = min(skip, BigInt(chunk.length));
-        skip -= dropped;
-        const rest = chunk.subarray(Number(dropped));
-        if (BigInt(rest.length) > left)
-          throw new RuntimeError('DataLoss', `${shortUrl(response.url)} sends more bytes than the manifest promises`);
-        left -= BigInt(rest.length);
-        if (rest.length > 0) yield rest;
+      for await (const chunk of transfer.read(at, to, tries.form)) {
+        yield chunk;
+        at += BigInt(chunk.length);
+        moved += chunk.length;
+        // Less is no progress: a server that breaks off after each byte is given up, however many there are.
+        if (moved >= limits.pullProgressBytes) tries.progressed();
       }
-      if (left > 0n) throw tooShort(response.url, left);
     } catch (error) {
-      throw networkError(response.url, error);
-    } finally {
-      response.discard();
+      check(at);
+      await tries.after(error, transfer.asked);
     }
   }
 }
 
-/** A counter of what may be in memory at once. */
-class Budget {
-  #left: number;
-  constructor(count: number) {
-    this.#left = count;
+/** Fires when a watch sees no progress any more. */
+class Stall {
+  readonly #stop = new AbortController();
+  readonly #timer: NodeJS.Timeout | undefined;
+
+  constructor(watch: RateWatch, now: () => number) {
+    if (watch.timeoutMs === 0) return;
+    const look = (): void => {
+      if (watch.stalled(now())) this.#stop.abort();
+    };
+    this.#timer = setInterval(look, Math.max(10, watch.timeoutMs / 8));
+    this.#timer.unref();
   }
-  take(): boolean {
-    if (this.#left === 0) return false;
-    this.#left--;
-    return true;
+
+  get signal(): AbortSignal {
+    return this.#stop.signal;
   }
-  give(): void {
-    this.#left++;
+
+  /** Ends the watch, and whatever still runs under its signal. */
+  end(): void {
+    clearInterval(this.#timer);
+    this.#stop.abort();
   }
 }
 
-/** A registry that asks for patience, and for how much. */
-class RetryLater extends RuntimeError {
-  readonly waitMs: number;
-  constructor(message: string, waitMs: number) {
-    super('Unavailable', message, { reason: 'RegistryUnavailable' });
-    this.waitMs = waitMs;
-  }
+/** Where a 206 begins; undefined if it does not say. */
+function startOf(response: HttpResponse): bigint | undefined {
+  const start = /^bytes (\d{1,19})-/i.exec(headerOf(response, 'content-range') ?? '')?.[1];
+  return start === undefined ? undefined : BigInt(start);
+}
+
+/**
+ * The body of a whole blob. One that is as long as the blob is the blob, whatever its header says of an encoding: some
+ * stores say "gzip" of layers, because they are. @throws RequestError for one that cannot be it.
+ */
+function wholeBody(response: HttpResponse, sizeBytes: bigint): AsyncIterable<Uint8Array> {
+  const text = headerOf(response, 'content-length') ?? '';
+  const length = /^\d{1,18}$/.test(text) ? BigInt(text) : undefined;
+  if (length === sizeBytes) return response.body;
+  if (length === undefined || codingOf(response) !== '') return decodedBody(response);
+  response.discard();
+  throw new RequestError(
+    'DataLoss',
+    `${shortUrl(response.url)} has ${length} bytes where the manifest promises ${sizeBytes}; something else answers ` +
+      'there, or the image must be pushed again',
+    { kind: 'line' },
+  );
+}
+
+function strangerAsks(url: URL, stranger: URL): RuntimeError {
+  return new RuntimeError(
+    'Unauthenticated',
+    `registry ${url.host} sends us to ${shortUrl(stranger)}, which wants credentials of its ` +
+      'own (401); none were sent there, the registry has to give an address that can be read ' +
+      'without',
+  );
 }
 
 /** Neither https nor http: both reasons in one message, unless the second one is an answer. */
-function bothFailed(secure: unknown, plain: unknown): RuntimeError {
-  if (plain instanceof RuntimeError && plain.code !== 'Unavailable') return plain;
-  return new RuntimeError('Unavailable', `${explain(plain)} (and by https: ${explain(secure)})`, {
-    reason: 'RegistryUnavailable',
-  });
-}
-
-/** What an HTTP status means, with the registry's own words as far as they are short text. */
-async function statusError(op: Op, response: HttpResponse, what: string): Promise<RuntimeError> {
-  const { status } = response;
-  const body = await readBody(op, response, limits.registryTextBytes, 'the error document').catch(() =>
-    Buffer.alloc(0),
-  );
-  const said = registryMessage(body);
-  const text = `${what}: ${new URL(response.url).host} answers ${status}${said === '' ? '' : ` ${said}`}`;
-  if (status === 429 || status === 503)
-    return new RetryLater(`${text}; try again later`, retryAfterMs(headerOf(response, 'retry-after')));
-  if (status >= 500 || status === 408) return new RuntimeError('Unavailable', text, { reason: 'RegistryUnavailable' });
-  if (status === 404) return new RuntimeError('NotFound', `${text}; check the name and the tag`);
-  if (status === 403) return new RuntimeError('PermissionDenied', `${text}; the credentials do not allow to pull it`);
-  return new RuntimeError('FailedPrecondition', text);
-}
-
-/** distribution-spec "Error Codes": `{"errors":[{"code","message"}]}`. */
-function registryMessage(body: Buffer): string {
-  let value: unknown;
-  try {
-    value = JSON.parse(body.toString('utf8')) as unknown;
-  } catch {
-    return '';
-  }
-  const list = isObject(value) && Array.isArray(value['errors']) ? (value['errors'] as unknown[]) : [];
-  const texts = list
-    .slice(0, 3)
-    .map((each) =>
-      isObject(each) ? [each['code'], each['message']].filter((part) => typeof part === 'string').join(': ') : '',
-    );
-  const joined = texts.filter((each) => each !== '').join('; ');
-  return joined === '' ? '' : quote(joined, 300);
-}
-
-function retryAfterMs(text: string | undefined): number {
-  if (text === undefined) return 1_000;
-  if (/^\d{1,9}$/.test(text)) return Number(text) * 1000;
-  const date = Date.parse(text);
-  return Number.isNaN(date) ? 1_000 : Math.max(0, date - Date.now());
-}
-
-function tooShort(url: URL, missing: bigint): RuntimeError {
-  return new RuntimeError('Unavailable', `${shortUrl(url)} ends ${missing} bytes before what was asked for`, {
-    reason: 'RegistryUnavailable',
-  });
-}
-
-function tooSlow(message: string): RuntimeError {
-  return new RuntimeError('Unavailable', message, { reason: 'RegistryUnavailable' });
-}
-
-function backoffMs(failures: number): number {
-  return 250 * 2 ** (failures - 1);
-}
-
-function min(a: bigint, b: bigint): bigint {
-  return a < b ? a : b;
+function bothFailed(secure: unknown, plain: unknown): unknown {
+  if (!(plain instanceof RequestError) || plain.code !== 'Unavailable') return plain;
+  return new RequestError('Unavailable', `${explain(plain)} (and by https: ${explain(secure)})`, plain.trouble);
 }

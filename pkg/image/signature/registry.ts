@@ -1,17 +1,17 @@
 /** Signatures beside an image in its registry, or on servers of their own, through the clients that pulls use. */
 import type { Op } from '../../base/op.ts';
-import { withTimeout } from '../../base/op.ts';
 import { RuntimeError } from '../../base/errors.ts';
 import { limits } from '../../base/limits.ts';
 import type { Reference } from '../../oci/reference.ts';
-import { readBody, send, shortUrl } from '../registry/http.ts';
-import type { RouteOf, Transport } from '../registry/http.ts';
+import type { HttpClient } from '../registry/client.ts';
+import { shortUrl } from '../registry/http.ts';
+import type { RouteOf } from '../registry/http.ts';
 import type { Repository } from '../registry/repository.ts';
 import type { SignatureSource } from './sources.ts';
 
 /** What signatures need of the network beside their registry. */
 export interface RegistryWorld {
-  readonly transport: Transport;
+  readonly http: HttpClient;
   /** Certificates and proxies for servers that are no registries. */
   routesTo(url: URL): Promise<RouteOf>;
 }
@@ -40,26 +40,14 @@ function nameOf({ endpoint }: Repository): { readonly domain: string; readonly p
  * No credentials are sent: signatures are for everybody, and these servers are not the ones that the node has
  * credentials for.
  */
-async function download(
-  op: Op,
-  { transport, routesTo }: RegistryWorld,
-  url: URL,
-  max: number,
-): Promise<Buffer | undefined> {
-  const bounded = withTimeout(op, limits.registryHeadersMs);
-  const response = await send(
-    bounded,
-    transport,
-    { method: 'GET', url, headers: { 'user-agent': 'berth' } },
-    await routesTo(url),
-  );
-  if (response.status === 200) return await readBody(bounded, response, max, shortUrl(url));
-  response.discard();
-  if (response.status === 404) return undefined;
-  const code = response.status >= 500 || response.status === 429 ? 'Unavailable' : 'FailedPrecondition';
-  throw new RuntimeError(
-    code,
-    `the signature server answers ${response.status} for ${shortUrl(url)}; want the signature, ` +
-      'or 404 where there is none',
-  );
+async function download(op: Op, { http, routesTo }: RegistryWorld, url: URL, max: number): Promise<Buffer | undefined> {
+  const routeOf = await routesTo(url);
+  return await http.tries(op, `signature ${shortUrl(url)}`, limits.registryTriesCount).run(async () => {
+    const response = await http.send(op, { method: 'GET', url, headers: {} }, routeOf);
+    if (response.status === 200) return await http.readBody(op, response, max);
+    const failure = await http.failureOf(op, response, '');
+    if (failure.code === 'NotFound') return undefined;
+    if (failure.code === 'Unavailable') throw failure;
+    throw new RuntimeError('FailedPrecondition', `${failure.message}; want the signature, or 404, of ${shortUrl(url)}`);
+  });
 }

@@ -36,7 +36,7 @@ class FakeSource implements SignatureSource {
   async manifest(_op: unknown, tag: string): ReturnType<SignatureSource['manifest']> {
     this.asked.push(tag);
     if (this.attachments === undefined || tag !== TAG) throw new RuntimeError('NotFound', 'no such tag');
-    return { ...this.attachments, digest: digestOf(this.attachments.bytes) };
+    return { ...this.attachments, digest: digestOf(this.attachments.bytes), describe: tag };
   }
   async blob(_op: unknown, digest: string): Promise<Buffer> {
     this.asked.push(digest);
