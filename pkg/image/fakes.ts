@@ -5,7 +5,7 @@ import { backgroundOp, silent } from '../base/op.ts';
 import { fired } from '../base/time.ts';
 import type { LogFields, Logger, Op } from '../base/op.ts';
 import type { ChainId, Digest } from '../base/ids.ts';
-import { RuntimeError } from '../base/errors.ts';
+import { explain, RuntimeError } from '../base/errors.ts';
 import { chainIds, digestOf } from '../oci/digest.ts';
 import { mediaTypes } from '../oci/media-types.ts';
 import type { HttpRequest, HttpResponse, Route, Transport } from './registry/http.ts';
@@ -280,6 +280,11 @@ export async function failure(promise: Promise<unknown>): Promise<RuntimeError> 
   );
   if (!(outcome instanceof RuntimeError)) throw new Error(`expected a RuntimeError, got ${String(outcome)}`);
   return outcome;
+}
+
+/** The whole story of the error that a promise ends with. */
+export async function explainFailure(promise: Promise<unknown>): Promise<string> {
+  return explain(await failure(promise));
 }
 
 /** All bytes of a stream. */

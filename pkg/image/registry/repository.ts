@@ -200,8 +200,7 @@ export class Repository {
     const isPart = form === 'ranged' && (first > 0n || last !== undefined);
     const response = await this.#get(op, `blobs/${digest}`, isPart ? { range: `bytes=${first}-${last ?? ''}` } : {});
     const { status, url } = response;
-    if (status !== 200 && status !== 206)
-      throw await this.#shared.http.failureOf(op, response, 'the registry has lost a part of the image: push it again');
+    if (status !== 200 && status !== 206) throw await this.#blobFailure(op, response, isPart ? 'ranged' : 'plain');
     const discard = (): void => response.discard();
     if (status === 206) {
       const start = startOf(response);
@@ -217,6 +216,23 @@ export class Repository {
       );
     }
     return { url, body: wholeBody(response, sizeBytes), skip: first, whole: true, discard };
+  }
+
+  async #blobFailure(op: Op, response: HttpResponse, form: Form): Promise<RequestError> {
+    const { status, url } = response;
+    const failure = await this.#shared.http.failureOf(
+      op,
+      response,
+      'the registry has lost a part of the image: push it again',
+    );
+    // A store does not know who we are; it refuses an address that has expired, and the registry gives another one.
+    const isOwn = url.host === this.#host && url.pathname.startsWith(new URL(this.#endpoint.root).pathname);
+    if (isOwn || form === 'ranged' || !STALE.has(status)) return failure;
+    return new RequestError(
+      'Unavailable',
+      `${url.host}, to which ${this.#host} sends us, answers ${status}; the address may have expired: try again later`,
+      { kind: 'line' },
+    );
   }
 
   /** One request below the repository, with credentials as wanted. */
@@ -311,6 +327,9 @@ export class Repository {
     return response;
   }
 }
+
+/** How stores answer to an address that they do not take any more. */
+const STALE: ReadonlySet<number> = new Set([400, 403, 410]);
 
 function isHidden(status: number): boolean {
   return status === 403 || status === 404;
