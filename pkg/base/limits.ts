@@ -364,7 +364,7 @@ export const limits = {
    * the count again.
    */
   registryTriesCount: 4,
-  /** How long it is remembered that an insecure registry answers plain http. */
+  /** How long it is remembered of a host what it cannot do: TLS where it need not, ranges. */
   registrySchemeMs: 5 * 60_000,
   mirrorTriesCount: 2,
   /** Longest `Retry-After` that is waited for. */
