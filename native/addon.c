@@ -28,7 +28,6 @@ static const struct function functions[] = {
 	{ "mountFs", "sssiS", 'v', ANYWHERE, sys_mount_fs },
 	{ "mountOverlay", "SsssiSii", 'v', ONLY_ASYNC, sys_mount_overlay },
 	{ "mountBind", "ssiiiii", 'v', ANYWHERE, sys_mount_bind },
-	{ "setMount", "siiii", 'v', ANYWHERE, sys_set_mount },
 	{ "unmount", "si", 'n', ANYWHERE, sys_unmount },
 
 	{ "pipe", "", 'N', ANYWHERE, sys_pipe },

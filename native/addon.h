@@ -171,7 +171,6 @@ int sys_count_fds(struct call *c);
 int sys_mount_fs(struct call *c);
 int sys_mount_overlay(struct call *c);
 int sys_mount_bind(struct call *c);
-int sys_set_mount(struct call *c);
 int sys_unmount(struct call *c);
 
 /* --- sys_net.c */

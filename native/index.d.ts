@@ -113,7 +113,6 @@ export interface Calls {
     propagation: number,
     usernsFd: number,
   ): void;
-  setMount(path: string, recursive: number, set: number, clear: number, propagation: number): void;
   /** umount2 without following a link at the end, until nothing is mounted there. How many mounts that were. */
   unmount(path: string, flags: number): number;
 

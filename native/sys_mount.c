@@ -355,19 +355,6 @@ int sys_mount_bind(struct call *c)
 	return move_to(tree, a[1].text.data) < 0 ? call_fail(c, "move_mount", errno) : 0;
 }
 
-int sys_set_mount(struct call *c)
-{
-	const struct arg *a = c->arg;
-	struct mount_attr attr = {
-		.attr_set = (uint64_t)a[2].i,
-		.attr_clr = (uint64_t)a[3].i,
-		.propagation = (uint64_t)a[4].i,
-	};
-	if (set_attributes(AT_FDCWD, a[0].text.data, a[1].i != 0 ? AT_RECURSIVE : 0, &attr) < 0)
-		return call_fail(c, "mount_setattr", errno);
-	return 0;
-}
-
 int sys_unmount(struct call *c)
 {
 	if ((c->arg[1].i & ~(int64_t)UMOUNT_ARGS_OK) != 0)

@@ -9,9 +9,9 @@ import { assert } from 'chai';
 import { Case, subjects, until } from './harness.ts';
 import { upstreamFails, upstreamUnsteady } from './upstream.ts';
 
-export const longMs = 60_000;
-export const only = process.env['CONMON_SUBJECT'];
-export const proveKnown = process.env['CONMON_KNOWN'] === '1';
+const longMs = 60_000;
+const only = process.env['CONMON_SUBJECT'];
+const proveKnown = process.env['CONMON_KNOWN'] === '1';
 
 export type Body = (c: Case) => Promise<void>;
 
@@ -47,7 +47,7 @@ export function socketCount(pid: number): number {
   return readdirSync(`/proc/${pid}/fd`).filter((fd) => (linkOf(pid, fd) ?? '').startsWith('socket:')).length;
 }
 
-export function linkOf(pid: number, fd: string): string | undefined {
+function linkOf(pid: number, fd: string): string | undefined {
   try {
     return readlinkSync(`/proc/${pid}/fd/${fd}`);
   } catch {

@@ -23,7 +23,7 @@ const out = resolve(here, '../../build/bin');
 
 /** The suite's C helper (tool.c says what it can do). */
 export const tool = join(out, 'conmon-test-tool');
-export const standInRuntime = join(here, 'runtime.sh');
+const standInRuntime = join(here, 'runtime.sh');
 
 /** A monitor under test. */
 export interface Subject {
@@ -101,7 +101,7 @@ export function contentOf(lines: readonly LogLine[], stream: string): string {
 }
 
 /** Splits the tool's output into the messages in it. */
-export function messagesOf(data: Buffer): Buffer[] {
+function messagesOf(data: Buffer): Buffer[] {
   const messages: Buffer[] = [];
   for (let at = 0; at + 4 <= data.length; ) {
     const len = data.readUInt32LE(at);
@@ -293,7 +293,7 @@ export class Case {
 }
 
 /** Processes that name a directory in their arguments or work in it. */
-export function ownedBy(dir: string): number[] {
+function ownedBy(dir: string): number[] {
   return readdirSync('/proc')
     .filter((n) => /^\d+$/.test(n) && Number(n) !== process.pid)
     .map(Number)

@@ -12,7 +12,7 @@
 export { argumentsOf, flags } from './flags.ts';
 export { loadConfig } from './load.ts';
 export type { ReloadPart } from './option.ts';
-export { planReload, reloadableKeys, withPart } from './reload.ts';
+export { planReload, withPart } from './reload.ts';
 export type { Change } from './reload.ts';
 export { renderConfig } from './render.ts';
 export { diskFiles, noFiles } from './sources.ts';

@@ -1,6 +1,7 @@
 import { assert } from 'chai';
 import { load } from './fake.ts';
-import { type Config, planReload, reloadableKeys, renderConfig, withPart } from './index.ts';
+import { type Config, planReload, renderConfig, withPart } from './index.ts';
+import { reloadableKeys } from './reload.ts';
 import { everyOption } from './schema.ts';
 
 async function configOf(text: string): Promise<Config> {

@@ -52,7 +52,7 @@ export function withPart(inForce: Config, fresh: Config, part: ReloadPart): Conf
   return freezeConfig(sections, part === HANDLERS_RELOAD ? handlersUnder(inForce, fresh) : inForce.runtimes);
 }
 
-/** Every key that SIGHUP takes; `crio.runtime.runtimes` stands for all handlers. */
+/** Every key that SIGHUP takes; `crio.runtime.runtimes` stands for all handlers. @fortests of what is printed. */
 export const reloadableKeys: readonly string[] = [
   ...everyOption
     .filter(({ option }) => option.reload !== undefined)

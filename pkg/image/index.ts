@@ -7,12 +7,9 @@
  */
 
 export { FileImageStore } from './store.ts';
-export type { ImageProblem } from './check.ts';
 export type { FileImageStoreOptions } from './options.ts';
-export type { ImageCounters } from './store.ts';
-export { RegistryPolicy, defaultPolicyOptions } from './policy/policy.ts';
+export { RegistryPolicy } from './policy/policy.ts';
 export type { PolicyOptions } from './policy/policy.ts';
 export { ImageTrust, defaultTrustOptions } from './signature/index.ts';
-export type { GpgvAnswer, GpgvRequest, RunGpgv, TrustOptions } from './signature/index.ts';
+export type { RunGpgv } from './signature/index.ts';
 export { NodeCredentials, defaultAuthFiles } from './registry/credentials.ts';
-export type { CredentialOptions, RunHelper } from './registry/credentials.ts';

@@ -14,7 +14,7 @@ import type { PodNetwork, PodNetworkRequest } from '../ports/network.ts';
 export type Json = Readonly<Record<string, unknown>>;
 
 /** Versions that Berth speaks, in order. */
-export const CNI_VERSIONS: readonly string[] = ['0.1.0', '0.2.0', '0.3.0', '0.3.1', '0.4.0', '1.0.0', '1.1.0'];
+const CNI_VERSIONS: readonly string[] = ['0.1.0', '0.2.0', '0.3.0', '0.3.1', '0.4.0', '1.0.0', '1.1.0'];
 
 /** The only interface that a pod gets here. */
 export const INTERFACE = 'eth0';

@@ -27,7 +27,7 @@ export interface Reference extends ParsedName {
 
 /** Where docker's short names live. */
 export const DOCKER_DOMAIN = 'docker.io';
-export const DEFAULT_TAG = 'latest';
+const DEFAULT_TAG = 'latest';
 
 /** distribution/reference: NameTotalLengthMax, and the tag rule `[\w][\w.-]{0,127}`. */
 const PATH_MAX_CHARS = 255;

@@ -174,7 +174,7 @@ export function isVisible(record: AnyRecord): boolean {
 }
 
 /** The name under which the kubelet would make this object again: what makes two requests "the same". */
-export function keyOf(record: AnyRecord): string {
+function keyOf(record: AnyRecord): string {
   return record.kind === 'sandbox'
     ? sandboxKey(record.config.metadata)
     : containerKey(record.sandboxId, record.config.metadata);

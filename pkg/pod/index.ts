@@ -7,6 +7,6 @@
  */
 
 export { type OpenPods, openPods } from './open.ts';
-export { DirectoryExtensions, type Extensions } from './extensions.ts';
+export { DirectoryExtensions } from './extensions.ts';
 export * from './query.ts';
 export type * from './world.ts';

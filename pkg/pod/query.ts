@@ -16,7 +16,7 @@ import type {
 import type { ContainerRecord, ExitedState, SandboxRecord } from '../ports/state.ts';
 
 /** READY only from the moment everything stands until StopPodSandbox begins. */
-export function sandboxState(record: SandboxRecord): PodSandboxStatus['state'] {
+function sandboxState(record: SandboxRecord): PodSandboxStatus['state'] {
   return record.state.phase === 'ready' ? 'SANDBOX_READY' : 'SANDBOX_NOTREADY';
 }
 
@@ -47,7 +47,7 @@ export function podSandboxStatus(record: SandboxRecord): PodSandboxStatus {
   };
 }
 
-export function containerState(record: ContainerRecord): ContainerState {
+function containerState(record: ContainerRecord): ContainerState {
   switch (record.state.phase) {
     case 'creating':
     case 'created':
@@ -136,7 +136,7 @@ export function matchesContainer(record: ContainerRecord, filter: ContainerFilte
 }
 
 /** CRI's label selector: every pair, exactly. */
-export function hasLabels(labels: StringMap, selector: StringMap): boolean {
+function hasLabels(labels: StringMap, selector: StringMap): boolean {
   return Object.keys(selector).every((key) => Object.hasOwn(labels, key) && labels[key] === selector[key]);
 }
 

@@ -35,7 +35,7 @@ export type ContainerVerdict =
   | { readonly action: 'save'; readonly state: ContainerRecord['state'] };
 
 /** What becomes of a container, by its record and by what was found of it. `at` is now. */
-export function decideContainer(state: ContainerRecord['state'], facts: ContainerFacts, at: bigint): ContainerVerdict {
+function decideContainer(state: ContainerRecord['state'], facts: ContainerFacts, at: bigint): ContainerVerdict {
   switch (state.phase) {
     case 'creating':
     case 'removing':

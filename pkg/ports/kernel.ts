@@ -355,14 +355,6 @@ export interface BindRequest {
   readonly usernsFd?: number | undefined;
 }
 
-/** Attributes and propagation that a mount gets or loses. */
-export interface MountChange {
-  readonly extent: 'one' | 'tree';
-  readonly set?: readonly MountAttribute[];
-  readonly clear?: readonly MountAttribute[];
-  readonly propagation?: Propagation;
-}
-
 /** Namespaces to make and pin. */
 export interface NewNamespaces {
   /** By kind (`net`, `ipc`, `uts`), the file to pin it at, which is not there yet. */

@@ -6,7 +6,7 @@
  * command line.
  */
 
-export { ConmonMonitor, type ConmonOptions } from './conmon.ts';
-export { OciCli, type OciCliOptions } from './oci-cli.ts';
+export { ConmonMonitor } from './conmon.ts';
+export { OciCli } from './oci-cli.ts';
 export { LinuxHost, LinuxProcesses } from './host.ts';
-export { PinnedNamespaces, type PinnedNamespacesOptions } from './namespaces.ts';
+export { PinnedNamespaces } from './namespaces.ts';

@@ -228,7 +228,7 @@ function capabilityNames(names: readonly string[], field: string): readonly stri
 }
 
 /** With `CAP_` and in capitals; ALL stays ALL. */
-export function capabilityName(name: string): string {
+function capabilityName(name: string): string {
   const upper = name.trim().toUpperCase();
   if (upper === 'ALL' || upper === 'CAP_ALL') return 'ALL';
   return upper.startsWith('CAP_') ? upper : `CAP_${upper}`;

@@ -10,5 +10,4 @@
  * A token is the only key: 128 random bits, good once and for a minute. Requests from browsers are refused, since a
  * page may know a port of this machine.
  */
-export type { AttachGrant, ExecGrant, ForwardGrant } from './client.ts';
-export { StreamServer, type StreamServerOptions } from './server.ts';
+export { StreamServer } from './server.ts';

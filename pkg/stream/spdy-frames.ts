@@ -157,7 +157,7 @@ export function replyFrame(stream: number, block: Uint8Array): Buffer {
   return control(TYPE.synReply, words(stream), block);
 }
 
-/** Opens a stream, as a client. */
+/** Opens a stream, as a client. @fortests: we are none. */
 export function openFrame(stream: number, block: Uint8Array, fin = false): Buffer {
   return control(TYPE.synStream, words(stream, 0), Buffer.of(0, 0), block, fin);
 }

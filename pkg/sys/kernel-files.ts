@@ -49,7 +49,7 @@ export function columns(wanted: readonly FilesIn[]): [directories: string[], nam
 }
 
 /** PURE. Files that came in one buffer; a negative length is one that did not. */
-export function slices(lengths: Int32Array, bytes: Buffer): (Buffer | undefined)[] {
+function slices(lengths: Int32Array, bytes: Buffer): (Buffer | undefined)[] {
   let at = 0;
   return Array.from(lengths, (length) => {
     if (length < 0) return undefined;

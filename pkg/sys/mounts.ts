@@ -6,18 +6,11 @@
  */
 import { RuntimeError } from '../base/errors.ts';
 import { limits } from '../base/limits.ts';
-import type {
-  BindRequest,
-  MountAttribute,
-  MountChange,
-  MountEntry,
-  OverlayRequest,
-  Propagation,
-} from '../ports/kernel.ts';
+import type { BindRequest, MountAttribute, MountEntry, OverlayRequest, Propagation } from '../ports/kernel.ts';
 import { addon, attempt, attemptAsync } from './addon.ts';
 import { escape, mountPointsIn, parseMountinfo, parseMountLine } from './mountinfo.ts';
 
-export { isAtOrBelow, mountOf, propagationOf } from './mountinfo.ts';
+export { mountOf, propagationOf } from './mountinfo.ts';
 
 /** The mounts of our namespace, in mount order. */
 export async function read(): Promise<MountEntry[]> {
@@ -133,21 +126,6 @@ export async function bind(request: BindRequest): Promise<void> {
       clear,
       propagationBits(request.propagation),
       request.usernsFd ?? -1,
-    ),
-  );
-}
-
-/** Changes attributes and propagation of the mount at `path` (mount_setattr): all or nothing, also for a tree. */
-export async function change(path: string, change: MountChange): Promise<void> {
-  const on = attributeBits(change.set ?? []);
-  const off = attributeBits(change.clear ?? []);
-  await attemptAsync(`change mount ${path}`, (native) =>
-    native.setMount(
-      path,
-      change.extent === 'tree' ? 1 : 0,
-      on.set,
-      on.clear | off.set,
-      propagationBits(change.propagation),
     ),
   );
 }

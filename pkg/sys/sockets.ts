@@ -6,7 +6,7 @@ import type { Watch } from '../../native/index.d.ts';
 
 const SOCKET_TYPES: Readonly<Record<SocketType, number>> = { stream: 1, datagram: 2, seqpacket: 5 };
 
-/** Two connected unix sockets, close-on-exec. */
+/** Two connected unix sockets, close-on-exec. @fortests of streams: what both ends are one process's. */
 export function pair(type: SocketType): readonly [number, number] {
   const [a = -1n, b = -1n] = attempt('make a socket pair', (native) => native.socketPairSync(SOCKET_TYPES[type]));
   return [Number(a), Number(b)];

@@ -14,7 +14,7 @@ import type {
   PodSandboxStatus,
 } from '../../pkg/cri-api/types.ts';
 
-export { type CallOptions, type Client, connect, CriError };
+export { type CallOptions, type Client, CriError };
 
 /** A pod and the config that it was made with, which CreateContainer wants to see again. */
 export interface Pod {

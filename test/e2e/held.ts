@@ -28,7 +28,7 @@ export async function heldBy(node: TestNode): Promise<Held> {
 }
 
 /** Pids of the children of a process. */
-export function childrenOf(parent: number): string[] {
+function childrenOf(parent: number): string[] {
   return readdirSync('/proc').filter((pid) => /^\d+$/.test(pid) && parentOf(pid) === parent);
 }
 

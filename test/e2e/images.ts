@@ -251,7 +251,7 @@ function json(value: unknown): Buffer {
 }
 
 /** A PAX tar with these entries, in this order. */
-export function makeTar(files: readonly LayerFile[]): Buffer {
+function makeTar(files: readonly LayerFile[]): Buffer {
   return Buffer.concat([...files.flatMap(entry), Buffer.alloc(1024)]);
 }
 

@@ -27,7 +27,7 @@ export const WHOLE = { subPath: '', idMap: null };
 
 export let dir = '';
 export let driver: OverlayRootfs;
-export let blobs = 0;
+let blobs = 0;
 
 export const sh = (script: string, cwd = dir): string =>
   execFileSync('/bin/bash', ['-euc', script], { cwd, encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] });
@@ -76,7 +76,7 @@ export async function refusal(work: Promise<unknown>): Promise<string> {
   return 'accepted';
 }
 
-export const openFiles = async (): Promise<number> => (await readdir('/proc/self/fd')).length;
+const openFiles = async (): Promise<number> => (await readdir('/proc/self/fd')).length;
 export const mounts = async (): Promise<string[]> =>
   (await readFile('/proc/self/mountinfo', 'utf8')).split('\n').filter((line) => line.includes(dir));
 

@@ -36,8 +36,8 @@ export const MONITORS: Readonly<Record<string, string>> = {
   "Debian's conmon": '/usr/bin/conmon',
   'our conmon': join(import.meta.dirname, '../../build/bin/conmon'),
 };
-export const BUSYBOX = ['/bin/busybox', '/usr/bin/busybox'].find((path) => existsSync(path)) ?? '/bin/busybox';
-export const COMMANDS = [
+const BUSYBOX = ['/bin/busybox', '/usr/bin/busybox'].find((path) => existsSync(path)) ?? '/bin/busybox';
+const COMMANDS = [
   'sh',
   'sleep',
   'true',
@@ -59,11 +59,11 @@ export const COMMANDS = [
  * ptrace wants no hardware; a network stack of its own wants another way to tell the node's namespace than Debian's
  * runsc has: see docs/RUNTIMES.md.
  */
-export const RUNSC_ARGS = ['--platform=ptrace', '--network=host'];
+const RUNSC_ARGS = ['--platform=ptrace', '--network=host'];
 export const CGROUP_PARENT = `berth-runtime-test-${process.pid}`;
 export const SIGKILL = 9;
 
-export const processes: Processes = {
+const processes: Processes = {
   alive: kernel.isAlive,
   signal: kernel.signal,
   heeds: kernel.heeds,
@@ -164,7 +164,7 @@ export interface RealSubject extends Subject {
 }
 
 /** A container's config.json: all namespaces new, a few capabilities that every test ground has. */
-export function spec(
+function spec(
   args: readonly string[],
   tty: boolean,
   root: string,
@@ -195,7 +195,7 @@ export function spec(
   };
 }
 
-export function processOf(args: readonly string[], tty: boolean): RuntimeProcess {
+function processOf(args: readonly string[], tty: boolean): RuntimeProcess {
   const capabilities = ['CAP_CHOWN', 'CAP_KILL', 'CAP_SETUID', 'CAP_SETGID'];
   return {
     terminal: tty,
@@ -238,18 +238,18 @@ export async function* lines(...texts: readonly string[]): AsyncGenerator<Uint8A
 }
 
 /** The cgroup directories of `path` in all hierarchies that have it. */
-export async function cgroupDirectories(path: string): Promise<string[]> {
+async function cgroupDirectories(path: string): Promise<string[]> {
   const names = await readdir('/sys/fs/cgroup');
   return names.map((name) => join('/sys/fs/cgroup', name, path)).filter((each) => existsSync(each));
 }
 
-export async function subdirectories(path: string): Promise<string[]> {
+async function subdirectories(path: string): Promise<string[]> {
   const entries = await readdir(path, { withFileTypes: true });
   return entries.filter((entry) => entry.isDirectory()).map((entry) => join(path, entry.name));
 }
 
 /** After a failed test there may be containers; they are ours alone, since the parent is named for this process. */
-export async function removeCgroup(path: string): Promise<void> {
+async function removeCgroup(path: string): Promise<void> {
   for (const each of await subdirectories(path)) await removeCgroup(each);
   const procs = await readFile(join(path, 'cgroup.procs'), 'utf8');
   for (const pid of procs.split('\n').filter((line) => line !== '')) process.kill(Number(pid), 'SIGKILL');
@@ -261,7 +261,7 @@ export async function removeCgroup(path: string): Promise<void> {
   );
 }
 
-export async function cgroupPath(ref: ProcessRef, controller: string): Promise<string> {
+async function cgroupPath(ref: ProcessRef, controller: string): Promise<string> {
   const text = await readFile(`/proc/${ref.pid}/cgroup`, 'utf8');
   const line = text.split('\n').find((each) => each.split(':')[1]?.split(',').includes(controller));
   return join('/sys/fs/cgroup', controller, line?.split(':')[2] ?? '');
@@ -279,7 +279,7 @@ export async function cgroupMembers(ref: ProcessRef): Promise<number[]> {
     .map(Number);
 }
 
-export async function openDescriptors(): Promise<string[]> {
+async function openDescriptors(): Promise<string[]> {
   const names = await readdir('/proc/self/fd');
   const targets = await Promise.all(names.map(async (name) => readlink(`/proc/self/fd/${name}`).catch(() => '')));
   return targets.filter(
@@ -288,11 +288,7 @@ export async function openDescriptors(): Promise<string[]> {
 }
 
 /** Descriptors, processes, zombies, cgroups, runtime state, exit files, scratch files. */
-export async function assertNothingLeft(
-  dir: string,
-  cgroup: string,
-  descriptorsBefore: readonly string[],
-): Promise<void> {
+async function assertNothingLeft(dir: string, cgroup: string, descriptorsBefore: readonly string[]): Promise<void> {
   await eventually('strays are reaped', () => orphans.reap() === 0);
   await eventually(
     'every descriptor is closed',

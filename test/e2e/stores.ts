@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { RuntimeError } from '../../pkg/base/errors.ts';
 import { hexOf } from '../../pkg/base/ids.ts';
 import { backgroundOp, silent } from '../../pkg/base/op.ts';
-import { defaultPolicyOptions, FileImageStore, RegistryPolicy } from '../../pkg/image/index.ts';
+import { FileImageStore, RegistryPolicy } from '../../pkg/image/index.ts';
 import type { FileImageStoreOptions, PolicyOptions } from '../../pkg/image/index.ts';
 import { OverlayRootfs } from '../../pkg/rootfs/overlay.ts';
 import { buildImage } from './images.ts';
@@ -68,7 +68,7 @@ export class StoreGround {
     const store = new FileImageStore({
       root: directory,
       unpacker: rootfs,
-      policy: new RegistryPolicy({ ...defaultPolicyOptions, ...own, ...policy }),
+      policy: new RegistryPolicy({ ...own, ...policy }),
       ...options,
     });
     await store.load(backgroundOp(silent));

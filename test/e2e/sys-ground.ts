@@ -9,9 +9,10 @@ import { join } from 'node:path';
 import { RuntimeError, type ErrorCode } from '../../pkg/base/errors.ts';
 import { backgroundOp, silent, type Op } from '../../pkg/base/op.ts';
 import * as sys from '../../pkg/sys/index.ts';
+import { isAtOrBelow } from '../../pkg/sys/mountinfo.ts';
 import type { Captured } from '../../pkg/ports/kernel.ts';
 
-export const BIN = join(import.meta.dirname, '../../build/bin');
+const BIN = join(import.meta.dirname, '../../build/bin');
 export const PINNS = join(BIN, 'pinns');
 export const PAUSE = join(BIN, 'pause');
 export const SIGTERM = 15;
@@ -69,7 +70,7 @@ export function useSysGround(): void {
   });
   after(async () => {
     const mounts = (await sys.mounts.read())
-      .filter((mount) => sys.mounts.isAtOrBelow(mount.mountPoint, top))
+      .filter((mount) => isAtOrBelow(mount.mountPoint, top))
       .map((mount) => mount.mountPoint);
     await sys.mounts.unmountTree(top);
     rmSync(top, { recursive: true, force: true });

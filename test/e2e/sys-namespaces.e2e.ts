@@ -285,7 +285,7 @@ describe('linux host', () => {
     await host().mountShm(op(), shm, 65_536n, { uid: 0, gid: 0 });
     await host().mountShm(op(), shm, 65_536n, { uid: 0, gid: 0 });
     assert.equal(statSync(shm).mode & 0o7777, 0o1777);
-    await sys.mounts.change(shm, { extent: 'one', propagation: 'shared' });
+    await run('mount', '--make-shared', shm);
     const source = await host().mountSource(op(), shm, true);
     assert.deepInclude(source, { propagation: 'shared' });
     assert.sameMembers([...source.flags], ['nosuid', 'nodev', 'noexec']);

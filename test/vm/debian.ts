@@ -7,7 +7,7 @@ import { CACHE, CannotHave } from './cache.ts';
 const KEYRING = '/usr/share/keyrings/debian-archive-keyring.gpg';
 
 /** The archive that this machine's apt reads. */
-export function mirror(): string {
+function mirror(): string {
   const targets = execFileSync('apt-get', ['indextargets', '--format', '$(REPO_URI)', 'Created-By: Packages'], {
     encoding: 'utf8',
   });

@@ -52,7 +52,7 @@ export interface PolicyOptions {
 }
 
 /** Where distributions and CRI-O have these files. */
-export const defaultPolicyOptions: PolicyOptions = {
+const defaultPolicyOptions: PolicyOptions = {
   registriesConf: '/etc/containers/registries.conf',
   registriesConfDir: '/etc/containers/registries.conf.d',
   certsDirs: ['/etc/containers/certs.d', '/etc/docker/certs.d', '/etc/containerd/certs.d'],

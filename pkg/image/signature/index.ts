@@ -366,4 +366,4 @@ export function signatureError(message: string, cause?: unknown): RuntimeError {
 export { KeptSignatures } from './kept.ts';
 export type { KeptManifest } from './kept.ts';
 export { registrySource } from './registry.ts';
-export type { GpgvAnswer, GpgvRequest, RunGpgv } from './keys.ts';
+export type { RunGpgv } from './keys.ts';
