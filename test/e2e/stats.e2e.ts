@@ -473,7 +473,7 @@ describe('statistics kept for a period', function () {
   this.timeout(60_000);
 
   it('are not read again within it', async () => {
-    const node = await TestNode.boot({ flags: ['--stats-collection-period', '3600'] });
+    const node = await TestNode.boot({ flags: ['--collection-period', '3600'] });
     const pod = await node.cri.runPod(podConfig());
     const containerId = await node.cri.runContainer(pod, IMAGE, { command: ['sh', '-c', 'while :; do :; done'] });
     const at = async (): Promise<bigint | undefined> =>
