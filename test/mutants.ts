@@ -13,6 +13,7 @@ export interface Mutant {
 
 const LAYER_WRITER = 'pkg/rootfs/layer-writer.ts';
 const HTTP = 'pkg/image/registry/http.ts';
+const CLIENT = 'pkg/image/registry/client.ts';
 const STREAM = 'pkg/stream/server.ts';
 const REGISTRY = ['pkg/image/registry/*.test.ts', 'pkg/image/pull.test.ts'] as const;
 const MONITOR = ['conmon/test/protections.test.ts'] as const;
@@ -49,14 +50,14 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     what: 'redirects end',
-    file: HTTP,
+    file: CLIENT,
     from: 'hops >= limits.redirectsCount',
     to: 'hops >= 2 * limits.redirectsCount',
     tests: REGISTRY,
   },
   {
     what: 'a document has a bound while it is read',
-    file: HTTP,
+    file: CLIENT,
     from: '    if (total > max)',
     to: '    if (false)',
     tests: REGISTRY,

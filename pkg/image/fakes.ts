@@ -239,13 +239,6 @@ export function cancellable(): { readonly op: Op; cancel(): void } {
   return { op: { ...backgroundOp(silent), signal: controller.signal, stage() {} }, cancel: () => controller.abort() };
 }
 
-/** Instead of `AbortSignal.timeout`: one that has no patience at all. */
-export function soon(): AbortSignal {
-  const controller = new AbortController();
-  setImmediate(() => controller.abort(new DOMException('The operation was aborted due to timeout', 'TimeoutError')));
-  return controller.signal;
-}
-
 /** Collects log lines of one level and above debug. */
 export class RecordingLog implements Logger {
   /** Level and message. */

@@ -51,7 +51,7 @@ export interface RetentionOptions {
 export type Reason = 'image' | 'container' | 'pull' | 'unfinished';
 
 /** True if somebody needs it now; what is only kept for a later try can be brought again. */
-export function isInUse(reasons: ReadonlySet<Reason>): boolean {
+function isInUse(reasons: ReadonlySet<Reason>): boolean {
   return [...reasons].some((reason) => reason !== 'unfinished');
 }
 

@@ -136,7 +136,7 @@ export class FakeTree implements StackedTree {
   }
 }
 
-export const NONE: NodeMetadata = { mode: 0, uid: 0, gid: 0, mtimeSeconds: 0, mtimeNanos: 0, xattrs: [] };
+const NONE: NodeMetadata = { mode: 0, uid: 0, gid: 0, mtimeSeconds: 0, mtimeNanos: 0, xattrs: [] };
 const BELOW: NodeMetadata = { ...NONE, mode: 0o1777, uid: 9 };
 const LIMITS = { entriesCount: 1e6, contentBytes: 1e9, recordBytes: 1e6, pathBytes: 4096, sparsePartsCount: 100 };
 
