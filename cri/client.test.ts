@@ -168,6 +168,10 @@ describe('cri/client', () => {
     const cri = plain();
     await Promise.all([cri.version(), cri.runPodSandbox(), cri.pullImage(), cri.execSync()]);
     assert.deepEqual(waits, { version: 2, run: 4, pull: Number.POSITIVE_INFINITY, exec: Number.POSITIVE_INFINITY });
+    const patient = connect(socket, 60_000);
+    open.push(patient);
+    await Promise.all([patient.version(), patient.pullImage()]);
+    assert.deepEqual([waits['version'], waits['pull']], [1, 1]);
   });
 
   it('has crictl’s verbs for tests', async () => {

@@ -12,7 +12,7 @@ import { grpcCodeName } from './status.ts';
 /** How long a call may take. */
 export interface CallOptions {
   /** How long to wait, in milliseconds; 0 = for ever. Default: as the kubelet waits, two minutes for most calls. */
-  readonly deadlineMs?: number;
+  readonly deadlineMs?: number | undefined;
   /** Cancels the call. */
   readonly signal?: AbortSignal;
 }
@@ -49,8 +49,11 @@ export class CriError extends Error {
   }
 }
 
-/** A client for the socket at `path`; connects when first used. */
-export function connect(path: string): Client {
+/**
+ * A client for the socket at `path`; connects when first used. `patienceMs`: how long unary calls wait that say nothing
+ * else, in place of what each usually does.
+ */
+export function connect(path: string, patienceMs?: number): Client {
   const grpc = new GrpcClient(`unix:${path}`, credentials.createInsecure(), {
     'grpc.max_receive_message_length': -1,
     'grpc.max_send_message_length': limits.grpcMessageBytes,
@@ -63,7 +66,9 @@ export function connect(path: string): Client {
   const calls = Object.fromEntries(
     Object.entries(methods).map(([key, method]) => [
       key,
-      (method.streams ? stream : unary)(grpc, key as keyof Rpcs, method as Method),
+      method.streams
+        ? stream(grpc, key as keyof Rpcs, method as Method)
+        : unary(grpc, key as keyof Rpcs, method as Method, patienceMs),
     ]),
   );
   let closed = false;
@@ -103,7 +108,7 @@ function deadline(key: keyof Rpcs, options: CallOptions): { deadline?: number } 
   return ms === 0 ? {} : { deadline: Date.now() + ms };
 }
 
-function unary(grpc: GrpcClient, key: keyof Rpcs, method: Method) {
+function unary(grpc: GrpcClient, key: keyof Rpcs, method: Method, patienceMs: number | undefined) {
   return (request: unknown = {}, options: CallOptions = {}): Promise<unknown> =>
     new Promise((resolve, reject) => {
       const call = grpc.makeUnaryRequest(
@@ -112,7 +117,7 @@ function unary(grpc: GrpcClient, key: keyof Rpcs, method: Method) {
         method.reply.decode,
         request,
         new Metadata(),
-        deadline(key, options),
+        deadline(key, { deadlineMs: patienceMs, ...options }),
         (error, reply) => {
           options.signal?.removeEventListener('abort', cancel);
           if (error === null) resolve(reply);

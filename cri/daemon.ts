@@ -12,6 +12,7 @@ import { CniNetwork } from '../pkg/network/index.ts';
 import { type OpenPods, openPods } from '../pkg/pod/index.ts';
 import { OverlayRootfs } from '../pkg/rootfs/index.ts';
 import { sockets } from '../pkg/sys/index.ts';
+import { connect } from './client.ts';
 import { type Disks, openDisks } from './disks.ts';
 import { sweepImages } from './image-sweep.ts';
 import { findFacts } from './parts/facts.ts';
@@ -19,6 +20,7 @@ import { makeImages } from './parts/images.ts';
 import { tendOwnProcess } from './parts/own-process.ts';
 import { takersOf, type TakeLog } from './parts/live.ts';
 import { findRuntimes } from './parts/runtimes.ts';
+import { keepWatch, tellStart } from './parts/service-manager.ts';
 import { openSocket } from './parts/services.ts';
 import { Streams } from './parts/streams.ts';
 import { whyNoUserNamespaces } from './parts/user-namespaces.ts';
@@ -65,7 +67,9 @@ export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
 async function start(options: DaemonOptions, opened: AsyncDisposableStack): Promise<Reloader> {
   const { loaded, log, version, binDir, takeLog } = options;
   const { config } = loaded;
-  const op = backgroundOp(log);
+  const start = tellStart(backgroundOp(log), sockets.notifyServiceManager);
+  opened.defer(() => start.done());
+  const { op } = start;
   const disks = opened.adopt(await openDisks(config, log), (each) => each.close());
   opened.use(tendOwnProcess(log));
   const facts = await findFacts(op, config, log);
@@ -98,11 +102,33 @@ async function start(options: DaemonOptions, opened: AsyncDisposableStack): Prom
   const streams = await openStreams(config, log, mind, opened);
   const parts = { config, log, version, world, mind, runtimes, images, disks, streams };
   opened.adopt(await openSocket(parts), (each) => each.close());
+  start.done();
   sockets.notifyServiceManager('READY=1');
+  opened.use(watchOver(config.api.listen, mind, log));
   log.info('serving', { path: config.api.listen, version, runtime: runtimes.standard?.runtime.handler.name });
   opened.defer(sweepImages(op, images));
   const takers = takersOf(live, { ...liveParts, images, apparmor: facts.apparmor, takeLog });
   return new Reloader(config, takers, log);
+}
+
+/** Health is an answer on the socket, by which kubelet and operators come. */
+function watchOver(socket: string, mind: OpenPods, log: Logger): Disposable {
+  const client = connect(socket);
+  const watch = keepWatch(
+    process.env,
+    {
+      probe: (signal) => client.version({}, { signal }),
+      status: () => `serving ${mind.pods.list().length} pods, ${mind.containers.list().length} containers`,
+    },
+    sockets.notifyServiceManager,
+    log,
+  );
+  return {
+    [Symbol.dispose]() {
+      watch[Symbol.dispose]();
+      client.close();
+    },
+  };
 }
 
 function openRootfs({ workerUrl }: DaemonOptions, disks: Disks, opened: AsyncDisposableStack): OverlayRootfs {

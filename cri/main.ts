@@ -96,7 +96,7 @@ async function serveForever(given: FlagValues): Promise<void> {
   });
   const stop = (signal: string): void => {
     log.info('stopping; containers go on', { signal });
-    sockets.notifyServiceManager('STOPPING=1');
+    sockets.notifyServiceManager('STOPPING=1\nSTATUS=stopping; containers go on');
     void daemon.close().then(
       () => process.exit(0),
       (cause: unknown) => {

@@ -1,5 +1,6 @@
 /** What every command is given, and the way to the daemon. */
 import { InvalidArgumentError } from 'commander';
+import { limits } from '../../pkg/base/limits.ts';
 import { type Client, connect } from '../client.ts';
 import type { Screen } from './output.ts';
 import type { LoadedConfig } from '../../pkg/config/index.ts';
@@ -10,17 +11,19 @@ export interface CommandContext {
   /** The configuration as the daemon would read it with the same flags. */
   readonly load: () => Promise<LoadedConfig>;
   readonly screen: Screen;
+  /**
+   * `--timeout`: how long to wait for the daemon, and then for an answer; undefined = as long as each call usually does.
+   */
+  readonly patienceMs: () => number | undefined;
 }
-
-/** For a daemon that is just starting; one that is not there is said to be absent soon enough. */
-const CONNECT_MS = 2_000;
 
 /** Runs `work` with a client of the daemon that serves. @throws CriError if none answers. */
 export async function withClient<T>(context: CommandContext, work: (client: Client) => Promise<T>): Promise<T> {
   const { config } = await context.load();
-  const client = connect(config.api.listen);
+  const patienceMs = context.patienceMs();
+  const client = connect(config.api.listen, patienceMs);
   try {
-    await client.waitForReady(CONNECT_MS);
+    await client.waitForReady(patienceMs ?? limits.commandConnectMs);
     return await work(client);
   } finally {
     client.close();

@@ -8,6 +8,7 @@
  *   events.ts    events                    node.ts      version, config, status, check
  */
 import type { Command } from 'commander';
+import { type CommandContext, wholeNumber } from './context.ts';
 import { addEvents } from './events.ts';
 import { addExec } from './exec.ts';
 import { addImages } from './images.ts';
@@ -17,14 +18,18 @@ import { addLogs } from './logs.ts';
 import { addNode } from './node.ts';
 import { screenOf } from './output.ts';
 import { addStats } from './stats.ts';
-import type { LoadedConfig } from '../../pkg/config/index.ts';
 
 /** Adds every command to the program. */
-export function addCommands(
-  program: Command,
-  own: { readonly version: string; readonly load: () => Promise<LoadedConfig> },
-): void {
-  const context = { ...own, screen: screenOf(process.stdout, process.env) };
+export function addCommands(program: Command, own: Omit<CommandContext, 'screen' | 'patienceMs'>): void {
+  program.option('--timeout <seconds>', 'how long commands wait for the daemon and its answer', wholeNumber);
+  const context: CommandContext = {
+    ...own,
+    screen: screenOf(process.stdout, process.env),
+    patienceMs: () => {
+      const seconds = program.getOptionValue('timeout') as number | undefined;
+      return seconds === undefined ? undefined : seconds * 1_000;
+    },
+  };
   program.hook('preAction', (_program, command) => {
     // `berth ps | head`: whoever does not read on has seen enough. Not for the daemon, which has no command's name.
     if (command !== program)

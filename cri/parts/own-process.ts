@@ -1,4 +1,5 @@
 /** What the daemon does to its own process before it touches anything else. */
+import { writeFileSync } from 'node:fs';
 import { explain } from '../../pkg/base/errors.ts';
 import type { Logger } from '../../pkg/base/op.ts';
 import { limits } from '../../pkg/base/limits.ts';
@@ -6,10 +7,20 @@ import { favourEventLoop, orphans } from '../../pkg/sys/index.ts';
 
 /** Makes the daemon the parent of what monitors and runtimes leave behind, and reaps that until it is disposed of. */
 export function tendOwnProcess(log: Logger): Disposable {
+  nameOwnProcess(log);
   orphans.becomeSubreaper();
   favourThisThread(log);
   const stop = reapStrays();
   return { [Symbol.dispose]: stop };
+}
+
+/** What ps, top and systemctl show in place of Node's name for its main thread; the command line stays as it was. */
+function nameOwnProcess(log: Logger): void {
+  try {
+    writeFileSync('/proc/self/comm', 'berth');
+  } catch (cause) {
+    log.debug('the process cannot be given its name', { cause: explain(cause) });
+  }
 }
 
 /** Some milliseconds under load, which a node can do without. */

@@ -201,6 +201,14 @@ export const limits = {
   containerStartMs: 90_000,
   /** The longest pause before a runtime is asked again that does not say what became of a start. */
   askRuntimeAgainMs: 60_000,
+  /** How often the service manager hears of the stages of a start, at the most. */
+  startTellMs: 250,
+  /** How much more time a start that goes on asks for each time: longer than any one of its stages may take. */
+  startExtensionMs: 120_000,
+  /** How often the service manager hears what the daemon holds. */
+  statusTellMs: 30_000,
+  /** How long a command waits for the daemon to accept calls; a start with many pods takes some seconds. */
+  commandConnectMs: 10_000,
   /** For how long the connection to systemd stays open unused: meanwhile it hears every signal of every unit. */
   systemdIdleMs: 1_000,
   /**

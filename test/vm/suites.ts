@@ -2,7 +2,7 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type GinkgoReport, resultsOf, selection } from '../conformance/critest.ts';
-import { reasonToSkip } from '../conformance/expected-skips.ts';
+import { NEEDS_NAT, reasonToSkip } from '../conformance/expected-skips.ts';
 import { type Machine, SHARE } from './machine.ts';
 
 export interface Result {
@@ -93,6 +93,8 @@ async function runGuest(
 
 async function critest(machine: Machine, options: SuiteOptions): Promise<readonly Result[]> {
   const flags = ['json-report=/host/out/critest.json', 'no-color', 'timeout=3h', ...selection(options)];
+  const nat = options.machine === 'qemu';
+  if (!nat) flags.push(`skip=${NEEDS_NAT.source}`);
   const quoted = flags.map((each) => `-ginkgo.${each.replaceAll(' ', '.')}`).join(' ');
   const command = `export CRITEST_FLAGS='${quoted}'\n/host/guest/critest.sh`;
   const ending = await runGuest(machine, options, command, 30 * MINUTE_MS, console.log);
@@ -100,7 +102,7 @@ async function critest(machine: Machine, options: SuiteOptions): Promise<readonl
   if (!existsSync(report))
     return [{ title: 'critest', state: 'failed', why: `it ended with exit code ${ending} and without a report` }];
   const specs = resultsOf(JSON.parse(readFileSync(report, 'utf8')) as GinkgoReport[]);
-  const ground = { idmappedMounts: options.runtime === 'crun', apparmor: true, selinux: false };
+  const ground = { idmappedMounts: options.runtime === 'crun', apparmor: true, selinux: false, nat };
   return specs
     .filter(({ state, message }) => options.focus === '' || state !== 'skipped' || message !== '')
     .map(({ name, state, message }): Result => {

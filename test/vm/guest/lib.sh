@@ -16,6 +16,10 @@ is() { # TITLE GOT WANTED
 	if [ "$2" = "$3" ]; then ok "$1"; else fail "$1" "is '$2', want '$3'"; fi
 }
 
+isnt() { # TITLE GOT UNWANTED
+	if [ "$2" != "$3" ]; then ok "$1"; else fail "$1" "is '$2'"; fi
+}
+
 has() { # TITLE TEXT PART
 	case $2 in
 	*"$3"*) ok "$1" ;;

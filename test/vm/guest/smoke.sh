@@ -86,6 +86,33 @@ else
 	skip 'user namespace' "$RUNTIME here has no idmapped mounts"
 fi
 
+# The unit's memory is the daemon's, and a daemon that hangs is started anew while its containers go on.
+sleeper=$(run "$pod" limits sleeper)
+main=$(systemctl show -p MainPID --value berth)
+mkdir -p /run/systemd/system/berth.service.d
+printf '[Service]\nWatchdogSec=5\n' >/run/systemd/system/berth.service.d/soon.conf
+systemctl daemon-reload
+systemctl restart berth
+main=$(systemctl show -p MainPID --value berth)
+sleep 8
+is 'watchdog leaves a daemon in health alone' "$(systemctl show -p MainPID --value berth)" "$main"
+kill -STOP "$main"
+until_ok 60 eval '[ "$(systemctl show -p NRestarts --value berth)" -gt 0 ] && [ ! -e "/proc/$main" ]'
+serving
+isnt 'watchdog starts a daemon anew that hangs' "$(systemctl show -p MainPID --value berth)" "$main"
+is 'its containers run' "$(state "$sleeper")" 'RUNNING  0'
+rm /run/systemd/system/berth.service.d/soon.conf
+systemctl daemon-reload
+kill -STOP "$(systemctl show -p MainPID --value berth)"
+(sleep 4; kill -CONT "$(systemctl show -p MainPID --value berth)") &
+has 'a command waits as long as it is told to' "$(berth --timeout 60 version 2>&1)" 'berth'
+wait
+start=$SECONDS
+kill -STOP "$(systemctl show -p MainPID --value berth)"
+berth --timeout 1 version >/dev/null 2>&1
+is 'and no longer' "$((SECONDS - start < 8))" 1
+kill -CONT "$(systemctl show -p MainPID --value berth)"
+
 own=$(pod own)
 lone=$(run "$own" own lone)
 has 'a pod without a parent has a slice of ours' "$(scope_of "$lone")" "/system.slice/system-berth_pod$own.slice/berth-$lone.scope"
