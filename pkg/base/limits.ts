@@ -368,8 +368,8 @@ export const limits = {
    */
   registryBodyMs: 60_000,
   /**
-   * Failures in a row of one blob, manifest, token or signature on one host; a try that moved `pullProgressBytes` starts
-   * the count again.
+   * Failures in a row of one blob, manifest, token or signature on one host; a try that moved `pullProgressBytes`
+   * starts the count again.
    */
   registryTriesCount: 4,
   /** How long it is remembered of a host what it cannot do: TLS where it need not, ranges. */

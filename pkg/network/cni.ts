@@ -48,6 +48,7 @@ import { mapperOf, mapsPorts, normalised } from './ports.ts';
 import type { PodPorts } from './ports.ts';
 import type { NetworkInUse, NetworkPlugin, PodNetwork, PodNetworkRequest } from '../ports/network.ts';
 
+/** What a CniNetwork is made with. */
 export interface CniOptions {
   /**
    * Directories of configurations: the first that holds a usable one is used, and only that. All are watched; none need

@@ -186,7 +186,8 @@ describe('cni input', () => {
   it('names the pod in CNI_ARGS, and lets no name add an entry', () => {
     assert.equal(
       podArgs({ ...NOBODY }),
-      `IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=web;K8S_POD_INFRA_CONTAINER_ID=${NOBODY.id};K8S_POD_UID=u-1`,
+      'IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=web;' +
+        `K8S_POD_INFRA_CONTAINER_ID=${NOBODY.id};K8S_POD_UID=u-1`,
     );
     for (const evil of ['a;K8S_POD_UID=0', 'a=b', 'a\nb', 'a\0b']) {
       for (const field of ['name', 'namespace', 'uid'])
@@ -200,14 +201,16 @@ describe('cni input', () => {
   it('keeps keys that objects have anyway as data', () => {
     const network = parseNetworkConf(
       '/f',
-      '{"cniVersion":"1.0.0","name":"n","plugins":[{"type":"a","__proto__":{"x":1},"capabilities":{"__proto__":true,"constructor":true}}]}',
+      '{"cniVersion":"1.0.0","name":"n","plugins":[' +
+        '{"type":"a","__proto__":{"x":1},"capabilities":{"__proto__":true,"constructor":true}}]}',
     );
     const [plugin] = network.plugins;
     assert.isDefined(plugin);
     if (plugin !== undefined)
       assert.equal(
         pluginInput(network, plugin, { capabilityArgs: capabilityArgs(pod, ['10.1.0.0/24', 'fd01::/64']) }),
-        '{"type":"a","__proto__":{"x":1},"capabilities":{"__proto__":true,"constructor":true},"name":"n","cniVersion":"1.0.0"}',
+        '{"type":"a","__proto__":{"x":1},"capabilities":{"__proto__":true,"constructor":true},' +
+          '"name":"n","cniVersion":"1.0.0"}',
       );
   });
 });

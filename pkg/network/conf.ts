@@ -31,6 +31,7 @@ export interface NetworkConf {
   readonly raw: Json;
 }
 
+/** One plugin of a chain. */
 export interface PluginConf {
   /** File name of the plugin. */
   readonly type: string;
@@ -417,6 +418,7 @@ function rangeOf(cidr: string): readonly [number, number] | undefined {
   return [low, low + size - 1];
 }
 
+/** What the conflist of a node without one is made from. */
 export interface DefaultConflistOptions {
   /** Directory for host-local's leases; on disk, in Berth's root. */
   readonly dataDir: string;

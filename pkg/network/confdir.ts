@@ -18,6 +18,7 @@ import { parseNetworkConf } from './conf.ts';
 import type { NetworkConf } from './conf.ts';
 import type { WatchDirectory } from './exec.ts';
 
+/** Which directories are looked at, and how. */
 export interface ConfDirsOptions {
   readonly dirs: readonly string[];
   /** Name of the network to use; '' = the first. */
@@ -42,6 +43,7 @@ const NOT_READ: Configured = {
 };
 const CONF_NAME = /\.(conf|conflist|json)$/;
 
+/** The network that the directories configure, as they are now: watched, or read again when somebody asks. */
 export class ConfDirs {
   readonly #options: ConfDirsOptions;
   readonly #lastGood = new Map<string, NetworkConf>();

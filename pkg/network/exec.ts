@@ -17,6 +17,7 @@ export interface PluginRun {
   readonly stdin: string;
 }
 
+/** How a plugin ended, and what it said. */
 export interface PluginOutput {
   /** 0-255; 128 + signal when killed by one. */
   readonly exitCode: number;
@@ -35,6 +36,7 @@ export type RunPlugin = (op: Op, run: PluginRun) => Promise<PluginOutput>;
 /** Calls back after every change in a directory. @throws when it cannot be watched (NotFound if absent). */
 export type WatchDirectory = (path: string, onChange: () => void) => { close(): void };
 
+/** As a child process, in a process group of its own. */
 export const runPlugin: RunPlugin = async (op, { path, env, stdin }) => {
   const ended = await capture(op, {
     argv: [path],
@@ -52,6 +54,7 @@ export const runPlugin: RunPlugin = async (op, { path, env, stdin }) => {
   };
 };
 
+/** By inotify. */
 export const watchWithInotify: WatchDirectory = (path, onChange) => watchDirectory(path, onChange);
 
 /**
@@ -60,6 +63,7 @@ export const watchWithInotify: WatchDirectory = (path, onChange) => watchDirecto
  */
 export type SweepRules = (op: Op, id: SandboxId) => Promise<void>;
 
+/** By iptables-save and iptables-restore, for both families. */
 export const sweepNat: SweepRules = async (op, id) => {
   for (const tool of ['iptables', 'ip6tables']) {
     if (findExecutable(`${tool}-save`) === undefined) continue;
@@ -74,6 +78,7 @@ export const sweepNat: SweepRules = async (op, id) => {
  */
 export type EndPlugins = (id: SandboxId) => void;
 
+/** By SIGKILL, with all that they started. */
 export const endPlugins: EndPlugins = (id) => {
   killByEnvironment(`CNI_CONTAINERID=${id}`);
 };

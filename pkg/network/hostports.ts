@@ -48,6 +48,7 @@ export interface PacketFilter {
   readonly forgetUdp: (flows: readonly { readonly address: string; readonly port: number }[]) => Promise<void>;
 }
 
+/** What HostPorts is made with. */
 export interface HostPortsOptions {
   /** The file that says that there is a table; absent without one. */
   readonly stateFile: string;
@@ -55,6 +56,7 @@ export interface HostPortsOptions {
   readonly log: Logger;
 }
 
+/** Host ports that no plugin maps: who has which, and the table in the kernel that leads to the pods. */
 export class HostPorts {
   readonly #options: HostPortsOptions;
   readonly #pods = new Map<SandboxId, PodPorts>();

@@ -6,8 +6,10 @@
  * their subnets.
  *
  *   prerouting, output:  to an address of the node ──▶ at4/at6 (one address), any4/any6 (all) ──▶ pod address . port
- *   postrouting:         back to the pod itself, to a neighbour, from 127.0.0.0/8 ──▶ masquerade (the answer must pass here, too)
- *   input:               127.0.0.0/8 from outside is dropped: `route_localnet`, which 127.0.0.1 needs, would let it in (CVE-2020-8558)
+ *   postrouting:         back to the pod itself, to a neighbour, from 127.0.0.0/8 ──▶ masquerade
+ *                        (the answer must pass here, too)
+ *   input:               127.0.0.0/8 from outside is dropped: `route_localnet`, which 127.0.0.1 needs, would let it
+ *                        in (CVE-2020-8558)
  *
  * We come after kube-proxy and other CNI plugins (priority 10 behind theirs): a host port takes no traffic of a service
  * (CVE-2019-9946).

@@ -328,6 +328,7 @@ export interface Profiles {
   require(op: Op, name: string): Promise<void>;
 }
 
+/** One file of a cgroup, and what it says or is to say. */
 export interface CgroupValue {
   /** The controller whose hierarchy has the file (`hugetlb`). */
   readonly controller: string;

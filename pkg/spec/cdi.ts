@@ -3,7 +3,8 @@
  * edits that give it to a container. PURE: files are read, and device nodes looked up, by the caller.
  *
  *   loadCdi(files)  →  registry      cdiDevicesOf(config)  →  names
- *   cdiEdits(registry, names)  →  edits      cdiLookups(edits)  →  host paths to look up      applyCdi(spec, edits, found)  →  spec
+ *   cdiEdits(registry, names)  →  edits      cdiLookups(edits)  →  host paths to look up
+ *   applyCdi(spec, edits, found)  →  spec
  */
 import { posix } from 'node:path';
 import { explain, RuntimeError } from '../base/errors.ts';

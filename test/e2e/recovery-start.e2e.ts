@@ -1,6 +1,6 @@
 /**
- * A daemon that dies while it starts a container: the next one asks the runtime what is true. The container runs or does
- * not, is there once, and has its own exit code (K3).
+ * A daemon that dies while it starts a container: the next one asks the runtime what is true. The container runs or
+ * does not, is there once, and has its own exit code (K3).
  */
 import { assert } from 'chai';
 import { chmod, writeFile } from 'node:fs/promises';
