@@ -8,7 +8,9 @@ import { codecs } from '../codec.ts';
 import { collectLabel, wholeNumber } from './context.ts';
 import { eventLine } from './events.ts';
 import { exitCodeOf } from './exec.ts';
-import { progressLines } from './images.ts';
+import { toJson } from '../json.ts';
+import { layerLines, progressLines } from './images.ts';
+import { pullsIn } from './node.ts';
 import { unpacked } from './inspect.ts';
 import { stateCell } from './lists.ts';
 import { logFileLines, parseDuration, parseLogLine } from './logs.ts';
@@ -117,6 +119,19 @@ describe('what commands print', () => {
       `  ccccccccccccc [${' '.repeat(30)}] waiting     0B / 0B`,
     ]);
     assert.isTrue(progressLines(dull, pull, 20).every((line) => line.length <= 20));
+  });
+
+  it('reads the pulls of a status back from JSON, and draws their bars, too', () => {
+    const pull: Pull = {
+      reference: 'app:1',
+      stage: 'downloading',
+      startedAt: 2n ** 60n,
+      layers: [{ digest: 'sha256:bbbbbbbbbbbbbbbb', stage: 'downloading', bytesDone: 500n, bytesTotal: 2n ** 54n }],
+    };
+    const [read] = pullsIn(unpacked({ pulls: toJson([pull]) }));
+    assert.deepEqual(read, pull);
+    assert.deepEqual(pullsIn(unpacked({})), []);
+    assert.match(layerLines(dull, pull, 80)[0] ?? '', /^ {2}b{13} \[ {30}\] downloading 500B \/ /);
   });
 
   it('tells an event in one line', () => {

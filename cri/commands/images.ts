@@ -107,14 +107,10 @@ async function showProgress(client: Client, screen: Screen, image: string, signa
   if (drawn > 0) screen.write(`\x1b[${drawn}A\x1b[J`);
 }
 
-/** The daemon tells a name in full: `docker.io/library/busybox:latest` for `busybox`. */
+/** Whoever began the pull may have written `docker.io/library/busybox:latest` for our `busybox`, or the reverse. */
 function isSame(reference: string, image: string): boolean {
-  return (
-    reference === image ||
-    reference === `${image}:latest` ||
-    reference.endsWith(`/${image}`) ||
-    reference.endsWith(`/${image}:latest`)
-  );
+  const [theirs, ours] = [reference, image].map((each) => each.replace(/:latest$/, '')) as [string, string];
+  return theirs === ours || theirs.endsWith(`/${ours}`) || ours.endsWith(`/${theirs}`);
 }
 
 /** Half of a narrow terminal: the other half is for the name and the numbers. */
@@ -125,19 +121,18 @@ export function progressLines(screen: Screen, pull: Pull, columns: number): stri
   const done = pull.layers.filter((each) => each.stage === 'done').length;
   const count = pull.layers.length > 0 ? `, ${done} of ${pull.layers.length} layers` : '';
   const head = `${plain(pull.reference)}: ${pull.stage}${count}`;
-  const lines = pull.layers.map((layer) => {
+  return [head.slice(0, columns), ...layerLines(screen, pull, columns)];
+}
+
+/** PURE. A bar for each layer of a pull. */
+export function layerLines(screen: Screen, { layers }: Pick<Pull, 'layers'>, columns: number): string[] {
+  return layers.map((layer) => {
     const part = layer.bytesTotal > 0n ? Math.min(1, Number(layer.bytesDone) / Number(layer.bytesTotal)) : 0;
     const full = layer.stage === 'done' ? BAR_CHARS : Math.round(part * BAR_CHARS);
     const bar = `${'='.repeat(full)}${' '.repeat(BAR_CHARS - full)}`;
     const amount =
       layer.stage === 'done' ? bytes(layer.bytesTotal) : `${bytes(layer.bytesDone)} / ${bytes(layer.bytesTotal)}`;
-    return {
-      text: `  ${shortId(layer.digest)} [${bar}] ${layer.stage.padEnd(11)} ${amount}`,
-      isDone: layer.stage === 'done',
-    };
+    const text = `  ${shortId(layer.digest)} [${bar}] ${layer.stage.padEnd(11)} ${amount}`.slice(0, columns);
+    return layer.stage === 'done' ? screen.paint('dim', text) : text;
   });
-  return [
-    head.slice(0, columns),
-    ...lines.map(({ text, isDone }) => (isDone ? screen.paint('dim', text.slice(0, columns)) : text.slice(0, columns))),
-  ];
 }

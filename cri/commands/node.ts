@@ -4,6 +4,7 @@ import { loadConfig, noFiles, renderConfig } from '../../pkg/config/index.ts';
 import type { CheckProblem, NodeFact, Operation, Pull } from '../../pkg/cri-api/types.ts';
 import { type Client, connect } from '../client.ts';
 import { type CommandContext, withClient } from './context.ts';
+import { layerLines } from './images.ts';
 import { unpacked } from './inspect.ts';
 import { type Cell, plain, printJson, type Screen, shortId, table } from './output.ts';
 
@@ -89,11 +90,26 @@ async function printStatus(client: Client, screen: Screen, form: Form): Promise<
     line(type, holds ? screen.paint('green', 'yes') : `${screen.paint('red', 'no')}: ${plain(message)}`);
   const missed = (details['events'] as { readonly dropped?: number } | undefined)?.dropped ?? 0;
   if (missed > 0) line('Events', `${screen.paint('yellow', `${missed} missed`)} by clients that read them too slowly`);
-  for (const { reference, stage } of (details['pulls'] ?? []) as readonly Pull[])
+  for (const { reference, stage, layers } of pullsIn(details)) {
     line('Pull', `${plain(reference)}: ${stage}`);
+    for (const bar of layerLines(screen, { layers }, process.stdout.columns ?? 80)) screen.write(`${bar}\n`);
+  }
   if (others.length === 0) return;
   const header = ['AGE', 'OPERATION', 'ABOUT', 'STAGE', 'SINCE', 'CLIENT'];
   screen.write(`\n${table(screen, header, others.map(operationRow))}`);
+}
+
+/** PURE. The pulls in a verbose status, which JSON has made numbers or text of 64-bit values. */
+export function pullsIn(details: Readonly<Record<string, unknown>>): readonly Pull[] {
+  return ((details['pulls'] ?? []) as readonly Pull[]).map((pull) => ({
+    ...pull,
+    startedAt: BigInt(pull.startedAt),
+    layers: pull.layers.map((layer) => ({
+      ...layer,
+      bytesDone: BigInt(layer.bytesDone),
+      bytesTotal: BigInt(layer.bytesTotal),
+    })),
+  }));
 }
 
 async function check(client: Client, screen: Screen, what: 'repair' | 'report', form: Form): Promise<void> {

@@ -424,7 +424,9 @@ describe('the command line', function () {
       const name = `${registry.host}/app:v1`;
       const pulling = onTerminal(['pull', name]);
       await pulling.says(/\[=+ *\] downloading +\d/);
-      assert.match(await ok('status'), /^Pull +\S+app:v1: downloading$/m);
+      const status = await ok('status');
+      assert.match(status, /^Pull +\S+app:v1: downloading$/m);
+      assert.match(status, new RegExp(`^  ${slow.slice(7, 20)} \\[=+ *\\] downloading +\\d.* / 20`, 'm'));
       release();
       assert.strictEqual(await pulling.end(), 0, pulling.out);
       assert.include(pulling.out, image.images[0]?.id ?? 'nothing');
