@@ -69,16 +69,21 @@ export class ImageRecords {
 
   /**
    * Reads every record. One that is damaged is set aside and rebuilt from its manifest, without its names, so that its
-   * layers stay whose they are.
+   * layers stay whose they are. Returns how many could not be rebuilt.
    */
-  async load(op: Op): Promise<void> {
+  async load(op: Op): Promise<number> {
     await ensureDir(this.#directory);
     const loaded: StoredImage[] = [];
+    let lost = 0;
     for (const name of await readDirSorted(this.#directory)) {
       if (isTemporaryName(name)) await removeFile(join(this.#directory, name));
-      else if (name.endsWith('.json')) loaded.push(...(await this.#loadOne(op, name)));
+      if (isTemporaryName(name) || !name.endsWith('.json')) continue;
+      const image = await this.#loadOne(op, name);
+      if (image === undefined) lost++;
+      else loaded.push(image);
     }
     for (const image of loaded.sort((a, b) => a.generation - b.generation)) this.#index(image);
+    return lost;
   }
 
   get(id: ImageId): StoredImage | undefined {
@@ -156,10 +161,10 @@ export class ImageRecords {
     }
   }
 
-  async #loadOne(op: Op, name: string): Promise<StoredImage[]> {
+  async #loadOne(op: Op, name: string): Promise<StoredImage | undefined> {
     const path = join(this.#directory, name);
     try {
-      return [await this.#read(path, name)];
+      return await this.#read(path, name);
     } catch (error) {
       op.log.error('image record is damaged, set aside', { path, error: explain(error) });
     }
@@ -170,11 +175,11 @@ export class ImageRecords {
       .catch((error: unknown) =>
         op.log.error('cannot set the damaged record aside, ignoring', { path, error: explain(error) }),
       );
-    if (rebuilt === undefined) return [];
+    if (rebuilt === undefined) return undefined;
     op.log.warn('image record rebuilt from its manifest, without names; the next pull brings them back', {
       image: rebuilt.id,
     });
-    return [rebuilt];
+    return rebuilt;
   }
 
   async #replaceDamaged(path: string, name: string, rebuilt: StoredImage | undefined): Promise<void> {

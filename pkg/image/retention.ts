@@ -87,7 +87,7 @@ export class Retention {
   /** Reads what earlier lives left, and forgets images that a crash has taken a layer from. Call once, first. */
   async load(op: Op): Promise<void> {
     await this.blobs.load();
-    await this.#records.load(op);
+    this.#lostCount += await this.#records.load(op);
     await this.#claims.load();
     // A disk that takes nothing must not keep the daemon from starting; who uses the image meets this again.
     for (const image of this.#records.all())
@@ -96,7 +96,7 @@ export class Retention {
       );
   }
 
-  /** Images that were found to be without a layer, since the daemon started. */
+  /** Images that were found to be without a layer or a readable record, since the daemon started. */
   get lostCount(): number {
     return this.#lostCount;
   }

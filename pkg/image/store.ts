@@ -27,7 +27,7 @@ import type { Called, FsUsage, Image, ImageStore, PullOptions, PullProgress } fr
 
 /** What has been done and met since the daemon started. */
 export interface ImageCounters extends PullCounters {
-  /** Images that were found to be without one of their layers. */
+  /** Images that were found to be without one of their layers, or without a record that can be read. */
   readonly imagesLost: number;
 }
 
