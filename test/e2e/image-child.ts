@@ -1,5 +1,5 @@
 /**
- * A process to be killed: an image store that pulls and removes without end, or pulls once. For image.e2e.ts.
+ * A process to be killed: an image store that pulls and removes without end, or pulls once. For image-kill.e2e.ts.
  *
  *     node image-child.ts <directory> <registries.conf> churn|pull <reference>…
  */

@@ -2,6 +2,7 @@
 import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import type { AuthConfig } from '../../pkg/cri-api/types.ts';
 import { RuntimeError } from '../../pkg/base/errors.ts';
 import { hexOf } from '../../pkg/base/ids.ts';
 import { backgroundOp, silent } from '../../pkg/base/op.ts';
@@ -75,6 +76,16 @@ export class StoreGround {
     return { store, rootfs, directory, close: () => store.close() };
   }
 }
+
+/** Credentials that say nothing. */
+export const noAuth: AuthConfig = {
+  username: '',
+  password: '',
+  auth: '',
+  serverAddress: '',
+  identityToken: '',
+  registryToken: '',
+};
 
 /** A registries.conf that lets these hosts speak plain http. */
 export const insecure = (...hosts: string[]): string =>
