@@ -16,10 +16,11 @@ import { connect } from './client.ts';
 import { type Disks, openDisks } from './disks.ts';
 import { sweepImages } from './image-sweep.ts';
 import { findFacts } from './parts/facts.ts';
+import { ImageSources } from './parts/image-sources.ts';
 import { makeImages } from './parts/images.ts';
 import { tendOwnProcess } from './parts/own-process.ts';
 import { takersOf, type TakeLog } from './parts/live.ts';
-import { findRuntimes } from './parts/runtimes.ts';
+import { NodeRuntimes } from './parts/node-runtimes.ts';
 import { keepWatch, tellStart } from './parts/service-manager.ts';
 import { openSocket } from './parts/services.ts';
 import { Streams } from './parts/streams.ts';
@@ -76,17 +77,25 @@ async function start(options: DaemonOptions, opened: AsyncDisposableStack): Prom
   const rootfs = openRootfs(options, disks, opened);
   const network = openNetwork(config, log, opened);
   let mind: OpenPods | undefined;
-  const images = makeImages(config, rootfs, disks.images, {
-    images: (imageId) => mind?.imageUsers(imageId) ?? [],
-    layers: () => mind?.layersInUse() ?? [],
+  const sources = new ImageSources(config, process.env);
+  const images = makeImages(config, sources, {
+    rootfs,
+    disk: disks.images,
+    use: {
+      images: (imageId) => mind?.imageUsers(imageId) ?? [],
+      layers: () => mind?.layersInUse() ?? [],
+    },
   });
+  const runtimes = new NodeRuntimes(binDir);
   // None of these needs another, and all of them mostly wait.
-  const [runtimes, noUserNamespaces] = await together([
-    findRuntimes(op, config, binDir),
+  const [found, noUserNamespaces] = await together([
+    runtimes.find(op, config),
     rootfs.sweepLayers(op).then(() => whyNoUserNamespaces(config, rootfs)),
     images.load(op),
+    sources.start(op, config),
     network.start(op),
   ]);
+  runtimes.use(found);
   if (noUserNamespaces !== undefined)
     log.info('pods with user namespaces cannot run on this node', { cause: noUserNamespaces });
   const { world, live, liveParts } = await makeWorld(op, loaded, binDir, {
@@ -107,7 +116,7 @@ async function start(options: DaemonOptions, opened: AsyncDisposableStack): Prom
   opened.use(watchOver(config.api.listen, mind, log));
   log.info('serving', { path: config.api.listen, version, runtime: runtimes.standard?.runtime.handler.name });
   opened.defer(sweepImages(op, images));
-  const takers = takersOf(live, { ...liveParts, images, apparmor: facts.apparmor, takeLog });
+  const takers = takersOf(live, { ...liveParts, images, sources, apparmor: facts.apparmor, takeLog });
   return new Reloader(config, takers, log);
 }
 

@@ -35,6 +35,7 @@ async function daemon(text: string, broken: readonly ReloadPart[] = [], content:
     seccomp: taker('seccomp', 'always'),
     cdi: taker('cdi'),
     runtimes: taker('runtimes'),
+    images: taker('images'),
     log: taker('log'),
   };
   const reloader = new Reloader((await configured(text)).config, takers, log);

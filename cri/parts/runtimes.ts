@@ -1,13 +1,11 @@
-/** The OCI runtimes of the node, asked what they can do, and the choice of the default one. */
+/** What is known of the OCI runtimes of a configuration, and the choice of the default one. */
 import { join } from 'node:path';
 import { RuntimeError } from '../../pkg/base/errors.ts';
-import { ensureDir } from '../../pkg/base/files.ts';
 import { quote } from '../../pkg/base/ids.ts';
-import type { Logger, Op } from '../../pkg/base/op.ts';
+import type { Logger } from '../../pkg/base/op.ts';
 import type { Config, HandlerConfig } from '../../pkg/config/index.ts';
 import type { HandlerSettings } from '../../pkg/pod/index.ts';
-import type { OciRuntime, RuntimeFeatures } from '../../pkg/ports/runtime.ts';
-import { OciCli } from '../../pkg/runtime/index.ts';
+import type { OciRuntime, RuntimeFeatures, RuntimeHandler } from '../../pkg/ports/runtime.ts';
 import { handlerSettings, type Telling } from '../settings.ts';
 
 /** A runtime and what it answered when it was asked. */
@@ -24,24 +22,6 @@ export interface Runtimes {
   readonly standard: KnownRuntime | undefined;
   /** Why those pods cannot run, and what to do; undefined if they can. */
   readonly trouble: string | undefined;
-}
-
-/**
- * Every handler whose program is there. A default one that is missing is no reason not to start: other handlers work,
- * and what runs already needs somebody who notes its end. `binDir` is where our own monitor is.
- */
-export async function findRuntimes(op: Op, config: Config, binDir: string): Promise<Runtimes> {
-  const found = new Map<string, KnownRuntime>();
-  await Promise.all(
-    [...config.runtimes.values()].map(async (handler) => {
-      const runtime = makeRuntime(config, handler, binDir);
-      await ensureDir(runtime.handler.root);
-      found.set(handler.name, { runtime, features: await runtime.features(op) });
-    }),
-  );
-  const runtimes = choose(config.runtime.defaultRuntime, found);
-  sayWhatIsWrong(op.log, config, runtimes);
-  return runtimes;
 }
 
 /**
@@ -98,9 +78,10 @@ export async function settingsOfHandlers(
   return chosen === undefined ? own : new Map([['', chosen], ...own]);
 }
 
-function makeRuntime(config: Config, handler: HandlerConfig, binDir: string): OciCli {
+/** A handler as a configuration means it. `binDir` is where our own monitor is. */
+export function handlerBy(config: Config, handler: HandlerConfig, binDir: string): RuntimeHandler {
   const { runtime, storage } = config;
-  return new OciCli({
+  return {
     name: handler.name,
     path: handler.runtimePath,
     root: handler.runtimeRoot || join(storage.runroot, 'runtimes', handler.name),
@@ -114,10 +95,11 @@ function makeRuntime(config: Config, handler: HandlerConfig, binDir: string): Oc
     noSyncLog: handler.noSyncLog,
     logSizeMaxBytes: runtime.logSizeMaxBytes,
     journal: runtime.logToJournald ? 'copy' : 'none',
-  });
+  };
 }
 
-function sayWhatIsWrong(log: Logger, config: Config, { named, standard, trouble }: Runtimes): void {
+/** Says what an operator should know of what was found. */
+export function sayWhatIsWrong(log: Logger, config: Config, { named, standard, trouble }: Runtimes): void {
   if (standard === undefined)
     log.error('pods that name no runtime handler cannot run; others can, and what runs goes on', { cause: trouble });
   const chosen = standard?.runtime.handler.name;

@@ -11,11 +11,11 @@ import { systemd } from '../../pkg/sys/index.ts';
 import { FileStateStore, Workspace } from '../../pkg/state/index.ts';
 import { requireProfileHere } from './facts.ts';
 import { extensionsBy, type Live, type LiveParts, settingsBy } from './live.ts';
-import { runtimeOf, type Runtimes } from './runtimes.ts';
+import type { NodeRuntimes } from './node-runtimes.ts';
 
 /** What was opened before. */
 export interface WorldParts extends Pick<World, 'facts' | 'rootfs' | 'network' | 'images' | 'whyNoUserNamespaces'> {
-  readonly runtimes: Runtimes;
+  readonly runtimes: NodeRuntimes;
   /** Of the run root. */
   readonly reserve: Freeing;
 }
@@ -47,18 +47,17 @@ export async function makeWorld(
     envExec: join(binDir, 'env-exec'),
     selinux: parts.facts.selinux,
   };
-  const liveParts = { op, own, runtimes, log };
+  const liveParts = { op, own, log };
   const live: Live = {
-    settings: await settingsBy(config, places, liveParts),
+    settings: await settingsBy(config, places, runtimes, liveParts),
     extensions: extensionsBy(config, log),
+    runtimes,
   };
   const manager = systemd.isBooted() ? new systemd.Systemd() : undefined;
   const world: World = {
     ...rest,
     workspace,
     monitor: new ConmonMonitor({ exitsDir: join(runroot, 'exits'), manager }),
-    runtimeFor: (handler) => runtimeOf(runtimes, handler),
-    runtimes: [...runtimes.named.values()].map(({ runtime }) => runtime),
     namespaces: new PinnedNamespaces({ dir: join(runroot, 'ns'), pinnsPath }),
     state: new FileStateStore(runroot, reserve),
     host: new LinuxHost({
@@ -69,6 +68,11 @@ export async function makeWorld(
     profiles: { require: (each, name) => requireProfileHere(each, parts.facts, config, name) },
     clock: wallClock,
     monotonicMs: () => Number(process.hrtime.bigint() / 1_000n) / 1_000,
+    runtimeFor: (handler) => runtimes.forNew(handler),
+    runtimeOf: (made) => runtimes.thatMade(made),
+    get runtimes() {
+      return runtimes.all;
+    },
     get settings() {
       return live.settings;
     },

@@ -25,8 +25,8 @@ export interface Source {
 type TomlTable = Readonly<Record<string, unknown>>;
 type Environment = Readonly<Record<string, string | undefined>>;
 
-/** Variables that begin with CONTAINER_ and are other programs': podman's, and crictl's. */
-const FOREIGN_VARIABLES = /^CONTAINER_(HOST|SSHKEY|CONNECTION|PROXY|RUNTIME_ENDPOINT|TLS_VERIFY)$/;
+/** Variables that begin with CONTAINER_ and are others': podman's, crictl's, and of whoever runs us in a container. */
+const FOREIGN_VARIABLES = /^CONTAINER_(HOST|SSHKEY|CONNECTION|PROXY|RUNTIME_ENDPOINT|TLS_VERIFY|NAME|ID)$/;
 
 /** What all sources say together. */
 export class Collected {

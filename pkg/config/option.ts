@@ -8,7 +8,7 @@ import type { Kind } from './kinds.ts';
  * What a daemon takes over as one on SIGHUP: all keys of a part, or none of them. The daemon has a way to take each
  * (cri/reload.ts), or it does not compile.
  */
-export type ReloadPart = 'log' | 'runtimes' | 'seccomp' | 'apparmor' | 'cdi' | 'pinned';
+export type ReloadPart = 'log' | 'runtimes' | 'seccomp' | 'apparmor' | 'cdi' | 'pinned' | 'images';
 
 /** How a key is spelled outside files. */
 interface Spelling {

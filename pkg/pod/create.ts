@@ -32,6 +32,7 @@ import type { Books } from './books.ts';
 import {
   containerLabels,
   directoryMode,
+  handlerOf,
   handlerSettings,
   ownerOnHost,
   pinnedNamespaces,
@@ -90,6 +91,7 @@ export function draftContainer(
     sandboxId: sandbox.id,
     config,
     runtimeHandler: sandbox.runtimeHandler,
+    runtime: sandbox.runtime,
     createdAt: world.clock(),
     state: { phase: 'creating' },
     imageId: image.id,
@@ -140,8 +142,8 @@ export async function launchContainer(
     draft,
     sandbox,
     image,
-    runtime: world.runtimeFor(sandbox.runtimeHandler),
-    handler: handlerSettings(world.settings, sandbox.runtimeHandler),
+    runtime: world.runtimeOf(sandbox),
+    handler: handlerSettings(world.settings, handlerOf(sandbox)),
   };
   const gathered = gather(op, world, subject);
   const bundled = gathered.then((found) => writeBundle(op, world, books, subject, found));
@@ -227,7 +229,7 @@ async function writeBundle(
   const spec = buildContainerSpec({
     ...settings,
     ...wishes,
-    defaults: specDefaults(world.settings, sandbox.runtimeHandler),
+    defaults: specDefaults(world.settings, handlerOf(sandbox)),
     image: image.config,
     root,
     runtime: specRuntime(features, handler),
@@ -272,7 +274,7 @@ function wishesOf(
   draft: ContainerRecord,
   sandbox: SandboxRecord,
 ): AnnotationSettings & Pick<ContainerSpecInput, 'annotations'> {
-  const annotations = podAnnotations(world.settings, sandbox.config, sandbox.runtimeHandler, draft.config);
+  const annotations = podAnnotations(world.settings, sandbox.config, handlerOf(sandbox), draft.config);
   return { ...annotationSettings(annotations, world.settings.allowedDevices), annotations };
 }
 

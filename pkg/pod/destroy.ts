@@ -10,7 +10,7 @@ import { failpoint } from '../base/failpoint.ts';
 import type { ContainerId, SandboxId } from '../base/ids.ts';
 import type { Op } from '../base/op.ts';
 import type { OciRuntime } from '../ports/runtime.ts';
-import type { World } from './world.ts';
+import type { MadeBy, World } from './world.ts';
 
 type Step = readonly [what: string, run: () => Promise<void>];
 
@@ -18,7 +18,7 @@ type Step = readonly [what: string, run: () => Promise<void>];
 export interface ContainerRemains {
   readonly id: ContainerId;
   /** undefined: ask every runtime. */
-  readonly runtimeHandler: string | undefined;
+  readonly made: MadeBy | undefined;
   readonly cgroupsPath: string;
   readonly process: ProcessRemains;
 }
@@ -39,7 +39,7 @@ export interface Ended {
 /** What is known of a sandbox that is to go. */
 export interface SandboxRemains {
   readonly id: SandboxId;
-  readonly runtimeHandler: string | undefined;
+  readonly made: MadeBy | undefined;
   readonly process: 'made' | 'cut';
   /** A cgroup of our own above the pod's containers; '' if the kubelet owns the parent. */
   readonly ownCgroup: string;
@@ -96,12 +96,12 @@ export async function releaseSandbox(op: Op, world: World, remains: SandboxRemai
   const infra = id as unknown as ContainerId;
   const files = world.workspace.sandboxFiles(id);
   await inOrder(op, `pod sandbox ${id}`, [
-    ...(remains.infraCgroup === '' && remains.runtimeHandler !== undefined
+    ...(remains.infraCgroup === '' && remains.made !== undefined
       ? []
       : [
           ...processSteps(op, world, {
             id: infra,
-            runtimeHandler: remains.runtimeHandler,
+            made: remains.made,
             cgroupsPath: remains.infraCgroup,
             process: remains.process,
           }),
@@ -118,8 +118,8 @@ export async function releaseSandbox(op: Op, world: World, remains: SandboxRemai
 }
 
 function processSteps(op: Op, world: World, remains: ContainerRemains): readonly Step[] {
-  const { id, runtimeHandler, cgroupsPath } = remains;
-  const processes = runtimesOf(op, world, runtimeHandler).map(
+  const { id, made, cgroupsPath } = remains;
+  const processes = runtimesOf(op, world, made).map(
     (runtime): Step => [`process (${runtime.handler.name})`, () => runtime.delete(op, id)],
   );
   return [
@@ -131,14 +131,11 @@ function processSteps(op: Op, world: World, remains: ContainerRemains): readonly
   ];
 }
 
-/**
- * The runtime of this handler; every one where that is not known, or cannot be had any more: the configuration or the
- * node has changed.
- */
-function runtimesOf(op: Op, world: World, runtimeHandler: string | undefined): readonly OciRuntime[] {
-  if (runtimeHandler === undefined) return world.runtimes;
+/** The runtime that made it; every one where that is not known, or cannot be had any more: the node has changed. */
+function runtimesOf(op: Op, world: World, made: MadeBy | undefined): readonly OciRuntime[] {
+  if (made === undefined) return world.runtimes;
   try {
-    return [world.runtimeFor(runtimeHandler)];
+    return [world.runtimeOf(made)];
   } catch (cause) {
     // What none of them deletes ends with its monitor and its cgroup; the runtime's own state stays in memory until the
     // next boot.

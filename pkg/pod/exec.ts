@@ -102,7 +102,7 @@ export class ExecKeeper implements Execs {
       // As it is by now: an update may have changed it since the spec was written.
       const oomScoreAdj = oomScoreAdjOf(record.resources?.oomScoreAdj ?? 0n, this.#world.facts);
       const process = execProcess({ ...template, oomScoreAdj }, { argv, tty: stdio.tty });
-      return await this.#world.runtimeFor(record.runtimeHandler).exec(own, id, process, stdio);
+      return await this.#world.runtimeOf(record).exec(own, id, process, stdio);
     } finally {
       over.forget();
     }

@@ -9,12 +9,13 @@ import type { NamedContainerConfig, SandboxConfig } from '../ports/requests.ts';
 import { RuntimeError } from '../base/errors.ts';
 import { type ContainerId, parseChainId, parseDigest, parseImageId, type SandboxId } from '../base/ids.ts';
 import { backgroundOp, type Op, silent } from '../base/op.ts';
-import { FakeNode } from '../runtime/fake.ts';
+import { FakeNode, type FakeView } from '../runtime/fake.ts';
 import { FileStateStore, Workspace } from '../state/index.ts';
 import { type OpenPods, openPods } from './index.ts';
 import type { Image, ImageStore } from '../ports/image.ts';
 import type { NetworkPlugin, PodNetwork, PodNetworkRequest } from '../ports/network.ts';
 import type { InsideRoot, RootfsDriver } from '../ports/rootfs.ts';
+import type { OciRuntime } from '../ports/runtime.ts';
 import type { NodeFacts, SpecDefaults } from '../ports/spec.ts';
 import type { PodSettings, World } from './world.ts';
 
@@ -99,6 +100,7 @@ const HANDLER = {
 const HANDLERS: PodSettings['handlers'] = new Map([
   ['', HANDLER],
   ['fake', HANDLER],
+  ['other', HANDLER],
 ]);
 
 type Failing = 'mount' | 'mountVolume' | 'destroyRoot' | 'add' | 'del' | 'checkUse' | 'confirm';
@@ -108,7 +110,9 @@ export class FakeSurroundings {
   readonly node: FakeNode;
   readonly directory: string;
   /** Names of the runtime handlers that are configured; a test may take them away. */
-  readonly handlers = new Set(['', 'fake']);
+  readonly handlers = new Set(['', 'fake', 'other']);
+  /** The handler that '' means; a test may choose another. */
+  defaultHandler = 'fake';
   readonly roots = new Set<ContainerId>();
   readonly networks = new Map<SandboxId, PodNetwork>();
   /** `image name namespace` of each question whether an image may be used. */
@@ -167,17 +171,16 @@ export class FakeSurroundings {
       overlayOptions: [],
       ...overrides,
     };
+    const runtimeFor = (handler: string): OciRuntime => this.#runtimeFor(view, handler);
     return {
       images: this.#images(),
       rootfs: this.#rootfs(),
       network: this.#network(),
       monitor: view.monitor,
-      runtimeFor: (handler) => {
-        if (!this.handlers.has(handler))
-          throw new RuntimeError('InvalidArgument', `no runtime handler is called ${handler}`);
-        return view.runtime;
-      },
-      runtimes: this.handlers.has('fake') ? [view.runtime] : [],
+      runtimeFor,
+      runtimeOf: ({ runtime, runtimeHandler }) =>
+        runtime === null ? runtimeFor(runtimeHandler) : view.runtimeFor(runtime.name),
+      runtimes: [...this.handlers].filter((name) => name !== '').map((name) => view.runtimeFor(name)),
       namespaces: view.namespaces,
       processes: view.processes,
       profiles: { require: async (_op, name) => this.#requireProfile(name) },
@@ -217,6 +220,12 @@ export class FakeSurroundings {
 
   #requireProfile(name: string): void {
     if (!this.profiles.has(name)) throw new RuntimeError('FailedPrecondition', `profile ${name} is not loaded`);
+  }
+
+  #runtimeFor(view: FakeView, handler: string): OciRuntime {
+    if (!this.handlers.has(handler))
+      throw new RuntimeError('InvalidArgument', `no runtime handler is called ${handler}`);
+    return view.runtimeFor(handler || this.defaultHandler);
   }
 
   #fail(what: Failing): void {

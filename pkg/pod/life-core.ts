@@ -83,7 +83,7 @@ export function containerRemains(record: ContainerRecord): ContainerRemains {
   const isCut = state.phase === 'creating' || (state.phase === 'removing' && state.last === null);
   return {
     id: record.id,
-    runtimeHandler: record.runtimeHandler,
+    made: record,
     cgroupsPath: record.cgroupsPath,
     process: isCut ? 'cut' : 'made',
   };

@@ -11,7 +11,7 @@ import type { PortMapping } from '../ports/network.ts';
 import type { NamespaceKind, RuntimeFeatures } from '../ports/runtime.ts';
 import type { NamedContainerConfig, SandboxConfig } from '../ports/requests.ts';
 import type { SandboxRecord } from '../ports/state.ts';
-import type { HandlerSettings, PodSettings } from './world.ts';
+import type { HandlerSettings, MadeBy, PodSettings } from './world.ts';
 
 export interface SandboxPlan {
   /** Namespaces of its own, to be pinned; the others are the host's. */
@@ -183,6 +183,11 @@ export function handlerSettings(settings: PodSettings, handler: string): Handler
   const found = settings.handlers.get(handler);
   if (found === undefined) throw new RuntimeError('InvalidArgument', `no runtime handler is called ${quote(handler)}`);
   return found;
+}
+
+/** The handler whose settings hold for what is there: that of its making, whichever is the default by now. */
+export function handlerOf({ runtime, runtimeHandler }: MadeBy): string {
+  return runtime?.name ?? runtimeHandler;
 }
 
 /**

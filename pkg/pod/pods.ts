@@ -19,6 +19,7 @@ import { type Books, isVisible, sandboxKey } from './books.ts';
 import { destroySandbox, forgetSandbox, releaseSandbox, type SandboxRemains } from './destroy.ts';
 import {
   directoryMode,
+  handlerOf,
   handlerSettings,
   ownerOnHost,
   pinnedNamespaces,
@@ -37,7 +38,7 @@ import { same } from './same.ts';
 import type { OciRuntime } from '../ports/runtime.ts';
 import type { SandboxEvent, SandboxRecord } from '../ports/state.ts';
 import type { Containers, Pods } from '../ports/pods.ts';
-import type { World } from './world.ts';
+import type { MadeBy, World } from './world.ts';
 
 /** Containers, and what a pod has to know of those that come and go. */
 export interface PodContainers extends Containers {
@@ -127,7 +128,7 @@ export class SandboxKeeper implements Pods {
     );
     const id = newSandboxId();
     const own = withLog(op, { sandbox: id });
-    const record = this.#draft(id, config, handler, plan);
+    const record = this.#draft(id, config, madeBy(handler, runtime), plan);
     own.stage('save record');
     await this.#books.save(record);
     try {
@@ -161,7 +162,7 @@ export class SandboxKeeper implements Pods {
       );
   }
 
-  #draft(id: SandboxId, config: SandboxConfig, handler: string, plan: SandboxPlan): SandboxRecord {
+  #draft(id: SandboxId, config: SandboxConfig, made: MadeBy, plan: SandboxPlan): SandboxRecord {
     const { workspace, settings, facts } = this.#world;
     const files = workspace.sandboxFiles(id);
     const cgroup = podCgroupFor(facts.cgroupManager, id, config.linux?.cgroupParent ?? '');
@@ -169,7 +170,7 @@ export class SandboxKeeper implements Pods {
       kind: 'sandbox',
       id,
       config,
-      runtimeHandler: handler,
+      ...made,
       createdAt: this.#world.clock(),
       state: { phase: 'creating' },
       ips: [],
@@ -224,7 +225,7 @@ export class SandboxKeeper implements Pods {
     await together([
       plan.ipc === 'host'
         ? Promise.resolve()
-        : host.mountShm(op, files.shm, shmBytesOf(settings, config, draft.runtimeHandler), owner),
+        : host.mountShm(op, files.shm, shmBytesOf(settings, config, handlerOf(draft)), owner),
       resolvConf().then((text) => workspace.writeSandboxFile(files.resolvConf, text, owner)),
       ensureDir(draft.logDirectory, 0o755),
       workspace.writeSandboxFile(files.hostname, hostname === '' ? '' : `${hostname}\n`, owner),
@@ -273,17 +274,17 @@ export class SandboxKeeper implements Pods {
       pod: record.config,
       root: settings.pauseRoot,
       facts,
-      defaults: specDefaults(settings, record.runtimeHandler),
+      defaults: specDefaults(settings, handlerOf(record)),
       runtime: {
         ...features,
-        privilegedWithoutHostDevices: handlerSettings(settings, record.runtimeHandler).privilegedWithoutHostDevices,
+        privilegedWithoutHostDevices: handlerSettings(settings, handlerOf(record)).privilegedWithoutHostDevices,
       },
       namespaces: pinnedNamespaces(record),
       cgroupsPath: infraCgroup(this.#world, record),
       idMap: record.idMap,
       selinux: record.selinux,
       localhostSeccomp: await localhostSeccomp(op, record.config.linux?.securityContext),
-      annotations: podAnnotations(settings, record.config, record.runtimeHandler),
+      annotations: podAnnotations(settings, record.config, handlerOf(record)),
       cpuset: settings.infraCpuset,
     });
     await requireProfile(op, this.#world, spec);
@@ -353,12 +354,17 @@ export class SandboxKeeper implements Pods {
   }
 }
 
+function madeBy(runtimeHandler: string, { handler }: OciRuntime): MadeBy {
+  const { name, path, root, runtimeArgs } = handler;
+  return { runtimeHandler, runtime: { name, path, root, runtimeArgs } };
+}
+
 /** What destroySandbox needs to know of a sandbox that has a record. */
 export function remainsOf(world: World, record: SandboxRecord): SandboxRemains {
   const cgroup = podCgroupFor(world.facts.cgroupManager, record.id, record.config.linux?.cgroupParent ?? '');
   return {
     id: record.id,
-    runtimeHandler: record.runtimeHandler,
+    made: record,
     process: record.state.phase === 'creating' ? 'cut' : 'made',
     ownCgroup: cgroup.own ? record.cgroupParent : '',
     infraCgroup: record.infra === null ? '' : infraCgroup(world, record),

@@ -175,13 +175,13 @@ async function sweep(op: Op, world: World, books: Books): Promise<void> {
   for (const id of [...sandboxDirs, ...pins, ...networks]) if (!isSandbox(id)) sandboxes.add(id);
   for (const id of containers)
     await retried(op, `container ${id}`, () =>
-      destroyContainer(op, world, { id, runtimeHandler: undefined, cgroupsPath: '', process: 'cut' }),
+      destroyContainer(op, world, { id, made: undefined, cgroupsPath: '', process: 'cut' }),
     );
   for (const id of sandboxes)
     await retried(op, `pod sandbox ${id}`, () =>
       destroySandbox(op, world, {
         id,
-        runtimeHandler: undefined,
+        made: undefined,
         process: 'cut',
         ownCgroup: podCgroupFor(world.facts.cgroupManager, id, '').parent,
         infraCgroup: '',

@@ -1,6 +1,8 @@
 import { assert } from 'chai';
+import { join } from 'node:path';
 import { boom, fails, ground, op, until } from './fake-ground.ts';
 import { fakeContainer, fakePod } from './fake-world.ts';
+import { FileStateStore } from '../state/index.ts';
 
 describe('a removal', () => {
   const at = ground();
@@ -54,7 +56,7 @@ describe('a removal', () => {
     assert.deepEqual(at.node.leaks(), []);
   });
 
-  it('removes a pod whose runtime handler is not configured any more, its process with its cgroup', async () => {
+  it('removes a pod whose runtime handler is not configured any more', async () => {
     const pod = await at.mind.pods.run(op(), fakePod(), 'fake');
     const id = await at.mind.containers.create(op(), pod, fakeContainer());
     await at.mind.containers.start(op(), id);
@@ -63,7 +65,40 @@ describe('a removal', () => {
     await at.mind.containers.remove(op(), id);
     await at.mind.pods.remove(op(), pod);
     assert.lengthOf(at.mind.containers.list(), 0);
+    assert.deepEqual(at.node.leaks(), []);
+  });
+
+  it('removes its process with its cgroup where nobody wrote down which runtime that was', async () => {
+    const pod = await at.mind.pods.run(op(), fakePod(), 'fake');
+    const id = await at.mind.containers.create(op(), pod, fakeContainer());
+    await at.mind.containers.start(op(), id);
+    at.node.handlers.delete('fake');
+    const state = new FileStateStore(join(at.node.directory, 'run'));
+    const { sandboxes, containers } = await state.load();
+    for (const record of [...sandboxes, ...containers]) await state.save({ ...record, runtime: null });
+    await at.restart();
+    await at.mind.containers.remove(op(), id);
+    await at.mind.pods.remove(op(), pod);
+    assert.lengthOf(at.mind.containers.list(), 0);
     assert.deepEqual(at.node.leaks(), [`container ${id}`], 'nothing but the state of the runtime that we do not know');
+  });
+
+  it('asks the runtime that made the pod, whichever is the default by now', async () => {
+    const { id, pod } = await at.running();
+    at.node.defaultHandler = 'other';
+    const after = await at.mind.containers.create(op(), pod, fakeContainer('second'));
+    await at.mind.containers.start(op(), after);
+    assert.deepEqual(
+      [id, after].map((each) => at.node.node.containers.get(each)?.root),
+      ['/fake/run/fake', '/fake/run/fake'],
+      'a pod keeps its runtime for later containers, too',
+    );
+    const younger = await at.mind.pods.run(op(), fakePod('younger'), '');
+    const its = await at.mind.containers.create(op(), younger, fakeContainer());
+    assert.equal(at.node.node.containers.get(its)?.root, '/fake/run/other');
+    await at.restart();
+    for (const each of [pod, younger]) await at.mind.pods.remove(op(), each);
+    assert.deepEqual(at.node.leaks(), []);
   });
 
   it('goes on with the removal of a container that had just ended', async () => {

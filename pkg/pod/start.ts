@@ -106,7 +106,7 @@ export class Start {
     }
     this.#check(record);
     const { process } = record.state as { readonly process: StartingState['process'] };
-    const runtime = world.runtimeFor(record.runtimeHandler);
+    const runtime = world.runtimeOf(record);
     op.stage('save record');
     const starting = await this.#core.apply(record, {
       type: 'starting',
@@ -184,7 +184,7 @@ export class Start {
 
   async #status(op: Op, record: ContainerRecord): Promise<OciStatus['state'] | undefined> {
     try {
-      const runtime = this.#core.around.world.runtimeFor(record.runtimeHandler);
+      const runtime = this.#core.around.world.runtimeOf(record);
       await runtime.startsEnded(op, record.id);
       return (await runtime.status(op, record.id)).state;
     } catch (cause) {

@@ -9,7 +9,7 @@ import { explain, RuntimeError } from '../base/errors.ts';
 import type { Op } from '../base/op.ts';
 import type { LinuxResources } from '../oci/spec-types.ts';
 import { planUpdate } from '../spec/index.ts';
-import { handlerSettings } from './plan.ts';
+import { handlerOf, handlerSettings } from './plan.ts';
 import type { CgroupValue } from '../ports/runtime.ts';
 import type { ContainerRecord } from '../ports/state.ts';
 import type { World } from './world.ts';
@@ -26,7 +26,7 @@ export async function applyUpdate(
   record: ContainerRecord,
   update: LinuxContainerResources,
 ): Promise<LinuxContainerResources> {
-  const { minMemoryBytes } = handlerSettings(world.settings, record.runtimeHandler);
+  const { minMemoryBytes } = handlerSettings(world.settings, handlerOf(record));
   const { after, wanted, former, oomScoreAdj } = planUpdate(record.resources, update, {
     facts: world.facts,
     minMemoryBytes,
@@ -66,7 +66,7 @@ async function checkMemory(world: World, record: ContainerRecord, after: LinuxCo
 
 /** Through the runtime, so that it knows them too, then past it what runtimes leave out or get wrong. */
 async function write(op: Op, world: World, record: ContainerRecord, resources: LinuxResources): Promise<void> {
-  const runtime = world.runtimeFor(record.runtimeHandler);
+  const runtime = world.runtimeOf(record);
   const { document, files } = split(resources, {
     v2: world.facts.cgroupMode === 'v2',
     kind: (await runtime.features(op)).kind,

@@ -9,17 +9,22 @@ import type { NetworkPlugin } from '../ports/network.ts';
 import type { RootfsDriver } from '../ports/rootfs.ts';
 import type { Host, Monitor, Namespaces, OciRuntime, Processes, Profiles } from '../ports/runtime.ts';
 import type { NodeFacts, SpecDefaults, Workload } from '../ports/spec.ts';
-import type { StateStore } from '../ports/state.ts';
+import type { ContainerRecord, SandboxRecord, StateStore } from '../ports/state.ts';
 import type { Workspace } from '../state/index.ts';
+
+/** Of a record, by which runtime its containers are made. */
+export type MadeBy = Pick<ContainerRecord | SandboxRecord, 'runtimeHandler' | 'runtime'>;
 
 /** Everything that the mind needs from outside. `cri/parts/world.ts` builds the real one; tests build fakes. */
 export interface World {
   readonly images: ImageStore;
   readonly rootfs: RootfsDriver;
   readonly monitor: Monitor;
-  /** The runtime of a handler name; '' is the default. @throws InvalidArgument that lists the handlers there are. */
+  /** For new pods: the runtime of a handler; '' is the default. @throws InvalidArgument that lists those there are. */
   readonly runtimeFor: (handler: string) => OciRuntime;
-  /** Every configured runtime, for the sweep. */
+  /** For what is there: the runtime that made it, also if no handler is called so any more. @throws as runtimeFor */
+  readonly runtimeOf: (made: MadeBy) => OciRuntime;
+  /** Every runtime that may have made something, for the sweep. */
   readonly runtimes: readonly OciRuntime[];
   readonly namespaces: Namespaces;
   readonly network: NetworkPlugin;

@@ -29,6 +29,9 @@ export interface RuntimeHandler {
   readonly journal: 'copy' | 'none';
 }
 
+/** Of a runtime, what its containers need for as long as they are there, whatever the configuration says by then. */
+export type RuntimeRef = Pick<RuntimeHandler, 'name' | 'path' | 'root' | 'runtimeArgs'>;
+
 /** What one runtime binary can do, asked once at start (`features`, else by name and version). */
 export interface RuntimeFeatures {
   /** runc, crun, runsc, … */

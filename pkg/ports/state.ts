@@ -6,6 +6,7 @@ import type { ChainId, ContainerId, ImageId, ProcessRef, SandboxId } from '../ba
 import type { LinuxContainerResources, Signal } from '../cri-api/types.ts';
 import type { NamedContainerConfig, SandboxConfig } from './requests.ts';
 import type { IdMap } from './rootfs.ts';
+import type { RuntimeRef } from './runtime.ts';
 import type { NamespaceKind } from './runtime.ts';
 
 /** Why a container is no longer running, in the words that the kubelet and its users know. */
@@ -82,6 +83,8 @@ export interface SandboxRecord {
   readonly config: SandboxConfig;
   /** As asked for; '' = default. */
   readonly runtimeHandler: string;
+  /** What that was when the pod was made; null in the record of an older daemon, which did not say. */
+  readonly runtime: RuntimeRef | null;
   /** Nanoseconds since the epoch. */
   readonly createdAt: bigint;
   readonly state: SandboxState;
@@ -126,7 +129,9 @@ export interface ContainerRecord {
   readonly id: ContainerId;
   readonly sandboxId: SandboxId;
   readonly config: NamedContainerConfig;
+  /** Its pod's. */
   readonly runtimeHandler: string;
+  readonly runtime: RuntimeRef | null;
   readonly createdAt: bigint;
   readonly state: ContainerState;
   readonly imageId: ImageId;

@@ -13,6 +13,7 @@ import { processes, type watchDirectory } from '../sys/index.ts';
 import { ConmonMonitor, monitorArgv, reopened } from './conmon.ts';
 import { exitFileId, parseExitCode, watchExits } from './exits.ts';
 import { FakeNode, fakeHandler } from './fake.ts';
+import { ExecScratch } from './scratch.ts';
 import { brokenOn, OciCli, parseState, startsContainer, stateIds } from './oci-cli.ts';
 import type { CreateRequest, OciRuntime, RuntimeHandler } from '../ports/runtime.ts';
 
@@ -211,7 +212,7 @@ describe('exec', () => {
     const scratchDir = join(inTheWay, 'exec');
     const runtime = new OciCli(
       { ...fakeHandler('crun'), path: join(directory, 'absent'), root: directory },
-      { scratchDir },
+      new ExecScratch(scratchDir),
     );
     const exec = (): Promise<string> =>
       runtime

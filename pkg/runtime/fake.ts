@@ -577,7 +577,10 @@ export class FakeRuntime implements OciRuntime {
   }
 
   start(op: Op, id: ContainerId): Promise<void> {
-    return this.#call('start', op, () => this.#node.startByHand(id));
+    return this.#call('start', op, () => {
+      this.#get(id);
+      return this.#node.startByHand(id);
+    });
   }
 
   kill(op: Op, id: ContainerId, signal: number): Promise<void> {
@@ -591,7 +594,7 @@ export class FakeRuntime implements OciRuntime {
 
   delete(op: Op, id: ContainerId): Promise<void> {
     return this.#call('delete', op, async () => {
-      const container = this.#node.containers.get(id);
+      const container = this.#find(id);
       if (container === undefined) return;
       container.process.exit(128 + SIGKILL);
       await settle();
@@ -602,7 +605,7 @@ export class FakeRuntime implements OciRuntime {
 
   status(op: Op, id: ContainerId): Promise<OciStatus> {
     return this.#call('status', op, () => {
-      const container = this.#node.containers.get(id);
+      const container = this.#find(id);
       if (container === undefined) return { state: 'absent' };
       return { state: container.state, pid: container.state === 'stopped' ? 0 : container.process.ref.pid };
     });
@@ -636,7 +639,7 @@ export class FakeRuntime implements OciRuntime {
 
   exec(op: Op, id: ContainerId, process: RuntimeProcess, stdio: ExecStdio): Promise<ExitStatus> {
     return this.#call('exec', op, async () => {
-      const container = this.#node.containers.get(id);
+      const container = this.#find(id);
       if (container === undefined) throw new RuntimeError('NotFound', `container ${id} does not exist`);
       if (container.state !== 'running')
         throw new RuntimeError('FailedPrecondition', `cannot exec in a container that is ${container.state}: ${id}`);
@@ -656,8 +659,14 @@ export class FakeRuntime implements OciRuntime {
     container.state = to;
   }
 
-  #get(id: ContainerId): FakeContainer {
+  /** As a real one, it knows what is under its own root only. */
+  #find(id: ContainerId): FakeContainer | undefined {
     const container = this.#node.containers.get(id);
+    return container?.root === this.handler.root ? container : undefined;
+  }
+
+  #get(id: ContainerId): FakeContainer {
+    const container = this.#find(id);
     if (container === undefined) throw new RuntimeError('NotFound', `container ${id} does not exist`);
     return container;
   }

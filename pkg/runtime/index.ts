@@ -8,5 +8,6 @@
 
 export { ConmonMonitor } from './conmon.ts';
 export { OciCli } from './oci-cli.ts';
+export { ExecScratch } from './scratch.ts';
 export { LinuxHost, LinuxProcesses } from './host.ts';
 export { PinnedNamespaces } from './namespaces.ts';

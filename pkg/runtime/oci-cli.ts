@@ -4,8 +4,6 @@
  * What failed is told by facts where there are any (the state directory, `state`), by the runtime's words only where
  * there are none.
  */
-import { mkdir, readdir, rm } from 'node:fs/promises';
-import { join } from 'node:path';
 import { explain, RuntimeError } from '../base/errors.ts';
 import type { ContainerId } from '../base/ids.ts';
 import { stringifyExact } from '../base/json.ts';
@@ -19,6 +17,7 @@ import { execDetached } from './exec.ts';
 import { remembered } from './features.ts';
 import { killInside } from './inside.ts';
 import { codeOfText, errorText, featuresOf, parseObject, shellCodeOfText } from './messages.ts';
+import { ExecScratch } from './scratch.ts';
 import type {
   ExecStdio,
   ExitStatus,
@@ -28,24 +27,16 @@ import type {
   RuntimeHandler,
 } from '../ports/runtime.ts';
 
-export interface OciCliOptions {
-  /**
-   * A directory of our own (tmpfs, emptied at the first exec) for what an exec needs for a moment: process.json, pid
-   * file, console socket. One per handler. Default: the runtime's root with `.exec` behind it.
-   */
-  readonly scratchDir?: string | undefined;
-}
-
+/** A runtime of a handler. */
 export class OciCli implements OciRuntime {
   readonly handler: RuntimeHandler;
-  readonly #scratchDir: string;
-  #scratchReady: Promise<void> | undefined;
+  readonly #scratch: ExecScratch;
   #features: Promise<RuntimeFeatures> | undefined;
-  #execCount = 0;
 
-  constructor(handler: RuntimeHandler, options: OciCliOptions = {}) {
+  /** Runtimes of one root have one scratch. */
+  constructor(handler: RuntimeHandler, scratch = ExecScratch.of(handler.root)) {
     this.handler = handler;
-    this.#scratchDir = options.scratchDir ?? `${handler.root}.exec`;
+    this.#scratch = scratch;
   }
 
   features(op: Op): Promise<RuntimeFeatures> {
@@ -114,7 +105,7 @@ export class OciCli implements OciRuntime {
   }
 
   async exec(op: Op, id: ContainerId, process: RuntimeProcess, stdio: ExecStdio): Promise<ExitStatus> {
-    await this.#prepareScratch();
+    const scratch = await this.#scratch.take();
     const killer = (await this.features(op)).ownKernel
       ? (pid: number) => killInside((args) => this.#words(args), id, pid)
       : undefined;
@@ -123,7 +114,7 @@ export class OciCli implements OciRuntime {
       id,
       process,
       stdio,
-      scratch: join(this.#scratchDir, String(this.#execCount++)),
+      scratch,
       killInside: killer,
     });
     if (outcome.kind === 'exited') return { exitCode: outcome.exitCode };
@@ -238,23 +229,6 @@ export class OciCli implements OciRuntime {
       stdoutMax: limits.runtimeAnswerBytes,
       stderrMax: limits.commandErrorBytes,
     });
-  }
-
-  /**
-   * Made and emptied once: what is in it belonged to execs of a daemon that is dead. From now on the processes of execs
-   * become our children.
-   */
-  #prepareScratch(): Promise<void> {
-    this.#scratchReady ??= (async () => {
-      orphans.becomeSubreaper();
-      await mkdir(this.#scratchDir, { recursive: true, mode: 0o700 });
-      for (const name of await readdir(this.#scratchDir))
-        await rm(join(this.#scratchDir, name), { recursive: true, force: true });
-    })().catch((error: unknown) => {
-      this.#scratchReady = undefined; // The next exec may have the descriptors or the room that this one lacked.
-      throw error;
-    });
-    return this.#scratchReady;
   }
 }
 

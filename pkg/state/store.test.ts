@@ -25,6 +25,7 @@ const sandbox = {
     annotations: labels({}),
   },
   runtimeHandler: '',
+  runtime: { name: 'runc', path: '/usr/sbin/runc', root: '/run/berth/runtimes/runc', runtimeArgs: [] },
   createdAt: 1_700_000_000_123_456_789n,
   state: { phase: 'ready' },
   ips: ['10.0.0.1'],
@@ -62,6 +63,7 @@ const container = {
     stopSignal: 'SIGNAL_RUNTIME_DEFAULT',
   },
   runtimeHandler: 'runc',
+  runtime: { name: 'runc', path: '/usr/sbin/runc', root: '/run/berth/runtimes/runc', runtimeArgs: [] },
   createdAt: 5n,
   state: { phase: 'running', process: { pid: 12, startTicks: 2n ** 63n }, startedAt: 6n },
   imageId: parseImageId(`sha256:${'c'.repeat(64)}`),
@@ -163,6 +165,14 @@ describe('state store', () => {
     assert.throws(() => encodeRecord({ ...container, state: { phase: 'asleep' } as never }), /unknown phase "asleep"/);
     const huge = { ...sandbox, config: { ...sandbox.config, labels: labels({ big: 'x'.repeat(2 << 20) }) } };
     assert.throws(() => encodeRecord(huge), /more than \d+ bytes/);
+  });
+
+  it('reads a record of a daemon that did not write down which runtime it was', () => {
+    for (const record of [container, sandbox]) {
+      const { runtime: _runtime, ...old } = record;
+      const read = decodeRecord(Buffer.from(encodeRecord(old as typeof record)), record.kind, record.id);
+      assert.isNull(read.runtime);
+    }
   });
 
   it('reads a stop of a daemon whose kills were due by the clock of the wall: it has its grace again', () => {

@@ -159,10 +159,11 @@ export function decodeRecord(bytes: Uint8Array, kind: Kind, id: string): AnyReco
 }
 
 /**
- * A record of a daemon before this one as today's: a stop's kill was due by the clock of the wall, which says nothing
- * by now, so the container has all of its grace again.
+ * A record of a daemon before this one as today's: it did not say which runtime it was; a stop's kill was due by the
+ * clock of the wall, which says nothing by now, so the container has all of its grace again.
  */
-function upgraded(record: AnyRecord): AnyRecord {
+function upgraded(old: AnyRecord): AnyRecord {
+  const record: AnyRecord = { ...old, runtime: (old as Partial<AnyRecord>).runtime ?? null };
   if (record.kind !== 'container') return record;
   const whole = { ...record, monitorLost: (record.monitorLost as ContainerRecord['monitorLost'] | undefined) ?? null };
   if (record.stopping === null) return whole;

@@ -175,7 +175,7 @@ default_capabilities = ["CHOWN"]
         }),
       );
       await reconfigure(node, workloadsOf(runtime, profile));
-      assert.include(node.log, 'seccomp_profile is not there');
+      assert.include(node.log, 'a seccomp profile is not there');
       const annotations = {
         'target.example/management': '',
         'devices.crio.io': '/dev/null:/dev/annotated:r',

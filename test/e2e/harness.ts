@@ -141,6 +141,8 @@ export class TestNode {
       'debug',
       '--cni-config-dir',
       join(dir, 'net.d'),
+      '--namespaced-auth-dir',
+      join(dir, 'auth'),
       '--cni-plugin-dir',
       '/usr/lib/cni',
       '--default-runtime',

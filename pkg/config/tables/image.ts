@@ -11,12 +11,14 @@ export const image = {
     file,
     '',
     "Registry credentials in the format of docker's config.json, for pulls that bring none.",
+    { reload: 'images' },
   ),
   namespacedAuthDir: option(
     'namespaced_auth_dir',
     path,
     '/etc/crio/auth',
     'Credentials per namespace and image, written by a credential provider.',
+    { reload: 'images' },
   ),
   pinnedImages: option(
     'pinned_images',
@@ -51,6 +53,7 @@ export const image = {
     'Who must have signed which images (containers-policy.json). "" is policy.json in ' +
       '/root/.config/containers or /etc/containers, and without either anything is accepted; a ' +
       'file that is named here must exist, and is asked again when a container is made.',
+    { reload: 'images' },
   ),
   signaturePolicyDir: option(
     'signature_policy_dir',
@@ -58,24 +61,28 @@ export const image = {
     '/etc/crio/policies',
     'A <namespace>.json in here wins over signature_policy for the pods of that namespace, at a ' +
       'pull and when a container is made.',
+    { reload: 'images' },
   ),
   registriesConf: option(
     'registries_conf',
     file,
     '',
     'registries.conf, where it is not in /etc/containers. (In a crio setup this is a flag only.)',
+    { reload: 'images' },
   ),
   registriesConfDir: option(
     'registries_conf_dir',
     file,
     '',
     'registries.conf.d, where it is not in /etc/containers. (In a crio setup this is a flag only.)',
+    { reload: 'images' },
   ),
   shortNameMode: option(
     'short_name_mode',
     choice('enforcing', 'permissive', 'disabled'),
     'enforcing',
     'Whether a name without a registry may be ambiguous: an error, or the first registry that has it.',
+    { reload: 'images' },
   ),
 } as const;
 

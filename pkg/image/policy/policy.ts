@@ -63,17 +63,24 @@ const defaultPolicyOptions: PolicyOptions = {
 
 /** The node's registry configuration, as of the last `refresh`. */
 export class RegistryPolicy {
-  readonly #options: PolicyOptions;
+  #options: PolicyOptions;
   readonly #read = new RegistriesFiles();
   #config: RegistriesConfig = NO_CONFIG;
   #seen = '';
 
   constructor(options: Partial<PolicyOptions> = {}) {
-    const given = { ...defaultPolicyOptions, ...options };
-    this.#options = {
-      ...given,
-      registriesConf: given.environment['CONTAINERS_REGISTRIES_CONF'] || given.registriesConf,
-    };
+    this.#options = complement(options);
+  }
+
+  /** Goes by other options from the next `refresh` on, as if it were made anew. */
+  use(options: Partial<PolicyOptions>): void {
+    this.#options = complement(options);
+    this.#seen = '';
+  }
+
+  /** The files that `refresh` reads now, in order. */
+  async files(): Promise<readonly string[]> {
+    return (await this.#files()).map(([path]) => path);
   }
 
   /**
@@ -246,6 +253,11 @@ export class RegistryPolicy {
     }
     return found;
   }
+}
+
+function complement(options: Partial<PolicyOptions>): PolicyOptions {
+  const given = { ...defaultPolicyOptions, ...options };
+  return { ...given, registriesConf: given.environment['CONTAINERS_REGISTRIES_CONF'] || given.registriesConf };
 }
 
 function securityOf({ insecure }: { readonly insecure: boolean }): Endpoint['security'] {

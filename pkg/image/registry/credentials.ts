@@ -73,9 +73,14 @@ export function defaultAuthFiles(environment: Readonly<Record<string, string | u
  * leak.
  */
 export class NodeCredentials {
-  readonly #options: CredentialOptions;
+  #options: CredentialOptions;
 
   constructor(options: CredentialOptions) {
+    this.#options = options;
+  }
+
+  /** Goes by other options from now on, as if it were made anew. */
+  use(options: CredentialOptions): void {
     this.#options = options;
   }
 

@@ -77,12 +77,25 @@ type SignatureRequirement =
 
 /** Policies and signatures of a node. */
 export class ImageTrust {
-  readonly #options: TrustOptions;
-  readonly #sources: SignatureSources;
+  #options: TrustOptions;
+  #sources: SignatureSources;
 
   constructor(options: Partial<TrustOptions> = {}) {
     this.#options = { ...defaultTrustOptions({}), ...options };
     this.#sources = new SignatureSources(this.#options.registriesDirs);
+  }
+
+  /** Goes by other options from now on, as if it were made anew. */
+  use(options: Partial<TrustOptions>): void {
+    this.#options = { ...defaultTrustOptions({}), ...options };
+    this.#sources = new SignatureSources(this.#options.registriesDirs);
+  }
+
+  /** The policy file for pods of no namespace in particular; undefined if there is none. @throws if it is unusable */
+  async policyFile(): Promise<string | undefined> {
+    const found = await this.#policyFor('');
+    if (found !== undefined) policyIn(found);
+    return found?.path;
   }
 
   /**
@@ -91,13 +104,10 @@ export class ImageTrust {
    * policy that is broken accepts nothing.
    */
   async demand(reference: Reference, namespace: string): Promise<Demand> {
-    const own = await this.#namedPolicy(namespace);
-    if (own !== undefined) return demandOf(own, reference);
-    for (const path of this.#options.defaultPolicies) {
-      const bytes = await readIfThere(path);
-      if (bytes !== undefined) return demandOf({ path, bytes }, reference);
-    }
-    return { reference, policy: 'no policy.json', scope: '', requirements: [] };
+    const found = await this.#policyFor(namespace);
+    return found === undefined
+      ? { reference, policy: 'no policy.json', scope: '', requirements: [] }
+      : demandOf(found, reference);
   }
 
   /**
@@ -222,6 +232,16 @@ export class ImageTrust {
   }
 
   /** The policy that was named explicitly: the namespace's, else `signature_policy`. */
+  async #policyFor(namespace: string): Promise<PolicyFile | undefined> {
+    const own = await this.#namedPolicy(namespace);
+    if (own !== undefined) return own;
+    for (const path of this.#options.defaultPolicies) {
+      const bytes = await readIfThere(path);
+      if (bytes !== undefined) return { path, bytes };
+    }
+    return undefined;
+  }
+
   async #namedPolicy(namespace: string): Promise<PolicyFile | undefined> {
     const { signaturePolicy, signaturePolicyDir } = this.#options;
     // A namespace is a DNS label; nothing else becomes part of a path.
@@ -280,15 +300,17 @@ async function sigstore(
   };
 }
 
-function demandOf({ path, bytes }: PolicyFile, reference: Reference): Demand {
-  let found: ReturnType<typeof requirementsFor>;
+function policyIn({ path, bytes }: PolicyFile): ReturnType<typeof parsePolicy> {
   try {
-    found = requirementsFor(parsePolicy(bytes), reference);
+    return parsePolicy(bytes);
   } catch (cause) {
     throw signatureError(`${path} is not a signature policy, so no image is accepted`, cause);
   }
-  const { scope, requirements } = found;
-  const demand: Demand = { reference, policy: path, scope, requirements: requirements.filter(isForSignatures) };
+}
+
+function demandOf(file: PolicyFile, reference: Reference): Demand {
+  const { scope, requirements } = requirementsFor(policyIn(file), reference);
+  const demand: Demand = { reference, policy: file.path, scope, requirements: requirements.filter(isForSignatures) };
   if (requirements.some(({ type }) => type === 'reject'))
     throw refused(demand, 'reject', 'images of this scope are not accepted');
   return demand;
