@@ -5,6 +5,7 @@ import type { Operation } from '../cri-api/types.ts';
 import { backgroundOp, type Logger, type Op } from '../base/op.ts';
 import { Track } from '../base/track.ts';
 
+/** What goes on without a caller, for the table of operations. */
 export class Background {
   readonly #log: Logger;
   readonly #tracks = new Set<Track>();

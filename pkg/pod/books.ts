@@ -12,6 +12,7 @@ import type { ContainerRecord, SandboxRecord, StateStore } from '../ports/state.
 
 type AnyRecord = SandboxRecord | ContainerRecord;
 
+/** All records, by id and by what the kubelet calls them; what is told here is on disk. */
 export class Books {
   readonly #state: StateStore;
   readonly #clock: () => bigint;

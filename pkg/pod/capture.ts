@@ -71,6 +71,7 @@ export class OutputRoom {
   }
 }
 
+/** The output of one command, as much of it as is kept. */
 export class CapturedOutput {
   readonly stdout: Capture;
   readonly stderr: Capture;

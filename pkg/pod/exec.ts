@@ -17,6 +17,7 @@ import type { ContainerRecord } from '../ports/state.ts';
 import type { Execs } from '../ports/pods.ts';
 import type { World } from './world.ts';
 
+/** Commands, terminals and connections into what runs; each ends with its container or pod at the latest. */
 export class ExecKeeper implements Execs {
   readonly #world: World;
   readonly #books: Books;

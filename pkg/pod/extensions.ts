@@ -14,6 +14,7 @@ import type { Logger, Op } from '../base/op.ts';
 import { loadCdi, loadHooks } from '../spec/index.ts';
 import type { CdiRegistry, ConfigFile, DamagedFile, HookDefinition } from '../ports/extensions.ts';
 
+/** CDI devices and OCI hooks as they are now. */
 export interface Extensions {
   /** The devices of all CDI specs as they are now. */
   cdi(op: Op): Promise<CdiRegistry>;
@@ -21,12 +22,14 @@ export interface Extensions {
   hooks(op: Op): Promise<readonly HookDefinition[]>;
 }
 
+/** Where they are described; a later directory wins. */
 export interface ExtensionDirectories {
   /** In ascending order of priority; absent ones have nothing. */
   readonly cdiSpecs: readonly string[];
   readonly hooks: readonly string[];
 }
 
+/** Extensions from files, which are read again only when they have changed. */
 export class DirectoryExtensions implements Extensions {
   readonly #cdi: Documents<CdiRegistry>;
   readonly #hooks: Documents<readonly HookDefinition[]>;

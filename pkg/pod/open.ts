@@ -12,6 +12,7 @@ import { recover } from './recover.ts';
 import type { Containers, Execs, PodEvent, Pods } from '../ports/pods.ts';
 import type { World } from './world.ts';
 
+/** The mind, open: what is asked of it by requests, and what others of the daemon need to know. */
 export interface OpenPods {
   readonly pods: Pods;
   readonly containers: Containers;

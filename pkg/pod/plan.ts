@@ -13,6 +13,7 @@ import type { NamedContainerConfig, SandboxConfig } from '../ports/requests.ts';
 import type { SandboxRecord } from '../ports/state.ts';
 import type { HandlerSettings, MadeBy, PodSettings } from './world.ts';
 
+/** What is decided of a sandbox before anything of it is made. */
 export interface SandboxPlan {
   /** Namespaces of its own, to be pinned; the others are the host's. */
   readonly kinds: readonly NamespaceKind[];

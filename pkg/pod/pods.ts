@@ -48,6 +48,7 @@ export interface PodContainers extends Containers {
   left(op: Op, pod: SandboxId): Promise<void>;
 }
 
+/** Sandboxes from RunPodSandbox to the last trace; see Pods for what each method promises. */
 export class SandboxKeeper implements Pods {
   readonly #world: World;
   readonly #books: Books;

@@ -20,6 +20,7 @@ function sandboxState(record: SandboxRecord): PodSandboxStatus['state'] {
   return record.state.phase === 'ready' ? 'SANDBOX_READY' : 'SANDBOX_NOTREADY';
 }
 
+/** A row of ListPodSandbox. */
 export function podSandbox(record: SandboxRecord): PodSandbox {
   const { config } = record;
   return {
@@ -33,6 +34,7 @@ export function podSandbox(record: SandboxRecord): PodSandbox {
   };
 }
 
+/** What PodSandboxStatus tells, without what is verbose. */
 export function podSandboxStatus(record: SandboxRecord): PodSandboxStatus {
   const [ip, ...more] = record.ips;
   const options = record.config.linux?.securityContext?.namespaceOptions;
@@ -64,6 +66,7 @@ function containerState(record: ContainerRecord): ContainerState {
   }
 }
 
+/** A row of ListContainers. */
 export function container(record: ContainerRecord): Container {
   const { config } = record;
   return {
@@ -80,6 +83,7 @@ export function container(record: ContainerRecord): Container {
   };
 }
 
+/** What ContainerStatus tells, without what is verbose. */
 export function containerStatus(record: ContainerRecord): ContainerStatus {
   const { config, state } = record;
   const end = state.phase === 'exited' ? state : state.phase === 'removing' ? state.last : null;
@@ -116,6 +120,7 @@ function reasonOf(record: ContainerRecord, end: ExitedState | null): Pick<Contai
   return { reason: '', message: '' };
 }
 
+/** True if all that the filter names holds; ids by their beginning. */
 export function matchesSandbox(record: SandboxRecord, filter: PodSandboxFilter | undefined): boolean {
   if (filter === undefined) return true;
   return (
@@ -125,6 +130,7 @@ export function matchesSandbox(record: SandboxRecord, filter: PodSandboxFilter |
   );
 }
 
+/** True if all that the filter names holds; ids by their beginning. */
 export function matchesContainer(record: ContainerRecord, filter: ContainerFilter | undefined): boolean {
   if (filter === undefined) return true;
   return (

@@ -237,6 +237,7 @@ export interface FoundCdi {
   readonly found: ReadonlyMap<string, FoundDevice>;
 }
 
+/** The CDI devices that a container asks for; undefined if it asks for none. @throws naming each that cannot be had. */
 export async function findCdi(op: Op, world: World, config: NamedContainerConfig): Promise<FoundCdi | undefined> {
   const names = cdiDevicesOf(config);
   if (names.length === 0) return undefined;

@@ -11,6 +11,7 @@ import { abortError, type Op } from '../base/op.ts';
 /** Gives the turn back; may be called again. */
 export type Turn = () => void;
 
+/** Places that are given in order, lane by lane, and taken back from those who hold them too long. */
 export class Turns {
   readonly #heldMs: number;
   /** Those who wait, by lane; the lane whose turn is next first. */

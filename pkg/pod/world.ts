@@ -1,6 +1,6 @@
 /**
- * Everything that the mind needs from outside, as interfaces and settings: `cri/parts/world.ts` builds the real one, tests
- * build fakes.
+ * Everything that the mind needs from outside, as interfaces and settings: `cri/parts/world.ts` builds the real one,
+ * tests build fakes.
  */
 import type { Logger } from '../base/op.ts';
 import type { Extensions } from './extensions.ts';

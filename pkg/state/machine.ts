@@ -11,8 +11,8 @@
  *
  * `starting` is on record before the runtime is told to start: whoever finds it there, after a crash or a failed call,
  * asks what is true and applies `started`, `notStarted`, or `exited`. `startFailed` says why a process has ended whose
- * end is not on record yet. `unknown` is where a container is put of which nobody can tell whether it was started. It can
- * only be found dead (exited), and is removed after that; it never goes back to running.
+ * end is not on record yet. `unknown` is where a container is put of which nobody can tell whether it was started. It
+ * can only be found dead (exited), and is removed after that; it never goes back to running.
  *
  * Sandboxes:
  *
