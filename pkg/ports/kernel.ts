@@ -384,7 +384,10 @@ export interface CgroupHierarchy {
 export interface CgroupLayout {
   readonly mode: CgroupMode;
   readonly hierarchies: readonly CgroupHierarchy[];
-  /** All controllers of all hierarchies, without named ones. */
+  /**
+   * The controllers that containers can be limited with, without named ones: on a hybrid node those of version 1, since
+   * runtimes leave what is in the unified tree alone there.
+   */
   readonly controllers: ReadonlySet<string>;
 }
 

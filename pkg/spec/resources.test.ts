@@ -68,10 +68,6 @@ describe('toLinuxResources', () => {
     [{ memoryLimitInBytes: -1n, memorySwapLimitInBytes: 9_999n }, /^InvalidArgument: memory_swap_limit_in_bytes 9999/],
     [{ memorySwapLimitInBytes: -2n }, /^InvalidArgument: memory_swap_limit_in_bytes -2/],
     [{ hugepageLimits: [{ pageSize: '2MB/../x', limit: 1n }] }, /^InvalidArgument: hugepage_limits/],
-    [
-      { hugepageLimits: [{ pageSize: '4MB', limit: 1n }] },
-      /^InvalidArgument: hugepage_limits.page_size "4MB": this node has 2MB, 1GB/,
-    ],
     [{ unified: { '../x': '1' } }, /^InvalidArgument: unified "..\/x"/],
     [{ unified: { 'memory.high/x': '1' } }, /^InvalidArgument: unified/],
     [{ unified: { 'memory.high': '1\0' } }, /^InvalidArgument: unified/],
@@ -82,6 +78,20 @@ describe('toLinuxResources', () => {
         outcome(() => toLinuxResources(resources(given), facts, 8192n)),
         message,
       ));
+
+  it('leaves out limits of page sizes, or without the controller, that the node has not', () => {
+    const hugepageLimits = [
+      { pageSize: '2MB', limit: 0n },
+      { pageSize: '4MB', limit: 1n },
+      { pageSize: '1GB', limit: 2n },
+    ];
+    assert.deepEqual(toLinuxResources(resources({ hugepageLimits }), facts).hugepageLimits, [
+      { pageSize: '2MB', limit: 0n },
+      { pageSize: '1GB', limit: 2n },
+    ]);
+    const without = factsOf({ controllers: ['cpu', 'memory'] });
+    assert.deepEqual(toLinuxResources(resources({ hugepageLimits }), without), {});
+  });
 
   it('refuses unified without cgroup v2, as the runtimes do', () => {
     assert.match(

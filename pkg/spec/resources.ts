@@ -177,19 +177,18 @@ function toMemory(
 }
 
 /**
- * The kubelet names every page size of the node, most with limit 0; sizes that the node lacks matter only with a limit.
+ * The kubelet names every page size of the node, most with limit 0. What the node has not got cannot be used either:
+ * limits of a size that it lacks, or without the controller, are left out, as both other runtimes do.
  */
 function toHugepages(limits: readonly HugepageLimit[], facts: NodeFacts): { pageSize: string; limit: bigint }[] {
-  const known: { pageSize: string; limit: bigint }[] = [];
-  for (const { pageSize, limit } of limits) {
+  for (const { pageSize } of limits) {
     if (!/^\d{1,7}[KMG]B$/.test(pageSize))
       throw invalid('hugepage_limits.page_size', pageSize, 'want a size such as 2MB');
-    if (facts.hugepageSizes.includes(pageSize)) known.push({ pageSize, limit });
-    else if (limit > 0n && facts.controllers.has('hugetlb')) {
-      throw invalid('hugepage_limits.page_size', pageSize, `this node has ${facts.hugepageSizes.join(', ') || 'none'}`);
-    }
   }
-  return facts.controllers.has('hugetlb') ? known : [];
+  if (!facts.controllers.has('hugetlb')) return [];
+  return limits
+    .filter(({ pageSize }) => facts.hugepageSizes.includes(pageSize))
+    .map(({ pageSize, limit }) => ({ pageSize, limit }));
 }
 
 /** Keys become file names in the container's cgroup, so they are checked as such. */

@@ -41,6 +41,12 @@ describe('cgroupLayout', () => {
     assert.isUndefined(hierarchyOf(layout, 'pids'));
   });
 
+  it('counts no controller that only the unified tree of a hybrid node has: runtimes set no limits there', () => {
+    const layout = layoutOf(HYBRID, () => 'hugetlb misc\n');
+    assert.deepEqual([layout.mode, [...layout.controllers]], ['hybrid', ['cpu', 'cpuacct', 'memory']]);
+    assert.equal(hierarchyOf(layout, 'hugetlb')?.version, 2, 'it is there to be read');
+  });
+
   it('knows v2 and v1', () => {
     const v2 = layoutOf(UNIFIED, () => 'cpuset cpu io memory pids\n');
     assert.deepEqual([v2.mode, [...v2.controllers]], ['v2', ['cpuset', 'cpu', 'io', 'memory', 'pids']]);

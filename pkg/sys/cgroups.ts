@@ -48,10 +48,10 @@ export function layoutOf(mounts: readonly MountEntry[], v2Controllers: (mountPoi
       });
     }
   }
-  const controllers = new Set(
-    hierarchies.flatMap((each) => each.controllers).filter((name) => !name.startsWith('name=')),
-  );
-  return { mode: modeOf(hierarchies), hierarchies, controllers };
+  const mode = modeOf(hierarchies);
+  const usable = mode === 'hybrid' ? hierarchies.filter(({ version }) => version === 1) : hierarchies;
+  const controllers = new Set(usable.flatMap((each) => each.controllers).filter((name) => !name.startsWith('name=')));
+  return { mode, hierarchies, controllers };
 }
 
 function modeOf(hierarchies: readonly CgroupHierarchy[]): CgroupMode {
