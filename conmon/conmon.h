@@ -3,13 +3,13 @@
  * stdio and its log for as long as it lives, and writes down how it ended. The whole internal
  * interface is on this page.
  *
- *   main.c    the order of events                     log.c      CRI log file, size limits, rotation
+ *   main.c    the order of events                     log.c      CRI log lines
  *   cli.c     the command line                        journal.c  journald's native protocol
  *   loop.c    epoll, timers, state × event table      attach.c   attach socket and its clients
  *   child.c   the runtime, the container, reaping     ctl.c      the ctl and winsz FIFOs
  *   stdio.c   its pipes or its terminal               oom.c      the cgroup's OOM counters
  *   exit.c    sync pipe, exit files, exit command     notify.c   sd-notify relay
- *   util.c    messages, paths, files, numbers
+ *   util.c    messages, paths, files, numbers         logfile.c  the log's file: limits, rotation, reopening
  *
  * Errors: a function returns 0 (or a useful value >= 0), or -errno. Whoever knows what happened
  * says so once with fail(), which keeps the sentence for the sync pipe and hands -errno back.
@@ -35,6 +35,7 @@ enum {
 	LABELS_MAX = 64,     /* --log-label: they all go into every journal entry. */
 	REPORT_MAX = 4095,   /* podman reads the sync pipe 4096 bytes at a time and by packet. */
 	LOG_OUT_MAX = 32768, /* Formatted log lines gathered for one write. */
+	TAIL_MS = 100,       /* How long output without a newline may turn out to be the last line of its stream. */
 	STALL_MS = 2000,     /* How long a client that does not read may hold the output. */
 	/* How long slow clients all together may hold the exit; well below exitFileMs in pkg/base/limits.ts. */
 	FINISH_MS = 10000,
@@ -77,6 +78,9 @@ struct stdio { struct source source; enum stream stream; bool edge; };
 struct client { struct source source; bool input_done, owed; };
 struct line_reader { char line[CTL_LINE_MAX]; size_t len; bool skip; };
 
+/* What a stream has written since its last newline: held, and whether more went out before as pieces. */
+struct tail { size_t len; bool open; char text[STDIO_MAX]; };
+
 /* The log drivers. `drops` counts bytes of output that a sick driver could not take. */
 struct log {
 	int fd;                 /* k8s-file, or -1 */
@@ -89,6 +93,7 @@ struct log {
 	char stamp[48];
 	size_t out_len;
 	char out[LOG_OUT_MAX];
+	struct tail tails[2];
 };
 
 struct journal {
@@ -114,7 +119,7 @@ enum event {
 	EVENT_RUNTIME_EXIT, EVENT_CONTAINER_EXIT, EVENT_STOP_SIGNAL,
 	EVENT_TIMEOUT, EVENT_KILL_DUE, EVENT_COUNT
 };
-enum timer { TIMER_TIMEOUT, TIMER_KILL, TIMER_STALL, TIMER_OOM, TIMER_COUNT };
+enum timer { TIMER_TIMEOUT, TIMER_KILL, TIMER_STALL, TIMER_OOM, TIMER_TAIL, TIMER_COUNT };
 
 struct conmon {
 	struct options opt;
@@ -196,10 +201,15 @@ void stdio_take_terminal(struct conmon *conmon);
 void stdio_pump_stderr(struct conmon *conmon);
 
 /* log.c */
-int log_open(struct log *log, const struct options *opt, char *error, size_t error_size);
-int log_append(struct log *log, enum stream stream, const char *buf, size_t len);
-int log_reopen(struct log *log);
+bool log_append(struct log *log, enum stream stream, const char *buf, size_t len);
+void log_release(struct log *log);
+void log_end(struct log *log, enum stream stream);
 void log_sync(struct log *log);
+
+/* logfile.c */
+int log_open(struct log *log, const struct options *opt, char *error, size_t error_size);
+int log_next_file(struct log *log);
+int log_reopen(struct log *log);
 
 /* journal.c */
 int journal_open(struct conmon *conmon);

@@ -185,6 +185,9 @@ static void timer_fired(struct conmon *c, enum timer timer)
 	case TIMER_OOM:
 		oom_check(c);
 		break;
+	case TIMER_TAIL:
+		log_release(&c->log);
+		break;
 	case TIMER_COUNT:
 		break;
 	}

@@ -24,7 +24,10 @@ static void deliver(struct conmon *c, enum stream stream, size_t len)
 {
 	const char *data = c->packet + 1;
 
-	(void)log_append(&c->log, stream, data, len);
+	if (!log_append(&c->log, stream, data, len))
+		loop_timer(c, TIMER_TAIL, -1);
+	else if (c->timers[TIMER_TAIL] == 0)
+		loop_timer(c, TIMER_TAIL, TAIL_MS);
 	if (c->log.journald)
 		journal_append(c, stream, data, len);
 	if (c->client_count == 0)
@@ -115,9 +118,10 @@ static void on_stdio(struct conmon *c, struct source *source, uint32_t events)
 		turn = read_once(c, io, STDIO_MAX, &len);
 	if (turn == TURN_END && c->opt.terminal && io == &c->out)
 		terminal_hung_up(c, io);
-	else if (turn == TURN_END)
+	else if (turn == TURN_END) {
 		loop_close(c, &io->source);
-	else if (turn == TURN_AGAIN && io->edge && c->owed_count == 0)
+		log_end(&c->log, io->stream);
+	} else if (turn == TURN_AGAIN && io->edge && c->owed_count == 0)
 		(void)loop_want(c, &io->source, EPOLLIN | EPOLLET);
 }
 
@@ -170,6 +174,8 @@ void stdio_drain(struct conmon *c)
 	c->finish_by = now_ms() + FINISH_MS;
 	drain(c, &c->out);
 	drain(c, &c->err);
+	log_end(&c->log, STREAM_STDOUT);
+	log_end(&c->log, STREAM_STDERR);
 }
 
 static int make_pipe(struct conmon *c, int *ret_ours, int *ret_theirs, bool to_child)

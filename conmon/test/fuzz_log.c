@@ -1,6 +1,7 @@
 /*
  * libFuzzer: any output, in reads of any size, with any limit on the file. The log must consist of
- * whole CRI lines, and when nothing limits it, carry exactly what was written.
+ * whole CRI lines, and when nothing limits it, carry exactly what each stream wrote, and end its
+ * last line.
  *
  * Input: one byte that chooses --log-size-max and rotation, then per read one byte of stream, one
  * byte of size and the bytes.
@@ -17,7 +18,8 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static char path[128], file[1 << 22], expected[1 << 20], found[1 << 20];
+static char path[128], file[1 << 22], expected[2][1 << 20], found[2][1 << 20];
+static size_t wrote[2], read_back[2];
 
 static void remove_logs(void)
 {
@@ -30,26 +32,32 @@ static void remove_logs(void)
 	}
 }
 
-/* Aborts unless every line is `stamp stream F|P text`; collects the text. */
-static size_t check_lines(size_t len)
+/* Aborts unless every line is `stamp stream F|P text`; collects the text of each stream. */
+static void check_lines(size_t len)
 {
-	size_t out = 0;
-
+	read_back[0] = read_back[1] = 0;
 	for (char *line = file, *end = file + len; line < end;) {
 		char *newline = memchr(line, '\n', (size_t)(end - line));
 		if (!newline || newline - line < 45 || line[35] != ' ' || line[42] != ' ' || line[44] != ' ')
 			abort();
 		if (memcmp(line + 36, "stdout", 6) != 0 && memcmp(line + 36, "stderr", 6) != 0)
 			abort();
-		memcpy(found + out, line + 45, (size_t)(newline - line) - 45);
-		out += (size_t)(newline - line) - 45;
+		int which = line[39] == 'e';
+		memcpy(found[which] + read_back[which], line + 45, (size_t)(newline - line) - 45);
+		read_back[which] += (size_t)(newline - line) - 45;
 		if (line[43] == 'F')
-			found[out++] = '\n';
+			found[which][read_back[which]++] = '\n';
 		else if (line[43] != 'P')
 			abort();
 		line = newline + 1;
 	}
-	return out;
+}
+
+/* As a reader has it: a last line that was not ended is. */
+static void end_expected(int which)
+{
+	if (wrote[which] > 0 && expected[which][wrote[which] - 1] != '\n')
+		expected[which][wrote[which]++] = '\n';
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -58,8 +66,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	static struct options opt;
 	char error[256], config[160];
 	struct arg arg = { config, NULL };
-	size_t wrote = 0;
+	int release;
 
+	wrote[0] = wrote[1] = 0;
 	if (size < 1 || size > 100000)
 		return 0;
 	note_open("fuzz", NULL, LEVEL_ERROR, false);
@@ -82,20 +91,27 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		len = len > size - at - 2 ? size - at - 2 : len;
 		if (data[at] == 0xff && log_reopen(&log) < 0)
 			abort();
-		(void)log_append(&log, data[at] & 1 ? STREAM_STDERR : STREAM_STDOUT, (const char *)data + at + 2, len);
-		memcpy(expected + wrote, data + at + 2, len);
-		wrote += len;
+		int which = data[at] & 1;
+		release = data[at] & 2;
+		if (log_append(&log, which ? STREAM_STDERR : STREAM_STDOUT, (const char *)data + at + 2, len) && release)
+			log_release(&log);
+		memcpy(expected[which] + wrote[which], data + at + 2, len);
+		wrote[which] += len;
 		at += 2 + len;
 	}
+	log_end(&log, STREAM_STDOUT);
+	log_end(&log, STREAM_STDERR);
+	end_expected(0);
+	end_expected(1);
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
 	ssize_t n = read(fd, file, sizeof(file));
 	(void)close(fd);
 	if (n < 0 || log.dropped != 0)
 		abort();
-	size_t read_back = check_lines((size_t)n);
-	if (opt.log_size_max < 0 && opt.log_global_size_max < 0 &&
-	    (read_back != wrote || memcmp(found, expected, wrote) != 0))
-		abort();
+	check_lines((size_t)n);
+	for (int i = 0; i < 2 && opt.log_size_max < 0 && opt.log_global_size_max < 0; i++)
+		if (read_back[i] != wrote[i] || memcmp(found[i], expected[i], wrote[i]) != 0)
+			abort();
 	(void)close(log.fd);
 	remove_logs();
 	return 0;

@@ -24,7 +24,7 @@ import { ctl, untilFile, go, parseJournal, describeMonitors } from './ground.ts'
 describeMonitors(({ check }) => {
   describe('k8s-file log', () => {
     check('writes whole lines, pieces and empty lines of both streams', async (c) => {
-      c.start({ program: 'printf "a\\n\\nb"; printf "e\\n" >&2' });
+      c.start({ program: 'printf "a\\n\\nb\\n"; printf "e\\n" >&2' });
       await c.exit();
       const lines = c.lines();
       assert.deepEqual(
@@ -32,12 +32,43 @@ describeMonitors(({ check }) => {
         [
           ['F', 'a'],
           ['F', ''],
-          ['P', 'b'],
+          ['F', 'b'],
         ],
       );
       assert.deepEqual(
         lines.filter((l) => l.stream === 'stderr').map((l) => [l.tag, l.text]),
         [['F', 'e']],
+      );
+    });
+
+    check('ends the last line of each stream, though it has no newline, as one', async (c) => {
+      for (const program of ['printf "a\\nlast"; printf e >&2', 'printf e >&2; sleep 0.02; printf "a\\nlast"']) {
+        rmSync(c.log, { force: true });
+        rmSync(c.path('exits', c.id), { force: true });
+        c.start({ program });
+        await c.exit();
+        await c.gone();
+        const of = (stream: string): string[] =>
+          c
+            .lines()
+            .filter((l) => l.stream === stream)
+            .map((l) => `${l.tag} ${l.text}`);
+        assert.deepEqual([of('stdout'), of('stderr')], [['F a', 'F last'], ['F e']], program);
+      }
+    });
+
+    check('shows a prompt while it waits, and ends the line when the stream ends', async (c) => {
+      c.start({ program: `printf "password: "; ${untilFile(c)}` });
+      await until('the prompt is in the log', () => existsSync(c.log) && c.lines().length === 1);
+      go(c);
+      await c.exit();
+      await c.gone();
+      assert.deepEqual(
+        c.lines().map((l) => [l.stream, l.tag, l.text]),
+        [
+          ['stdout', 'P', 'password: '],
+          ['stdout', 'F', ''],
+        ],
       );
     });
 
@@ -57,7 +88,8 @@ describeMonitors(({ check }) => {
       c.start({ program: `cat ${c.path('data')}; head -c 50000 /dev/zero` });
       await c.exit();
       const expected = Buffer.concat([data, Buffer.alloc(50_000)]).toString('latin1');
-      assert.isTrue(contentOf(c.lines(), 'stdout') === expected);
+      // Ours ends the last line.
+      assert.isTrue(contentOf(c.lines(), 'stdout').replace(/\n$/, '') === expected);
       assert.isAtMost(Math.max(...c.lines().map((l) => l.text.length)), 8192);
     });
 
@@ -373,7 +405,7 @@ describeMonitors(({ check }) => {
       assert.isFalse(line.has('CONTAINER_PARTIAL_MESSAGE'));
       assert.equal(entries.find((e) => e.get('MESSAGE')?.trimEnd() === 'err')?.get('PRIORITY'), '3');
       assert.equal(entries.find((e) => e.get('MESSAGE') === 'tail')?.get('CONTAINER_PARTIAL_MESSAGE'), 'true');
-      assert.equal(contentOf(c.lines(), 'stdout'), 'out line\ntail');
+      assert.equal(contentOf(c.lines(), 'stdout').trimEnd(), 'out line\ntail');
     });
 
     journalCheck('journald gets labels and priorities', async (c, helper) => {

@@ -14,6 +14,8 @@ export const upstreamFails: Readonly<Record<string, string>> = {
   'gives the container no ignored or blocked signals': 'SIGPIPE stays ignored',
   'is not held back by a grandchild that writes for ever':
     'reads until the pipe is empty, which on a busy machine it never is',
+  'ends the last line of each stream, though it has no newline, as one': 'leaves it a piece',
+  'shows a prompt while it waits, and ends the line when the stream ends': 'leaves it a piece',
   'replaces a link at the end of the path, dangling or not': 'follows it',
   'refuses a log that cannot be one, with a message': 'the message is on stderr only; a FIFO blocks it for ever',
   'loses nothing when told to reopen a log that was not renamed': 'truncates it',
