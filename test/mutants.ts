@@ -108,7 +108,7 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     what: 'browsers are refused',
-    file: STREAM,
+    file: 'pkg/stream/upgrade.ts',
     from: "request.headers.origin !== undefined && request.headers['x-forwarded-for'] === undefined",
     to: 'false',
     tests: ['pkg/stream/server*.test.ts'],
@@ -137,7 +137,14 @@ export const MUTANTS: readonly Mutant[] = [
   {
     what: 'there are not more than so many connections of streams',
     file: STREAM,
-    from: '    this.#server.maxConnections = count;',
+    from: "    if (this.#admission.admit(place) === 'refused') {",
+    to: '    if (this.#admission === undefined) {',
+    tests: ['pkg/stream/connections.test.ts'],
+  },
+  {
+    what: 'a session keeps its place',
+    file: STREAM,
+    from: '    this.#admission.settled(peer);',
     to: '',
     tests: ['pkg/stream/connections.test.ts'],
   },
@@ -154,6 +161,20 @@ export const MUTANTS: readonly Mutant[] = [
     from: '      connectionsCheckingInterval: headersMs / 10,',
     to: '',
     tests: ['pkg/stream/connections.test.ts'],
+  },
+  {
+    what: 'frames of a SPDY session have a pace',
+    file: 'pkg/stream/spdy.ts',
+    from: '        if (waitMs > 0) await pause(waitMs, this.gone);',
+    to: '',
+    tests: ['pkg/stream/spdy.test.ts'],
+  },
+  {
+    what: 'messages of a WebSocket have a pace',
+    file: 'pkg/stream/websocket.ts',
+    from: '    if (waitMs === 0) return;',
+    to: '    if (waitMs >= 0) return;',
+    tests: ['pkg/stream/websocket.test.ts'],
   },
   {
     what: 'headers of a stream unpack to so much',
@@ -444,7 +465,7 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     what: 'a log of a container is a file or a character device',
-    file: 'conmon/log.c',
+    file: 'conmon/logfile.c',
     from: '	if (!S_ISREG(st.st_mode))\n		return -EINVAL;',
     to: '',
     tests: MONITOR,
@@ -452,7 +473,7 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     what: 'the log of a container is private',
-    file: 'conmon/log.c',
+    file: 'conmon/logfile.c',
     from: '	(void)fchmod(fd, LOG_MODE);',
     to: '',
     tests: MONITOR,
@@ -460,7 +481,7 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     what: 'a link at the end of a log path is not followed',
-    file: 'conmon/log.c',
+    file: 'conmon/logfile.c',
     from: 'O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY;',
     to: 'O_CLOEXEC | O_NONBLOCK | O_NOCTTY;',
     tests: ['conmon/test/log.test.ts'],

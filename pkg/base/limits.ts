@@ -303,6 +303,11 @@ export const limits = {
   spdyHeadersBytes: 64 * KiB,
   /** Names and values in one block of headers; each is counted with 32 bits, and more than this is not a request. */
   spdyHeadersCount: 256,
+  /**
+   * Frames and messages of one connection that carry nothing (pings, openings, ends), and ten times as many that carry
+   * little: a forwarded connection is some six of them, and each costs the event loop some ten microseconds.
+   */
+  streamFramesPerSecond: 2_000,
   /** Streams open at once in one connection: two for each forwarded connection. */
   spdyStreamsCount: 1_024,
   /** Answers to pings and the like that the client has not read yet; beyond, it is not listened to. */

@@ -67,10 +67,12 @@ export interface AttachGrant extends Wanted {
   readonly containerId: ContainerId;
 }
 
+/** What a URL for a command allows. */
 export interface ExecGrant extends AttachGrant {
   readonly cmd: readonly string[];
 }
 
+/** What a URL for ports allows. */
 export interface ForwardGrant {
   readonly podSandboxId: SandboxId;
   /** Ports that may be forwarded; none named is any. */

@@ -30,9 +30,9 @@ describe('connections to the stream server', () => {
     server = await StreamServer.listen(options);
   }
 
-  async function connected(): Promise<Socket> {
+  async function connected(localAddress = '127.0.0.1'): Promise<Socket> {
     const url = new URL(await server.urlForExec(GRANT));
-    const socket = connect(Number(url.port), url.hostname);
+    const socket = connect({ port: Number(url.port), host: url.hostname, localAddress });
     sockets.push(socket);
     await once(socket, 'connect');
     return socket;
@@ -51,6 +51,30 @@ describe('connections to the stream server', () => {
       each.write('GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n');
       assert.match(String((await once(each, 'data'))[0]), /^HTTP\/1.1 404/);
     }
+  });
+
+  it('of somebody who opens many and says nothing keep nobody else out', async () => {
+    await listen({ count: 3, headersMs: 60_000 });
+    const greedy = [await connected('127.0.0.2'), await connected('127.0.0.2'), await connected('127.0.0.2')];
+    const closed = once(greedy[0] as Socket, 'close');
+    const other = await connected();
+    other.write('GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n');
+    assert.match(String((await once(other, 'data'))[0]), /^HTTP\/1.1 404/);
+    await closed;
+  });
+
+  it('with a session keep their place', async () => {
+    await listen({ count: 2, headersMs: 60_000 });
+    const session = await connected('127.0.0.2');
+    const path = new URL(await server.urlForExec(GRANT)).pathname;
+    session.write(`POST ${path} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\n`);
+    assert.match(String((await once(session, 'data'))[0]), /^HTTP\/1.1 101/);
+    const silent = once(await connected(), 'close');
+    const other = await connected('127.0.0.3');
+    other.write('GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n');
+    assert.match(String((await once(other, 'data'))[0]), /^HTTP\/1.1 404/);
+    await silent;
+    assert.isFalse(session.closed);
   });
 
   it('that do not say what they want are closed', async () => {

@@ -2,8 +2,8 @@
 import type { Ending } from './client.ts';
 
 /** The last message on the error stream. Since v4 a Status object of the API; before, text, and nothing for success. */
-export function endingMessage(ending: Ending, asStatus: boolean): Buffer {
-  if (asStatus) return Buffer.from(JSON.stringify(endingStatus(ending)));
+export function endingMessage(ending: Ending, form: 'status' | 'text'): Buffer {
+  if (form === 'status') return Buffer.from(JSON.stringify(endingStatus(ending)));
   return Buffer.from(ending.kind === 'exited' && ending.exitCode === 0 ? '' : textOf(ending));
 }
 

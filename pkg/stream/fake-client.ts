@@ -121,7 +121,7 @@ export class SpdyClientStream {
   /** Resolves when the kernel has it, or the connection is gone. */
   async write(data: Uint8Array | string): Promise<void> {
     const bytes = Buffer.from(data);
-    this.#socket.write(dataHeader(this.id, bytes.length, false));
+    this.#socket.write(dataHeader(this.id, bytes.length, 'more follows'));
     await new Promise<void>((resolve) => {
       this.#socket.once('close', resolve);
       this.#socket.write(bytes, () => {
@@ -132,7 +132,7 @@ export class SpdyClientStream {
   }
 
   end(): void {
-    this.#socket.write(dataHeader(this.id, 0, true));
+    this.#socket.write(dataHeader(this.id, 0, 'the last'));
   }
   reset(): void {
     this.#socket.write(resetFrame(this.id, 5));

@@ -7,6 +7,7 @@ import { limits } from '../base/limits.ts';
 /** What a part costs beside its bytes, so that a flood of tiny ones is bounded too. */
 const PART_BYTES = 128;
 
+/** The queue of one stream. */
 export class Inbox implements AsyncIterable<Uint8Array> {
   readonly #onTaken: (bytes: number) => void;
   #parts: Uint8Array[] = [];

@@ -3,38 +3,28 @@
  */
 import { createHash, randomBytes } from 'node:crypto';
 import { readFile, stat } from 'node:fs/promises';
-import { createServer, type IncomingMessage, type Server, type ServerResponse, STATUS_CODES } from 'node:http';
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import { createServer as createTlsServer, type Server as TlsServer } from 'node:https';
 import type { Socket } from 'node:net';
 import { explain, RuntimeError } from '../base/errors.ts';
-import { quote } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import type { LogFields, Logger, Op } from '../base/op.ts';
 import { within } from '../base/time.ts';
 import { Track } from '../base/track.ts';
 import type { Operation } from '../cri-api/types.ts';
-import type { Ending, PortsClient, StdioClient, Wanted } from './client.ts';
+import { Admission } from './admission.ts';
+import type { AttachGrant, Ending, ExecGrant, ForwardGrant, PortsClient, StdioClient } from './client.ts';
 import { Meter, runAttach, runExec, runForward } from './session.ts';
-import { openSpdyPorts, openSpdyStdio, SPDY_PORTS_PROTOCOLS, SPDY_STDIO_PROTOCOLS } from './spdy.ts';
-import {
-  openWebSocketPorts,
-  openWebSocketStdio,
-  TUNNEL_PROTOCOL,
-  upgradeToWebSocket,
-  WEBSOCKET_PORTS_MAX,
-  WEBSOCKET_PORTS_PROTOCOLS,
-  WEBSOCKET_STDIO_PROTOCOLS,
-} from './websocket.ts';
 import { type TlsDemands, tlsOptions } from './tls.ts';
-import { socketWire } from './wire.ts';
 import type { StreamBackend } from '../ports/stream.ts';
-import type { AttachGrant, ExecGrant, ForwardGrant } from './client.ts';
+import { answerRaw, kindOf, NOT_FOUND, openPorts, openStdio, refuse, refuseBody, tokenOf } from './upgrade.ts';
 
 type Grant =
   | ({ readonly kind: 'exec' } & ExecGrant)
   | ({ readonly kind: 'attach' } & AttachGrant)
   | ({ readonly kind: 'portforward' } & ForwardGrant);
 
+/** Whom the server serves, where, and within which bounds. */
 export interface StreamServerOptions {
   readonly backend: StreamBackend;
   readonly log: Logger;
@@ -55,12 +45,14 @@ export interface StreamServerOptions {
   readonly connections?: { readonly count: number; readonly headersMs: number };
 }
 
+/** Gives out URLs that work once, and serves the sessions behind them. */
 export class StreamServer {
   readonly #options: StreamServerOptions;
   readonly #server: Server | TlsServer;
   readonly #grants = new Map<string, { readonly grant: Grant; readonly timer: NodeJS.Timeout }>();
   readonly #sessions = new Map<Promise<void>, Session>();
   readonly #sockets = new Set<Socket>();
+  readonly #admission: Admission;
   #base = '';
   #certificates = '';
 
@@ -82,15 +74,13 @@ export class StreamServer {
       options.tls === undefined
         ? createServer(http)
         : createTlsServer({ ...http, requestCert: options.tls.clientCa !== '' });
-    this.#server.maxConnections = count;
     this.#server.on('request', (request: IncomingMessage, response: ServerResponse) => this.#answer(request, response));
     this.#server.on('upgrade', (request: IncomingMessage, socket: Socket, head: Buffer) =>
       this.#start(request, socket, head),
     );
-    this.#server.on('connection', (socket: Socket) => {
-      this.#sockets.add(socket);
-      socket.once('close', () => this.#sockets.delete(socket));
-    });
+    this.#admission = new Admission(count, headersMs / 10);
+    // First of all, so that nothing is read from those who do not get in.
+    this.#server.prependListener('connection', (socket: Socket) => this.#admit(socket));
   }
 
   /**
@@ -206,6 +196,20 @@ export class StreamServer {
     this.#certificates = state;
   }
 
+  #admit(socket: Socket): void {
+    const peer = peerOf(socket);
+    const place = { ...peer, close: () => void socket.destroy() };
+    if (this.#admission.admit(place) === 'refused') {
+      socket.destroy();
+      return;
+    }
+    this.#sockets.add(socket);
+    socket.once('close', () => {
+      this.#sockets.delete(socket);
+      this.#admission.left(peer);
+    });
+  }
+
   /** A request that upgrades nothing uses its token up all the same. */
   #answer(request: IncomingMessage, response: ServerResponse): void {
     const refusal = refuse(request);
@@ -241,9 +245,10 @@ export class StreamServer {
     if (refusal !== undefined) return await answerRaw(socket, refusal);
     const grant = this.#redeem(tokenOf(request));
     if (grant === undefined || grant.kind !== kindOf(request)) return await answerRaw(socket, NOT_FOUND);
-    const peer = `${socket.remoteAddress ?? ''}:${socket.remotePort ?? 0}`;
+    const peer = peerOf(socket);
+    this.#admission.settled(peer);
     const audit = {
-      peer,
+      peer: `${peer.address}:${peer.port}`,
       ...(grant.kind === 'portforward' ? { sandbox: grant.podSandboxId } : { container: grant.containerId }),
     };
     session.track = new Track(`${grant.kind} session`, audit);
@@ -283,7 +288,7 @@ export class StreamServer {
     log.info(`${grant.kind} ended`, {
       ...(grant.kind === 'exec' ? { argvHash: hashOf(grant.cmd) } : {}),
       tty: grant.tty,
-      ...outcomeOf(ending, client.gone.aborted),
+      ...outcomeOf(ending, client.gone),
       inBytes: meter.inBytes,
       outBytes: meter.outBytes,
       ms: Math.round(performance.now() - began),
@@ -340,6 +345,11 @@ export class StreamServer {
   }
 }
 
+/** Of a connection, and of TLS on top of it, the same. */
+function peerOf(socket: Socket): { readonly address: string; readonly port: number } {
+  return { address: socket.remoteAddress ?? '', port: socket.remotePort ?? 0 };
+}
+
 /** A connection that was upgraded, or tries to be. */
 interface Session {
   readonly abort: AbortController;
@@ -347,143 +357,12 @@ interface Session {
   track: Track | undefined;
 }
 
-interface Refusal {
-  readonly code: number;
-  readonly text: string;
-  readonly headers?: readonly string[];
-}
-const NOT_FOUND: Refusal = { code: 404, text: 'there is no such session: every URL works once, for a minute' };
-const PATH = /^\/(exec|attach|portforward)\/([A-Za-z0-9_-]{22})$/;
-
-function kindOf(request: IncomingMessage): string {
-  return PATH.exec(request.url ?? '')?.[1] ?? '';
-}
-
-function tokenOf(request: IncomingMessage): string {
-  return PATH.exec(request.url ?? '')?.[2] ?? '';
-}
-
-/**
- * Refuses what no client of CRI sends. A browser that talks to us says `Origin`; one whose request the kubelet hands on
- * has passed its authorization, which shows in a header that no browser lets a page set.
- */
-function refuse(request: IncomingMessage): Refusal | undefined {
-  if (request.method !== 'GET' && request.method !== 'POST') return { code: 405, text: 'want GET or POST' };
-  if (request.headers.origin !== undefined && request.headers['x-forwarded-for'] === undefined)
-    return { code: 403, text: 'requests from browsers are refused' };
-  return kindOf(request) === '' ? NOT_FOUND : undefined;
-}
-
-/** A body would be taken for the upgraded protocol by some on the way and not by others. */
-function refuseBody({ headers }: IncomingMessage): Refusal | undefined {
-  const has = headers['transfer-encoding'] !== undefined || (headers['content-length'] ?? '0') !== '0';
-  return has ? { code: 400, text: 'a request to upgrade has no body' } : undefined;
-}
-
-async function answerRaw(socket: Socket, { code, text, headers = [] }: Refusal): Promise<void> {
-  const body = `${text}\n`;
-  const lines = [
-    `HTTP/1.1 ${code} ${STATUS_CODES[code] ?? ''}`,
-    'Content-Type: text/plain; charset=utf-8',
-    `Content-Length: ${Buffer.byteLength(body)}`,
-    'Connection: close',
-    ...headers,
-  ];
-  const sent = new Promise<void>((resolve) => {
-    socket.once('close', resolve);
-    socket.end(`${lines.join('\r\n')}\r\n\r\n${body}`, () => resolve());
-  });
-  await within(limits.streamLingerMs, sent);
-  socket.destroy();
-}
-
-/**
- * Which transport the request asks for, and which of the protocols it offers is the first that we have; answered
- * already if there is none.
- */
-async function negotiate(
-  request: IncomingMessage,
-  socket: Socket,
-  offers: { readonly spdy: readonly string[]; readonly webSocket: readonly string[] },
-): Promise<{ readonly transport: 'spdy' | 'webSocket'; readonly protocol: string } | undefined> {
-  const wanted = (request.headers.upgrade ?? '').toLowerCase();
-  const transport = wanted === 'spdy/3.1' ? 'spdy' : wanted === 'websocket' ? 'webSocket' : undefined;
-  if (transport === undefined) {
-    await answerRaw(socket, { code: 400, text: `cannot upgrade to ${quote(wanted)}; want SPDY/3.1 or websocket` });
-    return undefined;
-  }
-  const header =
-    transport === 'spdy' ? request.headers['x-stream-protocol-version'] : request.headers['sec-websocket-protocol'];
-  const offered = String(header ?? '')
-    .split(',')
-    .map((each) => each.trim());
-  // The oldest clients of either transport name none.
-  const ours = transport === 'spdy' && header === undefined ? [...offers.spdy, ''] : offers[transport];
-  const protocol = offered.find((each) => ours.includes(each));
-  if (protocol !== undefined) return { transport, protocol };
-  await answerRaw(socket, {
-    code: 403,
-    text: `no protocol in common: the client speaks ${quote(offered.join(', '))}, we speak ${ours.join(', ')}`,
-    headers: ours.map((each) => `X-Accepted-Stream-Protocol-Versions: ${each}`),
-  });
-  return undefined;
-}
-
-async function openStdio(
-  request: IncomingMessage,
-  socket: Socket,
-  head: Buffer,
-  wanted: Wanted,
-): Promise<StdioClient | undefined> {
-  const chosen = await negotiate(request, socket, { spdy: SPDY_STDIO_PROTOCOLS, webSocket: WEBSOCKET_STDIO_PROTOCOLS });
-  if (chosen === undefined) return undefined;
-  if (chosen.transport === 'spdy')
-    return await openSpdyStdio(upgradeToSpdy(socket, head, chosen.protocol), wanted, chosen.protocol);
-  const wire = await upgradeToWebSocket(request, socket, head, chosen.protocol);
-  return wire === null ? undefined : openWebSocketStdio(wire, wanted, chosen.protocol);
-}
-
-async function openPorts(
-  request: IncomingMessage,
-  socket: Socket,
-  head: Buffer,
-  grant: ForwardGrant,
-): Promise<PortsClient | undefined> {
-  const chosen = await negotiate(request, socket, { spdy: SPDY_PORTS_PROTOCOLS, webSocket: WEBSOCKET_PORTS_PROTOCOLS });
-  if (chosen === undefined) return undefined;
-  if (chosen.transport === 'spdy') return openSpdyPorts(upgradeToSpdy(socket, head, chosen.protocol));
-  const tunnels = chosen.protocol === TUNNEL_PROTOCOL;
-  if (!tunnels && (grant.port.length === 0 || grant.port.length > WEBSOCKET_PORTS_MAX)) {
-    await answerRaw(socket, {
-      code: 400,
-      text:
-        `over WebSocket channels the PortForward request must name 1 to ${WEBSOCKET_PORTS_MAX} ` +
-        `ports; it named ${grant.port.length}`,
-    });
-    return undefined;
-  }
-  const wire = await upgradeToWebSocket(request, socket, head, chosen.protocol);
-  if (wire === null) return undefined;
-  return tunnels ? openSpdyPorts(wire) : openWebSocketPorts(wire, grant.port, chosen.protocol);
-}
-
-function upgradeToSpdy(socket: Socket, head: Buffer, protocol: string): ReturnType<typeof socketWire> {
-  const lines = [
-    'HTTP/1.1 101 Switching Protocols',
-    'Connection: Upgrade',
-    'Upgrade: SPDY/3.1',
-    ...(protocol === '' ? [] : [`X-Stream-Protocol-Version: ${protocol}`]),
-  ];
-  socket.write(`${lines.join('\r\n')}\r\n\r\n`);
-  return socketWire(socket, head);
-}
-
 /** For the audit log: commands hold secrets, and their hash is enough to recognise one. */
 function hashOf(argv: readonly string[]): string {
   return createHash('sha256').update(argv.join('\0')).digest('hex').slice(0, 16);
 }
 
-function outcomeOf(ending: Ending, hungUp: boolean): LogFields {
+function outcomeOf(ending: Ending, client: AbortSignal): LogFields {
   if (ending.kind === 'exited') return { exit: ending.exitCode, cause: ending.why };
-  return hungUp ? { cause: 'the client hung up' } : { cause: ending.message };
+  return client.aborted ? { cause: 'the client hung up' } : { cause: ending.message };
 }

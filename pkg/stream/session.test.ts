@@ -79,7 +79,8 @@ describe('sizes of a terminal', () => {
     for (const text of [
       '{"Width":80,"He',
       'ight":25}',
-      '{"Width":0,"Height":25}{"Width":"90","Height":1}{"Width":70000,"Height":1}{"Width":1.5,"Height":2}nonsense}[]}{}',
+      '{"Width":0,"Height":25}{"Width":"90","Height":1}{"Width":70000,"Height":1}',
+      '{"Width":1.5,"Height":2}nonsense}[]}{}',
       '{"Width":81,"Height":26}',
     ]) {
       await inbox.push(Buffer.from(text));

@@ -20,6 +20,7 @@ const TYPE = {
 const FLAG_FIN = 0x01;
 /** An empty stored block. Go's reader keeps what came before to itself until it sees one. */
 const FLUSH = Buffer.of(0, 0, 0, 0xff, 0xff);
+/** Why a stream is given up. */
 export const RESET = { protocolError: 1, refusedStream: 3, cancel: 5 } as const;
 
 /**
@@ -31,7 +32,9 @@ export type Frame =
   | { readonly kind: 'open' | 'headers'; readonly stream: number; readonly block: Uint8Array; readonly fin: boolean }
   | { readonly kind: 'reset'; readonly stream: number }
   | { readonly kind: 'ping'; readonly id: number }
-  | { readonly kind: 'goAway' };
+  | { readonly kind: 'goAway' }
+  /** SETTINGS, WINDOW_UPDATE (no client of CRI keeps windows), unknown types: they ask nothing of us. */
+  | { readonly kind: 'nothing' };
 
 /** Cuts a stream of bytes into frames. */
 export class FrameReader {
@@ -74,7 +77,7 @@ export class FrameReader {
       if (this.#partial.length < 8 + length) return;
       const frame = controlFrame(this.#partial);
       this.#partial = Buffer.alloc(0);
-      if (frame !== undefined) yield frame;
+      yield frame;
     }
   }
 
@@ -93,11 +96,8 @@ export class FrameReader {
   }
 }
 
-/**
- * A whole control frame; undefined for those that ask nothing of us: SETTINGS, WINDOW_UPDATE (no client of CRI keeps
- * windows), unknown types.
- */
-function controlFrame(frame: Buffer): Frame | undefined {
+/** A whole control frame. */
+function controlFrame(frame: Buffer): Frame {
   const type = frame.readUInt16BE(2);
   const fin = (frame.readUInt8(4) & FLAG_FIN) !== 0;
   const body = frame.subarray(8);
@@ -121,23 +121,25 @@ function controlFrame(frame: Buffer): Frame | undefined {
     case TYPE.goAway:
       return { kind: 'goAway' };
     default:
-      return undefined;
+      return { kind: 'nothing' };
   }
 }
 
 /** What parts of a data frame come before its bytes. `length` is at most 2^24 - 1. */
-export function dataHeader(stream: number, length: number, fin: boolean): Buffer {
+export function dataHeader(stream: number, length: number, place: 'more follows' | 'the last'): Buffer {
   const header = Buffer.alloc(8);
   header.writeUInt32BE(stream, 0);
-  header.writeUInt8(fin ? FLAG_FIN : 0, 4);
+  header.writeUInt8(place === 'the last' ? FLAG_FIN : 0, 4);
   header.writeUIntBE(length, 5, 3);
   return header;
 }
 
+/** Gives a stream up, in both directions. */
 export function resetFrame(stream: number, status: number): Buffer {
   return control(TYPE.rstStream, words(stream, status));
 }
 
+/** Asks for an answer, or is one: then `id` is the other side's. */
 export function pingFrame(id: number): Buffer {
   return control(TYPE.ping, words(id));
 }
@@ -271,7 +273,8 @@ function makeDictionary(): Buffer {
     '501 Not Implemented',
     '503 Service Unavailable',
     'Jan Feb Mar Apr May Jun Jul Aug Sept Oct Nov Dec 00:00:00 Mon, Tue, Wed, Thu, Fri, Sat, Sun, GMT',
-    'chunked,text/html,image/png,image/jpg,image/gif,application/xml,application/xhtml+xml,text/plain,text/javascript,public',
+    'chunked,text/html,image/png,image/jpg,image/gif,application/xml,application/xhtml+xml,text/plain,' +
+      'text/javascript,public',
     'privatemax-age=gzip,deflate,sdchcharset=utf-8charset=iso-8859-1,utf-,*,enq=0.',
   ];
   return Buffer.concat([

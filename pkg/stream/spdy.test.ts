@@ -15,8 +15,10 @@ import {
   parseHeaderBlock,
   pingFrame,
   resetFrame,
+  windowFrame,
 } from './spdy-frames.ts';
 import { SpdyClient } from './fake-client.ts';
+import { Pace } from './pace.ts';
 import { socketWire } from './wire.ts';
 
 /** mulberry32: the same numbers for the same seed. */
@@ -58,9 +60,9 @@ describe('SPDY frames', () => {
     const bytes = Buffer.concat([
       openFrame(1, Buffer.from('block')),
       openFrame(3, Buffer.from(''), true),
-      dataHeader(1, 5, false),
+      dataHeader(1, 5, 'more follows'),
       Buffer.from('hello'),
-      dataHeader(1, 0, true),
+      dataHeader(1, 0, 'the last'),
       pingFrame(7),
       resetFrame(3, 5),
     ]);
@@ -150,9 +152,37 @@ describe('a SPDY session', () => {
     assert.isTrue(streams.every((stream) => stream.gone.aborted));
   });
 
+  for (const [what, frame] of [
+    ['pings', pingFrame(1)],
+    ['pieces of nothing', dataHeader(1, 0, 'more follows')],
+    ['ends of streams that are not there', resetFrame(9, 5)],
+    ['windows', windowFrame(0, 1)],
+    ['what it does not know', Buffer.from([0x80, 3, 0, 99, 0, 0, 0, 0])],
+  ] as const) {
+    const answersTo = async (pace: Pace): Promise<number> => {
+      const { server, client } = connection();
+      void new SpdySession(socketWire(server, Buffer.alloc(0)), () => {}, pace).run();
+      let bytes = 0;
+      client.on('data', (chunk: Buffer) => (bytes += chunk.length));
+      client.write(Buffer.concat([...Array<Uint8Array>(2_000).fill(frame), pingFrame(3)]));
+      await turns(300);
+      client.destroy();
+      await turns(5);
+      return bytes / pingFrame(3).length;
+    };
+
+    it(`takes a flood of ${what} at its pace, and what comes behind it later`, async () => {
+      const all = what === 'pings' ? 2_001 : 1;
+      const some = await answersTo(new Pace(500, () => 0));
+      assert.isBelow(some, all, 'the rest waits');
+      assert.isAtMost(some, 600);
+      assert.equal(await answersTo(new Pace(Number.POSITIVE_INFINITY)), all);
+    });
+  }
+
   it('reads no more from a client that asks and does not read the answers', async () => {
     const { server, client } = connection();
-    void new SpdySession(socketWire(server, Buffer.alloc(0)), () => {}).run();
+    void new SpdySession(socketWire(server, Buffer.alloc(0)), () => {}, new Pace(Number.POSITIVE_INFINITY)).run();
     const pings = Buffer.concat(Array.from({ length: 1_000 }, () => pingFrame(1)));
     let taken = 0;
     for (let i = 0; i < 200; i++) client.write(pings, () => (taken += 1));
@@ -270,7 +300,7 @@ function validConversation(random: (below: number) => number): Buffer {
     );
     for (let j = random(3); j > 0; j--) {
       const data = Buffer.alloc(random(2_000), j);
-      parts.push(dataHeader(id, data.length, random(4) === 0), data);
+      parts.push(dataHeader(id, data.length, random(4) === 0 ? 'the last' : 'more follows'), data);
     }
     if (random(4) === 0) parts.push(resetFrame(id, 5));
     if (random(4) === 0) parts.push(pingFrame(1 + 2 * random(9)));

@@ -10,10 +10,11 @@ import { createInflate, type Inflate } from 'node:zlib';
 import { explain, RuntimeError } from '../base/errors.ts';
 import { quote } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
-import { within } from '../base/time.ts';
+import { pause, within } from '../base/time.ts';
 import type { Ending, Forward, PortsClient, StdioClient, Wanted } from './client.ts';
 import { endingMessage } from './ending.ts';
 import { Inbox } from './inbox.ts';
+import { Pace } from './pace.ts';
 import {
   dataHeader,
   dictionary,
@@ -68,6 +69,7 @@ export class SpdySession {
   readonly gone: AbortSignal;
   readonly #wire: Wire;
   readonly #onStream: (stream: SpdyStream) => void;
+  readonly #pace: Pace;
   readonly #reader = new FrameReader();
   readonly #unpacker = new HeaderUnpacker();
   readonly #packer = new HeaderPacker();
@@ -78,9 +80,10 @@ export class SpdySession {
   #unsent = 0;
   #sent: Promise<void> = Promise.resolve();
 
-  constructor(wire: Wire, onStream: (stream: SpdyStream) => void) {
+  constructor(wire: Wire, onStream: (stream: SpdyStream) => void, pace = new Pace()) {
     this.#wire = wire;
     this.#onStream = onStream;
+    this.#pace = pace;
     this.gone = wire.gone;
     heartbeat(wire.gone, () => this.#control(pingFrame(OUR_PING)));
   }
@@ -125,6 +128,8 @@ export class SpdySession {
     try {
       for (const frame of this.#reader.read(chunk)) {
         await this.#take(frame);
+        const waitMs = this.#pace.take(frame.kind === 'data' ? frame.bytes.length : 0);
+        if (waitMs > 0) await pause(waitMs, this.gone);
         // A client that asks and never reads the answers waits until it has.
         while (this.#unsent > limits.streamControlBytes && !this.gone.aborted) await this.#sent;
       }
@@ -139,9 +144,9 @@ export class SpdySession {
   async #take(frame: Frame): Promise<void> {
     switch (frame.kind) {
       case 'data':
-        return await this.#takeData(frame.stream, frame.bytes, frame.fin);
+        return await this.#takeData(frame);
       case 'open':
-        return this.#open(frame.stream, parseHeaderBlock(await this.#unpacker.unpack(frame.block)), frame.fin);
+        return this.#open(frame, parseHeaderBlock(await this.#unpacker.unpack(frame.block)));
       case 'headers':
         await this.#unpacker.unpack(frame.block);
         if (frame.fin) this.#streams.get(frame.stream)?.ended();
@@ -154,11 +159,12 @@ export class SpdySession {
         if (frame.id % 2 === 1) this.#control(pingFrame(frame.id));
         return;
       case 'goAway':
+      case 'nothing':
         return;
     }
   }
 
-  async #takeData(id: number, bytes: Uint8Array, fin: boolean): Promise<void> {
+  async #takeData({ stream: id, bytes, fin }: Extract<Frame, { readonly kind: 'data' }>): Promise<void> {
     const stream = this.#streams.get(id);
     if (stream === undefined) this.#onTaken(bytes.length);
     else {
@@ -167,7 +173,7 @@ export class SpdySession {
     }
   }
 
-  #open(id: number, headers: ReadonlyMap<string, string>, fin: boolean): void {
+  #open({ stream: id, fin }: OpenFrame, headers: ReadonlyMap<string, string>): void {
     if (id % 2 === 0 || id <= this.#lastStream)
       throw new RuntimeError('InvalidArgument', `this is no SPDY/3.1: stream ${id} after ${this.#lastStream}`);
     this.#lastStream = id;
@@ -207,6 +213,8 @@ export class SpdySession {
   }
 }
 
+type OpenFrame = Extract<Frame, { readonly kind: 'open' | 'headers' }>;
+
 interface StreamOwner {
   write(...parts: readonly Uint8Array[]): Promise<void>;
   reset(status: number): void;
@@ -240,7 +248,7 @@ class Stream implements SpdyStream {
     for (let at = 0; at < data.length; at += DATA_FRAME_BYTES) {
       if (this.#output === 'ended') throw hungUp();
       const part = data.subarray(at, at + DATA_FRAME_BYTES);
-      await this.#owner.write(dataHeader(this.id, part.length, false), part);
+      await this.#owner.write(dataHeader(this.id, part.length, 'more follows'), part);
     }
   }
 
@@ -248,7 +256,7 @@ class Stream implements SpdyStream {
     if (this.#output === 'ended') return;
     this.#output = 'ended';
     this.#settle();
-    await this.#owner.write(dataHeader(this.id, 0, true)).catch(() => {});
+    await this.#owner.write(dataHeader(this.id, 0, 'the last')).catch(() => {});
   }
 
   reset(status: number): void {
@@ -371,7 +379,7 @@ export async function openSpdyStdio(wire: Wire, wanted: Wanted, protocol: string
     stderr: sink('stderr'),
     sizes: streams.get('resize')?.input ?? null,
     finish: async (ending: Ending) => {
-      const message = endingMessage(ending, protocol.startsWith('v4'));
+      const message = endingMessage(ending, protocol.startsWith('v4') ? 'status' : 'text');
       const farewell = async (): Promise<void> => {
         await Promise.all([streams.get('stdout')?.end(), streams.get('stderr')?.end()]);
         if (message.length > 0)

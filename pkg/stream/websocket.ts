@@ -1,16 +1,19 @@
 /**
  * WebSocket, the server's side: Kubernetes' channels (the first byte of a message says which), and SPDY in a tunnel.
  *
- *   exec, attach   0 stdin   1 stdout   2 stderr   3 how it ended   4 terminal size   255 in v5: [255, n] ends channel n
+ *   exec, attach   0 stdin   1 stdout   2 stderr   3 how it ended   4 terminal size   255 in v5: [255, n] ends
+ *                  channel n
  *   port-forward   2i data and 2i+1 failure of the i-th port; the first message on each is the port's number
  */
 import type { IncomingMessage } from 'node:http';
 import type { Duplex } from 'node:stream';
 import { type WebSocket, WebSocketServer } from 'ws';
 import { limits } from '../base/limits.ts';
+import { pause } from '../base/time.ts';
 import type { Forward, PortsClient, StdioClient, Wanted } from './client.ts';
 import { endingMessage } from './ending.ts';
 import { Inbox } from './inbox.ts';
+import { Pace } from './pace.ts';
 import { endSocket, goneSignal, heartbeat, hungUp, type Wire } from './wire.ts';
 
 const CHANNEL = { stdin: 0, stdout: 1, stderr: 2, error: 3, resize: 4, close: 255 } as const;
@@ -56,16 +59,23 @@ export class WebSocketWire implements Wire {
   readonly #socket: Duplex;
   /** Messages one after the other: those that came before a pause took effect wait here. */
   #taking: Promise<void> = Promise.resolve();
-  #waiting = 0;
+  /** Reasons not to read; it begins with one, until somebody listens to messages: the first may be here already. */
+  #holds = 1;
+  readonly #pace: Pace;
   readonly #inbox = new Inbox();
 
-  constructor(ws: WebSocket, socket: Duplex) {
+  constructor(ws: WebSocket, socket: Duplex, pace = new Pace()) {
     this.#ws = ws;
     this.#socket = socket;
-    ws.pause(); // Until somebody listens to messages: the first may be here already.
+    this.#pace = pace;
+    ws.pause();
     this.gone = goneSignal(socket);
     ws.on('error', () => {}); // It closes by itself, with the code that fits.
-    ws.on('ping', (data: Buffer) => this.#pong(data));
+    ws.on('ping', (data: Buffer) => {
+      this.#pong(data);
+      void this.#slow(data.length);
+    });
+    ws.on('pong', (data: Buffer) => void this.#slow(data.length));
     ws.once('close', () => this.#inbox.end());
     // Unasked for, which RFC 6455 allows: it also keeps clients alive whose pings we do not read while their input is
     // held.
@@ -81,16 +91,32 @@ export class WebSocketWire implements Wire {
   /** Calls `take` with every message, one after the other; nothing is read from the connection while it works. */
   onMessage(take: (message: Buffer) => Promise<void>): void {
     this.#ws.on('message', (message: Buffer) => {
-      this.#waiting += 1;
-      this.#ws.pause();
+      this.#hold();
       this.#taking = this.#taking
         .then(() => take(message))
-        .finally(() => {
-          this.#waiting -= 1;
-          if (this.#waiting === 0) this.#ws.resume();
-        });
+        .then(() => this.#slow(message.length))
+        .finally(() => this.#release());
     });
-    this.#ws.resume();
+    this.#release();
+  }
+
+  #hold(): void {
+    this.#holds += 1;
+    if (this.#holds === 1) this.#ws.pause();
+  }
+
+  #release(): void {
+    this.#holds -= 1;
+    if (this.#holds === 0) this.#ws.resume();
+  }
+
+  /** Does not read on for a while if the client is too fast. */
+  async #slow(bytes: number): Promise<void> {
+    const waitMs = this.#pace.take(bytes);
+    if (waitMs === 0) return;
+    this.#hold();
+    await pause(waitMs, this.gone);
+    this.#release();
   }
 
   write(...parts: readonly Uint8Array[]): Promise<void> {
@@ -214,7 +240,7 @@ export function openWebSocketStdio(wire: WebSocketWire, wanted: Wanted, protocol
     sizes: inputs.get(CHANNEL.resize) ?? null,
     finish: async (ending) => {
       channels.drop();
-      const message = endingMessage(ending, /^v[45]/.test(protocol));
+      const message = endingMessage(ending, /^v[45]/.test(protocol) ? 'status' : 'text');
       // Not waited for: it is in order before the goodbye, and `end` has a bound.
       if (message.length > 0) void channels.send(CHANNEL.error, message).catch(() => {});
       await wire.end();

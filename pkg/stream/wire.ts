@@ -8,6 +8,7 @@ import { RuntimeError } from '../base/errors.ts';
 import { limits } from '../base/limits.ts';
 import { within } from '../base/time.ts';
 
+/** One connection, as its two directions of bytes. */
 export interface Wire {
   /**
    * Everything that arrives; ends when the connection does. Reading it slowly slows the client down. One reader, who
