@@ -1,7 +1,7 @@
 import { assert } from 'chai';
 import { connect } from 'node:net';
 import { mock } from 'node:test';
-import { RuntimeError } from '../base/errors.ts';
+import type { RuntimeError } from '../base/errors.ts';
 import { limits } from '../base/limits.ts';
 import { ask, channels, spdy, SPDY, stdio, streamGround, until } from './fake-ground.ts';
 
