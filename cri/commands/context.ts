@@ -12,7 +12,8 @@ export interface CommandContext {
   readonly load: () => Promise<LoadedConfig>;
   readonly screen: Screen;
   /**
-   * `--timeout`: how long to wait for the daemon, and then for an answer; undefined = as long as each call usually does.
+   * `--timeout`: how long to wait for the daemon, and then for an answer; undefined = as long as each call usually
+   * does.
    */
   readonly patienceMs: () => number | undefined;
 }

@@ -31,7 +31,8 @@ describe('knownVulnerable', () => {
     ['constructor 1.0.0', []],
   ];
   for (const [release, ids] of rows) {
-    it(`CVE-2025-31133, CVE-2025-52565, CVE-2025-52881: ${release}${ids.length === 0 ? ' has nothing against it' : ` has ${ids.length}`}`, () => {
+    const has = ids.length === 0 ? 'nothing against it' : ids.length;
+    it(`CVE-2025-31133, CVE-2025-52565, CVE-2025-52881: ${release} has ${has}`, () => {
       const [kind = '', version = ''] = release.split(' ');
       const said = knownVulnerable(kind, version) ?? '';
       assert.deepEqual(said.match(/CVE-\d+-\d+/g) ?? [], [...ids]);

@@ -42,6 +42,7 @@ import type {
   TerminalSize,
 } from '../ports/runtime.ts';
 
+/** What a ConmonMonitor is made with. */
 export interface ConmonOptions {
   /** Where monitors write how containers ended; made if absent. */
   readonly exitsDir: string;
@@ -78,6 +79,7 @@ const PID_FILE_BYTES = 64;
 const START_FD = 3;
 const SYNC_FD = 4;
 
+/** Monitors with conmon's command line, ours or upstream's; see Monitor for what each method promises. */
 export class ConmonMonitor implements Monitor {
   readonly #exitsDir: string;
   readonly #bundleOf: (id: ContainerId) => string;
@@ -611,7 +613,10 @@ async function exists(path: string): Promise<boolean> {
 }
 
 async function openMonitorCgroup(monitorCgroup: string): Promise<Launcher> {
-  const path = `${monitorCgroup.endsWith('.slice') ? cgroups.slicePath(monitorCgroup) : `/${monitorCgroup.replace(/^\/+/, '')}`}/berth-monitors`;
+  const parent = monitorCgroup.endsWith('.slice')
+    ? cgroups.slicePath(monitorCgroup)
+    : `/${monitorCgroup.replace(/^\/+/, '')}`;
+  const path = `${parent}/berth-monitors`;
   const layout = cgroups.readLayoutSync();
   cgroups.create(layout, path);
   return await openLauncher(layout.hierarchies.map((hierarchy) => cgroups.directoryOf(hierarchy, path)));

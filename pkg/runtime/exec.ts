@@ -1,8 +1,8 @@
 /**
  * One process in a container, without a monitor: `runtime exec --detach`, its stdio on our own pipes or terminal.
  *
- *   we ──spawn──▶ runtime exec ──▶ process         the runtime ends at once: its exit code says whether the process was started
- *   we ◀──────────orphan────────── process         we are a subreaper, so the process becomes our child: its exit code is ours to read
+ *   we ──spawn──▶ runtime exec ──▶ process    the runtime ends at once: its exit code says whether the process was started
+ *   we ◀──────────orphan────────── process    we are a subreaper, so the process becomes our child, its exit code ours
  *
  * Detached, because a runtime that waits copies every byte once more, stays in memory as long as the process, and waits
  * for grandchildren that hold the pipe (runc).
@@ -21,6 +21,7 @@ import { descriptors, exitCodeOf, killTree, orphans, sockets, spawn } from '../s
 import { errorText } from './messages.ts';
 import type { ExecStdio } from '../ports/runtime.ts';
 
+/** One process to run in a container. */
 export interface ExecRequest {
   /** The runtime with its global options. */
   readonly argv: readonly [string, ...string[]];

@@ -34,6 +34,7 @@ const OWN_NETNS = '/proc/self/ns/net';
 const RESOLV_CONF = '/etc/resolv.conf';
 const RESOLVED_CONF = '/run/systemd/resolve/resolv.conf';
 
+/** This node; see Host for what each method promises. */
 export class LinuxHost implements Host {
   readonly #ownRoots: readonly string[];
   readonly #readText: (path: string) => Promise<string | undefined>;

@@ -1,6 +1,6 @@
 /**
- * Where monitors live on a node that systemd manages: each in a scope of its own. What befalls the daemon's unit (a kill
- * of all of it, a limit, a restart that looks for left-overs) does not reach them.
+ * Where monitors live on a node that systemd manages: each in a scope of its own. What befalls the daemon's unit (a
+ * kill of all of it, a limit, a restart that looks for left-overs) does not reach them.
  */
 import { constants } from 'node:os';
 import { monitorScope } from '../base/ids.ts';

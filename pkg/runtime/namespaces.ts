@@ -17,6 +17,7 @@ const KINDS: readonly NamespaceKind[] = ['net', 'ipc', 'uts', 'user'];
 /** statfs f_type of a pinned namespace. */
 const NSFS_MAGIC = 0x6e736673;
 
+/** What PinnedNamespaces is made with. */
 export interface PinnedNamespacesOptions {
   /** Directory of our own; made on demand, 0700. */
   readonly dir: string;
@@ -24,6 +25,7 @@ export interface PinnedNamespacesOptions {
   readonly pinnsPath: string;
 }
 
+/** Namespaces that bind mounts keep, by sandbox; see Namespaces for what each method promises. */
 export class PinnedNamespaces implements Namespaces {
   readonly #options: PinnedNamespacesOptions;
 

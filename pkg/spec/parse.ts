@@ -32,8 +32,10 @@ export interface Reader {
 export function readerOf(document: string): Reader {
   const fail = (at: string, why: string): RuntimeError =>
     new RuntimeError('InvalidArgument', `${document}: ${at}: ${why}`);
+  const one = valuesOf(fail);
   const reader: Reader = {
     fail,
+    ...one,
     object(value, at) {
       if (typeof value !== 'object' || value === null || Array.isArray(value)) throw fail(at, 'want an object');
       return value as Readonly<Record<string, unknown>>;
@@ -56,6 +58,22 @@ export function readerOf(document: string): Reader {
         return each;
       });
     },
+    map(value, at) {
+      const map: Record<string, string> = Object.create(null);
+      if (value === undefined || value === null) return map;
+      for (const [key, each] of Object.entries(reader.object(value, at)))
+        map[key] = one.string(each, `${at}.${quote(key)}`) ?? '';
+      return map;
+    },
+  };
+  return reader;
+}
+
+type Values = Pick<Reader, 'string' | 'matching' | 'path' | 'flag' | 'unsigned' | 'number'>;
+
+/** The checks of values that have no parts. */
+function valuesOf(fail: Reader['fail']): Values {
+  const one: Values = {
     string(value, at) {
       if (value === undefined || value === null) return undefined;
       if (typeof value !== 'string') throw fail(at, 'want a string');
@@ -67,7 +85,7 @@ export function readerOf(document: string): Reader {
       return value;
     },
     path(value, at) {
-      const path = reader.string(value, at) ?? '';
+      const path = one.string(value, at) ?? '';
       if (!path.startsWith('/') || path.includes('\0') || path.length > 4096)
         throw fail(at, `want an absolute path, got ${quote(path)}`);
       return path;
@@ -85,17 +103,10 @@ export function readerOf(document: string): Reader {
     },
     number(value, at, max) {
       if (value === undefined || value === null) return undefined;
-      const number = reader.unsigned(value, at);
+      const number = one.unsigned(value, at);
       if (number > max) throw fail(at, `${number} is above ${max}`);
       return Number(number);
     },
-    map(value, at) {
-      const map: Record<string, string> = Object.create(null);
-      if (value === undefined || value === null) return map;
-      for (const [key, each] of Object.entries(reader.object(value, at)))
-        map[key] = reader.string(each, `${at}.${quote(key)}`) ?? '';
-      return map;
-    },
   };
-  return reader;
+  return one;
 }

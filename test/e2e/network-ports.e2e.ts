@@ -89,7 +89,8 @@ const CLIENT = `
     if (kind === 'tcp') {
       let heard = '';
       const socket = require('net').connect({ host, port: Number(port), timeout: 5000 });
-      socket.on('data', (data) => (heard += data)).on('end', () => tell(heard)).on('error', (error) => tell(error.code));
+      socket.on('data', (data) => (heard += data)).on('end', () => tell(heard));
+      socket.on('error', (error) => tell(error.code));
       socket.on('timeout', () => { tell('silence'); socket.destroy(); });
     } else {
       const socket = require('dgram').createSocket(host.includes(':') ? 'udp6' : 'udp4');
