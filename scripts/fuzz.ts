@@ -17,6 +17,7 @@ import { parseManifest } from '../pkg/oci/manifest.ts';
 import { selectPlatform } from '../pkg/oci/platform.ts';
 import { complete, formatReference, parseName, parseReference, withDefaultTag } from '../pkg/oci/reference.ts';
 import { fuzzTar } from '../pkg/rootfs/tar-fuzz.ts';
+import { fuzzRegistry } from './fuzz-registry.ts';
 import { parseHeaderBlock } from '../pkg/stream/spdy-frames.ts';
 import { parseMountinfo } from '../pkg/sys/mountinfo.ts';
 
@@ -24,6 +25,8 @@ import { parseMountinfo } from '../pkg/sys/mountinfo.ts';
 const SLOW_MS = 2_000;
 const DIGEST = `sha256:${'a'.repeat(64)}`;
 const descriptor = (mediaType: string): object => ({ mediaType, digest: DIGEST, size: 7 });
+
+const PULLS_AT_ONCE = 16;
 
 interface Reader {
   /** Inputs that are right. */
@@ -266,7 +269,7 @@ const readers: Readonly<Record<string, Reader>> = {
 
 const { targets, seed, seconds } = options(process.argv.slice(2));
 console.log(`fuzz: seed ${seed}, ${seconds} s for each of ${targets.join(', ')}`);
-for (const target of targets) await fuzz(target);
+for (const target of targets) await (target === 'registry' ? fuzzPulls() : fuzz(target));
 
 async function fuzz(target: string): Promise<void> {
   const reader = readers[target];
@@ -278,6 +281,20 @@ async function fuzz(target: string): Promise<void> {
     else tryOne(target, reader, mutated(reader, random), rounds);
   }
   console.log(`fuzz: ${target}: ${reader === undefined ? rounds * 20 : rounds} inputs, nothing wrong`);
+}
+
+/** Some at once: most of a pull is waiting. The first one of `--seed N` is that of seed N. */
+async function fuzzPulls(): Promise<void> {
+  const until = performance.now() + seconds * 1000;
+  let pulls = 0;
+  const lane = async (): Promise<void> => {
+    while (performance.now() < until) await fuzzRegistry(seed + pulls++);
+  };
+  await Promise.all(Array.from({ length: PULLS_AT_ONCE }, lane)).catch((error: unknown) => {
+    console.error(`fuzz: registry: ${error instanceof Error ? error.message : String(error)}`);
+    process.exit(1);
+  });
+  console.log(`fuzz: registry: ${pulls} pulls, nothing wrong`);
 }
 
 function tryOne(target: string, reader: Reader, input: Buffer, round: number): void {
@@ -332,7 +349,7 @@ function options(args: readonly string[]): {
   readonly seed: number;
   readonly seconds: number;
 } {
-  const known = ['tar', ...Object.keys(readers)];
+  const known = ['tar', 'registry', ...Object.keys(readers)];
   const value = (name: string, fallback: number): number => {
     const at = args.indexOf(name);
     return at < 0 ? fallback : Number(args[at + 1]);

@@ -77,7 +77,9 @@ function readingOf<T>({ describe, contentType }: ManifestAnswer, work: () => T):
     return work();
   } catch (error) {
     // A page for people comes from a login, a proxy or a portal, and says nothing about the image.
-    const isPage = /^text\/html\b/i.test(contentType) ? ' (a web page: something answers in its place)' : '';
+    const isPage = /^text\/html\b/i.test(contentType)
+      ? ' (a web page: something answers in its place; look at what stands before it, a login or proxy)'
+      : '';
     throw wrap(`${describe}${isPage}: ${explain(error)}`, error);
   }
 }

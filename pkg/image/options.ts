@@ -4,6 +4,7 @@ import type { Freeing } from '../base/reserve.ts';
 import type { Platform } from '../oci/spec-types.ts';
 import type { NodeCredentials } from './registry/credentials.ts';
 import type { Transport } from './registry/http.ts';
+import type { RegistryOptions } from './registry/repository.ts';
 import type { RegistryPolicy } from './policy/policy.ts';
 import type { ImageTrust } from './signature/index.ts';
 import type { LayerUnpacker } from '../ports/image.ts';
@@ -23,6 +24,8 @@ export interface FileImageStoreOptions {
   readonly credentials?: NodeCredentials | undefined;
   /** For tests. */
   readonly transport?: Transport | undefined;
+  /** How patient requests are, and how large the parts of layers; for tests. */
+  readonly registry?: Partial<RegistryOptions> | undefined;
   /** Exact names, `prefix*`, `*part*` (CRI-O's pinned_images); change them with `setPinnedImages`. */
   readonly pinnedImages?: readonly string[] | undefined;
   /** Who uses an image now (container ids, for the message); it is not removed then. */

@@ -1,5 +1,5 @@
 /** Where the bytes of an image come from: a registry with its mirrors, or an archive. */
-import { isCode, RuntimeError } from '../base/errors.ts';
+import { explain, isCode, RuntimeError, wrap } from '../base/errors.ts';
 import type { Digest } from '../base/ids.ts';
 import type { Op } from '../base/op.ts';
 import { verified } from '../oci/digest.ts';
@@ -53,7 +53,8 @@ async function fromWhoeverIsRight<T>(op: Op, source: PullSource, want: BlobPromi
     try {
       return await ask();
     } catch (error) {
-      if (!isCode(error, 'DataLoss') || !source.discredit(want.digest)) throw error;
+      if (!isCode(error, 'DataLoss')) throw error;
+      if (!source.discredit(want.digest)) throw wrap(`${source.describe}: ${explain(error)}`, error);
       op.log.warn('blob was wrong, will ask another endpoint', { digest: want.digest });
     }
   }

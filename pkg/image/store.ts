@@ -130,7 +130,7 @@ function worldOf(options: FileImageStoreOptions, now: () => number): PullWorld {
   const { pullProgressTimeoutMs: progressTimeoutMs, pause } = options;
   return {
     transport,
-    registries: new RegistryClient({ transport, progressTimeoutMs, pause }),
+    registries: new RegistryClient({ transport, progressTimeoutMs, pause, ...options.registry }),
     policy: options.policy ?? new RegistryPolicy(),
     trust: options.trust ?? new ImageTrust(),
     credentials: options.credentials ?? new NodeCredentials({ authFiles: [] }),

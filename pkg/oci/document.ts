@@ -24,7 +24,7 @@ export function parseObject(bytes: Uint8Array, max: number, what: string): GoObj
   try {
     value = JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(bytes)) as unknown;
   } catch (cause) {
-    throw new RuntimeError('InvalidArgument', `${what} is not valid JSON`, { cause });
+    throw new RuntimeError('InvalidArgument', bad(`${what} is not valid JSON`).message, { cause });
   }
   if (!isObject(value)) throw bad(`${what} is not a JSON object`);
   return new GoObject(value);

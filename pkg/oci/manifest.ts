@@ -75,7 +75,7 @@ export function manifestType(document: GoObject, contentType: string): string {
   const hasImage = document.has('layers') || document.has('config');
   if (hasManifests && hasImage) throw bad('the manifest is an index and an image at once (CVE-2021-41190)');
   if (!isKnown(own) && !isGeneric(own))
-    throw new RuntimeError('Unimplemented', `manifests of type ${quote(own)} are not images`);
+    throw new RuntimeError('Unimplemented', `manifests of type ${quote(own)} are not images; name an image`);
   const told = [own, said].filter(isKnown);
   // Go writes an empty index without its list.
   const isIndex = hasManifests || (!hasImage && told[0] !== undefined && isIndexType(told[0]));
@@ -114,21 +114,21 @@ function readManifest(document: GoObject, mediaType: string): ImageManifest {
   if (!isConfigType(config.mediaType)) {
     throw new RuntimeError(
       'Unimplemented',
-      `this is an OCI artifact of type ${quote(artifactType || config.mediaType)}, not a container image`,
+      `this is an OCI artifact of type ${quote(artifactType || config.mediaType)}, not a container image; name an image`,
     );
   }
   const list = listOf(document, 'layers', 'the manifest');
   if (list.length > limits.layersCount)
     throw new RuntimeError(
       'ResourceExhausted',
-      `the image has ${list.length} layers, at most ${limits.layersCount} can be mounted`,
+      `the image has ${list.length} layers, at most ${limits.layersCount} can be mounted; rebuild it with fewer`,
     );
   const layers = list.map((each) => descriptor(each, 'the manifest'));
   for (const layer of layers) checkLayerType(layer);
   if (config.size > BigInt(limits.imageConfigBytes))
     throw new RuntimeError(
       'ResourceExhausted',
-      `the image config has ${config.size} bytes, at most ${limits.imageConfigBytes} are read`,
+      `the image config has ${config.size} bytes, at most ${limits.imageConfigBytes} are read; rebuild the image`,
     );
   const annotations = textMapOf(document, 'annotations', 'the manifest');
   const annotated = Buffer.byteLength(JSON.stringify(annotations));
@@ -136,7 +136,8 @@ function readManifest(document: GoObject, mediaType: string): ImageManifest {
   if (annotated > limits.annotationsBytes)
     throw new RuntimeError(
       'ResourceExhausted',
-      `the manifest has ${annotated} bytes of annotations, at most ${limits.annotationsBytes} are kept`,
+      `the manifest has ${annotated} bytes of annotations, at most ${limits.annotationsBytes} are kept; ` +
+        'rebuild the image with fewer',
     );
   return { kind: 'manifest', mediaType, config, layers, annotations };
 }
@@ -152,11 +153,11 @@ function checkLayerType(layer: Descriptor): void {
     );
   }
   if (type.endsWith('+encrypted'))
-    throw new RuntimeError('Unimplemented', `layer ${layer.digest} is encrypted (${quote(type)})`);
+    throw new RuntimeError('Unimplemented', `layer ${layer.digest} is encrypted (${quote(type)}); push it in clear`);
   if (!isLayerType(type))
     throw new RuntimeError(
       'Unimplemented',
-      `layer ${layer.digest} has type ${quote(type)}, which is not a file system layer`,
+      `layer ${layer.digest} has type ${quote(type)}, which is not a file system layer; name an image`,
     );
 }
 

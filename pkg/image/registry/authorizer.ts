@@ -4,7 +4,7 @@
  * No error or log line carries a secret. A token server is only talked to as safely as its registry (CVE-2019-10214).
  */
 import { createHash } from 'node:crypto';
-import { RuntimeError } from '../../base/errors.ts';
+import { codeOf, explain, RuntimeError } from '../../base/errors.ts';
 import { GoObject } from '../../base/go.ts';
 import { quote } from '../../base/ids.ts';
 import { limits } from '../../base/limits.ts';
@@ -121,7 +121,7 @@ export class Authorizer {
     const answer = await tries.run(async () => {
       const response = await this.#http.send(op, request, door.routeOf);
       if (response.status === 200) return await this.#http.readBody(op, response, limits.registryTextBytes);
-      const failure = this.#http.wordlessFailureOf(response, 'the registry names a token server that is not there');
+      const failure = this.#http.wordlessFailureOf(response, 'there is no token server; the registry has to name one');
       if (failure.code === 'Unavailable') throw failure;
       return failure;
     });
@@ -156,7 +156,7 @@ function tokenRequest(realm: URL, service: string, scopes: readonly string[], cr
 }
 
 function readToken(body: Buffer, realm: URL, now: number): Token {
-  const answer = new GoObject(parseSecretJson(body, `the answer of token server ${shortUrl(realm)}`));
+  const answer = tokenAnswer(body, realm);
   const token = answer.get('token') ?? answer.get('access_token');
   if (typeof token !== 'string')
     throw new RuntimeError(
@@ -168,6 +168,14 @@ function readToken(body: Buffer, realm: URL, now: number): Token {
   const told = Number(answer.get('expires_in') ?? 0);
   const seconds = told > 60 && told < Number.MAX_SAFE_INTEGER ? told : 60;
   return { header: `Bearer ${headerSafe(token)}`, expiresAtMs: now + seconds * 900 };
+}
+
+function tokenAnswer(body: Buffer, realm: URL): GoObject {
+  try {
+    return new GoObject(parseSecretJson(body, `the answer of token server ${shortUrl(realm)}`));
+  } catch (error) {
+    throw new RuntimeError(codeOf(error), `${explain(error)}; something else answers there`);
+  }
 }
 
 function basicHeader(credentials: { readonly username: string; readonly password: string }): string {

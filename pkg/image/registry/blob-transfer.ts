@@ -19,6 +19,8 @@ export interface RangeAnswer {
   readonly skip: bigint;
   /** The server sent all of the blob, whatever was asked. */
   readonly whole: boolean;
+  /** Where the part that it sends ends; it may be before what was asked for. undefined if it does not say. */
+  readonly end: bigint | undefined;
   discard(): void;
 }
 
@@ -71,7 +73,7 @@ export class BlobTransfer {
     const { fromBytes, eachBytes } = this.#world.ranges;
     const step = BigInt(eachBytes);
     if (form === 'plain' || size - from < BigInt(fromBytes)) {
-      yield* this.#stream(await this.#ask(this.#op, from, undefined, form), size - from);
+      yield* this.#part(from, size, form === 'plain' ? form : 'rest', undefined);
       return;
     }
     const first = await this.#ask(this.#op, from, from + step - 1n, form);
@@ -99,10 +101,7 @@ export class BlobTransfer {
         if (ready !== undefined) {
           yield ready;
           giveBack(ready);
-        } else {
-          const answer: RangeAnswer = current ?? (await this.#ask(this.#op, at, at + length - 1n, 'ranged'));
-          yield* this.#stream(answer, length);
-        }
+        } else yield* this.#part(at, at + length, 'part', current);
         current = undefined;
         if (planned <= at + step) planned = at + step + step;
       }
@@ -116,14 +115,34 @@ export class BlobTransfer {
     try {
       const bytes = Buffer.allocUnsafeSlow(Number(length));
       let total = 0;
-      const answer = await this.#ask(this.#op, at, at + length - 1n, 'ranged');
-      for await (const chunk of this.#stream(answer, length)) {
+      for await (const chunk of this.#part(at, at + length, 'part', undefined)) {
         bytes.set(chunk, total);
         total += chunk.length;
       }
       return total === bytes.length ? bytes : undefined;
     } catch {
       return undefined;
+    }
+  }
+
+  /**
+   * The bytes from `from` up to `to`, in as many answers as the server likes: one that sends less than was asked for is
+   * asked for the rest (RFC 9110 15.3.7). `first` is the answer that is here already.
+   */
+  async *#part(
+    from: bigint,
+    to: bigint,
+    wanted: 'part' | 'rest' | 'plain',
+    first: RangeAnswer | undefined,
+  ): AsyncGenerator<Uint8Array, void, void> {
+    let given = first;
+    for (let at = from; at < to; ) {
+      const last = wanted === 'part' ? to - 1n : undefined;
+      const answer = given ?? (await this.#ask(this.#op, at, last, wanted === 'plain' ? 'plain' : 'ranged'));
+      const end = answer.end === undefined ? to : min(to, answer.end);
+      yield* this.#stream(answer, end - at);
+      at = end;
+      given = undefined;
     }
   }
 

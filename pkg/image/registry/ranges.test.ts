@@ -4,6 +4,7 @@ import { limits } from '../../base/limits.ts';
 import { digestOf } from '../../oci/digest.ts';
 import { broken, drain, failure, testOp } from '../fakes.ts';
 import type { FakeAnswer } from '../fakes.ts';
+import type { Ranges } from './blob-transfer.ts';
 import type { HttpRequest } from './http.ts';
 import { path, RANGES, setUp } from './fakes.ts';
 import type { Setup } from './fakes.ts';
@@ -14,8 +15,11 @@ const digest = digestOf(large);
 const size = BigInt(large.length);
 
 /** A registry with a large blob, which answers what has a range by `ranged`. */
-function withLarge(ranged: (request: HttpRequest, setup: Setup) => FakeAnswer | undefined): Setup {
-  const made = setUp();
+function withLarge(
+  ranged: (request: HttpRequest, setup: Setup) => FakeAnswer | undefined,
+  ranges: Ranges = RANGES,
+): Setup {
+  const made = setUp({ client: { ranges } });
   made.registry.put(path('blobs', digest), large);
   made.registry.special.set(path('blobs', digest), (request) =>
     request.headers['range'] === undefined ? undefined : ranged(request, made),
@@ -54,6 +58,11 @@ describe('image/registry: servers and ranges', () => {
 
   const wrong: Readonly<Record<string, FakeAnswer>> = {
     'another part': { status: 206, headers: { 'content-range': 'bytes 5-9/10' }, body: large.subarray(5, 10) },
+    'more than was asked for': {
+      status: 206,
+      headers: { 'content-range': `bytes 70001-${large.length + 9}/${large.length + 10}` },
+      body: large.subarray(70_001),
+    },
     'no word of which part': { status: 206, body: large.subarray(0, 10) },
     'nonsense for a part': { status: 206, headers: { 'content-range': 'pieces a-b' }, body: large },
     'a part of something coded': {
@@ -85,7 +94,24 @@ describe('image/registry: servers and ranges', () => {
     made.registry.special.set(path('blobs', digestOf(small)), () => answers.shift());
     const blob = (): Promise<Buffer> => drain(made.repository.blob(testOp(), digestOf(small), 5n, 0n));
     expect(await blob()).to.deep.equal(small);
-    expect((await failure(blob())).message).to.match(/answers bytes from 2 when asked from 0; .* is broken$/);
+    expect((await failure(blob())).message).to.match(/answers bytes 2 to 4 when asked for 0 to 4; .* is broken$/);
+  });
+
+  it('asks at once for what a server has left away, and plainly where that is crumbs', async () => {
+    const half = (request: HttpRequest, { registry }: Setup): FakeAnswer | undefined => {
+      const [, first = '', last = ''] = /^bytes=(\d+)-(\d*)$/.exec(request.headers['range'] ?? '') ?? [];
+      const [from, to] = [Number(first), last === '' ? large.length - 1 : Number(last)];
+      const range = `bytes=${from}-${from + ((to - from) >> 1)}`;
+      return registry.normal({ ...request, headers: { ...request.headers, range } });
+    };
+    const made = withLarge(half, { fromBytes: 100_000, eachBytes: 3 * limits.pullProgressBytes });
+    expect(await read(made)).to.equal(true);
+    expect(asked(made)[0]).to.equal(`bytes=0-${3 * limits.pullProgressBytes - 1}`);
+    expect(asked(made)).to.include(`bytes=${1.5 * limits.pullProgressBytes}-${3 * limits.pullProgressBytes - 1}`);
+    expect([asked(made).at(-1), made.pauses]).to.deep.equal([undefined, []]);
+    const crumbs = withLarge(half);
+    expect(await read(crumbs)).to.equal(true);
+    expect(asked(crumbs)).to.deep.equal([FIRST, undefined]);
   });
 
   it('takes it up plainly where a break and a server without ranges come together', async () => {

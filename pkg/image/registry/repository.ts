@@ -203,19 +203,25 @@ export class Repository {
     if (status !== 200 && status !== 206) throw await this.#blobFailure(op, response, isPart ? 'ranged' : 'plain');
     const discard = (): void => response.discard();
     if (status === 206) {
-      const start = startOf(response);
+      const part = partOf(response);
+      const asked = isPart ? { first, last: last ?? sizeBytes - 1n } : { first: 0n, last: sizeBytes - 1n };
       // Nobody can tell where in the content a part of its encoded form lies.
-      if (start === (isPart ? first : 0n) && codingOf(response) === '')
-        return { url, body: response.body, skip: isPart ? 0n : first, whole: !isPart, discard };
+      const isWithin = part?.first === asked.first && part.last >= asked.first && part.last <= asked.last;
+      if (isWithin && codingOf(response) === '') {
+        // A server may send less than was asked for; but crumbs are no way to send a blob.
+        const isWorthIt = part.last >= asked.last || part.last - part.first + 1n >= BigInt(limits.pullProgressBytes);
+        if (isWorthIt)
+          return { url, body: response.body, skip: isPart ? 0n : first, whole: !isPart, end: part.last + 1n, discard };
+      }
       discard();
       throw new RequestError(
         'DataLoss',
-        `${shortUrl(url)} answers bytes from ${start ?? 'nowhere'} when asked from ${isPart ? first : 0n}; the ` +
-          'registry, or a cache before it, is broken',
+        `${shortUrl(url)} answers bytes ${part === undefined ? 'from nowhere' : `${part.first} to ${part.last}`} when ` +
+          `asked for ${asked.first} to ${asked.last}; the registry, or a cache before it, is broken`,
         { kind: 'part' },
       );
     }
-    return { url, body: wholeBody(response, sizeBytes), skip: first, whole: true, discard };
+    return { url, body: wholeBody(response, sizeBytes), skip: first, whole: true, end: undefined, discard };
   }
 
   async #blobFailure(op: Op, response: HttpResponse, form: Form): Promise<RequestError> {
@@ -385,10 +391,10 @@ class Stall {
   }
 }
 
-/** Where a 206 begins; undefined if it does not say. */
-function startOf(response: HttpResponse): bigint | undefined {
-  const start = /^bytes (\d{1,19})-/i.exec(headerOf(response, 'content-range') ?? '')?.[1];
-  return start === undefined ? undefined : BigInt(start);
+/** Which bytes a 206 has; undefined if it does not say. */
+function partOf(response: HttpResponse): { readonly first: bigint; readonly last: bigint } | undefined {
+  const [, first, last] = /^bytes (\d{1,19})-(\d{1,19})\b/i.exec(headerOf(response, 'content-range') ?? '') ?? [];
+  return first === undefined || last === undefined ? undefined : { first: BigInt(first), last: BigInt(last) };
 }
 
 /**
