@@ -67,12 +67,12 @@ async function checkMemory(world: World, record: ContainerRecord, after: LinuxCo
 /** Through the runtime, so that it knows them too, then past it what runtimes leave out or get wrong. */
 async function write(op: Op, world: World, record: ContainerRecord, resources: LinuxResources): Promise<void> {
   const runtime = world.runtimeOf(record);
-  const { document, files } = split(resources, {
-    v2: world.facts.cgroupMode === 'v2',
-    kind: (await runtime.features(op)).kind,
-  });
+  const { kind } = await runtime.features(op);
+  const { document, files } = split(resources, { v2: world.facts.cgroupMode === 'v2', kind });
   op.stage('runtime update');
   await runtime.update(op, record.id, document);
+  // crun 1.21 tells systemd 1 % of a processor where the limit is to go.
+  if (resources.cpu?.quota === UNLIMITED && kind === 'crun') await world.host.liftCpuQuota(op, record.cgroupsPath);
   if (files.length > 0) await world.host.writeCgroup(op, record.cgroupsPath, files);
 }
 

@@ -312,6 +312,11 @@ export interface Host {
    * refuses.
    */
   writeCgroup(op: Op, cgroupsPath: string, values: readonly CgroupValue[]): Promise<void>;
+  /**
+   * Takes the limit of processor time away from a scope that systemd made, in systemd's own books; nothing where somebody
+   * else makes cgroups. @throws NotFound if there is no such scope.
+   */
+  liftCpuQuota(op: Op, cgroupsPath: string): Promise<void>;
   /** The process with this pid right now, with its start time; undefined if there is none. */
   processRef(pid: number): ProcessRef | undefined;
   /**

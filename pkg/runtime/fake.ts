@@ -860,6 +860,11 @@ export class FakeHost implements Host {
     return Promise.resolve(this.#node.memoryUsage);
   }
 
+  /** Nobody but itself makes cgroups here. */
+  liftCpuQuota(): Promise<void> {
+    return Promise.resolve();
+  }
+
   writeCgroup(_op: Op, _cgroupsPath: string, _values: readonly CgroupValue[]): Promise<void> {
     return Promise.resolve();
   }

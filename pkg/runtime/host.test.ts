@@ -1,5 +1,7 @@
 import { assert } from 'chai';
 import { RuntimeError } from '../base/errors.ts';
+import { backgroundOp, silent } from '../base/op.ts';
+import type { ServiceManager } from '../ports/kernel.ts';
 import { LinuxHost, splitAtRoot } from './host.ts';
 
 describe('splitAtRoot', () => {
@@ -55,5 +57,33 @@ describe('LinuxHost.resolvConf', () => {
     assert.equal(await resolvConf({ '/etc/resolv.conf': STUB }), STUB);
     const mixed = `${STUB}nameserver 10.0.0.1\n`;
     assert.equal(await resolvConf({ '/etc/resolv.conf': mixed, '/run/systemd/resolve/resolv.conf': 'real' }), mixed);
+  });
+});
+
+describe('LinuxHost with systemd', () => {
+  const told: string[] = [];
+  const manager: ServiceManager = {
+    start: async () => {},
+    stop: async (_op, name) => void told.push(`stop ${name}`),
+    setProperties: async (_op, name, properties) =>
+      void told.push(
+        `${name} ${Object.entries(properties)
+          .map(([key, { value }]) => `${key}=${String(value as bigint)}`)
+          .join()}`,
+      ),
+  };
+  const op = backgroundOp(silent);
+
+  it('takes a limit of processor time away in its books', async () => {
+    told.length = 0;
+    await new LinuxHost({ ownRoots: [], manager }).liftCpuQuota(op, 'kubepods-pod1.slice:berth:c0ffee');
+    await new LinuxHost({ ownRoots: [] }).liftCpuQuota(op, '/berth/c0ffee');
+    assert.deepEqual(told, ['berth-c0ffee.scope CPUQuotaPerSecUSec=18446744073709551615']);
+  });
+
+  it('stops slices of its own', async () => {
+    told.length = 0;
+    await new LinuxHost({ ownRoots: [], manager }).destroyCgroup(op, 'system-berth_podabsent.slice');
+    assert.deepEqual(told, ['stop system-berth_podabsent.slice']);
   });
 });

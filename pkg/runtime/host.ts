@@ -30,6 +30,8 @@ import type { CgroupValue, Connection, Host, HostDevice, MountSource, Processes 
 const KEPT_FLAGS: ReadonlySet<string> = new Set(['ro', 'nosuid', 'nodev', 'noexec']);
 /** Where systemd-resolved answers; no container can reach it. */
 const STUB_RESOLVERS: ReadonlySet<string> = new Set(['127.0.0.53', '127.0.0.54']);
+/** "No limit" in properties of units. */
+const UNLIMITED = 0xffff_ffff_ffff_ffffn;
 const OWN_NETNS = '/proc/self/ns/net';
 const RESOLV_CONF = '/etc/resolv.conf';
 const RESOLVED_CONF = '/run/systemd/resolve/resolv.conf';
@@ -211,6 +213,11 @@ export class LinuxHost implements Host {
         );
       }
     }
+  }
+
+  async liftCpuQuota(op: Op, cgroupsPath: string): Promise<void> {
+    const unit = cgroups.pathOf(cgroupsPath).split('/').at(-1) ?? '';
+    await this.#manager?.setProperties(op, unit, { CPUQuotaPerSecUSec: { type: 't', value: UNLIMITED } });
   }
 
   processRef(pid: number): ProcessRef | undefined {

@@ -35,6 +35,7 @@ const QEMU_FACTOR = 10;
 export const SUITES: readonly Suite[] = [
   script('smoke', 5 * MINUTE_MS),
   script('apparmor', 3 * MINUTE_MS),
+  { name: 'shutdown', needs: 'tree', run: shutdown },
   script('oom', 30 * MINUTE_MS),
   script('oom-upstream', 30 * MINUTE_MS, { file: 'oom', environment: 'MONITOR=/usr/bin/conmon' }),
   { name: 'critest', needs: 'critest', run: critest },
@@ -89,6 +90,30 @@ async function runGuest(
   );
   if (rest !== '') onLine(rest);
   return ending;
+}
+
+/** The machine is powered off with containers that take two seconds to end. */
+async function shutdown(machine: Machine, options: SuiteOptions): Promise<readonly Result[]> {
+  const before = await script('shutdown', 5 * MINUTE_MS).run(machine, options);
+  await machine.stop();
+  const read = (name: string): string => {
+    const path = join(SHARE, 'out/shutdown', name);
+    return existsSync(path) ? readFileSync(path, 'utf8') : '';
+  };
+  const said = ['one', 'two', 'three'].map((name) => /TERM.*\n.* bye\n$/.test(read(`${name}.log`)));
+  const journal = read('journal.log');
+  // The journal itself is written to /host, which is busy to the end.
+  const failures = (journal.match(/.*(Failed unmounting|target is busy|timed out. Killing).*/gi) ?? []).filter(
+    (line) => !line.includes('/host'),
+  );
+  const result = (title: string, why: string): Result => ({ title, state: why === '' ? 'passed' : 'failed', why });
+  return [
+    ...before,
+    result('the machine goes off by itself', machine.console.includes('Power down') ? '' : 'it had to be killed'),
+    result('every container says goodbye in its last second', said.every(Boolean) ? '' : `${said.join(', ')}`),
+    result('the journal tells of the end', journal.includes('Stopping berth') ? '' : 'it ends before'),
+    result('nothing had to be killed, nothing stayed mounted', failures.join('; ')),
+  ];
 }
 
 async function critest(machine: Machine, options: SuiteOptions): Promise<readonly Result[]> {
