@@ -127,15 +127,4 @@ describe('a flight', () => {
     assert.deepEqual(await Promise.all([three, four]), ['1', '1']);
     assert.deepEqual([first.goesOn, second.goesOn], [[], []]);
   });
-
-  it('can be told to end, whoever waits', async () => {
-    const flights = new Flights<string, string>('goes on', 60_000);
-    const outcome = flights.run(new Caller().op, 'key', async (own) => {
-      await fired(own.signal);
-      throw own.signal.reason;
-    });
-    flights.end('other', new RuntimeError('Aborted', 'not this one'));
-    flights.end('key', new RuntimeError('Aborted', 'the pod is being stopped'));
-    assert.match(String(await failure(outcome)), /being stopped/);
-  });
 });

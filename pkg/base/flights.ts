@@ -37,7 +37,7 @@ export class Flights<K, T> {
   }
 
   /**
-   * Joins the flight under `key` or starts one; one that was given up, or was told to end, is waited for first.
+   * Joins the flight under `key` or starts one; one that was given up is waited for first.
    * @throws what the work throws; DeadlineExceeded or Cancelled as soon as `op` ends, which fails nobody else.
    */
   async run(op: Op, key: K, work: (op: Op) => Promise<T>): Promise<T> {
@@ -51,11 +51,6 @@ export class Flights<K, T> {
     } finally {
       this.#leave(op, flight, flight === flying ? 'joined' : 'began');
     }
-  }
-
-  /** Tells the work under `key` to end, for all who wait for it: its signal fires, with `reason`. */
-  end(key: K, reason: RuntimeError): void {
-    this.#flights.get(key)?.stop.abort(reason);
   }
 
   /** Resolves when no flight is under way for `key`, whatever its outcome. */
