@@ -423,3 +423,19 @@ describe('addresses and subnets', () => {
     });
   });
 });
+
+describe('a conflist of a program in Go', () => {
+  it('has version 0.1.0 where "cniVersion" is "", null or absent', () => {
+    for (const version of ['"cniVersion": "",', '"cniVersion": null,', '']) {
+      const conf = parseNetworkConf('f', `{${version} "name": "n", "plugins": [{"type": "ptp"}]}`);
+      assert.equal(conf.cniVersion, '0.1.0');
+    }
+  });
+  it('is a conf of one plugin where "plugins" is null or ""', () => {
+    for (const plugins of ['null', '""'])
+      assert.deepEqual(
+        parseNetworkConf('f', `{"name": "n", "type": "ptp", "plugins": ${plugins}}`).plugins.map(({ type }) => type),
+        ['ptp'],
+      );
+  });
+});

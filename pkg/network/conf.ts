@@ -6,6 +6,7 @@
  * 1.0.0 it does not. A chain's plugins expect `prevResult` in the version of the configuration, whatever was answered.
  */
 import { RuntimeError } from '../base/errors.ts';
+import { isUnset } from '../base/go.ts';
 import { quote } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import type { PodNetwork, PodNetworkRequest } from '../ports/network.ts';
@@ -56,7 +57,7 @@ export interface CniResult {
 /** @throws InvalidArgument that names `file` and what is wrong in it. */
 export function parseNetworkConf(file: string, text: string): NetworkConf {
   const parsed = parseJson(text, `${file} is not valid JSON`);
-  if (!isObject(parsed) || 'plugins' in parsed) return networkConfOf(file, parsed);
+  if (!isObject(parsed) || !isUnset(parsed['plugins'])) return networkConfOf(file, parsed);
   const { cniVersion, name } = parsed;
   return networkConfOf(file, { ...(cniVersion === undefined ? {} : { cniVersion }), name, plugins: [parsed] });
 }
@@ -92,7 +93,8 @@ function pluginOf(file: string, raw: unknown): PluginConf {
 
 function versionOf(file: string, raw: Json): string {
   const offered = [
-    raw['cniVersion'] ?? '0.1.0',
+    // "" and null are as absent: so Go programs write what is not set.
+    raw['cniVersion'] || '0.1.0',
     ...(Array.isArray(raw['cniVersions']) ? (raw['cniVersions'] as readonly unknown[]) : []),
   ];
   const spoken = CNI_VERSIONS.filter((each) => offered.includes(each)).at(-1);

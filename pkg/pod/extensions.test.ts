@@ -88,4 +88,18 @@ describe('extensions in directories', () => {
       ['/bin/hook'],
     );
   });
+
+  it('are YAML 1.1, as CDI reads it: octal modes, names that look like numbers, no times of day', async () => {
+    await put(
+      'a.yaml',
+      'cdiVersion: "0.6.0"\nkind: vendor.example/gpu\ndevices:\n' +
+        '  - {name: 0, containerEdits: {env: [T=1], deviceNodes: [{path: /dev/a, fileMode: 0640, uid: 0o17}], mounts: ' +
+        '[{hostPath: /a, containerPath: /b, options: [12:30, 2026-01-01]}]}}\n',
+    );
+    const device = (await extensions().cdi(op)).devices.get('vendor.example/gpu=0');
+    assert.deepEqual(warnings, []);
+    assert.equal(device?.edits.deviceNodes[0]?.fileMode, 0o640);
+    assert.equal(device?.edits.deviceNodes[0]?.uid, 0o17);
+    assert.deepEqual(device?.edits.mounts[0]?.options, ['12:30', '2026-01-01']);
+  });
 });

@@ -93,7 +93,7 @@ class Documents<T> {
     const unreadable: DamagedFile[] = [];
     for (const { path, directory } of seen.slice(0, limits.extensionFilesCount)) {
       try {
-        files.push({ path, directory, value: await readDocument(path) });
+        files.push({ path, directory, ...(await readDocument(path)) });
       } catch (error) {
         unreadable.push({ path, why: explain(error) });
       }
@@ -138,13 +138,24 @@ async function namesIn(directory: string): Promise<readonly string[]> {
 }
 
 /**
- * YAML is a superset of JSON, but JSON.parse is the stricter reader of what calls itself JSON. Aliases are bounded:
- * they may multiply a file a millionfold.
+ * YAML is a superset of JSON, but JSON.parse is the stricter reader of what calls itself JSON. CDI's own reader takes
+ * YAML 1.1 (an octal `fileMode: 0640`, `yes`), but no times of day and no dates. Aliases are bounded: they may multiply
+ * a file a millionfold.
  */
-async function readDocument(path: string): Promise<unknown> {
+async function readDocument(path: string): Promise<Pick<ConfigFile, 'notation' | 'value'>> {
   const text = (await readBounded(path, limits.configFileBytes)).toString('utf8');
-  if (!path.endsWith('.yaml')) return JSON.parse(text) as unknown;
+  if (!path.endsWith('.yaml')) return { notation: 'json', value: JSON.parse(text) as unknown };
   // Loaded when there is such a file, which few nodes have.
   const { parse } = (await import('yaml')).default;
-  return parse(text, { maxAliasCount: 100, logLevel: 'error' }) as unknown;
+  const value: unknown = parse(text, {
+    version: '1.1',
+    customTags: (tags) => tags.filter((tag) => typeof tag === 'string' || !isTime(tag)),
+    maxAliasCount: 100,
+    logLevel: 'error',
+  });
+  return { notation: 'yaml', value };
+}
+
+function isTime({ tag, format }: { readonly tag: string; readonly format?: string }): boolean {
+  return format === 'TIME' || tag === 'tag:yaml.org,2002:timestamp';
 }

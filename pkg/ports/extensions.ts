@@ -66,8 +66,10 @@ export interface HookDefinition {
   readonly when: HookCondition;
 }
 
-/** All that is given must hold; nothing given matches nothing. */
+/** What is given must hold; nothing given matches nothing. */
 export interface HookCondition {
+  /** Whether all that is given must hold, or one of it does (format 0.1.0). */
+  readonly holds: 'all' | 'one';
   readonly always: boolean | undefined;
   readonly hasBindMounts: boolean | undefined;
   /** Pairs of patterns; for each, one annotation must match both. */
@@ -89,6 +91,7 @@ export interface ConfigFile {
   readonly path: string;
   /** Index of its directory in the configured order; a later one wins. */
   readonly directory: number;
+  readonly notation: 'json' | 'yaml';
   readonly value: unknown;
 }
 

@@ -4,16 +4,12 @@ import { applyCdi, cdiDevicesOf, cdiEdits, cdiLookups, loadCdi } from './cdi.ts'
 import { outcome } from './golden/refused.ts';
 import { buildGolden } from './golden/request.ts';
 import { violations } from './golden/shape.ts';
-import type { CdiEdits } from '../ports/extensions.ts';
+import type { CdiEdits, ConfigFile } from '../ports/extensions.ts';
 
-const file = (
-  path: string,
-  devices: Record<string, object>,
-  over: object = {},
-  directory = 0,
-): { path: string; directory: number; value: unknown } => ({
+const file = (path: string, devices: Record<string, object>, over: object = {}, directory = 0): ConfigFile => ({
   path,
   directory,
+  notation: 'json',
   value: {
     cdiVersion: '0.6.0',
     kind: 'vendor.com/gpu',

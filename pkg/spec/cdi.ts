@@ -12,7 +12,8 @@ import { quote } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import type { ContainerConfig } from '../cri-api/types.ts';
 import type { RuntimeHook, RuntimeLinux, RuntimeMount, RuntimeSpec } from '../oci/spec-types.ts';
-import { type Reader, readerOf } from './parse.ts';
+import { Reader } from './parse.ts';
+import { type GoObject, isUnset } from '../base/go.ts';
 import type {
   CdiDevice,
   CdiDeviceNode,
@@ -72,25 +73,29 @@ export function loadCdi(files: readonly ConfigFile[]): CdiRegistry {
 }
 
 function parseSpec(file: ConfigFile): readonly CdiDevice[] {
-  const read = readerOf(`CDI spec ${file.path}`);
+  const read = new Reader(`CDI spec ${file.path}`, file.notation);
   const root = read.exactly(file.value, 'file', ['cdiVersion', 'kind', 'annotations', 'containerEdits', 'devices']);
-  read.matching(root['cdiVersion'], VERSION, 'cdiVersion');
-  read.map(root['annotations'], 'annotations');
-  const kind = read.string(root['kind'], 'kind') ?? '';
+  read.matching(root.get('cdiVersion'), VERSION, 'cdiVersion');
+  read.map(root.get('annotations'), 'annotations');
+  const kind = read.string(root.get('kind'), 'kind') ?? '';
   const [vendor = '', cls = '', ...rest] = kind.split('/');
   if (!VENDOR.test(vendor) || !CLASS.test(cls) || rest.length > 0)
     throw read.fail('kind', `want vendor/class, got ${quote(kind)}`);
-  const common = parseEdits(read, root['containerEdits'], 'containerEdits');
-  const devices = read.list(root['devices'], 'devices', limits.documentEntriesCount).map((value, index) => {
+  const common = parseEdits(read, root.get('containerEdits'), 'containerEdits');
+  const devices = read.list(root.get('devices'), 'devices', limits.documentEntriesCount).map((value, index) => {
     const at = `devices[${index}]`;
     const device = read.exactly(value, at, ['name', 'annotations', 'containerEdits']);
-    read.map(device['annotations'], `${at}.annotations`);
-    const name = `${kind}=${read.matching(device['name'], NAME, `${at}.name`)}`;
+    read.map(device.get('annotations'), `${at}.annotations`);
+    const name = `${kind}=${read.matching(device.get('name'), NAME, `${at}.name`)}`;
     return {
       name,
       path: file.path,
       directory: file.directory,
-      edits: parseEdits(read, read.object(device['containerEdits'], `${at}.containerEdits`), `${at}.containerEdits`),
+      edits: parseEdits(
+        read,
+        device.get('containerEdits') ?? missing(read, `${at}.containerEdits`),
+        `${at}.containerEdits`,
+      ),
       common,
     };
   });
@@ -100,6 +105,11 @@ function parseSpec(file: ConfigFile): readonly CdiDevice[] {
     names.add(name);
   }
   return devices;
+}
+
+/** A device is what its edits are: without any it is a mistake. */
+function missing(read: Reader, at: string): never {
+  throw read.fail(at, 'want an object');
 }
 
 const NO_EDITS: CdiEdits = {
@@ -113,7 +123,7 @@ const NO_EDITS: CdiEdits = {
 };
 
 function parseEdits(read: Reader, value: unknown, at: string): CdiEdits {
-  if (value === undefined || value === null) return NO_EDITS;
+  if (isUnset(value)) return NO_EDITS;
   const edits = read.exactly(value, at, [
     'env',
     'deviceNodes',
@@ -125,9 +135,9 @@ function parseEdits(read: Reader, value: unknown, at: string): CdiEdits {
   ]);
   const each = <T>(key: string, parse: (value: unknown, at: string) => T): readonly T[] =>
     read
-      .list(edits[key], `${at}.${key}`, limits.documentEntriesCount)
+      .list(edits.get(key), `${at}.${key}`, limits.documentEntriesCount)
       .map((item, index) => parse(item, `${at}.${key}[${index}]`));
-  const env = read.strings(edits['env'], `${at}.env`) ?? [];
+  const env = read.strings(edits.get('env'), `${at}.env`) ?? [];
   for (const entry of env)
     if (entry.indexOf('=') < 1 || entry.includes('\0'))
       throw read.fail(`${at}.env`, `want NAME=value, got ${quote(entry)}`);
@@ -139,7 +149,7 @@ function parseEdits(read: Reader, value: unknown, at: string): CdiEdits {
     additionalGids: each('additionalGids', (item, place) => read.number(item, place, UINT32_MAX) ?? 0).filter(
       (gid) => gid !== 0,
     ),
-    intelRdt: parseRdt(read, edits['intelRdt'], `${at}.intelRdt`),
+    intelRdt: parseRdt(read, edits.get('intelRdt'), `${at}.intelRdt`),
     unsupported: unsupportedParts(read, edits, at),
   };
 }
@@ -147,19 +157,16 @@ function parseEdits(read: Reader, value: unknown, at: string): CdiEdits {
 /**
  * What came after the runtimes of today: a device that needs it is refused when asked for, not silently given in part.
  */
-function unsupportedParts(read: Reader, edits: Readonly<Record<string, unknown>>, at: string): readonly string[] {
-  const rdt =
-    edits['intelRdt'] === undefined || edits['intelRdt'] === null
-      ? {}
-      : read.object(edits['intelRdt'], `${at}.intelRdt`);
+function unsupportedParts(read: Reader, edits: GoObject, at: string): readonly string[] {
+  const rdt = read.object(edits.get('intelRdt') ?? {}, `${at}.intelRdt`);
   return [
-    ...(read.list(edits['netDevices'], `${at}.netDevices`, limits.documentEntriesCount).length > 0
+    ...(read.list(edits.get('netDevices'), `${at}.netDevices`, limits.documentEntriesCount).length > 0
       ? ['netDevices']
       : []),
-    ...(read.list(rdt['schemata'], `${at}.intelRdt.schemata`, limits.documentEntriesCount).length > 0
+    ...(read.list(rdt.get('schemata'), `${at}.intelRdt.schemata`, limits.documentEntriesCount).length > 0
       ? ['intelRdt.schemata']
       : []),
-    ...(read.flag(rdt['enableMonitoring'], `${at}.intelRdt.enableMonitoring`) === true
+    ...(read.flag(rdt.get('enableMonitoring'), `${at}.intelRdt.enableMonitoring`) === true
       ? ['intelRdt.enableMonitoring']
       : []),
   ];
@@ -177,22 +184,19 @@ function parseNode(read: Reader, value: unknown, at: string): CdiDeviceNode {
     'uid',
     'gid',
   ]);
-  const path = plainPath(read, node['path'], `${at}.path`);
-  const type = read.string(node['type'], `${at}.type`) || undefined;
+  const path = plainPath(read, node.get('path'), `${at}.path`);
+  const type = read.string(node.get('type'), `${at}.type`) || undefined;
   if (type !== undefined && !/^[bcup]$/.test(type))
     throw read.fail(`${at}.type`, `want b, c, u or p, got ${quote(type)}`);
-  const permissions = read.string(node['permissions'], `${at}.permissions`) || 'rwm';
+  const permissions = read.string(node.get('permissions'), `${at}.permissions`) || 'rwm';
   if (!/^[rwm]{1,3}$/.test(permissions))
     throw read.fail(`${at}.permissions`, `want a combination of r, w and m, got ${quote(permissions)}`);
-  const id = (key: string): number | undefined => read.number(node[key], `${at}.${key}`, UINT32_MAX);
+  const id = (key: string): number | undefined => read.number(node.get(key), `${at}.${key}`, UINT32_MAX);
   return {
     path,
     type,
     permissions,
-    hostPath:
-      node['hostPath'] === undefined || node['hostPath'] === ''
-        ? path
-        : plainPath(read, node['hostPath'], `${at}.hostPath`),
+    hostPath: plainPath(read, node.get('hostPath') ?? path, `${at}.hostPath`),
     major: id('major'),
     minor: id('minor'),
     fileMode: id('fileMode'),
@@ -203,27 +207,27 @@ function parseNode(read: Reader, value: unknown, at: string): CdiDeviceNode {
 
 function parseMount(read: Reader, value: unknown, at: string): CdiMount {
   const mount = read.exactly(value, at, ['hostPath', 'containerPath', 'options', 'type']);
-  const hostPath = read.string(mount['hostPath'], `${at}.hostPath`) ?? '';
+  const hostPath = read.string(mount.get('hostPath'), `${at}.hostPath`) ?? '';
   if (hostPath === '' || hostPath.includes('\0')) throw read.fail(`${at}.hostPath`, 'is missing');
   return {
     hostPath,
-    containerPath: plainPath(read, mount['containerPath'], `${at}.containerPath`),
-    type: read.string(mount['type'], `${at}.type`) ?? '',
-    options: read.strings(mount['options'], `${at}.options`) ?? [],
+    containerPath: plainPath(read, mount.get('containerPath'), `${at}.containerPath`),
+    type: read.string(mount.get('type'), `${at}.type`) ?? '',
+    options: read.strings(mount.get('options'), `${at}.options`) ?? [],
   };
 }
 
 function parseHook(read: Reader, value: unknown, at: string): readonly [HookStage, RuntimeHook] {
   const hook = read.exactly(value, at, ['hookName', 'path', 'args', 'env', 'timeout']);
-  const stage = STAGES.find((each) => each === hook['hookName']);
+  const stage = STAGES.find((each) => each === hook.get('hookName'));
   if (stage === undefined) throw read.fail(`${at}.hookName`, `want one of ${STAGES.join(', ')}`);
-  const args = read.strings(hook['args'], `${at}.args`);
-  const env = read.strings(hook['env'], `${at}.env`);
-  const timeout = read.number(hook['timeout'], `${at}.timeout`, 86_400);
+  const args = read.strings(hook.get('args'), `${at}.args`);
+  const env = read.strings(hook.get('env'), `${at}.env`);
+  const timeout = read.number(hook.get('timeout'), `${at}.timeout`, 86_400);
   return [
     stage,
     {
-      path: read.path(hook['path'], `${at}.path`),
+      path: read.path(hook.get('path'), `${at}.path`),
       ...(args === undefined ? {} : { args: [...args] }),
       ...(env === undefined ? {} : { env: [...env] }),
       ...(timeout ? { timeout } : {}),
@@ -232,7 +236,7 @@ function parseHook(read: Reader, value: unknown, at: string): readonly [HookStag
 }
 
 function parseRdt(read: Reader, value: unknown, at: string): CdiEdits['intelRdt'] {
-  if (value === undefined || value === null) return undefined;
+  if (isUnset(value)) return undefined;
   const rdt = read.exactly(value, at, [
     'closID',
     'l3CacheSchema',
@@ -242,11 +246,11 @@ function parseRdt(read: Reader, value: unknown, at: string): CdiEdits['intelRdt'
     'enableCMT',
     'enableMBM',
   ]);
-  const closID = read.string(rdt['closID'], `${at}.closID`) ?? '';
+  const closID = read.string(rdt.get('closID'), `${at}.closID`) ?? '';
   if (closID.length >= 4096 || closID === '.' || closID === '..' || /[/\n]/.test(closID))
     throw read.fail(`${at}.closID`, `not a name: ${quote(closID)}`);
   const text = (key: 'l3CacheSchema' | 'memBwSchema'): Partial<Record<typeof key, string>> => {
-    const schema = read.string(rdt[key], `${at}.${key}`);
+    const schema = read.string(rdt.get(key), `${at}.${key}`);
     return schema === undefined ? {} : { [key]: schema };
   };
   return { ...(closID === '' ? {} : { closID }), ...text('l3CacheSchema'), ...text('memBwSchema') };

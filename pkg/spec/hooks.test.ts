@@ -2,11 +2,12 @@ import { assert } from 'chai';
 import { buildGolden } from './golden/request.ts';
 import { violations } from './golden/shape.ts';
 import { loadHooks, matchHooks, withHooks } from './hooks.ts';
-import type { HookSubject } from '../ports/extensions.ts';
+import type { HookSubject, ConfigFile } from '../ports/extensions.ts';
 
-const file = (path: string, over: object = {}, directory = 0): { path: string; directory: number; value: unknown } => ({
+const file = (path: string, over: object = {}, directory = 0): ConfigFile => ({
   path,
   directory,
+  notation: 'json',
   value: {
     version: '1.0.0',
     hook: { path: '/usr/libexec/hook', args: ['hook', 'go'], env: ['A=1'], timeout: 5 },
@@ -71,7 +72,7 @@ describe('OCI hooks', () => {
   });
   it('that are broken are told and leave the others alone', () => {
     const broken: readonly (readonly [over: object, why: RegExp])[] = [
-      [{ version: '0.1.0' }, /version: want 1.0.0/],
+      [{ version: '2.0.0' }, /version: want 1.0.0 or 0.1.0/],
       [{ stages: [] }, /stages: none/],
       [{ stages: ['precreate'] }, /unknown stage "precreate"/],
       [{ stages: ['constructor'] }, /unknown stage/],
@@ -79,7 +80,7 @@ describe('OCI hooks', () => {
       [{ hook: { path: '/x', timeout: 0 } }, /hook.timeout/],
       [{ hook: { path: '/x', args: [1] } }, /hook.args/],
       [{ hook: null }, /hook: want an object/],
-      [{ when: null }, /when: want an object/],
+      [{ when: [] }, /when: want an object/],
       [{ when: { always: 'yes' } }, /when.always/],
       [{ when: { commands: ['('] } }, /when.commands: pattern "\(" is not valid/],
       [{ when: { annotations: { '[': 'x' } } }, /when.annotations: pattern/],
@@ -109,5 +110,15 @@ describe('OCI hooks', () => {
     assert.deepEqual(violations(spec), []);
     assert.strictEqual(withHooks(plain, [], subject), plain);
     assert.isUndefined(plain.hooks);
+  });
+  it('of format 0.1.0 run where one condition holds, and need no version', () => {
+    const old = { hook: '/old', arguments: ['x'], stage: ['prestart'], cmd: ['^none$'], annotations: ['fluid', 'y'] };
+    for (const version of [{}, { version: '' }, { version: null }, { version: '0.1.0' }]) {
+      const { hooks, damaged } = loadHooks([{ ...file('/h/old.json'), value: { ...old, ...version } }]);
+      assert.deepEqual(damaged, []);
+      assert.deepEqual(hooks[0]?.hook, { path: '/old', args: ['/old', 'x'] });
+      assert.lengthOf(matchHooks(hooks, subject), 1);
+      assert.lengthOf(matchHooks(hooks, { ...subject, annotations: new Map([['a', 'z']]) }), 0);
+    }
   });
 });

@@ -1,12 +1,14 @@
 /**
- * OCI hook files (oci-hooks(5), format 1.0.0): which hook runs at which stages of which containers. PURE.
+ * OCI hook files (oci-hooks(5), formats 1.0.0 and 0.1.0): which hook runs at which stages of which containers. PURE.
  */
 import { posix } from 'node:path';
 import { explain } from '../base/errors.ts';
+import type { GoObject } from '../base/go.ts';
+import { goPattern } from '../base/go-pattern.ts';
 import { quote } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import type { RuntimeSpec } from '../oci/spec-types.ts';
-import { type Reader, readerOf } from './parse.ts';
+import { Reader } from './parse.ts';
 import type {
   ConfigFile,
   DamagedFile,
@@ -37,7 +39,7 @@ export function loadHooks(files: readonly ConfigFile[]): {
   const damaged: DamagedFile[] = [];
   for (const file of [...files].sort((a, b) => a.directory - b.directory)) {
     try {
-      byName.set(posix.basename(file.path), parseHook(file));
+      byName.set(posix.basename(file.path), parseFile(file));
     } catch (error) {
       damaged.push({ path: file.path, why: explain(error) });
     }
@@ -46,55 +48,99 @@ export function loadHooks(files: readonly ConfigFile[]): {
   return { hooks: names.flatMap((name) => byName.get(name) ?? []), damaged };
 }
 
-function parseHook(file: ConfigFile): HookDefinition {
-  const read = readerOf(`hook ${file.path}`);
+/** A day: longer is a mistake. */
+const HOOK_TIMEOUT_MAX_SECONDS = 86_400;
+
+/** How a file is read, by its version: the older format has no other name for itself than none. */
+const FORMATS: ReadonlyMap<string, (read: Reader, root: GoObject, path: string) => HookDefinition> = new Map([
+  ['1.0.0', parseHook],
+  ['0.1.0', parseOldHook],
+  ['', parseOldHook],
+]);
+
+function parseFile(file: ConfigFile): HookDefinition {
+  const read = new Reader(`hook ${file.path}`);
   const root = read.object(file.value, 'file');
-  const version = read.string(root['version'], 'version');
-  if (version !== '1.0.0') throw read.fail('version', `want 1.0.0, got ${quote(String(version))}`);
-  const hook = read.object(root['hook'], 'hook');
-  const stages = read.strings(root['stages'], 'stages') ?? [];
-  if (stages.length === 0) throw read.fail('stages', 'none given');
-  const timeout = read.number(hook['timeout'], 'hook.timeout', 86_400);
+  const version = read.string(root.get('version'), 'version') ?? '';
+  const parse = FORMATS.get(version);
+  if (parse === undefined) throw read.fail('version', `want 1.0.0 or 0.1.0, got ${quote(version)}`);
+  return parse(read, root, file.path);
+}
+
+/** Format 1.0.0. Conditions that are left out hold for nobody. */
+function parseHook(read: Reader, root: GoObject, path: string): HookDefinition {
+  const hook = read.object(root.get('hook'), 'hook');
+  const timeout = read.number(hook.get('timeout'), 'hook.timeout', HOOK_TIMEOUT_MAX_SECONDS);
   if (timeout === 0) throw read.fail('hook.timeout', 'must be above 0');
-  const args = read.strings(hook['args'], 'hook.args');
-  const env = read.strings(hook['env'], 'hook.env');
+  const args = read.strings(hook.get('args'), 'hook.args');
+  const env = read.strings(hook.get('env'), 'hook.env');
+  const when = read.object(root.get('when') ?? {}, 'when');
   return {
-    path: file.path,
+    path,
     hook: {
-      path: read.path(hook['path'], 'hook.path'),
+      path: read.path(hook.get('path'), 'hook.path'),
       ...(args === undefined ? {} : { args: [...args] }),
       ...(env === undefined ? {} : { env: [...env] }),
       ...(timeout === undefined ? {} : { timeout }),
     },
-    stages: stages.map((stage) => {
-      const known = STAGES.find((each) => each === stage);
-      if (known === undefined) throw read.fail('stages', `unknown stage ${quote(stage)}; want ${STAGES.join(', ')}`);
-      return known;
-    }),
-    when: parseWhen(read, root['when']),
+    stages: stagesOf(read, root.get('stages')),
+    when: {
+      holds: 'all',
+      always: read.flag(when.get('always'), 'when.always'),
+      hasBindMounts: read.flag(when.get('hasBindMounts'), 'when.hasBindMounts'),
+      annotations: Object.entries(read.map(when.get('annotations'), 'when.annotations')).map(([key, pattern]) => [
+        toRegExp(read, key, 'when.annotations'),
+        toRegExp(read, pattern, 'when.annotations'),
+      ]),
+      commands: patterns(read, when.get('commands'), 'when.commands'),
+    },
   };
 }
 
-function parseWhen(read: Reader, value: unknown): HookCondition {
-  const when = read.object(value, 'when');
+/**
+ * Format 0.1.0 (containers/common, pkg/hooks/0.1.0): the path alone is `hook`, patterns of annotations are for their
+ * values, one condition that holds is enough, and lists may be called in the singular.
+ */
+function parseOldHook(read: Reader, root: GoObject, path: string): HookDefinition {
+  const either = (plural: string, singular: string): unknown => {
+    const [many, one] = [root.get(plural), root.get(singular)];
+    if (many !== undefined && one !== undefined) throw read.fail('file', `has both ${singular} and ${plural}`);
+    return many ?? one;
+  };
+  const program = read.path(root.get('hook'), 'hook');
+  const args = read.strings(root.get('arguments'), 'arguments');
+  const values = read.strings(either('annotations', 'annotation'), 'annotations') ?? [];
   return {
-    always: read.flag(when['always'], 'when.always'),
-    hasBindMounts: read.flag(when['hasBindMounts'], 'when.hasBindMounts'),
-    annotations: Object.entries(read.map(when['annotations'], 'when.annotations')).map(([key, pattern]) => [
-      toRegExp(read, key, 'when.annotations'),
-      toRegExp(read, pattern, 'when.annotations'),
-    ]),
-    commands: (read.strings(when['commands'], 'when.commands') ?? []).map((pattern) =>
-      toRegExp(read, pattern, 'when.commands'),
-    ),
+    path,
+    hook: { path: program, ...(args === undefined ? {} : { args: [program, ...args] }) },
+    stages: stagesOf(read, either('stages', 'stage')),
+    when: {
+      holds: 'one',
+      always: undefined,
+      hasBindMounts: read.flag(root.get('hasbindmounts'), 'hasbindmounts'),
+      annotations: values.length === 0 ? [] : [[/(?:)/, toRegExp(read, values.join('|'), 'annotations')]],
+      commands: patterns(read, either('cmds', 'cmd'), 'cmds'),
+    },
   };
 }
 
-/** Patterns are written for Go: flags for the whole may lead, `(?i)`, which JavaScript wants apart. */
+function stagesOf(read: Reader, value: unknown): readonly HookStage[] {
+  const stages = read.strings(value, 'stages') ?? [];
+  if (stages.length === 0) throw read.fail('stages', 'none given');
+  return stages.map((stage) => {
+    const known = STAGES.find((each) => each === stage);
+    if (known === undefined) throw read.fail('stages', `unknown stage ${quote(stage)}; want ${STAGES.join(', ')}`);
+    return known;
+  });
+}
+
+function patterns(read: Reader, value: unknown, at: string): readonly RegExp[] {
+  return (read.strings(value, at) ?? []).map((pattern) => toRegExp(read, pattern, at));
+}
+
 function toRegExp(read: Reader, pattern: string, at: string): RegExp {
-  const [, flags = '', rest = ''] = /^(?:\(\?([ims]+)\))?(.*)$/s.exec(pattern) ?? [];
   try {
-    return new RegExp(rest, [...new Set(`${flags}u`)].join(''));
+    return goPattern(pattern);
   } catch (error) {
     throw read.fail(at, `pattern ${quote(pattern)} is not valid: ${explain(error)}`);
   }
@@ -117,7 +163,7 @@ function matches(when: HookCondition, subject: HookSubject): boolean {
   for (const [key, value] of when.annotations)
     conditions.push([...subject.annotations].some(([name, text]) => fits(key, name) && fits(value, text)));
   if (when.commands.length > 0) conditions.push(when.commands.some((pattern) => fits(pattern, subject.command)));
-  return conditions.length > 0 && conditions.every(Boolean);
+  return conditions.length > 0 && (when.holds === 'all' ? conditions.every(Boolean) : conditions.some(Boolean));
 }
 
 function fits(pattern: RegExp, text: string): boolean {

@@ -14,7 +14,8 @@ export { loadHooks, withHooks } from './hooks.ts';
 export { checkImageSubPath, containerPath } from './mounts.ts';
 export { checkWorkingDir, effectiveStopSignal, execProcess, workingDirOf } from './process.ts';
 export { cgroupsPathFor, checkDeviceRequest, checkedParent, oomScoreAdjOf, resolveDevices } from './resources.ts';
-export { DEFAULT_PROFILE, parseSeccompProfile } from './seccomp.ts';
+export { DEFAULT_PROFILE } from './seccomp.ts';
+export { parseSeccompProfile } from './seccomp-profile.ts';
 export {
   apparmorChoice,
   podSysctls,

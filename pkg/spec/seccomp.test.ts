@@ -1,7 +1,8 @@
 import { assert } from 'chai';
 import { outcome } from './golden/refused.ts';
 import { CAPABILITIES } from './process.ts';
-import { DEFAULT_PROFILE, parseSeccompProfile, resolveSeccomp } from './seccomp.ts';
+import { DEFAULT_PROFILE, resolveSeccomp } from './seccomp.ts';
+import { parseSeccompProfile } from './seccomp-profile.ts';
 
 const facts = { machine: 'x86_64', kernel: '6.18.0', capabilities: new Set(['CAP_CHOWN']) };
 const allowed = (capabilities: readonly string[] = []): ReadonlySet<string> => {

@@ -6,10 +6,7 @@
  * architecture and kernel. The OCI spec has no conditions, so they are decided here, for the capabilities that this
  * container really gets.
  */
-import { quote } from '../base/ids.ts';
-import { limits } from '../base/limits.ts';
 import type { LinuxSeccomp, LinuxSyscall } from '../oci/spec-types.ts';
-import { readerOf } from './parse.ts';
 
 /** A profile after parsing. Conditions: a rule holds when all of `includes` and none of `excludes` hold. */
 export interface SeccompProfile {
@@ -400,94 +397,4 @@ function kernelAtLeast(kernel: string, wanted: string): boolean {
   const [major = 0, minor = 0] = kernel.split(/[.-]/).map(Number);
   const [wantMajor = 0, wantMinor = 0] = wanted.split('.').map(Number);
   return major > wantMajor || (major === wantMajor && minor >= wantMinor);
-}
-
-// Parsing
-
-const ACTION = /^SCMP_ACT_(ALLOW|ERRNO|KILL|KILL_THREAD|KILL_PROCESS|LOG|NOTIFY|TRACE|TRAP)$/;
-const OPERATOR = /^SCMP_CMP_(NE|LT|LE|EQ|GE|GT|MASKED_EQ)$/;
-const FLAGS = new Set([
-  'SECCOMP_FILTER_FLAG_TSYNC',
-  'SECCOMP_FILTER_FLAG_LOG',
-  'SECCOMP_FILTER_FLAG_SPEC_ALLOW',
-  'SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV',
-]);
-/** The kernel's MAX_ERRNO. */
-const ERRNO_MAX = 4095;
-
-const read = readerOf('seccomp profile');
-
-/**
- * A profile file's JSON value as a profile. Strict where a mistake would open a hole (actions, operators, conditions),
- * tolerant of unknown keys such as comments. @throws InvalidArgument that names the place.
- */
-export function parseSeccompProfile(value: unknown): SeccompProfile {
-  const root = read.object(value, 'profile');
-  return {
-    defaultAction: read.matching(root['defaultAction'], ACTION, 'defaultAction'),
-    defaultErrnoRet: read.number(root['defaultErrnoRet'], 'defaultErrnoRet', ERRNO_MAX),
-    architectures: read.strings(root['architectures'], 'architectures'),
-    archMap:
-      root['archMap'] === undefined || root['archMap'] === null
-        ? undefined
-        : read.list(root['archMap'], 'archMap', 100).map(archMapEntry),
-    flags: read.strings(root['flags'], 'flags')?.map((flag) => {
-      if (!FLAGS.has(flag)) throw read.fail('flags', `unknown flag ${quote(flag)}`);
-      return flag;
-    }),
-    listenerPath: read.string(root['listenerPath'], 'listenerPath'),
-    listenerMetadata: read.string(root['listenerMetadata'], 'listenerMetadata'),
-    syscalls: read
-      .list(root['syscalls'], 'syscalls', limits.documentEntriesCount)
-      .map((rule, at) => parseRule(rule, `syscalls[${at}]`)),
-  };
-}
-
-function parseRule(value: unknown, at: string): SeccompRule {
-  const rule = read.object(value, at);
-  const single = read.string(rule['name'], `${at}.name`) ?? '';
-  const names = read.strings(rule['names'], `${at}.names`) ?? [];
-  if (single !== '' && names.length > 0) throw read.fail(at, 'has both name and names');
-  return {
-    names: single !== '' ? [single] : names,
-    action: read.matching(rule['action'], ACTION, `${at}.action`),
-    errnoRet: read.number(rule['errnoRet'], `${at}.errnoRet`, ERRNO_MAX),
-    args: read.list(rule['args'], `${at}.args`, 6).map((arg, index) => parseArg(arg, `${at}.args[${index}]`)),
-    includes: parseCondition(rule['includes'], `${at}.includes`),
-    excludes: parseCondition(rule['excludes'], `${at}.excludes`),
-  };
-}
-
-function parseArg(value: unknown, at: string): SeccompArg {
-  const arg = read.object(value, at);
-  const valueTwo = arg['valueTwo'];
-  return {
-    // A system call has arguments 0 to 5.
-    index: read.number(arg['index'], `${at}.index`, 5) ?? 0,
-    value: read.unsigned(arg['value'], `${at}.value`),
-    ...(valueTwo === undefined ? {} : { valueTwo: read.unsigned(valueTwo, `${at}.valueTwo`) }),
-    op: read.matching(arg['op'], OPERATOR, `${at}.op`),
-  };
-}
-
-function parseCondition(value: unknown, at: string): SeccompCondition | undefined {
-  if (value === undefined || value === null) return undefined;
-  const condition = read.object(value, at);
-  const minKernel = read.string(condition['minKernel'], `${at}.minKernel`);
-  if (minKernel !== undefined && !/^\d{1,4}\.\d{1,4}(\.\d{1,4})?$/.test(minKernel))
-    throw read.fail(`${at}.minKernel`, `not a kernel version: ${quote(minKernel)}`);
-  return {
-    caps: read.strings(condition['caps'], `${at}.caps`),
-    arches: read.strings(condition['arches'], `${at}.arches`),
-    minKernel,
-  };
-}
-
-function archMapEntry(value: unknown, index: number): { architecture: string; subArchitectures: readonly string[] } {
-  const at = `archMap[${index}]`;
-  const entry = read.object(value, at);
-  return {
-    architecture: read.string(entry['architecture'], `${at}.architecture`) ?? '',
-    subArchitectures: read.strings(entry['subArchitectures'], `${at}.subArchitectures`) ?? [],
-  };
 }

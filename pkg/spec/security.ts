@@ -12,7 +12,8 @@ import type {
   SELinuxOption,
 } from '../cri-api/types.ts';
 import type { LinuxSeccomp, RuntimeIdMapping, RuntimeLinux } from '../oci/spec-types.ts';
-import { DEFAULT_PROFILE, parseSeccompProfile, resolveSeccomp } from './seccomp.ts';
+import { DEFAULT_PROFILE, resolveSeccomp } from './seccomp.ts';
+import { parseSeccompProfile } from './seccomp-profile.ts';
 import type { IdMap, IdMapping } from '../ports/rootfs.ts';
 import type { ContainerSpecInput, NodeFacts, ProfileChoice, SpecDefaults, SysctlScope } from '../ports/spec.ts';
 
