@@ -12,40 +12,26 @@
  * plugins' own leases of the same second, and a file that comes back empty still names the pod, for which DEL is then
  * called with the present configuration.
  */
-import { accessSync, constants, statfsSync } from 'node:fs';
-import { open, unlink } from 'node:fs/promises';
 import type { FileHandle } from 'node:fs/promises';
-import { explain, errnoOf, isCode, RuntimeError, wrap } from '../base/errors.ts';
+import { explain, errnoOf, RuntimeError } from '../base/errors.ts';
 import { failpoint } from '../base/failpoint.ts';
-import { ensureDir, readBounded, readDirSorted, readJson, replaceFile } from '../base/files.ts';
-import { parseSandboxId } from '../base/ids.ts';
+import { ensureDir, readJson, replaceFile } from '../base/files.ts';
 import type { SandboxId } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
-import { backgroundOp, detached, isLate, withTimeout } from '../base/op.ts';
+import { backgroundOp, detached, withTimeout } from '../base/op.ts';
 import type { Logger, Op } from '../base/op.ts';
 import { KeyedMutex } from '../base/sync.ts';
-import {
-  atLeast,
-  capabilityArgs,
-  INTERFACE,
-  networkConfOf,
-  parseResult,
-  pluginComplaint,
-  pluginInput,
-  podAddressesOf,
-  podArgs,
-  podNetworkOf,
-  resultAs,
-  resultOf,
-} from './conf.ts';
-import type { CniResult, Json, NetworkConf, PluginConf } from './conf.ts';
+import { atLeast, capabilityArgs, INTERFACE, parseResult, podAddressesOf, podArgs, podNetworkOf } from './conf.ts';
+import type { CniResult, NetworkConf } from './conf.ts';
+import { AttachmentFiles } from './attachments.ts';
+import type { Attachment } from './attachments.ts';
 import { ConfDirs } from './confdir.ts';
 import { endPlugins, nodeFilter, runPlugin, sweepNat, watchWithInotify } from './exec.ts';
-import type { EndPlugins, PluginOutput, RunPlugin, SweepRules, WatchDirectory } from './exec.ts';
+import type { EndPlugins, RunPlugin, SweepRules, WatchDirectory } from './exec.ts';
+import { complete, isNetns, Plugins } from './plugins.ts';
 import { HostPorts } from './hostports.ts';
 import type { PacketFilter } from './hostports.ts';
 import { mapperOf, mapsPorts, normalised } from './ports.ts';
-import type { PodPorts } from './ports.ts';
 import type { NetworkInUse, NetworkPlugin, PodNetwork, PodNetworkRequest } from '../ports/network.ts';
 
 /** What a CniNetwork is made with. */
@@ -73,22 +59,6 @@ export interface CniOptions {
   readonly filter?: PacketFilter;
 }
 
-type Verb = 'ADD' | 'DEL' | 'CHECK' | 'GC' | 'STATUS';
-
-/** What a pod's file holds: all that DEL and CHECK need. */
-interface Attachment {
-  readonly id: SandboxId;
-  readonly netns: string;
-  /** CNI_ARGS */
-  readonly args: string;
-  readonly capabilityArgs: Json;
-  readonly network: NetworkConf;
-  /** What Berth itself maps for the pod; undefined if nothing. */
-  readonly hostPorts: Pick<PodPorts, 'pod' | 'mappings'> | undefined;
-  /** undefined until the whole chain has answered. */
-  readonly result: CniResult | undefined;
-}
-
 /** What STATUS of a network said last. */
 interface Answer {
   readonly network: NetworkConf | undefined;
@@ -99,15 +69,12 @@ interface Answer {
   readonly since: number;
 }
 
-const NSFS_MAGIC = 0x6e736673;
-
 /** NetworkPlugin over CNI plugins that are executed. */
 export class CniNetwork implements NetworkPlugin {
   readonly #options: CniOptions;
-  readonly #run: RunPlugin;
+  readonly #plugins: Plugins;
   readonly #locks = new KeyedMutex<SandboxId>();
-  /** What the files of the pods hold that were added since the start, so that stopping one reads nothing. */
-  readonly #attached = new Map<SandboxId, Attachment>();
+  readonly #files: AttachmentFiles;
   readonly #conf: ConfDirs;
   readonly #ports: HostPorts;
   #ranges: readonly string[] = [];
@@ -117,7 +84,8 @@ export class CniNetwork implements NetworkPlugin {
 
   constructor(options: CniOptions) {
     this.#options = options;
-    this.#run = options.run ?? runPlugin;
+    this.#plugins = new Plugins(options.pluginDirs, options.run ?? runPlugin);
+    this.#files = new AttachmentFiles(options.cacheDir, options.log);
     this.#conf = new ConfDirs({
       dirs: options.configDirs,
       defaultNetwork: options.defaultNetwork,
@@ -148,8 +116,8 @@ export class CniNetwork implements NetworkPlugin {
     const { network, why } = this.#conf.current();
     if (network === undefined) return { ok: false, why };
     this.#refresh(network);
-    const missing = network.plugins.find(({ type }) => this.#find(type) === undefined);
-    if (missing !== undefined) return { ok: false, why: this.#missing(network, missing) };
+    const missing = network.plugins.find(({ type }) => this.#plugins.find(type) === undefined);
+    if (missing !== undefined) return { ok: false, why: this.#plugins.missing(network, missing) };
     const { why: trouble, since } = this.#status;
     const bad =
       this.#status.network === network && trouble !== '' && this.#now() - since >= (this.#options.statusGraceMs ?? 0);
@@ -175,7 +143,7 @@ export class CniNetwork implements NetworkPlugin {
     return this.#locks.run(pod.id, async () => {
       const network = await this.#conf.wait(op);
       // All or none: half a chain could not be taken down either.
-      for (const plugin of network.plugins) this.#where(network, plugin);
+      for (const plugin of network.plugins) this.#plugins.where(network, plugin);
       const hostPorts =
         mapperOf(network, pod.portMappings) === 'berth'
           ? { pod: `${pod.namespace}/${pod.name}`, mappings: normalised(pod.portMappings) }
@@ -220,13 +188,14 @@ export class CniNetwork implements NetworkPlugin {
 
   check(op: Op, id: SandboxId): Promise<void> {
     return this.#locks.run(id, async () => {
-      const found = await this.#load(id);
+      const found = await this.#files.load(id);
       if (found === undefined || found === 'damaged' || found.result === undefined) {
         throw new RuntimeError('NotFound', `sandbox ${id} is in no CNI network`);
       }
       if (found.network.disableCheck || !atLeast(found.network.cniVersion, '0.4.0')) return;
       const bounded = withTimeout(op, limits.cniDelMs);
-      for (const plugin of found.network.plugins) await this.#call(bounded, 'CHECK', found, plugin, found.result);
+      for (const plugin of found.network.plugins)
+        await this.#plugins.call(bounded, 'CHECK', found, plugin, found.result);
     });
   }
 
@@ -255,11 +224,8 @@ export class CniNetwork implements NetworkPlugin {
     await this.#collect(op, live);
   }
 
-  async list(): Promise<readonly SandboxId[]> {
-    const names = await readDirSorted(this.#options.cacheDir);
-    return names
-      .filter((name) => /^[0-9a-f]{64}\.jsonl$/.test(name))
-      .map((name) => parseSandboxId(name.slice(0, -'.jsonl'.length)));
+  list(): Promise<readonly SandboxId[]> {
+    return this.#files.list();
   }
 
   // ---- the chain -----------------------------------------------------------------------------------------------
@@ -268,7 +234,7 @@ export class CniNetwork implements NetworkPlugin {
     let result: CniResult | undefined;
     for (const plugin of intent.network.plugins) {
       op.stage(`cni add: ${plugin.type}`);
-      const { stdout } = await this.#call(op, 'ADD', intent, plugin, result);
+      const { stdout } = await this.#plugins.call(op, 'ADD', intent, plugin, result);
       result = complete(intent.network, plugin, () => parseResult(stdout, intent.network.cniVersion));
     }
     const last = intent.network.plugins.at(-1);
@@ -279,8 +245,7 @@ export class CniNetwork implements NetworkPlugin {
     await failpoint('cni.add.after');
     await this.#ports.map(op, intent.id, podAddressesOf(final));
     await failpoint('cni.ports.after');
-    await this.#write(file, intent.id, { result: resultAs(final, intent.network.cniVersion) });
-    this.#attached.set(intent.id, { ...intent, result: final });
+    await this.#files.conclude(file, intent, final);
     await failpoint('cni.result.after');
     return pod;
   }
@@ -298,7 +263,7 @@ export class CniNetwork implements NetworkPlugin {
   }
 
   async #detach(op: Op, id: SandboxId): Promise<void> {
-    const found = await this.#load(id);
+    const found = await this.#files.load(id);
     if (found === undefined) return;
     const attachment = found === 'damaged' ? this.#guess(id) : found;
     // First: the addresses may be another pod's a moment after DEL.
@@ -309,12 +274,11 @@ export class CniNetwork implements NetworkPlugin {
     for (const plugin of attachment.network.plugins.toReversed()) {
       op.stage(`cni del: ${plugin.type}`);
       const prevResult = atLeast(attachment.network.cniVersion, '0.4.0') ? attachment.result : undefined;
-      await this.#call(bounded, 'DEL', { ...attachment, netns }, plugin, prevResult);
+      await this.#plugins.call(bounded, 'DEL', { ...attachment, netns }, plugin, prevResult);
     }
     if (netns === '') await this.#sweep(bounded, id);
     await failpoint('cni.del.after');
-    this.#attached.delete(id);
-    await forget(this.#path(id));
+    await this.#files.forget(id);
   }
 
   async #sweep(op: Op, id: SandboxId): Promise<void> {
@@ -334,7 +298,7 @@ export class CniNetwork implements NetworkPlugin {
     if (network === undefined) {
       throw new RuntimeError(
         'FailedPrecondition',
-        `${this.#path(id)} is damaged, and there is no CNI network to give the addresses of sandbox ` +
+        `${this.#files.path(id)} is damaged, and there is no CNI network to give the addresses of sandbox ` +
           `${id} back to: ${why}`,
       );
     }
@@ -345,7 +309,7 @@ export class CniNetwork implements NetworkPlugin {
   async #recallPorts(): Promise<void> {
     if (!(await this.#ports.load())) return;
     for (const id of await this.list()) {
-      const found = await this.#load(id);
+      const found = await this.#files.load(id);
       if (found === undefined || found === 'damaged' || found.hostPorts === undefined) continue;
       this.#ports.recall({
         id,
@@ -362,107 +326,11 @@ export class CniNetwork implements NetworkPlugin {
     const extra = { 'cni.dev/valid-attachments': valid, 'cni.dev/attachments': valid };
     for (const plugin of network.plugins) {
       try {
-        const run = {
-          path: this.#where(network, plugin),
-          env: this.#env('GC'),
-          stdin: pluginInput(network, plugin, { extra }),
-        };
-        this.#judge(await this.#run(withTimeout(op, limits.cniDelMs), run), 'GC', network, plugin);
+        await this.#plugins.tell(withTimeout(op, limits.cniDelMs), 'GC', network, plugin, extra);
       } catch (error) {
         op.log.warn('cni gc failed, will retry', { network: network.name, why: explain(error) });
       }
     }
-  }
-
-  async #call(
-    op: Op,
-    verb: 'ADD' | 'DEL' | 'CHECK',
-    attachment: Attachment,
-    plugin: PluginConf,
-    prevResult: CniResult | undefined,
-  ): Promise<PluginOutput> {
-    const { network, id, netns, args, capabilityArgs: capabilities } = attachment;
-    const run = {
-      path: this.#where(network, plugin),
-      env: { ...this.#env(verb), CNI_CONTAINERID: id, CNI_NETNS: netns, CNI_IFNAME: INTERFACE, CNI_ARGS: args },
-      stdin: pluginInput(network, plugin, { capabilityArgs: capabilities, prevResult }),
-    };
-    const started = performance.now();
-    try {
-      const output = await this.#run(op, run);
-      this.#judge(output, verb, network, plugin);
-      return output;
-    } catch (error) {
-      if (!isCode(error, 'DeadlineExceeded') && !isCode(error, 'Cancelled')) throw asOurs(error, verb, network, plugin);
-      const late = isCode(error, 'DeadlineExceeded') || isLate(op);
-      throw new RuntimeError(
-        late ? 'DeadlineExceeded' : 'Cancelled',
-        `${named(verb, network, plugin)} was killed after ${Math.round(performance.now() - started)} ms: ${
-          late
-            ? 'it did not finish in time; look at its own log and at what it waits for (IPAM, API server, ' +
-              'iptables lock)'
-            : 'the request was cancelled'
-        }`,
-        { cause: error },
-      );
-    }
-  }
-
-  /** @throws what a plugin that failed, or said too much, said. */
-  #judge({ exitCode, stdout, stderr, cut }: PluginOutput, verb: Verb, network: NetworkConf, plugin: PluginConf): void {
-    if (exitCode === 0 && !cut) return;
-    if (exitCode === 0)
-      throw new RuntimeError(
-        'Internal',
-        `${named(verb, network, plugin)} printed more than ${limits.cniResultBytes} bytes`,
-      );
-    const { code, text } = pluginComplaint(exitCode, stdout, stderr);
-    // 11 is "try again later", 50 and 51 are "not ready"; 1 and 7 are the administrator's (cni.dev/docs/spec, error
-    // codes).
-    const kind =
-      code === 11 || code === 50 || code === 51
-        ? 'Unavailable'
-        : code === 1 || code === 7
-          ? 'FailedPrecondition'
-          : 'Internal';
-    throw new RuntimeError(kind, `${named(verb, network, plugin)} failed: ${text}`);
-  }
-
-  #env(verb: Verb): Record<string, string> {
-    return { CNI_COMMAND: verb, CNI_PATH: this.#options.pluginDirs.join(':') };
-  }
-
-  #find(type: string): string | undefined {
-    return this.#options.pluginDirs
-      .map((directory) => `${directory}/${type}`)
-      .find((path) => {
-        try {
-          accessSync(path, constants.X_OK);
-          return true;
-        } catch {
-          return false;
-        }
-      });
-  }
-
-  /** Not NotFound: that would read as "no such pod" to who destroys one. */
-  #where(network: NetworkConf, plugin: PluginConf): string {
-    const path = this.#find(plugin.type);
-    if (path === undefined) throw new RuntimeError('FailedPrecondition', this.#missing(network, plugin));
-    return path;
-  }
-
-  #missing(network: NetworkConf, plugin: PluginConf): string {
-    return (
-      `CNI plugin ${plugin.type} of network ${network.name} is not in ` +
-      `${this.#options.pluginDirs.join(', ')}; install it or correct plugin_dirs`
-    );
-  }
-
-  // ---- the cache -----------------------------------------------------------------------------------------------
-
-  #path(id: SandboxId): string {
-    return `${this.#options.cacheDir}/${id}.jsonl`;
   }
 
   get #rangesFile(): string {
@@ -487,68 +355,23 @@ export class CniNetwork implements NetworkPlugin {
    * before.
    */
   async #begin(op: Op, intent: Attachment, pinned: Promise<unknown>): Promise<FileHandle> {
-    const { id, netns, args, capabilityArgs: capabilities, network, hostPorts } = intent;
-    const path = this.#path(id);
-    let file: FileHandle;
-    try {
-      file = await open(path, 'wx', 0o600);
-    } catch (error) {
-      if (errnoOf(error) !== 'EEXIST') throw unwritable(path, error);
+    const { id, hostPorts } = intent;
+    const file = await this.#files.make(id);
+    if (file === undefined) {
       await this.#detach(op, id);
-      return this.#begin(op, intent, pinned);
+      return await this.#begin(op, intent, pinned);
     }
     try {
       if (hostPorts !== undefined) this.#ports.reserve({ id, ...hostPorts, addresses: [] });
-      await this.#write(file, id, {
-        version: 1,
-        id,
-        netns,
-        interface: INTERFACE,
-        args,
-        capabilityArgs: capabilities,
-        config: network.raw,
-        hostPorts,
-      });
+      await this.#files.intend(file, intent);
       await failpoint('cni.intent.after');
       await pinned;
       return file;
     } catch (error) {
       await this.#ports.release(op, id);
       await file.close();
-      await forget(path);
+      await this.#files.forget(id);
       throw error;
-    }
-  }
-
-  async #write(file: FileHandle, id: SandboxId, line: Json): Promise<void> {
-    try {
-      await file.writeFile(`${JSON.stringify(line)}\n`);
-    } catch (error) {
-      throw unwritable(this.#path(id), error);
-    }
-  }
-
-  async #load(id: SandboxId): Promise<Attachment | 'damaged' | undefined> {
-    const attached = this.#attached.get(id);
-    if (attached !== undefined) return attached;
-    const path = this.#path(id);
-    try {
-      const [intent, result] = linesOf((await readBounded(path, limits.cniCacheFileBytes)).toString('utf8'));
-      const network = networkConfOf(path, intent?.['config']);
-      return {
-        id,
-        netns: stringIn(intent, 'netns'),
-        args: stringIn(intent, 'args'),
-        capabilityArgs: (intent?.['capabilityArgs'] ?? {}) as Json,
-        network,
-        hostPorts: hostPortsOf(intent?.['hostPorts']),
-        result: result === undefined ? undefined : resultOf(result['result'] as Json, network.cniVersion),
-      };
-    } catch (error) {
-      if (errnoOf(error) === 'ENOENT') return undefined;
-      if (errnoOf(error) !== undefined) throw wrap(`cannot read ${path}`, error);
-      this.#options.log.warn('damaged cni cache file, using the present configuration', { path, why: explain(error) });
-      return 'damaged';
     }
   }
 
@@ -570,12 +393,7 @@ export class CniNetwork implements NetworkPlugin {
     try {
       const op = backgroundOp(this.#options.log, limits.cniStatusMs);
       for (const plugin of network.plugins) {
-        const run = {
-          path: this.#where(network, plugin),
-          env: this.#env('STATUS'),
-          stdin: pluginInput(network, plugin, {}),
-        };
-        this.#judge(await this.#run(op, run), 'STATUS', network, plugin);
+        await this.#plugins.tell(op, 'STATUS', network, plugin);
       }
     } catch (error) {
       why = explain(error);
@@ -594,81 +412,6 @@ export class CniNetwork implements NetworkPlugin {
   }
 
   #now(): number {
-    return (this.#options.now ?? Date.now)();
+    return this.#options.now?.() ?? performance.now();
   }
-}
-
-function named(verb: Verb, network: NetworkConf, plugin: PluginConf): string {
-  return `CNI plugin ${plugin.type} (${verb}, network ${network.name})`;
-}
-
-/** Runs what finds fault with a plugin's answer, and says whose answer it was. */
-function complete<T>(network: NetworkConf, plugin: PluginConf, work: () => T): T {
-  try {
-    return work();
-  } catch (error) {
-    if (!(error instanceof RuntimeError)) throw error;
-    throw new RuntimeError(error.code, `${named('ADD', network, plugin)} ${error.message}`);
-  }
-}
-
-function asOurs(error: unknown, verb: Verb, network: NetworkConf, plugin: PluginConf): RuntimeError {
-  if (error instanceof RuntimeError && error.message.startsWith('CNI plugin')) return error;
-  const wrapped = wrap(`${named(verb, network, plugin)} could not be run`, error);
-  return wrapped.code === 'NotFound'
-    ? new RuntimeError('FailedPrecondition', wrapped.message, { cause: error })
-    : wrapped;
-}
-
-/**
- * True if something at `path` is a pinned namespace still: after a reboot, or when somebody unmounted it, an empty file
- * may be left. In memory, so on the spot.
- */
-function isNetns(path: string): boolean {
-  if (path === '') return false;
-  try {
-    return statfsSync(path).type === NSFS_MAGIC;
-  } catch {
-    return false;
-  }
-}
-
-/** The whole lines of a cache file; the piece after the last newline was cut off by a crash. */
-function linesOf(text: string): (Json | undefined)[] {
-  return text
-    .split('\n')
-    .slice(0, -1)
-    .map((line) => JSON.parse(line) as Json);
-}
-
-/** unlink, and nothing more: one trip to the disk. */
-async function forget(path: string): Promise<void> {
-  try {
-    await unlink(path);
-  } catch (error) {
-    if (errnoOf(error) !== 'ENOENT') throw wrap(`cannot remove ${path}`, error);
-  }
-}
-
-function unwritable(path: string, error: unknown): RuntimeError {
-  const full = errnoOf(error) === 'ENOSPC' || errnoOf(error) === 'EDQUOT';
-  return wrap(
-    `cannot write ${path}${full ? '; make room on its file system' : ''}`,
-    error,
-    full ? 'ResourceExhausted' : 'Internal',
-  );
-}
-
-/** As it was written. @throws InvalidArgument if it was not written so. */
-function hostPortsOf(raw: unknown): Attachment['hostPorts'] {
-  if (raw === undefined) return undefined;
-  const { pod, mappings } = raw as { readonly pod: unknown; readonly mappings: unknown };
-  if (typeof pod !== 'string' || !Array.isArray(mappings))
-    throw new RuntimeError('InvalidArgument', 'hostPorts are not as they were written');
-  return { pod, mappings: normalised(mappings as PodPorts['mappings']) };
-}
-
-function stringIn(file: Json | undefined, key: string): string {
-  const value = file?.[key];
-  return typeof value === 'string' ? value : '';
 }
