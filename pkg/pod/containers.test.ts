@@ -113,9 +113,10 @@ describe("the mind's containers", () => {
       );
       assert.deepEqual(at.node.imageUses, [`${fakeImage.id} reg/app:1 prod`, `${fakeImage.id} reg/data:2 prod`]);
       const before = at.node.leaks();
-      at.node.failures.set('checkUse', [
+      at.node.node.failNext(
+        'checkUse',
         new RuntimeError('FailedPrecondition', 'not signed', { reason: 'SignatureValidationFailed' }),
-      ]);
+      );
       assert.strictEqual(
         (await fails(at.mind.containers.create(op(), pod, fakeContainer('b')))).reason,
         'SignatureValidationFailed',
@@ -132,8 +133,8 @@ describe("the mind's containers", () => {
       ['mount', []],
       ['mountVolume', [volume]],
     ] as const) {
-      at.node.failures.set(step, [broken, broken]);
-      at.node.failures.set('confirm', [gone]);
+      for (let i = 0; i < 2; i++) at.node.node.failNext(step, broken);
+      at.node.node.failNext('confirm', gone);
       at.node.confirmed.length = 0;
       const config = (name: string): NamedContainerConfig => fakeContainer(name, 0, { mounts });
       const first = await fails(at.mind.containers.create(op(), pod, config('a')));

@@ -9,7 +9,7 @@ import type { NamedContainerConfig, SandboxConfig } from '../ports/requests.ts';
 import { RuntimeError } from '../base/errors.ts';
 import { type ContainerId, parseChainId, parseDigest, parseImageId, type SandboxId } from '../base/ids.ts';
 import { backgroundOp, type Op, silent } from '../base/op.ts';
-import { FakeNode, type FakeView } from '../runtime/fake.ts';
+import { boot, FakeNode, type FakeView } from '../runtime/fake.ts';
 import { FileStateStore, Workspace } from '../state/index.ts';
 import { type OpenPods, openPods } from './index.ts';
 import type { Image, ImageStore } from '../ports/image.ts';
@@ -17,6 +17,7 @@ import type { NetworkPlugin, PodNetwork, PodNetworkRequest } from '../ports/netw
 import type { InsideRoot, RootfsDriver } from '../ports/rootfs.ts';
 import type { OciRuntime } from '../ports/runtime.ts';
 import type { NodeFacts, SpecDefaults } from '../ports/spec.ts';
+import type { StateStore } from '../ports/state.ts';
 import type { PodSettings, World } from './world.ts';
 
 const DIGEST = `sha256:${'d'.repeat(64)}`;
@@ -103,8 +104,6 @@ const HANDLERS: PodSettings['handlers'] = new Map([
   ['other', HANDLER],
 ]);
 
-type Failing = 'mount' | 'mountVolume' | 'destroyRoot' | 'add' | 'del' | 'checkUse' | 'confirm';
-
 /** What happens on the node outside the runtime: survives crashes, may be made to fail. */
 export class FakeSurroundings {
   readonly node: FakeNode;
@@ -118,8 +117,6 @@ export class FakeSurroundings {
   /** `image name namespace` of each question whether an image may be used. */
   readonly imageUses: string[] = [];
   readonly confirmed: string[] = [];
-  /** Errors that the next call of each throws. */
-  readonly failures = new Map<Failing, RuntimeError[]>();
   /** What daemons of this node have said at the levels that somebody is to look at. */
   readonly logged: { readonly level: 'warn' | 'error'; readonly message: string }[] = [];
   /** Held by a test to make CNI ADD wait. */
@@ -147,7 +144,7 @@ export class FakeSurroundings {
   }
 
   world(overrides: Partial<PodSettings> = {}): World {
-    const view = this.node.boot();
+    const view = boot(this.node);
     const settings: PodSettings = {
       infraCpuset: '',
       bindMountPrefix: '',
@@ -173,9 +170,9 @@ export class FakeSurroundings {
     };
     const runtimeFor = (handler: string): OciRuntime => this.#runtimeFor(view, handler);
     return {
-      images: this.#images(),
-      rootfs: this.#rootfs(),
-      network: this.#network(),
+      images: this.#images(view.epoch),
+      rootfs: this.#rootfs(view.epoch),
+      network: this.#network(view.epoch),
       monitor: view.monitor,
       runtimeFor,
       runtimeOf: ({ runtime, runtimeHandler }) =>
@@ -185,7 +182,7 @@ export class FakeSurroundings {
       processes: view.processes,
       profiles: { require: async (_op, name) => this.#requireProfile(name) },
       host: view.host,
-      state: new FileStateStore(join(this.directory, 'run')),
+      state: this.#state(view.epoch),
       workspace: new Workspace(join(this.directory, 'run')),
       clock: () => this.node.now(),
       monotonicMs: () => this.node.monotonicMs(),
@@ -215,7 +212,8 @@ export class FakeSurroundings {
 
   async dispose(): Promise<void> {
     this.node.crash();
-    await rm(this.directory, { recursive: true, force: true });
+    // What a daemon that died had under way on the disk goes on for a moment.
+    await rm(this.directory, { recursive: true, force: true, maxRetries: 10, retryDelay: 10 });
   }
 
   #requireProfile(name: string): void {
@@ -228,12 +226,17 @@ export class FakeSurroundings {
     return view.runtimeFor(handler || this.defaultHandler);
   }
 
-  #fail(what: Failing): void {
-    const error = this.failures.get(what)?.shift();
-    if (error !== undefined) throw error;
+  /** The real store, whose saves may fail (before they have an effect: a record is replaced whole or not at all). */
+  #state(epoch: number): StateStore {
+    const store = new FileStateStore(join(this.directory, 'run'));
+    return {
+      load: () => store.load(),
+      save: (record) => this.node.call(epoch, 'save', undefined, () => store.save(record)),
+      remove: (record) => this.node.call(epoch, 'forget', undefined, () => store.remove(record)),
+    };
   }
 
-  #images(): ImageStore {
+  #images(epoch: number): ImageStore {
     const names = new Set<string>([fakeImage.id, ...fakeImage.repoTags, ...fakeImage.repoDigests]);
     return {
       load: async () => {},
@@ -243,13 +246,11 @@ export class FakeSurroundings {
       list: () => [fakeImage],
       called: (_image, asked) => ({ name: `name of ${asked}`, ref: `ref of ${asked}` }),
       remove: async () => {},
-      checkUse: async (_op, image, { name, namespace }) => {
-        this.imageUses.push(`${image} ${name} ${namespace}`);
-        this.#fail('checkUse');
-      },
-      confirm: async (_op, image) => {
+      checkUse: (op, image, { name, namespace }) =>
+        this.node.call(epoch, 'checkUse', op, () => void this.imageUses.push(`${image} ${name} ${namespace}`)),
+      confirm: (op, image) => {
         this.confirmed.push(image);
-        this.#fail('confirm');
+        return this.node.call(epoch, 'confirm', op, () => {});
       },
       usage: async () => ({ usedBytes: 1n, inodesUsed: 1n }),
       sweep: async () => {},
@@ -257,7 +258,7 @@ export class FakeSurroundings {
     };
   }
 
-  #rootfs(): RootfsDriver {
+  #rootfs(epoch: number): RootfsDriver {
     const inside: InsideRoot = {
       readFile: async () => undefined,
       ensureDir: async () => {},
@@ -268,21 +269,16 @@ export class FakeSurroundings {
       copyOut: async () => {},
     };
     return {
-      mount: async (_op, id) => {
-        this.#fail('mount');
-        this.roots.add(id);
-        return join(this.directory, 'rootfs', id);
-      },
-      destroy: async (_op, id) => {
-        this.#fail('destroyRoot');
-        this.roots.delete(id);
-      },
+      mount: (op, id) =>
+        this.node.call(epoch, 'mount', op, () => {
+          this.roots.add(id);
+          return join(this.directory, 'rootfs', id);
+        }),
+      destroy: (op, id) => this.node.call(epoch, 'destroyRoot', op, () => void this.roots.delete(id)),
       usage: async () => ({ usedBytes: 0n, inodesUsed: 0n }),
       list: async () => [...this.roots],
-      mountImageVolume: async (_op, id, index) => {
-        this.#fail('mountVolume');
-        return join(this.directory, 'volumes', id, String(index));
-      },
+      mountImageVolume: (op, id, index) =>
+        this.node.call(epoch, 'mountVolume', op, () => join(this.directory, 'volumes', id, String(index))),
       makeVolume: async (_op, id, index) => join(this.directory, 'data', id, String(index)),
       inside: () => inside,
       imageRoot: this.directory,
@@ -299,7 +295,7 @@ export class FakeSurroundings {
     };
   }
 
-  #network(): NetworkPlugin {
+  #network(epoch: number): NetworkPlugin {
     return {
       start: async () => {},
       close: async () => {},
@@ -308,16 +304,15 @@ export class FakeSurroundings {
       setPodRanges: async () => {},
       add: async (op: Op, pod: PodNetworkRequest) => {
         await pod.pinned;
-        op.stage('cni add: bridge');
-        await this.addGate;
-        this.networks.set(pod.id, { ips: [`10.0.0.${this.nextIp++}`], interfaceName: 'eth0' });
-        this.#fail('add');
-        return this.networks.get(pod.id) ?? { ips: [], interfaceName: 'eth0' };
+        return await this.node.call(epoch, 'add', op, async () => {
+          op.stage('cni add: bridge');
+          await this.addGate;
+          const network: PodNetwork = { ips: [`10.0.0.${this.nextIp++}`], interfaceName: 'eth0' };
+          this.networks.set(pod.id, network);
+          return network;
+        });
       },
-      destroy: async (_op, id) => {
-        this.#fail('del');
-        this.networks.delete(id);
-      },
+      destroy: (op, id) => this.node.call(epoch, 'del', op, () => void this.networks.delete(id)),
       check: async () => {},
       gc: async (_op, live) => {
         for (const id of this.networks.keys()) if (!live.includes(id)) this.networks.delete(id);

@@ -64,7 +64,7 @@ export class Life {
 
   /** Finds out, for recovery, whether a container was started whose start a daemon before us began. */
   async settleStart(op: Op, record: ContainerRecord): Promise<ContainerRecord> {
-    return await this.#core.locked(() => this.#start.settle(op, record));
+    return await this.#core.locked(() => this.#start.settleOrAskLater(op, record));
   }
 
   /** Stop signal, then SIGKILL after `graceMs`. Content if it runs no more, or is still being made. */

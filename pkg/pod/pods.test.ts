@@ -61,7 +61,7 @@ describe("the mind's sandboxes", () => {
   });
 
   it('leaves nothing behind when CNI ADD fails after its effect', async () => {
-    at.node.failures.set('add', [boom()]);
+    at.node.node.failNext('add', boom(), 'after');
     const error = await fails(at.mind.pods.run(op(), fakePod(), ''));
     assert.include(error.message, 'run pod sandbox web_default_uid-web_0');
     assert.deepEqual(at.node.leaks(), []);
@@ -69,8 +69,8 @@ describe("the mind's sandboxes", () => {
   });
 
   it('cleans up a failed attempt whose clean-up failed, before the retry makes a new one', async () => {
-    at.node.failures.set('add', [boom()]);
-    at.node.failures.set('del', [boom()]);
+    at.node.node.failNext('add', boom(), 'after');
+    at.node.node.failNext('del', boom());
     await fails(at.mind.pods.run(op(), fakePod(), ''));
     assert.isNotEmpty(at.node.leaks());
     const pod = await at.mind.pods.run(op(), fakePod(), '');
@@ -113,7 +113,7 @@ describe("the mind's sandboxes", () => {
 
   it('stays stopping when the network cannot be given back, and tries again', async () => {
     const pod = await at.mind.pods.run(op(), fakePod(), '');
-    at.node.failures.set('del', [boom()]);
+    at.node.node.failNext('del', boom());
     await fails(at.mind.pods.stop(op(), pod));
     assert.strictEqual(at.mind.pods.get(pod).state.phase, 'stopping');
     await at.mind.pods.stop(op(), pod);

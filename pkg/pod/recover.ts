@@ -103,7 +103,7 @@ async function recoverContainer(
   record: ContainerRecord,
 ): Promise<void> {
   const life = containers.adopt(record);
-  const facts = await observe(world, record);
+  const facts = await observe(op, world, record);
   const verdict = decideContainer(record.state, facts, world.clock());
   const orphan = books.sandbox(record.sandboxId) === undefined;
   if (verdict.action === 'destroy' || orphan) {
@@ -113,7 +113,7 @@ async function recoverContainer(
   let after = record;
   if (verdict.action === 'save') {
     after = { ...record, state: verdict.state };
-    await books.save(after);
+    await kept(op, books, after);
   } else if (verdict.action === 'ask') {
     // The socket opens after this: a runtime that hangs is asked again in the background.
     after = await life.settleStart(withTimeout(op, limits.recoverStartMs), record);
@@ -126,13 +126,24 @@ async function recoverContainer(
   }
 }
 
-async function observe(world: World, record: ContainerRecord): Promise<ContainerFacts> {
+async function observe(op: Op, world: World, record: ContainerRecord): Promise<ContainerFacts> {
   const { state } = record;
   return {
     processAlive: 'process' in state && world.processes.alive(state.process),
     monitorAlive: record.monitor === null || world.processes.alive(record.monitor),
-    exit: await world.monitor.exitOf(record.id),
+    // Whoever watches the process reads it again.
+    exit: await answered(op, `the exit file of ${record.id}`, world.monitor.exitOf(record.id), undefined),
   };
+}
+
+/** What `work` says, or `otherwise`: one thing that cannot be looked at must not keep the node from starting. */
+async function answered<T>(op: Op, what: string, work: Promise<T>, otherwise: T): Promise<T> {
+  try {
+    return await work;
+  } catch (cause) {
+    op.log.error('something cannot be looked at, going on without', { what, cause: explain(cause) });
+    return otherwise;
+  }
 }
 
 async function recoverSandbox(op: Op, world: World, books: Books, record: SandboxRecord): Promise<void> {
@@ -145,13 +156,30 @@ async function recoverSandbox(op: Op, world: World, books: Books, record: Sandbo
     return;
   }
   if (phase !== 'ready') return;
-  const pinned = await world.namespaces.pinned(record.id);
-  const lost = [...pinnedNamespaces(record).keys()].find((kind) => !pinned.has(kind));
+  const wanted = pinnedNamespaces(record);
+  const pinned = await answered(op, `namespaces of ${record.id}`, world.namespaces.pinned(record.id), wanted);
+  const lost = [...wanted.keys()].find((kind) => !pinned.has(kind));
   const infra = record.infra?.process ?? null;
   if (lost === undefined && (infra === null || world.processes.alive(infra))) return;
   // The kubelet sees NOTREADY, stops the sandbox (which gives everything back) and makes a new one.
   op.log.warn('a pod sandbox lost a part of itself', { sandbox: record.id, lost: lost ?? 'infra process' });
-  await books.save({ ...record, state: nextSandbox(record.state, 'stop') });
+  await kept(op, books, { ...record, state: nextSandbox(record.state, 'stop') });
+}
+
+/**
+ * Saves a record that is true; if it cannot be saved (a full disk), the books have it nevertheless, and the next start
+ * finds out again.
+ */
+async function kept(op: Op, books: Books, record: ContainerRecord | SandboxRecord): Promise<void> {
+  try {
+    await books.save(record);
+  } catch (cause) {
+    op.log.error('a recovered record could not be saved, going on without', {
+      [record.kind]: record.id,
+      cause: explain(cause),
+    });
+    books.adopt(record);
+  }
 }
 
 /**
@@ -164,12 +192,13 @@ async function sweep(op: Op, world: World, books: Books): Promise<void> {
   const containers = new Set<ContainerId>();
   const isSandbox = (id: string): boolean => books.sandbox(id as SandboxId) !== undefined;
   const isContainer = (id: string): boolean => books.container(id as ContainerId) !== undefined || isSandbox(id);
+  // What cannot be listed is swept by the next start.
   const [bundles, sandboxDirs, roots, pins, networks] = await Promise.all([
-    world.workspace.listContainers(),
-    world.workspace.listSandboxes(),
-    world.rootfs.list(),
-    world.namespaces.list(),
-    world.network.list(),
+    answered(op, 'bundles', world.workspace.listContainers(), []),
+    answered(op, 'directories of sandboxes', world.workspace.listSandboxes(), []),
+    answered(op, 'root filesystems', world.rootfs.list(), []),
+    answered(op, 'pinned namespaces', world.namespaces.list(), []),
+    answered(op, 'networks', world.network.list(), []),
   ]);
   for (const id of [...bundles, ...roots]) if (!isContainer(id)) containers.add(id);
   for (const id of [...sandboxDirs, ...pins, ...networks]) if (!isSandbox(id)) sandboxes.add(id);

@@ -13,6 +13,7 @@ import { inspect } from 'node:util';
 import { RuntimeError } from '../base/errors.ts';
 import type { ContainerId, SandboxId } from '../base/ids.ts';
 import { backgroundOp, type Op, silent } from '../base/op.ts';
+import type { RuntimeSpec } from '../oci/spec-types.ts';
 import type { FakeOperation } from '../runtime/fake.ts';
 import { FakeSurroundings, fakeContainer, fakePod } from './fake-world.ts';
 import type { OpenPods } from './index.ts';
@@ -23,7 +24,12 @@ const ROUNDS = Number(process.env['SIM_ROUNDS'] ?? 12);
 const STEPS = 25;
 /** A step takes milliseconds. */
 const STUCK_MS = 10_000;
-const op = (): Op => backgroundOp(silent);
+/** The stages that operations were at last, so that one which is stuck says where. */
+const stages: string[] = [];
+const op = (): Op => {
+  const own = stages.push('begun') - 1;
+  return { ...backgroundOp(silent), stage: (what) => void (stages[own] = what) };
+};
 
 /** mulberry32: small, good enough, the same everywhere. */
 function random(seed: number): () => number {
@@ -49,6 +55,15 @@ const FAULTS: readonly FakeOperation[] = [
   'destroyCgroup',
   'destroyMonitor',
   'features',
+  'status',
+  'mount',
+  'destroyRoot',
+  'add',
+  'del',
+  'checkUse',
+  'save',
+  'save',
+  'forget',
 ];
 
 class Simulation {
@@ -87,7 +102,7 @@ class Simulation {
       steps = this.history.length;
       await new Promise((resolve) => setTimeout(resolve, STUCK_MS).unref());
     }
-    throw new Error(`stuck in ${inspect(this.#mind.operations())}`);
+    throw new Error(`stuck in ${inspect(this.#mind.operations())}, at last at ${stages.slice(-4).join(' | ')}`);
   }
 
   #below(n: number): number {
@@ -131,6 +146,7 @@ class Simulation {
       ],
       ['stop pod', () => (pod === undefined ? this.#none() : this.#mind.pods.stop(op(), pod))],
       ['remove pod', () => (pod === undefined ? this.#none() : this.#mind.pods.remove(op(), pod))],
+      ['start what ends at once', () => this.#startDoomed(container)],
       ['exit', () => this.#exit(container)],
       ['monitor dies', () => this.#killMonitor(container)],
       ['restart', () => this.#restart()],
@@ -176,15 +192,42 @@ class Simulation {
   #plan(): void {
     const operation = this.#pick(FAULTS) ?? 'create';
     const moment = this.#next() < 0.5 ? 'before' : 'after';
+    if (this.#next() < 0.5) {
+      // Whatever is called then: so it surely comes true.
+      const call = 1 + this.#below(30);
+      const act = this.#next() < 0.4 ? 'crash' : new RuntimeError('Internal', `planned failure of call ${call}`);
+      this.#node.node.planAt(call, act, moment);
+      this.history.push(`(plan call ${call} ${moment})`);
+      return;
+    }
     if (this.#next() < 0.4) this.#node.node.crashNext(operation, moment);
     else this.#node.node.failNext(operation, new RuntimeError('Internal', `planned failure of ${operation}`), moment);
     this.history.push(`(plan ${operation} ${moment})`);
   }
 
+  /** The next daemon; now and then something goes wrong at its start, too, or kills it. */
   async #restart(): Promise<void> {
     this.#mind.close();
-    this.#node.node.clearPlans();
-    this.#mind = await this.#node.boot();
+    if (this.#next() < 0.5) this.#node.node.clearPlans();
+    for (;;) {
+      const booted = await Promise.race([this.#node.boot(), this.#crashed()]);
+      if (booted !== 'crashed') {
+        this.#mind = booted;
+        return;
+      }
+      this.history.push('  crashed at its start');
+      this.#node.node.clearPlans();
+    }
+  }
+
+  /** Its program ends before the runtime has said that it was started; perhaps its monitor, too. */
+  async #startDoomed(id: ContainerId | undefined): Promise<void> {
+    const record = id === undefined ? undefined : this.#mind.containers.find(id);
+    if (record === undefined) return;
+    if (this.#next() < 0.3) await this.#killMonitor(record.id);
+    const spec = { process: { args: ['sh', '-c', `exit ${this.#below(3)}`] }, linux: {} } as unknown as RuntimeSpec;
+    this.#node.node.specs.set(record.bundle, spec);
+    await this.#mind.containers.start(op(), record.id);
   }
 
   async #exit(id: ContainerId | undefined): Promise<void> {
@@ -202,8 +245,14 @@ class Simulation {
   /** What a client sees is consistent: no container without its pod, no ready pod without its namespaces. */
   #checkView(): void {
     const pods = new Map<SandboxId, string>(this.#mind.pods.list().map((record) => [record.id, record.state.phase]));
-    for (const record of this.#mind.containers.list())
+    for (const record of this.#mind.containers.list()) {
       assert.isTrue(pods.has(record.sandboxId), 'a listed container belongs to a listed pod');
+      const found = this.#node.node.containers.get(record.id);
+      const { phase } = record.state;
+      if (phase === 'exited') assert.isNotTrue(found?.process.alive, 'what has exited is dead');
+      if (phase === 'created') assert.notStrictEqual(found?.state, 'running', 'what is created does not run');
+      if (phase === 'running') assert.notStrictEqual(found?.state, 'created', 'what runs was started');
+    }
     for (const [id, phase] of pods)
       if (phase === 'ready') assert.isTrue(this.#node.node.pins.has(id), 'a ready pod has its namespaces');
     const keys = this.#mind.pods.list().map((record) => JSON.stringify(record.config.metadata));
@@ -212,6 +261,7 @@ class Simulation {
 
   /** Faults end; whatever is left can be removed, and then nothing is there. */
   async #end(): Promise<void> {
+    this.#node.node.clearPlans();
     await this.#restart();
     for (const record of this.#mind.pods.list()) await this.#mind.pods.remove(op(), record.id);
     assert.lengthOf(this.#mind.pods.list(), 0);

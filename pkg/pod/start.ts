@@ -96,6 +96,20 @@ export class Start {
     return await this.#core.apply(record, startFailed(failure));
   }
 
+  /** As `settle`; what cannot be put on record is tried again in the background. */
+  async settleOrAskLater(op: Op, record: ContainerRecord): Promise<ContainerRecord> {
+    try {
+      return await this.settle(op, record);
+    } catch (cause) {
+      op.log.warn('what became of a start could not be put on record, will retry', {
+        container: record.id,
+        cause: explain(cause),
+      });
+      this.#askLater();
+      return record;
+    }
+  }
+
   async #start(op: Op): Promise<RuntimeError | undefined> {
     const { world } = this.#core.around;
     let record = this.#present();

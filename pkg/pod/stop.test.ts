@@ -76,7 +76,29 @@ describe('a stop', () => {
     await until(() => at.mind.containers.get(id).stopping !== null);
     const before = at.mind.containers.get(id).stopping;
     await at.restart();
-    assert.deepEqual(at.mind.containers.get(id).stopping?.signalledAt, before?.signalledAt);
+    assert.deepEqual(at.mind.containers.get(id).stopping?.begunAt, before?.begunAt);
+    await at.mind.containers.stop(op(), id, 0);
+    assert.strictEqual(containerStatus(at.mind.containers.get(id)).exitCode, 137);
+  });
+
+  it('tells the program of it also when the daemon dies between its record and the signal', async () => {
+    const { id } = await at.running();
+    at.node.node.crashNext('save', 'after');
+    void at.mind.containers.stop(op(), id, 3_600_000);
+    await until(() => at.node.node.dead);
+    await at.restart();
+    await until(() => at.mind.containers.get(id).state.phase === 'exited');
+    assert.strictEqual(containerStatus(at.mind.containers.get(id)).exitCode, 143);
+  });
+
+  it('does not tell it again when it has been told', async () => {
+    const { id } = await at.running();
+    const program = at.node.node.containers.get(id)?.process;
+    program?.run(['sh', '-c', "trap '' TERM; while"]);
+    void at.mind.containers.stop(op(), id, 3_600_000);
+    await until(() => at.mind.containers.get(id).stopping?.signalled === true);
+    program?.run(['sh', '-c', "trap 'exit 9' TERM; while"]);
+    await at.restart();
     await at.mind.containers.stop(op(), id, 0);
     assert.strictEqual(containerStatus(at.mind.containers.get(id)).exitCode, 137);
   });
@@ -138,8 +160,8 @@ describe('a stop', () => {
     });
 
     it('has at most the grace that was granted, also where the record is of another boot', () => {
-      assert.strictEqual(graceLeft({ signalledAt: 1n, graceMs: 500, killAtMs: 9e12 }, 1), 500);
-      assert.strictEqual(graceLeft({ signalledAt: 1n, graceMs: 500, killAtMs: 1 }, 9e12), 0);
+      assert.strictEqual(graceLeft({ begunAt: 1n, signalled: true, graceMs: 500, killAtMs: 9e12 }, 1), 500);
+      assert.strictEqual(graceLeft({ begunAt: 1n, signalled: true, graceMs: 500, killAtMs: 1 }, 9e12), 0);
     });
   });
 });

@@ -21,8 +21,8 @@ export class Stop {
   readonly #graceMs: number;
   #killAtMs: number;
   #hurry = new AbortController();
-  /** The program has not been told yet, or could not hear it. */
-  #unheard = false;
+  /** The program has not been told yet. */
+  #untold = false;
 
   constructor(core: LifeCore, process: ProcessRef, graceMs: number) {
     this.#core = core;
@@ -59,20 +59,37 @@ export class Stop {
     return this.#core.around.world.monotonicMs();
   }
 
-  /** Puts the stop on record, and tells the program: once, also across a restart of the daemon. */
+  /**
+   * Puts the stop on record, then tells the program, then puts that on record: once, unless the daemon dies in between,
+   * since a program that is told twice is better off than one that never is.
+   */
   async #note(): Promise<void> {
     const { record } = this.#core;
     if (record === undefined || this.#core.hasEnded) return;
     // Never started: there is no program to use the time. Whoever starts it holds this lock.
     if (record.state.phase === 'created') this.hasten(0);
-    const isFirst = record.stopping === null;
     const stopping: StopUnderWay = {
-      signalledAt: record.stopping?.signalledAt ?? this.#core.around.world.clock(),
+      begunAt: record.stopping?.begunAt ?? this.#core.around.world.clock(),
+      signalled: record.stopping?.signalled ?? false,
       graceMs: this.#graceMs,
       killAtMs: this.#killAtMs,
     };
     await this.#core.around.books.save({ ...record, stopping });
-    if (isFirst && this.#now() < this.#killAtMs) this.#unheard = !this.#tell(record.stopSignal.number);
+    this.#untold = !stopping.signalled;
+    if (this.#untold && this.#now() < this.#killAtMs && this.#tell(record.stopSignal.number)) await this.#noteTold();
+  }
+
+  /** Under the lock. If it fails, a restart of the daemon tells the program once more. */
+  async #noteTold(): Promise<void> {
+    const { record, around } = this.#core;
+    if (record === undefined || record.stopping === null || this.#core.hasEnded) return;
+    const stopping = { ...record.stopping, signalled: true };
+    await around.books.save({ ...record, stopping }).catch((cause: unknown) => {
+      around.world.log.debug('that a program was told to stop could not be put on record, ignoring', {
+        container: record.id,
+        cause: explain(cause),
+      });
+    });
   }
 
   /** Waits until it has ended or the kill is due. */
@@ -81,8 +98,8 @@ export class Stop {
       const leftMs = this.#killAtMs - this.#now();
       if (leftMs <= 0) return;
       const signal = this.#core.record?.stopSignal.number;
-      if (this.#unheard && signal !== undefined) this.#unheard = !this.#tell(signal);
-      const waitMs = Math.ceil(this.#unheard ? Math.min(pauseMs, leftMs) : leftMs);
+      if (this.#untold && signal !== undefined && this.#tell(signal)) await this.#core.locked(() => this.#noteTold());
+      const waitMs = Math.ceil(this.#untold ? Math.min(pauseMs, leftMs) : leftMs);
       await this.#core.changed(AbortSignal.any([AbortSignal.timeout(waitMs), this.#hurry.signal]));
       if (this.#hurry.signal.aborted) this.#hurry = new AbortController();
     }
@@ -96,6 +113,7 @@ export class Stop {
     const { processes } = this.#core.around.world;
     if (!processes.heeds(this.#process, signal)) return false;
     processes.signal(this.#process, signal);
+    this.#untold = false;
     return true;
   }
 

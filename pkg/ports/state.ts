@@ -116,7 +116,9 @@ export interface SandboxRecord {
 /** A stop as its record has it. */
 export interface StopUnderWay {
   /** Nanoseconds since the epoch, for people: when StopContainer began. */
-  readonly signalledAt: bigint;
+  readonly begunAt: bigint;
+  /** The program has been sent its stop signal; until then whoever goes on with the stop sends it. */
+  readonly signalled: boolean;
   /** The grace that was granted, from then on. */
   readonly graceMs: number;
   /** When the kill is due, in milliseconds of the machine's own clock (`World.monotonicMs`), which nobody can set. */

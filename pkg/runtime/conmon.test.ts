@@ -12,7 +12,7 @@ import type { DirectoryEvent } from '../ports/kernel.ts';
 import { processes, type watchDirectory } from '../sys/index.ts';
 import { ConmonMonitor, monitorArgv, reopened } from './conmon.ts';
 import { exitFileId, parseExitCode, watchExits } from './exits.ts';
-import { FakeNode, fakeHandler } from './fake.ts';
+import { boot, FakeNode, fakeHandler } from './fake.ts';
 import { ExecScratch } from './scratch.ts';
 import { brokenOn, OciCli, parseState, startsContainer, stateIds } from './oci-cli.ts';
 import type { CreateRequest, OciRuntime, RuntimeHandler } from '../ports/runtime.ts';
@@ -20,7 +20,7 @@ import type { CreateRequest, OciRuntime, RuntimeHandler } from '../ports/runtime
 const ID = 'ab'.repeat(32) as ContainerId;
 
 function request(handler: Partial<RuntimeHandler>, more: Partial<CreateRequest> = {}): CreateRequest {
-  const runtime: OciRuntime = Object.assign(Object.create(new FakeNode().boot().runtime) as OciRuntime, {
+  const runtime: OciRuntime = Object.assign(Object.create(boot(new FakeNode()).runtime) as OciRuntime, {
     handler: {
       ...fakeHandler('crun'),
       path: '/usr/bin/crun',

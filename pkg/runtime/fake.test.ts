@@ -3,9 +3,9 @@ import { RuntimeError } from '../base/errors.ts';
 import { newContainerId, newSandboxId } from '../base/ids.ts';
 import type { RuntimeSpec } from '../oci/spec-types.ts';
 import { createContainer, refusal, runContainer, runtimeConformance, type Subject, testOp } from './conformance.ts';
-import { FakeNode, type FakeView } from './fake.ts';
+import { boot, FakeNode, type FakeView } from './fake.ts';
 
-function subjectOn(node: FakeNode, view: FakeView = node.boot()): Subject {
+function subjectOn(node: FakeNode, view: FakeView = boot(node)): Subject {
   return {
     ...view,
     prepare(args, { tty }) {
@@ -65,7 +65,7 @@ describe('FakeNode', () => {
     });
     await new Promise((resolve) => setImmediate(resolve));
     assert.isFalse(answered);
-    const after = node.boot();
+    const after = boot(node);
     assert.deepEqual(await after.runtime.status(testOp(), container.id), {
       state: 'paused',
       pid: container.process.pid,
@@ -87,7 +87,7 @@ describe('FakeNode', () => {
 
   it('hangs until released or until the operation is over', async () => {
     const node = new FakeNode();
-    const view = node.boot();
+    const view = boot(node);
     const release = node.hangNext('pin');
     const pinning = view.namespaces.pin(testOp(), newSandboxId(), {
       kinds: ['net'],

@@ -3,7 +3,7 @@ import type { ContainerId } from '../base/ids.ts';
 import { backgroundOp, silent } from '../base/op.ts';
 import type { ServiceManager, UnitProperties } from '../ports/kernel.ts';
 import type { OciRuntime } from '../ports/runtime.ts';
-import { FakeNode } from './fake.ts';
+import { boot, FakeNode } from './fake.ts';
 import { enterScope } from './monitor-scope.ts';
 
 const ID = 'a'.repeat(64) as ContainerId;
@@ -16,7 +16,7 @@ describe("a monitor's scope", () => {
     setProperties: async () => {},
   };
   const enter = async (monitorCgroup: string, by: 'systemd' | 'nobody' = 'systemd'): Promise<void> => {
-    const { runtime } = new FakeNode({ ownRoots: [] }).boot();
+    const { runtime } = boot(new FakeNode({ ownRoots: [] }));
     const own = Object.create(runtime, { handler: { value: { ...runtime.handler, monitorCgroup } } }) as OciRuntime;
     await enterScope(
       backgroundOp(silent),

@@ -179,7 +179,7 @@ describe('state store', () => {
     const stopping = { signalledAt: 5_000_000_000n, killAt: 35_000_000_000n } as never;
     const bytes = Buffer.from(encodeRecord({ ...container, stopping }));
     const record = decodeRecord(bytes, 'container', containerId) as ContainerRecord;
-    assert.deepInclude(record.stopping, { signalledAt: 5_000_000_000n, graceMs: 30_000 });
+    assert.deepInclude(record.stopping, { begunAt: 5_000_000_000n, signalled: true, graceMs: 30_000 });
     assert.isAbove(record.stopping?.killAtMs ?? 0, 1e12);
   });
 });

@@ -18,7 +18,7 @@ import {
 } from '../base/files.ts';
 import { limits } from '../base/limits.ts';
 import { type Freeing, noReserve } from '../base/reserve.ts';
-import type { ContainerRecord, Damaged, SandboxRecord, StateStore, StopUnderWay } from '../ports/state.ts';
+import type { ContainerRecord, Damaged, SandboxRecord, StateStore } from '../ports/state.ts';
 
 type AnyRecord = SandboxRecord | ContainerRecord;
 type Kind = AnyRecord['kind'];
@@ -167,10 +167,11 @@ function upgraded(old: AnyRecord): AnyRecord {
   if (record.kind !== 'container') return record;
   const whole = { ...record, monitorLost: (record.monitorLost as ContainerRecord['monitorLost'] | undefined) ?? null };
   if (record.stopping === null) return whole;
-  const { signalledAt, killAt } = record.stopping as StopUnderWay & { readonly killAt?: bigint };
-  if (killAt === undefined) return whole;
+  const { signalledAt, killAt } = record.stopping as Partial<Record<'signalledAt' | 'killAt', bigint>>;
+  if (signalledAt === undefined || killAt === undefined) return whole;
   const graceMs = Math.max(0, Number((killAt - signalledAt) / 1_000_000n));
-  return { ...whole, stopping: { signalledAt, graceMs, killAtMs: Number.MAX_SAFE_INTEGER } };
+  const stopping = { begunAt: signalledAt, signalled: true, graceMs, killAtMs: Number.MAX_SAFE_INTEGER };
+  return { ...whole, stopping };
 }
 
 /** What is wrong with the shape of a record; undefined if nothing is. Both sides of the disk ask it. */
