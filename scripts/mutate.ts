@@ -7,8 +7,10 @@ import { spawn, spawnSync } from 'node:child_process';
 import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { availableParallelism, tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
-import { MUTANTS, type Mutant } from '../test/mutants.ts';
+import { NODE_MUTANTS } from '../test/mutants-node.ts';
+import { IMAGE_MUTANTS, type Mutant } from '../test/mutants.ts';
 
+const MUTANTS: readonly Mutant[] = [...IMAGE_MUTANTS, ...NODE_MUTANTS];
 const root = join(import.meta.dirname, '..');
 /** A protection whose loss makes tests hang has been noticed, too. */
 const HANGS_MS = 120_000;
@@ -22,7 +24,7 @@ export function staleMutants(): string[] {
     const count = existsSync(path) ? readFileSync(path, 'utf8').split(from).length - 1 : 0;
     if (count === 1) return [];
     return [
-      `test/mutants.ts: "${what}": its line is ${count === 0 ? 'not' : `${count} times`} in ${file}; ` +
+      `test/mutants*.ts: "${what}": its line is ${count === 0 ? 'not' : `${count} times`} in ${file}; ` +
         'if the protection has moved, so must the mutant',
     ];
   });

@@ -114,7 +114,8 @@ function readManifest(document: GoObject, mediaType: string): ImageManifest {
   if (!isConfigType(config.mediaType)) {
     throw new RuntimeError(
       'Unimplemented',
-      `this is an OCI artifact of type ${quote(artifactType || config.mediaType)}, not a container image; name an image`,
+      `this is an OCI artifact of type ${quote(artifactType || config.mediaType)}, not a container image; ` +
+        'name an image',
     );
   }
   const list = listOf(document, 'layers', 'the manifest');

@@ -93,8 +93,8 @@ describe('extensions in directories', () => {
     await put(
       'a.yaml',
       'cdiVersion: "0.6.0"\nkind: vendor.example/gpu\ndevices:\n' +
-        '  - {name: 0, containerEdits: {env: [T=1], deviceNodes: [{path: /dev/a, fileMode: 0640, uid: 0o17}], mounts: ' +
-        '[{hostPath: /a, containerPath: /b, options: [12:30, 2026-01-01]}]}}\n',
+        '  - {name: 0, containerEdits: {env: [T=1], deviceNodes: [{path: /dev/a, fileMode: 0640, uid: 0o17}], ' +
+        'mounts: [{hostPath: /a, containerPath: /b, options: [12:30, 2026-01-01]}]}}\n',
     );
     const device = (await extensions().cdi(op)).devices.get('vendor.example/gpu=0');
     assert.deepEqual(warnings, []);

@@ -88,9 +88,13 @@ function isImageVolume(mount: HostMount | ImageMount): mount is ImageMount {
 }
 
 async function bindMount(op: Op, world: World, mount: HostMount, label: string): Promise<ResolvedMount> {
-  const reject = world.settings.absentMountSourcesToReject.includes(posix.normalize(mount.hostPath));
+  const isNeeded = world.settings.absentMountSourcesToReject.includes(posix.normalize(mount.hostPath));
   op.stage(`stat mount source ${mount.hostPath}`);
-  const source = await world.host.mountSource(op, `${world.settings.bindMountPrefix}${mount.hostPath}`, reject);
+  const source = await world.host.mountSource(
+    op,
+    `${world.settings.bindMountPrefix}${mount.hostPath}`,
+    isNeeded ? 'refuse' : 'make',
+  );
   // Whether SELinux is on or not: a pod that works on one node must not break the next.
   const refusal = mount.selinuxRelabel ? relabelRefusal(source.realPath) : undefined;
   if (refusal !== undefined)
@@ -117,7 +121,7 @@ async function checkIdentityFiles(op: Op, world: World, mount: HostMount, source
   if (place !== '/etc' || source.kind !== 'directory') return;
   for (const name of ['passwd', 'group']) {
     const path = posix.join(source.realPath, name);
-    const found = await world.host.mountSource(op, path, true).catch((cause: unknown) => {
+    const found = await world.host.mountSource(op, path, 'refuse').catch((cause: unknown) => {
       if (isCode(cause, 'NotFound')) return undefined;
       throw cause;
     });
@@ -170,7 +174,7 @@ export async function defaultMounts(op: Op, world: World): Promise<Volumes> {
   const found = await together(
     world.settings.defaultMounts.map(async ({ source, containerPath: at }) => {
       try {
-        const { realPath } = await world.host.mountSource(op, source, true);
+        const { realPath } = await world.host.mountSource(op, source, 'refuse');
         return [{ source: realPath, containerPath: at, access: 'ro' as const }];
       } catch (cause) {
         if (!isCode(cause, 'NotFound')) throw cause;

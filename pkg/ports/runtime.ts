@@ -254,11 +254,11 @@ export interface Processes {
  */
 export interface Host {
   /**
-   * Looks at the source of a bind mount. A missing one is made as a directory (0755), unless `rejectAbsent` (then
-   * NotFound).
+   * Looks at the source of a bind mount. A missing one is made as a directory (0755), or refused as
+   * NotFound.
    * @throws DeadlineExceeded naming the path when its file system does not answer.
    */
-  mountSource(op: Op, path: string, rejectAbsent: boolean): Promise<MountSource>;
+  mountSource(op: Op, path: string, absent: 'make' | 'refuse'): Promise<MountSource>;
   /**
    * Gives a file, or a directory with all that is in it, an SELinux label. May take long for a large volume. @throws
    * with chcon's words.
@@ -313,8 +313,8 @@ export interface Host {
    */
   writeCgroup(op: Op, cgroupsPath: string, values: readonly CgroupValue[]): Promise<void>;
   /**
-   * Takes the limit of processor time away from a scope that systemd made, in systemd's own books; nothing where somebody
-   * else makes cgroups. @throws NotFound if there is no such scope.
+   * Takes the limit of processor time away from a scope that systemd made, in systemd's own books; nothing where
+   * somebody else makes cgroups. @throws NotFound if there is no such scope.
    */
   liftCpuQuota(op: Op, cgroupsPath: string): Promise<void>;
   /** The process with this pid right now, with its start time; undefined if there is none. */

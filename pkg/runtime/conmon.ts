@@ -7,40 +7,23 @@
  * conmon stays our child (`--sync`): it is reaped by us, killed as a whole tree when it hangs, and init's child once we
  * are gone.
  */
-import { constants, existsSync, writeFileSync, writeSync } from 'node:fs';
-import { access, lstat, open, readdir, rm, stat, unlink } from 'node:fs/promises';
+import { constants, existsSync, writeFileSync } from 'node:fs';
+import { access, open, readdir, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { errnoOf, explain, RuntimeError, wrap } from '../base/errors.ts';
+import { errnoOf, RuntimeError, wrap } from '../base/errors.ts';
 import { ensureDirInMemory, listInMemory, readInMemory, removeInMemory } from '../base/files.ts';
 import type { ContainerId, ProcessRef } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import { abortError, checkAlive, type Logger, type Op, silent, withTimeout } from '../base/op.ts';
 import { abortable, together } from '../base/sync.ts';
-import { within } from '../base/time.ts';
-import type { Child, DirectoryWatch, FdStream, Launcher, ServiceManager } from '../ports/kernel.ts';
-import {
-  cgroups,
-  descriptors,
-  exitCodeOf,
-  killTree,
-  openLauncher,
-  orphans,
-  processes,
-  sockets,
-  spawn,
-  watchDirectory,
-} from '../sys/index.ts';
+import type { FdStream, Launcher, ServiceManager } from '../ports/kernel.ts';
+import { cgroups, descriptors, killTree, openLauncher, orphans, processes, sockets } from '../sys/index.ts';
 import { exitFileId, readExitFile, watchExits, type ExitFile } from './exits.ts';
-import { codeOfText, errorText, parseSyncMessage } from './messages.ts';
 import { enterScope } from './monitor-scope.ts';
-import type {
-  AttachChannel,
-  CreateRequest,
-  ExitRecord,
-  Monitor,
-  RuntimeHandler,
-  TerminalSize,
-} from '../ports/runtime.ts';
+import type { AttachChannel, CreateRequest, ExitRecord, Monitor, TerminalSize } from '../ports/runtime.ts';
+
+import { FILES, containerPid, endMonitor, prepareLogPath, startMonitor, monitorArgv } from './conmon-start.ts';
+import { holdsOpen, reopened } from './conmon-log.ts';
 
 /** What a ConmonMonitor is made with. */
 export interface ConmonOptions {
@@ -56,28 +39,12 @@ export interface ConmonOptions {
   readonly manager?: ServiceManager | undefined;
 }
 
-/** Files in the bundle. */
-const FILES = {
-  monitorPid: 'conmon.pid',
-  containerPid: 'pidfile',
-  runtimeLog: 'runtime.log',
-  attach: 'attach',
-  control: 'ctl',
-  oom: 'oom',
-} as const;
-/**
- * How often the monitor's descriptors are looked at while it reopens a log; a directory event comes first in all but
- * one case.
- */
-const REOPEN_LOOK_MS = 20;
 /** conmon reads packets into a 32 KiB buffer and loses what is longer. */
 const ATTACH_PACKET_BYTES = 8_192;
 const STREAM_STDOUT = 2;
 const STREAM_STDERR = 3;
 /** A pid file has a number and perhaps a line end; whatever is longer is none. */
 const PID_FILE_BYTES = 64;
-const START_FD = 3;
-const SYNC_FD = 4;
 
 /** Monitors with conmon's command line, ours or upstream's; see Monitor for what each method promises. */
 export class ConmonMonitor implements Monitor {
@@ -267,200 +234,6 @@ export class ConmonMonitor implements Monitor {
   }
 }
 
-/** PURE. conmon's command line for a container. */
-export function monitorArgv(request: CreateRequest, exitsDir: string): [string, ...string[]] {
-  const { handler } = request.runtime;
-  const inBundle = (name: string): string => join(request.bundle, name);
-  // The runtime's log is the one place where every runtime says why it failed without noise around it.
-  const runtimeArgs = [
-    `--root=${handler.root}`,
-    `--log=${inBundle(FILES.runtimeLog)}`,
-    '--log-format=json',
-    ...handler.runtimeArgs,
-  ];
-  return [
-    handler.monitorPath,
-    '--sync',
-    '--syslog', // Once it is detached, nobody else hears what is wrong; without /dev/log it goes on without.
-    '-b',
-    request.bundle,
-    '-c',
-    request.id,
-    '-u',
-    request.id,
-    '-n',
-    request.name,
-    '-r',
-    handler.path,
-    ...runtimeArgs.flatMap((argument) => ['--runtime-arg', argument]),
-    '-p',
-    inBundle(FILES.containerPid),
-    '-P',
-    inBundle(FILES.monitorPid),
-    '--exit-dir',
-    exitsDir,
-    '--full-attach',
-    '-l',
-    request.logPath === '' ? 'none' : `k8s-file:${request.logPath}`,
-    ...(handler.journal === 'copy' && request.logPath !== '' ? ['-l', 'journald'] : []),
-    ...(handler.logSizeMaxBytes < 0 ? [] : ['--log-size-max', String(handler.logSizeMaxBytes)]),
-    ...(handler.cgroupManager === 'systemd' ? ['-s'] : []),
-    ...(handler.noSyncLog ? ['--no-sync-log'] : []),
-    ...(handler.noPivot ? ['--no-pivot'] : []),
-    ...stdioFlags(request),
-  ];
-}
-
-function stdioFlags(request: CreateRequest): string[] {
-  if (!request.tty && !request.stdin) return [];
-  return [request.tty ? '-t' : '-i', ...(request.stdinOnce ? [] : ['--leave-stdin-open'])];
-}
-
-interface RunningMonitor {
-  readonly child: Child;
-  readonly sync: FdStream;
-  readonly stderr: FdStream;
-  /**
-   * Lets it run the runtime; it is in its cgroup from birth and waits for nothing but that. A second call does nothing.
-   */
-  release(): void;
-}
-
-async function startMonitor(
-  argv: [string, ...string[]],
-  request: CreateRequest,
-  launcher: Launcher | undefined,
-): Promise<RunningMonitor> {
-  const open = new Set<number>();
-  const openPipe = (): ReturnType<typeof descriptors.pipe> => {
-    const ends = descriptors.pipe();
-    open.add(ends.read).add(ends.write);
-    return ends;
-  };
-  try {
-    const [start, sync, stderr] = [openPipe(), openPipe(), openPipe()];
-    const child = await spawn({
-      argv,
-      cwd: request.bundle,
-      launcher,
-      leads: 'session',
-      env: monitorEnv(request.runtime.handler),
-      fds: ['null', 'null', stderr.write, start.read, sync.write],
-    });
-    for (const ours of [start.write, sync.read, stderr.read]) open.delete(ours);
-    return {
-      child,
-      sync: descriptors.openStream(sync.read),
-      stderr: descriptors.openStream(stderr.read),
-      release: releaser(start.write),
-    };
-  } finally {
-    for (const fd of open) descriptors.close(fd);
-  }
-}
-
-function releaser(startPipe: number): () => void {
-  let isHeld = true;
-  return () => {
-    if (!isHeld) return;
-    isHeld = false;
-    try {
-      writeSync(startPipe, Buffer.of(0));
-    } catch (error) {
-      if (errnoOf(error) !== 'EPIPE') throw error; // It has ended, and said on the sync pipe why.
-    } finally {
-      descriptors.close(startPipe);
-    }
-  };
-}
-
-function monitorEnv(handler: RuntimeHandler): string[] {
-  const path = process.env['PATH'] ?? '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
-  return [`PATH=${path}`, ...handler.monitorEnv, `_OCI_STARTPIPE=${START_FD}`, `_OCI_SYNCPIPE=${SYNC_FD}`];
-}
-
-/** What the monitor answers; @throws what the runtime said, or how the monitor ended without an answer. */
-async function containerPid(running: RunningMonitor, request: CreateRequest): Promise<number> {
-  const said = tail(running.stderr);
-  const line = await readLine(running.sync);
-  const answer = line === undefined ? undefined : parseSyncMessage(line);
-  if (answer?.kind === 'pid') return answer.pid;
-  const ending = await running.child.exited;
-  const { handler } = request.runtime;
-  const logged = errorText(await readTail(join(request.bundle, FILES.runtimeLog)));
-  if (answer !== undefined || logged !== '') {
-    const text = logged !== '' ? logged : errorText(answer?.message ?? '');
-    throw new RuntimeError(
-      codeOfText(text),
-      `${handler.path} could not create container ${request.id}: ${text === '' ? 'it did not say why' : text}`,
-    );
-  }
-  const words = errorText(await said);
-  throw new RuntimeError(
-    'Internal',
-    `monitor ${handler.monitorPath} ended with exit code ${exitCodeOf(ending)} before container ` +
-      `${request.id} was created: ${words === '' ? 'it did not say why' : words}`,
-  );
-}
-
-/** Kills a monitor with what it has started, and waits until it is reaped. */
-async function endMonitor(child: Child): Promise<void> {
-  killTree(child.ref);
-  await within(limits.monitorGraceMs, child.exited);
-  orphans.reap(); // What it had started came to us when it died.
-}
-
-/** The first line of a stream, without its end; undefined if it ends before one. @throws Internal if it is too long. */
-async function readLine(stream: FdStream): Promise<string | undefined> {
-  const parts: Buffer[] = [];
-  let size = 0;
-  for await (const part of stream) {
-    const end = part.indexOf(10);
-    parts.push(end < 0 ? part : part.subarray(0, end));
-    if (end >= 0) return Buffer.concat(parts).toString('utf8');
-    size += part.length;
-    if (size > limits.monitorAnswerBytes)
-      throw new RuntimeError('Internal', `the monitor's answer is longer than ${limits.monitorAnswerBytes} bytes`);
-  }
-  return undefined;
-}
-
-/** The last bytes of a stream as text, once it ends. Reads it to its end. */
-async function tail(stream: FdStream): Promise<string> {
-  let kept = Buffer.alloc(0);
-  for await (const part of stream) kept = Buffer.concat([kept, part]).subarray(-limits.commandErrorBytes);
-  return kept.toString('utf8');
-}
-
-/** The last bytes of a file as text; '' if there is none. */
-async function readTail(path: string): Promise<string> {
-  const file = await open(path, 'r').catch(() => undefined);
-  if (file === undefined) return '';
-  try {
-    const { size } = await file.stat();
-    const bytes = Buffer.alloc(Math.min(size, limits.commandErrorBytes));
-    const { bytesRead } = await file.read(bytes, 0, bytes.length, size - bytes.length);
-    return bytes.toString('utf8', 0, bytesRead);
-  } finally {
-    await file.close();
-  }
-}
-
-/**
- * Makes way for the log: what is at its path and is no plain file of one name is removed, so that no monitor writes
- * through a link that somebody put there (kubernetes#44043). @throws FailedPrecondition if a directory is there.
- */
-async function prepareLogPath(logPath: string): Promise<void> {
-  if (logPath === '') return;
-  const found = await lstat(logPath).catch((error: unknown) => {
-    if (errnoOf(error) === 'ENOENT') return undefined;
-    throw error;
-  });
-  if (found?.isDirectory() === true)
-    throw new RuntimeError('FailedPrecondition', `cannot log to ${logPath}: it is a directory; remove it`);
-  if (found !== undefined && (!found.isFile() || found.nlink > 1)) await unlink(logPath);
-}
-
 /** Writes one control line. A FIFO without a reader means that the monitor is gone. */
 async function control(bundle: string, line: string): Promise<void> {
   let fifo: Awaited<ReturnType<typeof open>>;
@@ -490,84 +263,6 @@ async function control(bundle: string, line: string): Promise<void> {
 /** conmon refuses sizes above 1000. */
 function terminalCells(count: number): number {
   return Math.max(0, Math.min(1000, Math.trunc(count)));
-}
-
-/**
- * Sends the request and returns once the monitor holds the file at `logPath` open. @throws FailedPrecondition when the
- * monitor ends meanwhile; when time is up.
- */
-export async function reopened(
-  op: Op,
-  monitor: ProcessRef,
-  logPath: string,
-  request: () => Promise<void>,
-  watchNow = watchDirectory,
-): Promise<void> {
-  let wake = (): void => {};
-  const watch = watched(op, dirname(logPath), () => wake(), watchNow);
-  const before = await inode(logPath);
-  const timer = setInterval(() => wake(), REOPEN_LOOK_MS);
-  const onAbort = (): void => wake();
-  op.signal.addEventListener('abort', onAbort, { once: true });
-  try {
-    await request();
-    for (;;) {
-      const event = new Promise<void>((resolve) => {
-        wake = resolve;
-      });
-      if (await holdsOpen(monitor, logPath)) return;
-      if (!processes.isAlive(monitor))
-        throw new RuntimeError('FailedPrecondition', `cannot reopen ${logPath}: its container has ended`);
-      checkAlive(
-        op,
-        `waiting for monitor ${monitor.pid} to reopen ${logPath}; is its disk full or ` +
-          `read-only?${before === undefined ? '' : ' (an older file is there)'}`,
-      );
-      await event;
-    }
-  } finally {
-    clearInterval(timer);
-    op.signal.removeEventListener('abort', onAbort);
-    watch?.close();
-  }
-}
-
-/** A watch, where one is to be had; the node may be out of inotify instances, and the watch only makes us quicker. */
-function watched(
-  op: Op,
-  directory: string,
-  onEvent: () => void,
-  watchNow: typeof watchDirectory,
-): DirectoryWatch | undefined {
-  try {
-    return watchNow(directory, onEvent);
-  } catch (cause) {
-    op.log.debug('directory of the log cannot be watched, looking again and again', {
-      path: directory,
-      cause: explain(cause),
-    });
-    return undefined;
-  }
-}
-
-/** Device and inode of the file at `path`, links followed; undefined if there is none. */
-async function inode(path: string): Promise<string | undefined> {
-  try {
-    const { dev, ino } = await stat(path, { bigint: true });
-    return `${dev}:${ino}`;
-  } catch {
-    return undefined;
-  }
-}
-
-/** True if this process has the file that is at `path` now open. */
-async function holdsOpen(process: ProcessRef, path: string): Promise<boolean> {
-  const wanted = await inode(path);
-  if (wanted === undefined) return false;
-  const directory = `/proc/${process.pid}/fd`;
-  const names = await readdir(directory).catch(() => []);
-  const found = await Promise.all(names.map((name) => inode(join(directory, name))));
-  return found.includes(wanted) && processes.isAlive(process);
 }
 
 /**

@@ -1,7 +1,7 @@
 /**
  * One process in a container, without a monitor: `runtime exec --detach`, its stdio on our own pipes or terminal.
  *
- *   we ──spawn──▶ runtime exec ──▶ process    the runtime ends at once: its exit code says whether the process was started
+ *   we ──spawn──▶ runtime exec ──▶ process    the runtime ends at once: its exit code says whether the process began
  *   we ◀──────────orphan────────── process    we are a subreaper, so the process becomes our child, its exit code ours
  *
  * Detached, because a runtime that waits copies every byte once more, stays in memory as long as the process, and waits
@@ -74,8 +74,8 @@ export async function execDetached(op: Op, request: ExecRequest): Promise<ExecOu
 
 type Files = Readonly<Record<'process' | 'pid' | 'log' | 'console' | 'inside', string>>;
 
-async function run(op: Op, doing: string, request: ExecRequest, files: Files, ends: Ends): Promise<ExecOutcome> {
-  const argv: [string, ...string[]] = [
+function execArgv(request: ExecRequest, files: Files): [string, ...string[]] {
+  return [
     ...request.argv,
     '--log',
     files.log,
@@ -92,11 +92,14 @@ async function run(op: Op, doing: string, request: ExecRequest, files: Files, en
     ...(request.killInside === undefined ? [] : ['--internal-pid-file', files.inside]),
     request.id,
   ];
+}
+
+async function run(op: Op, doing: string, request: ExecRequest, files: Files, ends: Ends): Promise<ExecOutcome> {
   const claim = orphans.claim();
   // Not every runtime gives an exec the score that it asks for (crun 1.8); it inherits ours then, which is for the last
   // that the kernel should kill.
   const runtime = await spawn({
-    argv,
+    argv: execArgv(request, files),
     cwd: dirname(request.scratch),
     fds: ends.childFds,
     leads: 'session',

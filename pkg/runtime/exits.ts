@@ -88,70 +88,112 @@ export async function* watchExits(
   log: Logger,
   { watchDirectory: watchNow, unwatchedMs }: Watching = { watchDirectory, unwatchedMs: limits.exitsUnwatchedMs },
 ): AsyncGenerator<ExitFile, void, void> {
-  const pending = new Set<ContainerId>();
-  let wake = (): void => {};
-  let reread = true;
-  let watch: DirectoryWatch | undefined;
-  let troubled = false;
-  const onEvent = (event: DirectoryEvent): void => {
-    if (event.kind === 'changed') {
-      const id = exitFileId(event.name);
-      if (id !== undefined) pending.add(id);
-    } else if (event.kind !== 'removed') {
-      reread = true;
-      if (event.kind === 'gone') {
-        watch?.close();
-        watch = undefined;
-        log.warn('exit directory was taken away, will make it again', { path: directory });
-      }
-    }
-    wake();
-  };
-  const watchIt = async (): Promise<void> => {
-    if (watch !== undefined) return;
-    await mkdir(directory, { recursive: true, mode: 0o700 });
-    watch = watchNow(directory, onEvent);
-    reread = true;
-  };
-  const readIt = async (): Promise<void> => {
-    if (!reread) return;
-    reread = false;
-    for (const name of (await readdir(directory)).sort()) onEvent({ kind: 'changed', name });
-  };
-  const onAbort = (): void => wake();
+  const looking = new Looking(directory, log, watchNow);
+  const onAbort = (): void => looking.wake();
   signal.addEventListener('abort', onAbort);
   try {
     while (!signal.aborted) {
-      // The second also when the first fails: who cannot watch can still look.
-      const causes = [await failureOf(watchIt), await failureOf(readIt)].filter((cause) => cause !== undefined);
-      if (causes.length > 0 && !troubled) {
-        log.error(
-          'exit directory cannot be watched, reading it again and again until it can; are ' +
-            'fs.inotify.max_user_instances or the descriptors used up?',
-          { path: directory, cause: explain(causes[0]) },
-        );
-      }
-      if (causes.length === 0 && troubled) log.info('exit directory is watched again', { path: directory });
-      troubled = causes.length > 0;
-      const [next] = pending;
+      await looking.look();
+      const next = looking.take();
       if (next === undefined) {
-        const idle = troubled || (!reread && watch !== undefined); // Events came in while the directory was read.
-        if (!idle || signal.aborted) continue;
-        const again = troubled ? setTimeout(() => wake(), unwatchedMs) : undefined;
-        await new Promise<void>((resolve) => {
-          wake = resolve;
-        });
-        clearTimeout(again);
-        reread ||= troubled;
+        if (!signal.aborted) await looking.idle(unwatchedMs);
         continue;
       }
-      pending.delete(next);
       const exit = readable(directory, next, log);
       if (exit !== undefined && !signal.aborted) yield exit;
     }
   } finally {
     signal.removeEventListener('abort', onAbort);
-    watch?.close();
+    looking.close();
+  }
+}
+
+/** The exit directory, watched where that can be, and read again where it cannot or where events may be missing. */
+class Looking {
+  readonly #directory: string;
+  readonly #log: Logger;
+  readonly #watchNow: typeof watchDirectory;
+  readonly #pending = new Set<ContainerId>();
+  #watch: DirectoryWatch | undefined;
+  #wake = (): void => {};
+  /** What is there has to be read: nobody told of it. */
+  #isStale = true;
+  #isTroubled = false;
+
+  constructor(directory: string, log: Logger, watchNow: typeof watchDirectory) {
+    this.#directory = directory;
+    this.#log = log;
+    this.#watchNow = watchNow;
+  }
+
+  /** Watches and reads, if either is due. The second also when the first fails: who cannot watch can still look. */
+  async look(): Promise<void> {
+    const tries = [await failureOf(() => this.#watchIt()), await failureOf(() => this.#readIt())];
+    const causes = tries.filter((cause) => cause !== undefined);
+    if (causes.length > 0 && !this.#isTroubled) {
+      this.#log.error(
+        'exit directory cannot be watched, reading it again and again until it can; are ' +
+          'fs.inotify.max_user_instances or the descriptors used up?',
+        { path: this.#directory, cause: explain(causes[0]) },
+      );
+    }
+    if (causes.length === 0 && this.#isTroubled)
+      this.#log.info('exit directory is watched again', { path: this.#directory });
+    this.#isTroubled = causes.length > 0;
+  }
+
+  /** The next exit file that is known of. */
+  take(): ContainerId | undefined {
+    const [next] = this.#pending;
+    if (next !== undefined) this.#pending.delete(next);
+    return next;
+  }
+
+  /** Waits for an event, or `unwatchedMs` where none will come; not at all if events came in meanwhile. */
+  async idle(unwatchedMs: number): Promise<void> {
+    if (!this.#isTroubled && (this.#isStale || this.#watch === undefined)) return;
+    const again = this.#isTroubled ? setTimeout(() => this.wake(), unwatchedMs) : undefined;
+    await new Promise<void>((resolve) => {
+      this.#wake = resolve;
+    });
+    clearTimeout(again);
+    this.#isStale ||= this.#isTroubled;
+  }
+
+  wake(): void {
+    this.#wake();
+  }
+
+  close(): void {
+    this.#watch?.close();
+  }
+
+  #note(event: DirectoryEvent): void {
+    if (event.kind === 'changed') {
+      const id = exitFileId(event.name);
+      if (id !== undefined) this.#pending.add(id);
+    } else if (event.kind !== 'removed') {
+      this.#isStale = true;
+      if (event.kind === 'gone') {
+        this.#watch?.close();
+        this.#watch = undefined;
+        this.#log.warn('exit directory was taken away, will make it again', { path: this.#directory });
+      }
+    }
+    this.wake();
+  }
+
+  async #watchIt(): Promise<void> {
+    if (this.#watch !== undefined) return;
+    await mkdir(this.#directory, { recursive: true, mode: 0o700 });
+    this.#watch = this.#watchNow(this.#directory, (event) => this.#note(event));
+    this.#isStale = true;
+  }
+
+  async #readIt(): Promise<void> {
+    if (!this.#isStale) return;
+    this.#isStale = false;
+    for (const name of (await readdir(this.#directory)).sort()) this.#note({ kind: 'changed', name });
   }
 }
 

@@ -101,11 +101,11 @@ export class FakeHost implements Host {
     this.#epoch = epoch;
   }
 
-  mountSource(op: Op, path: string, rejectAbsent: boolean): Promise<MountSource> {
+  mountSource(op: Op, path: string, absent: 'make' | 'refuse'): Promise<MountSource> {
     return this.#call('mountSource', op, () => {
       const known = this.#node.paths.get(path);
       if (known !== undefined) return known;
-      if (rejectAbsent) throw new RuntimeError('NotFound', `mount source ${path} does not exist`);
+      if (absent === 'refuse') throw new RuntimeError('NotFound', `mount source ${path} does not exist`);
       const made: MountSource = { realPath: path, kind: 'directory', propagation: 'private', flags: [] };
       this.#node.paths.set(path, made);
       return made;

@@ -17,8 +17,7 @@ import { FakeMonitor } from './fake-monitor.ts';
 import type { FakeNode } from './fake-node.ts';
 import { FakeRuntime, fakeHandler } from './fake-runtime.ts';
 
-export { type FakeContainer, type FakeMoment, FakeNode, type FakeOperation } from './fake-node.ts';
-export { FakeProcess } from './fake-process.ts';
+export { type FakeMoment, FakeNode, type FakeOperation } from './fake-node.ts';
 export { fakeHandler } from './fake-runtime.ts';
 
 /** What one daemon sees of the node. */

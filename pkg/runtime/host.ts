@@ -57,8 +57,8 @@ export class LinuxHost implements Host {
     this.#manager = options.manager;
   }
 
-  async mountSource(op: Op, path: string, rejectAbsent: boolean): Promise<MountSource> {
-    const found = await probePath(op, path, rejectAbsent ? 'report' : 'make');
+  async mountSource(op: Op, path: string, absent: 'make' | 'refuse'): Promise<MountSource> {
+    const found = await probePath(op, path, absent === 'make' ? 'make' : 'report');
     if (found === undefined)
       throw new RuntimeError(
         'NotFound',

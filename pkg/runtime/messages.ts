@@ -84,11 +84,9 @@ export function codeOfText(text: string): ErrorCode {
  */
 export function shellCodeOfText(text: string): number | undefined {
   if (codeOfText(text) !== 'InvalidArgument') return undefined;
-  const isFound =
-    /permission denied|operation not permitted|exec format error|is a directory|\bch(ange )?dir\b|\bcwd\b|working directory/i.test(
-      text,
-    );
-  return isFound ? 126 : 127;
+  const isFound = /permission denied|operation not permitted|exec format error|is a directory/i.test(text);
+  const isElsewhere = /\bch(ange )?dir\b|\bcwd\b|working directory/i.test(text);
+  return isFound || isElsewhere ? 126 : 127;
 }
 
 /** The monitor's answer on the sync pipe. */
@@ -153,7 +151,7 @@ export function featuresOf(path: string, version: Answer | undefined, features: 
     version: release,
     ...(answered ?? byVersion(kind, release)),
     vulnerable: knownVulnerable(kind, release),
-    broken: brokenBecause(path, version, named !== undefined),
+    broken: brokenBecause(path, version, named),
   };
 }
 
@@ -163,11 +161,11 @@ function parseVersion(text: string): { readonly kind: string; readonly version: 
   return match === null ? undefined : { kind: match[1] ?? '', version: match[2] ?? '' };
 }
 
-function brokenBecause(path: string, version: Answer | undefined, named: boolean): string | undefined {
+function brokenBecause(path: string, version: Answer | undefined, named: object | undefined): string | undefined {
   if (version === undefined) return `${path} cannot be run`;
   if (version.exitCode !== 0)
     return `${path} --version failed: ${errorText(version.stderr.toString('utf8')) || `exit code ${version.exitCode}`}`;
-  return named ? undefined : `${path} --version does not answer like an OCI runtime`;
+  return named !== undefined ? undefined : `${path} --version does not answer like an OCI runtime`;
 }
 
 /** The document of runtime-spec features.md; undefined if it is none. */

@@ -10,81 +10,28 @@ import { assert } from 'chai';
 import { execa } from 'execa';
 import { mkdir, mkdtemp, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { isCode } from '../../pkg/base/errors.ts';
 import type { ErrorCode } from '../../pkg/base/errors.ts';
 import { newSandboxId } from '../../pkg/base/ids.ts';
 import type { SandboxId } from '../../pkg/base/ids.ts';
 import { backgroundOp, silent } from '../../pkg/base/op.ts';
-import type { SweepRules } from '../../pkg/network/exec.ts';
 import { CniNetwork, defaultConflist } from '../../pkg/network/index.ts';
 import type { PodNetworkRequest, PortMapping } from '../../pkg/ports/network.ts';
-
-const PLUGINS = '/usr/lib/cni';
-const TAG = `bcni${process.pid}`;
-const NODE = `${TAG}-node`;
-const SUBNET = '10.213.0.0/16';
-const GATEWAY = '10.213.0.1';
-const SUBNET6 = 'fd00:b1:e2::/64';
-const BRIDGE = `${TAG}b`.slice(0, 15);
-
-const netnsPath = (name: string): string => `/run/netns/${name}`;
-
-/** ip(8) inside a namespace, or on the machine for ''. */
-async function ip(netns: string, ...args: readonly string[]): Promise<string> {
-  return (await execa('ip', [...(netns === '' ? [] : ['-n', netns]), ...args])).stdout;
-}
-
-async function refusal(work: Promise<unknown>, code: ErrorCode): Promise<string> {
-  try {
-    await work;
-  } catch (error) {
-    assert.isTrue(isCode(error, code), String(error));
-    return (error as Error).message;
-  }
-  return assert.fail('was not refused');
-}
-
-async function until(what: string, condition: () => boolean | Promise<boolean>): Promise<void> {
-  const end = Date.now() + 10_000;
-  while (!(await condition())) {
-    if (Date.now() > end) assert.fail(`waited 10 s for: ${what}`);
-    await new Promise((resolve) => setTimeout(resolve, 10));
-  }
-}
-
-/** The nat table of the node. */
-async function natRules(): Promise<string> {
-  return (await execa('ip', ['netns', 'exec', NODE, 'iptables-save', '-t', 'nat'])).stdout;
-}
-
-/** Sweeps the node's packet filter rather than the machine's. */
-const sweep: SweepRules = async (_, id) => {
-  await execa('ip', [
-    'netns',
-    'exec',
-    NODE,
-    process.execPath,
-    '--input-type=module',
-    '-e',
-    `
-    import { sweepNat } from ${JSON.stringify(new URL('../../pkg/network/exec.ts', import.meta.url).href)};
-    import { backgroundOp, silent } from ${JSON.stringify(new URL('../../pkg/base/op.ts', import.meta.url).href)};
-    await sweepNat(backgroundOp(silent), ${JSON.stringify(id)});`,
-  ]);
-};
-
-/** What this run has on the machine itself, where others may be at work too. */
-async function holdings(): Promise<Readonly<Record<string, unknown>>> {
-  const all = [
-    await ip('', '-br', 'link'),
-    await ip('', 'netns', 'list'),
-    (await execa('iptables-save', [], { reject: false })).stdout,
-  ].join('\n');
-  return {
-    ours: all.split('\n').filter((line) => line.includes(TAG) || line.includes('10.213.')),
-    fds: (await readdir('/proc/self/fd')).length,
-  };
-}
+import {
+  PLUGINS,
+  TAG,
+  NODE,
+  SUBNET,
+  GATEWAY,
+  SUBNET6,
+  BRIDGE,
+  netnsPath,
+  ip,
+  refusal,
+  until,
+  natRules,
+  sweep,
+  holdings,
+} from './network-ground.ts';
 
 describe('network (CNI)', function () {
   this.timeout(60_000);

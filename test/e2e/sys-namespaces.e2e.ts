@@ -269,24 +269,24 @@ describe('linux host', () => {
     const directory = fresh('source');
     writeFileSync(join(directory, 'file'), '');
     symlinkSync(join(directory, 'file'), join(directory, 'link'));
-    assert.deepInclude(await host().mountSource(op(), join(directory, 'link'), true), {
+    assert.deepInclude(await host().mountSource(op(), join(directory, 'link'), 'refuse'), {
       realPath: join(directory, 'file'),
       kind: 'file',
     });
-    assert.deepInclude(await host().mountSource(op(), '/dev/null', true), { kind: 'other' });
-    await refusal(() => host().mountSource(op(), join(directory, 'absent'), true), 'NotFound');
-    assert.deepInclude(await host().mountSource(op(), join(directory, 'a/b'), false), {
+    assert.deepInclude(await host().mountSource(op(), '/dev/null', 'refuse'), { kind: 'other' });
+    await refusal(() => host().mountSource(op(), join(directory, 'absent'), 'refuse'), 'NotFound');
+    assert.deepInclude(await host().mountSource(op(), join(directory, 'a/b'), 'make'), {
       kind: 'directory',
       realPath: join(directory, 'a/b'),
     });
     assert.equal(statSync(join(directory, 'a/b')).mode & 0o777, 0o755);
-    await refusal(() => host().mountSource(op(), join(directory, 'file/x'), false), 'FailedPrecondition');
+    await refusal(() => host().mountSource(op(), join(directory, 'file/x'), 'make'), 'FailedPrecondition');
     const shm = join(directory, 'shm');
     await host().mountShm(op(), shm, 65_536n, { uid: 0, gid: 0 });
     await host().mountShm(op(), shm, 65_536n, { uid: 0, gid: 0 });
     assert.equal(statSync(shm).mode & 0o7777, 0o1777);
     await run('mount', '--make-shared', shm);
-    const source = await host().mountSource(op(), shm, true);
+    const source = await host().mountSource(op(), shm, 'refuse');
     assert.deepInclude(source, { propagation: 'shared' });
     assert.sameMembers([...source.flags], ['nosuid', 'nodev', 'noexec']);
     assert.equal((await sys.mounts.read()).filter((mount) => mount.mountPoint === shm).length, 1);
@@ -306,9 +306,12 @@ describe('linux host', () => {
       'the dead file system is mounted',
       () => sys.mounts.mountOf(parse(), `${directory}/x`)?.mountPoint === directory,
     );
-    const error = await refusal(() => host().mountSource(op(200), join(directory, 'volume'), true), 'DeadlineExceeded');
+    const error = await refusal(
+      () => host().mountSource(op(200), join(directory, 'volume'), 'refuse'),
+      'DeadlineExceeded',
+    );
     assert.include(error.message, directory);
-    assert.deepInclude(await host().mountSource(op(), '/dev/null', true), { kind: 'other' });
+    assert.deepInclude(await host().mountSource(op(), '/dev/null', 'refuse'), { kind: 'other' });
     child.kill(SIGKILL);
     await child.exited;
     await host().unmount(op(), directory);

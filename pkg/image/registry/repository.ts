@@ -214,10 +214,11 @@ export class Repository {
           return { url, body: response.body, skip: isPart ? 0n : first, whole: !isPart, end: part.last + 1n, discard };
       }
       discard();
+      const got = part === undefined ? 'bytes from nowhere' : `bytes ${part.first} to ${part.last}`;
       throw new RequestError(
         'DataLoss',
-        `${shortUrl(url)} answers bytes ${part === undefined ? 'from nowhere' : `${part.first} to ${part.last}`} when ` +
-          `asked for ${asked.first} to ${asked.last}; the registry, or a cache before it, is broken`,
+        `${shortUrl(url)} answers ${got} ` +
+          `when asked for ${asked.first} to ${asked.last}; the registry, or a cache before it, is broken`,
         { kind: 'part' },
       );
     }
