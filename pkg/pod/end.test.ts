@@ -24,7 +24,7 @@ describe("a container's end", () => {
     );
   });
 
-  it('is not known when the monitor is gone, which is said at once: in status, record and both logs', async () => {
+  it('is not to be known when the monitor is gone, which is said at once, wherever one looks', async () => {
     const { id, pod } = await at.running();
     await at.node.node.killMonitor(id);
     await until(() => at.mind.containers.get(id).monitorLost !== null);

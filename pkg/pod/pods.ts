@@ -17,22 +17,12 @@ import { buildPauseSpec, cgroupsPathFor, podSysctls, stringifySpec } from '../sp
 import { nextSandbox } from '../state/index.ts';
 import { type Books, isVisible, sandboxKey } from './books.ts';
 import { destroySandbox, forgetSandbox, releaseSandbox, type SandboxRemains } from './destroy.ts';
-import {
-  directoryMode,
-  handlerOf,
-  handlerSettings,
-  ownerOnHost,
-  pinnedNamespaces,
-  planSandbox,
-  podAnnotations,
-  podCgroupFor,
-  renderResolvConf,
-  requireOwnPids,
-  sandboxLabels,
-  type SandboxPlan,
-  shmBytesOf,
-  specDefaults,
-} from './plan.ts';
+import { handlerOf, handlerSettings, podAnnotations, shmBytesOf, specDefaults } from './handlers.ts';
+import { directoryMode, ownerOnHost } from './id-maps.ts';
+import { sandboxLabels } from './labels.ts';
+import { podCgroupFor } from './pod-cgroup.ts';
+import { renderResolvConf } from './pod-files.ts';
+import { pinnedNamespaces, planSandbox, requireOwnPids, type SandboxPlan } from './sandbox-plan.ts';
 import { localhostSeccomp, requireProfile } from './sources.ts';
 import { same } from './same.ts';
 import type { OciRuntime } from '../ports/runtime.ts';

@@ -20,7 +20,7 @@ import {
   resolveDevices,
   seccompChoice,
 } from '../spec/index.ts';
-import { ownerOnHost } from './plan.ts';
+import { ownerOnHost } from './id-maps.ts';
 import type { Image } from '../ports/image.ts';
 import type { IdMap, InsideRoot } from '../ports/rootfs.ts';
 import type { MountSource } from '../ports/runtime.ts';

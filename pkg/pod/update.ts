@@ -9,7 +9,7 @@ import { explain, RuntimeError } from '../base/errors.ts';
 import type { Op } from '../base/op.ts';
 import type { LinuxResources } from '../oci/spec-types.ts';
 import { planUpdate } from '../spec/index.ts';
-import { handlerOf, handlerSettings } from './plan.ts';
+import { handlerOf, handlerSettings } from './handlers.ts';
 import type { CgroupValue } from '../ports/runtime.ts';
 import type { ContainerRecord } from '../ports/state.ts';
 import type { World } from './world.ts';

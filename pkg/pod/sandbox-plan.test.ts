@@ -2,17 +2,11 @@ import { assert } from 'chai';
 import { codeOf } from '../base/errors.ts';
 import { backgroundOp, silent } from '../base/op.ts';
 import { FakeSurroundings, fakeContainer, fakePod } from './fake-world.ts';
-import {
-  containerLabels,
-  directoryMode,
-  ownerOnHost,
-  podCgroupFor,
-  podLabels,
-  renderHosts,
-  requireOwnPids,
-  sandboxLabels,
-  volumeLabel,
-} from './plan.ts';
+import { directoryMode, ownerOnHost } from './id-maps.ts';
+import { containerLabels, podLabels, sandboxLabels, volumeLabel } from './labels.ts';
+import { podCgroupFor } from './pod-cgroup.ts';
+import { renderHosts } from './pod-files.ts';
+import { requireOwnPids } from './sandbox-plan.ts';
 import type { PodSettings } from './world.ts';
 
 const base = { processLabel: 'system_u:system_r:container_t:s0', mountLabel: 'system_u:object_r:container_file_t:s0' };

@@ -1,0 +1,20 @@
+/** The cgroup above the containers of a pod. Pure. */
+import { posix } from 'node:path';
+import { checkedParent } from '../spec/index.ts';
+
+/**
+ * Under which cgroup a pod's containers live, and whether it is ours to remove. The kubelet names the pod's own cgroup
+ * and owns it; crictl and critest often name none, and then the pod gets one below `/berth`, never relative to the
+ * daemon's own.
+ * @throws InvalidArgument for a parent that is no plain path, or with systemd no slice.
+ */
+export function podCgroupFor(
+  manager: 'cgroupfs' | 'systemd',
+  id: string,
+  parent: string,
+): { readonly parent: string; readonly own: boolean } {
+  // The root of the hierarchies is nobody's pod.
+  if (posix.normalize(`/${parent}`) !== '/') return { parent: checkedParent(parent, manager), own: false };
+  // In system.slice, as a dash says: a slice of ours above all pods would be nobody's to stop.
+  return { parent: manager === 'systemd' ? `system-berth_pod${id}.slice` : `/berth/${id}`, own: true };
+}
