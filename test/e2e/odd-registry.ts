@@ -207,12 +207,8 @@ export class OddRegistry {
       ...(digest === undefined ? {} : { 'docker-content-digest': digest }),
     };
     const body = coded(manifest, manifestCoding);
-    this.#send(
-      response,
-      200,
-      { ...headers, ...body.headers },
-      request.method === 'HEAD' ? Buffer.alloc(0) : body.bytes,
-    );
+    // To HEAD Node sends the headers, with the length, and no body.
+    this.#send(response, 200, { ...headers, ...body.headers }, body.bytes);
   }
 
   #blob(request: IncomingMessage, response: ServerResponse, name: string): void {
