@@ -101,8 +101,10 @@ until_ok 60 eval '[ "$(systemctl show -p NRestarts --value berth)" -gt 0 ] && [ 
 serving
 isnt 'watchdog starts a daemon anew that hangs' "$(systemctl show -p MainPID --value berth)" "$main"
 is 'its containers run' "$(state "$sleeper")" 'RUNNING  0'
+# A running daemon keeps the watchdog that it was started with.
 rm /run/systemd/system/berth.service.d/soon.conf
 systemctl daemon-reload
+systemctl restart berth
 kill -STOP "$(systemctl show -p MainPID --value berth)"
 (sleep 4; kill -CONT "$(systemctl show -p MainPID --value berth)") &
 has 'a command waits as long as it is told to' "$(berth --timeout 60 version 2>&1)" 'berth'
