@@ -27,7 +27,8 @@ done
 is 'unconfined' "$(profile_of "$(profiled free '{"apparmor": {"profile_type": 1}}')")" unconfined
 
 refused=$(profiled absent '{"apparmor": {"profile_type": 2, "localhost_ref": "not-loaded"}}')
-has 'profile that is not loaded is named' "$(tr -d '\\"' <<<"$refused")" 'AppArmor profile not-loaded is not loaded on this node'
+has 'profile that is not loaded is named' "$(tr -d '\\"' <<<"$refused")" \
+	'AppArmor profile not-loaded is not loaded on this node'
 has 'and the remedy' "$refused" apparmor_parser
 echo -n berth-default >/sys/kernel/security/apparmor/.remove
 lacks 'default profile is unloaded' "$(cat $profiles)" berth-default
