@@ -71,7 +71,7 @@ export interface OciRuntime {
   /** `runtime start`; the runtime's own error text in the message. */
   start(op: Op, id: ContainerId): Promise<void>;
   kill(op: Op, id: ContainerId, signal: number): Promise<void>;
-  /** `runtime delete --force`; content if absent. */
+  /** `runtime delete --force`; content if absent, and if the runtime itself is gone from the node. */
   delete(op: Op, id: ContainerId): Promise<void>;
   /** 'absent' is an answer, not an error. */
   status(op: Op, id: ContainerId): Promise<OciStatus>;

@@ -4,7 +4,9 @@
  * What failed is told by facts where there are any (the state directory, `state`), by the runtime's words only where
  * there are none.
  */
-import { explain, RuntimeError } from '../base/errors.ts';
+import { rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { explain, isCode, RuntimeError } from '../base/errors.ts';
 import type { ContainerId } from '../base/ids.ts';
 import { stringifyExact } from '../base/json.ts';
 import { limits } from '../base/limits.ts';
@@ -56,8 +58,19 @@ export class OciCli implements OciRuntime {
   }
 
   async delete(op: Op, id: ContainerId): Promise<void> {
-    const result = await whileReaping(() => this.#run(op, 'delete', ['delete', '--force', id]));
-    if (result.exitCode !== 0 && (await this.#hasState(id))) throw this.#failure(id, 'delete', result);
+    const result = await whileReaping(() => this.#run(op, 'delete', ['delete', '--force', id])).catch(
+      (cause: unknown) => {
+        if (!isCode(cause, 'NotFound')) throw cause;
+        op.log.warn('the runtime of what is to go is not on this node any more; its processes end with their cgroup', {
+          container: id,
+          cause: explain(cause),
+        });
+        return undefined;
+      },
+    );
+    // What such a runtime noted is a directory in memory, and nobody will ask for it again.
+    if (result === undefined) await rm(join(this.handler.root, id), { recursive: true, force: true });
+    else if (result.exitCode !== 0 && (await this.#hasState(id))) throw this.#failure(id, 'delete', result);
   }
 
   async status(op: Op, id: ContainerId): Promise<OciStatus> {
