@@ -12,8 +12,7 @@ import { limits } from '../base/limits.ts';
 import { type Op, withLog } from '../base/op.ts';
 import { abortable } from '../base/sync.ts';
 import { next } from '../state/index.ts';
-import type { Background } from './background.ts';
-import { type Books, containerKey, isVisible } from './books.ts';
+import { containerKey, isVisible } from './books.ts';
 import { draftContainer, launchContainer } from './create.ts';
 import { hasEnded, type Surroundings } from './life-core.ts';
 import { Life } from './life.ts';
@@ -22,19 +21,17 @@ import { readySandbox } from './ready.ts';
 import { same } from './same.ts';
 import type { ContainerRecord, SandboxRecord } from '../ports/state.ts';
 import type { Containers } from '../ports/pods.ts';
-import type { World } from './world.ts';
 
 /** Every container of the node, each with its Life. */
 export class ContainerKeeper implements Containers {
   readonly #around: Surroundings;
-  readonly #closing = new AbortController();
   /** By name and attempt, since identical requests have no id in common until the first has one. */
   readonly #creates = new Flights<string, ContainerId>('goes on', limits.containerCreateMs);
   /** As long as a container holds anything, whether or not anybody sees it. */
   readonly #lives = new Map<ContainerId, Life>();
 
-  constructor(world: World, books: Books, background: Background) {
-    this.#around = { world, books, background, closing: this.#closing.signal };
+  constructor(around: Surroundings) {
+    this.#around = around;
   }
 
   async create(op: Op, pod: SandboxId, config: NamedContainerConfig): Promise<ContainerId> {
@@ -128,10 +125,6 @@ export class ContainerKeeper implements Containers {
   /** The life of a container that a daemon before this one left, whatever has become of it. */
   adopt(record: ContainerRecord): Life {
     return this.#begin(record.id, record.sandboxId);
-  }
-
-  close(): void {
-    this.#closing.abort();
   }
 
   #begin(id: ContainerId, pod: SandboxId): Life {

@@ -29,6 +29,7 @@ import type { Books } from './books.ts';
 import { type Gathered, gather, type Subject } from './gather.ts';
 import { handlerOf, handlerSettings } from './handlers.ts';
 import { directoryMode, ownerOnHost } from './id-maps.ts';
+import { pidNamespace } from './pid-namespace.ts';
 import { podFiles } from './pod-files.ts';
 import { podName } from './pods.ts';
 import { anonymousVolumes, imageVolumesOf, requireProfile } from './sources.ts';
@@ -106,15 +107,26 @@ export async function launchContainer(
 ): Promise<Launched> {
   const image = world.images.find(draft.imageId);
   if (image === undefined) throw absentImage(draft.imageName);
-  const subject = {
-    draft,
-    sandbox,
-    image,
-    runtime: world.runtimeOf(sandbox),
-    handler: handlerSettings(world.settings, handlerOf(sandbox)),
-  };
+  const runtime = world.runtimeOf(sandbox);
+  const pid = pidNamespace(world, books, draft, sandbox, await runtime.features(op));
+  try {
+    return await launch(op, world, {
+      draft,
+      sandbox,
+      image,
+      runtime,
+      handler: handlerSettings(world.settings, handlerOf(sandbox)),
+      pid: pid.of,
+    });
+  } finally {
+    pid[Symbol.dispose]();
+  }
+}
+
+async function launch(op: Op, world: World, subject: Subject): Promise<Launched> {
+  const { draft } = subject;
   const gathered = gather(op, world, subject);
-  const bundled = gathered.then((found) => writeBundle(op, world, books, subject, found));
+  const bundled = gathered.then((found) => writeBundle(op, world, subject, found));
   const linked = gathered.then(({ inside }) => linkMtab(inside));
   const [, spec, { process, monitor }] = await together([
     gathered,
@@ -135,13 +147,7 @@ export async function launchContainer(
 }
 
 /** Writes config.json and the files that are mounted into the container; the spec. */
-async function writeBundle(
-  op: Op,
-  world: World,
-  books: Books,
-  subject: Subject,
-  found: Gathered,
-): Promise<RuntimeSpec> {
+async function writeBundle(op: Op, world: World, subject: Subject, found: Gathered): Promise<RuntimeSpec> {
   const { draft, sandbox, image } = subject;
   const { inside } = found;
   op.stage('prepare rootfs');
@@ -154,7 +160,7 @@ async function writeBundle(
     anonymousVolumes(op, world, draft, image, { inside, idMap: sandbox.idMap }),
   ]);
   const prepared = { user, files, anonymousVolumes: anonymous };
-  const spec = buildContainerSpec(await specInput(op, world, books, subject, { ...found, ...prepared }));
+  const spec = buildContainerSpec(await specInput(op, world, subject, { ...found, ...prepared }));
   await requireProfile(op, world, spec);
   const extended = extend(spec, draft, sandbox, found);
   await world.workspace.writeBundle(draft.id, stringifySpec(extended));

@@ -27,6 +27,8 @@ export interface Subject {
   readonly image: Image;
   readonly runtime: OciRuntime;
   readonly handler: HandlerSettings;
+  /** Held until the container has been made. */
+  readonly pid: ContainerSpecInput['pid'];
 }
 
 /** What allowed annotations change, and which of them go into the spec. */

@@ -33,15 +33,19 @@ export interface OpenPods {
 export async function openPods(op: Op, world: World): Promise<OpenPods> {
   const books = new Books(world.state, world.clock);
   const background = new Background(world.log);
-  const containers = new ContainerKeeper(world, books, background);
+  const closing = new AbortController();
+  const around = { world, books, background, closing: closing.signal };
+  const containers = new ContainerKeeper(around);
   await recover(op, world, books, containers);
   void containers
     .followExits()
     .catch((cause: unknown) =>
       world.log.error('exits can no longer be followed; restart the daemon', { cause: explain(cause) }),
     );
+  const pods = new SandboxKeeper(around, containers);
+  pods.resume();
   return {
-    pods: new SandboxKeeper(world, books, containers),
+    pods,
     containers,
     execs: new ExecKeeper(world, books),
     subscribe: (listener) => books.subscribe(listener),
@@ -53,6 +57,6 @@ export async function openPods(op: Op, world: World): Promise<OpenPods> {
         )
         .map((record) => record.id),
     layersInUse: () => [...books.containers()].flatMap((record) => record.layers),
-    close: () => containers.close(),
+    close: () => closing.abort(),
   };
 }

@@ -24,6 +24,8 @@ import { podCgroupFor } from './pod-cgroup.ts';
 import { renderResolvConf } from './pod-files.ts';
 import { pinnedNamespaces, planSandbox, requireOwnPids, type SandboxPlan } from './sandbox-plan.ts';
 import { localhostSeccomp, requireProfile } from './sources.ts';
+import { watchInfra } from './infra.ts';
+import type { Surroundings } from './life-core.ts';
 import { same } from './same.ts';
 import type { OciRuntime } from '../ports/runtime.ts';
 import type { SandboxEvent, SandboxRecord } from '../ports/state.ts';
@@ -40,16 +42,23 @@ export interface PodContainers extends Containers {
 
 /** Sandboxes from RunPodSandbox to the last trace; see Pods for what each method promises. */
 export class SandboxKeeper implements Pods {
+  readonly #around: Surroundings;
   readonly #world: World;
   readonly #books: Books;
   readonly #containers: PodContainers;
   readonly #runs = new Flights<string, SandboxId>('goes on', limits.podRunMs);
   readonly #ends = new Flights<string, void>('goes on', limits.podStopMs);
 
-  constructor(world: World, books: Books, containers: PodContainers) {
-    this.#world = world;
-    this.#books = books;
+  constructor(around: Surroundings, containers: PodContainers) {
+    this.#around = around;
+    this.#world = around.world;
+    this.#books = around.books;
     this.#containers = containers;
+  }
+
+  /** Goes on with what a daemon before this one did. Call once, after recovery has taken the records in. */
+  resume(): void {
+    for (const record of this.#books.sandboxes()) if (record.state.phase === 'ready') watchInfra(this.#around, record);
   }
 
   async run(op: Op, config: SandboxConfig, handler: string): Promise<SandboxId> {
@@ -110,13 +119,10 @@ export class SandboxKeeper implements Pods {
 
   async #make(op: Op, config: SandboxConfig, handler: string): Promise<SandboxId> {
     const runtime = this.#world.runtimeFor(handler);
-    const plan = planSandbox(config);
+    const features = await runtime.features(op);
+    const plan = planSandbox(config, features);
     if (plan.idMap !== null) await this.#requireUserNamespaces(op, runtime);
-    requireOwnPids(
-      runtime.handler.name,
-      await runtime.features(op),
-      config.linux?.securityContext?.namespaceOptions?.pid,
-    );
+    requireOwnPids(runtime.handler.name, features, config.linux?.securityContext?.namespaceOptions?.pid);
     const id = newSandboxId();
     const own = withLog(op, { sandbox: id });
     const record = this.#draft(id, config, madeBy(handler, runtime), plan);
@@ -170,6 +176,7 @@ export class SandboxKeeper implements Pods {
       logDirectory: config.logDirectory === '' ? join(settings.logDir, id) : config.logDirectory,
       files: { ...files, shm: plan.ipc === 'host' ? '/dev/shm' : files.shm, hosts: files.hosts },
       infra: plan.pid === 'pod' || !settings.dropInfra ? { id: id as unknown as ContainerId, process: null } : null,
+      lost: '',
       idMap: plan.idMap,
       selinux: sandboxLabels(settings, plan, config.linux?.securityContext?.selinuxOptions, this.#labels(), (below) =>
         randomInt(below),
@@ -190,7 +197,9 @@ export class SandboxKeeper implements Pods {
       prepared.then(([pinned]) => this.#startInfra(op, { ...draft, namespaces: pinned }, runtime)),
     ]);
     op.stage('save record');
-    await this.#books.save({ ...draft, namespaces, ips, infra, state: nextSandbox(draft.state, 'ran') });
+    const ready = { ...draft, namespaces, ips, infra, state: nextSandbox(draft.state, 'ran') };
+    await this.#books.save(ready);
+    watchInfra(this.#around, ready);
   }
 
   async #pin(op: Op, draft: SandboxRecord, plan: SandboxPlan): Promise<SandboxRecord['namespaces']> {

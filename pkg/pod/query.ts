@@ -43,7 +43,7 @@ export function podSandboxStatus(record: SandboxRecord): PodSandboxStatus {
     network: { ip: ip ?? '', additionalIps: more.map((each) => ({ ip: each })) },
     linux: {
       namespaces: {
-        options: options ?? { network: 'POD', pid: 'CONTAINER', ipc: 'POD', targetId: '', usernsOptions: undefined },
+        options: options ?? { network: 'POD', pid: 'POD', ipc: 'POD', targetId: '', usernsOptions: undefined },
       },
     },
   };

@@ -6,6 +6,7 @@
  */
 import { explain } from '../base/errors.ts';
 import type { ContainerId, SandboxId } from '../base/ids.ts';
+import { INFRA_LOST } from './infra.ts';
 import { limits } from '../base/limits.ts';
 import { type Op, withTimeout } from '../base/op.ts';
 import { next, nextSandbox } from '../state/index.ts';
@@ -162,8 +163,9 @@ async function recoverSandbox(op: Op, world: World, books: Books, record: Sandbo
   const infra = record.infra?.process ?? null;
   if (lost === undefined && (infra === null || world.processes.alive(infra))) return;
   // The kubelet sees NOTREADY, stops the sandbox (which gives everything back) and makes a new one.
-  op.log.warn('a pod sandbox lost a part of itself', { sandbox: record.id, lost: lost ?? 'infra process' });
-  await kept(op, books, { ...record, state: nextSandbox(record.state, 'stop') });
+  const why = lost === undefined ? INFRA_LOST : `its ${lost} namespace is not pinned any more`;
+  op.log.warn('a pod sandbox lost a part of itself', { sandbox: record.id, cause: why });
+  await kept(op, books, { ...record, state: nextSandbox(record.state, 'stop'), lost: why });
 }
 
 /**

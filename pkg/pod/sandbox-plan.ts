@@ -21,7 +21,7 @@ export interface SandboxPlan {
 }
 
 /** @throws InvalidArgument for a combination that CRI forbids. */
-export function planSandbox(config: SandboxConfig): SandboxPlan {
+export function planSandbox(config: SandboxConfig, { ownKernel }: Pick<RuntimeFeatures, 'ownKernel'>): SandboxPlan {
   const options = config.linux?.securityContext?.namespaceOptions;
   // proto3: a sandbox without options has the first enum value, POD, for each.
   const network = modeOf(options, 'network') === 'NODE' ? 'host' : 'pod';
@@ -36,7 +36,8 @@ export function planSandbox(config: SandboxConfig): SandboxPlan {
     kinds: network === 'host' ? kinds.filter((kind) => kind !== 'uts') : kinds,
     network,
     ipc,
-    pid: pidMode(options),
+    // Whoever asks for nothing gets of such a runtime what it can give.
+    pid: options === undefined && ownKernel ? 'container' : pidMode(options),
     idMap,
     portMappings: network === 'host' ? [] : portMappings(config),
   };
@@ -52,9 +53,9 @@ function modeOf(options: NamespaceOption | undefined, kind: 'network' | 'ipc'): 
 }
 
 function pidMode(options: NamespaceOption | undefined): SandboxPlan['pid'] {
-  // Without any options CRI's default is a PID namespace per container (the kubelet always sends options).
-  if (options === undefined) return 'container';
-  switch (options.pid) {
+  switch (options?.pid) {
+    // The zero value of CRI's enumeration, as for the other kinds.
+    case undefined:
     case 'POD':
       return 'pod';
     case 'CONTAINER':

@@ -4,11 +4,9 @@ import type { NamedContainerConfig } from '../ports/requests.ts';
 import type { RuntimeFeatures } from '../ports/runtime.ts';
 import type { ContainerSpecInput, PodFiles, ResolvedUser } from '../ports/spec.ts';
 import type { ContainerRecord } from '../ports/state.ts';
-import type { Books } from './books.ts';
 import type { Gathered, Subject } from './gather.ts';
 import { handlerOf, specDefaults } from './handlers.ts';
 import { containerLabels } from './labels.ts';
-import { pidNamespace } from './pid-namespace.ts';
 import { pinnedNamespaces } from './sandbox-plan.ts';
 import { localhostSeccomp } from './sources.ts';
 import type { HandlerSettings, World } from './world.ts';
@@ -20,12 +18,11 @@ export interface Prepared {
   readonly anonymousVolumes: ContainerSpecInput['volumes'];
 }
 
-/** The input of `buildContainerSpec`. @throws as pidNamespace; InvalidArgument for a seccomp profile that is none. */
+/** The input of `buildContainerSpec`. @throws InvalidArgument for a seccomp profile that is none. */
 export async function specInput(
   op: Op,
   world: World,
-  books: Books,
-  { draft, sandbox, image, handler }: Subject,
+  { draft, sandbox, image, handler, pid }: Subject,
   found: Gathered & Prepared,
 ): Promise<ContainerSpecInput> {
   const { settings, facts, host } = world;
@@ -41,7 +38,7 @@ export async function specInput(
     defaults: specDefaults(settings, handlerOf(sandbox)),
     runtime: specRuntime(found.features, handler),
     namespaces: pinnedNamespaces(sandbox),
-    pid: pidNamespace(books, draft, sandbox),
+    pid,
     cgroupsPath: draft.cgroupsPath,
     user: found.user,
     files: found.files,

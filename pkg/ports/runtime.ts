@@ -224,6 +224,12 @@ export interface PinRequest {
   } | null;
 }
 
+/** A namespace that stays the same one for as long as it is held. */
+export interface HeldNamespace extends Disposable {
+  /** For whoever is to join it; of no use once it is let go. */
+  readonly path: string;
+}
+
 /** Processes as the kernel knows them; the real one is in pkg/sys, by pidfd. */
 export interface Processes {
   /** True while exactly this process (pid and start time) exists and is no zombie. */
@@ -240,6 +246,11 @@ export interface Processes {
    * container executes nothing until it becomes the container's program.
    */
   hasExecuted(process: ProcessRef): boolean;
+  /**
+   * Holds the PID namespace of exactly this process open: `path` leads to it, whoever has the pid later, until it is
+   * disposed of. @throws FailedPrecondition if the process is gone.
+   */
+  holdPidNamespace(process: ProcessRef): HeldNamespace;
   /**
    * Resolves when this process is gone (pidfd becomes readable), or when `signal` fires. Works without being the
    * parent.

@@ -105,6 +105,8 @@ export interface SandboxRecord {
   };
   /** The infra container, only when the pod shares a PID namespace. */
   readonly infra: { readonly id: ContainerId; readonly process: ProcessRef | null } | null;
+  /** Why it is not ready though nobody stopped it; '' if it is, or was stopped. */
+  readonly lost: string;
   readonly idMap: IdMap | null;
   /** SELinux process and mount label of the pod; '' where SELinux is off. */
   readonly selinux: { readonly processLabel: string; readonly mountLabel: string };

@@ -7,6 +7,7 @@ import { fired } from '../base/time.ts';
 import type {
   CgroupValue,
   Connection,
+  HeldNamespace,
   Host,
   HostDevice,
   MountSource,
@@ -77,6 +78,14 @@ export class FakeProcesses implements Processes {
 
   hasExecuted(process: ProcessRef): boolean {
     return this.#node.find(process)?.executed === true;
+  }
+
+  holdPidNamespace(process: ProcessRef): HeldNamespace {
+    if (this.#node.find(process) === undefined)
+      throw new RuntimeError('FailedPrecondition', `process ${process.pid} is gone, and its PID namespace with it`);
+    const path = `/fake/held/${process.pid}.${process.startTicks}`;
+    this.#node.heldNamespaces.add(path);
+    return { path, [Symbol.dispose]: () => void this.#node.heldNamespaces.delete(path) };
   }
 
   heeds(process: ProcessRef, signal: number): boolean {

@@ -88,6 +88,8 @@ export class FakeNode {
   /** Paths that something is mounted on. */
   readonly mounts = new Set<string>();
   readonly cgroups = new Set<string>();
+  /** PID namespaces that a daemon holds open, by the path that leads to them. */
+  readonly heldNamespaces = new Set<string>();
   /** Host paths that exist, for mountSource. */
   readonly paths = new Map<string, MountSource>();
   readonly hostDevices = new Map<string, HostDevice>();

@@ -24,7 +24,15 @@ import {
   readFiles,
   readSmallFile,
 } from '../sys/index.ts';
-import type { CgroupValue, Connection, Host, HostDevice, MountSource, Processes } from '../ports/runtime.ts';
+import type {
+  CgroupValue,
+  Connection,
+  HeldNamespace,
+  Host,
+  HostDevice,
+  MountSource,
+  Processes,
+} from '../ports/runtime.ts';
 
 /** Mount options of a source that a container's mount of it keeps: an unprivileged remount may not drop them. */
 const KEPT_FLAGS: ReadonlySet<string> = new Set(['ro', 'nosuid', 'nodev', 'noexec']);
@@ -253,6 +261,15 @@ export class LinuxProcesses implements Processes {
 
   hasExecuted(process: ProcessRef): boolean {
     return processes.hasExecuted(process);
+  }
+
+  holdPidNamespace(ref: ProcessRef): HeldNamespace {
+    const descriptor = processes.openPidNamespace(ref);
+    return {
+      // Of this daemon, which outlives the runtime's command, or that is undone.
+      path: `/proc/${process.pid}/fd/${descriptor}`,
+      [Symbol.dispose]: () => descriptors.close(descriptor),
+    };
   }
 
   gone(process: ProcessRef, signal: AbortSignal): Promise<void> {

@@ -34,6 +34,7 @@ const sandbox = {
   logDirectory: '/var/log/pods/x',
   files: { resolvConf: '/r', hostname: '/h', hosts: '/o', shm: '/s' },
   infra: null,
+  lost: '',
   idMap: null,
   selinux: { processLabel: '', mountLabel: '' },
   overhead: undefined,

@@ -164,7 +164,7 @@ export function decodeRecord(bytes: Uint8Array, kind: Kind, id: string): AnyReco
  */
 function upgraded(old: AnyRecord): AnyRecord {
   const record: AnyRecord = { ...old, runtime: (old as Partial<AnyRecord>).runtime ?? null };
-  if (record.kind !== 'container') return record;
+  if (record.kind === 'sandbox') return { ...record, lost: (record.lost as string | undefined) ?? '' };
   const whole = { ...record, monitorLost: (record.monitorLost as ContainerRecord['monitorLost'] | undefined) ?? null };
   if (record.stopping === null) return whole;
   const { signalledAt, killAt } = record.stopping as Partial<Record<'signalledAt' | 'killAt', bigint>>;

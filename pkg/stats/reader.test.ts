@@ -39,6 +39,7 @@ function pod(phase: SandboxRecord['state']['phase']): SandboxRecord {
     logDirectory: '/l',
     files: { resolvConf: '', hostname: '', hosts: '', shm: '' },
     infra: null,
+    lost: '',
     idMap: null,
     selinux: { processLabel: '', mountLabel: '' },
     overhead: undefined,

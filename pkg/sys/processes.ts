@@ -1,7 +1,7 @@
 /** Processes that are not our children: by pid and start, never by a bare number. */
-import { readdirSync, readFileSync } from 'node:fs';
+import { openSync, readdirSync, readFileSync } from 'node:fs';
 import { constants as os } from 'node:os';
-import { errnoOf } from '../base/errors.ts';
+import { errnoOf, RuntimeError } from '../base/errors.ts';
 import type { ProcessRef } from '../base/ids.ts';
 import { attempt, attemptAsync, errnoBehind } from './addon.ts';
 import { close } from './descriptors.ts';
@@ -78,6 +78,25 @@ export function signal(ref: ProcessRef, signal: number): boolean {
   } finally {
     close(pidfd);
   }
+}
+
+/**
+ * A descriptor of the PID namespace of exactly this process: opened and then compared, as a pidfd is. @throws
+ * FailedPrecondition if the process is gone.
+ */
+export function openPidNamespace(ref: ProcessRef): number {
+  const gone = (cause?: unknown): RuntimeError =>
+    new RuntimeError('FailedPrecondition', `process ${ref.pid} is gone, and its PID namespace with it`, { cause });
+  let namespace: number;
+  try {
+    namespace = openSync(`/proc/${ref.pid}/ns/pid`, 'r');
+  } catch (error) {
+    if (['ENOENT', 'ESRCH'].includes(errnoOf(error) ?? '')) throw gone(error);
+    throw error;
+  }
+  if (isAlive(ref)) return namespace;
+  close(namespace);
+  throw gone();
 }
 
 /** False if the kernel would throw `signal` away now; see parseHeeds. True for a process that is gone. */

@@ -68,6 +68,9 @@ const processes: Processes = {
   signal: kernel.signal,
   heeds: kernel.heeds,
   hasExecuted: kernel.hasExecuted,
+  holdPidNamespace: () => {
+    throw new Error('no test of runtimes joins one');
+  },
   gone: kernel.waitGone,
 };
 
