@@ -191,4 +191,20 @@ describe("the mind's containers", () => {
     const { id } = await at.running();
     assert.deepEqual(at.mind.imageUsers(fakeImage.id), [id]);
   });
+
+  it('are given up in the making when their pod is stopped: a create that hangs holds up no stop', async () => {
+    for (const step of ['mount', 'create', 'checkUse'] as const) {
+      const pod = await at.mind.pods.run(op(), fakePod(step), '');
+      at.node.node.hangNext(step);
+      const calls = at.node.node.calls.get(step) ?? 0;
+      const created = fails(at.mind.containers.create(op(), pod, fakeContainer()));
+      await until(() => (at.node.node.calls.get(step) ?? 0) > calls);
+      await at.mind.pods.stop(op(), pod);
+      assert.match(explain(await created), /is being stopped|cancelled/);
+      assert.strictEqual(at.mind.pods.get(pod).state.phase, 'stopped');
+      assert.lengthOf(at.mind.containers.list(), 0, step);
+      assert.deepEqual(at.node.leaks(), [], step);
+      await at.mind.pods.remove(op(), pod);
+    }
+  });
 });

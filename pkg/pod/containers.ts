@@ -9,7 +9,7 @@ import { failpoint } from '../base/failpoint.ts';
 import { Flights } from '../base/flights.ts';
 import { type ContainerId, newContainerId, quote, type SandboxId } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
-import { type Op, withLog } from '../base/op.ts';
+import { detached, type Op, withLog } from '../base/op.ts';
 import { abortable } from '../base/sync.ts';
 import { next } from '../state/index.ts';
 import { containerKey, isVisible } from './books.ts';
@@ -102,10 +102,15 @@ export class ContainerKeeper implements Containers {
     await this.#around.world.monitor.reopenLog(op, record.bundle, record.logPath);
   }
 
-  /** Resolves when no container of `pod` is being made any more. */
-  async settle(pod: SandboxId): Promise<void> {
+  /** Gives up whatever is being made in `pod`, which is being stopped; resolves when nothing is any more. */
+  async giveUpMaking(pod: SandboxId): Promise<void> {
     const making = this.#around.books.containersOf(pod).filter((record) => record.state.phase === 'creating');
-    await Promise.all(making.map((record) => this.#creates.settled(containerKey(pod, record.config.metadata))));
+    await Promise.all(
+      making.map(async (record) => {
+        this.#lives.get(record.id)?.giveUpMaking();
+        await this.#creates.settled(containerKey(pod, record.config.metadata));
+      }),
+    );
   }
 
   /**
@@ -163,9 +168,12 @@ export class ContainerKeeper implements Containers {
   async #make(op: Op, sandbox: SandboxRecord, config: NamedContainerConfig): Promise<ContainerId> {
     const { world, books } = this.#around;
     const id = newContainerId();
-    const own = withLog(op, { container: id, sandbox: sandbox.id });
     const draft = draftContainer(world, id, sandbox, config);
     const life = this.#begin(id, sandbox.id);
+    const own: Op = {
+      ...withLog(op, { container: id, sandbox: sandbox.id }),
+      signal: AbortSignal.any([op.signal, life.makingGivenUp]),
+    };
     own.stage('save record');
     await books.save(draft).catch((cause: unknown) => {
       this.#lives.delete(id);
@@ -183,10 +191,12 @@ export class ContainerKeeper implements Containers {
       });
       life.watch(launched.process, launched.monitor);
     } catch (cause) {
-      await life.destroy(own, draft).catch((failure: unknown) => {
+      // Not under the create's own bound: that may have passed, or been given up, which is why it failed.
+      await life.destroy(detached(own, limits.podStopMs), draft).catch((failure: unknown) => {
         own.log.warn('a failed container could not be cleaned up, will retry', { cause: explain(failure) });
       });
-      throw wrap(`create container ${quote(config.metadata.name)}`, cause);
+      const why = life.makingGivenUp.aborted ? `: pod sandbox ${sandbox.id} is being stopped` : '';
+      throw wrap(`create container ${quote(config.metadata.name)}${why}`, cause);
     }
     return id;
   }

@@ -24,6 +24,7 @@ export class Life {
   readonly #start: Start;
   readonly #end: End;
   readonly #removal: Removal;
+  readonly #makingGivenUp = new AbortController();
   /** The stop under way, if one is, and how it ends. */
   #stop: { readonly stop: Stop; readonly done: Promise<void> } | undefined;
 
@@ -36,6 +37,16 @@ export class Life {
     this.#start = new Start(this.#core, ended);
     this.#end = new End(this.#core, ended);
     this.#removal = new Removal(this.#core, { retirement, stop: (op) => this.stop(op, 0), gone });
+  }
+
+  /** Fires when whoever makes the container is to give that up. */
+  get makingGivenUp(): AbortSignal {
+    return this.#makingGivenUp.signal;
+  }
+
+  /** Its pod is being stopped: what is being made is not wanted any more. */
+  giveUpMaking(): void {
+    this.#makingGivenUp.abort();
   }
 
   /** Watches the process of a container that has just been created, or that was found, and its monitor. */

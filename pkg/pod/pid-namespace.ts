@@ -82,5 +82,5 @@ function joined(world: World, process: ProcessRef, gone: string): PidNamespace {
 }
 
 function podGone({ id }: SandboxRecord): string {
-  return `the infra process of pod sandbox ${id} is gone, and the PID namespace of the pod; stop the pod and run it anew`;
+  return `the infra process of pod sandbox ${id} is gone, and the pod's PID namespace; stop the pod and run it anew`;
 }

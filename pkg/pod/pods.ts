@@ -11,7 +11,7 @@ import { ensureDir } from '../base/files.ts';
 import { Flights } from '../base/flights.ts';
 import { type ContainerId, newSandboxId, quote, type SandboxId } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
-import { type Op, withLog } from '../base/op.ts';
+import { detached, type Op, withLog } from '../base/op.ts';
 import { together } from '../base/sync.ts';
 import { buildPauseSpec, cgroupsPathFor, podSysctls, stringifySpec } from '../spec/index.ts';
 import { nextSandbox } from '../state/index.ts';
@@ -34,8 +34,8 @@ import type { MadeBy, World } from './world.ts';
 
 /** Containers, and what a pod has to know of those that come and go. */
 export interface PodContainers extends Containers {
-  /** Resolves when none of the pod's containers is being made any more. */
-  settle(pod: SandboxId): Promise<void>;
+  /** Gives up what is being made in the pod; resolves when nothing is any more. */
+  giveUpMaking(pod: SandboxId): Promise<void>;
   /** Resolves when its removed containers hold nothing any more. */
   left(op: Op, pod: SandboxId): Promise<void>;
 }
@@ -132,7 +132,9 @@ export class SandboxKeeper implements Pods {
       await failpoint('sandbox.record.after');
       await this.#build(own, record, plan, runtime);
     } catch (cause) {
-      await this.#destroy(own, this.#books.sandbox(id) ?? record).catch((failure: unknown) => {
+      // Not under the bound of the attempt, which may be why it failed.
+      const clean = detached(own, limits.podStopMs);
+      await this.#destroy(clean, this.#books.sandbox(id) ?? record).catch((failure: unknown) => {
         own.log.warn('a failed sandbox could not be cleaned up, will retry', { sandbox: id, cause: explain(failure) });
       });
       throw wrap(`run pod sandbox ${podName(config)}`, cause);
@@ -315,8 +317,8 @@ export class SandboxKeeper implements Pods {
     if (record === undefined || record.state.phase === 'stopped' || record.state.phase === 'removing') return;
     const stopping = await this.#apply(record, 'stop');
     await failpoint('sandbox.stopping.after');
-    op.stage('wait for containers in the making');
-    await this.#containers.settle(id);
+    op.stage('give up containers in the making');
+    await this.#containers.giveUpMaking(id);
     op.stage('stop containers');
     await together(this.#books.containersOf(id).map((container) => this.#containers.stop(op, container.id, 0)));
     await releaseSandbox(op, this.#world, remainsOf(this.#world, stopping));
