@@ -39,7 +39,7 @@ describe('a pod that shares its PID namespace', () => {
     return (JSON.parse(text) as RuntimeSpec).linux.namespaces.find(({ type }) => type === 'pid');
   }
 
-  it('is not ready any more when its infra process has died, with an event, a reason and a line in the log', async () => {
+  it('is not ready when its infra process has died, with an event, a reason and a line in the log', async () => {
     const pod = await at.mind.pods.run(op(), sharing('POD'), '');
     const seen: string[] = [];
     at.mind.subscribe((event) => seen.push(`${event.type} ${event.record.kind}`));

@@ -9,7 +9,9 @@ import { nextSandbox } from '../state/index.ts';
 import type { SandboxRecord } from '../ports/state.ts';
 import type { Surroundings } from './life-core.ts';
 
+/** A record that could not be saved may be saved a moment later. */
 const FIRST_PAUSE_MS = 100;
+/** A disk stays full for long, and an operator who has made room should not wait much longer. */
 const LONGEST_PAUSE_MS = 60_000;
 
 /** What is said of a pod without its infra process. */

@@ -24,7 +24,7 @@ for (const runtime of ['runc', 'crun'] as const) {
       return (JSON.parse(info['info'] ?? '{}') as { readonly pid: number }).pid;
     }
 
-    it('has its containers in it, and so has one whose client asks for no namespaces; no descriptor is kept', async () => {
+    it('has its containers in it, as has one whose client asks for no namespaces; no descriptor stays', async () => {
       const before = await descriptorsOf(node.pid);
       const pods = [await node.cri.runPod(SHARED), await node.cri.runPod({ linux: { securityContext: {} } })];
       for (const pod of pods) {
