@@ -22,9 +22,9 @@ export interface PidNamespace extends Disposable {
 
 /**
  * The PID namespace of a container. Another's is joined by a descriptor of ours, never by the number of a process,
- * which may be somebody else's by then, the node's own first of all. Without any options it is the pod's, the zero value of
- * CRI's enumeration, where the pod has one. @throws InvalidArgument for one that is not there; FailedPrecondition for
- * that of a container that does not run, or of a pod whose infra process is gone.
+ * which may be somebody else's by then, the node's own first of all. Without any options it is the pod's, the zero
+ * value of CRI's enumeration, where the pod has one. @throws InvalidArgument for one that is not there;
+ * FailedPrecondition for that of a container that does not run, or of a pod whose infra process is gone.
  */
 export function pidNamespace(
   world: World,
