@@ -116,7 +116,8 @@ class Podman {
       .map((l) => l.split(' ')[4] ?? '')
       .filter((m) => m.startsWith(this.dir));
     for (const mount of mounts.reverse()) await this.exec('umount', ['-l', mount], '');
-    rmSync(this.dir, { recursive: true, force: true });
+    // What podman runs at a container's end may still write here.
+    rmSync(this.dir, { recursive: true, force: true, maxRetries: 40, retryDelay: 50 });
   }
 }
 
