@@ -29,6 +29,8 @@ export interface NodeOptions {
   readonly flags?: readonly string[];
   /** More environment, e.g. BERTH_FAILPOINTS. */
   readonly env?: Readonly<Record<string, string>>;
+  /** How long the daemon's own work may hold up its event loop, in milliseconds of processor time. Default: 100. */
+  readonly busyMaxMs?: number;
   /** Text of the CNI configuration, given what every node has of its own. Default: defaultConflist. */
   readonly conflist?: (own: Required<DefaultConflistOptions>) => string;
 }
@@ -204,10 +206,9 @@ export class TestNode {
       { timeoutMs: 10_000, intervalMs: 50 },
     );
     await this.discard();
-    if (this.#busyMaxMs >= BUSY_MAX_MS)
-      throw new Error(
-        `the daemon has held up its event loop for ${this.#busyMaxMs} ms; at most ${BUSY_MAX_MS} is right`,
-      );
+    const busyMaxMs = this.#options.busyMaxMs ?? BUSY_MAX_MS;
+    if (this.#busyMaxMs >= busyMaxMs)
+      throw new Error(`the daemon has held up its event loop for ${this.#busyMaxMs} ms; at most ${busyMaxMs} is right`);
   }
 
   /** Deletes the node's directories and links whatever is in them: after a failure that has been reported already. */
