@@ -108,7 +108,7 @@ export function useRootfsGround(): void {
     assert.deepEqual(await readdir(join(dir, 'root/rootfs')), [], 'containers left behind');
     // Pipes of a child that was killed close a turn of the loop or two after its exit is known.
     await waitFor(openFiles, (count) => count <= filesBefore, `no more than ${filesBefore} descriptors to be open`, {
-      timeoutMs: 5_000,
+      timeoutMs: 20_000,
     });
     await rm(join(dir, 'root'), { recursive: true, force: true });
     for (const name of await readdir(dir)) if (name.startsWith('blob-')) await rm(join(dir, name));
