@@ -16,6 +16,7 @@ static const struct function functions[] = {
 	{ "pidfdOpen", "i", 'n', ANYWHERE, sys_pidfd_open },
 	{ "pidfdSignal", "ii", 'v', ANYWHERE, sys_pidfd_signal },
 	{ "pidfdReap", "i", 'N', ANYWHERE, sys_pidfd_reap },
+	{ "hasZombie", "", 'n', ANYWHERE, sys_has_zombie },
 	{ "setSubreaper", "", 'v', ANYWHERE, sys_set_subreaper },
 	{ "favourThread", "i", 'v', ONLY_SYNC, sys_favour_thread },
 	{ "pinNamespaces", "SSsSS", 'v', ONLY_ASYNC, sys_pin_namespaces },
@@ -23,6 +24,7 @@ static const struct function functions[] = {
 	{ "connectOutcome", "i", 'v', ANYWHERE, sys_connect_outcome },
 	{ "countFds", "I", 'N', ANYWHERE, sys_count_fds },
 	{ "userNamespace", "II", 'n', ANYWHERE, sys_user_namespace },
+	{ "refuseCall", "i", 'y', ONLY_SYNC, sys_refuse_call },
 	{ "forgetUdp", "SI", 'n', ONLY_ASYNC, sys_forget_udp },
 
 	{ "mountFs", "sssiS", 'v', ANYWHERE, sys_mount_fs },

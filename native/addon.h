@@ -159,6 +159,7 @@ int sys_spawn(struct call *c);
 int sys_pidfd_open(struct call *c);
 int sys_pidfd_signal(struct call *c);
 int sys_pidfd_reap(struct call *c);
+int sys_has_zombie(struct call *c);
 int sys_set_subreaper(struct call *c);
 int sys_favour_thread(struct call *c);
 int sys_pin_namespaces(struct call *c);
@@ -172,6 +173,9 @@ int sys_mount_fs(struct call *c);
 int sys_mount_overlay(struct call *c);
 int sys_mount_bind(struct call *c);
 int sys_unmount(struct call *c);
+
+/* --- sys_seccomp.c */
+int sys_refuse_call(struct call *c);
 
 /* --- sys_net.c */
 int sys_forget_udp(struct call *c);

@@ -47,6 +47,8 @@ export interface Calls {
   pidfdSignal(pidfd: number, signal: number): void;
   /** Reaps our own child: CLD_* code and status. EAGAIN while it runs, ECHILD if it is not ours. */
   pidfdReap(pidfd: number): BigInt64Array;
+  /** 1 if a child of ours, of whichever thread, has ended and was not reaped; else 0. */
+  hasZombie(): number;
   setSubreaper(): void;
   /**
    * The nice value of the calling thread alone; not of threads and children that it makes. Only favourThreadSync makes
@@ -65,6 +67,12 @@ export interface Calls {
     sysctlNames: readonly string[],
     sysctlValues: readonly string[],
   ): void;
+  /**
+   * Takes one system call that a seccomp profile tells `fd` of, answers it with ENOSYS, and says its name (`call 999`
+   * for one that has none here). EAGAIN if there is none, EPIPE if none will come any more. Only refuseCallSync makes
+   * sense, and the other is not there.
+   */
+  refuseCall(fd: number): Buffer;
   /**
    * A TCP socket of the namespace that connects, and may not have done so yet; `host` is a literal IPv4 or IPv6
    * address. Non-blocking.

@@ -19,6 +19,7 @@ const struct kind_name kinds[KINDS] = {
 	[KIND_IPC] = { "ipc", 'i', CLONE_NEWIPC },
 	[KIND_UTS] = { "uts", 'u', CLONE_NEWUTS },
 	[KIND_CGROUP] = { "cgroup", 'c', CLONE_NEWCGROUP },
+	[KIND_MOUNT] = { "mnt", 'm', CLONE_NEWNS },
 };
 
 const char *pin_bad_sysctl(char *key, const char *value)

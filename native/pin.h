@@ -11,7 +11,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-enum kind { KIND_USER, KIND_NET, KIND_IPC, KIND_UTS, KIND_CGROUP, KINDS };
+enum kind { KIND_USER, KIND_NET, KIND_IPC, KIND_UTS, KIND_CGROUP, KIND_MOUNT, KINDS };
 
 struct kind_name {
 	const char *name; /* in /proc/<pid>/ns, and long option of pinns */

@@ -2,14 +2,14 @@
  * pinns: makes namespaces and pins them by bind mounts, so that a pod needs no process to hold them. A
  * program of its own, because namespaces belong to threads and the daemon has many.
  *
- *   pinns --net PATH --ipc PATH --uts PATH --user PATH     pin that namespace at PATH (a file, made if missing)
+ *   pinns --net PATH --ipc PATH --uts PATH --user PATH … pin that namespace at PATH (a file, made if missing)
  *         --hostname NAME                                  in the new UTS namespace
  *         --loopback                                       lo is up in the new network namespace
  *         --sysctl KEY VALUE                               two words: nothing to split (CVE-2022-0811). May be repeated
  *         --uid-map INSIDE OUTSIDE COUNT                   three words; --gid-map likewise. May be repeated
  *
- * CRI-O's own flags work too: -d DIR -f NAME with any of -u (uts) -n (net) -i (ipc) -U (user) -c (cgroup), which pin at
- * DIR/<kind>ns/NAME; -s/--sysctl=KEY=VALUE (one pair per flag);
+ * CRI-O's own flags work too: -d DIR -f NAME with any of -u (uts) -n (net) -i (ipc) -U (user) -c (cgroup) -m (mnt),
+ * which pin at DIR/<kind>ns/NAME; -s/--sysctl=KEY=VALUE (one pair per flag);
  * --uid-mapping=INSIDE-OUTSIDE-COUNT,… and --gid-mapping;
  * --hostname=NAME; --log-level is accepted.
  *
@@ -53,6 +53,8 @@ struct request {
 };
 
 enum { EXIT_REFUSED = 1, EXIT_USAGE = 2 };
+/* No exit code: a mount namespace that the kernel takes for older than ours. */
+enum { LOOKS_OLDER = -1 };
 
 __attribute__((format(printf, 1, 2))) static void complain(const char *format, ...)
 {
@@ -225,7 +227,7 @@ static int settle_paths(struct request *q)
 		q->pin.path[k] = made[k];
 	}
 	if (!any)
-		return usage("nothing to pin", "want --net, --ipc, --uts, --user or --cgroup");
+		return usage("nothing to pin", "want --net, --ipc, --uts, --user, --cgroup or --mnt");
 	if (q->pin.wanted[KIND_USER] != (q->uid_map[0] != '\0') || q->pin.wanted[KIND_USER] != (q->gid_map[0] != '\0'))
 		return usage("a user namespace wants uid and gid maps, and they want it", "--user");
 	if (q->pin.hostname != NULL && !q->pin.wanted[KIND_UTS])
@@ -316,6 +318,22 @@ static _Noreturn void inside(struct request *q, int channel)
 	_exit(0);
 }
 
+/*
+ * A mount namespace cannot be pinned where the mount would reach that very namespace (a loop, EINVAL): its
+ * place becomes a mount of its own that is passed on to nobody, as CRI-O's pinns has it.
+ */
+static int keep_to_ourselves(const char *path)
+{
+	char directory[PATH_MAX];
+	const char *slash = strrchr(path, '/');
+	int n = snprintf(directory, sizeof directory, "%.*s", slash == NULL ? 0 : (int)(slash - path), path);
+	if (n <= 0 || (size_t)n >= sizeof directory)
+		return -EINVAL;
+	/* It may be one already; if not, the second call fails, too. */
+	(void)mount(directory, directory, NULL, MS_BIND, NULL);
+	return mount(NULL, directory, NULL, MS_UNBINDABLE, NULL) < 0 ? -errno : 0;
+}
+
 static int outside(struct request *q, pid_t pid, int channel)
 {
 	if (q->pin.wanted[KIND_USER]) {
@@ -325,11 +343,20 @@ static int outside(struct request *q, pid_t pid, int channel)
 			return EXIT_REFUSED;
 		}
 	}
+	if (q->pin.wanted[KIND_MOUNT]) {
+		int r = keep_to_ourselves(q->pin.path[KIND_MOUNT]);
+		if (r < 0) {
+			complain("make a private mount of the directory of %s: %s", q->pin.path[KIND_MOUNT], strerror(-r));
+			return EXIT_REFUSED;
+		}
+	}
 	if (!tell(channel) || !told(channel))
 		return EXIT_REFUSED; /* It has said why. */
 	char ns_dir[32];
 	snprintf(ns_dir, sizeof ns_dir, "/proc/%d/ns", pid);
 	int r = pin_all(&q->pin, ns_dir);
+	if (r == -EINVAL && q->pin.wanted[KIND_MOUNT])
+		return LOOKS_OLDER;
 	return r < 0 ? refused(&q->pin, r) : 0;
 }
 
@@ -338,10 +365,53 @@ static pid_t fork_with(int flags)
 	return (pid_t)syscall(SYS_clone, (unsigned long)(flags | SIGCHLD), 0UL, 0UL, 0UL, 0UL);
 }
 
+/* Makes the namespaces and pins them; the exit code, or LOOKS_OLDER. */
+static int make_and_pin(struct request *q)
+{
+	int channel[2];
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, channel) < 0) {
+		complain("socketpair: %s", strerror(errno));
+		return EXIT_REFUSED;
+	}
+	pid_t pid = fork_with(q->pin.wanted[KIND_USER] ? CLONE_NEWUSER : 0);
+	if (pid < 0) {
+		complain("clone: %s", strerror(errno));
+		return EXIT_REFUSED;
+	}
+	if (pid == 0) {
+		close(channel[0]);
+		inside(q, channel[1]);
+	}
+	close(channel[1]);
+	int r = outside(q, pid, channel[0]);
+	close(channel[0]);
+	kill(pid, SIGKILL);
+	while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+		;
+	return r;
+}
+
+/*
+ * A mount namespace may be pinned only in an older one, and the kernel tells which is older by numbers that each
+ * processor gives out of a stock of its own (Linux 6.18, fs/namespace.c: mnt_ns_loop): a child of another processor
+ * than made ours may look like our elder. One that is made where ours was does not.
+ */
+static int on_each_processor(struct request *q)
+{
+	int r = LOOKS_OLDER;
+	for (size_t cpu = 0; r == LOOKS_OLDER && cpu < CPU_SETSIZE; cpu++) {
+		cpu_set_t one;
+		CPU_ZERO(&one);
+		CPU_SET(cpu, &one);
+		if (sched_setaffinity(0, sizeof one, &one) == 0)
+			r = make_and_pin(q);
+	}
+	return r == LOOKS_OLDER ? refused(&q->pin, -EINVAL) : r;
+}
+
 int main(int argc, char *argv[])
 {
 	static struct request q;
-	int channel[2];
 	if (argc == 2 && (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "-v") == 0)) {
 		puts("pinns (berth) version " BERTH_VERSION);
 		return 0;
@@ -349,24 +419,6 @@ int main(int argc, char *argv[])
 	int r = parse(&q, argc, argv);
 	if (r != 0)
 		return r;
-	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, channel) < 0) {
-		complain("socketpair: %s", strerror(errno));
-		return EXIT_REFUSED;
-	}
-	pid_t pid = fork_with(q.pin.wanted[KIND_USER] ? CLONE_NEWUSER : 0);
-	if (pid < 0) {
-		complain("clone: %s", strerror(errno));
-		return EXIT_REFUSED;
-	}
-	if (pid == 0) {
-		close(channel[0]);
-		inside(&q, channel[1]);
-	}
-	close(channel[1]);
-	r = outside(&q, pid, channel[0]);
-	close(channel[0]);
-	kill(pid, SIGKILL);
-	while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
-		;
-	return r;
+	r = make_and_pin(&q);
+	return r == LOOKS_OLDER ? on_each_processor(&q) : r;
 }

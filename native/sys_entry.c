@@ -134,6 +134,16 @@ static int meta_failed(struct call *c, const char *failed, const struct text *na
 	return call_fail(c, failed, err);
 }
 
+/*
+ * What a file system does not take is left out, as other unpackers do: an ACL where there are none, an attribute of the
+ * builder's kind of file system. But without overlay's own, what a layer hides would show.
+ */
+static bool may_lack(const struct text *name)
+{
+	static const char own[] = "trusted.overlay.";
+	return errno == EOPNOTSUPP && strncmp(name->data, own, sizeof own - 1) != 0;
+}
+
 /* chown clears setuid bits and file capabilities, writing xattrs changes no times, times come last. */
 static int finish_open(struct call *c, int fd, const struct meta *m)
 {
@@ -142,7 +152,8 @@ static int finish_open(struct call *c, int fd, const struct meta *m)
 	if (fchmod(fd, m->mode) < 0)
 		return meta_failed(c, "fchmod", NULL);
 	for (size_t i = 0; i + 1 < m->xattrs_count; i += 2)
-		if (fsetxattr(fd, m->xattrs[i].data, m->xattrs[i + 1].data, m->xattrs[i + 1].len, 0) < 0)
+		if (fsetxattr(fd, m->xattrs[i].data, m->xattrs[i + 1].data, m->xattrs[i + 1].len, 0) < 0 &&
+		    !may_lack(&m->xattrs[i]))
 			return meta_failed(c, "fsetxattr", &m->xattrs[i]);
 	return futimens(fd, m->times) < 0 ? meta_failed(c, "futimens", NULL) : 0;
 }
@@ -159,7 +170,8 @@ static int finish_named(struct call *c, int dir, const char *name, bool link, co
 	if (!link && chmod(path.text, m->mode) < 0)
 		return meta_failed(c, "chmod", NULL);
 	for (size_t i = 0; i + 1 < m->xattrs_count; i += 2)
-		if (setxattr(path.text, m->xattrs[i].data, m->xattrs[i + 1].data, m->xattrs[i + 1].len, 0) < 0)
+		if (setxattr(path.text, m->xattrs[i].data, m->xattrs[i + 1].data, m->xattrs[i + 1].len, 0) < 0 &&
+		    !may_lack(&m->xattrs[i]))
 			return meta_failed(c, "setxattr", &m->xattrs[i]);
 	return utimensat(dir, name, m->times, AT_SYMLINK_NOFOLLOW) < 0 ? meta_failed(c, "utimensat", NULL) : 0;
 }

@@ -212,6 +212,20 @@ static int hold_path(struct held *held, struct buffer *data, const char *before,
 	return r < 0 ? r : buffer_add(data, name.text, strlen(name.text));
 }
 
+/* A label of SELinux may have commas in it, which need quotes in a string of all options. */
+static int add_option(struct buffer *data, const char *option, size_t len)
+{
+	const char *value = memchr(option, '=', len);
+
+	if (value == NULL || memchr(option, ',', len) == NULL)
+		return buffer_add(data, option, len);
+	size_t name = (size_t)(++value - option);
+	int r = buffer_add(data, option, name);
+	r = r < 0 ? r : buffer_add(data, "\"", 1);
+	r = r < 0 ? r : buffer_add(data, value, len - name);
+	return r < 0 ? r : buffer_add(data, "\"", 1);
+}
+
 static int classic_data(const struct overlay *o, struct held *held, struct buffer *data)
 {
 	int r = 0;
@@ -229,7 +243,7 @@ static int classic_data(const struct overlay *o, struct held *held, struct buffe
 	for (size_t i = 0; i < o->options->count && r == 0; i++) {
 		r = buffer_add(data, ",", 1);
 		if (r == 0)
-			r = buffer_add(data, o->options->list[i].data, o->options->list[i].len);
+			r = add_option(data, o->options->list[i].data, o->options->list[i].len);
 	}
 	if (r == 0)
 		r = buffer_add(data, "", 1);

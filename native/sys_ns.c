@@ -120,7 +120,8 @@ int sys_pin_namespaces(struct call *c)
 	memset(&home, -1, sizeof home);
 	for (size_t i = 0; i < c->arg[0].count; i++) {
 		int kind = kind_from(c->arg[0].list[i].data);
-		if (kind == KINDS || kind == KIND_USER || c->arg[0].count != c->arg[1].count)
+		/* A thread of a process gets into neither, and could not come back from the latter. */
+		if (kind == KINDS || kind == KIND_USER || kind == KIND_MOUNT || c->arg[0].count != c->arg[1].count)
 			return call_fail(c, "pin", EINVAL);
 		p.wanted[kind] = true;
 		p.path[kind] = c->arg[1].list[i].data;

@@ -326,6 +326,15 @@ int sys_pidfd_reap(struct call *c)
 	return call_numbers(c, (int64_t[]){ info.si_code, info.si_status }, 2);
 }
 
+int sys_has_zombie(struct call *c)
+{
+	siginfo_t info = { .si_pid = 0 };
+	if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT | __WALL) < 0 && errno != ECHILD)
+		return call_fail(c, "waitid", errno);
+	c->number = info.si_pid != 0;
+	return 0;
+}
+
 int sys_set_subreaper(struct call *c)
 {
 	return prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0 ? call_fail(c, "prctl", errno) : 0;

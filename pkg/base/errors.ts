@@ -74,12 +74,25 @@ export function errnoOf(error: unknown): string | undefined {
 }
 
 /** True if a full disk (or a used-up quota) is anywhere in the chain of causes. */
-export function isDiskFull(error: unknown, depth = 0): boolean {
+export function isDiskFull(error: unknown): boolean {
+  return findErrno(error, (errno) => errno === 'ENOSPC' || errno === 'EDQUOT') !== undefined;
+}
+
+/** What of the machine is full, with the remedy, if that is anywhere in the chain of causes. */
+export function whyFull(error: unknown): string | undefined {
+  return FULL[findErrno(error, (errno) => errno in FULL) ?? ''];
+}
+
+function findErrno(error: unknown, accepts: (errno: string) => boolean, depth = 0): string | undefined {
   const errno = errnoOf(error);
-  if (errno === 'ENOSPC' || errno === 'EDQUOT') return true;
-  if (!(error instanceof Error) || depth > 8) return false;
-  if (error instanceof AggregateError && error.errors.some((each) => isDiskFull(each, depth + 1))) return true;
-  return isDiskFull(error.cause, depth + 1);
+  if (errno !== undefined && accepts(errno)) return errno;
+  if (!(error instanceof Error) || depth > 8) return undefined;
+  const causes: readonly unknown[] = error instanceof AggregateError ? [...error.errors, error.cause] : [error.cause];
+  for (const each of causes) {
+    const found = findErrno(each, accepts, depth + 1);
+    if (found !== undefined) return found;
+  }
+  return undefined;
 }
 
 /**
@@ -114,12 +127,13 @@ const FULL: Readonly<Record<string, string>> = {
 export function explain(error: unknown, depth = 0): string {
   if (depth > 8) return '…';
   if (!(error instanceof Error)) return String(error);
-  let text = error.message || error.name;
+  // Several errors without a word of their own are what they say.
+  let text = error.message || (error instanceof AggregateError ? '' : error.name);
   const inner: string[] = [];
   if (error instanceof AggregateError) inner.push(error.errors.map((each) => explain(each, depth + 1)).join('; '));
   if (error.cause !== undefined) inner.push(explain(error.cause, depth + 1));
-  for (const more of inner) if (more !== '' && !text.includes(more)) text += `: ${more}`;
-  return text;
+  for (const more of inner) if (more !== '' && !text.includes(more)) text += text === '' ? more : `: ${more}`;
+  return text || error.name;
 }
 
 /** Wraps any thrown value, keeping the code of a RuntimeError (a `DeadlineExceeded` below stays one above). */

@@ -1,6 +1,9 @@
 import { assert } from 'chai';
+import { execFileSync } from 'node:child_process';
+import { once } from 'node:events';
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { mkdir, mkdtemp, readdir, rm, stat, symlink, writeFile } from 'node:fs/promises';
+import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { codeOf, type RuntimeError } from './errors.ts';
@@ -63,6 +66,20 @@ describe('small files', () => {
           const failure = await read(path, 3).catch((error: unknown) => error);
           assert.equal((failure as RuntimeError).code, 'FailedPrecondition');
         }
+      });
+
+      it('is not held up by what is no file, and takes nothing out of it', async () => {
+        const [fifo, socket] = [join(dir, 'fifo'), join(dir, 'socket')];
+        execFileSync('mkfifo', [fifo]);
+        const listening = createServer().listen(socket);
+        await once(listening, 'listening');
+        for (const path of [fifo, socket, '/dev/null', '/dev/stdin']) {
+          const failure = await read(path, 3).catch((error: unknown) => error);
+          assert.match(String(failure), new RegExp(`${path} is not a regular file`));
+        }
+        listening.close();
+        // What the kernel makes up (/proc/kmsg waits, and takes away) claims to be empty, and is so here.
+        assert.equal((await read('/proc/version', 1_000)).length, 0);
       });
 
       it('passes on that there is nothing', async () => {

@@ -1,7 +1,11 @@
-/** Small files, safely: replaced whole by rename, read with a bound, directories read in order. */
+/**
+ * Small files, safely: replaced whole by rename, read with a bound, directories read in order. What a request, an image
+ * or a configuration may name is opened here, by openRegular: nothing that is no file is waited for or disturbed.
+ */
 import { randomBytes } from 'node:crypto';
 import {
   closeSync,
+  constants,
   fstatSync,
   mkdirSync,
   openSync,
@@ -11,9 +15,10 @@ import {
   rmSync,
   writeFileSync,
 } from 'node:fs';
-import { lstat, mkdir, open, readdir, rename, rm } from 'node:fs/promises';
+import { type FileHandle, lstat, mkdir, open, readdir, rename, rm, symlink } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { errnoOf, RuntimeError } from './errors.ts';
+import { parseJson } from './json.ts';
 
 /**
  * What replaceFile promises about power cuts: `durable` data and name are on disk on return, `volatile` none. `memory`
@@ -73,26 +78,49 @@ export async function syncDirectory(path: string): Promise<void> {
   }
 }
 
+/** A look at a file that opens nothing (open(2)): a FIFO waits for nobody, a device or a socket hears nothing of it. */
+const O_PATH = 0o10000000;
+/** For what is a file: some of the kernel's wait for something to say. */
+const READ = constants.O_RDONLY | constants.O_NONBLOCK | constants.O_NOCTTY;
+
 /**
- * The bytes of a regular file of at most `max` bytes. @throws FailedPrecondition if larger or not a regular file;
- * ENOENT passes through.
+ * Opens a regular file for reading, links followed; whatever else is at `path` is not touched. The caller closes.
+ * @throws FailedPrecondition if it is no regular file; ENOENT and the like pass through.
+ */
+export async function openRegular(path: string): Promise<FileHandle> {
+  const look = await open(path, O_PATH);
+  try {
+    if (!(await look.stat()).isFile()) throw notRegular(path);
+    return await open(`/proc/self/fd/${look.fd}`, READ);
+  } finally {
+    await look.close();
+  }
+}
+
+function notRegular(path: string): RuntimeError {
+  return new RuntimeError('FailedPrecondition', `${path} is not a regular file`);
+}
+
+function tooLarge(path: string, max: number): RuntimeError {
+  return new RuntimeError('FailedPrecondition', `${path} is larger than ${max} bytes`);
+}
+
+/**
+ * The bytes of a regular file of at most `max` bytes, as many as it had when it was opened: what the kernel makes up
+ * while it is read (/proc/kmsg waits, and takes away what it gives) has none. @throws FailedPrecondition if larger or
+ * not a regular file; ENOENT passes through.
  */
 export async function readBounded(path: string, max: number): Promise<Buffer> {
-  const file = await open(path, 'r');
+  const file = await openRegular(path);
   try {
-    const stat = await file.stat();
-    if (!stat.isFile()) throw new RuntimeError('FailedPrecondition', `${path} is not a regular file`);
-    const parts: Buffer[] = [];
-    let total = 0;
-    for (;;) {
-      const part = Buffer.allocUnsafe(Math.min(65_536, max + 1 - total));
-      const { bytesRead } = await file.read(part, 0, part.length, null);
-      if (bytesRead === 0) break;
-      parts.push(part.subarray(0, bytesRead));
-      total += bytesRead;
-      if (total > max) throw new RuntimeError('FailedPrecondition', `${path} is larger than ${max} bytes`);
+    const { size } = await file.stat();
+    if (size > max) throw tooLarge(path, max);
+    const bytes = Buffer.allocUnsafe(size);
+    for (let at = 0; ; ) {
+      const { bytesRead } = at < size ? await file.read(bytes, at, size - at, at) : { bytesRead: 0 };
+      if (bytesRead === 0) return bytes.subarray(0, at);
+      at += bytesRead;
     }
-    return Buffer.concat(parts);
   } finally {
     await file.close();
   }
@@ -100,15 +128,18 @@ export async function readBounded(path: string, max: number): Promise<Buffer> {
 
 /** As readBounded, on the spot: for our own files on tmpfs, see Durability. */
 export function readInMemory(path: string, max: number): Buffer {
-  const file = openSync(path, 'r');
+  const look = openSync(path, O_PATH);
+  let file = -1;
   try {
-    const stat = fstatSync(file);
-    if (!stat.isFile()) throw new RuntimeError('FailedPrecondition', `${path} is not a regular file`);
-    if (stat.size > max) throw new RuntimeError('FailedPrecondition', `${path} is larger than ${max} bytes`);
+    const stat = fstatSync(look);
+    if (!stat.isFile()) throw notRegular(path);
+    if (stat.size > max) throw tooLarge(path, max);
+    file = openSync(`/proc/self/fd/${look}`, READ);
     const bytes = Buffer.allocUnsafe(stat.size);
     return bytes.subarray(0, readSync(file, bytes, 0, bytes.length, 0));
   } finally {
-    closeSync(file);
+    if (file >= 0) closeSync(file);
+    closeSync(look);
   }
 }
 
@@ -121,7 +152,7 @@ export function ensureDirInMemory(path: string, mode = 0o700): void {
 export async function readJson(path: string, max: number): Promise<unknown> {
   const bytes = await readBounded(path, max);
   try {
-    return JSON.parse(bytes.toString('utf8')) as unknown;
+    return parseJson(bytes.toString('utf8'));
   } catch (cause) {
     throw new RuntimeError('FailedPrecondition', `${path} is not valid JSON`, { cause });
   }
@@ -188,6 +219,15 @@ async function makeDir(path: string, base: string, mode: number): Promise<void> 
     if (errnoOf(error) !== 'ENOENT') throw error;
     await ensureDir(base, mode);
     await mkdir(path, { mode });
+  }
+}
+
+/** A symlink at `path`; whatever is there already stays. */
+export async function ensureLink(path: string, target: string): Promise<void> {
+  try {
+    await symlink(target, path);
+  } catch (error) {
+    if (errnoOf(error) !== 'EEXIST') throw error;
   }
 }
 

@@ -1,15 +1,18 @@
 /**
- * Regular expressions as Go reads them (RE2, pkg/regexp/syntax), for files that are written for programs in Go: OCI
- * hooks, filters. PURE.
- *
- * What Go has and JavaScript spells otherwise is rewritten: flags anywhere (`(?i)`), `(?P<name>`, `\A`, `\z`, `\Q…\E`,
- * `[[:alpha:]]`, `\pL`, and escapes of signs that need none. What Go has not (look-around, references back) is taken
- * all the same: nobody writes it who has tried the file with its own reader.
+ * Regular expressions as Go reads them (RE2, regexp/syntax), for files that are written for programs in Go: OCI hooks,
+ * filters. As there, a text takes time by its length, whatever the expression is. What Go has not (look-around,
+ * references back) is refused, as there. PURE.
  */
+import { type Assertion, Automaton, type Expression } from './automaton.ts';
 
-/** The expression in JavaScript's terms. @throws SyntaxError for what neither reads. */
-export function goPattern(pattern: string): RegExp {
-  return new RegExp(new Rewriter(pattern).all(), 'u');
+/** Says of a text whether something in it matches. */
+export interface Pattern {
+  test(text: string): boolean;
+}
+
+/** The expression, ready to be asked. @throws SyntaxError for what Go would not take. */
+export function goPattern(pattern: string): Pattern {
+  return new Automaton(new Parser(pattern).whole());
 }
 
 /** Inside a bracket, by their names in POSIX. */
@@ -31,70 +34,121 @@ const POSIX_CLASSES: Readonly<Record<string, string>> = {
 };
 /** Signs that have a meaning in JavaScript, so that an escape before them must stay. */
 const SYNTAX = /[\^$\\.*+?()[\]{}|/-]/;
+/** Letters that mean the same behind a backslash in both; what else Go has is rewritten before these are asked. */
+const ESCAPES = /[dDwWSfnrtvx]/;
+/** Go's own bounds: how often a repetition may say that something is repeated, and how deep groups may be. */
+const REPEATED_MAX = 1_000;
+const DEPTH_MAX = 1_000;
 
-class Rewriter {
+/** `i`: upper and lower case are one; `m`: ^ and $ are of lines; `s`: a dot is a newline, too. */
+type Flags = ReadonlySet<string>;
+
+class Parser {
   readonly #text: string;
   #at = 0;
-  /** For each open group, flags that hold up to its end: groups of ours that are still to be closed. */
-  readonly #flags: string[][] = [[]];
+  #depth = 0;
 
   constructor(text: string) {
     this.#text = text;
   }
 
-  all(): string {
-    let out = '';
-    while (this.#at < this.#text.length) out += this.#next();
-    return out + this.#closing();
+  whole(): Expression {
+    const all = this.#branches(new Set());
+    if (this.#at < this.#text.length) throw this.#error('a ) without a (');
+    return all;
   }
 
-  #next(): string {
-    const rest = this.#text.slice(this.#at);
-    if (rest.startsWith('\\')) return this.#escape('outside');
-    if (rest.startsWith('[')) return this.#bracket();
-    if (rest.startsWith('(')) return this.#open(rest);
-    this.#at++;
-    if (rest.startsWith(')')) {
-      const closing = this.#flags.length > 1 ? this.#closing() : '';
-      if (this.#flags.length > 1) this.#flags.pop();
-      return `${closing})`;
+  get #rest(): string {
+    return this.#text.slice(this.#at);
+  }
+
+  #error(what: string): SyntaxError {
+    return new SyntaxError(`${what}, at character ${this.#at + 1}`);
+  }
+
+  /** Up to the end of the group. Flags that are set in a branch hold for those behind it, too. */
+  #branches(given: Flags): Expression {
+    if (++this.#depth > DEPTH_MAX) throw this.#error(`groups are more than ${DEPTH_MAX} deep`);
+    const branches: Expression[] = [];
+    let [flags, of]: [Flags, Expression[]] = [given, []];
+    for (; this.#at < this.#text.length && this.#text[this.#at] !== ')'; ) {
+      const [alone, set = ''] = /^\(\?([imsU]*(?:-[imsU]+)?)\)/.exec(this.#rest) ?? [];
+      if (alone !== undefined) {
+        this.#at += alone.length;
+        flags = withFlags(flags, set);
+      } else if (this.#text[this.#at] === '|') {
+        this.#at++;
+        branches.push({ is: 'all', of });
+        of = [];
+      } else of.push(this.#repeated(this.#one(flags)));
     }
-    // A flag of the group holds for its other branches, too.
-    if (rest.startsWith('|')) return `${this.#closing()}|${this.#here().join('')}`;
-    if (rest.startsWith('{') && !/^\{\d+(,\d*)?\}/.test(rest)) return '\\{';
-    if (rest.startsWith(']')) return '\\]';
-    if (rest.startsWith('}')) return /\{\d+(,\d*)?$/.test(this.#text.slice(0, this.#at - 1)) ? '}' : '\\}';
-    return rest.charAt(0);
+    this.#depth--;
+    branches.push({ is: 'all', of });
+    return { is: 'any', of: branches };
   }
 
-  #here(): string[] {
-    return this.#flags.at(-1) ?? [];
+  #repeated(of: Expression): Expression {
+    const [found, sign = '', least, comma, most] =
+      /^(?:([*+?])|\{(\d{1,4})(?:(,)(\d{1,4})?)?\})\??/.exec(this.#rest) ?? [];
+    if (found === undefined) return of;
+    this.#at += found.length;
+    if (/^(?:[*+?]|\{\d+(?:,\d*)?\})/.test(this.#rest)) throw this.#error('a repetition of a repetition');
+    const min = least === undefined ? (sign === '+' ? 1 : 0) : Number(least);
+    const open = sign === '?' ? 1 : Number.POSITIVE_INFINITY;
+    const max = least === undefined ? open : comma === undefined ? min : most === undefined ? open : Number(most);
+    if (min > REPEATED_MAX || (max > REPEATED_MAX && max !== Number.POSITIVE_INFINITY) || max < min)
+      throw this.#error(`a repetition out of range (at most ${REPEATED_MAX})`);
+    return { is: 'repeat', of, min, max };
   }
 
-  #closing(): string {
-    return ')'.repeat(this.#here().length);
+  #one(flags: Flags): Expression {
+    const rest = this.#rest;
+    const [sign = ''] = rest;
+    if (sign === '(') return this.#group(rest, flags);
+    if (sign === '[') return charIn(this.#bracket(), flags);
+    if (sign === '\\') return this.#escaped(rest, flags);
+    if (/^(?:[*+?]|\{\d+(?:,\d*)?\})/.test(rest)) throw this.#error('a repetition of nothing');
+    this.#at += sign.length;
+    if (sign === '^') return { is: 'assertion', what: flags.has('m') ? 'line start' : 'text start' };
+    if (sign === '$') return { is: 'assertion', what: flags.has('m') ? 'line end' : 'text end' };
+    if (sign === '.') return { is: 'char', has: flags.has('s') ? () => true : (char) => char !== '\n' };
+    return this.#literal(sign, flags);
   }
 
-  #open(rest: string): string {
-    const [alone, flags] = /^\(\?([ims]*(?:-[ims]+)?)\)/.exec(rest) ?? [];
-    if (alone !== undefined) {
-      this.#at += alone.length;
-      if (flags === '') return '';
-      this.#here().push(`(?${flags}:`);
-      return `(?${flags}:`;
-    }
-    this.#flags.push([]);
-    const opening = /^\((?:\?P?<[A-Za-z_]\w*>|\?[ims-]*:|\?<?[=!])?/.exec(rest)?.[0] ?? '(';
+  #literal(sign: string, flags: Flags): Expression {
+    if (flags.has('i')) return charIn(SYNTAX.test(sign) ? `\\${sign}` : sign, flags);
+    return { is: 'char', has: (char) => char === sign };
+  }
+
+  #group(rest: string, flags: Flags): Expression {
+    const [opening = '', set = ''] = /^\((?:\?P?<[A-Za-z_]\w*>|\?([imsU]*(?:-[imsU]+)?):)?/.exec(rest) ?? [];
+    if (opening === '(' && rest.startsWith('(?')) throw this.#error(`${rest.slice(0, 4)} is no group of Go's`);
     this.#at += opening.length;
-    return opening.replace('?P<', '?<');
+    const inner = this.#branches(withFlags(flags, set));
+    if (this.#text[this.#at] !== ')') throw this.#error('a ( without a )');
+    this.#at++;
+    return inner;
   }
 
+  #escaped(rest: string, flags: Flags): Expression {
+    const [quoted, literal = ''] = /^\\Q([^]*?)(?:\\E|$)/.exec(rest) ?? [];
+    if (quoted !== undefined) {
+      this.#at += quoted.length;
+      return { is: 'all', of: Array.from(literal, (sign) => this.#literal(sign, flags)) };
+    }
+    const what = ASSERTIONS[rest.slice(0, 2)];
+    if (what === undefined) return charIn(this.#escape('outside'), flags);
+    this.#at += 2;
+    return { is: 'assertion', what };
+  }
+
+  /** A bracket in JavaScript's terms. */
   #bracket(): string {
-    const start = /^\[\^?\]?/.exec(this.#text.slice(this.#at))?.[0] ?? '[';
+    const start = /^\[\^?\]?/.exec(this.#rest)?.[0] ?? '[';
     this.#at += start.length;
     let out = start.replace(/\]$/, '\\]');
     while (this.#at < this.#text.length) {
-      const rest = this.#text.slice(this.#at);
+      const rest = this.#rest;
       if (rest.startsWith(']')) {
         this.#at++;
         return `${out}]`;
@@ -109,17 +163,16 @@ class Rewriter {
         out += rest.startsWith('[') ? '\\[' : rest.charAt(0);
       }
     }
-    return out;
+    throw this.#error('a [ without a ]');
   }
 
+  /** A character or a class in JavaScript's terms. */
   #escape(where: 'inside' | 'outside'): string {
-    const rest = this.#text.slice(this.#at);
+    const rest = this.#rest;
     const take = (length: number, out: string): string => {
       this.#at += length;
       return out;
     };
-    const [quoted, literal = ''] = /^\\Q([^]*?)(?:\\E|$)/.exec(rest) ?? [];
-    if (quoted !== undefined) return take(quoted.length, literal.replaceAll(/[\^$\\.*+?()[\]{}|/]/g, '\\$&'));
     const [hex, digits = ''] = /^\\x\{([0-9A-Fa-f]{1,6})\}/.exec(rest) ?? [];
     if (hex !== undefined) return take(hex.length, `\\u{${digits}}`);
     const [octal, number = ''] = /^\\([0-7]{2,3}|0)/.exec(rest) ?? [];
@@ -127,15 +180,18 @@ class Rewriter {
     const [property, sign = '', name = ''] = /^\\([pP])(?:\{\^?([A-Za-z_]+)\})?/.exec(rest) ?? [];
     if (property !== undefined) return this.#property(rest, sign, name, property.length);
     const [char = ''] = rest.slice(1);
-    if (where === 'outside' && char === 'A') return take(2, '(?<![^])');
-    if (where === 'outside' && char === 'z') return take(2, '(?![^])');
     if (char === 'a') return take(2, '\\x07');
     // Go's white space is that of Perl of old, without the vertical tab and what is beyond ASCII.
     if (char === 's') return take(2, where === 'inside' ? '\\t\\n\\f\\r ' : '[\\t\\n\\f\\r ]');
     if (where === 'outside' && char === 'S') return take(2, '[^\\t\\n\\f\\r ]');
-    if (/[A-Za-z0-9]/.test(char) || char === '') return take(2, `\\${char}`);
-    if (char === '-') return take(2, where === 'inside' ? '\\-' : '-');
-    return take(1 + char.length, SYNTAX.test(char) ? `\\${char}` : char);
+    if (char === '' || (/[A-Za-z0-9]/.test(char) && !ESCAPES.test(char)))
+      throw this.#error(`\\${char} is no escape of Go's`);
+    if (char === 'x') {
+      if (!/^\\x[0-9A-Fa-f]{2}/.test(rest)) throw this.#error('\\x without two digits');
+      return take(4, rest.slice(0, 4));
+    }
+    if (/[A-Za-z]/.test(char)) return take(2, `\\${char}`);
+    return take(1 + char.length, SYNTAX.test(char) && (char !== '-' || where === 'inside') ? `\\${char}` : char);
   }
 
   #property(rest: string, sign: string, name: string, length: number): string {
@@ -148,4 +204,23 @@ class Rewriter {
     const effective = negated ? (sign === 'p' ? 'P' : 'p') : sign;
     return `\\${effective}{${name.length <= 2 ? name : `Script=${name}`}}`;
   }
+}
+
+const ASSERTIONS: Readonly<Record<string, Assertion>> = {
+  '\\A': 'text start',
+  '\\z': 'text end',
+  '\\b': 'word edge',
+  '\\B': 'no word edge',
+};
+
+/** One character of a class in JavaScript's terms. @throws SyntaxError if it is none. */
+function charIn(source: string, flags: Flags): Expression {
+  const one = new RegExp(`^${source}$`, flags.has('i') ? 'iu' : 'u');
+  return { is: 'char', has: (char) => one.test(char) };
+}
+
+/** `im-s`: with the first ones, without those behind the dash. */
+function withFlags(flags: Flags, set: string): Flags {
+  const [on = '', off = ''] = set.split('-');
+  return new Set([...flags, ...Array.from(on)]).difference(new Set(off));
 }

@@ -17,6 +17,15 @@ export function isUnset(value: unknown): value is undefined | null | '' {
   return value === undefined || value === null || value === '';
 }
 
+/**
+ * The object with these names spelled so, whatever case it has them in; of several spellings the last one counts. For
+ * what is handed on to programs that look for the names as they are.
+ */
+export function spelledAs(object: PlainObject, names: readonly string[]): PlainObject {
+  const spelling = new Map(names.map((name) => [folded(name), name]));
+  return Object.fromEntries(Object.entries(object).map(([name, value]) => [spelling.get(folded(name)) ?? name, value]));
+}
+
 /** The members of one object by their names in any case; of several spellings the last one counts, as in Go. */
 export class GoObject {
   readonly #members = new Map<string, unknown>();

@@ -39,6 +39,11 @@ export function newContainerId(): ContainerId {
   return randomBytes(32).toString('hex') as ContainerId;
 }
 
+/** What a container's cgroup is called, and its unit where systemd makes it: so cAdvisor knows whom to ask (ADR 6). */
+export function containerScope(id: string): string {
+  return `crio-${id}.scope`;
+}
+
 /** The unit that a container's monitor lives in where systemd manages the node. */
 export function monitorScope(id: string): string {
   return `berth-conmon-${id}.scope`;

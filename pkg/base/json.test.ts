@@ -1,5 +1,5 @@
 import { assert } from 'chai';
-import { excessOf, stringifyExact } from './json.ts';
+import { excessOf, parseJson, stringifyExact } from './json.ts';
 
 describe('stringifyExact', () => {
   it('writes every digit of a 64-bit integer', () => {
@@ -10,6 +10,31 @@ describe('stringifyExact', () => {
       }),
       '{"memory":{"limit":9223372036854775807,"swap":-1},"cpu":{"shares":2}}',
     );
+  });
+});
+
+describe('parseJson', () => {
+  it('says where, and nothing of what it cannot read', () => {
+    for (const text of [
+      'root:x:0:0',
+      '{"key": hunter2}',
+      '["hunter2',
+      '{"a":1}hunter2',
+      'hunter2'.repeat(40),
+      '',
+      '{',
+    ]) {
+      const failure = ((): unknown => {
+        try {
+          return parseJson(text);
+        } catch (error) {
+          return error;
+        }
+      })();
+      assert.match(String(failure), /^SyntaxError: it (ends too early|has a character that is out of place)/);
+      assert.notMatch(String(failure), /hunter2|root/);
+    }
+    assert.deepEqual(parseJson('{"a":[1]}'), { a: [1] });
   });
 });
 

@@ -15,6 +15,24 @@ export function stringifyExact(value: unknown): string {
   return JSON.stringify(value, (_key, item: unknown) => (typeof item === 'bigint' ? JSON.rawJSON(String(item)) : item));
 }
 
+/**
+ * As JSON.parse, which quotes what it cannot read: the first bytes of any file that somebody may name, or a password,
+ * would be in an error. @throws SyntaxError that tells the place, where it is known, and nothing of the text.
+ */
+export function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text) as unknown;
+  } catch (error) {
+    const said = error instanceof Error ? error.message : '';
+    const place = /at position \d+( \(line \d+ column \d+\))?$/.exec(said)?.[0];
+    const why =
+      said === 'Unexpected end of JSON input' ? 'it ends too early' : 'it has a character that is out of place';
+    // The cause would quote the text again.
+    // oxlint-disable-next-line preserve-caught-error
+    throw new SyntaxError(place === undefined ? why : `${why}, ${place}`);
+  }
+}
+
 /** How much there is in a document beside its bytes. */
 export interface DocumentBounds {
   /** Members of all objects: each name is a string of its own, and costs a parser the most. */

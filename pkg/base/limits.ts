@@ -2,6 +2,9 @@
  * Every limit in the product, with its reason. A limit that is hit ends in an error that names it.
  * Units are in the names: Bytes, Ms, Count.
  */
+import { imageLimits } from './limits-images.ts';
+import { telemetryLimits } from './limits-telemetry.ts';
+
 const KiB = 1024;
 const MiB = 1024 * KiB;
 
@@ -19,8 +22,17 @@ export const limits = {
    * annotations as there may be, and room beside.
    */
   smallRequestBytes: 1 * MiB,
+  /**
+   * Fields of one request, with those of messages in it and entries of lists; a number in a list is half a one, an
+   * entry of a map seven. What reading it takes depends on them and not on its bytes, and it holds the event loop, for
+   * some 15 ms, or three times that the first time. They are 26 000 variables (about what Linux executes a program
+   * with; each service of a namespace is seven), all groups that there may be, or 11 000 annotations.
+   */
+  requestFieldsCount: 80_000,
   /** Calls at once on one connection; a kubelet has some tens in flight, with probes some hundred. */
   grpcCallsCount: 1_000,
+  /** Calls that begin in one turn of the event loop: a read of a connection may bring some hundred at once. */
+  callsPerTurnCount: 32,
   /**
    * Text of a failed call. It travels percent-encoded in an HTTP/2 header, up to nine bytes per character, and 64 KiB
    * is what Node sends.
@@ -44,6 +56,16 @@ export const limits = {
   replyFlushMs: 500,
   /** How long a daemon on our socket may take to answer before it counts as hung; one that is gone refuses at once. */
   socketTestMs: 1_000,
+  /** Connections at once on our sockets that have said nothing yet; clients of gRPC and of HTTP speak first. */
+  silentConnectionsCount: 256,
+  /** From a connection to what it is to be, and from there to the end of an HTTP request's headers. */
+  connectionSilentMs: 10_000,
+  /** HTTP requests at once; cAdvisor asks a few at a time, and whoever asks more is told to come again. */
+  httpRequestsCount: 64,
+  /** Request line and headers of one; cAdvisor's have some 100 bytes. */
+  httpHeaderBytes: 8 * KiB,
+  /** From an HTTP request to the end of its answer, which may be a snapshot of the heap for a slow disk. */
+  httpAnswerMs: 60_000,
   /** From SIGCHLD to the look for strays: time for those who wait for a child of theirs to take it. */
   reapAfterMs: 250,
   /** Without a question for so long, the delay of the event loop is not measured: who watches asks more often. */
@@ -100,6 +122,11 @@ export const limits = {
   zstdWindowLog: 27,
   /** Threads that unpack layers; each takes some 15 MB, and more than disks can take in helps nobody. */
   unpackWorkersCount: 3,
+  /**
+   * Threads beside them, for layers that are unpacked while they arrive: as many as one pull downloads at once. They
+   * wait for the line most of the time, and one that waits must not hold up layers that are here.
+   */
+  earlyLayersCount: 3,
   /** How long a worker without work is kept: the next layer of the same pull comes within that. */
   unpackWorkerIdleMs: 10_000,
   /** A worker that does not see its flag for so long is stuck in the kernel; it is given up, with its descriptors. */
@@ -117,8 +144,6 @@ export const limits = {
   layerMemoryBytes: 152 * MiB,
   /** What is wrong with a layer that is checked, worst first: more than anybody reads. */
   layerProblemsCount: 20,
-  /** How old the measured size of a root filesystem may be; the kubelet asks every ten seconds. */
-  rootfsUsageAgeMs: 10_000,
   /** PullImage flights at once on the node, and layers at once in one pull. */
   pullsCount: 3,
   pullLayersCount: 3,
@@ -150,7 +175,7 @@ export const limits = {
   consoleMs: 5_000,
   /** stderr of a command held back until it is known that the words are the command's and not the runtime's. */
   execHeldBytes: 64 * KiB,
-  /** After a command's end: how long a pipe that a grandchild holds may be silent before it is closed. */
+  /** After a command's end: how long a pipe that a grandchild holds may be silent before it is closed, unfollowed. */
   execDrainIdleMs: 50,
   /** And what is read from it at most: the largest pipe. */
   execDrainBytes: 1 * MiB,
@@ -160,11 +185,21 @@ export const limits = {
   cniAddMs: 4 * 60_000,
   /** The chain's DEL, CHECK, or one plugin's GC. */
   cniDelMs: 60_000,
+  /**
+   * Chains of plugins of one network at once. The rules of the packet filter are changed by one at a time, and with all
+   * chains of 100 pods at once plugins may mostly try again: 56 s were seen until the pods were gone. On two busy
+   * processors 8, 16, 32 and all were the same within the noise (7 to 9 s); 2 and 4 made 50 pods take twice as long.
+   */
+  cniChainsCount: 16,
+  /** A chain that takes longer is waiting for something else than its turn: an API server, an address, a lock. */
+  cniTurnMs: 5_000,
   cniResultBytes: 1 * MiB,
   /** The nat table as iptables-save prints it; kube-proxy with 10 000 services makes some 10 MiB. */
   natRulesBytes: 32 * MiB,
   /** One change of the table of host ports; nft takes milliseconds, and waits for other changes of the ruleset. */
   nftMs: 30_000,
+  /** Ends of UDP flows that are forgotten for one pod, a port on an address each; IPVS has one for each service. */
+  udpFlowEndsCount: 65_536,
   /** The file that names the devices to which `route_localnet` was given: bridges, or a device for each pod. */
   hostPortsFileBytes: 1 * MiB,
   /** CNI STATUS (1.1): readiness must not wait long for a plugin. */
@@ -194,6 +229,12 @@ export const limits = {
   containerCreateMs: 5 * 60_000,
   /** StopPodSandbox and RemovePodSandbox: kills, then CNI DEL. */
   podStopMs: 4 * 60_000,
+  /** Before a clean-up that failed is tried again: what was busy for a moment is free then. Doubled each time. */
+  cleanUpFirstPauseMs: 1_000,
+  /** The longest such pause: who has mended a plugin should not wait longer, and a try costs a process or two. */
+  cleanUpLongestPauseMs: 60_000,
+  /** Such tries at once: while the plugin of all pods is out of order they are many, each with its processes. */
+  cleanUpsAtOnceCount: 4,
   /** `runtime create` (CRI-O's container_create_timeout). */
   runtimeCreateMs: 240_000,
   runtimeCommandMs: 30_000,
@@ -201,6 +242,10 @@ export const limits = {
   containerStartMs: 90_000,
   /** The longest pause before a runtime is asked again that does not say what became of a start. */
   askRuntimeAgainMs: 60_000,
+  /** After a start clients ask for everything at once; what nobody waits for lets them go first. */
+  startSettleMs: 1_000,
+  /** A child of a daemon that was killed executes its program as soon as the kernel has let it into its cgroup. */
+  lockLeftMs: 5_000,
   /** How often the service manager hears of the stages of a start, at the most. */
   startTellMs: 250,
   /** How much more time a start that goes on asks for each time: longer than any one of its stages may take. */
@@ -216,6 +261,13 @@ export const limits = {
    * milliseconds, and one that hangs must not keep the node from being served.
    */
   recoverStartMs: 5_000,
+  /**
+   * How long the clean-up of one object may keep a daemon that starts: a plugin that hangs must not keep the node from
+   * being served. What takes longer is done after that.
+   */
+  recoverCleanUpMs: 15_000,
+  /** Objects without a record that a start cleans up at once: after a reboot, a plugin chain for each pod there was. */
+  recoverCleanUpsAtOnceCount: 8,
   /** A command line that is looked at: longer ones are not ours. */
   commandLineBytes: 128 * KiB,
   /** Text of a failed command kept for its error message. */
@@ -240,6 +292,10 @@ export const limits = {
   exitsUnwatchedMs: 1_000,
   /** How long a process may take to vanish after SIGKILL before StopContainer gives up (D state). */
   killGraceMs: 10_000,
+  /** Block devices that one pattern of a class of block I/O means. */
+  blockIoDevicesCount: 1_024,
+  /** Names of blocked system calls that are told apart for one container; the rest is `other`. */
+  blockedCallNamesCount: 64,
   /**
    * How long after the process is gone its monitor may take to drain the output and write the exit file: well above
    * FINISH_MS in conmon/conmon.h.
@@ -256,8 +312,11 @@ export const limits = {
   /** The same on the run root: memory, where that is a tmpfs. A record of the largest size. */
   runReserveBytes: 1 * MiB,
   eventQueueCount: 1_000,
-  /** Kernel files kept open for statistics: enough for 128 pods of one container. Each is a page of kernel memory. */
-  statsFilesCount: 2_048,
+  /**
+   * Kernel files kept open for statistics: enough for 512 pods of one container. Each is a page of kernel memory; those
+   * of pods beyond are opened for each reading, which takes several times as long.
+   */
+  statsFilesCount: 8_192,
   /** How long one that nobody reads is kept open: six rounds of the kubelet's. */
   statsFileIdleMs: 60_000,
   /** Pods read together: enough to share a native call, few enough that reading them holds up no other request. */
@@ -331,6 +390,8 @@ export const limits = {
   nameBytes: 4096,
   hostnameBytes: 64,
   mountsCount: 4096,
+  /** Device nodes of a container in all: each is made, and has a rule. Nodes with many disks have some ten thousand. */
+  containerDevicesCount: 16_384,
   /** Every port once, in each protocol, would be three times as many; real pods have some ten. */
   portMappingsCount: 4_096,
   /** What resolv.conf is made of; the resolver itself reads a few KiB. */
@@ -347,108 +408,19 @@ export const limits = {
   profileListBytes: 1 * MiB,
   /** CDI specs, OCI hooks, or drop-ins of the configuration, that are read; a node has a handful. */
   extensionFilesCount: 1_000,
+  /** A directory of `default_mounts_file` with links is copied for each container, to memory; secrets are small. */
+  defaultMountEntriesCount: 1_000,
+  defaultMountBytes: 8 * MiB,
   /** Entries of one list in a CDI spec, a hook or a seccomp profile; the largest known ones have some thousand. */
   documentEntriesCount: 10_000,
-  /** A text that a hook's pattern is matched with: the administrator's pattern may take quadratic time. */
-  hookTextChars: 4_096,
+  /** Files of a cgroup that one annotation sets: the kernel has some eighty. */
+  unifiedEntriesCount: 256,
   /** Devices that one annotation asks for. */
   annotationDevicesCount: 256,
-  /** Redirects of one registry request; real ones take one or two (storage, CDN). */
-  redirectsCount: 8,
-  /** TCP and TLS to a registry. */
-  registryDialMs: 30_000,
-  /** From the request to its first header byte; a pull-through cache fetches the manifest itself meanwhile. */
-  registryHeadersMs: 60_000,
-  /** Connections to one host, all pulls together. */
-  registryConnectionsCount: 6,
-  /** Sets of certificates and proxies that keep connections of their own. */
-  registryRoutesCount: 32,
-  /** Read ahead of the disk per layer. */
-  registryReadBytes: 256 * KiB,
-  /** Error documents, token answers and the like. */
-  registryTextBytes: 256 * KiB,
-  /**
-   * One small document (these, a manifest) from its first byte to its last: 4 MiB in that time is less than any line
-   * that can pull layers gives.
-   */
-  registryBodyMs: 60_000,
-  /**
-   * Failures in a row of one blob, manifest, token or signature on one host; a try that moved `pullProgressBytes`
-   * starts the count again.
-   */
-  registryTriesCount: 4,
-  /** How long it is remembered of a host what it cannot do: TLS where it need not, ranges. */
-  registrySchemeMs: 5 * 60_000,
-  mirrorTriesCount: 2,
-  /** Longest `Retry-After` that is waited for. */
-  registryRetryAfterMs: 30_000,
-  /** Tokens kept. */
-  registryTokensCount: 256,
-  /**
-   * A pull that moved less than `pullProgressBytes` in this time is stuck: a trickle of 1 B/s is not progress
-   * (containerd#11650).
-   */
-  pullProgressMs: 60_000,
-  pullProgressBytes: 64 * KiB,
-  /**
-   * A pull in which nothing at all was downloaded or unpacked for so long is stuck; syncing a layer of 10 GiB to a slow
-   * disk is not.
-   */
-  pullSilentMs: 10 * 60_000,
-  /** How often a pull that takes long says in the log how far it is. */
-  pullReportMs: 10_000,
-  /** How often `berth pull` is told: as often as an eye can follow. */
-  pullProgressEveryMs: 100,
-  /** Layers above this are fetched in ranges, so that several connections carry one layer. */
-  pullRangesFromBytes: 64 * MiB,
-  pullRangeBytes: 2 * MiB,
-  /** Ranges fetched ahead into memory, all pulls together: what is ahead costs `pullRangeBytes` each. */
-  pullRangesAheadCount: 4,
-  /**
-   * Signatures of one image that are looked at; real ones have one to three, and whoever may push to a repository may
-   * add thousands.
-   */
-  signaturesCount: 128,
-  /** Manifests of one image whose signatures are remembered: re-compressed copies of an image are rare. */
-  signedManifestsCount: 4,
-  /** Shorter RSA keys can be factored by those who care enough. */
-  rsaMinBits: 2_048,
-  /** The time that checking a signature takes grows with the square. */
-  rsaMaxBits: 16_384,
-  /** Reasons of a refusal that are told, and what was noticed on the way: more than anybody reads. */
-  refusalReasonsCount: 5,
-  signatureNotesCount: 8,
-  /** A reason has parts from strangers; all of them have to fit into a status (statusMessageChars). */
-  refusalReasonChars: 400,
-  refusalChars: 3_000,
-  /** One signature with what it signs; a real one has some 1 KiB. Also what gpgv may print. */
-  signatureBytes: 64 * KiB,
-  /** All signatures of one image. */
-  signaturesBytes: 1 * MiB,
-  /** The file with the signatures kept of an image: four times the above, in base64. */
-  signaturesKeptBytes: 8 * MiB,
-  /** Reading the signatures of an image, and checking them against one requirement. */
-  signaturesMs: 60_000,
-  /** gpgv over one signature: milliseconds, if nobody packed gigabytes into it. */
-  gpgvMs: 10_000,
-  /** How long the start of a broken download is kept for the next try. */
-  partialKeepMs: 24 * 3_600_000,
-  /** How often it is looked for what is older than that; it costs reading a few directories. */
-  imageSweepMs: 3_600_000,
-  /** Deleting the layers of one image goes on this long after its caller has left. */
-  imageDeleteMs: 10 * 60_000,
-  /** Entries of an image archive (an OCI layout has one per blob). */
-  archiveEntriesCount: 65_536,
-  /** Names that one image may have. */
-  imageNamesCount: 1_024,
-  /** Together, tags and digests each: with annotationsBytes and the layers they fit into a record. */
-  imageNamesBytes: 192 * KiB,
   /** One value in a log line; a runtime's whole kept error text (commandErrorBytes) fits. */
   logValueChars: 10_000,
-  /** What log_filter may take to judge a message, twice at most. A sound one takes microseconds on a free node. */
-  logFilterMs: 200,
-  /** Messages whose verdict is remembered; there are some hundred in the sources. */
-  logMessagesCount: 2_048,
   /** Lines waiting for a slow reader of stderr; beyond, lines are dropped and counted. */
   logBacklogBytes: 4 * MiB,
+  ...imageLimits,
+  ...telemetryLimits,
 } as const;

@@ -113,6 +113,10 @@ export class Log implements Logger {
     return new Log(this.#shared, { ...this.#bound, ...fields });
   }
 
+  get debugging(): boolean {
+    return this.#shared.sink.level === 'debug';
+  }
+
   setLevel(level: LogLevel): void {
     this.#shared.sink.level = level;
   }

@@ -29,7 +29,7 @@ describe('a deadline', () => {
     ['forward', 9_600 * HOUR_MS],
     ['back', -9_600 * HOUR_MS],
   ] as const)
-    it(`is where it was when somebody sets the clock ${how}`, () => {
+    it(`is where it was when somebody sets the clock (K18) ${how}`, () => {
       const all = [backgroundOp(silent, HOUR_MS), withTimeout(op({}), HOUR_MS), detached(op({}), HOUR_MS)];
       const over = [op({ deadline: performance.now() - 1 })];
       Date.now = () => real() + jumpMs;

@@ -11,6 +11,8 @@ export interface Logger {
   warn(message: string, fields?: LogFields): void;
   error(message: string, fields?: LogFields): void;
   child(fields: LogFields): Logger;
+  /** True if lines at debug level are written: for what costs something to say. Absent where nobody can tell. */
+  readonly debugging?: boolean;
 }
 export type LogFields = Readonly<Record<string, string | number | bigint | boolean | undefined>>;
 

@@ -13,8 +13,7 @@ export const LONGEST_TIMER_MS = 2 ** 31 - 1;
  */
 export async function within<T>(ms: number, work: Promise<T>): Promise<T | 'late'> {
   const { promise: late, resolve } = Promise.withResolvers<'late'>();
-  const giveUp = (): void => void setImmediate(() => setImmediate(resolve, 'late'));
-  const timer = setTimeout(giveUp, Math.min(ms, LONGEST_TIMER_MS));
+  const timer = timerOf(ms, () => resolve('late'));
   try {
     return await Promise.race([work, late]);
   } finally {
@@ -24,13 +23,24 @@ export async function within<T>(ms: number, work: Promise<T>): Promise<T | 'late
 
 /** What `work` gives, or 'late' if it goes on for more than `graceMs` after `signal` has fired. */
 export async function withinGrace<T>(signal: AbortSignal, graceMs: number, work: Promise<T>): Promise<T | 'late'> {
-  const over = new AbortController();
+  // A listener and a timer, no signal made of signals: this is done for each process that is started, and such signals
+  // cost more than the rest of it.
+  const { promise: late, resolve } = Promise.withResolvers<'late'>();
+  let timer: NodeJS.Timeout | undefined;
+  const begin = (): void => void (timer = timerOf(graceMs, () => resolve('late')));
+  if (signal.aborted) begin();
+  else signal.addEventListener('abort', begin, { once: true });
   try {
-    const late = fired(AbortSignal.any([signal, over.signal])).then(() => within(graceMs, work));
     return await Promise.race([work, late]);
   } finally {
-    over.abort();
+    signal.removeEventListener('abort', begin);
+    clearTimeout(timer);
   }
+}
+
+function timerOf(ms: number, late: () => void): NodeJS.Timeout {
+  const giveUp = (): void => void setImmediate(() => setImmediate(late));
+  return setTimeout(giveUp, Math.min(ms, LONGEST_TIMER_MS));
 }
 
 /** Resolves when `signal` fires, at once if it has. */
@@ -43,9 +53,19 @@ export function fired(signal: AbortSignal): Promise<undefined> {
 
 /** Resolves after `ms`, or as soon as `signal` fires: the caller looks which. */
 export async function pause(ms: number, signal: AbortSignal): Promise<void> {
-  const over = new AbortController();
-  await within(ms, fired(AbortSignal.any([signal, over.signal])));
-  over.abort();
+  if (signal.aborted) return;
+  const { promise: over, resolve } = Promise.withResolvers<void>();
+  const end = (): void => resolve();
+  const timer = timerOf(ms, end);
+  signal.addEventListener('abort', end, { once: true });
+  await over;
+  clearTimeout(timer);
+  signal.removeEventListener('abort', end);
+}
+
+/** Milliseconds of a clock that nobody can set, the same for every process since the boot (CLOCK_MONOTONIC). */
+export function monotonicMs(): number {
+  return Number(process.hrtime.bigint() / 1_000n) / 1_000;
 }
 
 /** The milliseconds that are left until `deadline`, which is of `performance.now()`: 0 if it has passed. */

@@ -1,6 +1,7 @@
 /**
  * What extends a container: CDI devices, OCI hooks, and the files that describe them, read and parsed.
  */
+import type { Pattern } from '../base/go-pattern.ts';
 import type { RuntimeHook, RuntimeLinux, RuntimeSpec } from '../oci/spec-types.ts';
 
 /** What devices of one or several spec files do to a container. */
@@ -39,6 +40,31 @@ export interface CdiMount {
 /** The stages at which the OCI runtime runs hooks (runtime-spec, config.md: POSIX-platform hooks). */
 export type HookStage = keyof NonNullable<RuntimeSpec['hooks']>;
 
+/** A block device by its numbers. */
+export interface BlockDevice {
+  readonly major: number;
+  readonly minor: number;
+}
+
+/** What a class of block I/O asks for some devices. */
+export interface BlockIoEntry {
+  /** Paths and patterns of paths; undefined = whatever has no entry of its own. */
+  readonly devices: readonly string[] | undefined;
+  readonly weight: bigint | undefined;
+  /** Bytes and operations a second. */
+  readonly rates: Readonly<
+    Partial<
+      Record<
+        'throttleReadBpsDevice' | 'throttleWriteBpsDevice' | 'throttleReadIOPSDevice' | 'throttleWriteIOPSDevice',
+        bigint
+      >
+    >
+  >;
+}
+
+/** By their names. */
+export type BlockIoClasses = ReadonlyMap<string, readonly BlockIoEntry[]>;
+
 /** A device as one spec file describes it. */
 export interface CdiDevice {
   /** `vendor/class=name` */
@@ -73,9 +99,9 @@ export interface HookCondition {
   readonly always: boolean | undefined;
   readonly hasBindMounts: boolean | undefined;
   /** Pairs of patterns; for each, one annotation must match both. */
-  readonly annotations: readonly (readonly [key: RegExp, value: RegExp])[];
+  readonly annotations: readonly (readonly [key: Pattern, value: Pattern])[];
   /** Patterns of which the container's first argument must match one. */
-  readonly commands: readonly RegExp[];
+  readonly commands: readonly Pattern[];
 }
 
 /** What a condition is decided by. */

@@ -9,8 +9,8 @@ import type { ImageConfig } from '../oci/spec-types.ts';
 /** One image as the node holds it. Immutable: a change of names makes a new value. */
 export interface Image {
   /**
-   * Digest of the config blob: the image id of CRI (the same string in PullImageResponse.image_ref and
-   * Container.image_id).
+   * Digest of the config blob, of an artifact that of its manifest: the image id of CRI (the same string in
+   * PullImageResponse.image_ref and Container.image_id).
    */
   readonly id: ImageId;
   /** `docker.io/library/busybox:latest`; sorted. */
@@ -31,10 +31,30 @@ export interface Image {
   /** Chain id of the top layer; null for an image with no layer. */
   readonly top: ChainId | null;
   readonly pinned: boolean;
+  /** What an OCI artifact has in it; undefined for a container image, and containers are made of no other. */
+  readonly artifact?: Artifact | undefined;
   /** Annotations of the manifest. */
   readonly annotations: Readonly<Record<string, string>>;
   /** Nanoseconds since the epoch. */
   readonly pulledAt: bigint;
+}
+
+/** Files that are kept as they came, for volumes: an image without a file system. */
+export interface Artifact {
+  /** What it says that it is, a media type. */
+  readonly type: string;
+  /** Its config and its files, each once. */
+  readonly blobs: readonly Digest[];
+  /** In the order of the manifest. */
+  readonly files: readonly ArtifactFile[];
+}
+
+/** One file of an artifact. */
+export interface ArtifactFile {
+  /** As the manifest has it: anything at all, from a stranger. undefined = it has none, and is in no volume. */
+  readonly name: string | undefined;
+  /** Where its content is on this node; the last part is the hex digits of its digest. */
+  readonly path: string;
 }
 
 /** A layer of an image: the blob that it comes in, and the directory that it becomes. */
@@ -64,6 +84,26 @@ export interface LayerSource {
   readonly onProgress: (readBytes: number, writtenBytes: number) => void;
 }
 
+/** A blob on its way: a file that grows from its beginning. Nothing of it is verified before `whole` resolves. */
+export interface ArrivingBlob {
+  /** Where it is as long as it arrives; then it gets its own name. */
+  readonly path: string;
+  /** Resolves when the first `bytes` are there, or all of it; rejects as `whole`. */
+  has(bytes: number): Promise<void>;
+  /** Calls `heard` with how many bytes can be read, at once and whenever there are more. */
+  follow(heard: (presentBytes: bigint) => void): void;
+  /** Resolves when all of it is there and has its digest; rejects when this file will not become the blob. */
+  readonly whole: Promise<void>;
+}
+
+/** A layer that is unpacked and not to be seen yet. Whoever has it calls `drop` at last, which is idempotent. */
+export interface StagedLayer {
+  /** Makes it durable and then visible; content if the layer is complete already. */
+  keep(): Promise<void>;
+  /** Takes away what was not kept. */
+  drop(): Promise<void>;
+}
+
 /** The blob that a layer on disk came in. */
 export type LayerOrigin = Pick<LayerSource, 'digest' | 'sizeBytes'>;
 
@@ -75,6 +115,13 @@ export interface LayerUnpacker {
    * the store's watchdog tells slow from stuck.
    */
   unpack(op: Op, layer: LayerSource): Promise<void>;
+  /**
+   * Unpacks a layer while its blob arrives; resolves when the diff id was found right, which says nothing about the
+   * blob's digest: whoever calls waits for that before the layer is kept. undefined if `unpack` has to do it, since
+   * nobody came to it before the blob was there, or because of how it is packed. What is wrong with a layer is only
+   * known once its blob is `whole`.
+   */
+  unpackEarly(op: Op, layer: LayerSource, blob: ArrivingBlob): Promise<StagedLayer | undefined>;
   /**
    * Reads the blob of a layer that is here already and came in another one; writes nothing.
    * @throws DataLoss unless it unpacks to `layer.diffId`.
@@ -97,6 +144,17 @@ export interface LayerUnpacker {
   layersUsage(op: Op): Promise<FsUsage>;
   /** What is wrong with a layer on disk, for `check`: it is read again and compared; empty = whole. */
   verifyLayer(op: Op, chainId: ChainId): Promise<readonly string[]>;
+}
+
+/** One part of what is pulled: a layer, or a file of an artifact. */
+export type PulledBlob = Pick<ImageLayer, 'digest' | 'mediaType' | 'sizeBytes'>;
+
+/** Hears of what pulls do, for those who count. */
+export interface PullListener {
+  /** A layer of the image `reference` was downloaded, or was here already. */
+  layer(layer: PulledBlob, how: 'downloaded' | 'reused', reference: string): void;
+  /** A pull has ended, well if there is no error. */
+  ended(error?: unknown): void;
 }
 
 /** What something takes of a file system. */

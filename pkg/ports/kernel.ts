@@ -71,6 +71,8 @@ export interface CaptureRequest extends Omit<SpawnRequest, 'fds'> {
    */
   readonly stdoutKeep?: 'head' | 'tail' | undefined;
   readonly stderrKeep?: 'head' | 'tail' | undefined;
+  /** What becomes of it when we die: it is killed with all that it has started (default), or goes on. */
+  readonly withoutUs?: 'is killed' | 'goes on' | undefined;
   /** Descriptors 3, 4, … of the child. */
   readonly extraFds?: readonly number[] | undefined;
   /** Names the command in errors ("runc create"); default: the binary. */
@@ -134,10 +136,18 @@ export interface UnixListener {
   close(): void;
 }
 
-/** Where a runtime sends the terminal it made (`--console-socket`). */
-export interface ConsoleSocket {
-  /** The master side of the terminal; null once `signal` fires or the socket is closed. */
+/** Where a runtime sends a descriptor: of the terminal it made (`--console-socket`), of a seccomp listener. */
+export interface DescriptorSocket {
+  /**
+   * The first descriptor of the next connection; null once `signal` fires or the socket is closed. @throws if that
+   * one sends none.
+   */
   receive(signal: AbortSignal): Promise<number | null>;
+  close(): void;
+}
+
+/** System calls of a seccomp filter that are told of. */
+export interface CallWatch {
   close(): void;
 }
 

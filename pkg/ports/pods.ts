@@ -6,6 +6,7 @@ import type { Op } from '../base/op.ts';
 import type { ContainerStatus, LinuxContainerResources } from '../cri-api/types.ts';
 import type { NamedContainerConfig, SandboxConfig } from './requests.ts';
 import type { AttachChannel, Connection, ExecStdio, ExitStatus, TerminalSize } from './runtime.ts';
+import type { PodResources } from './spec.ts';
 import type { ContainerRecord, SandboxRecord } from './state.ts';
 
 /** What happened to an object, for event streams; a snapshot of the record after it. */
@@ -39,13 +40,11 @@ export interface Pods {
   find(idOrPrefix: string): SandboxRecord | undefined;
   /** Those that exist for a client: not the ones still being made. */
   list(): readonly SandboxRecord[];
-  /** Remembers what the kubelet made of the pod's own cgroup. */
-  updateResources(
-    op: Op,
-    id: SandboxId,
-    overhead: LinuxContainerResources | undefined,
-    resources: LinuxContainerResources | undefined,
-  ): Promise<void>;
+  /**
+   * Limits the pod as a whole, where its cgroup is ours; remembers what the kubelet made of one that is its own.
+   * @throws InvalidArgument; FailedPrecondition for less memory than is in use; nothing has changed then.
+   */
+  updateResources(op: Op, id: SandboxId, update: PodResources): Promise<void>;
 }
 
 /** The containers of the node. Identical requests join the one under way; whoever gives up waiting stops nothing. */
@@ -66,6 +65,13 @@ export interface Containers {
   /** All or nothing: when the runtime refuses, the record keeps the old values. */
   update(op: Op, id: ContainerId, resources: LinuxContainerResources): Promise<void>;
   reopenLog(op: Op, id: ContainerId): Promise<void>;
+  /**
+   * Keeps the processes of a container from running until `unpause`, or until it is stopped. For people: CRI knows of
+   * no such thing, and a kubelet takes it for a container that runs. @throws FailedPrecondition in CRI-O's words.
+   */
+  pause(op: Op, id: ContainerId): Promise<void>;
+  /** Lets them run on. @throws FailedPrecondition in CRI-O's words. */
+  unpause(op: Op, id: ContainerId): Promise<void>;
   status(record: ContainerRecord): ContainerStatus;
 }
 

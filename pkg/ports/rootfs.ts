@@ -4,7 +4,7 @@
  */
 import type { ChainId, ContainerId } from '../base/ids.ts';
 import type { Op } from '../base/op.ts';
-import type { FsUsage, LayerUnpacker } from './image.ts';
+import type { ArtifactFile, FsUsage, LayerUnpacker } from './image.ts';
 
 /** Layers on disk and root filesystems on top of them; everything of a container is found by its id alone. */
 export interface RootfsDriver extends LayerUnpacker {
@@ -18,7 +18,14 @@ export interface RootfsDriver extends LayerUnpacker {
    * (openat2).
    */
   destroy(op: Op, id: ContainerId): Promise<void>;
-  /** Writable layer; from a cache that is refreshed at most every few seconds. */
+  /**
+   * The path that `mount` returns, mounted or not. Beside it, instead of `merged`, is `diff`, the writable layer: so
+   * cAdvisor finds and measures it.
+   */
+  rootOf(id: ContainerId): string;
+  /** The same of a pod, which has no root: beside it is an empty `diff`. */
+  readonly podRoot: string;
+  /** Writable layer, by a walk over it; those who ask at the same time share one. */
   usage(op: Op, id: ContainerId): Promise<FsUsage>;
   /** Every id that has anything here, for the orphan sweep. */
   list(): Promise<readonly ContainerId[]>;
@@ -33,6 +40,20 @@ export interface RootfsDriver extends LayerUnpacker {
     layers: readonly ChainId[],
     options: ImageVolumeOptions,
   ): Promise<string>;
+  /**
+   * The same for an artifact: a directory with its files under their names, read-only; what names say beyond it (`..`,
+   * `/`) is below it. With `subPath` only what is in that directory of names. In the directory files are empty: each is
+   * to be mounted by itself, since not every runtime takes along what is mounted below a directory.
+   * @throws InvalidArgument that quotes a name that no file can have, or two that exclude each other; NotFound if
+   * nothing is at `subPath`.
+   */
+  mountFiles(
+    op: Op,
+    id: ContainerId,
+    index: number,
+    files: readonly ArtifactFile[],
+    options: ImageVolumeOptions,
+  ): Promise<FileVolume>;
   /**
    * Makes an empty directory of the container's own beside its root, destroyed with it: an anonymous volume. Returns
    * its path.
@@ -56,6 +77,21 @@ export interface RootfsOptions {
    * mounted idmapped.
    */
   readonly idMap: IdMap | null;
+  /** SELinux label of all that is in it; '' and default: the files' own. */
+  readonly label?: string | undefined;
+}
+
+/** A directory to bind, and what to bind over the files in it. */
+export interface FileVolume {
+  readonly source: string;
+  readonly files: readonly MountedFile[];
+}
+
+/** One file of a volume. */
+export interface MountedFile {
+  /** Relative to the volume, without `.`, `..` and links. */
+  readonly place: string;
+  readonly source: string;
 }
 
 /** Which part of an image a volume shows, and to whom it belongs. */
@@ -63,6 +99,8 @@ export interface ImageVolumeOptions {
   /** A directory of the image; '' = all of it. */
   readonly subPath: string;
   readonly idMap: IdMap | null;
+  /** As for a root. */
+  readonly label?: string | undefined;
 }
 
 /** The ids of a user namespace. An id that no entry holds belongs to nobody in it. */
@@ -78,27 +116,33 @@ export interface IdMapping {
   readonly size: number;
 }
 
+/** Where a path of a root leads: absolute, without symlinks, `.` and `..`. */
+export interface Landing {
+  readonly path: string;
+  /** A symlink on the way, or at its end, leads to something that is not there. */
+  readonly dangles: boolean;
+  /** All that the way leads through, symlinks and `path` included. */
+  readonly places: readonly string[];
+}
+
 /**
  * Reads and makes things inside a root directory; symlinks resolve inside it and never lead out (openat2
  * RESOLVE_IN_ROOT).
  */
 export interface InsideRoot {
   /**
-   * At most `max` bytes of a regular file; undefined if absent. @throws FailedPrecondition for FIFOs, devices, larger
-   * files, and for a symlink on the way that leads nowhere, or into /dev, /proc or /sys: what the kernel mounts there
-   * may be without end (CVE-2026-47262). Never blocks.
+   * At most `max` bytes of a regular file; undefined if absent, also behind a symlink that leads nowhere. @throws
+   * FailedPrecondition for FIFOs, devices, larger files, loops of symlinks, and for a symlink on the way into /dev,
+   * /proc or /sys: what the kernel mounts there may be without end (CVE-2026-47262). Never blocks.
    */
   readFile(path: string, max: number): Promise<Buffer | undefined>;
   /**
-   * mkdir -p inside; existing directories keep owner and mode. @throws FailedPrecondition if something else is there.
+   * mkdir -p inside, also where symlinks on the way lead nowhere yet; existing directories keep owner and mode. The
+   * directory's path without symlinks. @throws FailedPrecondition if something else is there, and for loops.
    */
-  ensureDir(path: string, owner: { readonly uid: number; readonly gid: number }, mode: number): Promise<void>;
-  /** An empty file (mount target), parents made as needed; symlinks in `path` resolved inside. */
-  ensureFile(path: string): Promise<void>;
-  /**
-   * What is at `path` after resolving symlinks inside the root, as an absolute path inside it; undefined if nothing is.
-   */
-  resolve(path: string): Promise<{ readonly path: string; readonly kind: 'file' | 'directory' | 'other' } | undefined>;
+  ensureDir(path: string, owner: { readonly uid: number; readonly gid: number }, mode: number): Promise<string>;
+  /** Where each path leads, though it may not be there, in their order. @throws FailedPrecondition for loops. */
+  landings(paths: readonly string[]): Promise<readonly Landing[]>;
   /** Makes a symlink if nothing is at `path`; parents must exist. Does not follow what is there (CVE-2024-5154). */
   symlinkIfAbsent(path: string, target: string): Promise<void>;
   /**

@@ -91,6 +91,11 @@ export interface OciRuntime {
    * When `op.signal` fires, the process and all its descendants in the exec are killed.
    */
   exec(op: Op, id: ContainerId, process: RuntimeProcess, stdio: ExecStdio): Promise<ExitStatus>;
+  /**
+   * Ends the processes of execs that a daemon before us began, when the deadlines that they had are over: nobody else
+   * does. Those without one go on. Resolves when there are none, or when `op.signal` fires.
+   */
+  endLeftExecs(op: Op): Promise<void>;
 }
 
 /** What a runtime says of a container; `absent` is an answer. The pid is 0 where there is no process. */
@@ -114,6 +119,12 @@ export interface ExecStdio {
   readonly stdin: AsyncIterable<Uint8Array> | null;
   readonly stdout: ((chunk: Uint8Array) => Promise<void> | void) | null;
   readonly stderr: ((chunk: Uint8Array) => Promise<void> | void) | null;
+  /**
+   * What becomes of output that is written after the command has ended, by what it started in the background: `cut`
+   * within moments, so that nothing keeps a caller waiting who wants the exit code, or `follow`ed until nobody holds a
+   * stream that is wanted here, or `op.signal` fires. The exit code is the same.
+   */
+  readonly lateOutput: 'cut' | 'follow';
   /** Called once with a setter, when there is a terminal to size. */
   readonly onTerminal?: (resize: (size: TerminalSize) => void) => void;
   /** Called once when the process runs: what is left is up to it. */
@@ -184,10 +195,20 @@ export interface Monitor {
   reopenLog(op: Op, bundle: string, logPath: string): Promise<void>;
   /** Writes a line of our own to the log of a container that has no monitor any more. @throws if there is no log. */
   noteInLog(logPath: string, line: string): Promise<void>;
+  /**
+   * Removes the log of a container that never came to be, if nobody wrote to it: a kubelet counts restarts by the logs
+   * that it finds (kuberuntime_container.go, calcRestartCountByLogDir). Content if there is none.
+   */
+  dropEmptyLog(logPath: string): Promise<void>;
   /** Everything already on disk first, then live; every exit at least once. Ends when `signal` fires. */
   exits(signal: AbortSignal): AsyncIterable<ExitRecord>;
   /** The exit record on disk for `id` right now. */
   exitOf(id: ContainerId): Promise<ExitRecord | undefined>;
+  /**
+   * Containers that a monitor of ours serves, also those of which nothing else is left: the run root may have been
+   * wiped under them. Looks at every process of the node.
+   */
+  served(): Promise<readonly ContainerId[]>;
   /**
    * Ends the monitor of `id` if it lives still, and removes its exit file; content if there is none. The bundle
    * directory is the caller's.
@@ -258,6 +279,56 @@ export interface Processes {
   gone(process: ProcessRef, signal: AbortSignal): Promise<void>;
 }
 
+/** What a container with processors of its own changes of the node, for as long as it runs. */
+export interface CpuTuning {
+  /** Its own processors. */
+  readonly cpus: readonly number[];
+  /** Those of them that interrupts are led away from. */
+  readonly withoutInterrupts: readonly number[];
+  /** `pm_qos_resume_latency_us`; undefined leaves it. */
+  readonly resumeLatency: string | undefined;
+  readonly governor: string | undefined;
+  /** Cgroup (as in the spec) whose processors the scheduler balances no load on; '' = none. */
+  readonly isolatedCgroup: string;
+  /** Cgroups, from the top, whose CPU quota is lifted, or raised by so many processors. */
+  readonly quotaCgroups: readonly string[];
+  readonly quotaBy: 'all' | number;
+}
+
+/**
+ * Settings of the node's processors. `journal` is a file of the container's that says what was before: it is there
+ * before the first change, and until everything is as it was, so a daemon that dies in between gives back nothing less.
+ */
+export interface Cpus {
+  /** @throws FailedPrecondition for what this node has not; nothing is changed then. */
+  tune(op: Op, journal: string, tuning: CpuTuning): Promise<void>;
+  /** Content if there is no journal. What cannot be given back is a warning: the processor may be gone. */
+  restore(op: Op, journal: string): Promise<void>;
+  /** The processors that share a core with this one, itself among them. */
+  siblings(cpu: number): Promise<readonly number[]>;
+}
+
+/**
+ * System calls that the seccomp profile of a container tells of: each is answered with ENOSYS. While no daemon runs,
+ * the kernel answers so.
+ */
+export interface BlockedCalls {
+  /** Where the runtime of a container finds us (`linux.seccomp.listenerPath`). */
+  pathOf(id: ContainerId): string;
+  /** Listens for a container and for commands in it; content if it does so already. @throws if that cannot be. */
+  listen(id: ContainerId): void;
+  /** Content if nobody listens. */
+  close(id: ContainerId): void;
+  /** Calls `told` with the name of each call from now on. */
+  follow(told: (id: ContainerId, call: string) => void): void;
+}
+
+/** `count` ids from `start` on. */
+export interface IdRange {
+  readonly start: number;
+  readonly count: number;
+}
+
 /**
  * Facts about the host that a container's spec needs, and the few host directories that pods use. Every call that may
  * touch a volume is bounded by `op` and runs where a hung file system cannot block the daemon (K14 of
@@ -271,10 +342,12 @@ export interface Host {
    */
   mountSource(op: Op, path: string, absent: 'make' | 'refuse'): Promise<MountSource>;
   /**
-   * Gives a file, or a directory with all that is in it, an SELinux label. May take long for a large volume. @throws
+   * Gives files, and directories with all that is in them, an SELinux label. May take long for a large volume. @throws
    * with chcon's words.
    */
-  relabel(op: Op, path: string, label: string): Promise<void>;
+  relabel(op: Op, paths: readonly string[], label: string): Promise<void>;
+  /** The SELinux label of a file, not of where a link leads. @throws as relabel. */
+  labelOf(op: Op, path: string): Promise<string>;
   /**
    * Device nodes at `path`: one for a device or a link to one, all below it for a directory. @throws InvalidArgument
    * for anything else.
@@ -287,16 +360,21 @@ export interface Host {
    * used).
    */
   resolvConf(): Promise<string>;
+  /** Content of /etc/hosts for a pod on the host's network: the host's; undefined if it has none. */
+  hosts(): Promise<string | undefined>;
   hostname(): string;
+  /** What /etc/subuid and /etc/subgid give a user (subuid(5)), in the order of the files. */
+  subordinateIds(user: string): Promise<{ readonly uids: readonly IdRange[]; readonly gids: readonly IdRange[] }>;
   /**
-   * Mounts the pod's /dev/shm (tmpfs, nosuid,nodev,noexec,mode=1777) at `path` with a size in bytes and an owner (host
-   * ids); content if mounted.
+   * Mounts the pod's /dev/shm (tmpfs, nosuid,nodev,noexec,mode=1777) at `path` with a size in bytes, an owner (host
+   * ids) and an SELinux label ('' = none); content if mounted.
    */
   mountShm(
     op: Op,
     path: string,
     sizeBytes: bigint,
     owner: { readonly uid: number; readonly gid: number },
+    label: string,
   ): Promise<void>;
   /** Unmounts whatever is mounted at `path`, with all that is mounted on that (detached); content if nothing is. */
   unmount(op: Op, path: string): Promise<void>;
@@ -307,8 +385,21 @@ export interface Host {
   removeTree(op: Op, path: string): Promise<void>;
   /** Processes in the cgroup `cgroupsPath` (cgroupfs path as in the spec) and below. */
   cgroupProcesses(cgroupsPath: string): Promise<readonly number[]>;
-  /** Makes the cgroup in every hierarchy that containers use; content if it is there. */
-  ensureCgroup(op: Op, cgroupsPath: string): Promise<void>;
+  /**
+   * Makes a cgroup of ours above a pod's containers, or takes the one that is there, and limits it: in every hierarchy
+   * that containers use, unless there is no limit, since a runtime makes it then; or with systemd as a slice, whose
+   * limits are in systemd's own books. @throws as writeCgroup.
+   */
+  ensureCgroup(op: Op, cgroupsPath: string, limits: LinuxResources): Promise<void>;
+  /** Makes a cgroup for show, in one hierarchy: nobody is to live in it. Content if it is there. */
+  showCgroup(op: Op, cgroupsPath: string): Promise<void>;
+  /**
+   * The paths of all cgroups that `wanted` picks, parents first, each once. Walks every hierarchy: for a start after
+   * something went wrong.
+   */
+  findCgroups(op: Op, wanted: (path: string) => boolean): Promise<readonly string[]>;
+  /** Daemons of ours that run beside this one, whose run root is another: what they have made is theirs. */
+  otherDaemons(): Promise<number>;
   /** Kills what is left in the cgroup, then removes it with its children in every hierarchy; content if absent. */
   destroyCgroup(op: Op, cgroupsPath: string): Promise<void>;
   /**
@@ -318,6 +409,13 @@ export interface Host {
   setOomScoreAdj(op: Op, cgroupsPath: string, value: number): Promise<void>;
   /** Bytes of memory that the cgroup uses now, page cache included; undefined without a memory controller. */
   memoryUsage(cgroupsPath: string): Promise<bigint | undefined>;
+  /** True if the processes of a cgroup are kept from running, by `runtime pause` or by anybody else. */
+  isFrozen(cgroupsPath: string): boolean;
+  /**
+   * How many processes the OOM killer has taken in a cgroup and below since it was made, or in the one above it;
+   * undefined if it is gone, or of version 1.
+   */
+  oomKills(cgroupsPath: string, which: 'own' | 'above'): bigint | undefined;
   /**
    * Writes files of the cgroup, in order; for what runtimes do not write. @throws naming the file that the kernel
    * refuses.
@@ -328,8 +426,6 @@ export interface Host {
    * somebody else makes cgroups. @throws NotFound if there is no such scope.
    */
   liftCpuQuota(op: Op, cgroupsPath: string): Promise<void>;
-  /** The process with this pid right now, with its start time; undefined if there is none. */
-  processRef(pid: number): ProcessRef | undefined;
   /**
    * Connects to a TCP port of the loopback, 127.0.0.1 before ::1, in the network namespace pinned at `netns`; null is
    * the host's own. The caller closes. @throws Unavailable when nobody listens on either.

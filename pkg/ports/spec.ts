@@ -4,13 +4,14 @@
  */
 import type {
   ContainerConfig,
+  LinuxContainerResources,
   LinuxContainerSecurityContext,
   LinuxSandboxSecurityContext,
   PodSandboxConfig,
   Signal,
 } from '../cri-api/types.ts';
-import type { ImageConfig } from '../oci/spec-types.ts';
-import type { IdMap } from './rootfs.ts';
+import type { ImageConfig, LinuxResources } from '../oci/spec-types.ts';
+import type { IdMap, MountedFile } from './rootfs.ts';
 
 /** What the node and the daemon's own privileges allow, found once at start. */
 export interface NodeFacts {
@@ -40,6 +41,8 @@ export interface NodeFacts {
    * Host paths to mask beside the fixed list: the thermal_throttle directory of each CPU, a side channel.
    */
   readonly maskedPaths: readonly string[];
+  /** The kernel says whether it keeps to FIPS 140 (`/proc/sys/crypto/fips_enabled`), which programs go by. */
+  readonly tellsFips: boolean;
 }
 
 /** Defaults from the configuration. */
@@ -74,6 +77,8 @@ export interface ContainerSpecInput {
   readonly runtime: SpecRuntime;
   /** Path per namespace kind that the sandbox pins; kinds not in it are the host's. */
   readonly namespaces: ReadonlyMap<'net' | 'ipc' | 'uts' | 'user', string>;
+  /** The pod's infra container, whose PID namespace this one may share; '' if the pod has none. */
+  readonly infra: string;
   readonly pid:
     | { readonly mode: 'private' }
     | { readonly mode: 'host' }
@@ -95,15 +100,21 @@ export interface ContainerSpecInput {
   }[];
   /** config.devices, additional_devices and the devices annotation looked up (`resolveDevices`). */
   readonly devices: readonly ResolvedDevice[];
+  /** What its class of block I/O asks for; undefined = nothing. */
+  readonly blockIo: LinuxResources['blockIO'];
   /** All host devices, only for privileged containers that get them. */
   readonly hostDevices: readonly ResolvedDevice[];
   readonly idMap: IdMap | null;
   readonly selinux: { readonly processLabel: string; readonly mountLabel: string };
   /** A localhost seccomp profile, read and parsed; undefined unless the config names one. */
   readonly localhostSeccomp: unknown;
+  /** A seccomp profile of an annotation, parsed: of a container that has no other. undefined = none. */
+  readonly annotatedSeccomp: unknown;
+  /** Where forbidden system calls are told of; '' = nowhere. */
+  readonly seccompListener: string;
   /** Value of HOSTNAME: the pod's name in its UTS namespace, the node's with host network. */
   readonly hostname: string;
-  /** What goes into the spec's annotations: only what `passedAnnotations` let through (CVE-2024-3154). */
+  /** What goes into the spec's annotations: only what `annotations.passed` let through (CVE-2024-3154). */
   readonly annotations: ReadonlyMap<string, string>;
   /**
    * `rw` for the annotation cgroup2-mount-hierarchy-rw and a handler's cgroup_writable; privileged containers have it
@@ -112,6 +123,12 @@ export interface ContainerSpecInput {
   readonly cgroupAccess: 'ro' | 'rw';
   /** umask of the first process; undefined = the runtime's 0022. */
   readonly umask: number | undefined;
+  /** Variables of the environment that are ours, unless image or config set them. */
+  readonly fallbackEnv: ReadonlyMap<string, string>;
+  /** Those that nobody else may set. */
+  readonly fixedEnv: ReadonlyMap<string, string>;
+  /** Where commands in the container begin (`exec_cpu_affinity`); '' = wherever it runs. */
+  readonly execCpus: string;
   /**
    * Host path of the static helper that sets environment variables which JSON cannot hold (bytes that are not UTF-8)
    * and then execs; '' = none, and such a container is refused. Used only for containers that have such a value.
@@ -132,6 +149,8 @@ export interface PodFiles {
   readonly group: string;
   /** /run/.containerenv, an empty file: how programs notice that they are in a container. */
   readonly containerenv: string;
+  /** A file that says that nobody keeps to FIPS 140, over the kernel's. */
+  readonly fips: string;
   /** Zone file for /etc/localtime (`timezone`). */
   readonly localtime: string;
 }
@@ -194,6 +213,8 @@ export interface ResolvedMount {
   readonly propagation: 'private' | 'slave' | 'shared';
   /** True when `source` is an image volume. */
   readonly image: boolean;
+  /** What is mounted over the files of a volume of an artifact. */
+  readonly files?: readonly MountedFile[] | undefined;
 }
 
 /** A device node as the container gets it. */
@@ -209,6 +230,19 @@ export interface ResolvedDevice {
   readonly access: string;
 }
 
+/** What annotations ask for the processors that a container has for itself. */
+export interface CpuWishes {
+  readonly quota: 'kept' | 'lifted';
+  readonly loadBalancing: 'kept' | 'disabled';
+  /** `housekeeping`: the first processor and its siblings go on with interrupts. */
+  readonly interrupts: 'kept' | 'disabled' | 'housekeeping';
+  /** For `pm_qos_resume_latency_us`. */
+  readonly resumeLatency: string | undefined;
+  readonly governor: string | undefined;
+  /** The processors of `shared_cpuset`, too. */
+  readonly shared: 'yes' | 'no';
+}
+
 /** What annotations change about a container or its pod. */
 export interface AnnotationSettings {
   readonly umask: number | undefined;
@@ -216,6 +250,19 @@ export interface AnnotationSettings {
   /** Size of the pod's /dev/shm; undefined = the configured one. */
   readonly shmBytes: bigint | undefined;
   readonly devices: readonly DeviceRequest[];
+  /** The user namespace that the pod asks for, in CRI-O's words. */
+  readonly usernsMode: string | undefined;
+  /** Files of the container's cgroup (v2) and what is written to them. */
+  readonly unified: Readonly<Record<string, string>>;
+  readonly cpus: CpuWishes;
+  /** The emptyDir of the pod in which its containers see their logs; undefined = none. */
+  readonly linkLogs: string | undefined;
+  /** Volumes that have the right label at their top are not labelled again. */
+  readonly relabel: 'always' | 'unless labelled';
+  /** What becomes of a container that makes system calls which its seccomp profile forbids, beside their failing. */
+  readonly blockedCalls: 'untold' | 'told' | 'stop';
+  /** Whether programs in it see that the kernel keeps to FIPS 140. */
+  readonly fips: 'shown' | 'hidden';
 }
 
 /** The signal that asks a container to end. */
@@ -287,4 +334,12 @@ export interface WorkloadResources {
   readonly cpuset: string;
   /** Thousandths of a CPU; becomes a quota. */
   readonly cpuLimit: bigint;
+}
+
+/** What CRI says of the resources of a pod as a whole, in two parts. */
+export interface PodResources {
+  /** All containers together; undefined: nobody said anything. */
+  readonly resources: LinuxContainerResources | undefined;
+  /** What the sandbox needs beside them. */
+  readonly overhead: LinuxContainerResources | undefined;
 }

@@ -10,7 +10,13 @@ import type { RuntimeRef } from './runtime.ts';
 import type { NamespaceKind } from './runtime.ts';
 
 /** Why a container is no longer running, in the words that the kubelet and its users know. */
-export type ExitReason = 'Completed' | 'Error' | 'OOMKilled' | 'StartError' | 'ContainerStatusUnknown';
+export type ExitReason =
+  | 'Completed'
+  | 'Error'
+  | 'OOMKilled'
+  | 'seccomp killed'
+  | 'StartError'
+  | 'ContainerStatusUnknown';
 
 /** How a container ended, or why it never ran. */
 export interface ExitedState {
@@ -59,7 +65,14 @@ export type ContainerEvent =
   | { readonly type: 'started' }
   | { readonly type: 'notStarted' }
   | { readonly type: 'startFailed'; readonly message: string }
-  | { readonly type: 'exited'; readonly exitCode: number; readonly oomKilled: boolean; readonly at: bigint }
+  | {
+      readonly type: 'exited';
+      readonly exitCode: number;
+      readonly oomKilled: boolean;
+      /** The system calls for which we killed it; absent if we did not. */
+      readonly forbiddenCalls?: string | undefined;
+      readonly at: bigint;
+    }
   | { readonly type: 'vanished'; readonly message: string; readonly at: bigint }
   | { readonly type: 'lost'; readonly why: string }
   | { readonly type: 'remove' };
@@ -125,6 +138,8 @@ export interface StopUnderWay {
   readonly graceMs: number;
   /** When the kill is due, in milliseconds of the machine's own clock (`World.monotonicMs`), which nobody can set. */
   readonly killAtMs: number;
+  /** The system calls that it is stopped for; absent for who was asked to stop. */
+  readonly forbiddenCalls?: string | undefined;
 }
 
 /** Everything about one container. */

@@ -124,7 +124,7 @@ describe('sandbox state machine', () => {
     );
     assert.deepEqual(table, [
       //  ran stop released remove
-      'creating ready stopping - -',
+      'creating ready stopping - removing',
       'ready - stopping - -',
       'stopping - stopping stopped -',
       'stopped - stopped stopped removing',

@@ -17,10 +17,12 @@
  * Sandboxes:
  *
  *   creating ──ran──▶ ready ──stop──▶ stopping ──released──▶ stopped ──remove──▶ removing
- *      ╰──────────stop────────────────────▲
+ *      ├──────────stop────────────────────▲                                          ▲
+ *      ╰───────────────────────────────────────remove────────────────────────────────╯
  *
  * From `stopping` on, CRI calls the sandbox NOTREADY and no container can be created in it. A sandbox whose
- * release failed stays `stopping`, and the next StopPodSandbox tries again.
+ * release failed stays `stopping`, and the next StopPodSandbox tries again. One that could neither be made nor
+ * cleaned up is `removing`: the daemon tries again by itself, and whoever lists it may remove it.
  */
 import { RuntimeError } from '../base/errors.ts';
 import type { ProcessRef } from '../base/ids.ts';
@@ -92,7 +94,11 @@ function exited(state: LivingState, event: Ending): ExitedState {
 
 function outcome(state: LivingState, event: Ending): Pick<ExitedState, 'exitCode' | 'reason' | 'message'> {
   const failure = failureOf(state);
-  if (event.type === 'exited') return { exitCode: event.exitCode, reason: reasonOf(event), message: failure };
+  if (event.type === 'exited') {
+    const reason = reasonOf(event);
+    const message = reason === 'seccomp killed' ? `Used forbidden syscalls: ${event.forbiddenCalls}` : failure;
+    return { exitCode: event.exitCode, reason, message };
+  }
   // The code that containerd has for a start that failed; nobody knows a better one.
   if (failure !== '') return { exitCode: 128, reason: 'StartError', message: failure };
   return { exitCode: 255, reason: 'ContainerStatusUnknown', message: event.message };
@@ -108,8 +114,9 @@ function startOf(state: LivingState): bigint {
   return state.phase === 'created' ? 0n : state.startedAt;
 }
 
-function reasonOf(event: { readonly exitCode: number; readonly oomKilled: boolean }): ExitReason {
+function reasonOf(event: Extract<Ending, { type: 'exited' }>): ExitReason {
   if (event.oomKilled) return 'OOMKilled';
+  if (event.forbiddenCalls !== undefined) return 'seccomp killed';
   return event.exitCode === 0 ? 'Completed' : 'Error';
 }
 
@@ -130,7 +137,8 @@ export function nextSandbox(state: SandboxState, event: SandboxEvent): SandboxSt
       if (phase === 'stopping' || phase === 'stopped') return { phase: 'stopped' };
       break;
     case 'remove':
-      if (phase === 'stopped' || phase === 'removing') return { phase: 'removing' };
+      if (phase === 'removing') return state;
+      if (phase === 'stopped' || phase === 'creating') return { phase: 'removing' };
       break;
   }
   throw new RuntimeError('FailedPrecondition', `pod sandbox is ${phase}, cannot apply '${event}'`);

@@ -19,6 +19,7 @@ import {
 import { limits } from '../base/limits.ts';
 import { type Freeing, noReserve } from '../base/reserve.ts';
 import type { ContainerRecord, Damaged, SandboxRecord, StateStore } from '../ports/state.ts';
+import { parseJson } from '../base/json.ts';
 
 type AnyRecord = SandboxRecord | ContainerRecord;
 type Kind = AnyRecord['kind'];
@@ -152,7 +153,7 @@ export function decodeRecord(bytes: Uint8Array, kind: Kind, id: string): AnyReco
     throw new RuntimeError('DataLoss', `record has version ${head[1]}, this Berth reads ${VERSION}`);
   const body = text.slice(head[0].length, -2);
   if (crc32(body) !== Number(head[2])) throw new RuntimeError('DataLoss', 'checksum of the record does not match');
-  const record = upgraded(decodeValue(JSON.parse(body)) as AnyRecord);
+  const record = upgraded(decodeValue(parseJson(body)) as AnyRecord);
   const fault = faultOf(record, kind, id);
   if (fault !== undefined) throw new RuntimeError('DataLoss', fault);
   return record;

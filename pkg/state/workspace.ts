@@ -4,10 +4,11 @@
  * Every path here is a function of an id, so that `destroy(id)` finds everything after any crash. Removal is not here:
  * it goes through Host.removeTree, which never crosses a mount and never leaves our own directories.
  */
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { chown, copyFile, rename, stat, utimes } from 'node:fs/promises';
 import { join } from 'node:path';
 import { ensureDirInMemory, listInMemory, replaceFile } from '../base/files.ts';
+import { copyFollowed, hasLinks } from './copy.ts';
 import { type ContainerId, parseContainerId, parseSandboxId, type SandboxId } from '../base/ids.ts';
 
 /** Host ids. */
@@ -28,6 +29,26 @@ export class Workspace {
 
   constructor(root: string) {
     this.root = root;
+  }
+
+  /**
+   * True after a boot, or after the run root was wiped, until `settle`: of what ran before nothing may be written here.
+   */
+  isNew(): boolean {
+    return !existsSync(this.#swept);
+  }
+
+  /** Nothing runs that is not written here, and from now on nothing will. On a full disk the next start looks again. */
+  settle(): void {
+    try {
+      writeFileSync(this.#swept, '', { mode: 0o600 });
+    } catch {
+      // As if it had not been said.
+    }
+  }
+
+  get #swept(): string {
+    return join(this.root, 'swept');
   }
 
   sandboxDir(id: SandboxId): string {
@@ -89,7 +110,7 @@ export class Workspace {
   /** Writes a file that is mounted into one container (a passwd with one more line, …) and returns its path. */
   async writeContainerFile(
     id: ContainerId,
-    name: 'passwd' | 'group' | 'containerenv',
+    name: 'passwd' | 'group' | 'containerenv' | 'fips',
     content: string | Uint8Array,
     owner: FileOwner = ROOT,
   ): Promise<string> {
@@ -97,6 +118,17 @@ export class Workspace {
     ensureDirInMemory(bundle);
     const path = join(bundle, name);
     await writeOwned(path, content, owner);
+    return path;
+  }
+
+  /**
+   * A copy of a directory of the host beside the container's files, in which no link is left; its path. undefined if
+   * there is no link in it anyway. @throws as copyFollowed.
+   */
+  async copyWithoutLinks(id: ContainerId, name: string, source: string, owner: FileOwner): Promise<string | undefined> {
+    if (!(await hasLinks(source))) return undefined;
+    const path = join(this.bundle(id), name);
+    await copyFollowed(source, path, owner);
     return path;
   }
 

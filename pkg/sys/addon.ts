@@ -6,7 +6,7 @@
  */
 import { createRequire } from 'node:module';
 import { constants } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { existsSync } from 'node:fs';
 import { errnoOf, RuntimeError, type ErrorCode } from '../base/errors.ts';
 import type { Addon } from '../../native/index.d.ts';
@@ -75,6 +75,9 @@ export function errnoBehind(error: unknown): string | undefined {
   return undefined;
 }
 
+/** What an administrator can do about it, where the error's own text does not say. */
+const REMEDIES: ReadonlyMap<string, string> = new Map([['EMFILE', 'raise LimitNOFILE']]);
+
 /** What the addon throws. */
 interface NativeError extends Error {
   readonly errno: number;
@@ -82,7 +85,8 @@ interface NativeError extends Error {
 }
 
 /**
- * The RuntimeError for a failed system call: code by the table, message "<doing>: <call>: <text> (<ERRNO>)". The cause
+ * The RuntimeError for a failed system call: code by the table, message "<doing>: <call>: <text> (<ERRNO>)" and the
+ * remedy, if there is one. The cause
  * carries `code` with the errno symbol. Anything that is no system error passes through unchanged.
  */
 export function systemError(error: unknown, doing: string): unknown {
@@ -91,11 +95,11 @@ export function systemError(error: unknown, doing: string): unknown {
   if (typeof native.errno !== 'number') return error;
   const name = errnoName(Math.abs(native.errno));
   native.code ??= name;
-  return new RuntimeError(
-    codeOfErrno(name),
-    `${doing}: ${error.message.includes(name) ? error.message : `${error.message} (${name})`}`,
-    { cause: error },
-  );
+  const remedy = REMEDIES.get(name);
+  const text = error.message.includes(name) ? error.message : `${error.message} (${name})`;
+  return new RuntimeError(codeOfErrno(name), `${doing}: ${text}${remedy === undefined ? '' : `; ${remedy}`}`, {
+    cause: error,
+  });
 }
 
 /** Runs `work`; a system error leaves as RuntimeError that says what we were doing. */
@@ -117,16 +121,22 @@ export async function attemptAsync<T>(doing: string, work: (addon: Addon) => Pro
 }
 
 /** A process can load it once. */
-let loaded: Addon | undefined;
+let loaded: { readonly addon: Addon; readonly path: string } | undefined;
 
 /** The addon itself. @throws FailedPrecondition that says how to build it. */
 export function addon(): Addon {
   loaded ??= load();
-  return loaded;
+  return loaded.addon;
+}
+
+/** Path of a program that is built beside the addon. @throws as addon. */
+export function programBeside(name: string): string {
+  loaded ??= load();
+  return join(dirname(loaded.path), name);
 }
 
 /** From source it is in build/bin, in the bundle it lies beside the code; BERTH_ADDON names another one. */
-function load(): Addon {
+function load(): { readonly addon: Addon; readonly path: string } {
   const here = import.meta.dirname;
   const candidates = [
     process.env['BERTH_ADDON'] ?? '',
@@ -137,5 +147,5 @@ function load(): Addon {
   const path = candidates.find((candidate) => candidate !== '' && existsSync(candidate));
   if (path === undefined)
     throw new RuntimeError('FailedPrecondition', 'addon.node is not built: run `make -C native` (npm run build does)');
-  return createRequire(import.meta.filename)(path) as Addon;
+  return { addon: createRequire(import.meta.filename)(path) as Addon, path };
 }

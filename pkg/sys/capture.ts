@@ -6,12 +6,13 @@ import { limits } from '../base/limits.ts';
 import type { Captured, CaptureRequest, Child, Ending, FdStream } from '../ports/kernel.ts';
 import { errnoBehind } from './addon.ts';
 import { close, openStream, pipe } from './descriptors.ts';
-import { exitCodeOf, spawn } from './spawn.ts';
+import { exitCodeOf, spawn, spawnKept, unexecuted } from './spawn.ts';
 
 /**
  * Runs a command to its end and returns what it said. A non-zero exit is an answer, not an error. When `op.signal`
- * fires, the whole process group gets SIGKILL. What descendants hold open after the command has ended is not waited for
- * longer than `limits.commandDrainMs` (GHSA-7jxh-36q5-gcqv).
+ * fires, or we die, it is killed with all that it has started, unless `request.withoutUs` says otherwise. What
+ * descendants hold open after the command has ended is not waited for longer than `limits.commandDrainMs`
+ * (GHSA-7jxh-36q5-gcqv).
  * @throws as spawn; DeadlineExceeded or Cancelled naming the command.
  */
 export async function capture(op: Op, request: CaptureRequest): Promise<Captured> {
@@ -20,7 +21,7 @@ export async function capture(op: Op, request: CaptureRequest): Promise<Captured
   const pipes = openPipes(request.stdin === undefined ? 'nothing to read' : 'a pipe');
   let child: Child;
   try {
-    child = await spawn({
+    child = await (request.withoutUs === 'goes on' ? spawn : spawnKept)({
       ...request,
       fds: [pipes.stdin?.read ?? 'null', pipes.stdout.write, pipes.stderr.write, ...(request.extraFds ?? [])],
     });
@@ -38,13 +39,20 @@ export async function capture(op: Op, request: CaptureRequest): Promise<Captured
     const feeding = streams.stdin === null ? undefined : feed(streams.stdin, request.stdin ?? '');
     const out = collect(streams.stdout, request.stdoutMax, request.stdoutKeep ?? 'head');
     const err = collect(streams.stderr, request.stderrMax, request.stderrKeep ?? 'tail');
-    const ending = await endOf(child, op.signal);
+    const kill =
+      request.withoutUs === 'goes on'
+        ? () => child.killGroup(constants.signals.SIGKILL)
+        : () => child.kill(constants.signals.SIGTERM);
+    const ending = await endOf(child, op.signal, kill);
     if (ending === undefined || op.signal.aborted) throw abortError(op, `run ${what}`);
     await within(limits.commandDrainMs, Promise.all([out.done, err.done]));
     streams.stdin?.close();
     await feeding;
+    const exitCode = exitCodeOf(ending);
+    const failure = unexecuted(request, exitCode, err.bytes());
+    if (failure !== undefined) throw failure;
     return {
-      exitCode: exitCodeOf(ending),
+      exitCode,
       signal: ending.kind === 'signalled' ? ending.signal : null,
       stdout: out.bytes(),
       stderr: err.bytes(),
@@ -132,8 +140,8 @@ async function feed(stream: FdStream, data: Uint8Array | string): Promise<void> 
  * How the child ended; undefined if it survives its SIGKILL for limits.processKilledMs (uninterruptible sleep). It is
  * reaped whenever it does end.
  */
-async function endOf(child: Child, signal: AbortSignal): Promise<Ending | undefined> {
-  const abort = (): void => void child.killGroup(constants.signals.SIGKILL);
+async function endOf(child: Child, signal: AbortSignal, kill: () => void): Promise<Ending | undefined> {
+  const abort = (): void => kill();
   if (signal.aborted) abort();
   else signal.addEventListener('abort', abort, { once: true });
   try {

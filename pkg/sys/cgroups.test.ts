@@ -9,6 +9,7 @@ import {
   parsePids,
   parseProcCgroup,
   slicePath,
+  members,
 } from './cgroups.ts';
 import { parseMountinfo } from './mountinfo.ts';
 
@@ -106,6 +107,20 @@ describe('parseProcCgroup', () => {
         ['', '/u'],
       ],
     );
+  });
+});
+
+describe('members', () => {
+  it('leaves out whose number may have become another’s between the list and the look', () => {
+    const lists = [
+      [7, 8],
+      [8, 9],
+    ];
+    const found = members(
+      () => lists.shift() ?? [],
+      (pids) => pids.map((pid) => ({ pid, startTicks: BigInt(pid) })),
+    );
+    assert.deepEqual(found, [{ pid: 8, startTicks: 8n }]);
   });
 });
 

@@ -4,18 +4,19 @@
  *
  * A cgroup is named by its path from the root of the hierarchies (`/kubepods/pod1/x`), the same in all of them.
  */
-import { mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
 import { constants } from 'node:os';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { errnoOf, RuntimeError } from '../base/errors.ts';
-import { quote } from '../base/ids.ts';
+import { type ProcessRef, quote } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import { abortError, withTimeout, type Op } from '../base/op.ts';
 import type { CgroupHierarchy, CgroupLayout, CgroupMode, MountEntry } from '../ports/kernel.ts';
 import { systemError } from './addon.ts';
 import { readFiles } from './kernel-files.ts';
 import { parseMountinfo } from './mountinfo.ts';
+import { readStats, signal } from './processes.ts';
 
 const V1_CONTROLLERS: ReadonlySet<string> = new Set(
   'cpuset cpu cpuacct blkio memory devices freezer net_cls perf_event net_prio hugetlb pids rdma misc'.split(' '),
@@ -59,12 +60,16 @@ function modeOf(hierarchies: readonly CgroupHierarchy[]): CgroupMode {
   return hierarchies.some((each) => each.version === 2) ? 'hybrid' : 'v1';
 }
 
-/** The layout of this node, now. */
+/** The layout of this node, as it was when it was first asked for. */
 export function readLayoutSync(): CgroupLayout {
-  return layoutOf(parseMountinfo(readFileSync('/proc/self/mountinfo', 'utf8')), (mountPoint) =>
+  layout ??= layoutOf(parseMountinfo(readFileSync('/proc/self/mountinfo', 'utf8')), (mountPoint) =>
     textOf(join(mountPoint, 'cgroup.controllers')),
   );
+  return layout;
 }
+
+/** As the process has one node. To ask again costs milliseconds: each pod adds a handful of mounts to read over. */
+let layout: CgroupLayout | undefined;
 
 /** True if swap can be limited per cgroup. */
 export function hasSwapAccounting(layout: CgroupLayout): boolean {
@@ -134,6 +139,19 @@ export function pathOf(cgroupsPath: string): string {
   return checkPath(`${slicePath(slice === '' ? 'system.slice' : slice)}/${unit}`);
 }
 
+/** What crun calls the cgroup that it makes below a scope on v2 (crun(1), run.oci.systemd.subgroup). */
+const INNER = 'container';
+
+/**
+ * The cgroup, one name, in which the processes of scope `path` are, with the limits that systemd has no property for:
+ * crun makes one and leaves the scope to systemd. Undefined where there is none.
+ */
+export function innerOf(layout: CgroupLayout, path: string): string | undefined {
+  if (!path.endsWith('.scope')) return undefined;
+  const unified = layout.hierarchies.find(({ version }) => version === 2);
+  return unified !== undefined && existsSync(join(directoryOf(unified, path), INNER)) ? INNER : undefined;
+}
+
 /** PURE. /proc/<pid>/cgroup: path by controller name, '' for v2's. */
 export function parseProcCgroup(text: string): Map<string, string> {
   const paths = new Map<string, string>();
@@ -156,6 +174,41 @@ export function create(layout: CgroupLayout, path: string): void {
     } catch (error) {
       throw systemError(error, `make cgroup ${directory}`);
     }
+  }
+}
+
+/**
+ * Lets cgroup `path` have these controllers on v2, where each level above has to pass them down; nothing on v1, nor for
+ * a controller that the hierarchy lacks.
+ */
+export function enable(layout: CgroupLayout, path: string, controllers: ReadonlySet<string>): void {
+  for (const { version, mountPoint, controllers: all } of layout.hierarchies) {
+    const wanted = all.filter((each) => version === 2 && controllers.has(each));
+    const parts = checkPath(path).split('/').slice(1, -1);
+    for (const above of ['', ...parts.map((_, index) => `/${parts.slice(0, index + 1).join('/')}`)]) {
+      const file = `${mountPoint}${above}/cgroup.subtree_control`;
+      const missing = wanted.filter((each) => !textOf(file).split(/\s+/).includes(each));
+      try {
+        if (missing.length > 0) writeFileSync(file, missing.map((each) => `+${each}`).join(' '));
+      } catch (error) {
+        throw systemError(error, `enable ${missing.join(', ')} below cgroup ${above || '/'}`);
+      }
+    }
+  }
+}
+
+/**
+ * Makes cgroup `path` in one hierarchy, for those who look there for names; content if it is there. Of v1 it is that of
+ * cpuacct, which every node has and which costs the kernel least.
+ */
+export function show(layout: CgroupLayout, path: string): void {
+  const hierarchy = hierarchyOf(layout, 'cpuacct') ?? layout.hierarchies[0];
+  if (hierarchy === undefined) return;
+  const directory = directoryOf(hierarchy, path);
+  try {
+    mkdirSync(directory, { recursive: true });
+  } catch (error) {
+    throw systemError(error, `make cgroup ${directory}`);
   }
 }
 
@@ -186,6 +239,24 @@ export function processesIn(layout: CgroupLayout, path: string): number[] {
   return Array.from(pids).sort((a, b) => a - b);
 }
 
+/** The processes in cgroup `path` and below, by pid and start, to do something to. */
+export function membersOf(layout: CgroupLayout, path: string): ProcessRef[] {
+  return members(() => processesIn(layout, path), readStats);
+}
+
+/**
+ * PURE. Who is listed, by pid and start. A number may have become another's between the list and the look at who has
+ * it; whoever is listed once more belongs there.
+ */
+export function members(
+  list: () => readonly number[],
+  look: (pids: readonly number[]) => readonly ProcessRef[],
+): ProcessRef[] {
+  const found = look(list());
+  const still = new Set(list());
+  return found.filter(({ pid }) => still.has(pid)).map(({ pid, startTicks }) => ({ pid, startTicks }));
+}
+
 /**
  * PURE. The pids in (the beginning of) a `cgroup.procs`. Those of other pid namespaces read as 0, and signalling 0
  * would hit ourselves; what follows the last line feed is cut off, and may be the beginning of another process' pid.
@@ -203,6 +274,7 @@ export function parsePids(text: string): number[] {
  * @throws FailedPrecondition if we are in it ourselves, DeadlineExceeded naming a pid that does not die.
  */
 export async function destroy(op: Op, layout: CgroupLayout, path: string): Promise<void> {
+  if (removeEmpty(layout, path)) return;
   const bounded = withTimeout(op, limits.killGraceMs);
   for (let waitMs = 1; ; waitMs = Math.min(2 * waitMs, 50)) {
     const pids = processesIn(layout, path);
@@ -211,7 +283,7 @@ export async function destroy(op: Op, layout: CgroupLayout, path: string): Promi
         'FailedPrecondition',
         `this daemon itself is in cgroup ${path}; give it a cgroup of its own`,
       );
-    if (pids.length > 0) killAll(layout, path, pids);
+    if (pids.length > 0) killAll(layout, path);
     else if (removeDirectories(layout, path)) return;
     if (bounded.signal.aborted) {
       const why = pids.length > 0 ? `process ${pids[0]} does not die (uninterruptible sleep?)` : 'it stays busy';
@@ -221,18 +293,22 @@ export async function destroy(op: Op, layout: CgroupLayout, path: string): Promi
   }
 }
 
+/** The paths of all cgroups that `wanted` picks, parents first, each once. Synchronous, as processesIn. */
+export function find(layout: CgroupLayout, wanted: (path: string) => boolean): string[] {
+  const paths = layout.hierarchies.flatMap(({ mountPoint }) =>
+    subtree(mountPoint)
+      .map((directory) => directory.slice(mountPoint.length))
+      .filter((path) => path !== '' && wanted(path)),
+  );
+  return Array.from(new Set(paths));
+}
+
 /** cgroup.kill where the kernel has it (5.14, v2): it cannot miss a fork. Else one by one, again and again. */
-function killAll(layout: CgroupLayout, path: string, pids: readonly number[]): void {
+function killAll(layout: CgroupLayout, path: string): void {
   for (const hierarchy of layout.hierarchies) {
     if (hierarchy.version === 2) killWhole(directoryOf(hierarchy, path));
   }
-  for (const pid of pids) {
-    try {
-      process.kill(pid, constants.signals.SIGKILL);
-    } catch (error) {
-      if (errnoOf(error) !== 'ESRCH') throw systemError(error, `kill process ${pid} of cgroup ${path}`);
-    }
-  }
+  for (const ref of membersOf(layout, path)) signal(ref, constants.signals.SIGKILL);
 }
 
 function killWhole(directory: string): void {
@@ -241,6 +317,24 @@ function killWhole(directory: string): void {
   } catch {
     // An older kernel, or the cgroup is not in this hierarchy: the pids are killed one by one anyway.
   }
+}
+
+/**
+ * True if nothing was in the cgroup nor below it, or there was none: then it is gone now. The kernel takes away only
+ * what is empty, so that nobody has to look first, in a dozen hierarchies, for what is mostly not there any more.
+ */
+function removeEmpty(layout: CgroupLayout, path: string): boolean {
+  return layout.hierarchies.every((hierarchy) => {
+    const directory = directoryOf(hierarchy, path);
+    if (!existsSync(directory)) return true;
+    try {
+      rmdirSync(directory);
+      return true;
+    } catch {
+      // Whoever looks closer says why.
+      return false;
+    }
+  });
 }
 
 /** False if a directory is still busy. */
@@ -262,7 +356,7 @@ function removeDirectories(layout: CgroupLayout, path: string): boolean {
 function subtree(directory: string): string[] {
   try {
     const below = readdirSync(directory, { withFileTypes: true }).filter((entry) => entry.isDirectory());
-    return [directory, ...below.flatMap((entry) => subtree(join(directory, entry.name)))];
+    return [directory, ...below.flatMap((entry) => subtree(`${directory}/${entry.name}`))];
   } catch (error) {
     if (['ENOENT', 'ENODEV'].includes(errnoOf(error) ?? '')) return [];
     throw error;

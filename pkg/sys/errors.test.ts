@@ -56,6 +56,12 @@ describe('systemError', () => {
     assert.equal(errnoBehind(new Error('outer', { cause: error })), 'ENOENT');
   });
 
+  it('says what to do about descriptors that run out (K17)', () => {
+    const error = systemError(failure(24, 'pipe2: Too many open files'), 'make a pipe') as RuntimeError;
+    assert.equal(error.code, 'ResourceExhausted');
+    assert.equal(error.message, 'make a pipe: pipe2: Too many open files (EMFILE); raise LimitNOFILE');
+  });
+
   it("takes Node's own errors, whose numbers are negative", () => {
     const error = systemError(
       Object.assign(new Error('ENOSPC: no space left on device, write'), {

@@ -3,6 +3,8 @@
  * imports this file and nothing behind it, by nouns: `mounts.overlay(…)`, `cgroups.destroy(…)`. The values that go
  * through it are types of pkg/ports/kernel.ts.
  */
+/** System calls that a seccomp profile tells of. */
+export { refuseCalls } from './blocked-calls.ts';
 /** Hierarchies and paths of control groups; making, killing and removing them. */
 export * as cgroups from './cgroups.ts';
 /** Pipes, and streams over any descriptor. */

@@ -162,9 +162,9 @@ export async function unmountTree(path: string): Promise<void> {
   for (let round = 0; round < 32; round++) {
     // What is detached takes what is mounted below it along, so that there is seldom more to find.
     await unmount(path);
-    const text = await mountinfoText();
-    if (!text.includes(asWritten)) return;
-    const targets = mountPointsIn(parseMountinfo(text), path);
+    // A node with many pods has thousands of mounts: only lines that name the path are worth reading.
+    const lines = (await mountinfoText()).split('\n').filter((line) => line.includes(asWritten));
+    const targets = mountPointsIn(parseMountinfo(lines.join('\n')), path);
     if (targets.length === 0) return;
     for (const target of targets) await unmount(target);
   }

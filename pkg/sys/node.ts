@@ -31,6 +31,7 @@ export function nodeFacts(cgroupManager: 'cgroupfs' | 'systemd'): NodeFacts {
     kernel: release(),
     hugepageSizes: hugepageSizes(names('/sys/kernel/mm/hugepages')),
     maskedPaths: maskedPaths(names('/sys/devices/system/cpu'), (path) => names(path).length > 0),
+    tellsFips: text('/proc/sys/crypto/fips_enabled') !== '',
   };
 }
 

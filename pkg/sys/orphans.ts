@@ -8,7 +8,7 @@ import type { Child, OrphanClaim } from '../ports/kernel.ts';
 import { addon, attempt, errnoBehind } from './addon.ts';
 import { close } from './descriptors.ts';
 import { readFiles } from './kernel-files.ts';
-import { listProcesses, readStats } from './processes.ts';
+import { listProcesses, type ProcessStat, readStats } from './processes.ts';
 import { isAwaited, openStarts, watchChild } from './spawn.ts';
 
 /** Orphans come to the process, whoever caused them: there is one place to wait for them. */
@@ -49,12 +49,24 @@ let suspects: ReadonlyMap<string, ReadonlySet<object>> = new Map();
 /**
  * Takes zombies among our children that nobody waits for. It matters where they lie: one in a container's PID namespace
  * keeps the container's first process from ending. One that an open claim may be about, or that a spawn under way may
- * have made, is left until that is over. Returns how many are left.
+ * have made, is left until that is over. Returns how many are left; one at least where they cannot be looked at, so
+ * that whoever asked asks again.
  */
 export function reap(): number {
   const left = new Map<string, ReadonlySet<object>>();
+  if (!hasZombie()) {
+    suspects = left;
+    return 0;
+  }
   const open: ReadonlySet<object> = new Set([...claims, ...openStarts()]);
-  for (const { pid, startTicks, state } of readStats(ownChildren().filter((each) => !isAwaited(each)))) {
+  let children: readonly ProcessStat[];
+  try {
+    children = readStats(ownChildren().filter((each) => !isAwaited(each)));
+  } catch {
+    // Out of descriptors, for one: nobody can tell, and a timer that throws would end the daemon.
+    return Math.max(1, suspects.size);
+  }
+  for (const { pid, startTicks, state } of children) {
     if (state !== 'Z') continue;
     const key = `${pid}:${startTicks}`;
     const claimants = suspects.get(key) ?? open;
@@ -63,6 +75,11 @@ export function reap(): number {
   }
   suspects = left;
   return left.size;
+}
+
+/** Whether it is worth to list our children, for which the kernel wants three calls for each thread of ours. */
+function hasZombie(): boolean {
+  return attempt('look for children that have ended', (native) => native.hasZombieSync()) !== 0;
 }
 
 function take(pid: number): void {

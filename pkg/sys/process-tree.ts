@@ -1,9 +1,9 @@
 /** Whole trees of processes, and all that carry one mark. */
-import { readdirSync, readFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { constants } from 'node:os';
 import type { ProcessRef } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
-import { filesOf, listProcesses, parseProcStat, type ProcessStat, refOf, signal } from './processes.ts';
+import { filesOf, listPids, listProcesses, parseProcStat, type ProcessStat, signal } from './processes.ts';
 
 /**
  * Kills `root`, everything that descends from it, and everything in its session, if that is not our own: a descendant
@@ -55,15 +55,12 @@ export function holdsEntry(environ: Uint8Array, entry: string): boolean {
  * daemon before us left running finds its way back by this, without a file that says so. Processes that come up
  * meanwhile are looked for once more.
  */
-export function killByEnvironment(entry: string): number {
+export async function killByEnvironment(entry: string): Promise<number> {
   let killed = 0;
   for (let round = 0; round < 2; round++) {
-    const pids = readdirSync('/proc').filter((name) => /^\d+$/.test(name) && Number(name) !== process.pid);
-    for (const [pid, environ] of filesOf(pids, 'environ', limits.environBytes)) {
-      if (!holdsEntry(environ, entry)) continue;
-      const ref = refOf(pid);
-      if (ref !== undefined && signal(ref, constants.signals.SIGKILL)) killed++;
-    }
+    const pids = listPids().filter((pid) => pid !== String(process.pid));
+    for await (const [ref, environ] of filesOf(pids, 'environ', limits.environBytes))
+      if (holdsEntry(environ, entry) && signal(ref, constants.signals.SIGKILL)) killed++;
   }
   return killed;
 }

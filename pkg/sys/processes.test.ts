@@ -1,6 +1,8 @@
 import { assert } from 'chai';
+import { closeSync, fstatSync, readdirSync, statSync } from 'node:fs';
+import { RuntimeError } from '../base/errors.ts';
 import { hugepageSizes, maskedPaths, parseCapabilities, parseLimits } from './node.ts';
-import { parseExecuted, parseHeeds, parseProcStat } from './processes.ts';
+import { filesOf, isMadeBy, openPidNamespace, parseExecuted, parseHeeds, parseProcStat, refOf } from './processes.ts';
 
 const TAIL = '1 2 3 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 987654321 100 1 18446744073709551615';
 
@@ -19,6 +21,37 @@ describe('parseProcStat', () => {
 
   it('refuses what is cut or no stat', () => {
     for (const text of ['', '42', '42 (sh) S 1 2', 'x (sh) S']) assert.isUndefined(parseProcStat(text));
+  });
+});
+
+describe('isMadeBy', () => {
+  const monitor = { pid: 100, startTicks: 5_000n };
+  const found = (pid: number, parentPid: number, startTicks: bigint): boolean =>
+    isMadeBy(monitor, { pid, parentPid, startTicks, session: 1, state: 'S' });
+
+  it('takes the child of a monitor, and what is no older than it where a runtime hands it on', () => {
+    assert.isTrue(found(101, 100, 5_000n));
+    assert.isTrue(found(101, 1, 5_001n));
+  });
+
+  it('takes no process of the node that was there before, though it has the number', () => {
+    assert.isFalse(found(101, 1, 4_999n));
+    assert.isFalse(found(1, 0, 0n));
+    assert.isFalse(found(100, 1, 5_000n), 'the monitor itself');
+  });
+});
+
+describe('openPidNamespace', () => {
+  it('opens that of exactly this process, and of nobody who has its number by now', () => {
+    const self = refOf(process.pid);
+    assert.isDefined(self);
+    const descriptor = openPidNamespace(self);
+    assert.strictEqual(fstatSync(descriptor).ino, statSync('/proc/self/ns/pid').ino);
+    closeSync(descriptor);
+    const before = readdirSync('/proc/self/fd').length;
+    const another = { pid: process.pid, startTicks: self.startTicks - 1n };
+    assert.throws(() => openPidNamespace(another), RuntimeError, /is gone, and its PID namespace/);
+    assert.lengthOf(readdirSync('/proc/self/fd'), before);
   });
 });
 
@@ -114,5 +147,29 @@ describe('maskedPaths', () => {
       maskedPaths(['cpu0', 'cpu1', 'cpu12', 'cpufreq', 'online'], (path) => there.has(path)),
       ['/sys/devices/system/cpu/cpu0/thermal_throttle', '/sys/devices/system/cpu/cpu12/thermal_throttle'],
     );
+  });
+});
+
+describe('filesOf', () => {
+  it('lets the event loop turn between some and the next: how many there are is for containers to say', async () => {
+    let turns = 0;
+    let isOver = false;
+    const turn = (): void => {
+      turns++;
+      if (!isOver) setImmediate(turn);
+    };
+    setImmediate(turn);
+    let files = 0;
+    for await (const [{ pid }] of filesOf(
+      Array.from({ length: 100 }, () => String(process.pid)),
+      'comm',
+      64,
+    )) {
+      assert.equal(pid, process.pid);
+      files++;
+    }
+    isOver = true;
+    assert.equal(files, 100);
+    assert.isAtLeast(turns, 3);
   });
 });

@@ -1,11 +1,17 @@
-/** Processes that are not our children: by pid and start, never by a bare number. */
-import { openSync, readdirSync, readFileSync } from 'node:fs';
+/**
+ * Processes that are not our children: by pid and start, never by a bare number. A number is looked up first and used
+ * afterwards, through something that stays with the process (a pidfd, an open file of its own), and its start is
+ * compared in between: whoever has it then is whom was meant. This is the one place that knows /proc/<pid>.
+ */
+import { openSync, readdirSync, readFileSync, writeSync } from 'node:fs';
+import { readdir, stat } from 'node:fs/promises';
+import { join } from 'node:path';
 import { constants as os } from 'node:os';
 import { errnoOf, RuntimeError } from '../base/errors.ts';
 import type { ProcessRef } from '../base/ids.ts';
 import { attempt, attemptAsync, errnoBehind } from './addon.ts';
 import { close } from './descriptors.ts';
-import { readFiles } from './kernel-files.ts';
+import { readFiles, readKernelFiles } from './kernel-files.ts';
 import { untilReady } from './ready.ts';
 
 /** One process, as /proc/<pid>/stat tells of it. */
@@ -56,6 +62,20 @@ export function refOf(pid: number): ProcessRef | undefined {
   return stat === undefined ? undefined : { pid, startTicks: stat.startTicks };
 }
 
+/**
+ * The process with this pid that `maker` has just made; undefined if it is gone, whoever has its number by now. What a
+ * monitor makes is its child, or, where a runtime hands it to somebody else, at least no older than the monitor.
+ */
+export function madeBy(maker: ProcessRef, pid: number): ProcessRef | undefined {
+  const stat = procStat(pid);
+  return stat !== undefined && isMadeBy(maker, stat) ? { pid, startTicks: stat.startTicks } : undefined;
+}
+
+/** PURE. What madeBy decides by. */
+export function isMadeBy(maker: ProcessRef, { pid, parentPid, startTicks }: ProcessStat): boolean {
+  return parentPid === maker.pid || (pid !== maker.pid && startTicks >= maker.startTicks);
+}
+
 /** True while exactly this process exists and is no zombie. */
 export function isAlive(ref: ProcessRef): boolean {
   const stat = procStat(ref.pid);
@@ -103,6 +123,7 @@ export function openPidNamespace(ref: ProcessRef): number {
 export function heeds(ref: ProcessRef, signal: number): boolean {
   // In this order: handlers that are read after the program was seen to run are its own.
   const stat = text(`/proc/${ref.pid}/stat`);
+  if (parseProcStat(stat)?.startTicks !== ref.startTicks) return true;
   return parseHeeds(stat, text(`/proc/${ref.pid}/status`), signal);
 }
 
@@ -139,6 +160,51 @@ export function parseHeeds(stat: string, status: string, signal: number): boolea
   return ['SigCgt', 'SigBlk'].some(
     (row) => (BigInt(`0x${new RegExp(`^${row}:\\s*([0-9a-f]+)$`, 'm').exec(status)?.[1] ?? '0'}`) & bit) !== 0n,
   );
+}
+
+/**
+ * Sets the OOM score of exactly this process, if it is another; false if it is gone. @throws as write(2): EACCES where
+ * it would be lowered without CAP_SYS_RESOURCE.
+ */
+export function setOomScoreAdj(ref: ProcessRef, value: number): boolean {
+  let file = -1;
+  try {
+    file = openSync(`/proc/${ref.pid}/oom_score_adj`, 'r+');
+    if (!isAlive(ref)) return false;
+    if (Number(readFileSync(file, 'latin1')) !== value) writeSync(file, String(value));
+    return true;
+  } catch (error) {
+    if (['ENOENT', 'ESRCH'].includes(errnoOf(error) ?? '')) return false;
+    throw error;
+  } finally {
+    close(file);
+  }
+}
+
+/** /proc/<pid>/limits of exactly this process; '' if it is gone. */
+export async function limitsOf(ref: ProcessRef): Promise<string> {
+  const { text } = await readKernelFiles([{ directory: `/proc/${ref.pid}`, names: 'limits' }]);
+  return isAlive(ref) ? text : '';
+}
+
+/** True if exactly this process has the file that is at `path` now open. */
+export async function holdsOpen(ref: ProcessRef, path: string): Promise<boolean> {
+  const wanted = await inodeOf(path);
+  if (wanted === undefined) return false;
+  const directory = `/proc/${ref.pid}/fd`;
+  const names = await readdir(directory).catch(() => []);
+  const found = await Promise.all(names.map((name) => inodeOf(join(directory, name))));
+  return found.includes(wanted) && isAlive(ref);
+}
+
+/** Device and inode of the file at `path`, links followed; undefined if there is none. */
+export async function inodeOf(path: string): Promise<string | undefined> {
+  try {
+    const { dev, ino } = await stat(path, { bigint: true });
+    return `${dev}:${ino}`;
+  } catch {
+    return undefined;
+  }
 }
 
 /**
@@ -197,13 +263,14 @@ function text(path: string): string {
   }
 }
 
+/** The numbers of all processes that are visible here, zombies too, as /proc has them. */
+export function listPids(): string[] {
+  return readdirSync('/proc').filter((name) => /^\d+$/.test(name));
+}
+
 /** All processes that are visible here, zombies too. */
 export function listProcesses(): ProcessStat[] {
-  return readStats(
-    readdirSync('/proc')
-      .filter((name) => /^\d+$/.test(name))
-      .map(Number),
-  );
+  return readStats(listPids().map(Number));
 }
 
 /** The stats of those of these processes that are there. */
@@ -215,21 +282,35 @@ export function readStats(pids: readonly number[]): ProcessStat[] {
 }
 
 /**
- * A file of each of these processes, as far as they are there, of at most `max` bytes: some at a time, since whoever
- * has many processes with large files decides how much that is together.
+ * The stats of those of these processes that are there, some in each turn of the event loop: how many there are is for
+ * containers to say.
  */
-export function* filesOf(
-  pids: readonly string[],
-  name: 'environ' | 'cmdline',
-  max: number,
-): Generator<[pid: number, content: Buffer]> {
+export async function* statsInTurns(pids: readonly string[]): AsyncGenerator<ProcessStat[], void, undefined> {
   for (let from = 0; from < pids.length; from += AT_ONCE) {
-    const some = pids.slice(from, from + AT_ONCE);
+    if (from > 0) await new Promise((resolve) => setImmediate(resolve));
+    yield readStats(pids.slice(from, from + AT_ONCE).map(Number));
+  }
+}
+
+/**
+ * A file of each of these processes, as far as they are there, of at most `max` bytes: some in each turn of the event
+ * loop, since whoever has many processes with large files decides how much that is together. A process is known before
+ * its file is read: the content is of exactly that one if it is still alive afterwards.
+ */
+export async function* filesOf(
+  pids: readonly string[],
+  name: 'environ' | 'cmdline' | 'comm' | 'cgroup',
+  max: number,
+): AsyncGenerator<[process: ProcessRef, content: Buffer], void, undefined> {
+  for await (const some of statsInTurns(pids)) {
     for (const [index, content] of readFiles(
-      some.map((pid) => `/proc/${pid}/${name}`),
+      some.map(({ pid }) => `/proc/${pid}/${name}`),
       max,
-    ).entries())
-      if (content !== null) yield [Number(some[index]), content];
+    ).entries()) {
+      const process = some[index];
+      if (content !== null && process !== undefined)
+        yield [{ pid: process.pid, startTicks: process.startTicks }, content];
+    }
   }
 }
 

@@ -1,5 +1,5 @@
 /** Unix sockets, which Node has of one type only, and at short paths. */
-import type { ConsoleSocket, SocketType, UnixListener } from '../ports/kernel.ts';
+import type { DescriptorSocket, SocketType, UnixListener } from '../ports/kernel.ts';
 import { addon, attempt, attemptAsync, errnoBehind } from './addon.ts';
 import { close } from './descriptors.ts';
 import type { Watch } from '../../native/index.d.ts';
@@ -34,8 +34,8 @@ export function listen(path: string, type: SocketType, mode = 0o600): UnixListen
   };
 }
 
-/** Listens for one terminal at `path`. @throws as listenUnix. */
-export function listenConsole(path: string): ConsoleSocket {
+/** Listens at `path` for descriptors, one connection after the other. @throws as listen. */
+export function listenForDescriptors(path: string): DescriptorSocket {
   const listener = listen(path, 'stream');
   return {
     receive: async (signal) => {
@@ -44,7 +44,7 @@ export function listenConsole(path: string): ConsoleSocket {
       const readable = new Readable(connection);
       try {
         return await readable.next(signal, () =>
-          attempt('receive a terminal', (native) => native.receiveFdSync(connection)),
+          attempt('receive a descriptor', (native) => native.receiveFdSync(connection)),
         );
       } finally {
         readable.close();

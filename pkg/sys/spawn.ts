@@ -9,7 +9,7 @@ import { delimiter, join } from 'node:path';
 import { RuntimeError } from '../base/errors.ts';
 import type { ProcessRef } from '../base/ids.ts';
 import type { Child, Ending, Launcher, SpawnRequest } from '../ports/kernel.ts';
-import { addon, attemptAsync, errnoName, systemError } from './addon.ts';
+import { addon, attemptAsync, errnoName, programBeside, systemError } from './addon.ts';
 import { close } from './descriptors.ts';
 
 /** 0-255 as a shell reports it: the exit code, or 128 + signal. */
@@ -22,8 +22,7 @@ export function exitCodeOf(ending: Ending): number {
  * @throws NotFound or PermissionDenied naming the binary and the remedy; the errno's code otherwise.
  */
 export async function spawn(request: SpawnRequest): Promise<Child> {
-  const file = request.argv[0].includes('/') ? request.argv[0] : findExecutable(request.argv[0]);
-  if (file === undefined) throw missingBinary(request.argv[0], 'it is not in PATH');
+  const file = fileOf(request);
   const leads = { inherit: 0, group: 1, session: 2 }[request.leads ?? 'group'];
   const fds = (request.fds ?? ['null', 'null', 'null']).map((fd) => (fd === 'null' ? -1 : fd));
   const start = {};
@@ -46,6 +45,30 @@ export async function spawn(request: SpawnRequest): Promise<Child> {
   } finally {
     starts.delete(start);
   }
+}
+
+/**
+ * As spawn, of a command that ends when we do, whatever becomes of us, with all that it has started: the Child stands
+ * for a process that sees to that (native/keep.c). `unexecuted` tells from how it ended whether the command ran at all.
+ */
+export async function spawnKept(request: SpawnRequest): Promise<Child> {
+  const leads = request.leads ?? 'group';
+  const argv = [programBeside('keep'), String(process.pid), leads, fileOf(request), ...request.argv] as const;
+  return await spawn({ ...request, argv, leads: 'group' });
+}
+
+/** The error of a kept command that could not be executed, by its exit code and what it said; undefined if it was. */
+export function unexecuted(request: SpawnRequest, exitCode: number, stderr: Buffer): unknown {
+  const errno = exitCode === 127 ? /^berth-keep: execve: (\d+)\n$/.exec(stderr.toString('latin1'))?.[1] : undefined;
+  if (errno === undefined) return undefined;
+  const failure = Object.assign(new Error('execve'), { errno: Number(errno), syscall: 'execve' });
+  return spawnError(failure, fileOf(request));
+}
+
+function fileOf({ argv: [name] }: SpawnRequest): string {
+  const file = name.includes('/') ? name : findExecutable(name);
+  if (file === undefined) throw missingBinary(name, 'it is not in PATH');
+  return file;
 }
 
 /** Our environment for children, as it was at the first call: without what concerns this daemon alone. `extra` wins. */
