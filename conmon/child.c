@@ -399,21 +399,38 @@ void child_reap(struct conmon *c)
 	} while (pid > 0);
 }
 
+/*
+ * The number of our child is its own until we have reaped it. Of anybody else's it is not, and there
+ * the pidfd is.
+ */
+static int signal_container(const struct conmon *c, int signal)
+{
+	if (c->container_gone.fd >= 0)
+		return (int)syscall(SYS_pidfd_send_signal, c->container_gone.fd, signal, NULL, 0U);
+	return kill(c->container_pid, signal);
+}
+
+/* False if the container's number may be another's by now. */
+bool child_is_known(const struct conmon *c)
+{
+	return c->container_gone.fd < 0 || signal_container(c, 0) == 0;
+}
+
 /* Passes a signal to the runtime while it works, to the container afterwards. */
 void child_signal(struct conmon *c, int signal)
 {
 	pid_t pid = c->state == STATE_CREATING ? c->runtime_pid : c->container_pid;
 
-	if (pid > 0 && kill(pid, signal) < 0)
+	if (pid > 0 && (pid == c->container_pid ? signal_container(c, signal) : kill(pid, signal)) < 0)
 		note(LEVEL_INFO, "cannot send signal %d to %d: %s", signal, pid, strerror(errno));
 }
 
-/* Kills the container with its process group; never group 1, which would be everybody. */
+/* Kills the container, if it is our child with its process group; never group 1, which would be everybody. */
 void child_kill(struct conmon *c)
 {
-	pid_t group = getpgid(c->container_pid);
+	pid_t group = c->container_gone.fd < 0 ? getpgid(c->container_pid) : -1;
 
 	if (group > 1 && group != getpgrp())
 		(void)kill(-group, SIGKILL);
-	(void)kill(c->container_pid, SIGKILL);
+	(void)signal_container(c, SIGKILL);
 }

@@ -187,6 +187,7 @@ int child_created(struct conmon *conmon);
 void child_reap(struct conmon *conmon);
 void child_signal(struct conmon *conmon, int signal);
 void child_kill(struct conmon *conmon);
+bool child_is_known(const struct conmon *conmon);
 void child_reset(struct conmon *conmon);
 void child_exec(const char *path, char *const argv[]) __attribute__((noreturn));
 void child_die(const char *what) __attribute__((noreturn));
@@ -243,6 +244,8 @@ void oom_check(struct conmon *conmon);
 int oom_parse(const char *text, size_t len, int64_t *ret_kills);
 
 /* exit.c */
+int exit_reserve(struct conmon *conmon);
+void exit_unreserve(const struct conmon *conmon);
 int exit_status(const struct conmon *conmon);
 int exit_announce(struct conmon *conmon);
 int exit_command(struct conmon *conmon);

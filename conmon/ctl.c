@@ -16,7 +16,10 @@
 
 enum { CTL_RESIZE = 1, CTL_REOPEN = 2 };
 
-/* Exactly count decimal numbers, 0 to 65535, blanks between. Returns 0, or -EINVAL and writes nothing. */
+/*
+ * count decimal numbers, 0 to 65535, blanks between; what comes after them and a blank is ignored, as upstream
+ * does. Returns 0, or -EINVAL and writes nothing.
+ */
 int ctl_parse(const char *line, size_t len, unsigned *ret_numbers, size_t count)
 {
 	unsigned numbers[4];
@@ -34,10 +37,6 @@ int ctl_parse(const char *line, size_t len, unsigned *ret_numbers, size_t count)
 			return -EINVAL;
 		numbers[n] = value;
 	}
-	while (i < len && line[i] == ' ')
-		i++;
-	if (i < len)
-		return -EINVAL;
 	memcpy(ret_numbers, numbers, count * sizeof(numbers[0]));
 	return 0;
 }

@@ -15,7 +15,10 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { STATUS_UNKNOWN = 255 };
+enum {
+	STATUS_UNKNOWN = 255,
+	EXIT_TEXT_MAX = 15,	/* An exit code in decimal, and room to spare. */
+};
 
 /* --- the sync pipe ---------------------------------------------------------------------------- */
 
@@ -124,10 +127,91 @@ int exit_status(const struct conmon *c)
 	return STATUS_UNKNOWN;
 }
 
-static int write_exit_file(const char *dir, const char *name, const char *text)
+/*
+ * The name under which the place of an exit file is kept: a dot file, so that watchers of the
+ * directory can tell it from an id, and with the id in it, so that whoever cleans up after the
+ * container finds it.
+ */
+static void reserved_name(const struct conmon *c, char ret_name[static 128])
 {
-	int r = dir ? replace_file(dir, name, text) : 0;
+	(void)snprintf(ret_name, 128, ".conmon-%d-%.64s.tmp", getpid(), c->opt.cid);
+}
 
+/* Blanks where the exit code will be, so that it takes no room of its own on a file system that is full by then. */
+static int reserve_place(const struct conmon *c, const char *dir)
+{
+	static const char blanks[EXIT_TEXT_MAX + 1] = "               ";
+	char reserved[128];
+	int r;
+
+	if (!dir)
+		return 0;
+	reserved_name(c, reserved);
+	r = replace_file(dir, reserved, blanks);
+	if (r < 0)
+		note(LEVEL_WARN, "cannot reserve an exit file in %s: %s", dir, strerror(-r));
+	return r;
+}
+
+static void give_back_place(const struct conmon *c, const char *dir)
+{
+	char reserved[128], path[PATH_MAX];
+
+	reserved_name(c, reserved);
+	if (dir && path_join(path, dir, reserved) == 0)
+		(void)unlink(path);
+}
+
+/*
+ * Reserves the exit files. A container whose end could not be told for want of room is not begun;
+ * a directory that is not there, or not yet, is another thing: it is tried again at the end.
+ */
+int exit_reserve(struct conmon *c)
+{
+	int r = reserve_place(c, c->opt.exit_dir);
+
+	(void)reserve_place(c, c->opt.persist_dir);
+	return r == -ENOSPC || r == -EDQUOT
+		       ? fail(c, -r, "cannot reserve the exit file in %.300s", c->opt.exit_dir) : 0;
+}
+
+/* Gives back what exit_reserve() took and nobody used. */
+void exit_unreserve(const struct conmon *c)
+{
+	give_back_place(c, c->opt.exit_dir);
+	give_back_place(c, c->opt.persist_dir);
+}
+
+/* Puts text into the place that is reserved, and the place under its name. */
+static int use_place(const struct conmon *c, const char *dir, const char *name, const char *text)
+{
+	char reserved[128];
+	int dir_fd = open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	int fd, r;
+
+	if (dir_fd < 0)
+		return -errno;
+	reserved_name(c, reserved);
+	fd = openat(dir_fd, reserved, O_WRONLY | O_NOFOLLOW | O_CLOEXEC);
+	r = fd < 0 ? -errno : write_all(fd, text, strlen(text));
+	if (r == 0 && ftruncate(fd, (off_t)strlen(text)) < 0)
+		r = -errno;
+	if (fd >= 0 && close(fd) < 0 && r == 0)
+		r = -errno;
+	if (r == 0 && renameat(dir_fd, reserved, dir_fd, name) < 0)
+		r = -errno;
+	(void)close(dir_fd);
+	return r;
+}
+
+static int write_exit_file(const struct conmon *c, const char *dir, const char *name, const char *text)
+{
+	int r = dir ? use_place(c, dir, name, text) : 0;
+
+	if (r < 0) {
+		give_back_place(c, dir);
+		r = replace_file(dir, name, text);
+	}
 	if (r < 0)
 		note(LEVEL_ERROR, "cannot write the exit file %s/%s: %s", dir, name, strerror(-r));
 	return r;
@@ -165,7 +249,7 @@ static void close_others(const int keep[], size_t count)
 int exit_announce(struct conmon *c)
 {
 	int status = exit_status(c);
-	char text[16];
+	char text[EXIT_TEXT_MAX + 1];
 	/* Syslog is the only place where anybody still hears that an exit file cannot be written. */
 	const int needed[] = { c->sync_fd, c->log.fd, note_fd() };
 	int r, r2;
@@ -173,8 +257,8 @@ int exit_announce(struct conmon *c)
 	(void)snprintf(text, sizeof(text), "%d", status);
 	attach_close(c);
 	close_others(needed, sizeof(needed) / sizeof(needed[0]));
-	r = write_exit_file(c->opt.persist_dir, "exit", text);
-	r2 = write_exit_file(c->opt.exit_dir, c->opt.cid, text);
+	r = write_exit_file(c, c->opt.persist_dir, "exit", text);
+	r2 = write_exit_file(c, c->opt.exit_dir, c->opt.cid, text);
 	if (c->opt.exec)
 		sync_report(c, &c->sync_fd, status, c->timed_out ? "command timed out" : NULL,
 			    c->timed_out ? strlen("command timed out") : 0);

@@ -12,7 +12,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define LOG_MODE 0600
+/* Upstream's, which those who collect logs without being root count on. */
+#define LOG_MODE 0640
 
 /* --- the file --------------------------------------------------------------------------------- */
 
@@ -85,7 +86,8 @@ static int check_allowed(const struct log *log, int dir_fd)
 
 /*
  * A log may be a regular file, or a character device such as /dev/null: nothing that could block us.
- * The chmod also tells whoever watches the directory that a reopen is done when no file had to be made.
+ * One that is there already is opened to nobody, and closed to those who have no business with it. The chmod
+ * also changes the ctime, by which a reopen shows.
  */
 static int check_kind(int fd, int64_t *ret_size)
 {
@@ -98,7 +100,7 @@ static int check_kind(int fd, int64_t *ret_size)
 		return 0;
 	if (!S_ISREG(st.st_mode))
 		return -EINVAL;
-	(void)fchmod(fd, LOG_MODE);
+	(void)fchmod(fd, st.st_mode & LOG_MODE);
 	*ret_size = st.st_size;
 	return 0;
 }
@@ -146,12 +148,8 @@ static int open_log_dir(const struct log *log)
 	return r < 0 ? r : dir_fd;
 }
 
-/*
- * Goes on in the file that now has the log's name, which a rotation has moved away. Nothing is
- * truncated: reopening twice is harmless. If there can be no new file the old one goes on taking
- * lines. Returns 0 or -errno.
- */
-int log_reopen(struct log *log)
+/* Goes on in the file that has the log's name now. Returns 0, or -errno and the old file goes on taking lines. */
+static int open_again(struct log *log)
 {
 	int dir_fd, fd, r;
 
@@ -163,6 +161,36 @@ int log_reopen(struct log *log)
 	fd = open_at(dir_fd, base_name(log->path));
 	r = fd < 0 ? fd : use_file(log, fd);
 	(void)close(dir_fd);
+	return r;
+}
+
+/*
+ * CRI-O waits until the log is made or written to, for ever if it must, and a log that was not renamed is
+ * neither until the container has something to say. This counts as a write for inotify, and changes nothing:
+ * room that is there already is asked for, or, where that cannot be, the size is set to what it is.
+ */
+static void show_write(const struct log *log)
+{
+	struct stat st;
+
+	if (log->fd < 0 || fstat(log->fd, &st) < 0 || !S_ISREG(st.st_mode))
+		return;
+	if (st.st_size > 0 && fallocate(log->fd, FALLOC_FL_KEEP_SIZE, 0, 1) == 0)
+		return;
+	if (ftruncate(log->fd, st.st_size) < 0)
+		note(LEVEL_DEBUG, "who waits for a write to the log may wait on: %s", strerror(errno));
+}
+
+/*
+ * As open_again, for who has rotated the log or means to have. Nothing is truncated: reopening twice is
+ * harmless. Whoever watches the directory sees that it is done.
+ */
+int log_reopen(struct log *log)
+{
+	int r = open_again(log);
+
+	if (r == 0 && log->path)
+		show_write(log);
 	return r;
 }
 
@@ -226,7 +254,7 @@ int log_next_file(struct log *log)
 		return dir_fd;
 	r = log->opt->log_rotate ? shift(log, dir_fd) : start_anew(log, dir_fd);
 	(void)close(dir_fd);
-	return r < 0 ? r : log_reopen(log);
+	return r < 0 ? r : open_again(log);
 }
 
 /* --- set-up ----------------------------------------------------------------------------------- */
@@ -278,29 +306,40 @@ static int add_driver(struct log *log, const char *config, char *error, size_t s
 	return 0;
 }
 
-static bool is_label(const char *label)
+/* Refuses what is no label, in upstream's words, which callers look for. */
+static int check_label(const char *label, char *error, size_t size)
 {
+	const char *equals = strchr(label, '=');
 	size_t name = strspn(label, "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_");
 
-	return name > 0 && label[name] == '=' && !strchr(label + name + 1, '=');
+	if (equals == label)
+		return refuse(error, size, "Container labels must be in format LABEL=VALUE (no LABEL present in '%.100s')",
+			      label);
+	if (!equals || strchr(equals + 1, '='))
+		return refuse(error, size, "Container labels must be in format LABEL=VALUE "
+			      "(none or more than one '=' present in '%.100s')", label);
+	if (label[name] != '=')
+		return refuse(error, size, "Container label names must contain only uppercase letters, numbers and "
+			      "underscore (in '%.100s')", label);
+	return 0;
 }
 
 static int check_tags(const struct log *log, char *error, size_t size)
 {
 	const struct options *opt = log->opt;
 
-	for (const struct arg *a = opt->log_labels.first; a; a = a->next)
-		if (!is_label(a->value))
-			return refuse(error, size, "--log-label '%.100s' is not LABEL=VALUE with capitals, digits and _ "
-				      "in the label and no second =", a->value);
-	if (log->journald)
-		return 0;
+	int r = 0;
+
+	for (const struct arg *a = opt->log_labels.first; r == 0 && a; a = a->next)
+		r = check_label(a->value, error, size);
+	if (r < 0 || log->journald)
+		return r;
 	if (log->path && opt->log_tag)
 		return refuse(error, size, "k8s-file doesn't support --log-tag");
 	if (log->path && opt->log_labels.first)
 		return refuse(error, size, "k8s-file doesn't support --log-label");
 	if (opt->no_partial_message)
-		note(LEVEL_WARN, "--no-container-partial-message has no effect without the journald driver");
+		note(LEVEL_WARN, "--no-container-partial-message has no effect without journald log driver");
 	return 0;
 }
 
@@ -318,13 +357,13 @@ int log_open(struct log *log, const struct options *opt, char *error, size_t siz
 		r = check_tags(log, error, size);
 	if (r < 0 || !log->path)
 		return r;
-	r = log_reopen(log);
+	r = open_again(log);
 	if (r == -EACCES && opt->log_allow_dirs.first)
 		(void)refuse(error, size, "log file %.300s is outside every --log-allowlist-dir", log->path);
 	else if (r == -EINVAL)
 		(void)refuse(error, size, "log file %.300s is neither a regular file nor a character device", log->path);
 	else if (r < 0)
-		(void)refuse(error, size, "cannot open log file %.300s: %s", log->path, strerror(-r));
+		(void)refuse(error, size, "Failed to open log file %.300s: %s", log->path, strerror(-r));
 	log->total_bytes = log->file_bytes;
 	return r;
 }

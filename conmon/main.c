@@ -155,8 +155,8 @@ static phase *const before_fork[] = {
 	take_pipes, cli_check, keep_descriptors, open_log, await_start,
 };
 static phase *const after_fork[] = {
-	detach,        loop_open,  stdio_open, stdio_console,    attach_open,
-	ctl_open,      notify_open, release_attacher, child_spawn_runtime, drop_stdio,
+	detach,   exit_reserve, loop_open,        stdio_open,          stdio_console, attach_open,
+	ctl_open, notify_open,  release_attacher, child_spawn_runtime, drop_stdio,
 };
 
 #define RUN(c, phases) run(c, phases, sizeof(phases) / sizeof((phases)[0]))
@@ -211,6 +211,7 @@ static int monitor(struct conmon *c)
 		r = c->failed;
 	}
 	if (r < 0) {
+		exit_unreserve(c);
 		status = give_up(c);
 		close_fd(&c->sync_fd);
 		/* A runtime that failed half-way leaves something to clean up. */

@@ -312,7 +312,7 @@ void oom_watch(struct conmon *c)
 	if (!c->opt.bundle && !c->opt.persist_dir)
 		return;
 	(void)snprintf(proc, sizeof(proc), "/proc/%d/cgroup", c->container_pid);
-	if (read_small(proc, text, sizeof(text)) < 0 || !find_cgroup(text, cgroup, &v2))
+	if (read_small(proc, text, sizeof(text)) < 0 || !child_is_known(c) || !find_cgroup(text, cgroup, &v2))
 		note(LEVEL_INFO, "cannot find the memory cgroup of the container, which may have ended");
 	else
 		watch_cgroup(c, cgroup, v2);

@@ -205,7 +205,6 @@ describeMonitors(({ check }) => {
         '\0\0\0\n',
         '3 0 0\n',
         '1 2\n',
-        '1 2 3 4\n',
         '%s%n %s %s\n',
         `${' '.repeat(150)}\n`,
       ])
@@ -221,6 +220,20 @@ describeMonitors(({ check }) => {
       assert.isAtMost(rssKb(conmon), rss + 64);
       go(c);
       assert.equal(await c.exit(), '0');
+      assert.equal(contentOf(c.lines(), 'stdout'), 'two\n');
+    });
+
+    check('takes a line with more than three numbers for the first three', async (c) => {
+      await c.start({ program: `echo one; ${untilFile(c)}; echo two` }).created();
+      await until('the first line', () => readIf(c.log)?.includes('one'));
+      for (const line of ['2 0 0 7\n', '2 0 0 and more\n']) {
+        rmSync(`${c.log}.old`, { force: true });
+        renameSync(c.log, `${c.log}.old`);
+        await ctl(c, line);
+        await until('the log is reopened', () => existsSync(c.log));
+      }
+      go(c);
+      await c.exit();
       assert.equal(contentOf(c.lines(), 'stdout'), 'two\n');
     });
 

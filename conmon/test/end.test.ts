@@ -10,15 +10,36 @@ import {
   mkdirSync,
   openSync,
   closeSync,
+  readdirSync,
   readFileSync,
   rmSync,
   statSync,
   writeFileSync,
+  writeSync,
 } from 'node:fs';
 import { join } from 'node:path';
 import { assert } from 'chai';
 import { Case, contentOf, isAlive, readIf, realBundle, realRuntimes, runCommand, tool, until } from './harness.ts';
 import { ctl, untilFile, go, OWN_SYSLOG, socketCount, holds, describeMonitors } from './ground.ts';
+
+/** Mounts a small file system on `directory`, and gives `body` a way to use it up. */
+async function onFullFileSystem(directory: string, body: (fill: () => void) => Promise<void>): Promise<void> {
+  assert.equal((await runCommand('mount', ['-t', 'tmpfs', '-o', 'size=64k', 'none', directory])).status, 0);
+  try {
+    await body(() => {
+      const filler = openSync(join(directory, 'filler'), 'w');
+      try {
+        for (;;) writeSync(filler, Buffer.alloc(4096));
+      } catch (error) {
+        assert.include(String(error), 'ENOSPC');
+      } finally {
+        closeSync(filler);
+      }
+    });
+  } finally {
+    await runCommand('umount', ['-l', directory]);
+  }
+}
 
 describeMonitors(({ check }) => {
   describe('the end', () => {
@@ -136,6 +157,50 @@ describeMonitors(({ check }) => {
         }),
         /^12$/,
       );
+    });
+
+    check('loses no exit code on a file system that has become full', async (c) => {
+      const exits = c.path('exits');
+      await onFullFileSystem(exits, async (fill) => {
+        await c.start({ program: `${untilFile(c)}; exit 7` }).created();
+        assert.isFalse(existsSync(c.path('exits', c.id)), 'the name that is watched appears at the end only');
+        fill();
+        go(c);
+        assert.equal(await c.exit(), '7');
+        await c.gone();
+        assert.sameMembers(readdirSync(exits), [c.id, 'filler'], 'nothing else stays');
+      });
+    });
+
+    check('refuses to begin where its exit could not be told: the file system is full already', async (c) => {
+      const exits = c.path('exits');
+      await onFullFileSystem(exits, async (fill) => {
+        fill();
+        const { pid, message } = await c.start({ program: 'exit 7' }).report();
+        assert.equal(pid, -1);
+        assert.match(String(message), /cannot reserve the exit file .*: No space left on device$/);
+        await c.gone();
+        assert.deepEqual(readdirSync(exits), ['filler']);
+      });
+    });
+
+    check('keeps no place for an exit file when there was nothing to end', async (c) => {
+      const run = c.start({ program: '', env: { RUNTIME_PRELUDE: 'exit 1' } });
+      assert.equal((await run.report())['pid'], -1);
+      await c.gone();
+      assert.deepEqual([...readdirSync(c.path('exits')), ...readdirSync(c.path('persist'))], []);
+    });
+
+    check('tells its exit also when what it had reserved is gone', async (c) => {
+      await c.start({ program: `${untilFile(c)}; exit 7` }).created();
+      for (const directory of ['exits', 'persist']) {
+        rmSync(c.path(directory), { recursive: true });
+        mkdirSync(c.path(directory));
+      }
+      go(c);
+      assert.equal(await c.exit(), '7');
+      assert.equal(readIf(c.path('persist/exit')), '7');
+      assert.deepEqual(readdirSync(c.path('exits')), [c.id]);
     });
 
     check('still writes the other exit file when one cannot be written', async (c) => {
@@ -297,13 +362,13 @@ describeMonitors(({ check }) => {
         await until('the size', () => readIf(c.log)?.includes('24 80\r'));
         client.write('hello\n');
         await until('an answer', () => client.received(2).includes('got hello\r\n'));
-        await ctl(c, '1 50 132\n');
+        await ctl(c, '1 50 1320 7\n');
         await new Promise((done) => setTimeout(done, 50));
         client.write('\n');
         assert.equal(await c.exit(), '3');
         await client.ended;
-        assert.include(client.received(2), '50 132\r\n');
-        assert.include(contentOf(c.lines(), 'stdout'), '50 132\r\n');
+        assert.include(client.received(2), '50 1320\r\n');
+        assert.include(contentOf(c.lines(), 'stdout'), '50 1320\r\n');
         await remove(c);
       });
 

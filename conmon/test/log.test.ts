@@ -16,7 +16,7 @@ import {
   symlinkSync,
   writeFileSync,
 } from 'node:fs';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { assert } from 'chai';
 import { Case, type Helper, contentOf, parseLog, readIf, runCommand, tool, until } from './harness.ts';
 import { ctl, untilFile, go, parseJournal, describeMonitors } from './ground.ts';
@@ -126,7 +126,14 @@ describeMonitors(({ check }) => {
       await c.gone();
     });
 
-    check('makes the log private', async (c) => {
+    check('makes a log that its group may read, and nobody else', async (c) => {
+      c.start({ program: 'echo x' });
+      await c.exit();
+      assert.equal(statSync(c.log).mode & 0o777, 0o640);
+    });
+
+    check('leaves a log as private as it was', async (c) => {
+      writeFileSync(c.log, '', { mode: 0o600 });
       c.start({ program: 'echo x' });
       await c.exit();
       assert.equal(statSync(c.log).mode & 0o777, 0o600);
@@ -164,6 +171,7 @@ describeMonitors(({ check }) => {
         const { pid, message } = await run.report();
         assert.equal(pid, -1);
         assert.include(String(message), path);
+        if (path.includes('no/such')) assert.include(String(message), 'Failed to open log file');
       }
     });
 
@@ -195,6 +203,26 @@ describeMonitors(({ check }) => {
       go(c);
       await c.exit();
       assert.equal(contentOf(c.lines(), 'stdout'), 'one\ntwo\n');
+    });
+
+    check('lets who watches the directory see that it has reopened, as CRI-O wants to', async (c) => {
+      await c.start({ program: `${untilFile(c)}; echo one` }).created();
+      await until('the log', () => existsSync(c.log));
+      const watcher = c.help(tool, ['changes', c.dir, basename(c.log)]);
+      const seen = (): string => watcher.output.toString();
+      await until('it watches', () => seen().includes('ready'));
+      for (let each = 1; each <= 2; each++) {
+        await ctl(c, '2 0 0\n');
+        await until('a write is seen of a log that was not renamed', () => seen().split('written').length > each);
+      }
+      renameSync(c.log, `${c.log}.old`);
+      await ctl(c, '2 0 0\n');
+      await until('the new file is seen', () => seen().includes('made'));
+      assert.equal(statSync(c.log).size, 0);
+      go(c);
+      await c.exit();
+      assert.equal(contentOf(c.lines(), 'stdout'), 'one\n');
+      assert.equal(statSync(`${c.log}.old`).size, 0);
     });
 
     check('goes on in the old file when there can be no new one', async (c) => {
@@ -444,11 +472,25 @@ describeMonitors(({ check }) => {
     });
 
     check('refuses labels that are none', async (c) => {
-      for (const label of ['=x', 'a=b', 'A', 'A=b=c', 'A B=c']) {
+      const format = 'Container labels must be in format LABEL=VALUE';
+      const names = 'Container label names must contain only uppercase letters, numbers and underscore';
+      for (const [label, message] of [
+        ['=x', `${format} (no LABEL present in '=x')`],
+        ['a=b', `${names} (in 'a=b')`],
+        ['A', `${format} (none or more than one '=' present in 'A')`],
+        ['A=b=c', `${format} (none or more than one '=' present in 'A=b=c')`],
+        ['A B=c', `${names} (in 'A B=c')`],
+      ] as const) {
         const run = c.start({ program: '', logs: ['journald'], args: ['--log-label', label] });
         assert.equal(await run.started, 1, label);
-        assert.include(String((await run.report())['message']), label);
+        assert.include(String((await run.report())['message']), message);
       }
+    });
+
+    check('says what has no effect without the journal', async (c) => {
+      const run = c.start({ program: '', args: ['--no-container-partial-message'] });
+      await c.exit();
+      await until('the warning', () => run.stderr.includes('has no effect without journald log driver'));
     });
   });
 });

@@ -41,7 +41,7 @@ for (const subject of subjects.filter(({ name }) => name === 'ours' && (only ===
       chmodSync(c.log, 0o666);
       c.start({ program: 'echo x' });
       await c.exit();
-      assert.equal(statSync(c.log).mode & 0o777, 0o600);
+      assert.equal(statSync(c.log).mode & 0o777, 0o640);
       assert.deepEqual(
         parseLog(readFileSync(c.log, 'latin1')).map(({ text }) => text),
         ['x'],

@@ -13,6 +13,7 @@
  *   tool send PATH         stdin as one datagram
  *   tool lines MB SECONDS  numbered lines of 100 bytes, MB per second
  *   tool eat BYTES         touches that much memory
+ *   tool changes DIR FILE  says ready, then each time that FILE is made in DIR or written to, as CRI-O looks for it
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -21,6 +22,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/inotify.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -203,6 +205,29 @@ static int eat(size_t bytes)
 	return 0;
 }
 
+static int changes(const char *dir, const char *name)
+{
+	int fd = inotify_init1(IN_CLOEXEC);
+	ssize_t n;
+
+	if (fd < 0 || inotify_add_watch(fd, dir, IN_CREATE | IN_MOVED_TO | IN_MODIFY) < 0)
+		return die(dir);
+	puts("ready");
+	fflush(stdout);
+	while ((n = read(fd, buf, sizeof(buf))) > 0) {
+		for (char *at = buf; at < buf + n;) {
+			struct inotify_event event;
+
+			memcpy(&event, at, sizeof(event));
+			if (event.len > 0 && strcmp(at + sizeof(event), name) == 0)
+				puts(event.mask & IN_MODIFY ? "written" : "made");
+			at += sizeof(event) + event.len;
+		}
+		fflush(stdout);
+	}
+	return die("read");
+}
+
 int main(int argc, char *argv[])
 {
 	const char *verb = argc > 2 ? argv[1] : "";
@@ -222,6 +247,8 @@ int main(int argc, char *argv[])
 		return leave(argv[2], (size_t)atoll(argv[3]));
 	if (strcmp(verb, "lines") == 0 && argc > 3)
 		return lines(atof(argv[2]), atof(argv[3]));
+	if (strcmp(verb, "changes") == 0 && argc > 3)
+		return changes(argv[2], argv[3]);
 	if (strcmp(verb, "eat") == 0)
 		return eat((size_t)atoll(argv[2]));
 	if (strcmp(verb, "attach") != 0 && strcmp(verb, "deaf") != 0)

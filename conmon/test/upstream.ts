@@ -16,9 +16,12 @@ export const upstreamFails: Readonly<Record<string, string>> = {
     'reads until the pipe is empty, which on a busy machine it never is',
   'ends the last line of each stream, though it has no newline, as one': 'leaves it a piece',
   'shows a prompt while it waits, and ends the line when the stream ends': 'leaves it a piece',
+  'makes a log that its group may read, and nobody else': 'makes it 0600; 2.2 has 0640',
   'replaces a link at the end of the path, dangling or not': 'follows it',
   'refuses a log that cannot be one, with a message': 'the message is on stderr only; a FIFO blocks it for ever',
   'loses nothing when told to reopen a log that was not renamed': 'truncates it',
+  'lets who watches the directory see that it has reopened, as CRI-O wants to':
+    'makes a new file each time, and loses the old one',
   'goes on in the old file when there can be no new one': 'exits, and the container has no monitor',
   'drops lines on a full disk, goes on, and writes again when there is room':
     'leaves half a line, and the rest of the next joins it',
@@ -30,6 +33,7 @@ export const upstreamFails: Readonly<Record<string, string>> = {
   'journald gets labels and priorities': '--log-label and priority prefixes came later',
   'journald entries are whole lines, without a newline at the end': 'MESSAGE ends in a newline',
   'refuses labels that are none': '--log-label came later',
+  'says what has no effect without the journal': '--no-container-partial-message came later',
   'says why the runtime failed though a client has come and gone': 'sends nothing at all',
   'is not blocked by a client that never reads': 'writes to it until it does',
   'leaks nothing over 10 000 rapid attaches': 'keeps the descriptor of a client that left until the next output',
@@ -41,6 +45,9 @@ export const upstreamFails: Readonly<Record<string, string>> = {
   'does not wait for what the container left behind': 'waits for every process the container orphaned',
   'reports a container it lost as 255 or as it was, never as success': 'says -1 (and 2.2 says 0)',
   'reports a container that was gone before it could look as 255, never as success': 'says -1 (and 2.2 says 0)',
+  'loses no exit code on a file system that has become full': 'writes the exit file when there is no room for it',
+  'refuses to begin where its exit could not be told: the file system is full already': 'begins',
+  'keeps no place for an exit file when there was nothing to end': 'says nothing of a runtime that fails silently',
   'still writes the other exit file when one cannot be written': 'exits without the other',
   'tells syslog when an exit file cannot be written: nobody else listens by then':
     'gives up at the first file that cannot be written',
