@@ -6,10 +6,10 @@
  * and never become paths.
  */
 import { createHash } from 'node:crypto';
-import { lstat, open } from 'node:fs/promises';
+import { lstat } from 'node:fs/promises';
 import type { FileHandle } from 'node:fs/promises';
 import { join, posix } from 'node:path';
-import { readBounded } from '../base/files.ts';
+import { openRegular, readBounded } from '../base/files.ts';
 import { errnoOf, RuntimeError, wrap } from '../base/errors.ts';
 import { hexOf, isDigest, quote } from '../base/ids.ts';
 import type { Digest } from '../base/ids.ts';
@@ -83,6 +83,7 @@ async function openLayout(path: string, find: Find): Promise<readonly ArchivedIm
   const source: PullSource = {
     describe: path,
     manifest: (_op, digest) => manifest(digest),
+    sizeOf: async (_op, digest) => (await blob(digest)).size,
     blob: (_op, want, offset) => readFrom(() => blob(want.digest), want, offset),
     discredit: () => false,
   };
@@ -165,6 +166,7 @@ async function dockerImage(path: string, find: Find, entry: unknown): Promise<Ar
     source: {
       describe: path,
       manifest: () => Promise.reject(new RuntimeError('NotFound', `${path} has no manifests`)),
+      sizeOf: async (_op, digest) => (await blob(digest)).size,
       blob: (_op, want, offset) =>
         want.digest === config.digest
           ? once(configBytes.subarray(Number(offset)))
@@ -199,11 +201,10 @@ const BLOCK = 512;
 
 /** Reads the headers of a tar; symbolic and hard links among its files are followed inside it. */
 async function findInTar(path: string): Promise<Find> {
-  const file = await open(path, 'r');
+  const file = await openRegular(path);
   const files = new Map<string, Place>();
   const links = new Map<string, string>();
   try {
-    if (!(await file.stat()).isFile()) throw new RuntimeError('InvalidArgument', `${path} is not a regular file`);
     for await (const { name, type, link, start, size } of tarEntries(file, path)) {
       if (files.size + links.size >= limits.archiveEntriesCount)
         throw new RuntimeError('ResourceExhausted', `${path} has more than ${limits.archiveEntriesCount} entries`);

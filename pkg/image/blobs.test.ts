@@ -40,6 +40,7 @@ describe('image/blobs', () => {
     await blobs.write(testOp(), blob, from(content), {
       onBytes: (present) => heard.push(present),
       onOthers() {},
+      onFile() {},
     });
     expect(await readFile(blobs.path(blob.digest))).to.deep.equal(content);
     expect(await blobs.read(blob.digest, content.length)).to.deep.equal(content);
@@ -99,6 +100,7 @@ describe('image/blobs', () => {
     await next.write(testOp(), blob, from(content, offsets), {
       onBytes: (present) => heard.push(present),
       onOthers() {},
+      onFile() {},
     });
     expect(offsets).to.deep.equal([0n, 700_000n]);
     expect(heard[0]).to.equal(700_000n);
@@ -194,6 +196,7 @@ describe('image/blobs', () => {
     await utimes(old, 1, 1);
     await writeFile(join(root, '.partial', 'stranger'), 'x');
     await writeFile(partial(), 'x');
+    await utimes(partial(), now / 1_000, now / 1_000);
     expect(await blobs.sweepPartials(60_000)).to.equal(2);
     expect(await readdir(join(root, '.partial'))).to.deep.equal([blob.digest.replace(':', '-')]);
     expect(await new BlobStore(root, () => now + 120_000).sweepPartials(60_000)).to.equal(1);

@@ -8,7 +8,7 @@
  * digest alone: a manifest that promises something else about it is wrong, and takes nothing away. Content of earlier
  * lives is read again before anybody counts on it; where it is damaged, the same way brings it anew.
  */
-import { rename, stat } from 'node:fs/promises';
+import { chmod, rename, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { ensureDir, readBounded, readDirSorted, removeFile, syncDirectory } from '../base/files.ts';
 import { errnoOf, isCode, RuntimeError, storageError } from '../base/errors.ts';
@@ -21,6 +21,7 @@ import { algorithmOf, checkDigest, verified } from '../oci/digest.ts';
 import { fileRange } from './file-range.ts';
 import { Partials } from './partials.ts';
 import type { BlobPromise, BlobSource, Bringing } from './partials.ts';
+import type { ArrivingBlob } from '../ports/image.ts';
 
 const ALGORITHMS = ['sha256', 'sha512'] as const;
 
@@ -30,9 +31,11 @@ export interface BlobWatch {
   readonly onBytes: (present: bigint) => void;
   /** Of the download of somebody else who brings the same blob, and whom this one waits for. */
   readonly onOthers: (present: bigint) => void;
+  /** The file in which it arrives, for whoever reads it meanwhile; never called for a blob that is here. */
+  readonly onFile: (file: ArrivingBlob) => void;
 }
 
-const UNWATCHED: BlobWatch = { onBytes() {}, onOthers() {} };
+const UNWATCHED: BlobWatch = { onBytes() {}, onOthers() {}, onFile() {} };
 
 /** The directory of blobs. */
 export class BlobStore {
@@ -125,7 +128,10 @@ export class BlobStore {
       if (op.signal.aborted) throw abortError(op, doing);
       try {
         if (await this.#isHere(op, blob)) watch.onBytes(blob.size);
-        else await this.#bring(op, { blob, source, onBytes: (present) => this.#tell(blob.digest, present, watch) });
+        else {
+          const onBytes = (present: bigint): void => this.#tell(blob.digest, present, watch);
+          await this.#bring(op, { blob, source, onBytes, onFile: watch.onFile });
+        }
       } catch (error) {
         throw op.signal.aborted ? abortError(op, doing) : error;
       }
@@ -135,6 +141,13 @@ export class BlobStore {
     // nothing moves any more.
     await abortable(begun.promise, op.signal, () => abortError(op, doing));
     return turn;
+  }
+
+  /** Lets everybody read a blob whom its directory lets in: a container that has it as a file. It is here. */
+  async open(digest: Digest): Promise<void> {
+    await chmod(this.path(digest), 0o444).catch((error: unknown) => {
+      throw storageError(error, `blob ${digest}`);
+    });
   }
 
   /** Reads the whole blob again. @throws DataLoss if it is damaged, NotFound if it is gone. */

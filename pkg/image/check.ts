@@ -75,7 +75,7 @@ async function drop(op: Op, kept: Retention, image: StoredImage, damage: Damage)
   const isBroken = (each: StoredImage): boolean =>
     each.id === image.id ||
     each.layers.some(({ chainId }) => damage.layers.includes(chainId)) ||
-    kept.keptBlobs(each).some((digest) => damage.blobs.includes(digest));
+    damage.blobs.some((digest) => kept.keptBlobs(each).has(digest));
   for (const broken of kept.images.all().filter(isBroken)) {
     await kept.forget(broken, damage);
     op.log.warn('image is not whole, removed; pull it again', { image: broken.id });

@@ -1,4 +1,5 @@
 /** Doubles for the tests of this directory: a network of registries in memory, and an unpacker that only remembers. */
+import { closeSync, openSync, readSync } from 'node:fs';
 import { access, readFile } from 'node:fs/promises';
 import { gunzipSync, gzipSync } from 'node:zlib';
 import { backgroundOp, silent } from '../base/op.ts';
@@ -9,7 +10,7 @@ import { explain, RuntimeError } from '../base/errors.ts';
 import { chainIds, digestOf } from '../oci/digest.ts';
 import { mediaTypes } from '../oci/media-types.ts';
 import type { HttpRequest, HttpResponse, Route, Transport } from './registry/http.ts';
-import type { FsUsage, LayerOrigin, LayerSource, LayerUnpacker } from '../ports/image.ts';
+import type { ArrivingBlob, FsUsage, LayerOrigin, LayerSource, LayerUnpacker, StagedLayer } from '../ports/image.ts';
 
 /** What a fake host says: a status with a body, or an error that the network gives. */
 export interface FakeAnswer {
@@ -180,6 +181,8 @@ export class FakeUnpacker implements LayerUnpacker {
   readonly layers = new Set<ChainId>();
   readonly unpacked: LayerSource[] = [];
   readonly proven: LayerSource[] = [];
+  /** What was unpacked early, and neither kept nor dropped. */
+  readonly staged = new Set<StagedLayer>();
   readonly #origins = new Map<ChainId, LayerOrigin>();
   /** Layers that a disk has damaged, until they are removed. */
   readonly damaged = new Set<ChainId>();
@@ -195,6 +198,19 @@ export class FakeUnpacker implements LayerUnpacker {
     this.unpacked.push(layer);
     this.layers.add(layer.chainId);
     this.#origins.set(layer.chainId, layer);
+  }
+  async unpackEarly(op: Op, layer: LayerSource, blob: ArrivingBlob): Promise<StagedLayer | undefined> {
+    const bytes = await readArriving(blob);
+    if (digestOf(bytes) !== layer.digest) throw new Error(`what arrived as ${layer.digest} is something else`);
+    const staged: StagedLayer = {
+      keep: async () => {
+        await this.unpack(op, layer);
+        this.staged.delete(staged);
+      },
+      drop: async () => void this.staged.delete(staged),
+    };
+    this.staged.add(staged);
+    return staged;
   }
   async prove(_op: Op, layer: LayerSource): Promise<void> {
     await checkContent(layer);
@@ -219,6 +235,35 @@ export class FakeUnpacker implements LayerUnpacker {
   }
   async layersUsage(): Promise<FsUsage> {
     return { usedBytes: BigInt(this.layers.size) * 1000n, inodesUsed: BigInt(this.layers.size) };
+  }
+}
+
+/** All of a blob, each part as soon as it is there. @throws what it fails with. */
+async function readArriving(blob: ArrivingBlob): Promise<Buffer> {
+  // On the spot: it gets another name when it is whole.
+  const fd = openSync(blob.path, 'r');
+  try {
+    const parts: Buffer[] = [];
+    let [at, present, isWhole] = [0, 0, false];
+    let more = Promise.withResolvers<void>();
+    blob.follow((bytes) => {
+      present = Number(bytes);
+      more.resolve();
+    });
+    const whole = blob.whole.then(() => void (isWhole = true));
+    for (;;) {
+      more = Promise.withResolvers();
+      for (; at < present; at += parts.at(-1)?.length ?? 0) {
+        const part = Buffer.alloc(present - at);
+        const count = readSync(fd, part, 0, part.length, at);
+        if (count === 0) throw new Error('the file has less than it was said to have');
+        parts.push(part.subarray(0, count));
+      }
+      if (isWhole) return Buffer.concat(parts);
+      await Promise.race([whole, more.promise]);
+    }
+  } finally {
+    closeSync(fd);
   }
 }
 

@@ -1,6 +1,6 @@
 /** Parts of files, read in pieces. */
-import { open } from 'node:fs/promises';
 import type { FileHandle } from 'node:fs/promises';
+import { openRegular } from '../base/files.ts';
 import { giveBack } from './blocks.ts';
 
 /** One trip through the thread pool for so much. */
@@ -12,7 +12,7 @@ const READ_BYTES = 256 * 1024;
  */
 export async function* fileRange(path: string, from: bigint, to: bigint): AsyncGenerator<Uint8Array, void, void> {
   if (from >= to) return;
-  const file = await open(path, 'r');
+  const file = await openRegular(path);
   try {
     yield* blocksOf(file, from, to);
   } finally {

@@ -1,19 +1,24 @@
 /**
- * The layers of one image: several at a time are downloaded, and unpacked as they arrive. When one fails, the others
- * are stopped and waited for before the failure is reported: after that nothing of this pull moves any more.
+ * The layers of one image: several at a time are downloaded, and each is unpacked while it arrives, if there is a
+ * thread for it; what is unpacked is kept once the blob has its digest. When one fails, the others are stopped and
+ * waited for before the failure is reported: after that nothing of this pull moves any more.
  */
-import { RuntimeError } from '../base/errors.ts';
+import { explain, isCode, RuntimeError } from '../base/errors.ts';
+import { quote } from '../base/ids.ts';
 import type { ChainId, Digest } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import { abortError } from '../base/op.ts';
 import type { Op } from '../base/op.ts';
 import { Gate } from '../base/sync.ts';
+import { isForeignType } from '../oci/media-types.ts';
 import type { Claim } from './claims.ts';
+import { EarlyLayer } from './early-layer.ts';
 import type { PullTracker } from './progress.ts';
 import type { Retention } from './retention.ts';
+import { allOrNone, SilenceWatch } from './silence.ts';
 import { download } from './source.ts';
 import type { PullSource } from './source.ts';
-import type { ImageLayer, LayerSource } from '../ports/image.ts';
+import type { ArrivingBlob, ImageLayer, LayerSource } from '../ports/image.ts';
 
 /** What bringing layers needs around it. */
 export interface LayersWorld {
@@ -57,50 +62,35 @@ export class LayersInstall {
 
   /** Every layer is unpacked, tied to those below and durable when this returns. Call once. */
   async run(op: Op, layers: readonly ImageLayer[]): Promise<void> {
-    const { kept, silentMs } = this.#world;
-    const watch = this.#watch;
-    const stop = new AbortController();
-    const inner: Op = {
-      ...op,
-      signal: AbortSignal.any([op.signal, stop.signal, watch.signal]),
-      stage: (what) => op.stage(what),
-    };
-    let failure: { readonly error: unknown } | undefined;
-    const fail = (error: unknown): void => {
-      failure ??= { error };
-      stop.abort();
-    };
-    const onProgress = (): void => watch.heard();
-    await Promise.all(
-      layers.map((layer, index) =>
-        this.#bring(inner, { ...layer, path: kept.blobs.path(layer.digest), onProgress }, index).catch(fail),
-      ),
-    );
+    const { kept } = this.#world;
+    const onProgress = (): void => this.#watch.heard();
     const chain = layers.map(({ chainId }) => chainId);
-    if (failure === undefined) await kept.layers.settle(inner, chain).catch(fail);
-    watch.stop();
-    if (op.signal.aborted) throw abortError(op, `pulling ${this.#source.describe}`);
-    if (watch.signal.aborted)
-      throw new RuntimeError(
-        'DeadlineExceeded',
-        `pulling ${this.#source.describe}: nothing was downloaded or unpacked for ` +
-          `${silentMs / 1000} s; is the disk stuck?`,
-        { cause: failure?.error },
-      );
-    if (failure !== undefined) throw failure.error;
+    await allOrNone(op, this.#watch, this.#source.describe, {
+      parts: layers.map(
+        (layer, index) => (inner) =>
+          this.#bring(inner, { ...layer, path: kept.blobs.path(layer.digest), onProgress }, index),
+      ),
+      last: (inner) => kept.layers.settle(inner, chain),
+    });
   }
 
   async #bring(op: Op, layer: LayerSource, index: number): Promise<void> {
-    if ((await this.#downloads.run(() => this.#fetch(op, layer, index))) === 'unpacked')
-      return this.#track.layer(index, 'done');
-    this.#track.layer(index, 'unpacking');
-    await this.#unpack(op, layer);
+    const onProgress = (): void => this.#moved();
+    const early = new EarlyLayer(op, this.#world.kept.layers, { ...layer, onProgress });
+    try {
+      if ((await this.#downloads.run(() => this.#fetch(op, layer, index, early))) === 'unpacked')
+        return this.#track.layer(index, 'done');
+      this.#track.layer(index, 'unpacking');
+      await this.#unpack(op, layer, early);
+    } finally {
+      await early.end();
+    }
     this.#track.layer(index, 'done');
     const { digest } = layer;
     await this.#world.kept.discard(digest, this.#claim, () => (this.#waiting.get(digest) ?? 0) > 0);
   }
 
-  async #fetch(op: Op, layer: LayerSource, index: number): Promise<'unpacked' | 'downloaded'> {
+  async #fetch(op: Op, layer: LayerSource, index: number, early: EarlyLayer): Promise<'unpacked' | 'downloaded'> {
     if (op.signal.aborted) throw abortError(op, `downloading ${layer.digest}`);
     const { digest, chainId, sizeBytes: size } = layer;
     const here = await this.#inTurn(chainId, async () => {
@@ -109,7 +99,7 @@ export class LayersInstall {
       return found;
     });
     if (here === 'shared') {
-      this.#track.reusedLayers++;
+      this.#track.reused(index);
       return 'unpacked';
     }
     this.#waiting.set(digest, (this.#waiting.get(digest) ?? 0) + 1);
@@ -124,22 +114,32 @@ export class LayersInstall {
       this.#watch.heard();
       this.#track.layer(index, 'downloading', present);
     };
-    const want = { digest, size };
-    await download(op, this.#world.kept.blobs, { source: this.#source, want, watch: { onBytes, onOthers } });
+    // One that is here from another blob is only compared.
+    const onFile = (file: ArrivingBlob): void => (here === 'absent' ? early.begin(file) : undefined);
+    const watch = { onBytes, onOthers, onFile };
+    await download(op, this.#world.kept.blobs, { source: this.#source, want: { digest, size }, watch }).catch(
+      (error: unknown) => {
+        throw isForeignType(layer.mediaType) && isCode(error, 'NotFound') ? notHere(layer, error) : error;
+      },
+    );
     return 'downloaded';
   }
 
-  /** Makes the layer of its blob; one that is here already, from another blob, is compared with this one. */
-  async #unpack(op: Op, layer: LayerSource): Promise<void> {
+  /**
+   * Makes the layer of its blob; one that is here already, from another blob, is compared with this one. What was
+   * unpacked on the way has been read and compared.
+   */
+  async #unpack(op: Op, layer: LayerSource, early: EarlyLayer): Promise<void> {
     const { digest, chainId } = layer;
     const { layers } = this.#world.kept;
     try {
+      const staged = await early.staged();
       await this.#inTurn(chainId, async (moved) => {
         if (op.signal.aborted) throw abortError(op, `unpacking ${digest}`);
         const own = { ...layer, onProgress: moved };
         const here = await this.#here(layer);
-        if (here === 'absent') await layers.unpack(op, own);
-        if (here === 'unproven') await layers.prove(op, own);
+        if (here === 'absent') await (staged?.keep() ?? layers.unpack(op, own));
+        else if (here === 'unproven' && staged === undefined) await layers.prove(op, own);
         moved();
       });
     } finally {
@@ -161,8 +161,7 @@ export class LayersInstall {
     const heard = (): void => this.#watch.heard();
     const moved = (): void => {
       awaiting.delete(heard);
-      heard();
-      for (const each of awaiting) each();
+      this.#moved();
     };
     awaiting.add(heard);
     try {
@@ -171,33 +170,18 @@ export class LayersInstall {
       awaiting.delete(heard);
     }
   }
+
+  #moved(): void {
+    this.#watch.heard();
+    for (const each of this.#world.awaiting) each();
+  }
 }
 
-/** Fires when nothing has been heard of for too long. */
-class SilenceWatch {
-  readonly #stop = new AbortController();
-  readonly #silenceMs: number;
-  #timer: NodeJS.Timeout;
-
-  constructor(silenceMs: number) {
-    this.#silenceMs = silenceMs;
-    this.#timer = this.#wait();
-  }
-
-  get signal(): AbortSignal {
-    return this.#stop.signal;
-  }
-
-  heard(): void {
-    clearTimeout(this.#timer);
-    this.#timer = this.#wait();
-  }
-
-  stop(): void {
-    clearTimeout(this.#timer);
-  }
-
-  #wait(): NodeJS.Timeout {
-    return setTimeout(() => this.#stop.abort(), this.#silenceMs).unref();
-  }
+function notHere({ digest, mediaType }: ImageLayer, cause: unknown): RuntimeError {
+  return new RuntimeError(
+    'Unimplemented',
+    `layer ${digest} is foreign (${quote(mediaType)}), and is not where the image is (${explain(cause)}); the server ` +
+      'that the image names is not asked (CVE-2020-15157); the image must be pushed again with all of its layers',
+    { cause },
+  );
 }

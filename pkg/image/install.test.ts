@@ -57,6 +57,77 @@ describe('image/install', () => {
     expect(store.counters()).to.deep.include({ pullsSucceeded: 1, pullsFailed: 0 });
   });
 
+  describe('of a manifest that leaves something out', () => {
+    type Part = Record<string, unknown>;
+    const offer = (edit: (manifest: { config: Part; layers: Part[] }) => void): void => {
+      const manifest = JSON.parse(image.manifest.bytes.toString()) as { config: Part; layers: Part[] };
+      edit(manifest);
+      registry.add('x', 'v1', image);
+      registry.put('/v2/x/manifests/v1', Buffer.from(JSON.stringify(manifest)), mediaTypes.ociManifest);
+    };
+    const counted = (): void => {
+      for (const { digest, bytes } of [...image.layers, { digest: image.id, bytes: image.config }])
+        registry.special.set(`/v2/x/blobs/${digest}`, (request) => {
+          const normal = registry.normal(request);
+          return normal === undefined ? normal : { ...normal, headers: { 'content-length': String(bytes.length) } };
+        });
+    };
+
+    it('takes sizes from the registry, where they are 0, null or not there', async () => {
+      counted();
+      offer(({ config, layers: [first, second, ...rest] }) => {
+        delete config['size'];
+        Object.assign(first ?? {}, { size: 0 });
+        Object.assign(second ?? {}, { size: null });
+        for (const each of rest) each['size'] = '';
+      });
+      const pulled = await pull('reg.example/x:v1');
+      expect(pulled.layers.map(({ sizeBytes }) => Number(sizeBytes))).to.deep.equal(
+        image.layers.map(({ bytes }) => bytes.length),
+      );
+      expect(unpacker.unpacked).to.have.length(image.layers.length);
+    });
+
+    it('says so where the registry does not say either', async () => {
+      offer(({ layers }) => Object.assign(layers[0] ?? {}, { size: 0 }));
+      expect((await failure(pull('reg.example/x:v1'))).message).to.match(
+        /^size of blob sha256:.* of reg\.example\/x: neither the manifest nor reg\.example says how large it is/,
+      );
+    });
+
+    it('takes a foreign layer from the registry, and never from where the image says (CVE-2020-15157)', async () => {
+      const foreign = 'application/vnd.docker.image.rootfs.foreign.diff.tar.gzip';
+      offer(({ layers }) => Object.assign(layers[1] ?? {}, { mediaType: foreign, urls: ['https://evil.example/l'] }));
+      expect((await pull('reg.example/x:v1')).id).to.equal(id(image));
+      const other = await StoreGround.make();
+      try {
+        ({ network, registry } = other);
+        offer(({ layers }) => Object.assign(layers[1] ?? {}, { mediaType: foreign, urls: ['https://evil.example/l'] }));
+        registry.special.set(`/v2/x/blobs/${image.layers[1]?.digest}`, () => ({ status: 404 }));
+        const error = await failure(other.pull('reg.example/x:v1', other.store));
+        expect(error.code).to.equal('Unimplemented');
+        expect(error.message).to.match(/is foreign .* is not asked/);
+        expect(network.requests.map(({ url }) => url.host)).to.not.include('evil.example');
+      } finally {
+        await other.remove();
+      }
+    });
+
+    it('takes an image that says it is for another system, unless that is windows', async () => {
+      for (const [index, os] of ['darwin', 'freebsd', 'Linux'].entries()) {
+        const { config, manifest } = fakeImage([`a layer for ${os}`]);
+        const saying = Buffer.from(JSON.stringify({ ...(JSON.parse(config.toString()) as object), os }));
+        const named = JSON.parse(manifest.bytes.toString()) as { config: object; layers: { digest: string }[] };
+        Object.assign(named.config, { digest: digestOf(saying), size: saying.length });
+        const name = `os${index}`;
+        registry.add(name, 'v0', fakeImage([`a layer for ${os}`]));
+        registry.put(`/v2/${name}/blobs/${digestOf(saying)}`, saying);
+        registry.put(`/v2/${name}/manifests/v1`, Buffer.from(JSON.stringify(named)), mediaTypes.ociManifest);
+        expect((await pull(`reg.example/${name}:v1`)).id).to.equal(digestOf(saying));
+      }
+    });
+  });
+
   it('takes an index by platform, and names the image after the index', async () => {
     registry.add('x', 'a', image).add('x', 'b', sibling);
     const entry = (each: FakeImage, architecture: string): object => ({

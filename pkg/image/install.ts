@@ -12,10 +12,12 @@ import type { Op } from '../base/op.ts';
 import { checkDigest } from '../oci/digest.ts';
 import { parseImageConfig } from '../oci/image-config.ts';
 import { INDEX_DEPTH_MAX, parseManifest } from '../oci/manifest.ts';
-import type { ImageManifest } from '../oci/manifest.ts';
+import type { ArtifactManifest, ImageManifest } from '../oci/manifest.ts';
 import { selectPlatform } from '../oci/platform.ts';
 import type { Descriptor, Platform } from '../oci/spec-types.ts';
+import { describeArtifact } from './artifact.ts';
 import type { Claim } from './claims.ts';
+import { installFiles } from './install-files.ts';
 import { LayersInstall } from './install-layers.ts';
 import type { LayersWorld } from './install-layers.ts';
 import type { PullTracker } from './progress.ts';
@@ -23,7 +25,7 @@ import { describeImage } from './records.ts';
 import type { ImageFacts, Names, StoredImage } from './records.ts';
 import type { ManifestAnswer } from './registry/repository.ts';
 import type { KeptManifest } from './signature/index.ts';
-import { fetchSmall } from './source.ts';
+import { fetchSmall, measured } from './source.ts';
 import type { PullSource } from './source.ts';
 
 /** What installing needs around it. */
@@ -97,7 +99,7 @@ class Install {
 
   async run(): Promise<{ readonly stored: StoredImage; readonly blobs: readonly Digest[] }> {
     const { kept } = this.#world;
-    const { key, names, source, track, vouch } = this.#arrival;
+    const { key, names, track, vouch } = this.#arrival;
     const { answer, manifest } = await this.#descend();
     const signed = await vouch(answer);
     const blobs = [answer.digest, manifest.config.digest, ...manifest.layers.map(({ digest }) => digest)];
@@ -105,13 +107,14 @@ class Install {
     let claim: Claim = first;
     try {
       await kept.blobs.put(this.#op, answer.digest, answer.bytes);
-      const facts = await this.#facts(answer, manifest);
-      track.plan(facts.layers);
-      claim = await kept.claim(key, { blobs, layers: facts.layers.map(({ chainId }) => chainId) });
-      first.abandon();
-      track.stage('downloading');
-      const proof = this.#isKnown(facts.id, answer.digest) ? 'given' : 'wanted';
-      await new LayersInstall(this.#world, { source, claim, track, proof }).run(this.#op, facts.layers);
+      const facts =
+        manifest.kind === 'artifact'
+          ? await this.#files(answer, manifest)
+          : await this.#layers(answer, manifest, async ({ layers }) => {
+              claim = await kept.claim(key, { blobs, layers: layers.map(({ chainId }) => chainId) });
+              first.abandon();
+              return claim;
+            });
       track.stage('committing');
       const stored = await kept.commit(this.#op, facts, names, signed);
       await claim.finish();
@@ -125,14 +128,42 @@ class Install {
     }
   }
 
+  /** Brings the layers of an image, under the claim on them that `claimed` takes. */
+  async #layers(
+    answer: ManifestAnswer,
+    manifest: ImageManifest,
+    claimed: (facts: ImageFacts) => Promise<Claim>,
+  ): Promise<ImageFacts> {
+    const { source, track } = this.#arrival;
+    const facts = await this.#facts(answer, manifest);
+    track.plan(facts.layers);
+    const claim = await claimed(facts);
+    track.stage('downloading');
+    const proof = this.#isKnown(facts.id, answer.digest) ? 'given' : 'wanted';
+    await new LayersInstall(this.#world, { source, claim, track, proof }).run(this.#op, facts.layers);
+    return facts;
+  }
+
+  /** Brings the blobs of an artifact, which stay as they are. */
+  async #files({ digest, bytes }: ManifestAnswer, manifest: ArtifactManifest): Promise<ImageFacts> {
+    const { source, track } = this.#arrival;
+    const facts = describeArtifact({ digest, bytes, manifest }, (each) => this.#world.kept.blobs.path(each));
+    const blobs = [...new Map([manifest.config, ...manifest.layers].map((each) => [each.digest, each])).values()];
+    track.plan(blobs.map((each) => ({ digest: each.digest, mediaType: each.mediaType, sizeBytes: each.size })));
+    track.stage('downloading');
+    const proof = this.#isKnown(facts.id, digest) ? 'given' : 'wanted';
+    await installFiles(this.#op, this.#world, { source, track, proof }, blobs);
+    return facts;
+  }
+
   /** From an index down to the manifest for this platform; each step is checked against its digest. */
-  async #descend(): Promise<{ readonly answer: ManifestAnswer; readonly manifest: ImageManifest }> {
+  async #descend(): Promise<{ readonly answer: ManifestAnswer; readonly manifest: ImageManifest | ArtifactManifest }> {
     const { source, root } = this.#arrival;
     let answer = root;
     for (let depth = 0; depth < INDEX_DEPTH_MAX; depth++) {
       const { bytes, contentType } = answer;
       const document = readingOf(answer, () => parseManifest(bytes, contentType));
-      if (document.kind === 'manifest') return { answer, manifest: document };
+      if (document.kind !== 'index') return { answer, manifest: await measured(this.#op, source, document) };
       const entry = readingOf(answer, () => selectPlatform(document, this.#world.platform));
       answer = await source.manifest(this.#op, entry.digest);
       checkDigest(answer.bytes, entry.digest, answer.describe);
@@ -151,18 +182,16 @@ class Install {
     const id = parseImageId(manifest.config.digest);
     const bytes = await this.#config(id, answer.digest, manifest.config);
     const config = readingOf(answer, () => parseImageConfig(bytes));
-    if (config.os !== '' && config.os !== 'linux')
+    if (config.os === 'windows')
       throw new RuntimeError(
         'FailedPrecondition',
         `${source.describe} is an image for ${quote(config.os)}, this node runs linux; choose another image`,
       );
-    if (config.architecture !== '' && config.architecture !== platform.architecture) {
-      // People run foreign images under binfmt; CRI-O lets them, too.
-      this.#op.log.warn('image is for another architecture', {
-        image: id,
-        architecture: config.architecture,
-        node: platform.architecture,
-      });
+    const { os, architecture } = config;
+    if ((os !== '' && os !== 'linux') || (architecture !== '' && architecture !== platform.architecture)) {
+      // People run foreign images under binfmt, and tools write where they ran (darwin); CRI-O lets them, too.
+      const node = `linux/${platform.architecture}`;
+      this.#op.log.warn('image is for another platform, or says so', { image: id, os, architecture, node });
     }
     return readingOf(answer, () => describeImage(id, answer.digest, BigInt(answer.bytes.length), manifest, config));
   }

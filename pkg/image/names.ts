@@ -38,6 +38,12 @@ export class ImageNames {
     return (name === undefined ? undefined : this.#byName(name)) ?? this.#byPrefix(text);
   }
 
+  /** By name or short name alone, as a pull means it; never throws. */
+  named(text: string): StoredImage | undefined {
+    const name = text.length > limits.nameBytes ? undefined : parsedName(text);
+    return name === undefined ? undefined : this.#byName(name);
+  }
+
   /**
    * How the status of a container tells its image: `name` as asked, or the first name that the image came by if it was
    * asked for by its id; `ref` the digest in the repository of that name, the image's id if it has none there.

@@ -7,7 +7,7 @@ import type { Transport } from './registry/http.ts';
 import type { RegistryOptions } from './registry/repository.ts';
 import type { RegistryPolicy } from './policy/policy.ts';
 import type { ImageTrust } from './signature/index.ts';
-import type { LayerUnpacker } from '../ports/image.ts';
+import type { LayerUnpacker, PullListener } from '../ports/image.ts';
 
 /** Where images are kept and how they are brought; what is left out has a default. */
 export interface FileImageStoreOptions {
@@ -28,6 +28,8 @@ export interface FileImageStoreOptions {
   readonly registry?: Partial<RegistryOptions> | undefined;
   /** Exact names, `prefix*`, `*part*` (CRI-O's pinned_images); change them with `setPinnedImages`. */
   readonly pinnedImages?: readonly string[] | undefined;
+  /** Directories with artifacts of the administrator's in `artifacts` below each; first come first. */
+  readonly artifactStores?: readonly string[] | undefined;
   /** Who uses an image now (container ids, for the message); it is not removed then. */
   readonly inUse?: ((id: ImageId) => readonly string[]) | undefined;
   /** Layers under running containers, whatever the records say; a sweep leaves them alone. */
@@ -39,6 +41,8 @@ export interface FileImageStoreOptions {
   readonly platform?: Platform | undefined;
   /** Who must have signed what. Default: policy.json and registries.d in their customary places, without OpenPGP. */
   readonly trust?: ImageTrust | undefined;
+  /** Hears of pulls; default nobody. */
+  readonly listener?: PullListener | undefined;
   /** How long what a broken pull left behind is kept. Default a day. */
   readonly keepUnfinishedMs?: number | undefined;
   /** Milliseconds since the epoch. */

@@ -20,6 +20,8 @@ import { abortError } from '../base/op.ts';
 import type { Op } from '../base/op.ts';
 import { algorithmOf, Verifier } from '../oci/digest.ts';
 import { blocksOf } from './file-range.ts';
+import { GrowingFile } from './growing-file.ts';
+import type { ArrivingBlob } from '../ports/image.ts';
 
 /** What is promised about a blob. */
 export interface BlobPromise {
@@ -30,11 +32,13 @@ export interface BlobPromise {
 /** The bytes of the blob from `offset` to its end; a piece is used up before the next one is asked for. */
 export type BlobSource = (offset: bigint) => AsyncIterable<Uint8Array>;
 
-/** A blob that is to be brought, and who hears how much of it is here. */
+/** A blob that is to be brought, and who hears how much of it is here, and in which file it arrives. */
 export interface Bringing {
   readonly blob: BlobPromise;
   readonly source: BlobSource;
   readonly onBytes: (present: bigint) => void;
+  /** Again where it is begun anew in another file. */
+  readonly onFile: (file: ArrivingBlob) => void;
 }
 
 const ASIDE = '.new';
@@ -116,16 +120,23 @@ export class Partials {
 }
 
 /** Makes the file at `path` the whole blob: what is in it is its start. */
-async function fill(op: Op, path: string, { blob, source, onBytes }: Bringing): Promise<void> {
+async function fill(op: Op, path: string, { blob, source, onBytes, onFile }: Bringing): Promise<void> {
+  const growing = new GrowingFile(path);
+  const onGrowth = (present: bigint): void => {
+    growing.grow(present);
+    onBytes(present);
+  };
   const file = await open(path, 'a+', 0o600).catch((error: unknown) => Promise.reject(storageError(error, path)));
   try {
     const verifier = new Verifier(blob.digest, blob.size, `blob ${blob.digest}`);
     const { size: start } = await file.stat({ bigint: true });
     if (start > 0n) for await (const block of blocksOf(file, 0n, start)) verifier.update(block);
-    onBytes(start);
+    onFile(growing);
+    onGrowth(start);
     try {
-      if (start < blob.size) await append(op, file, source(start), verifier, onBytes);
+      if (start < blob.size) await append(op, file, source(start), verifier, onGrowth);
       verifier.finish();
+      growing.pass();
     } catch (error) {
       const noSpace = errnoOf(error) === 'ENOSPC' || errnoOf(error) === 'EDQUOT';
       if (noSpace) await file.truncate(0);
@@ -134,6 +145,7 @@ async function fill(op: Op, path: string, { blob, source, onBytes }: Bringing): 
     }
     await file.sync();
   } catch (error) {
+    growing.fail(error);
     throw storageError(error, `blob ${blob.digest}`);
   } finally {
     await file.close();

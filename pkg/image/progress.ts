@@ -1,7 +1,7 @@
 /** How a pull is getting on: for Status, `berth pull`, the log and the counters. */
 import type { Digest } from '../base/ids.ts';
 import type { LogFields, Op } from '../base/op.ts';
-import type { ImageLayer, PullProgress } from '../ports/image.ts';
+import type { PulledBlob, PullListener, PullProgress } from '../ports/image.ts';
 
 /** Where a pull as a whole is. */
 export type PullStage = PullProgress['stage'];
@@ -32,16 +32,19 @@ export class PullTracker {
   readonly #times: Record<PullStage, number> = { ...NO_TIME };
   #stage: PullStage = 'resolving';
   #since: number;
+  readonly #listener: PullListener | undefined;
+  #planned: readonly PulledBlob[] = [];
   #layers: { readonly digest: Digest; stage: LayerStage; bytesDone: bigint; readonly bytesTotal: bigint }[] = [];
   downloadedBytes = 0n;
   reusedLayers = 0;
 
   /** `now`: milliseconds since the epoch. */
-  constructor(op: Pick<Op, 'log' | 'stage'>, reference: string, now: () => number) {
+  constructor(op: Pick<Op, 'log' | 'stage'>, reference: string, now: () => number, listener?: PullListener) {
     this.#op = op;
     this.#now = now;
     this.#since = now();
     this.reference = reference;
+    this.#listener = listener;
     this.startedAt = BigInt(Math.trunc(this.#since)) * 1_000_000n;
   }
 
@@ -51,7 +54,8 @@ export class PullTracker {
   }
 
   /** What is to be brought. */
-  plan(layers: readonly ImageLayer[]): void {
+  plan(layers: readonly PulledBlob[]): void {
+    this.#planned = layers;
     this.#layers = layers.map(({ digest, sizeBytes }) => ({
       digest,
       stage: 'waiting',
@@ -66,6 +70,8 @@ export class PullTracker {
     if (layer.stage !== stage) {
       this.#op.stage(`image: layer ${layer.digest} ${stage}`);
       this.#op.log.debug('layer of a pull', { stage, digest: layer.digest, bytes: layer.bytesTotal });
+      // Files of artifacts are not unpacked.
+      if (stage === 'unpacking' || (stage === 'done' && layer.stage === 'downloading')) this.#tell(index, 'downloaded');
     }
     layer.stage = stage;
     layer.bytesDone = stage === 'done' ? layer.bytesTotal : (bytesDone ?? layer.bytesDone);
@@ -75,6 +81,12 @@ export class PullTracker {
       this.#layers.every((each) => each.stage === 'unpacking' || each.stage === 'done')
     )
       this.#enter('unpacking');
+  }
+
+  /** A layer that need not be brought. */
+  reused(index: number): void {
+    this.reusedLayers++;
+    this.#tell(index, 'reused');
   }
 
   snapshot(): PullProgress {
@@ -103,6 +115,11 @@ export class PullTracker {
   /** So far, the current stage included. */
   times(): StageTimes {
     return { ...this.#times, [this.#stage]: this.#times[this.#stage] + this.#now() - this.#since };
+  }
+
+  #tell(index: number, how: 'downloaded' | 'reused'): void {
+    const layer = this.#planned[index];
+    if (layer !== undefined) this.#listener?.layer(layer, how, this.reference);
   }
 
   #enter(stage: PullStage): void {

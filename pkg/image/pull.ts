@@ -82,6 +82,7 @@ export class Pull {
     const { namespace, written } = this.#request;
     const name = formatReference(reference);
     const demand = await trust.demand(reference, namespace);
+    this.#op.log.debug('using the policy path for image', { image: name, policy: demand.policy, namespace });
     const endpoints = await policy.endpoints(this.#op, reference);
     const oneTime = await credentials.claim(namespace, [written, repositoryName(reference), name]);
     try {
@@ -121,7 +122,7 @@ export class Pull {
     const stored = digest === undefined ? undefined : kept.images.byName(`${repository}@${digest}`);
     if (digest === undefined || stored === undefined || (reference.digest !== undefined && digest !== reference.digest))
       return undefined;
-    for (const { chainId } of stored.layers) if (!(await kept.layers.has(chainId))) return undefined;
+    if (!(await kept.isWhole(stored))) return undefined;
     return await kept.addNames(stored.id, namesOf(reference, digest));
   }
 

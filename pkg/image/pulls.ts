@@ -16,7 +16,7 @@ import type { StageTimes } from './progress.ts';
 import { Pull } from './pull.ts';
 import type { PullRequest, PullWorld } from './pull.ts';
 import type { StoredImage } from './records.ts';
-import type { PullOptions, PullProgress } from '../ports/image.ts';
+import type { PullListener, PullOptions, PullProgress } from '../ports/image.ts';
 
 /** What pulls have done since the daemon started. */
 export interface PullCounters {
@@ -32,6 +32,7 @@ export interface PullCounters {
 export class Pulls {
   readonly #world: PullWorld;
   readonly #now: () => number;
+  readonly #listener: PullListener | undefined;
   readonly #flights = new Flights<string, StoredImage>('ends');
   readonly #underWay = new Set<PullTracker>();
   readonly #gate = new Gate(limits.pullsCount);
@@ -44,9 +45,10 @@ export class Pulls {
   };
 
   /** `now` is in milliseconds since the epoch. */
-  constructor(world: PullWorld, now: () => number) {
+  constructor(world: PullWorld, now: () => number, listener?: PullListener) {
     this.#world = world;
     this.#now = now;
+    this.#listener = listener;
   }
 
   /** As `ImageStore.pull`. */
@@ -94,10 +96,11 @@ export class Pulls {
   async #pull(op: Op, request: PullRequest): Promise<StoredImage> {
     if (op.signal.aborted) throw abortError(op, 'waiting for other pulls');
     const started = this.#now();
-    const track = new PullTracker(op, request.written, this.#now);
+    const track = new PullTracker(op, request.written, this.#now, this.#listener);
     try {
       const stored = await this.#tracked(op, track, () => new Pull(op, this.#world, request, track).run());
       this.#count({ pullsSucceeded: 1 });
+      this.#listener?.ended();
       op.log.info('image pulled', {
         image: stored.id,
         bytes: track.downloadedBytes,
@@ -107,6 +110,7 @@ export class Pulls {
       return stored;
     } catch (error) {
       this.#count({ pullsFailed: 1 });
+      this.#listener?.ended(error);
       throw error;
     } finally {
       this.#count({ downloadedBytes: track.downloadedBytes, layersReused: track.reusedLayers, stageMs: track.times() });

@@ -30,6 +30,7 @@ import { parseImageConfig } from '../oci/image-config.ts';
 import { parseManifest } from '../oci/manifest.ts';
 import type { ImageManifest } from '../oci/manifest.ts';
 import type { ImageConfig } from '../oci/spec-types.ts';
+import { describeArtifact } from './artifact.ts';
 import type { BlobStore } from './blobs.ts';
 import { withNames } from './name-list.ts';
 import type { Image, ImageLayer, LayerUnpacker } from '../ports/image.ts';
@@ -48,6 +49,9 @@ export interface Names {
   readonly repoTags: readonly string[];
   readonly repoDigests: readonly string[];
 }
+
+/** Of an image of which only blobs are left. */
+const NAMELESS = { repoTags: [], repoDigests: [], pulledAt: 0n, generation: 0 } as const;
 
 /** All image records, in memory and on disk. */
 export class ImageRecords {
@@ -198,19 +202,39 @@ export class ImageRecords {
     const id = parseImageId(text(value['id'], 'id'));
     if (name !== `${hexOf(id)}.json`) throw new RuntimeError('DataLoss', `${path} is the record of another image`);
     const layers = list(value['layers'], 'layers').map(readLayer);
-    return {
-      id,
+    const manifestDigest = parseDigest(text(value['manifestDigest'], 'manifestDigest'));
+    const names = {
       generation: count(value['generation'], 'generation'),
       repoTags: list(value['repoTags'], 'repoTags').map((each) => text(each, 'a tag')),
       repoDigests: list(value['repoDigests'], 'repoDigests').map((each) => text(each, 'a digest')),
-      manifestDigest: parseDigest(text(value['manifestDigest'], 'manifestDigest')),
-      sizeBytes: bigint(value['sizeBytes'], 'sizeBytes'),
-      config: await this.#config(id),
-      layers,
-      top: layers.at(-1)?.chainId ?? null,
-      annotations: strings(value['annotations']),
       pulledAt: bigint(value['pulledAt'], 'pulledAt'),
     };
+    const sizeBytes = bigint(value['sizeBytes'], 'sizeBytes');
+    const annotations = strings(value['annotations']);
+    if (value['artifact'] === true)
+      return { ...(await this.#artifact(id, manifestDigest)), ...names, sizeBytes, annotations };
+    const config = await this.#config(id);
+    return {
+      id,
+      ...names,
+      manifestDigest,
+      sizeBytes,
+      config,
+      layers,
+      top: layers.at(-1)?.chainId ?? null,
+      annotations,
+    };
+  }
+
+  /** An artifact, from its manifest. @throws DataLoss unless that is here, and of this id. */
+  async #artifact(id: ImageId, digest: Digest): Promise<ImageFacts> {
+    const bytes = await this.#blobs.read(digest, limits.manifestBytes);
+    const manifest = bytes === undefined ? undefined : parseManifest(bytes, '');
+    if (bytes === undefined || manifest?.kind !== 'artifact')
+      throw new RuntimeError('DataLoss', `the manifest of artifact ${id} is missing`);
+    const facts = describeArtifact({ digest, bytes, manifest }, (each) => this.#blobs.path(each));
+    if (facts.id !== id) throw new RuntimeError('DataLoss', `the manifest of artifact ${id} is another one's`);
+    return facts;
   }
 
   async #config(id: ImageId): Promise<ImageConfig> {
@@ -225,6 +249,8 @@ export class ImageRecords {
    */
   async #rebuild(idText: string): Promise<StoredImage | undefined> {
     const id = parseImageId(idText);
+    const artifact = await this.#artifact(id, parseDigest(idText)).catch(() => undefined);
+    if (artifact !== undefined) return { ...artifact, ...NAMELESS };
     const config = await this.#config(id);
     let best: { readonly facts: ImageFacts; readonly score: number } | undefined;
     for (const digest of await this.#blobs.list()) {
@@ -232,7 +258,7 @@ export class ImageRecords {
       const score = facts === undefined ? -1 : await this.#layersFrom(facts);
       if (facts !== undefined && score > (best?.score ?? -1)) best = { facts, score };
     }
-    return best && { ...best.facts, repoTags: [], repoDigests: [], pulledAt: 0n, generation: 0 };
+    return best && { ...best.facts, ...NAMELESS };
   }
 
   /** How many of the layers on disk came in the blobs that are named here. */
@@ -256,10 +282,12 @@ export class ImageRecords {
   }
 
   async #write(image: StoredImage): Promise<void> {
-    const { config: _config, top: _top, ...rest } = image;
+    const { config: _config, top: _top, artifact, ...rest } = image;
     const record = {
       version: 1,
       ...rest,
+      // What is in it, its manifest says.
+      ...(artifact === undefined ? {} : { artifact: true }),
       layers: image.layers.map((layer) => ({ ...layer, sizeBytes: String(layer.sizeBytes) })),
       sizeBytes: String(image.sizeBytes),
       pulledAt: String(image.pulledAt),

@@ -171,7 +171,7 @@ describe('image/retention', () => {
       expect(next.list().map((each) => each.id)).to.deep.equal([id(sibling)]);
       expect(next.find('reg.example/x:1')).to.equal(undefined);
       expect(log.lines.filter((line) => line.startsWith('error'))).to.deep.equal([
-        'error a layer of an image is gone from the disk, the image counts as absent until it is pulled again',
+        'error a part of an image is gone from the disk, the image counts as absent until it is pulled again',
       ]);
       expect(next.counters().imagesLost).to.equal(1);
       await next.sweep(testOp());

@@ -67,6 +67,7 @@ export class Retention {
   readonly #claims: Claims;
   /** Everything that changes records, one at a time. */
   readonly #changing = new KeyedMutex<'records'>();
+  readonly #keptBlobs = new WeakMap<StoredImage, ReadonlySet<Digest>>();
   #lostCount = 0;
 
   constructor(options: RetentionOptions) {
@@ -104,16 +105,17 @@ export class Retention {
   /** As `ImageStore.confirm`. */
   async confirm(op: Op, id: ImageId): Promise<void> {
     const image = this.#records.get(id);
-    const [gone] = image === undefined ? [] : await this.#confirm(op, image);
+    const gone = image === undefined ? undefined : await this.#confirm(op, image);
     if (gone !== undefined)
-      throw new RuntimeError('NotFound', `image ${id} is not whole any more, layer ${gone} is gone; pull it again`);
+      throw new RuntimeError('NotFound', `image ${id} is not whole any more, ${gone} is gone; pull it again`);
     if (image === undefined) throw new RuntimeError('NotFound', `image ${id} is not on this node any more; pull it`);
   }
 
   /** A layer is gone: images that have it are not present any more. Callers hold its lock. */
   async layerIsGone(op: Op, chainId: ChainId): Promise<void> {
     for (const image of this.#records.all())
-      if (image.layers.some((layer) => layer.chainId === chainId)) await this.#lose(op, image, [chainId]);
+      if (image.layers.some((layer) => layer.chainId === chainId))
+        await this.#lose(op, image, { blobs: [], layers: [chainId] });
   }
 
   /** Blobs and layers together; no walk. */
@@ -126,7 +128,7 @@ export class Retention {
   /** Who counts on a blob, beside the pull that asks. */
   whoNeedsBlob(digest: Digest, asking?: Claim): ReadonlySet<Reason> {
     const reasons = new Set<Reason>(this.#claims.on(({ blobs }) => blobs.includes(digest), asking));
-    if (this.#records.all().some((image) => this.keptBlobs(image).includes(digest))) reasons.add('image');
+    if (this.#records.all().some((image) => this.keptBlobs(image).has(digest))) reasons.add('image');
     return reasons;
   }
 
@@ -163,9 +165,9 @@ export class Retention {
     return isShown ? 'shared' : 'unproven';
   }
 
-  /** Containers on one of `layers`, by way of `image` or of another one that shares it. */
+  /** Containers on one of `layers`, by way of `image` or of another one that shares it; on an artifact as a whole. */
   whoIsOn(image: StoredImage, layers: readonly ChainId[]): readonly string[] {
-    if (layers.length === 0) return [];
+    if (layers.length === 0 && image.artifact === undefined) return [];
     const users = this.#options.inUse(image.id);
     if (users.length > 0) return users;
     return [...this.#options.layersInUse()].some((chainId) => layers.includes(chainId))
@@ -173,10 +175,21 @@ export class Retention {
       : [];
   }
 
-  /** The blobs that an image keeps. */
-  keptBlobs(image: StoredImage): readonly Digest[] {
+  /** The blobs that an image keeps: manifest and config, and all of an artifact. */
+  keptBlobs(image: StoredImage): ReadonlySet<Digest> {
+    const known = this.#keptBlobs.get(image);
+    if (known !== undefined) return known;
     const id: string = image.id;
-    return isDigest(id) ? [image.manifestDigest, id] : [image.manifestDigest];
+    const others = image.artifact?.blobs ?? (isDigest(id) ? [id] : []);
+    const kept = new Set([image.manifestDigest, ...others]);
+    this.#keptBlobs.set(image, kept);
+    return kept;
+  }
+
+  /** Whether everything of an image is here that using it takes; of blobs, that they are there. */
+  async isWhole(image: StoredImage): Promise<boolean> {
+    const { blobs, layers } = await this.#missing(image);
+    return blobs.length + layers.length === 0;
   }
 
   /**
@@ -192,6 +205,12 @@ export class Retention {
     await failpoint('image.pull.commit');
     return await this.#changing.run('records', async () => {
       const known = this.#records.get(facts.id);
+      // Somebody has made one document that can be read as a config and as a manifest of files.
+      if (known !== undefined && (known.artifact === undefined) !== (facts.artifact === undefined))
+        throw new RuntimeError(
+          'FailedPrecondition',
+          `${facts.id} is the id of an image and of an artifact at once; one of both is on this node, remove it first`,
+        );
       if (signed !== undefined) await this.#signatures.put(op, facts.id, signed, known?.manifestDigest);
       return await this.#records.save({ ...facts, pulledAt: this.#nanoseconds() }, names);
     });
@@ -245,7 +264,7 @@ export class Retention {
     // The image is gone for everybody; a caller who leaves now must not leave half of it on the disk.
     await this.#dropUnneeded(
       detached(op, limits.imageDeleteMs),
-      this.keptBlobs(removed),
+      [...this.keptBlobs(removed)],
       removed.layers.map(({ chainId }) => chainId),
     );
   }
@@ -253,7 +272,7 @@ export class Retention {
   /** Forgets an image that is not whole, and protects for a while what of it is, for the pull that mends it. */
   async forget(image: StoredImage, bad: Claimed): Promise<void> {
     const whole = {
-      blobs: this.keptBlobs(image).filter((each) => !bad.blobs.includes(each)),
+      blobs: [...this.keptBlobs(image)].filter((each) => !bad.blobs.includes(each)),
       layers: image.layers.map(({ chainId }) => chainId).filter((each) => !bad.layers.includes(each)),
     };
     const kept = await this.#options.reserve.freeing(() => this.#claims.take(repairKey(image.id), whole));
@@ -313,27 +332,36 @@ export class Retention {
     return this.#signatures.read(id);
   }
 
-  /** The layers that are gone; all images that have one of them are forgotten when this returns. */
-  async #confirm(op: Op, image: StoredImage): Promise<readonly ChainId[]> {
-    const chain = image.layers.map(({ chainId }) => chainId);
-    const isHere = await Promise.all(chain.map((chainId) => this.layers.has(chainId)));
-    const gone = chain.filter((_chainId, at) => isHere[at] !== true);
-    for (const chainId of gone)
+  /** The first thing that is gone; all images that have one of the layers are forgotten when this returns. */
+  async #confirm(op: Op, image: StoredImage): Promise<string | undefined> {
+    const { blobs, layers } = await this.#missing(image);
+    for (const chainId of layers)
       await this.layerLocks.run(chainId, async () => {
         // A pull may have brought it meanwhile.
         if (!(await this.layers.has(chainId))) await this.layerIsGone(op, chainId);
       });
-    return gone;
+    if (blobs.length > 0) await this.#lose(op, image, { blobs, layers: [] });
+    return layers[0] === undefined ? blobs[0] && `blob ${blobs[0]}` : `layer ${layers[0]}`;
   }
 
-  async #lose(op: Op, image: StoredImage, layers: readonly ChainId[]): Promise<void> {
-    op.log.error('a layer of an image is gone from the disk, the image counts as absent until it is pulled again', {
+  /** Layers, and files of an artifact, that are not on the disk. */
+  async #missing({ layers, artifact }: StoredImage): Promise<Claimed> {
+    const chain = layers.map(({ chainId }) => chainId);
+    const isHere = await Promise.all(chain.map((chainId) => this.layers.has(chainId)));
+    const blobs: Digest[] = [];
+    for (const digest of artifact?.blobs ?? []) if ((await this.blobs.sizeOf(digest)) === undefined) blobs.push(digest);
+    return { blobs, layers: chain.filter((_chainId, at) => isHere[at] !== true) };
+  }
+
+  async #lose(op: Op, image: StoredImage, bad: Claimed): Promise<void> {
+    op.log.error('a part of an image is gone from the disk, the image counts as absent until it is pulled again', {
       image: image.id,
       name: image.repoTags[0] ?? image.repoDigests[0] ?? '',
-      layer: layers[0] ?? '',
+      ...(bad.layers[0] === undefined ? {} : { layer: bad.layers[0] }),
+      ...(bad.blobs[0] === undefined ? {} : { blob: bad.blobs[0] }),
     });
     this.#lostCount++;
-    await this.forget(image, { blobs: [], layers });
+    await this.forget(image, bad);
   }
 
   async #dropUnneeded(op: Op, blobs: readonly Digest[], layers: readonly ChainId[]): Promise<void> {

@@ -2,7 +2,9 @@
 import { explain, isCode, RuntimeError, wrap } from '../base/errors.ts';
 import type { Digest } from '../base/ids.ts';
 import type { Op } from '../base/op.ts';
-import { verified } from '../oci/digest.ts';
+import { digestOf, verified } from '../oci/digest.ts';
+import type { ArtifactManifest, ImageManifest } from '../oci/manifest.ts';
+import type { Descriptor } from '../oci/spec-types.ts';
 import type { BlobStore, BlobWatch } from './blobs.ts';
 import type { BlobPromise } from './partials.ts';
 import type { ManifestAnswer } from './registry/repository.ts';
@@ -12,6 +14,8 @@ export interface PullSource {
   /** For messages. */
   readonly describe: string;
   manifest(op: Op, digest: string): Promise<ManifestAnswer>;
+  /** How many bytes a blob has, for a manifest that does not say so. @throws FailedPrecondition if nobody says. */
+  sizeOf(op: Op, digest: Digest): Promise<bigint>;
   /** The bytes from `offset` to the end. */
   blob(op: Op, want: BlobPromise, offset: bigint): AsyncIterable<Uint8Array>;
   /** The content of this blob was wrong: whoever gave it is not asked for it again. False if there is nobody else. */
@@ -32,6 +36,25 @@ export async function fetchSmall(op: Op, source: PullSource, want: BlobPromise, 
       parts.push(Buffer.from(part));
     return Buffer.concat(parts);
   });
+}
+
+/** The digest of nothing: a size of 0 is meant so. */
+const EMPTY = digestOf(Buffer.alloc(0));
+
+/**
+ * The manifest with every size in it. One without, or with 0, which is what Go writes of a size that nobody set, is
+ * pulled by others, who do not count bytes; here the source is asked.
+ */
+export async function measured<T extends ImageManifest | ArtifactManifest>(
+  op: Op,
+  source: PullSource,
+  manifest: T,
+): Promise<T> {
+  const sized = async (blob: Descriptor): Promise<Descriptor> =>
+    blob.size > 0n || blob.digest === EMPTY ? blob : { ...blob, size: await source.sizeOf(op, blob.digest) };
+  const layers: Descriptor[] = [];
+  for (const layer of manifest.layers) layers.push(await sized(layer));
+  return { ...manifest, config: await sized(manifest.config), layers };
 }
 
 /** One blob that is wanted. */

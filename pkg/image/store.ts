@@ -7,8 +7,11 @@ import { explain } from '../base/errors.ts';
 import { limits } from '../base/limits.ts';
 import type { Op } from '../base/op.ts';
 import { noReserve } from '../base/reserve.ts';
+import { together } from '../base/sync.ts';
 import { nodePlatform } from '../oci/platform.ts';
 import { NodeCredentials } from './registry/credentials.ts';
+import { ArtifactStores, preferring } from './artifact-stores.ts';
+import type { Images } from './artifact-stores.ts';
 import { checkImages } from './check.ts';
 import type { ImageProblem } from './check.ts';
 import { UndiciTransport } from './registry/transport.ts';
@@ -38,27 +41,39 @@ export class FileImageStore implements ImageStore {
   readonly #names: ImageNames;
   readonly #pulls: Pulls;
   readonly #views: ImageViews;
+  readonly #stores: ArtifactStores;
+  /** What lies in additional stores, and what is kept. */
+  readonly #images: Images;
 
   constructor(options: FileImageStoreOptions) {
     const now = options.now ?? Date.now;
     this.#world = worldOf(options, now);
     this.#kept = this.#world.kept;
-    this.#names = new ImageNames(this.#kept.images, this.#world.policy);
-    this.#pulls = new Pulls(this.#world, now);
-    this.#views = new ImageViews(options.pinnedImages ?? []);
+    this.#stores = new ArtifactStores(options.artifactStores ?? []);
+    this.#images = preferring(this.#stores, this.#kept.images);
+    this.#names = new ImageNames(this.#images, this.#world.policy);
+    this.#pulls = new Pulls(this.#world, now, options.listener);
+    this.#views = new ImageViews(options.pinnedImages ?? [], ({ id }) => this.#stores.get(id) !== undefined);
   }
 
   async load(op: Op): Promise<void> {
     const { credentials, policy } = this.#world;
-    await this.#kept.load(op);
-    await credentials.forgetUsed();
-    // A configuration that cannot be read fails pulls, with its reason; what is here can be used all the same.
-    await policy
-      .refresh(op)
-      .catch((error: unknown) => op.log.error('registries configuration cannot be read', { error: explain(error) }));
+    await together([
+      this.#kept.load(op),
+      this.#stores.refresh(op),
+      credentials.forgetUsed(),
+      // A configuration that cannot be read fails pulls, with its reason; what is here can be used all the same.
+      policy
+        .refresh(op)
+        .catch((error: unknown) => op.log.error('registries configuration cannot be read', { error: explain(error) })),
+    ]);
   }
 
   async pull(op: Op, reference: string, options: PullOptions): Promise<Image> {
+    await this.#stores.refresh(op);
+    const found = this.#names.named(reference);
+    // As CRI-O has it: what lies ready is not pulled, whatever its tag means elsewhere by now.
+    if (found !== undefined && this.#stores.get(found.id) !== undefined) return this.#views.of(found);
     return this.#views.of(await this.#pulls.pull(op, reference, options));
   }
 
@@ -72,32 +87,36 @@ export class FileImageStore implements ImageStore {
   }
 
   list(): readonly Image[] {
-    return this.#kept.images.all().map((each) => this.#views.of(each));
+    return this.#images.all().map((each) => this.#views.of(each));
   }
 
   called(id: ImageId, asked: string): Called {
-    const stored = this.#kept.images.get(id);
+    const stored = this.#images.get(id);
     return stored === undefined ? { name: asked, ref: id } : this.#names.called(stored, asked);
   }
 
   remove(op: Op, reference: string): Promise<void> {
-    return this.#kept.remove(op, reference, (text) => this.#names.find(text));
+    const own = new ImageNames(this.#kept.images, this.#world.policy);
+    return this.#kept.remove(op, reference, (text) => own.find(text));
   }
 
   confirm(op: Op, id: ImageId): Promise<void> {
-    return this.#kept.confirm(op, id);
+    const ready = this.#stores.get(id);
+    return ready === undefined ? this.#kept.confirm(op, id) : this.#stores.confirm(ready);
   }
 
   usage(op: Op): Promise<FsUsage> {
     return this.#kept.usage(op);
   }
 
-  sweep(op: Op): Promise<void> {
-    return this.#kept.sweep(op);
+  async sweep(op: Op): Promise<void> {
+    await this.#stores.refresh(op);
+    await this.#kept.sweep(op);
   }
 
   checkUse(op: Op, id: ImageId, use: { readonly name: string; readonly namespace: string }): Promise<void> {
-    return checkUse(op, { trust: this.#world.trust, names: this.#names, kept: this.#kept }, id, use);
+    const { trust } = this.#world;
+    return checkUse(op, { trust, names: this.#names, images: this.#images, kept: this.#kept }, id, use);
   }
 
   progress(): readonly PullProgress[] {

@@ -6,11 +6,13 @@ import type { Image } from '../ports/image.ts';
 /** One view for each record, so that who sees the same image sees the same object. */
 export class ImageViews {
   #views = new WeakMap<StoredImage, Image>();
+  readonly #isFixed: (image: StoredImage) => boolean;
   #pinned: readonly string[];
 
-  /** `pinned`: exact names, `prefix*`, `*part*` (CRI-O's pinned_images). */
-  constructor(pinned: readonly string[]) {
+  /** `pinned`: exact names, `prefix*`, `*part*` (CRI-O's pinned_images). What `isFixed` is pinned by nature. */
+  constructor(pinned: readonly string[], isFixed: (image: StoredImage) => boolean = () => false) {
     this.#pinned = pinned;
+    this.#isFixed = isFixed;
   }
 
   /** Other patterns, in force for whatever is asked from now on. */
@@ -28,7 +30,7 @@ export class ImageViews {
       ...image,
       repoTags: stored.repoTags.toSorted(),
       repoDigests: stored.repoDigests.toSorted(),
-      pinned: this.#pinned.some((pattern) => pins(pattern, stored)),
+      pinned: this.#isFixed(stored) || this.#pinned.some((pattern) => pins(pattern, stored)),
     };
     this.#views.set(stored, view);
     return view;

@@ -54,6 +54,6 @@ describe('bounds on what images hold', () => {
       .to.throw(/the manifest has more than/)
       .with.property('code', 'ResourceExhausted');
     const { user, system } = process.cpuUsage(before);
-    expect((user + system) / 1000, 'ms of processor time').to.be.below(250);
+    expect((user + system) / 1000, 'ms of processor time').to.be.below(1_000);
   });
 });

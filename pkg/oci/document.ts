@@ -6,7 +6,7 @@ import { RuntimeError } from '../base/errors.ts';
 import { GoObject, isObject } from '../base/go.ts';
 import type { PlainObject } from '../base/go.ts';
 import { quote } from '../base/ids.ts';
-import { excessOf } from '../base/json.ts';
+import { excessOf, parseJson } from '../base/json.ts';
 import { limits } from '../base/limits.ts';
 
 /** An object from at most `max` bytes of JSON. @throws InvalidArgument or ResourceExhausted that names `what`. */
@@ -22,7 +22,8 @@ export function parseObject(bytes: Uint8Array, max: number, what: string): GoObj
     );
   let value: unknown;
   try {
-    value = JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(bytes)) as unknown;
+    // Bytes that are no UTF-8 become U+FFFD, as in Go: a label in Latin-1 is no reason not to run an image.
+    value = parseJson(new TextDecoder('utf-8').decode(bytes));
   } catch (cause) {
     throw new RuntimeError('InvalidArgument', bad(`${what} is not valid JSON`).message, { cause });
   }

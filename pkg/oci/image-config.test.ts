@@ -46,6 +46,11 @@ describe('oci/image-config', () => {
     });
   });
 
+  it('takes a label that is no UTF-8, as Go does', () => {
+    const latin = '{"rootfs":{"type":"layers","diff_ids":[]},"author":"\xfc","config":{"Labels":{"by":"Jos\xe9"}}}';
+    expect({ ...parseImageConfig(Buffer.from(latin, 'latin1')).labels }).to.deep.equal({ by: 'Jos\ufffd' });
+  });
+
   it('keeps a label named __proto__ a label', () => {
     const read = parseImageConfig(
       Buffer.from(`{"rootfs":{"type":"layers","diff_ids":[]},"config":{"Labels":{"__proto__":"x","constructor":"y"}}}`),

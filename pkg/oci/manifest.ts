@@ -12,6 +12,7 @@ import { RuntimeError } from '../base/errors.ts';
 import { GoObject } from '../base/go.ts';
 import { isDigest, quote } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
+import { algorithmOf } from './digest.ts';
 import { bad, listOf, objectOf, parseObject, textMapOf, textOf } from './document.ts';
 import {
   bareType,
@@ -44,8 +45,20 @@ export interface ImageIndex {
   readonly annotations: Readonly<Record<string, string>>;
 }
 
+/** What is no container image, and says so: files that are kept as they are. */
+export interface ArtifactManifest {
+  readonly kind: 'artifact';
+  readonly mediaType: string;
+  /** What it says that it is: `artifactType`, else the type of its config. */
+  readonly type: string;
+  readonly config: Descriptor;
+  /** Its files, of any type. */
+  readonly layers: readonly Descriptor[];
+  readonly annotations: Readonly<Record<string, string>>;
+}
+
 /** What is behind a tag or a digest. */
-export type ManifestDocument = ImageManifest | ImageIndex;
+export type ManifestDocument = ImageManifest | ImageIndex | ArtifactManifest;
 
 /** image-spec: an index may hold indexes; nobody needs more of them inside each other. */
 export const INDEX_DEPTH_MAX = 3;
@@ -53,7 +66,7 @@ export const INDEX_DEPTH_MAX = 3;
 /**
  * Reads a manifest or an index. `contentType` is what the registry said it is, '' if nothing did.
  * @throws InvalidArgument for a damaged or ambiguous document; Unimplemented for one that is valid but not for us
- * (schema 1, artifacts, foreign or encrypted layers); ResourceExhausted above a limit.
+ * (schema 1, encrypted layers); ResourceExhausted above a limit.
  */
 export function parseManifest(bytes: Uint8Array, contentType: string): ManifestDocument {
   const document = parseObject(bytes, limits.manifestBytes, 'the manifest');
@@ -88,6 +101,8 @@ export function manifestType(document: GoObject, contentType: string): string {
   return told[0] ?? (isIndex ? mediaTypes.ociIndex : mediaTypes.ociManifest);
 }
 
+const NOTHING = new GoObject({});
+
 function checkSchema(document: GoObject, said: string, own: string): void {
   const version = document.get('schemaVersion');
   if (isSchema1Type(said) || isSchema1Type(own) || version === 1 || document.has('fsLayers'))
@@ -95,64 +110,84 @@ function checkSchema(document: GoObject, said: string, own: string): void {
       'Unimplemented',
       'the image has a docker schema 1 manifest, which cannot be verified; push it again with a client of this decade',
     );
-  if (version !== undefined && version !== 2)
+  // 0 is what Go reads where nothing is said.
+  if (version !== undefined && version !== 0 && version !== 2)
     throw bad(`the manifest has schemaVersion ${quote(JSON.stringify(version))}, want 2`);
 }
 
+/**
+ * An entry whose digest cannot be computed here (image-spec has registered more than two algorithms) costs itself: the
+ * node's platform may be another one. @throws InvalidArgument if it is so with all of them.
+ */
 function readIndex(document: GoObject, mediaType: string): ImageIndex {
+  const entries = listOf(document, 'manifests', 'the index');
+  const usable = entries.filter((each) => isDigest(textOf(GoObject.of(each) ?? NOTHING, 'digest', 'the index')));
   return {
     kind: 'index',
     mediaType,
-    manifests: listOf(document, 'manifests', 'the index').map((each) => descriptor(each, 'the index')),
+    manifests: (usable.length > 0 ? usable : entries).map((each) => descriptor(each, 'the index')),
     annotations: textMapOf(document, 'annotations', 'the index'),
   };
 }
 
-function readManifest(document: GoObject, mediaType: string): ImageManifest {
+/**
+ * An artifact has a config of a type of its own, or an `artifactType` and something else than file systems in it: what
+ * could be a container image is one, as with CRI-O, which tries that first.
+ */
+function readManifest(document: GoObject, mediaType: string): ImageManifest | ArtifactManifest {
   const artifactType = textOf(document, 'artifactType', 'the manifest');
   const config = descriptor(document.get('config'), 'the manifest');
-  if (!isConfigType(config.mediaType)) {
-    throw new RuntimeError(
-      'Unimplemented',
-      `this is an OCI artifact of type ${quote(artifactType || config.mediaType)}, not a container image; ` +
-        'name an image',
-    );
-  }
   const list = listOf(document, 'layers', 'the manifest');
-  if (list.length > limits.layersCount)
+  if (list.length > limits.artifactFilesCount)
     throw new RuntimeError(
       'ResourceExhausted',
-      `the image has ${list.length} layers, at most ${limits.layersCount} can be mounted; rebuild it with fewer`,
+      `the manifest has ${list.length} layers; an image has at most ${limits.layersCount}, an artifact ` +
+        `${limits.artifactFilesCount} files`,
     );
   const layers = list.map((each) => descriptor(each, 'the manifest'));
+  const annotations = readAnnotations(document);
+  const isImage = isConfigType(config.mediaType) && (artifactType === '' || layers.every(isLayer));
+  if (!isImage)
+    return { kind: 'artifact', mediaType, type: artifactType || config.mediaType, config, layers, annotations };
+  if (layers.length > limits.layersCount)
+    throw new RuntimeError(
+      'ResourceExhausted',
+      `the image has ${layers.length} layers, at most ${limits.layersCount} can be mounted; rebuild it with fewer`,
+    );
   for (const layer of layers) checkLayerType(layer);
+  if (algorithmOf(config.digest) !== 'sha256')
+    throw new RuntimeError(
+      'Unimplemented',
+      `the config has the digest ${quote(config.digest, 64)}; the ID of an image is a sha256 digest: push it again ` +
+        'with that',
+    );
   if (config.size > BigInt(limits.imageConfigBytes))
     throw new RuntimeError(
       'ResourceExhausted',
       `the image config has ${config.size} bytes, at most ${limits.imageConfigBytes} are read; rebuild the image`,
     );
+  return { kind: 'manifest', mediaType, config, layers, annotations };
+}
+
+/** They are kept in the image's record and go into every list of images. */
+function readAnnotations(document: GoObject): Readonly<Record<string, string>> {
   const annotations = textMapOf(document, 'annotations', 'the manifest');
   const annotated = Buffer.byteLength(JSON.stringify(annotations));
-  // They are kept in the image's record and go into every list of images.
   if (annotated > limits.annotationsBytes)
     throw new RuntimeError(
       'ResourceExhausted',
       `the manifest has ${annotated} bytes of annotations, at most ${limits.annotationsBytes} are kept; ` +
         'rebuild the image with fewer',
     );
-  return { kind: 'manifest', mediaType, config, layers, annotations };
+  return annotations;
+}
+
+function isLayer({ mediaType }: Descriptor): boolean {
+  return isLayerType(mediaType) || mediaType.endsWith('+encrypted');
 }
 
 function checkLayerType(layer: Descriptor): void {
   const type = layer.mediaType;
-  if (type.includes('.foreign.') || type.includes('.nondistributable.')) {
-    throw new RuntimeError(
-      'Unimplemented',
-      `layer ${layer.digest} is foreign (${quote(type)}): its content is on a server that the ` +
-        'image names, which is not asked (CVE-2020-15157); rebuild the image with distributable ' +
-        'layers',
-    );
-  }
   if (type.endsWith('+encrypted'))
     throw new RuntimeError('Unimplemented', `layer ${layer.digest} is encrypted (${quote(type)}); push it in clear`);
   if (!isLayerType(type))
@@ -167,7 +202,7 @@ function descriptor(value: unknown, what: string): Descriptor {
   if (object === undefined) throw bad(`${what} has a descriptor that is not an object`);
   const digest = textOf(object, 'digest', what);
   if (!isDigest(digest)) throw bad(`${what} has a descriptor with ${quote(digest)} for a digest (CVE-2024-3727)`);
-  const size = object.get('size');
+  const size = object.get('size') ?? 0;
   if (typeof size !== 'number' || !Number.isSafeInteger(size) || size < 0)
     throw bad(`${what}: the size of ${digest} is not a number of bytes`);
   return {

@@ -30,7 +30,15 @@ const SCHEMA1_TYPES: ReadonlySet<string> = new Set([
   'application/vnd.docker.distribution.manifest.v1+prettyjws',
 ]);
 const CONFIG_TYPES: ReadonlySet<string> = new Set([mediaTypes.ociConfig, mediaTypes.dockerConfig]);
-const LAYER_BASES: readonly string[] = [mediaTypes.ociLayer, 'application/vnd.docker.image.rootfs.diff.tar'];
+const FOREIGN_BASES: readonly string[] = [
+  'application/vnd.oci.image.layer.nondistributable.v1.tar',
+  'application/vnd.docker.image.rootfs.foreign.diff.tar',
+];
+const LAYER_BASES: readonly string[] = [
+  mediaTypes.ociLayer,
+  'application/vnd.docker.image.rootfs.diff.tar',
+  ...FOREIGN_BASES,
+];
 const LAYER_SUFFIXES: ReadonlySet<string> = new Set(['', '+gzip', '.gzip', '+zstd', '.zstd', '+xz', '.xz', '+bzip2']);
 
 const GENERIC_TYPES: ReadonlySet<string> = new Set([
@@ -77,6 +85,14 @@ export function isConfigType(mediaType: string): boolean {
 export function isLayerType(mediaType: string): boolean {
   if (isGeneric(mediaType)) return true;
   return LAYER_BASES.some((base) => mediaType.startsWith(base) && LAYER_SUFFIXES.has(mediaType.slice(base.length)));
+}
+
+/**
+ * True for a layer that need not be in its registry, but may. Where else it is its descriptor says, and nobody is sent
+ * there by that (CVE-2020-15157).
+ */
+export function isForeignType(mediaType: string): boolean {
+  return FOREIGN_BASES.some((base) => mediaType.startsWith(base));
 }
 
 /** A media type without its parameters, in lower case. */

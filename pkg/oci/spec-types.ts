@@ -70,6 +70,8 @@ export interface RuntimeProcess {
   apparmorProfile?: string;
   selinuxLabel?: string;
   oomScoreAdj?: number;
+  /** Where commands in the container begin (runtime-spec 1.2.1, config.md). */
+  execCPUAffinity?: { initial: string };
 }
 export interface RuntimeMount {
   destination: string;
@@ -137,4 +139,19 @@ export interface LinuxResources {
   pids?: { limit: bigint };
   hugepageLimits?: { pageSize: string; limit: bigint }[];
   unified?: Record<string, string>;
+  blockIO?: {
+    weight?: number;
+    weightDevice?: { major: number; minor: number; weight: number }[];
+    throttleReadBpsDevice?: RuntimeThrottle[];
+    throttleWriteBpsDevice?: RuntimeThrottle[];
+    throttleReadIOPSDevice?: RuntimeThrottle[];
+    throttleWriteIOPSDevice?: RuntimeThrottle[];
+  };
+}
+
+/** A bound for one block device, a second. */
+export interface RuntimeThrottle {
+  major: number;
+  minor: number;
+  rate: bigint;
 }

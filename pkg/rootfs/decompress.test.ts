@@ -5,7 +5,8 @@ import { join } from 'node:path';
 import { gzipSync, zstdCompressSync } from 'node:zlib';
 import { RuntimeError } from '../base/errors.ts';
 import { limits } from '../base/limits.ts';
-import { compressionOf, decompress, zstdFrames } from './decompress.ts';
+import { compressionOf, decompress, type PackedBytes, zstdFrames } from './decompress.ts';
+import { Growth } from './growth.ts';
 import { MemoryAccount } from './memory-account.ts';
 
 describe('rootfs/decompress: what a blob is packed with', () => {
@@ -130,6 +131,7 @@ describe('rootfs/decompress: the bytes', () => {
   async function through(
     packed: Buffer,
     compression: 'none' | 'gzip' | 'zstd',
+    growing?: PackedBytes['growing'],
   ): Promise<{ readonly data: Buffer; readonly read: number }> {
     const path = join(directory, 'packed');
     writeFileSync(path, packed);
@@ -137,11 +139,14 @@ describe('rootfs/decompress: the bytes', () => {
     const out: Buffer[] = [];
     let read = 0;
     try {
-      await decompress(fd, compression, {
-        onRead: (bytes) => void (read += bytes),
-        onTar: (bytes) => void out.push(Buffer.from(bytes)),
-        account: new MemoryAccount(2 ** limits.zstdWindowLog),
-      });
+      await decompress(
+        { fd, compression, growing },
+        {
+          onRead: (bytes) => void (read += bytes),
+          onTar: (bytes) => void out.push(Buffer.from(bytes)),
+          account: new MemoryAccount(2 ** limits.zstdWindowLog),
+        },
+      );
     } finally {
       closeSync(fd);
     }
@@ -170,6 +175,27 @@ describe('rootfs/decompress: the bytes', () => {
         (each: unknown) => each,
       );
       assert.isTrue(error instanceof RuntimeError && error.code === 'DataLoss', String(error));
+    });
+  }
+
+  for (const [name, compression, packed] of packings) {
+    it(`${name}, of a file that grows: to where it will end, whatever is behind that`, async () => {
+      const growth = new Growth();
+      growth.reach(BigInt(packed.length));
+      const longer = Buffer.concat([packed, Buffer.from('not ours')]);
+      const got = await through(longer, compression, { growth, endBytes: packed.length });
+      assert.isTrue(got.data.equals(data));
+      assert.equal(got.read, packed.length);
+    });
+
+    it(`${name}, of a file that is given up`, async () => {
+      const growth = new Growth();
+      growth.giveUp();
+      const error = await through(packed, compression, { growth, endBytes: packed.length }).then(
+        () => undefined,
+        (each: unknown) => each,
+      );
+      assert.isTrue(error instanceof RuntimeError && error.code === 'Cancelled', String(error));
     });
   }
 

@@ -10,13 +10,17 @@ import { constants, createGunzip, createZstdDecompress } from 'node:zlib';
 import type { Transform } from 'node:stream';
 import { limits } from '../base/limits.ts';
 import { errnoOf, RuntimeError } from '../base/errors.ts';
+import type { Growth } from './growth.ts';
 import type { MemoryAccount } from './memory-account.ts';
 
 /** What a layer can be packed with. */
 export type Compression = 'none' | 'gzip' | 'zstd' | 'xz' | 'bzip2';
 
-/** Small blocks cost more in hand-overs than in inflating; 16 KiB, zlib's default, halves the speed. */
-const BLOCK_BYTES = 256 * 1024;
+/**
+ * What is read at a time. Small blocks cost more in hand-overs than in inflating; 16 KiB, zlib's default, halves the
+ * speed.
+ */
+export const BLOCK_BYTES = 256 * 1024;
 
 /** PURE. The packing that starts with these bytes (at least 6 where there are so many). */
 export function compressionOf(head: Uint8Array): Compression {
@@ -40,25 +44,30 @@ export interface TarListener {
   readonly account: MemoryAccount;
 }
 
+/** Where the bytes of a blob come from. */
+export interface PackedBytes {
+  /** Read from where it stands. */
+  readonly fd: number;
+  /** 'none' is for plain tars and for pipes from a program that unpacks. */
+  readonly compression: 'none' | 'gzip' | 'zstd';
+  /** Of a file that is still growing: how far it is, and how far it will come. undefined = it is read to its end. */
+  readonly growing: { readonly growth: Growth; readonly endBytes: number } | undefined;
+}
+
 /**
- * Reads `fd` to its end and hands the tar to the listener. 'none' is for plain tars and for pipes from a program that
- * unpacks.
- * @throws DataLoss for damaged or cut data, ResourceExhausted for a zstd window over the limit.
+ * Reads a blob to its end and hands the tar to the listener. Waits for a blob that is growing.
+ * @throws DataLoss for damaged or cut data, ResourceExhausted for a zstd window over the limit, Cancelled if a growing
+ * blob is given up.
  */
-export async function decompress(
-  fd: number,
-  compression: 'none' | 'gzip' | 'zstd',
-  { onRead, onTar, account }: TarListener,
-): Promise<void> {
+export async function decompress(packed: PackedBytes, { onRead, onTar, account }: TarListener): Promise<void> {
+  const { compression } = packed;
+  const blocks = blocksOf(packed, onRead);
   if (compression === 'none') {
-    for (const block of blocksOf(fd, onRead)) onTar(block);
+    for (const block of blocks) onTar(block);
     return;
   }
   const stream = inflater(compression);
-  const feeding = feed(
-    stream,
-    compression === 'gzip' ? blocksOf(fd, onRead) : zstdFrames(blocksOf(fd, onRead), account),
-  );
+  const feeding = feed(stream, compression === 'gzip' ? blocks : zstdFrames(blocks, account));
   // Its error comes out of the loop as well.
   feeding.catch((error: unknown) => stream.destroy(error as Error));
   try {
@@ -93,12 +102,16 @@ async function feed(stream: Transform, pieces: Iterable<Buffer>): Promise<void> 
   stream.end();
 }
 
-/** The same buffer again and again. */
-function* blocksOf(fd: number, onRead: (bytes: number) => void): Generator<Buffer> {
+/** The same buffer again and again. Of a growing file only full ones, but for the last: small ones cost as much. */
+function* blocksOf({ fd, growing }: PackedBytes, onRead: (bytes: number) => void): Generator<Buffer> {
   const block = Buffer.allocUnsafeSlow(BLOCK_BYTES);
-  for (;;) {
-    const count = readSync(fd, block, 0, block.length, null);
+  for (let at = 0; ; ) {
+    const most = growing === undefined ? block.length : Math.min(block.length, growing.endBytes - at);
+    if (most === 0) return;
+    growing?.growth.await(at + most);
+    const count = readSync(fd, block, 0, most, null);
     if (count === 0) return;
+    at += count;
     onRead(count);
     yield block.subarray(0, count);
   }

@@ -1,7 +1,6 @@
 /** For tests: what reading a tar gives, with the content of files put together, and how it is refused. */
 import { assert } from 'chai';
 import { RuntimeError } from '../base/errors.ts';
-import { MemoryAccount } from './memory-account.ts';
 import { type TarEntry, type TarLimits, TarReader } from './tar.ts';
 
 export const LIMITS: TarLimits = {
@@ -19,7 +18,7 @@ export interface Read {
   ended: boolean;
 }
 
-export type Bounds = Partial<TarLimits> & { readonly memoryBytes?: number };
+export type Bounds = Partial<TarLimits>;
 
 export function readAll(tar: Buffer, limits: Bounds = {}, chunkBytes = tar.length): Read[] {
   const reads: Read[] = [];
@@ -35,7 +34,6 @@ export function readAll(tar: Buffer, limits: Bounds = {}, chunkBytes = tar.lengt
       },
     },
     { ...LIMITS, ...limits },
-    new MemoryAccount(limits.memoryBytes ?? 1 << 20),
   );
   for (let at = 0; at < tar.length; at += chunkBytes) reader.push(tar.subarray(at, at + chunkBytes));
   reader.finish();

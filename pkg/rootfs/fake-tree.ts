@@ -155,7 +155,7 @@ export function unpack(
   const manifest = new ManifestWriter((bytes) => void pieces.push(bytes));
   const account = new MemoryAccount(memoryBytes);
   const writer = new LayerWriter(tree, manifest, account);
-  const reader = new TarReader(writer, LIMITS, account);
+  const reader = new TarReader(writer, LIMITS);
   const tar = tarOf(...entries);
   try {
     for (let at = 0; at < tar.length; at += chunk) reader.push(tar.subarray(at, at + chunk));

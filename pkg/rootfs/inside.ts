@@ -2,21 +2,20 @@
  * What is inside a container's root: InsideRoot on a descriptor of the root, opened anew for each question since roots
  * come and go.
  */
-import { constants } from 'node:fs';
+import { isUtf8 } from 'node:buffer';
 import { isCode, RuntimeError } from '../base/errors.ts';
 import { quote } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
-import { Root, descriptors, errnoBehind } from '../sys/index.ts';
-import { linkedPath } from './layer-writer.ts';
-import type { InsideRoot } from '../ports/rootfs.ts';
+import { Root, errnoBehind } from '../sys/index.ts';
+import { dangles, type Look, wayOf } from './links.ts';
+import type { InsideRoot, Landing } from '../ports/rootfs.ts';
 
 /** Answers about `root`, a host path that we chose ourselves. */
 export function insideRoot(root: string): InsideRoot {
   return {
     readFile: (path, max) => within(root, (inside) => readFile(inside, path, max)),
-    ensureDir: (path, owner, mode) => within(root, (inside) => inside.makeDirsAsync(path, mode, owner)),
-    ensureFile: (path) => within(root, (inside) => ensureFile(inside, path, limits.symlinkDepth)),
-    resolve: (path) => within(root, (inside) => resolve(inside, path)),
+    ensureDir: (path, owner, mode) => within(root, (inside) => ensureDir(inside, path, owner, mode)),
+    landings: (paths) => within(root, (inside) => landings(inside, paths)),
     symlinkIfAbsent: (path, target) => within(root, (inside) => symlinkIfAbsent(inside, path, target)),
     checkKernelPlaces: () => within(root, checkKernelPlaces),
     copyOut: (from, to) => within(root, (inside) => copyOut(inside, from, to)),
@@ -31,24 +30,43 @@ async function within<T>(path: string, work: (inside: Root) => T | Promise<T>): 
 /** Where the container will see something else than what lies here. */
 const KERNEL_PLACE = /^\/(dev|proc|sys)(\/|$)/;
 
+/** Names in an image need not be UTF-8: a byte string has a character for each byte. */
+const toBytes = (text: string): string => Buffer.from(text).toString('latin1');
+const toText = (bytes: string): string => Buffer.from(bytes, 'latin1').toString();
+
+/** Looks into the root, at each path once. Paths are byte strings. */
+function lookInto(inside: Root): Look {
+  const seen = new Map<string, ReturnType<Look>>([['', 'there']]);
+  return (path) => {
+    const known = seen.get(path);
+    if (known !== undefined) return known;
+    const found = lookAt(inside, path);
+    seen.set(path, found);
+    return found;
+  };
+}
+
+function lookAt(inside: Root, path: string): ReturnType<Look> {
+  const name = Buffer.from(path, 'latin1');
+  const kind = inside.stat(name)?.kind;
+  if (kind === 'symlink') return { link: inside.readLink(name).toString('latin1') };
+  return kind === undefined ? 'absent' : 'there';
+}
+
 /**
  * Whoever reads the same path in the running container finds what a symlink leads to there: runc reads /etc/group
  * itself, and one that led to /dev/zero made it eat the node's memory.
  */
 function checkLinks(inside: Root, path: string): void {
-  const parts = path.split('/').filter((part) => part !== '');
-  for (let count = 1; count <= parts.length; count++) {
-    const prefix = `/${parts.slice(0, count).join('/')}`;
-    if (inside.stat(prefix)?.kind !== 'symlink') continue;
-    const found = inside.resolve(prefix);
-    if (found === undefined)
-      throw new RuntimeError('FailedPrecondition', `${quote(prefix)} in the image is a symlink that leads nowhere`);
-    if (KERNEL_PLACE.test(found.path))
-      throw new RuntimeError(
-        'FailedPrecondition',
-        `${quote(prefix)} in the image is a symlink to ${quote(found.path)}, which the kernel provides`,
-      );
-  }
+  const { links, places } = wayOf(toBytes(path), lookInto(inside));
+  const [first] = links;
+  const place = places.find((each) => KERNEL_PLACE.test(each));
+  if (first !== undefined && place !== undefined)
+    throw new RuntimeError(
+      'FailedPrecondition',
+      `${quote(path)} in the image leads by the symlink ${quote(toText(first.at))} to ${quote(toText(place))}, ` +
+        'which the kernel provides',
+    );
 }
 
 function checkKernelPlaces(inside: Root): void {
@@ -80,32 +98,26 @@ async function readFile(inside: Root, path: string, max: number): Promise<Buffer
   }
 }
 
-function resolve(inside: Root, path: string): Awaited<ReturnType<InsideRoot['resolve']>> {
-  const found = inside.resolve(path);
-  if (found === undefined) return undefined;
-  return { path: found.path, kind: found.kind === 'file' || found.kind === 'directory' ? found.kind : 'other' };
+async function ensureDir(
+  inside: Root,
+  path: string,
+  owner: { readonly uid: number; readonly gid: number },
+  mode: number,
+): Promise<string> {
+  const way = wayOf(toBytes(path), lookInto(inside));
+  await inside.makeDirsAsync(Buffer.from(way.path, 'latin1'), mode, owner);
+  return toText(way.path);
 }
 
-/** A symlink at the end may lead to a file that is not there yet, in a directory that is not there yet. */
-function ensureFile(inside: Root, path: string, linksLeft: number): void {
-  const found = inside.resolve(path);
-  if (found?.kind === 'directory')
-    throw new RuntimeError('FailedPrecondition', `${quote(path)} in the image is a directory where a file is needed`);
-  if (found !== undefined) return;
-  const clean = path
-    .split('/')
-    .filter((part) => part !== '' && part !== '.')
-    .join('/');
-  const slash = clean.lastIndexOf('/');
-  if (slash > 0) inside.makeDirs(clean.slice(0, slash));
-  if (inside.stat(clean)?.kind === 'symlink') {
-    if (linksLeft === 0)
-      throw new RuntimeError('FailedPrecondition', `${quote(path)} in the image is a symlink that leads nowhere`);
-    return ensureFile(inside, linkedPath(clean, inside.readLink(clean).toString()), linksLeft - 1);
-  }
-  descriptors.close(
-    inside.openFile(clean, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW, 0o644),
-  );
+function landings(inside: Root, paths: readonly string[]): readonly Landing[] {
+  const look = lookInto(inside);
+  return paths.map((path) => {
+    const way = wayOf(toBytes(path), look);
+    const end = Buffer.from(way.path, 'latin1');
+    // No spec can name what is not UTF-8.
+    if (!isUtf8(end)) return { path, dangles: false, places: [path] };
+    return { path: end.toString(), dangles: dangles(way), places: way.places.map(toText) };
+  });
 }
 
 async function symlinkIfAbsent(inside: Root, path: string, target: string): Promise<void> {

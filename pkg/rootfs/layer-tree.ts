@@ -7,7 +7,7 @@ import { crc32 } from 'node:zlib';
 import { RuntimeError } from '../base/errors.ts';
 import { quote } from '../base/ids.ts';
 import type { EntryMeta, Stat } from '../ports/kernel.ts';
-import { descriptors, systemError, type Root } from '../sys/index.ts';
+import { descriptors, errnoBehind, systemError, type Root } from '../sys/index.ts';
 import type { CopiedFile, NodeKind, NodeMetadata, OpenFile, StackedTree } from './node.ts';
 
 /** Of a file that comes up, at a time: large enough for disks, small enough to be cancelled between two. */
@@ -73,7 +73,12 @@ export class RootTree implements StackedTree {
   }
 
   setXattr(path: string, name: string, value: Uint8Array): void {
-    this.#root.setXattr(bytesOf(path), name, value);
+    try {
+      this.#root.setXattr(bytesOf(path), name, value);
+    } catch (error) {
+      // As in writeEntry: what the file system does not take is left out, unless it is overlay's own.
+      if (errnoBehind(error) !== 'EOPNOTSUPP' || name.startsWith('trusted.overlay.')) throw error;
+    }
   }
 
   setTime(path: string, seconds: number, nanos: number): void {

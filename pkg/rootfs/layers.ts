@@ -12,7 +12,6 @@
  * on disk). One syncfs costs far less than fsync of every file, and layers that are ready at the same time share it.
  */
 import { randomBytes } from 'node:crypto';
-import { constants, openSync, readSync } from 'node:fs';
 import { mkdir, rename, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { errnoOf, explain, isCode, RuntimeError, storageError, wrap } from '../base/errors.ts';
@@ -22,13 +21,14 @@ import { type ChainId, hexOf, isDigest } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import { abortError, checkAlive, type Op } from '../base/op.ts';
 import { abortable, SingleFlight } from '../base/sync.ts';
-import type { Child } from '../ports/kernel.ts';
-import { Root, descriptors, fileSystems, mounts, spawn } from '../sys/index.ts';
-import { type Compression, compressionOf } from './decompress.ts';
+import { Root, fileSystems, mounts } from '../sys/index.ts';
+import { BLOCK_BYTES } from './decompress.ts';
+import { HEAD_BYTES, readArriving, readWhole } from './layer-input.ts';
+import { Leftovers } from './leftovers.ts';
 import type { UnpackPool } from './unpack-pool.ts';
 import { type LayerRecord, loadRecords, parseRecord } from './layer-record.ts';
-import type { LayerInput, UnpackedLayer, UnpackLimits } from './unpack-worker.ts';
-import type { FsUsage, LayerOrigin, LayerSource, LayerUnpacker } from '../ports/image.ts';
+import type { LayerInput, UnpackedLayer, UnpackJob, UnpackLimits } from './unpack-worker.ts';
+import type { ArrivingBlob, FsUsage, LayerOrigin, LayerSource, LayerUnpacker, StagedLayer } from '../ports/image.ts';
 import type { RootOwner } from './node.ts';
 
 const TEMPORARY = '.tmp-';
@@ -40,6 +40,12 @@ const DEFAULT_LIMITS: UnpackLimits = {
   memoryBytes: limits.layerMemoryBytes,
 };
 
+/** A layer that is unpacked, under the name of a temporary directory. */
+interface Staged {
+  readonly name: string;
+  readonly record: LayerRecord;
+}
+
 /** The directory `layers/`. */
 export class Layers implements LayerUnpacker {
   readonly directory: string;
@@ -48,6 +54,11 @@ export class Layers implements LayerUnpacker {
   readonly #flights = new SingleFlight<ChainId, void>();
   readonly #settling = new SingleFlight<ChainId, void>();
   readonly #sync: SharedSync;
+  readonly #leftovers = new Leftovers(async (name) => {
+    await mounts.unmountTree(join(this.directory, name, 'below'));
+    using root = Root.open(this.directory, 'strict');
+    await root.removeTreeAsync(name);
+  });
   #records: Promise<Map<ChainId, LayerRecord>> | undefined;
 
   constructor(directory: string, pool: UnpackPool, bounds: Partial<UnpackLimits>) {
@@ -121,10 +132,37 @@ export class Layers implements LayerUnpacker {
     await shared(op, this.#flights, chainId, { isDone: () => this.has(chainId), work: () => this.#unpack(op, layer) });
   }
 
+  async unpackEarly(op: Op, layer: LayerSource, blob: ArrivingBlob): Promise<StagedLayer | undefined> {
+    // It could not be read before it is whole, and would only take a thread.
+    if (layer.sizeBytes <= BLOCK_BYTES) return undefined;
+    await abortable(blob.has(HEAD_BYTES), op.signal, () => abortError(op, `wait for layer ${layer.digest}`));
+    const staged = await this.#pool.early(blob.whole, () =>
+      readArriving(op, { layer, blob }, this.#limits, (input) =>
+        this.#stage(op, layer, (job) => this.#pool.runNow(op, { ...job, ...input }, layer.onProgress)),
+      ),
+    );
+    if (staged === undefined) return undefined;
+    let isHere = true;
+    const drop = async (): Promise<void> => {
+      if (isHere) await this.#giveUp(op, staged.name);
+      isHere = false;
+    };
+    const work = (): Promise<void> => {
+      isHere = false;
+      return this.#keep(op, staged);
+    };
+    const { chainId } = layer;
+    const keep = async (): Promise<void> => {
+      await shared(op, this.#flights, chainId, { isDone: () => this.has(chainId), work });
+      await drop();
+    };
+    return { keep, drop };
+  }
+
   async prove(op: Op, layer: LayerSource): Promise<void> {
     op.stage(`read layer ${layer.digest}`);
     try {
-      await this.#read(op, layer, (input) =>
+      await readWhole(op, layer, this.#limits, (input) =>
         this.#pool.run(op, { type: 'prove', directory: this.directory, ...input }, layer.onProgress),
       );
     } catch (error) {
@@ -149,13 +187,7 @@ export class Layers implements LayerUnpacker {
   /** Deletes what a crash left half made or half deleted. For the start of the daemon, before anything is unpacked. */
   async sweep(op: Op): Promise<void> {
     for (const name of await readDirSorted(this.directory)) {
-      if (name.startsWith(TEMPORARY))
-        await this.#remove(name).catch((error: unknown) =>
-          op.log.warn('cannot remove a partial layer, will retry at the next start', {
-            path: name,
-            cause: explain(error),
-          }),
-        );
+      if (name.startsWith(TEMPORARY)) await this.#giveUp(op, name);
     }
   }
 
@@ -182,6 +214,18 @@ export class Layers implements LayerUnpacker {
   }
 
   async #unpack(op: Op, layer: LayerSource): Promise<void> {
+    const staged = await this.#stage(op, layer, (job) =>
+      readWhole(op, layer, this.#limits, (input) => this.#pool.run(op, { ...job, ...input }, layer.onProgress)),
+    );
+    await this.#keep(op, staged);
+  }
+
+  /** Unpacks a layer under a temporary name, with all that belongs to it but its durability. */
+  async #stage(
+    op: Op,
+    layer: LayerSource,
+    unpack: (job: Omit<UnpackJob, keyof LayerInput>) => Promise<UnpackedLayer>,
+  ): Promise<Staged> {
     await ensureDir(this.directory);
     // ext4 puts a new file where its directory is, and without a journal looks there at every inode freed in the last
     // minutes, for each new one again: a layer that comes after one that went would cost seconds of that.
@@ -192,61 +236,45 @@ export class Layers implements LayerUnpacker {
       op.stage(`unpack layer ${layer.chainId}`);
       await mkdir(directory, { mode: 0o700 });
       await mkdir(join(directory, 'fs'), { mode: 0o755 });
-      const written = await this.#read(op, layer, (input) =>
-        this.#pool.run(op, { type: 'unpack', directory, place: placeOf(layer), ...input }, layer.onProgress),
-      );
-      op.stage(`sync layer ${layer.chainId}`);
-      await this.#commit(layer, directory, written);
+      const written = await unpack({ type: 'unpack', directory, place: placeOf(layer) });
+      const record = await recordOf(layer, directory, written);
+      await writeFile(join(directory, 'layer.json'), `${JSON.stringify(record)}\n`, { mode: 0o600 });
+      await failpoint('rootfs.unpack.written');
+      return { name, record };
     } catch (error) {
-      await this.#remove(name).catch((cause: unknown) =>
-        op.log.warn('cannot remove a partial layer, will retry at the next start', {
-          path: directory,
-          cause: explain(cause),
-        }),
-      );
+      await this.#giveUp(op, name);
       throw wrap(`unpack layer ${layer.digest}`, storageError(error, directory));
     }
   }
 
-  /** Gives the blob of a layer to `work`, inflated if no worker can. */
-  async #read<T>(op: Op, layer: LayerSource, work: (input: LayerInput) => Promise<T>): Promise<T> {
-    const known = { blobBytes: Number(layer.sizeBytes), diffId: layer.diffId, limits: this.#limits };
-    const blob = openSync(layer.path, constants.O_RDONLY | constants.O_NOFOLLOW);
+  /** Makes what was unpacked durable, and then visible. */
+  async #keep(op: Op, { name, record }: Staged): Promise<void> {
+    const { chainId } = record;
+    const directory = join(this.directory, name);
     try {
-      const compression = compressionOf(head(blob));
-      if (compression === 'xz' || compression === 'bzip2')
-        return await unpackThrough(op, compression, blob, (fd) => work({ ...known, fd, compression: 'none' }));
-      return await work({ ...known, fd: blob, compression });
-    } finally {
-      descriptors.close(blob);
+      op.stage(`sync layer ${chainId}`);
+      await this.#sync.run();
+      await failpoint('rootfs.unpack.synced');
+      const records = await this.#known();
+      // Only a layer without a readable record can be in the way.
+      await this.#discard(hexOf(chainId));
+      await rename(directory, this.#path(chainId));
+      await syncDirectory(this.directory);
+      await failpoint('rootfs.unpack.renamed');
+      records.set(chainId, record);
+    } catch (error) {
+      await this.#giveUp(op, name);
+      throw wrap(`unpack layer ${record.digest}`, storageError(error, directory));
     }
   }
 
-  async #commit(layer: LayerSource, directory: string, written: UnpackedLayer): Promise<void> {
-    const { usedBytes, inodesUsed } = await fileSystems.usage(join(directory, 'fs'));
-    const record: LayerRecord = {
-      version: 1,
-      chainId: layer.chainId,
-      diffId: layer.diffId,
-      digest: layer.digest,
-      blobBytes: Number(layer.sizeBytes),
-      usedBytes: Number(usedBytes),
-      inodesUsed: Number(inodesUsed),
-      root: written.root,
-      rootIsOpaque: written.rootIsOpaque,
-      state: written.state,
-    };
-    await writeFile(join(directory, 'layer.json'), `${JSON.stringify(record)}\n`, { mode: 0o600 });
-    await failpoint('rootfs.unpack.written');
-    await this.#sync.run();
-    await failpoint('rootfs.unpack.synced');
-    const records = await this.#known();
-    // Only a layer without a readable record can be in the way.
-    await this.#discard(hexOf(layer.chainId));
-    await rename(directory, this.#path(layer.chainId));
-    await syncDirectory(this.directory);
-    await failpoint('rootfs.unpack.renamed');
-    records.set(layer.chainId, record);
+  async #giveUp(op: Op, name: string): Promise<void> {
+    await this.#leftovers.remove(name).catch((cause: unknown) =>
+      op.log.warn('cannot remove a partial layer, will retry with the next one', {
+        path: join(this.directory, name),
+        cause: explain(cause),
+      }),
+    );
   }
 
   async #settle(op: Op, chainId: ChainId, below: readonly ChainId[]): Promise<void> {
@@ -292,7 +320,7 @@ export class Layers implements LayerUnpacker {
         });
       await work(merged);
     } finally {
-      await this.#remove(name);
+      await this.#leftovers.remove(name);
     }
   }
 
@@ -319,13 +347,7 @@ export class Layers implements LayerUnpacker {
       if (errnoOf(error) === 'ENOENT') return;
       throw wrap(`remove layer ${name}`, storageError(error, this.directory));
     }
-    await this.#remove(temporary);
-  }
-
-  async #remove(name: string): Promise<void> {
-    await mounts.unmountTree(join(this.directory, name, 'below'));
-    using root = Root.open(this.directory, 'strict');
-    await root.removeTreeAsync(name);
+    await this.#leftovers.remove(temporary);
   }
 }
 
@@ -380,63 +402,25 @@ class SharedSync {
   }
 }
 
+async function recordOf(layer: LayerSource, directory: string, written: UnpackedLayer): Promise<LayerRecord> {
+  const { usedBytes, inodesUsed } = await fileSystems.usage(join(directory, 'fs'));
+  return {
+    version: 1,
+    chainId: layer.chainId,
+    diffId: layer.diffId,
+    digest: layer.digest,
+    blobBytes: Number(layer.sizeBytes),
+    usedBytes: Number(usedBytes),
+    inodesUsed: Number(inodesUsed),
+    root: written.root,
+    rootIsOpaque: written.rootIsOpaque,
+    state: written.state,
+  };
+}
+
 /** The chain id of the lowest layer is its diff id. */
 function placeOf(layer: LayerSource): 'lowest' | 'above others' {
   return (layer.chainId as string) === layer.diffId ? 'lowest' : 'above others';
-}
-
-/**
- * Formats that Node cannot unpack go through their own program, which has no right to more than it needs to hold one
- * window.
- */
-async function unpackThrough<T>(
-  op: Op,
-  program: Extract<Compression, 'xz' | 'bzip2'>,
-  blob: number,
-  work: (fd: number) => Promise<T>,
-): Promise<T> {
-  const tar = descriptors.pipe();
-  let child: Child;
-  try {
-    child = await spawn({
-      argv: program === 'xz' ? ['xz', '-dc', '--memlimit-decompress=256MiB'] : ['bzip2', '-dc'],
-      fds: [blob, tar.write, 'null'],
-    });
-  } catch (cause) {
-    descriptors.close(tar.read);
-    descriptors.close(tar.write);
-    throw new RuntimeError(
-      'Unimplemented',
-      `the layer is packed with ${program}, and the program \`${program}\` does not start on this node: install it`,
-      { cause },
-    );
-  }
-  descriptors.close(tar.write);
-  // The worker may be waiting for bytes and not see its flag.
-  const kill = (): void => void child.kill(9);
-  op.signal.addEventListener('abort', kill, { once: true });
-  try {
-    const result = await work(tar.read).catch((error: unknown) => error);
-    descriptors.close(tar.read);
-    const ending = await child.exited;
-    if (op.signal.aborted) throw abortError(op, 'unpack layer');
-    // SIGPIPE ends it when nobody listens any more; then the result says why.
-    if (ending.kind === 'exited' && ending.code !== 0)
-      throw new RuntimeError(
-        'DataLoss',
-        `the ${program} data of the layer is damaged, cut short, or wants more than 256 MiB of ` +
-          `memory (${program} exit code ${ending.code})`,
-      );
-    if (result instanceof Error) throw result;
-    return result as T;
-  } finally {
-    op.signal.removeEventListener('abort', kill);
-  }
-}
-
-function head(fd: number): Uint8Array {
-  const bytes = Buffer.alloc(6);
-  return bytes.subarray(0, readSync(fd, bytes, 0, bytes.length, 0));
 }
 
 function temporaryName(): string {

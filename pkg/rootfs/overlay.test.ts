@@ -1,6 +1,7 @@
 import { assert } from 'chai';
 import { RuntimeError } from '../base/errors.ts';
-import { checkMountOptions, checkSubPath, hostIdOf } from './overlay.ts';
+import { checkSubPath, hostIdOf } from './mounting.ts';
+import { checkMountOptions } from './overlay.ts';
 
 describe('rootfs/overlay', () => {
   it('takes mount options that say how, never ones that say where', () => {

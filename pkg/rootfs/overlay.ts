@@ -2,13 +2,15 @@
  * OverlayRootfs: the RootfsDriver of this product.
  *
  *     <root>/layers/…                            layers.ts
- *     <root>/rootfs/<container id>/upper, work   the writable layer
+ *     <root>/rootfs/<container id>/diff, work    the writable layer, under the name by which cAdvisor looks for it
  *                                  merged        the container's root, mounted
  *                                  volumes/<n>   image volumes, mounted read-only
  *                                  data/<n>      anonymous volumes
  *                                  volumes/<n>.root   an empty directory with the image root's owner and mode, the
  *                                                     topmost layer of volume n
+ *                                  volumes/<n>.view   blobs of an artifact as they are, mounted for volume n
  *     <root>/rootfs/.trash-<random>              on its way out; nobody's after a crash
+ *     <root>/pods/diff                           empty: what pods write, for cAdvisor
  *
  * `destroy` needs nothing but the id: it takes the name away, with the mounts below it, and unmounts and deletes in the
  * background, so that a mount which leaked into somebody else's namespace, or a million small files, cannot hold up
@@ -23,20 +25,30 @@ import { chmod, rename, rm } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
-import { errnoOf, explain, RuntimeError, storageError, wrap } from '../base/errors.ts';
+import { codeOf, errnoOf, explain, isCode, RuntimeError, storageError, wrap } from '../base/errors.ts';
 import { ensureDir, readDirSorted } from '../base/files.ts';
 import { type ChainId, type ContainerId, parseContainerId, quote } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import { checkAlive, type Op } from '../base/op.ts';
 import { type Freeing, noReserve } from '../base/reserve.ts';
-import { KeyedMutex, SingleFlight } from '../base/sync.ts';
-import { Root, descriptors, fileSystems, mounts, namespaces } from '../sys/index.ts';
+import { KeyedMutex, SingleFlight, together } from '../base/sync.ts';
+import { Root, fileSystems, mounts } from '../sys/index.ts';
+import { mountFiles } from './file-volume.ts';
 import { insideRoot } from './inside.ts';
+import { Leftovers } from './leftovers.ts';
 import { Layers } from './layers.ts';
+import { checkSubPath, hostIdOf, labelOption, VOLUME_ATTRIBUTES, withUserNamespace } from './mounting.ts';
 import { UnpackPool } from './unpack-pool.ts';
 import type { UnpackLimits } from './unpack-worker.ts';
-import type { FsUsage, LayerOrigin, LayerSource } from '../ports/image.ts';
-import type { IdMap, IdMapping, ImageVolumeOptions, InsideRoot, RootfsDriver, RootfsOptions } from '../ports/rootfs.ts';
+import type { ArrivingBlob, ArtifactFile, FsUsage, LayerOrigin, LayerSource, StagedLayer } from '../ports/image.ts';
+import type {
+  FileVolume,
+  IdMap,
+  ImageVolumeOptions,
+  InsideRoot,
+  RootfsDriver,
+  RootfsOptions,
+} from '../ports/rootfs.ts';
 import type { RootOwner } from './node.ts';
 
 /** Where the driver works, and within which bounds. */
@@ -67,25 +79,26 @@ const MOUNT_OPTIONS: ReadonlySet<string> = new Set([
   ...['uuid=on', 'uuid=off', 'uuid=null', 'uuid=auto'],
   ...['volatile', 'nodev', 'nosuid', 'noexec', 'noatime', 'relatime'],
 ]);
-const VOLUME_ATTRIBUTES = ['ro', 'nodev', 'nosuid', 'noexec'] as const;
 
 /** Overlay mounts over layers that it unpacks itself. */
 export class OverlayRootfs implements RootfsDriver {
   readonly imageRoot: string;
   readonly containerRoot: string;
+  readonly podRoot: string;
   readonly #layers: Layers;
   readonly #pool: UnpackPool;
   readonly #rootfs: string;
   readonly #reserve: Freeing;
   readonly #locks = new KeyedMutex<ContainerId>();
-  readonly #usages = new Map<ContainerId, { readonly usage: FsUsage; readonly at: number }>();
   readonly #measuring = new SingleFlight<ContainerId, FsUsage>();
   readonly #deleting = new Set<Promise<void>>();
+  readonly #trash = new Leftovers((name) => this.#delete(name));
 
   constructor(options: OverlayOptions) {
     this.containerRoot = options.root;
     this.imageRoot = options.imageRoot ?? options.root;
     this.#rootfs = join(options.root, 'rootfs');
+    this.podRoot = join(options.root, 'pods/merged');
     this.#reserve = options.reserve ?? noReserve;
     const workers = Math.min(limits.unpackWorkersCount, availableParallelism());
     this.#pool = new UnpackPool(
@@ -100,6 +113,10 @@ export class OverlayRootfs implements RootfsDriver {
 
   unpack(op: Op, layer: LayerSource): Promise<void> {
     return this.#layers.unpack(op, layer);
+  }
+
+  unpackEarly(op: Op, layer: LayerSource, blob: ArrivingBlob): Promise<StagedLayer | undefined> {
+    return this.#layers.unpackEarly(op, layer, blob);
   }
 
   prove(op: Op, layer: LayerSource): Promise<void> {
@@ -147,6 +164,7 @@ export class OverlayRootfs implements RootfsDriver {
     await ensureDir(this.imageRoot, 0o711);
     await ensureDir(join(this.imageRoot, 'layers'));
     await ensureDir(this.#rootfs, 0o711);
+    await ensureDir(join(this.podRoot, '../diff'));
     await this.#layers.sweep(op);
     for (const name of await readDirSorted(this.#rootfs)) if (name.startsWith(TRASH)) this.#deleteLater(op, name);
   }
@@ -158,9 +176,9 @@ export class OverlayRootfs implements RootfsDriver {
     return this.#locks.run(id, async () => {
       checkAlive(op, 'mount rootfs');
       const directory = this.#path(id);
-      const merged = join(directory, 'merged');
+      const merged = this.rootOf(id);
       if (mounts.isMountPoint(merged)) return merged;
-      const mountOptions = checkMountOptions(options.mountOptions);
+      const mountOptions = [...checkMountOptions(options.mountOptions), ...labelOption(options.label)];
       if (options.quotaBytes > 0n)
         throw new RuntimeError(
           'Unimplemented',
@@ -182,7 +200,7 @@ export class OverlayRootfs implements RootfsDriver {
     id: ContainerId,
     index: number,
     layers: readonly ChainId[],
-    { subPath, idMap }: ImageVolumeOptions,
+    { subPath, idMap, label }: ImageVolumeOptions,
   ): Promise<string> {
     return this.#locks.run(id, async () => {
       checkAlive(op, 'mount image volume');
@@ -202,10 +220,31 @@ export class OverlayRootfs implements RootfsDriver {
           await mounts.bind({ source: top, target, extent: 'one', attributes: VOLUME_ATTRIBUTES });
         else
           await withUserNamespace(idMap, (usernsFd) =>
-            mounts.overlay({ lower: [top, ...lower], writable: null, target, options: VOLUME_ATTRIBUTES, usernsFd }),
+            mounts.overlay({
+              lower: [top, ...lower],
+              writable: null,
+              target,
+              options: [...VOLUME_ATTRIBUTES, ...labelOption(label)],
+              usernsFd,
+            }),
           );
       }
       return subPath === '' ? target : inVolume(target, subPath);
+    });
+  }
+
+  mountFiles(
+    op: Op,
+    id: ContainerId,
+    index: number,
+    files: readonly ArtifactFile[],
+    options: ImageVolumeOptions,
+  ): Promise<FileVolume> {
+    return this.#locks.run(id, async () => {
+      checkAlive(op, 'mount artifact');
+      const volumes = join(this.#path(id), 'volumes');
+      await ensureDir(volumes);
+      return await mountFiles(volumes, index, files, options);
     });
   }
 
@@ -244,9 +283,12 @@ export class OverlayRootfs implements RootfsDriver {
     }
   }
 
+  rootOf(id: ContainerId): string {
+    return join(this.#path(id), 'merged');
+  }
+
   destroy(op: Op, id: ContainerId): Promise<void> {
     return this.#locks.run(id, async () => {
-      this.#usages.delete(id);
       const directory = this.#path(id);
       const trash = `${TRASH}${randomBytes(12).toString('hex')}`;
       try {
@@ -262,19 +304,37 @@ export class OverlayRootfs implements RootfsDriver {
     });
   }
 
+  /**
+   * Deletes a directory that has been put aside. Our own mount is taken off first; all mounts of the node, which are
+   * thousands, are read over only if there is another, which a deletion stops at and never enters.
+   */
+  async #delete(name: string): Promise<void> {
+    const directory = join(this.#rootfs, name);
+    await mounts.unmount(join(directory, 'merged'));
+    using root = Root.open(this.#rootfs, 'strict');
+    const remove = (): Promise<boolean> => this.#reserve.freeing(() => root.removeTreeAsync(name));
+    try {
+      await remove();
+    } catch (cause) {
+      if (codeOf(cause) === 'ResourceExhausted') throw cause;
+      await mounts.unmountTree(directory);
+      await remove();
+    }
+  }
+
   async list(): Promise<readonly ContainerId[]> {
     return (await readDirSorted(this.#rootfs)).filter((name) => !name.startsWith('.')).map(parseContainerId);
   }
 
   async usage(op: Op, id: ContainerId): Promise<FsUsage> {
-    const known = this.#usages.get(id);
-    if (known !== undefined && performance.now() - known.at < limits.rootfsUsageAgeMs) return known.usage;
     checkAlive(op, 'measure rootfs');
-    return this.#measuring.run(id, async () => {
-      const usage = await fileSystems.usage(join(this.#path(id), 'upper'));
-      this.#usages.set(id, { usage, at: performance.now() });
-      return usage;
-    });
+    return this.#measuring.run(id, () =>
+      fileSystems.usage(join(this.#path(id), 'diff')).catch((error: unknown) => {
+        if (!isCode(error, 'NotFound')) throw error;
+        // Of a Berth before this one.
+        return fileSystems.usage(join(this.#path(id), 'upper'));
+      }),
+    );
   }
 
   inside(root: string): InsideRoot {
@@ -296,11 +356,11 @@ export class OverlayRootfs implements RootfsDriver {
     await ensureDir(this.#rootfs, 0o711);
     await ensureDir(directory);
     if (idMap !== null) await chmod(directory, 0o711);
-    for (const name of ['upper', 'work', 'merged']) await ensureDir(join(directory, name));
+    await together(['diff', 'work', 'merged'].map((name) => ensureDir(join(directory, name))));
     using root = Root.open(directory, 'strict');
     // A `volatile` overlay that was not unmounted properly leaves this mark and refuses to come back.
     root.removeTree('work/work/incompat');
-    await own(directory, 'upper', owner, idMap);
+    await own(directory, 'diff', owner, idMap);
   }
 
   async #mountMerged(
@@ -314,7 +374,7 @@ export class OverlayRootfs implements RootfsDriver {
       lower.push(join(directory, 'empty'));
       await ensureDir(join(directory, 'empty'));
     }
-    const writable = { upper: join(directory, 'upper'), work: join(directory, 'work') };
+    const writable = { upper: join(directory, 'diff'), work: join(directory, 'work') };
     await withUserNamespace(idMap, (usernsFd) =>
       mounts.overlay({ lower, writable, target: join(directory, 'merged'), options, usernsFd }),
     );
@@ -323,11 +383,9 @@ export class OverlayRootfs implements RootfsDriver {
   #deleteLater(op: Op, name: string): void {
     const remove = async (): Promise<void> => {
       try {
-        await mounts.unmountTree(join(this.#rootfs, name));
-        using root = Root.open(this.#rootfs, 'strict');
-        await this.#reserve.freeing(() => root.removeTreeAsync(name));
+        await this.#trash.remove(name);
       } catch (error) {
-        op.log.warn('cannot delete the files of a removed container, will retry at the next start', {
+        op.log.warn('cannot delete the files of a removed container, will retry with the next one', {
           path: join(this.#rootfs, name),
           cause: explain(error),
         });
@@ -351,44 +409,6 @@ export function checkMountOptions(options: readonly string[]): readonly string[]
       );
   }
   return options;
-}
-
-/**
- * PURE. The host id that `id` of an image has in a user namespace; overlay's upper directory is not idmapped by the
- * mount. @throws InvalidArgument if it has none.
- */
-export function hostIdOf(id: number, maps: readonly IdMapping[]): number {
-  const map = maps.find(({ containerId, size }) => id >= containerId && id < containerId + size);
-  if (map === undefined)
-    throw new RuntimeError(
-      'InvalidArgument',
-      `the owner ${id} of the image's root directory is not in the id map of the user namespace`,
-    );
-  return map.hostId + (id - map.containerId);
-}
-
-/** PURE. @throws InvalidArgument unless the sub path is relative and free of `..`. */
-export function checkSubPath(subPath: string): void {
-  if (subPath.startsWith('/') || subPath.split('/').includes('..') || subPath.includes('\0')) {
-    throw new RuntimeError(
-      'InvalidArgument',
-      `the image sub path ${quote(subPath)} has to be relative and without ".."`,
-    );
-  }
-}
-
-/** Does `work` with a descriptor of a user namespace that has the maps, or without one. */
-async function withUserNamespace(
-  idMap: IdMap | null,
-  work: (usernsFd: number | undefined) => Promise<void>,
-): Promise<void> {
-  if (idMap === null) return await work(undefined);
-  const usernsFd = await namespaces.openUser(idMap);
-  try {
-    await work(usernsFd);
-  } finally {
-    descriptors.close(usernsFd);
-  }
 }
 
 /** Gives a directory of ours the owner and mode of an image's root. */

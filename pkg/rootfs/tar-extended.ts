@@ -1,11 +1,10 @@
 /**
- * PURE. The headers that speak about the entry after them, or about all later ones: PAX (`x`, `g`) and GNU's long names
- * (`L`, `K`). Used by tar.ts alone.
+ * PURE. The headers that speak about the entry after them: PAX (`x`) and GNU's long names (`L`, `K`). Used by tar.ts
+ * alone.
  *
  * They are the only part of a tar that is kept, so each byte of them is bounded: a record by `recordBytes`, of which
- * two at the most are held at once; global attributes, which stay to the end, by count and by the layer's account.
+ * two at the most are held at once.
  */
-import type { MemoryAccount } from './memory-account.ts';
 import { BLOCK, TarFault } from './tar-header.ts';
 
 /** An extended attribute. */
@@ -17,7 +16,7 @@ export interface TarXattr {
 }
 
 /** What an extended header is. */
-export type RecordKind = 'pax' | 'paxGlobal' | 'gnuPath' | 'gnuLink';
+export type RecordKind = 'pax' | 'gnuPath' | 'gnuLink';
 
 /** Bounds on extended headers. */
 export interface ExtendedLimits {
@@ -39,10 +38,6 @@ const XATTR_PREFIX = 'SCHILY.xattr.';
 /** Linux' XATTR_SIZE_MAX and XATTR_NAME_MAX: what is larger cannot be set. */
 const XATTR_VALUE_MAX = 65_536;
 const XATTR_NAME_MAX = 255;
-/** Attributes that hold for all entries: each is set on each of them, and no writer makes any. */
-const GLOBAL_XATTRS_MAX = 32;
-/** What the engine keeps around a name and a value. */
-const XATTR_OVERHEAD_BYTES = 256;
 const NO_XATTRS: readonly TarXattr[] = [];
 const NO_PAX: PaxRecords = { values: new Map(), xattrs: new Map(), sparseNumbers: [] };
 /** The values that are read, of an entry's own header. */
@@ -60,15 +55,9 @@ const KEYS: ReadonlySet<string> = new Set([
   'GNU.sparse.size',
   'GNU.sparse.numblocks',
 ]);
-/** One name, size or map for all later entries is nonsense that other readers ignore or obey as they like. */
-const NOT_GLOBAL = ['path', 'linkpath', 'size'];
-
 /** Collects extended headers, and answers for the entry that they are about. */
 export class ExtendedHeaders {
   readonly #limits: ExtendedLimits;
-  readonly #account: MemoryAccount;
-  readonly #globalValues = new Map<string, string>();
-  readonly #globalXattrs = new Map<string, Uint8Array>();
   #pax: PaxRecords = NO_PAX;
   #gnuPath: string | undefined;
   #gnuLink: string | undefined;
@@ -80,9 +69,8 @@ export class ExtendedHeaders {
   #used = 0;
   #kind: RecordKind = 'pax';
 
-  constructor(limits: ExtendedLimits, account: MemoryAccount) {
+  constructor(limits: ExtendedLimits) {
     this.#limits = limits;
-    this.#account = account;
   }
 
   /** True between a header that speaks about the next entry and that entry. */
@@ -97,7 +85,7 @@ export class ExtendedHeaders {
         'ResourceExhausted',
         `an extended header of ${sizeBytes} bytes is over the limit of ${this.#limits.recordBytes}`,
       );
-    if (kind !== 'paxGlobal') this.#isExpecting = true;
+    this.#isExpecting = true;
     this.#kind = kind;
     this.#used = 0;
     if (kind === 'pax') this.#own = roomFor(this.#own, sizeBytes);
@@ -122,9 +110,6 @@ export class ExtendedHeaders {
       case 'pax':
         this.#pax = parsePax(this.#record, this.#limits.sparsePartsCount);
         break;
-      case 'paxGlobal':
-        this.#applyGlobal(parsePax(this.#record, this.#limits.sparsePartsCount));
-        break;
       case 'gnuPath':
         this.#gnuPath = longName(this.#record);
         break;
@@ -143,14 +128,9 @@ export class ExtendedHeaders {
     this.#isExpecting = false;
   }
 
-  /** A PAX value of this entry alone. */
+  /** A PAX value of this entry. */
   own(key: string): string | undefined {
     return this.#pax.values.get(key);
-  }
-
-  /** A PAX value of this entry or, failing that, of a global header; an empty one takes the global one back. */
-  value(key: string): string | undefined {
-    return (this.#pax.values.get(key) ?? this.#globalValues.get(key)) || undefined;
   }
 
   get gnuPath(): string | undefined {
@@ -167,28 +147,7 @@ export class ExtendedHeaders {
 
   xattrs(): readonly TarXattr[] {
     const own = this.#pax.xattrs;
-    if (own.size === 0 && this.#globalXattrs.size === 0) return NO_XATTRS;
-    return [...new Map([...this.#globalXattrs, ...own])].map(([name, value]) => ({ name, value }));
-  }
-
-  #applyGlobal({ values, xattrs, sparseNumbers }: PaxRecords): void {
-    for (const key of NOT_GLOBAL)
-      if (values.has(key)) throw new TarFault('DataLoss', `a global PAX header sets ${key}`);
-    if (sparseNumbers.length > 0 || values.has('GNU.sparse.major') || values.has('GNU.sparse.numblocks'))
-      throw new TarFault('DataLoss', 'a global PAX header describes a sparse file');
-    for (const key of ['uid', 'gid', 'mtime']) {
-      const value = values.get(key);
-      if (value !== undefined) this.#globalValues.set(key, value.slice(0, BLOCK));
-    }
-    for (const [name, value] of xattrs) {
-      const before = this.#globalXattrs.get(name);
-      if (before !== undefined) this.#account.give(before.length);
-      else this.#account.take(XATTR_OVERHEAD_BYTES + name.length, 'a global extended attribute');
-      this.#account.take(value.length, 'a global extended attribute');
-      this.#globalXattrs.set(name, Uint8Array.prototype.slice.call(value));
-      if (this.#globalXattrs.size > GLOBAL_XATTRS_MAX)
-        throw new TarFault('ResourceExhausted', `more than ${GLOBAL_XATTRS_MAX} global extended attributes`);
-    }
+    return own.size === 0 ? NO_XATTRS : [...own].map(([name, value]) => ({ name, value }));
   }
 }
 

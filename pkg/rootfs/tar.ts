@@ -15,7 +15,6 @@
  */
 import { type ErrorCode, RuntimeError } from '../base/errors.ts';
 import { quote } from '../base/ids.ts';
-import type { MemoryAccount } from './memory-account.ts';
 import { ExtendedHeaders, type RecordKind, type TarXattr } from './tar-extended.ts';
 import {
   BLOCK,
@@ -89,7 +88,6 @@ type State = 'header' | 'record' | 'sparseExtension' | 'sparseMap' | 'content' |
 const RECORDS: Readonly<Record<string, RecordKind>> = {
   x: 'pax',
   X: 'pax',
-  g: 'paxGlobal',
   L: 'gnuPath',
   K: 'gnuLink',
 };
@@ -112,11 +110,10 @@ export class TarReader {
   #entriesCount = 0;
   #contentBytes = 0;
 
-  /** `account` is told what is kept from one entry to the next. */
-  constructor(sink: TarSink, limits: TarLimits, account: MemoryAccount) {
+  constructor(sink: TarSink, limits: TarLimits) {
     this.#sink = sink;
     this.#limits = limits;
-    this.#headers = new ExtendedHeaders(limits, account);
+    this.#headers = new ExtendedHeaders(limits);
     this.#parts = new ContentParts(limits);
   }
 
@@ -140,7 +137,8 @@ export class TarReader {
   /** Call at the end of the stream. @throws DataLoss if it ended inside an entry. */
   finish(): void {
     if (this.#state === 'ended') return;
-    if (this.#state !== 'header' || this.#scratchUsed > 0 || this.#headers.isExpecting)
+    // Some writers do not pad the last file.
+    if ((this.#state !== 'header' && this.#state !== 'padding') || this.#scratchUsed > 0 || this.#headers.isExpecting)
       throw this.#error('DataLoss', 'the archive is cut short');
   }
 
@@ -199,8 +197,9 @@ export class TarReader {
     const sizeBytes = numberField(block, 124, 12, 'size');
     const record = RECORDS[flag];
     if (record !== undefined) return this.#startRecord(record, sizeBytes);
-    // The label of a tape.
-    if (flag === 'V') return this.#skip(padded(sizeBytes));
+    // The label of a tape, and what would be about all later entries: Go's reader, by which every published image has
+    // been unpacked, goes by nothing of it.
+    if (flag === 'V' || flag === 'g') return this.#skip(padded(sizeBytes));
     this.#startEntry(block, flag, sizeBytes);
   }
 
@@ -381,14 +380,14 @@ export class TarReader {
   }
 
   #id(block: Buffer, offset: number, key: 'uid' | 'gid'): number {
-    const id = decimal(key, this.#headers.value(key)) ?? numberField(block, offset, 8, key);
+    const id = decimal(key, this.#headers.own(key)) ?? numberField(block, offset, 8, key);
     if (id > ID_MAX) throw this.#error('DataLoss', `${key} ${id} is no user or group id`);
     return id;
   }
 
   #mtime(block: Buffer): { readonly seconds: number; readonly nanos: number } {
-    const text = this.#headers.value('mtime');
-    if (text === undefined) return { seconds: signedField(block, 136, 12, 'mtime'), nanos: 0 };
+    const text = this.#headers.own('mtime') ?? '';
+    if (text === '') return { seconds: signedField(block, 136, 12, 'mtime'), nanos: 0 };
     const match = /^(-?)([0-9]{1,15})(?:\.([0-9]{0,64}))?$/.exec(text);
     if (match === null) throw this.#error('DataLoss', `mtime ${quote(text)} is not a time`);
     const seconds = Number(match[2]);

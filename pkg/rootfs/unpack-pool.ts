@@ -23,6 +23,8 @@ export type OnProgress = LayerSource['onProgress'];
 export class UnpackPool {
   readonly #script: URL;
   readonly #gate: Gate;
+  /** Those who read what is still arriving mostly wait, so they take no place of those who could work. */
+  readonly #early = new Gate(limits.earlyLayersCount);
   readonly #idle: { readonly worker: Worker; readonly timer: NodeJS.Timeout }[] = [];
   #closed = false;
 
@@ -40,20 +42,44 @@ export class UnpackPool {
    * `op` ends; Internal if the worker dies.
    */
   run<J extends Job>(op: Op, job: J, onProgress: OnProgress | undefined): Promise<Results[J['type']]> {
-    return this.#gate.run(async () => {
-      checkAlive(op, 'wait for a thread that unpacks layers');
-      const worker = this.#take();
-      try {
-        const result = await converse(op, worker, job, onProgress);
-        this.#giveBack(worker);
-        return result as Results[J['type']];
-      } catch (error) {
-        // After an answer the worker is as good as new; only a dead or stuck one is not.
-        if (error instanceof RuntimeError && !(error instanceof WorkerLost)) this.#giveBack(worker);
-        else await worker.terminate();
-        throw error;
-      }
+    return this.#gate.run(() => this.runNow(op, job, onProgress));
+  }
+
+  /** The same for whoever has a place already. */
+  async runNow<J extends Job>(op: Op, job: J, onProgress: OnProgress | undefined): Promise<Results[J['type']]> {
+    checkAlive(op, 'wait for a thread that unpacks layers');
+    const worker = this.#take();
+    try {
+      const result = await converse(op, worker, job, onProgress);
+      this.#giveBack(worker);
+      return result as Results[J['type']];
+    } catch (error) {
+      // After an answer the worker is as good as new; only a dead or stuck one is not.
+      if (error instanceof RuntimeError && !(error instanceof WorkerLost)) this.#giveBack(worker);
+      else await worker.terminate();
+      throw error;
+    }
+  }
+
+  /**
+   * Does `work` with a place of those who read what is still arriving; undefined if none comes free before `late`
+   * settles.
+   */
+  async early<T>(late: Promise<unknown>, work: () => Promise<T>): Promise<T | undefined> {
+    let state: 'waiting' | 'begun' | 'late' = 'waiting';
+    const { promise, resolve } = Promise.withResolvers<undefined>();
+    const turn = this.#early.run(async () => {
+      if (state === 'late') return undefined;
+      state = 'begun';
+      return await work();
     });
+    const tooLate = (): void => {
+      if (state !== 'waiting') return;
+      state = 'late';
+      resolve(undefined);
+    };
+    late.then(tooLate, tooLate);
+    return await Promise.race([turn, promise]);
   }
 
   /** Ends the idle workers; those at work end with their job. */

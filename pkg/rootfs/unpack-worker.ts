@@ -14,6 +14,7 @@ import { quote } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import { Root, descriptors } from '../sys/index.ts';
 import { decompress } from './decompress.ts';
+import { Growth } from './growth.ts';
 import { bytesOf, RootTree } from './layer-tree.ts';
 import { LayerWriter, settleLayer } from './layer-writer.ts';
 import { MANIFEST, type ManifestRecord, ManifestWriter, replayManifest } from './manifest.ts';
@@ -39,8 +40,10 @@ export interface LayerInput {
   /** Open descriptor of the blob, or of a pipe with the unpacked tar. The parent closes it. */
   readonly fd: number;
   readonly compression: 'none' | 'gzip' | 'zstd';
-  /** Size of the blob, for the ratio. */
+  /** Size of the blob as promised, for the ratio, and the end of one that is growing. */
   readonly blobBytes: number;
+  /** What tells how far a blob is that is still arriving (growth.ts); null = all of it is there. */
+  readonly growth: BigInt64Array<SharedArrayBuffer> | null;
   /** What the image config promises. */
   readonly diffId: string;
   readonly limits: UnpackLimits;
@@ -192,7 +195,7 @@ async function readLayer(job: UnpackJob, request: Request, writer: LayerWriter, 
     pathBytes: limits.tarPathBytes,
     sparsePartsCount: limits.tarSparsePartsCount,
   };
-  const tar = new TarReader(writer, bounds, account);
+  const tar = new TarReader(writer, bounds);
   await readTar(job, request, account, (bytes) => tar.push(bytes));
   tar.finish();
 }
@@ -218,7 +221,8 @@ async function readTar(
     onBytes(bytes);
     Atomics.store(request.progress, 1, BigInt(produced));
   };
-  await decompress(job.fd, job.compression, { onRead, onTar, account });
+  const growing = job.growth === null ? undefined : { growth: new Growth(job.growth), endBytes: job.blobBytes };
+  await decompress({ fd: job.fd, compression: job.compression, growing }, { onRead, onTar, account });
   const diffId = `${job.diffId.slice(0, job.diffId.indexOf(':'))}:${hash.digest('hex')}`;
   if (diffId !== job.diffId)
     throw new RuntimeError('DataLoss', `the layer unpacks to ${diffId}, but the image config promises ${job.diffId}`);

@@ -56,11 +56,15 @@ describe('image/policy/hosts', () => {
     await ground.put(
       'hosts/q.example/hosts.toml',
       '[host."http://127.0.0.1:5001"]\ncapabilities = ["pull"]\n' +
-        '[host."http://127.0.0.1:5002"]\ncapabilities = ["resolve"]\n',
+        '[host."http://127.0.0.1:5002"]\ncapabilities = ["resolve"]\n' +
+        // containerd 2.2 names what its other clients may ask for, by default, too.
+        '[host."http://127.0.0.1:5003"]\ncapabilities = ["pull", "resolve", "push", "referrers"]\n' +
+        '[host."http://127.0.0.1:5004"]\ncapabilities = ["referrers"]\n',
     );
     expect(await where('q.example/x:1')).to.deep.equal([
       'http://127.0.0.1:5001/v2 x mirror content',
       'http://127.0.0.1:5002/v2 x mirror tags',
+      'http://127.0.0.1:5003/v2 x mirror',
       'https://q.example/v2 x registry',
     ]);
   });

@@ -10,6 +10,7 @@ import type { GoObject } from '../../base/go.ts';
 import { quote } from '../../base/ids.ts';
 import { limits } from '../../base/limits.ts';
 import type { Op } from '../../base/op.ts';
+import { withoutEnd } from '../../base/text.ts';
 import { DOCKER_DOMAIN } from '../../oci/reference.ts';
 import { directRoute, parseUrl } from '../registry/http.ts';
 import type { Route } from '../registry/http.ts';
@@ -108,7 +109,7 @@ async function parseHost(address: string, table: GoObject, path: string, fail: F
     throw fail(`host ${quote(address)} is not an http or https address`);
   const serves = servesWhat(table, fail);
   if (serves === undefined) return undefined;
-  const below = url.pathname.replace(/\/+$/, '');
+  const below = withoutEnd(url.pathname, '/');
   const override = flag(table, 'override_path', fail);
   const beside = (file: string): string => (isAbsolute(file) ? file : join(path, '..', file));
   const ca: string[] = [];
@@ -125,7 +126,8 @@ async function parseHost(address: string, table: GoObject, path: string, fail: F
   };
 }
 
-const CAPABILITIES: readonly string[] = ['pull', 'resolve', 'push'];
+/** `referrers` (containerd 2.2) is a list of what belongs to an image, for which a pull does not ask. */
+const CAPABILITIES: readonly string[] = ['pull', 'resolve', 'push', 'referrers'];
 
 /** None given means all of them. `pull` is content by its digest, `resolve` the way from a tag to a digest. */
 function servesWhat(table: GoObject, fail: Fail): Endpoint['serves'] | undefined {

@@ -56,6 +56,41 @@ describe('image/policy', () => {
     expect(await ground.where(policy, 'reg.example.evil/x')).to.deep.equal(['https://reg.example.evil/v2 x registry']);
   });
 
+  it('loses of what leads to no host that place, and nothing else', async () => {
+    const policy = await ground.loaded(`
+      [[registry]]
+      location = "docker.io"
+      [[registry.mirror]]
+      location = "my_mirror:5000"
+      [[registry.mirror]]
+      location = "mirror/hub"
+      [[registry.mirror]]
+      location = "good.example/hub"
+      [[registry]]
+      location = "*.example.org"
+      [[registry]]
+      prefix = "moved.example"
+      location = "elsewhere"
+    `);
+    expect(await ground.where(policy, 'busybox')).to.deep.equal([
+      'https://good.example/v2 hub/library/busybox mirror',
+      'https://registry-1.docker.io/v2 library/busybox registry',
+    ]);
+    expect(ground.log.full.filter((line) => line.startsWith('warn'))).to.have.length(2);
+    for (const [index, place] of ['my_mirror:5000/library/busybox', 'mirror/hub/library/busybox'].entries())
+      expect(ground.log.full[index])
+        .to.match(/^warn a mirror in registries\.conf cannot be used/)
+        .and.contain(place);
+    expect(await ground.where(policy, 'other.example/x')).to.have.length(1);
+    // Docker Hub's "elsewhere/x" is not what is wanted.
+    const error = await failure(ground.endpoints(policy, 'moved.example/x'));
+    expect([error.code, error.message]).to.deep.equal([
+      'FailedPrecondition',
+      'registries.conf leads to "elsewhere/x", which does not begin with a registry host; a name without a dot needs ' +
+        'a port',
+    ]);
+  });
+
   it('matches subdomains by wildcard', async () => {
     const policy = await ground.loaded(
       '[[registry]]\nprefix = "*.example"\nblocked = true\n[[registry]]\nprefix = "good.example"\n',
@@ -179,6 +214,12 @@ describe('image/policy', () => {
           location = "127.0.0.1:5000/plain"
           insecure = true
           pull-from-mirror = ""
+      [[registry]]
+        location = "r.example"
+        [[registry.mirror]]
+          location = "127.0.0.1:5000/plain"
+          insecure = true
+          pull-from-mirror = ""
     `);
     const own = 'https://registry.access.example/v2 ubi9/ubi registry';
     expect(await ground.where(policy, 'registry.access.example/ubi9/ubi:1')).to.deep.equal([own]);
@@ -189,6 +230,7 @@ describe('image/policy', () => {
     const plain = 'https://127.0.0.1:5000/v2 plain/x mirror insecure';
     expect(await ground.where(policy, 'q.example/x:1')).to.deep.equal(['https://q.example/v2 x registry']);
     expect((await ground.where(policy, `q.example/x@${DIGEST}`))[0]).to.equal(plain);
+    expect((await ground.where(policy, 'r.example/x:1'))[0]).to.equal(plain);
     expect(() => policy.resolve('busybox')).to.throw(/could mean/);
   });
 

@@ -12,7 +12,7 @@
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { readDirSorted } from '../../base/files.ts';
-import { RuntimeError } from '../../base/errors.ts';
+import { explain, RuntimeError } from '../../base/errors.ts';
 import { quote } from '../../base/ids.ts';
 import type { Op } from '../../base/op.ts';
 import {
@@ -164,8 +164,13 @@ export class RegistryPolicy {
     );
     const name = repositoryName(reference);
     const endpoints: Endpoint[] = [];
-    for (const mirror of mirrors)
-      endpoints.push(await this.#endpoint(op, rewrite(name, length, mirror.location), 'mirror', securityOf(mirror)));
+    for (const mirror of mirrors) {
+      try {
+        endpoints.push(await this.#endpoint(op, rewrite(name, length, mirror.location), 'mirror', securityOf(mirror)));
+      } catch (error) {
+        op.log.warn('a mirror in registries.conf cannot be used, it is left out', { error: explain(error) });
+      }
+    }
     // Nothing else said about this host: containerd's files may add mirrors for it.
     if (mirrors.length === 0 && registry.location === '' && !registry.insecure)
       return this.#hostsEndpoints(op, reference);
@@ -213,9 +218,9 @@ export class RegistryPolicy {
     };
   }
 
-  /** The endpoint of `host/path`. */
+  /** The endpoint of `host/path`. @throws FailedPrecondition for what is not that. */
   async #endpoint(op: Op, name: string, kind: Endpoint['kind'], security: Endpoint['security']): Promise<Endpoint> {
-    const reference = parseReference(name);
+    const reference = placeOf(name);
     const certificates = await readCertificates(op, this.#options.certsDirs, reference.domain);
     return {
       root: `https://${apiHost(reference.domain)}/v2`,
@@ -269,6 +274,19 @@ function searched(place: string, name: ParsedName): readonly Reference[] {
   if (!place.includes('/')) return [complete(name, place)];
   const below = parseAlias(`${place}/${name.path}`);
   return below === undefined ? [] : [{ ...below, tag: name.tag, digest: name.digest }];
+}
+
+/** Where registries.conf leads a name. A short one would lead to Docker Hub, which nobody has written there. */
+function placeOf(name: string): Reference {
+  const fail = (why: string): RuntimeError =>
+    new RuntimeError('FailedPrecondition', `registries.conf leads to ${quote(name)}, ${why}`);
+  try {
+    const parsed = parseName(name);
+    if (parsed.domain !== undefined) return complete(parsed, parsed.domain);
+  } catch (error) {
+    throw fail(`where no images can be: ${explain(error)}`);
+  }
+  throw fail('which does not begin with a registry host; a name without a dot needs a port');
 }
 
 function parseAlias(text: string): Reference | undefined {

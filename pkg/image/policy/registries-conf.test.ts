@@ -10,7 +10,7 @@ describe('image/policy/registries-conf', () => {
       ['registry = 1', /\[\[registry\]\]/],
       ['[[registry]]\nblocked = true', /neither prefix nor location/],
       ['[[registry]]\nlocation = "https://x"', /must not have a scheme/],
-      ['[[registry]]\nlocation = "a b"', /does not start with a registry host/],
+      ['unqualified-search-registries = ["a b"]', /does not start with a registry host/],
       [
         '[[registry]]\nlocation = "x.example"\n[[registry]]\nprefix = "x.example"\ninsecure = true',
         /given twice, with different/,

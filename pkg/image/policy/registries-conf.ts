@@ -8,6 +8,7 @@ import { GoObject } from '../../base/go.ts';
 import { quote } from '../../base/ids.ts';
 import { limits } from '../../base/limits.ts';
 import type { Op } from '../../base/op.ts';
+import { withoutEnd } from '../../base/text.ts';
 import { DOCKER_DOMAIN, isDomain } from '../../oci/reference.ts';
 import { choiceOf, flag, namedTables, readToml, tablesOf, textOf, texts } from './toml.ts';
 import type { Fail } from './toml.ts';
@@ -166,7 +167,7 @@ export function parseRegistries(text: string, path: string): Partly {
   }
   const key = 'unqualified-search-registries';
   return {
-    search: texts(document.get(key), key, fail)?.map((each) => locationOf(each, key, fail)),
+    search: texts(document.get(key), key, fail)?.map((each) => searchedOf(each, key, fail)),
     shortNames: choiceOf(document, 'short-name-mode', SHORT_NAME_MODES, fail),
     credentialHelpers: texts(document.get('credential-helpers'), 'credential-helpers', fail),
     registries,
@@ -176,7 +177,7 @@ export function parseRegistries(text: string, path: string): Partly {
 
 function parseRegistryTable(table: GoObject, fail: Fail): Registry {
   const location = locationOf(textOf(table, 'location', fail), 'location', fail);
-  const prefix = textOf(table, 'prefix', fail).replace(/\/+$/, '') || location;
+  const prefix = withoutEnd(textOf(table, 'prefix', fail), '/') || location;
   if (prefix === '') throw fail('a [[registry]] has neither prefix nor location');
   // "" is not set everywhere else; but whoever wrote this word meant to keep something out.
   if (table.has('blocked') && table.get('blocked') === undefined) throw fail('blocked must be true or false');
@@ -224,13 +225,19 @@ function parseVersion1(table: GoObject, fail: Fail): Partly {
   };
 }
 
-/** `value` as host[:port][/path], without slashes at its end; '' stays ''. */
+/**
+ * `value` without slashes at its end. Whether it is host[:port][/path] is for whoever is led there: one that is not
+ * costs no other registry its images.
+ */
 function locationOf(value: string, key: string, fail: Fail): string {
-  if (value === '') return '';
-  const clean = value.replace(/\/+$/, '');
-  const host = clean.split('/', 1)[0] ?? '';
   if (value.includes('://'))
     throw fail(`${key} ${quote(value)} must not have a scheme; write host[:port][/path], and insecure = true for http`);
-  if (!isDomain(host)) throw fail(`${key} ${quote(value)} does not start with a registry host`);
-  return clean;
+  return withoutEnd(value, '/');
+}
+
+/** The same of a place to search, which every short name is led to. */
+function searchedOf(value: string, key: string, fail: Fail): string {
+  const place = locationOf(value, key, fail);
+  if (!isDomain(place.split('/', 1)[0] ?? '')) throw fail(`${key} ${quote(value)} does not start with a registry host`);
+  return place;
 }

@@ -21,6 +21,18 @@ describe('image/registry/auth-file', () => {
       .that.does.not.contain('nocolon');
   });
 
+  it('takes time by the length of what it reads', () => {
+    const many = (sign: string): string => sign.repeat(200_000);
+    const began = performance.now();
+    expect(() => decodeAuth(`${many('=')}!`, 'x')).to.throw('is not base64');
+    expect(decodeAuth(b64(`u:${many('\0')}p`), 'x')).to.deep.equal(password('u', `${many('\0')}p`));
+    expect([
+      ...parseAuthFile(json({ auths: { [`h${many('/')}x`]: { auth: b64('u:p') } } }), 'f').entries,
+    ]).to.have.length(1);
+    // Each of them took 20 s.
+    expect(performance.now() - began).to.be.below(5_000);
+  });
+
   it('knows a registry by all its names', () => {
     for (const name of ['docker.io', 'https://index.docker.io/v1/', 'registry-1.docker.io', 'http://docker.io'])
       expect(registryHost(name), name).to.equal('docker.io');

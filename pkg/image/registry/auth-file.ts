@@ -8,6 +8,8 @@ import { explain, RuntimeError } from '../../base/errors.ts';
 import { GoObject, isObject } from '../../base/go.ts';
 import type { PlainObject } from '../../base/go.ts';
 import { quote } from '../../base/ids.ts';
+import { parseJson } from '../../base/json.ts';
+import { withoutEnd } from '../../base/text.ts';
 
 /** Who somebody is to a registry. */
 export type Credentials =
@@ -82,14 +84,14 @@ function entryCredentials(value: unknown, where: string): Credentials | RuntimeE
  * the password. @throws InvalidArgument for anything else; it names `where`.
  */
 export function decodeAuth(text: string, where: string): Credentials {
-  const clean = text.replace(/[\s\0]+/g, '').replace(/=+$/, '');
+  const clean = withoutEnd(text.replace(/[\s\0]+/g, ''), '=');
   const decoded = /^[A-Za-z0-9+/_-]*$/.test(clean) ? Buffer.from(clean, 'base64').toString('utf8') : '';
   const colon = decoded.indexOf(':');
   if (colon < 0) throw new RuntimeError('InvalidArgument', `${where} is not base64 of user:password`);
   return {
     kind: 'password',
     username: decoded.slice(0, colon).replace(/^\0+/, ''),
-    password: decoded.slice(colon + 1).replace(/\0+$/, ''),
+    password: withoutEnd(decoded.slice(colon + 1), '\0'),
   };
 }
 
@@ -113,11 +115,9 @@ function dockerHub(host: string): string {
  * (containers-auth.json).
  */
 function authKey(key: string): string {
-  const bare = key
-    .trim()
-    .replace(/^https?:\/\//i, '')
-    .replace(/\/+$/, '');
-  if (bare !== key.trim().replace(/\/+$/, '') || /^[^/]+\/v[12]$/.test(bare)) return registryHost(bare);
+  const whole = withoutEnd(key.trim(), '/');
+  const bare = whole.replace(/^https?:\/\//i, '');
+  if (bare !== whole || /^[^/]+\/v[12]$/.test(bare)) return registryHost(bare);
   const slash = bare.indexOf('/');
   return slash < 0 ? registryHost(bare) : `${registryHost(bare.slice(0, slash))}${bare.slice(slash)}`;
 }
@@ -126,7 +126,7 @@ function authKey(key: string): string {
 export function parseSecretJson(bytes: Buffer, what: string): PlainObject {
   let value: unknown;
   try {
-    value = JSON.parse(bytes.toString('utf8')) as unknown;
+    value = parseJson(bytes.toString('utf8'));
   } catch {
     throw new RuntimeError('FailedPrecondition', `${what} is not valid JSON`);
   }

@@ -17,6 +17,18 @@ describe('image/registry/challenge', () => {
     ]);
   });
 
+  it('reads on behind a token that another scheme has in the place of parameters (RFC 9110 11.2)', () => {
+    expect(read('Negotiate YIIJvwYGKw/+BQUCo-._~==, Basic realm="x"')).to.deep.equal([
+      ['negotiate', {}],
+      ['basic', { realm: 'x' }],
+    ]);
+    expect(read('NTLM TlRMTVNTUAACAAAA, Bearer realm="https://a/t"')).to.deep.equal([
+      ['ntlm', {}],
+      ['bearer', { realm: 'https://a/t' }],
+    ]);
+    expect(read('Negotiate abc=')).to.deep.equal([['negotiate', {}]]);
+  });
+
   it('survives nonsense in linear time', () => {
     expect(read('')).to.deep.equal([]);
     expect(read('=')).to.deep.equal([]);

@@ -8,6 +8,11 @@ export interface Challenge {
   readonly parameters: ReadonlyMap<string, string>;
 }
 
+/** Whose challenges have parameters, never a token: `realm=` would look like one. */
+const OURS: ReadonlySet<string> = new Set(['basic', 'bearer']);
+/** RFC 9110 11.2: what others have in the place of parameters, to the next challenge. */
+const TOKEN = /[A-Za-z0-9._~+/-]+=*[ \t]*(?:,|$)/y;
+
 /**
  * Reads the challenges of one or several header lines (RFC 9110 11.6.1). What cannot be read ends the list; nothing
  * throws.
@@ -36,7 +41,10 @@ function parseChallengeLine(line: string): Challenge[] {
     skip(' \t');
     const current = found.at(-1);
     if (line.charAt(at) !== '=') {
-      found.push({ scheme: name.toLowerCase(), parameters: new Map() });
+      const scheme = name.toLowerCase();
+      found.push({ scheme, parameters: new Map() });
+      TOKEN.lastIndex = at;
+      if (!OURS.has(scheme) && TOKEN.test(line)) at = TOKEN.lastIndex;
       continue;
     }
     at++;

@@ -16,6 +16,7 @@ import { headerOf, networkError, redirected, shortUrl } from './http.ts';
 import type { HttpRequest, HttpResponse, RouteOf, Transport } from './http.ts';
 import { parseRetryAfter, RequestError, Tries } from './patience.ts';
 import type { Form } from './patience.ts';
+import { parseJson } from '../../base/json.ts';
 
 /** What requests go through, and how patient they are; what is left out has the product's default. */
 export interface HttpOptions {
@@ -48,15 +49,9 @@ export class HttpClient {
     this.#bodyMs = options.bodyMs ?? limits.registryBodyMs;
   }
 
-  /** Tries of what is asked for plainly; `around` sees each wait. */
-  tries(
-    op: Op,
-    what: string,
-    tries: number,
-    form: Form = 'plain',
-    around: (wait: () => Promise<void>) => Promise<void> = (wait) => wait(),
-  ): Tries {
-    return new Tries(op, { what, tries, form, pause: (ms, signal) => around(() => this.#pause(ms, signal)) });
+  /** Tries of what is asked for plainly, unless `form` says otherwise. */
+  tries(op: Op, what: string, tries: number, form: Form = 'plain'): Tries {
+    return new Tries(op, { what, tries, form, pause: this.#pause });
   }
 
   /**
@@ -207,7 +202,7 @@ function meaningOf(status: number, ifMissing: string): readonly [code: RequestEr
 function registryMessage(body: Buffer): string {
   let value: unknown;
   try {
-    value = JSON.parse(body.toString('utf8')) as unknown;
+    value = parseJson(body.toString('utf8'));
   } catch {
     return '';
   }

@@ -5,7 +5,6 @@
 import { PassThrough, pipeline, Readable } from 'node:stream';
 import type { Duplex } from 'node:stream';
 import { createBrotliDecompress, createGunzip, createInflate, createZstdDecompress } from 'node:zlib';
-import { RuntimeError } from '../../base/errors.ts';
 import { quote } from '../../base/ids.ts';
 import { headerOf, shortUrl } from './http.ts';
 import type { HttpResponse } from './http.ts';
@@ -26,30 +25,24 @@ const CODINGS: Readonly<Record<string, Coding>> = {
   br: { magic: [], make: () => createBrotliDecompress() },
 };
 
-/** The coding of an answer's body: '' if it is as it is. */
+/**
+ * The coding of an answer's body: '' if it is as it is. So is what is said to be in a coding that does not exist: web
+ * servers are told to say `utf-8` there, and stores kept `aws-chunked` of uploads. The digest tells the rest.
+ */
 export function codingOf(response: HttpResponse): string {
   const said = (headerOf(response, 'content-encoding') ?? '').trim().toLowerCase();
-  return said === 'identity' ? '' : said;
+  return Object.hasOwn(CODINGS, said) ? said : '';
 }
 
 /**
  * The body without its Content-Encoding. A piece is valid until the next one is asked for, as with the body itself; no
  * more than the reader asks for is decoded. What is not encoded at all, whatever the header says, comes as it is.
- * @throws FailedPrecondition for a coding that nobody knows; RequestError for a body that breaks off or is damaged.
+ * @throws RequestError for a body that breaks off or is damaged.
  */
 export function decodedBody(response: HttpResponse): AsyncIterable<Uint8Array> {
   const said = codingOf(response);
-  if (said === '') return response.body;
-  const coding = Object.hasOwn(CODINGS, said) ? CODINGS[said] : undefined;
-  if (coding === undefined) {
-    response.discard();
-    throw new RuntimeError(
-      'FailedPrecondition',
-      `${shortUrl(response.url)} answers in the coding ${quote(said)}, which was not asked for and is not known; ` +
-        'the registry or the proxy before it must leave that',
-    );
-  }
-  return decode(response, said, coding);
+  const coding = CODINGS[said];
+  return coding === undefined ? response.body : decode(response, said, coding);
 }
 
 async function* decode(response: HttpResponse, said: string, coding: Coding): AsyncGenerator<Uint8Array, void, void> {

@@ -76,6 +76,27 @@ describe('image/registry/http: redirects', () => {
     }
   });
 
+  it('follows a registry on a link-local address that sends us on to itself', async () => {
+    for (const [origin, location] of [
+      ['http://169.254.20.10:5000', '/v2/a'],
+      ['http://169.254.20.10:5000', 'http://169.254.20.10:5001/v2/a'],
+      ['http://[fe80::1]:5000', './a'],
+    ] as const) {
+      const network = new FakeNetwork();
+      network.hosts.set(origin, redirect(location));
+      const target = new URL(location, `${origin}/b`);
+      const here = network.hosts.get(target.origin);
+      network.hosts.set(target.origin, (request, route) =>
+        request.url.pathname === target.pathname ? { body: 'ok' } : here?.(request, route),
+      );
+      await get(network, `${origin}/b`);
+      expect(network.requests.at(-1)?.url.href).to.equal(target.href);
+    }
+    const away = new FakeNetwork();
+    away.hosts.set('http://169.254.20.10', redirect('http://169.254.169.254/latest'));
+    expect((await failure(get(away, 'http://169.254.20.10/b'))).code).to.equal('FailedPrecondition');
+  });
+
   it('follows so many and no more', async () => {
     const network = new FakeNetwork();
     network.hosts.set('https://reg.example', redirect('https://reg.example/b'));

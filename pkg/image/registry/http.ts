@@ -99,9 +99,10 @@ export function redirected(from: HttpRequest, location: string, route: Route): H
 
 /**
  * @throws FailedPrecondition if a server that is elsewhere sends us to loopback or link-local addresses (cloud metadata
- * at 169.254.169.254).
+ * at 169.254.169.254). A registry on such an address may send us on to itself: mirrors of the node are reached so.
  */
 export function refuseInward(from: URL, to: URL): void {
+  if (to.hostname === from.hostname) return;
   const kind = addressKind(to.hostname);
   if (kind === 'link-local' || (kind === 'loopback' && addressKind(from.hostname) !== 'loopback')) {
     throw new RuntimeError(

@@ -81,6 +81,19 @@ export class MirroredSource implements PullSource {
     return (await this.#repository(first)).promisedDigest(op, tagOrDigest).catch(() => undefined);
   }
 
+  async sizeOf(op: Op, digest: Digest): Promise<bigint> {
+    const order = this.#content;
+    for (const endpoint of order) {
+      try {
+        return await (await this.#repository(endpoint)).blobSize(op, digest);
+      } catch (error) {
+        if (endpoint === order.at(-1) || op.signal.aborted) throw error;
+        op.log.debug('endpoint does not say how large a blob is', { endpoint: endpoint.root, error: explain(error) });
+      }
+    }
+    throw new RuntimeError('FailedPrecondition', `${this.describe}: nobody to ask for the size of ${digest}`);
+  }
+
   async *blob(
     op: Op,
     want: { readonly digest: Digest; readonly size: bigint },

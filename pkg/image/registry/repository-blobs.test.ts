@@ -208,6 +208,37 @@ describe('image/registry/repository: blobs', () => {
     }
   });
 
+  it('asks the same registry again where it got stuck, and gives it up after its tries', async () => {
+    mock.timers.enable({ apis: ['setInterval'] });
+    try {
+      let now = 0;
+      const made = withBlob({ client: { now: () => now, progressTimeoutMs: 100 } });
+      const stuck = (request: Parameters<typeof made.registry.normal>[0]): FakeAnswer => {
+        const normal = made.registry.normal(request);
+        setImmediate(() => {
+          now += 1000;
+          mock.timers.tick(1000);
+        });
+        return normal?.body instanceof Uint8Array ? { ...normal, body: stalled(normal.body.subarray(0, 10)) } : {};
+      };
+      let times = 0;
+      made.registry.special.set(path('blobs', digest), (request) => (++times > 2 ? undefined : stuck(request)));
+      expect(await drain(made.repository.blob(testOp(), digest, size, 0n))).to.deep.equal(content);
+      expect(ranges(made)).to.deep.equal([undefined, 'bytes=10-', 'bytes=20-']);
+      expect(made.pauses).to.deep.equal([250, 500]);
+      made.network.requests.length = 0;
+      made.registry.special.set(path('blobs', digest), stuck);
+      const error = await failure(drain(made.repository.blob(testOp(), digest, size, 0n)));
+      expect(error.reason).to.equal('RegistryUnavailable');
+      expect(error.message).to.match(
+        /^blob sha256:.* of reg\.example\/team\/app: reg\.example stopped at 40 of 100000 bytes/,
+      );
+      expect(made.network.requests).to.have.length(limits.registryTriesCount);
+    } finally {
+      mock.timers.reset();
+    }
+  });
+
   it('gives up a registry that breaks off after each few bytes', async () => {
     const made = withBlob();
     made.registry.special.set(path('blobs', digest), (request) => {
@@ -267,7 +298,6 @@ describe('image/registry/repository: blobs', () => {
       long: { body: Buffer.concat([content, content]) },
       other: { body: content, headers: { 'content-length': '3' } },
       stranger: { status: 401, headers: { 'www-authenticate': 'Basic' } },
-      coded: { body: content, headers: { 'content-encoding': 'exi' } },
       damaged: { body: Buffer.from([0x1f, 0x8b, 9, 9, 9]), headers: { 'content-encoding': 'gzip' } },
       part: { status: 206, body: content, headers: { 'content-range': 'bytes 7-9/10' } },
       loop: { status: 307, headers: { location: `${signed}&again` } },

@@ -4,7 +4,7 @@ import { explain } from '../../base/errors.ts';
 import { limits } from '../../base/limits.ts';
 import { digestOf } from '../../oci/digest.ts';
 import { mediaTypes } from '../../oci/media-types.ts';
-import { broken, drain, failure, testOp } from '../fakes.ts';
+import { broken, drain, failure, FakeRegistry, testOp } from '../fakes.ts';
 import type { FakeAnswer } from '../fakes.ts';
 import { anonymous } from './auth-file.ts';
 import { image, ORIGIN, path, setUp } from './fakes.ts';
@@ -156,6 +156,60 @@ describe('image/registry/repository: manifests', () => {
     }
   });
 
+  it('goes to another registry to which its own sends it as nobody in particular (containerd#5503)', async () => {
+    for (const credentials of [{ kind: 'password', username: 'u', password: 'secret' }, anonymous] as const) {
+      const { network, registry, repository } = setUp({ credentials });
+      const there = 'https://hub.example/v2/mirrored/app';
+      for (const [kind, name] of [
+        ['manifests', 'v1'],
+        ['blobs', image.id],
+      ] as const)
+        registry.special.set(path(kind, name), () => ({
+          status: 307,
+          headers: { location: `${there}/${kind}/${name}` },
+        }));
+      const other = new FakeRegistry().add('mirrored/app', 'v1', image);
+      network.hosts.set('https://hub.example', (request, route) =>
+        request.headers['authorization'] === 'Bearer t'
+          ? other.host(request, route)
+          : { status: 401, headers: { 'www-authenticate': 'Bearer realm="https://auth.example/t",service="hub"' } },
+      );
+      network.hosts.set('https://auth.example', () => ({ body: '{"token":"t"}' }));
+      expect((await repository.manifest(testOp(), 'v1')).digest).to.equal(image.manifest.digest);
+      await drain(repository.blob(testOp(), image.id, BigInt(image.config.length), 0n));
+      expect(network.lines.filter((line) => line.includes('auth.example'))).to.deep.equal([
+        'GET https://auth.example/t?service=hub&scope=repository%3Amirrored%2Fapp%3Apull',
+      ]);
+      const told = network.requests.filter(({ url }) => url.hostname !== 'reg.example');
+      expect(JSON.stringify(told)).to.not.match(/Basic|secret/);
+      network.hosts.set('https://auth.example', () => ({ status: 403 }));
+      network.hosts.set('https://hub.example', () => ({ status: 401, headers: { 'www-authenticate': 'Basic' } }));
+      expect((await failure(repository.manifest(testOp(), 'v1'))).message).to.match(
+        /sends us to https:\/\/hub\.example\/v2\/mirrored\/app\/manifests\/v1, which wants credentials of its own/,
+      );
+    }
+  });
+
+  it('says who it is to its own host, where plain http leads to TLS', async () => {
+    const { network, registry, repository } = setUp({
+      endpoint: { root: 'http://reg.example/v2' },
+      credentials: { kind: 'password', username: 'u', password: 'p' },
+    });
+    network.hosts.set('http://reg.example', ({ url }) => ({
+      status: 301,
+      headers: { location: url.href.replace('http:', 'https:') },
+    }));
+    network.hosts.set('https://reg.example', (request, route) =>
+      request.headers['authorization'] === `Basic ${Buffer.from('u:p').toString('base64')}`
+        ? registry.host(request, route)
+        : { status: 401, headers: { 'www-authenticate': 'Basic realm="x"' } },
+    );
+    expect((await repository.manifest(testOp(), 'v1')).digest).to.equal(image.manifest.digest);
+    expect(network.requests.filter(({ url }) => url.protocol === 'http:').map(({ headers }) => headers)).to.satisfy(
+      (all: readonly Record<string, string>[]) => all.every((headers) => !('authorization' in headers)),
+    );
+  });
+
   it('sends hosts.toml headers and the namespace of a mirror', async () => {
     const { network, repository } = setUp({ endpoint: { headers: { 'x-key': 'k' }, namespace: 'docker.io' } });
     await repository.manifest(testOp(), 'v1');
@@ -174,6 +228,23 @@ describe('image/registry/repository: manifests', () => {
     await insecure.repository.manifest(testOp(), 'v1');
     expect(insecure.network.lines.map((line) => line.split('/')[0])).to.deep.equal([
       'GET https:',
+      'GET http:',
+      'GET http:',
+    ]);
+
+    // By any answer: the next try begins there.
+    const credentials = { kind: 'password', username: 'u', password: 'p' } as const;
+    const asking = setUp({ endpoint: { security: 'insecure' }, credentials });
+    asking.network.hosts.set('https://reg.example', insecure.network.hosts.get('https://reg.example') ?? (() => ({})));
+    const answers: FakeAnswer[] = [
+      { status: 401, headers: { 'www-authenticate': 'Basic' } },
+      { error: new Error('connect ECONNRESET 10.0.0.1:80') },
+    ];
+    asking.network.hosts.set('http://reg.example', (...asked) => answers.shift() ?? asking.registry.host(...asked));
+    await asking.repository.manifest(testOp(), 'v1');
+    expect(asking.network.lines.map((line) => line.split('/')[0])).to.deep.equal([
+      'GET https:',
+      'GET http:',
       'GET http:',
       'GET http:',
     ]);
@@ -200,10 +271,20 @@ describe('image/registry/repository: manifests', () => {
     const bomb = gzipSync(Buffer.alloc(64 << 20));
     registry.special.set(path('manifests', 'v1'), () => ({ headers: { 'content-encoding': 'gzip' }, body: bomb }));
     expect((await failure(repository.manifest(testOp(), 'v1'))).code).to.equal('ResourceExhausted');
-    registry.special.set(path('manifests', 'v1'), () => ({ headers: { 'content-encoding': 'exi' }, body: 'x' }));
-    expect((await failure(repository.manifest(testOp(), 'v1'))).message).to.match(
-      /^manifest "v1" of reg\.example\/team\/app: https:\/\/reg\.example\S* answers in the coding "exi", which/,
-    );
+  });
+
+  it('takes what nobody knows for no coding, as Go does: the digest tells', async () => {
+    const { registry, repository } = setUp();
+    for (const coding of ['UTF-8', 'aws-chunked', 'none', 'binary', 'identity, identity']) {
+      registry.special.set(path('manifests', 'v1'), () => ({
+        headers: { 'content-encoding': coding },
+        body: image.manifest.bytes,
+      }));
+      expect((await repository.manifest(testOp(), 'v1')).digest, coding).to.equal(image.manifest.digest);
+    }
+    const { digest } = image.manifest;
+    registry.special.set(path('manifests', digest), () => ({ headers: { 'content-encoding': 'exi' }, body: 'x' }));
+    expect((await failure(repository.manifest(testOp(), digest))).code).to.equal('DataLoss');
   });
 
   it('tries again when the end of a coded answer is missing', async () => {

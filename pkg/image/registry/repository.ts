@@ -11,6 +11,7 @@ import { abortError } from '../../base/op.ts';
 import type { Op } from '../../base/op.ts';
 import { checkDigest, digestOf } from '../../oci/digest.ts';
 import { manifestAccept } from '../../oci/media-types.ts';
+import { anonymous } from './auth-file.ts';
 import type { Credentials } from './auth-file.ts';
 import { Authorizer } from './authorizer.ts';
 import type { Door } from './authorizer.ts';
@@ -22,7 +23,7 @@ import { codingOf, decodedBody } from './encoding.ts';
 import { headerOf, isNotTls, shortUrl } from './http.ts';
 import type { HttpResponse, RouteOf } from './http.ts';
 import { RequestError } from './patience.ts';
-import type { Form, Tries } from './patience.ts';
+import type { Form } from './patience.ts';
 import { RateWatch } from './rate-watch.ts';
 
 /** One place that has (or may have) the image: the registry itself or a mirror of it. */
@@ -158,37 +159,79 @@ export class Repository {
   }
 
   /**
+   * How many bytes a blob has. By GET: the address to which HEAD is redirected is often signed for GET alone. @throws
+   * as `manifest`; FailedPrecondition if the answer does not say.
+   */
+  async blobSize(op: Op, digest: Digest): Promise<bigint> {
+    const { http } = this.#shared;
+    const what = `size of blob ${digest} of ${this.#endpoint.credentialName}`;
+    return await http.tries(op, what, this.#tries).run(async () => {
+      const response = await this.#get(op, `blobs/${digest}`, {});
+      if (response.status !== 200) throw await this.#blobFailure(op, response, 'plain');
+      response.discard();
+      const text = headerOf(response, 'content-length') ?? '';
+      if (/^\d{1,15}$/.test(text) && codingOf(response) === '') return BigInt(text);
+      throw new RuntimeError(
+        'FailedPrecondition',
+        `neither the manifest nor ${response.url.host} says how large it is; the image must be pushed again`,
+      );
+    });
+  }
+
+  /**
    * The bytes of a blob from `offset` to its end, in order. A connection that breaks is taken up again where it was;
-   * large blobs come over several connections. Nothing is verified here; no more than `sizeBytes - offset` bytes come
-   * out. A piece is valid until the next one is asked for.
+   * one that is stuck likewise, and large blobs come over several connections. Nothing is verified here; no more than
+   * `sizeBytes - offset` bytes come out. A piece is valid until the next one is asked for.
    * @throws as `manifest`, when the tries are used up or nothing moves any more.
    */
   async *blob(op: Op, digest: Digest, sizeBytes: bigint, offset: bigint): AsyncGenerator<Uint8Array, void, void> {
     const what = `blob ${digest} of ${this.#endpoint.credentialName}`;
-    const { progressTimeoutMs, now, rangeless } = this.#shared;
-    const watch = new RateWatch(progressTimeoutMs, limits.pullProgressBytes, now());
-    const stuck = new Stall(watch, now);
-    const bounded: Op = { ...op, signal: AbortSignal.any([op.signal, stuck.signal]), stage: (text) => op.stage(text) };
-    const transfer = new BlobTransfer(this.#shared, watch, bounded, (inner, first, last, form) =>
-      this.#range(inner, { digest, sizeBytes }, { first, last, form }),
-    );
+    const { now, rangeless } = this.#shared;
     const startForm: Form = (rangeless.get(this.#host) ?? 0) > now() ? 'plain' : 'ranged';
-    const tries = this.#shared.http.tries(op, what, this.#tries, startForm, (wait) => watch.waiting(now, wait));
-    try {
-      yield* retried(tries, transfer, { from: offset, to: sizeBytes }, (at) => {
+    const tries = this.#shared.http.tries(op, what, this.#tries, startForm);
+    for (let at = offset; at < sizeBytes; ) {
+      const attempt = this.#attempt(op, { digest, sizeBytes });
+      let moved = 0;
+      try {
+        for await (const chunk of attempt.transfer.read(at, sizeBytes, tries.form)) {
+          yield chunk;
+          at += BigInt(chunk.length);
+          moved += chunk.length;
+          // Less is no progress: a server that breaks off after each byte is given up, however many there are.
+          if (moved >= limits.pullProgressBytes) tries.progressed();
+        }
+      } catch (error) {
         if (op.signal.aborted) throw abortError(op, `downloading ${digest}`);
-        if (stuck.signal.aborted)
-          throw new RuntimeError(
-            'Unavailable',
-            `${what}: ${this.#host} stopped at ${at} of ${sizeBytes} bytes: less than ${limits.pullProgressBytes} ` +
-              `bytes moved in ${watch.timeoutMs / 1000} s; it, or the line to it, is stuck: try again later`,
-            { reason: 'RegistryUnavailable' },
-          );
-      });
-      if (tries.form !== startForm) rangeless.set(this.#host, now() + limits.registrySchemeMs);
-    } finally {
-      stuck.end();
+        await tries.after(attempt.stall.hasCome ? this.#stuck(at, sizeBytes) : error, attempt.transfer.asked);
+      } finally {
+        attempt.stall.end();
+      }
     }
+    if (tries.form !== startForm) rangeless.set(this.#host, now() + limits.registrySchemeMs);
+  }
+
+  /** One try at a blob, with a watch of its own: one that is stuck ends, and what comes next is decided as for any. */
+  #attempt(
+    op: Op,
+    blob: { readonly digest: Digest; readonly sizeBytes: bigint },
+  ): { readonly transfer: BlobTransfer; readonly stall: Stall } {
+    const { progressTimeoutMs, now } = this.#shared;
+    const watch = new RateWatch(progressTimeoutMs, limits.pullProgressBytes, now());
+    const stall = new Stall(watch, now);
+    const bounded: Op = { ...op, signal: AbortSignal.any([op.signal, stall.signal]), stage: (text) => op.stage(text) };
+    const transfer = new BlobTransfer(this.#shared, watch, bounded, (inner, first, last, form) =>
+      this.#range(inner, blob, { first, last, form }),
+    );
+    return { transfer, stall };
+  }
+
+  #stuck(at: bigint, sizeBytes: bigint): RequestError {
+    return new RequestError(
+      'Unavailable',
+      `${this.#host} stopped at ${at} of ${sizeBytes} bytes: less than ${limits.pullProgressBytes} bytes moved in ` +
+        `${this.#shared.progressTimeoutMs / 1000} s; it, or the line to it, is stuck: try again later`,
+      { kind: 'line' },
+    );
   }
 
   /** One request for a blob or a part of it. A server that ignores ranges sends everything. */
@@ -257,11 +300,9 @@ export class Repository {
       return await this.#getFrom(op, this.#url(path, 'https:'), headers, method);
     } catch (error) {
       if (this.#endpoint.security !== 'insecure' || codeOf(error) !== 'Unavailable' || !isNotTls(error)) throw error;
-      const response = await this.#getFrom(op, this.#url(path, 'http:'), headers, method).catch((second: unknown) => {
+      return await this.#getFrom(op, this.#url(path, 'http:'), headers, method).catch((second: unknown) => {
         throw bothFailed(error, second);
       });
-      plain.set(this.#host, now() + limits.registrySchemeMs);
-      return response;
     }
   }
 
@@ -294,9 +335,7 @@ export class Repository {
       const challenge = hidden ? await this.#challenge(op, url).catch(() => response) : response;
       if (challenge.status !== 401) return response;
       response.discard();
-      // What a redirect leads to is not whom the credentials are for, and must not choose who gets them
-      // (CVE-2020-15157).
-      if (challenge.url.origin !== url.origin) throw strangerAsks(url, challenge.url);
+      if (challenge.url.origin !== url.origin) return await this.#elsewhere(op, url, challenge, method, extra);
       if (refusals++ >= 2)
         throw new RuntimeError(
           'Unauthenticated',
@@ -305,6 +344,34 @@ export class Repository {
         );
       authorization = await authorizer.answer(op, door, challenge, authorization);
     }
+  }
+
+  /**
+   * What another registry answers to which ours sends us (containerd#5503). What a redirect leads to is not whom the
+   * credentials are for, and must not choose who gets them (CVE-2020-15157): it gets to see nobody in particular. Only
+   * the same host behind TLS is whom they are for.
+   */
+  async #elsewhere(
+    op: Op,
+    from: URL,
+    refusal: HttpResponse,
+    method: 'GET' | 'HEAD',
+    extra: Readonly<Record<string, string>>,
+  ): Promise<HttpResponse> {
+    const { authorizer, http } = this.#shared;
+    const { url } = refusal;
+    const [, repository] = /^\/v2\/(.+)\/(?:manifests|blobs)\/[^/]+$/.exec(url.pathname) ?? [];
+    if (repository === undefined) throw strangerAsks(from, url);
+    const { routeOf } = this.#endpoint;
+    const credentials = isSameBehindTls(from, url) ? this.#credentials : anonymous;
+    const door: Door = { url, routeOf, repository, credentials, tries: this.#tries };
+    const authorization = await authorizer.answer(op, door, refusal, undefined).catch((error: unknown) => {
+      throw codeOf(error) === 'Unauthenticated' && credentials.kind === 'none' ? strangerAsks(from, url) : error;
+    });
+    const response = await http.send(op, { method, url, headers: { ...extra, authorization } }, routeOf);
+    if (response.status !== 401) return response;
+    response.discard();
+    throw strangerAsks(from, url);
   }
 
   async #send(
@@ -319,7 +386,11 @@ export class Repository {
       ...extra,
       ...(authorization === undefined ? {} : { authorization }),
     };
-    return await this.#shared.http.send(op, { method, url, headers }, this.#endpoint.routeOf);
+    const { http, plain, now } = this.#shared;
+    const response = await http.send(op, { method, url, headers }, this.#endpoint.routeOf);
+    // Whatever it says, it says it so.
+    if (url.protocol === 'http:') plain.set(this.#host, now() + limits.registrySchemeMs);
+    return response;
   }
 
   /**
@@ -342,31 +413,6 @@ function isHidden(status: number): boolean {
   return status === 403 || status === 404;
 }
 
-/** Reads with tries; `check` throws what ends them, `at` being the first byte that is missing. */
-async function* retried(
-  tries: Tries,
-  transfer: BlobTransfer,
-  { from, to }: { readonly from: bigint; readonly to: bigint },
-  check: (at: bigint) => void,
-): AsyncGenerator<Uint8Array, void, void> {
-  let at = from;
-  while (at < to) {
-    let moved = 0;
-    try {
-      for await (const chunk of transfer.read(at, to, tries.form)) {
-        yield chunk;
-        at += BigInt(chunk.length);
-        moved += chunk.length;
-        // Less is no progress: a server that breaks off after each byte is given up, however many there are.
-        if (moved >= limits.pullProgressBytes) tries.progressed();
-      }
-    } catch (error) {
-      check(at);
-      await tries.after(error, transfer.asked);
-    }
-  }
-}
-
 /** Fires when a watch sees no progress any more. */
 class Stall {
   readonly #stop = new AbortController();
@@ -383,6 +429,11 @@ class Stall {
 
   get signal(): AbortSignal {
     return this.#stop.signal;
+  }
+
+  /** True if it fired, before its end. */
+  get hasCome(): boolean {
+    return this.#stop.signal.aborted;
   }
 
   /** Ends the watch, and whatever still runs under its signal. */
@@ -414,6 +465,10 @@ function wholeBody(response: HttpResponse, sizeBytes: bigint): AsyncIterable<Uin
       'there, or the image must be pushed again',
     { kind: 'line' },
   );
+}
+
+function isSameBehindTls(from: URL, to: URL): boolean {
+  return from.protocol === 'http:' && to.protocol === 'https:' && from.host === to.host && to.port === '';
 }
 
 function strangerAsks(url: URL, stranger: URL): RuntimeError {

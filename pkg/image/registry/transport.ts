@@ -65,6 +65,7 @@ function makeAgent(undici: typeof Undici, route: Route): Undici.Agent | Undici.P
     // Several HTTP/1.1 connections move large layers faster than streams within one.
     allowH2: false,
     connections: limits.registryConnectionsCount,
+    maxHeaderSize: limits.registryHeaderBytes,
     headersTimeout: limits.registryHeadersMs,
     // The pull's own watchdog measures bytes over a window; an idle timer sees neither trickles nor our own slowness.
     bodyTimeout: 0,
@@ -76,8 +77,7 @@ function makeAgent(undici: typeof Undici, route: Route): Undici.Agent | Undici.P
     timeout: route.dialTimeoutMs,
   };
   if (route.proxy === undefined) return new undici.Agent({ ...shared, connect: tls });
-  const { uri, token } = proxyOf(route.proxy);
-  return new undici.ProxyAgent({ ...shared, uri, ...(token === undefined ? {} : { token }), requestTls: tls });
+  return new undici.ProxyAgent({ ...shared, ...proxyOf(route.proxy), requestTls: tls });
 }
 
 /** Made once per route: reading some hundred authorities for every connection would block the event loop each time. */
@@ -90,12 +90,23 @@ function contextOf(route: Route): SecureContext {
   });
 }
 
-function proxyOf(text: string): { readonly uri: string; readonly token: string | undefined } {
+/** What undici's ProxyAgent is told of a proxy; name and password are for SOCKS5. */
+interface ProxyParts {
+  readonly uri: string;
+  readonly token?: string;
+  readonly username?: string;
+  readonly password?: string;
+}
+
+/** The proxies of Go's programs: by HTTP, or by SOCKS5, which gets names as they are under either of its schemes. */
+function proxyOf(text: string): ProxyParts {
   const url = parseUrl(text.includes('://') ? text : `http://${text}`);
-  if (url === undefined || (url.protocol !== 'http:' && url.protocol !== 'https:'))
-    throw new RuntimeError('InvalidArgument', 'the proxy in the environment is not an http or https URL');
-  const user = decodeURIComponent(url.username);
-  const token =
-    user === '' ? undefined : `Basic ${Buffer.from(`${user}:${decodeURIComponent(url.password)}`).toString('base64')}`;
-  return { uri: `${url.protocol}//${url.host}`, token };
+  const isSocks = url !== undefined && /^socks5h?:$/.test(url.protocol);
+  if (url === undefined || !(isSocks || url.protocol === 'http:' || url.protocol === 'https:'))
+    throw new RuntimeError('InvalidArgument', 'the proxy in the environment is not an http, https or socks5 URL');
+  const uri = `${isSocks ? 'socks5:' : url.protocol}//${url.host}`;
+  const [username, password] = [decodeURIComponent(url.username), decodeURIComponent(url.password)];
+  if (username === '') return { uri };
+  if (isSocks) return { uri, username, password };
+  return { uri, token: `Basic ${Buffer.from(`${username}:${password}`).toString('base64')}` };
 }

@@ -61,6 +61,8 @@ export interface TestAttachment {
   readonly payload: Buffer;
   readonly signature: string | undefined;
   readonly mediaType?: string;
+  /** More annotations. */
+  readonly beside?: Readonly<Record<string, unknown>>;
 }
 
 /** What cosign pushes as `sha256-<hex>.sig`: a manifest with one layer for each signature. */
@@ -70,11 +72,13 @@ export function attachmentManifest(attachments: readonly TestAttachment[]): Buff
       schemaVersion: 2,
       mediaType: mediaTypes.ociManifest,
       config: { mediaType: mediaTypes.ociConfig, digest: digestOf('{}'), size: 2 },
-      layers: attachments.map(({ payload, signature, mediaType }) => ({
+      layers: attachments.map(({ payload, signature, mediaType, beside = {} }) => ({
         mediaType: mediaType ?? 'application/vnd.dev.cosign.simplesigning.v1+json',
         digest: digestOf(payload),
         size: payload.length,
-        ...(signature === undefined ? {} : { annotations: { 'dev.cosignproject.cosign/signature': signature } }),
+        ...(signature === undefined
+          ? {}
+          : { annotations: { 'dev.cosignproject.cosign/signature': signature, ...beside } }),
       })),
     }),
   );

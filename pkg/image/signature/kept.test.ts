@@ -18,6 +18,10 @@ const sigstore: Signature = {
   payload: Buffer.from('payload'),
   signature: 'AAAA',
 };
+const keyless: Signature = {
+  ...sigstore,
+  proof: { entry: '{"Payload":{}}\u0001', certificate: '-----BEGIN\n', chain: '' },
+};
 const openpgp: Signature = { kind: 'openpgp', from: 'file:///s/signature-1', message: Buffer.from([0xa3, 0, 255]) };
 const of = (manifest: string, ...signatures: Signature[]): KeptManifest => ({
   manifest: digestOf(manifest),
@@ -45,6 +49,11 @@ describe('image/signature/kept', () => {
     expect((await kept.read(ID)).map(({ manifest }) => manifest)).to.deep.equal(
       ['f', 'e', 'd', 'c'].map((each) => digestOf(each)),
     );
+  });
+
+  it('keeps what came with a signature, so that it can be checked without the registry', async () => {
+    await kept.put(testOp(), ID, of('a', keyless, sigstore), undefined);
+    expect(await kept.read(ID)).to.deep.equal([of('a', keyless, sigstore)]);
   });
 
   it('keeps those of the manifest by which the image came, whatever others add', async () => {

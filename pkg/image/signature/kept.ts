@@ -13,7 +13,7 @@ import type { Digest, ImageId } from '../../base/ids.ts';
 import { limits } from '../../base/limits.ts';
 import type { Op } from '../../base/op.ts';
 import { isObject } from '../../base/go.ts';
-import type { Signature } from './sources.ts';
+import type { Proof, Signature } from './sources.ts';
 
 /** Signatures of one manifest. An image (one config) may have been pulled by several manifests. */
 export interface KeptManifest {
@@ -92,7 +92,13 @@ function encode({ manifest, signatures }: KeptManifest): Readonly<Record<string,
     manifest,
     signatures: signatures.map((each) =>
       each.kind === 'sigstore'
-        ? { kind: each.kind, from: each.from, payload: each.payload.toString('base64'), signature: each.signature }
+        ? {
+            kind: each.kind,
+            from: each.from,
+            payload: each.payload.toString('base64'),
+            signature: each.signature,
+            ...(each.proof === undefined ? {} : { proof: encodeProof(each.proof) }),
+          }
         : { kind: each.kind, from: each.from, message: each.message.toString('base64') },
     ),
   };
@@ -118,10 +124,23 @@ function decodeSignature(value: unknown): Signature {
       from,
       payload: Buffer.from(text(value, 'payload'), 'base64'),
       signature: text(value, 'signature'),
+      ...(value['proof'] === undefined ? {} : { proof: decodeProof(value['proof']) }),
     };
   if (value['kind'] === 'openpgp')
     return { kind: 'openpgp', from, message: Buffer.from(text(value, 'message'), 'base64') };
   throw new Error('a signature is of an unknown kind');
+}
+
+/** In base64, since a text from a stranger may be six times as long in JSON. */
+function encodeProof({ entry, certificate, chain }: Proof): Proof {
+  const encoded = (value: string): string => Buffer.from(value).toString('base64');
+  return { entry: encoded(entry), certificate: encoded(certificate), chain: encoded(chain) };
+}
+
+function decodeProof(value: unknown): Proof {
+  if (!isObject(value)) throw new Error('what came with a signature is not what it should be');
+  const decoded = (key: string): string => Buffer.from(text(value, key), 'base64').toString();
+  return { entry: decoded('entry'), certificate: decoded('certificate'), chain: decoded('chain') };
 }
 
 function text(from: Readonly<Record<string, unknown>>, key: string): string {

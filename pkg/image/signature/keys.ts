@@ -39,11 +39,20 @@ export interface KeyFile {
   readonly bytes: Buffer;
 }
 
+/** How keys are called in messages: the member of policy.json that has their bytes, and what they are. */
+export interface KeyWords {
+  readonly member: string;
+  readonly what: 'key' | 'certificate';
+}
+
 /** The bytes of all keys. @throws FailedPrecondition that names the file that cannot be read. */
-export async function readKeys(keys: Keys): Promise<readonly KeyFile[]> {
+export async function readKeys(
+  keys: Keys,
+  { member, what }: KeyWords = { member: 'keyData', what: 'key' },
+): Promise<readonly KeyFile[]> {
   if (keys.from === 'policy')
     return keys.datas.map((bytes, index) => ({
-      name: keys.datas.length === 1 ? 'keyData' : `keyDatas[${index}]`,
+      name: keys.datas.length === 1 ? member : `${member}s[${index}]`,
       bytes,
     }));
   return await Promise.all(
@@ -51,7 +60,7 @@ export async function readKeys(keys: Keys): Promise<readonly KeyFile[]> {
       try {
         return { name: path, bytes: await readBounded(path, limits.configFileBytes) };
       } catch (cause) {
-        throw new RuntimeError('FailedPrecondition', `the key ${quote(path, 300)} cannot be read`, { cause });
+        throw new RuntimeError('FailedPrecondition', `the ${what} ${quote(path, 300)} cannot be read`, { cause });
       }
     }),
   );
@@ -76,16 +85,22 @@ export function readPublicKey({ name, bytes }: KeyFile): KeyObject {
   } catch (cause) {
     throw new RuntimeError('FailedPrecondition', `the key ${quote(name, 300)} is damaged`, { cause });
   }
+  checkKind(key, `the key ${quote(name, 300)}`);
+  return key;
+}
+
+/** Content with kinds of keys that can be trusted. @throws FailedPrecondition that says which these are. */
+export function checkKind(key: KeyObject, what: string): void {
   const { namedCurve = '', modulusLength = 0 } = key.asymmetricKeyDetails ?? {};
   const { asymmetricKeyType: kind } = key;
   const isTaken =
     kind === 'ed25519' ||
     (kind === 'ec' && CURVES.has(namedCurve)) ||
     (kind === 'rsa' && modulusLength >= limits.rsaMinBits && modulusLength <= limits.rsaMaxBits);
-  if (isTaken) return key;
+  if (isTaken) return;
   throw new RuntimeError(
     'FailedPrecondition',
-    `the key ${quote(name, 300)} is of a kind that is not taken ` +
+    `${what} is of a kind that is not taken ` +
       `(${[kind, namedCurve, modulusLength || ''].join(' ').trim()}); want ECDSA P-256, P-384 or ` +
       `P-521, Ed25519, or RSA of ${limits.rsaMinBits} to ${limits.rsaMaxBits} bits`,
   );

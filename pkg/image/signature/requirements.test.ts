@@ -39,7 +39,7 @@ const WRITTEN = [
   },
   {
     type: 'sigstoreSigned',
-    pki: {},
+    pki: { caRootsPath: '/c', caIntermediatesData: keys, subjectHostname: 'h' },
     signedIdentity: { type: 'remapIdentity', prefix: 'mirror.example:5000', signedPrefix: 'docker.io/library' },
   },
 ];
@@ -67,32 +67,40 @@ const READ = [
   },
   {
     type: 'sigstoreSigned',
-    keys: { from: 'policy', datas: [Buffer.from('KEY'), Buffer.from('KEY')] },
-    keyless: [],
+    signer: { by: 'key', keys: { from: 'policy', datas: [Buffer.from('KEY'), Buffer.from('KEY')] } },
+    log: undefined,
     identity: { type: 'exactReference', dockerReference: 'busybox:1' },
   },
   {
     type: 'sigstoreSigned',
-    keys: { from: 'policy', datas: [Buffer.from('KEY')] },
-    keyless: ['rekorPublicKeyPath'],
+    signer: { by: 'key', keys: { from: 'policy', datas: [Buffer.from('KEY')] } },
+    log: { from: 'files', paths: ['/r'] },
     identity: { type: 'exactRepository', dockerRepository: 'a.example/b' },
   },
   {
     type: 'sigstoreSigned',
-    keys: undefined,
-    keyless: ['fulcio', 'rekorPublicKeyData'],
+    signer: { by: 'fulcio', roots: { from: 'files', paths: ['/c'] }, issuer: 'i', email: 's' },
+    log: { from: 'policy', datas: [Buffer.from('KEY')] },
     identity: { type: 'matchRepoDigestOrExact' },
   },
   {
     type: 'sigstoreSigned',
-    keys: undefined,
-    keyless: ['pki'],
+    signer: {
+      by: 'pki',
+      roots: { from: 'files', paths: ['/c'] },
+      between: { from: 'policy', datas: [Buffer.from('KEY')] },
+      email: undefined,
+      hostname: 'h',
+    },
+    log: undefined,
     identity: { type: 'remapIdentity', prefix: 'mirror.example:5000', signedPrefix: 'docker.io/library' },
   },
 ];
 
 const signed = { type: 'signedBy', keyType: 'GPGKeys', keyPath: '/k' };
 const sigstore = { type: 'sigstoreSigned', keyPath: '/k' };
+const fulcio = { caPath: '/c', oidcIssuer: 'i', subjectEmail: 's' };
+const log = { rekorPublicKeyPath: '/r' };
 /** What is refused, and why. */
 const REFUSED: readonly (readonly [unknown, RegExp])[] = [
   ['{', /not valid JSON/],
@@ -127,6 +135,25 @@ const REFUSED: readonly (readonly [unknown, RegExp])[] = [
     policyWith({ ...sigstore, rekorPublicKeyPath: '/a', rekorPublicKeyData: 'AAAA' }),
     /at most one of rekorPublicKeyPath/,
   ],
+  ...(
+    [
+      [{ fulcio }, /has fulcio and so must have one of rekorPublicKeyPath/],
+      [{ fulcio: null, ...log }, /fulcio of requirement 1 .* is not an object/],
+      [{ fulcio: {}, ...log }, /fulcio of requirement 1 .* has no "oidcIssuer"/],
+      [{ fulcio: { ...fulcio, caPath: undefined }, ...log }, /must have one of caPath and caData/],
+      [{ fulcio: { ...fulcio, caData: 'AAAA' }, ...log }, /must have only one of caPath and caData/],
+      [{ fulcio: { ...fulcio, oidcIssuer: '' }, ...log }, /"oidcIssuer" must be text/],
+      [{ fulcio: { ...fulcio, subject: 's' }, ...log }, /"subject", which is not known/],
+      [{ pki: { caRootsPath: '/c' } }, /must have one of subjectEmail and subjectHostname/],
+      [{ pki: { subjectEmail: 's' } }, /must have one of caRootsPath and caRootsData/],
+      [{ pki: { caRootsPath: '/c', subjectEmail: 's' }, ...log }, /pki, which does not go with rekorPublicKeyPath/],
+      [
+        { pki: { caRootsPath: '/c', caRootsData: 'AAAA', subjectEmail: 's' } },
+        /only one of caRootsPath and caRootsData/,
+      ],
+      [{ fulcio, pki: {}, ...log }, /exactly one of keyPath/],
+    ] as const
+  ).map(([more, why]) => [policyWith({ type: 'sigstoreSigned', ...more }), why] as const),
   [policyWith({ type: 'sigstoreSigned', keyPaths: [] }), /keyPaths must be a list/],
   [policyWith({ type: 'sigstoreSigned', keyData: 'A A=' }), /keyData is not base64/],
   [policyWith({ type: 'sigstoreSigned', keyData: 'AAA' }), /keyData is not base64/],
@@ -306,7 +333,7 @@ const identified = (signedIdentity: object): PlainObject => ({
 /** A policy with empty values is one with mistakes, and a mistake in a policy must not turn into "no requirement". */
 const STRICT = { absent: 'refused', empty: 'refused', why: 'a security policy says what it means' } as const;
 const OPTIONAL = { absent: 'unset', empty: 'refused', why: 'to leave it out is the only way not to say it' } as const;
-const LOG = { absent: 'unset', empty: 'own', why: 'that it is there is enough: no node can meet it' } as const;
+const SUBJECT = { subjectEmail: 's', subjectHostname: 'h' };
 describeEmptiness({
   name: 'policy.json',
   notation: 'json',
@@ -320,6 +347,8 @@ describeEmptiness({
     { default: [{ type: 'sigstoreSigned', keyPath: '/k', rekorPublicKeyPaths: ['/r'] }] },
     { default: [{ type: 'sigstoreSigned', keyPath: '/k', rekorPublicKeyData: keys }] },
     { default: [{ type: 'sigstoreSigned', keyPath: '/k', rekorPublicKeyDatas: [keys] }] },
+    { default: [{ type: 'sigstoreSigned', pki: { caRootsPath: '/c', caIntermediatesPath: '/c', ...SUBJECT } }] },
+    { default: [{ type: 'sigstoreSigned', pki: { caRootsData: keys, caIntermediatesData: keys, ...SUBJECT } }] },
     { default: [{ type: 'signedBaseLayer', baseLayerIdentity: { type: 'matchExact' } }] },
     identified({ type: 'exactReference', dockerReference: 'a.example/b:1' }),
     identified({ type: 'exactRepository', dockerRepository: 'a.example/b' }),
@@ -343,13 +372,40 @@ describeEmptiness({
     'default[].signedIdentity.dockerRepository': STRICT,
     'default[].signedIdentity.prefix': STRICT,
     'default[].signedIdentity.signedPrefix': STRICT,
-    'default[].rekorPublicKeyPath': LOG,
-    'default[].rekorPublicKeyPaths': LOG,
-    'default[].rekorPublicKeyData': LOG,
-    'default[].rekorPublicKeyDatas': LOG,
+    'default[].rekorPublicKeyPath': OPTIONAL,
+    'default[].rekorPublicKeyPaths': OPTIONAL,
+    'default[].rekorPublicKeyData': OPTIONAL,
+    'default[].rekorPublicKeyDatas': OPTIONAL,
+    'default[].pki': STRICT,
+    'default[].pki.caRootsPath': STRICT,
+    'default[].pki.caRootsData': STRICT,
+    'default[].pki.caIntermediatesPath': OPTIONAL,
+    'default[].pki.caIntermediatesData': OPTIONAL,
+    'default[].pki.subjectEmail': OPTIONAL,
+    'default[].pki.subjectHostname': OPTIONAL,
     transports: OPTIONAL,
     'transports.*': OPTIONAL,
     'transports.*.*': OPTIONAL,
     'transports.*.*[].type': STRICT,
+  },
+});
+describeEmptiness({
+  name: 'policy.json with fulcio',
+  notation: 'json',
+  spelling: 'exact',
+  samples: [
+    { default: [{ type: 'sigstoreSigned', fulcio, ...log }] },
+    { default: [{ type: 'sigstoreSigned', fulcio: { caData: keys, oidcIssuer: 'i', subjectEmail: 's' }, ...log }] },
+  ],
+  read: parse,
+  keys: {
+    default: STRICT,
+    'default[].type': STRICT,
+    'default[].fulcio': STRICT,
+    'default[].fulcio.caPath': STRICT,
+    'default[].fulcio.caData': STRICT,
+    'default[].fulcio.oidcIssuer': STRICT,
+    'default[].fulcio.subjectEmail': STRICT,
+    'default[].rekorPublicKeyPath': STRICT,
   },
 });

@@ -38,14 +38,25 @@ export type SignedIdentity =
 export type Requirement =
   | { readonly type: 'insecureAcceptAnything' | 'reject' | 'signedBaseLayer' }
   | { readonly type: 'signedBy'; readonly keyType: string; readonly keys: Keys; readonly identity: SignedIdentity }
-  /**
-   * `keyless` names the members that want a certificate authority or a transparency log instead of (or beside) a key.
-   */
   | {
       readonly type: 'sigstoreSigned';
-      readonly keys: Keys | undefined;
-      readonly keyless: readonly string[];
+      readonly signer: Signer;
+      /** Of a transparency log; undefined = no entry is wanted. */
+      readonly log: Keys | undefined;
       readonly identity: SignedIdentity;
+    };
+
+/** Who must have signed with sigstore: somebody with a key, or with a certificate from an authority. */
+export type Signer =
+  | { readonly by: 'key'; readonly keys: Keys }
+  /** The certificate lives for minutes: a log's entry says when it was used, so there is one. */
+  | { readonly by: 'fulcio'; readonly roots: Keys; readonly issuer: string; readonly email: string }
+  | {
+      readonly by: 'pki';
+      readonly roots: Keys;
+      readonly between: Keys | undefined;
+      readonly email: string | undefined;
+      readonly hostname: string | undefined;
     };
 
 /** A whole policy.json. */
@@ -211,7 +222,7 @@ function readRequirement(value: unknown, where: string): Requirement {
       );
     case 'sigstoreSigned':
       return readSigstoreSigned(
-        members(value, where, ['type'], ['keyPath', 'keyPaths', 'keyData', 'keyDatas', ...KEYLESS, 'signedIdentity']),
+        members(value, where, ['type'], [...KEY_SOURCES, ...AUTHORITIES, ...LOG_KEYS, 'signedIdentity']),
         where,
       );
     default:
@@ -221,13 +232,21 @@ function readRequirement(value: unknown, where: string): Requirement {
 
 const KEY_TYPES: readonly string[] = ['GPGKeys', 'signedByGPGKeys', 'X509Certificates', 'signedByX509CAs'];
 const AUTHORITIES: readonly string[] = ['fulcio', 'pki'];
+const PKI: readonly string[] = [
+  'caRootsPath',
+  'caRootsData',
+  'caIntermediatesPath',
+  'caIntermediatesData',
+  'subjectEmail',
+  'subjectHostname',
+];
 const LOG_KEYS: readonly string[] = [
   'rekorPublicKeyPath',
   'rekorPublicKeyPaths',
   'rekorPublicKeyData',
   'rekorPublicKeyDatas',
 ];
-const KEYLESS: readonly string[] = [...AUTHORITIES, ...LOG_KEYS];
+const KEY_SOURCES: readonly string[] = ['keyPath', 'keyPaths', 'keyData', 'keyDatas'];
 
 function readSignedBy(from: Members, where: string): Requirement {
   const keyType = textOf(from, 'keyType', where);
@@ -244,20 +263,63 @@ function readSignedBy(from: Members, where: string): Requirement {
 
 function readSigstoreSigned(from: Members, where: string): Requirement {
   const given = (keys: readonly string[]): string[] => keys.filter((key) => Object.hasOwn(from, key));
-  const sources = given(['keyPath', 'keyPaths', 'keyData', 'keyDatas']);
-  const authorities = given(AUTHORITIES);
-  if (sources.length + authorities.length !== 1)
-    throw bad(`${where} must have exactly one of keyPath, keyPaths, keyData, keyDatas, fulcio and pki`);
-  if (given(LOG_KEYS).length > 1) throw bad(`${where} must have at most one of ${LOG_KEYS.join(', ')}`);
-  const keys = sources[0] === undefined ? undefined : readKeys(from, sources[0], where);
-  return { type: 'sigstoreSigned', keys, keyless: given(KEYLESS), identity: readIdentity(from, where) };
+  const [source = '', ...others] = given([...KEY_SOURCES, ...AUTHORITIES]);
+  if (source === '' || others.length > 0)
+    throw bad(`${where} must have exactly one of ${[...KEY_SOURCES, ...AUTHORITIES].join(', ')}`);
+  const [log, ...logs] = given(LOG_KEYS);
+  if (logs.length > 0) throw bad(`${where} must have at most one of ${LOG_KEYS.join(', ')}`);
+  if (source === 'fulcio' && log === undefined)
+    throw bad(`${where} has fulcio and so must have one of ${LOG_KEYS.join(', ')}`);
+  if (source === 'pki' && log !== undefined) throw bad(`${where} has pki, which does not go with ${log}`);
+  return {
+    type: 'sigstoreSigned',
+    signer: readSigner(from, source, where),
+    log: log === undefined ? undefined : readKeys(from, log, where),
+    identity: readIdentity(from, where),
+  };
 }
 
+function readSigner(from: Members, source: string, where: string): Signer {
+  const what = `${source} of ${where}`;
+  if (source === 'fulcio') {
+    const fulcio = members(from[source], what, ['oidcIssuer', 'subjectEmail'], ['caPath', 'caData']);
+    const roots = oneOf(fulcio, 'caPath', 'caData', what);
+    if (roots === undefined) throw bad(`${what} must have one of caPath and caData`);
+    const [issuer, email] = [textOf(fulcio, 'oidcIssuer', what), textOf(fulcio, 'subjectEmail', what)];
+    return { by: 'fulcio', roots, issuer, email };
+  }
+  if (source === 'pki') {
+    const pki = members(from[source], what, [], PKI);
+    const roots = oneOf(pki, 'caRootsPath', 'caRootsData', what);
+    if (roots === undefined) throw bad(`${what} must have one of caRootsPath and caRootsData`);
+    const subject = (key: string): string | undefined => (Object.hasOwn(pki, key) ? textOf(pki, key, what) : undefined);
+    const [email, hostname] = [subject('subjectEmail'), subject('subjectHostname')];
+    if (email === undefined && hostname === undefined)
+      throw bad(`${what} must have one of subjectEmail and subjectHostname, or both`);
+    return {
+      by: 'pki',
+      roots,
+      between: oneOf(pki, 'caIntermediatesPath', 'caIntermediatesData', what),
+      email,
+      hostname,
+    };
+  }
+  return { by: 'key', keys: readKeys(from, source, where) };
+}
+
+/** Certificates at a path or in the policy itself; undefined without either. */
+function oneOf(from: Members, path: string, data: string, what: string): Keys | undefined {
+  const given = [path, data].filter((key) => Object.hasOwn(from, key));
+  if (given.length > 1) throw bad(`${what} must have only one of ${path} and ${data}`);
+  return given[0] === undefined ? undefined : readKeys(from, given[0], what);
+}
+
+/** A member that ends in `s` is a list. */
 function readKeys(from: Members, key: string, where: string): Keys {
-  if (key === 'keyPath') return { from: 'files', paths: [textOf(from, key, where)] };
-  if (key === 'keyPaths') return { from: 'files', paths: textsOf(from, key, where) };
-  const texts = key === 'keyData' ? [textOf(from, key, where)] : textsOf(from, key, where);
-  return { from: 'policy', datas: texts.map((text) => base64(text, `${where}: ${key}`)) };
+  const texts = key.endsWith('s') ? textsOf(from, key, where) : [textOf(from, key, where)];
+  return /Paths?$/.test(key)
+    ? { from: 'files', paths: texts }
+    : { from: 'policy', datas: texts.map((text) => base64(text, `${where}: ${key}`)) };
 }
 
 function readIdentity(from: Members, where: string): SignedIdentity {

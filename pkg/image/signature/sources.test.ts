@@ -260,6 +260,21 @@ describe('image/signature/sources', () => {
       ]);
     });
 
+    it('come with what cosign puts beside them, within the same bound', async () => {
+      const source = new FakeSource();
+      const beside = (entry: unknown): TestAttachment => ({
+        ...payload('one'),
+        beside: { 'dev.sigstore.cosign/bundle': entry, 'dev.sigstore.cosign/chain': 'chain' },
+      });
+      source.attach([beside('entry'), beside(1), beside('x'.repeat(limits.signatureBytes - 11))]);
+      const found = await find(source);
+      expect(found.signatures.map((each) => each.kind === 'sigstore' && each.proof)).to.deep.equal([
+        { entry: 'entry', certificate: '', chain: 'chain' },
+        { entry: '', certificate: '', chain: 'chain' },
+      ]);
+      expect(found.notes.at(-1)).to.match(/3 of .* is not taken: it has 65537 bytes/);
+    });
+
     it('that are no signatures, or not what they say, are left out and named', async () => {
       const source = new FakeSource();
       source.attach([

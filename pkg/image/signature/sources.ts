@@ -11,6 +11,7 @@ import { hexOf, isDigest, quote } from '../../base/ids.ts';
 import type { Digest } from '../../base/ids.ts';
 import { limits } from '../../base/limits.ts';
 import type { Op } from '../../base/op.ts';
+import { withoutEnd } from '../../base/text.ts';
 import { algorithmOf, checkDigest } from '../../oci/digest.ts';
 import { GoObject, isObject } from '../../base/go.ts';
 import { parseObject } from '../../oci/document.ts';
@@ -27,10 +28,22 @@ export type Signature =
   | {
       readonly kind: 'sigstore';
       readonly from: string;
-      readonly payload: Buffer /** Base64, as it was found. */;
+      readonly payload: Buffer;
+      /** Base64, as it was found. */
       readonly signature: string;
+      /** What came with it where no key is known beforehand, as it was found. */
+      readonly proof?: Proof;
     }
   | { readonly kind: 'openpgp'; readonly from: string; readonly message: Buffer };
+
+/** What cosign puts beside a signature (its `bundle`, `certificate` and `chain`); '' for what is not there. */
+export interface Proof {
+  /** The entry of a transparency log. */
+  readonly entry: string;
+  /** In PEM: of whoever signed, and of those between him and an authority, the authority last. */
+  readonly certificate: string;
+  readonly chain: string;
+}
 
 /** What was found for one manifest. */
 export interface FoundSignatures {
@@ -62,6 +75,11 @@ const DEFAULT_LOOKASIDE = 'file:///var/lib/containers/sigstore';
 /** cosign's payloads; other attachments (attestations, SBOMs) are no signatures of the image. */
 const PAYLOAD_TYPE = 'application/vnd.dev.cosign.simplesigning.v1+json';
 const SIGNATURE_ANNOTATION = 'dev.cosignproject.cosign/signature';
+const PROOF_ANNOTATIONS = {
+  entry: 'dev.sigstore.cosign/bundle',
+  certificate: 'dev.sigstore.cosign/certificate',
+  chain: 'dev.sigstore.cosign/chain',
+} as const;
 
 /** Finds signatures by what registries.d says. */
 export class SignatureSources {
@@ -107,7 +125,9 @@ class Basket implements FoundSignatures {
 
   add(signature: Signature): void {
     this.#bytes +=
-      signature.kind === 'sigstore' ? signature.payload.length + signature.signature.length : signature.message.length;
+      signature.kind === 'sigstore'
+        ? signature.payload.length + signature.signature.length + lengthOf(signature.proof)
+        : signature.message.length;
     this.signatures.push(signature);
   }
 
@@ -138,7 +158,7 @@ async function fromLookaside(
   // A repository's path has lower-case letters, digits, inner dots and hyphens only, and no empty component: it cannot
   // lead elsewhere.
   const below = `${source.reference.path}@${algorithmOf(digest)}=${hexOf(digest)}`;
-  base.pathname = `${base.pathname.replace(/\/+$/, '')}/${below}/`;
+  base.pathname = `${withoutEnd(base.pathname, '/')}/${below}/`;
   for (let number = 1; ; number++) {
     const url = new URL(`signature-${number}`, base);
     if (!basket.hasRoom())
@@ -189,7 +209,9 @@ async function fromAttachments(op: Op, digest: Digest, source: SignatureSource, 
       continue;
     }
     const payload = await fetchPayload(op, source, attachment, from, basket);
-    if (payload !== undefined) basket.add({ kind: 'sigstore', from, payload, signature: attachment.signature });
+    const { signature, proof } = attachment;
+    if (payload !== undefined)
+      basket.add({ kind: 'sigstore', from, payload, signature, ...(proof === undefined ? {} : { proof }) });
   }
 }
 
@@ -216,6 +238,7 @@ interface Attachment {
   readonly digest: Digest;
   readonly size: number;
   readonly signature: string;
+  readonly proof: Proof | undefined;
 }
 
 /** Why not, as text, for what is no signature within the limits. */
@@ -234,11 +257,21 @@ function readAttachment(layer: unknown): Attachment | string {
     return 'it is not a descriptor';
   // The annotation's name is no member of Go's, but a key of a map: its case counts.
   const annotations = descriptor.get('annotations');
-  const signature = isObject(annotations) ? annotations[SIGNATURE_ANNOTATION] : undefined;
-  if (typeof signature !== 'string' || signature === '') return `it has no annotation ${SIGNATURE_ANNOTATION}`;
-  if (size + signature.length > limits.signatureBytes)
-    return `it has ${size + signature.length} bytes, at most ${limits.signatureBytes} are read`;
-  return { digest, size, signature };
+  const annotation = (name: string): string => {
+    const value = isObject(annotations) && Object.hasOwn(annotations, name) ? annotations[name] : undefined;
+    return typeof value === 'string' ? value : '';
+  };
+  const signature = annotation(SIGNATURE_ANNOTATION);
+  if (signature === '') return `it has no annotation ${SIGNATURE_ANNOTATION}`;
+  const { entry, certificate, chain } = PROOF_ANNOTATIONS;
+  const proof = { entry: annotation(entry), certificate: annotation(certificate), chain: annotation(chain) };
+  const bytes = size + signature.length + lengthOf(proof);
+  if (bytes > limits.signatureBytes) return `it has ${bytes} bytes, at most ${limits.signatureBytes} are read`;
+  return { digest, size, signature, proof: lengthOf(proof) === 0 ? undefined : proof };
+}
+
+function lengthOf(proof: Proof | undefined): number {
+  return proof === undefined ? 0 : Buffer.byteLength(proof.entry + proof.certificate + proof.chain);
 }
 
 /** undefined, and a note, if the registry does not have it or has something else there. */

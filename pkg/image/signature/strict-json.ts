@@ -6,6 +6,7 @@
 import { RuntimeError } from '../../base/errors.ts';
 import { quote } from '../../base/ids.ts';
 import { isObject } from '../../base/go.ts';
+import { parseJson } from '../../base/json.ts';
 
 /** An object whose members were checked by `members`. */
 export type Members = Readonly<Record<string, unknown>>;
@@ -19,7 +20,7 @@ export function parseStrictJson(bytes: Uint8Array, what: string): unknown {
   let value: unknown;
   try {
     text = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes);
-    value = JSON.parse(text) as unknown;
+    value = parseJson(text);
   } catch (cause) {
     throw new RuntimeError('InvalidArgument', `${what} is not valid JSON`, { cause });
   }
@@ -68,7 +69,7 @@ function memberGivenTwice(text: string): string | undefined {
     i = endOfString(text, start);
     // In valid JSON only the name of a member is followed by a colon.
     if (!isBeforeColon(text, i + 1)) continue;
-    const key = JSON.parse(text.slice(start, i + 1)) as string;
+    const key = parseJson(text.slice(start, i + 1)) as string;
     if (open.at(-1)?.has(key) === true) return key;
     open.at(-1)?.add(key);
   }

@@ -2,11 +2,20 @@
 import { expect } from 'chai';
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { digestOf } from '../../oci/digest.ts';
 import { mediaTypes } from '../../oci/media-types.ts';
 import type { Image } from '../../ports/image.ts';
 import { FakeRegistry, testOp } from '../fakes.ts';
 import { image, TrustGround } from './fake-ground.ts';
-import { bodyOf, fakeMessage, makeKey, payloadOf } from './fakes.ts';
+import {
+  alternativeNames,
+  authorityExtension,
+  codeSigning,
+  entryOf,
+  issuerEncoded,
+  makeCertificate,
+} from './fake-authority.ts';
+import { attachmentManifest, bodyOf, fakeMessage, makeKey, payloadOf, signatureOver, signatureTag } from './fakes.ts';
 
 const { digest } = image.manifest;
 
@@ -57,6 +66,44 @@ describe('image/signature at a use', () => {
     expect(await ground.refusal(use(pulled, 'prod'))).to.match(
       /made by another key.*if it was signed since, pull it again/,
     );
+  });
+
+  it('takes a keyless signature, also from what was kept, when its certificate is over', async () => {
+    const day = (ago: number): Date => new Date(Date.now() - ago * 86_400_000);
+    const root = makeCertificate({ name: 'root', extensions: [authorityExtension()], from: day(9) });
+    const log = makeKey();
+    const leaf = makeCertificate({
+      by: root,
+      from: day(2),
+      until: day(1),
+      extensions: [codeSigning, alternativeNames([0x81, 'dev@example.org']), issuerEncoded('https://idp.example')],
+    });
+    const signature = signatureOver(payload, leaf.key);
+    const entry = entryOf({ payload, signature, by: leaf.pem, log, at: day(1.5) });
+    const beside = { 'dev.sigstore.cosign/bundle': entry, 'dev.sigstore.cosign/certificate': leaf.pem };
+    ground.registry
+      .put(
+        `/v2/team/app/manifests/${signatureTag(digest)}`,
+        attachmentManifest([{ payload, signature, beside }]),
+        mediaTypes.ociManifest,
+      )
+      .put(`/v2/team/app/blobs/${digestOf(payload)}`, payload);
+    const fulcio = async (subjectEmail: string): Promise<unknown> => ({
+      type: 'sigstoreSigned',
+      fulcio: { caPath: await ground.put('ca.pem', root.pem), oidcIssuer: 'https://idp.example', subjectEmail },
+      rekorPublicKeyPath: await ground.put('rekor.pub', log.pem),
+      signedIdentity: { type: 'matchRepository' },
+    });
+    await ground.demand(await fulcio('eve@example.org'));
+    expect(await ground.refusal()).to.match(
+      /sigstoreSigned: the only signature does not count .*: its certificate is of "dev@example\.org"; want/,
+    );
+    await ground.demand(await fulcio('dev@example.org'));
+    const pulled = await ground.pull();
+    await ground.put('policies/prod.json', ground.policyOf(await fulcio('dev@example.org')));
+    await ground.put('policies/test.json', ground.policyOf(await fulcio('eve@example.org')));
+    await use(pulled, 'prod', undefined, await ground.open());
+    expect(await ground.refusal(use(pulled, 'test'))).to.match(/want subjectEmail "eve@example\.org"/);
   });
 
   it('refuses an image that came without signatures, and one that nobody can name', async () => {
