@@ -1,7 +1,8 @@
 /**
- * What is kept on disk of each pod's attachment to its network: a file of two lines, `<sandbox>.jsonl`.
+ * What is kept on disk of each pod's attachment to its network: a file of two lines, `<sandbox>.jsonl`, and a third
+ * while it is given back.
  */
-import { open, unlink } from 'node:fs/promises';
+import { appendFile, open, unlink } from 'node:fs/promises';
 import type { FileHandle } from 'node:fs/promises';
 import { errnoOf, explain, RuntimeError, wrap } from '../base/errors.ts';
 import { readBounded, readDirSorted } from '../base/files.ts';
@@ -9,10 +10,13 @@ import { parseSandboxId } from '../base/ids.ts';
 import type { SandboxId } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import type { Logger } from '../base/op.ts';
-import { INTERFACE, networkConfOf, resultAs, resultOf } from './conf.ts';
-import type { CniResult, Json, NetworkConf } from './conf.ts';
+import type { PlainObject } from '../base/go.ts';
+import { networkConfOf } from './conf.ts';
+import type { NetworkConf } from './conf.ts';
+import { type CniResult, INTERFACE, resultAs, resultOf } from './results.ts';
 import { normalised } from './ports.ts';
 import type { PodPorts } from './ports.ts';
+import { parseJson } from '../base/json.ts';
 
 /** What a pod's file holds: all that DEL and CHECK need. */
 export interface Attachment {
@@ -20,12 +24,14 @@ export interface Attachment {
   readonly netns: string;
   /** CNI_ARGS */
   readonly args: string;
-  readonly capabilityArgs: Json;
+  readonly capabilityArgs: PlainObject;
   readonly network: NetworkConf;
   /** What Berth itself maps for the pod; undefined if nothing. */
   readonly hostPorts: Pick<PodPorts, 'pod' | 'mappings'> | undefined;
   /** undefined until the whole chain has answered. */
   readonly result: CniResult | undefined;
+  /** The DEL that comes next: what one that was cut off took away in part, another does not look for. */
+  readonly del: 'first' | 'again';
 }
 
 /** The files of all pods. */
@@ -84,22 +90,38 @@ export class AttachmentFiles {
     this.#attached.set(intent.id, { ...intent, result });
   }
 
+  /** Writes the third line, before the first plugin is asked to give back; a full disk may keep it from that. */
+  async leave(id: SandboxId): Promise<void> {
+    const attached = this.#attached.get(id);
+    if (attached !== undefined) this.#attached.set(id, { ...attached, del: 'again' });
+    try {
+      await appendFile(this.path(id), `${JSON.stringify({ del: 'begun' })}\n`);
+    } catch (error) {
+      this.#log.warn('cannot write that a pod leaves its network, leaving it without', {
+        sandbox: id,
+        why: explain(error),
+      });
+    }
+  }
+
   /** What the file of a pod says; undefined if there is none, `damaged` if it cannot be read. */
   async load(id: SandboxId): Promise<Attachment | 'damaged' | undefined> {
     const attached = this.#attached.get(id);
     if (attached !== undefined) return attached;
     const path = this.path(id);
     try {
-      const [intent, result] = linesOf((await readBounded(path, limits.cniCacheFileBytes)).toString('utf8'));
+      const [intent, ...later] = linesOf((await readBounded(path, limits.cniCacheFileBytes)).toString('utf8'));
+      const result = later.find((line) => line?.['result'] !== undefined);
       const network = networkConfOf(path, intent?.['config']);
       return {
         id,
         netns: stringIn(intent, 'netns'),
         args: stringIn(intent, 'args'),
-        capabilityArgs: (intent?.['capabilityArgs'] ?? {}) as Json,
+        capabilityArgs: (intent?.['capabilityArgs'] ?? {}) as PlainObject,
         network,
         hostPorts: hostPortsOf(intent?.['hostPorts']),
-        result: result === undefined ? undefined : resultOf(result['result'] as Json, network.cniVersion),
+        result: result === undefined ? undefined : resultOf(result['result'] as PlainObject, network.cniVersion),
+        del: later.some((line) => line?.['del'] !== undefined) ? 'again' : 'first',
       };
     } catch (error) {
       if (errnoOf(error) === 'ENOENT') return undefined;
@@ -120,7 +142,7 @@ export class AttachmentFiles {
     }
   }
 
-  async #write(file: FileHandle, id: SandboxId, line: Json): Promise<void> {
+  async #write(file: FileHandle, id: SandboxId, line: PlainObject): Promise<void> {
     try {
       await file.writeFile(`${JSON.stringify(line)}\n`);
     } catch (error) {
@@ -130,11 +152,11 @@ export class AttachmentFiles {
 }
 
 /** The whole lines of a cache file; the piece after the last newline was cut off by a crash. */
-function linesOf(text: string): (Json | undefined)[] {
+function linesOf(text: string): (PlainObject | undefined)[] {
   return text
     .split('\n')
     .slice(0, -1)
-    .map((line) => JSON.parse(line) as Json);
+    .map((line) => parseJson(line) as PlainObject);
 }
 
 function unwritable(path: string, error: unknown): RuntimeError {
@@ -155,7 +177,7 @@ function hostPortsOf(raw: unknown): Attachment['hostPorts'] {
   return { pod, mappings: normalised(mappings as PodPorts['mappings']) };
 }
 
-function stringIn(file: Json | undefined, key: string): string {
+function stringIn(file: PlainObject | undefined, key: string): string {
   const value = file?.[key];
   return typeof value === 'string' ? value : '';
 }

@@ -277,13 +277,14 @@ describe('CniNetwork: what it keeps, finds and answers', () => {
       );
       await configure(conflist({ cniVersion: '1.1.0' }));
       await network.close();
+      const said: string[] = [];
       const graceful = (): CniNetwork =>
         new CniNetwork({
           configDirs: [`${base}/conf`],
           pluginDirs: [`${base}/bin`],
           cacheDir: `${base}/cache`,
           defaultNetwork: '',
-          log,
+          log: { ...log, info: (message) => void said.push(message), warn: (message) => void said.push(message) },
           run: plugins.run,
           watch: watches.watch,
           filter,
@@ -306,6 +307,10 @@ describe('CniNetwork: what it keeps, finds and answers', () => {
       assert.deepEqual([await at(120), await at(140), await at(150)], [true, true, false]);
       failing = false;
       assert.isTrue(await at(160));
+      assert.deepEqual(
+        said.filter((message) => message.startsWith('CNI plugin')),
+        ['CNI plugin status check failed: the network says that it is not ready', 'CNI plugin is now healthy'],
+      );
       failing = true;
       assert.isTrue(await at(170));
       await network.close();

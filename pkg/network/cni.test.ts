@@ -47,6 +47,38 @@ describe('CniNetwork', () => {
       assert.deepEqual(await readdir(`${base}/cache`), []);
     });
 
+    it('goes on with the plugins of the directory that is called as the network (CNI 1.1)', async () => {
+      const more = async (name: string, text: string): Promise<void> => configure(text, name, 'conf/net');
+      await more('20-b.conf', '{"type":"loopback","note":2}');
+      await more('10-a.conf', '{"type":"portmap"}');
+      await more('30-c.conflist', '{"type":"no"}');
+      const run = async (written: object): Promise<readonly string[]> => {
+        await configure(JSON.stringify({ cniVersion: '1.1.0', name: 'net', ...written }));
+        await network.close();
+        useNetwork(make());
+        await network.start(op);
+        plugins.calls.length = 0;
+        const request = pod();
+        await network.add(op, request);
+        await network.destroy(op, request.id);
+        return plugins.verbs();
+      };
+      const bridge = [{ type: 'bridge' }];
+      assert.deepEqual(await run({ plugins: bridge }), [
+        ...['bridge ADD', 'portmap ADD', 'loopback ADD'],
+        ...['loopback DEL', 'portmap DEL', 'bridge DEL'],
+      ]);
+      assert.deepNestedInclude(plugins.calls[2]?.config, { name: 'net', cniVersion: '1.1.0', note: 2 });
+      assert.deepEqual(await run({ plugins: bridge, loadOnlyInlinedPlugins: true }), ['bridge ADD', 'bridge DEL']);
+      await more('05-first.conf', '{"type":"bridge"}');
+      assert.equal((await run({})).join(), 'bridge ADD,portmap ADD,loopback ADD,loopback DEL,portmap DEL,bridge DEL');
+      await more('05-first.conf', '{"type":"../bridge"}');
+      await network.close();
+      useNetwork(make());
+      await network.start(op);
+      assert.match(network.ready.why, /net\/05-first\.conf wants a plugin "type"/);
+    });
+
     it('writes the intent before the first plugin runs and the result before it answers', async () => {
       const request = pod();
       let intent: unknown[] = [];
@@ -98,6 +130,25 @@ describe('CniNetwork', () => {
       await network.destroy(op, request.id);
       assert.deepEqual([new Set(plugins.calls.map(({ netns }) => netns)), swept], [new Set(['/proc/self/ns/net']), []]);
       assert.deepEqual(ended, [], 'a pod whose ADD was finished has no plugin running');
+    });
+
+    it('ends plugins and sweeps where a DEL was begun before, and after an ADD that failed', async () => {
+      const request = pod({ netns: '/proc/self/ns/net' });
+      await network.add(op, request);
+      plugins.behaviours.set('bridge DEL', () => fail('', 137));
+      await refusal(network.destroy(op, request.id), 'Internal');
+      assert.deepEqual([ended, swept], [[], []], 'the first has nothing to look for');
+      plugins.behaviours.clear();
+      const next = make();
+      await next.start(op);
+      await next.destroy(op, request.id);
+      await next.close();
+      assert.deepEqual([ended, swept], [[request.id], [request.id]]);
+
+      const other = pod({ netns: '/proc/self/ns/net' });
+      plugins.behaviours.set('portmap ADD', () => fail('', 137));
+      await refusal(network.add(op, other), 'Internal');
+      assert.deepEqual(swept, [request.id, other.id]);
     });
 
     it(

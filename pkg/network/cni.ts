@@ -21,8 +21,10 @@ import { limits } from '../base/limits.ts';
 import { backgroundOp, detached, withTimeout } from '../base/op.ts';
 import type { Logger, Op } from '../base/op.ts';
 import { KeyedMutex } from '../base/sync.ts';
-import { atLeast, capabilityArgs, INTERFACE, parseResult, podAddressesOf, podArgs, podNetworkOf } from './conf.ts';
-import type { CniResult, NetworkConf } from './conf.ts';
+import { type Turn, Turns } from '../base/turns.ts';
+import { capabilityArgs, podArgs } from './conf.ts';
+import type { NetworkConf } from './conf.ts';
+import { atLeast, type CniResult, INTERFACE, parseResult, podAddressesOf, podNetworkOf } from './results.ts';
 import { AttachmentFiles } from './attachments.ts';
 import type { Attachment } from './attachments.ts';
 import { ConfDirs } from './confdir.ts';
@@ -74,6 +76,8 @@ export class CniNetwork implements NetworkPlugin {
   readonly #options: CniOptions;
   readonly #plugins: Plugins;
   readonly #locks = new KeyedMutex<SandboxId>();
+  /** By the name of the network. */
+  readonly #turns = new Map<string, Turns>();
   readonly #files: AttachmentFiles;
   readonly #conf: ConfDirs;
   readonly #ports: HostPorts;
@@ -124,6 +128,11 @@ export class CniNetwork implements NetworkPlugin {
     return bad ? { ok: false, why: trouble } : { ok: true, why: '' };
   }
 
+  /** Chains of plugins that wait for their turn. */
+  get turnsWaitingCount(): number {
+    return [...this.#turns.values()].reduce((sum, { waitingCount }) => sum + waitingCount, 0);
+  }
+
   get inUse(): NetworkInUse | undefined {
     const { network, file } = this.#conf.current();
     if (network === undefined) return undefined;
@@ -156,10 +165,11 @@ export class CniNetwork implements NetworkPlugin {
         network,
         hostPorts,
         result: undefined,
+        del: 'first',
       };
-      const file = await this.#begin(op, intent, pod.pinned);
+      const { file, turn } = await this.#begin(op, intent, pod.pinned);
       try {
-        return await this.#attach(withTimeout(op, limits.cniAddMs), intent, file);
+        return await this.#attach(withTimeout(op, limits.cniAddMs), intent, file).finally(turn);
       } catch (error) {
         await this.#undo(op, pod.id);
         throw error;
@@ -256,7 +266,7 @@ export class CniNetwork implements NetworkPlugin {
    */
   async #undo(op: Op, id: SandboxId): Promise<void> {
     try {
-      await this.#detach(detached(op, limits.cniDelMs), id);
+      await this.#detach(detached(op, limits.podStopMs), id);
     } catch (error) {
       op.log.warn('cannot undo a failed cni add, will retry', { sandbox: id, why: explain(error) });
     }
@@ -266,9 +276,19 @@ export class CniNetwork implements NetworkPlugin {
     const found = await this.#files.load(id);
     if (found === undefined) return;
     const attachment = found === 'damaged' ? this.#guess(id) : found;
+    const [turn] = await Promise.all([this.#turn(op, attachment.network, 'DEL'), this.#files.leave(id)]);
+    await this.#takeDown(op, attachment).finally(turn);
+    await failpoint('cni.del.after');
+    await this.#files.forget(id);
+  }
+
+  async #takeDown(op: Op, attachment: Attachment): Promise<void> {
+    const { id } = attachment;
     // First: the addresses may be another pod's a moment after DEL.
     await this.#ports.release(op, id);
-    if (attachment.result === undefined) (this.#options.endPlugins ?? endPlugins)(id);
+    // Plugins that were cut off may still run, and do not look for what they have taken away or made in part.
+    const cutOff = attachment.result === undefined || attachment.del === 'again';
+    if (cutOff) await (this.#options.endPlugins ?? endPlugins)(id);
     const netns = isNetns(attachment.netns) ? attachment.netns : '';
     const bounded = withTimeout(op, limits.cniDelMs);
     for (const plugin of attachment.network.plugins.toReversed()) {
@@ -276,16 +296,22 @@ export class CniNetwork implements NetworkPlugin {
       const prevResult = atLeast(attachment.network.cniVersion, '0.4.0') ? attachment.result : undefined;
       await this.#plugins.call(bounded, 'DEL', { ...attachment, netns }, plugin, prevResult);
     }
-    if (netns === '') await this.#sweep(bounded, id);
-    await failpoint('cni.del.after');
-    await this.#files.forget(id);
+    if (netns === '' || cutOff) await this.#sweep(bounded, attachment);
   }
 
-  async #sweep(op: Op, id: SandboxId): Promise<void> {
+  /** The plugins of one network get in each other's way; making and giving back come in turn. @throws as Turns.take. */
+  #turn(op: Op, { name }: NetworkConf, verb: 'ADD' | 'DEL'): Promise<Turn> {
+    const turns =
+      this.#turns.get(name) ?? new Turns(limits.cniChainsCount, limits.cniTurnMs, `wait for a turn of network ${name}`);
+    this.#turns.set(name, turns);
+    return turns.take(op, verb);
+  }
+
+  async #sweep(op: Op, { id, network }: Attachment): Promise<void> {
     try {
-      await (this.#options.sweep ?? sweepNat)(op, id);
+      await (this.#options.sweep ?? sweepNat)(op, id, network.name);
     } catch (error) {
-      op.log.warn('cannot look for packet-filter rules of a pod whose network namespace is gone, ignoring', {
+      op.log.warn('cannot look for packet-filter rules that plugins have left of a pod, ignoring', {
         sandbox: id,
         why: explain(error),
       });
@@ -302,7 +328,16 @@ export class CniNetwork implements NetworkPlugin {
           `${id} back to: ${why}`,
       );
     }
-    return { id, netns: '', args: '', capabilityArgs: {}, network, hostPorts: undefined, result: undefined };
+    return {
+      id,
+      netns: '',
+      args: '',
+      capabilityArgs: {},
+      network,
+      hostPorts: undefined,
+      result: undefined,
+      del: 'again',
+    };
   }
 
   /** After a crash or a reboot: who has which host port is in the cache. */
@@ -351,11 +386,11 @@ export class CniNetwork implements NetworkPlugin {
   }
 
   /**
-   * Writes the first line; the second follows through the same descriptor. What an earlier try left is given back
-   * before.
+   * Writes the first line and waits for a turn; the second line follows through the same descriptor. What an earlier
+   * try left is given back before.
    */
-  async #begin(op: Op, intent: Attachment, pinned: Promise<unknown>): Promise<FileHandle> {
-    const { id, hostPorts } = intent;
+  async #begin(op: Op, intent: Attachment, pinned: Promise<unknown>): Promise<{ file: FileHandle; turn: Turn }> {
+    const { id, hostPorts, network } = intent;
     const file = await this.#files.make(id);
     if (file === undefined) {
       await this.#detach(op, id);
@@ -366,7 +401,7 @@ export class CniNetwork implements NetworkPlugin {
       await this.#files.intend(file, intent);
       await failpoint('cni.intent.after');
       await pinned;
-      return file;
+      return { file, turn: await this.#turn(op, network, 'ADD') };
     } catch (error) {
       await this.#ports.release(op, id);
       await file.close();
@@ -407,8 +442,12 @@ export class CniNetwork implements NetworkPlugin {
       at,
       since: before !== network ? Number.NEGATIVE_INFINITY : whyBefore === '' ? at : since,
     };
+    const { log } = this.#options;
+    // Of the words of CRI-O, for which people look.
     if (why !== '' && (before !== network || whyBefore === ''))
-      this.#options.log.warn('the cni network says that it is not ready', { network: network.name, why });
+      log.warn('CNI plugin status check failed: the network says that it is not ready', { network: network.name, why });
+    else if (why === '' && before === network && whyBefore !== '')
+      log.info('CNI plugin is now healthy', { network: network.name, was: whyBefore });
   }
 
   #now(): number {

@@ -2,20 +2,10 @@ import { assert } from 'chai';
 import { isCode } from '../base/errors.ts';
 import type { ErrorCode } from '../base/errors.ts';
 import { newSandboxId } from '../base/ids.ts';
-import {
-  capabilityArgs,
-  defaultConflist,
-  familyOf,
-  freeSubnet,
-  parseNetworkConf,
-  parseResult,
-  pluginComplaint,
-  pluginInput,
-  podArgs,
-  podNetworkOf,
-  resultAs,
-  withoutRulesOf,
-} from './conf.ts';
+import { defaultConflist, familyOf, freeSubnet } from './addresses.ts';
+import { capabilityArgs, parseNetworkConf, pluginInput, podArgs } from './conf.ts';
+import { withoutRulesOf } from './nat-rules.ts';
+import { parseResult, pluginComplaint, podNetworkOf, resultAs } from './results.ts';
 import type { PodNetworkRequest } from '../ports/network.ts';
 
 const NOBODY: PodNetworkRequest = {
@@ -88,7 +78,7 @@ describe('cni configuration', () => {
     ['[]', /\/f wants a JSON object/],
     ['null', /wants a JSON object/],
     [conflist({ name: '../x' }), /wants a "name" of letters.*"\.\.\/x"/],
-    [conflist({ name: undefined }), /wants a "name"/],
+    [conflist({ name: 7 }), /wants a "name"/],
     [conflist({ plugins: [] }), /has no plugins/],
     [conflist({ plugins: 'x' }), /has no plugins/],
     [conflist({}, { type: '../../bin/sh' }), /wants a plugin "type" that is a file name/],
@@ -361,7 +351,7 @@ describe('packet-filter rules that plugins leave', () => {
   ].join('\n');
 
   it('go by the id of the pod, with the chains of their own, and no others', () => {
-    assert.deepEqual(withoutRulesOf(id, saved).split('\n'), [
+    assert.deepEqual(withoutRulesOf({ id, network: 'net' }, saved).split('\n'), [
       '*nat',
       `-D POSTROUTING -s 10.206.0.2/32 ${comment(id)} -j CNI-1c098a65e7b0d0d112e3f819`,
       `-D CNI-HOSTPORT-DNAT -p tcp ${comment(id)} -j CNI-DN-1c098a65e7b0d0d112e3f`,
@@ -370,7 +360,19 @@ describe('packet-filter rules that plugins leave', () => {
       'COMMIT',
       '',
     ]);
-    assert.equal(withoutRulesOf('0'.repeat(64), saved), '');
+    assert.equal(withoutRulesOf({ id: '0'.repeat(64), network: 'net' }, saved), '');
+  });
+
+  it('go with the chain that the bridge plugin has named and put no rule in yet', () => {
+    const named = 'CNI-1c098a65e7b0d0d112e3f819';
+    const table = ['*nat', `:${named} - [0:0]`, ':CNI-0123456789abcdef01234567 - [0:0]', 'COMMIT', ''].join('\n');
+    assert.deepEqual(withoutRulesOf({ id, network: 'berth' }, table).split('\n'), [
+      '*nat',
+      `-F ${named}`,
+      `-X ${named}`,
+      'COMMIT',
+      '',
+    ]);
   });
 });
 
@@ -430,6 +432,13 @@ describe('a conflist of a program in Go', () => {
       const conf = parseNetworkConf('f', `{${version} "name": "n", "plugins": [{"type": "ptp"}]}`);
       assert.equal(conf.cniVersion, '0.1.0');
     }
+  });
+  it('is called as its file where "name" is "", null or absent, as with CRI-O', () => {
+    for (const name of ['"name": "",', '"name": null,', ''])
+      for (const rest of ['"plugins": [{"type": "ptp"}]', '"type": "ptp"']) {
+        const conf = parseNetworkConf('/etc/cni/net.d/10-a.conf', `{${name} ${rest}}`);
+        assert.deepEqual([conf.name, conf.raw['name']], ['10-a.conf', '10-a.conf']);
+      }
   });
   it('is a conf of one plugin where "plugins" is null or ""', () => {
     for (const plugins of ['null', '""'])

@@ -1,24 +1,34 @@
 /**
- * CNI as data: configuration files, what a plugin is told on its stdin, what it answers. PURE.
+ * CNI as data: configuration files and what a plugin is told on its stdin; what it answers is in results.ts. PURE.
  *
  * Versions 0.1.0 to 1.1.0 of the specification (cni.dev/docs/spec). They differ, as far as a runtime cares, in the
  * shape of a result: up to 0.2.0 it has `ip4` and `ip6`, up to 0.4.0 every entry of `ips` says its `version`, since
  * 1.0.0 it does not. A chain's plugins expect `prevResult` in the version of the configuration, whatever was answered.
  */
+import { posix } from 'node:path';
 import { RuntimeError } from '../base/errors.ts';
-import { isUnset } from '../base/go.ts';
+import { isObject, isUnset, type PlainObject, spelledAs } from '../base/go.ts';
 import { quote } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
-import type { PodNetwork, PodNetworkRequest } from '../ports/network.ts';
+import type { PodNetworkRequest } from '../ports/network.ts';
+import { CNI_VERSIONS, type CniResult, jsonOf, resultAs, show } from './results.ts';
 
-/** Any JSON object; keys are own properties only. */
-export type Json = Readonly<Record<string, unknown>>;
-
-/** Versions that Berth speaks, in order. */
-const CNI_VERSIONS: readonly string[] = ['0.1.0', '0.2.0', '0.3.0', '0.3.1', '0.4.0', '1.0.0', '1.1.0'];
-
-/** The only interface that a pod gets here. */
-export const INTERFACE = 'eth0';
+/** The names of the specification, as plugins are told them. */
+const LIST_NAMES = [
+  ...['cniVersion', 'cniVersions', 'name', 'disableCheck', 'disableGC', 'loadOnlyInlinedPlugins', 'plugins'],
+];
+const NETWORK_NAME = /^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$/;
+const PLUGIN_NAMES = [
+  'cniVersion',
+  'name',
+  'type',
+  'capabilities',
+  'runtimeConfig',
+  'prevResult',
+  'args',
+  'ipam',
+  'dns',
+];
 
 /** One network: a conflist, or a conf as a list of one. */
 export interface NetworkConf {
@@ -29,7 +39,7 @@ export interface NetworkConf {
   readonly disableCheck: boolean;
   readonly disableGc: boolean;
   /** The conflist as it was written, for the cache. */
-  readonly raw: Json;
+  readonly raw: PlainObject;
 }
 
 /** One plugin of a chain. */
@@ -38,35 +48,55 @@ export interface PluginConf {
   readonly type: string;
   /** Names of `capabilities` that are true. */
   readonly capabilities: ReadonlySet<string>;
-  readonly raw: Json;
+  readonly raw: PlainObject;
 }
 
-/** What ADD returned. */
-export interface CniResult {
-  readonly cniVersion: string;
-  readonly interfaces: readonly { readonly name: string; readonly sandbox: string }[];
-  /** Addresses with their prefix length, in the order of the plugin; `interface` is an index or undefined. */
-  readonly ips: readonly {
-    readonly address: string;
-    readonly gateway: string;
-    readonly interface: number | undefined;
-  }[];
-  readonly raw: Json;
+/** A file, and what is in it. */
+export interface ConfText {
+  readonly file: string;
+  readonly text: string;
 }
 
-/** @throws InvalidArgument that names `file` and what is wrong in it. */
-export function parseNetworkConf(file: string, text: string): NetworkConf {
-  const parsed = parseJson(text, `${file} is not valid JSON`);
-  if (!isObject(parsed) || !isUnset(parsed['plugins'])) return networkConfOf(file, parsed);
+/**
+ * The directory of which each `*.conf` is one plugin more at the end of the chain (CNI 1.1, as libcni has it since
+ * 1.3): beside a conflist, called as its network. undefined for a conf, and for a conflist that wants none.
+ */
+export function pluginsDirectory({ file, text }: ConfText): string | undefined {
+  if (!file.endsWith('.conflist')) return undefined;
+  const document = jsonOf(text, `${file} is not valid JSON`);
+  const { name, loadOnlyInlinedPlugins } = isObject(document) ? spelledAs(document, LIST_NAMES) : {};
+  const isMeant = typeof name === 'string' && NETWORK_NAME.test(name) && !isTrue(loadOnlyInlinedPlugins);
+  return isMeant ? posix.join(posix.dirname(file), name) : undefined;
+}
+
+/**
+ * `beside`: what lies in `pluginsDirectory`, in order.
+ * @throws InvalidArgument that names the file and what is wrong in it.
+ */
+export function parseNetworkConf(file: string, text: string, beside: readonly ConfText[] = []): NetworkConf {
+  const document = jsonOf(text, `${file} is not valid JSON`);
+  if (!isObject(document)) return networkConfOf(file, document);
+  const given = spelledAs(document, LIST_NAMES);
+  // A network without a name is called as its file, as with CRI-O.
+  const parsed = isUnset(given['name']) ? { ...given, name: posix.basename(file) } : given;
+  const more = beside.map((each) => {
+    const plugin = jsonOf(each.text, `${each.file} is not valid JSON`);
+    return pluginOf(each.file, plugin).raw;
+  });
+  const own = parsed['plugins'];
+  if (Array.isArray(own) && own.length > 0) return networkConfOf(file, { ...parsed, plugins: [...own, ...more] });
+  if (!isUnset(own)) return networkConfOf(file, parsed);
+  if (more.length > 0) return networkConfOf(file, { ...parsed, plugins: more });
   const { cniVersion, name } = parsed;
   return networkConfOf(file, { ...(cniVersion === undefined ? {} : { cniVersion }), name, plugins: [parsed] });
 }
 
 /** The same from a conflist that is parsed already, as the cache keeps it. @throws InvalidArgument */
-export function networkConfOf(file: string, raw: unknown): NetworkConf {
-  if (!isObject(raw)) throw bad(file, 'wants a JSON object');
+export function networkConfOf(file: string, document: unknown): NetworkConf {
+  if (!isObject(document)) throw bad(file, 'wants a JSON object');
+  const raw = spelledAs(document, LIST_NAMES);
   const name = raw['name'];
-  if (typeof name !== 'string' || !/^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$/.test(name)) {
+  if (typeof name !== 'string' || !NETWORK_NAME.test(name)) {
     throw bad(file, `wants a "name" of letters, digits, ".", "_" and "-", got ${show(name)}`);
   }
   const plugins = raw['plugins'];
@@ -82,16 +112,17 @@ export function networkConfOf(file: string, raw: unknown): NetworkConf {
   };
 }
 
-function pluginOf(file: string, raw: unknown): PluginConf {
-  const type = isObject(raw) ? raw['type'] : undefined;
-  if (!isObject(raw) || typeof type !== 'string' || !/^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$/.test(type)) {
+function pluginOf(file: string, document: unknown): PluginConf {
+  const raw = isObject(document) ? spelledAs(document, PLUGIN_NAMES) : undefined;
+  const type = raw?.['type'];
+  if (raw === undefined || typeof type !== 'string' || !/^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$/.test(type)) {
     throw bad(file, `wants a plugin "type" that is a file name, got ${show(type)}`);
   }
   const declared = isObject(raw['capabilities']) ? raw['capabilities'] : {};
   return { type, capabilities: new Set(Object.keys(declared).filter((each) => declared[each] === true)), raw };
 }
 
-function versionOf(file: string, raw: Json): string {
+function versionOf(file: string, raw: PlainObject): string {
   const offered = [
     // "" and null are as absent: so Go programs write what is not set.
     raw['cniVersion'] || '0.1.0',
@@ -106,18 +137,13 @@ function versionOf(file: string, raw: Json): string {
   return spoken;
 }
 
-/** True if `version` is `least` or later. */
-export function atLeast(version: string, least: string): boolean {
-  return CNI_VERSIONS.indexOf(version) >= CNI_VERSIONS.indexOf(least);
-}
-
 // ---- to the plugin ---------------------------------------------------------------------------------------------
 
 /**
  * What the plugins of a chain may be told, by capability (cni.dev/docs/conventions). Each gets what it declares.
  * `ranges`: the node's subnets for pods.
  */
-export function capabilityArgs(pod: PodNetworkRequest, ranges: readonly string[]): Json {
+export function capabilityArgs(pod: PodNetworkRequest, ranges: readonly string[]): PlainObject {
   const args: Record<string, unknown> = Object.create(null) as Record<string, unknown>;
   if (pod.portMappings.length > 0) {
     args['portMappings'] = pod.portMappings.map(({ hostPort, containerPort, protocol, hostIp }) =>
@@ -140,7 +166,11 @@ export function capabilityArgs(pod: PodNetworkRequest, ranges: readonly string[]
 export function pluginInput(
   network: NetworkConf,
   plugin: PluginConf,
-  more: { readonly capabilityArgs?: Json; readonly prevResult?: CniResult | undefined; readonly extra?: Json },
+  more: {
+    readonly capabilityArgs?: PlainObject;
+    readonly prevResult?: CniResult | undefined;
+    readonly extra?: PlainObject;
+  },
 ): string {
   const input: Record<string, unknown> = {
     ...plugin.raw,
@@ -184,7 +214,7 @@ export function podArgs(pod: Pick<PodNetworkRequest, 'id' | 'name' | 'namespace'
 /** Burst of a rate limit in bits: as good as none, and what the plugin's 32 bits can hold. */
 const NO_BURST_LIMIT = 2_147_483_647;
 
-function bandwidthOf(annotations: Readonly<Record<string, string>>): Json | undefined {
+function bandwidthOf(annotations: Readonly<Record<string, string>>): PlainObject | undefined {
   const ingress = rateOf(annotations, 'kubernetes.io/ingress-bandwidth');
   const egress = rateOf(annotations, 'kubernetes.io/egress-bandwidth');
   if (ingress === undefined && egress === undefined) return undefined;
@@ -226,271 +256,9 @@ function rateOf(annotations: Readonly<Record<string, string>>, name: string): nu
   return rate;
 }
 
-// ---- from the plugin -------------------------------------------------------------------------------------------
-
-/** @throws Internal with a phrase that completes "CNI plugin x …": not JSON, no object, impossible addresses. */
-export function parseResult(text: string, configVersion: string): CniResult {
-  if (text.trim() === '') throw new RuntimeError('Internal', 'exited 0 without printing a result');
-  const raw = parseJson(text, `printed something that is not JSON: ${quote(text)}`, 'Internal');
-  if (!isObject(raw)) throw new RuntimeError('Internal', `printed JSON that is no result: ${quote(text)}`);
-  return resultOf(raw, configVersion);
-}
-
-/** The same from a result that is parsed already, as the cache keeps it. @throws Internal */
-export function resultOf(raw: Json, configVersion: string): CniResult {
-  const cniVersion =
-    typeof raw['cniVersion'] === 'string' && raw['cniVersion'] !== '' ? raw['cniVersion'] : configVersion;
-  const listed = atLeast(cniVersion, '0.3.0')
-    ? arrayOf(raw['ips'])
-    : [raw['ip4'], raw['ip6']].filter(isObject).map((each) => ({ address: each['ip'], gateway: each['gateway'] }));
-  if (listed.length > limits.podIpsCount)
-    throw new RuntimeError('Internal', `returned ${listed.length} addresses; a pod has at most ${limits.podIpsCount}`);
-  return {
-    cniVersion,
-    interfaces: arrayOf(raw['interfaces']).map((each) =>
-      isObject(each) ? { name: textOf(each['name']), sandbox: textOf(each['sandbox']) } : { name: '', sandbox: '' },
-    ),
-    ips: listed.map((each) => ipOf(each)),
-    raw,
-  };
-}
-
-function ipOf(entry: unknown): CniResult['ips'][number] {
-  const address = isObject(entry) ? textOf(entry['address']) : '';
-  if (familyOf(address.split('/')[0] ?? '') === undefined || !/\/[0-9]{1,3}$/.test(address)) {
-    throw new RuntimeError(
-      'Internal',
-      `returned ${show(isObject(entry) ? entry['address'] : entry)} where an address with a prefix length belongs`,
-    );
-  }
-  const index = isObject(entry) ? entry['interface'] : undefined;
-  return {
-    address,
-    gateway: isObject(entry) ? textOf(entry['gateway']) : '',
-    interface: typeof index === 'number' && index >= 0 ? index : undefined,
-  };
-}
-
-/** The result as plugins of `version` read it; untouched if it has that shape already. */
-export function resultAs(result: CniResult, version: string): Json {
-  if (shapeOf(result.cniVersion) === shapeOf(version)) return { ...result.raw, cniVersion: version };
-  if (shapeOf(version) === 'two') return twoAddresses(result, version);
-  const kept =
-    shapeOf(result.cniVersion) === 'two'
-      ? routesOfTwo(result.raw)
-      : { interfaces: result.raw['interfaces'], routes: result.raw['routes'] };
-  const ips = result.ips.map(({ address, gateway, interface: index }) => ({
-    ...(shapeOf(version) === 'versioned' ? { version: familyOf(address.split('/')[0] ?? '') === 6 ? '6' : '4' } : {}),
-    address,
-    ...(gateway === '' ? {} : { gateway }),
-    ...(index === undefined ? {} : { interface: index }),
-  }));
-  return { cniVersion: version, ...kept, ips, ...(result.raw['dns'] === undefined ? {} : { dns: result.raw['dns'] }) };
-}
-
-function shapeOf(version: string): 'two' | 'versioned' | 'plain' {
-  if (!atLeast(version, '0.3.0')) return 'two';
-  return atLeast(version, '1.0.0') ? 'plain' : 'versioned';
-}
-
-function twoAddresses(result: CniResult, version: string): Json {
-  const first = (family: 4 | 6): Json | undefined => {
-    const found = result.ips.find(({ address }) => familyOf(address.split('/')[0] ?? '') === family);
-    return found === undefined
-      ? undefined
-      : { ip: found.address, ...(found.gateway === '' ? {} : { gateway: found.gateway }) };
-  };
-  return { cniVersion: version, ip4: first(4), ip6: first(6), dns: result.raw['dns'] ?? {} };
-}
-
-function routesOfTwo(raw: Json): Json {
-  const routes = [raw['ip4'], raw['ip6']].filter(isObject).flatMap((each) => arrayOf(each['routes']));
-  return routes.length === 0 ? {} : { routes };
-}
-
-/**
- * The pod's addresses: those of an interface in the pod, or of no named interface; the first family first, as
- * Kubernetes wants the primary one.
- * @throws Internal, completing "CNI plugin x …", when there is none: the kubelet would restart such a pod for ever.
- */
-export function podNetworkOf(result: CniResult): PodNetwork {
-  const ips = [...new Set(podAddressesOf(result).map((address) => address.split('/')[0] ?? ''))];
-  if (ips.length === 0)
-    throw new RuntimeError('Internal', 'returned no IP address for the pod; check the "ipam" of the network');
-  return { ips, interfaceName: INTERFACE };
-}
-
-/** The same addresses with their prefix lengths; may be empty. */
-export function podAddressesOf(result: CniResult): string[] {
-  return result.ips
-    .filter(({ interface: index }) => index === undefined || (result.interfaces[index]?.sandbox ?? '') !== '')
-    .map(({ address }) => address);
-}
-
-/**
- * What a failing plugin said: its error object on stdout, else the end of stderr, else the beginning of stdout. One
- * line, bounded.
- */
-export function pluginComplaint(
-  exitCode: number,
-  stdout: string,
-  stderr: string,
-): { readonly code: number | undefined; readonly text: string } {
-  try {
-    const raw = JSON.parse(stdout) as unknown;
-    if (isObject(raw) && typeof raw['msg'] === 'string') {
-      const details = textOf(raw['details']);
-      const code = typeof raw['code'] === 'number' ? raw['code'] : undefined;
-      return {
-        code,
-        text: oneLine(
-          `${raw['msg']}${details === '' ? '' : `; ${details}`}${code === undefined ? '' : ` (CNI error ${code})`}`,
-        ),
-      };
-    }
-  } catch {
-    // Not the error object that the specification asks for: say what there is.
-  }
-  const said = oneLine(stderr.trim() === '' ? stdout : stderr);
-  return {
-    code: undefined,
-    text: said === '' ? `exit code ${exitCode}, and it said nothing` : `exit code ${exitCode}: ${said}`,
-  };
-}
-
-function oneLine(text: string): string {
-  const line = text.replaceAll(/\p{Cc}+/gu, ' ').trim();
-  return line.length > limits.cniComplaintChars ? `${line.slice(0, limits.cniComplaintChars)}…` : line;
-}
-
-/**
- * What to feed to `iptables-restore --noflush` so that no rule in `saved` (of `iptables-save -t nat`) carries the id of
- * a pod; '' if none does. Plugins put the id in a comment. Of chains, only those that a plugin makes for one pod go.
- */
-export function withoutRulesOf(id: string, saved: string): string {
-  const rules = saved
-    .split('\n')
-    .filter((line) => line.startsWith('-A ') && line.includes(id))
-    .map((line) => ({ line, chain: line.split(' ')[1] ?? '' }));
-  if (rules.length === 0) return '';
-  const chains = [
-    ...new Set(rules.map(({ chain }) => chain).filter((chain) => /^CNI-(?:[A-Z]+-)?[0-9a-f]{16,24}$/.test(chain))),
-  ];
-  const single = rules.filter(({ chain }) => !chains.includes(chain)).map(({ line }) => line.replace(/^-A /, '-D '));
-  return [
-    '*nat',
-    ...single,
-    ...chains.map((chain) => `-F ${chain}`),
-    ...chains.map((chain) => `-X ${chain}`),
-    'COMMIT',
-    '',
-  ].join('\n');
-}
-
-// ---- a network of our own --------------------------------------------------------------------------------------
-
-/**
- * Subnets for our own bridge, tried in this order. 10.85 is CRI-O's example, 10.88 podman's, 172.17 docker's: not among
- * them.
- */
-const OWN_SUBNETS = ['10.89.128.0/17', '10.201.0.0/16', '172.29.0.0/16', '192.168.208.0/20'] as const;
-
-/**
- * The first of our subnets that overlaps none of `used` (CIDRs of the node's interfaces and routes; IPv6 and the
- * default route do not count).
- */
-export function freeSubnet(used: readonly string[]): string {
-  const taken = used
-    .map(rangeOf)
-    .filter((each) => each !== undefined)
-    .filter(([low, high]) => high - low < 2 ** 31);
-  const free = OWN_SUBNETS.find((subnet) => {
-    const [low = 0, high = 0] = rangeOf(subnet) ?? [];
-    return taken.every(([from, to]) => to < low || from > high);
-  });
-  return free ?? OWN_SUBNETS[0];
-}
-
-function rangeOf(cidr: string): readonly [number, number] | undefined {
-  const match = /^([0-9]+)\.([0-9]+)\.([0-9]+)\.([0-9]+)\/([0-9]+)$/.exec(cidr);
-  if (match === null) return undefined;
-  const [a = 0, b = 0, c = 0, d = 0, prefix = 0] = match.slice(1).map(Number);
-  const size = 2 ** (32 - prefix);
-  const low = Math.floor((((a * 256 + b) * 256 + c) * 256 + d) / size) * size;
-  return [low, low + size - 1];
-}
-
-/** What the conflist of a node without one is made from. */
-export interface DefaultConflistOptions {
-  /** Directory for host-local's leases; on disk, in Berth's root. */
-  readonly dataDir: string;
-  /** Bridge on the node; at most 15 characters. */
-  readonly bridge?: string;
-  /** One or two subnets, IPv4 and IPv6; the pod gets an address of each. */
-  readonly subnets: readonly string[];
-}
-
-/** The conflist for a node that has none: bridge, host-local, portmap. Text of a file. */
-export function defaultConflist({ dataDir, bridge = 'berth0', subnets }: DefaultConflistOptions): string {
-  const routes = subnets.map((subnet) => ({ dst: subnet.includes(':') ? '::/0' : '0.0.0.0/0' }));
-  const ipam = { type: 'host-local', dataDir, ranges: subnets.map((subnet) => [{ subnet }]), routes };
-  const conflist = {
-    cniVersion: '1.0.0',
-    name: 'berth',
-    plugins: [
-      { type: 'bridge', bridge, isGateway: true, ipMasq: true, hairpinMode: true, ipam },
-      { type: 'portmap', capabilities: { portMappings: true }, snat: true },
-    ],
-  };
-  return `${JSON.stringify(conflist, undefined, 2)}\n`;
-}
-
-// ---- small things ----------------------------------------------------------------------------------------------
-
-/** 4 or 6 for the text of an address, undefined for anything else (also one with a zone). */
-export function familyOf(address: string): 4 | 6 | undefined {
-  if (isIpv4(address)) return 4;
-  if (address.length > 45) return undefined;
-  // The last two groups may be written as an IPv4 address.
-  const last = address.slice(address.lastIndexOf(':') + 1);
-  const text = isIpv4(last) ? `${address.slice(0, -last.length)}0:0` : address;
-  const halves = text.split('::');
-  const groups = halves.flatMap((each) => (each === '' ? [] : each.split(':')));
-  if (halves.length > 2 || !groups.every((each) => /^[0-9a-fA-F]{1,4}$/.test(each))) return undefined;
-  return (halves.length === 2 ? groups.length < 8 : groups.length === 8) ? 6 : undefined;
-}
-
-function isIpv4(text: string): boolean {
-  const octets = /^([0-9]{1,3})\.([0-9]{1,3})\.([0-9]{1,3})\.([0-9]{1,3})$/.exec(text);
-  return octets !== null && octets.slice(1).every((each) => Number(each) <= 255);
-}
-
-function parseJson(text: string, message: string, code: 'InvalidArgument' | 'Internal' = 'InvalidArgument'): unknown {
-  try {
-    return JSON.parse(text) as unknown;
-  } catch (cause) {
-    throw new RuntimeError(code, message, code === 'InvalidArgument' ? { cause } : {});
-  }
-}
-
-function isObject(value: unknown): value is Json {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
-}
-
+/** libcni takes the text in any case, too. */
 function isTrue(value: unknown): boolean {
-  return value === true || value === 'true';
-}
-
-function arrayOf(value: unknown): readonly unknown[] {
-  return Array.isArray(value) ? (value as readonly unknown[]) : [];
-}
-
-function textOf(value: unknown): string {
-  return typeof value === 'string' ? value : '';
-}
-
-function show(value: unknown): string {
-  return typeof value === 'string' ? quote(value) : quote(JSON.stringify(value) ?? 'nothing');
+  return value === true || (typeof value === 'string' && value.toLowerCase() === 'true');
 }
 
 function bad(file: string, what: string): RuntimeError {

@@ -14,8 +14,8 @@ import { limits } from '../base/limits.ts';
 import { abortError } from '../base/op.ts';
 import type { Logger, Op } from '../base/op.ts';
 import { abortable } from '../base/sync.ts';
-import { parseNetworkConf } from './conf.ts';
-import type { NetworkConf } from './conf.ts';
+import { parseNetworkConf, pluginsDirectory } from './conf.ts';
+import type { ConfText, NetworkConf } from './conf.ts';
 import type { WatchDirectory } from './exec.ts';
 
 /** Which directories are looked at, and how. */
@@ -181,7 +181,8 @@ export class ConfDirs {
 
   async #parse(file: string, complaints: string[]): Promise<NetworkConf | undefined> {
     try {
-      const network = parseNetworkConf(file, (await readBounded(file, limits.configFileBytes)).toString('utf8'));
+      const conf = await textOf(file);
+      const network = parseNetworkConf(file, conf.text, await textsIn(pluginsDirectory(conf)));
       this.#lastGood.set(file, network);
       return network;
     } catch (error) {
@@ -234,6 +235,17 @@ export class ConfDirs {
     }
     this.#readSoon();
   }
+}
+
+async function textOf(file: string): Promise<ConfText> {
+  return { file, text: (await readBounded(file, limits.configFileBytes)).toString('utf8') };
+}
+
+/** The confs in a directory, which need not be there. */
+async function textsIn(directory: string | undefined): Promise<readonly ConfText[]> {
+  const names = directory === undefined ? [] : await readDirSorted(directory);
+  const files = names.filter((name) => name.endsWith('.conf')).map((name) => `${directory}/${name}`);
+  return await Promise.all(files.slice(0, limits.cniPluginsCount + 1).map(textOf));
 }
 
 function fieldsOf({ network, file, why }: Configured): Readonly<Record<string, string | undefined>> {

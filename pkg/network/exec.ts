@@ -4,7 +4,7 @@ import type { SandboxId } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import type { Op } from '../base/op.ts';
 import { capture, findExecutable, inheritedEnv, killByEnvironment, network, watchDirectory } from '../sys/index.ts';
-import { withoutRulesOf } from './conf.ts';
+import { withoutRulesOf } from './nat-rules.ts';
 import { notInstalled } from './hostports.ts';
 import type { PacketFilter } from './hostports.ts';
 
@@ -58,29 +58,30 @@ export const runPlugin: RunPlugin = async (op, { path, env, stdin }) => {
 export const watchWithInotify: WatchDirectory = (path, onChange) => watchDirectory(path, onChange);
 
 /**
- * Removes what plugins leave in the nat table when DEL finds no network namespace: the bridge plugin then returns
- * before it takes its masquerading down. Only rules that carry the pod's id are touched; content without iptables.
+ * Removes what plugins leave in the nat table when DEL finds no network namespace, or no link because an ADD or a DEL
+ * was cut off: the bridge plugin then returns before it takes its masquerading down. Only rules that carry the pod's id
+ * are touched, and the chain that is called by it; content without iptables.
  */
-export type SweepRules = (op: Op, id: SandboxId) => Promise<void>;
+export type SweepRules = (op: Op, id: SandboxId, network: string) => Promise<void>;
 
 /** By iptables-save and iptables-restore, for both families. */
-export const sweepNat: SweepRules = async (op, id) => {
+export const sweepNat: SweepRules = async (op, id, network) => {
   for (const tool of ['iptables', 'ip6tables']) {
     if (findExecutable(`${tool}-save`) === undefined) continue;
-    const restore = withoutRulesOf(id, await output(op, [`${tool}-save`, '-t', 'nat']));
+    const restore = withoutRulesOf({ id, network }, await output(op, [`${tool}-save`, '-t', 'nat']));
     if (restore !== '') await output(op, [`${tool}-restore`, '--noflush', '-w', '10'], restore);
   }
 };
 
 /**
- * Ends plugins that a daemon before us started for a pod and that still run: their ADD and our DEL must not overlap.
+ * Ends plugins that a daemon before us started for a pod and that still run: their call and our DEL must not overlap.
  * They are known by the CNI_CONTAINERID in their environment.
  */
-export type EndPlugins = (id: SandboxId) => void;
+export type EndPlugins = (id: SandboxId) => Promise<void>;
 
 /** By SIGKILL, with all that they started. */
-export const endPlugins: EndPlugins = (id) => {
-  killByEnvironment(`CNI_CONTAINERID=${id}`);
+export const endPlugins: EndPlugins = async (id) => {
+  await killByEnvironment(`CNI_CONTAINERID=${id}`);
 };
 
 /** nft(8), looked up along PATH each time: it may be installed while we run. */

@@ -154,7 +154,7 @@ export const make = (defaultNetwork = ''): CniNetwork =>
     run: plugins.run,
     watch: watches.watch,
     sweep: (_, id) => Promise.resolve(void swept.push(id)),
-    endPlugins: (id) => void ended.push(id),
+    endPlugins: async (id) => void ended.push(id),
     filter,
   });
 export const pod = (more: Partial<PodNetworkRequest> = {}): PodNetworkRequest => ({

@@ -29,7 +29,7 @@ export class FakeFilter implements PacketFilter {
     this.elements = text.split('\n').reduce(step, this.elements === undefined ? undefined : new Map(this.elements));
   };
 
-  readonly localAddresses = (): string[] => ['127.0.0.1', '192.168.0.1'];
+  localAddresses = (): string[] => ['127.0.0.1', '192.168.0.1'];
   readonly deviceTo = async (): Promise<string | undefined> => (this.devices.has('cni0') ? 'cni0' : undefined);
   readonly routesLocalnet = async (device: string): Promise<boolean | undefined> => this.devices.get(device);
   readonly setRouteLocalnet = async (device: string, value: 'on' | 'off'): Promise<void> =>

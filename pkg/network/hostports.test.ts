@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { isCode } from '../base/errors.ts';
 import type { ErrorCode } from '../base/errors.ts';
 import { newSandboxId } from '../base/ids.ts';
+import { limits } from '../base/limits.ts';
 import { backgroundOp, silent } from '../base/op.ts';
 import { FakeFilter } from './fake-filter.ts';
 import { HostPorts } from './hostports.ts';
@@ -272,6 +273,19 @@ describe('HostPorts', () => {
     assert.lengthOf(filter.forgotten, 4);
     await up(pod(54));
     assert.lengthOf(filter.forgotten, 4);
+  });
+
+  it('forgets no more UDP flows than it may, on a node of many addresses, and says so', async () => {
+    filter.localAddresses = () => Array.from({ length: 1_000 }, (_, index) => `10.9.${index >> 8}.${index & 255}`);
+    const mappings = Array.from({ length: limits.portMappingsCount }, (_, index) => ({
+      protocol: 'udp' as const,
+      hostPort: 1 + index,
+      containerPort: 80,
+      hostIp: '',
+    }));
+    await up({ ...pod(1), mappings: normalised(mappings) });
+    assert.lengthOf(filter.forgotten, limits.udpFlowEndsCount);
+    assert.include(warnings.join(), 'more host ports on more addresses');
   });
 
   it('says which port leads nowhere, and does nothing for it', async () => {

@@ -241,8 +241,15 @@ export class HostPorts {
   }
 
   async #forgetFlows(op: Op, pod: PodPorts): Promise<void> {
-    const flows = udpFlows(pod.mappings, this.#options.filter.localAddresses());
+    const all = udpFlows(pod.mappings, this.#options.filter.localAddresses());
+    const flows = [...all.take(limits.udpFlowEndsCount)];
     if (flows.length === 0) return;
+    if (flows.length === limits.udpFlowEndsCount)
+      op.log.warn(
+        'a pod has more host ports on more addresses of the node than flows are forgotten for: some that were open ' +
+          'before may go astray until they pause',
+        { sandbox: pod.id },
+      );
     try {
       await this.#options.filter.forgetUdp(flows);
     } catch (error) {

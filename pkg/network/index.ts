@@ -5,5 +5,5 @@
 
 export { CniNetwork } from './cni.ts';
 export type { CniOptions } from './cni.ts';
-export { defaultConflist, freeSubnet } from './conf.ts';
-export type { DefaultConflistOptions } from './conf.ts';
+export { defaultConflist, freeSubnet } from './addresses.ts';
+export type { DefaultConflistOptions } from './addresses.ts';

@@ -1,13 +1,15 @@
 /**
  * The plugins of a chain, executed: where they are, what they are called with, and what their answers mean.
  */
-import { accessSync, constants, statfsSync } from 'node:fs';
+import { accessSync, constants, existsSync, statfsSync } from 'node:fs';
 import { isCode, RuntimeError, wrap } from '../base/errors.ts';
 import { limits } from '../base/limits.ts';
 import { isLate } from '../base/op.ts';
 import type { Op } from '../base/op.ts';
-import { INTERFACE, pluginComplaint, pluginInput } from './conf.ts';
-import type { CniResult, Json, NetworkConf, PluginConf } from './conf.ts';
+import type { PlainObject } from '../base/go.ts';
+import { pluginInput } from './conf.ts';
+import type { NetworkConf, PluginConf } from './conf.ts';
+import { type CniResult, INTERFACE, pluginComplaint } from './results.ts';
 import type { PluginOutput, RunPlugin } from './exec.ts';
 import type { Attachment } from './attachments.ts';
 
@@ -31,7 +33,9 @@ export class Plugins {
   find(type: string): string | undefined {
     return this.#dirs
       .map((directory) => `${directory}/${type}`)
-      .find((path) => {
+      .find((path, index, all) => {
+        // Asked for each status of the node, and an exception costs more than a look; in the last place most are there.
+        if (index < all.length - 1 && !existsSync(path)) return false;
         try {
           accessSync(path, constants.X_OK);
           return true;
@@ -57,7 +61,13 @@ export class Plugins {
   }
 
   /** Runs one plugin for the network as a whole (GC, STATUS). @throws what it complains of. */
-  async tell(op: Op, verb: 'GC' | 'STATUS', network: NetworkConf, plugin: PluginConf, extra: Json = {}): Promise<void> {
+  async tell(
+    op: Op,
+    verb: 'GC' | 'STATUS',
+    network: NetworkConf,
+    plugin: PluginConf,
+    extra: PlainObject = {},
+  ): Promise<void> {
     const run = {
       path: this.where(network, plugin),
       env: this.#env(verb),

@@ -16,7 +16,7 @@
  */
 import { RuntimeError } from '../base/errors.ts';
 import type { SandboxId } from '../base/ids.ts';
-import { familyOf } from './conf.ts';
+import { familyOf } from './addresses.ts';
 import type { NetworkConf } from './conf.ts';
 import type { PortMapping } from '../ports/network.ts';
 
@@ -79,11 +79,18 @@ export function normalised(mappings: readonly PortMapping[]): PortMapping[] {
  * all.
  */
 export function checkFree(mine: PodPorts, all: Iterable<PodPorts>): void {
-  const wanted = Map.groupBy(mine.mappings, ({ protocol, hostPort }) => `${protocol} ${hostPort}`);
+  const ports = new Set(mine.mappings.map(({ hostPort }) => hostPort));
+  const wanted = new Map<string, PortMapping>();
+  for (const each of mine.mappings) {
+    wanted.set(placeOf(each, each.hostIp), each);
+    wanted.set(placeOf(each, `any of ${allOf(each)}`), each);
+  }
   for (const other of all) {
     if (other.id === mine.id) continue;
     for (const theirs of other.mappings) {
-      const clash = wanted.get(`${theirs.protocol} ${theirs.hostPort}`)?.find((each) => overlap(each, theirs));
+      if (!ports.has(theirs.hostPort)) continue;
+      const places = [theirs.hostIp, allOf(theirs), ...(isAll(theirs) ? [`any of ${theirs.hostIp}`] : [])];
+      const clash = places.map((each) => wanted.get(placeOf(theirs, each))).find((each) => each !== undefined);
       if (clash !== undefined) {
         throw new RuntimeError(
           'ResourceExhausted',
@@ -95,8 +102,13 @@ export function checkFree(mine: PodPorts, all: Iterable<PodPorts>): void {
   }
 }
 
-function overlap(a: PortMapping, b: PortMapping): boolean {
-  return a.hostIp === b.hostIp || ((isAll(a) || isAll(b)) && familyOf(a.hostIp) === familyOf(b.hostIp));
+function placeOf({ protocol, hostPort }: PortMapping, address: string): string {
+  return `${protocol} ${hostPort} ${address}`;
+}
+
+/** All addresses of the family of a mapping. */
+function allOf({ hostIp }: PortMapping): string {
+  return hostIp.includes(':') ? ALL_IPV6 : ALL_IPV4;
 }
 
 function isAll({ hostIp }: PortMapping): boolean {
@@ -126,18 +138,16 @@ export function loopbackTarget({ mappings, addresses }: PodPorts): string | unde
 }
 
 /** Address and port of UDP flows whose fate changes with these mappings. `local`: the node's addresses. */
-export function udpFlows(
+export function* udpFlows(
   mappings: readonly PortMapping[],
   local: readonly string[],
-): { readonly address: string; readonly port: number }[] {
-  return mappings
-    .filter(({ protocol }) => protocol === 'udp')
-    .flatMap((mapping) => {
-      const addresses = isAll(mapping)
-        ? local.filter((address) => familyOf(address) === familyOf(mapping.hostIp))
-        : [mapping.hostIp];
-      return addresses.map((address) => ({ address, port: mapping.hostPort }));
-    });
+): Generator<{ readonly address: string; readonly port: number }, void, void> {
+  const byFamily = Map.groupBy(local, (address) => familyOf(address));
+  for (const mapping of mappings) {
+    if (mapping.protocol !== 'udp') continue;
+    const addresses = isAll(mapping) ? (byFamily.get(familyOf(mapping.hostIp)) ?? []) : [mapping.hostIp];
+    for (const address of addresses) yield { address, port: mapping.hostPort };
+  }
 }
 
 // ---- nft ---------------------------------------------------------------------------------------------------------

@@ -153,6 +153,33 @@ describe('what a cgroup says', () => {
     }
   });
 
+  it('has the limits and processes of a cgroup that the runtime made below the scope, too', async () => {
+    const tree = recordedTree('v2');
+    const set = fileSet(tree.layout, 'metrics', []);
+    const readingOf = async (inner?: string): Promise<Reading | undefined> => {
+      const place = { cgroup: '/pod/c', inner };
+      return set.parse(new FilesRead(await tree.read(set.files(place))), place, 1n);
+    };
+    for (const [file, text] of [
+      ['memory.swap.max', 'max\n'],
+      ['container/memory.swap.max', '0\n'],
+      ['container/memory.max', 'max\n'],
+      ['container/pids.max', '7\n'],
+      ['cgroup.procs', ''],
+      ['container/cgroup.procs', '12\n13\n'],
+    ] as const)
+      tree.files.set(`/sys/fs/cgroup/pod/c/${file}`, text);
+    const limits = (reading: Reading | undefined): unknown[] => [
+      reading?.memoryLimit,
+      reading?.swapLimit,
+      reading?.tasksMax,
+      reading?.pids,
+    ];
+    assert.deepEqual(limits(await readingOf()), [67_108_864n, undefined, undefined, []]);
+    assert.deepEqual(limits(await readingOf('container')), [67_108_864n, 0n, 7n, [12, 13]]);
+    assert.equal(set.count({ cgroup: '/x', inner: 'container' }), set.count({ cgroup: '/x' }) + 4);
+  });
+
   it('keeps every digit of large counters', async () => {
     const tree = recordedTree('hybrid');
     tree.files.set('/sys/fs/cgroup/cpuacct/pod/c/cpuacct.usage', '18446744073709551615\n');

@@ -12,6 +12,7 @@ import {
   field,
   fields,
   ioStat,
+  least,
   limit,
   micros,
   most,
@@ -30,6 +31,8 @@ interface Source {
   readonly controller: string;
   readonly file: string;
   readonly detail: Detail;
+  /** The inner cgroup is asked as well. */
+  readonly inner?: true;
   readonly take: (draft: Draft, file: Span) => void;
 }
 
@@ -38,6 +41,11 @@ interface Source {
  */
 export interface Place {
   readonly cgroup: string | undefined;
+  /**
+   * The cgroup below, without a slash, that the processes are in: crun leaves a scope to systemd and writes limits that
+   * systemd has no property for into `container` below it. Undefined where they are in the cgroup itself.
+   */
+  readonly inner?: string | undefined;
   readonly netns?: string | undefined;
 }
 
@@ -80,18 +88,29 @@ export function fileSet(layout: CgroupLayout, detail: Detail, hugepageSizes: rea
   const groups = layout.hierarchies
     .map((hierarchy) => ({ hierarchy, sources: wanted.filter((source) => hierarchyFor(layout, source) === hierarchy) }))
     .filter(({ sources }) => sources.length > 0);
-  const ofCgroup = groups.flatMap(({ sources }) => sources.map(({ take }) => take));
-  const ofBoth = [...ofCgroup, takeInterfaces];
-  const takes = ({ cgroup, netns }: Place): readonly Source['take'][] =>
-    cgroup === undefined ? (netns === undefined ? [] : [takeInterfaces]) : netns === undefined ? ofCgroup : ofBoth;
+  const inner = groups
+    .map(({ hierarchy, sources }) => ({ hierarchy, sources: sources.filter((source) => source.inner === true) }))
+    .filter(({ sources }) => sources.length > 0);
+  const takesOf = (all: typeof groups): Source['take'][] =>
+    all.flatMap(({ sources }) => sources.map(({ take }) => take));
+  const parts = [takesOf(groups), takesOf(inner), [takeInterfaces]];
+  /** By which of the parts there are, a bit each: put together once, since every reading asks. */
+  const combined = Array.from({ length: 1 << parts.length }, (_, bits) =>
+    parts.flatMap((part, index) => ((bits >> index) & 1 ? part : [])),
+  );
+  const takes = (place: Place): readonly Source['take'][] =>
+    combined[
+      [place.cgroup, place.inner, place.netns].reduce((bits, part, index) => bits | (+(part !== undefined) << index), 0)
+    ] ?? [];
+  const filesIn = (all: typeof groups, cgroup: string): FilesIn[] =>
+    all.map(({ hierarchy, sources }) => ({
+      directory: cgroups.directoryOf(hierarchy, cgroup),
+      names: sources.map(({ file }) => file).join('\n'),
+    }));
   return {
-    files: ({ cgroup, netns }) => [
-      ...(cgroup === undefined
-        ? []
-        : groups.map(({ hierarchy, sources }) => ({
-            directory: cgroups.directoryOf(hierarchy, cgroup),
-            names: sources.map(({ file }) => file).join('\n'),
-          }))),
+    files: ({ cgroup, inner: below, netns }) => [
+      ...(cgroup === undefined ? [] : filesIn(groups, cgroup)),
+      ...(cgroup === undefined || below === undefined ? [] : filesIn(inner, `${cgroup}/${below}`)),
       ...(netns === undefined ? [] : [{ ...NET_DEV, netns }]),
     ],
     count: (place) => takes(place).length,
@@ -176,22 +195,39 @@ const V2: readonly Source[] = [
     draft.throttledNanos = micros(field(file, 'throttled_usec'));
   }),
   v2('memory', 'memory.current', 'container', (draft, file) => (draft.memoryBytes = number(file))),
-  v2('memory', 'memory.max', 'container', (draft, file) => (draft.memoryLimit = number(file))),
+  inner(
+    v2(
+      'memory',
+      'memory.max',
+      'container',
+      (draft, file) => (draft.memoryLimit = least(draft.memoryLimit, number(file))),
+    ),
+  ),
   v2('memory', 'memory.stat', 'container', takeMemoryStatV2),
   v2('memory', 'memory.swap.current', 'container', (draft, file) => (draft.swapBytes = number(file))),
-  v2('memory', 'memory.swap.max', 'container', (draft, file) => (draft.swapLimit = number(file))),
+  inner(
+    v2(
+      'memory',
+      'memory.swap.max',
+      'container',
+      (draft, file) => (draft.swapLimit = least(draft.swapLimit, number(file))),
+    ),
+  ),
   v2('memory', 'memory.peak', 'metrics', (draft, file) => (draft.memoryPeak = number(file))),
   v2('memory', 'memory.events', 'metrics', (draft, file) => {
     draft.limitHits = field(file, 'max');
     draft.oomKills = field(file, 'oom_kill');
   }),
   v2('pids', 'pids.current', 'pod', (draft, file) => (draft.tasks = number(file))),
-  v2('pids', 'pids.max', 'metrics', (draft, file) => (draft.tasksMax = number(file))),
-  v2(
-    'pids',
-    'cgroup.procs',
-    'metrics',
-    (draft, file) => (draft.pids = cgroups.parsePids(file.text.slice(file.from, file.to))),
+  inner(v2('pids', 'pids.max', 'metrics', (draft, file) => (draft.tasksMax = least(draft.tasksMax, number(file))))),
+  inner(
+    v2(
+      'pids',
+      'cgroup.procs',
+      'metrics',
+      (draft, file) =>
+        (draft.pids = [...(draft.pids ?? []), ...cgroups.parsePids(file.text.slice(file.from, file.to))]),
+    ),
   ),
   v2('io', 'io.stat', 'metrics', (draft, file) => (draft.devices = ioStat(file))),
   v2('', 'cpu.pressure', 'container', (draft, file) => (draft.cpuPressure = pressure(file))),
@@ -204,6 +240,10 @@ function v1(controller: string, file: string, detail: Detail, take: Source['take
 }
 function v2(controller: string, file: string, detail: Detail, take: Source['take']): Source {
   return { version: 2, controller, file, detail, take };
+}
+
+function inner(source: Source): Source {
+  return { ...source, inner: true };
 }
 
 function hugepageSources(size: string): Source[] {

@@ -14,13 +14,12 @@
  */
 import { StatsReader, type StatsOptions } from './reader.ts';
 
-export { metricDescriptors } from './metrics.ts';
 export type { StatsOptions } from './reader.ts';
 
 /** Statistics and metrics of what lives. */
 export type Stats = Pick<
   StatsReader,
-  'live' | 'ready' | 'lives' | 'isReady' | 'containers' | 'pods' | 'metrics' | 'layerSizes'
+  'live' | 'ready' | 'lives' | 'isReady' | 'containers' | 'pods' | 'metrics' | 'layerSizes' | 'descriptors'
 >;
 
 /** Begins to measure on demand; what ends is forgotten by the events that `options` subscribes to. */

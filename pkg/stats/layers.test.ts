@@ -54,6 +54,22 @@ describe('WritableLayers', () => {
     assert.deepEqual((await layers.sizes(['a'])).get('a'), { usedBytes: 2n, inodesUsed: 1n, at: 11n * SECOND });
   });
 
+  it('measures one that is asked for as it is now, however young its last size is', async () => {
+    const disk = new SlowDisk();
+    const layers = disk.layers(60_000);
+    const first = layers.sizes(['a']);
+    disk.walks[0]?.end(size(1n));
+    await first;
+    const now = layers.sizes(['a'], 'now');
+    disk.walks[1]?.end(size(2n));
+    assert.equal((await now).get('a')?.usedBytes, 2n);
+    const slow = disk.layers(1);
+    const begun = slow.sizes(['b']);
+    disk.walks[2]?.end(size(3n));
+    await begun;
+    assert.equal((await slow.sizes(['b'], 'now')).get('b')?.usedBytes, 3n, 'within its patience');
+  });
+
   it('knows nothing of a layer that cannot be measured, and keeps the others', async () => {
     const disk = new SlowDisk();
     const sizes = disk.layers(60_000).sizes(['gone', 'a']);

@@ -1,6 +1,7 @@
 /**
  * How large writable layers are, without ever making a list wait for a walk: the last known size is given at once, and
- * a new walk goes on in the background. Only a layer that was never measured is waited for, and that not for long.
+ * a new walk goes on in the background. Only a layer that was never measured, or that alone is asked for, is waited
+ * for, and that not for long.
  */
 import { Gate } from '../base/sync.ts';
 import { within } from '../base/time.ts';
@@ -38,15 +39,19 @@ export class WritableLayers<Id extends string> {
     this.#options = options;
   }
 
-  /** The latest sizes; none for a layer that is gone or takes longer than the patience. */
-  async sizes(ids: readonly Id[]): Promise<ReadonlyMap<Id, MeasuredLayer>> {
+  /**
+   * The latest sizes, or those of `now` as far as the patience goes; none for a layer that is gone or takes longer than
+   * that.
+   */
+  async sizes(ids: readonly Id[], which: 'last known' | 'now' = 'last known'): Promise<ReadonlyMap<Id, MeasuredLayer>> {
     const now = this.#options.clock();
     const first: Promise<void>[] = [];
     for (const id of ids) {
       const known = this.#known.get(id);
-      if (known !== undefined && now - known.at < BigInt(limits.layerSizeAgeMs) * 1_000_000n) continue;
+      const isYoung = known !== undefined && now - known.at < BigInt(limits.layerSizeAgeMs) * 1_000_000n;
+      if (isYoung && which === 'last known') continue;
       const walk = this.#walk(id);
-      if (known === undefined) first.push(walk);
+      if (known === undefined || which === 'now') first.push(walk);
     }
     if (first.length > 0) await within(this.#options.patienceMs, Promise.all(first));
     return new Map(

@@ -1,6 +1,6 @@
 import { assert } from 'chai';
 import { recordedTree } from './fake-kernel.ts';
-import { type ContainerFacts, containerMetrics, metricDescriptors, podMetrics } from './metrics.ts';
+import { type ContainerFacts, metricTable } from './metrics.ts';
 import { fileSet, FilesRead } from './files.ts';
 
 /** The names that critest wants (cri-tools, pkg/validate/pod.go). */
@@ -55,21 +55,50 @@ async function facts(name: 'hybrid' | 'v2'): Promise<ContainerFacts> {
 }
 
 describe('CRI metrics', () => {
+  const { descriptors, container: containerMetrics, pod: podMetrics } = metricTable([]);
+
   it('are the 56 of critest, each described, with labels', () => {
     assert.deepEqual(
-      metricDescriptors.map((each) => each.name),
+      descriptors.map((each) => each.name),
       WANTED.toSorted(),
     );
-    assert.lengthOf(metricDescriptors, 56);
-    for (const { name, help, labelKeys } of metricDescriptors) {
+    assert.lengthOf(descriptors, 56);
+    for (const { name, help, labelKeys } of descriptors) {
       assert.isNotEmpty(help, name);
       assert.deepEqual(labelKeys.slice(0, 6), ['id', 'name', 'image', 'namespace', 'pod', 'container'], name);
     }
   });
 
+  it('are those of the groups that included_pod_metrics has, beside what is of none', () => {
+    const names = (...groups: readonly string[]): string[] =>
+      metricTable(groups).descriptors.map(({ name }) => name.replace('container_', ''));
+    assert.deepEqual(names('oom', 'disk'), [
+      ...['fs_inodes_free', 'fs_inodes_total', 'fs_limit_bytes', 'fs_usage_bytes'],
+      ...['last_seen', 'oom_events_total'],
+    ]);
+    assert.deepEqual(names('all'), names());
+    const parts = ['cpu', 'hugetlb', 'memory', 'network', 'oom', 'process', 'spec', 'disk', 'diskIO', 'pressure'];
+    assert.deepEqual([...new Set(parts.flatMap((each) => names(each)))].sort(), names());
+    const interfaces = [
+      {
+        name: 'e',
+        rxBytes: 1n,
+        rxPackets: 1n,
+        rxErrors: 1n,
+        rxDropped: 1n,
+        txBytes: 1n,
+        txPackets: 1n,
+        txErrors: 1n,
+        txDropped: 1n,
+      },
+    ];
+    assert.deepEqual(metricTable(['cpu']).pod(LABELS, { interfaces }), []);
+    assert.lengthOf(metricTable(['network']).pod(LABELS, { interfaces }), 8);
+  });
+
   for (const name of ['hybrid', 'v2'] as const) {
     it(`have a value for every label that was described, and only described ones (${name})`, async () => {
-      const keys = new Map(metricDescriptors.map((each) => [each.name, each.labelKeys.length]));
+      const keys = new Map(descriptors.map((each) => [each.name, each.labelKeys.length]));
       const link = {
         name: 'eth0',
         rxBytes: 1n,

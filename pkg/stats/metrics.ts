@@ -295,19 +295,46 @@ const POD_ROWS: readonly Row<PodFacts>[] = [
   network('container_network_transmit_packets_total', 'Packets sent.', (each) => each.txPackets),
 ];
 
-/** All metrics that there are, in the order of their names; the same for the life of the process. */
-export const metricDescriptors: readonly MetricDescriptor[] = [...CONTAINER_ROWS, ...POD_ROWS]
-  .map((row) => row.descriptor)
-  .sort((a, b) => (a.name < b.name ? -1 : 1));
+/** What of a name tells its group, by the names that CRI-O's `included_pod_metrics` has for groups. */
+const GROUPS: Readonly<Record<string, RegExp>> = {
+  cpu: /^container_cpu_/,
+  hugetlb: /^container_hugetlb_/,
+  memory: /^container_memory_/,
+  network: /^container_network_/,
+  oom: /^container_oom_/,
+  process: /^container_(file_descriptors|processes|sockets|threads|ulimits)/,
+  spec: /^container_(spec_|start_time_)/,
+  disk: /^container_fs_(inodes|limit|usage)/,
+  diskIO: /^container_(fs_(reads|writes|io|sector)|blkio)/,
+  pressure: /^container_pressure_/,
+};
 
-/** The metrics of one container, in the order of the table. */
-export function containerMetrics(labels: MetricLabels, facts: ContainerFacts): Metric[] {
-  return metricsOf(CONTAINER_ROWS, labels, facts);
+/** The metrics of a node: all, or some groups of them. */
+export interface MetricTable {
+  /** What there is, in the order of the names; the same for the life of the process. */
+  readonly descriptors: readonly MetricDescriptor[];
+  /** The metrics of one container, in the order of the table. */
+  container(labels: MetricLabels, facts: ContainerFacts): Metric[];
+  /** The metrics of what all containers of a pod share. */
+  pod(labels: MetricLabels, facts: PodFacts): Metric[];
 }
 
-/** The metrics of what all containers of a pod share. */
-export function podMetrics(labels: MetricLabels, facts: PodFacts): Metric[] {
-  return metricsOf(POD_ROWS, labels, facts);
+/**
+ * The metrics of these groups (`included_pod_metrics`); none and `all` are all. What is of no group, such as when a
+ * container was seen last, is always there, as with CRI-O.
+ */
+export function metricTable(groups: readonly string[]): MetricTable {
+  const wanted = ({ descriptor: { name } }: { readonly descriptor: MetricDescriptor }): boolean => {
+    const group = Object.entries(GROUPS).find(([, pattern]) => pattern.test(name))?.[0];
+    return group === undefined || groups.length === 0 || groups.includes('all') || groups.includes(group);
+  };
+  const containerRows = CONTAINER_ROWS.filter(wanted);
+  const podRows = POD_ROWS.filter(wanted);
+  return {
+    descriptors: [...containerRows, ...podRows].map((row) => row.descriptor).sort((a, b) => (a.name < b.name ? -1 : 1)),
+    container: (labels, facts) => metricsOf(containerRows, labels, facts),
+    pod: (labels, facts) => metricsOf(podRows, labels, facts),
+  };
 }
 
 /** Read for this request: the timestamp is 0 by the API. */

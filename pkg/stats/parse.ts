@@ -66,6 +66,12 @@ export function micros(value: bigint | undefined): bigint | undefined {
   return value === undefined ? undefined : value * 1000n;
 }
 
+/** The smaller of two limits, of which either may be none. */
+export function least(a: bigint | undefined, b: bigint | undefined): bigint | undefined {
+  if (a === undefined || b === undefined) return a ?? b;
+  return a < b ? a : b;
+}
+
 /** The larger one. */
 export function most(a: bigint, b: bigint): bigint {
   return a > b ? a : b;

@@ -108,6 +108,7 @@ class World {
       layersPatienceMs: 1_000,
       layout,
       facts,
+      metricGroups: [],
       periodMs: 0,
       clock: () => 7n,
       log: silent,
@@ -135,6 +136,7 @@ const FACTS: StatsOptions['facts'] = {
   kernel: '6.18.0',
   hugepageSizes: [],
   maskedPaths: [],
+  tellsFips: false,
 };
 
 describe('StatsReader', () => {

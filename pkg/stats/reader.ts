@@ -22,10 +22,10 @@ import type { RootfsDriver } from '../ports/rootfs.ts';
 import type { NodeFacts } from '../ports/spec.ts';
 import type { ContainerRecord, SandboxRecord } from '../ports/state.ts';
 import { cgroups, fileSystems, processes, readFiles, readKernelFiles } from '../sys/index.ts';
-import { FilesRead, interfacesIn, NET_DEV } from './files.ts';
+import { FilesRead, interfacesIn, NET_DEV, type Place } from './files.ts';
 import { type LayerSize, type MeasuredLayer, WritableLayers } from './layers.ts';
 import { layerUsage, podUsages, usages } from './messages.ts';
-import { containerMetrics, type MetricLabels, podMetrics } from './metrics.ts';
+import { type MetricLabels, type MetricTable, metricTable } from './metrics.ts';
 import { softFileLimit } from './parse.ts';
 import type { Detail, InterfaceCounters } from './reading.ts';
 import { type Group, type Sample, Sampler } from './sampler.ts';
@@ -45,6 +45,8 @@ export interface StatsOptions {
   readonly facts: NodeFacts;
   /** For how long a sample is kept, in milliseconds (`collection_period`); 0 = every request reads. */
   readonly periodMs: number;
+  /** Groups of metrics that are given (`included_pod_metrics`); none = all. */
+  readonly metricGroups: readonly string[];
   /** Nanoseconds since the epoch. */
   readonly clock: () => bigint;
   readonly log: Logger;
@@ -60,13 +62,18 @@ export class StatsReader {
   readonly #options: StatsOptions;
   readonly #sampler: Sampler;
   readonly #layers: WritableLayers<ContainerId>;
+  readonly #table: MetricTable;
   readonly #deviceNames = new Map<string, string>();
-  readonly #cgroupOf: (record: ContainerRecord | SandboxRecord) => string | undefined;
+  readonly #placeOf: (record: ContainerRecord | SandboxRecord) => Place;
 
   constructor(options: StatsOptions) {
     const { layout, facts, periodMs, clock } = options;
     this.#options = options;
-    this.#cgroupOf = remembered((record) => cgroupOf(record, facts));
+    this.#table = metricTable(options.metricGroups);
+    this.#placeOf = remembered((record) => {
+      const cgroup = cgroupOf(record, facts);
+      return { cgroup, inner: cgroup === undefined ? undefined : cgroups.innerOf(layout, cgroup) };
+    });
     this.#sampler = new Sampler({
       layout,
       hugepageSizes: facts.hugepageSizes,
@@ -92,6 +99,11 @@ export class StatsReader {
   };
   readonly isReady = ({ id }: SandboxRecord): boolean => this.#options.pods.find(id)?.state.phase === 'ready';
 
+  /** What metrics there are. */
+  get descriptors(): MetricTable['descriptors'] {
+    return this.#table.descriptors;
+  }
+
   /** Containers that have a cgroup. */
   live(): ContainerRecord[] {
     return this.#options.containers.list().filter(isLive);
@@ -112,9 +124,12 @@ export class StatsReader {
    * only its writable layer.
    */
   async containers(records: readonly ContainerRecord[]): Promise<Input<ContainerStats>[]> {
+    // A list is many walks, and none of them is worth waiting for.
+    const which = records.length === 1 && this.#options.periodMs === 0 ? 'now' : 'last known';
+    const ids = records.map(({ id }) => id);
     const [samples, layers] = await Promise.all([
       this.#sampler.sample(this.#groups(records.filter(isLive), 'container')),
-      this.#layers.sizes(records.map(({ id }) => id)),
+      this.#layers.sizes(ids, which),
     ]);
     return records.flatMap((record) => this.#containerStats(record, samples, layers) ?? []);
   }
@@ -154,7 +169,7 @@ export class StatsReader {
     return await Promise.all(
       records.map(async (record) => ({
         podSandboxId: record.id,
-        metrics: podMetrics(podLabels(record), { interfaces: networks.get(record.id) ?? [] }),
+        metrics: this.#table.pod(podLabels(record), { interfaces: networks.get(record.id) ?? [] }),
         containerMetrics: (
           await Promise.all(
             (containers.get(record.id) ?? []).map(async (each): Promise<ContainerMetrics[]> => {
@@ -172,7 +187,7 @@ export class StatsReader {
               return [
                 {
                   containerId: each.id,
-                  metrics: containerMetrics(containerLabels(record, each), {
+                  metrics: this.#table.container(containerLabels(record, each), {
                     ...facts,
                     ...(await openFiles(each, sample)),
                   }),
@@ -210,7 +225,7 @@ export class StatsReader {
   #groups(records: readonly (ContainerRecord | SandboxRecord)[], detail: Detail): Group[] {
     return records.map((record) => ({
       id: record.id,
-      cgroup: this.#cgroupOf(record),
+      ...this.#placeOf(record),
       detail,
       netns: record.kind === 'sandbox' ? record.namespaces['net'] : undefined,
     }));
@@ -251,10 +266,10 @@ export class StatsReader {
   }
 }
 
-/** A small part of the descriptors that we may have: containers' streams come first. */
+/** At most half of the descriptors that we may have: containers' streams need a few for each, and these sixteen. */
 function keptFilesCount(): number {
   const own = softFileLimit(readFiles(['/proc/self/limits'])[0]?.toString('latin1') ?? '') ?? 0n;
-  return own < 0n ? limits.statsFilesCount : Math.min(limits.statsFilesCount, Math.floor(Number(own) / 8));
+  return own < 0n ? limits.statsFilesCount : Math.min(limits.statsFilesCount, Math.floor(Number(own) / 2));
 }
 
 const NOTHING = { cpu: undefined, memory: undefined, swap: undefined, io: undefined };
@@ -285,12 +300,11 @@ async function openFiles(
   { state }: ContainerRecord,
   { pids = [] }: Sample,
 ): Promise<{ readonly descriptors: number; readonly sockets: number; readonly openFilesMax: bigint | undefined }> {
-  const pid = 'process' in state ? state.process.pid : undefined;
   const [counts, text] = await Promise.all([
     processes.countDescriptors(pids),
-    pid === undefined ? undefined : readKernelFiles([{ directory: `/proc/${pid}`, names: 'limits' }]),
+    'process' in state ? processes.limitsOf(state.process) : '',
   ]);
-  return { ...counts, openFilesMax: softFileLimit(text?.text ?? '') };
+  return { ...counts, openFilesMax: softFileLimit(text) };
 }
 
 function podLabels({ id, cgroupParent, config }: SandboxRecord): MetricLabels {

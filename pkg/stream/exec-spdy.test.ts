@@ -16,6 +16,17 @@ describe('the stream server', () => {
       await client.closed;
     });
 
+    it('has output followed after the end of a command, but not of a terminal', async () => {
+      await (await stdio(await exec('both'))).client.closed;
+      assert.strictEqual(ground.pod.lateOutput, 'follow');
+      const client = await spdy(
+        await ground.server.urlForExec({ ...STREAMS, stdin: false, stderr: false, tty: true, cmd: ['exit', '0'] }),
+      );
+      for (const streamType of ['error', 'stdout', 'resize']) await client.open({ streamType });
+      await client.closed;
+      assert.strictEqual(ground.pod.lateOutput, 'cut');
+    });
+
     it('reports the exit code as kubectl reads it', async () => {
       const { error } = await stdio(await exec('exit', '42'));
       const status = JSON.parse(await error.all()) as { reason: string; details: object };

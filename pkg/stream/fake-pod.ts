@@ -16,6 +16,7 @@ export class FakePod implements StreamBackend {
   readonly running = new Set<string>();
   readonly sizes: TerminalSize[] = [];
   wrote = 0;
+  lateOutput: ExecStdio['lateOutput'] | undefined;
   /** The container's own stdio. */
   readonly console = { output: new Inbox(), input: '', inputClosed: false, tty: false };
 
@@ -23,6 +24,7 @@ export class FakePod implements StreamBackend {
     const name = argv.join(' ');
     op.stage(`exec ${argv[0] ?? ''}`);
     this.running.add(name);
+    this.lateOutput = stdio.lateOutput;
     try {
       const aborted = new Promise<never>((_, reject) =>
         op.signal.addEventListener('abort', () => reject(abortError(op, `exec ${name}`)), { once: true }),

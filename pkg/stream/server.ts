@@ -2,11 +2,12 @@
  * Grants and their tokens, the HTTP server that takes them, TLS, and one audit line per session.
  */
 import { createHash, randomBytes } from 'node:crypto';
-import { readFile, stat } from 'node:fs/promises';
+import { stat } from 'node:fs/promises';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import { createServer as createTlsServer, type Server as TlsServer } from 'node:https';
 import type { Socket } from 'node:net';
 import { explain, RuntimeError } from '../base/errors.ts';
+import { readBounded } from '../base/files.ts';
 import { limits } from '../base/limits.ts';
 import type { LogFields, Logger, Op } from '../base/op.ts';
 import { within } from '../base/time.ts';
@@ -15,7 +16,7 @@ import type { Operation } from '../cri-api/types.ts';
 import { Admission } from './admission.ts';
 import type { AttachGrant, Ending, ExecGrant, ForwardGrant, PortsClient, StdioClient } from './client.ts';
 import { Meter, runAttach, runExec, runForward } from './session.ts';
-import { type TlsDemands, tlsOptions } from './tls.ts';
+import { type TlsDemands, tlsOptions } from '../base/tls.ts';
 import type { StreamBackend } from '../ports/stream.ts';
 import { answerRaw, kindOf, NOT_FOUND, openPorts, openStdio, refuse, refuseBody, tokenOf } from './upgrade.ts';
 
@@ -153,6 +154,11 @@ export class StreamServer {
     const chosen = typeof bound === 'object' && bound !== null ? bound.port : port;
     const host = address === '' || address === '0.0.0.0' ? '127.0.0.1' : address === '::' ? '::1' : address;
     this.#base = `${tls === undefined ? 'http' : 'https'}://${host.includes(':') ? `[${host}]` : host}:${chosen}`;
+    this.#options.log.info('serving exec, attach and port-forward', {
+      url: this.#base,
+      tls: tls === undefined ? 'off' : tls.minVersion,
+      clientCa: tls?.clientCa || undefined,
+    });
   }
 
   async #urlFor(grant: Grant): Promise<string> {
@@ -191,7 +197,7 @@ export class StreamServer {
     const stats = await Promise.all(paths.map((path) => stat(path, { bigint: true })));
     const state = stats.map(({ ino, size, mtimeNs }) => `${ino} ${size} ${mtimeNs}`).join();
     if (state === this.#certificates) return;
-    const [cert, key, ca] = await Promise.all(paths.map((path) => readFile(path)));
+    const [cert, key, ca] = await Promise.all(paths.map((path) => readBounded(path, limits.configFileBytes)));
     this.#server.setSecureContext({ cert, key, ...tlsOptions(tls), ...(ca === undefined ? {} : { ca }) });
     this.#certificates = state;
   }

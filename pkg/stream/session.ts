@@ -13,6 +13,7 @@ import type { Inbox } from './inbox.ts';
 import type { TerminalSize } from '../ports/runtime.ts';
 import type { StreamBackend } from '../ports/stream.ts';
 import type { AttachGrant, ExecGrant, ForwardGrant } from './client.ts';
+import { parseJson } from '../base/json.ts';
 
 /** Counts what passes, and notices when nothing does. */
 export class Meter {
@@ -127,7 +128,7 @@ function parseSize(text: string): TerminalSize | undefined {
   if (text.length > limits.terminalSizeBytes) return undefined;
   let value: unknown;
   try {
-    value = JSON.parse(text);
+    value = parseJson(text);
   } catch {
     return undefined;
   }
@@ -153,6 +154,8 @@ export async function runExec(
       stdin: client.stdin === null ? null : meteredInput(client.stdin, meter),
       stdout: meter.out(client.stdout),
       stderr: meter.out(client.stderr),
+      // A terminal is its command's, as for CRI-O and containerd: who left a shell must get his own terminal back.
+      lateOutput: grant.tty ? 'cut' : 'follow',
       onTerminal: (resize) => sizes.connect(resize),
     });
     return { kind: 'exited', exitCode };
