@@ -97,12 +97,11 @@ export class Collected {
       if (content[name] === '') continue;
       const here = at.below(name);
       const inner = tableOf(content[name], here, `${handlerTable.name}.${name}`);
-      if (!isHandlerName(name))
-        throw new RuntimeError(
-          'InvalidArgument',
-          `${here.text}: ${JSON.stringify(name)} cannot be the name of a runtime handler (want letters, digits, "-", ` +
-            '"_" and ".")',
-        );
+      if (!isHandlerName(name)) {
+        const why = 'its name wants letters, digits, "-", "_" and "."';
+        this.warn(`${here.text}: runtime handler ${JSON.stringify(name)} is left out: ${why}`);
+        continue;
+      }
       const given = this.#handler(name);
       for (const written of Object.keys(inner)) {
         const key = canonical(written, keysOf(handlerTable.name), inner);

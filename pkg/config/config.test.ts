@@ -152,11 +152,6 @@ describe('config', () => {
       /:2:1: crio\.runtime\.runtimes\.runc\.runtime_path wants a string, got the boolean true/,
     ],
     [
-      'a handler that is a path',
-      '[crio.runtime.runtimes."../../bin/sh"]\nruntime_path = "/bin/sh"',
-      /:1:1: .*cannot be the name of a runtime handler/,
-    ],
-    [
       'a default handler without a table',
       '[crio.runtime]\ndefault_runtime = "kata"',
       /default_runtime is "kata", but there is no/,
@@ -188,13 +183,35 @@ describe('config', () => {
     assert.match(await refusal(load({}, { flags: { runtimes: ['kata'] } })), /^--runtimes: "kata" is not name:path/);
   });
 
+  it('takes collectors of metrics with the prefixes of their series, and leaves out unknown ones', async () => {
+    const { config, warnings } = await load(
+      '[crio.metrics]\nmetrics_collectors = ["operations_total", "crio_default_runtime", ' +
+        '"container_runtime_crio_processes_defunct", "gone"]',
+    );
+    assert.deepEqual(config.metrics.metricsCollectors, ['operations_total', 'default_runtime', 'processes_defunct']);
+    assert.deepEqual(warnings, [
+      `${MAIN}:2:1: crio.metrics.metrics_collectors has no collector "gone", which is left out`,
+    ]);
+  });
+
+  it('takes any rate of sampling, of which more than all is all', async () => {
+    for (const [written, rate] of [
+      [2_000_000, 1_000_000],
+      [-1, 0],
+      [5, 5],
+    ] as const) {
+      const { config } = await load(`[crio.tracing]\ntracing_sampling_rate_per_million = ${written}`);
+      assert.equal(config.tracing.tracingSamplingPerMillion, rate);
+    }
+  });
+
   it('warns about what it does not know and what has no effect, with place and a guess', async () => {
     const text = [
       '[crio.runtime]',
       'log_levle = "info"',
-      'shared_cpuset = "2-3"',
-      '[crio.metrics]',
-      'enable_metrics = true',
+      'rdt_config_file = "/etc/rdt"',
+      '[crio.checkpoint_restore]',
+      'container_level_enabled = "none"',
       '[crio.zzz]',
       'a = 1',
       '[other]',
@@ -204,21 +221,26 @@ describe('config', () => {
     const { warnings } = await load(text);
     assert.deepEqual(warnings, [
       `${MAIN}:2:1: unknown key crio.runtime.log_levle, ignoring (did you mean log_level?)`,
-      `${MAIN}:3:1: crio.runtime.shared_cpuset is not implemented: CPUs and their interrupts are left to the ` +
-        "kubelet's CPU manager",
-      `${MAIN}:5:1: crio.metrics.enable_metrics is not implemented`,
+      `${MAIN}:3:1: crio.runtime.rdt_config_file is not implemented: there are no classes of cache and memory ` +
+        'bandwidth, and a container that names one is refused',
+      `${MAIN}:5:1: crio.checkpoint_restore.container_level_enabled is not implemented: containers are not ` +
+        'checkpointed, and requests for it are answered with Unimplemented',
       `${MAIN}:6:1: unknown key crio.zzz, ignoring`,
-      `${MAIN}:9:1: crio.nri.default_validator is not implemented`,
+      `${MAIN}:9:1: crio.nri.default_validator is not implemented: NRI plugins are not connected; CDI ` +
+        'specifications and OCI hooks are there',
       `${MAIN}:8:1: unknown key other, ignoring: all keys of crio.conf are under [crio]`,
     ]);
   });
 
-  it('warns about what Berth will do but does not do yet, unless it is the default', async () => {
+  it('warns of sizes that it does not set, unless they are the usual ones', async () => {
     const text =
       '[crio.stats]\ncollection_period = 10\n[crio.api]\ngrpc_max_recv_msg_size = ' +
-      '33554432\ngrpc_max_send_msg_size = 16777216';
+      '33554432\ngrpc_max_send_msg_size = 83886080';
     const { config, warnings } = await load(text);
-    assert.deepEqual(warnings, [`${MAIN}:4:1: crio.api.grpc_max_recv_msg_size is not implemented yet`]);
+    assert.deepEqual(warnings, [
+      `${MAIN}:4:1: crio.api.grpc_max_recv_msg_size has no effect: a request may have 16 MiB and a reply 64 MiB, ` +
+        'and the kubelet itself takes 16 MiB',
+    ]);
     assert.equal(config.stats.collectionPeriodMs, 10_000);
   });
 
@@ -320,6 +342,15 @@ describe('config', () => {
       /default_annotations wants a string, got the number 1/,
     ],
     ['[crio.runtime]\nlog_size_max = 4096', /log_size_max wants -1 for no limit, or at least 8192 bytes, got 4096/],
+    ['[crio.runtime]\nshared_cpuset = "all"', /shared_cpuset wants a list of CPUs such as "0-3,7"/],
+    [
+      '[crio.runtime.workloads.w]\nactivation_annotation = "a"\nresources = { cpushares = 5, cpuquota = 4 }',
+      /cpuquota 4 cannot be less than cpushares 5/,
+    ],
+    [
+      '[crio.runtime.workloads.w]\nactivation_annotation = "a"\nresources = { cpuperiod = 5 }',
+      /cpuperiod 5 cannot be less than 1000 microseconds/,
+    ],
     ['[crio.runtime]\ninfra_ctr_cpuset = "0..3"', /infra_ctr_cpuset wants a list of CPUs such as "0-3,7"/],
   ];
   for (const [text, message] of badTables)

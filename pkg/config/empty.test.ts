@@ -24,6 +24,7 @@ const SAMPLE = {
     clean_shutdown_file: '/c',
     api: {
       listen: '/s.sock',
+      crio_socket: '/c.sock',
       stream_address: '::1',
       stream_port: '10010',
       stream_enable_tls: true,
@@ -33,8 +34,8 @@ const SAMPLE = {
       tls_min_version: 'VersionTLS13',
       tls_cipher_suites: ['TLS_AES_128_GCM_SHA256'],
       stream_idle_timeout: '1h',
-      grpc_max_send_msg_size: 83886080,
-      grpc_max_recv_msg_size: 83886080,
+      grpc_max_send_msg_size: 1048576,
+      grpc_max_recv_msg_size: 1048576,
     },
     runtime: {
       default_runtime: 'crun',
@@ -76,7 +77,8 @@ const SAMPLE = {
       container_exits_dir: '/e',
       container_attach_socket_dir: '/a',
       namespaces_dir: '/n',
-      selinux: true,
+      selinux: false,
+      separate_pull_cgroup: 'pod',
       min_injected_gomaxprocs: 2,
       decryption_keys_path: '/k',
       additional_artifact_stores: ['/a'],
@@ -96,7 +98,7 @@ const SAMPLE = {
           activation_annotation: 'a',
           annotation_prefix: 'p',
           allowed_annotations: ['umask.crio.io'],
-          resources: { cpushares: 1, cpuquota: 1, cpuperiod: 1, cpuset: '0', cpulimit: 1 },
+          resources: { cpushares: 1, cpuquota: 1, cpuperiod: 1000, cpuset: '0', cpulimit: 1 },
         },
       },
       runtimes: {
@@ -144,7 +146,6 @@ const SAMPLE = {
       auto_reload_registries: true,
       default_transport: 'dir:',
       big_files_temporary_dir: '/tmp',
-      separate_pull_cgroup: 'pod',
       oci_artifact_mount_support: false,
     },
     network: {

@@ -1,6 +1,6 @@
 import { assert } from 'chai';
 import { load, refusal } from './fake.ts';
-import { argumentsOf, flags } from './flags.ts';
+import { argumentsOf, flags, readFlags } from './flags.ts';
 
 /** `crio --help` of 1.36, without what is about its help; the words in brackets are its other names. */
 const CRIO_FLAGS =
@@ -103,11 +103,10 @@ describe('flags', () => {
     assert.isTrue(config.runtime.noPivot);
     assert.isTrue(config.runtime.disableHostportMapping);
     assert.equal(config.runtime.timezone, 'Local');
+    assert.equal(config.metrics.metricsPort, 9537);
     assert.deepEqual(warnings, [
-      'CONTAINER_METRICS_PORT: crio.metrics.metrics_port is not implemented',
-      '--irqbalance-config-file: crio.runtime.irqbalance_config_file is not implemented: CPUs and their interrupts ' +
-        "are left to the kubelet's CPU manager",
-      '--profile: --profile has no effect: there is no pprof here; `berth status` shows what the daemon is doing',
+      '--profile: --profile has no effect: /debug/pprof/profile on the CRI socket is there anyway, and `berth debug ' +
+        'cpu` and `debug heap`',
     ]);
     assert.match(await refusal(load({}, { flags: { uidMappings: '0:1:2' } })), /^--uid-mappings: .*Remove it/);
   });
@@ -155,4 +154,23 @@ describe('flags', () => {
   ];
   for (const [given, seen] of lines)
     it(`reads ${given}`, () => assert.deepEqual(argumentsOf(given.split(' ')), seen.split(' ')));
+
+  const alone: readonly (readonly [given: string, values: object | undefined])[] = [
+    ['', {}],
+    ['-l debug --root=/x --root /y', { logLevel: 'debug', root: '/y' }],
+    ['--root --config', { root: '--config' }],
+    ['--drop-infra-ctr --no-pivot=false', { dropInfraCtr: 'true', withNoPivot: 'false' }],
+    ['--hooks-dir /a,/b --hooks-dir=/c', { hooksDir: ['/a', '/b', '/c'] }],
+    ['--log-level debug ps', undefined],
+    ['--root', undefined],
+    ['--nonsense x', undefined],
+    ['--help', undefined],
+    ['-v', undefined],
+    ['--', undefined],
+  ];
+  for (const [given, values] of alone) {
+    const what = values === undefined ? 'leaves to commander' : 'needs no commander for';
+    it(`${what} ${given === '' ? 'no word' : given}`, () =>
+      assert.deepEqual(readFlags(given.split(' ').filter((word) => word !== '')), values));
+  }
 });

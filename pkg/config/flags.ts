@@ -4,6 +4,7 @@
  */
 import { flag, type Kind, text, texts } from './kinds.ts';
 import { type Ignored, ignored, merge, type Option, row } from './option.ts';
+import type { FlagValues } from './types.ts';
 import { everyOption, ignoredTables, tables } from './schema.ts';
 
 /** A command-line flag of the daemon. */
@@ -41,12 +42,13 @@ export type FlagTarget =
 export const DEFAULT_CONFIG_FILE = '/etc/berth/berth.conf';
 /** The drop-ins that are read where no directory is named. It may be absent. */
 export const DEFAULT_CONFIG_DIR = '/etc/berth/berth.conf.d';
-/** CRI-O's own, which are read where the directory of the former two is absent. */
+/** CRI-O's own, which are read where the former two set nothing. */
 export const CRIO_CONFIG_FILE = '/etc/crio/crio.conf';
 /** CRI-O's drop-ins. */
 export const CRIO_CONFIG_DIR = '/etc/crio/crio.conf.d';
 
-const PROFILES = 'has no effect: there is no pprof here; `berth status` shows what the daemon is doing';
+const PROFILES =
+  'has no effect: /debug/pprof/profile on the CRI socket is there anyway, and `berth debug cpu` and `debug heap`';
 /** CRI-O's flags that are no keys of crio.conf. */
 const FLAGS_ONLY = merge(
   ignored('has no effect: the log goes to stderr; let the service manager write a file (StandardError=append:…)', {
@@ -94,8 +96,8 @@ export const flags: readonly Flag[] = [
 
 function CONFIG_HELP(): string {
   return (
-    `Configuration file (default ${DEFAULT_CONFIG_FILE}, which may be absent; ${CRIO_CONFIG_FILE} where there is no ` +
-    '/etc/berth). "" is none.'
+    `Configuration file (default ${DEFAULT_CONFIG_FILE}, which may be absent; ${CRIO_CONFIG_FILE} where ` +
+    'nothing is set in /etc/berth). "" is none.'
   );
 }
 
@@ -163,8 +165,8 @@ function commanderName(name: string): string {
 
 /**
  * The command line as commander is to see it, from one that is written for Go's flags: a switch takes its word behind
- * `=` only (`--drop-infra-ctr=false`), and one dash does for two (`-log-level debug`). What is behind the name of a
- * command is left alone.
+ * `=` only (`--drop-infra-ctr=false`), and one dash does for two (`-log-level debug`) as two for one (`--l debug`).
+ * What is behind the name of a command is left alone.
  */
 export function argumentsOf(argv: readonly string[]): string[] {
   const known = new Map(flags.map((each) => [each.name, each]));
@@ -172,8 +174,8 @@ export function argumentsOf(argv: readonly string[]): string[] {
   const seen: string[] = [];
   for (let at = 0; at < argv.length; at++) {
     const word = argv[at] ?? '';
-    const [, dashes, name = '', value] = /^(--?)([a-z0-9][a-z0-9-]*)(=[^]*)?$/.exec(word) ?? [];
-    const found = known.get(name) ?? (dashes === '-' ? shorts.get(name) : undefined);
+    const [, name = '', value] = /^--?([a-z0-9][a-z0-9-]*)(=[^]*)?$/.exec(word) ?? [];
+    const found = known.get(name) ?? shorts.get(name);
     if (found === undefined) {
       seen.push(word);
       // The name of a command ends the flags of the daemon; what is unknown is commander's to refuse.
@@ -186,4 +188,28 @@ export function argumentsOf(argv: readonly string[]): string[] {
     else seen.push(long, ...argv.slice(at + 1, ++at + 1));
   }
   return seen;
+}
+
+/**
+ * What the flags say, by `attribute`, on a command line that has nothing but flags of the daemon, each with its word.
+ * Undefined if there is more, a command or a mistake: that is for commander.
+ */
+export function readFlags(argv: readonly string[]): FlagValues | undefined {
+  const known = new Map(flags.map((each) => [`--${commanderName(each.name)}`, each]));
+  const values: Record<string, string | readonly string[]> = {};
+  const words = argumentsOf(argv)[Symbol.iterator]();
+  for (const word of words) {
+    const [, long = '', behind] = /^(--[^=]*)(?:=([^]*))?$/.exec(word) ?? [];
+    const found = known.get(long);
+    const value = behind ?? (words.next().value as string | undefined);
+    if (found === undefined || value === undefined) return undefined;
+    const before = values[found.attribute] as readonly string[] | undefined;
+    values[found.attribute] = found.argument === 'list' ? addToList(value, before) : value;
+  }
+  return values;
+}
+
+/** What a flag says that may be given many times, and has commas. */
+export function addToList(value: string, before: readonly string[] = []): readonly string[] {
+  return [...before, ...value.split(',')];
 }

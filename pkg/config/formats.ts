@@ -186,7 +186,9 @@ export const device: Item<AdditionalDevice> = {
     const containerPath = parts[1] || hostPath;
     const bad =
       parts.length > 2 ||
-      [hostPath, containerPath].some((each) => !/^\/dev\/[^\0]+$/.test(each) || each.split('/').includes('..'));
+      !hostPath.startsWith('/') ||
+      !containerPath.startsWith('/dev/') ||
+      [hostPath, containerPath].some((each) => each.includes('\0') || each.split('/').includes('..'));
     if (bad) throw new BadValue(`wants "/dev/host[:/dev/container][:rwm]", got ${JSON.stringify(value)}`);
     return { hostPath, containerPath, permissions };
   },
@@ -263,4 +265,35 @@ export const apparmorProfile: Kind<string> = {
       throw new BadValue(`wants the name of a profile, got ${JSON.stringify(value)}`);
     return value;
   },
+};
+
+/** What Go calls secure, whose names crio.conf uses. */
+const SECURE_SUITES = new Set([
+  'TLS_AES_128_GCM_SHA256',
+  'TLS_AES_256_GCM_SHA384',
+  'TLS_CHACHA20_POLY1305_SHA256',
+  ...['ECDSA', 'RSA'].flatMap((key) =>
+    ['AES_128_CBC_SHA', 'AES_256_CBC_SHA', 'AES_128_GCM_SHA256', 'AES_256_GCM_SHA384', 'CHACHA20_POLY1305_SHA256'].map(
+      (rest) => `TLS_ECDHE_${key}_WITH_${rest}`,
+    ),
+  ),
+]);
+/** What Go has beside them and calls insecure: no forward secrecy, RC4, 3DES, and CBC with SHA-256 (Lucky13). */
+const INSECURE_SUITE = new RegExp(
+  '^TLS_(RSA_WITH_(RC4_128_SHA|3DES_EDE_CBC_SHA|AES_(128|256)_CBC_SHA|AES_128_(CBC|GCM)_SHA256|AES_256_GCM_SHA384)|' +
+    'ECDHE_(ECDSA|RSA)_WITH_(RC4_128_SHA|AES_128_CBC_SHA256)|ECDHE_RSA_WITH_3DES_EDE_CBC_SHA)$',
+);
+
+/** A cipher suite by its IANA name, or by one that Kubernetes takes, too; an insecure one is left out. */
+export const cipherSuite: Item<string> = {
+  parse(raw, remark) {
+    const value = string(raw);
+    const name = value.endsWith('_CHACHA20_POLY1305') ? `${value}_SHA256` : value;
+    if (SECURE_SUITES.has(name)) return name;
+    if (!INSECURE_SUITE.test(name))
+      throw new BadValue(`wants names of cipher suites as Go has them, got ${JSON.stringify(value)}`);
+    remark?.(`has ${value}, which is not secure: left out`);
+    return undefined;
+  },
+  show: (value) => JSON.stringify(value),
 };

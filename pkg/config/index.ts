@@ -9,11 +9,13 @@
  * were ignored is refused. Arrays are replaced, never appended to; tables of runtime handlers are merged by key.
  * Nothing here looks at the kernel: facts about the node are passed in.
  */
-export { argumentsOf, flags } from './flags.ts';
+export { runtimeAsCrio } from './as-crio.ts';
+export { addToList, argumentsOf, flags, readFlags } from './flags.ts';
 export { loadConfig } from './load.ts';
 export type { ReloadPart } from './option.ts';
 export { planReload, withPart } from './reload.ts';
 export type { Change } from './reload.ts';
 export { renderConfig } from './render.ts';
 export { diskFiles, noFiles } from './sources.ts';
+export type { Collector } from './tables/operations.ts';
 export type * from './types.ts';

@@ -2,6 +2,7 @@
 import { assert } from 'chai';
 import { DROP_INS, load, MAIN, refusal } from './fake.ts';
 import { CRIO_CONFIG_DIR, CRIO_CONFIG_FILE } from './flags.ts';
+import { renderConfig } from './render.ts';
 import type { Config } from './index.ts';
 
 const PLACE = `${MAIN}:2:1: crio.runtime`;
@@ -76,6 +77,39 @@ describe('a configuration that CRI-O takes', () => {
     assert.deepEqual([config.image.pullProgressTimeoutMs, config.network.statusGraceMs], [5000, 90_000]);
   });
 
+  it('may have a handler that is a path, which is left out', async () => {
+    const { config, warnings } = await load('[crio.runtime.runtimes."../../bin/sh"]\nruntime_path = "/bin/sh"');
+    assert.notInclude([...config.runtimes.keys()], '../../bin/sh');
+    assert.deepEqual(warnings, [
+      `${MAIN}:1:1: runtime handler "../../bin/sh" is left out: its name wants letters, digits, "-", "_" and "."`,
+    ]);
+  });
+
+  it('may name devices where the root of the host is', async () => {
+    const { config } = await load('[crio.runtime]\nadditional_devices = ["/host/dev/fuse:/dev/fuse:rw"]');
+    assert.deepEqual(config.runtime.additionalDevices, [
+      { hostPath: '/host/dev/fuse', containerPath: '/dev/fuse', permissions: 'rw' },
+    ]);
+    for (const bad of ['/host/fuse', '/host/../dev/x:/dev/x', '/x:/etc/x'])
+      assert.match(
+        await refusal(load(`[crio.runtime]\nadditional_devices = ["${bad}"]`)),
+        /additional_devices wants "\/dev\/host/,
+      );
+  });
+
+  it('may name cipher suites by Kubernetes’ names, and insecure ones, which are left out', async () => {
+    const names = ['TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305', 'TLS_RSA_WITH_AES_128_CBC_SHA'];
+    const { config, warnings } = await load(`[crio.api]\ntls_cipher_suites = ${JSON.stringify(names)}`);
+    assert.deepEqual(config.api.tlsCipherSuites, ['TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256']);
+    assert.deepEqual(warnings, [
+      `${MAIN}:2:1: crio.api.tls_cipher_suites has TLS_RSA_WITH_AES_128_CBC_SHA, which is not secure: left out`,
+    ]);
+    assert.match(
+      await refusal(load('[crio.api]\ntls_cipher_suites = ["TLS_NONE"]')),
+      /tls_cipher_suites wants names of cipher suites as Go has them, got "TLS_NONE"/,
+    );
+  });
+
   it('may name another storage driver: it is told that there is one', async () => {
     const { config, warnings } = await load('[crio]\nstorage_driver = "vfs"');
     assert.equal(config.storage.storageDriver, 'overlay');
@@ -112,12 +146,14 @@ describe('a configuration that CRI-O takes', () => {
     assert.deepEqual(warnings, []);
   });
 
-  it('is read from /etc/crio where there is no /etc/berth, and that is said', async () => {
+  it('is read from /etc/crio where nothing is set in /etc/berth, and that is said', async () => {
     const crio = { [CRIO_CONFIG_FILE]: '[crio]\nroot = "/c"', [`${CRIO_CONFIG_DIR}/1`]: '[crio]\nrunroot = "/d"' };
     const { config, notes, sources } = await load(crio);
     assert.deepEqual([config.storage.root, config.storage.runroot], ['/c', '/d']);
     assert.deepEqual(sources, Object.keys(crio));
-    assert.deepEqual(notes, ["there is no /etc/berth: reading CRI-O's /etc/crio/crio.conf and /etc/crio/crio.conf.d"]);
+    assert.deepEqual(notes, ["/etc/berth sets nothing: reading CRI-O's /etc/crio/crio.conf and /etc/crio/crio.conf.d"]);
+    const untouched = renderConfig(config, { comment: 'defaults', docs: 'with' }).replaceAll(/^[^#[\n].*$/gm, '# $&');
+    assert.deepEqual((await load({ ...crio, [MAIN]: untouched })).sources, Object.keys(crio));
     const own = await load({ ...crio, [`${DROP_INS}/1`]: '[crio]\nroot = "/b"' });
     assert.deepEqual([own.config.storage.root, own.notes], ['/b', []]);
     assert.deepEqual((await load(crio, { flags: { config: '' } })).sources, []);

@@ -81,8 +81,6 @@ function values(
     const source = given.get(name);
     found[field] =
       source === undefined ? option.fallback : parseAt(option.kind, source, name, (warning) => collected.warn(warning));
-    const matters = option.pending && option.kind.show(found[field]) !== option.kind.show(option.fallback);
-    if (source !== undefined && matters) collected.warn(`${source.place}: ${name} is not implemented yet`);
   }
   return found;
 }

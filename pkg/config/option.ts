@@ -34,11 +34,6 @@ export interface Option<T> extends Spelling {
   readonly reload: ReloadPart | undefined;
   /** What "" in a later file does: back to the default, or nothing, as CRI-O has it for the storage. */
   readonly empty: 'default' | 'earlier';
-  /**
-   * Nothing reads the field yet: a value other than the default is a warning. Whoever makes it work removes the mark
-   * from the row.
-   */
-  readonly pending: boolean;
 }
 
 /** A key of crio.conf that has no effect here: the reason, and the type it would have. */
@@ -63,7 +58,6 @@ export interface Extra {
   readonly short?: string;
   readonly variables?: readonly string[];
   readonly empty?: Option<unknown>['empty'];
-  readonly pending?: boolean;
 }
 
 /** The value types of a table of options. */
@@ -78,7 +72,6 @@ export function option<T>(key: string, kind: Kind<T>, fallback: T, doc: string, 
     doc,
     reload: extra.reload,
     empty: extra.empty ?? 'default',
-    pending: extra.pending ?? false,
     ...spelling(key, extra),
   };
 }

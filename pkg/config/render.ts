@@ -45,11 +45,7 @@ function renderOption(option: Option<unknown>, value: unknown, options: RenderOp
 }
 
 function docOf(option: Option<unknown>): string {
-  return [
-    option.doc,
-    option.reload === undefined ? '' : ' Reloads on SIGHUP.',
-    option.pending ? ' (Not implemented yet.)' : '',
-  ].join('');
+  return option.reload === undefined ? option.doc : `${option.doc} Reloads on SIGHUP.`;
 }
 
 function renderHandlers(config: Config, options: RenderOptions): string[] {

@@ -8,21 +8,24 @@
 import type { Option, ReloadPart, Table } from './option.ts';
 import { handler, handlerIgnored } from './tables/handler.ts';
 import { image, imageIgnored } from './tables/image.ts';
+import { metrics, tracing } from './tables/operations.ts';
 import { ignoredTables, network, stats, statsIgnored } from './tables/rest.ts';
 import { runtime } from './tables/runtime.ts';
 import { runtimeIgnored } from './tables/runtime-ignored.ts';
-import { api, storage, storageIgnored } from './tables/storage.ts';
+import { api, apiIgnored, storage, storageIgnored } from './tables/storage.ts';
 
 export { handler, ignoredTables };
 
 /** The tables by the name of their field in `Config`, in the order of crio.conf. */
 export const tables = {
   storage: { name: 'crio', doc: 'Where things are kept.', options: storage, ignored: storageIgnored },
-  api: { name: 'crio.api', doc: 'The sockets.', options: api, ignored: new Map() },
+  api: { name: 'crio.api', doc: 'The sockets.', options: api, ignored: apiIgnored },
   runtime: { name: 'crio.runtime', doc: 'How containers are run.', options: runtime, ignored: runtimeIgnored },
   image: { name: 'crio.image', doc: 'Pulling images.', options: image, ignored: imageIgnored },
   network: { name: 'crio.network', doc: 'Pod networks (CNI).', options: network, ignored: new Map() },
   stats: { name: 'crio.stats', doc: 'Resource statistics.', options: stats, ignored: statsIgnored },
+  metrics: { name: 'crio.metrics', doc: 'Metrics of the daemon for Prometheus.', options: metrics, ignored: new Map() },
+  tracing: { name: 'crio.tracing', doc: 'Traces of calls by OTLP.', options: tracing, ignored: new Map() },
 } as const satisfies Readonly<Record<string, Table>>;
 
 /** `[crio.runtime.runtimes.<name>]` */

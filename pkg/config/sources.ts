@@ -11,7 +11,7 @@ import type { ConfigEntry, ConfigFiles } from './types.ts';
 
 /** Depth of a drop-in directory; a loop of links ends here. Protocol of this file system, not of a policy. */
 const DROP_IN_DEPTH_MAX = 8;
-/** Below which it is looked for: without it the node has never been configured for Berth. */
+/** Where nobody has set anything here, the node has never been configured for Berth. */
 const OWN_DIRECTORY = '/etc/berth';
 
 /** What was asked for on the command line or by a variable; '' = none, undefined = nothing was asked for. */
@@ -38,7 +38,7 @@ export async function readSources(
   let [main, directory] = [DEFAULT_CONFIG_FILE, DEFAULT_CONFIG_DIR];
   if (asked.file === undefined && asked.directory === undefined && (await isCrioNode(files))) {
     [main, directory] = [CRIO_CONFIG_FILE, CRIO_CONFIG_DIR];
-    notes.push(`there is no ${OWN_DIRECTORY}: reading CRI-O's ${CRIO_CONFIG_FILE} and ${CRIO_CONFIG_DIR}`);
+    notes.push(`${OWN_DIRECTORY} sets nothing: reading CRI-O's ${CRIO_CONFIG_FILE} and ${CRIO_CONFIG_DIR}`);
   }
   const texts: SourceText[] = [];
   const file = asked.file ?? main;
@@ -55,9 +55,17 @@ export async function readSources(
   return { texts, notes };
 }
 
+/** A package brings a file in which everything is commented out; that is no configuration yet. */
 async function isCrioNode(files: ConfigFiles): Promise<boolean> {
-  if ((await files.list(OWN_DIRECTORY)) !== undefined) return false;
+  const own = [DEFAULT_CONFIG_FILE, ...(await filesBelow(files, DEFAULT_CONFIG_DIR, 0))];
+  const texts = await Promise.all(own.map((file) => files.read(file)));
+  if (!texts.every((text) => setsNothing(text ?? ''))) return false;
   return (await files.read(CRIO_CONFIG_FILE)) !== undefined || (await files.list(CRIO_CONFIG_DIR)) !== undefined;
+}
+
+/** PURE. Comments, and tables without a key. */
+function setsNothing(toml: string): boolean {
+  return toml.split('\n').every((line) => /^\s*(#.*|\[[\w.-]+\]\s*(#.*)?)?$/.test(line));
 }
 
 /**

@@ -5,6 +5,7 @@
  */
 import { parse, TomlError } from 'smol-toml';
 import { RuntimeError } from '../base/errors.ts';
+import { parseJson } from '../base/json.ts';
 
 /** A place in a file, both counted from 1. */
 export interface Place {
@@ -128,7 +129,7 @@ class Scanner {
 
 function unescape(text: string): string {
   try {
-    return JSON.parse(`"${text}"`) as string;
+    return parseJson(`"${text}"`) as string;
   } catch {
     return text; // An escape that only TOML has (\UXXXXXXXX): the place is then not found, and the table's is shown.
   }

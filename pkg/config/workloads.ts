@@ -40,15 +40,21 @@ function workload(name: string, given: TomlTable, remark: Remark | undefined): W
   const cpuset = stringIn(resources, 'cpuset');
   if (!/^(\d+(-\d+)?(,\d+(-\d+)?)*)?$/.test(cpuset))
     throw new BadValue(`wants a list such as 0-3,7 in ${name}.resources.cpuset, got ${JSON.stringify(cpuset)}`);
+  const [shares, quota, period] = [number('cpushares'), number('cpuquota'), number('cpuperiod')];
+  // In the words of CRI-O, which does not start either (pkg/config/workloads.go).
+  if (quota !== 0n && quota < shares)
+    throw new BadValue(`has a workload ${name}: cpuquota ${quota} cannot be less than cpushares ${shares}`);
+  if (period !== 0n && period < 1000n)
+    throw new BadValue(`has a workload ${name}: cpuperiod ${period} cannot be less than 1000 microseconds`);
   return {
     name,
     activationAnnotation,
     annotationPrefix: stringIn(table, 'annotation_prefix'),
     allowedAnnotations: texts.parse(table['allowed_annotations'] || []),
     resources: {
-      cpuShares: number('cpushares'),
-      cpuQuota: number('cpuquota'),
-      cpuPeriod: number('cpuperiod'),
+      cpuShares: shares,
+      cpuQuota: quota,
+      cpuPeriod: period,
       cpuset,
       cpuLimit: number('cpulimit'),
     },

@@ -3,7 +3,7 @@ import { environmentEntry, memory, seconds } from '../formats.ts';
 import { choice, file, flag, list, program, settings, text, texts } from '../kinds.ts';
 import { ignored, merge, option, row } from '../option.ts';
 import { stringTable } from '../workloads.ts';
-import { NO_POLICED_CPUS, NO_VM } from './reasons.ts';
+import { NO_VM } from './reasons.ts';
 
 /** The least that a runtime may take to create a container, as with CRI-O. */
 const CREATE_TIMEOUT_MIN_SECONDS = 30;
@@ -40,8 +40,13 @@ export const handler = {
     'allowed_annotations',
     texts,
     [],
-    'Annotations of pods that take effect and reach the runtime, by name or with a trailing "*": ' +
-      '"umask.crio.io", "devices.crio.io".',
+    'Annotations of pods that take effect and reach the runtime, by name or with a trailing "*" or ".": ' +
+      '"umask.crio.io", "devices.crio.io", "shm-size.crio.io", "userns-mode.crio.io", "seccomp-profile.crio.io", ' +
+      '"unified-cgroup.crio.io", "cgroup2-mount-hierarchy-rw.crio.io", "try-skip-volume-selinux-label.crio.io", ' +
+      '"link-logs.crio.io", and ' +
+      'for CPUs that are a container\'s own "cpu-quota.crio.io", "cpu-load-balancing.crio.io", ' +
+      '"irq-load-balancing.crio.io", "cpu-c-states.crio.io", "cpu-freq-governor.crio.io", "cpu-shared.crio.io"; ' +
+      '"run.oci." and the like reach the runtime. One that has no effect here is a warning.',
   ),
   containerMinMemoryBytes: option(
     'container_min_memory',
@@ -56,13 +61,13 @@ export const handler = {
     240_000,
     'Seconds that the runtime may take to create a container; at least 30.',
   ),
-  monitorPath: option('monitor_path', program, '', 'The monitor (conmon). "" is the option conmon.'),
-  monitorCgroup: option('monitor_cgroup', text, '', 'A *.slice, "pod", or "" for the option conmon_cgroup.'),
+  monitorPath: option('monitor_path', program, '', 'The monitor (conmon), unless conmon names one.'),
+  monitorCgroup: option('monitor_cgroup', text, '', 'As conmon_cgroup, unless that is set.'),
   monitorEnv: option(
     'monitor_env',
     list(environmentEntry),
     [],
-    'Environment of the monitor; empty for the option conmon_env.',
+    'Environment of the monitor, unless conmon_env is set.',
   ),
   defaultAnnotations: option(
     'default_annotations',
@@ -70,6 +75,13 @@ export const handler = {
     new Map<string, string>(),
     'Annotations of every container of this handler, { "key" = "value" }, as if its pod had them ' +
       'and they were allowed; those that pods bring win.',
+  ),
+  execCpuAffinity: option(
+    'exec_cpu_affinity',
+    choice('first', ''),
+    '',
+    '"first": commands in a container with CPUs for itself begin on the first of them (or of shared_cpuset). "" ' +
+      'leaves it to the runtime.',
   ),
   seccompProfile: option(
     'seccomp_profile',
@@ -90,7 +102,6 @@ export const handlerIgnored = merge(
   ignored('has no effect: commands run without a monitor, in the cgroup of their container', {
     monitor_exec_cgroup: row(text, ''),
   }),
-  ignored(NO_POLICED_CPUS, { exec_cpu_affinity: row(text, '') }),
   ignored('is not implemented: a handler has one runtime_path; make a handler for each', {
     platform_runtime_paths: row(settings, {}),
   }),

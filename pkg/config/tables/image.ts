@@ -2,7 +2,7 @@
 import { duration } from '../formats.ts';
 import { choice, file, flag, path, text, texts } from '../kinds.ts';
 import { ignored, merge, option, row } from '../option.ts';
-import { NO_ARTIFACTS, OWN_PAUSE } from './reasons.ts';
+import { OWN_PAUSE } from './reasons.ts';
 
 /** What Berth reads. */
 export const image = {
@@ -39,6 +39,13 @@ export const image = {
     choice('mkdir', 'bind', 'ignore'),
     'mkdir',
     'What to do with the VOLUMEs of an image: make the directory, mount an anonymous volume, nothing.',
+  ),
+  ociArtifactMountSupport: option(
+    'oci_artifact_mount_support',
+    flag,
+    true,
+    'Whether volumes of pods may show OCI artifacts, which are files of any kind in a registry, beside images.',
+    { variables: ['CONTAINER_OCI_ARTIFACT_SUPPORT'] },
   ),
   pullProgressTimeoutMs: option(
     'pull_progress_timeout',
@@ -100,10 +107,4 @@ export const imageIgnored = merge(
     default_transport: row(text, 'docker://'),
   }),
   ignored('has no effect: unfinished downloads lie beside the images', { big_files_temporary_dir: row(text, '') }),
-  ignored('is not implemented: pulls run in the cgroup of the daemon', {
-    separate_pull_cgroup: row(text, '', { variables: ['PULL_IN_A_CGROUP'] }),
-  }),
-  ignored(NO_ARTIFACTS, {
-    oci_artifact_mount_support: row(flag, true, { variables: ['CONTAINER_OCI_ARTIFACT_SUPPORT'] }),
-  }),
 );

@@ -1,8 +1,8 @@
 /** `[crio.network]`, `[crio.stats]`, and the tables of which nothing has an effect. PURE. */
 import { duration, seconds } from '../formats.ts';
-import { file, files, flag, integer, path, settings, text, texts } from '../kinds.ts';
+import { choice, file, files, flag, integer, list, path, settings, text } from '../kinds.ts';
 import { type Ignored, ignored, option, row } from '../option.ts';
-import { NO_CRIU, NOT_YET } from './reasons.ts';
+import { NO_CRIU, NO_NRI } from './reasons.ts';
 
 const number = integer(-Number.MAX_SAFE_INTEGER);
 
@@ -36,6 +36,11 @@ export const network = {
   }),
 } as const;
 
+/** Those of CRI-O; what is in them stands in pkg/stats. */
+const METRIC_GROUPS = [
+  ...['cpu', 'hugetlb', 'memory', 'network', 'oom', 'process', 'spec', 'disk', 'diskIO', 'pressure', 'all'],
+] as const;
+
 /** `[crio.stats]`: what Berth reads. */
 export const stats = {
   collectionPeriodMs: option(
@@ -45,17 +50,21 @@ export const stats = {
     'Seconds for which statistics are kept; 0 reads them at each request.',
     { variables: ['COLLECTION_PERIOD'] },
   ),
+  includedPodMetrics: option(
+    'included_pod_metrics',
+    list(choice(...METRIC_GROUPS)),
+    [],
+    `Groups of the metrics that ListPodSandboxMetrics gives: ${METRIC_GROUPS.join(', ')}. [] is all of them, too.`,
+    { variables: ['CONTAINER_INCLUDED_POD_METRCIS'] },
+  ),
 } as const;
 
 /** `[crio.stats]`: what has no effect. */
-export const statsIgnored = new Map([
-  ...ignored('has no effect: write collection_period', { stats_collection_period: row(number, 0) }),
-  ...ignored('is not implemented: all metrics are given', {
-    included_pod_metrics: row(texts, [], { variables: ['CONTAINER_INCLUDED_POD_METRCIS'] }),
-  }),
-]);
+export const statsIgnored = ignored('has no effect: write collection_period', {
+  stats_collection_period: row(number, 0),
+});
 
-const nri = ignored(NOT_YET, {
+const nri = ignored(NO_NRI, {
   enable_nri: row(flag, true),
   nri_plugin_dir: row(text, '/opt/nri/plugins'),
   nri_plugin_config_dir: row(text, '/etc/nri/conf.d'),
@@ -68,26 +77,6 @@ const nri = ignored(NOT_YET, {
 
 /** Whole tables of crio.conf without effect: their keys, for the warning's spelling check. */
 export const ignoredTables: ReadonlyMap<string, ReadonlyMap<string, Ignored>> = new Map([
-  [
-    'crio.metrics',
-    ignored(NOT_YET, {
-      enable_metrics: row(flag, false),
-      metrics_collectors: row(texts, undefined),
-      metrics_host: row(text, '127.0.0.1'),
-      metrics_port: row(number, 9090),
-      metrics_socket: row(text, ''),
-      metrics_cert: row(text, ''),
-      metrics_key: row(text, ''),
-    }),
-  ],
-  [
-    'crio.tracing',
-    ignored(NOT_YET, {
-      enable_tracing: row(flag, false),
-      tracing_endpoint: row(text, '127.0.0.1:4317'),
-      tracing_sampling_rate_per_million: row(number, 0),
-    }),
-  ],
   [
     'crio.checkpoint_restore',
     ignored(NO_CRIU, {

@@ -11,7 +11,7 @@ import {
   timezone,
   ulimit,
 } from '../formats.ts';
-import { choice, file, files, flag, integerOrNone, list, program, text } from '../kinds.ts';
+import { choice, file, files, flag, integer, integerOrNone, list, path, program, text } from '../kinds.ts';
 import { option } from '../option.ts';
 import { workloads } from '../workloads.ts';
 
@@ -46,19 +46,20 @@ const programs = {
     'conmon',
     program,
     '',
-    'The monitor for handlers without monitor_path. "" is the one that came with Berth.',
+    'The monitor of every handler. "" leaves it to monitor_path, and without that it is the one that came with Berth.',
   ),
   conmonCgroup: option(
     'conmon_cgroup',
     text,
     '',
-    'cgroup of monitors for handlers without monitor_cgroup: a *.slice, "pod", or "" for one outside the pods.',
+    'cgroup of all monitors: a *.slice; "pod" is outside the pods, too, since a monitor must outlive what its pod ' +
+      'takes. "" leaves it to monitor_cgroup.',
   ),
   conmonEnv: option(
     'conmon_env',
     list(environmentEntry),
     [],
-    'Environment of monitors for handlers without monitor_env.',
+    'Environment of all monitors; empty leaves it to monitor_env.',
   ),
   pinnsPath: option('pinns_path', program, '', 'The program that pins namespaces. "" is the one that came with Berth.'),
 } as const;
@@ -121,6 +122,14 @@ const mounts = {
     'Directories of CDI specifications; later ones win.',
     { reload: 'cdi' },
   ),
+  blockioConfigFile: option(
+    'blockio_config_file',
+    file,
+    '',
+    'Classes of block I/O (weights, rates by device), in YAML. A container is in the one that ' +
+      'blockio.resources.beta.kubernetes.io/container.<name>, or /pod, of its pod names.',
+    { reload: 'cdi' },
+  ),
   allowedDevices: option(
     'allowed_devices',
     files,
@@ -132,6 +141,13 @@ const mounts = {
     list(device),
     [],
     'Devices of every container, "/dev/host:/dev/container:rwm".',
+  ),
+  additionalArtifactStores: option(
+    'additional_artifact_stores',
+    list(path),
+    [],
+    'Directories with OCI artifacts that lie ready, each an OCI layout in "artifacts" below it: they are meant ' +
+      'before those that were pulled, are pinned and never removed. Absolute paths.',
   ),
   hooksDir: option(
     'hooks_dir',
@@ -164,6 +180,33 @@ const mounts = {
     '',
     'CPUs of infra containers, "0-1,4"; "" is all. The CPUs that the kubelet reserves, to leave the others to pods.',
   ),
+  selinux: option(
+    'selinux',
+    flag,
+    true,
+    'Label containers, where the kernel has SELinux. false leaves them unlabelled, as CRI-O does.',
+  ),
+  sharedCpuset: option(
+    'shared_cpuset',
+    cpuset,
+    '',
+    'CPUs, "0-1,4", that containers with CPUs for themselves share where the annotation ' +
+      'cpu-shared.crio.io/<container> says enable.',
+  ),
+  irqbalanceConfigFile: option(
+    'irqbalance_config_file',
+    file,
+    '/etc/sysconfig/irqbalance',
+    'Where irqbalance is told which CPUs to leave alone: those of containers with the annotation ' +
+      'irq-load-balancing.crio.io. Nothing is written if it is not there.',
+  ),
+  irqbalanceConfigRestoreFile: option(
+    'irqbalance_config_restore_file',
+    file,
+    '/etc/sysconfig/orig_irq_banned_cpus',
+    'Where it is kept what irqbalance was told before the first of them, for the start after a reboot; "disable" is ' +
+      'nowhere.',
+  ),
   hostnetworkDisableSelinux: option(
     'hostnetwork_disable_selinux',
     flag,
@@ -189,6 +232,19 @@ const pods = {
       'allowed_annotations, and resources with cpushares, cpuquota, cpuperiod, cpuset, cpulimit.',
     { flag: '' },
   ),
+  minimumMappableUid: option(
+    'minimum_mappable_uid',
+    integerOrNone,
+    -1,
+    'The smallest user id of the node that a pod may map by the annotation userns-mode.crio.io; -1 is no such bound. ' +
+      'Pods with hostUsers: false get theirs from the kubelet.',
+  ),
+  minimumMappableGid: option(
+    'minimum_mappable_gid',
+    integerOrNone,
+    -1,
+    'The smallest group id of the node that a pod may map by that annotation; -1 is no such bound.',
+  ),
   readOnly: option(
     'read_only',
     flag,
@@ -201,6 +257,14 @@ const pods = {
     flag,
     false,
     'Let the runtime use MS_MOVE in place of pivot_root: only for a host that runs from an initramfs.',
+  ),
+  minInjectedGomaxprocs: option(
+    'min_injected_gomaxprocs',
+    integer(0),
+    0,
+    'The least GOMAXPROCS of containers without a CPU limit in burstable and best-effort pods, which have twice the ' +
+      'CPUs that they request; 0 sets none. The annotation skip-gomaxprocs.crio.io: "true" leaves a pod out.',
+    { variables: ['CONTAINER_INJECT_GOMAXPROCS'] },
   ),
   dropInfraCtr: option('drop_infra_ctr', flag, true, 'Run no pause process unless the pod shares its PID namespace.'),
   enablePodEvents: option(
@@ -228,7 +292,7 @@ const pods = {
 
 const logs = {
   logLevel: option('log_level', logLevel, 'info', 'How much is logged.', { reload: 'log', short: 'l' }),
-  logFilter: option('log_filter', text, '', 'Log only messages that this regular expression matches; "" is all.', {
+  logFilter: option('log_filter', text, '', 'Log only messages that this expression in Go syntax matches; "" is all.', {
     reload: 'log',
   }),
   logSizeMaxBytes: option(

@@ -1,5 +1,5 @@
 /** `[crio]` and `[crio.api]`: where things are kept, and the sockets. PURE. */
-import { duration, portText, storageDriver } from '../formats.ts';
+import { cipherSuite, duration, portText, storageDriver } from '../formats.ts';
 import { choice, file, flag, integer, list, path, text, texts } from '../kinds.ts';
 import { ignored, option, row } from '../option.ts';
 
@@ -58,21 +58,19 @@ export const storageIgnored = ignored(CRASH_ONLY, {
   clean_shutdown_file: row(text, '/var/lib/crio/clean.shutdown'),
 });
 
-/** What Go calls secure, whose names crio.conf uses. */
-const CIPHER_SUITES = [
-  'TLS_AES_128_GCM_SHA256',
-  'TLS_AES_256_GCM_SHA384',
-  'TLS_CHACHA20_POLY1305_SHA256',
-  ...['ECDSA', 'RSA'].flatMap((key) =>
-    ['AES_128_CBC_SHA', 'AES_256_CBC_SHA', 'AES_128_GCM_SHA256', 'AES_256_GCM_SHA384', 'CHACHA20_POLY1305_SHA256'].map(
-      (rest) => `TLS_ECDHE_${key}_WITH_${rest}`,
-    ),
-  ),
-];
+/** CRI-O's default for messages of gRPC. */
+const GRPC_USUAL_BYTES = 80 * 1024 * 1024;
 
-/** `[crio.api]`: what Berth reads. Nothing of it is without effect. */
+/** `[crio.api]`: what Berth reads. */
 export const api = {
   listen: option('listen', path, '/run/berth/berth.sock', 'The CRI socket, mode 0660.'),
+  crioSocket: option(
+    'crio_socket',
+    text,
+    '/var/run/crio/crio.sock',
+    "Where the same is served beside listen, unless somebody answers there: the kubelet's cAdvisor asks only at " +
+      'that path for the labels of containers. "none": nowhere.',
+  ),
   streamAddress: option(
     'stream_address',
     text,
@@ -104,7 +102,7 @@ export const api = {
   ),
   tlsCipherSuites: option(
     'tls_cipher_suites',
-    list(choice(...CIPHER_SUITES)),
+    list(cipherSuite),
     [],
     'Cipher suites that they may use, by their IANA names; [] leaves the choice to OpenSSL. ' +
       'Those of TLS 1.3 are always allowed unless one of them is named.',
@@ -116,18 +114,13 @@ export const api = {
     'Ends a stream after this long without data; pings do not count. "" is 4h, "0s" is never.',
     { variables: ['STREAM_IDLE_TIMEOUT'] },
   ),
-  grpcMaxSendBytes: option(
-    'grpc_max_send_msg_size',
-    integer(-Number.MAX_SAFE_INTEGER),
-    16 * 1024 * 1024,
-    'Largest reply in bytes. The kubelet itself takes 16 MiB.',
-    { pending: true },
-  ),
-  grpcMaxReceiveBytes: option(
-    'grpc_max_recv_msg_size',
-    integer(-Number.MAX_SAFE_INTEGER),
-    16 * 1024 * 1024,
-    'Largest request in bytes.',
-    { pending: true },
-  ),
 } as const;
+
+/** `[crio.api]`: what has no effect. */
+export const apiIgnored = ignored(
+  'has no effect: a request may have 16 MiB and a reply 64 MiB, and the kubelet itself takes 16 MiB',
+  {
+    grpc_max_send_msg_size: row(integer(-Number.MAX_SAFE_INTEGER), GRPC_USUAL_BYTES),
+    grpc_max_recv_msg_size: row(integer(-Number.MAX_SAFE_INTEGER), GRPC_USUAL_BYTES),
+  },
+);
