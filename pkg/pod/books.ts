@@ -4,9 +4,10 @@
  * Readers get immutable records at once. Writers go through `save`, which is the only place where a record changes, an
  * event goes out and those who wait for a change are woken.
  */
-import { RuntimeError } from '../base/errors.ts';
+import { explain, RuntimeError } from '../base/errors.ts';
 import { type ContainerId, quote, type SandboxId } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
+import type { Op } from '../base/op.ts';
 import type { PodEvent } from '../ports/pods.ts';
 import type { ContainerRecord, SandboxRecord, StateStore } from '../ports/state.ts';
 
@@ -151,6 +152,8 @@ export class Books {
     } else if (to === 'created' && from === 'creating') this.#publish('created', after);
     else if (to === 'running') this.#publish('started', after);
     else if (to === 'exited' || (to === 'stopping' && from === 'ready')) this.#publish('stopped', after);
+    // It could neither be made nor cleaned up, and is seen for the first time.
+    else if (to === 'removing' && from === 'creating' && isVisible(after)) this.#publish('stopped', after);
   }
 
   #publish(type: PodEvent['type'], record: AnyRecord): void {
@@ -160,6 +163,22 @@ export class Books {
 
   #wake(id: string): void {
     for (const done of [...(this.#waiters.get(id) ?? [])]) done();
+  }
+}
+
+/**
+ * Saves a record that is true; if it cannot be saved (a full disk), the books have it nevertheless, and the next start
+ * finds out again.
+ */
+export async function saveOrAdopt(op: Op, books: Books, record: AnyRecord): Promise<void> {
+  try {
+    await books.save(record);
+  } catch (cause) {
+    op.log.error('what became of something could not be put on record, going on without', {
+      [record.kind]: record.id,
+      cause: explain(cause),
+    });
+    books.adopt(record);
   }
 }
 

@@ -2,7 +2,7 @@ import { assert } from 'chai';
 import type { ImageSpec, LinuxContainerSecurityContext } from '../cri-api/types.ts';
 import { codeOf, explain, RuntimeError } from '../base/errors.ts';
 import { boom, fails, ground, op, sameResources, until } from './fake-ground.ts';
-import { fakeContainer, fakeImage, fakePod } from './fake-world.ts';
+import { fakeArtifact, fakeContainer, fakeImage, fakePod } from './fake-world.ts';
 import type { NamedContainerConfig } from '../ports/requests.ts';
 import { containerStatus } from './query.ts';
 
@@ -156,6 +156,35 @@ describe("the mind's containers", () => {
       const record = at.mind.containers.get(id);
       assert.deepEqual([record.imageName, record.imageRef], [imageName, imageRef]);
     }
+  });
+
+  it('tells an image volume by the id of its image, whatever it was asked for as', async () => {
+    const pod = await at.mind.pods.run(op(), fakePod(), '');
+    const [tag = ''] = fakeImage.repoTags;
+    const asked = { ...volume, image: { ...volume.image, image: tag } };
+    const id = await at.mind.containers.create(op(), pod, fakeContainer('a', 0, { mounts: [asked] }));
+    const [mount] = containerStatus(at.mind.containers.get(id)).mounts;
+    assert.deepEqual(
+      [mount?.image?.image, mount?.image?.userSpecifiedImage, mount?.image?.imageRef],
+      [fakeImage.id, 'reg/data:2', 'ref of reg/data:2'],
+    );
+  });
+
+  it('is made from an image, and shows an artifact as a volume', async () => {
+    const pod = await at.mind.pods.run(op(), fakePod(), '');
+    const artifact = { ...image(''), image: fakeArtifact.id };
+    const refused = await fails(at.mind.containers.create(op(), pod, fakeContainer('x', 0, { image: artifact })));
+    assert.deepEqual(
+      [refused.code, refused.message],
+      [
+        'FailedPrecondition',
+        `"${fakeArtifact.id}" is an OCI artifact ("a/model"), and containers are made from images; ` +
+          'mount it as an image volume',
+      ],
+    );
+    const mounts = [{ ...volume, image: artifact }];
+    const id = await at.mind.containers.create(op(), pod, fakeContainer('a', 0, { mounts }));
+    assert.strictEqual(containerStatus(at.mind.containers.get(id)).mounts[0]?.image?.image, fakeArtifact.id);
   });
 
   it('names what is missing: the image, the sandbox', async () => {

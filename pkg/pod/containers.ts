@@ -63,6 +63,11 @@ export class ContainerKeeper implements Containers {
     await this.#lives.get(id)?.stop(op, graceMs);
   }
 
+  /** Kills one that makes system calls which it must not (`seccomp-notifier-action`). */
+  async killFor(op: Op, id: ContainerId, forbiddenCalls: string): Promise<void> {
+    await this.#lives.get(id)?.stop(op, 0, forbiddenCalls);
+  }
+
   async remove(op: Op, id: ContainerId): Promise<void> {
     const record = this.#around.books.container(id);
     if (record?.state.phase === 'creating') await this.stop(op, id, 0);
@@ -90,6 +95,14 @@ export class ContainerKeeper implements Containers {
 
   async update(op: Op, id: ContainerId, update: LinuxContainerResources): Promise<void> {
     await this.#live(id).update(op, update);
+  }
+
+  async pause(op: Op, id: ContainerId): Promise<void> {
+    await this.#live(id).freeze(op, 'pause');
+  }
+
+  async unpause(op: Op, id: ContainerId): Promise<void> {
+    await this.#live(id).freeze(op, 'unpause');
   }
 
   async reopenLog(op: Op, id: ContainerId): Promise<void> {

@@ -19,19 +19,21 @@ import {
   cgroupsPathFor,
   checkWorkingDir,
   effectiveStopSignal,
+  hardware,
   identityOf,
   stringifySpec,
   withHooks,
   workingDirOf,
-  workloadResources,
 } from '../spec/index.ts';
 import type { Books } from './books.ts';
 import { type Gathered, gather, type Subject } from './gather.ts';
 import { handlerOf, handlerSettings } from './handlers.ts';
 import { directoryMode, ownerOnHost } from './id-maps.ts';
+import { linkLog } from './link-logs.ts';
 import { pidNamespace } from './pid-namespace.ts';
 import { podFiles } from './pod-files.ts';
-import { podName } from './pods.ts';
+import { containerName } from './names.ts';
+import { checkIdentityFiles, landTargets } from './places.ts';
 import { anonymousVolumes, imageVolumesOf, requireProfile } from './sources.ts';
 import { specInput } from './spec-input.ts';
 import type { Image } from '../ports/image.ts';
@@ -40,6 +42,7 @@ import type { IdMap, InsideRoot } from '../ports/rootfs.ts';
 import type { Monitor } from '../ports/runtime.ts';
 import type { Identity, ResolvedUser } from '../ports/spec.ts';
 import type { ContainerRecord, SandboxRecord } from '../ports/state.ts';
+import { resourcesOf } from './wishes.ts';
 import type { World } from './world.ts';
 
 /** A container whose init process exists and waits for start. */
@@ -61,6 +64,7 @@ export function draftContainer(
   config: NamedContainerConfig,
 ): ContainerRecord {
   const image = findImage(world, config);
+  refuseRdt(sandbox, config);
   const called = world.images.called(image.id, config.image.userSpecifiedImage || config.image.image);
   const { facts } = world;
   return {
@@ -81,12 +85,7 @@ export function draftContainer(
     cgroupsPath: cgroupsPathFor({ manager: facts.cgroupManager, parent: sandbox.cgroupParent, id }),
     stopSignal: effectiveStopSignal(config.stopSignal, image.config.stopSignal),
     user: { uid: 0n, gid: 0n, supplementalGroups: [] },
-    resources: workloadResources(
-      config.linux?.resources,
-      world.settings.workloads,
-      sandbox.config.annotations,
-      config.metadata.name,
-    ),
+    resources: resourcesOf(world.settings, sandbox, config),
     imageVolumes: imageVolumesOf(world, config),
     stopping: null,
     monitor: null,
@@ -127,7 +126,9 @@ async function launch(op: Op, world: World, subject: Subject): Promise<Launched>
   const { draft } = subject;
   const gathered = gather(op, world, subject);
   const bundled = gathered.then((found) => writeBundle(op, world, subject, found));
-  const linked = gathered.then(({ inside }) => linkMtab(inside));
+  const linked = gathered.then(({ inside, wishes }) =>
+    together([linkMtab(inside), linkLog(draft, subject.sandbox, wishes.linkLogs)]),
+  );
   const [, spec, { process, monitor }] = await together([
     gathered,
     bundled,
@@ -152,19 +153,31 @@ async function writeBundle(op: Op, world: World, subject: Subject, found: Gather
   const { inside } = found;
   op.stage('prepare rootfs');
   await inside.checkKernelPlaces();
+  await checkIdentityFiles(op, world, inside, draft.config, found.mounts);
   const identity = await findIdentity(world, inside, draft, image, sandbox.idMap);
   const { user } = identity;
   await ensureWorkingDir(inside, draft.config, image, { user, idMap: sandbox.idMap });
   const [files, anonymous] = await together([
-    podFiles(world, draft, sandbox, identity),
-    anonymousVolumes(op, world, draft, image, { inside, idMap: sandbox.idMap }),
+    podFiles(op, world, draft, sandbox, { identity, fips: found.wishes.fips }),
+    anonymousVolumes(op, world, draft, image, { inside, idMap: sandbox.idMap, user, label: found.label }),
   ]);
   const prepared = { user, files, anonymousVolumes: anonymous };
   const spec = buildContainerSpec(await specInput(op, world, subject, { ...found, ...prepared }));
   await requireProfile(op, world, spec);
-  const extended = extend(spec, draft, sandbox, found);
+  const extended = await landTargets(extend(spec, draft, sandbox, found), inside);
+  listenForCalls(op, world, draft.id, extended);
   await world.workspace.writeBundle(draft.id, stringifySpec(extended));
   return extended;
+}
+
+/** Before the runtime asks: a container whose calls nobody answers would stand still. */
+function listenForCalls(op: Op, world: World, id: ContainerId, { linux: { seccomp } }: RuntimeSpec): void {
+  if (seccomp?.listenerPath !== world.blockedCalls.pathOf(id)) return;
+  world.blockedCalls.listen(id);
+  op.log.info('system calls that the seccomp profile of the container blocks are told of, but for its default', {
+    container: id,
+    default: seccomp.defaultAction,
+  });
 }
 
 async function runMonitor(
@@ -174,13 +187,14 @@ async function runMonitor(
   ready: Promise<unknown>,
 ): ReturnType<Monitor['create']> {
   const { id, config, logPath, bundle } = draft;
-  await ensureDirBelow(sandbox.logDirectory, dirname(config.logPath), 0o755);
-  await world.workspace.ensureBundle(id, directoryMode(sandbox.idMap));
-  const name = `k8s_${config.metadata.name}_${podName(sandbox.config)}`;
+  await together([
+    ensureDirBelow(sandbox.logDirectory, dirname(config.logPath), 0o755),
+    world.workspace.ensureBundle(id, directoryMode(sandbox.idMap)),
+  ]);
   return await world.monitor.create(op, {
     id,
     runtime,
-    name,
+    name: containerName(config, sandbox.config),
     bundle,
     logPath,
     tty: config.tty,
@@ -214,7 +228,24 @@ function findImage(world: World, config: NamedContainerConfig): Image {
   const wanted = config.image.image;
   const image = world.images.find(wanted);
   if (image === undefined) throw absentImage(wanted);
+  if (image.artifact !== undefined)
+    throw new RuntimeError(
+      'FailedPrecondition',
+      `${quote(wanted)} is an OCI artifact (${quote(image.artifact.type, 200)}), and containers are made from ` +
+        'images; mount it as an image volume',
+    );
   return image;
+}
+
+/** As a CRI-O without RDT: who asks for cache of its own must not run as if it had it. */
+function refuseRdt({ config: pod }: SandboxRecord, { metadata, annotations }: NamedContainerConfig): void {
+  const name = hardware.classOf('rdt', metadata.name, annotations, pod.annotations);
+  if (name !== '')
+    throw new RuntimeError(
+      'FailedPrecondition',
+      `RDT disabled, refusing to set RDT class of container ${quote(metadata.name)} to ${quote(name)}; there are no ` +
+        'classes of cache and memory bandwidth here: remove the annotation',
+    );
 }
 
 function absentImage(name: string): RuntimeError {
@@ -256,9 +287,8 @@ async function ensureWorkingDir(
 ): Promise<void> {
   const cwd = workingDirOf(config, image.config);
   if (cwd === '/') return;
-  await inside.ensureDir(cwd, ownerOnHost(idMap, user), 0o755);
   // A symlink of the image may hide such a place (CVE-2024-21626).
-  checkWorkingDir((await inside.resolve(cwd))?.path ?? cwd);
+  checkWorkingDir(await inside.ensureDir(cwd, ownerOnHost(idMap, user), 0o755));
 }
 
 /** /etc/mtab; beside the runtime's work, since the first new name in /etc costs overlayfs a copy of the directory. */

@@ -5,11 +5,12 @@
  * after any crash, any number of times. Every step is tried even when an earlier one failed. The record goes last:
  * while it exists, somebody will call us again.
  */
-import { explain, RuntimeError } from '../base/errors.ts';
+import { codeOf, explain, RuntimeError, storageError } from '../base/errors.ts';
 import { failpoint } from '../base/failpoint.ts';
 import type { ContainerId, SandboxId } from '../base/ids.ts';
 import type { Op } from '../base/op.ts';
 import type { OciRuntime } from '../ports/runtime.ts';
+import { cpuJournal } from './wishes.ts';
 import type { MadeBy, World } from './world.ts';
 
 type Step = readonly [what: string, run: () => Promise<void>];
@@ -21,6 +22,8 @@ export interface ContainerRemains {
   readonly made: MadeBy | undefined;
   readonly cgroupsPath: string;
   readonly process: ProcessRemains;
+  /** Of one that never came to be, if that is known; '' leaves it to the kubelet. */
+  readonly log: string;
 }
 /**
  * What the runtime and the monitor may still have: `made` what a finished create left; `cut` what one left that was cut
@@ -43,7 +46,9 @@ export interface SandboxRemains {
   readonly process: 'made' | 'cut';
   /** A cgroup of our own above the pod's containers; '' if the kubelet owns the parent. */
   readonly ownCgroup: string;
-  readonly infraCgroup: string;
+  /** The sandbox's own, which an infra process lives in or which is for show; '' if there is none. */
+  readonly cgroup: string;
+  readonly infra: 'process' | 'none';
 }
 
 /**
@@ -58,11 +63,12 @@ export async function destroyContainer(op: Op, world: World, remains: ContainerR
     op,
     `container ${id}`,
     ended === undefined
-      ? [...processSteps(op, world, remains), root()]
+      ? [...processSteps(op, world, remains), root(), ['log', () => world.monitor.dropEmptyLog(remains.log)]]
       : [root(() => ended.rootGone()), ['process', () => ended.retire()]],
   );
   await failpoint('container.destroy.before-record');
   await world.state.remove({ kind: 'container', id });
+  await failpoint('container.destroy.after-record');
   await world.host.removeTree(op, world.workspace.bundle(id));
 }
 
@@ -84,6 +90,7 @@ export async function destroySandbox(op: Op, world: World, remains: SandboxRemai
 export async function forgetSandbox(op: Op, world: World, id: SandboxId): Promise<void> {
   await failpoint('sandbox.destroy.before-record');
   await world.state.remove({ kind: 'sandbox', id });
+  await failpoint('sandbox.destroy.after-record');
   await world.host.removeTree(op, world.workspace.sandboxDir(id));
 }
 
@@ -96,13 +103,13 @@ export async function releaseSandbox(op: Op, world: World, remains: SandboxRemai
   const infra = id as unknown as ContainerId;
   const files = world.workspace.sandboxFiles(id);
   await inOrder(op, `pod sandbox ${id}`, [
-    ...(remains.infraCgroup === '' && remains.made !== undefined
-      ? []
+    ...(remains.infra === 'none' && remains.made !== undefined
+      ? [cgroupStep(op, world, remains.cgroup)]
       : [
           ...processSteps(op, world, {
             id: infra,
             made: remains.made,
-            cgroupsPath: remains.infraCgroup,
+            cgroupsPath: remains.cgroup,
             process: remains.process,
           }),
           removeBundle(op, world, infra),
@@ -117,7 +124,7 @@ export async function releaseSandbox(op: Op, world: World, remains: SandboxRemai
   ]);
 }
 
-function processSteps(op: Op, world: World, remains: ContainerRemains): readonly Step[] {
+function processSteps(op: Op, world: World, remains: Omit<ContainerRemains, 'log'>): readonly Step[] {
   const { id, made, cgroupsPath } = remains;
   const processes = runtimesOf(op, world, made).map(
     (runtime): Step => [`process (${runtime.handler.name})`, () => runtime.delete(op, id)],
@@ -127,8 +134,19 @@ function processSteps(op: Op, world: World, remains: ContainerRemains): readonly
     ['monitor', () => world.monitor.destroy(op, id, world.workspace.bundle(id))],
     // A create that was cut off goes on under its monitor until that is ended; only then is there something to delete.
     ...(remains.process === 'cut' ? processes : []),
-    ['cgroup', () => (cgroupsPath === '' ? Promise.resolve() : world.host.destroyCgroup(op, cgroupsPath))],
+    cgroupStep(op, world, cgroupsPath),
+    ['CPUs', () => world.cpus.restore(op, cpuJournal(world, id))],
+    [
+      'seccomp listener',
+      async () => {
+        world.blockedCalls.close(id);
+      },
+    ],
   ];
+}
+
+function cgroupStep(op: Op, world: World, cgroupsPath: string): Step {
+  return ['cgroup', () => (cgroupsPath === '' ? Promise.resolve() : world.host.destroyCgroup(op, cgroupsPath))];
 }
 
 /** The runtime that made it; every one where that is not known, or cannot be had any more: the node has changed. */
@@ -157,14 +175,23 @@ async function inOrder(op: Op, what: string, steps: readonly Step[]): Promise<vo
     } catch (cause) {
       // Of steps within a step, each that failed is named for itself.
       if (cause instanceof RuntimeError && cause.cause instanceof AggregateError) failed.push(...cause.cause.errors);
-      else failed.push(new RuntimeError('Internal', `destroy ${step} of ${what}: ${explain(cause)}`, { cause }));
+      else
+        failed.push(new RuntimeError(failureCode(cause), `destroy ${step} of ${what}: ${explain(cause)}`, { cause }));
     }
   }
   if (failed.length > 0) {
     throw new RuntimeError(
-      'Internal',
+      failed.some((each) => each.code === 'ResourceExhausted') ? 'ResourceExhausted' : 'Internal',
       `${what} is not fully destroyed, will be tried again: ${failed.map((each) => each.message).join('; ')}`,
       { cause: new AggregateError(failed) },
     );
   }
+}
+
+/**
+ * A machine that is full stays one in the answer. Other codes would be taken for those of the object: a NotFound of
+ * some file, for a container that is gone.
+ */
+function failureCode(cause: unknown): 'ResourceExhausted' | 'Internal' {
+  return codeOf(storageError(cause, '')) === 'ResourceExhausted' ? 'ResourceExhausted' : 'Internal';
 }

@@ -2,7 +2,9 @@
  * How a container's end comes to its record. Two witnesses: the exit file of its monitor, and a pidfd on its process
  * (level-triggered: an event may be lost, a pidfd cannot).
  */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { explain } from '../base/errors.ts';
+import { failpoint } from '../base/failpoint.ts';
 import type { ProcessRef } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import type { ExitRecord } from '../ports/runtime.ts';
@@ -25,12 +27,15 @@ export class End {
 
   /**
    * Watches the process of a container, so that its end is noticed also when no exit file will ever come, and its
-   * monitor, so that it is said when none will.
+   * monitor, so that it is said when none will. The latter after `waitMs`: whoever waits for a start does not wait
+   * for that.
    */
-  watch(process: ProcessRef, monitor: ProcessRef | null): void {
+  watch(process: ProcessRef, monitor: ProcessRef | null, waitMs: number): void {
     const alone = new AbortController();
+    this.#core.around.oom.watch(this.#core.id);
+    this.#core.around.blocked.watch(this.#core.id);
     if (monitor !== null)
-      void this.#awaitMonitor(process, monitor, alone).catch((cause: unknown) => {
+      void this.#awaitMonitor(process, monitor, alone, waitMs).catch((cause: unknown) => {
         this.#core.around.world.log.error('that a monitor is gone could not be recorded', {
           container: this.#core.id,
           pid: monitor.pid,
@@ -48,12 +53,14 @@ export class End {
 
   /** Puts what the monitor wrote down on record; content if the end is there already. Goes on trying if that fails. */
   async note(exit: ExitRecord): Promise<void> {
-    await this.#keep({ type: 'exited', exitCode: exit.exitCode, oomKilled: exit.oomKilled, at: exit.finishedAt });
+    const { exitCode, oomKilled, finishedAt: at } = this.#core.around.oom.completed(this.#core.id, exit);
+    await this.#keep({ type: 'exited', exitCode, oomKilled, at });
   }
 
   /** Fires `alone` when the monitor is gone; says so if it has left its container behind. */
-  async #awaitMonitor(process: ProcessRef, monitor: ProcessRef, alone: AbortController): Promise<void> {
+  async #awaitMonitor(process: ProcessRef, monitor: ProcessRef, alone: AbortController, waitMs: number): Promise<void> {
     const { world, closing } = this.#core.around;
+    if (waitMs > 0) await sleep(waitMs, undefined, { ref: false });
     await world.processes.gone(monitor, closing);
     alone.abort();
     if (closing.aborted || this.#core.hasEnded || !world.processes.alive(process)) return;
@@ -131,8 +138,11 @@ export class End {
       const { record } = this.#core;
       // Still `creating`: the create that is under way will see the dead process and clean up.
       if (record === undefined || record.state.phase === 'creating') return;
-      const after = await this.#core.apply(record, event, { stopping: null });
+      const forbiddenCalls = record.stopping?.forbiddenCalls;
+      const ending = event.type === 'exited' && forbiddenCalls !== undefined ? { ...event, forbiddenCalls } : event;
+      const after = await this.#core.apply(record, ending, { stopping: null });
       if (after === record || after.state.phase !== 'exited') return;
+      await failpoint('container.exited.after');
       const { exitCode: exit, reason } = after.state;
       this.#core.around.world.log.info('container ended', {
         container: after.id,

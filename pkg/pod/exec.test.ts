@@ -30,7 +30,7 @@ describe('ways into a running container', () => {
   it('runs a probe beside as many commands as a container may have, and refuses one more', async () => {
     const patience = new AbortController();
     const long = { ...op(), signal: patience.signal };
-    const stdio = { tty: false, stdin: null, stdout: null, stderr: null };
+    const stdio = { tty: false, stdin: null, stdout: null, stderr: null, lateOutput: 'cut' as const };
     const others = Array.from({ length: limits.execsPerContainerCount - 1 }, () =>
       mind.execs.exec(long, id, ['sleep', '1000'], stdio).then(() => 'ended', codeOf),
     );
@@ -45,6 +45,29 @@ describe('ways into a running container', () => {
     patience.abort();
     assert.deepEqual(new Set(await Promise.all(others)), new Set(['Cancelled']));
     assert.strictEqual((await mind.execs.execSync(op(), id, ['true'], 0)).exitCode, 0);
+  });
+
+  it('gives ExecSync the terminal that the container has', async () => {
+    const said = async (container: ContainerId): Promise<readonly string[]> => {
+      const { stdout, stderr } = await mind.execs.execSync(op(), container, ['sh', '-c', 'echo err >&2'], 0);
+      return [text(stdout), text(stderr)];
+    };
+    assert.deepEqual(await said(id), ['', 'err\n']);
+    const terminal = await mind.containers.create(op(), pod, { ...fakeContainer('terminal'), tty: true });
+    await mind.containers.start(op(), terminal);
+    assert.deepEqual(await said(terminal), ['err\n', '']);
+  });
+
+  it('runs commands in a container that waits for its start, and none in one that has ended', async () => {
+    const stdio = { tty: false, stdin: null, stdout: null, stderr: null, lateOutput: 'cut' as const };
+    const created = await mind.containers.create(op(), pod, fakeContainer('created'));
+    assert.strictEqual((await mind.execs.execSync(op(), created, ['true'], 0)).exitCode, 0);
+    assert.deepEqual(await mind.execs.exec(op(), created, ['false'], stdio), { exitCode: 1 });
+    await mind.containers.stop(op(), created, 0);
+    assert.strictEqual(
+      await mind.execs.exec(op(), created, ['true'], stdio).then(() => 'Ok', codeOf),
+      'FailedPrecondition',
+    );
   });
 
   it('ends an attach session when the container ends, and refuses one after that', async () => {

@@ -7,15 +7,17 @@ import type { RuntimeProcess } from '../oci/spec-types.ts';
 import { RuntimeError, wrap } from '../base/errors.ts';
 import { type ContainerId, quote, type SandboxId } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
+import { type Turn, Turns } from '../base/turns.ts';
 import { type Op, withLog, withTimeout } from '../base/op.ts';
 import { execProcess, oomScoreAdjOf } from '../spec/index.ts';
 import type { Books } from './books.ts';
 import { OutputRoom } from './capture.ts';
-import { type Turn, Turns } from './turns.ts';
+import { takesCommands } from './query.ts';
 import type { AttachChannel, Connection, ExecStdio, ExitStatus, TerminalSize } from '../ports/runtime.ts';
 import type { ContainerRecord } from '../ports/state.ts';
 import type { Execs } from '../ports/pods.ts';
 import type { World } from './world.ts';
+import { parseJson } from '../base/json.ts';
 
 /** Commands, terminals and connections into what runs; each ends with its container or pod at the latest. */
 export class ExecKeeper implements Execs {
@@ -23,7 +25,11 @@ export class ExecKeeper implements Execs {
   readonly #books: Books;
   readonly #running = new Map<ContainerId, number>();
   readonly #room = new OutputRoom();
-  readonly #turns = new Turns(limits.execStartsPerProcessorCount * availableParallelism(), limits.execStartMs);
+  readonly #turns = new Turns(
+    limits.execStartsPerProcessorCount * availableParallelism(),
+    limits.execStartMs,
+    'wait for a turn to start the command',
+  );
   /**
    * The process part of each container's spec: what an exec inherits. Keyed by the first record, so that it goes with
    * the container.
@@ -45,10 +51,12 @@ export class ExecKeeper implements Execs {
       const output = this.#room.open(bounded);
       try {
         const { exitCode } = await this.#exec(bounded, id, argv, {
-          tty: false,
+          // A container with a terminal gives one to its probes, as with CRI-O.
+          tty: this.#books.container(id)?.config.tty ?? false,
           stdin: null,
           stdout: (chunk) => output.stdout.add(chunk),
           stderr: (chunk) => output.stderr.add(chunk),
+          lateOutput: 'cut',
           onStarted: turn,
         });
         return {
@@ -73,7 +81,7 @@ export class ExecKeeper implements Execs {
    * line of people's commands.
    */
   async #inTurn<T>(op: Op, id: ContainerId, kind: 'sync' | 'stream', work: (turn: Turn) => Promise<T>): Promise<T> {
-    this.#runningContainer(id, kind === 'sync' ? 'NotFound' : 'FailedPrecondition');
+    this.#enterable(id, kind === 'sync' ? 'NotFound' : 'FailedPrecondition');
     const count = this.#running.get(id) ?? 0;
     if (count >= limits.execsPerContainerCount)
       throw new RuntimeError(
@@ -94,7 +102,7 @@ export class ExecKeeper implements Execs {
   }
 
   async #exec(op: Op, id: ContainerId, argv: readonly string[], stdio: ExecStdio): Promise<ExitStatus> {
-    const record = this.#runningContainer(id);
+    const record = this.#enterable(id);
     const over = this.#whenOver(id, limits.execAfterContainerMs);
     try {
       const template = await this.#template(id);
@@ -182,22 +190,32 @@ export class ExecKeeper implements Execs {
     };
   }
 
+  #runningContainer(id: ContainerId): ContainerRecord {
+    const record = this.#container(id);
+    if (record.state.phase === 'running') return record;
+    throw new RuntimeError('FailedPrecondition', `container ${id} is ${record.state.phase}; start it to attach to it`);
+  }
+
   /** The kubelet and CRI-O know one error for a container in which ExecSync cannot run, gone or ended: NotFound. */
-  #runningContainer(
-    id: ContainerId,
-    otherwise: 'NotFound' | 'FailedPrecondition' = 'FailedPrecondition',
-  ): ContainerRecord {
+  #enterable(id: ContainerId, otherwise: 'NotFound' | 'FailedPrecondition' = 'FailedPrecondition'): ContainerRecord {
+    const record = this.#container(id);
+    if (takesCommands(record)) return record;
+    throw new RuntimeError(
+      otherwise,
+      `container ${id} is ${record.state.phase}; commands run only in one that is created or running`,
+    );
+  }
+
+  #container(id: ContainerId): ContainerRecord {
     const record = this.#books.container(id);
     if (record === undefined) throw new RuntimeError('NotFound', `no container has the id ${quote(id)}`);
-    if (record.state.phase !== 'running')
-      throw new RuntimeError(otherwise, `container ${id} is ${record.state.phase}; commands run only in a running one`);
     return record;
   }
 
   async #template(id: ContainerId): Promise<RuntimeProcess> {
     const known = this.#templates.get(id);
     if (known !== undefined) return known;
-    const spec = JSON.parse(await this.#world.workspace.readBundle(id)) as { readonly process: RuntimeProcess };
+    const spec = parseJson(await this.#world.workspace.readBundle(id)) as { readonly process: RuntimeProcess };
     this.#templates.set(id, spec.process);
     return spec.process;
   }

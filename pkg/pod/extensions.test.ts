@@ -17,7 +17,7 @@ describe('extensions in directories', () => {
     warn: (message, fields) => void warnings.push(`${message} ${String(fields?.['path'])}`),
   };
   const extensions = (): DirectoryExtensions =>
-    new DirectoryExtensions({ cdiSpecs: [directory, join(directory, 'absent')], hooks: [directory] }, log);
+    new DirectoryExtensions({ cdiSpecs: [directory, join(directory, 'absent')], hooks: [directory], blockIo: '' }, log);
   const put = (name: string, text: string): Promise<void> => writeFile(join(directory, name), text);
 
   beforeEach(async () => {
@@ -26,9 +26,30 @@ describe('extensions in directories', () => {
   });
   afterEach(() => rm(directory, { recursive: true, force: true }));
 
+  it('are classes of block I/O as the file says now; what it does not say is a warning', async () => {
+    await put('blockio.yaml', 'Classes:\n  slow:\n  - Weight: 50\n');
+    const found = new DirectoryExtensions({ cdiSpecs: [], hooks: [], blockIo: join(directory, 'blockio.yaml') }, log);
+    assert.deepEqual(await found.blockIo(op, 'slow'), { weight: 50 });
+    await put('blockio.yaml', 'Classes:\n  slow:\n  - Weight: 700\n  odd:\n  - Devices: [/dev/nothing*]\n');
+    assert.deepEqual(await found.blockIo(op, 'slow'), { weight: 700 });
+    assert.deepEqual(await found.blockIo(op, 'odd'), {});
+    assert.isUndefined(await found.blockIo(op, 'fast'));
+    await put('blockio.yaml', '{');
+    assert.deepEqual(await found.blockIo(op, 'slow'), { weight: 700 });
+    assert.deepEqual(
+      warnings.map((line) => line.replace(` ${join(directory, 'blockio.yaml')}`, '')),
+      [
+        'no block device matches a pattern in blockio_config_file, ignoring',
+        'a container names a class of block I/O that is not in blockio_config_file, ignoring',
+        'blockio_config_file cannot be used; containers keep the classes that were read before',
+      ],
+    );
+    assert.isUndefined(await extensions().blockIo(op, 'slow'), 'no file, no classes');
+  });
+
   it('are none where there are no files, or no directory', async () => {
     const none = new DirectoryExtensions(
-      { cdiSpecs: [join(directory, 'absent')], hooks: [join(directory, 'absent')] },
+      { cdiSpecs: [join(directory, 'absent')], hooks: [join(directory, 'absent')], blockIo: '' },
       log,
     );
     assert.equal((await none.cdi(op)).devices.size, 0);

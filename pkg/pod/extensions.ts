@@ -11,8 +11,11 @@ import { errnoOf, explain } from '../base/errors.ts';
 import { readBounded, readDirSorted } from '../base/files.ts';
 import { limits } from '../base/limits.ts';
 import type { Logger, Op } from '../base/op.ts';
+import type { LinuxResources } from '../oci/spec-types.ts';
 import { loadCdi, loadHooks } from '../spec/index.ts';
 import type { CdiRegistry, ConfigFile, DamagedFile, HookDefinition } from '../ports/extensions.ts';
+import { parseJson } from '../base/json.ts';
+import { BlockIoFile } from './block-io.ts';
 
 /** CDI devices and OCI hooks as they are now. */
 export interface Extensions {
@@ -20,6 +23,8 @@ export interface Extensions {
   cdi(op: Op): Promise<CdiRegistry>;
   /** The OCI hooks as they are now. */
   hooks(op: Op): Promise<readonly HookDefinition[]>;
+  /** What a class of block I/O asks for; undefined if there is none of that name, which is a warning. */
+  blockIo(op: Op, name: string): Promise<LinuxResources['blockIO']>;
 }
 
 /** Where they are described; a later directory wins. */
@@ -27,12 +32,15 @@ export interface ExtensionDirectories {
   /** In ascending order of priority; absent ones have nothing. */
   readonly cdiSpecs: readonly string[];
   readonly hooks: readonly string[];
+  /** A file of classes (`blockio_config_file`); '' = none. */
+  readonly blockIo: string;
 }
 
 /** Extensions from files, which are read again only when they have changed. */
 export class DirectoryExtensions implements Extensions {
   readonly #cdi: Documents<CdiRegistry>;
   readonly #hooks: Documents<readonly HookDefinition[]>;
+  readonly #blockIo: BlockIoFile;
 
   constructor(directories: ExtensionDirectories, log: Logger) {
     this.#cdi = new Documents(directories.cdiSpecs, /\.(json|yaml)$/, log, (files, unreadable) => {
@@ -40,10 +48,17 @@ export class DirectoryExtensions implements Extensions {
       const damaged = [...unreadable, ...registry.damaged];
       return { made: { ...registry, damaged }, damaged };
     });
+    this.#blockIo = new BlockIoFile(directories.blockIo, log, async (path) => readYaml(await textOf(path)));
+    void this.#blockIo.load();
     this.#hooks = new Documents(directories.hooks, /\.json$/, log, (files, unreadable) => {
       const { hooks, damaged } = loadHooks(files);
       return { made: hooks, damaged: [...unreadable, ...damaged] };
     });
+  }
+
+  blockIo(op: Op, name: string): Promise<LinuxResources['blockIO']> {
+    op.stage('read classes of block I/O');
+    return this.#blockIo.classOf(name);
   }
 
   cdi(op: Op): Promise<CdiRegistry> {
@@ -143,17 +158,26 @@ async function namesIn(directory: string): Promise<readonly string[]> {
  * a file a millionfold.
  */
 async function readDocument(path: string): Promise<Pick<ConfigFile, 'notation' | 'value'>> {
-  const text = (await readBounded(path, limits.configFileBytes)).toString('utf8');
-  if (!path.endsWith('.yaml')) return { notation: 'json', value: JSON.parse(text) as unknown };
+  const text = await textOf(path);
+  if (!path.endsWith('.yaml')) return { notation: 'json', value: parseJson(text) };
+  return { notation: 'yaml', value: await readYaml(text) };
+}
+
+async function textOf(path: string): Promise<string> {
+  return (await readBounded(path, limits.configFileBytes)).toString('utf8');
+}
+
+async function readYaml(text: string): Promise<unknown> {
   // Loaded when there is such a file, which few nodes have.
   const { parse } = (await import('yaml')).default;
-  const value: unknown = parse(text, {
+  return parse(text, {
     version: '1.1',
     customTags: (tags) => tags.filter((tag) => typeof tag === 'string' || !isTime(tag)),
     maxAliasCount: 100,
     logLevel: 'error',
+    // Their errors quote lines of the file.
+    prettyErrors: false,
   });
-  return { notation: 'yaml', value };
 }
 
 function isTime({ tag, format }: { readonly tag: string; readonly format?: string }): boolean {

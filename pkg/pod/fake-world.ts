@@ -4,7 +4,7 @@
  */
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import type { NamedContainerConfig, SandboxConfig } from '../ports/requests.ts';
 import { RuntimeError } from '../base/errors.ts';
 import { type ContainerId, parseChainId, parseDigest, parseImageId, type SandboxId } from '../base/ids.ts';
@@ -15,14 +15,14 @@ import { type OpenPods, openPods } from './index.ts';
 import type { Image, ImageStore } from '../ports/image.ts';
 import type { NetworkPlugin, PodNetwork, PodNetworkRequest } from '../ports/network.ts';
 import type { InsideRoot, RootfsDriver } from '../ports/rootfs.ts';
-import type { OciRuntime } from '../ports/runtime.ts';
+import type { BlockedCalls, Cpus, CpuTuning, OciRuntime } from '../ports/runtime.ts';
 import type { NodeFacts, SpecDefaults } from '../ports/spec.ts';
 import type { StateStore } from '../ports/state.ts';
 import type { PodSettings, World } from './world.ts';
 
 const DIGEST = `sha256:${'d'.repeat(64)}`;
 
-/** The one image of a fake node; `find` knows it by these names. */
+/** The one image of a fake node, beside an artifact; `find` knows it by these names. */
 export const fakeImage: Image = {
   id: parseImageId(`sha256:${'1'.repeat(64)}`),
   repoTags: ['example.test/app:1'],
@@ -58,6 +58,17 @@ export const fakeImage: Image = {
   pulledAt: 1n,
 };
 
+/** The other thing in its store. */
+export const fakeArtifact: Image = {
+  ...fakeImage,
+  id: `sha256:${'e'.repeat(64)}` as Image['id'],
+  repoTags: [],
+  repoDigests: [],
+  layers: [],
+  top: null,
+  artifact: { type: 'a/model', blobs: [], files: [{ name: 'w', path: '/blobs/w' }] },
+};
+
 const facts: NodeFacts = {
   cgroupMode: 'v2',
   cgroupManager: 'cgroupfs',
@@ -74,6 +85,7 @@ const facts: NodeFacts = {
   kernel: '6.18.0',
   hugepageSizes: [],
   maskedPaths: [],
+  tellsFips: false,
 };
 
 const spec: SpecDefaults = {
@@ -96,6 +108,7 @@ const HANDLER = {
   minMemoryBytes: 0n,
   allowedAnnotations: [],
   defaultAnnotations: new Map<string, string>(),
+  execCpuAffinity: '' as const,
   seccompProfile: undefined,
 };
 const HANDLERS: PodSettings['handlers'] = new Map([
@@ -119,9 +132,17 @@ export class FakeSurroundings {
   readonly confirmed: string[] = [];
   /** What daemons of this node have said at the levels that somebody is to look at. */
   readonly logged: { readonly level: 'warn' | 'error'; readonly message: string }[] = [];
+  /** What they have said besides, but for what is for debugging. */
+  readonly mentioned: string[] = [];
   /** Held by a test to make CNI ADD wait. */
   addGate: Promise<void> = Promise.resolve();
   nextIp = 2;
+  /** What containers have changed of the processors, by their ids. */
+  readonly tuned = new Map<string, CpuTuning>();
+  /** Containers whose blocked calls somebody listens for. */
+  readonly listening = new Set<ContainerId>();
+  /** A container makes a system call that its seccomp profile blocks. */
+  blockCall: (id: ContainerId, call: string) => void = () => {};
   /** AppArmor profiles that the kernel has. */
   readonly profiles = new Set<string>();
   /** What the node can give; a change holds from the next boot. */
@@ -145,29 +166,7 @@ export class FakeSurroundings {
 
   world(overrides: Partial<PodSettings> = {}): World {
     const view = boot(this.node);
-    const settings: PodSettings = {
-      infraCpuset: '',
-      bindMountPrefix: '',
-      workloads: [],
-      selinuxOnHostNetwork: 'none',
-      spec,
-      logDir: join(this.directory, 'logs'),
-      absentMountSourcesToReject: [],
-      imageVolumes: 'mkdir',
-      additionalDevices: [],
-      allowedDevices: [],
-      defaultMounts: [],
-      handlers: HANDLERS,
-      shmBytes: 1n << 26n,
-      pauseRoot: join(this.directory, 'pause'),
-      dropInfra: true,
-      hostPorts: 'network',
-      localtime: '',
-      selinux: null,
-      envExec: '',
-      overlayOptions: [],
-      ...overrides,
-    };
+    const settings = this.#settings(overrides);
     const runtimeFor = (handler: string): OciRuntime => this.#runtimeFor(view, handler);
     return {
       images: this.#images(view.epoch),
@@ -182,23 +181,33 @@ export class FakeSurroundings {
       processes: view.processes,
       profiles: { require: async (_op, name) => this.#requireProfile(name) },
       host: view.host,
+      cpus: this.#cpus(),
+      blockedCalls: this.#blockedCalls(),
       state: this.#state(view.epoch),
       workspace: new Workspace(join(this.directory, 'run')),
       clock: () => this.node.now(),
+      pause: (ms, signal) => this.node.pause(ms, signal),
       monotonicMs: () => this.node.monotonicMs(),
       facts: this.facts,
       settings,
       extensions: {
         cdi: async () => ({ devices: new Map(), conflicts: new Map(), damaged: [] }),
         hooks: async () => [],
+        blockIo: async () => undefined,
       },
       whyNoUserNamespaces: undefined,
       log: {
         ...silent,
+        info: (message) => void this.mentioned.push(message),
         warn: (message) => void this.logged.push({ level: 'warn', message }),
         error: (message) => void this.logged.push({ level: 'error', message }),
       },
     };
+  }
+
+  /** The records on disk. */
+  async records(): ReturnType<StateStore['load']> {
+    return await new FileStateStore(join(this.directory, 'run')).load();
   }
 
   /** What is left on the node, a line each; empty when everything was given back. */
@@ -214,6 +223,56 @@ export class FakeSurroundings {
     this.node.crash();
     // What a daemon that died had under way on the disk goes on for a moment.
     await rm(this.directory, { recursive: true, force: true, maxRetries: 10, retryDelay: 10 });
+  }
+
+  #blockedCalls(): BlockedCalls {
+    this.listening.clear();
+    return {
+      pathOf: (id) => join(this.directory, 'seccomp', id),
+      listen: (id) => void this.listening.add(id),
+      close: (id) => void this.listening.delete(id),
+      follow: (told) => {
+        this.blockCall = (id, call) => this.listening.has(id) && told(id, call);
+      },
+    };
+  }
+
+  #cpus(): Cpus {
+    return {
+      tune: async (_op, journal, tuning) => void this.tuned.set(basename(dirname(journal)), tuning),
+      restore: async (_op, journal) => void this.tuned.delete(basename(dirname(journal))),
+      siblings: async (cpu) => [cpu, cpu + 4],
+    };
+  }
+
+  #settings(overrides: Partial<PodSettings>): PodSettings {
+    return {
+      infraCpuset: '',
+      bindMountPrefix: '',
+      workloads: [],
+      sharedCpuset: '',
+      minGoMaxProcs: 0,
+      selinuxOnHostNetwork: 'none',
+      spec,
+      logDir: join(this.directory, 'logs'),
+      absentMountSourcesToReject: [],
+      leastMappable: { uid: -1, gid: -1 },
+      imageVolumes: 'mkdir',
+      artifactVolumes: true,
+      additionalDevices: [],
+      allowedDevices: [],
+      defaultMounts: [],
+      handlers: HANDLERS,
+      shmBytes: 1n << 26n,
+      pauseRoot: join(this.directory, 'pause'),
+      dropInfra: true,
+      hostPorts: 'network',
+      localtime: '',
+      selinux: null,
+      envExec: '',
+      overlayOptions: [],
+      ...overrides,
+    };
   }
 
   #requireProfile(name: string): void {
@@ -242,7 +301,8 @@ export class FakeSurroundings {
       load: async () => {},
       pull: async () => fakeImage,
       import: async () => [fakeImage],
-      find: (reference) => (names.has(reference) ? fakeImage : undefined),
+      find: (reference) =>
+        [fakeArtifact].find(({ id }) => id === reference) ?? (names.has(reference) ? fakeImage : undefined),
       list: () => [fakeImage],
       called: (_image, asked) => ({ name: `name of ${asked}`, ref: `ref of ${asked}` }),
       remove: async () => {},
@@ -261,9 +321,8 @@ export class FakeSurroundings {
   #rootfs(epoch: number): RootfsDriver {
     const inside: InsideRoot = {
       readFile: async () => undefined,
-      ensureDir: async () => {},
-      ensureFile: async () => {},
-      resolve: async () => undefined,
+      ensureDir: async (path) => path,
+      landings: async (paths) => paths.map((path) => ({ path, dangles: false, places: [path] })),
       symlinkIfAbsent: async () => {},
       checkKernelPlaces: async () => {},
       copyOut: async () => {},
@@ -275,15 +334,23 @@ export class FakeSurroundings {
           return join(this.directory, 'rootfs', id);
         }),
       destroy: (op, id) => this.node.call(epoch, 'destroyRoot', op, () => void this.roots.delete(id)),
+      rootOf: (id) => join(this.directory, 'rootfs', id),
+      podRoot: join(this.directory, 'pods/merged'),
       usage: async () => ({ usedBytes: 0n, inodesUsed: 0n }),
       list: async () => [...this.roots],
       mountImageVolume: (op, id, index) =>
         this.node.call(epoch, 'mountVolume', op, () => join(this.directory, 'volumes', id, String(index))),
+      mountFiles: (op, id, index, files) =>
+        this.node.call(epoch, 'mountVolume', op, () => ({
+          source: join(this.directory, 'volumes', id, String(index)),
+          files: files.map(({ name = '', path }) => ({ place: name, source: path })),
+        })),
       makeVolume: async (_op, id, index) => join(this.directory, 'data', id, String(index)),
       inside: () => inside,
       imageRoot: this.directory,
       containerRoot: this.directory,
       unpack: async () => {},
+      unpackEarly: async () => undefined,
       prove: async () => {},
       origin: async () => undefined,
       settle: async () => {},
@@ -296,6 +363,8 @@ export class FakeSurroundings {
   }
 
   #network(epoch: number): NetworkPlugin {
+    const destroy = (op: Op, id: SandboxId): Promise<void> =>
+      this.node.call(epoch, 'del', op, () => void this.networks.delete(id));
     return {
       start: async () => {},
       close: async () => {},
@@ -312,10 +381,10 @@ export class FakeSurroundings {
           return network;
         });
       },
-      destroy: (op, id) => this.node.call(epoch, 'del', op, () => void this.networks.delete(id)),
+      destroy,
       check: async () => {},
-      gc: async (_op, live) => {
-        for (const id of this.networks.keys()) if (!live.includes(id)) this.networks.delete(id);
+      gc: async (op, live) => {
+        for (const id of this.networks.keys()) if (!live.includes(id)) await destroy(op, id).catch(() => {});
       },
       list: async () => [...this.networks.keys()],
     };

@@ -5,19 +5,21 @@
 import { failpoint } from '../base/failpoint.ts';
 import type { Op } from '../base/op.ts';
 import { together } from '../base/sync.ts';
-import { annotationSettings } from '../spec/index.ts';
+import type { LinuxResources } from '../oci/spec-types.ts';
+import { hardware } from '../spec/index.ts';
 import type { HookDefinition } from '../ports/extensions.ts';
 import type { Image } from '../ports/image.ts';
 import type { NamedContainerConfig } from '../ports/requests.ts';
-import type { IdMap, InsideRoot } from '../ports/rootfs.ts';
+import type { InsideRoot, RootfsOptions } from '../ports/rootfs.ts';
 import type { OciRuntime, RuntimeFeatures } from '../ports/runtime.ts';
-import type { AnnotationSettings, ContainerSpecInput, ResolvedDevice, ResolvedMount } from '../ports/spec.ts';
+import type { ContainerSpecInput, ResolvedDevice, ResolvedMount } from '../ports/spec.ts';
 import type { ContainerRecord, SandboxRecord } from '../ports/state.ts';
-import { handlerOf, podAnnotations } from './handlers.ts';
 import { containerLabels, volumeLabel } from './labels.ts';
+import { withLinkedLogs } from './link-logs.ts';
 import { namespaceOptionsOf } from './pid-namespace.ts';
 import { requireOwnPids } from './sandbox-plan.ts';
 import { checkImageUse, defaultMounts, findCdi, findDevices, type FoundCdi, resolveMounts } from './sources.ts';
+import { housekeepingCpus, type Wishes, whyForgotten, wishesOf } from './wishes.ts';
 import type { HandlerSettings, World } from './world.ts';
 
 /** What a container is made of, and from. */
@@ -31,12 +33,11 @@ export interface Subject {
   readonly pid: ContainerSpecInput['pid'];
 }
 
-/** What allowed annotations change, and which of them go into the spec. */
-type Wishes = AnnotationSettings & Pick<ContainerSpecInput, 'annotations'>;
-
 /** What was found. */
 export interface Gathered {
   readonly wishes: Wishes;
+  /** SELinux label of what is the container's own; '' = none. */
+  readonly label: string;
   /** Where the root filesystem is mounted, and the way into it. */
   readonly root: string;
   readonly inside: InsideRoot;
@@ -49,6 +50,10 @@ export interface Gathered {
   readonly hostDevices: readonly ResolvedDevice[];
   readonly cdi: FoundCdi | undefined;
   readonly hooks: readonly HookDefinition[];
+  /** What its class of block I/O asks for. */
+  readonly blockIo: LinuxResources['blockIO'];
+  /** Processors of its own that take interrupts on. */
+  readonly housekeeping: readonly number[];
 }
 
 /** Looks everything up; above all the root is mounted. @throws the first failure, once nothing is under way. */
@@ -56,24 +61,32 @@ export async function gather(op: Op, world: World, subject: Subject): Promise<Ga
   op.stage('mount rootfs');
   const { draft, sandbox, image, runtime, handler } = subject;
   const { config } = draft;
-  const wishes = wishesOf(world, draft, sandbox);
+  const wishes = wishesOf(world.settings, sandbox, config);
+  const forgotten = whyForgotten(wishes, sandbox, draft);
+  if (forgotten !== undefined)
+    op.log.info('annotations about CPUs have no effect on this container', { container: draft.id, why: forgotten });
+  const housekeeping = housekeepingCpus(world, sandbox, draft, wishes.cpus);
   const label = volumeLabel(containerLabels(sandbox.selinux, config.linux?.securityContext?.selinuxOptions));
-  const root = mountRoot(op, world, draft, image, sandbox.idMap);
+  const privileged = config.linux?.securityContext?.privileged === true;
+  const root = mountRoot(op, world, draft, image, { idMap: sandbox.idMap, label: privileged ? '' : label });
   const features = runtime.features(op);
-  const mounts = resolveMounts(op, world, draft, { idMap: sandbox.idMap, label });
+  const linked = { ...draft, config: withLinkedLogs(config, sandbox, wishes.linkLogs) };
+  const mounts = resolveMounts(op, world, linked, { idMap: sandbox.idMap, label, relabel: wishes.relabel });
   const devices = findDevices(op, world, config, {
     annotated: wishes.devices,
     host: wantsHostDevices(config, handler),
   });
   const cdi = findCdi(op, world, config);
-  const configured = defaultMounts(op, world);
+  const configured = defaultMounts(op, world, draft, { idMap: sandbox.idMap, label });
   const hooks = world.extensions.hooks(op);
+  const blockIo = findBlockIo(op, world, subject);
   const mayBeUsed = checkImageUse(op, world, draft, sandbox.config.metadata.namespace);
-  await together([root, features, mounts, devices, cdi, configured, hooks, mayBeUsed]);
+  await together([root, features, mounts, devices, cdi, configured, hooks, blockIo, mayBeUsed, housekeeping]);
   requireOwnPids(runtime.handler.name, await features, namespaceOptionsOf(draft, sandbox)?.pid);
   await failpoint('container.rootfs.after');
   return {
     wishes,
+    label,
     root: await root,
     inside: world.rootfs.inside(await root),
     features: await features,
@@ -83,6 +96,8 @@ export async function gather(op: Op, world: World, subject: Subject): Promise<Ga
     hostDevices: (await devices).hostDevices,
     cdi: await cdi,
     hooks: await hooks,
+    blockIo: await blockIo,
+    housekeeping: await housekeeping,
   };
 }
 
@@ -92,10 +107,10 @@ async function mountRoot(
   world: World,
   draft: ContainerRecord,
   image: Image,
-  idMap: IdMap | null,
+  own: Pick<RootfsOptions, 'idMap' | 'label'>,
 ): Promise<string> {
   const layers = image.layers.map(({ chainId }) => chainId);
-  const options = { mountOptions: world.settings.overlayOptions, quotaBytes: 0n, idMap };
+  const options = { mountOptions: world.settings.overlayOptions, quotaBytes: 0n, ...own };
   try {
     return await world.rootfs.mount(op, draft.id, layers, options);
   } catch (error) {
@@ -104,9 +119,13 @@ async function mountRoot(
   }
 }
 
-function wishesOf(world: World, draft: ContainerRecord, sandbox: SandboxRecord): Wishes {
-  const annotations = podAnnotations(world.settings, sandbox.config, handlerOf(sandbox), draft.config);
-  return { ...annotationSettings(annotations, world.settings.allowedDevices), annotations };
+/** Nothing on a node without the controller: runtimes would refuse the container. */
+async function findBlockIo(op: Op, world: World, { draft, sandbox }: Subject): Promise<LinuxResources['blockIO']> {
+  const { metadata, annotations } = draft.config;
+  const name = hardware.classOf('blockio', metadata.name, annotations, sandbox.config.annotations);
+  const { controllers } = world.facts;
+  if (name === '' || !(controllers.has('blkio') || controllers.has('io'))) return undefined;
+  return await world.extensions.blockIo(op, name);
 }
 
 function wantsHostDevices(config: NamedContainerConfig, handler: HandlerSettings): 'all' | 'none' {

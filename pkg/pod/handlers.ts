@@ -1,8 +1,11 @@
 /** What the configuration of a runtime handler says about the pods that have it. Pure. */
 import { RuntimeError } from '../base/errors.ts';
 import { quote } from '../base/ids.ts';
-import { annotationSettings, passedAnnotations, workloadOf } from '../spec/index.ts';
+import type { Op } from '../base/op.ts';
+import { annotations, workloads } from '../spec/index.ts';
 import type { NamedContainerConfig, SandboxConfig } from '../ports/requests.ts';
+import { refuseLostUserNamespace } from './id-maps.ts';
+import { parseUsernsMode, type UsernsMode } from './userns-mode.ts';
 import type { HandlerSettings, MadeBy, PodSettings } from './world.ts';
 
 /** The settings of a pod's handler; '' is the default's. @throws InvalidArgument if there is none. */
@@ -27,15 +30,26 @@ export function podAnnotations(
   handler: string,
   container?: NamedContainerConfig,
 ): ReadonlyMap<string, string> {
-  const { allowedAnnotations, defaultAnnotations } = handlerSettings(settings, handler);
-  const allowed = [
-    ...allowedAnnotations,
-    ...(workloadOf(settings.workloads, config.annotations)?.allowedAnnotations ?? []),
-  ];
+  const allowed = allowedFor(settings, config, handler);
   return new Map([
-    ...defaultAnnotations,
-    ...passedAnnotations(config.annotations, container?.annotations ?? {}, container?.metadata.name ?? '', allowed),
+    ...handlerSettings(settings, handler).defaultAnnotations,
+    ...annotations.passed(config.annotations, container?.annotations ?? {}, container?.metadata.name ?? '', allowed),
   ]);
+}
+
+/** Annotations that a pod may use, by its handler and its workload. */
+export function allowedFor(settings: PodSettings, config: SandboxConfig, handler: string): readonly string[] {
+  const workload = workloads.workloadOf(settings.workloads, config.annotations);
+  return [...handlerSettings(settings, handler).allowedAnnotations, ...(workload?.allowedAnnotations ?? [])];
+}
+
+/** Tells of annotations of CRI-O's that the pod carries and may not use. */
+export function tellForbidden(op: Op, settings: PodSettings, config: SandboxConfig, handler: string): void {
+  for (const name of annotations.forbidden(config.annotations, allowedFor(settings, config, handler)))
+    op.log.warn('an annotation of the pod is not in the allowed_annotations of its handler, ignoring', {
+      annotation: name,
+      handler,
+    });
 }
 
 /** Seccomp profile for RuntimeDefault and least memory of a handler's containers, over what holds for all. */
@@ -44,9 +58,24 @@ export function specDefaults(settings: PodSettings, handler: string): PodSetting
   return { ...settings.spec, minMemoryBytes, seccompProfile: seccompProfile ?? settings.spec.seccompProfile };
 }
 
+/**
+ * The user namespace that a pod asks for by an annotation that it may use; undefined for none. One by CRI's own options
+ * comes first. Options with mode NODE do not: the kubelet writes them for every pod that does not say hostUsers: false.
+ * @throws InvalidArgument for a mode that cannot be read, or that the pod may not ask for.
+ */
+export function usernsModeOf(settings: PodSettings, config: SandboxConfig, handler: string): UsernsMode | undefined {
+  if (config.linux?.securityContext?.namespaceOptions?.usernsOptions?.mode === 'POD') return undefined;
+  const passed = podAnnotations(settings, config, handler);
+  const { usernsMode } = annotations.settings(passed, settings.allowedDevices);
+  if (usernsMode !== undefined) return parseUsernsMode(usernsMode);
+  refuseLostUserNamespace(config.annotations);
+  return undefined;
+}
+
 /** Size of the pod's /dev/shm. @throws InvalidArgument for an annotation that is no size. */
 export function shmBytesOf(settings: PodSettings, config: SandboxConfig, handler: string): bigint {
   return (
-    annotationSettings(podAnnotations(settings, config, handler), settings.allowedDevices).shmBytes ?? settings.shmBytes
+    annotations.settings(podAnnotations(settings, config, handler), settings.allowedDevices).shmBytes ??
+    settings.shmBytes
   );
 }

@@ -43,6 +43,24 @@ export function idMapOf(options: NamespaceOption | undefined): IdMap | null {
   return { uids: [uid], gids: [gid] };
 }
 
+/** CRI-O's annotation, by both its names: a user namespace from the time before the kubelet knew them. */
+const USERNS_MODE = ['userns-mode.crio.io', 'io.kubernetes.cri-o.userns-mode'];
+
+/**
+ * @throws InvalidArgument for a pod that asks by CRI-O's annotation for a user namespace, and may not: who relies on it
+ * would be the host's root without it, as with CRI-O, which forgets the annotation.
+ */
+export function refuseLostUserNamespace(annotations: Readonly<Record<string, string>>): void {
+  const name = USERNS_MODE.find((each) => !['', 'host'].includes((annotations[each] ?? '').trim()));
+  if (name === undefined) return;
+  throw new RuntimeError(
+    'InvalidArgument',
+    `annotation ${name} asks for a user namespace, which the allowed_annotations of the pod's runtime handler do not ` +
+      'allow, and the pod would run as root of the node without it; have it allowed, set hostUsers: false in the pod ' +
+      'instead, or remove the annotation',
+  );
+}
+
 /**
  * An owner inside a container as the host's file systems have it. An id that is not mapped stays: nothing in the
  * container could own it.

@@ -6,7 +6,8 @@
  * last; `destroy` is the only clean-up; reads look at immutable records and never wait for a write.
  */
 
-export { type OpenPods, openPods } from './open.ts';
+export { type Inspected, type OpenPods, openPods } from './open.ts';
+export { containerName, podContainerName } from './names.ts';
 export { DirectoryExtensions } from './extensions.ts';
 export * from './query.ts';
 export type * from './world.ts';

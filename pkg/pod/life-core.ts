@@ -6,8 +6,11 @@ import { KeyedMutex } from '../base/sync.ts';
 import { next } from '../state/index.ts';
 import type { ContainerEvent, ContainerRecord } from '../ports/state.ts';
 import type { Background } from './background.ts';
+import type { BlockedCallsWatch } from './blocked-calls.ts';
 import type { Books } from './books.ts';
+import type { CleanUps } from './clean-ups.ts';
 import type { ContainerRemains } from './destroy.ts';
+import type { OomWitness } from './oom-witness.ts';
 import type { World } from './world.ts';
 
 /** Where lives are lived: what all of them have in common. */
@@ -15,6 +18,9 @@ export interface Surroundings {
   readonly world: World;
   readonly books: Books;
   readonly background: Background;
+  readonly cleanUps: CleanUps;
+  readonly oom: OomWitness;
+  readonly blocked: BlockedCallsWatch;
   /** Fires when the daemon stops watching. */
   readonly closing: AbortSignal;
 }
@@ -86,5 +92,6 @@ export function containerRemains(record: ContainerRecord): ContainerRemains {
     made: record,
     cgroupsPath: record.cgroupsPath,
     process: isCut ? 'cut' : 'made',
+    log: isCut ? record.logPath : '',
   };
 }

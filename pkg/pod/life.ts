@@ -49,9 +49,12 @@ export class Life {
     this.#makingGivenUp.abort();
   }
 
-  /** Watches the process of a container that has just been created, or that was found, and its monitor. */
-  watch(process: ProcessRef, monitor: ProcessRef | null): void {
-    this.#end.watch(process, monitor);
+  /**
+   * Watches the process of a container that has just been created, or that was found, and its monitor, the latter after
+   * `waitMs`.
+   */
+  watch(process: ProcessRef, monitor: ProcessRef | null, waitMs = 0): void {
+    this.#end.watch(process, monitor, waitMs);
   }
 
   /** Puts an end on record that its monitor wrote down. */
@@ -78,11 +81,14 @@ export class Life {
     return await this.#core.locked(() => this.#start.settleOrAskLater(op, record));
   }
 
-  /** Stop signal, then SIGKILL after `graceMs`. Content if it runs no more, or is still being made. */
-  async stop(op: Op, graceMs: number): Promise<void> {
+  /**
+   * Stop signal, then SIGKILL after `graceMs`. Content if it runs no more, or is still being made. `forbiddenCalls`:
+   * the system calls that it is stopped for.
+   */
+  async stop(op: Op, graceMs: number, forbiddenCalls?: string): Promise<void> {
     const { record, id } = this.#core;
     if (record === undefined || !('process' in record.state)) return;
-    const done = this.#stopping(op, record.state.process, graceMs);
+    const done = this.#stopping(op, record.state.process, graceMs, forbiddenCalls);
     op.stage(`wait for container ${id} to end`);
     await abortable(
       done,
@@ -126,6 +132,26 @@ export class Life {
     });
   }
 
+  /** Keeps its processes from running, or lets them. @throws FailedPrecondition in words of CRI-O's inspect.go. */
+  async freeze(op: Op, what: 'pause' | 'unpause'): Promise<void> {
+    op.stage('wait for what else is done to the container');
+    await this.#core.locked(async () => {
+      const { record, around, id } = this.#core;
+      const phase = record?.state.phase ?? 'removing';
+      const runtime = record === undefined ? undefined : around.world.runtimeOf(record);
+      const asked = phase === 'created' || phase === 'running' ? await runtime?.status(op, id) : undefined;
+      const state = asked?.state ?? (phase === 'exited' ? 'stopped' : phase);
+      const isFit = what === 'pause' ? state === 'running' || state === 'created' : state === 'paused';
+      if (runtime === undefined || !isFit)
+        throw new RuntimeError(
+          'FailedPrecondition',
+          `container is not in ${what === 'pause' ? 'running or created' : 'paused'} state, now is ${state}`,
+        );
+      await runtime[what === 'pause' ? 'pause' : 'resume'](op, id);
+      around.world.log.info(what === 'pause' ? 'container paused' : 'container goes on', { container: id });
+    });
+  }
+
   /** Kills it if it runs, then gives everything back; content if it is gone. */
   async remove(op: Op): Promise<void> {
     await this.#removal.run(op);
@@ -142,12 +168,12 @@ export class Life {
   }
 
   /** The stop under way, begun or brought forward. */
-  #stopping(op: Op, process: ProcessRef, graceMs: number): Promise<void> {
+  #stopping(op: Op, process: ProcessRef, graceMs: number, forbiddenCalls?: string): Promise<void> {
     if (this.#stop !== undefined) {
       this.#stop.stop.hasten(graceMs);
       return this.#stop.done;
     }
-    const stop = new Stop(this.#core, process, graceMs);
+    const stop = new Stop(this.#core, process, graceMs, forbiddenCalls);
     const done = stop.carryOut(op).finally(() => {
       this.#stop = undefined;
     });

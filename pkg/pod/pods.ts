@@ -1,7 +1,6 @@
 /**
  * Sandboxes: run, stop, remove. See docs/ARCHITECTURE.md, "The path of a pod", for the hops.
  */
-import type { LinuxContainerResources } from '../cri-api/types.ts';
 import type { SandboxConfig } from '../ports/requests.ts';
 import { randomInt } from 'node:crypto';
 import { join } from 'node:path';
@@ -12,22 +11,34 @@ import { Flights } from '../base/flights.ts';
 import { type ContainerId, newSandboxId, quote, type SandboxId } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import { detached, type Op, withLog } from '../base/op.ts';
-import { together } from '../base/sync.ts';
+import { KeyedMutex, together } from '../base/sync.ts';
 import { buildPauseSpec, cgroupsPathFor, podSysctls, stringifySpec } from '../spec/index.ts';
 import { nextSandbox } from '../state/index.ts';
-import { type Books, isVisible, sandboxKey } from './books.ts';
+import { type Books, isVisible, sandboxKey, saveOrAdopt } from './books.ts';
 import { destroySandbox, forgetSandbox, releaseSandbox, type SandboxRemains } from './destroy.ts';
-import { handlerOf, handlerSettings, podAnnotations, shmBytesOf, specDefaults } from './handlers.ts';
+import {
+  handlerOf,
+  handlerSettings,
+  podAnnotations,
+  shmBytesOf,
+  specDefaults,
+  tellForbidden,
+  usernsModeOf,
+} from './handlers.ts';
 import { directoryMode, ownerOnHost } from './id-maps.ts';
 import { sandboxLabels } from './labels.ts';
+import { podContainerName, podName } from './names.ts';
 import { podCgroupFor } from './pod-cgroup.ts';
 import { renderResolvConf } from './pod-files.ts';
+import { makePodCgroup, ownCgroupOf, updatePod } from './pod-limits.ts';
 import { pinnedNamespaces, planSandbox, requireOwnPids, type SandboxPlan } from './sandbox-plan.ts';
 import { localhostSeccomp, requireProfile } from './sources.ts';
 import { watchInfra } from './infra.ts';
 import type { Surroundings } from './life-core.ts';
+import { annotatedIdMap } from './userns.ts';
 import { same } from './same.ts';
 import type { OciRuntime } from '../ports/runtime.ts';
+import type { PodResources } from '../ports/spec.ts';
 import type { SandboxEvent, SandboxRecord } from '../ports/state.ts';
 import type { Containers, Pods } from '../ports/pods.ts';
 import type { MadeBy, World } from './world.ts';
@@ -48,6 +59,10 @@ export class SandboxKeeper implements Pods {
   readonly #containers: PodContainers;
   readonly #runs = new Flights<string, SandboxId>('goes on', limits.podRunMs);
   readonly #ends = new Flights<string, void>('goes on', limits.podStopMs);
+  /** Changes of records that are there: a pod that stops gets no cgroup again from an update under way. */
+  readonly #changes = new KeyedMutex<SandboxId>();
+  /** Pods that take ids of the node do so one after another. */
+  readonly #choices = new KeyedMutex<SandboxId | 'ids'>();
 
   constructor(around: Surroundings, containers: PodContainers) {
     this.#around = around;
@@ -58,7 +73,12 @@ export class SandboxKeeper implements Pods {
 
   /** Goes on with what a daemon before this one did. Call once, after recovery has taken the records in. */
   resume(): void {
-    for (const record of this.#books.sandboxes()) if (record.state.phase === 'ready') watchInfra(this.#around, record);
+    for (const record of this.#books.sandboxes()) {
+      if (record.state.phase === 'ready') watchInfra(this.#around, record);
+      // One that lost a part of itself is the kubelet's to stop, with the grace that its containers have.
+      if (isHalfGone(record) && record.lost === '') this.#cleanUpLater(record.id);
+      if (record.state.phase === 'removing') this.#cleanUpLater(record.id);
+    }
   }
 
   async run(op: Op, config: SandboxConfig, handler: string): Promise<SandboxId> {
@@ -72,11 +92,13 @@ export class SandboxKeeper implements Pods {
   }
 
   async stop(op: Op, id: SandboxId): Promise<void> {
-    await this.#ends.run(op, `stop ${id}`, (own) => this.#stop(own, id));
+    await this.#ends.run(op, `stop ${id}`, (own) => this.#orLater(id, this.#stop(own, id)));
+    // Nobody wants it any more, or it never was a pod: it is given back as a whole.
+    if (this.#books.sandbox(id)?.state.phase === 'removing') await this.remove(op, id);
   }
 
   async remove(op: Op, id: SandboxId): Promise<void> {
-    await this.#ends.run(op, `remove ${id}`, (own) => this.#remove(own, id));
+    await this.#ends.run(op, `remove ${id}`, (own) => this.#orLater(id, this.#remove(own, id)));
   }
 
   find(idOrPrefix: string): SandboxRecord | undefined {
@@ -94,14 +116,11 @@ export class SandboxKeeper implements Pods {
     return [...this.#books.sandboxes()].filter(isVisible);
   }
 
-  async updateResources(
-    _op: Op,
-    id: SandboxId,
-    overhead: LinuxContainerResources | undefined,
-    resources: LinuxContainerResources | undefined,
-  ): Promise<void> {
-    const record = this.get(id);
-    await this.#books.save({ ...record, overhead, resources });
+  async updateResources(op: Op, id: SandboxId, update: PodResources): Promise<void> {
+    await this.#changes.run(id, async () => {
+      const after = await updatePod(op, this.#world, this.get(id), update);
+      await this.#books.save({ ...this.get(id), ...after });
+    });
   }
 
   /** The finished twin of the request, or a new sandbox. */
@@ -111,7 +130,7 @@ export class SandboxKeeper implements Pods {
       const record = this.#books.sandbox(twin as SandboxId);
       if (record?.state.phase === 'ready') return record.id;
       // A first attempt failed and so did its clean-up: try that again instead of telling the client about it.
-      if (record?.state.phase === 'creating' || record?.state.phase === 'removing') await this.#destroy(op, record);
+      if (record?.state.phase === 'removing') await this.remove(op, record.id);
       else if (record !== undefined) throw taken(record);
     }
     return await this.#make(op, config, handler);
@@ -120,26 +139,66 @@ export class SandboxKeeper implements Pods {
   async #make(op: Op, config: SandboxConfig, handler: string): Promise<SandboxId> {
     const runtime = this.#world.runtimeFor(handler);
     const features = await runtime.features(op);
-    const plan = planSandbox(config, features);
-    if (plan.idMap !== null) await this.#requireUserNamespaces(op, runtime);
+    const made = madeBy(handler, runtime);
+    tellForbidden(op, this.#world.settings, config, handlerOf(made));
+    const mode = usernsModeOf(this.#world.settings, config, handlerOf(made));
     requireOwnPids(runtime.handler.name, features, config.linux?.securityContext?.namespaceOptions?.pid);
     const id = newSandboxId();
     const own = withLog(op, { sandbox: id });
-    const record = this.#draft(id, config, madeBy(handler, runtime), plan);
-    own.stage('save record');
-    await this.#books.save(record);
+    // Until it is on record, nobody else may choose ids.
+    const { plan, record } = await this.#choices.run(mode === undefined ? id : 'ids', async () => {
+      const idMap = mode === undefined ? null : await annotatedIdMap(this.#world, this.#books, mode, config);
+      const planned = planSandbox(config, features, idMap);
+      if (planned.idMap !== null) await this.#requireUserNamespaces(op, runtime);
+      const draft = this.#draft(id, config, made, planned);
+      own.stage('save record');
+      await this.#books.save(draft);
+      return { plan: planned, record: draft };
+    });
     try {
       await failpoint('sandbox.record.after');
       await this.#build(own, record, plan, runtime);
     } catch (cause) {
-      // Not under the bound of the attempt, which may be why it failed.
-      const clean = detached(own, limits.podStopMs);
-      await this.#destroy(clean, this.#books.sandbox(id) ?? record).catch((failure: unknown) => {
-        own.log.warn('a failed sandbox could not be cleaned up, will retry', { sandbox: id, cause: explain(failure) });
-      });
+      await this.#undo(own, record, cause);
       throw wrap(`run pod sandbox ${podName(config)}`, cause);
     }
     return id;
+  }
+
+  /** Gives back what a failed attempt has made; what of it cannot be is seen from now on, and tried again. */
+  async #undo(op: Op, record: SandboxRecord, cause: unknown): Promise<void> {
+    try {
+      // Not under the bound of the attempt, which may be why it failed.
+      await this.#destroy(detached(op, limits.podStopMs), record);
+    } catch (failure) {
+      op.log.warn('a failed sandbox could not be cleaned up, will retry', {
+        sandbox: record.id,
+        cause: explain(failure),
+      });
+      await keepForCleanUp(op, this.#books, record, `it could not be made: ${explain(cause)}`, failure);
+      this.#cleanUpLater(record.id);
+    }
+  }
+
+  /** What `work` gives; if it leaves the sandbox half gone, the background does the rest, whoever asks for it. */
+  async #orLater(id: SandboxId, work: Promise<void>): Promise<void> {
+    try {
+      await work;
+    } catch (cause) {
+      this.#cleanUpLater(id);
+      throw cause;
+    }
+  }
+
+  #cleanUpLater(id: SandboxId): void {
+    const isDue = (): boolean => isHalfGone(this.#books.sandbox(id));
+    if (!isDue()) return;
+    this.#around.cleanUps.later(id, {
+      what: 'pod sandbox',
+      ids: { sandbox: id },
+      isDue,
+      run: (op) => this.stop(op, id),
+    });
   }
 
   *#labels(): Iterable<SandboxRecord['selinux']> {
@@ -192,7 +251,7 @@ export class SandboxKeeper implements Pods {
   async #build(op: Op, draft: SandboxRecord, plan: SandboxPlan, runtime: OciRuntime): Promise<void> {
     op.stage('namespaces and files');
     const pinning = this.#pin(op, draft, plan);
-    const prepared = together([pinning, this.#prepareFiles(op, draft, plan)]);
+    const prepared = together([pinning, this.#prepareFiles(op, draft, plan), makePodCgroup(op, this.#world, draft)]);
     const [namespaces, ips, infra] = await together([
       pinning,
       this.#joinNetwork(op, draft, plan, pinning),
@@ -206,7 +265,8 @@ export class SandboxKeeper implements Pods {
 
   async #pin(op: Op, draft: SandboxRecord, plan: SandboxPlan): Promise<SandboxRecord['namespaces']> {
     const { config } = draft;
-    const sysctls = podSysctls(config, plan, this.#world.settings.spec, plan.idMap);
+    const { set: sysctls, skipped } = podSysctls(config, plan, this.#world.settings.spec, plan.idMap);
+    for (const why of skipped) op.log.warn('a sysctl of the pod is not set, ignoring', { why });
     const namespaces = await this.#world.namespaces.pin(op, draft.id, {
       kinds: plan.kinds,
       sysctls,
@@ -227,7 +287,7 @@ export class SandboxKeeper implements Pods {
     await together([
       plan.ipc === 'host'
         ? Promise.resolve()
-        : host.mountShm(op, files.shm, shmBytesOf(settings, config, handlerOf(draft)), owner),
+        : host.mountShm(op, files.shm, shmBytesOf(settings, config, handlerOf(draft)), owner, draft.selinux.mountLabel),
       resolvConf().then((text) => workspace.writeSandboxFile(files.resolvConf, text, owner)),
       ensureDir(draft.logDirectory, 0o755),
       workspace.writeSandboxFile(files.hostname, hostname === '' ? '' : `${hostname}\n`, owner),
@@ -267,7 +327,10 @@ export class SandboxKeeper implements Pods {
   /** The pause process, only for a shared PID namespace: its init, which reaps. */
   async #startInfra(op: Op, record: SandboxRecord, runtime: OciRuntime): Promise<SandboxRecord['infra']> {
     const { infra } = record;
-    if (infra === null) return null;
+    if (infra === null) {
+      await this.#showPod(op, record);
+      return null;
+    }
     const { settings, facts, workspace, monitor } = this.#world;
     op.stage('infra container: create');
     const features = await runtime.features(op);
@@ -282,7 +345,7 @@ export class SandboxKeeper implements Pods {
         privilegedWithoutHostDevices: handlerSettings(settings, handlerOf(record)).privilegedWithoutHostDevices,
       },
       namespaces: pinnedNamespaces(record),
-      cgroupsPath: infraCgroup(this.#world, record),
+      cgroupsPath: sandboxCgroup(this.#world, record),
       idMap: record.idMap,
       selinux: record.selinux,
       localhostSeccomp: await localhostSeccomp(op, record.config.linux?.securityContext),
@@ -295,7 +358,7 @@ export class SandboxKeeper implements Pods {
     const { process } = await monitor.create(op, {
       id: infra.id,
       runtime,
-      name: `k8s_POD_${podName(record.config)}`,
+      name: podContainerName(record.config),
       bundle,
       logPath: '',
       tty: false,
@@ -303,9 +366,17 @@ export class SandboxKeeper implements Pods {
       stdinOnce: false,
       ready: Promise.resolve(),
     });
+    await failpoint('sandbox.infra.created');
     op.stage('infra container: start');
     await runtime.start(op, infra.id);
+    await failpoint('sandbox.infra.after');
     return { id: infra.id, process };
+  }
+
+  /** The kubelet's cAdvisor learns from a cgroup that there is a pod, and asks us for a process in its network. */
+  async #showPod(op: Op, record: SandboxRecord): Promise<void> {
+    const { cgroup } = remainsOf(this.#world, record);
+    if (cgroup !== '') await this.#world.host.showCgroup(op, cgroup);
   }
 
   async #stop(op: Op, id: SandboxId): Promise<void> {
@@ -315,19 +386,20 @@ export class SandboxKeeper implements Pods {
     if (found.state.phase === 'creating') await this.#runs.settled(sandboxKey(found.config.metadata));
     const record = this.#books.sandbox(id);
     if (record === undefined || record.state.phase === 'stopped' || record.state.phase === 'removing') return;
-    const stopping = await this.#apply(record, 'stop');
+    const stopping = await this.#changes.run(id, () => this.#apply(this.#books.sandbox(id) ?? record, 'stop'));
     await failpoint('sandbox.stopping.after');
     op.stage('give up containers in the making');
     await this.#containers.giveUpMaking(id);
     op.stage('stop containers');
     await together(this.#books.containersOf(id).map((container) => this.#containers.stop(op, container.id, 0)));
     await releaseSandbox(op, this.#world, remainsOf(this.#world, stopping));
+    await failpoint('sandbox.released.after');
     await this.#apply(this.#books.sandbox(id) ?? stopping, 'released');
   }
 
   async #remove(op: Op, id: SandboxId): Promise<void> {
     if (this.#books.sandbox(id) === undefined) return;
-    await this.#ends.run(op, `stop ${id}`, (own) => this.#stop(own, id));
+    await this.#ends.run(op, `stop ${id}`, (own) => this.#orLater(id, this.#stop(own, id)));
     op.stage('remove containers');
     await together(this.#books.containersOf(id).map((container) => this.#containers.remove(op, container.id)));
     await this.#containers.left(op, id);
@@ -356,6 +428,26 @@ export class SandboxKeeper implements Pods {
   }
 }
 
+/** Somebody began to stop or remove it, or it could not be made, and something of it is left. */
+function isHalfGone(record: SandboxRecord | undefined): boolean {
+  return record?.state.phase === 'stopping' || record?.state.phase === 'removing';
+}
+
+/**
+ * Keeps what could not be cleaned up where everybody sees it: as a sandbox that is not ready, which the kubelet's
+ * garbage collection stops and removes. `why` it is to go, and the failure, are its reason.
+ */
+export async function keepForCleanUp(
+  op: Op,
+  books: Books,
+  record: SandboxRecord,
+  why: string,
+  failure: unknown,
+): Promise<void> {
+  const lost = `${why}; its clean-up failed and is tried again: ${explain(failure)}`;
+  await saveOrAdopt(op, books, { ...record, state: nextSandbox(record.state, 'remove'), lost });
+}
+
 function madeBy(runtimeHandler: string, { handler }: OciRuntime): MadeBy {
   const { name, path, root, runtimeArgs } = handler;
   return { runtimeHandler, runtime: { name, path, root, runtimeArgs } };
@@ -363,23 +455,19 @@ function madeBy(runtimeHandler: string, { handler }: OciRuntime): MadeBy {
 
 /** What destroySandbox needs to know of a sandbox that has a record. */
 export function remainsOf(world: World, record: SandboxRecord): SandboxRemains {
-  const cgroup = podCgroupFor(world.facts.cgroupManager, record.id, record.config.linux?.cgroupParent ?? '');
   return {
     id: record.id,
     made: record,
-    process: record.state.phase === 'creating' ? 'cut' : 'made',
-    ownCgroup: cgroup.own ? record.cgroupParent : '',
-    infraCgroup: record.infra === null ? '' : infraCgroup(world, record),
+    // One that is removed after all this may be what an attempt left that was cut off.
+    process: record.state.phase === 'creating' || record.state.phase === 'removing' ? 'cut' : 'made',
+    ownCgroup: ownCgroupOf(world, record),
+    cgroup: ownCgroupOf(world, record) !== '' && record.infra === null ? '' : sandboxCgroup(world, record),
+    infra: record.infra === null ? 'none' : 'process',
   };
 }
 
-/** `name_namespace_uid_attempt`, the kubelet's customary form. */
-export function podName(config: SandboxConfig): string {
-  const { metadata } = config;
-  return `${metadata.name}_${metadata.namespace}_${metadata.uid}_${metadata.attempt}`;
-}
-
-function infraCgroup(world: World, record: SandboxRecord): string {
+/** Where its infra process lives; without one it shows cAdvisor that there is a pod. */
+function sandboxCgroup(world: World, record: SandboxRecord): string {
   return cgroupsPathFor({ manager: world.facts.cgroupManager, parent: record.cgroupParent, id: record.id });
 }
 

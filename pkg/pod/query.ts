@@ -83,6 +83,11 @@ export function container(record: ContainerRecord): Container {
   };
 }
 
+/** Whether commands run in it: also while it waits for its start, as with CRI-O (server/container_exec.go). */
+export function takesCommands({ state }: Pick<ContainerRecord, 'state'>): boolean {
+  return state.phase === 'running' || state.phase === 'created';
+}
+
 /** What ContainerStatus tells, without what is verbose. */
 export function containerStatus(record: ContainerRecord): ContainerStatus {
   const { config, state } = record;
@@ -157,9 +162,12 @@ function imageSpec(record: ContainerRecord): ImageSpec {
   };
 }
 
-/** The mount as asked for; an image volume also says which image it is (KEP-4639: the digest in status). */
+/**
+ * The mount as asked for; an image volume says which image it is: by its id, which is what the kubelet keeps from its
+ * garbage collection, and by its digest (KEP-4639).
+ */
 function mountStatus(record: ContainerRecord, mount: Mount): Mount {
   const volume = record.imageVolumes.find((each) => each.containerPath === mount.containerPath);
   if (volume === undefined || mount.image === undefined) return mount;
-  return { ...mount, image: { ...mount.image, imageRef: volume.imageRef } };
+  return { ...mount, image: { ...mount.image, image: volume.imageId, imageRef: volume.imageRef } };
 }

@@ -13,7 +13,8 @@ export function readySandbox(books: Books, id: SandboxId): SandboxRecord {
   if (sandbox.state.phase !== 'ready')
     throw new RuntimeError(
       'FailedPrecondition',
-      `pod sandbox ${id} is ${sandbox.state.phase}; containers are made and started only in a ready one`,
+      `pod sandbox ${id} is ${sandbox.state.phase}; containers are made and started only in a ready one` +
+        (sandbox.lost === '' ? '' : ` (${sandbox.lost})`),
     );
   return sandbox;
 }

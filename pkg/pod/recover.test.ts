@@ -30,6 +30,16 @@ describe('a mind after a crash', () => {
     }
   });
 
+  it('leaves no log of a container that it died making, by which a kubelet would count a restart', async () => {
+    const pod = await at.mind.pods.run(op(), fakePod(), '');
+    at.node.node.crashNext('create', 'after');
+    void at.mind.containers.create(op(), pod, fakeContainer());
+    await until(() => at.node.node.dead);
+    assert.sameDeepMembers([...at.node.node.logs.values()], [[]]);
+    await at.restart();
+    assert.isEmpty([...at.node.node.logs.keys()]);
+  });
+
   it(
     'gives back all of a pod whose removal a daemon before us had begun, also when that fails at ' + 'the start',
     async () => {

@@ -5,17 +5,20 @@
  * wanted.
  */
 import { explain } from '../base/errors.ts';
-import type { ContainerId, SandboxId } from '../base/ids.ts';
 import { INFRA_LOST } from './infra.ts';
 import { limits } from '../base/limits.ts';
 import { type Op, withTimeout } from '../base/op.ts';
+import { Gate } from '../base/sync.ts';
 import { next, nextSandbox } from '../state/index.ts';
-import type { Books } from './books.ts';
+import { type Books, saveOrAdopt } from './books.ts';
+import type { CleanUp, CleanUps } from './clean-ups.ts';
 import type { ContainerKeeper } from './containers.ts';
 import { destroyContainer, destroySandbox } from './destroy.ts';
 import { pinnedNamespaces } from './sandbox-plan.ts';
 import { podCgroupFor } from './pod-cgroup.ts';
-import { remainsOf } from './pods.ts';
+import { answered, findStrays } from './strays.ts';
+import type { Surroundings } from './life-core.ts';
+import { keepForCleanUp, remainsOf } from './pods.ts';
 import type { ExitRecord } from '../ports/runtime.ts';
 import type { ContainerRecord, SandboxRecord } from '../ports/state.ts';
 import type { World } from './world.ts';
@@ -26,6 +29,8 @@ export interface ContainerFacts {
   /** Also where no monitor is on record, so that nobody can tell. */
   readonly monitorAlive: boolean;
   readonly exit: ExitRecord | undefined;
+  /** The system calls that it was being stopped for. */
+  readonly forbiddenCalls?: string | undefined;
 }
 
 /** What to do about a container's record; `ask`: the runtime, whether a start that was cut off has begun. */
@@ -54,6 +59,7 @@ function decideContainer(state: ContainerRecord['state'], facts: ContainerFacts,
             type: 'exited',
             exitCode: facts.exit.exitCode,
             oomKilled: facts.exit.oomKilled,
+            forbiddenCalls: facts.forbiddenCalls,
             at: facts.exit.finishedAt,
           }),
         };
@@ -77,7 +83,8 @@ function decideContainer(state: ContainerRecord['state'], facts: ContainerFacts,
 }
 
 /** Brings the books in line with the world; afterwards every record is true and nothing without a record is left. */
-export async function recover(op: Op, world: World, books: Books, containers: ContainerKeeper): Promise<void> {
+export async function recover(op: Op, around: Surroundings, containers: ContainerKeeper): Promise<void> {
+  const { world, books } = around;
   op.stage('load records');
   const loaded = await world.state.load();
   for (const damaged of loaded.damaged) {
@@ -93,7 +100,7 @@ export async function recover(op: Op, world: World, books: Books, containers: Co
   op.stage('look at pod sandboxes');
   await Promise.all(loaded.sandboxes.map((record) => recoverSandbox(op, world, books, record)));
   op.stage('sweep');
-  await sweep(op, world, books);
+  await sweep(op, around);
 }
 
 async function recoverContainer(
@@ -108,13 +115,15 @@ async function recoverContainer(
   const verdict = decideContainer(record.state, facts, world.clock());
   const orphan = books.sandbox(record.sandboxId) === undefined;
   if (verdict.action === 'destroy' || orphan) {
-    await retried(op, `container ${record.id}`, () => life.destroy(op, record));
+    await life.destroy(op, record).catch((cause: unknown) => {
+      op.log.warn('clean-up failed, will retry', { container: record.id, cause: explain(cause) });
+    });
     return;
   }
   let after = record;
   if (verdict.action === 'save') {
     after = { ...record, state: verdict.state };
-    await kept(op, books, after);
+    await saveOrAdopt(op, books, after);
   } else if (verdict.action === 'ask') {
     // The socket opens after this: a runtime that hangs is asked again in the background.
     after = await life.settleStart(withTimeout(op, limits.recoverStartMs), record);
@@ -122,7 +131,7 @@ async function recoverContainer(
   if (after.state.phase !== record.state.phase)
     op.log.info('recovered a container', { container: record.id, from: record.state.phase, to: after.state.phase });
   if ('process' in after.state) {
-    life.watch(after.state.process, after.monitor);
+    life.watch(after.state.process, after.monitor, limits.startSettleMs);
     life.resumeStop();
   }
 }
@@ -133,27 +142,22 @@ async function observe(op: Op, world: World, record: ContainerRecord): Promise<C
     processAlive: 'process' in state && world.processes.alive(state.process),
     monitorAlive: record.monitor === null || world.processes.alive(record.monitor),
     // Whoever watches the process reads it again.
+    forbiddenCalls: record.stopping?.forbiddenCalls,
     exit: await answered(op, `the exit file of ${record.id}`, world.monitor.exitOf(record.id), undefined),
   };
-}
-
-/** What `work` says, or `otherwise`: one thing that cannot be looked at must not keep the node from starting. */
-async function answered<T>(op: Op, what: string, work: Promise<T>, otherwise: T): Promise<T> {
-  try {
-    return await work;
-  } catch (cause) {
-    op.log.error('something cannot be looked at, going on without', { what, cause: explain(cause) });
-    return otherwise;
-  }
 }
 
 async function recoverSandbox(op: Op, world: World, books: Books, record: SandboxRecord): Promise<void> {
   const { phase } = record.state;
   if (phase === 'creating' || phase === 'removing') {
-    await retried(op, `pod sandbox ${record.id}`, async () => {
-      await destroySandbox(op, world, remainsOf(world, record));
+    try {
+      await destroySandbox(withTimeout(op, limits.recoverCleanUpMs), world, remainsOf(world, record));
       books.forget(record);
-    });
+    } catch (cause) {
+      op.log.warn('clean-up failed, will retry', { sandbox: record.id, cause: explain(cause) });
+      const why = phase === 'creating' ? 'the daemon died while it was made' : 'it is being removed';
+      await keepForCleanUp(op, books, record, why, cause);
+    }
     return;
   }
   if (phase !== 'ready') return;
@@ -165,75 +169,61 @@ async function recoverSandbox(op: Op, world: World, books: Books, record: Sandbo
   // The kubelet sees NOTREADY, stops the sandbox (which gives everything back) and makes a new one.
   const why = lost === undefined ? INFRA_LOST : `its ${lost} namespace is not pinned any more`;
   op.log.warn('a pod sandbox lost a part of itself', { sandbox: record.id, cause: why });
-  await kept(op, books, { ...record, state: nextSandbox(record.state, 'stop'), lost: why });
+  await saveOrAdopt(op, books, { ...record, state: nextSandbox(record.state, 'stop'), lost: why });
 }
 
-/**
- * Saves a record that is true; if it cannot be saved (a full disk), the books have it nevertheless, and the next start
- * finds out again.
- */
-async function kept(op: Op, books: Books, record: ContainerRecord | SandboxRecord): Promise<void> {
-  try {
-    await books.save(record);
-  } catch (cause) {
-    op.log.error('a recovered record could not be saved, going on without', {
-      [record.kind]: record.id,
-      cause: explain(cause),
-    });
-    books.adopt(record);
-  }
-}
-
-/**
- * Whatever exists under an id that no record has: the leftovers of a crash, or of a boot before this one. Only our own
- * directories are asked, never the runtime's list: its root may be shared with podman, whose ids look like ours. The
- * bundle goes after the runtime's state, so it shows it.
- */
-async function sweep(op: Op, world: World, books: Books): Promise<void> {
-  const sandboxes = new Set<SandboxId>();
-  const containers = new Set<ContainerId>();
-  const isSandbox = (id: string): boolean => books.sandbox(id as SandboxId) !== undefined;
-  const isContainer = (id: string): boolean => books.container(id as ContainerId) !== undefined || isSandbox(id);
-  // What cannot be listed is swept by the next start.
-  const [bundles, sandboxDirs, roots, pins, networks] = await Promise.all([
-    answered(op, 'bundles', world.workspace.listContainers(), []),
-    answered(op, 'directories of sandboxes', world.workspace.listSandboxes(), []),
-    answered(op, 'root filesystems', world.rootfs.list(), []),
-    answered(op, 'pinned namespaces', world.namespaces.list(), []),
-    answered(op, 'networks', world.network.list(), []),
-  ]);
-  for (const id of [...bundles, ...roots]) if (!isContainer(id)) containers.add(id);
-  for (const id of [...sandboxDirs, ...pins, ...networks]) if (!isSandbox(id)) sandboxes.add(id);
-  for (const id of containers)
-    await retried(op, `container ${id}`, () =>
-      destroyContainer(op, world, { id, made: undefined, cgroupsPath: '', process: 'cut' }),
-    );
-  for (const id of sandboxes)
-    await retried(op, `pod sandbox ${id}`, () =>
-      destroySandbox(op, world, {
+/** Whatever exists that no record owns; see strays.ts. */
+async function sweep(op: Op, around: Surroundings): Promise<void> {
+  const { world, books, cleanUps } = around;
+  const { containers, sandboxes, cgroups, areAll } = await findStrays(op, around);
+  const gate = new Gate(limits.recoverCleanUpsAtOnceCount);
+  const all = async <T>(ids: Iterable<T>, clean: (id: T) => Promise<boolean>): Promise<boolean> =>
+    (await Promise.all(Array.from(ids, (id) => gate.run(() => clean(id))))).every(Boolean);
+  const haveContainersGone = await all(containers, (id) =>
+    orLater(op, cleanUps, { what: 'container without a record', ids: { container: id } }, (own) =>
+      destroyContainer(own, world, {
+        id,
+        made: undefined,
+        cgroupsPath: cgroups.get(id) ?? '',
+        process: 'cut',
+        log: '',
+      }),
+    ),
+  );
+  const haveSandboxesGone = await all(sandboxes, (id) =>
+    orLater(op, cleanUps, { what: 'pod sandbox without a record', ids: { sandbox: id } }, (own) =>
+      destroySandbox(own, world, {
         id,
         made: undefined,
         process: 'cut',
         ownCgroup: podCgroupFor(world.facts.cgroupManager, id, '').parent,
-        infraCgroup: '',
+        cgroup: cgroups.get(id) ?? '',
+        infra: 'process',
       }),
-    );
-  await retried(op, 'networks', () =>
-    world.network.gc(
-      op,
-      [...books.sandboxes()].map((record) => record.id),
     ),
   );
+  if (areAll && haveContainersGone && haveSandboxesGone) world.workspace.settle();
+  const live = [...books.sandboxes()].map((record) => record.id);
+  const bounded = withTimeout(op, limits.recoverCleanUpMs);
+  await answered(op, 'networks of pods that are gone', world.network.gc(bounded, live), undefined);
 }
 
 /**
- * A clean-up that fails must not keep the node from starting: the record (or the leftover) stays, and the next start or
- * Remove tries again.
+ * A clean-up that fails must not keep the node from starting; it is tried again, since nobody else sees it. True if it
+ * has not failed.
  */
-async function retried(op: Op, what: string, work: () => Promise<void>): Promise<void> {
+async function orLater(
+  op: Op,
+  cleanUps: CleanUps,
+  about: Pick<CleanUp, 'what' | 'ids'>,
+  run: CleanUp['run'],
+): Promise<boolean> {
   try {
-    await work();
+    await run(withTimeout(op, limits.recoverCleanUpMs));
+    return true;
   } catch (cause) {
-    op.log.warn('clean-up failed, will retry at the next start or Remove', { what, cause: explain(cause) });
+    op.log.warn('clean-up failed, will retry', { ...about.ids, what: about.what, cause: explain(cause) });
+    cleanUps.later(Object.values(about.ids).join(), { ...about, isDue: () => true, run });
+    return false;
   }
 }

@@ -1,5 +1,6 @@
 import { assert } from 'chai';
 import { join } from 'node:path';
+import { codeOf, RuntimeError } from '../base/errors.ts';
 import { boom, fails, ground, op, until } from './fake-ground.ts';
 import { fakeContainer, fakePod } from './fake-world.ts';
 import { FileStateStore } from '../state/index.ts';
@@ -53,6 +54,19 @@ describe('a removal', () => {
     await until(() => at.mind.operations().length === 0);
     assert.match((await fails(at.mind.pods.remove(op(), pod))).message, /destroy process \(fake\) of container/);
     await at.mind.pods.remove(op(), pod);
+    assert.deepEqual(at.node.leaks(), []);
+  });
+
+  it('says that the machine is full where a clean-up fails of it, and passes on no other code (K17)', async () => {
+    for (const [cause, code] of [
+      [new RuntimeError('ResourceExhausted', 'pipe2: Too many open files'), 'ResourceExhausted'],
+      [new RuntimeError('NotFound', 'no such file'), 'Internal'],
+    ] as const) {
+      const pod = await at.mind.pods.run(op(), fakePod(), 'fake');
+      at.node.node.failNext('del', cause);
+      assert.strictEqual(codeOf(await fails(at.mind.pods.stop(op(), pod))), code);
+      await at.mind.pods.remove(op(), pod);
+    }
     assert.deepEqual(at.node.leaks(), []);
   });
 

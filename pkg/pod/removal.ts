@@ -23,10 +23,11 @@ export interface BeforeRemoval {
   gone(): void;
 }
 
-/** The removal of one container. */
+/** The removal of one container; what of it fails is tried again in the background, whether or not somebody asks. */
 export class Removal {
   readonly #core: LifeCore;
   readonly #before: BeforeRemoval;
+  #isGone = false;
   readonly #flights = new Flights<'remove', void>('goes on', limits.podStopMs);
   /** What is being given back, or could not be, of a container that nobody sees any more. */
   #leaving: { readonly record: ContainerRecord; readonly work: Promise<void> } | undefined;
@@ -44,7 +45,9 @@ export class Removal {
 
   /** Gives everything back that `record` may hold, whatever it says. @throws as destroyContainer. */
   async destroy(op: Op, record: ContainerRecord): Promise<void> {
-    await this.#core.locked(() => this.#destroy(op, record));
+    await this.#core.locked(async () => {
+      if (!this.#isGone) await this.#destroy(op, record);
+    });
   }
 
   /**
@@ -79,14 +82,11 @@ export class Removal {
   #leave(op: Op, record: ContainerRecord, work: Promise<void>, tell: () => void): void {
     const { id, sandboxId, around } = this.#core;
     const failed = work.catch((cause: unknown) => {
-      op.log.warn(
-        'a removed container still holds something; will retry when its pod is removed, or at the next start',
-        {
-          container: id,
-          sandbox: sandboxId,
-          cause: explain(cause),
-        },
-      );
+      op.log.warn('a removed container still holds something, will retry', {
+        container: id,
+        sandbox: sandboxId,
+        cause: explain(cause),
+      });
     });
     this.#leaving = { record, work: failed };
     around.background.begin('clean-up after the removal', { container: id, sandbox: sandboxId }).goesOn?.(failed);
@@ -107,9 +107,25 @@ export class Removal {
             },
           }
         : undefined;
-    await destroyContainer(op, world, containerRemains(record), ended);
+    try {
+      await destroyContainer(op, world, containerRemains(record), ended);
+    } catch (cause) {
+      this.#destroyLater(record);
+      throw cause;
+    }
+    this.#isGone = true;
     this.#leaving = undefined;
     books.forget(record);
     this.#before.gone();
+  }
+
+  #destroyLater(record: ContainerRecord): void {
+    const { id, sandboxId, around } = this.#core;
+    around.cleanUps.later(id, {
+      what: 'container',
+      ids: { container: id, sandbox: sandboxId },
+      isDue: () => !this.#isGone,
+      run: (op) => this.destroy(op, record),
+    });
   }
 }

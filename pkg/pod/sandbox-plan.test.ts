@@ -6,7 +6,7 @@ import { directoryMode, ownerOnHost } from './id-maps.ts';
 import { containerLabels, podLabels, sandboxLabels, volumeLabel } from './labels.ts';
 import { podCgroupFor } from './pod-cgroup.ts';
 import { renderHosts } from './pod-files.ts';
-import { requireOwnPids } from './sandbox-plan.ts';
+import { planSandbox, type SandboxPlan, requireOwnPids } from './sandbox-plan.ts';
 import type { PodSettings } from './world.ts';
 
 const base = { processLabel: 'system_u:system_r:container_t:s0', mountLabel: 'system_u:object_r:container_file_t:s0' };
@@ -23,6 +23,27 @@ const codeOfThrown = (work: () => unknown): string => {
   }
   return 'none';
 };
+
+describe('the user namespace of a pod', () => {
+  const plan = (userns: boolean): SandboxPlan => {
+    const config = fakePod('web');
+    const ids = [{ hostId: 100_000, containerId: 0, length: 65_536 }];
+    const usernsOptions = userns ? { mode: 'POD' as const, uids: ids, gids: ids } : undefined;
+    const options = config.linux?.securityContext?.namespaceOptions;
+    const securityContext = { ...config.linux?.securityContext, namespaceOptions: { ...options, usernsOptions } };
+    return planSandbox(
+      { ...config, linux: { ...config.linux, securityContext } } as typeof config,
+      { ownKernel: false },
+      { uids: [{ hostId: 5, containerId: 0, size: 9 }], gids: [] },
+    );
+  };
+
+  it('is that of its options, else the one of its annotation', () => {
+    assert.strictEqual(plan(true).idMap?.uids[0]?.hostId, 100_000);
+    assert.strictEqual(plan(false).idMap?.uids[0]?.hostId, 5);
+    assert.include(plan(false).kinds, 'user');
+  });
+});
 
 describe('a runtime whose containers have kernels of their own', () => {
   it('is asked for no processes of others', () => {
@@ -127,7 +148,11 @@ describe('a volume that asks for a label', () => {
         mounts: [mount, { ...mount, containerPath: '/w', hostPath: '/srv/w', selinuxRelabel: false }],
       }),
     );
-    assert.deepEqual([...node.node.labels], [['/srv/v', mind.pods.get(pod).selinux.mountLabel]]);
+    const { selinux, files } = mind.pods.get(pod);
+    const { labels } = node.node;
+    assert.deepEqual([labels.get('/srv/v'), labels.get('/srv/w')], [selinux.mountLabel, undefined]);
+    for (const path of [files.shm, files.resolvConf, files.hostname, files.hosts])
+      assert.equal(labels.get(path), selinux.mountLabel, path);
     assert.match(mind.pods.get(pod).selinux.mountLabel, /^system_u:object_r:container_file_t:s0:c\d+,c\d+$/);
     mind.close();
     await node.dispose();

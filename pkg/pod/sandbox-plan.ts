@@ -20,13 +20,20 @@ export interface SandboxPlan {
   readonly portMappings: readonly PortMapping[];
 }
 
-/** @throws InvalidArgument for a combination that CRI forbids. */
-export function planSandbox(config: SandboxConfig, { ownKernel }: Pick<RuntimeFeatures, 'ownKernel'>): SandboxPlan {
+/**
+ * `annotated` is the user namespace of a pod whose options name none (`usernsModeOf`). @throws InvalidArgument for a
+ * combination that CRI forbids.
+ */
+export function planSandbox(
+  config: SandboxConfig,
+  { ownKernel }: Pick<RuntimeFeatures, 'ownKernel'>,
+  annotated: IdMap | null,
+): SandboxPlan {
   const options = config.linux?.securityContext?.namespaceOptions;
   // proto3: a sandbox without options has the first enum value, POD, for each.
   const network = modeOf(options, 'network') === 'NODE' ? 'host' : 'pod';
   const ipc = modeOf(options, 'ipc') === 'NODE' ? 'host' : 'pod';
-  const idMap = idMapOf(options);
+  const idMap = idMapOf(options) ?? annotated;
   const kinds: NamespaceKind[] = ['uts'];
   if (idMap !== null) kinds.unshift('user');
   if (network === 'pod') kinds.push('net');

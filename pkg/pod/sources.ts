@@ -4,12 +4,12 @@
  */
 import { posix } from 'node:path';
 import type { LinuxContainerSecurityContext } from '../cri-api/types.ts';
-import { isCode, RuntimeError, wrap } from '../base/errors.ts';
+import { explain, isCode, RuntimeError, wrap } from '../base/errors.ts';
 import { readJson } from '../base/files.ts';
 import { type ContainerId, quote } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
-import type { Op } from '../base/op.ts';
-import { together } from '../base/sync.ts';
+import { abortError, type Op } from '../base/op.ts';
+import { abortable, together } from '../base/sync.ts';
 import type { RuntimeSpec } from '../oci/spec-types.ts';
 import {
   cdiDevicesOf,
@@ -20,12 +20,19 @@ import {
   resolveDevices,
   seccompChoice,
 } from '../spec/index.ts';
-import { ownerOnHost } from './id-maps.ts';
+import { directoryMode, ownerOnHost } from './id-maps.ts';
 import type { Image } from '../ports/image.ts';
-import type { IdMap, InsideRoot } from '../ports/rootfs.ts';
-import type { MountSource } from '../ports/runtime.ts';
+import type { IdMap, ImageVolumeOptions, InsideRoot } from '../ports/rootfs.ts';
 import type { CdiEdits } from '../ports/extensions.ts';
-import type { ContainerSpecInput, DeviceRequest, FoundDevice, ResolvedDevice, ResolvedMount } from '../ports/spec.ts';
+import type {
+  AnnotationSettings,
+  ContainerSpecInput,
+  DeviceRequest,
+  FoundDevice,
+  ResolvedDevice,
+  ResolvedMount,
+  ResolvedUser,
+} from '../ports/spec.ts';
 import type { HostMount, ImageMount, NamedContainerConfig } from '../ports/requests.ts';
 import type { ContainerRecord } from '../ports/state.ts';
 import type { World } from './world.ts';
@@ -37,6 +44,15 @@ type Volumes = ContainerSpecInput['volumes'];
  * NotFound with the kubelet's reason.
  */
 export function imageVolumesOf(world: World, config: NamedContainerConfig): ContainerRecord['imageVolumes'] {
+  const volumes = config.mounts.filter(isImageVolume).map((mount) => volumeImage(world, mount));
+  const filesCount = volumes.reduce((sum, { artifact }) => sum + (artifact?.files.length ?? 0), 0);
+  if (filesCount > limits.artifactFilesCount)
+    throw new RuntimeError(
+      'ResourceExhausted',
+      `the artifacts have ${filesCount} files together, of which each is a mount; at most ` +
+        `${limits.artifactFilesCount} are mounted into one container`,
+      { reason: 'ImageVolumeMountFailed' },
+    );
   return config.mounts.filter(isImageVolume).map((mount) => {
     const image = volumeImage(world, mount);
     const { ref } = world.images.called(image.id, mount.image.userSpecifiedImage || mount.image.image);
@@ -69,7 +85,11 @@ export async function resolveMounts(
   op: Op,
   world: World,
   draft: ContainerRecord,
-  { idMap, label }: { readonly idMap: IdMap | null; readonly label: string },
+  {
+    idMap,
+    label,
+    relabel,
+  }: { readonly idMap: IdMap | null; readonly label: string; readonly relabel: AnnotationSettings['relabel'] },
 ): Promise<readonly ResolvedMount[]> {
   const { mounts } = draft.config;
   if (mounts.length > limits.mountsCount)
@@ -77,8 +97,8 @@ export async function resolveMounts(
   return await together(
     mounts.map((mount, index) =>
       isImageVolume(mount)
-        ? imageVolume(op, world, draft.id, { mount, index, idMap })
-        : bindMount(op, world, mount, label),
+        ? imageVolume(op, world, draft.id, { mount, index, idMap, label })
+        : bindMount(op, world, mount, { label, relabel }),
     ),
   );
 }
@@ -87,7 +107,12 @@ function isImageVolume(mount: HostMount | ImageMount): mount is ImageMount {
   return mount.image !== undefined;
 }
 
-async function bindMount(op: Op, world: World, mount: HostMount, label: string): Promise<ResolvedMount> {
+async function bindMount(
+  op: Op,
+  world: World,
+  mount: HostMount,
+  { label, relabel }: { readonly label: string; readonly relabel: AnnotationSettings['relabel'] },
+): Promise<ResolvedMount> {
   const isNeeded = world.settings.absentMountSourcesToReject.includes(posix.normalize(mount.hostPath));
   op.stage(`stat mount source ${mount.hostPath}`);
   const source = await world.host.mountSource(
@@ -99,39 +124,24 @@ async function bindMount(op: Op, world: World, mount: HostMount, label: string):
   const refusal = mount.selinuxRelabel ? relabelRefusal(source.realPath) : undefined;
   if (refusal !== undefined)
     throw new RuntimeError('InvalidArgument', `mount at ${quote(mount.containerPath)}: ${refusal}`);
-  await checkIdentityFiles(op, world, mount, source);
-  if (mount.selinuxRelabel && label !== '') await world.host.relabel(op, source.realPath, label);
-  return { source: source.realPath, kind: source.kind, propagation: source.propagation, image: false };
-}
-
-/**
- * runc reads /etc/passwd and /etc/group itself, before the first instruction of the container: a FIFO there holds it
- * until its time is up, and /dev/zero makes it eat the node's memory (CVE-2026-47262).
- */
-async function checkIdentityFiles(op: Op, world: World, mount: HostMount, source: MountSource): Promise<void> {
-  const place = containerPath(mount.containerPath);
-  const refuse = (path: string): never => {
-    throw new RuntimeError(
-      'InvalidArgument',
-      `mount at ${quote(mount.containerPath)}: ${path} is a FIFO, a device or a socket where ` +
-        'runtimes read users and groups; use a file',
-    );
-  };
-  if ((place === '/etc/passwd' || place === '/etc/group') && source.kind === 'other') refuse(source.realPath);
-  if (place !== '/etc' || source.kind !== 'directory') return;
-  for (const name of ['passwd', 'group']) {
-    const path = posix.join(source.realPath, name);
-    const found = await world.host.mountSource(op, path, 'refuse').catch((cause: unknown) => {
-      if (isCode(cause, 'NotFound')) return undefined;
-      throw cause;
-    });
-    if (found?.kind === 'other') refuse(path);
+  if (mount.selinuxRelabel && label !== '') {
+    // Of a large volume, whose top alone tells whether it has been labelled before.
+    const isLabelled = relabel === 'unless labelled' && (await world.host.labelOf(op, source.realPath)) === label;
+    if (!isLabelled) await world.host.relabel(op, [source.realPath], label);
   }
+  return { source: source.realPath, kind: source.kind, propagation: source.propagation, image: false };
 }
 
 function volumeImage(world: World, mount: ImageMount): Image {
   const wanted = mount.image.image;
   const image = world.images.find(wanted);
+  if (image?.artifact !== undefined && !world.settings.artifactVolumes)
+    throw new RuntimeError(
+      'FailedPrecondition',
+      `${quote(wanted)} for the volume at ${mount.containerPath} is an OCI artifact, and oci_artifact_mount_support ` +
+        'is off on this node',
+      { reason: 'ImageVolumeMountFailed' },
+    );
   if (image !== undefined) return image;
   throw new RuntimeError(
     'NotFound',
@@ -144,14 +154,18 @@ async function imageVolume(
   op: Op,
   world: World,
   id: ContainerId,
-  volume: { readonly mount: ImageMount; readonly index: number; readonly idMap: IdMap | null },
+  volume: Pick<ImageVolumeOptions, 'idMap' | 'label'> & { readonly mount: ImageMount; readonly index: number },
 ): Promise<ResolvedMount> {
-  const { mount, index, idMap } = volume;
+  const { mount, index, idMap, label } = volume;
   const image = volumeImage(world, mount);
   const layers = image.layers.map((layer) => layer.chainId);
   try {
-    const source = await world.rootfs.mountImageVolume(op, id, index, layers, { subPath: mount.imageSubPath, idMap });
-    return { source, kind: 'directory', propagation: 'private', image: true };
+    const options = { subPath: mount.imageSubPath, idMap, label };
+    const { source, files } =
+      image.artifact === undefined
+        ? { source: await world.rootfs.mountImageVolume(op, id, index, layers, options), files: [] }
+        : await world.rootfs.mountFiles(op, id, index, image.artifact.files, options);
+    return { source, kind: 'directory', propagation: 'private', image: true, files };
   } catch (cause) {
     const gone = await world.images.confirm(op, image.id).then(
       () => undefined,
@@ -168,14 +182,23 @@ function wrapVolume(mount: ImageMount, cause: unknown): RuntimeError {
 
 /**
  * Mounts of `default_mounts_file`, read-only. One whose source is absent on this node is left out: the list is often
- * the distribution's.
+ * the distribution's. A directory with links, as RHEL's, is mounted as a copy with what they lead to on the host, since
+ * inside they lead elsewhere. `label` is for the copy; '' = none.
  */
-export async function defaultMounts(op: Op, world: World): Promise<Volumes> {
+export async function defaultMounts(
+  op: Op,
+  world: World,
+  draft: ContainerRecord,
+  { idMap, label }: { readonly idMap: IdMap | null; readonly label: string },
+): Promise<Volumes> {
   const found = await together(
-    world.settings.defaultMounts.map(async ({ source, containerPath: at }) => {
+    world.settings.defaultMounts.map(async ({ source, containerPath: at }, index) => {
       try {
-        const { realPath } = await world.host.mountSource(op, source, 'refuse');
-        return [{ source: realPath, containerPath: at, access: 'ro' as const }];
+        const { realPath, kind } = await world.host.mountSource(op, source, 'refuse');
+        const copy =
+          kind === 'directory' ? await withoutLinks(op, world, draft.id, { realPath, index, idMap }) : undefined;
+        if (copy !== undefined && label !== '') await world.host.relabel(op, [copy], label);
+        return [{ source: copy ?? realPath, containerPath: at, access: 'ro' as const }];
       } catch (cause) {
         if (!isCode(cause, 'NotFound')) throw cause;
         op.log.debug('a default mount is not on this node, ignoring', { path: source });
@@ -184,6 +207,24 @@ export async function defaultMounts(op: Op, world: World): Promise<Volumes> {
     }),
   );
   return found.flat();
+}
+
+/** The path of a copy; undefined for a directory that is mounted as it is. */
+async function withoutLinks(
+  op: Op,
+  { workspace }: World,
+  id: ContainerId,
+  { realPath, index, idMap }: { readonly realPath: string; readonly index: number; readonly idMap: IdMap | null },
+): Promise<string | undefined> {
+  try {
+    await workspace.ensureBundle(id, directoryMode(idMap));
+    const owner = ownerOnHost(idMap, { uid: 0, gid: 0 });
+    return await workspace.copyWithoutLinks(id, `default-mount-${index}`, realPath, owner);
+  } catch (cause) {
+    if (!isCode(cause, 'ResourceExhausted')) throw cause;
+    op.log.warn('a default mount is too large to be copied, its links will lead elsewhere', { cause: explain(cause) });
+    return undefined;
+  }
 }
 
 /**
@@ -196,7 +237,12 @@ export async function anonymousVolumes(
   world: World,
   draft: ContainerRecord,
   image: Image,
-  at: { readonly inside: InsideRoot; readonly idMap: IdMap | null },
+  at: {
+    readonly inside: InsideRoot;
+    readonly idMap: IdMap | null;
+    readonly user: ResolvedUser;
+    readonly label: string;
+  },
 ): Promise<Volumes> {
   const { imageVolumes } = world.settings;
   if (imageVolumes === 'ignore') return [];
@@ -207,10 +253,13 @@ export async function anonymousVolumes(
   const volumes: { source: string; containerPath: string; access: 'rw' }[] = [];
   for (const [index, place] of places.entries()) {
     op.stage(`volume ${place}`);
-    await at.inside.ensureDir(place, ownerOnHost(at.idMap, { uid: 0, gid: 0 }), 0o755);
+    // What is only made, nobody but the container's user would fill (CRI-O has it so).
+    const owner = imageVolumes === 'mkdir' ? at.user : { uid: 0, gid: 0 };
+    await at.inside.ensureDir(place, ownerOnHost(at.idMap, owner), 0o755);
     if (imageVolumes === 'mkdir') continue;
     const source = await world.rootfs.makeVolume(op, draft.id, index);
     await at.inside.copyOut(place, source);
+    if (at.label !== '') await world.host.relabel(op, [source], at.label);
     volumes.push({ source, containerPath: place, access: 'rw' });
   }
   return volumes;
@@ -218,7 +267,7 @@ export async function anonymousVolumes(
 
 /**
  * Devices of the configuration, the config and an allowed annotation; for a privileged container with the host's
- * devices also all of those.
+ * devices also all of those. @throws InvalidArgument for what is no device, and for too many of them.
  */
 export async function findDevices(
   op: Op,
@@ -227,8 +276,25 @@ export async function findDevices(
   wanted: { readonly annotated: readonly DeviceRequest[]; readonly host: 'all' | 'none' },
 ): Promise<{ readonly devices: readonly ResolvedDevice[]; readonly hostDevices: readonly ResolvedDevice[] }> {
   const requests = [...world.settings.additionalDevices, ...wanted.annotated, ...config.devices];
+  const looks = new Map<string, Promise<readonly FoundDevice[]>>();
+  const lookAt = (path: string): Promise<readonly FoundDevice[]> => {
+    const look = looks.get(path) ?? world.host.devices(op, path);
+    looks.set(path, look);
+    return look;
+  };
+  let count = 0;
   const found = await together(
-    requests.map(async (request) => resolveDevices(request, await world.host.devices(op, request.hostPath))),
+    requests.map(async (request) => {
+      const nodes = await lookAt(request.hostPath);
+      count += nodes.length;
+      if (count > limits.containerDevicesCount)
+        throw new RuntimeError(
+          'InvalidArgument',
+          `its devices are more than ${limits.containerDevicesCount} nodes together; ask for those that are needed ` +
+            'instead of whole directories',
+        );
+      return resolveDevices(request, nodes);
+    }),
   );
   const hostDevices =
     wanted.host === 'all' ? (await world.host.allDevices(op)).map((device) => ({ ...device, access: 'rwm' })) : [];
@@ -261,9 +327,11 @@ export async function localhostSeccomp(
 ): Promise<unknown> {
   const choice = seccompChoice(security);
   if (choice.kind !== 'localhost' || security?.privileged === true) return undefined;
-  op.stage(`read seccomp profile ${choice.ref}`);
+  const stage = `read seccomp profile ${choice.ref}`;
+  op.stage(stage);
   try {
-    return await readJson(choice.ref, limits.configFileBytes);
+    const read = readJson(choice.ref, limits.configFileBytes);
+    return await abortable(read, op.signal, () => abortError(op, stage));
   } catch (cause) {
     throw wrap(`seccomp profile ${quote(choice.ref)} cannot be used`, cause, 'InvalidArgument');
   }

@@ -7,8 +7,11 @@ import type { ContainerRecord } from '../ports/state.ts';
 import type { Gathered, Subject } from './gather.ts';
 import { handlerOf, specDefaults } from './handlers.ts';
 import { containerLabels } from './labels.ts';
+import { withLinkedLogs } from './link-logs.ts';
 import { pinnedNamespaces } from './sandbox-plan.ts';
+import { artifactSeccomp } from './seccomp-artifact.ts';
 import { localhostSeccomp } from './sources.ts';
+import { cpuPart } from './wishes.ts';
 import type { HandlerSettings, World } from './world.ts';
 
 /** What was made inside the root, or found there. */
@@ -31,13 +34,14 @@ export async function specInput(
   return {
     id: draft.id,
     pod: sandbox.config,
-    config: withResources(config, draft.resources),
+    config: withLinkedLogs(withResources(config, draft.resources), sandbox, found.wishes.linkLogs),
     image: image.config,
     root: found.root,
     facts,
     defaults: specDefaults(settings, handlerOf(sandbox)),
     runtime: specRuntime(found.features, handler),
     namespaces: pinnedNamespaces(sandbox),
+    infra: sandbox.infra?.id ?? '',
     pid,
     cgroupsPath: draft.cgroupsPath,
     user: found.user,
@@ -46,13 +50,18 @@ export async function specInput(
     volumes: [...found.defaultMounts, ...found.anonymousVolumes],
     devices: found.devices,
     hostDevices: found.hostDevices,
+    blockIo: found.blockIo,
     idMap: sandbox.idMap,
     selinux: containerLabels(sandbox.selinux, config.linux?.securityContext?.selinuxOptions),
     localhostSeccomp: await localhostSeccomp(op, config.linux?.securityContext),
+    annotatedSeccomp: await artifactSeccomp(op, world, { draft, sandbox, image }),
+    seccompListener:
+      found.wishes.blockedCalls === 'untold' || found.features.ownKernel ? '' : world.blockedCalls.pathOf(draft.id),
     hostname: hostNetwork ? host.hostname() : sandbox.config.hostname,
     annotations: found.wishes.annotations,
     cgroupAccess: found.wishes.cgroupAccess,
     umask: found.wishes.umask,
+    ...cpuPart(settings, sandbox, draft, found.wishes.cpus, found.housekeeping),
     envExec: settings.envExec,
   };
 }

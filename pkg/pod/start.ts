@@ -13,6 +13,7 @@ import type { ExitRecord, OciStatus } from '../ports/runtime.ts';
 import type { ContainerEvent, ContainerRecord, StartingState } from '../ports/state.ts';
 import type { LifeCore } from './life-core.ts';
 import { readySandbox } from './ready.ts';
+import { tuneCpus } from './wishes.ts';
 
 /** What is true of a container that is being started. Asked in this order, so that what is alive was so after all. */
 export interface StartFacts {
@@ -121,6 +122,7 @@ export class Start {
     this.#check(record);
     const { process } = record.state as { readonly process: StartingState['process'] };
     const runtime = world.runtimeOf(record);
+    await tuneCpus(op, world, readySandbox(this.#core.around.books, record.sandboxId), record);
     op.stage('save record');
     const starting = await this.#core.apply(record, {
       type: 'starting',

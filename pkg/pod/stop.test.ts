@@ -114,7 +114,7 @@ describe('a stop', () => {
       at.node.node.clocks.wallStepMs = stepMs;
     }
 
-    it('grants no more than the grace: the clock is set back', async () => {
+    it('grants no more than the grace: the clock is set back (K18)', async () => {
       const { id } = await at.running();
       at.node.node.containers.get(id)?.process.run(['sh', '-c', "trap '' TERM; while"]);
       const stopped = at.mind.containers.stop(op(), id, 60);
@@ -124,7 +124,7 @@ describe('a stop', () => {
       assert.strictEqual(containerStatus(at.mind.containers.get(id)).exitCode, 137);
     });
 
-    it('grants all of the grace: the clock is set forward', async () => {
+    it('grants all of the grace: the clock is set forward (K18)', async () => {
       const { id } = await at.running();
       const program = at.node.node.containers.get(id)?.process;
       program?.run(['sh', '-c', "trap '' TERM; while"]);

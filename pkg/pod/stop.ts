@@ -19,15 +19,18 @@ export class Stop {
   readonly #core: LifeCore;
   readonly #process: ProcessRef;
   readonly #graceMs: number;
+  readonly #forbiddenCalls: string | undefined;
   #killAtMs: number;
   #hurry = new AbortController();
   /** The program has not been told yet. */
   #untold = false;
 
-  constructor(core: LifeCore, process: ProcessRef, graceMs: number) {
+  /** `forbiddenCalls`: the system calls that it is stopped for, unless somebody asked. */
+  constructor(core: LifeCore, process: ProcessRef, graceMs: number, forbiddenCalls?: string) {
     this.#core = core;
     this.#process = process;
     this.#graceMs = graceMs;
+    this.#forbiddenCalls = forbiddenCalls;
     this.#killAtMs = core.around.world.monotonicMs() + graceMs;
   }
 
@@ -50,9 +53,22 @@ export class Stop {
       noted.catch((cause: unknown) =>
         op.log.warn('a stop could not be put on record; it goes on', { cause: explain(cause) }),
       );
+    await this.#thaw(op);
     await failpoint('container.stopping.after');
     await this.#grant();
     await this.#kill(op);
+  }
+
+  /** A program that is paused cannot end: on cgroup v1 not even by SIGKILL. */
+  async #thaw(op: Op): Promise<void> {
+    const { record, around } = this.#core;
+    if (record === undefined || this.#core.hasEnded || !around.world.host.isFrozen(record.cgroupsPath)) return;
+    await around.world
+      .runtimeOf(record)
+      .resume(op, record.id)
+      .catch((cause: unknown) =>
+        op.log.warn('a container that is paused could not be let go on, and may not end', { cause: explain(cause) }),
+      );
   }
 
   #now(): number {
@@ -68,11 +84,13 @@ export class Stop {
     if (record === undefined || this.#core.hasEnded) return;
     // Never started: there is no program to use the time. Whoever starts it holds this lock.
     if (record.state.phase === 'created') this.hasten(0);
+    const forbiddenCalls = record.stopping?.forbiddenCalls ?? this.#forbiddenCalls;
     const stopping: StopUnderWay = {
       begunAt: record.stopping?.begunAt ?? this.#core.around.world.clock(),
       signalled: record.stopping?.signalled ?? false,
       graceMs: this.#graceMs,
       killAtMs: this.#killAtMs,
+      ...(forbiddenCalls === undefined ? {} : { forbiddenCalls }),
     };
     await this.#core.around.books.save({ ...record, stopping });
     this.#untold = !stopping.signalled;

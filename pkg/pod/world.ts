@@ -7,7 +7,16 @@ import type { Extensions } from './extensions.ts';
 import type { ImageStore } from '../ports/image.ts';
 import type { NetworkPlugin } from '../ports/network.ts';
 import type { RootfsDriver } from '../ports/rootfs.ts';
-import type { Host, Monitor, Namespaces, OciRuntime, Processes, Profiles } from '../ports/runtime.ts';
+import type {
+  BlockedCalls,
+  Cpus,
+  Host,
+  Monitor,
+  Namespaces,
+  OciRuntime,
+  Processes,
+  Profiles,
+} from '../ports/runtime.ts';
 import type { NodeFacts, SpecDefaults, Workload } from '../ports/spec.ts';
 import type { ContainerRecord, SandboxRecord, StateStore } from '../ports/state.ts';
 import type { Workspace } from '../state/index.ts';
@@ -31,6 +40,8 @@ export interface World {
   readonly state: StateStore;
   readonly workspace: Workspace;
   readonly host: Host;
+  readonly cpus: Cpus;
+  readonly blockedCalls: BlockedCalls;
   readonly processes: Processes;
   readonly profiles: Profiles;
   /** Nanoseconds since the epoch. For what people read: anybody may set it. */
@@ -40,6 +51,8 @@ export interface World {
    * whatever is due.
    */
   readonly monotonicMs: () => number;
+  /** Resolves after `ms` of that clock, or as soon as `signal` fires: the caller looks which. */
+  readonly pause: (ms: number, signal: AbortSignal) => Promise<void>;
   readonly facts: NodeFacts;
   readonly settings: PodSettings;
   readonly extensions: Extensions;
@@ -58,6 +71,8 @@ export interface HandlerSettings {
   readonly allowedAnnotations: readonly string[];
   /** Annotations that its containers have unless their pods bring others (`default_annotations`). */
   readonly defaultAnnotations: ReadonlyMap<string, string>;
+  /** Commands in a container begin on its first processor, if it has some for itself (`exec_cpu_affinity`). */
+  readonly execCpuAffinity: 'first' | '';
   /** Parsed seccomp profile for RuntimeDefault with this handler; undefined = that of `PodSettings.spec`. */
   readonly seccompProfile: unknown;
 }
@@ -78,12 +93,16 @@ export interface PodSettings {
   /** Sources that must exist instead of being made as directories (`absent_mount_sources_to_reject`). */
   readonly absentMountSourcesToReject: readonly string[];
   readonly imageVolumes: 'mkdir' | 'bind' | 'ignore';
+  /** Whether volumes may show OCI artifacts, beside images. */
+  readonly artifactVolumes: boolean;
   /** `additional_devices` and the like, as CRI devices for every container. */
   readonly additionalDevices: readonly {
     readonly hostPath: string;
     readonly containerPath: string;
     readonly permissions: string;
   }[];
+  /** The smallest ids of the node that an annotation may map (`minimum_mappable_uid` and `_gid`); -1 = not set. */
+  readonly leastMappable: { readonly uid: number; readonly gid: number };
   /** Host paths that the devices annotation may ask for. */
   readonly allowedDevices: readonly string[];
   /** `default_mounts_file`: read-only, in every container. */
@@ -97,6 +116,10 @@ export interface PodSettings {
   /** What comes before the source of every mount that a pod asks for (`bind_mount_prefix`); '' = nothing. */
   readonly bindMountPrefix: string;
   readonly workloads: readonly Workload[];
+  /** Processors that containers with some for themselves may share (`shared_cpuset`); '' = none. */
+  readonly sharedCpuset: string;
+  /** The least GOMAXPROCS of containers without a CPU limit (`min_injected_gomaxprocs`); 0 = none is set. */
+  readonly minGoMaxProcs: number;
   /** False: an infra container in every pod (`drop_infra_ctr`). */
   readonly dropInfra: boolean;
   /**

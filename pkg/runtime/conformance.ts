@@ -112,12 +112,13 @@ export async function exitOf(subject: Subject, id: ContainerId): Promise<ExitRec
 
 /** Collects what an exec writes. */
 export function capture(
-  options: { readonly tty?: boolean; readonly stdin?: AsyncIterable<Uint8Array> } = {},
+  options: Partial<Pick<ExecStdio, 'tty' | 'stdin' | 'lateOutput'>> = {},
 ): ExecStdio & { text(stream: 'out' | 'err'): string } {
   const parts = { out: [] as Uint8Array[], err: [] as Uint8Array[] };
   return {
     tty: options.tty ?? false,
     stdin: options.stdin ?? null,
+    lateOutput: options.lateOutput ?? 'cut',
     stdout: (chunk) => void parts.out.push(Uint8Array.from(chunk)),
     stderr: options.tty === true ? null : (chunk) => void parts.err.push(Uint8Array.from(chunk)),
     text: (stream) => Buffer.concat(parts[stream]).toString('utf8'),
@@ -305,6 +306,25 @@ function describeLogs(of: () => Subject): void {
     await destroyContainer(subject, container);
   });
 
+  it('drops the log of a container that says nothing, and keeps one with a line', async () => {
+    const subject = of();
+    const container = await runContainer(subject, ['echo', 'said']);
+    await exitOf(subject, container.id);
+    await subject.monitor.dropEmptyLog(container.logPath);
+    assert.deepEqual(await subject.readLog(container.logPath), ['stdout F said']);
+    await subject.monitor.dropEmptyLog(`${container.logPath}.none`);
+    await destroyContainer(subject, container);
+    const silent = await runContainer(subject, ['true']);
+    await exitOf(subject, silent.id);
+    await subject.monitor.dropEmptyLog(silent.logPath);
+    const error = await subject.monitor.noteInLog(silent.logPath, 'more').then(
+      () => undefined,
+      (cause: unknown) => cause,
+    );
+    assert.isDefined(error, 'there is no log any more');
+    await destroyContainer(subject, silent);
+  });
+
   it('refuses to reopen the log of a container that has ended, and makes no file', async () => {
     const subject = of();
     const container = await runContainer(subject, ['true']);
@@ -382,6 +402,27 @@ function describeExec(of: () => Subject): void {
       cancel.abort();
       assert.isTrue(isCode(await running, 'Cancelled'));
     }));
+
+  it('executes in a container that waits for its start, with a terminal and without', async () => {
+    const subject = of();
+    const container = await createContainer(subject, RUNS_FOREVER);
+    const { ownKernel } = await subject.runtime.features(testOp());
+    for (const tty of [false, true]) {
+      const output = capture();
+      const process = subject.process(['echo', 'early'], { tty });
+      if (ownKernel) {
+        // Nothing is in such a container before its start.
+        const refused = await refusal(subject.runtime.exec(testOp(), container.id, process, { ...output, tty }));
+        assert.strictEqual(refused.code, 'FailedPrecondition');
+        continue;
+      }
+      assert.deepEqual(await subject.runtime.exec(testOp(), container.id, process, { ...output, tty }), {
+        exitCode: 0,
+      });
+      assert.strictEqual(output.text('out').trimEnd(), 'early');
+    }
+    await destroyContainer(subject, container);
+  });
 
   it('executes nothing in a container that does not run', async () => {
     const subject = of();

@@ -1,8 +1,7 @@
 /**
  * Whether a monitor writes to the log of the path again, after it was told to open it anew.
  */
-import { readdir, stat } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { dirname } from 'node:path';
 import { explain, RuntimeError } from '../base/errors.ts';
 import type { ProcessRef } from '../base/ids.ts';
 import { checkAlive, type Op } from '../base/op.ts';
@@ -28,7 +27,7 @@ export async function reopened(
 ): Promise<void> {
   let wake = (): void => {};
   const watch = watched(op, dirname(logPath), () => wake(), watchNow);
-  const before = await inode(logPath);
+  const before = await processes.inodeOf(logPath);
   const timer = setInterval(() => wake(), REOPEN_LOOK_MS);
   const onAbort = (): void => wake();
   op.signal.addEventListener('abort', onAbort, { once: true });
@@ -38,7 +37,7 @@ export async function reopened(
       const event = new Promise<void>((resolve) => {
         wake = resolve;
       });
-      if (await holdsOpen(monitor, logPath)) return;
+      if (await processes.holdsOpen(monitor, logPath)) return;
       if (!processes.isAlive(monitor))
         throw new RuntimeError('FailedPrecondition', `cannot reopen ${logPath}: its container has ended`);
       checkAlive(
@@ -71,24 +70,4 @@ function watched(
     });
     return undefined;
   }
-}
-
-/** Device and inode of the file at `path`, links followed; undefined if there is none. */
-async function inode(path: string): Promise<string | undefined> {
-  try {
-    const { dev, ino } = await stat(path, { bigint: true });
-    return `${dev}:${ino}`;
-  } catch {
-    return undefined;
-  }
-}
-
-/** True if this process has the file that is at `path` now open. */
-export async function holdsOpen(process: ProcessRef, path: string): Promise<boolean> {
-  const wanted = await inode(path);
-  if (wanted === undefined) return false;
-  const directory = `/proc/${process.pid}/fd`;
-  const names = await readdir(directory).catch(() => []);
-  const found = await Promise.all(names.map((name) => inode(join(directory, name))));
-  return found.includes(wanted) && processes.isAlive(process);
 }

@@ -1,7 +1,7 @@
 /**
  * How a monitor is started: its command line, its two pipes, and what it says of the container that it made.
  */
-import { writeSync } from 'node:fs';
+import { type Stats, writeSync } from 'node:fs';
 import { lstat, unlink } from 'node:fs/promises';
 import { open } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -212,11 +212,16 @@ async function readTail(path: string): Promise<string> {
  */
 export async function prepareLogPath(logPath: string): Promise<void> {
   if (logPath === '') return;
-  const found = await lstat(logPath).catch((error: unknown) => {
-    if (errnoOf(error) === 'ENOENT') return undefined;
-    throw error;
-  });
+  const found = await lstatIfThere(logPath);
   if (found?.isDirectory() === true)
     throw new RuntimeError('FailedPrecondition', `cannot log to ${logPath}: it is a directory; remove it`);
   if (found !== undefined && (!found.isFile() || found.nlink > 1)) await unlink(logPath);
+}
+
+/** What is at the path itself, also if that is a link; undefined if nothing is. */
+export async function lstatIfThere(path: string): Promise<Stats | undefined> {
+  return await lstat(path).catch((error: unknown) => {
+    if (errnoOf(error) === 'ENOENT') return undefined;
+    throw error;
+  });
 }

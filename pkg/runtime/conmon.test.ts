@@ -1,6 +1,6 @@
 import { assert } from 'chai';
 import { existsSync } from 'node:fs';
-import { type FileHandle, mkdtemp, open, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { type FileHandle, mkdir, mkdtemp, open, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { explain, RuntimeError } from '../base/errors.ts';
@@ -192,17 +192,31 @@ describe('a node out of inotify instances', () => {
 });
 
 describe('destroying a monitor', () => {
-  it('removes what writers of exit files left that were killed, and nothing of those that live', async () => {
+  it('removes what its writer of the exit file left, and nothing of those of others', async () => {
     const directory = await mkdtemp(join(tmpdir(), 'berth-exits-'));
-    const NEVER = 4_194_305; // Above the largest pid_max.
-    const [living, other] = [`.conmon-${process.pid}.tmp`, `${'cd'.repeat(32)}.X1Y2Z3`];
+    const others = [`.conmon-7-${'cd'.repeat(32)}.tmp`, `${'cd'.repeat(32)}.X1Y2Z3`];
     try {
-      for (const name of [ID, `${ID}.X1Y2Z3`, `.conmon-${NEVER}.tmp`, living, other])
+      for (const name of [ID, `${ID}.X1Y2Z3`, `.conmon-7-${ID}.tmp`, ...others])
         await writeFile(join(directory, name), '0');
       await new ConmonMonitor({ exitsDir: directory }).destroy(backgroundOp(silent), ID, join(directory, 'no-bundle'));
-      assert.sameMembers(await readdir(directory), [living, other]);
+      assert.sameMembers(await readdir(directory), others);
     } finally {
       await rm(directory, { recursive: true, force: true });
+    }
+  });
+});
+
+describe('a runtime whose program is not on the node any more', () => {
+  it('keeps no container from being removed, and leaves nothing of it', async () => {
+    const root = await mkdtemp(join(tmpdir(), 'berth-gone-'));
+    try {
+      await mkdir(join(root, ID));
+      const scratch = new ExecScratch(join(root, 'scratch'));
+      const runtime = new OciCli({ ...fakeHandler('crun'), path: join(root, 'absent'), root }, scratch);
+      await runtime.delete(backgroundOp(silent), ID);
+      assert.isFalse(existsSync(join(root, ID)));
+    } finally {
+      await rm(root, { recursive: true, force: true });
     }
   });
 });
@@ -223,6 +237,7 @@ describe('exec', () => {
           stdin: null,
           stdout: null,
           stderr: null,
+          lateOutput: 'cut',
         })
         .then(() => '', explain);
     try {

@@ -8,7 +8,7 @@
  * are gone.
  */
 import { constants, existsSync, writeFileSync } from 'node:fs';
-import { access, open, readdir, rm } from 'node:fs/promises';
+import { access, open, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { errnoOf, RuntimeError, wrap } from '../base/errors.ts';
 import { ensureDirInMemory, listInMemory, readInMemory, removeInMemory } from '../base/files.ts';
@@ -22,8 +22,16 @@ import { exitFileId, readExitFile, watchExits, type ExitFile } from './exits.ts'
 import { enterScope } from './monitor-scope.ts';
 import type { AttachChannel, CreateRequest, ExitRecord, Monitor, TerminalSize } from '../ports/runtime.ts';
 
-import { FILES, containerPid, endMonitor, prepareLogPath, startMonitor, monitorArgv } from './conmon-start.ts';
-import { holdsOpen, reopened } from './conmon-log.ts';
+import {
+  FILES,
+  containerPid,
+  endMonitor,
+  lstatIfThere,
+  monitorArgv,
+  prepareLogPath,
+  startMonitor,
+} from './conmon-start.ts';
+import { reopened } from './conmon-log.ts';
 
 /** What a ConmonMonitor is made with. */
 export interface ConmonOptions {
@@ -78,7 +86,7 @@ export class ConmonMonitor implements Monitor {
       const bounded = withTimeout(op, handler.createTimeoutMs);
       running.release();
       const pid = await abortable(containerPid(running, request), bounded.signal, () => abortError(bounded, stage));
-      const process = processes.refOf(pid);
+      const process = processes.madeBy(running.child.ref, pid);
       if (process === undefined)
         throw new RuntimeError(
           'Internal',
@@ -87,6 +95,7 @@ export class ConmonMonitor implements Monitor {
       return { process, monitor: running.child.ref };
     } catch (error) {
       await endMonitor(running.child);
+      this.#removeUnfinished(request.id);
       throw error;
     } finally {
       running.release();
@@ -132,7 +141,7 @@ export class ConmonMonitor implements Monitor {
       await reopened(bounded, monitor, logPath, () => control(bundle, '2 0 0\n'));
     } catch (cause) {
       // A new file after an error would make the kubelet lose the old one (CRI: on error the new file must not exist).
-      if (!existed && !(await holdsOpen(monitor, logPath))) await rm(logPath, { force: true });
+      if (!existed && !(await processes.holdsOpen(monitor, logPath))) await rm(logPath, { force: true });
       throw cause;
     }
   }
@@ -156,6 +165,11 @@ export class ConmonMonitor implements Monitor {
     }
   }
 
+  async dropEmptyLog(logPath: string): Promise<void> {
+    const found = logPath === '' ? undefined : await lstatIfThere(logPath);
+    if (found?.isFile() === true && found.size === 0) await rm(logPath, { force: true });
+  }
+
   async *exits(signal: AbortSignal): AsyncIterable<ExitRecord> {
     for await (const exit of watchExits(this.#exitsDir, signal, this.#log)) yield this.#record(exit);
   }
@@ -163,6 +177,16 @@ export class ConmonMonitor implements Monitor {
   async exitOf(id: ContainerId): Promise<ExitRecord | undefined> {
     const exit = readExitFile(this.#exitsDir, id);
     return exit === undefined ? undefined : this.#record(exit);
+  }
+
+  async served(): Promise<readonly ContainerId[]> {
+    const found: ContainerId[] = [];
+    for await (const [, bytes] of processes.filesOf(processes.listPids(), 'cmdline', limits.commandLineBytes)) {
+      const bundle = bundleServed(bytes);
+      const id = bundle === undefined ? undefined : this.#idOf(bundle);
+      if (id !== undefined) found.push(id);
+    }
+    return found;
   }
 
   async destroy(op: Op, id: ContainerId, bundle: string): Promise<void> {
@@ -196,16 +220,11 @@ export class ConmonMonitor implements Monitor {
       );
   }
 
-  /**
-   * A writer killed between its temporary file and the rename leaves the former: upstream's `<id>.XXXXXX`, or our
-   * `.conmon-<pid>.tmp`.
-   */
+  /** What a monitor that was killed would have renamed: upstream has `<id>.XXXXXX`, ours `.conmon-<pid>-<id>.tmp`. */
   #removeUnfinished(id: ContainerId): void {
-    for (const name of listInMemory(this.#exitsDir)) {
-      const pid = /^\.conmon-(\d{1,10})\.tmp$/.exec(name)?.[1];
-      const isLeft = pid === undefined ? name.startsWith(`${id}.`) : !isRunning(Number(pid));
-      if (isLeft) removeInMemory(join(this.#exitsDir, name));
-    }
+    for (const name of listInMemory(this.#exitsDir))
+      if (name.startsWith(`${id}.`) || (name.startsWith('.conmon-') && name.endsWith(`-${id}.tmp`)))
+        removeInMemory(join(this.#exitsDir, name));
   }
 
   #record(exit: ExitFile): ExitRecord {
@@ -271,25 +290,19 @@ function terminalCells(count: number): number {
  */
 async function findMonitor(bundle: string, id: ContainerId | undefined): Promise<ProcessRef | undefined> {
   const text = pidFileText(join(bundle, FILES.monitorPid));
-  const candidates =
-    text === undefined
-      ? (await readdir('/proc')).filter((name) => /^\d+$/.test(name))
-      : /^\d{1,10}\s*$/.test(text)
-        ? [text.trim()]
-        : [];
-  for (const [pid, bytes] of processes.filesOf(candidates, 'cmdline', limits.commandLineBytes)) {
-    const argv = bytes.toString('utf8').split('\0');
-    const isOurs =
-      argv[argv.indexOf('-b') + 1] === bundle && argv.includes('--exit-dir') && (id === undefined || argv.includes(id));
-    const ref = isOurs ? processes.refOf(pid) : undefined;
-    if (ref !== undefined && processes.isAlive(ref)) return ref;
+  const candidates = text === undefined ? processes.listPids() : /^\d{1,10}\s*$/.test(text) ? [text.trim()] : [];
+  for await (const [ref, bytes] of processes.filesOf(candidates, 'cmdline', limits.commandLineBytes)) {
+    const isOurs = bundleServed(bytes) === bundle && (id === undefined || bytes.includes(id));
+    if (isOurs && processes.isAlive(ref)) return ref;
   }
   return undefined;
 }
 
-function isRunning(pid: number): boolean {
-  const ref = processes.refOf(pid);
-  return ref !== undefined && processes.isAlive(ref);
+/** PURE. The bundle that a monitor serves, by its command line; undefined for any other program's. */
+function bundleServed(cmdline: Buffer): string | undefined {
+  const argv = cmdline.toString('utf8').split('\0');
+  const at = argv.indexOf('-b');
+  return at > 0 && argv.includes('--exit-dir') ? argv[at + 1] : undefined;
 }
 
 function pidFileText(path: string): string | undefined {

@@ -7,7 +7,7 @@
  * Detached, because a runtime that waits copies every byte once more, stays in memory as long as the process, and waits
  * for grandchildren that hold the pipe (runc).
  */
-import { readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { basename, dirname } from 'node:path';
 import { RuntimeError } from '../base/errors.ts';
 import type { ContainerId } from '../base/ids.ts';
@@ -16,8 +16,9 @@ import { limits } from '../base/limits.ts';
 import { abortError, checkAlive, type Op } from '../base/op.ts';
 import { fired, within, withinGrace } from '../base/time.ts';
 import type { RuntimeProcess } from '../oci/spec-types.ts';
-import type { Child, ConsoleSocket, FdStream } from '../ports/kernel.ts';
-import { descriptors, exitCodeOf, killTree, orphans, sockets, spawn } from '../sys/index.ts';
+import type { Child, DescriptorSocket, FdStream } from '../ports/kernel.ts';
+import { descriptors, exitCodeOf, killTree, orphans, processes, sockets, spawn } from '../sys/index.ts';
+import { type ExecFiles, execFiles, noteDue, removeFiles } from './left-execs.ts';
 import { errorText } from './messages.ts';
 import type { ExecStdio } from '../ports/runtime.ts';
 
@@ -44,23 +45,19 @@ export type ExecOutcome =
 /**
  * Runs the process to its end; every byte it wrote is delivered before this returns. When `op.signal` fires, the
  * process dies with all that descends from it or shares its session. A grandchild that holds the pipes keeps nobody
- * waiting (GHSA-7jxh-36q5-gcqv).
+ * waiting who did not ask for it (ExecStdio.lateOutput, GHSA-7jxh-36q5-gcqv); when `op.signal` fires meanwhile, the
+ * grandchild lives on and the exit code is still told.
  * @throws DeadlineExceeded or Cancelled when the operation was over first; as spawn.
  */
 export async function execDetached(op: Op, request: ExecRequest): Promise<ExecOutcome> {
   const doing = `exec ${request.process.args[0] ?? ''} in container ${request.id}`;
   op.stage(doing);
   checkAlive(op, doing);
-  const files = {
-    process: `${request.scratch}.json`,
-    pid: `${request.scratch}.pid`,
-    log: `${request.scratch}.log`,
-    console: `${request.scratch}.sock`,
-    inside: `${request.scratch}.inside`,
-  };
+  const files = execFiles(request.scratch);
   try {
     // A few hundred bytes on tmpfs: a detour through the thread pool would take longer.
     writeFileSync(files.process, stringifyExact({ ...request.process, terminal: request.stdio.tty }), { mode: 0o600 });
+    noteDue(files.due, op, request.id);
     const ends = request.stdio.tty ? terminalEnds(files.console, request.stdio) : pipeEnds(request.stdio);
     try {
       return await run(op, doing, request, files, ends);
@@ -68,13 +65,11 @@ export async function execDetached(op: Op, request: ExecRequest): Promise<ExecOu
       ends.close();
     }
   } finally {
-    for (const path of Object.values(files)) rmSync(path, { force: true });
+    removeFiles(files);
   }
 }
 
-type Files = Readonly<Record<'process' | 'pid' | 'log' | 'console' | 'inside', string>>;
-
-function execArgv(request: ExecRequest, files: Files): [string, ...string[]] {
+function execArgv(request: ExecRequest, files: ExecFiles): [string, ...string[]] {
   return [
     ...request.argv,
     '--log',
@@ -94,7 +89,7 @@ function execArgv(request: ExecRequest, files: Files): [string, ...string[]] {
   ];
 }
 
-async function run(op: Op, doing: string, request: ExecRequest, files: Files, ends: Ends): Promise<ExecOutcome> {
+async function run(op: Op, doing: string, request: ExecRequest, files: ExecFiles, ends: Ends): Promise<ExecOutcome> {
   const claim = orphans.claim();
   // Not every runtime gives an exec the score that it asks for (crun 1.8); it inherits ours then, which is for the last
   // that the kernel should kill.
@@ -117,7 +112,7 @@ async function run(op: Op, doing: string, request: ExecRequest, files: Files, en
     const outcome = await ended(op, runtime);
     if (outcome !== 0) {
       if (op.signal.aborted) throw abortError(op, doing);
-      await ends.settle();
+      await ends.settle('cut');
       return {
         kind: 'refused',
         text: errorText(readText(files.log)) || errorText(ends.runtimeWords()) || `exit code ${outcome}`,
@@ -131,13 +126,17 @@ async function run(op: Op, doing: string, request: ExecRequest, files: Files, en
       );
     claim.close();
     current = child;
+    noteDue(files.due, op, request.id, child.ref);
     scoreAs(child, request.process.oomScoreAdj);
     request.stdio.onStarted?.();
     if (op.signal.aborted) kill();
     await ends.connect(op.signal);
     const exitCode = await ended(op, child);
     if (op.signal.aborted) throw abortError(op, doing);
-    await ends.settle(op.signal);
+    // Whatever has its number from here on, on the host or inside, is not ours to kill.
+    op.signal.removeEventListener('abort', kill);
+    if (request.stdio.lateOutput === 'follow') op.stage(`${doing}: it has ended, and something may hold its output`);
+    await ends.settle(request.stdio.lateOutput, op.signal);
     return { kind: 'exited', exitCode: exitCode ?? 255 };
   } finally {
     op.signal.removeEventListener('abort', kill);
@@ -155,15 +154,14 @@ async function run(op: Op, doing: string, request: ExecRequest, files: Files, en
 function scoreAs(child: Child, oomScoreAdj: number | undefined): void {
   if (oomScoreAdj === undefined) return;
   try {
-    const path = `/proc/${child.pid}/oom_score_adj`;
-    if (Number(readFileSync(path, 'latin1')) !== oomScoreAdj) writeFileSync(path, String(oomScoreAdj));
+    processes.setOomScoreAdj(child.ref, oomScoreAdj);
   } catch {
-    // It has ended, or we may not: a score is no reason to fail a command.
+    // We may not: a score is no reason to fail a command.
   }
 }
 
 /** Ends the process, and what stands for it on the host where that is another one. */
-async function killWhole({ killInside }: ExecRequest, files: Files, killHost: () => void): Promise<void> {
+async function killWhole({ killInside }: ExecRequest, files: ExecFiles, killHost: () => void): Promise<void> {
   const inside = Number.parseInt(killInside === undefined ? '' : readText(files.inside), 10);
   // The host's side ends by itself then, with an exit code.
   // Also ended by the container's end.
@@ -187,8 +185,8 @@ interface Ends {
   started(): void;
   /** The process runs: input flows, and held words were its own. */
   connect(signal: AbortSignal): Promise<void>;
-  /** All that was written is delivered, unless `signal` fires first. */
-  settle(signal?: AbortSignal): Promise<void>;
+  /** All that was written is delivered, and what is written late as `late` has it, unless `signal` fires first. */
+  settle(late: ExecStdio['lateOutput'], signal?: AbortSignal): Promise<void>;
   /** The last of what came on the runtime's stderr. */
   runtimeWords(): string;
   close(): void;
@@ -226,16 +224,16 @@ function pipeEnds(stdio: ExecStdio): Ends {
       started: () => {
         closeChildFds();
         if (stdout !== null) pumps.push(new Pump(stdout, stdio.stdout));
-        pumps.push(new Pump(stderr, (chunk) => held.push(chunk)));
+        pumps.push(new Pump(stderr, (chunk) => held.push(chunk), stdio.stderr === null ? 'unwanted' : 'wanted'));
       },
       connect: async () => {
         if (stdin !== null && stdio.stdin !== null) void feed(stdin, stdio.stdin, feeding.signal, 'close');
         await held.release();
       },
-      settle: async (signal) => void (await Promise.all(pumps.map((each) => each.settle(signal)))),
+      settle: (late, signal) => settleAll(pumps, late, signal),
       runtimeWords: () => held.tail(),
       close: () => {
-        feeding.abort();
+        if (stdin !== null) feeding.abort();
         close();
       },
     };
@@ -251,11 +249,10 @@ function terminalEnds(path: string, stdio: ExecStdio): Ends {
   const stderr = descriptors.openStream(words.read);
   const held = new HeldOutput(null);
   const feeding = new AbortController();
-  let socket: ConsoleSocket | undefined;
+  let socket: DescriptorSocket | undefined;
   let received: Promise<number | null> | undefined;
   let terminal: FdStream | undefined;
-  let pump: Pump | undefined;
-  let runtimePump: Pump | undefined;
+  const pumps: Pump[] = [];
   const closeWords = (): void => {
     descriptors.close(wordsWrite);
     wordsWrite = -1;
@@ -269,7 +266,7 @@ function terminalEnds(path: string, stdio: ExecStdio): Ends {
     else void received?.then((fd) => fd === null || descriptors.close(fd));
   };
   try {
-    socket = sockets.listenConsole(path);
+    socket = sockets.listenForDescriptors(path);
     received = socket.receive(feeding.signal);
     received.catch(() => {}); // Asked for in connect.
   } catch (error) {
@@ -281,7 +278,7 @@ function terminalEnds(path: string, stdio: ExecStdio): Ends {
     childFds: ['null', 'null', words.write],
     started: () => {
       closeWords();
-      runtimePump = new Pump(stderr, (chunk) => held.push(chunk));
+      pumps.push(new Pump(stderr, (chunk) => held.push(chunk), 'unwanted'));
     },
     connect: async (signal) => {
       const fd = await Promise.race([
@@ -295,10 +292,10 @@ function terminalEnds(path: string, stdio: ExecStdio): Ends {
       stdio.onTerminal?.((size) => {
         if (!feeding.signal.aborted) descriptors.setWindowSize(fd, size);
       });
-      pump = new Pump(master, stdio.stdout);
+      pumps.push(new Pump(master, stdio.stdout));
       if (stdio.stdin !== null) void feed(master, stdio.stdin, feeding.signal, 'keep');
     },
-    settle: async (signal) => void (await Promise.all([pump?.settle(signal), runtimePump?.settle(signal)])),
+    settle: (late, signal) => settleAll(pumps, late, signal),
     runtimeWords: () => held.tail(),
     close,
   };
@@ -313,14 +310,22 @@ type Sink = (chunk: Uint8Array) => Promise<void> | void;
 class Pump {
   readonly #stream: FdStream;
   readonly #done: Promise<void>;
+  readonly #isWanted: boolean;
   #sink: Sink | null;
   #delivering = false;
   #bytes = 0;
 
-  constructor(stream: FdStream, sink: Sink | null) {
+  constructor(stream: FdStream, sink: Sink | null, by: 'wanted' | 'unwanted' = 'wanted') {
     this.#stream = stream;
     this.#sink = sink;
+    this.#isWanted = by === 'wanted';
     this.#done = this.#run();
+  }
+
+  /** Returns when nobody holds the other end any more, or when `signal` fires; at once if nobody wants the stream. */
+  async follow(signal?: AbortSignal): Promise<void> {
+    if (!this.#isWanted) return;
+    await (signal === undefined ? this.#done : Promise.race([this.#done, fired(signal)]));
   }
 
   /**
@@ -349,6 +354,12 @@ class Pump {
       this.#delivering = false;
     }
   }
+}
+
+/** What nobody wants keeps nobody waiting, but is read as long: closing it would kill whoever writes there. */
+async function settleAll(pumps: readonly Pump[], late: ExecStdio['lateOutput'], signal?: AbortSignal): Promise<void> {
+  if (late === 'follow') await Promise.all(pumps.map((each) => each.follow(signal)));
+  await Promise.all(pumps.map((each) => each.settle(signal)));
 }
 
 /** Holds output back until it is released, at most limits.execHeldBytes; keeps the last of it in any case. */

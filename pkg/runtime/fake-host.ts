@@ -4,6 +4,7 @@ import { RuntimeError } from '../base/errors.ts';
 import type { ProcessRef, SandboxId } from '../base/ids.ts';
 import type { Op } from '../base/op.ts';
 import { fired } from '../base/time.ts';
+import type { LinuxResources } from '../oci/spec-types.ts';
 import type {
   CgroupValue,
   Connection,
@@ -121,9 +122,13 @@ export class FakeHost implements Host {
     });
   }
 
-  relabel(_op: Op, path: string, label: string): Promise<void> {
-    this.#node.labels.set(path, label);
+  relabel(_op: Op, paths: readonly string[], label: string): Promise<void> {
+    for (const path of paths) this.#node.labels.set(path, label);
     return Promise.resolve();
+  }
+
+  labelOf(_op: Op, path: string): Promise<string> {
+    return Promise.resolve(this.#node.labels.get(path) ?? '');
   }
 
   devices(op: Op, path: string): Promise<readonly HostDevice[]> {
@@ -145,8 +150,19 @@ export class FakeHost implements Host {
     return 'nameserver 192.0.2.53\n';
   }
 
+  async hosts(): Promise<string | undefined> {
+    await Promise.resolve();
+    return '192.0.2.1\tfake-node\n';
+  }
+
   hostname(): string {
     return 'fake-node';
+  }
+
+  async subordinateIds(user: string): ReturnType<Host['subordinateIds']> {
+    await Promise.resolve();
+    const ranges = user === 'containers' ? [{ start: 200_000, count: 3 * 65_536 }] : [];
+    return { uids: ranges, gids: ranges };
   }
 
   mountShm(
@@ -154,9 +170,11 @@ export class FakeHost implements Host {
     path: string,
     _sizeBytes: bigint,
     _owner: { readonly uid: number; readonly gid: number },
+    label: string,
   ): Promise<void> {
     return this.#call('mountShm', op, () => {
       this.#node.mounts.add(path);
+      if (label !== '') this.#node.labels.set(path, label);
     });
   }
 
@@ -188,10 +206,26 @@ export class FakeHost implements Host {
     );
   }
 
-  ensureCgroup(op: Op, cgroupsPath: string): Promise<void> {
+  showCgroup(op: Op, cgroupsPath: string): Promise<void> {
+    return this.#call('showCgroup', op, () => void this.#node.cgroups.add(cgroupsPath));
+  }
+
+  ensureCgroup(op: Op, cgroupsPath: string, limits: LinuxResources): Promise<void> {
     return this.#call('ensureCgroup', op, () => {
       this.#node.cgroups.add(cgroupsPath);
+      this.#node.cgroupLimits.set(cgroupsPath, limits);
     });
+  }
+
+  async findCgroups(_op: Op, wanted: (path: string) => boolean): Promise<readonly string[]> {
+    await Promise.resolve();
+    this.#node.looksForCgroups++;
+    return [...this.#node.cgroups].filter(wanted).sort();
+  }
+
+  async otherDaemons(): Promise<number> {
+    await Promise.resolve();
+    return this.#node.otherDaemons;
   }
 
   destroyCgroup(op: Op, cgroupsPath: string): Promise<void> {
@@ -211,6 +245,16 @@ export class FakeHost implements Host {
     return Promise.resolve(this.#node.memoryUsage);
   }
 
+  isFrozen(cgroupsPath: string): boolean {
+    return [...this.#node.containers.values()].some(
+      ({ id, cgroupsPath: own, state }) => state === 'paused' && (own === cgroupsPath || cgroupsPath.includes(id)),
+    );
+  }
+
+  oomKills(cgroupsPath: string, which: 'own' | 'above'): bigint | undefined {
+    return this.#node.oomKills.get(which === 'own' ? cgroupsPath : `above ${cgroupsPath.split(':')[0]}`);
+  }
+
   /** Nobody but itself makes cgroups here. */
   liftCpuQuota(): Promise<void> {
     return Promise.resolve();
@@ -218,10 +262,6 @@ export class FakeHost implements Host {
 
   writeCgroup(_op: Op, _cgroupsPath: string, _values: readonly CgroupValue[]): Promise<void> {
     return Promise.resolve();
-  }
-
-  processRef(pid: number): ProcessRef | undefined {
-    return this.#node.processes.get(pid)?.ref;
   }
 
   /** Port 7 echoes everywhere (RFC 862); nobody listens on any other. */

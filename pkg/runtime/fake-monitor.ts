@@ -78,6 +78,12 @@ export class FakeMonitor implements Monitor {
     log.push(`stderr F ${line}`);
   }
 
+  async dropEmptyLog(logPath: string): Promise<void> {
+    await this.#node.call(this.#epoch, 'dropEmptyLog', undefined, () => {
+      if (this.#node.logs.get(logPath)?.length === 0) this.#node.logs.delete(logPath);
+    });
+  }
+
   async *exits(signal: AbortSignal): AsyncIterable<ExitRecord> {
     const queue: ExitRecord[] = [...this.#node.exits.values()];
     let wake = (): void => {};
@@ -108,6 +114,12 @@ export class FakeMonitor implements Monitor {
   async exitOf(id: ContainerId): Promise<ExitRecord | undefined> {
     await Promise.resolve();
     return this.#node.exits.get(id);
+  }
+
+  async served(): Promise<readonly ContainerId[]> {
+    await Promise.resolve();
+    const alive = [...this.#node.processes.values()].filter((each) => each.alive);
+    return alive.map((each) => this.#node.monitors.get(each)).filter((id) => id !== undefined);
   }
 
   destroy(op: Op, id: ContainerId, _bundle: string): Promise<void> {

@@ -13,6 +13,7 @@ export type FakeOperation =
   | 'attach'
   | 'resize'
   | 'reopenLog'
+  | 'dropEmptyLog'
   | 'destroyMonitor'
   | 'features'
   | 'start'
@@ -34,6 +35,7 @@ export type FakeOperation =
   | 'unmount'
   | 'removeTree'
   | 'ensureCgroup'
+  | 'showCgroup'
   | 'destroyCgroup'
   | 'dial'
   | 'mount'
@@ -88,6 +90,8 @@ export class FakeNode {
   /** Paths that something is mounted on. */
   readonly mounts = new Set<string>();
   readonly cgroups = new Set<string>();
+  /** What ensureCgroup was last told, by path. */
+  readonly cgroupLimits = new Map<string, LinuxResources>();
   /** PID namespaces that a daemon holds open, by the path that leads to them. */
   readonly heldNamespaces = new Set<string>();
   /** Host paths that exist, for mountSource. */
@@ -97,6 +101,12 @@ export class FakeNode {
   readonly specs = new Map<string, RuntimeSpec>();
   /** SELinux labels that were given, by path. */
   readonly labels = new Map<string, string>();
+  /** Counters of the OOM killer by path, and by `above` and a slice. */
+  readonly oomKills = new Map<string, bigint>();
+  /** Daemons of ours that run beside the one that is looked at. */
+  otherDaemons = 0;
+  /** How often somebody has looked through all cgroups. */
+  looksForCgroups = 0;
   /** Memory that every cgroup uses. */
   memoryUsage: bigint | undefined;
   /** How often each operation was called. */
@@ -120,6 +130,9 @@ export class FakeNode {
   /** Whose monitor a process is. */
   readonly monitors = new WeakMap<FakeProcess, ContainerId>();
   readonly #plans = new Map<FakeOperation, Planned[]>();
+  readonly #broken = new Map<FakeOperation, RuntimeError>();
+  readonly #sleepers = new Set<{ readonly until: number; readonly wake: () => void }>();
+  #passedMs = 0;
   #at: (Planned & { readonly call: number }) | undefined;
   #epoch = 0;
   #served = false;
@@ -177,6 +190,16 @@ export class FakeNode {
   /** The `call`-th call from now on, whatever it is, throws or kills the daemon. */
   planAt(call: number, act: RuntimeError | 'crash', moment: FakeMoment): void {
     this.#at = { call: this.callCount + call, moment, act };
+  }
+
+  /** Every call of `operation` throws `error`, until `mend`. */
+  breakDown(operation: FakeOperation, error: RuntimeError): void {
+    this.#broken.set(operation, error);
+  }
+
+  /** Whatever broke down works again. */
+  mend(): void {
+    this.#broken.clear();
   }
 
   /** Forgets every plan that has not come true. */
@@ -238,6 +261,27 @@ export class FakeNode {
     return performance.now() + this.clocks.passedMs;
   }
 
+  /** What `World.pause` is here: it ends when somebody lets the time pass. */
+  async pause(ms: number, signal: AbortSignal): Promise<void> {
+    const until = this.#passedMs + ms;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const sleeper = { until, wake: resolve };
+    this.#sleepers.add(sleeper);
+    await Promise.race([promise, fired(signal)]);
+    this.#sleepers.delete(sleeper);
+  }
+
+  /** Lets time pass for all that pauses; the clocks do not show it. */
+  pass(ms: number): void {
+    this.#passedMs += ms;
+    for (const { until, wake } of this.#sleepers) if (until <= this.#passedMs) wake();
+  }
+
+  /** How many pause just now. */
+  get pausing(): number {
+    return this.#sleepers.size;
+  }
+
   /** A new process in `cgroup`. */
   spawn(cgroup: string): FakeProcess {
     const pid = this.nextPid++;
@@ -263,7 +307,7 @@ export class FakeNode {
     if (isAt) this.operationAt = operation;
     const planned = this.#plans.get(operation)?.shift() ?? (isAt ? this.#at : undefined);
     const plan = canBe(operation, planned) ? planned : undefined;
-    await this.#moment(epoch, operation, op, plan?.moment === 'before' ? plan.act : undefined);
+    await this.#moment(epoch, operation, op, plan?.moment === 'before' ? plan.act : this.#broken.get(operation));
     const result = await effect();
     await this.#moment(epoch, operation, op, plan?.moment === 'after' ? plan.act : undefined);
     return result;

@@ -21,6 +21,8 @@ export class FakeProcess {
   #exitCode: number | undefined;
   #onTerm: number | 'ignored' = 128 + SIGTERM;
   #reading = false;
+  #frozen = false;
+  readonly #waiting: number[] = [];
   /**
    * It has no signal handlers yet, so that the kernel drops all but SIGKILL: the init of a PID namespace at its start.
    */
@@ -69,7 +71,14 @@ export class FakeProcess {
     if (this.#reading) this.exit(0);
   }
 
+  /** Signals wait while it is frozen, SIGKILL too: so it is on cgroup v1. */
+  freeze(to: 'frozen' | 'running'): void {
+    this.#frozen = to === 'frozen';
+    if (!this.#frozen) for (const each of this.#waiting.splice(0)) this.signal(each);
+  }
+
   signal(signal: number): void {
+    if (this.#frozen) return void this.#waiting.push(signal);
     if (this.deaf && signal !== SIGKILL) return;
     if (signal === SIGKILL) this.exit(128 + SIGKILL);
     else if (signal === SIGTERM && this.#onTerm !== 'ignored') this.exit(this.#onTerm);

@@ -86,6 +86,9 @@ export class FakeRuntime implements OciRuntime {
     return this.#call('resume', op, () => this.#turn(id, 'paused', 'running'));
   }
 
+  /** Execs of a fake node end with the daemon that began them. */
+  async endLeftExecs(): Promise<void> {}
+
   list(op: Op): Promise<readonly ContainerId[]> {
     return this.#call('list', op, () =>
       [...this.#node.containers.values()].filter((each) => each.root === this.handler.root).map((each) => each.id),
@@ -96,7 +99,7 @@ export class FakeRuntime implements OciRuntime {
     return this.#call('exec', op, async () => {
       const container = this.#find(id);
       if (container === undefined) throw new RuntimeError('NotFound', `container ${id} does not exist`);
-      if (container.state !== 'running')
+      if (container.state !== 'running' && container.state !== 'created')
         throw new RuntimeError('FailedPrecondition', `cannot exec in a container that is ${container.state}: ${id}`);
       const word = process.args[0] ?? '';
       if (!FAKE_PROGRAMS.has(word.slice(word.lastIndexOf('/') + 1))) {
@@ -112,6 +115,7 @@ export class FakeRuntime implements OciRuntime {
     if (container.state !== from)
       throw new RuntimeError('FailedPrecondition', `container ${id} is ${container.state}, not ${from}`);
     container.state = to;
+    container.process.freeze(to === 'paused' ? 'frozen' : 'running');
   }
 
   /** As a real one, it knows what is under its own root only. */

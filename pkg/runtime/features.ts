@@ -2,8 +2,8 @@
  * What a runtime answered about itself, remembered until the next boot: asking costs two processes for each handler,
  * and a daemon that comes back to a hundred pods has better things to do.
  */
-import { open, readFile } from 'node:fs/promises';
-import { replaceFile } from '../base/files.ts';
+import { readFile } from 'node:fs/promises';
+import { openRegular, replaceFile } from '../base/files.ts';
 import type { Answer } from './messages.ts';
 import { parseObject } from './messages.ts';
 
@@ -45,7 +45,7 @@ function isRefusal({ stdout, stderr }: Answer): boolean {
 
 /** Tells one binary from another, also one that was replaced; undefined for what is no ELF program. */
 async function identityOf(path: string): Promise<string | undefined> {
-  const file = await open(path, 'r').catch(() => undefined);
+  const file = await openRegular(path).catch(() => undefined);
   if (file === undefined) return undefined;
   try {
     const { buffer } = await file.read(Buffer.alloc(ELF.length), 0, ELF.length, 0);

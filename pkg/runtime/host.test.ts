@@ -60,10 +60,25 @@ describe('LinuxHost.resolvConf', () => {
   });
 });
 
+describe('LinuxHost.subordinateIds', () => {
+  it('are the ranges of the user, in order; lines that are none give nothing', async () => {
+    const files: Record<string, string> = {
+      '/etc/subuid': 'root:1:2\n# containers:1:1\ncontainers:200000:65536\ncontainers:x:1\ncontainers:9:0\n',
+    };
+    const host = new LinuxHost({ ownRoots: [], readText: (path) => Promise.resolve(files[path]) });
+    assert.deepEqual(await host.subordinateIds('containers'), { uids: [{ start: 200_000, count: 65_536 }], gids: [] });
+  });
+});
+
 describe('LinuxHost with systemd', () => {
   const told: string[] = [];
+  let runs = false;
   const manager: ServiceManager = {
-    start: async () => {},
+    start: async (_op, name, _pids, properties) => {
+      if (runs) throw new RuntimeError('AlreadyExists', name);
+      runs = true;
+      told.push(`start ${name} ${Object.keys(properties).join()}`);
+    },
     stop: async (_op, name) => void told.push(`stop ${name}`),
     setProperties: async (_op, name, properties) =>
       void told.push(
@@ -76,9 +91,19 @@ describe('LinuxHost with systemd', () => {
 
   it('takes a limit of processor time away in its books', async () => {
     told.length = 0;
-    await new LinuxHost({ ownRoots: [], manager }).liftCpuQuota(op, 'kubepods-pod1.slice:berth:c0ffee');
+    await new LinuxHost({ ownRoots: [], manager }).liftCpuQuota(op, 'kubepods-pod1.slice:crio:c0ffee');
     await new LinuxHost({ ownRoots: [] }).liftCpuQuota(op, '/berth/c0ffee');
-    assert.deepEqual(told, ['berth-c0ffee.scope CPUQuotaPerSecUSec=18446744073709551615']);
+    assert.deepEqual(told, ['crio-c0ffee.scope CPUQuotaPerSecUSec=18446744073709551615']);
+  });
+
+  it('makes a slice with limits, and changes one that is there', async () => {
+    told.length = 0;
+    const host = new LinuxHost({ ownRoots: [], manager });
+    await host.ensureCgroup(op, 'system-berth_podx.slice', { cpu: { shares: 2n } });
+    await host.ensureCgroup(op, 'system-berth_podx.slice', { cpu: { shares: 262_144n } });
+    // Weights or shares, by what the node under the test has.
+    assert.match(told[0] ?? '', /^start system-berth_podx\.slice CPU(Weight|Shares),Description,CollectMode$/);
+    assert.match(told[1] ?? '', /^system-berth_podx\.slice CPU(Weight=10000|Shares=262144)$/);
   });
 
   it('stops slices of its own', async () => {

@@ -4,13 +4,14 @@
  */
 import { writeFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { errnoOf, RuntimeError } from '../base/errors.ts';
 import { ensureDirInMemory } from '../base/files.ts';
 import type { ProcessRef } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import { checkAlive, type Op } from '../base/op.ts';
-import type { CgroupLayout, DeviceNode, ServiceManager } from '../ports/kernel.ts';
+import type { LinuxResources } from '../oci/spec-types.ts';
+import type { CgroupLayout, DeviceNode, ServiceManager, UnitProperties } from '../ports/kernel.ts';
 import {
   Root,
   capture,
@@ -29,19 +30,29 @@ import type {
   Connection,
   HeldNamespace,
   Host,
+  IdRange,
   HostDevice,
   MountSource,
   Processes,
 } from '../ports/runtime.ts';
+import { limitFiles, limitProperties, UNLIMITED_PROPERTY } from './pod-limits.ts';
 
 /** Mount options of a source that a container's mount of it keeps: an unprivileged remount may not drop them. */
 const KEPT_FLAGS: ReadonlySet<string> = new Set(['ro', 'nosuid', 'nodev', 'noexec']);
 /** Where systemd-resolved answers; no container can reach it. */
 const STUB_RESOLVERS: ReadonlySet<string> = new Set(['127.0.0.53', '127.0.0.54']);
-/** "No limit" in properties of units. */
-const UNLIMITED = 0xffff_ffff_ffff_ffffn;
+const OWN_SLICE: UnitProperties = {
+  Description: { type: 's', value: 'A pod without a cgroup of its own from the kubelet' },
+  CollectMode: { type: 's', value: 'inactive-or-failed' },
+};
+/** The name that cri/parts/own-process.ts gives this process. */
+const OWN_COMM = 'berth\n';
+/** TASK_COMM_LEN of the kernel, and a line feed. */
+const COMM_BYTES = 17;
 const OWN_NETNS = '/proc/self/ns/net';
 const RESOLV_CONF = '/etc/resolv.conf';
+const HOSTS = '/etc/hosts';
+const SUBORDINATE_IDS = ['/etc/subuid', '/etc/subgid'];
 const RESOLVED_CONF = '/run/systemd/resolve/resolv.conf';
 
 /** This node; see Host for what each method promises. */
@@ -83,10 +94,12 @@ export class LinuxHost implements Host {
   }
 
   /** By a child process: a walk over a volume must neither hold up the daemon nor outlive the request. */
-  async relabel(op: Op, path: string, label: string): Promise<void> {
-    op.stage(`relabel ${path}`);
+  async relabel(op: Op, paths: readonly string[], label: string): Promise<void> {
+    if (paths.length === 0) return;
+    const what = paths.join(', ');
+    op.stage(`relabel ${what}`);
     const { exitCode, stderr } = await capture(op, {
-      argv: ['chcon', '--recursive', '--no-dereference', label, '--', path],
+      argv: ['chcon', '--recursive', '--no-dereference', label, '--', ...paths],
       stdoutMax: 0,
       stderrMax: limits.commandErrorBytes,
       what: 'chcon',
@@ -94,8 +107,19 @@ export class LinuxHost implements Host {
     if (exitCode !== 0)
       throw new RuntimeError(
         'FailedPrecondition',
-        `cannot give ${path} the label ${label}: ${stderr.toString('utf8').trim() || `chcon ended with ${exitCode}`}`,
+        `cannot give ${what} the label ${label}: ${stderr.toString('utf8').trim() || `chcon ended with ${exitCode}`}`,
       );
+  }
+
+  async labelOf(op: Op, path: string): Promise<string> {
+    const { exitCode, stdout, stderr } = await capture(op, {
+      argv: ['stat', '--printf=%C', '--', path],
+      stdoutMax: limits.commandErrorBytes,
+      stderrMax: limits.commandErrorBytes,
+      what: 'stat',
+    });
+    if (exitCode === 0) return stdout.toString('utf8');
+    throw new RuntimeError('FailedPrecondition', `cannot tell the label of ${path}: ${stderr.toString('utf8').trim()}`);
   }
 
   async devices(op: Op, path: string): Promise<readonly HostDevice[]> {
@@ -113,8 +137,17 @@ export class LinuxHost implements Host {
     return (await this.#readText(RESOLVED_CONF)) ?? text;
   }
 
+  hosts(): Promise<string | undefined> {
+    return this.#readText(HOSTS);
+  }
+
   hostname(): string {
     return hostname();
+  }
+
+  async subordinateIds(user: string): ReturnType<Host['subordinateIds']> {
+    const [uids, gids] = await Promise.all(SUBORDINATE_IDS.map((path) => this.#readText(path)));
+    return { uids: subordinateRanges(uids ?? '', user), gids: subordinateRanges(gids ?? '', user) };
   }
 
   async mountShm(
@@ -122,6 +155,7 @@ export class LinuxHost implements Host {
     path: string,
     sizeBytes: bigint,
     owner: { readonly uid: number; readonly gid: number },
+    label: string,
   ): Promise<void> {
     op.stage('mount /dev/shm');
     ensureDirInMemory(path);
@@ -130,7 +164,10 @@ export class LinuxHost implements Host {
       type: 'tmpfs',
       source: 'shm',
       target: path,
-      options: ['nosuid', 'nodev', 'noexec', 'mode=1777', `size=${sizeBytes}`, `uid=${owner.uid}`, `gid=${owner.gid}`],
+      options: [
+        ...['nosuid', 'nodev', 'noexec', 'mode=1777', `size=${sizeBytes}`, `uid=${owner.uid}`, `gid=${owner.gid}`],
+        ...(label === '' ? [] : [`context=${label}`]),
+      ],
     });
   }
 
@@ -160,9 +197,43 @@ export class LinuxHost implements Host {
     return new Promise((resolve) => resolve(cgroups.processesIn(this.#cgroups(), cgroups.pathOf(cgroupsPath))));
   }
 
-  ensureCgroup(op: Op, cgroupsPath: string): Promise<void> {
+  async ensureCgroup(op: Op, cgroupsPath: string, limits: LinuxResources): Promise<void> {
     op.stage(`make cgroup ${cgroupsPath}`);
-    return new Promise((resolve) => resolve(cgroups.create(this.#cgroups(), cgroups.pathOf(cgroupsPath))));
+    const layout = this.#cgroups();
+    const version = cgroups.hierarchyOf(layout, 'cpu')?.version ?? 2;
+    if (this.#manager === undefined) {
+      const files = limitFiles(limits, version);
+      // The runtime makes those above its own by itself.
+      if (files.length === 0) return;
+      cgroups.create(layout, cgroups.pathOf(cgroupsPath));
+      cgroups.enable(layout, cgroups.pathOf(cgroupsPath), new Set(files.map(({ controller }) => controller)));
+      return await this.writeCgroup(op, cgroupsPath, files);
+    }
+    const { properties, files } = limitProperties(limits, version);
+    try {
+      // Transient from its beginning: what is set later goes with it as well, and not only with the boot.
+      await this.#manager.start(op, cgroupsPath, [], { ...properties, ...OWN_SLICE });
+    } catch (cause) {
+      if (!(cause instanceof RuntimeError && cause.code === 'AlreadyExists')) throw cause;
+      await this.#manager.setProperties(op, cgroupsPath, properties);
+    }
+    await this.writeCgroup(op, cgroupsPath, files);
+  }
+
+  showCgroup(_op: Op, cgroupsPath: string): Promise<void> {
+    return new Promise((resolve) => resolve(cgroups.show(this.#cgroups(), cgroups.pathOf(cgroupsPath))));
+  }
+
+  findCgroups(op: Op, wanted: (path: string) => boolean): Promise<readonly string[]> {
+    op.stage('look at all cgroups');
+    return new Promise((resolve) => resolve(cgroups.find(this.#cgroups(), wanted)));
+  }
+
+  async otherDaemons(): Promise<number> {
+    const pids = processes.listPids().filter((pid) => pid !== String(process.pid));
+    let count = 0;
+    for await (const [, name] of processes.filesOf(pids, 'comm', COMM_BYTES)) if (name.toString() === OWN_COMM) count++;
+    return count;
   }
 
   async destroyCgroup(op: Op, cgroupsPath: string): Promise<void> {
@@ -174,15 +245,14 @@ export class LinuxHost implements Host {
 
   async setOomScoreAdj(op: Op, cgroupsPath: string, value: number): Promise<void> {
     op.stage('set oom_score_adj');
-    for (const pid of await this.cgroupProcesses(cgroupsPath)) {
+    for (const ref of cgroups.membersOf(this.#cgroups(), cgroups.pathOf(cgroupsPath))) {
       try {
-        await writeFile(`/proc/${pid}/oom_score_adj`, String(value));
+        processes.setOomScoreAdj(ref, value);
       } catch (cause) {
         const errno = errnoOf(cause);
-        if (errno === 'ENOENT' || errno === 'ESRCH') continue;
         throw new RuntimeError(
           errno === 'EACCES' ? 'PermissionDenied' : 'Internal',
-          `oom_score_adj of process ${pid} cannot be ` +
+          `oom_score_adj of process ${ref.pid} cannot be ` +
             `${value}${errno === 'EACCES' ? ': lowering it needs CAP_SYS_RESOURCE' : ''}`,
           { cause },
         );
@@ -199,6 +269,25 @@ export class LinuxHost implements Host {
     );
     const text = readFiles([file])[0]?.toString('latin1').trim() ?? '';
     return Promise.resolve(/^\d+$/.test(text) ? BigInt(text) : undefined);
+  }
+
+  isFrozen(cgroupsPath: string): boolean {
+    const layout = this.#cgroups();
+    // On v2 it is no controller: every cgroup has it.
+    const hierarchy = cgroups.hierarchyOf(layout, 'freezer') ?? layout.hierarchies.find(({ version }) => version === 2);
+    if (hierarchy === undefined) return false;
+    const file = hierarchy.version === 1 ? 'freezer.state' : 'cgroup.freeze';
+    const [state] = readFiles([join(cgroups.directoryOf(hierarchy, cgroups.pathOf(cgroupsPath)), file)]);
+    return /^(1|FROZEN|FREEZING)$/m.test(state?.toString('latin1') ?? '');
+  }
+
+  oomKills(cgroupsPath: string, which: 'own' | 'above'): bigint | undefined {
+    const memory = cgroups.hierarchyOf(this.#cgroups(), 'memory');
+    if (memory?.version !== 2) return undefined;
+    const own = cgroups.directoryOf(memory, cgroups.pathOf(cgroupsPath));
+    const [events] = readFiles([join(which === 'own' ? own : dirname(own), 'memory.events')]);
+    const kills = /^oom_kill (\d+)$/m.exec(events?.toString('latin1') ?? '')?.[1];
+    return kills === undefined ? undefined : BigInt(kills);
   }
 
   async writeCgroup(op: Op, cgroupsPath: string, values: readonly CgroupValue[]): Promise<void> {
@@ -225,11 +314,7 @@ export class LinuxHost implements Host {
 
   async liftCpuQuota(op: Op, cgroupsPath: string): Promise<void> {
     const unit = cgroups.pathOf(cgroupsPath).split('/').at(-1) ?? '';
-    await this.#manager?.setProperties(op, unit, { CPUQuotaPerSecUSec: { type: 't', value: UNLIMITED } });
-  }
-
-  processRef(pid: number): ProcessRef | undefined {
-    return processes.refOf(pid);
+    await this.#manager?.setProperties(op, unit, { CPUQuotaPerSecUSec: { type: 't', value: UNLIMITED_PROPERTY } });
   }
 
   async dial(op: Op, netns: string | null, port: number): Promise<Connection> {
@@ -294,6 +379,14 @@ export function splitAtRoot(
     );
   }
   return { root, below };
+}
+
+/** PURE. The ranges of a user in subuid(5), `name:start:count` a line; lines that are none give nothing. */
+function subordinateRanges(text: string, user: string): readonly IdRange[] {
+  return text.split('\n').flatMap((line) => {
+    const [, name, start, count] = /^([^:#]+):(\d{1,10}):(\d{1,10})$/.exec(line.trim()) ?? [];
+    return name === user && Number(count) > 0 ? [{ start: Number(start), count: Number(count) }] : [];
+  });
 }
 
 function hostDevice(node: DeviceNode): HostDevice {

@@ -6,6 +6,8 @@
  * command line.
  */
 
+export { LinuxBlockedCalls } from './blocked-calls.ts';
+export { LinuxCpus } from './cpus.ts';
 export { ConmonMonitor } from './conmon.ts';
 export { OciCli } from './oci-cli.ts';
 export { ExecScratch } from './scratch.ts';

@@ -7,6 +7,7 @@ import { quote } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import { knownVulnerable } from './advisories.ts';
 import type { RuntimeFeatures } from '../ports/runtime.ts';
+import { parseJson } from '../base/json.ts';
 
 /** runsc puts its JSON entries one behind the other; a line may hold several. */
 const BETWEEN_ENTRIES = /(?<=\})\s*(?=\{"(?:msg|level|time)":)/;
@@ -48,7 +49,7 @@ function isErrorLevel(level: unknown): boolean {
 /** Go's %q is JSON's string but for \x.. and the like, which stay as they are. */
 function unquote(text: string): string {
   try {
-    return JSON.parse(text) as string;
+    return parseJson(text) as string;
   } catch {
     return text.slice(1, -1);
   }
@@ -107,7 +108,7 @@ export function parseSyncMessage(line: string): SyncMessage {
 /** The object that `text` is; undefined if it is none. */
 export function parseObject(text: string): Readonly<Record<string, unknown>> | undefined {
   try {
-    const value: unknown = JSON.parse(text);
+    const value: unknown = parseJson(text);
     return typeof value === 'object' && value !== null && !Array.isArray(value)
       ? (value as Record<string, unknown>)
       : undefined;

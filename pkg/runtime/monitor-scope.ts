@@ -7,11 +7,10 @@ import { monitorScope } from '../base/ids.ts';
 import type { Op } from '../base/op.ts';
 import type { ServiceManager, UnitProperties } from '../ports/kernel.ts';
 import type { CreateRequest } from '../ports/runtime.ts';
+import { UNLIMITED_PROPERTY } from './pod-limits.ts';
 
 /** Of monitors for which nothing else is configured, as with CRI-O. */
 const SLICE = 'system.slice';
-/** "No limit" in properties of units. */
-const UNLIMITED = 0xffff_ffff_ffff_ffffn;
 
 /** Moves the monitor into its scope; resolves when it is there. Nothing where there is no systemd. @throws as start. */
 export async function enterScope(
@@ -34,7 +33,7 @@ function scopeProperties(monitorCgroup: string, name: string): UnitProperties {
     DefaultDependencies: { type: 'b', value: true },
     After: { type: 'as', value: ['local-fs.target', 'remote-fs.target'] },
     KillSignal: { type: 'i', value: constants.signals.SIGPIPE },
-    TasksMax: { type: 't', value: UNLIMITED },
+    TasksMax: { type: 't', value: UNLIMITED_PROPERTY },
     CollectMode: { type: 's', value: 'inactive-or-failed' },
   };
 }

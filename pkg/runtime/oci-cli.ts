@@ -11,15 +11,17 @@ import type { ContainerId } from '../base/ids.ts';
 import { stringifyExact } from '../base/json.ts';
 import { limits } from '../base/limits.ts';
 import { backgroundOp, checkAlive, type Op, silent, withTimeout } from '../base/op.ts';
-import { listInMemory, readDirSorted } from '../base/files.ts';
+import { readDirSorted } from '../base/files.ts';
+import { within } from '../base/time.ts';
 import type { LinuxResources, RuntimeProcess } from '../oci/spec-types.ts';
-import type { Captured, CgroupLayout } from '../ports/kernel.ts';
-import { capture, cgroups, orphans, processes } from '../sys/index.ts';
+import type { Captured, CaptureRequest, CgroupLayout } from '../ports/kernel.ts';
+import { capture, cgroups, killTree, orphans, processes } from '../sys/index.ts';
 import { execDetached } from './exec.ts';
 import { remembered } from './features.ts';
 import { killInside } from './inside.ts';
+import { endWhenDue, removeFiles } from './left-execs.ts';
 import { codeOfText, errorText, featuresOf, parseObject, shellCodeOfText } from './messages.ts';
-import { ExecScratch } from './scratch.ts';
+import { ExecScratch, type LeftExec } from './scratch.ts';
 import type {
   ExecStdio,
   ExitStatus,
@@ -50,7 +52,7 @@ export class OciCli implements OciRuntime {
   }
 
   async start(op: Op, id: ContainerId): Promise<void> {
-    await this.#mustRun(op, id, 'start', ['start', id]);
+    await this.#mustRun(op, id, 'start', ['start', id], { withoutUs: 'goes on' });
   }
 
   async kill(op: Op, id: ContainerId, signal: number): Promise<void> {
@@ -83,12 +85,11 @@ export class OciCli implements OciRuntime {
   }
 
   async startsEnded(op: Op, id: ContainerId): Promise<void> {
-    const pids = listInMemory('/proc').filter((name) => /^\d+$/.test(name));
-    for (const [pid, bytes] of processes.filesOf(pids, 'cmdline', limits.commandLineBytes)) {
+    for await (const [start, bytes] of processes.filesOf(processes.listPids(), 'cmdline', limits.commandLineBytes)) {
       if (!startsContainer(bytes.toString('utf8').split('\0'), id)) continue;
-      const start = processes.refOf(pid);
-      if (start === undefined) continue;
       op.stage(`wait for ${this.handler.path} start, begun before the restart`);
+      // Whoever began it would not have waited longer; a hook that hangs keeps it for ever.
+      if ((await within(limits.runtimeCommandMs, processes.waitGone(start, op.signal))) === 'late') killTree(start);
       await processes.waitGone(start, op.signal);
       checkAlive(op, 'waiting for a start that was begun before the restart');
     }
@@ -102,7 +103,9 @@ export class OciCli implements OciRuntime {
         `${this.handler.path} cannot change the limits of container ${id}: ${kind} has no such ` +
           'command; make the container anew with other limits',
       );
-    await this.#mustRun(op, id, 'update', ['update', '--resources', '-', id], stringifyExact(resources));
+    await this.#mustRun(op, id, 'update', ['update', '--resources', '-', id], {
+      stdin: stringifyExact(resources),
+    });
   }
 
   async pause(op: Op, id: ContainerId): Promise<void> {
@@ -140,6 +143,18 @@ export class OciCli implements OciRuntime {
       : await this.#diagnosed(op, id, 'exec', outcome.text, code);
   }
 
+  async endLeftExecs(op: Op): Promise<void> {
+    const left = await this.#scratch.takeLeft();
+    if (left.length === 0) return;
+    const killer = (id: ContainerId, pid: number): Promise<void> => killInside((args) => this.#words(args), id, pid);
+    op.stage(`${left.length} commands from before the restart have a time to end at`);
+    const end = async ({ exec, files }: LeftExec): Promise<void> => {
+      await endWhenDue(op, files, exec, killer);
+      if (!op.signal.aborted) removeFiles(files);
+    };
+    await Promise.all(left.map(end));
+  }
+
   async #askFeatures(op: Op): Promise<RuntimeFeatures> {
     try {
       const { version, features } = await remembered(this.handler.path, `${this.handler.root}.features`, async () => {
@@ -166,8 +181,8 @@ export class OciCli implements OciRuntime {
   }
 
   /** Runs a command that has to succeed. */
-  async #mustRun(op: Op, id: ContainerId, verb: string, args: readonly string[], stdin?: string): Promise<void> {
-    const result = await this.#run(op, verb, args, stdin);
+  async #mustRun(op: Op, id: ContainerId, verb: string, args: readonly string[], how: How = {}): Promise<void> {
+    const result = await this.#run(op, verb, args, how);
     if (result.exitCode === 0) return;
     const text = textOf(result);
     throw await this.#diagnosed(op, id, verb, text, codeOfText(text));
@@ -232,18 +247,21 @@ export class OciCli implements OciRuntime {
     ];
   }
 
-  #run(op: Op, verb: string, args: readonly string[], stdin?: string): Promise<Captured> {
+  #run(op: Op, verb: string, args: readonly string[], how: How = {}): Promise<Captured> {
     const what = `${this.handler.path} ${verb}`;
     op.stage(what);
     return capture(withTimeout(op, limits.runtimeCommandMs), {
       argv: this.#argv(args),
       what,
-      stdin,
+      ...how,
       stdoutMax: limits.runtimeAnswerBytes,
       stderrMax: limits.commandErrorBytes,
     });
   }
 }
+
+/** How a command is run. A start goes on without us: killed half way, it would leave out hooks that are due. */
+type How = Pick<CaptureRequest, 'stdin' | 'withoutUs'>;
 
 /** In which states each command may be used; elsewhere its failure is the caller's. */
 const ALLOWED: Readonly<Record<string, readonly OciStatus['state'][]>> = {
@@ -315,17 +333,22 @@ export function stateIds(names: readonly string[]): ContainerId[] {
  */
 async function whileReaping<T>(work: () => Promise<T>): Promise<T> {
   let again: NodeJS.Timeout | undefined;
+  let soon: NodeJS.Immediate | undefined;
   const reap = (): void => {
+    soon = undefined;
     clearTimeout(again);
     // What is left may be a child that is just being started, of which no further signal comes.
     again = orphans.reap() > 0 ? setTimeout(reap, REAP_AGAIN_MS) : undefined;
   };
-  process.on('SIGCHLD', reap);
+  // Whoever waits for a child of his takes it first.
+  const onChild = (): void => void (soon ??= setImmediate(reap));
+  process.on('SIGCHLD', onChild);
   try {
     reap();
     return await work();
   } finally {
-    process.off('SIGCHLD', reap);
+    process.off('SIGCHLD', onChild);
+    clearImmediate(soon);
     clearTimeout(again);
   }
 }

@@ -24,6 +24,7 @@ import {
   privilegeOf,
   seccompOf,
 } from './security.ts';
+import { toldTo } from './seccomp.ts';
 import { withScopeProperties } from './scope.ts';
 import { resolveUser } from './user.ts';
 import type { ContainerSpecInput, NodeFacts, PauseSpecInput, SpecRuntime } from '../ports/spec.ts';
@@ -82,6 +83,7 @@ export function buildContainerSpec(input: ContainerSpecInput): RuntimeSpec {
       ...(apparmorProfile === undefined ? {} : { apparmorProfile }),
       ...selinuxPart('selinuxLabel', input.selinux.processLabel, input.facts, privilege),
       oomScoreAdj: oomScoreAdjOf(input.config.linux?.resources?.oomScoreAdj ?? 0n, input.facts),
+      ...(input.execCpus === '' ? {} : { execCPUAffinity: { initial: input.execCpus } }),
     },
     ...(input.runtime.ownKernel && input.hostname !== '' ? { hostname: input.hostname } : {}),
     root: { path: input.root, ...(readOnlyRoot === 'ro' ? { readonly: true } : {}) },
@@ -91,9 +93,10 @@ export function buildContainerSpec(input: ContainerSpecInput): RuntimeSpec {
   };
 }
 
-function scopeOf({ id, facts, defaults, config, image, annotations: allowed }: ContainerSpecInput): typeof allowed {
+function scopeOf(input: ContainerSpecInput): ContainerSpecInput['annotations'] {
+  const { id, facts, defaults, config, image, infra, annotations: allowed } = input;
   const { number: stopSignal } = effectiveStopSignal(config.stopSignal, image.stopSignal);
-  return withScopeProperties({ id, facts, defaults, annotations: config.annotations, stopSignal, allowed });
+  return withScopeProperties({ id, facts, defaults, annotations: config.annotations, stopSignal, infra, allowed });
 }
 
 /** What the daemon may give, of that what the runtime knows. */
@@ -117,7 +120,13 @@ function linuxPart(
     defaults: input.defaults,
   });
   const seccomp = seccompOf(
-    { security, facts: input.facts, defaults: input.defaults, localhostSeccomp: input.localhostSeccomp },
+    {
+      security,
+      facts: input.facts,
+      defaults: input.defaults,
+      localhostSeccomp: input.localhostSeccomp,
+      annotatedSeccomp: input.annotatedSeccomp,
+    },
     privilege,
     bounding,
   );
@@ -130,9 +139,12 @@ function linuxPart(
       devices: rules,
       ...pidsOf(input.defaults, input.facts),
       ...newResources(input.config.linux?.resources, input.facts, input.defaults.minMemoryBytes),
+      ...(input.blockIo === undefined ? {} : { blockIO: input.blockIo }),
     },
     ...(rootfsPropagation === undefined ? {} : { rootfsPropagation }),
-    ...(seccomp === undefined ? {} : { seccomp }),
+    ...(seccomp === undefined
+      ? {}
+      : { seccomp: input.seccompListener === '' ? seccomp : toldTo(seccomp, input.seccompListener) }),
     ...hiddenPaths(security, privilege, input.facts),
     ...selinuxPart('mountLabel', input.selinux.mountLabel, input.facts, privilege),
   };
@@ -174,7 +186,7 @@ export function buildPauseSpec(input: PauseSpecInput): RuntimeSpec {
       { destination: '/dev', type: 'tmpfs', source: 'tmpfs', options: ['nosuid', 'noexec', 'mode=755', 'size=64k'] },
     ],
     ...annotationsPart(
-      withScopeProperties({ ...input, annotations: {}, stopSignal: SIGTERM, allowed: input.annotations }),
+      withScopeProperties({ ...input, annotations: {}, stopSignal: SIGTERM, infra: '', allowed: input.annotations }),
     ),
     linux: {
       namespaces: namespacesOf(

@@ -25,6 +25,12 @@ const config = (
 
 describe('loadCdi', () => {
   it('names devices vendor/class=name', () => assert.deepEqual(names('/etc/cdi/a.json', {}), ['vendor.com/gpu=0']));
+  it('takes a version as CDI’s own readers do, with a v in front, too', () => {
+    for (const cdiVersion of ['0.3.0', 'v0.5.0', '0.8.0', 'v1.0.0', '1.1.0'])
+      assert.equal(loadCdi([file('/etc/cdi/a.json', { '0': {} }, { cdiVersion })]).devices.size, 1, cdiVersion);
+    for (const cdiVersion of ['0.2.0', 'vv0.5.0', 'V0.5.0', '1.2.0'])
+      assert.equal(loadCdi([file('/etc/cdi/a.json', { '0': {} }, { cdiVersion })]).damaged.length, 1, cdiVersion);
+  });
   it('lets a later directory win', () => {
     const registry = loadCdi([
       file('/run/cdi/x.json', { '0': { env: ['FROM=run'] } }, {}, 1),

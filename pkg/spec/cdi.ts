@@ -34,7 +34,8 @@ const STAGES: readonly HookStage[] = [
   'poststart',
   'poststop',
 ];
-const VERSION = /^(0\.[3-8]|1\.[01])\.\d+$/;
+/** CDI's own readers take a `v` in front. */
+const VERSION = /^v?(0\.[3-8]|1\.[01])\.\d+$/;
 const VENDOR = /^[A-Za-z]([A-Za-z0-9_.-]*[A-Za-z0-9])?$/;
 const CLASS = /^[A-Za-z]([A-Za-z0-9_.-]*[A-Za-z0-9])?$/;
 const NAME = /^[A-Za-z0-9]([A-Za-z0-9_.:-]*[A-Za-z0-9])?$/;

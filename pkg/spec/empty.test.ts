@@ -14,7 +14,7 @@ describeEmptiness({
   samples: [
     {
       defaultAction: 'SCMP_ACT_ALLOW',
-      defaultErrnoRet: 38,
+      defaultErrno: 'EACCES',
       architectures: ['SCMP_ARCH_X86_64'],
       archMap: [{ architecture: 'SCMP_ARCH_X86_64', subArchitectures: ['SCMP_ARCH_X86'] }],
       flags: ['SECCOMP_FILTER_FLAG_LOG'],
@@ -24,19 +24,24 @@ describeEmptiness({
         {
           names: ['mkdir'],
           action: 'SCMP_ACT_ERRNO',
-          errnoRet: 2,
+          errno: 'EINVAL',
           args: [{ index: 1, value: 2, valueTwo: 3, op: 'SCMP_CMP_MASKED_EQ' }],
           includes: { caps: ['CAP_CHOWN'], arches: ['amd64'], minKernel: '4.8' },
           excludes: { caps: ['CAP_BPF'], arches: ['arm64'], minKernel: '9.9' },
         },
       ],
     },
-    { defaultAction: 'SCMP_ACT_ALLOW', syscalls: [{ name: 'mkdir', action: 'SCMP_ACT_ERRNO' }] },
+    {
+      defaultAction: 'SCMP_ACT_ALLOW',
+      defaultErrnoRet: 38,
+      syscalls: [{ name: 'mkdir', action: 'SCMP_ACT_ERRNO', errnoRet: 2 }],
+    },
   ],
   read: (document) => parseSeccompProfile(document),
   keys: {
     defaultAction: 'needed',
     defaultErrnoRet: 'unset',
+    defaultErrno: 'unset',
     architectures: 'unset',
     archMap: 'unset',
     'archMap[].architecture': 'unset',
@@ -49,6 +54,7 @@ describeEmptiness({
     'syscalls[].names': meant('a refusal must not get lost'),
     'syscalls[].action': 'needed',
     'syscalls[].errnoRet': 'unset',
+    'syscalls[].errno': 'unset',
     'syscalls[].args': meant('without them more is allowed'),
     'syscalls[].args[].index': meant('another argument would be looked at'),
     'syscalls[].args[].value': meant('another value would be allowed'),

@@ -4,9 +4,8 @@
 import { posix } from 'node:path';
 import { explain } from '../base/errors.ts';
 import type { GoObject } from '../base/go.ts';
-import { goPattern } from '../base/go-pattern.ts';
+import { goPattern, type Pattern } from '../base/go-pattern.ts';
 import { quote } from '../base/ids.ts';
-import { limits } from '../base/limits.ts';
 import type { RuntimeSpec } from '../oci/spec-types.ts';
 import { Reader } from './parse.ts';
 import type {
@@ -89,8 +88,8 @@ function parseHook(read: Reader, root: GoObject, path: string): HookDefinition {
       always: read.flag(when.get('always'), 'when.always'),
       hasBindMounts: read.flag(when.get('hasBindMounts'), 'when.hasBindMounts'),
       annotations: Object.entries(read.map(when.get('annotations'), 'when.annotations')).map(([key, pattern]) => [
-        toRegExp(read, key, 'when.annotations'),
-        toRegExp(read, pattern, 'when.annotations'),
+        toPattern(read, key, 'when.annotations'),
+        toPattern(read, pattern, 'when.annotations'),
       ]),
       commands: patterns(read, when.get('commands'), 'when.commands'),
     },
@@ -118,7 +117,7 @@ function parseOldHook(read: Reader, root: GoObject, path: string): HookDefinitio
       holds: 'one',
       always: undefined,
       hasBindMounts: read.flag(root.get('hasbindmounts'), 'hasbindmounts'),
-      annotations: values.length === 0 ? [] : [[/(?:)/, toRegExp(read, values.join('|'), 'annotations')]],
+      annotations: values.length === 0 ? [] : [[/(?:)/, toPattern(read, values.join('|'), 'annotations')]],
       commands: patterns(read, either('cmds', 'cmd'), 'cmds'),
     },
   };
@@ -134,11 +133,11 @@ function stagesOf(read: Reader, value: unknown): readonly HookStage[] {
   });
 }
 
-function patterns(read: Reader, value: unknown, at: string): readonly RegExp[] {
-  return (read.strings(value, at) ?? []).map((pattern) => toRegExp(read, pattern, at));
+function patterns(read: Reader, value: unknown, at: string): readonly Pattern[] {
+  return (read.strings(value, at) ?? []).map((pattern) => toPattern(read, pattern, at));
 }
 
-function toRegExp(read: Reader, pattern: string, at: string): RegExp {
+function toPattern(read: Reader, pattern: string, at: string): Pattern {
   try {
     return goPattern(pattern);
   } catch (error) {
@@ -161,13 +160,9 @@ function matches(when: HookCondition, subject: HookSubject): boolean {
   if (when.always !== undefined) conditions.push(when.always);
   if (when.hasBindMounts !== undefined) conditions.push(when.hasBindMounts && subject.hasBindMounts);
   for (const [key, value] of when.annotations)
-    conditions.push([...subject.annotations].some(([name, text]) => fits(key, name) && fits(value, text)));
-  if (when.commands.length > 0) conditions.push(when.commands.some((pattern) => fits(pattern, subject.command)));
+    conditions.push([...subject.annotations].some(([name, text]) => key.test(name) && value.test(text)));
+  if (when.commands.length > 0) conditions.push(when.commands.some((pattern) => pattern.test(subject.command)));
   return conditions.length > 0 && (when.holds === 'all' ? conditions.every(Boolean) : conditions.some(Boolean));
-}
-
-function fits(pattern: RegExp, text: string): boolean {
-  return text.length <= limits.hookTextChars && pattern.test(text);
 }
 
 function addHooks(spec: RuntimeSpec, definitions: readonly HookDefinition[]): RuntimeSpec {

@@ -147,6 +147,40 @@ describe('CRI mounts', () => {
   it('stay inside the root whatever their path says (CVE-2022-23648)', () => {
     assert.deepEqual(['/../../../../etc', 'a/../b', '/a/./b//c/'].map(containerPath), ['/etc', '/b', '/a/b/c']);
   });
+  it('of images are read-only, and may hold programs unless asked otherwise', () => {
+    const optionsOf = (mountOptions: readonly string[]): readonly string[] | undefined => {
+      const asked = { containerPath: '/v', hostPath: '', image: IMAGE, readonly: true, mountOptions };
+      const found = { mounts: [{ source: '/i', kind: 'directory', propagation: 'private', image: true }] };
+      const spec = buildContainerSpec(inputOf({ container: { mounts: [asked] }, found }));
+      return spec.mounts.find(({ destination }) => destination === '/v')?.options;
+    };
+    assert.deepEqual(optionsOf([]), ['rbind', 'rprivate', 'ro', 'nosuid', 'nodev']);
+    assert.deepEqual(optionsOf(['noexec']), ['rbind', 'rprivate', 'ro', 'nosuid', 'nodev', 'noexec']);
+  });
+  it('of artifacts have each of their files over them, but where the config has a mount of its own', () => {
+    const asked = { containerPath: '/v', hostPath: '', image: IMAGE, readonly: true };
+    const over = ['/v/own', '/v/a/mine'].map((at) => ({ containerPath: at, hostPath: '/srv' }));
+    const files = ['w', 'a/b', 'a/mine/x', 'own', 'owner'].map((place) => ({ place, source: `/view/${place}` }));
+    const source = { source: '/i', kind: 'directory', propagation: 'private', image: true, files };
+    const plain = { source: '/srv', kind: 'directory', propagation: 'private', image: false };
+    const found = { mounts: [source, plain, plain] };
+    const { mounts } = buildContainerSpec(inputOf({ container: { mounts: [asked, ...over] }, found } as Golden));
+    const shown = mounts.filter(({ destination }) => /^\/v(\/|$)/.test(destination));
+    assert.deepEqual(
+      shown.map((each) => `${each.destination} ${each.source}`),
+      ['/v /i', '/v/w /view/w', '/v/owner /view/owner', '/v/own /srv', '/v/a/b /view/a/b', '/v/a/mine /srv'],
+    );
+    assert.deepEqual(shown[1]?.options, ['bind', 'rprivate', 'ro', 'nosuid', 'nodev', 'noexec']);
+  });
+  it('of the node that nobody asked for are read-only with all below them, or without what is below', () => {
+    const volumes = [{ source: '/usr/share/secrets', containerPath: '/run/secrets', access: 'ro' as const }];
+    const optionsWith = (recursiveReadOnlyMounts: boolean): readonly string[] | undefined =>
+      buildContainerSpec(inputOf({ found: { volumes }, runtime: { recursiveReadOnlyMounts } })).mounts.find(
+        ({ destination }) => destination === '/run/secrets',
+      )?.options;
+    assert.deepEqual(optionsWith(true), ['rbind', 'rprivate', 'rro']);
+    assert.deepEqual(optionsWith(false), ['bind', 'rprivate', 'ro']);
+  });
   it('must have been looked up', () => {
     assert.match(
       outcome(() =>

@@ -6,7 +6,7 @@ import { posix } from 'node:path';
 import { RuntimeError } from '../base/errors.ts';
 import { quote } from '../base/ids.ts';
 import type { IDMapping, Mount } from '../cri-api/types.ts';
-import type { RuntimeIdMapping, RuntimeMount } from '../oci/spec-types.ts';
+import type { RuntimeIdMapping, RuntimeMount, RuntimeSpec } from '../oci/spec-types.ts';
 import { ENV_EXEC_PATH } from './process.ts';
 import type { Privilege } from './security.ts';
 import type { ContainerSpecInput, ResolvedMount } from '../ports/spec.ts';
@@ -47,7 +47,10 @@ export function mountPlan(
   privilege: Privilege,
   options: { readonly readOnlyRoot: 'ro' | 'rw'; readonly needsEnvExec: 'yes' | 'no' },
 ): MountPlan {
-  const asked = input.config.mounts.map((mount, index) => bindMount(mount, input.mounts[index], input.runtime));
+  const asked = withFiles(
+    input,
+    input.config.mounts.map((mount, index) => bindMount(mount, input.mounts[index], input.runtime)),
+  );
   const taken = new Set(asked.map((mount) => mount.destination));
   const kept = (mount: RuntimeMount): boolean =>
     !taken.has(mount.destination) &&
@@ -59,7 +62,7 @@ export function mountPlan(
       destination: containerPath(volume.containerPath),
       type: 'bind',
       source: volume.source,
-      options: ['rbind', 'rprivate', volume.access],
+      options: volume.access === 'ro' ? readOnlyBind(input.runtime) : ['rbind', 'rprivate', volume.access],
     }))
     .filter((mount) => !taken.has(mount.destination));
   const helper = options.needsEnvExec === 'yes' ? [envExecMount(input.envExec, taken)] : [];
@@ -69,6 +72,14 @@ export function mountPlan(
   };
 }
 
+/**
+ * Of what is the node's and nobody asked for in this container: what is mounted below it is read-only, too, or is not
+ * there.
+ */
+function readOnlyBind(runtime: Input['runtime']): string[] {
+  return runtime.recursiveReadOnlyMounts ? ['rbind', 'rprivate', 'rro'] : ['bind', 'rprivate', 'ro'];
+}
+
 /** Places whose default mounts are a family: whoever mounts over one means the whole. */
 const SUBTREES = ['/proc', '/dev', '/sys'];
 
@@ -76,6 +87,49 @@ const SUBTREES = ['/proc', '/dev', '/sys'];
 function byDepth(mounts: readonly RuntimeMount[]): RuntimeMount[] {
   const depth = (mount: RuntimeMount): number => mount.destination.split('/').length;
   return [...mounts].sort((a, b) => depth(a) - depth(b));
+}
+
+// Places in the image
+
+/**
+ * Where a runtime will make what is not there: the targets of mounts and of devices. What the kernel provides is left
+ * out, since nothing of the image shows there.
+ */
+export function targetsOf({ mounts, linux }: RuntimeSpec): string[] {
+  const targets = [...mounts.map(({ destination }) => destination), ...(linux.devices ?? []).map(({ path }) => path)];
+  return [...new Set(targets.filter((path) => !SUBTREES.some((root) => path === root || path.startsWith(`${root}/`))))];
+}
+
+/**
+ * The spec with targets moved, the rest as it is: where links of the image lead nowhere yet, runc makes what is
+ * missing, and crun fails; every runtime makes a path without links.
+ * @throws FailedPrecondition for one that leads where the kernel lets nobody make anything.
+ */
+export function withTargets(spec: RuntimeSpec, moved: ReadonlyMap<string, string>): RuntimeSpec {
+  if (moved.size === 0) return spec;
+  for (const [from, to] of moved) {
+    if (/^\/(proc|sys)(\/|$)/.test(to))
+      throw new RuntimeError(
+        'FailedPrecondition',
+        `${quote(from)} in the image leads by symlinks to ${quote(to)}, where nothing can be mounted; use an image ` +
+          'without that link',
+      );
+  }
+  const { devices } = spec.linux;
+  const mounts = spec.mounts.map((mount) => ({
+    ...mount,
+    destination: moved.get(mount.destination) ?? mount.destination,
+  }));
+  return {
+    ...spec,
+    mounts: byDepth(mounts),
+    linux: {
+      ...spec.linux,
+      ...(devices && {
+        devices: devices.map((device) => ({ ...device, path: moved.get(device.path) ?? device.path })),
+      }),
+    },
+  };
 }
 
 // Defaults
@@ -189,6 +243,7 @@ function fileMounts(input: Input, readOnlyRoot: 'ro' | 'rw', etcOf: 'the image' 
   }
   add('/etc/localtime', files.localtime, 'ro');
   add('/run/.containerenv', files.containerenv, 'ro');
+  add('/proc/sys/crypto/fips_enabled', files.fips, 'ro');
   return mounts;
 }
 
@@ -243,7 +298,7 @@ function bindMount(mount: Mount, source: ResolvedMount | undefined, runtime: Inp
     // Overlay mounts cannot be idmapped as a whole: with a user namespace the layers below are.
     return {
       ...common,
-      options: unique(['rbind', 'rprivate', 'ro', 'noexec', 'nosuid', 'nodev', ...mount.mountOptions]),
+      options: unique(['rbind', 'rprivate', 'ro', 'nosuid', 'nodev', ...mount.mountOptions]),
     };
   }
   return {
@@ -256,6 +311,32 @@ function bindMount(mount: Mount, source: ResolvedMount | undefined, runtime: Inp
       ...mount.mountOptions,
     ]),
   };
+}
+
+/**
+ * The mounts of the config, and over the files in volumes of artifacts what is to be there; but not where the config
+ * has a mount of its own inside of such a volume.
+ */
+function withFiles({ mounts }: Input, asked: readonly RuntimeMount[]): readonly RuntimeMount[] {
+  const places = new Set(asked.map(({ destination }) => destination));
+  return asked.flatMap((volume, index) => {
+    const inside = (path: string): boolean => {
+      for (let at = path; at.length > volume.destination.length; at = posix.dirname(at))
+        if (places.has(at)) return false;
+      return true;
+    };
+    const files = (mounts[index]?.files ?? [])
+      .map(({ place, source }) => ({ destination: `${volume.destination}/${place}`, source }))
+      .filter(({ destination }) => inside(destination));
+    return [
+      volume,
+      ...files.map((file) => ({
+        ...file,
+        type: 'bind',
+        options: ['bind', 'rprivate', 'ro', 'nosuid', 'nodev', 'noexec'],
+      })),
+    ];
+  });
 }
 
 function checkImageVolume(mount: Mount, destination: string): void {

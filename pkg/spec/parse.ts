@@ -19,10 +19,18 @@ export type Notation = 'json' | 'yaml';
 export class Reader {
   readonly #document: string;
   readonly #notation: Notation;
+  readonly #shows: boolean;
 
-  constructor(document: string, notation: Notation = 'json') {
+  /** `hides`: errors say where, and nothing of what is there, for a file that whoever makes a pod may name. */
+  constructor(document: string, notation: Notation = 'json', values: 'shows' | 'hides' = 'shows') {
     this.#document = document;
     this.#notation = notation;
+    this.#shows = values === 'shows';
+  }
+
+  /** `why` with what is there instead, as far as it may be shown. */
+  unlike(at: string, why: string, got: string): RuntimeError {
+    return this.fail(at, this.#shows ? `${why}, got ${quote(got)}` : why);
   }
 
   /** What to throw for `why` at a place. */
@@ -80,7 +88,7 @@ export class Reader {
   matching(value: unknown, pattern: RegExp, at: string): string {
     const text = this.#text(value);
     if (text === undefined || text.length > TEXT_MAX_CHARS || !pattern.test(text))
-      throw this.fail(at, `want ${pattern.source.replace(/[\^$]/g, '')}, got ${quote(String(value))}`);
+      throw this.unlike(at, `want ${pattern.source.replace(/[\^$]/g, '')}`, String(value));
     return text;
   }
 
@@ -88,7 +96,7 @@ export class Reader {
   path(value: unknown, at: string): string {
     const path = this.string(value, at) ?? '';
     if (!path.startsWith('/') || path.includes('\0') || path.length > TEXT_MAX_CHARS)
-      throw this.fail(at, `want an absolute path, got ${quote(path)}`);
+      throw this.unlike(at, 'want an absolute path', path);
     return path;
   }
 

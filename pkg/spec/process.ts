@@ -83,7 +83,8 @@ interface Environment {
  * the file, so such values travel as arguments of a helper (`envExec`) that sets them and executes the command.
  */
 export function environmentOf(
-  input: Pick<ContainerSpecInput, 'config' | 'image' | 'defaults' | 'hostname' | 'user' | 'envExec'>,
+  input: Pick<ContainerSpecInput, 'config' | 'image' | 'defaults' | 'hostname' | 'user' | 'envExec'> &
+    Partial<Pick<ContainerSpecInput, 'fallbackEnv' | 'fixedEnv'>>,
 ): Environment {
   const values = new Map<string, string | Uint8Array>([['PATH', DEFAULT_PATH]]);
   if (input.config.tty) values.set('TERM', 'xterm');
@@ -98,6 +99,8 @@ export function environmentOf(
     values.set(key, decode(value) ?? value);
   }
   if (!values.has('HOME')) values.set('HOME', input.user.home);
+  for (const [key, value] of input.fallbackEnv ?? []) if (!values.has(key)) values.set(key, value);
+  for (const [key, value] of input.fixedEnv ?? []) values.set(key, value);
   return render(values, input.envExec);
 }
 

@@ -178,17 +178,17 @@ describe('mergeResources', () => {
 
 describe('cgroupsPathFor', () => {
   const cases: readonly (readonly [manager: 'cgroupfs' | 'systemd', parent: string, path: string])[] = [
-    ['cgroupfs', '', '/berth/berth-x'],
-    ['cgroupfs', '/', '/berth/berth-x'],
-    ['cgroupfs', '/kubepods/burstable/pod1', '/kubepods/burstable/pod1/berth-x'],
-    ['cgroupfs', 'kubepods//pod1/', '/kubepods/pod1/berth-x'],
-    ['systemd', '', 'system.slice:berth:x'],
-    ['systemd', '/', 'system.slice:berth:x'],
-    ['systemd', 'kubepods-pod1.slice', 'kubepods-pod1.slice:berth:x'],
+    ['cgroupfs', '', '/berth/crio-x.scope'],
+    ['cgroupfs', '/', '/berth/crio-x.scope'],
+    ['cgroupfs', '/kubepods/burstable/pod1', '/kubepods/burstable/pod1/crio-x.scope'],
+    ['cgroupfs', 'kubepods//pod1/', '/kubepods/pod1/crio-x.scope'],
+    ['systemd', '', 'system.slice:crio:x'],
+    ['systemd', '/', 'system.slice:crio:x'],
+    ['systemd', 'kubepods-pod1.slice', 'kubepods-pod1.slice:crio:x'],
     [
       'systemd',
       '/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1_2.slice',
-      'kubepods-burstable-pod1_2.slice:berth:x',
+      'kubepods-burstable-pod1_2.slice:crio:x',
     ],
   ];
   for (const [manager, parent, path] of cases)

@@ -6,7 +6,7 @@
  */
 import { posix } from 'node:path';
 import { RuntimeError } from '../base/errors.ts';
-import { quote } from '../base/ids.ts';
+import { containerScope, quote } from '../base/ids.ts';
 import type { HugepageLimit, LinuxContainerResources } from '../cri-api/types.ts';
 import type { LinuxResources, RuntimeLinux } from '../oci/spec-types.ts';
 import type {
@@ -226,13 +226,14 @@ export function pidsOf(defaults: SpecDefaults, facts: NodeFacts): Pick<LinuxReso
 
 // Cgroup paths
 
-/** By it an administrator knows whose cgroup it is. */
-const CGROUP_PREFIX = 'berth';
+/** Of which systemd makes the name of the scope (containerScope). */
+const CGROUP_PREFIX = 'crio';
 /** Where cgroups go when the kubelet names no parent. */
 const OWN_PLACE = { cgroupfs: '/berth', systemd: 'system.slice' } as const;
 
 /**
- * `linux.cgroupsPath` of a container: `<parent>/berth-<id>` with cgroupfs, `<slice>:berth:<id>` with systemd.
+ * `linux.cgroupsPath` of a container: `<slice>:crio:<id>` with systemd, which makes `crio-<id>.scope` of it, and
+ * `<parent>/crio-<id>.scope` with cgroupfs too: of names with a dash the kubelet finds the id only in those of scopes.
  * An empty parent and `/` mean Berth's own place: no container lives in the root cgroup.
  * @throws InvalidArgument for `..`, NUL, and with systemd for anything but a slice.
  */
@@ -243,7 +244,7 @@ export function cgroupsPathFor(request: {
 }): string {
   const parent = checkedParent(request.parent, request.manager);
   if (request.manager === 'systemd') return `${parent}:${CGROUP_PREFIX}:${request.id}`;
-  return posix.join('/', parent, `${CGROUP_PREFIX}-${request.id}`);
+  return posix.join('/', parent, containerScope(request.id));
 }
 
 /** The pod's cgroup parent as the manager wants it: an absolute path, or the last slice of it. */

@@ -1,5 +1,6 @@
 import { assert } from 'chai';
 import { defaultsOf, factsOf } from './golden/request.ts';
+import { cgroupsPathFor } from './resources.ts';
 import { type ScopeInput, withScopeProperties } from './scope.ts';
 
 const input = (changes: Partial<ScopeInput> = {}): ScopeInput => ({
@@ -8,6 +9,7 @@ const input = (changes: Partial<ScopeInput> = {}): ScopeInput => ({
   defaults: defaultsOf(),
   annotations: {},
   stopSignal: 3,
+  infra: '',
   allowed: new Map(),
   ...changes,
 });
@@ -24,6 +26,13 @@ describe('the scope of a container', () => {
       'org.systemd.property.CollectMode': "'inactive-or-failed'",
       'org.systemd.property.TasksMax': 'uint64 18446744073709551615',
     });
+  });
+
+  it("ends before the pod's infra container, with which the PID namespace of all ends", () => {
+    // By the name that its cgroup has.
+    const [, prefix, id] = cgroupsPathFor({ manager: 'systemd', parent: 'a.slice', id: 'abba' }).split(':');
+    assert.include(property({ infra: 'abba' }, 'After'), `'${prefix}-${id}.scope'`);
+    assert.notMatch(property({}, 'After') ?? '', /-[0-9a-f]+\.scope', '(?!berth)/);
   });
 
   it('has the grace period of its pod, where the kubelet tells it', () => {

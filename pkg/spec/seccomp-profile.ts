@@ -1,6 +1,7 @@
 /** Seccomp profiles as files hold them: the JSON that Docker, Podman and Kubernetes share. PURE. */
-import { quote } from '../base/ids.ts';
+import type { GoObject } from '../base/go.ts';
 import { limits } from '../base/limits.ts';
+import { ERRNOS } from './errno.ts';
 import { Reader } from './parse.ts';
 import type { SeccompArg, SeccompCondition, SeccompProfile, SeccompRule } from './seccomp.ts';
 
@@ -17,7 +18,7 @@ const ARGUMENTS_MAX = 6;
 /** The kernel's MAX_ERRNO. */
 const ERRNO_MAX = 4095;
 
-const read = new Reader('seccomp profile');
+const read = new Reader('seccomp profile', 'json', 'hides');
 
 /**
  * A profile file's JSON value as a profile, read as Go reads it: names in any case, null and "" are not set. Strict
@@ -29,14 +30,14 @@ export function parseSeccompProfile(value: unknown): SeccompProfile {
   const archMap = root.get('archMap');
   return {
     defaultAction: read.matching(root.get('defaultAction'), ACTION, 'defaultAction'),
-    defaultErrnoRet: read.number(root.get('defaultErrnoRet'), 'defaultErrnoRet', ERRNO_MAX),
+    defaultErrnoRet: errnoOf(root, 'defaultErrno', 'defaultErrno'),
     architectures: read.strings(root.get('architectures'), 'architectures'),
     archMap:
       archMap === undefined
         ? undefined
         : read.list(archMap, 'archMap', limits.documentEntriesCount).map((each, at) => archMapEntry(each, at)),
     flags: read.strings(root.get('flags'), 'flags')?.map((flag) => {
-      if (!FLAGS.has(flag)) throw read.fail('flags', `unknown flag ${quote(flag)}`);
+      if (!FLAGS.has(flag)) throw read.unlike('flags', `want ${[...FLAGS].join(' or ')}`, flag);
       return flag;
     }),
     listenerPath: read.string(root.get('listenerPath'), 'listenerPath'),
@@ -55,13 +56,22 @@ function parseRule(value: unknown, at: string): SeccompRule {
   return {
     names: single !== '' ? [single] : names,
     action: read.matching(rule.get('action'), ACTION, `${at}.action`),
-    errnoRet: read.number(rule.get('errnoRet'), `${at}.errnoRet`, ERRNO_MAX),
+    errnoRet: errnoOf(rule, 'errno', `${at}.errno`),
     args: read
       .list(read.meant(rule, 'args', at), `${at}.args`, ARGUMENTS_MAX)
       .map((arg, index) => parseArg(arg, `${at}.args[${index}]`)),
     includes: parseCondition(read.meant(rule, 'includes', at), `${at}.includes`),
     excludes: parseCondition(read.meant(rule, 'excludes', at), `${at}.excludes`),
   };
+}
+
+/** What a call is answered: by name or as text, as in the profile of containers/common, or else by the older number. */
+function errnoOf(from: GoObject, name: 'errno' | 'defaultErrno', at: string): number | undefined {
+  const text = read.string(from.get(name), at);
+  if (text === undefined) return read.number(from.get(`${name}Ret`), `${at}Ret`, ERRNO_MAX);
+  const errno = ERRNOS.get(text) ?? (/^\d{1,4}$/.test(text) ? Number(text) : undefined);
+  if (errno === undefined || errno > ERRNO_MAX) throw read.unlike(at, 'want the name of an errno, or its number', text);
+  return errno;
 }
 
 function parseArg(value: unknown, at: string): SeccompArg {
@@ -80,7 +90,7 @@ function parseCondition(value: unknown, at: string): SeccompCondition | undefine
   const condition = read.object(value, at);
   const minKernel = read.string(condition.get('minKernel'), `${at}.minKernel`);
   if (minKernel !== undefined && !/^\d{1,4}\.\d{1,4}(\.\d{1,4})?$/.test(minKernel))
-    throw read.fail(`${at}.minKernel`, `not a kernel version: ${quote(minKernel)}`);
+    throw read.unlike(`${at}.minKernel`, 'want a kernel version', minKernel);
   return {
     caps: read.strings(read.meant(condition, 'caps', at), `${at}.caps`),
     arches: read.strings(read.meant(condition, 'arches', at), `${at}.arches`),

@@ -192,13 +192,56 @@ describe('parseSeccompProfile', () => {
     ],
     [{ ...ok, syscalls: [{ names: ['x'], action: 'SCMP_ACT_ALLOW', includes: { minKernel: 'new' } }] }, /minKernel/],
     [{ ...ok, syscalls: [{ names: ['x'], action: 'SCMP_ACT_ALLOW', includes: [] }] }, /includes: want an object/],
-    [{ ...ok, flags: ['SECCOMP_FILTER_FLAG_NEW'] }, /unknown flag/],
+    [{ ...ok, flags: ['SECCOMP_FILTER_FLAG_NEW'] }, /flags: want SECCOMP/],
     [{ ...ok, defaultErrnoRet: 5000 }, /5000 is above 4095/],
+    [{ ...ok, defaultErrno: '5000' }, /defaultErrno: want the name of an errno, or its number/],
+    [
+      { ...ok, syscalls: [{ names: ['x'], action: 'SCMP_ACT_ERRNO', errno: 'EWHAT' }] },
+      /syscalls\[0\]\.errno: want the name/,
+    ],
+    [
+      { ...ok, syscalls: [{ names: ['x'], action: 'SCMP_ACT_ERRNO', errno: 1 }] },
+      /syscalls\[0\]\.errno: want a string/,
+    ],
     [
       { ...ok, syscalls: Array.from({ length: 10_001 }, () => ({ names: ['x'], action: 'SCMP_ACT_ALLOW' })) },
       /more than 10000 entries/,
     ],
   ];
+  it('reads errors by name, which win over numbers, as in the profile of containers/common', () => {
+    const { defaultErrnoRet, syscalls } = resolveSeccomp(
+      parseSeccompProfile({
+        defaultAction: 'SCMP_ACT_ERRNO',
+        defaultErrno: 'ENOSYS',
+        syscalls: [
+          { names: ['a'], action: 'SCMP_ACT_ERRNO', errno: 'EACCES' },
+          { names: ['b'], action: 'SCMP_ACT_ERRNO', errno: 'EINVAL', errnoRet: 1 },
+          { names: ['c'], action: 'SCMP_ACT_ERRNO', errno: '38' },
+          { names: ['d'], action: 'SCMP_ACT_ERRNO', errno: '', errnoRet: 2 },
+          { names: ['e'], action: 'SCMP_ACT_ERRNO' },
+        ],
+      }),
+      facts,
+    );
+    assert.equal(defaultErrnoRet, 38);
+    assert.deepEqual(
+      syscalls?.map(({ errnoRet }) => errnoRet),
+      [13, 22, 38, 2, undefined],
+    );
+  });
+  it('says nothing of what is in a file that may be no profile at all', () => {
+    for (const value of [
+      { defaultAction: 'hunter2' },
+      { ...ok, flags: ['hunter2'] },
+      { ...ok, defaultErrno: 'hunter2' },
+      { ...ok, syscalls: [{ names: ['x'], action: 'hunter2' }] },
+      { ...ok, syscalls: [{ names: ['x'], action: 'SCMP_ACT_ALLOW', includes: { minKernel: 'hunter2' } }] },
+    ]) {
+      const said = outcome(() => parseSeccompProfile(value));
+      assert.match(said, /^InvalidArgument: seccomp profile: /);
+      assert.notInclude(said, 'hunter2');
+    }
+  });
   for (const [value, message] of refused) {
     it(`refuses ${message.source}`, () => {
       const said = outcome(() => parseSeccompProfile(value));

@@ -374,6 +374,27 @@ export function resolveSeccomp(profile: SeccompProfile, facts: SeccompFacts): Li
   };
 }
 
+const NOTIFY = 'SCMP_ACT_NOTIFY';
+const FORBIDDING = new Set([ERRNO, 'SCMP_ACT_KILL', 'SCMP_ACT_KILL_PROCESS', 'SCMP_ACT_KILL_THREAD']);
+
+/**
+ * The profile with `listenerPath`, where system calls that its rules forbid are told of. What its default forbids
+ * cannot be (runtimes need calls of it themselves), nor write, which runc refuses. A rule that says ENOSYS is no
+ * prohibition: it says that the kernel is too old, and every program with threads meets one (clone3). A profile with a
+ * listener of its own keeps that; one without such rules stays as it is.
+ */
+export function toldTo(profile: LinuxSeccomp, listenerPath: string): LinuxSeccomp {
+  const isTold = ({ action, errnoRet, names }: LinuxSyscall): boolean =>
+    FORBIDDING.has(action) && errnoRet !== ENOSYS && !names.includes('write');
+  if (profile.listenerPath !== undefined || !(profile.syscalls ?? []).some(isTold)) return profile;
+  const syscalls = (profile.syscalls ?? []).map((rule): LinuxSyscall => {
+    if (!isTold(rule)) return rule;
+    const { errnoRet: _, ...told } = rule;
+    return { ...told, action: NOTIFY };
+  });
+  return { ...profile, listenerPath, syscalls };
+}
+
 function architecturesOf(profile: SeccompProfile, machine: string): string[] {
   if (profile.architectures !== undefined && profile.architectures.length > 0) return [...profile.architectures];
   const native = MACHINES[machine]?.[0];

@@ -145,6 +145,8 @@ export function seccompOf(
     readonly facts: NodeFacts;
     readonly defaults: SpecDefaults;
     readonly localhostSeccomp: unknown;
+    /** Of an annotation: for who has no other. */
+    readonly annotatedSeccomp?: unknown;
   },
   privilege: Privilege,
   boundingSet: readonly string[],
@@ -162,7 +164,14 @@ export function seccompOf(
       : resolve(defaults.privilegedSeccompProfile);
   }
   const choice = seccompChoice(input.security);
-  if (choice.kind === 'unset' || choice.kind === 'unconfined') return undefined;
+  if (choice.kind === 'unset' || choice.kind === 'unconfined') {
+    if (input.annotatedSeccomp === undefined) return undefined;
+    if (facts.seccomp) return resolve(input.annotatedSeccomp);
+    throw new RuntimeError(
+      'FailedPrecondition',
+      'a seccomp profile is asked for by an annotation, but this kernel has no seccomp',
+    );
+  }
   if (choice.kind === 'runtimeDefault') return facts.seccomp ? resolve(defaults.seccompProfile) : undefined;
   if (!facts.seccomp)
     throw new RuntimeError(
@@ -327,9 +336,9 @@ const NET_SYSCTL = /^net\.[A-Za-z0-9_-]+(\.[A-Za-z0-9_@:/-]+)+$/;
 const SYSCTL_VALUE = /^[A-Za-z0-9_.,:/\t -]{0,1024}$/;
 
 /**
- * The sysctls of a pod, checked: only those of its own namespaces (CVE-2022-0532), values that are one value. Names
- * come back in the form with dots, where a slash stands for a dot within a name (`net.ipv4.conf.eth0/100.rp_filter`,
- * sysctl(8)).
+ * The sysctls of a pod, checked: values that are one value; those of a namespace that is the node's are left out
+ * (CVE-2022-0532; CRI-O skips them, too: server/sandbox_run_linux.go). Names come back in the form with dots, where a
+ * slash stands for a dot within a name (`net.ipv4.conf.eth0/100.rp_filter`, sysctl(8)).
  * @throws InvalidArgument naming the sysctl and the reason.
  */
 export function validateSysctls(
@@ -339,36 +348,52 @@ export function validateSysctls(
   const checked = new Map<string, string>();
   for (const [given, value] of Object.entries(sysctls)) {
     const name = dotted(given);
-    const why = refusal(name, value, scope);
+    const why = refusal(name, value);
     if (why !== undefined) throw invalid(`sysctl ${quote(given)}: ${why}`);
     if (checked.has(name)) throw invalid(`sysctl ${quote(given)}: given twice`);
     checked.set(name, value.trim());
   }
-  return checked;
+  return new Map([...checked].filter(([name]) => sharedWithNode(name, scope) === undefined));
+}
+
+/** Sentences on the sysctls that `validateSysctls` leaves out. */
+function skippedSysctls(sysctls: Readonly<Record<string, string>>, scope: SysctlScope): readonly string[] {
+  return Object.keys(sysctls).flatMap((given) => {
+    const shared = sharedWithNode(dotted(given), scope);
+    return shared === undefined
+      ? []
+      : [`sysctl ${quote(given)}: the pod shares the ${shared} namespace of the node, whose settings are not a pod's`];
+  });
+}
+
+/** The namespace of the node that a sysctl would be set in. */
+function sharedWithNode(name: string, scope: SysctlScope): 'network' | 'IPC' | undefined {
+  if (scope.network === 'host' && name.startsWith('net.')) return 'network';
+  return scope.ipc === 'host' && IPC_SYSCTL.test(name) ? 'IPC' : undefined;
 }
 
 /**
- * All sysctls to set in a new pod: the configured defaults that apply to its namespaces (those of a shared one are
- * skipped, never set on the node), then the pod's own. In a user namespace ping_group_range ends at the last mapped
- * group; an unmapped one is refused by the kernel.
+ * All sysctls to set in a new pod: the configured defaults that apply to its namespaces, then the pod's own, never one
+ * of a namespace that is the node's: `skipped` holds a sentence on each of the pod's that is not set. In a user
+ * namespace ping_group_range ends at the last mapped group; an unmapped one is refused by the kernel.
  */
 export function podSysctls(
   config: PodSandboxConfig,
   scope: SysctlScope,
   defaults: SpecDefaults,
   idMap: IdMap | null,
-): ReadonlyMap<string, string> {
+): { readonly set: ReadonlyMap<string, string>; readonly skipped: readonly string[] } {
   const all = new Map<string, string>();
   for (const [given, value] of defaults.sysctls) {
     const name = dotted(given);
-    if (scope.network === 'host' && name.startsWith('net.')) continue;
-    if (scope.ipc === 'host' && IPC_SYSCTL.test(name)) continue;
-    const why = refusal(name, value, scope);
+    if (sharedWithNode(name, scope) !== undefined) continue;
+    const why = refusal(name, value);
     if (why !== undefined) throw invalid(`default_sysctls: ${quote(given)}: ${why}`);
     all.set(name, name === 'net.ipv4.ping_group_range' && idMap !== null ? pingRange(value, idMap) : value.trim());
   }
-  for (const [name, value] of validateSysctls(config.linux?.sysctls ?? {}, scope)) all.set(name, value);
-  return all;
+  const own = config.linux?.sysctls ?? {};
+  for (const [name, value] of validateSysctls(own, scope)) all.set(name, value);
+  return { set: all, skipped: skippedSysctls(own, scope) };
 }
 
 function pingRange(value: string, idMap: IdMap): string {
@@ -383,15 +408,10 @@ function dotted(name: string): string {
   return first === '/' ? name.replace(/[./]/g, (each) => (each === '/' ? '.' : '/')) : name;
 }
 
-function refusal(name: string, value: string, scope: SysctlScope): string | undefined {
+function refusal(name: string, value: string): string | undefined {
   if (name.length > 255 || name.split(/[./]/).some((part) => part === '')) return 'not a sysctl name';
-  if (IPC_SYSCTL.test(name)) {
-    if (scope.ipc === 'host')
-      return 'the pod shares the IPC namespace of the node, whose settings a pod must not change';
-  } else if (NET_SYSCTL.test(name)) {
-    if (scope.network === 'host')
-      return 'the pod shares the network namespace of the node, whose settings a pod must not change';
-  } else return 'not namespaced; a pod may set kernel.shm*, kernel.msg*, kernel.sem, fs.mqueue.* and net.*';
+  if (!IPC_SYSCTL.test(name) && !NET_SYSCTL.test(name))
+    return 'not namespaced; a pod may set kernel.shm*, kernel.msg*, kernel.sem, fs.mqueue.* and net.*';
   return SYSCTL_VALUE.test(value) ? undefined : `value ${quote(value)} holds characters that no sysctl value needs`;
 }
 

@@ -177,8 +177,9 @@ describe('resolveUser', () => {
         // Refused or not: what counts is what it costs.
       }
       const { user, system } = process.cpuUsage(before);
-      // Some hundred, and half as much again while coverage is measured; a second is what it must not be.
-      assert.isBelow((user + system) / 1000, 500, 'ms of processor time');
+      // Less than a hundred, some hundred while coverage is measured beside other work; a pass for each of the lines of
+      // the file, or of its fields, would take minutes.
+      assert.isBelow((user + system) / 1000, 5_000, 'ms of processor time');
     });
   }
 });

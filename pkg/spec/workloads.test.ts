@@ -61,6 +61,7 @@ describe('workloads', () => {
         { 'resources.workload/app': '{"cpulimit": "500", "cpuperiod": 50000}' },
         { cpuPeriod: 50_000n, cpuQuota: 25_000n },
       ],
+      ['by the least limit there is', { 'resources.workload/app': '{"cpulimit": 1}' }, { cpuQuota: 1_000n }],
       [
         'by nothing in 0 and ""',
         { 'resources.workload/app': '{"cpushares": 0, "cpuset": ""}' },

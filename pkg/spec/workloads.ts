@@ -10,9 +10,12 @@ import { quote } from '../base/ids.ts';
 import type { LinuxContainerResources } from '../cri-api/types.ts';
 import { NO_RESOURCES } from './resources.ts';
 import type { Workload, WorkloadResources } from '../ports/spec.ts';
+import { parseJson } from '../base/json.ts';
 
 /** What the kernel gives a cgroup that names no period, in microseconds. */
 const DEFAULT_PERIOD_US = 100_000n;
+/** The least quota that the kernel takes, and CRI-O makes of a limit. */
+const LEAST_QUOTA_US = 1_000n;
 const FIELDS: ReadonlyMap<string, keyof WorkloadResources> = new Map([
   ['cpushares', 'cpuShares'],
   ['cpuquota', 'cpuQuota'],
@@ -45,7 +48,8 @@ export function workloadResources(
   const { cpuShares, cpuQuota, cpuPeriod, cpuset, cpuLimit } = overridden(workload, podAnnotations, containerName);
   const before = asked ?? NO_RESOURCES;
   const period = cpuPeriod || before.cpuPeriod;
-  const limited = cpuLimit > 0n ? (cpuLimit * (period || DEFAULT_PERIOD_US)) / 1000n : 0n;
+  const wanted = (cpuLimit * (period || DEFAULT_PERIOD_US)) / 1000n;
+  const limited = cpuLimit <= 0n ? 0n : wanted < LEAST_QUOTA_US ? LEAST_QUOTA_US : wanted;
   const after = {
     ...before,
     cpuShares: cpuShares || before.cpuShares,
@@ -83,7 +87,7 @@ function ownValue(annotations: Readonly<Record<string, string>>, key: string): s
 
 function parseTable(prefix: string, text: string): Readonly<Record<string, unknown>> {
   try {
-    const value: unknown = JSON.parse(text);
+    const value: unknown = parseJson(text);
     if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value as Record<string, unknown>;
   } catch {
     // Said below.
