@@ -88,6 +88,30 @@ describe('cri/calls', () => {
       assert.equal(line?.['stage'], 'unpacking layer 3');
     });
 
+    it('goes on when the deadline passes, and shows that its client has left', async () => {
+      const { promise: entered, resolve: enter } = Promise.withResolvers<void>();
+      const { promise: work, resolve: finish } = Promise.withResolvers<void>();
+      const server = await at.start({
+        async runPodSandbox() {
+          enter();
+          await work;
+          return { podSandboxId: 'made' };
+        },
+      });
+      const client = at.client();
+      await client.operations();
+      const call = failure(client.runPodSandbox({}, { deadlineMs: 500 }));
+      await entered;
+      assert.equal((await call).codeName, 'DeadlineExceeded');
+      while (server.operations()[0]?.clientGone === false) await new Promise(setImmediate);
+      assert.deepEqual(
+        server.operations().map(({ rpc, clientGone }) => [rpc, clientGone]),
+        [['RunPodSandbox', true]],
+      );
+      finish();
+      while (server.operations().length > 0) await new Promise(setImmediate);
+    });
+
     it('stays in the table while work goes on without it, and is told apart there', async () => {
       const { promise: entered, resolve: enter } = Promise.withResolvers<Op>();
       const { promise: work, resolve: finish } = Promise.withResolvers<void>();

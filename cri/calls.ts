@@ -2,11 +2,13 @@
 import { type ErrorCode, explain, wrap } from '../pkg/base/errors.ts';
 import { limits } from '../pkg/base/limits.ts';
 import { abortError, type LogFields, type Logger, type Op } from '../pkg/base/op.ts';
+import { leftMs, LONGEST_TIMER_MS } from '../pkg/base/time.ts';
 import { Track } from '../pkg/base/track.ts';
 import type { Operation } from '../pkg/cri-api/types.ts';
 import type { Method } from './codec.ts';
 import type { Treatment } from './rpcs.ts';
 import { errorCode } from './status.ts';
+import type { CallListener } from './watch.ts';
 
 /** Failures that somebody must look at; all others are the caller's or the world's. */
 const ALARMING: ReadonlySet<ErrorCode> = new Set(['Internal', 'DataLoss']);
@@ -22,14 +24,18 @@ export interface CallStart {
   /** When the client stops waiting, in milliseconds of `performance.now()`. */
   readonly deadline: number;
   readonly log: Logger;
+  /** Hears what becomes of it; undefined if nobody does. */
+  readonly listener?: CallListener | undefined;
 }
 
 /** One call in flight, from its request to its line in the log. */
 export class Call implements Op {
   readonly track: Track;
-  readonly abort = new AbortController();
-  readonly signal: AbortSignal = this.abort.signal;
+  readonly #abort = new AbortController();
+  readonly signal: AbortSignal = this.#abort.signal;
   readonly deadline: number;
+  /** When it is given up whatever its client has said, in milliseconds of `performance.now()`; Infinity = never. */
+  readonly bound: number;
   readonly log: Logger;
   readonly streams: boolean;
   /** Own properties, since helpers of Op copy operations with a spread. */
@@ -40,17 +46,21 @@ export class Call implements Op {
     work.then(settled, settled);
   };
   readonly #work = new Set<Promise<unknown>>();
+  #giveUp: (() => void) | undefined;
   readonly #name: string;
   readonly #treatment: Treatment;
+  readonly #listener: CallListener | undefined;
 
-  constructor({ method, treatment, id, ids, deadline, log }: CallStart) {
+  constructor({ method, treatment, id, ids, deadline, log, listener }: CallStart) {
     const { deadlineMs } = treatment;
     this.#name = method.name;
     this.#treatment = treatment;
     this.track = new Track(method.name, ids, id);
-    this.stage = this.track.stage;
+    this.#listener = listener;
+    this.stage = listener === undefined ? this.track.stage : this.#tellStage(listener);
     this.streams = method.streams;
-    this.deadline = deadlineMs === 'callers' ? deadline : Math.min(deadline, performance.now() + deadlineMs);
+    this.bound = deadlineMs === 'callers' ? Number.POSITIVE_INFINITY : performance.now() + deadlineMs;
+    this.deadline = Math.min(deadline, this.bound);
     this.log = log.child({ rpc: method.name, req: id, ...ids });
   }
 
@@ -64,6 +74,25 @@ export class Call implements Op {
     return this.#work.size === 0 ? undefined : Promise.allSettled(this.#work);
   }
 
+  /** Nobody waits for its outcome any more, or will not for long: whoever works for it hears of it. */
+  abort(): void {
+    this.#abort.abort();
+    this.#giveUp?.();
+  }
+
+  /** What `work` gives, or the error of a call that is aborted meanwhile; `work` stays in the table then to its end. */
+  unlessAborted<T>(work: Promise<T>): Promise<T> {
+    // No listener of the signal: to take one away again costs more than all else that a call costs before its handler.
+    return new Promise((resolve, reject) => {
+      this.#giveUp = (): void => {
+        this.goesOn(work);
+        reject(this.aborted());
+      };
+      if (this.signal.aborted) this.#giveUp();
+      work.then(resolve, reject);
+    });
+  }
+
   /** The error that it ends with when it was aborted. */
   aborted(): Error {
     return abortError(this, this.doing === '' ? this.#name : this.doing);
@@ -73,6 +102,7 @@ export class Call implements Op {
   succeeded(ids: LogFields): void {
     const { loudness, patience } = this.#treatment;
     const fields = { ms: this.#ms(), ...ids };
+    this.#listener?.ended(undefined);
     if (this.signal.aborted) this.log.warn('ok, but the client was gone', fields);
     else if (fields.ms > limits.slowRpcMs && patience === 'brisk')
       this.log.warn('ok, but slow', { ...fields, stage: this.doing });
@@ -83,6 +113,7 @@ export class Call implements Op {
   failed(error: unknown): void {
     const code = errorCode(error);
     const fields = { ms: this.#ms() };
+    this.#listener?.ended({ error, code, stage: this.doing });
     const stage = this.doing === '' ? {} : { stage: this.doing };
     const all = { ...fields, code, ...stage, cause: explain(error) };
     if (ALARMING.has(code))
@@ -99,6 +130,13 @@ export class Call implements Op {
     this.log.warn('did not end before the daemon did', { stage: this.doing, ms: Math.round(this.#ms()) });
   }
 
+  #tellStage(listener: CallListener): (what: string) => void {
+    return (what) => {
+      this.track.stage(what);
+      listener.stage(what);
+    };
+  }
+
   #ms(): number {
     return Math.round((performance.now() - this.track.began) * 10) / 10;
   }
@@ -111,12 +149,45 @@ export function placed({ doing }: Call, error: unknown): unknown {
   return explain(error).includes(doing) ? error : wrap(`at stage ${JSON.stringify(doing)}`, error);
 }
 
+/**
+ * Gives calls up whose bound has passed. One timer serves them all, and runs on when they have ended: to set one for
+ * each and take it back costs more than most calls do.
+ */
+class Bounds {
+  readonly #calls: ReadonlySet<Call>;
+  #timer: NodeJS.Timeout | undefined;
+  /** When it looks next. */
+  #due = Number.POSITIVE_INFINITY;
+
+  constructor(calls: ReadonlySet<Call>) {
+    this.#calls = calls;
+  }
+
+  watch(bound: number): void {
+    if (bound >= this.#due) return;
+    clearTimeout(this.#timer);
+    this.#due = bound;
+    this.#timer = setTimeout(() => this.#look(), Math.min(leftMs(bound), LONGEST_TIMER_MS)).unref();
+  }
+
+  #look(): void {
+    this.#due = Number.POSITIVE_INFINITY;
+    let next = Number.POSITIVE_INFINITY;
+    for (const call of this.#calls) {
+      if (leftMs(call.bound) < 1) call.abort();
+      else next = Math.min(next, call.bound);
+    }
+    this.watch(next);
+  }
+}
+
 /** All calls in flight, those included that go on though their clients have left. */
 export class Calls {
   readonly #others: () => readonly Operation[];
   readonly #calls = new Set<Call>();
   /** Calls that are over for their clients, but not done. */
   readonly #lingering = new Set<Call>();
+  readonly #bounds = new Bounds(this.#calls);
   #wake: (() => void) | undefined;
 
   /** `others` are operations that are no calls: sessions, and work in the background. */
@@ -129,9 +200,10 @@ export class Calls {
     return this.#calls;
   }
 
-  /** Puts a call into the table. */
+  /** Puts a call into the table, and sees to it that it ends by its bound. */
   begin(call: Call): void {
     this.#calls.add(call);
+    this.#bounds.watch(call.bound);
   }
 
   /** Takes a call out of the table; one whose work goes on stays in it until that has settled. */

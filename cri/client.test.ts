@@ -8,7 +8,7 @@ import type { ContainerState } from '../pkg/cri-api/types.ts';
 import { containerConfig, type CriClient, criClient, podConfig, waitFor } from '../test/e2e/cri-client.ts';
 import { type Client, connect, CriError } from './client.ts';
 import { Calls } from './calls.ts';
-import { answersWith } from './fake-server.ts';
+import { answersWith, noPages } from './fake-server.ts';
 import type { Handlers } from './handler.ts';
 import { type RunningServer, serve } from './server.ts';
 
@@ -99,7 +99,7 @@ describe('cri/client', () => {
   async function start(handlers: Handlers): Promise<void> {
     const calls = new Calls();
     const own = { operations: () => ({ operations: calls.operations() }), ...handlers };
-    server = await serve({ socket, log: silent, answers: answersWith(own), calls });
+    server = await serve({ socket, log: silent, answers: answersWith(own), calls, pages: noPages });
   }
 
   it('waits for a server that is yet to start', async () => {

@@ -3,6 +3,7 @@ import { assert } from 'chai';
 import Long from 'long';
 import protobuf from 'protobufjs';
 import { RuntimeError } from '../pkg/base/errors.ts';
+import { limits } from '../pkg/base/limits.ts';
 import { remembered } from '../pkg/base/remembered.ts';
 import type { Input, Messages } from '../pkg/cri-api/types.ts';
 import { chunksOf, codecs, concatenate, methods } from './codec.ts';
@@ -416,5 +417,54 @@ describe('cri/codec', () => {
       [],
       'run `node scripts/gen-api.mjs`',
     );
+  });
+
+  describe('a request with too much in it', () => {
+    const { decodeRequest, encode } = codecs.CreateContainerRequest;
+    const many = limits.requestFieldsCount;
+    const refusal = (bytes: Uint8Array): string => {
+      try {
+        decodeRequest(bytes);
+        return 'taken';
+      } catch (error) {
+        return error instanceof RuntimeError ? `${error.code}: ${error.message}` : String(error);
+      }
+    };
+
+    it('is refused by field and bound, whatever it is that there is too much of', () => {
+      const list = <T>(of: (index: number) => T): T[] => Array.from({ length: many }, (_, index) => of(index));
+      for (const [field, request] of [
+        ['config.annotations', { config: { annotations: Object.fromEntries(list((index) => [`a${index}`, ''])) } }],
+        ['config.mounts', { config: { mounts: list(() => ({})) } }],
+        ['config.args', { config: { args: list(() => '') } }],
+        [
+          'config.linux.security_context.supplemental_groups',
+          { config: { linux: { securityContext: { supplementalGroups: [...list(BigInt), ...list(BigInt)] } } } },
+        ],
+        ['sandbox_config.labels', { sandboxConfig: { labels: Object.fromEntries(list((index) => [`${index}`, ''])) } }],
+      ] as const satisfies [string, Input<Messages['CreateContainerRequest']>][]) {
+        const said = refusal(encode(request));
+        assert.match(said, /^ResourceExhausted: /);
+        assert.include(said, `${field}: the request has more than ${many} fields`);
+      }
+      // A message field that comes again and again, and fields that nobody knows.
+      assert.include(refusal(Buffer.alloc(2 * many + 2, Buffer.of(0x12, 0))), `config: the request has more than`);
+      assert.include(refusal(Buffer.alloc(2 * many + 2, Buffer.of(0x78, 1))), `the request has more than`);
+    });
+
+    it('is taken with as much as anybody needs, and in a reply there may be more', () => {
+      const mounts = Array.from({ length: limits.mountsCount }, (_, index) => ({
+        containerPath: `/a${index}`,
+        hostPath: '/b',
+        readonly: true,
+        propagation: 'PROPAGATION_BIDIRECTIONAL' as const,
+      }));
+      const groups = Array.from({ length: limits.groupsCount }, (_, index) => BigInt(index));
+      assert.lengthOf(decodeRequest(encode({ config: { mounts } })).config?.mounts ?? [], limits.mountsCount);
+      const linux = { securityContext: { supplementalGroups: groups } };
+      assert.strictEqual(refusal(encode({ config: { linux } })), 'taken');
+      const long = encode({ config: { args: Array.from({ length: 2 * many }, () => '') } });
+      assert.lengthOf(codecs.CreateContainerRequest.decode(long).config?.args ?? [], 2 * many);
+    });
   });
 });

@@ -10,9 +10,10 @@
  */
 import { RuntimeError } from '../pkg/base/errors.ts';
 import { quote } from '../pkg/base/ids.ts';
+import { limits } from '../pkg/base/limits.ts';
 import type { Input, Messages, Rpcs } from '../pkg/cri-api/types.ts';
 import { enums, messages, rpcs } from './generated/schema.ts';
-import { Reader, Writer } from './wire.ts';
+import { Reader, TooManyFields, Writer } from './wire.ts';
 
 /** Translates one message to and from its bytes. */
 export interface Codec<T> {
@@ -21,6 +22,11 @@ export interface Codec<T> {
    * unknown enum numbers.
    */
   readonly decode: (bytes: Uint8Array) => T;
+  /**
+   * As decode, of what a stranger sends: as soon as there is more in it than limits.requestFieldsCount, it is refused.
+   * @throws ResourceExhausted that names the field and the bound.
+   */
+  readonly decodeRequest: (bytes: Uint8Array) => T;
   /** @throws Internal if a value does not fit its field: that is a bug of ours. */
   readonly encode: (value: Input<T>) => Buffer;
   /**
@@ -171,7 +177,14 @@ function method(key: string): Method {
 function codec(name: string): Codec<unknown> {
   const schema = schemas[name] as Schema;
   return {
-    decode: (bytes) => read(schema, new Reader(bytes)),
+    decode: (bytes) => read(schema, new Reader(bytes, Number.POSITIVE_INFINITY)),
+    decodeRequest: (bytes) => {
+      try {
+        return read(schema, new Reader(bytes, limits.requestFieldsCount));
+      } catch (cause) {
+        throw cause instanceof TooManyFields ? tooMany(cause) : cause;
+      }
+    },
     encode: (value) =>
       written(
         (w) => write(schema, w, value as Plain),
@@ -187,6 +200,15 @@ function codec(name: string): Codec<unknown> {
         (size) => Buffer.allocUnsafeSlow(size),
       ),
   };
+}
+
+function tooMany({ path }: TooManyFields): RuntimeError {
+  const field = path.join('.').replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
+  return new RuntimeError(
+    'ResourceExhausted',
+    `${field === '' ? '' : `${field}: `}the request has more than ${limits.requestFieldsCount} fields, ` +
+      'entries of lists and maps among them; send fewer',
+  );
 }
 
 function compile(name: string): Schema {
@@ -271,16 +293,27 @@ function enumField(
 
 function read(schema: Schema, r: Reader): Plain {
   const message = { ...schema.empty };
-  while (r.more()) {
-    const tag = r.tag();
-    const field = schema.byTag[tag];
-    if (field === undefined) r.skip(tag);
-    else if (field.kind === 'single') message[field.name] = field.read(r);
-    else if (field.kind === 'map') addEntry(message, field, r);
-    else if (tag === field.tag) items(message, field).push(field.read(r));
-    else r.message(() => readPacked(message, field, r));
+  let field: Field | undefined;
+  try {
+    while (r.more()) {
+      const tag = r.tag();
+      field = schema.byTag[tag];
+      if (field === undefined) r.skip(tag);
+      else readField(message, field, tag, r);
+    }
+  } catch (cause) {
+    throw cause instanceof TooManyFields && field !== undefined
+      ? new TooManyFields([field.name, ...cause.path])
+      : cause;
   }
   return message;
+}
+
+function readField(message: Plain, field: Field, tag: number, r: Reader): void {
+  if (field.kind === 'single') message[field.name] = field.read(r);
+  else if (field.kind === 'map') addEntry(message, field, r);
+  else if (tag === field.tag) items(message, field).push(field.read(r));
+  else r.message(() => readPacked(message, field, r));
 }
 
 function items(message: Plain, field: Field): unknown[] {
@@ -288,13 +321,21 @@ function items(message: Plain, field: Field): unknown[] {
   return message[field.name] as unknown[];
 }
 
+/** What reading these costs, in fields of a message: a number in a list far less, a key in an object more. */
+const NUMBER_FIELDS = 0.5;
+const KEY_FIELDS = 4;
+
 function readPacked(message: Plain, field: Field, r: Reader): void {
   const list = items(message, field);
-  while (r.more()) list.push(field.read(r));
+  while (r.more()) {
+    r.count(NUMBER_FIELDS);
+    list.push(field.read(r));
+  }
 }
 
 function addEntry(message: Plain, field: Field, r: Reader): void {
   if (message[field.name] === NO_ENTRIES) message[field.name] = Object.create(null);
+  r.count(KEY_FIELDS);
   const [key, value] = field.read(r) as [string, string];
   (message[field.name] as Plain)[key] = value;
 }

@@ -12,18 +12,19 @@ import { CniNetwork } from '../pkg/network/index.ts';
 import { type OpenPods, openPods } from '../pkg/pod/index.ts';
 import { OverlayRootfs } from '../pkg/rootfs/index.ts';
 import { sockets } from '../pkg/sys/index.ts';
-import { connect } from './client.ts';
+import { type Client, connect } from './client.ts';
 import { type Disks, openDisks } from './disks.ts';
 import { sweepImages } from './image-sweep.ts';
 import { findFacts } from './parts/facts.ts';
 import { ImageSources } from './parts/image-sources.ts';
-import { makeImages } from './parts/images.ts';
+import { type ImageUse, makeImages } from './parts/images.ts';
 import { tendOwnProcess } from './parts/own-process.ts';
 import { takersOf, type TakeLog } from './parts/live.ts';
 import { NodeRuntimes } from './parts/node-runtimes.ts';
 import { keepWatch, tellStart } from './parts/service-manager.ts';
 import { openSocket } from './parts/services.ts';
 import { Streams } from './parts/streams.ts';
+import { Telemetry } from './parts/telemetry.ts';
 import { whyNoUserNamespaces } from './parts/user-namespaces.ts';
 import { makeWorld } from './parts/world.ts';
 import { Reloader } from './reload.ts';
@@ -75,16 +76,15 @@ async function start(options: DaemonOptions, opened: AsyncDisposableStack): Prom
   opened.use(tendOwnProcess(log));
   const facts = await findFacts(op, config, log);
   const rootfs = openRootfs(options, disks, opened);
-  const network = openNetwork(config, log, opened);
+  const telemetry = opened.adopt(await Telemetry.open(config, log, version), (each) => each.close());
+  const network = telemetry.network(openNetwork(config, log, opened));
   let mind: OpenPods | undefined;
   const sources = new ImageSources(config, process.env);
   const images = makeImages(config, sources, {
     rootfs,
     disk: disks.images,
-    use: {
-      images: (imageId) => mind?.imageUsers(imageId) ?? [],
-      layers: () => mind?.layersInUse() ?? [],
-    },
+    listener: telemetry.pulls,
+    use: useBy(() => mind),
   });
   const runtimes = new NodeRuntimes(binDir);
   // None of these needs another, and all of them mostly wait.
@@ -92,7 +92,7 @@ async function start(options: DaemonOptions, opened: AsyncDisposableStack): Prom
     runtimes.find(op, config),
     rootfs.sweepLayers(op).then(() => whyNoUserNamespaces(config, rootfs)),
     images.load(op),
-    sources.start(op, config),
+    sources.makeDirectory(op, config),
     network.start(op),
   ]);
   runtimes.use(found);
@@ -109,24 +109,30 @@ async function start(options: DaemonOptions, opened: AsyncDisposableStack): Prom
   });
   mind = opened.adopt(await openPods(op, world), (each) => each.close());
   const streams = await openStreams(config, log, mind, opened);
-  const parts = { config, log, version, world, mind, runtimes, images, disks, streams };
+  const takers = takersOf(live, { ...liveParts, images, sources, apparmor: facts.apparmor, takeLog });
+  const reloader = new Reloader(config, takers, log);
+  const inForce = (): Config => reloader.inForce;
+  const parts = { config, inForce, log, version, world, mind, runtimes, images, disks, streams, telemetry };
   opened.adopt(await openSocket(parts), (each) => each.close());
   start.done();
   sockets.notifyServiceManager('READY=1');
   opened.use(watchOver(config.api.listen, mind, log));
   log.info('serving', { path: config.api.listen, version, runtime: runtimes.standard?.runtime.handler.name });
-  opened.defer(sweepImages(op, images));
-  const takers = takersOf(live, { ...liveParts, images, sources, apparmor: facts.apparmor, takeLog });
-  return new Reloader(config, takers, log);
+  const later = (): void => {
+    opened.defer(sweepImages(op, images));
+    void sources.remember(op);
+  };
+  opened.use(onceSettled(later));
+  return reloader;
 }
 
 /** Health is an answer on the socket, by which kubelet and operators come. */
 function watchOver(socket: string, mind: OpenPods, log: Logger): Disposable {
-  const client = connect(socket);
+  let client: Client | undefined;
   const watch = keepWatch(
     process.env,
     {
-      probe: (signal) => client.version({}, { signal }),
+      probe: (signal) => (client ??= connect(socket)).version({}, { signal }),
       status: () => `serving ${mind.pods.list().length} pods, ${mind.containers.list().length} containers`,
     },
     sockets.notifyServiceManager,
@@ -135,9 +141,20 @@ function watchOver(socket: string, mind: OpenPods, log: Logger): Disposable {
   return {
     [Symbol.dispose]() {
       watch[Symbol.dispose]();
-      client.close();
+      client?.close();
     },
   };
+}
+
+/** Does what nobody waits for when those who have waited for the start are served. */
+function onceSettled(work: () => void): Disposable {
+  const timer = setTimeout(work, limits.startSettleMs).unref();
+  return { [Symbol.dispose]: () => clearTimeout(timer) };
+}
+
+/** What pods have of the store. There are none before the mind is open. */
+function useBy(mind: () => OpenPods | undefined): ImageUse {
+  return { images: (imageId) => mind()?.imageUsers(imageId) ?? [], layers: () => mind()?.layersInUse() ?? [] };
 }
 
 function openRootfs({ workerUrl }: DaemonOptions, disks: Disks, opened: AsyncDisposableStack): OverlayRootfs {

@@ -9,7 +9,7 @@
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { errnoOf, RuntimeError } from '../pkg/base/errors.ts';
-import { ensureDir, readDirSorted } from '../pkg/base/files.ts';
+import { ensureDirInMemory, readDirSorted } from '../pkg/base/files.ts';
 import { limits } from '../pkg/base/limits.ts';
 import type { Logger } from '../pkg/base/op.ts';
 import { DiskReserve } from '../pkg/base/reserve.ts';
@@ -63,7 +63,7 @@ export async function openDisks({ storage }: Config, log: Logger): Promise<Disks
     for (const each of closers.splice(0).reverse()) await each();
   };
   const open = async (directory: string, flag: string, bytes: number): Promise<Disk> => {
-    const lock = takeLock(directory, flag, log);
+    const lock = await takeLock(directory, flag, log);
     if (lock !== undefined) closers.push(() => lock.release());
     const reserve = new DiskReserve({ path: join(directory, 'reserve'), bytes, log });
     closers.push(() => reserve.close());
@@ -75,7 +75,7 @@ export async function openDisks({ storage }: Config, log: Logger): Promise<Disks
     const containers = await open(root, '--root', limits.diskReserveBytes);
     const images = imagestore === root ? containers : await open(imagestore, '--imagestore', limits.diskReserveBytes);
     // 0711: with user namespaces the container's root must be able to pass through to its rootfs.
-    for (const name of ['sandboxes', 'containers', 'exits', 'ns']) await ensureDir(join(runroot, name), 0o711);
+    for (const name of ['sandboxes', 'containers', 'exits', 'ns']) ensureDirInMemory(join(runroot, name), 0o711);
     if (imagestore !== root) await sayWhatIsLeft(root, imagestore, log);
     return { run, containers, images, survey: () => survey(run, containers, images), close };
   } catch (cause) {
@@ -102,10 +102,10 @@ async function survey(run: Disk, containers: Disk, images: Disk): Promise<readon
   );
 }
 
-function takeLock(directory: string, flag: string, log: Logger): FileLock | undefined {
+async function takeLock(directory: string, flag: string, log: Logger): Promise<FileLock | undefined> {
   try {
     mkdirSync(directory, { recursive: true, mode: 0o711 });
-    return lockFile(join(directory, 'lock'));
+    return await lockFile(join(directory, 'lock'));
   } catch (cause) {
     if (errnoOf(cause) === 'EROFS' && flag !== '--runroot') {
       // A disk that turned read-only (errors=remount-ro) must not take the daemon away from what runs; nobody else can

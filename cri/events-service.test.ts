@@ -2,11 +2,12 @@ import { assert } from 'chai';
 import { codeOf } from '../pkg/base/errors.ts';
 import { limits } from '../pkg/base/limits.ts';
 import { backgroundOp, type Op, silent } from '../pkg/base/op.ts';
-import type { ContainerEventResponse } from '../pkg/cri-api/types.ts';
+import type { ContainerEventResponse, ContainerStatus } from '../pkg/cri-api/types.ts';
 import { FakeSurroundings, fakeContainer, fakePod } from '../pkg/pod/fake-world.ts';
 import type { OpenPods } from '../pkg/pod/index.ts';
 import { codecs, type Encoded } from './codec.ts';
 import { type EventsService, eventsService, Ring } from './events-service.ts';
+import { type ObserveOptions, observeService } from './observe-service.ts';
 
 const op = (): Op => backgroundOp(silent, 20_000);
 
@@ -88,6 +89,19 @@ describe('container events', () => {
     assert.deepEqual(await told, [LIFE, LIFE]);
     one.leave();
     two.leave();
+  });
+
+  it('show the newest container of a pod first, as PodSandboxStatus does', async () => {
+    const subscriber = new Subscriber(service);
+    // What a subscriber finds when it comes is of one instant.
+    const pod = await mind.pods.run(op(), fakePod(), '');
+    for (const name of ['first', 'second', 'third']) await mind.containers.create(op(), pod, fakeContainer(name));
+    const event = await subscriber.next();
+    const names = (statuses: readonly ContainerStatus[] = []) => statuses.map(({ metadata }) => metadata?.name);
+    assert.deepEqual(names(event?.containersStatuses), ['third', 'second', 'first']);
+    const options = { mind, podEvents: true, clock: () => 9n, operations: () => [] } as unknown as ObserveOptions;
+    const shown = await observeService(options).podSandboxStatus(op(), { podSandboxId: pod, verbose: false });
+    assert.deepEqual(names(shown.containersStatuses), ['third', 'second', 'first']);
   });
 
   it('carry the statuses of the whole pod right after it', async () => {

@@ -13,6 +13,7 @@ import type { ContainerEventResponse, ContainerEventType } from '../pkg/cri-api/
 import { containerStatus, type OpenPods, podSandboxStatus } from '../pkg/pod/index.ts';
 import { codecs, Encoded } from './codec.ts';
 import type { Handler } from './handler.ts';
+import { containersOf } from './pod-containers.ts';
 import type { PodEvent } from '../pkg/ports/pods.ts';
 import type { ContainerRecord, SandboxRecord } from '../pkg/ports/state.ts';
 
@@ -136,7 +137,7 @@ function partsOf({ pods, containers }: EventsOptions['mind'], record: SandboxRec
   const id = record.kind === 'sandbox' ? record.id : record.sandboxId;
   return {
     pod: record.kind === 'sandbox' ? record : pods.find(id),
-    containers: containers.list().filter((each) => each.sandboxId === id),
+    containers: containersOf(containers.list(), id),
   };
 }
 
@@ -155,11 +156,11 @@ function snapshot(
   { pods, containers }: EventsOptions['mind'],
   at: bigint,
 ): { readonly event: PodEvent; readonly parts: Parts }[] {
-  const byPod = new Map<string, ContainerRecord[]>();
-  for (const each of containers.list()) byPod.set(each.sandboxId, [...(byPod.get(each.sandboxId) ?? []), each]);
+  const byPod = Map.groupBy(containers.list(), ({ sandboxId }) => sandboxId);
   return pods.list().flatMap((pod) => {
-    const parts = { pod, containers: byPod.get(pod.id) ?? [] };
-    return [pod, ...parts.containers].map((record) => ({ event: { type: lastEventOf(record), record, at }, parts }));
+    const own = byPod.get(pod.id) ?? [];
+    const parts = { pod, containers: containersOf(own, pod.id) };
+    return [pod, ...own].map((record) => ({ event: { type: lastEventOf(record), record, at }, parts }));
   });
 }
 

@@ -9,8 +9,10 @@ import type { Operation, Rpcs } from '../pkg/cri-api/types.ts';
 import { Calls } from './calls.ts';
 import { type Client, connect, CriError } from './client.ts';
 import type { Handlers } from './handler.ts';
+import type { Pages } from './http.ts';
 import { type Answers, RPCS, type Treatment } from './rpcs.ts';
 import { type RunningServer, serve } from './server.ts';
+import type { CallWatch } from './watch.ts';
 
 /** A line of the log with its level. */
 export interface Line extends Record<string, unknown> {
@@ -21,6 +23,7 @@ export interface Line extends Record<string, unknown> {
 /** Keeps every line. */
 export class FakeLogger implements Logger {
   readonly lines: Line[];
+  debugging = false;
   readonly #bound: LogFields;
   constructor(lines: Line[] = [], bound: LogFields = {}) {
     this.lines = lines;
@@ -39,7 +42,9 @@ export class FakeLogger implements Logger {
     this.#add('error', message, fields);
   }
   child(fields: LogFields): Logger {
-    return new FakeLogger(this.lines, { ...this.#bound, ...fields });
+    const child = new FakeLogger(this.lines, { ...this.#bound, ...fields });
+    child.debugging = this.debugging;
+    return child;
   }
   #add(level: string, message: string, fields: LogFields): void {
     this.lines.push({ level, message, ...this.#bound, ...fields });
@@ -76,7 +81,12 @@ export interface Ground {
 export interface StartOptions {
   readonly otherOperations?: () => readonly Operation[];
   readonly treatment?: Partial<Treatment>;
+  readonly pages?: Pages;
+  readonly watch?: CallWatch;
 }
+
+/** Of a server with which nobody speaks HTTP/1. */
+export const noPages: Pages = () => undefined;
 
 /** A ground that is made anew before each test of the suite that asks, and swept after it. */
 export function ground(): Ground {
@@ -94,12 +104,19 @@ export function ground(): Ground {
   });
 
   return Object.assign(at, {
-    async start(handlers: Handlers, { otherOperations, treatment }: StartOptions = {}): Promise<StartedServer> {
+    async start(
+      handlers: Handlers,
+      { otherOperations, treatment, pages = noPages, watch }: StartOptions = {},
+    ): Promise<StartedServer> {
       const calls = new Calls(otherOperations);
       const answers = answersWith({ operations: () => ({ operations: calls.operations() }), ...handlers }, treatment);
-      const server = await serve({ socket: at.socket, log: at.log, answers, calls });
+      const server = await serve({ socket: at.socket, log: at.log, answers, calls, pages, watch });
       at.open.push({ close: () => server.close(0) });
-      return { close: (graceMs) => server.close(graceMs), operations: () => calls.operations() };
+      return {
+        listen: (path) => server.listen(path),
+        close: (graceMs) => server.close(graceMs),
+        operations: () => calls.operations(),
+      };
     },
     client(): Client {
       const it = connect(at.socket);

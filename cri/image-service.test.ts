@@ -1,7 +1,8 @@
 import { expect } from 'chai';
 import { codecs } from './codec.ts';
-import { criImage } from './image-service.ts';
-import type { Image } from '../pkg/ports/image.ts';
+import { backgroundOp, silent } from '../pkg/base/op.ts';
+import { criImage, imageService } from './image-service.ts';
+import type { Image, ImageStore } from '../pkg/ports/image.ts';
 
 const imageOf = (user: string): Image => ({
   id: `sha256:${'a'.repeat(64)}` as Image['id'],
@@ -31,6 +32,20 @@ const imageOf = (user: string): Image => ({
 });
 
 describe('cri/image-service', () => {
+  it('shows an artifact as CRI-O does: by its names and its size, of no user', async () => {
+    const artifact = { type: 'a/model', blobs: [], files: [{ name: 'w/a', path: '/blobs/1' }] };
+    const image: Image = { ...imageOf(''), repoTags: ['reg.example/m:1'], sizeBytes: 7n, artifact };
+    expect(criImage(image)).to.deep.include({ repoTags: ['reg.example/m:1'], size: 7n, uid: undefined, username: '' });
+    const images = { find: () => image, list: () => [image] } as unknown as ImageStore;
+    const service = imageService({ images, rootfs: undefined, stats: undefined, clock: () => 0n } as never);
+    const asked = { image: criImage(image).spec, verbose: true };
+    const status = service.imageStatus(backgroundOp(silent), asked as never);
+    expect(status.image?.id).to.equal(image.id);
+    expect(JSON.parse(status.info?.info ?? '')).to.deep.equal({
+      artifact: { artifactType: 'a/model', files: ['w/a'] },
+    });
+  });
+
   it('gives USER as a uid where it is one, else as a name; every one of them can be sent', () => {
     const rows: readonly (readonly [string, bigint | undefined, string])[] = [
       ['', undefined, ''],

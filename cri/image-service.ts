@@ -5,7 +5,7 @@ import { remembered } from '../pkg/base/remembered.ts';
 import { chunksOf, codecs, concatenate } from './codec.ts';
 import type { Handlers } from './handler.ts';
 import { narrowImageReference, narrowImport, narrowPullImage } from './validate.ts';
-import type { FsUsage, Image, ImageStore } from '../pkg/ports/image.ts';
+import type { Artifact, FsUsage, Image, ImageStore } from '../pkg/ports/image.ts';
 import type { RootfsDriver } from '../pkg/ports/rootfs.ts';
 
 /** What it answers from. */
@@ -35,6 +35,11 @@ export function imageService({ images, rootfs, stats, clock }: ImageServiceOptio
     imageStatus(_op, request) {
       const image = images.find(request.image?.image ?? '');
       if (image === undefined) return {};
+      if (image.artifact !== undefined)
+        return {
+          image: criImage(image),
+          info: request.verbose ? { info: JSON.stringify({ artifact: shown(image.artifact) }) } : {},
+        };
       return {
         image: criImage(image),
         info: request.verbose
@@ -112,6 +117,11 @@ function sum(usages: readonly FsUsage[]): FsUsage {
 
 function one<T>(value: T | undefined): readonly T[] {
   return value === undefined ? [] : [value];
+}
+
+/** What is in an artifact, for `crictl inspecti`. */
+function shown({ type, files }: Artifact): unknown {
+  return { artifactType: type, files: files.flatMap(({ name }) => name ?? []) };
 }
 
 /** The image config in the words of image-spec, for `crictl inspecti`. */

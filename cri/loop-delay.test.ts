@@ -43,9 +43,9 @@ describe('LoopDelay', () => {
     const clock = new FakeClock();
     const delay = new LoopDelay(clock);
     delay.read();
-    for (const ms of [5, 5, 6, 35]) clock.pass(ms);
+    for (const ms of [10, 10, 11, 40]) clock.pass(ms);
     assert.deepEqual(delay.read(), { p50Ms: 0, p99Ms: 30, maxMs: 30, busyMaxMs: 0 });
-    for (const ms of [4, 4, 7]) clock.pass(ms);
+    for (const ms of [9, 9, 12]) clock.pass(ms);
     assert.deepEqual(delay.read(), { p50Ms: 0, p99Ms: 2, maxMs: 2, busyMaxMs: 0 });
   });
 
@@ -53,12 +53,12 @@ describe('LoopDelay', () => {
     const clock = new FakeClock();
     const delay = new LoopDelay(clock);
     delay.read();
-    clock.pass(405, 10);
-    clock.pass(125, 124);
-    clock.pass(5, 5);
+    clock.pass(410, 10);
+    clock.pass(130, 129);
+    clock.pass(10, 10);
     const { maxMs, busyMaxMs } = delay.read();
     assert.deepEqual([maxMs, busyMaxMs], [400, 120]);
-    clock.pass(5);
+    clock.pass(10);
     assert.equal(delay.read().busyMaxMs, 0);
   });
 

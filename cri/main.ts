@@ -1,16 +1,15 @@
 /**
- * The process: arguments, configuration, signals, exit codes. Everything else is in daemon.ts and commands/.
+ * The process: arguments, configuration, signals, exit codes. Everything else is in daemon.ts and command-line.ts.
  */
-import { Command, CommanderError, Option } from 'commander';
 import { join } from 'node:path';
 import { existsSync } from 'node:fs';
 import { flushCompileCache } from 'node:module';
-import { argumentsOf, diskFiles, flags, loadConfig } from '../pkg/config/index.ts';
+import { diskFiles, loadConfig, readFlags } from '../pkg/config/index.ts';
 import { explain, isCode } from '../pkg/base/errors.ts';
+import { limits } from '../pkg/base/limits.ts';
 import { journaldReads, type Log, type LogLevel, openLog, parseLogLevel } from '../pkg/base/log.ts';
 import { logFilter } from '../pkg/base/log-filter.ts';
 import { findExecutable, sockets } from '../pkg/sys/index.ts';
-import { addCommands } from './commands/index.ts';
 import { type Daemon, startDaemon } from './daemon.ts';
 import type { TakeLog } from './parts/live.ts';
 import type { FlagValues, LoadedConfig } from '../pkg/config/index.ts';
@@ -25,31 +24,21 @@ const BIN_DIR = existsSync(join(import.meta.dirname, 'bin'))
   ? join(import.meta.dirname, 'bin')
   : join(import.meta.dirname, '../build/bin');
 const WORKER = join(import.meta.dirname, 'unpack-worker.cjs');
+const WORKER_URL = existsSync(WORKER) ? new URL(`file://${WORKER}`) : undefined;
 
-const program = new Command('berth')
-  .description(
-    'A Kubernetes CRI runtime. Without a command it serves; the commands talk to the daemon that serves on --listen.',
-  )
-  .version(VERSION, '-v, --version')
-  .enablePositionalOptions()
-  .exitOverride();
-for (const flag of flags) {
-  const option = new Option(flag.syntax, flag.description).hideHelp(!flag.shown);
-  if (flag.argument === 'list')
-    option.argParser((value: string, before: string[] | undefined) => [...(before ?? []), ...value.split(',')]);
-  program.addOption(option);
-}
-program.action(() => serveForever(program.opts()));
-addCommands(program, { version: VERSION, load: () => configuration(program.opts()) });
-
-void program.parseAsync(argumentsOf(process.argv.slice(2)), { from: 'user' }).catch((error: unknown) => {
-  if (error instanceof CommanderError) process.exitCode = error.exitCode;
-  else {
-    process.stderr.write(`berth: ${explain(error)}\n`);
-    // 2: what was asked for is wrong; 1: it could not be done.
-    process.exitCode = isCode(error, 'InvalidArgument') ? 2 : 1;
-  }
+void main(process.argv.slice(2)).catch((error: unknown) => {
+  process.stderr.write(`berth: ${explain(error)}\n`);
+  // 2: what was asked for is wrong; 1: it could not be done.
+  process.exitCode = isCode(error, 'InvalidArgument') ? 2 : 1;
 });
+
+/** A daemon is started with flags alone, and does not carry along what reads commands and prints help. */
+async function main(argv: readonly string[]): Promise<void> {
+  const given = readFlags(argv);
+  if (given !== undefined) return await serveForever(given);
+  const { runCommandLine } = await import('./command-line.ts');
+  await runCommandLine(argv, { version: VERSION, workerUrl: WORKER_URL, serve: serveForever, configuration });
+}
 
 async function configuration(given: FlagValues): Promise<LoadedConfig> {
   return await loadConfig({
@@ -92,7 +81,7 @@ async function serveForever(given: FlagValues): Promise<void> {
     takeLog: takeLogOf(log, parseLogLevel(config.runtime.logLevel)),
     version: VERSION,
     binDir: BIN_DIR,
-    workerUrl: existsSync(WORKER) ? new URL(`file://${WORKER}`) : undefined,
+    workerUrl: WORKER_URL,
   });
   const stop = (signal: string): void => {
     log.info('stopping; containers go on', { signal });
@@ -108,11 +97,8 @@ async function serveForever(given: FlagValues): Promise<void> {
   process.once('SIGTERM', stop);
   process.once('SIGINT', stop);
   daemonServes.resolve(daemon);
-  setTimeout(() => void settle(log), SETTLE_MS).unref();
+  setTimeout(() => void settle(log), limits.startSettleMs).unref();
 }
-
-/** After a start clients ask for everything at once; what can wait lets them go first. */
-const SETTLE_MS = 1_000;
 
 /** What makes the daemon complete, or its next start quicker. Nothing here is worth ending for. */
 async function settle(log: Log): Promise<void> {

@@ -28,6 +28,7 @@ const FACTS: NodeFacts = {
   kernel: '6.18.0',
   hugepageSizes: [],
   maskedPaths: [],
+  tellsFips: false,
 };
 const FEATURES = { recursiveReadOnlyMounts: true } as never;
 const IN_USE = {

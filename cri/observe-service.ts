@@ -11,7 +11,6 @@ import type {
   RuntimeCondition,
   RuntimeHandler,
 } from '../pkg/cri-api/types.ts';
-import { explain } from '../pkg/base/errors.ts';
 import {
   container,
   containerStatus,
@@ -24,7 +23,9 @@ import {
 import { remembered } from '../pkg/base/remembered.ts';
 import { chunksOf, codecs, concatenate, type Encoded } from './codec.ts';
 import { toJson } from './json.ts';
+import { containerInfo, podInfo } from './verbose.ts';
 import type { Handlers } from './handler.ts';
+import { containersOf } from './pod-containers.ts';
 import { narrowId } from './validate.ts';
 import type { NetworkPlugin } from '../pkg/ports/network.ts';
 import type { RuntimeFeatures } from '../pkg/ports/runtime.ts';
@@ -69,16 +70,19 @@ function nodeRpcs(options: ObserveOptions) {
       runtimeVersion: options.version,
       runtimeApiVersion: 'v1',
     }),
-    status: (_op, request) => ({
-      status: { conditions: conditions(options) },
-      info: request.verbose ? options.info() : {},
-      runtimeHandlers: handlerList(options),
-      features: {
-        supplementalGroupsPolicy: true,
-        userNamespacesHostNetwork: handlerList(options).some(({ features }) => features?.userNamespaces === true),
-        mountOptions: true,
-      },
-    }),
+    status(_op, request) {
+      const runtimeHandlers = handlerList(options);
+      return {
+        status: { conditions: conditions(options) },
+        info: request.verbose ? options.info() : {},
+        runtimeHandlers,
+        features: {
+          supplementalGroupsPolicy: true,
+          userNamespacesHostNetwork: runtimeHandlers.some(({ features }) => features?.userNamespaces === true),
+          mountOptions: true,
+        },
+      };
+    },
     runtimeConfig: () => ({ linux: { cgroupDriver: options.cgroupManager === 'systemd' ? 'SYSTEMD' : 'CGROUPFS' } }),
   } satisfies Handlers;
 }
@@ -114,21 +118,23 @@ function listRpcs({ mind }: ObserveOptions) {
 
 function statusRpcs({ mind, clock, podEvents, operations }: ObserveOptions) {
   return {
-    podSandboxStatus(_op, request) {
+    async podSandboxStatus(_op, request) {
       const record = mind.pods.get(narrowId(request.podSandboxId, 'pod_sandbox_id'));
-      const own =
-        podEvents || request.verbose ? mind.containers.list().filter((each) => each.sandboxId === record.id) : [];
+      const own = podEvents || request.verbose ? containersOf(mind.containers.list(), record.id) : [];
+      // Of the instant at which they were looked at: by a later one a kubelet would take old for new.
+      const at = clock();
       const about = (): string => toJson(operations().filter((each) => isAbout(each, record, own)));
       return {
         status: podSandboxStatus(record),
-        info: request.verbose ? { info: inspect(record), operations: about() } : {},
+        info: request.verbose ? { info: podInfo(record, await mind.runtimeSpec(record)), operations: about() } : {},
         containersStatuses: podEvents ? own.map(containerStatus) : [],
-        timestamp: podEvents ? clock() : 0n,
+        timestamp: podEvents ? at : 0n,
       };
     },
-    containerStatus(_op, request) {
+    async containerStatus(_op, request) {
       const record = mind.containers.get(narrowId(request.containerId, 'container_id'));
-      return { status: containerStatus(record), info: request.verbose ? { info: inspectContainer(record) } : {} };
+      const info = request.verbose ? { info: containerInfo(record, await mind.runtimeSpec(record)) } : {};
+      return { status: containerStatus(record), info };
     },
   } satisfies Handlers;
 }
@@ -172,23 +178,4 @@ function handlerList({ runtimes: { named, standard }, userNamespaces }: ObserveO
       userNamespaces: userNamespaces && features.userNamespaces && features.idmappedMounts,
     },
   }));
-}
-
-/** The record as JSON for `crictl inspectp`. */
-function inspect(record: SandboxRecord | ContainerRecord): string {
-  try {
-    return toJson({ ...record, pid: pidOf(record) });
-  } catch (error) {
-    return JSON.stringify({ error: explain(error) });
-  }
-}
-
-/** Without the environment: it holds secrets, and `info` ends in bug reports. */
-function inspectContainer(record: ContainerRecord): string {
-  return inspect({ ...record, config: { ...record.config, envs: [] } });
-}
-
-function pidOf(record: SandboxRecord | ContainerRecord): number {
-  if (record.kind === 'sandbox') return record.infra?.process?.pid ?? 0;
-  return 'process' in record.state ? record.state.process.pid : 0;
 }

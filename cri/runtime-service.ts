@@ -54,7 +54,7 @@ function sandboxRpcs({ pods }: OpenPods) {
     },
     async updatePodSandboxResources(op, request) {
       const { podSandboxId, overhead, resources } = narrowUpdatePodResources(request);
-      await pods.updateResources(op, pods.get(podSandboxId).id, overhead, resources);
+      await pods.updateResources(op, pods.get(podSandboxId).id, { overhead, resources });
       return {};
     },
   } satisfies Handlers;

@@ -37,6 +37,46 @@ describe('cri/server', () => {
     assert.deepEqual(Object.entries(status?.labels ?? {}), [['__proto__', 'x']]);
   });
 
+  it('logs requests without their secrets where debug lines are written, and nowhere else', async () => {
+    const requests = (): unknown[] =>
+      at.log.lines
+        .filter(({ message, level }) => message === 'request' && level === 'debug')
+        .map((line) => line['request']);
+    await at.start({ pullImage: () => ({ imageRef: 'x' }) });
+    const ask = (): Promise<unknown> =>
+      at.client().pullImage({ image: { image: 'reg.example/a' }, auth: { password: 'hunter2' } });
+    await ask();
+    assert.deepEqual(requests(), []);
+    at.log.debugging = true;
+    await ask();
+    assert.deepEqual(requests(), ['{"image":{"image":"reg.example/a"},"auth":["password"]}']);
+  });
+
+  it('begins the calls of one read a few in each turn of the event loop, and all of them in their order', async () => {
+    let turn = 0;
+    const count = (): void => {
+      turn++;
+      again = setImmediate(count);
+    };
+    let again = setImmediate(count);
+    at.open.push({ close: () => clearImmediate(again) });
+    const begun: number[] = [];
+    const perTurn = new Map<number, number>();
+    await at.start({
+      execSync: (_op, { timeout }) => {
+        begun.push(Number(timeout));
+        perTurn.set(turn, (perTurn.get(turn) ?? 0) + 1);
+        return { stdout: Buffer.alloc(0), stderr: Buffer.alloc(0), exitCode: 0 };
+      },
+    });
+    const client = at.client();
+    await client.operations();
+    const all = Array.from({ length: 300 }, (_, i) => i);
+    await Promise.all(all.map((i) => client.execSync({ containerId: 'x', cmd: ['true'], timeout: BigInt(i) })));
+    assert.deepEqual(begun, all);
+    assert.isAtMost(Math.max(...perTurn.values()), 2 * limits.callsPerTurnCount);
+  });
+
   it('passes an encoded reply through', async () => {
     const items = ['a', 'b'].map((id) => codecs.PodSandbox.item({ id }));
     await at.start({ listPodSandbox: () => concatenate(items) });

@@ -1,11 +1,12 @@
 /**
- * gRPC on a unix socket: the one hop that every call shares. `handle` makes the Op, runs the handler, and on the way
+ * gRPC on our sockets: the one hop that every call shares. `handle` makes the Op, runs the handler, and on the way
  * out writes one log line and turns an error into a status. How an RPC is treated stands in rpcs.ts.
  *
  * A client that goes away, or whose deadline passes, makes `op.signal` fire and nothing else: the handler decides
  * whether to give up or to finish for the retry that will come. Until it returns, and until what it said goes on
  * without it has settled, the call stays in the table of operations, so one that hangs can be asked where.
  */
+import type { Socket } from 'node:net';
 import {
   logVerbosity,
   Server,
@@ -18,15 +19,19 @@ import {
 import { discard } from '../pkg/base/bytes.ts';
 import { RuntimeError } from '../pkg/base/errors.ts';
 import { limits } from '../pkg/base/limits.ts';
+import { LoopShare } from '../pkg/base/loop-share.ts';
 import { type LogFields, type Logger, type Op } from '../pkg/base/op.ts';
 import { abortable } from '../pkg/base/sync.ts';
-import { leftMs, LONGEST_TIMER_MS, within } from '../pkg/base/time.ts';
+import { within } from '../pkg/base/time.ts';
 import type { Rpcs } from '../pkg/cri-api/types.ts';
 import { Call, type Calls, idsOf, placed } from './calls.ts';
 import { Encoded, type Method, methods } from './codec.ts';
+import { Front } from './front.ts';
+import { HttpDoor, type Pages } from './http.ts';
+import { dumped } from './dump.ts';
 import type { Answers, Treatment } from './rpcs.ts';
-import { type PlacedSocket, placeSocket } from './socket.ts';
 import { type GrpcStatus, statusOf } from './status.ts';
+import type { CallWatch } from './watch.ts';
 
 /** What a server is made of. */
 export interface ServerOptions {
@@ -36,13 +41,19 @@ export interface ServerOptions {
   readonly answers: Answers;
   /** Where calls in flight are kept. */
   readonly calls: Calls;
+  /** What is shown to those who ask in HTTP/1. */
+  readonly pages: Pages;
+  /** Hears of each call; absent where nobody counts. */
+  readonly watch?: CallWatch | undefined;
 }
 
 /** A server that listens. */
 export interface RunningServer {
+  /** Serves the same at another place. @throws as serve. */
+  listen(path: string): Promise<void>;
   /**
    * Takes no more calls, ends streams, lets the others finish for `graceMs`, then aborts what is left and closes.
-   * The socket file is gone on return, unless another daemon has put its own there.
+   * The sockets are gone on return, unless another daemon has put its own there.
    */
   close(graceMs?: number): Promise<void>;
 }
@@ -53,7 +64,7 @@ setLogVerbosity(logVerbosity.NONE);
 /** Starts to serve. @throws FailedPrecondition if somebody answers on the socket or something else is in its place. */
 export async function serve(options: ServerOptions): Promise<RunningServer> {
   const server = new CriServer(options);
-  await server.listen();
+  await server.listen(options.socket);
   return server;
 }
 
@@ -77,47 +88,61 @@ interface Route {
 
 class CriServer implements RunningServer {
   readonly #options: ServerOptions;
+  readonly #http: HttpDoor;
+  readonly #front: Front;
+  /** Those of gRPC. */
+  readonly #connections = new Set<Socket>();
   readonly #grpc = new Server({
     'grpc.max_receive_message_length': limits.grpcMessageBytes,
     'grpc.max_send_message_length': limits.grpcReplyBytes,
     'grpc.max_concurrent_streams': limits.grpcCallsCount,
+    // Nobody asks it what it has counted of each call.
+    'grpc.enable_channelz': 0,
   });
+  /** Calls of one read of a connection are not all begun at once. */
+  readonly #share = new LoopShare(limits.callsPerTurnCount);
   #closing = false;
   #requests = Math.floor(Math.random() * 0x10000);
-  #socket: PlacedSocket | undefined;
 
   constructor(options: ServerOptions) {
     this.#options = options;
     for (const key of Object.keys(methods) as (keyof Rpcs)[]) this.#register(routeOf(key, options.answers));
+    const calls = this.#grpc.createConnectionInjector(ServerCredentials.createInsecure());
+    this.#http = new HttpDoor(options.pages, options.log);
+    this.#front = new Front({
+      grpc: (connection) => {
+        this.#connections.add(connection);
+        connection.once('close', () => this.#connections.delete(connection));
+        calls.injectConnection(connection);
+      },
+      http: (connection) => this.#http.take(connection),
+    });
   }
 
-  async listen(): Promise<void> {
-    this.#socket = await placeSocket(this.#options.socket, (path) => this.#bind(path));
+  listen(path: string): Promise<void> {
+    return this.#front.open(path);
   }
 
   async close(graceMs: number = limits.shutdownGraceMs): Promise<void> {
     const { calls } = this.#options;
     this.#closing = true;
-    this.#socket?.remove();
-    for (const call of calls.running) if (call.streams) call.abort.abort();
-    const drained = new Promise<void>((resolve) => this.#grpc.tryShutdown(() => resolve()));
+    this.#front.close();
+    for (const call of calls.running) if (call.streams) call.abort();
+    // It ends sessions when their calls have, and calls back at once: for connections that it did not accept, we wait.
+    this.#grpc.tryShutdown(() => {});
+    const drained = Promise.all([...this.#connections].map((each) => new Promise((over) => each.once('close', over))));
     await within(graceMs, calls.idle());
     for (const call of calls.running) {
       call.outlived();
-      call.abort.abort();
+      call.abort();
     }
     // The last replies are on their way; a client that does not read them, or a handler that does not heed its signal,
     // must not hold us up.
     await within(limits.replyFlushMs, drained);
     this.#grpc.forceShutdown();
-  }
-
-  #bind(path: string): Promise<void> {
-    return new Promise((resolve, reject) => {
-      this.#grpc.bindAsync(`unix:${path}`, ServerCredentials.createInsecure(), (error) =>
-        error === null ? resolve() : reject(withErrno(error)),
-      );
-    });
+    // It knows its sessions by channelz alone.
+    for (const connection of this.#connections) connection.destroy();
+    this.#http.close();
   }
 
   #register(route: Route): void {
@@ -134,9 +159,10 @@ class CriServer implements RunningServer {
   }
 
   async #unary(route: Route, call: ServerUnaryCall<Buffer, Buffer>, reply: sendUnaryData<Buffer>): Promise<void> {
-    const outcome = await this.#handle(route, call, async (op, request) => {
-      const answer = await route.handler(op, request);
-      return { bytes: encoded(route.method, answer), ids: answer instanceof Encoded ? {} : idsOf(answer) };
+    const { method } = route;
+    const outcome = await this.#handle(route, call, (op, request) => {
+      const answer = route.handler(op, request);
+      return answer instanceof Promise ? answer.then((each) => answerOf(method, each)) : answerOf(method, answer);
     });
     if (Buffer.isBuffer(outcome)) reply(null, outcome);
     else reply(outcome);
@@ -169,22 +195,28 @@ class CriServer implements RunningServer {
   async #handle(
     route: Route,
     grpc: AnyCall,
-    work: (call: Call, request: unknown) => Promise<Answer>,
+    work: (call: Call, request: unknown) => Answer | Promise<Answer>,
   ): Promise<Buffer | GrpcStatus> {
     const { calls } = this.#options;
+    const wait = this.#share.enter();
+    if (wait !== undefined) await wait;
     const asked = requestOf(route, grpc.request);
     const call = this.#begin(route, grpc, 'message' in asked ? idsOf(asked.message) : {});
     const gone = (): void => {
       call.track.clientGone = true;
-      call.abort.abort();
+      call.abort();
     };
     grpc.once('cancelled', gone);
     calls.begin(call);
+    if ('message' in asked && call.log.debugging === true)
+      call.log.debug('request', { request: dumped(asked.message) });
     try {
       if ('refusal' in asked) throw asked.refusal;
       if (this.#closing) throw new RuntimeError('Unavailable', 'the daemon is stopping; try again');
       if (grpc.cancelled) throw call.aborted();
-      const { bytes, ids } = await inTime(call, route.treatment, () => work(call, asked.message));
+      const working = work(call, asked.message);
+      // What takes no time, as the lists, is there already.
+      const { bytes, ids } = working instanceof Promise ? await inTime(call, working) : working;
       call.succeeded(ids);
       return bytes;
     } catch (thrown) {
@@ -199,13 +231,15 @@ class CriServer implements RunningServer {
   }
 
   #begin({ method, treatment }: Route, grpc: AnyCall, ids: Readonly<Record<string, string>>): Call {
+    const id = (this.#requests = (this.#requests + 1) & 0xff_ffff).toString(16).padStart(4, '0');
     return new Call({
       method,
       treatment,
-      id: (this.#requests = (this.#requests + 1) & 0xff_ffff).toString(16).padStart(4, '0'),
+      id,
       ids,
       deadline: performance.now() + Number(grpc.getDeadline()) - Date.now(),
       log: this.#options.log,
+      listener: this.#options.watch?.({ method, id, ids, metadata: grpc.metadata }),
     });
   }
 }
@@ -239,28 +273,15 @@ function requestOf(
     return { refusal: new RuntimeError('ResourceExhausted', `the request of ${method.name} is ${sizes}`) };
   }
   try {
-    return { message: method.request.decode(bytes) };
+    return { message: method.request.decodeRequest(bytes) };
   } catch (refusal) {
     return { refusal };
   }
 }
 
-/**
- * What `work` gives. A call that has a deadline of its own fails when that passes, also if the work does not heed the
- * signal: it stays in the table then until it has ended.
- */
-async function inTime<T>(call: Call, { deadlineMs }: Treatment, work: () => Promise<T>): Promise<T> {
-  if (deadlineMs === 'callers') return await work();
-  const working = work();
-  const timer = setTimeout(() => call.abort.abort(), Math.min(leftMs(call.deadline), LONGEST_TIMER_MS));
-  try {
-    return await abortable(working, call.signal, () => {
-      call.goesOn(working);
-      return call.aborted();
-    });
-  } finally {
-    clearTimeout(timer);
-  }
+/** What `work` gives. A call with a bound fails when that passes, also if the work does not heed its signal. */
+function inTime<T>(call: Call, work: Promise<T>): Promise<T> {
+  return Number.isFinite(call.bound) ? call.unlessAborted(work) : work;
 }
 
 /** Resolves when the only message of a call has left for the client, or the client has. */
@@ -270,6 +291,10 @@ async function sent(call: StreamCall, message: Buffer): Promise<void> {
   call.write(message, () => resolve());
   call.end();
   await promise;
+}
+
+function answerOf(method: Method, answer: unknown): Answer {
+  return { bytes: encoded(method, answer), ids: answer instanceof Encoded ? {} : idsOf(answer) };
 }
 
 function encoded(method: Method, answer: unknown): Buffer {
@@ -299,10 +324,4 @@ async function pump(call: Call, method: Method, items: AsyncIterable<unknown>, g
     // Not awaited: a generator that waits for an event gets to it only when it wakes up.
     source.return?.().catch(() => {});
   }
-}
-
-/** grpc-js tells the errno in its text only. */
-function withErrno(error: unknown): Error {
-  const text = error instanceof Error ? error.message : String(error);
-  return Object.assign(new Error(text, { cause: error }), { code: /\blisten (E[A-Z0-9]+)\b/.exec(text)?.[1] });
 }

@@ -2,7 +2,8 @@ import { assert } from 'chai';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { explain, isCode } from '../pkg/base/errors.ts';
+import { explain, isCode, RuntimeError } from '../pkg/base/errors.ts';
+import { describeEmptiness } from '../pkg/base/fake-emptiness.ts';
 import type { LogFields, Logger } from '../pkg/base/op.ts';
 import { loadConfig, noFiles } from '../pkg/config/index.ts';
 import type { PodSettings } from '../pkg/pod/index.ts';
@@ -100,21 +101,60 @@ describe('settings of pods', () => {
     assert.equal(without.seccompProfile, undefined);
   });
 
+  it('tell of annotations that a handler allows and that change nothing', async () => {
+    const text =
+      '[crio.runtime.runtimes.k]\nallowed_annotations = ["umask.crio.io", "io.kubernetes.cri-o.Spoofed"]\n' +
+      '[crio.runtime.workloads.w]\nactivation_annotation = "a"\nallowed_annotations = ["spoofed.crio.io"]\n';
+    const { config, places } = await loadConfig({
+      node: { systemdCgroups: false },
+      files: { ...noFiles, read: async (path) => (path === '/etc/berth/berth.conf' ? text : undefined) },
+    });
+    await handlerSettings('k', config.runtimes.get('k'), FEATURES, { log: ear.log, places });
+    await podSettings(config, new Map(), own, { log: ear.log, places });
+    assert.deepEqual(new Set(messages()), new Set(['an allowed annotation has no effect, ignoring']));
+    assert.deepEqual(
+      ear.lines.map(({ fields }) => [fields?.['handler'] ?? fields?.['workload'], fields?.['annotation']]),
+      ['k', 'w'].map((whose, at) => [
+        whose,
+        [['io.kubernetes.cri-o.Spoofed', 'spoofed.crio.io'][at], 'no container is pretended'].join(': '),
+      ]),
+    );
+  });
+
   it('have no mounts of a default_mounts_file that is absent, and go on', async () => {
     assert.deepEqual((await settings({ defaultMountsFile: '/none/mounts.conf' })).defaultMounts, []);
     assert.match(messages().join(), /default_mounts_file cannot be read/);
   });
 
   it('read mounts as CRI-O does; a bad line costs itself', async () => {
-    const path = await file('mounts.conf', '# x\n\n/a:/b\n/both\nrelative:/c\n/d:/\n/e:/../f\n/g:/h:ro\n');
+    const path = await file('mounts.conf', '# x\n\n/a:/b\r\n/both\nrelative:/c\n/d:/\n/e:/../f\n/g:/h:ro\n /c:\n');
     assert.deepEqual((await settings({ defaultMountsFile: path })).defaultMounts, [
       { source: '/a', containerPath: '/b' },
       { source: '/both', containerPath: '/both' },
+      { source: '/c', containerPath: '/c' },
     ]);
     assert.deepEqual(
       ear.lines.map(({ fields }) => fields?.['place']),
       [5, 6, 7, 8].map((line) => `${path}:${line}`),
     );
+  });
+
+  describeEmptiness({
+    name: 'the default_mounts_file',
+    notation: 'toml',
+    samples: [{ source: '/a', destination: '/b' }],
+    spelling: 'exact',
+    read: async ({ source, destination }) => {
+      ear.lines.splice(0);
+      const line = [source ?? '', destination].filter((each) => typeof each === 'string').join(':');
+      const { defaultMounts } = await settings({ defaultMountsFile: await file('line.conf', `${line}\n`) });
+      if (messages().length > 0) throw new RuntimeError('InvalidArgument', messages().join());
+      return defaultMounts;
+    },
+    keys: {
+      source: { absent: 'refused', empty: 'refused', why: 'a mount needs a source; the line is left out' },
+      destination: 'unset',
+    },
   });
 
   it('leave the time zone alone where it is not set, and refuse one that nobody knows', async () => {
@@ -124,6 +164,15 @@ describe('settings of pods', () => {
       /--timezone: crio\.runtime\.timezone "Atlantis\/Capital" is not known on this node.*install tzdata/,
     );
     assert.match(await settings({ timezone: '../shadow' }).then(() => '', explain), /is not known/);
+  });
+
+  it('have labels of SELinux where the kernel has it, unless selinux is false', async () => {
+    const labelled = async (flags: Readonly<Record<string, string>>): Promise<boolean> => {
+      const { config, places } = await loadConfig({ flags, node: { systemdCgroups: false }, files: noFiles });
+      const made = await podSettings(config, new Map(), { ...own, selinux: true }, { log: ear.log, places });
+      return made.selinux !== null;
+    };
+    assert.deepEqual([await labelled({}), await labelled({ selinux: 'false' })], [true, false]);
   });
 
   it('have no AppArmor profile for "unconfined"', async () => {

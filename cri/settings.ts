@@ -7,8 +7,8 @@ import { dirname, join, posix } from 'node:path';
 import { errnoOf, explain, RuntimeError } from '../pkg/base/errors.ts';
 import { readBounded, readJson } from '../pkg/base/files.ts';
 import { limits } from '../pkg/base/limits.ts';
-import type { Logger } from '../pkg/base/op.ts';
-import { DEFAULT_PROFILE, parseSeccompProfile } from '../pkg/spec/index.ts';
+import type { LogFields, Logger } from '../pkg/base/op.ts';
+import { annotations, DEFAULT_PROFILE, parseSeccompProfile } from '../pkg/spec/index.ts';
 import type { Config, HandlerConfig } from '../pkg/config/index.ts';
 import type { DefaultMount, HandlerSettings, PodSettings } from '../pkg/pod/index.ts';
 import type { RuntimeFeatures } from '../pkg/ports/runtime.ts';
@@ -47,6 +47,8 @@ export async function podSettings(
   telling: Telling,
 ): Promise<PodSettings> {
   const { runtime } = config;
+  for (const { name, allowedAnnotations } of runtime.workloads)
+    tellIneffective(allowedAnnotations, { workload: name }, telling);
   return {
     spec: {
       capabilities: runtime.defaultCapabilities,
@@ -73,7 +75,11 @@ export async function podSettings(
     selinuxOnHostNetwork: runtime.hostnetworkDisableSelinux ? 'none' : 'label',
     logDir: config.storage.logDir,
     absentMountSourcesToReject: runtime.absentMountSourcesToReject,
+    sharedCpuset: runtime.sharedCpuset,
+    minGoMaxProcs: runtime.minInjectedGomaxprocs,
+    leastMappable: { uid: runtime.minimumMappableUid, gid: runtime.minimumMappableGid },
     imageVolumes: config.image.imageVolumes,
+    artifactVolumes: config.image.ociArtifactMountSupport,
     defaultMounts: await defaultMounts(runtime.defaultMountsFile, telling.log),
     additionalDevices: runtime.additionalDevices.map((each) => ({
       hostPath: each.hostPath,
@@ -86,7 +92,7 @@ export async function podSettings(
     dropInfra: runtime.dropInfraCtr,
     hostPorts: runtime.disableHostportMapping ? 'others' : 'network',
     localtime: await localtimeOf(runtime.timezone, telling),
-    selinux: own.selinux ? await policyLabels() : null,
+    selinux: own.selinux && runtime.selinux ? await policyLabels() : null,
     envExec: (await exists(own.envExec)) ? own.envExec : '',
     overlayOptions: config.storage.storageOptions
       .filter((each) => each.startsWith('overlay.mountopt='))
@@ -105,17 +111,25 @@ export async function handlerSettings(
   telling: Telling,
 ): Promise<HandlerSettings> {
   const least = features.kind === 'crun' ? MIN_MEMORY_BYTES.crun : MIN_MEMORY_BYTES.others;
+  tellIneffective(handler?.allowedAnnotations ?? [], { handler: name }, telling);
   const profile = handler?.seccompProfile ?? '';
   return {
     privilegedWithoutHostDevices: handler?.privilegedWithoutHostDevices ?? false,
     minMemoryBytes: handler?.containerMinMemoryBytes || least,
     allowedAnnotations: handler?.allowedAnnotations ?? [],
     defaultAnnotations: handler?.defaultAnnotations ?? new Map(),
+    execCpuAffinity: handler?.execCpuAffinity ?? '',
     seccompProfile:
       profile === ''
         ? undefined
         : await profileIn(`crio.runtime.runtimes.${name}.seccomp_profile`, profile, telling.places),
   };
+}
+
+/** A warning for each annotation that is allowed and changes nothing here. */
+function tellIneffective(allowed: readonly string[], whose: LogFields, { log }: Telling): void {
+  for (const annotation of annotations.ineffective(allowed))
+    log.warn('an allowed annotation has no effect, ignoring', { ...whose, annotation });
 }
 
 /**
@@ -167,7 +181,8 @@ function parseMounts(path: string, text: string, log: Logger): readonly DefaultM
   return text.split('\n').flatMap((line, index) => {
     const entry = line.trim();
     if (entry === '' || entry.startsWith('#')) return [];
-    const [source = '', containerPath = source, ...more] = entry.split(':');
+    const [source = '', destination = '', ...more] = entry.split(':');
+    const containerPath = destination === '' ? source : destination;
     const plain = [source, containerPath].every((each) => posix.isAbsolute(each) && !each.split('/').includes('..'));
     if (plain && more.length === 0 && posix.normalize(containerPath) !== '/') return [{ source, containerPath }];
     log.warn('a line of the default_mounts_file is not /source:/destination, ignoring', {

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { assert } from 'chai';
 import type { Op } from '../pkg/base/op.ts';
 import { Calls } from './calls.ts';
-import { answersWith, failure, ground, refusal } from './fake-server.ts';
+import { answersWith, failure, ground, noPages, refusal } from './fake-server.ts';
 import { serve } from './server.ts';
 
 describe('cri/socket', () => {
@@ -14,7 +14,7 @@ describe('cri/socket', () => {
     it('is not taken from a daemon that answers', async () => {
       await at.start({ version: () => ({ runtimeName: 'first' }) });
       const error = await refusal(
-        serve({ socket: at.socket, log: at.log, answers: answersWith({}), calls: new Calls() }),
+        serve({ socket: at.socket, log: at.log, answers: answersWith({}), calls: new Calls(), pages: noPages }),
       );
       assert.equal(error.code, 'FailedPrecondition');
       assert.include(error.message, `socket ${at.socket} is in use`);
@@ -49,14 +49,17 @@ describe('cri/socket', () => {
         'is not a socket',
       ],
       ['a relative path', () => 'berth.sock', 'must be absolute'],
-      ['a path that no socket can have', () => join(at.home, 'x'.repeat(120)), 'at most 103 bytes'],
+      ['a path that no socket can have', () => join(at.home, 'x'.repeat(120)), 'at most 107 bytes'],
       ['a directory that does not exist', () => join(at.home, 'no', 'berth.sock'), 'cannot listen on'],
     ];
     for (const [what, prepare, message] of bad) {
       it(`is refused: ${what}`, async () => {
         assert.include(
-          (await refusal(serve({ socket: prepare(), log: at.log, answers: answersWith({}), calls: new Calls() })))
-            .message,
+          (
+            await refusal(
+              serve({ socket: prepare(), log: at.log, answers: answersWith({}), calls: new Calls(), pages: noPages }),
+            )
+          ).message,
           message,
         );
       });

@@ -1,29 +1,33 @@
 /**
- * The place of the socket in the file system. It is made under a temporary name and renamed, so it never exists with
- * wrong permissions, and a stale one is replaced in one step. Whoever still answers on it is left alone, and we refuse
- * to start.
+ * The place of a socket in the file system. A stale one is replaced; whoever still answers on it is left alone, and we
+ * refuse.
  */
-import { lstatSync, rmSync } from 'node:fs';
-import { chmod, lstat, rename, rm } from 'node:fs/promises';
-import { connect } from 'node:net';
+import { lstatSync } from 'node:fs';
+import { chmod, lstat, rm } from 'node:fs/promises';
+import { connect, type Server } from 'node:net';
 import { errnoOf, RuntimeError } from '../pkg/base/errors.ts';
 import { quote } from '../pkg/base/ids.ts';
 import { limits } from '../pkg/base/limits.ts';
 
-/** The longest path that fits `sun_path`, less what the temporary name adds. */
-const SOCKET_PATH_BYTES = 107 - '.new'.length;
+/** The longest path that fits `sun_path`. */
+const SOCKET_PATH_BYTES = 107;
 
 /** A socket that has its place. */
 export interface PlacedSocket {
-  /** Takes it away, unless another daemon has put its own there. Synchronous, so that none can do so meanwhile. */
+  /**
+   * Takes no more connections, and takes the socket away, unless somebody else has put theirs there. Synchronous, so
+   * that none can do so meanwhile.
+   */
   remove(): void;
 }
 
 /**
- * Has `bind` make a socket, and puts it at `path` for root and its group. @throws InvalidArgument for a path that no
- * socket can have; FailedPrecondition if somebody answers there, something else is there, or nothing can be made there.
+ * Has `server` listen at `path`, for root and its group. Between bind and chmod the socket has the mode that our umask
+ * leaves, 0755, and only who may write to it may connect. It is bound under its own name, since what clients say of a
+ * broken connection names it. @throws InvalidArgument for a path that no socket can have; FailedPrecondition if
+ * somebody answers there, something else is there, or nothing can be made there.
  */
-export async function placeSocket(path: string, bind: (path: string) => Promise<void>): Promise<PlacedSocket> {
+export async function placeSocket(path: string, server: Server): Promise<PlacedSocket> {
   if (!path.startsWith('/') || Buffer.byteLength(path) > SOCKET_PATH_BYTES) {
     throw new RuntimeError(
       'InvalidArgument',
@@ -32,19 +36,32 @@ export async function placeSocket(path: string, bind: (path: string) => Promise<
     );
   }
   await refuseIfTaken(path);
-  const fresh = `${path}.new`;
-  await rm(fresh, { force: true });
-  await bind(fresh).catch((cause: unknown) => {
+  try {
+    await rm(path, { force: true });
+    await listening(server, path);
+    await chmod(path, 0o660);
+  } catch (cause) {
     throw new RuntimeError('FailedPrecondition', `cannot listen on ${path}`, { cause });
-  });
-  await chmod(fresh, 0o660);
-  const { ino } = await lstat(fresh, { bigint: true });
-  await rename(fresh, path);
+  }
+  const { ino } = await lstat(path, { bigint: true });
   return {
     remove() {
-      if (lstatSync(path, { bigint: true, throwIfNoEntry: false })?.ino === ino) rmSync(path, { force: true });
+      // libuv unlinks the path when the server closes, whosever socket is there. One that has no name any more gets no
+      // connections.
+      if (lstatSync(path, { bigint: true, throwIfNoEntry: false })?.ino === ino) server.close();
+      else server.unref();
     },
   };
+}
+
+function listening(server: Server, path: string): Promise<void> {
+  return new Promise((resolve, reject) => {
+    server.once('error', reject);
+    server.listen(path, () => {
+      server.off('error', reject);
+      resolve();
+    });
+  });
 }
 
 /** @throws FailedPrecondition unless `path` is free: absent, or a socket on which nobody answers. */

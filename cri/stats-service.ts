@@ -4,7 +4,7 @@ import { Gate, together } from '../pkg/base/sync.ts';
 import { limits } from '../pkg/base/limits.ts';
 import type { ContainerStatsFilter, PodSandboxStatsFilter } from '../pkg/cri-api/types.ts';
 import { matchesContainer, matchesSandbox, type OpenPods } from '../pkg/pod/index.ts';
-import { metricDescriptors, type Stats, type StatsOptions } from '../pkg/stats/index.ts';
+import type { Stats, StatsOptions } from '../pkg/stats/index.ts';
 import { chunksOf, codecs, concatenate, type Encoded, preencoded } from './codec.ts';
 import type { Handlers } from './handler.ts';
 import { narrowId } from './validate.ts';
@@ -50,7 +50,7 @@ export function statsService({ pods, containers }: Pick<OpenPods, 'pods' | 'cont
       for (const some of slices(ready(filter)))
         yield* chunksOf((await stats.pods(some.filter(stats.isReady))).map(codecs.PodSandboxStats.item));
     },
-    listMetricDescriptors: () => ({ descriptors: metricDescriptors }),
+    listMetricDescriptors: () => ({ descriptors: stats.descriptors }),
     async listPodSandboxMetrics() {
       return await bySlices(stats.ready(), async (some) =>
         codecs.ListPodSandboxMetricsResponse.encode({ podMetrics: await stats.metrics(some) }),

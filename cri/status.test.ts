@@ -74,6 +74,17 @@ describe('cri/status', () => {
       assert.equal(statusOf(stray).code, 13);
   });
 
+  it('says what is full and what to do, however deep below it was found (K17)', () => {
+    const deep = Object.assign(new Error("EMFILE: too many open files, open '/x'"), { code: 'EMFILE' });
+    const told = "EMFILE: too many open files, open '/x': too many open files; raise LimitNOFILE";
+    assert.deepEqual(statusOf(deep), { code: 8, details: told });
+    const wrapped = new RuntimeError('Internal', 'cannot write /y', { cause: new Error('later', { cause: deep }) });
+    assert.deepEqual(statusOf(wrapped), { code: 8, details: `cannot write /y: later: ${told}` });
+    const known = new RuntimeError('NotFound', 'gone; raise LimitNOFILE', { cause: deep });
+    assert.equal(statusOf(known).code, 5);
+    assert.notMatch(statusOf(known).details, /LimitNOFILE.*LimitNOFILE/);
+  });
+
   it('bounds the text and keeps both ends', () => {
     const { details } = statusOf(new RuntimeError('Internal', `HEAD${'é'.repeat(100_000)}TAIL`));
     assert.isAtMost(details.length, limits.statusMessageChars + 3);

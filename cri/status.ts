@@ -6,7 +6,15 @@
  * UNKNOWN with that constant in front, whatever its own code says; with a better code the kubelet would not see the
  * constant.
  */
-import { type ErrorCode, codeOf, errnoOf, explain, type KubeletReason, RuntimeError } from '../pkg/base/errors.ts';
+import {
+  type ErrorCode,
+  codeOf,
+  errnoOf,
+  explain,
+  type KubeletReason,
+  RuntimeError,
+  whyFull,
+} from '../pkg/base/errors.ts';
 import { limits } from '../pkg/base/limits.ts';
 
 /** gRPC's status codes (grpc.io, statuscodes.md) by the names that Berth's errors have for them. */
@@ -49,15 +57,21 @@ const FULL = new Set(['ENOSPC', 'EDQUOT', 'ENOMEM', 'EMFILE', 'ENFILE']);
  * The status of any thrown value. Never throws; `details` is well-formed, bounded, and tells the whole chain of causes.
  */
 export function statusOf(error: unknown): GrpcStatus {
-  const text = explain(error);
+  const text = withRemedy(explain(error), whyFull(error));
   const reason = reasonOf(error);
   if (reason === undefined) return { code: grpcCodes[errorCode(error)], details: bounded(text) };
   return { code: grpcCodes.Unknown, details: bounded(text.startsWith(reason) ? text : `${reason}: ${text}`) };
 }
 
+/** Deep down nobody knows what an administrator could do about a full machine. */
+function withRemedy(text: string, why: string | undefined): string {
+  return why === undefined || text.includes(why.slice(why.indexOf(';') + 1)) ? text : `${text}: ${why}`;
+}
+
 /** The code of any thrown value, also of a system error that nobody wrapped. */
 export function errorCode(error: unknown): ErrorCode {
-  if (error instanceof RuntimeError) return error.code;
+  if (error instanceof RuntimeError)
+    return error.code !== 'Internal' || whyFull(error) === undefined ? error.code : 'ResourceExhausted';
   return FULL.has(errnoOf(error) ?? '') ? 'ResourceExhausted' : codeOf(error);
 }
 

@@ -54,6 +54,16 @@ describe('the stream service', () => {
   });
   const attach = (changes: Partial<AttachRequest> = {}): AttachRequest => ({ containerId: ID, ...STREAMS, ...changes });
 
+  it('grants a command in a container that waits for its start, and no terminal of it', async () => {
+    const { handlers } = service({ container: 'created' });
+    assert.strictEqual(await codeFrom(() => handlers.exec(op, exec())), 'Ok');
+    assert.strictEqual(await codeFrom(() => handlers.attach(op, attach())), 'FailedPrecondition');
+    assert.strictEqual(
+      await codeFrom(() => service({ container: 'exited' }).handlers.exec(op, exec())),
+      'FailedPrecondition',
+    );
+  });
+
   it('grants what was asked for, to the whole id, and answers with the URL', async () => {
     const { handlers, granted } = service();
     assert.deepEqual(await handlers.exec(op, exec({ containerId: 'aaaa', stdin: true })), {

@@ -4,7 +4,7 @@
  * is dialled.
  */
 import { RuntimeError } from '../pkg/base/errors.ts';
-import type { OpenPods } from '../pkg/pod/index.ts';
+import { type OpenPods, takesCommands } from '../pkg/pod/index.ts';
 import type { StreamServer } from '../pkg/stream/index.ts';
 import type { Handlers } from './handler.ts';
 import { narrowAttach, narrowExec, narrowPortForward } from './validate.ts';
@@ -18,9 +18,9 @@ export type StreamService = ReturnType<typeof streamService>;
 
 /** Answers with URLs; `streams` is asked at each of them. */
 export function streamService(mind: Pick<OpenPods, 'pods' | 'containers'>, streams: () => Promise<Urls>) {
-  const running = (id: string): ContainerRecord => {
+  const entered = (id: string, may: (record: ContainerRecord) => boolean): ContainerRecord => {
     const record = mind.containers.get(id);
-    if (record.state.phase === 'running') return record;
+    if (may(record)) return record;
     throw new RuntimeError(
       'FailedPrecondition',
       `container ${record.id} is ${record.state.phase}; only a running one can be entered`,
@@ -31,7 +31,7 @@ export function streamService(mind: Pick<OpenPods, 'pods' | 'containers'>, strea
       const { containerId, cmd, stdin, stdout, stderr, tty } = narrowExec(request);
       return {
         url: await (await streams()).urlForExec({
-          containerId: running(containerId).id,
+          containerId: entered(containerId, takesCommands).id,
           cmd,
           stdin,
           stdout,
@@ -42,7 +42,7 @@ export function streamService(mind: Pick<OpenPods, 'pods' | 'containers'>, strea
     },
     async attach(_op, request) {
       const { containerId, stdin, stdout, stderr, tty } = narrowAttach(request);
-      const { id, config } = running(containerId);
+      const { id, config } = entered(containerId, ({ state }) => state.phase === 'running');
       if (tty && !config.tty)
         throw new RuntimeError('InvalidArgument', `container ${id} has no terminal; attach to it without tty`);
       return { url: await (await streams()).urlForAttach({ containerId: id, stdin, stdout, stderr, tty }) };

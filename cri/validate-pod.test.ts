@@ -134,19 +134,6 @@ describe('cri/validate-pod', () => {
       'sysctl "net/../kernel/core_pattern"',
     ],
     [
-      'a net sysctl on the network of the node (CVE-2022-0532)',
-      linuxSandbox({
-        sysctls: { 'net.ipv4.ip_forward': '1' },
-        securityContext: { namespaceOptions: { network: 'NODE' } },
-      }),
-      'sysctl "net.ipv4.ip_forward"',
-    ],
-    [
-      'an IPC sysctl in the IPC namespace of the node',
-      linuxSandbox({ sysctls: { 'kernel.shmmax': '1' }, securityContext: { namespaceOptions: { ipc: 'NODE' } } }),
-      'sysctl "kernel.shmmax"',
-    ],
-    [
       'a group without a user',
       linuxSandbox({ securityContext: { runAsGroup: { value: 5n } } }),
       'config.linux.security_context.run_as_group is "5"',

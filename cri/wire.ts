@@ -18,6 +18,17 @@ const TWO_TO_32 = 0x1_0000_0000;
 const SAFE = BigInt(Number.MAX_SAFE_INTEGER);
 const WIRE = { varint: 0, fixed64: 1, bytes: 2, fixed32: 5 } as const;
 
+/** A message has more fields than may be read; which it was, who reads the message knows. */
+export class TooManyFields extends Error {
+  /** Names of the fields in which it was, the outermost first. */
+  readonly path: readonly string[];
+
+  constructor(path: readonly string[] = []) {
+    super('too many fields');
+    this.path = path;
+  }
+}
+
 /** Reads values one after the other out of a buffer. */
 export class Reader {
   readonly #bytes: Buffer;
@@ -27,7 +38,11 @@ export class Reader {
   #low = 0;
   #high = 0;
 
-  constructor(bytes: Uint8Array) {
+  /** How many more fields may be read: what a message costs depends on these. */
+  #fieldsLeft: number;
+
+  constructor(bytes: Uint8Array, fieldsMax: number) {
+    this.#fieldsLeft = fieldsMax;
     this.#bytes = Buffer.isBuffer(bytes) ? bytes : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
     this.#end = bytes.byteLength;
   }
@@ -39,9 +54,16 @@ export class Reader {
 
   /** The next field's number and wire type, as `number * 8 + wire`. */
   tag(): number {
+    this.count(1);
     this.#varint();
     if (this.#high !== 0 || this.#low < 8) throw this.#malformed('field number out of range');
     return this.#low;
+  }
+
+  /** So much more was read, in fields. @throws TooManyFields */
+  count(fields: number): void {
+    this.#fieldsLeft -= fields;
+    if (this.#fieldsLeft < 0) throw new TooManyFields();
   }
 
   skip(tag: number): void {

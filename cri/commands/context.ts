@@ -1,5 +1,5 @@
 /** What every command is given, and the way to the daemon. */
-import { InvalidArgumentError } from 'commander';
+import { type Command, InvalidArgumentError } from 'commander';
 import { limits } from '../../pkg/base/limits.ts';
 import { type Client, connect } from '../client.ts';
 import type { Screen } from './output.ts';
@@ -8,6 +8,8 @@ import type { LoadedConfig } from '../../pkg/config/index.ts';
 /** What every command is given. */
 export interface CommandContext {
   readonly version: string;
+  /** Where the unpack worker's script is; undefined when running from source. */
+  readonly workerUrl: URL | undefined;
   /** The configuration as the daemon would read it with the same flags. */
   readonly load: () => Promise<LoadedConfig>;
   readonly screen: Screen;
@@ -18,11 +20,26 @@ export interface CommandContext {
   readonly patienceMs: () => number | undefined;
 }
 
-/** Runs `work` with a client of the daemon that serves. @throws CriError if none answers. */
-export async function withClient<T>(context: CommandContext, work: (client: Client) => Promise<T>): Promise<T> {
-  const { config } = await context.load();
+/** A daemon that does not answer so soon, in milliseconds, is none, for who can do without. */
+export const ABSENT_MS = 2_000;
+
+/** The daemon's socket: `--socket` of the command, as CRI-O has it, or that of the configuration. */
+export async function socketOf(command: Command, { load }: CommandContext): Promise<string> {
+  const given = command.getOptionValue('socket');
+  if (typeof given === 'string') return given.replace(/^unix:(\/\/)?/, '');
+  return (await load()).config.api.listen;
+}
+
+/**
+ * Runs `work` with a client of the daemon that serves, on `socket` if that is given. @throws CriError if none answers.
+ */
+export async function withClient<T>(
+  context: CommandContext,
+  work: (client: Client) => Promise<T>,
+  socket?: string,
+): Promise<T> {
   const patienceMs = context.patienceMs();
-  const client = connect(config.api.listen, patienceMs);
+  const client = connect(socket ?? (await context.load()).config.api.listen, patienceMs);
   try {
     await client.waitForReady(patienceMs ?? limits.commandConnectMs);
     return await work(client);

@@ -6,6 +6,7 @@ import type { Command } from 'commander';
 import type { WebSocket } from 'ws';
 import { RuntimeError } from '../../pkg/base/errors.ts';
 import { type CommandContext, wholeNumber, withClient } from './context.ts';
+import { parseJson } from '../../pkg/base/json.ts';
 
 interface StreamOptions {
   readonly stdin?: true;
@@ -167,7 +168,7 @@ function followWindow(ws: WebSocket): () => void {
  */
 export function exitCodeOf(text: string): number {
   if (text === '') throw new RuntimeError('Unavailable', 'the connection ended before the command did');
-  const { status, message, details } = JSON.parse(text) as {
+  const { status, message, details } = parseJson(text) as {
     readonly status?: string;
     readonly message?: string;
     readonly details?: { readonly causes?: readonly { readonly reason: string; readonly message: string }[] };

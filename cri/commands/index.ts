@@ -5,10 +5,15 @@
  *   lists.ts     ps, pods, images          images.ts    pull, rmi, import
  *   inspect.ts   inspect, inspectp, inspecti             logs.ts      logs
  *   exec.ts      exec, attach              stats.ts     stats
- *   events.ts    events                    node.ts      version, config, status, check
+ *   events.ts    events                    node.ts      version, config, status
+ *   check.ts     check                     shape.ts     the commands as data
+ *   wipe.ts      wipe                      pages.ts     status config, info, containers, goroutines, heap; debug
+ *   completion.ts completion
  */
 import type { Command } from 'commander';
 import { type CommandContext, wholeNumber } from './context.ts';
+import { addCheck } from './check.ts';
+import { addCompletion } from './completion.ts';
 import { addEvents } from './events.ts';
 import { addExec } from './exec.ts';
 import { addImages } from './images.ts';
@@ -17,7 +22,9 @@ import { addLists } from './lists.ts';
 import { addLogs } from './logs.ts';
 import { addNode } from './node.ts';
 import { screenOf } from './output.ts';
+import { addDebug } from './pages.ts';
 import { addStats } from './stats.ts';
+import { addWipe } from './wipe.ts';
 
 /** Adds every command to the program. */
 export function addCommands(program: Command, own: Omit<CommandContext, 'screen' | 'patienceMs'>): void {
@@ -35,6 +42,19 @@ export function addCommands(program: Command, own: Omit<CommandContext, 'screen'
     if (command !== program)
       process.stdout.on('error', (error: NodeJS.ErrnoException) => process.exit(error.code === 'EPIPE' ? 0 : 1));
   });
-  for (const add of [addLists, addInspect, addLogs, addExec, addStats, addEvents, addImages, addNode])
+  for (const add of [
+    addLists,
+    addInspect,
+    addLogs,
+    addExec,
+    addStats,
+    addEvents,
+    addImages,
+    addNode,
+    addCheck,
+    addWipe,
+    addDebug,
+    addCompletion,
+  ])
     add(program, context);
 }

@@ -6,6 +6,7 @@ import { quote } from '../../pkg/base/ids.ts';
 import type { Client } from '../client.ts';
 import { type CommandContext, withClient } from './context.ts';
 import { printJson } from './output.ts';
+import { parseJson } from '../../pkg/base/json.ts';
 
 /** Adds `inspect`, `inspectp` and `inspecti`. */
 export function addInspect(program: Command, context: CommandContext): void {
@@ -46,7 +47,7 @@ export function unpacked(info: StringMap): Record<string, unknown> {
   const found: Record<string, unknown> = Object.create(null) as Record<string, unknown>;
   for (const [key, text] of Object.entries(info)) {
     try {
-      found[key] = JSON.parse(text);
+      found[key] = parseJson(text);
     } catch {
       found[key] = text;
     }

@@ -1,19 +1,21 @@
-/** `berth version`, `config`, `status`, `check`: the daemon and the node. */
+/** `berth version`, `config`, `status`: the daemon. What `status` has below it is in pages.ts. */
 import type { Command } from 'commander';
 import { loadConfig, noFiles, renderConfig } from '../../pkg/config/index.ts';
-import type { CheckProblem, NodeFact, Operation, Pull } from '../../pkg/cri-api/types.ts';
+import type { Operation, Pull } from '../../pkg/cri-api/types.ts';
 import { type Client, connect } from '../client.ts';
-import { type CommandContext, withClient } from './context.ts';
+import { type CommandContext, socketOf, withClient } from './context.ts';
 import { layerLines } from './images.ts';
 import { unpacked } from './inspect.ts';
-import { type Cell, plain, printJson, type Screen, shortId, table } from './output.ts';
+import { addPages } from './pages.ts';
+import { plain, printJson, type Screen, table } from './output.ts';
 
-/** Adds `version`, `config`, `status` and `check`. */
+/** Adds `version`, `config` and `status`. */
 export function addNode(program: Command, context: CommandContext): void {
   program
     .command('version')
     .description('print the version of this program, and of the daemon if one answers')
-    .option('--json', 'as JSON')
+    .option('-j, --json', 'as JSON')
+    .option('-v, --verbose', "CRI-O's: there is no more to say")
     .action(({ json }: JsonOption) => printVersion(context, json === true ? 'json' : 'text'));
   program
     .command('config')
@@ -22,23 +24,19 @@ export function addNode(program: Command, context: CommandContext): void {
     .action(({ default: builtIn }: { readonly default?: true }) =>
       printConfig(context, builtIn === true ? 'built-in' : 'in force'),
     );
-  program
+  const status = program
     .command('status')
     .description('conditions of the node, pulls, and operations in flight with stage and age')
     .option('--json', 'as JSON')
-    .action(({ json }: JsonOption) =>
-      withClient(context, (client) => printStatus(client, context.screen, json === true ? 'json' : 'text')),
-    );
-  program
-    .command('check')
-    .description('read all images again and say what is wrong with them, and what the node lacks')
-    .option('--repair', 'remove images that are not whole; the next pull brings them back')
-    .option('--json', 'as JSON')
-    .action(({ repair, json }: JsonOption & { readonly repair?: true }) =>
-      withClient(context, (client) =>
-        check(client, context.screen, repair === true ? 'repair' : 'report', json === true ? 'json' : 'text'),
-      ),
-    );
+    .option('-s, --socket <path>', 'the socket to ask, in place of that of the configuration');
+  status.action(async ({ json }: JsonOption) =>
+    withClient(
+      context,
+      (client) => printStatus(client, context.screen, json === true ? 'json' : 'text'),
+      await socketOf(status, context),
+    ),
+  );
+  addPages(status, context);
 }
 
 interface JsonOption {
@@ -56,13 +54,17 @@ async function printVersion({ load, version, screen }: CommandContext, form: For
   const client = connect(listen);
   const daemon = await client.version({}, { deadlineMs: VERSION_MS }).catch(() => undefined);
   client.close();
-  if (form === 'json') return printJson(screen, { version, node: process.version, listen, daemon });
+  const platform = `linux/${process.arch === 'x64' ? 'amd64' : process.arch}`;
+  if (form === 'json') return printJson(screen, { version, node: process.version, platform, listen, daemon });
   screen.write(`berth ${version}\n`);
   screen.write(
     daemon === undefined
       ? `daemon: none answers on ${listen}\n`
       : `daemon: ${daemon.runtimeName} ${daemon.runtimeVersion}, CRI ${daemon.runtimeApiVersion}, on ${listen}\n`,
   );
+  // As CRI-O's lines begin, which scripts look for.
+  for (const [name, value] of Object.entries({ Version: version, NodeVersion: process.version, Platform: platform }))
+    screen.write(`${`${name}:`.padEnd(16)}${value}\n`);
 }
 
 async function printConfig({ load, screen }: CommandContext, which: 'built-in' | 'in force'): Promise<void> {
@@ -110,30 +112,6 @@ export function pullsIn(details: Readonly<Record<string, unknown>>): readonly Pu
       bytesTotal: BigInt(layer.bytesTotal),
     })),
   }));
-}
-
-async function check(client: Client, screen: Screen, what: 'repair' | 'report', form: Form): Promise<void> {
-  const reply = await client.check({ repair: what === 'repair' });
-  // 1 as for any command that did not find all well.
-  if (reply.problems.length > 0 && what === 'report') process.exitCode = 1;
-  if (form === 'json') return printJson(screen, reply);
-  screen.write(`${table(screen, ['NODE', '', 'FOUND', 'ADVICE'], reply.facts.map(factRow))}\n`);
-  for (const each of reply.problems) {
-    const end = what === 'repair' ? outcome(each) : '';
-    screen.write(`${screen.paint('red', 'broken')} ${each.imageId}: ${plain(each.what)}${end}\n`);
-  }
-  if (reply.problems.length === 0) screen.write(`${screen.paint('green', 'ok')} all images are whole\n`);
-  else if (what === 'report') screen.write('to mend: berth check --repair, then pull again\n');
-}
-
-function factRow({ name, ok, detail, advice }: NodeFact): Cell[] {
-  return [name, ok ? { text: 'ok', style: 'green' } : { text: 'limited', style: 'yellow' }, detail, advice];
-}
-
-function outcome({ keptBy }: CheckProblem): string {
-  return keptBy.length === 0
-    ? '; removed, pull it again'
-    : `; kept for ${keptBy.slice(0, 3).map(shortId).join(', ')}, remove what runs on it first`;
 }
 
 function operationRow({ rpc, ids, stage, ageNanos, stageAgeNanos, clientGone }: Operation): string[] {

@@ -40,7 +40,8 @@ describe('the sources of images', () => {
     said.splice(0);
     const config = await configured();
     const sources = new ImageSources(config, { HOME: dir });
-    await sources.start(op, config);
+    await sources.makeDirectory(op, config);
+    await sources.remember(op);
     return sources;
   }
   const image = parseReference('one.example/app:1');

@@ -28,7 +28,7 @@ export class ImageSources {
   readonly trust: ImageTrust;
   readonly credentials: NodeCredentials;
   readonly #environment: Environment;
-  #seen: Content = new Map();
+  #seen: Promise<Content> | undefined;
 
   constructor(config: Config, environment: Environment) {
     this.#environment = environment;
@@ -37,19 +37,23 @@ export class ImageSources {
     this.credentials = new NodeCredentials(credentialsBy(config, environment));
   }
 
-  /** Makes the directory into which a credential provider writes, as CRI-O does, and remembers what files hold. */
-  async start(op: Op, { image }: Config): Promise<void> {
+  /** Makes the directory into which a credential provider writes, as CRI-O does. */
+  async makeDirectory(op: Op, { image }: Config): Promise<void> {
     await ensureDir(image.namespacedAuthDir, 0o755).catch((cause: unknown) => {
       op.log.warn('the namespaced_auth_dir cannot be made, ignoring', {
         path: image.namespacedAuthDir,
         cause: explain(cause),
       });
     });
-    try {
-      this.#seen = await contentOf(this.registries, this.trust);
-    } catch (cause) {
+  }
+
+  /** Remembers what files hold, once: a change is told by it. What is wrong with them is in the log. */
+  remember(op: Op): Promise<Content> {
+    this.#seen ??= contentOf(this.registries, this.trust).catch((cause: unknown) => {
       op.log.error('images cannot be pulled until this is mended', { cause: explain(cause) });
-    }
+      return new Map();
+    });
+    return this.#seen;
   }
 
   /**
@@ -59,16 +63,16 @@ export class ImageSources {
   async take(op: Op, config: Config): Promise<Taken> {
     const registries = registriesBy(config, this.#environment);
     const trust = trustBy(config, this.#environment);
+    const before = await this.remember(op);
     const tried = new RegistryPolicy(registries);
     await tried.refresh(op);
     const fresh = await contentOf(tried, new ImageTrust(trust));
-    const before = this.#seen;
     return {
       commit: () => {
         this.registries.use(registries);
         this.trust.use(trust);
         this.credentials.use(credentialsBy(config, this.#environment));
-        this.#seen = fresh;
+        this.#seen = Promise.resolve(fresh);
       },
       content: changesOf(before, fresh),
     };

@@ -2,6 +2,7 @@
 import type { ChainId } from '../../pkg/base/ids.ts';
 import type { Config } from '../../pkg/config/index.ts';
 import { FileImageStore } from '../../pkg/image/index.ts';
+import type { PullListener } from '../../pkg/ports/image.ts';
 import type { RootfsDriver } from '../../pkg/ports/rootfs.ts';
 import type { Disk } from '../disks.ts';
 import type { ImageSources } from './image-sources.ts';
@@ -12,11 +13,20 @@ export interface ImageUse {
   readonly layers: () => Iterable<ChainId>;
 }
 
+/** What a store is made of. */
+export interface ImageParts {
+  readonly rootfs: RootfsDriver;
+  readonly disk: Disk;
+  readonly use: ImageUse;
+  /** Hears of pulls. */
+  readonly listener: PullListener | undefined;
+}
+
 /** The store on this disk, not yet loaded. `rootfs` unpacks its layers. */
 export function makeImages(
   config: Config,
   sources: ImageSources,
-  { rootfs, disk, use }: { readonly rootfs: RootfsDriver; readonly disk: Disk; readonly use: ImageUse },
+  { rootfs, disk, use, listener }: ImageParts,
 ): FileImageStore {
   return new FileImageStore({
     root: disk.directory,
@@ -28,6 +38,8 @@ export function makeImages(
     trust: sources.trust,
     credentials: sources.credentials,
     pinnedImages: pinnedBy(config),
+    listener,
+    artifactStores: config.runtime.additionalArtifactStores,
     pullProgressTimeoutMs: config.image.pullProgressTimeoutMs,
   });
 }

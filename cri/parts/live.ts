@@ -39,7 +39,8 @@ export async function settingsBy(
 
 /** CDI devices and hooks of the directories that a configuration names. */
 export function extensionsBy({ runtime }: Config, log: Logger): Live['extensions'] {
-  return new DirectoryExtensions({ cdiSpecs: runtime.cdiSpecDirs, hooks: runtime.hooksDir }, log);
+  const { cdiSpecDirs: cdiSpecs, hooksDir: hooks, blockioConfigFile: blockIo } = runtime;
+  return new DirectoryExtensions({ cdiSpecs, hooks, blockIo }, log);
 }
 
 /** What else takes a change. */

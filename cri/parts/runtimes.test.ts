@@ -1,6 +1,7 @@
 import { assert } from 'chai';
 import { RuntimeError } from '../../pkg/base/errors.ts';
-import { choose, type KnownRuntime, runtimeOf, type Runtimes } from './runtimes.ts';
+import { loadConfig } from '../../pkg/config/index.ts';
+import { choose, handlerBy, type KnownRuntime, runtimeOf, type Runtimes } from './runtimes.ts';
 
 function known(name: string, broken?: string): readonly [string, KnownRuntime] {
   return [name, { runtime: { handler: { name } }, features: { broken } } as unknown as KnownRuntime];
@@ -52,5 +53,39 @@ describe('the default runtime', () => {
     assert.match(refusal(() => runtimeOf(runtimes, 'nope')).message, /no runtime handler is called "nope".*crun, runc/);
     const broken = choose('', new Map([known('runc', 'no libc')]));
     assert.match(refusal(() => runtimeOf(broken, 'runc')).message, /runc does not work on this node: no libc/);
+  });
+});
+
+describe('the monitor of a handler', () => {
+  async function monitors(text: string): Promise<readonly unknown[]> {
+    const handler =
+      '[crio.runtime.runtimes.crun]\nmonitor_path = "/own"\nmonitor_cgroup = "own.slice"\nmonitor_env = ["A=own"]';
+    const { config } = await loadConfig({
+      node: { systemdCgroups: false },
+      files: {
+        read: async (path) => (path.endsWith('.conf') ? `${text}\n${handler}` : undefined),
+        list: async () => [],
+      },
+    });
+    return ['crun', 'runc'].map((name) => {
+      const { monitorPath, monitorCgroup, monitorEnv } = handlerBy(config, config.runtimes.get(name)!, '/bin');
+      return [monitorPath, monitorCgroup, ...monitorEnv];
+    });
+  }
+
+  it('is its own, unless one is named for all, as with CRI-O', async () => {
+    assert.deepEqual(await monitors(''), [
+      ['/own', 'own.slice', 'A=own'],
+      ['/bin/conmon', ''],
+    ]);
+    assert.deepEqual(await monitors('[crio.runtime]\nconmon_cgroup = "system.slice"'), [
+      ['/own', '', 'A=own'],
+      ['/bin/conmon', ''],
+    ]);
+    const all = '[crio.runtime]\nconmon = "/all"\nconmon_cgroup = "pod"\nconmon_env = ["A=all"]';
+    assert.deepEqual(await monitors(all), [
+      ['/all', 'pod', 'A=all'],
+      ['/all', 'pod', 'A=all'],
+    ]);
   });
 });

@@ -85,9 +85,10 @@ export function handlerBy(config: Config, handler: HandlerConfig, binDir: string
     name: handler.name,
     path: handler.runtimePath,
     root: handler.runtimeRoot || join(storage.runroot, 'runtimes', handler.name),
-    monitorPath: handler.monitorPath || runtime.conmon || join(binDir, 'conmon'),
-    monitorEnv: handler.monitorEnv.length > 0 ? handler.monitorEnv : runtime.conmonEnv,
-    monitorCgroup: handler.monitorCgroup || runtime.conmonCgroup,
+    // What is said for all wins, as with CRI-O: a crio.conf that was saved whole has defaults in its handlers.
+    monitorPath: runtime.conmon || handler.monitorPath || join(binDir, 'conmon'),
+    monitorEnv: runtime.conmonEnv.length > 0 ? runtime.conmonEnv : handler.monitorEnv,
+    monitorCgroup: monitorCgroupOf(runtime.conmonCgroup || handler.monitorCgroup, runtime.cgroupManager),
     cgroupManager: runtime.cgroupManager,
     runtimeArgs: handler.runtimeArgs,
     createTimeoutMs: handler.createTimeoutMs,
@@ -110,4 +111,9 @@ export function sayWhatIsWrong(log: Logger, config: Config, { named, standard, t
     else if (features.vulnerable !== undefined && (each === chosen || config.runtimes.get(each)?.configured === true))
       log.warn('a runtime is known to be vulnerable', { runtime: each, cause: features.vulnerable });
   }
+}
+
+/** Without systemd its slice means nothing, and every crio.conf that was saved whole names it, as with CRI-O. */
+function monitorCgroupOf(named: string, manager: Config['runtime']['cgroupManager']): string {
+  return named === 'system.slice' && manager === 'cgroupfs' ? '' : named;
 }

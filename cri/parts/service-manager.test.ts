@@ -43,11 +43,12 @@ describe('the service manager hears', () => {
       status: () => `probe ${probes}`,
     };
     using _ = keepWatch({ WATCHDOG_USEC: '50000' }, health, notify, silent);
+    assert.equal(await next(), 'STATUS=probe 0', 'at once, and nobody was asked');
     assert.equal(await next(), 'WATCHDOG=1\nSTATUS=probe 1');
     assert.equal(await next(), 'WATCHDOG=1\nSTATUS=probe 2');
   });
 
-  it('nothing of one that does not, and the log says why', async () => {
+  it('no sign of one that does not, and the log says why', async () => {
     const { notify, told } = ear();
     const { promise: said, resolve } = Promise.withResolvers<string>();
     const log: Logger = { ...silent, error: (_message, fields) => resolve(String(fields?.['cause'])) };
@@ -58,10 +59,10 @@ describe('the service manager hears', () => {
     };
     using _ = keepWatch({ WATCHDOG_USEC: '30000' }, health, notify, log);
     assert.equal(await said, 'no answer');
-    assert.deepEqual(told, []);
+    assert.deepEqual(told, ['STATUS=serving']);
   });
 
-  it('a status without being asked for signs of life', async () => {
+  it('a status at once, without being asked for signs of life', async () => {
     const { notify, next } = ear();
     using _ = keepWatch({}, { probe: async () => {}, status: () => 'serving' }, notify, silent);
     assert.equal(await next(), 'STATUS=serving');

@@ -56,9 +56,10 @@ export interface Health {
 }
 
 /**
- * Tells the status, and that the daemon is in health, as often as the service manager wants to hear it (`WATCHDOG_USEC`
- * for `WATCHDOG_PID`, else as often as the status is worth). A daemon that does not answer itself says nothing, and is
- * killed and started again: what runs in containers goes on.
+ * Tells the status at once, and then that the daemon is in health, too, as often as the service manager wants to hear
+ * it (`WATCHDOG_USEC` for `WATCHDOG_PID`, else as often as the status is worth). A daemon that does not answer itself
+ * says nothing, and is killed and started again: what runs in containers goes on. The first such call comes when a sign
+ * is due, not amid those of clients that have waited for the start.
  */
 export function keepWatch(
   env: Readonly<Record<string, string | undefined>>,
@@ -83,8 +84,8 @@ export function keepWatch(
       probing = false;
     }
   };
+  notify(`STATUS=${health.status()}`);
   const timer = setInterval(() => void look(), everyMs).unref();
-  void look();
   return { [Symbol.dispose]: () => clearInterval(timer) };
 }
 

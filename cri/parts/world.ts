@@ -1,13 +1,21 @@
 /** What pkg/pod needs from outside, with the real parts in it. */
 import { access } from 'node:fs/promises';
 import { join } from 'node:path';
-import { RuntimeError } from '../../pkg/base/errors.ts';
+import { explain, RuntimeError } from '../../pkg/base/errors.ts';
 import type { Op } from '../../pkg/base/op.ts';
 import type { Freeing } from '../../pkg/base/reserve.ts';
+import { monotonicMs, pause } from '../../pkg/base/time.ts';
 import type { Config, LoadedConfig } from '../../pkg/config/index.ts';
 import type { World } from '../../pkg/pod/index.ts';
-import { ConmonMonitor, LinuxHost, LinuxProcesses, PinnedNamespaces } from '../../pkg/runtime/index.ts';
-import { systemd } from '../../pkg/sys/index.ts';
+import {
+  ConmonMonitor,
+  LinuxBlockedCalls,
+  LinuxCpus,
+  LinuxHost,
+  LinuxProcesses,
+  PinnedNamespaces,
+} from '../../pkg/runtime/index.ts';
+import { cgroups, systemd } from '../../pkg/sys/index.ts';
 import { FileStateStore, Workspace } from '../../pkg/state/index.ts';
 import { requireProfileHere } from './facts.ts';
 import { extensionsBy, type Live, type LiveParts, settingsBy } from './live.ts';
@@ -25,6 +33,14 @@ export interface MadeWorld {
   readonly world: World;
   readonly live: Live;
   readonly liveParts: LiveParts;
+}
+
+/** With SELinux an infra container may execute what has a label of containers; without categories, that of any pod. */
+async function labelPause(op: Op, host: LinuxHost, root: string, { selinux }: Live['settings']): Promise<void> {
+  if (selinux === null) return;
+  await host.relabel(op, [root], selinux.mountLabel).catch((cause: unknown) => {
+    op.log.warn('infra containers may not start: their root has no label of SELinux', { cause: explain(cause) });
+  });
 }
 
 /**
@@ -54,20 +70,26 @@ export async function makeWorld(
     runtimes,
   };
   const manager = systemd.isBooted() ? new systemd.Systemd() : undefined;
+  const host = new LinuxHost({
+    ownRoots: [runroot, root],
+    manager: config.runtime.cgroupManager === 'systemd' ? manager : undefined,
+  });
+  await labelPause(op, host, own.pauseRoot, live.settings);
+  const cpus = await cpusBy(op, config);
   const world: World = {
     ...rest,
     workspace,
     monitor: new ConmonMonitor({ exitsDir: join(runroot, 'exits'), manager }),
     namespaces: new PinnedNamespaces({ dir: join(runroot, 'ns'), pinnsPath }),
     state: new FileStateStore(runroot, reserve),
-    host: new LinuxHost({
-      ownRoots: [runroot, root],
-      manager: config.runtime.cgroupManager === 'systemd' ? manager : undefined,
-    }),
+    host,
+    cpus,
+    blockedCalls: new LinuxBlockedCalls(join(runroot, 'seccomp'), log),
     processes: new LinuxProcesses(),
     profiles: { require: (each, name) => requireProfileHere(each, parts.facts, config, name) },
     clock: wallClock,
-    monotonicMs: () => Number(process.hrtime.bigint() / 1_000n) / 1_000,
+    pause,
+    monotonicMs,
     runtimeFor: (handler) => runtimes.forNew(handler),
     runtimeOf: (made) => runtimes.thatMade(made),
     get runtimes() {
@@ -82,6 +104,21 @@ export async function makeWorld(
     log,
   };
   return { world, live, liveParts };
+}
+
+/** The processors, and irqbalance as it was before this boot: not worth a daemon that does not start. */
+async function cpusBy(op: Op, { runtime }: Config): Promise<LinuxCpus> {
+  const { irqbalanceConfigFile, irqbalanceConfigRestoreFile } = runtime;
+  const cpus = new LinuxCpus({
+    root: '',
+    irqbalance: irqbalanceConfigFile,
+    irqbalanceOriginal: irqbalanceConfigRestoreFile === 'disable' ? '' : irqbalanceConfigRestoreFile,
+    layout: cgroups.readLayoutSync,
+  });
+  await cpus.recover(op).catch((cause: unknown) => {
+    op.log.warn('irqbalance cannot be given back its CPUs, ignoring', { cause: explain(cause) });
+  });
+  return cpus;
 }
 
 async function ownPrograms(
