@@ -10,7 +10,7 @@ import { backgroundOp, silent } from '../pkg/base/op.ts';
 import { capture, exitCodeOf, inheritedEnv, mounts, spawn } from '../pkg/sys/index.ts';
 import { CNI_PLUGINS, type Ground, type Network, run } from './ground.ts';
 import type { Report } from './report.ts';
-import { RUNTIMES, type RuntimeName } from './targets.ts';
+import type { RuntimeProgram } from './programs.ts';
 
 interface Spec {
   readonly root: Readonly<Record<string, unknown>>;
@@ -35,17 +35,17 @@ export class Floor {
   readonly #overlay: Overlay;
   readonly #dir: string;
 
-  private constructor(ground: Ground, network: Network, runtime: RuntimeName, spec: Spec, overlay: Overlay) {
+  private constructor(ground: Ground, network: Network, runtime: RuntimeProgram, spec: Spec, overlay: Overlay) {
     this.#ground = ground;
     this.#network = network;
     this.#dir = join(ground.dir, 'run/floor');
-    this.#runtime = [RUNTIMES[runtime], '--root', join(this.#dir, 'runtime')];
+    this.#runtime = [runtime.path, '--root', join(this.#dir, 'runtime')];
     this.#spec = spec;
     this.#overlay = overlay;
   }
 
   /** `bundle`: that of a container which Berth runs now, and for as long as the floor is used. */
-  static async open(ground: Ground, runtime: RuntimeName, bundle: string): Promise<Floor> {
+  static async open(ground: Ground, runtime: RuntimeProgram, bundle: string): Promise<Floor> {
     const spec = JSON.parse(await readFile(join(bundle, 'config.json'), 'utf8')) as Spec;
     const floor = new Floor(
       ground,

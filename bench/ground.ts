@@ -27,6 +27,7 @@ const SHIPPED = [
   'bin/pinns',
   'bin/pause',
   'bin/env-exec',
+  'bin/keep',
 ];
 
 export interface Network {
@@ -223,21 +224,6 @@ export async function startDaemon(
   } finally {
     await log.close();
   }
-}
-
-/**
- * Debian's crun refuses the hybrid cgroup layout while a controller sits in the v2 hierarchy; hugetlb as v1 frees it.
- * It stays mounted.
- */
-export async function makeCrunWork(): Promise<void> {
-  const path = '/sys/fs/cgroup/hugetlb';
-  if (
-    existsSync('/sys/fs/cgroup/cgroup.controllers') ||
-    readFileSync('/proc/self/mountinfo', 'utf8').includes(` ${path} `)
-  )
-    return;
-  await run('mkdir', ['-p', path]);
-  await run('mount', ['-t', 'cgroup', '-o', 'hugetlb', 'none', path]);
 }
 
 /**

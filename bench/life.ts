@@ -5,15 +5,17 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { waitFor } from '../test/e2e/cri-client.ts';
 import { Floor } from './floor.ts';
+import { costing } from './processor.ts';
 import { type Ground, PLAIN } from './ground.ts';
 import type { Report } from './report.ts';
-import { type Own, type RuntimeName, SERVICE, type Target } from './targets.ts';
+import type { RuntimeProgram } from './programs.ts';
+import { type Own, SERVICE, type Target } from './targets.ts';
 
 export interface Bench {
   readonly ground: Ground;
   readonly targets: readonly Target[];
   readonly report: Report;
-  readonly runtime: RuntimeName;
+  readonly runtime: RuntimeProgram;
   /** Says what is going on. */
   readonly say: (text: string) => void;
 }
@@ -38,7 +40,7 @@ export async function lives({ ground, targets, report, runtime, say }: Bench): P
     if (i % 10 === 0) say(`life ${i}/${LIFE_ROUNDS}`);
     for (const round of turned(rounds, i)) await round(report);
   }
-  await berth.cri.removePod(pod.id);
+  await berth.removePod(pod.id);
 }
 
 /** The targets' own first pods are slower (code that is compiled, caches that are filled); nobody counts them. */
@@ -47,6 +49,12 @@ export async function warmUp(targets: readonly Target[], image: string, scrap: R
 }
 
 async function life(target: Target, image: string, report: Report): Promise<void> {
+  await costing(report, target, `processor time of a pod's life with ${EXECS} execs`, () =>
+    timed(target, image, report),
+  );
+}
+
+async function timed(target: Target, image: string, report: Report): Promise<void> {
   const { cri, column } = target;
   const measure = async <T>(
     name: string,
@@ -65,7 +73,9 @@ async function life(target: Target, image: string, report: Report): Promise<void
   const { took: started } = await measure('StartContainer', () => cri.rpc.startContainer({ containerId }));
   report.add(column, 'pod up', ran + created + started);
   for (let i = 0; i < EXECS; i++) {
-    const { value } = await measure('ExecSync', () => cri.exec(containerId, ['true']));
+    const { value } = await costing(report, target, 'processor time of an ExecSync', () =>
+      measure('ExecSync', () => cri.exec(containerId, ['true'])),
+    );
     if (value.exitCode !== 0) throw new Error(`exec of true ended with ${value.exitCode}: ${value.stderr}`);
   }
   const { took: stopped } = await measure('StopContainer', () => cri.rpc.stopContainer({ containerId, timeout: 10n }));
@@ -75,6 +85,7 @@ async function life(target: Target, image: string, report: Report): Promise<void
     cri.rpc.removePodSandbox({ podSandboxId: pod.id }),
   );
   report.add(column, 'pod down', stopped + removed + podStopped + podRemoved);
+  target.gone(pod.id);
 }
 
 /**
@@ -87,12 +98,13 @@ export async function parallel({ ground, targets, report, say }: Bench): Promise
     for (const count of [10, 20]) {
       for (const target of turned(targets, i)) {
         if (target.column === 'berth') await loopDelayMs(target);
+        target.prepare(count);
         const from = performance.now();
         const pods = await Promise.all(Array.from({ length: count }, () => podUp(target, ground.image)));
         report.add(target.column, `${count} pods at once`, performance.now() - from);
         if (target.column === 'berth' && count === 20)
           report.add('berth', 'event loop delay p99, 20 starts', await loopDelayMs(target));
-        await Promise.all(pods.map((id) => target.cri.removePod(id)));
+        await Promise.all(pods.map((id) => target.removePod(id)));
       }
     }
   }
@@ -147,7 +159,7 @@ async function lifeExecs(ground: Ground, target: Target, own: Own): Promise<stri
     const containerId = await target.cri.runContainer(pod, ground.image, SERVICE);
     await target.cri.exec(containerId, ['true']);
     await target.cri.rpc.stopContainer({ containerId, timeout: 10n });
-    await target.cri.removePod(pod.id);
+    await target.removePod(pod.id);
   });
 }
 

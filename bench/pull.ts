@@ -1,62 +1,149 @@
 /**
- * PullImage of an image as large as real ones, beside two tools that do the same: `skopeo copy`, then `umoci unpack`.
+ * PullImage of an image as large as real ones, beside two tools that do the same: `skopeo copy`, then `umoci unpack`;
+ * over a slow line, of one very large layer, and five at once.
  */
-import { rm } from 'node:fs/promises';
+import { appendFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { buildImage, dir, file, type LayerFile, push } from '../test/e2e/images.ts';
 import { memoryKb, run } from './ground.ts';
 import { type Bench, turned } from './life.ts';
+import { costing } from './processor.ts';
+import { SlowLine } from './slow-line.ts';
 import type { Target } from './targets.ts';
-import { writeFile } from 'node:fs/promises';
 
 const LAYERS = 7;
 const FILES_PER_LAYER = 1000;
 const BYTES_PER_LAYER = 33_000_000;
 const ROUNDS = 3;
+/** A registry at the other end of what many nodes have. */
+const SLOW_BYTES_PER_SECOND = 20_000_000;
+/** One layer as those of machine learning have it. */
+const HUGE_FILES = 60_000;
+const HUGE_BYTES = 2_000_000_000;
+const HUGE_ROUNDS = 2;
+const AT_ONCE = 5;
+
+const GROWTH = 'daemon growth while it pulls';
 
 export async function pulls(bench: Bench): Promise<void> {
-  const { ground, targets, report, say } = bench;
+  const { ground, targets, report } = bench;
   for (const compression of ['gzip', 'zstd'] as const) {
-    say(`make the image, ${compression}`);
-    const layout = join(ground.dir, `images/${compression}`);
-    const reference = `${ground.registry.host}/bench/large:${compression}`;
     const layers = Array.from({ length: LAYERS }, (_, layer) => ({ files: layerFiles(layer), compression }));
-    await push(await buildImage({ directory: layout, name: 'large', layers }), reference);
-    await rm(layout, { recursive: true });
-    for (let i = 0; i < ROUNDS; i++) {
-      say(`pull ${compression} ${i}/${ROUNDS}`);
-      for (const work of turned(
-        [
-          () => byHand(bench, reference, compression),
-          ...targets.map((target) => () => pull(bench, target, reference, compression)),
-        ],
-        i,
-      )) {
-        // What the last one wrote must not be written during the next one's time.
-        await run('sync', ['-f', ground.dir]);
-        await work();
-      }
-    }
+    const reference = await offer(bench, `large:${compression}`, layers);
+    await inTurn(bench, ROUNDS, compression, [
+      () => byHand(bench, reference, compression),
+      ...targets.map((target) => () => pull(bench, target, [reference], `PullImage ${compression}`, GROWTH)),
+    ]);
   }
-  for (const { column, own } of targets)
-    if (own === undefined) report.lacks(column, 'daemon growth while it pulls', 'unknown', 'MB');
+  await slowPulls(bench, `${ground.registry.host}/bench/large:gzip`);
+  await pullsAtOnce(bench);
+  await hugePull(bench);
+  for (const { column, own } of targets) if (own === undefined) report.lacks(column, GROWTH, 'unknown', 'MB');
 }
 
+/** Over a line of 20 MB/s: how long, and how much of that was after the last byte. */
+async function slowPulls(bench: Bench, image: string): Promise<void> {
+  const { ground, targets, report } = bench;
+  const line = await SlowLine.to(ground.registry.host, SLOW_BYTES_PER_SECOND);
+  const reference = image.replace(ground.registry.host, line.host);
+  await appendFile(join(ground.dir, 'registries.conf'), `[[registry]]\nlocation = "${line.host}"\ninsecure = true\n`);
+  const name = 'PullImage gzip at 20 MB/s';
+  const slowly = async (target: Target): Promise<void> => {
+    line.count();
+    const end = await pull(bench, target, [reference], name, GROWTH);
+    const { firstAt, lastAt } = line.carried;
+    report.add(target.column, `${name}: after the last byte`, end - lastAt);
+    report.add(target.column, `${name}: that of the transfer`, ((end - lastAt) / (lastAt - firstAt)) * 100, '%');
+  };
+  try {
+    await inTurn(
+      bench,
+      ROUNDS,
+      'at 20 MB/s',
+      targets.map((target) => () => slowly(target)),
+    );
+  } finally {
+    await line.close();
+  }
+}
+
+/** Different images, so that nobody waits for what somebody else brings. */
+async function pullsAtOnce(bench: Bench): Promise<void> {
+  const references: string[] = [];
+  for (let i = 0; i < AT_ONCE; i++) {
+    const layers = [0, 1].map((layer) => ({ files: layerFiles(LAYERS + 2 * i + layer) }));
+    references.push(await offer(bench, `one-of-${AT_ONCE}:${i}`, layers));
+  }
+  const name = `${AT_ONCE} pulls at once`;
+  await inTurn(
+    bench,
+    ROUNDS,
+    name,
+    bench.targets.map((target) => () => pull(bench, target, references, name, `daemon growth, ${name}`)),
+  );
+}
+
+async function hugePull(bench: Bench): Promise<void> {
+  const name = 'PullImage of one layer, 2 GB in 60 000 files';
+  const reference = await offer(bench, 'huge:1', [{ files: hugeLayer() }]);
+  await inTurn(
+    bench,
+    HUGE_ROUNDS,
+    name,
+    bench.targets.map((target) => () => pull(bench, target, [reference], name, 'daemon growth, 2 GB layer')),
+  );
+}
+
+/** Makes an image and gives it to the registry; its name there. */
+async function offer(
+  { ground, say }: Bench,
+  name: string,
+  layers: Parameters<typeof buildImage>[0]['layers'],
+): Promise<string> {
+  say(`make the image ${name}`);
+  const layout = join(ground.dir, 'images/pulled');
+  const reference = `${ground.registry.host}/bench/${name}`;
+  await push(await buildImage({ directory: layout, name: 'large', layers }), reference);
+  await rm(layout, { recursive: true });
+  return reference;
+}
+
+/** Everybody once in each round, another one first each time. */
+async function inTurn(
+  { ground, say }: Bench,
+  rounds: number,
+  what: string,
+  works: readonly (() => Promise<unknown>)[],
+): Promise<void> {
+  for (let i = 0; i < rounds; i++) {
+    say(`pull ${what} ${i}/${rounds}`);
+    for (const work of turned(works, i)) {
+      // What the last one wrote must not be written during the next one's time.
+      await run('sync', ['-f', ground.dir]);
+      await work();
+    }
+  }
+}
+
+/** When it ended, in milliseconds of `performance.now()`. */
 async function pull(
   { report }: Bench,
-  { column, cri, own }: Target,
-  image: string,
-  compression: string,
-): Promise<void> {
+  target: Target,
+  images: readonly string[],
+  name: string,
+  growth: string,
+): Promise<number> {
+  const { column, cri, own } = target;
   const before = own === undefined ? 0 : memoryKb(own.pid, 'status', 'VmRSS');
   // 5: forget the peak of the resident set (proc_pid_clear_refs(5)).
   if (own !== undefined) await writeFile(`/proc/${own.pid}/clear_refs`, '5');
   const from = performance.now();
-  await cri.pull(image);
-  report.add(column, `PullImage ${compression}`, performance.now() - from);
-  if (own !== undefined)
-    report.add(column, 'daemon growth while it pulls', (memoryKb(own.pid, 'status', 'VmHWM') - before) / 1024, 'MB');
-  await cri.rpc.removeImage({ image: { image } });
+  await costing(report, target, `processor time of ${name}`, () => Promise.all(images.map((image) => cri.pull(image))));
+  const end = performance.now();
+  report.add(column, name, end - from);
+  if (own !== undefined) report.add(column, growth, (memoryKb(own.pid, 'status', 'VmHWM') - before) / 1024, 'MB');
+  for (const image of images) await cri.rpc.removeImage({ image: { image } });
+  return end;
 }
 
 async function byHand({ ground, report }: Bench, reference: string, compression: string): Promise<void> {
@@ -102,6 +189,21 @@ function layerFiles(layer: number): LayerFile[] {
       file(`${root}/d${Math.floor(i / 20)}/f${i}`, content(Math.ceil(size * scale), words, random)),
     ),
   ];
+}
+
+/** Its files are pieces of the same bytes, which are much longer than what any packing looks back. */
+function hugeLayer(): LayerFile[] {
+  const all = Buffer.concat(layerFiles(100).map(({ content: bytes }) => bytes ?? Buffer.alloc(0)));
+  const each = HUGE_BYTES / HUGE_FILES;
+  const files: LayerFile[] = [];
+  for (let i = 0; i < HUGE_FILES; i++) {
+    const at = (i * 7_919_993) % (all.length - 2 * each);
+    if (i % 100 === 0) files.push(dir(`d${i / 100}`));
+    // From a tenth to nearly twice the mean.
+    const size = Math.trunc(each * (0.1 + ((i * 37) % 100) * 0.018));
+    files.push({ ...file(`d${Math.trunc(i / 100)}/f${i}`, ''), content: all.subarray(at, at + size) });
+  }
+  return files;
 }
 
 function content(size: number, words: readonly Buffer[], random: () => number): Buffer {

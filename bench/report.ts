@@ -50,6 +50,25 @@ export class Report {
     }));
   }
 
+  /**
+   * For each row of a series over numbers of pods (`rowAt`), what one pod more costs, from the fewest to the most.
+   */
+  addSlopes(counts: readonly number[]): void {
+    const [few, many] = [Math.min(...counts), Math.max(...counts)];
+    if (few === many) return;
+    for (const [name, { unit, samples }] of this.#rows) {
+      const base = /^(.*), (\d+) pods$/.exec(name);
+      if (base === null || Number(base[2]) !== few) continue;
+      const last = this.#rows.get(rowAt(base[1]!, many))?.samples;
+      for (const [column, values] of samples) {
+        const top = last?.get(column);
+        if (top === undefined) continue;
+        const perPod = (percentile(top, 0.5) - percentile(values, 0.5)) / (many - few);
+        this.add(column, `${base[1]}, each pod more`, perPod, unit);
+      }
+    }
+  }
+
   #row(name: string, unit: string) {
     const known = this.#rows.get(name);
     if (known !== undefined) return known;
@@ -57,6 +76,11 @@ export class Report {
     this.#rows.set(name, row);
     return row;
   }
+}
+
+/** The name of a row of a series over numbers of pods. */
+export function rowAt(name: string, pods: number): string {
+  return `${name}, ${pods} pods`;
 }
 
 /** By nearest rank. @throws without values. */
@@ -107,5 +131,6 @@ function combine(a: Cell | undefined, b: Cell | undefined, show: (a: number, b: 
 
 function number(value: number): string {
   if (Number.isInteger(value)) return String(value);
+  if (Math.abs(value) < 0.1) return value.toFixed(4);
   return Math.abs(value) < 10 ? value.toFixed(2) : value.toFixed(1);
 }

@@ -5,7 +5,7 @@
 import { once } from 'node:events';
 import { mkdir, rm, writeFile } from 'node:fs/promises';
 import { connect as connectSocket } from 'node:net';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { ContainerConfig, Input } from '../pkg/cri-api/types.ts';
 import { type CriClient, criClient, type Pod } from '../test/e2e/cri-client.ts';
@@ -13,16 +13,16 @@ import {
   CNI_PLUGINS,
   type Daemon,
   type Ground,
-  makeCrunWork,
   memoryKb,
   type Network,
   processesOf,
   readOr,
   startDaemon,
 } from './ground.ts';
-
-export type RuntimeName = 'runc' | 'crun';
-export const RUNTIMES: Readonly<Record<RuntimeName, string>> = { runc: '/usr/sbin/runc', crun: '/usr/bin/crun' };
+import { containerdConfig } from './containerd-config.ts';
+import { PodCgroups } from './pod-cgroups.ts';
+import { countProcessorTime, processorMs } from './processor.ts';
+import type { ContainerdProgram, RuntimeProgram } from './programs.ts';
 
 export interface Target {
   readonly column: 'berth' | 'peer';
@@ -30,8 +30,14 @@ export interface Target {
   /** Path of its socket. */
   readonly socket: string;
   readonly cri: CriClient;
-  /** RunPodSandbox, on the bench's cgroup where the target takes such names. */
+  /** Makes the cgroups of so many pods, so that nobody waits for that later. */
+  prepare(count: number): void;
+  /** RunPodSandbox, in a cgroup that is there already, as the kubelet makes it. */
   runPod(): Promise<Pod>;
+  /** StopPodSandbox and RemovePodSandbox. */
+  removePod(id: string): Promise<void>;
+  /** The pod has been removed; another may have its cgroup. */
+  gone(id: string): void;
   /** What only a target has that we started ourselves; undefined for a foreign socket. */
   readonly own: Own | undefined;
   /** Removes all its pods and images and ends it. */
@@ -50,6 +56,8 @@ export interface Own {
   start(): Promise<void>;
   /** Memory of all its monitors (conmon, shims), PSS in kB. */
   monitorPssKb(): number;
+  /** Processor time so far of the daemon and of all that it has started, in milliseconds. */
+  processorMs(): number;
 }
 
 /** The container of every measurement: ends at once on TERM, and has a handler for it as soon as it can exec. */
@@ -65,21 +73,28 @@ abstract class OwnTarget implements Target, Own {
   readonly cri: CriClient;
   protected readonly ground: Ground;
   readonly network: Network;
-  protected readonly runtime: RuntimeName;
+  protected readonly runtime: RuntimeProgram;
   #daemon: Daemon | undefined;
-  #pods = 0;
+  readonly #cgroup: string;
+  readonly #cgroups: PodCgroups;
 
-  constructor(ground: Ground, network: Network, runtime: RuntimeName, name: string) {
+  constructor(ground: Ground, network: Network, runtime: RuntimeProgram, name: string) {
     this.ground = ground;
     this.network = network;
     this.runtime = runtime;
     this.dir = join(ground.dir, name);
     this.socket = join(this.dir, 'cri.sock');
     this.cri = criClient(this.socket);
+    this.#cgroup = `${ground.cgroup}/${name}`;
+    this.#cgroups = new PodCgroups(this.#cgroup);
   }
 
   get own(): Own {
     return this;
+  }
+
+  processorMs(): number {
+    return processorMs(this.#cgroup);
   }
 
   get pid(): number {
@@ -87,15 +102,27 @@ abstract class OwnTarget implements Target, Own {
     return this.#daemon.pid;
   }
 
-  /** Each in a cgroup of its own, as the kubelet does it. */
-  runPod(): Promise<Pod> {
-    return this.cri.runPod({
+  prepare(count: number): void {
+    this.#cgroups.prepare(count);
+  }
+
+  async runPod(): Promise<Pod> {
+    const cgroupParent = this.#cgroups.take();
+    const pod = await this.cri.runPod({
       logDirectory: join(this.dir, 'logs'),
-      linux: {
-        cgroupParent: `${this.ground.cgroup}/${this.column}/pod${this.#pods++}`,
-        securityContext: { namespaceOptions: { network: 'POD', pid: 'CONTAINER', ipc: 'POD' } },
-      },
+      linux: { cgroupParent, securityContext: { namespaceOptions: { network: 'POD', pid: 'CONTAINER', ipc: 'POD' } } },
     });
+    this.#cgroups.usedBy(pod.id, cgroupParent);
+    return pod;
+  }
+
+  async removePod(id: string): Promise<void> {
+    await this.cri.removePod(id);
+    this.gone(id);
+  }
+
+  gone(id: string): void {
+    this.#cgroups.giveBack(id);
   }
 
   async kill(): Promise<void> {
@@ -108,6 +135,7 @@ abstract class OwnTarget implements Target, Own {
     const logFile = join(this.dir, 'daemon.log');
     const daemon = await startDaemon(this.command(), logFile, this.env());
     this.#daemon = daemon;
+    await countProcessorTime(daemon.pid, this.#cgroup);
     const serves = new AbortController();
     const died = daemon.ended.then(() => {
       serves.abort();
@@ -159,14 +187,18 @@ class Berth extends OwnTarget {
       join(this.ground.dir, 'run/berth'),
       '--listen',
       this.socket,
+      '--crio-socket',
+      'none',
       '--log-dir',
       join(dir, 'logs'),
       '--cni-config-dir',
       this.network.confDir,
       '--cni-plugin-dir',
       CNI_PLUGINS,
+      '--runtimes',
+      `${this.runtime.name}:${this.runtime.path}`,
       '--default-runtime',
-      this.runtime,
+      this.runtime.name,
     ];
   }
 
@@ -181,7 +213,14 @@ class Berth extends OwnTarget {
 
 class Containerd extends OwnTarget {
   readonly column = 'peer';
-  readonly name = 'containerd';
+  readonly name: string;
+  readonly #program: ContainerdProgram;
+
+  constructor(ground: Ground, network: Network, runtime: RuntimeProgram, program: ContainerdProgram) {
+    super(ground, network, runtime, 'containerd');
+    this.#program = program;
+    this.name = program.name;
+  }
 
   async networkInUse(): Promise<string> {
     const { info } = await this.cri.rpc.status({ verbose: true });
@@ -192,50 +231,24 @@ class Containerd extends OwnTarget {
   }
 
   async configure(): Promise<void> {
-    const { dir } = this;
-    const cri = 'plugins."io.containerd.grpc.v1.cri"';
-    await writeFile(
-      join(dir, 'config.toml'),
-      `version = 2
-root = "${dir}/root"
-state = "${this.ground.dir}/run/containerd"
-oom_score = 0
-disabled_plugins = [
-  "io.containerd.snapshotter.v1.aufs",
-  "io.containerd.snapshotter.v1.btrfs",
-  "io.containerd.snapshotter.v1.devmapper",
-  "io.containerd.snapshotter.v1.zfs",
-  "io.containerd.internal.v1.tracing",
-  "io.containerd.tracing.processor.v1.otlp",
-]
-[grpc]
-  address = "${this.socket}"
-[ttrpc]
-  address = "${dir}/ttrpc.sock"
-[${cri}]
-  sandbox_image = "${this.ground.pauseImage}"
-  disable_apparmor = true
-  # Without CAP_SYS_RESOURCE nobody lowers an oom_score_adj.
-  restrict_oom_score_adj = true
-  tolerate_missing_hugetlb_controller = true
-[${cri}.cni]
-  bin_dir = "${CNI_PLUGINS}"
-  conf_dir = "${this.network.confDir}"
-[${cri}.containerd.runtimes.runc]
-  runtime_type = "io.containerd.runc.v2"
-[${cri}.containerd.runtimes.runc.options]
-  BinaryName = "${RUNTIMES[this.runtime]}"
-  Root = "${this.ground.dir}/run/containerd-runtime"
-`,
-    );
+    const { dir, ground, network, runtime } = this;
+    const { host } = ground.registry;
+    const certs = join(dir, 'certs.d');
+    await mkdir(join(certs, host), { recursive: true });
+    await writeFile(join(certs, host, 'hosts.toml'), `server = "http://${host}"\n`);
+    const place = { dir, run: join(ground.dir, 'run'), socket: this.socket, confDir: network.confDir, certs };
+    const all = { ...place, runtime: runtime.path, pauseImage: ground.pauseImage };
+    await writeFile(join(dir, 'config.toml'), containerdConfig(this.#program.generation, all));
   }
 
   protected command(): readonly [string, ...string[]] {
-    return ['containerd', '--config', join(this.dir, 'config.toml')];
+    return [this.#program.path, '--config', join(this.dir, 'config.toml')];
   }
 
+  /** The shim is looked for along PATH. */
   protected env(): Readonly<Record<string, string>> {
-    return {};
+    const { path } = this.#program;
+    return path.includes('/') ? { PATH: `${dirname(path)}:${process.env['PATH'] ?? ''}` } : {};
   }
 
   protected isMonitor(comm: string): boolean {
@@ -267,11 +280,14 @@ function foreign(path: string): Target {
     socket: path,
     cri,
     own: undefined,
+    prepare() {},
     async runPod() {
       const pod = await cri.runPod();
       made.push(pod.id);
       return pod;
     },
+    removePod: (id) => cri.removePod(id),
+    gone() {},
     // Only what the bench made is the bench's to remove.
     async close() {
       for (const id of made) await cri.removePod(id);
@@ -280,20 +296,19 @@ function foreign(path: string): Target {
   };
 }
 
-/** Berth, and the peer that `--vs` names; each serves and has the image. */
+/** Berth, and the peer: a containerd, or the URL of a socket. Each serves and has the image. */
 export async function openTargets(
   ground: Ground,
-  vs: string | undefined,
-  runtime: RuntimeName,
+  vs: ContainerdProgram | string | undefined,
+  runtime: RuntimeProgram,
 ): Promise<readonly Target[]> {
-  if (runtime === 'crun') await makeCrunWork();
   const targets: Target[] = [];
   const berth = new Berth(ground, await ground.network('berth'), runtime, 'berth');
   await mkdir(berth.dir);
   await berth.start();
   targets.push(berth);
-  if (vs === 'containerd') {
-    const containerd = new Containerd(ground, await ground.network('containerd'), runtime, 'containerd');
+  if (typeof vs === 'object') {
+    const containerd = new Containerd(ground, await ground.network('containerd'), runtime, vs);
     await mkdir(containerd.dir);
     await containerd.configure();
     await containerd.start();
