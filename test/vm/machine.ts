@@ -14,6 +14,8 @@ export interface Emulator {
   readonly name: string;
   /** Root filesystem that the emulator itself runs in. */
   readonly root: string;
+  /** How many times longer everything takes than on a machine: all patience is multiplied by it, on both sides. */
+  readonly slowness: number;
   /** Command line, within that root; `/mnt` there is the cache. */
   command(kernelArguments: readonly string[]): readonly string[];
 }
@@ -26,8 +28,11 @@ const CONTROL = join(RUN, 'control');
 const CONSOLE = join(RUN, 'console.log');
 const PID = join(RUN, 'pid');
 const POLL_MS = 50;
-const BOOT_MS = 600_000;
+/** Times the slowness of the emulator, both of them. */
+const BOOT_MS = 120_000;
 const STOP_MS = 120_000;
+/** What a command of our own to the machine may take, beside its suites. */
+const KILL_MS = 10_000;
 /** In the emulator's root, which is this machine's but for the libraries: the cache, devices, and room for memory. */
 const ENTER = `
 root=$1 cache=$2; shift 2
@@ -39,11 +44,13 @@ exec chroot "$root" setpriv --pdeathsig KILL env TMPDIR=/tmp HOME=/tmp "$@"
 `;
 
 export class Machine {
+  readonly slowness: number;
   readonly #child: ChildProcess;
   #commands = 0;
 
-  private constructor(child: ChildProcess) {
+  private constructor(child: ChildProcess, slowness: number) {
     this.#child = child;
+    this.slowness = slowness;
   }
 
   /**
@@ -51,14 +58,13 @@ export class Machine {
    * one runs already.
    */
   static async start(emulator: Emulator): Promise<Machine> {
-    requireNone();
+    await requireNone();
     for (const each of [CONTROL, PID, join(RUN, 'disk.cow')]) rmSync(each, { recursive: true, force: true });
     for (const each of [CONTROL, SHARE]) mkdirSync(each, { recursive: true });
     const args = emulator.command([
       'vm.control=/mnt/run/control',
       'vm.share=/mnt/run/share',
       'panic=-1',
-      'audit=0',
       'quiet',
       'systemd.show_status=0',
     ]);
@@ -70,9 +76,9 @@ export class Machine {
     );
     closeSync(console);
     writeFileSync(PID, String(child.pid));
-    const machine = new Machine(child);
-    const began = Date.now();
-    while (!existsSync(join(CONTROL, 'ready')) && machine.alive && Date.now() - began < BOOT_MS) await sleep(POLL_MS);
+    const machine = new Machine(child, emulator.slowness);
+    const until = Date.now() + BOOT_MS * emulator.slowness;
+    while (!existsSync(join(CONTROL, 'ready')) && machine.alive && Date.now() < until) await sleep(POLL_MS);
     if (existsSync(join(CONTROL, 'ready'))) return machine;
     machine.kill();
     throw new CannotHave(`${emulator.name} does not come up; its console ends with:\n${machine.console.slice(-2000)}`);
@@ -89,7 +95,8 @@ export class Machine {
 
   /**
    * Runs a shell script in the guest; `onOutput` gets what it prints, as it comes. Resolves with its exit code; 124
-   * when the time was up, and then it was killed; 125 when the machine has ended.
+   * when the time was up, which is this one multiplied by the slowness, and then it was killed; 125 when the machine
+   * has ended.
    */
   async run(script: string, timeoutMs: number, onOutput: (text: string) => void): Promise<number> {
     const number = ++this.#commands;
@@ -102,31 +109,26 @@ export class Machine {
       if (output.length > told) onOutput(output.toString('utf8', told));
       told = output.length;
     };
-    const until = Date.now() + timeoutMs;
+    const until = Date.now() + timeoutMs * this.slowness;
     for (;;) {
       const ended = existsSync(at('rc'));
       tell();
       if (ended) return Number(readFileSync(at('rc'), 'utf8'));
       if (!this.alive) return 125;
       if (Date.now() >= until) {
-        await this.run(`systemctl kill --signal=KILL vmcmd-${number}`, POLL_MS * 200, () => {});
+        // Of a machine that does not answer any more nothing can be asked.
+        if (timeoutMs > KILL_MS) await this.run(`systemctl kill --signal=KILL vmcmd-${number}`, KILL_MS, () => {});
         return 124;
       }
       await sleep(POLL_MS);
     }
   }
 
-  /** Resolves when it has ended by itself, or with 'late' after this time. */
-  async ended(timeoutMs: number): Promise<'ended' | 'late'> {
-    const until = Date.now() + timeoutMs;
-    while (this.alive && Date.now() < until) await sleep(POLL_MS);
-    return this.alive ? 'late' : 'ended';
-  }
-
   /** Shuts it down, or kills it if that takes too long. */
   async stop(): Promise<void> {
-    if (this.alive) void this.run('systemctl poweroff --no-block', POLL_MS * 200, () => {});
-    await this.ended(STOP_MS);
+    if (this.alive) void this.run('systemctl poweroff --no-block', KILL_MS, () => {});
+    const until = Date.now() + STOP_MS * this.slowness;
+    while (this.alive && Date.now() < until) await sleep(POLL_MS);
     this.kill();
   }
 
@@ -141,9 +143,11 @@ export class Machine {
   }
 }
 
-/** @throws if a machine runs already: they share one directory, and would not be quick side by side either. */
-export function requireNone(): void {
+/** @throws if a machine runs already, and goes on: they share one directory, and would not be quick side by side. */
+export async function requireNone(): Promise<void> {
   if (!existsSync(PID)) return;
   const pid = readFileSync(PID, 'utf8');
-  if (existsSync(`/proc/${pid}`)) throw new Error(`a virtual machine runs already in ${CACHE}: process ${pid}`);
+  // One whose owner has been killed takes a moment to give its memory back.
+  for (const until = Date.now() + KILL_MS; existsSync(`/proc/${pid}`); await sleep(POLL_MS))
+    if (Date.now() >= until) throw new Error(`a virtual machine runs already in ${CACHE}: process ${pid}`);
 }

@@ -2,58 +2,70 @@
  * `npm run vm -- uml|qemu [suite…]`: Berth on a node with systemd as PID 1, cgroup v2 and AppArmor, which few machines
  * of developers are: a virtual machine without KVM, built from Debian's packages and kept in a cache.
  *
- *     npm run vm -- uml                       smoke, apparmor and oom with crun and runc, critest with crun
+ *     npm run vm -- uml                       what CI runs: every suite that fits into ten minutes, with crun
+ *     npm run vm -- uml --all                 every suite, with runc, too, and critest with the cgroupfs driver
  *     npm run vm -- uml smoke --runtime runc
  *     npm run vm -- uml oom --count 200       how many containers run out of memory
  *     npm run vm -- uml critest --focus AppArmor
+ *     npm run vm -- uml critest --focus SELinux --lsm selinux
  *     npm run vm -- qemu smoke                all controllers, NAT, PSI, two CPUs; ten times slower
  *     npm run vm -- uml --script FILE         runs a script in a machine with Berth installed, and prints what it says
  *
  * Each suite gets a machine that has just booted. Last line: `N passed, N failed, N skipped`. Where no machine can be
- * had, that is a skip with the reason.
+ * had for a reason in expected-skips.ts, that is a skip with the reason; any other is a failure.
  */
 import { copyFileSync, existsSync, mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { CACHE, CannotHave, say } from './cache.ts';
 import { type EmulatorName, emulators } from './emulators.ts';
+import { reasonToDoWithout } from './expected-skips.ts';
+import type { Lsm } from './image.ts';
 import { Machine, requireNone, SHARE } from './machine.ts';
-import { fillShare } from './share.ts';
+import { fillShare, type Needs } from './share.ts';
 import { type Result, type Suite, type SuiteOptions, SUITES } from './suites.ts';
 
 const LOGS = join(import.meta.dirname, '../../build/vm');
-const INSTALL_MS = 600_000;
-/** What runs where nobody says what: all that fits into a quarter of an hour. */
-const USUAL = ['smoke', 'apparmor', 'oom', 'critest'];
+const INSTALL_MS = 300_000;
+/** What runs where nobody says what: all that fits into ten minutes. */
+const USUAL = ['smoke', 'apparmor', 'crio', 'oom', 'package', 'shutdown', 'e2e', 'critest'];
+/** What else there is where all is asked for. */
+const MORE = ['manual', 'kubeadm', 'oom-upstream', 'selinux'];
+/** Suites that say nothing about the runtime, or try all of them. */
+const WITHOUT_RUNTIME: ReadonlySet<string> = new Set(['package', 'manual', 'kubeadm', 'e2e']);
 
 const { values: flags, positionals } = parseArgs({
   allowPositionals: true,
   options: {
-    runtime: { type: 'string', multiple: true, default: [] },
-    count: { type: 'string', default: '20' },
+    all: { type: 'boolean', default: false },
+    runtime: { type: 'string', default: 'crun' },
+    count: { type: 'string', default: '40' },
     focus: { type: 'string', default: '' },
+    lsm: { type: 'string', default: 'apparmor' },
     script: { type: 'string', default: '' },
   },
 });
 const [kind = '', ...names] = positionals;
 if (kind !== 'uml' && kind !== 'qemu') throw new Error('which machine? npm run vm -- uml|qemu [suite…]');
-requireNone();
+await requireNone();
 mkdirSync(LOGS, { recursive: true });
 const results = flags.script === '' ? await runAll(kind) : await runScript(kind, flags.script);
 report(results);
 
 async function runAll(machine: EmulatorName): Promise<Result[]> {
-  const suites = (names.length === 0 ? USUAL : names).map(suiteNamed);
+  const suites = (names.length > 0 ? names : flags.all ? [...USUAL, ...MORE] : USUAL).map(suiteNamed);
   const found: Result[] = [];
   try {
-    for (const suite of suites) {
-      for (const runtime of runtimesOf(suite)) {
-        found.push(...(await runSuite(suite, { machine, runtime, count: Number(flags.count), focus: flags.focus })));
-      }
-    }
+    for (const suite of suites)
+      for (const how of waysOf(suite)) found.push(...(await judged(suite, { machine, ...how })));
   } catch (error) {
     if (!(error instanceof CannotHave)) throw error;
-    found.push({ title: 'virtual machine', state: 'skipped', why: error.message });
+    const reason = reasonToDoWithout(error.message);
+    found.push(
+      reason === undefined
+        ? { title: 'virtual machine', state: 'failed', why: error.message }
+        : { title: 'virtual machine', state: 'skipped', why: `${reason}: ${error.message}` },
+    );
   }
   return found;
 }
@@ -65,22 +77,39 @@ function suiteNamed(name: string): Suite {
   return suite;
 }
 
-function runtimesOf({ name }: Suite): readonly SuiteOptions['runtime'][] {
-  const given = flags.runtime.flatMap((each) => each.split(','));
-  const both = ['crun', 'runc'] as const;
-  if (given.length > 0) return both.filter((each) => given.includes(each));
-  return name === 'critest' ? ['crun'] : both;
+function waysOf({
+  name,
+  lsm = flags.lsm === 'selinux' ? 'selinux' : 'apparmor',
+}: Suite): readonly Omit<SuiteOptions, 'machine'>[] {
+  const both = flags.all && !WITHOUT_RUNTIME.has(name);
+  const runtimes = (['crun', 'runc'] as const).filter((each) => both || each === flags.runtime);
+  if (runtimes.length === 0) throw new Error(`--runtime ${flags.runtime}: want crun or runc`);
+  const rest = { count: Number(flags.count), focus: flags.focus, lsm, all: flags.all };
+  const ways = runtimes.map((runtime) => ({ ...rest, runtime, driver: 'systemd' as const }));
+  return flags.all && name === 'critest' ? [...ways, { ...rest, runtime: 'crun', driver: 'cgroupfs' }] : ways;
+}
+
+/** A suite whose machine breaks down has failed; the others can still be judged. */
+async function judged(suite: Suite, options: SuiteOptions): Promise<readonly Result[]> {
+  try {
+    return await runSuite(suite, options);
+  } catch (error) {
+    if (error instanceof CannotHave) throw error;
+    const title = `${suite.name}, ${options.runtime}, ${options.machine}: the suite itself`;
+    return [{ title, state: 'failed', why: error instanceof Error ? error.message : String(error) }];
+  }
 }
 
 async function runSuite(suite: Suite, options: SuiteOptions): Promise<Result[]> {
-  const name = `${suite.name}, ${options.runtime}, ${options.machine}`;
+  const driver = options.driver === 'systemd' ? '' : `, ${options.driver}`;
+  const name = `${suite.name}, ${options.runtime}${driver}, ${options.machine}`;
   say(`=== ${name}`);
   await fillShare(suite.needs);
   const began = Date.now();
-  const machine = await boot(options.machine);
+  const machine = await boot(options.machine, options.lsm);
   const booted = Date.now();
   try {
-    await install(machine, options.machine);
+    await install(machine, options.machine, suite.needs);
     const outcome = await suite.run(machine, options);
     const bad = outcome.filter(({ state }) => state === 'failed').length;
     const seconds = ((Date.now() - booted) / 1000).toFixed(0);
@@ -96,9 +125,9 @@ async function runSuite(suite: Suite, options: SuiteOptions): Promise<Result[]> 
 }
 
 /** The first that boots of those that can be had. */
-async function boot(name: EmulatorName): Promise<Machine> {
+async function boot(name: EmulatorName, lsm: Lsm): Promise<Machine> {
   const reasons: string[] = [];
-  for (const make of emulators(name)) {
+  for (const make of emulators(name, lsm)) {
     try {
       return await Machine.start(await make());
     } catch (error) {
@@ -110,21 +139,28 @@ async function boot(name: EmulatorName): Promise<Machine> {
   throw new CannotHave(reasons.join('; '));
 }
 
-async function install(machine: Machine, kind: EmulatorName): Promise<void> {
+async function install(machine: Machine, kind: EmulatorName, { installs }: Needs): Promise<void> {
   let said = '';
-  const ending = await machine.run(`MACHINE=${kind} /host/guest/install.sh`, INSTALL_MS, (text) => {
+  const script = `MACHINE=${kind} SLOWNESS=${machine.slowness} /host/guest/install.sh ${installs}`;
+  const ending = await machine.run(script, INSTALL_MS, (text) => {
     said += text;
   });
   if (ending !== 0) throw new Error(`the installation ended with exit code ${ending}:\n${said}`);
 }
 
 async function runScript(kind: EmulatorName, file: string): Promise<Result[]> {
-  await fillShare('tree');
-  const machine = await boot(kind);
+  const needs: Needs = { critest: false, installs: 'tree' };
+  await fillShare(needs);
+  const machine = await boot(kind, flags.lsm === 'selinux' ? 'selinux' : 'apparmor');
   try {
-    await install(machine, kind);
+    await install(machine, kind, needs);
     const ending = await machine.run(readFileSync(file, 'utf8'), INSTALL_MS, (text) => process.stdout.write(text));
-    return [{ title: file, state: ending === 0 ? 'passed' : 'failed', why: `exit code ${ending}` }];
+    return [
+      {
+        title: file,
+        ...(ending === 0 ? { state: 'passed', why: '' } : { state: 'failed', why: `exit code ${ending}` }),
+      },
+    ];
   } finally {
     await machine.stop();
   }
@@ -133,7 +169,11 @@ async function runScript(kind: EmulatorName, file: string): Promise<Result[]> {
 function report(all: readonly Result[]): void {
   console.log('');
   for (const { title, why } of all.filter(({ state }) => state === 'skipped')) console.log(`skipped: ${title}: ${why}`);
-  for (const { title, why } of all.filter(({ state }) => state === 'failed')) console.log(`failed: ${title}: ${why}`);
+  for (const { title, why } of all.filter((each) => each.state === 'passed' && each.why !== ''))
+    console.log(`failed once, passed again: ${title}: ${why}`);
+  // Whoever takes these lines out of many takes those that are indented, too.
+  for (const { title, why } of all.filter(({ state }) => state === 'failed'))
+    console.log(`failed: ${title}: ${why.trimEnd().replaceAll(/\n(?! )/g, '\n    ')}`);
   const count = (state: Result['state']): number => all.filter((each) => each.state === state).length;
   process.exitCode = count('failed') > 0 ? 1 : 0;
   say(`the machine is kept in ${CACHE}`);

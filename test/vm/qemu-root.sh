@@ -11,8 +11,9 @@ mkdir /kernel
 cd /kernel
 depends() { apt-cache depends "$1" | sed -n "s/.*Depends: \($2\)/\1/p"; }
 image=$(depends linux-image-amd64 'linux-image-.*' | head -n 1)
-mapfile -t more < <(depends "$image" 'linux-\(binary\|modules\|image\).*')
-apt-get download -q -o APT::Sandbox::User=root "$image" "${more[@]}"
+more=$(depends "$image" 'linux-\(binary\|modules\|image\).*')
+# shellcheck disable=SC2086
+apt-get download -q -o APT::Sandbox::User=root "$image" $more
 for package in *.deb; do dpkg-deb --extract "$package" /; done
 cd /
 rm -r /kernel

@@ -3,52 +3,71 @@ import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type GinkgoReport, resultsOf, selection } from '../conformance/critest.ts';
 import { NEEDS_NAT, reasonToSkip } from '../conformance/expected-skips.ts';
+import { forgottenSuites, MORE_SUITES, USUAL_SUITES } from './end-to-end.ts';
+import { reasonToLeaveOut } from './expected-skips.ts';
+import type { Lsm } from './image.ts';
 import { type Machine, SHARE } from './machine.ts';
+import type { Needs } from './share.ts';
 
 export interface Result {
   readonly title: string;
   readonly state: 'passed' | 'failed' | 'skipped';
-  /** Why it failed or was skipped. */
+  /** Why it failed or was skipped; of what has passed, how its first try failed. */
   readonly why: string;
 }
 
 export interface SuiteOptions {
   readonly machine: 'uml' | 'qemu';
   readonly runtime: 'crun' | 'runc';
+  readonly lsm: Lsm;
+  /** Who makes cgroups. */
+  readonly driver: 'systemd' | 'cgroupfs';
   /** How many containers run out of memory. */
   readonly count: number;
-  /** Specs of critest, a regular expression of Go's; '' is all. */
+  /** Specs of critest, a regular expression of Go's, or names of end-to-end suites with commas; '' is all. */
   readonly focus: string;
+  /** Suites that have a short form run whole. */
+  readonly all: boolean;
 }
 
 export interface Suite {
   readonly name: string;
-  readonly needs: 'tree' | 'critest';
-  /** What it does in a machine that has just booted and on which Berth is installed. */
+  readonly needs: Needs;
+  /** Where it is about one. */
+  readonly lsm?: Lsm;
+  /** What it does in a machine that has just booted, with Berth as it needs it. */
   run(machine: Machine, options: SuiteOptions): Promise<readonly Result[]>;
 }
 
 const MINUTE_MS = 60_000;
-/** Emulated in software, everything takes this many times longer. */
-const QEMU_FACTOR = 10;
 
 export const SUITES: readonly Suite[] = [
   script('smoke', 5 * MINUTE_MS),
   script('apparmor', 3 * MINUTE_MS),
-  { name: 'shutdown', needs: 'tree', run: shutdown },
+  script('crio', 3 * MINUTE_MS),
+  { name: 'shutdown', needs: { critest: false, installs: 'package' }, run: shutdown },
   script('oom', 30 * MINUTE_MS),
   script('oom-upstream', 30 * MINUTE_MS, { file: 'oom', environment: 'MONITOR=/usr/bin/conmon' }),
-  { name: 'critest', needs: 'critest', run: critest },
+  { ...script('selinux', 5 * MINUTE_MS), lsm: 'selinux' },
+  { name: 'e2e', needs: { critest: false, installs: 'tree', sources: true }, run: endToEnd },
+  script('package', 10 * MINUTE_MS, { installs: 'nothing' }),
+  script('manual', 10 * MINUTE_MS, { installs: 'nothing' }),
+  script('kubeadm', 5 * MINUTE_MS, { installs: 'package', kubeadm: true }),
+  { name: 'critest', needs: { critest: true, installs: 'package' }, run: critest },
 ];
 
 function script(
   name: string,
   timeoutMs: number,
-  { file = name, environment = '' }: { readonly file?: string; readonly environment?: string } = {},
+  {
+    file = name,
+    environment = '',
+    ...needs
+  }: { readonly file?: string; readonly environment?: string } & Partial<Needs> = {},
 ): Suite {
   return {
     name,
-    needs: 'tree',
+    needs: { critest: false, installs: 'tree', ...needs },
     run: async (machine, options) => {
       const lines: string[] = [];
       const ending = await runGuest(machine, options, `${environment} /host/guest/${file}.sh`, timeoutMs, (line) => {
@@ -58,10 +77,15 @@ function script(
       const results = lines.flatMap(resultOf);
       // A suite that breaks off has not passed, however well it began; nor has one that said nothing.
       if (ending !== 0 || results.length === 0)
-        results.push({ title: `${name}: the suite itself`, state: 'failed', why: `it ended with exit code ${ending}` });
+        results.push({ title: `${name}: the suite itself`, state: 'failed', why: ended(ending, lines) });
       return results;
     },
   };
+}
+
+/** How a suite broke off, with the last that it said. */
+function ended(code: number, lines: readonly string[]): string {
+  return [`it ended with exit code ${code}, saying at last`, ...lines.slice(-8)].join('\n    ');
 }
 
 /** PURE. The result that a line of a suite is, if it is one. */
@@ -73,15 +97,16 @@ function resultOf(line: string): Result[] {
 
 async function runGuest(
   machine: Machine,
-  { machine: kind, runtime, count }: SuiteOptions,
+  { machine: kind, runtime, driver, count }: SuiteOptions,
   command: string,
   timeoutMs: number,
   onLine: (line: string) => void,
 ): Promise<number> {
   let rest = '';
   const ending = await machine.run(
-    `export MACHINE=${kind} RUNTIME=${runtime} COUNT=${count}\n${command}`,
-    kind === 'qemu' ? timeoutMs * QEMU_FACTOR : timeoutMs,
+    `export MACHINE=${kind} SLOWNESS=${machine.slowness}\n` +
+      `export RUNTIME=${runtime} DRIVER=${driver} COUNT=${count}\n${command}`,
+    timeoutMs,
     (text) => {
       const lines = (rest + text).split('\n');
       rest = lines.pop() ?? '';
@@ -116,6 +141,45 @@ async function shutdown(machine: Machine, options: SuiteOptions): Promise<readon
   ];
 }
 
+/** Suites of test/e2e, which take who makes cgroups, and where, from the node. */
+async function endToEnd(machine: Machine, options: SuiteOptions): Promise<readonly Result[]> {
+  const unsaid = 'nobody has said yet in test/vm/end-to-end.ts whether it belongs into the machine';
+  const results = forgottenSuites().map((title): Result => ({ title, state: 'skipped', why: unsaid }));
+  const usual = options.all ? [...USUAL_SUITES, ...MORE_SUITES] : USUAL_SUITES;
+  for (const name of options.focus === '' ? usual : options.focus.split(',')) {
+    const report = join(SHARE, `out/e2e-${name}.json`);
+    const lines: string[] = [];
+    const ending = await runGuest(machine, options, `/host/guest/e2e.sh ${name}`, 15 * MINUTE_MS, (line) => {
+      lines.push(line);
+      console.log(line);
+    });
+    if (!existsSync(report)) {
+      results.push({ title: `${name}: the suite itself`, state: 'failed', why: ended(ending, lines) });
+      continue;
+    }
+    const { passed, failed, skipped, retried } = JSON.parse(readFileSync(report, 'utf8')) as {
+      readonly passed: number;
+      readonly failed: readonly string[];
+      readonly skipped: readonly string[];
+      readonly retried: readonly string[];
+    };
+    for (let index = 0; index < passed; index++)
+      results.push({ title: name, state: 'passed', why: retried[index] ?? '' });
+    for (const why of failed) results.push({ title: name, state: 'failed', why });
+    for (const title of skipped) {
+      const reason = reasonToLeaveOut(title);
+      results.push(
+        reason === undefined
+          ? { title, state: 'failed', why: 'skipped without a reason that is expected' }
+          : { title, state: 'skipped', why: reason },
+      );
+    }
+    if (ending !== 0 && failed.length === 0)
+      results.push({ title: `${name}: the suite itself`, state: 'failed', why: ended(ending, lines) });
+  }
+  return results;
+}
+
 async function critest(machine: Machine, options: SuiteOptions): Promise<readonly Result[]> {
   const flags = ['json-report=/host/out/critest.json', 'no-color', 'timeout=3h', ...selection(options)];
   const nat = options.machine === 'qemu';
@@ -127,7 +191,12 @@ async function critest(machine: Machine, options: SuiteOptions): Promise<readonl
   if (!existsSync(report))
     return [{ title: 'critest', state: 'failed', why: `it ended with exit code ${ending} and without a report` }];
   const specs = resultsOf(JSON.parse(readFileSync(report, 'utf8')) as GinkgoReport[]);
-  const ground = { idmappedMounts: options.runtime === 'crun', apparmor: true, selinux: false, nat };
+  const ground = {
+    idmappedMounts: options.runtime === 'crun',
+    apparmor: options.lsm === 'apparmor',
+    selinux: options.lsm === 'selinux',
+    nat,
+  };
   return specs
     .filter(({ state, message }) => options.focus === '' || state !== 'skipped' || message !== '')
     .map(({ name, state, message }): Result => {

@@ -4,7 +4,8 @@
 
 docker-registry serve /host/images/registry.yml >/var/log/registry.log 2>&1 &
 install -D /host/images/registries.conf /etc/containers/registries.conf
-printf '[crio.runtime]\ndefault_runtime = "%s"\n' "${RUNTIME:-crun}" >/etc/berth/berth.conf.d/runtime.conf
+printf '[crio.runtime]\ndefault_runtime = "%s"\ncgroup_manager = "%s"\n' "${RUNTIME:-crun}" "${DRIVER:-systemd}" \
+	>/etc/berth/berth.conf.d/runtime.conf
 systemctl restart berth
 serving
 cd /tmp || exit 1

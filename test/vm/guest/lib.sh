@@ -2,8 +2,12 @@
 # A suite prints `ok TITLE`, `FAIL TITLE: why` or `skip TITLE: why`, a line each.
 # shellcheck shell=bash
 IMAGE=localhost/berth/busybox:latest
+# Copied from, also where a package is installed, which has no image.
+TREE=/host/berth/build
 CGROUPS=/sys/fs/cgroup
 MACHINE=${MACHINE:-uml}
+# How many times longer everything takes here than on a machine.
+SLOWNESS=${SLOWNESS:-1}
 RUNTIME=${RUNTIME:-}
 ROOM=/tmp/berth-suite
 mkdir -p "$ROOM"
@@ -40,8 +44,8 @@ need() { # WHAT ID: ends the suite if it was not made
 	exit 1
 }
 
-until_ok() { # SECONDS COMMAND…: until it succeeds
-	local end=$((SECONDS + $1))
+until_ok() { # SECONDS COMMAND…: until it succeeds; seconds of a machine
+	local end=$((SECONDS + $1 * SLOWNESS))
 	shift
 	until "$@" >/dev/null 2>&1; do
 		[ $SECONDS -lt $end ] || return 1
@@ -49,11 +53,11 @@ until_ok() { # SECONDS COMMAND…: until it succeeds
 	done
 }
 
-serving() { until_ok 300 crictl version; }
+serving() { until_ok 120 crictl version; }
 
 start_berth() { # with an image
 	systemctl start berth
-	crictl images -q "$IMAGE" | grep -q . || berth import /usr/lib/berth/build/embedded-image "$IMAGE" >/dev/null
+	crictl images -q "$IMAGE" | grep -q . || berth import $TREE/embedded-image "$IMAGE" >/dev/null
 }
 
 pod() { # NAME [LINUX [MORE]]: prints its id; LINUX and MORE are JSON

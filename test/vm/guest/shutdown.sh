@@ -5,9 +5,13 @@
 start_berth
 rm -rf /host/out/shutdown
 mkdir -p /host/out/shutdown
-pod=$(pod bye '{"cgroup_parent": "kubepods-podbye.slice"}' '{"log_directory": "/host/out/shutdown"}')
+# One pod shares a PID namespace, which ends with its infra container, and one does not.
+shared=$(pod bye '{"cgroup_parent": "kubepods-podbye.slice"}' '{"log_directory": "/host/out/shutdown"}')
+lone=$(pod alone '{"cgroup_parent": "kubepods-podalone.slice",
+	"security_context": {"namespace_options": {"pid": 1}}}' '{"log_directory": "/host/out/shutdown"}')
 for name in one two three; do
-	run "$pod" bye "$name" \
+	if [ $name = three ]; then set -- "$lone" alone; else set -- "$shared" bye; fi
+	run "$@" "$name" \
 		'["sh", "-c", "trap \"echo TERM; sleep 2; echo bye; exit 0\" TERM; echo up; while :; do sleep 0.1; done"]' \
 		'{"annotations": {"io.kubernetes.pod.terminationGracePeriod": "20"}}' >/dev/null
 done
