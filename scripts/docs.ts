@@ -65,7 +65,7 @@ function lostPaths(root: string, line: string): string[] {
  * Documents of rows, whose last cell names the tests of the row by their titles in quotes, or parts of them; or says
  * that there is "none yet" and why.
  */
-const ROWS = /^docs\/(RELIABILITY|SECURITY|SEMANTICS)\.md$/;
+const ROWS = /^docs\/(CRIO|RELIABILITY|SECURITY|SEMANTICS)\.md$/;
 
 function lostTests(file: string, line: string, tests: () => string): string[] {
   if (!ROWS.test(file) || !line.startsWith('| ') || !/\| (tests?:|none yet)/.test(line)) return [];
@@ -78,9 +78,8 @@ function lostTests(file: string, line: string, tests: () => string): string[] {
 
 /** All test sources, with the titles in one piece. */
 function testSources(root: string): string {
-  const files = globSync(['{pkg,cri,conmon/test,test,scripts}/**/*.{test,e2e}.ts', 'pkg/*/conformance.ts'], {
-    cwd: root,
-  });
+  const code = '{pkg,cri,conmon/test,test,scripts}/**/*.{test,e2e}.ts';
+  const files = globSync([code, 'pkg/*/conformance.ts', 'test/vm/guest/*.sh'], { cwd: root });
   return files
     .map((file) => readFileSync(join(root, file), 'utf8'))
     .join('\n')

@@ -79,6 +79,8 @@ async function startDaemon(where: Places): Promise<ChildProcess> {
     where.runroot,
     '--listen',
     where.socket,
+    '--crio-socket',
+    'none',
     '--log-dir',
     where.logs,
     '--log-level',

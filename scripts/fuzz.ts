@@ -5,19 +5,38 @@
  *
  * Without targets all are tried, each for `--seconds` (default 60). `--seed` is printed; the same seed gives the same
  * inputs.
+ *
+ * `crash` comes only when it is named: a daemon that is killed under load, `--kills` times (default 1000), with
+ * `--runtime runc` (default) or crun; as root.
  */
+import { spawnSync } from 'node:child_process';
+import { createPublicKey, type KeyObject } from 'node:crypto';
 import { RuntimeError } from '../pkg/base/errors.ts';
 import { parseChallenges } from '../pkg/image/registry/challenge.ts';
 import { parseAuthFile } from '../pkg/image/registry/auth-file.ts';
 import { parseRegistries } from '../pkg/image/policy/registries-conf.ts';
 import { parsePolicy } from '../pkg/image/signature/requirements.ts';
-import { parseNetworkConf, parseResult } from '../pkg/network/conf.ts';
+import { parseNetworkConf } from '../pkg/network/conf.ts';
+import { parseResult } from '../pkg/network/results.ts';
 import { parseImageConfig } from '../pkg/oci/image-config.ts';
+import { onlyBlock, readCertificate } from '../pkg/image/signature/certificate.ts';
+import {
+  alternativeNames,
+  authorityExtension,
+  codeSigning,
+  entryOf,
+  issuerEncoded,
+  makeCertificate,
+} from '../pkg/image/signature/fake-authority.ts';
+import { makeKey, signatureOver } from '../pkg/image/signature/fakes.ts';
+import { checkEntry } from '../pkg/image/signature/transparency.ts';
+import type { LoggedSignature } from '../pkg/image/signature/transparency.ts';
 import { parseManifest } from '../pkg/oci/manifest.ts';
 import { selectPlatform } from '../pkg/oci/platform.ts';
 import { complete, formatReference, parseName, parseReference, withDefaultTag } from '../pkg/oci/reference.ts';
 import { fuzzTar } from '../pkg/rootfs/tar-fuzz.ts';
 import { fuzzRegistry } from './fuzz-registry.ts';
+import { onPrivateGround } from './ground.ts';
 import { parseHeaderBlock } from '../pkg/stream/spdy-frames.ts';
 import { parseMountinfo } from '../pkg/sys/mountinfo.ts';
 
@@ -72,6 +91,29 @@ const TOML_WORDS = [
   '\\x00',
   '[a.b]',
 ];
+
+/** Of each kind of key; new ones each time, so that a seed does not make these inputs again: what fails is printed. */
+const SELF_SIGNED: Buffer[] = [];
+function certificates(): readonly Buffer[] {
+  for (const kind of ['P-256', 'rsa', 'ed25519'] as const) {
+    const extensions = [
+      authorityExtension(1),
+      codeSigning,
+      alternativeNames([0x81, 'a@b.c']),
+      issuerEncoded('https://i'),
+    ];
+    SELF_SIGNED.push(onlyBlock(makeCertificate({ key: makeKey(kind), extensions }).pem));
+  }
+  return SELF_SIGNED;
+}
+const ENTRY = ((): { readonly text: string; readonly key: KeyObject; readonly signed: LoggedSignature } => {
+  const [log, own] = [makeKey(), makeKey()];
+  const payload = Buffer.from('payload');
+  const signature = signatureOver(payload, own);
+  const by = createPublicKey(own.pem).export({ type: 'spki', format: 'der' });
+  const text = entryOf({ payload, signature, by: own.pem, log });
+  return { text, key: createPublicKey(log.pem), signed: { payload, signature: Buffer.from(signature, 'base64'), by } };
+})();
 
 const readers: Readonly<Record<string, Reader>> = {
   manifest: {
@@ -194,6 +236,30 @@ const readers: Readonly<Record<string, Reader>> = {
     words: [...JSON_WORDS, '"default":', '"transports":', '"type":', '"sigstoreSigned"', '"keyData":'],
     read: parsePolicy,
   },
+  certificate: {
+    corpus: certificates(),
+    words: [
+      '\x30\x82',
+      '\x06\x03\x55\x1d\x11',
+      '\x06\x03\x55\x1d\x13',
+      '\x01\x01\xff',
+      '\x03\x02\x01\x06',
+      '\x80',
+      '\xa3',
+    ],
+    read(input) {
+      const found = readCertificate(input);
+      // Nobody may be told to be his own issuer who is not.
+      if (found.isSignedBy(found) && !SELF_SIGNED.some((each) => each.equals(input)))
+        throw new Error('a changed certificate is signed by itself');
+      return found.subject;
+    },
+  },
+  entry: {
+    corpus: [ENTRY.text],
+    words: [...JSON_WORDS, '"SignedEntryTimestamp":', '"Payload":', '"integratedTime":', '"logIndex":', '1e999', '-0'],
+    read: (input) => checkEntry(input.toString('utf8'), [ENTRY.key], ENTRY.signed),
+  },
   auth: {
     corpus: [
       JSON.stringify({
@@ -267,9 +333,22 @@ const readers: Readonly<Record<string, Reader>> = {
   },
 };
 
-const { targets, seed, seconds } = options(process.argv.slice(2));
+const { targets, seed, seconds, kills, runtime } = options(process.argv.slice(2));
+if (targets.includes('crash')) crash();
 console.log(`fuzz: seed ${seed}, ${seconds} s for each of ${targets.join(', ')}`);
 for (const target of targets) await (target === 'registry' ? fuzzPulls() : fuzz(target));
+
+/** On ground of its own, and instead of everything else. */
+function crash(): never {
+  const [command = '', ...args] = onPrivateGround([
+    process.execPath,
+    new URL('fuzz-crash.ts', import.meta.url).pathname,
+    `${seed}`,
+    `${kills}`,
+    runtime,
+  ]);
+  process.exit(spawnSync(command, args, { stdio: 'inherit' }).status ?? 1);
+}
 
 async function fuzz(target: string): Promise<void> {
   const reader = readers[target];
@@ -344,22 +423,41 @@ function generator(start: number): Random {
   };
 }
 
-function options(args: readonly string[]): {
+interface Options {
   readonly targets: readonly string[];
   readonly seed: number;
   readonly seconds: number;
-} {
-  const known = ['tar', 'registry', ...Object.keys(readers)];
-  const value = (name: string, fallback: number): number => {
+  readonly kills: number;
+  readonly runtime: string;
+}
+
+function options(args: readonly string[]): Options {
+  const all = ['tar', 'registry', ...Object.keys(readers)];
+  const known = [...all, 'crash'];
+  const text = (name: string, fallback: string): string => {
     const at = args.indexOf(name);
-    return at < 0 ? fallback : Number(args[at + 1]);
+    return at < 0 ? fallback : (args[at + 1] ?? '');
   };
-  const [seed, seconds] = [value('--seed', Date.now() % 1_000_000), value('--seconds', 60)];
+  const value = (name: string, fallback: number): number => Number(text(name, `${fallback}`));
+  const [seed, seconds, kills] = [
+    value('--seed', Date.now() % 1_000_000),
+    value('--seconds', 60),
+    value('--kills', 1000),
+  ];
+  const runtime = text('--runtime', 'runc');
   const asked = args.filter((each, i) => !each.startsWith('--') && !(args[i - 1] ?? '').startsWith('--'));
-  const unknown = asked.filter((each) => !known.includes(each));
-  if (unknown.length > 0 || !Number.isSafeInteger(seed) || !(seconds > 0)) {
-    console.error(`usage: npm run fuzz -- [${known.join('|')}]… [--seed N] [--seconds S]`);
+  const isRight =
+    asked.every((each) => known.includes(each)) &&
+    Number.isSafeInteger(seed) &&
+    seconds > 0 &&
+    kills > 0 &&
+    ['runc', 'crun'].includes(runtime);
+  if (!isRight || (asked.includes('crash') && asked.length > 1)) {
+    console.error(
+      `usage: npm run fuzz -- [${all.join('|')}]… [--seed N] [--seconds S]\n` +
+        '       npm run fuzz -- crash [--seed N] [--kills N] [--runtime runc|crun]',
+    );
     process.exit(2);
   }
-  return { targets: asked.length > 0 ? asked : known, seed, seconds };
+  return { targets: asked.length > 0 ? asked : all, seed, seconds, kills, runtime };
 }

@@ -7,10 +7,19 @@ import { spawn, spawnSync } from 'node:child_process';
 import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { availableParallelism, tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
+import { FAULT_MUTANTS } from '../test/mutants-faults.ts';
+import { ANNOTATION_MUTANTS } from '../test/mutants-annotations.ts';
 import { NODE_MUTANTS } from '../test/mutants-node.ts';
+import { READING_MUTANTS } from '../test/mutants-reading.ts';
 import { IMAGE_MUTANTS, type Mutant } from '../test/mutants.ts';
 
-const MUTANTS: readonly Mutant[] = [...IMAGE_MUTANTS, ...NODE_MUTANTS];
+const MUTANTS: readonly Mutant[] = [
+  ...IMAGE_MUTANTS,
+  ...NODE_MUTANTS,
+  ...READING_MUTANTS,
+  ...FAULT_MUTANTS,
+  ...ANNOTATION_MUTANTS,
+];
 const root = join(import.meta.dirname, '..');
 /** A protection whose loss makes tests hang has been noticed, too. */
 const HANGS_MS = 120_000;
@@ -45,13 +54,19 @@ class Copy {
     cpSync(join(root, 'build'), join(this.dir, 'build'), { recursive: true });
   }
 
-  /** True if all tests pass, with the monitor built anew where they are its own. */
-  async passes(tests: readonly string[], grep: string | undefined): Promise<boolean> {
-    if (
-      tests.some((each) => each.startsWith('conmon/')) &&
-      !(await this.#run('make', ['-s', '-C', 'conmon', 'static', 'tool']))
-    )
-      throw new Error('the monitor cannot be built');
+  /** Builds what the mutant, or its tests, have in C, as it is now. */
+  async build({ file, tests }: Mutant): Promise<void> {
+    const isMade =
+      (!tests.some((each) => each.startsWith('conmon/')) ||
+        (await this.#run('make', ['-s', '-C', 'conmon', 'static', 'tool']))) &&
+      (!file.startsWith('native/') || (await this.#run('make', ['-s', '-C', 'native'])));
+    if (!isMade) throw new Error(`what is made of ${file} cannot be built`);
+  }
+
+  /** True if all tests pass. */
+  async passes(mutant: Mutant): Promise<boolean> {
+    const { tests, grep } = mutant;
+    await this.build(mutant);
     const mocha = ['node_modules/mocha/bin/mocha.js', '--bail', '--reporter', 'dot', ...tests];
     return this.#run(process.execPath, grep === undefined ? mocha : [...mocha, '--grep', grep]);
   }
@@ -90,14 +105,15 @@ class Copy {
 
 async function judge(copy: Copy, mutant: Mutant, sound: Map<string, Promise<boolean>>): Promise<Verdict> {
   const key = JSON.stringify([mutant.tests, mutant.grep]);
-  const whole = sound.get(key) ?? copy.passes(mutant.tests, mutant.grep);
+  const whole = sound.get(key) ?? copy.passes(mutant);
   sound.set(key, whole);
   if (!(await whole)) return 'red without it';
   const restore = copy.change(mutant);
   try {
-    return (await copy.passes(mutant.tests, mutant.grep)) ? 'NOT NOTICED' : 'noticed';
+    return (await copy.passes(mutant)) ? 'NOT NOTICED' : 'noticed';
   } finally {
     restore();
+    await copy.build(mutant);
   }
 }
 

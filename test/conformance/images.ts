@@ -65,12 +65,14 @@ function withTag(reference: string): string {
 }
 
 /** The mirror has everything; the registry itself is not to be asked, also when an image is missing. */
-function registriesConf(host: string): string {
-  return REGISTRIES.map(
-    (name) =>
-      `[[registry]]\nprefix = "${name}"\nlocation = "${host}/not-there"\ninsecure = ` +
-      `true\n\n[[registry.mirror]]\nlocation = "${host}/${name}"\ninsecure = true\n`,
-  ).join('\n');
+export function registriesConf(host: string, registries: readonly string[] = REGISTRIES): string {
+  return registries
+    .map(
+      (name) =>
+        `[[registry]]\nprefix = "${name}"\nlocation = "${host}/not-there"\ninsecure = ` +
+        `true\n\n[[registry.mirror]]\nlocation = "${host}/${name}"\ninsecure = true\n`,
+    )
+    .join('\n');
 }
 
 async function lookAlikes(): Promise<LookAlike[]> {
@@ -115,7 +117,7 @@ async function lookAlikes(): Promise<LookAlike[]> {
   ];
 }
 
-const PATH = 'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
+export const PATH = 'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
 
 function httpd(box: readonly LayerFile[]): ImagePlan {
   const script = '#!/bin/sh\necho "httpd -D FOREGROUND"\nexec httpd -f -p 80 -h /www\n';
@@ -130,14 +132,14 @@ function httpd(box: readonly LayerFile[]): ImagePlan {
   };
 }
 
-function noNewPrivs(): ImagePlan {
+export function noNewPrivs(): ImagePlan {
   return {
     layers: [{ files: [file('nnp', readFileSync(noNewPrivsProgram()), { mode: 0o4755 }), dir('etc')] }],
     config: { Entrypoint: ['/nnp'] },
   };
 }
 
-function pause(): ImagePlan {
+export function pause(): ImagePlan {
   const program = new URL('../../build/bin/pause', import.meta.url);
   return {
     layers: [{ files: [file('pause', readFileSync(program), { mode: 0o755 })] }],
@@ -155,7 +157,7 @@ function predefinedGroup(box: readonly LayerFile[]): ImagePlan {
   return { layers: [{ files: box }, { files }], config: { Cmd: ['sh'], Env: [PATH], User: '1000' } };
 }
 
-function nginx(box: readonly LayerFile[], port: number): ImagePlan {
+export function nginx(box: readonly LayerFile[], port: number): ImagePlan {
   const conf = `user nobody nogroup;
 worker_processes 1;
 pid /var/run/nginx.pid;

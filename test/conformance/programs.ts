@@ -6,19 +6,10 @@
  * Made means: complete or absent. Every program is built beside its place and renamed.
  */
 import { execFileSync } from 'node:child_process';
-import {
-  cpSync,
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs';
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { arch, availableParallelism, homedir, tmpdir } from 'node:os';
-import { dirname, join } from 'node:path';
+import { join } from 'node:path';
+import { madeOnce } from '../../scripts/made-once.ts';
 
 const CACHE = join(process.env['XDG_CACHE_HOME'] ?? join(homedir(), '.cache'), 'berth/conformance');
 const CRI_TOOLS = { module: 'sigs.k8s.io/cri-tools', version: '1.36.0' } as const;
@@ -240,23 +231,9 @@ function goModule(module: string, version: string): string {
   return (JSON.parse(reply) as { readonly Dir: string }).Dir;
 }
 
-/**
- * `path` below the cache, made by `make` if it is not there; `make` is given another name, which becomes `path` at the
- * end.
- */
+/** `path` below the cache, made by `make` if it is not there. */
 function made(path: string, make: (to: string) => void): string {
-  const place = join(CACHE, path);
-  if (existsSync(place)) return place;
-  console.log(`conformance: making ${path} (once)`);
-  mkdirSync(dirname(place), { recursive: true });
-  const draft = `${place}.${process.pid}.new`;
-  try {
-    make(draft);
-    renameSync(draft, place);
-  } finally {
-    rmSync(draft, { recursive: true, force: true });
-  }
-  return place;
+  return madeOnce(join(CACHE, path), (text) => console.log(`conformance: ${text}`), make);
 }
 
 function inScratch(work: (directory: string) => void): void {

@@ -305,6 +305,21 @@ describe('the command line', function () {
     assert.notInclude(await ok('config', '--default'), node.socket);
   });
 
+  it("shows what CRI-O's status shows, by the socket that is named, and wipes nothing unforced", async () => {
+    const asked = (...args: string[]): Promise<string> => ok('status', '--socket', `unix://${node.socket}`, ...args);
+    assert.match(await asked('info'), /^cgroup driver: (cgroupfs|systemd)\nstorage driver: overlay\nstorage graph/);
+    assert.include(await asked('config'), `listen = "${node.socket}"`);
+    const shown = JSON.parse(await asked('s', '--json', '-i', container)) as { readonly sandbox: string };
+    assert.strictEqual(shown.sandbox, pod.id);
+    assert.match(await asked('containers', '--id', container), new RegExp(`^sandbox: ${pod.id}$`, 'm'));
+    assert.include(await failure('status', 'containers', '--id', ''), 'id');
+    assert.include(await failure('status', 'containers', '--id', 'f00'), 'f00');
+    assert.include(await asked('goroutines'), 'PipeWrap');
+    assert.equal(await asked('c'), await asked('config'));
+    assert.include(await ok('wipe'), 'nothing to wipe');
+    assert.include(await ok('ps'), container.slice(0, 13));
+  });
+
   describe('on a terminal', () => {
     const shown: readonly (readonly [args: readonly string[], says: () => string, colour: string])[] = [
       [['ps'], () => container.slice(0, 13), '32mRunning'],
@@ -451,6 +466,24 @@ describe('the command line', function () {
       assert.include(await failure('inspecti', `${registry.host}/app:v1`), 'no image');
       await ok('pull', `${registry.host}/app:v1`);
       await ok('rmi', `${registry.host}/app:v1`);
+    });
+
+    it('are checked without a daemon, too, which repairs nothing below containers that may run', async () => {
+      const own = ['--root', join(node.dir, 'root'), '--runroot', join(node.dir, 'run')];
+      await node.kill();
+      try {
+        const command = start(...own, 'check');
+        assert.strictEqual(await command.end(), 0);
+        assert.match(command.out, /none answers on .*systemctl start berth/);
+        // Files of the kernel have no size, and are read all the same.
+        assert.match(command.out, /^module overlay +ok +loaded$/m);
+        assert.match(command.out, /ok all images are whole\n$/);
+        const repair = start(...own, 'check', '-r', '--force', '--age', '24h');
+        assert.strictEqual(await repair.end(), 1);
+        assert.match(repair.out, /^images +wrong +not read +there are containers in /m);
+      } finally {
+        await node.start({ CONTAINERS_REGISTRIES_CONF: join(node.dir, 'registries.conf') });
+      }
     });
 
     it('are loaded from files', async () => {

@@ -110,14 +110,15 @@ class Podman {
 
   async destroy(): Promise<void> {
     await this.run(['rm', '-af', '-t', '0']);
+    // A monitor runs podman once more when its container has ended, and nobody waits for that.
+    await until('every monitor has ended', () => monitors(this.dir).length === 0);
     await this.run(['rmi', '-af']);
     const mounts = readFileSync('/proc/self/mountinfo', 'utf8')
       .split('\n')
       .map((l) => l.split(' ')[4] ?? '')
       .filter((m) => m.startsWith(this.dir));
     for (const mount of mounts.reverse()) await this.exec('umount', ['-l', mount], '');
-    // What podman runs at a container's end may still write here.
-    rmSync(this.dir, { recursive: true, force: true, maxRetries: 40, retryDelay: 50 });
+    rmSync(this.dir, { recursive: true, force: true });
   }
 }
 
@@ -164,10 +165,7 @@ for (const runtime of ['/usr/bin/runc', '/usr/bin/crun'].filter((p) => existsSyn
     };
 
     before(() => podman.import());
-    after(async () => {
-      await podman.destroy();
-      assert.deepEqual(monitors(podman.dir), [], 'monitors left behind');
-    });
+    after(() => podman.destroy());
 
     it('run: passes on output, both streams, and the status', async () => {
       const { status, out, err } = await podman.run([

@@ -1,7 +1,7 @@
 /** What the configuration of the node adds to containers, with runc and crun. */
 import { assert } from 'chai';
 import { existsSync } from 'node:fs';
-import { mkdir, readFile, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { IMAGE, type RuntimeName, TestNode } from './harness.ts';
 import { busybox, dir, file, symlink as link } from './images.ts';
@@ -38,6 +38,9 @@ for (const runtime of RUNTIMES) {
       async () => {
         await mkdir(join(node.dir, 'secrets'));
         await writeFile(join(node.dir, 'secrets/key'), 'K');
+        await mkdir(join(node.dir, 'entitlement'));
+        await writeFile(join(node.dir, 'entitlement/pem'), 'P');
+        await symlink('../entitlement', join(node.dir, 'secrets/etc-pki'));
         await writeFile(
           join(node.dir, 'mounts.conf'),
           `# what the distribution says\n${join(node.dir, 'secrets')}:/run/secrets\n/no/such/thing:/absent\n`,
@@ -63,10 +66,10 @@ default_capabilities = ["CHOWN"]
           await sh(
             node,
             id,
-            'cat /run/secrets/key; ls -d /absent 2>/dev/null; echo $FROM_NODE; grep "open files" ' +
+            'cd /run/secrets; cat key etc-pki/pem; ls -d /absent 2>/dev/null; echo $FROM_NODE; grep "open files" ' +
               '/proc/1/limits | tr -s " " | cut -d" " -f4,5; stat -c %t:%T /dev/more; date +%z',
           ),
-          'K1\n1024 2048\n1:5\n+1400',
+          'KP1\n1024 2048\n1:5\n+1400',
         );
         assert.isTrue(await fails(node, id, 'touch /run/secrets/x'));
         assert.equal(await procStatus(node, id, 'CapBnd'), '0000000000000001');
@@ -118,8 +121,12 @@ default_capabilities = ["CHOWN"]
         assert.isTrue(await fails(node, await idle(node, other, { imageName: image }), 'test -e /var/deep'));
         await reconfigure(node, '');
         assert.equal(
-          await sh(node, await idle(node, other, { imageName: image }), 'stat -c %a /var/deep /mine'),
-          '755\n755',
+          await sh(
+            node,
+            await idle(node, other, { imageName: image, ...secured({ runAsUser: { value: 1000n } }) }),
+            'stat -c "%a %u" /var /var/deep /mine',
+          ),
+          '755 0\n755 1000\n755 1000',
           'mkdir',
         );
         await node.cri.removePod(other.id);

@@ -18,6 +18,32 @@ for (const runtime of RUNTIMES) {
     });
     after(() => node.close());
 
+    it("of a container on the node's network let it write nothing of the node's, as /etc/hosts", async () => {
+      const hosts = join(node.dir, 'hosts');
+      await writeFile(hosts, '192.0.2.7 node-of-test\n');
+      // In our own mount namespace: the machine's is not ours to lose.
+      host('mount', '--bind', hosts, '/etc/hosts');
+      try {
+        const pod = await node.cri.runPod({
+          linux: { securityContext: { namespaceOptions: { network: 'NODE', pid: 'CONTAINER', ipc: 'POD' } } },
+        });
+        const id = await idle(node, pod, secured({ namespaceOptions: { network: 'NODE', pid: 'CONTAINER' } }));
+        assert.equal(await sh(node, id, 'cat /etc/hosts'), '192.0.2.7 node-of-test');
+        for (const name of ['hosts', 'resolv.conf', 'hostname']) await sh(node, id, `echo evil >> /etc/${name}`);
+        assert.equal(await readFile(hosts, 'utf8'), '192.0.2.7 node-of-test\n');
+        const { mounts } = JSON.parse(await readFile(join(node.dir, 'run/containers', id, 'config.json'), 'utf8')) as {
+          readonly mounts: readonly { readonly type: string; readonly source: string; readonly options: string[] }[];
+        };
+        const foreign = mounts
+          .filter(({ type, source }) => type === 'bind' && !source.startsWith(`${node.dir}/`))
+          .filter(({ options }) => !options.includes('ro') && !options.includes('rro'));
+        assert.deepEqual(foreign, [], "nothing of the node's can be written");
+        await node.cri.removePod(pod.id);
+      } finally {
+        host('umount', '/etc/hosts');
+      }
+    });
+
     describe('mounts', () => {
       let source: string;
       before(async () => {
@@ -153,6 +179,7 @@ for (const runtime of RUNTIMES) {
               files: [
                 dir('models', { mode: 0o750 }),
                 file('models/weights', 'W'),
+                file('models/run', '#!/bin/sh\necho ran\n', { mode: 0o755 }),
                 dir('models/small'),
                 file('models/small/w', 'w'),
                 link('models/out', '/../../../../etc'),
@@ -173,8 +200,11 @@ for (const runtime of RUNTIMES) {
         });
         assert.equal(await sh(node, id, 'cat /all/models/weights /part/w; stat -c %a /all/models'), 'Ww750');
         assert.isTrue(await fails(node, id, 'touch /all/x'));
-        assert.match(await mountAt(node, id, '/all'), /ro,nosuid,nodev,noexec/);
+        assert.match(await mountAt(node, id, '/all'), /ro,nosuid,nodev,relatime/);
+        assert.equal(await sh(node, id, '/all/models/run'), 'ran');
         const status = await node.cri.container(id);
+        const { image: volumeImage } = await node.cri.rpc.imageStatus({ image: { image: data } });
+        assert.equal(status.mounts[0]?.image?.image, volumeImage?.id, 'which the kubelet keeps from its collector');
         assert.match(status.mounts[0]?.image?.imageRef ?? '', /sha256:[0-9a-f]{64}$/);
         await refusal(node.cri.rpc.removeImage({ image: { image: data } }), 'used');
         await node.kill();

@@ -61,9 +61,9 @@ export interface CriClient {
   /** PullImage; the image id. */
   pull(image: string, options?: CallOptions): Promise<string>;
   /** Stops and removes the pod with all its containers; content if it is gone. */
-  removePod(id: string): Promise<void>;
+  removePod(id: string, options?: CallOptions): Promise<void>;
   /** Removes every pod that the runtime has, several at once. */
-  removeAllPods(): Promise<void>;
+  removeAllPods(options?: CallOptions): Promise<void>;
   close(): void;
 }
 
@@ -113,13 +113,13 @@ export function criClient(path: string): CriClient {
         options,
       ),
     pull: async (image, options) => (await rpc.pullImage({ image: { image } }, options)).imageRef,
-    async removePod(id) {
-      await rpc.stopPodSandbox({ podSandboxId: id });
-      await rpc.removePodSandbox({ podSandboxId: id });
+    async removePod(id, options) {
+      await rpc.stopPodSandbox({ podSandboxId: id }, options);
+      await rpc.removePodSandbox({ podSandboxId: id }, options);
     },
-    async removeAllPods() {
-      const { items } = await rpc.listPodSandbox();
-      await Promise.all(items.map((each) => client.removePod(each.id)));
+    async removeAllPods(options) {
+      const { items } = await rpc.listPodSandbox({}, options);
+      await Promise.all(items.map((each) => client.removePod(each.id, options)));
     },
     close: () => rpc.close(),
   };

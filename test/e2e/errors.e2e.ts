@@ -205,7 +205,7 @@ describe('a bad world', function () {
     assert.lengthOf((await node.cri.rpc.listPodSandbox()).items, 0);
   });
 
-  it('has a CNI plugin that hangs: the deadline names the stage, and the node goes on', async () => {
+  it('has a CNI plugin that hangs: the deadline names the stage, and the node goes on (K12)', async () => {
     await rebootWithPlugin('sleep 1000');
     await refusal(node.cri.rpc.runPodSandbox({ config: podConfig() }, { deadlineMs: 1_500 }), 'DeadlineExceeded');
     const { operations } = await node.cri.rpc.operations();

@@ -11,10 +11,14 @@ import { chmod, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs
 import { join } from 'node:path';
 import { defaultConflist, type DefaultConflistOptions } from '../../pkg/network/index.ts';
 import { EMBEDDED_IMAGE } from '../../scripts/embedded-image.ts';
-import { type CriClient, criClient, waitFor } from './cri-client.ts';
+import type { RuntimeConfigResponse } from '../../pkg/cri-api/types.ts';
+import { type CriClient, criClient, CriError, waitFor } from './cri-client.ts';
+import { type CgroupDriver, cgroupsLeft } from './node-cgroups.ts';
+import { forget, hasFailed, isThrough, remember, type Triable } from './tries.ts';
 
 /** BERTH_BUILD: another build than the one beside the sources, for instance one that nobody rebuilds meanwhile. */
-const BUILD = process.env['BERTH_BUILD'] ?? new URL('../../build/', import.meta.url).pathname;
+export const BUILD = process.env['BERTH_BUILD'] ?? new URL('../../build/', import.meta.url).pathname;
+export const BERTH = join(BUILD, 'bin/berth');
 export const IMAGE = EMBEDDED_IMAGE;
 export const MONITORS = { ours: join(BUILD, 'bin/conmon'), debian: '/usr/bin/conmon' } as const;
 export type RuntimeName = 'runc' | 'crun' | 'runsc';
@@ -31,6 +35,11 @@ export interface NodeOptions {
   readonly env?: Readonly<Record<string, string>>;
   /** How long the daemon's own work may hold up its event loop, in milliseconds of processor time. Default: 100. */
   readonly busyMaxMs?: number;
+  /**
+   * Writes the configuration of the node, where a daemon looks for it that is told nothing: it gets no flags but
+   * `flags`. What `leaks` looks for must be below the node's directory.
+   */
+  readonly files?: (own: Pick<TestNode, 'dir' | 'socket'>) => Promise<void>;
   /** Text of the CNI configuration, given what every node has of its own. Default: defaultConflist. */
   readonly conflist?: (own: Required<DefaultConflistOptions>) => string;
 }
@@ -41,31 +50,39 @@ export interface NodeOptions {
  */
 const RUNSC = '[crio.runtime.runtimes.runsc]\nruntime_args = ["--platform=ptrace", "--network=host"]\n';
 
-/** Nothing may run so long on the event loop at a stretch: every other call waits for it. */
-const BUSY_MAX_MS = 100;
+/**
+ * Nothing may run so long on the event loop at a stretch: every other call waits for it. An emulated machine says more.
+ */
+const BUSY_MAX_MS = Number(process.env['BERTH_BUSY_MAX_MS'] ?? 100);
+/** What a daemon gets for the pods of a test that has failed: it may be what hangs. */
+const ABANDON_MS = 15_000;
 /** The daemon watches its loop for a minute after each question. */
 const LOOK_MS = 30_000;
 
 /** Numbers of this process' nodes, for bridge names and subnets that do not clash. */
 let nodes = 0;
 
-export class TestNode {
+export class TestNode implements Triable {
   readonly dir: string;
   readonly socket: string;
   readonly cri: CriClient;
   /** Daemon flags for the next start, beside those of the options. */
   moreFlags: readonly string[] = [];
+  /** The link that its pods are plugged into. */
+  readonly bridge: string;
   readonly #options: NodeOptions;
-  readonly #bridge: string;
   #daemon: ChildProcess | undefined;
+  /** What its daemon was told beside the options. */
+  #env: Readonly<Record<string, string>> = {};
   #log = '';
+  #driver: CgroupDriver = 'cgroupfs';
   /** The longest that a daemon of this node has held up its event loop by its own work, in milliseconds. */
   #busyMaxMs = 0;
   #looking: NodeJS.Timeout | undefined;
 
   private constructor(dir: string, bridge: string, options: NodeOptions) {
     this.dir = dir;
-    this.#bridge = bridge;
+    this.bridge = bridge;
     this.#options = options;
     this.socket = join(dir, 'run/berth.sock');
     this.cri = criClient(this.socket);
@@ -73,7 +90,6 @@ export class TestNode {
 
   /** A node with a daemon that serves and knows IMAGE. */
   static async boot(options: NodeOptions = {}): Promise<TestNode> {
-    if (options.runtime === 'crun' || options.runtime === 'runsc') mountHugetlb();
     const dir = await mkdtemp(join(options.parent ?? '/tmp', 'berth-e2e-'));
     // As /run and /var/lib: with a user namespace, a container's root must be able to pass through to its rootfs.
     await chmod(dir, 0o711);
@@ -82,13 +98,16 @@ export class TestNode {
     for (const name of ['net.d', 'none']) await mkdir(join(dir, name));
     if (options.runtime === 'runsc') await writeFile(join(dir, 'none/00-runsc.conf'), RUNSC);
     const subnets = [`10.${200 + (nodes % 50)}.0.0/16`];
+    const conflist = (options.conflist ?? defaultConflist)({ dataDir: join(dir, 'ipam'), bridge, subnets });
     await writeFile(
       join(dir, 'net.d/10-test.conflist'),
-      (options.conflist ?? defaultConflist)({ dataDir: join(dir, 'ipam'), bridge, subnets }),
+      hasNat() ? conflist : conflist.replaceAll('"ipMasq": true', '"ipMasq": false'),
     );
     try {
+      await options.files?.(node);
       await node.start();
       await node.cri.rpc.import({ path: join(BUILD, 'embedded-image'), reference: '' });
+      remember(node);
       return node;
     } catch (error) {
       await node.discard();
@@ -98,7 +117,8 @@ export class TestNode {
 
   /** Starts the daemon and waits until it serves. @throws with its log if it dies first. */
   async start(env: Readonly<Record<string, string>> = {}): Promise<void> {
-    const daemon = spawn(join(BUILD, 'bin/berth'), this.flags(), {
+    this.#env = env;
+    const daemon = spawn(BERTH, this.flags(), {
       stdio: ['ignore', 'ignore', 'pipe'],
       env: { ...process.env, ...this.#options.env, ...env },
     });
@@ -109,10 +129,30 @@ export class TestNode {
     const died = once(daemon, 'exit').then(([code, signal]) => {
       throw new Error(`the daemon ended (${String(signal ?? code)}) before it served:\n${this.#log}`);
     });
-    await Promise.race([this.cri.rpc.waitForReady(30_000), died]);
+    const config = await Promise.race([this.#answer(), died]);
     died.catch(() => {});
+    this.#driver = config?.linux?.cgroupDriver === 'SYSTEMD' ? 'systemd' : 'cgroupfs';
     await this.#look();
     this.#looking = setInterval(() => void this.#look(), LOOK_MS).unref();
+  }
+
+  /** Its first answer: for a moment a channel may believe that the daemon of before is still there. */
+  async #answer(): Promise<RuntimeConfigResponse | undefined> {
+    await this.cri.rpc.waitForReady(30_000);
+    const ask = (): Promise<RuntimeConfigResponse | undefined> =>
+      this.cri.rpc.runtimeConfig({}).catch((error: unknown) => {
+        if (error instanceof CriError && error.codeName === 'Unavailable') return undefined;
+        throw error;
+      });
+    return await waitFor(ask, (reply) => reply !== undefined, 'the daemon to answer');
+  }
+
+  /** What `work` gives, which holds up the event loop of the daemon by the test's doing: that does not count. */
+  async uncounted<T>(work: () => Promise<T>): Promise<T> {
+    await this.#look();
+    const result = await work();
+    await this.cri.rpc.status({ verbose: true });
+    return result;
   }
 
   /** Asks the daemon how late its event loop was since the last look; it goes on watching while it is asked. */
@@ -124,8 +164,9 @@ export class TestNode {
 
   /** The daemon's command line; another one with the same flags is a second daemon for the same node. */
   flags(): string[] {
-    const { runtime = 'runc', monitor = 'ours', flags = [] } = this.#options;
+    const { runtime = 'runc', monitor = 'ours', flags = [], files } = this.#options;
     const { dir } = this;
+    if (files !== undefined) return [...flags, ...this.moreFlags];
     return [
       '--config',
       '/dev/null',
@@ -137,6 +178,8 @@ export class TestNode {
       join(dir, 'run'),
       '--listen',
       this.socket,
+      '--crio-socket',
+      'none',
       '--log-dir',
       join(dir, 'logs'),
       '--log-level',
@@ -162,9 +205,20 @@ export class TestNode {
     return pid;
   }
 
+  /** Who makes cgroups on this node: systemd where it is PID 1. */
+  get driver(): CgroupDriver {
+    return this.#driver;
+  }
+
   /** What the running daemon has logged. */
   get log(): string {
     return this.#log;
+  }
+
+  /** Everything that looks like an id in the log, but for what daemons say that they leave to others. */
+  ids(): Set<string> {
+    const own = this.#log.split('\n').filter((line) => !line.includes('leaving it alone'));
+    return new Set(own.flatMap((line) => line.match(/\b[0-9a-f]{64}\b/g) ?? []));
   }
 
   /** SIGKILL, and gone on return. */
@@ -174,15 +228,13 @@ export class TestNode {
 
   /** A clean stop. */
   async stop(): Promise<void> {
-    if (this.#daemon?.exitCode === null && this.#daemon.signalCode === null) await this.#look();
+    if (this.#isRunning) await this.#look();
     await this.#end('SIGTERM');
   }
 
   /** Resolves when the daemon has died by itself (a failpoint). */
   async died(): Promise<void> {
-    const daemon = this.#daemon;
-    if (daemon === undefined || daemon.exitCode !== null || daemon.signalCode !== null) return;
-    await once(daemon, 'exit');
+    if (this.#daemon !== undefined && this.#isRunning) await once(this.#daemon, 'exit');
   }
 
   /** Restarts after whatever ended the daemon. */
@@ -206,28 +258,99 @@ export class TestNode {
       { timeoutMs: 10_000, intervalMs: 50 },
     );
     await this.discard();
+    this.checkLoop();
+  }
+
+  /** @throws if its event loop was ever held up for long by what it did itself; for who cannot `close`. */
+  checkLoop(): void {
     const busyMaxMs = this.#options.busyMaxMs ?? BUSY_MAX_MS;
     if (this.#busyMaxMs >= busyMaxMs)
       throw new Error(`the daemon has held up its event loop for ${this.#busyMaxMs} ms; at most ${busyMaxMs} is right`);
   }
 
-  /** Deletes the node's directories and links whatever is in them: after a failure that has been reported already. */
+  /** In an afterEach, of a node that tests share: no pod is left to the next. A daemon that a test ended is started. */
+  async clear(): Promise<void> {
+    if (!this.#isRunning) await this.start();
+    await this.cri.removeAllPods();
+  }
+
+  /** In an afterEach, of a node of each test's own: `close` after one that has passed, `abandon` after any other. */
+  async closeAfter(test: Mocha.Test | undefined): Promise<void> {
+    await (isThrough(test) ? this.close() : this.abandon());
+  }
+
+  /** In an after, of a node that the tests of a suite share. */
+  async closeSuite(suite: Mocha.Suite | undefined): Promise<void> {
+    await (hasFailed(suite) ? this.abandon() : this.close());
+  }
+
+  /** Away with it, and its containers if a daemon still can: after a failure that has been reported already. */
+  async abandon(): Promise<void> {
+    if (!this.#isRunning) await this.start().catch(() => {});
+    await this.cri.removeAllPods({ deadlineMs: ABANDON_MS }).catch(() => {});
+    await this.discard();
+  }
+
+  mark(): () => Promise<void> {
+    const [began, ran, flags, env] = [BigInt(Date.now()) * 1_000_000n, this.#isRunning, this.moreFlags, this.#env];
+    const dropIns = this.#dropIns();
+    return async () => {
+      // Whatever it does, and whatever it was told meanwhile.
+      await this.kill();
+      this.moreFlags = flags;
+      for (const path of this.#dropIns().keys()) await rm(path, { recursive: true });
+      for (const [path, text] of dropIns) await writeFile(path, text);
+      if (!ran) return;
+      await this.start(env);
+      await this.#removeSince(began);
+    };
+  }
+
+  /** The configuration of the node, by path. */
+  #dropIns(): Map<string, string> {
+    return new Map(filesIn(join(this.dir, 'none')).map((path) => [path, readOr(path)]));
+  }
+
+  /** Removes pods, and containers of older ones, that were made since then, in nanoseconds. */
+  async #removeSince(began: bigint): Promise<void> {
+    const pods = (await this.cri.rpc.listPodSandbox()).items.filter(({ createdAt }) => createdAt >= began);
+    await Promise.all(pods.map(({ id }) => this.cri.removePod(id)));
+    const containers = (await this.cri.rpc.listContainers()).containers.filter(({ createdAt }) => createdAt >= began);
+    await Promise.all(containers.map(({ id }) => this.cri.rpc.removeContainer({ containerId: id })));
+  }
+
+  get #isRunning(): boolean {
+    return this.#daemon?.exitCode === null && this.#daemon.signalCode === null;
+  }
+
+  /** Deletes the node's directories and links whatever is in them. */
   async discard(): Promise<void> {
+    forget(this);
     await this.#end('SIGKILL');
     this.cri.close();
-    run('ip', ['link', 'del', this.#bridge]);
+    run('ip', ['link', 'del', this.bridge]);
     for (const mount of mountsBelow(this.dir).reverse()) run('umount', ['-l', mount]);
     await rm(this.dir, { recursive: true, force: true });
   }
 
   /** What this node holds that it should not once all pods are gone and the daemon has stopped, a line each. */
   leaks(): string[] {
+    const ids = this.ids();
     return [
       ...processesOf(this.dir).map((each) => `process ${each}`),
       ...mountsBelow(this.dir).map((each) => `mount ${each}`),
-      ...cgroupsOf(this.#log).map((each) => `cgroup ${each}`),
-      ...portsOf(this.#bridge).map((each) => `link ${each} on ${this.#bridge}`),
-      ...['run/sandboxes', 'run/containers', 'run/exits', 'run/ns', 'run/damaged', 'root/rootfs', 'root/cni']
+      ...cgroupsLeft((id) => ids.has(id)).map((each) => `cgroup ${each}`),
+      ...portsOf(this.bridge).map((each) => `link ${each} on ${this.bridge}`),
+      ...[
+        'run/sandboxes',
+        'run/containers',
+        'run/exits',
+        'run/seccomp',
+        'run/ns',
+        'run/damaged',
+        'root/rootfs',
+        'root/cni',
+      ]
         .flatMap((each) => filesIn(join(this.dir, each)))
         .filter((each) => !each.endsWith('/pod-ranges.json')),
       ...filesIn(join(this.dir, 'ipam/berth')).filter((each) => !/\/(lock|last_reserved_ip\.\d+)$/.test(each)),
@@ -236,7 +359,7 @@ export class TestNode {
 
   async #end(signal: 'SIGTERM' | 'SIGKILL'): Promise<void> {
     const daemon = this.#daemon;
-    if (daemon === undefined || daemon.exitCode !== null || daemon.signalCode !== null) return;
+    if (daemon === undefined || !this.#isRunning) return;
     clearInterval(this.#looking);
     const gone = once(daemon, 'exit');
     daemon.kill(signal);
@@ -244,26 +367,27 @@ export class TestNode {
   }
 }
 
-/**
- * Debian's crun refuses the hybrid cgroup layout while a controller sits in the v2 hierarchy; hugetlb as v1 frees it.
- * runsc makes its cgroups in a directory of that name even if nothing is mounted there, where others have left one.
- */
-export function mountHugetlb(): void {
-  const path = '/sys/fs/cgroup/hugetlb';
-  if (
-    existsSync('/sys/fs/cgroup/cgroup.controllers') ||
-    readFileSync('/proc/self/mountinfo', 'utf8').includes(` ${path} `)
-  )
-    return;
-  run('mkdir', ['-p', path]);
-  run('mount', ['-t', 'cgroup', '-o', 'hugetlb', 'none', path]);
+/** Whether the machine has it: a virtual one has no gVisor. */
+export function hasRuntime(name: RuntimeName): boolean {
+  return ['/usr/bin', '/usr/sbin'].some((each) => existsSync(join(each, name)));
 }
 
-function run(command: string, args: readonly string[]): void {
+/** Whether the kernel translates addresses: user-mode-linux does not, and a bridge that is to do it fails there. */
+export function hasNat(): boolean {
+  // Listing the table works there, too.
+  nat ??= run('iptables', ['-w', '-t', 'nat', '-N', 'BERTH-TEST']);
+  run('iptables', ['-w', '-t', 'nat', '-X', 'BERTH-TEST']);
+  return nat;
+}
+let nat: boolean | undefined;
+
+/** False if it failed: cleaning up what may not be there. */
+function run(command: string, args: readonly string[]): boolean {
   try {
     execFileSync(command, args, { stdio: 'ignore' });
+    return true;
   } catch {
-    // Cleaning up what may not be there.
+    return false;
   }
 }
 
@@ -289,19 +413,6 @@ export function mountsBelow(dir: string): string[] {
     .split('\n')
     .map((line) => line.split(' ')[4] ?? '')
     .filter((path) => path.startsWith(`${dir}/`));
-}
-
-/**
- * cgroups below /berth whose name is an id that the daemon's log mentions: the hierarchies are the machine's, and other
- * nodes may be under test.
- */
-function cgroupsOf(log: string): string[] {
-  return readdirSync('/sys/fs/cgroup')
-    .flatMap((hierarchy) => filesIn(join('/sys/fs/cgroup', hierarchy, 'berth')))
-    .filter((path) => {
-      const id = /[0-9a-f]{64}$/.exec(path)?.[0];
-      return id !== undefined && log.includes(id);
-    });
 }
 
 /**

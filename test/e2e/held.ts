@@ -23,7 +23,8 @@ export interface Held {
 /** Looks at the daemon of a node that was booted with INSPECTABLE. */
 export async function heldBy(node: TestNode): Promise<Held> {
   // Memory first: the first question leaves the inspector's own descriptors open.
-  const bytes = await heldBytes(node);
+  // Full collections that are forced hold the event loop for some hundred milliseconds after a flood.
+  const bytes = await node.uncounted(() => heldBytes(node));
   return { bytes, descriptors: await descriptorsOf(node.pid), processes: childrenOf(node.pid).length };
 }
 
@@ -32,10 +33,23 @@ function childrenOf(parent: number): string[] {
   return readdirSync('/proc').filter((pid) => /^\d+$/.test(pid) && parentOf(pid) === parent);
 }
 
+/** Where the inspector of each daemon listens that was asked. */
+const inspectors = new Map<number, string>();
+
+async function inspectorOf(node: TestNode): Promise<string> {
+  const known = inspectors.get(node.pid);
+  if (known !== undefined) return known;
+  // The log has those of the node's earlier daemons, too.
+  const addresses = (): readonly string[] => node.log.match(/(?<=Debugger listening on )ws:\S+/g) ?? [];
+  const before = addresses().length;
+  process.kill(node.pid, 'SIGUSR1');
+  const address = (await waitFor(addresses, (found) => found.length > before, 'the inspector')).at(-1) ?? '';
+  inspectors.set(node.pid, address);
+  return address;
+}
+
 async function heldBytes(node: TestNode): Promise<number> {
-  const address = (): string | undefined => /Debugger listening on (ws:\S+)/.exec(node.log)?.[1];
-  if (address() === undefined) process.kill(node.pid, 'SIGUSR1');
-  const inspector = new WebSocket((await waitFor(address, (found) => found !== undefined, 'the inspector')) ?? '');
+  const inspector = new WebSocket(await inspectorOf(node));
   await once(inspector, 'open');
   try {
     let calls = 0;

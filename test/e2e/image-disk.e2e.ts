@@ -56,7 +56,7 @@ describe('images on a disk that fails', function () {
     }
   });
 
-  it('full at any point: a typed error, nothing half there, and what was there stays', async () => {
+  it('full at any point: a typed error, nothing half there, and what was there stays (K10)', async () => {
     const [first, second] = [
       await build([{ files: [file('s', 'small')] }]),
       await build([
@@ -108,7 +108,7 @@ describe('images on a disk that fails', function () {
     expect(outcomes.at(-1), 'the largest is large enough').to.equal('undefined');
   });
 
-  it('read-only: a clear error, and images that are there stay usable', async () => {
+  it('read-only: a clear error, and images that are there stay usable (K11)', async () => {
     const image = await build([{ files: [file('s', 's')] }]);
     const other = await build([{ files: [file('t', 't')] }]);
     await registry.serve(image, 'one', '1');

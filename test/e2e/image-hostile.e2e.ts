@@ -52,6 +52,7 @@ describe('images of a registry that misbehaves', function () {
     config: { digest: string; size: number };
     layers: { digest: string; size: number; mediaType: string }[];
   }
+  const blobOf = (digest: string): Buffer => readFileSync(join(image.layout, 'blobs', digest.replace(':', '/')));
   /** Serves a manifest under the tag that says something else than what is there. */
   const lie = (change: (manifest: Manifest) => unknown): void => {
     const manifest = JSON.parse(
@@ -126,11 +127,18 @@ describe('images of a registry that misbehaves', function () {
     ['has a layer of another digest', () => lie((manifest) => (manifest.layers[0] = manifest.layers[1]!)), 'DataLoss'],
     ['has a config of another size', () => lie((manifest) => manifest.config.size--), 'DataLoss'],
     [
-      'has a foreign layer',
-      () =>
-        lie(
-          (manifest) => (manifest.layers[0]!.mediaType = 'application/vnd.docker.image.rootfs.foreign.diff.tar.gzip'),
-        ),
+      'has a foreign layer that only another server has',
+      () => {
+        lie((manifest) =>
+          Object.assign(manifest.layers[0]!, {
+            mediaType: 'application/vnd.docker.image.rootfs.foreign.diff.tar.gzip',
+            urls: [`http://${registry.host}/elsewhere`],
+          }),
+        );
+        registry.on(layerPath(0), answerWith(404, {}, ''));
+        // It would do, were it asked.
+        registry.on('/elsewhere', answerWith(200, {}, blobOf(image.images[0]!.layers[0]!)));
+      },
       'Unimplemented',
     ],
     [
@@ -224,7 +232,9 @@ describe('images of a registry that misbehaves', function () {
   it('stalls: the next mirror goes on where it stopped', async () => {
     const slow = await startScriptedRegistry();
     await slow.serve(image, 'app', '1');
-    slow.on(layerPath(0), stallAfter(100_000));
+    slow.on(layerPath(0), (request, ...rest) =>
+      stallAfter(request.headers.range === undefined ? 100_000 : 0)(request, ...rest),
+    );
     const { store, close } = await openStore(
       `[[registry]]\nprefix = "reg.example"\nlocation = "${registry.host}"\ninsecure = ` +
         `true\n[[registry.mirror]]\nlocation = "${slow.host}"\ninsecure = true\n`,

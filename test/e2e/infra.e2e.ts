@@ -15,8 +15,7 @@ for (const runtime of ['runc', 'crun'] as const) {
       node = await TestNode.boot({ runtime });
     });
     afterEach(async function () {
-      if (this.currentTest?.state === 'failed') await node.discard();
-      else await node.close();
+      await node.closeAfter(this.currentTest);
     });
 
     async function infraOf(pod: string): Promise<number> {

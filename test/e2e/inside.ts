@@ -26,6 +26,12 @@ export async function sh(node: TestNode, id: string, script: string): Promise<st
   return stdout.trim();
 }
 
+/** The same once the first process is a shell, or another applet: a start is over before the runtime's program is. */
+export async function shOnceBegun(node: TestNode, id: string, script: string): Promise<string> {
+  await sh(node, id, 'until [ /proc/1/exe -ef /proc/self/exe ]; do sleep 0.01; done');
+  return await sh(node, id, script);
+}
+
 /** True if the script fails inside. */
 export async function fails(node: TestNode, id: string, script: string): Promise<boolean> {
   return (await node.cri.exec(id, ['sh', '-c', script])).exitCode !== 0;

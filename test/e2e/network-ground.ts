@@ -45,7 +45,7 @@ export async function natRules(): Promise<string> {
 }
 
 /** Sweeps the node's packet filter rather than the machine's. */
-export const sweep: SweepRules = async (_, id) => {
+export const sweep: SweepRules = async (_, id, network) => {
   await execa('ip', [
     'netns',
     'exec',
@@ -56,7 +56,7 @@ export const sweep: SweepRules = async (_, id) => {
     `
     import { sweepNat } from ${JSON.stringify(new URL('../../pkg/network/exec.ts', import.meta.url).href)};
     import { backgroundOp, silent } from ${JSON.stringify(new URL('../../pkg/base/op.ts', import.meta.url).href)};
-    await sweepNat(backgroundOp(silent), ${JSON.stringify(id)});`,
+    await sweepNat(backgroundOp(silent), ${JSON.stringify(id)}, ${JSON.stringify(network)});`,
   ]);
 };
 

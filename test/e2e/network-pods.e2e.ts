@@ -6,8 +6,9 @@ import { assert } from 'chai';
 import { existsSync } from 'node:fs';
 import { chmod, mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import type { PodSandbox } from '../../pkg/cri-api/types.ts';
 import { podConfig, type Pod, waitFor } from './cri-client.ts';
-import { TestNode } from './harness.ts';
+import { processes, processesOf, TestNode } from './harness.ts';
 import { host } from './inside.ts';
 
 /** What one call of the plugin was told. */
@@ -15,6 +16,9 @@ interface Told {
   readonly env: Readonly<Record<string, string>>;
   readonly config: Readonly<Record<string, unknown>>;
 }
+
+/** What the plugin leaves its family with when it hangs: no environment, no session, no group of it. */
+const CHILD = `sleep 1000.${process.pid}`;
 
 const CAPABILITIES = [
   'portMappings',
@@ -31,8 +35,8 @@ describe('networks of pods', function () {
   const at = (...names: readonly string[]): string => join(node.dir, ...names);
 
   /**
-   * After the bridge a plugin that writes down what it is told, in files named VERB.ID, and hangs in ADD while there is
-   * a file `hang`.
+   * After the bridge a plugin that writes down what it is told, in files named VERB.ID; it hangs in ADD while there is
+   * a file `hang`, and fails while there is a file `broken`.
    */
   const withRecorder = async (): Promise<void> => {
     await mkdir(at('plugins'));
@@ -43,7 +47,8 @@ describe('networks of pods', function () {
 input=$(cat)
 { env | grep ^CNI_; echo; echo "$input"; } > ${at('told')}/.new.$$ &&
   mv ${at('told')}/.new.$$ ${at('told')}/$CNI_COMMAND.$CNI_CONTAINERID
-[ $CNI_COMMAND != ADD ] || [ ! -e ${at('hang')} ] || sleep 1000
+[ ! -e ${at('broken')} ] || { echo '{"code":999,"msg":"out of order"}'; exit 1; }
+[ $CNI_COMMAND != ADD ] || [ ! -e ${at('hang')} ] || { setsid env -i ${CHILD} & wait; }
 [ $CNI_COMMAND != ADD ] || echo "$input" | sed 's/.*"prevResult":\\(.*\\)}$/\\1/'
 `,
     );
@@ -71,8 +76,7 @@ input=$(cat)
     node = await TestNode.boot();
   });
   afterEach(async function () {
-    if (this.currentTest?.state === 'failed') await node.discard();
-    else await node.close();
+    await node.closeAfter(this.currentTest);
   });
 
   it('are made by plugins that know the pod, its ports, bandwidth, resolvers, annotations and cgroup', async () => {
@@ -156,7 +160,7 @@ input=$(cat)
     assert.deepEqual([await readdir(at('told')), (await node.cri.rpc.listPodSandbox()).items], [[], []]);
   });
 
-  it('of a daemon that died while a plugin hung are given back by the next, and the plugin is ended', async () => {
+  it('of a daemon that died while a plugin hung are given back by the next, and the plugin ends with it', async () => {
     await withRecorder();
     await writeFile(at('hang'), '');
     const config = podConfig();
@@ -169,19 +173,50 @@ input=$(cat)
       (names) => names.some((each) => each.startsWith('ADD.')),
       'the plugin to hang',
     );
+    const plugins = (): string[] => [...processesOf(at('plugins')), ...processes(CHILD)];
+    await waitFor(plugins, (found) => found.length > 1, 'the plugin and its child');
     await node.kill();
     assert.isDefined(await running);
-    const plugins = (): string[] =>
-      host('sh', '-c', `grep -l CNI_CONTAINERID=${name.slice('ADD.'.length)} /proc/[0-9]*/environ 2>/dev/null || true`)
-        .split('\n')
-        .filter((line) => line !== '');
-    assert.isNotEmpty(plugins());
+    await waitFor(
+      plugins,
+      (left) => left.length === 0,
+      'the plugin to be gone with its child, before there is a daemon',
+    );
     await rm(at('hang'));
     await node.start();
     assert.isTrue(existsSync(at('told', name.replace('ADD', 'DEL'))));
-    await waitFor(plugins, (left) => left.length === 0, 'the plugin to be gone');
     assert.lengthOf((await node.cri.rpc.listPodSandbox()).items, 0);
     await node.cri.rpc.runPodSandbox({ config });
+  });
+
+  it('that cannot be given back leave their pod in sight, and go by themselves once the plugin is back', async () => {
+    await withRecorder();
+    await writeFile(at('broken'), '');
+    const refused = await node.cri.runPod({ metadata: { name: 'web' } }).then(
+      () => undefined,
+      (error: unknown) => String(error),
+    );
+    assert.match(refused ?? '', /run pod sandbox web_.*out of order/);
+    const listed = async (): Promise<readonly PodSandbox[]> => (await node.cri.rpc.listPodSandbox()).items;
+    const [pod] = await listed();
+    assert.deepInclude(pod, { state: 'SANDBOX_NOTREADY' });
+    const id = pod?.id ?? '';
+    const { info } = await node.cri.rpc.podSandboxStatus({ podSandboxId: id, verbose: true });
+    assert.match(info['info'] ?? '', /could not be made: .*its clean-up failed and is tried again: .*out of order/);
+    // As the kubelet's garbage collection: it stops, then removes.
+    assert.match(
+      await node.cri.rpc.stopPodSandbox({ podSandboxId: id }).then(String, (error: unknown) => String(error)),
+      /destroy network .*out of order/,
+    );
+    const other = await node.cri.runPod({ metadata: { name: 'web', attempt: 1 } }).catch((error: unknown) => error);
+    assert.match(String(other), /out of order/, 'another attempt may try, and is kept as well');
+    await node.kill();
+    await node.start();
+    assert.lengthOf(await listed(), 2, 'the next daemon shows them, too');
+    assert.isNotEmpty(await readdir(at('root/cni')));
+    await rm(at('broken'));
+    await waitFor(listed, (items) => items.length === 0, 'the pods to go');
+    assert.deepEqual(await readdir(at('root/cni')), []);
   });
 
   it('are looked at by berth check', async () => {

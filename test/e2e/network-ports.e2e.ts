@@ -175,7 +175,7 @@ describe('host ports that Berth maps', function () {
   afterEach(async () => {
     for (const each of [...peers.splice(0), ...clients.values()]) await each.close();
     clients.clear();
-    await node.cri.removeAllPods();
+    await node.clear();
     assert.notInclude(ruleset(), 'berth', 'rules left');
     if (existsSync(`/proc/sys/net/ipv4/conf/${bridge}`)) assert.equal(localnet(), '0');
     assert.isFalse(existsSync(join(node.dir, 'root/cni/hostports.json')));

@@ -395,7 +395,7 @@ esac
       ['does not read its input', 'exec 0<&-; echo "{}"', 'Internal', /returned no IP address/],
     ];
     for (const [what, text, code, message] of cases) {
-      it(`are named and undone when one ${what}`, async () => {
+      it(`are named and undone when one (K12) ${what}`, async () => {
         await script(text);
         const request = await pod();
         assert.match(await refusal(network.add(op, request), code), message);
@@ -404,7 +404,7 @@ esac
       });
     }
 
-    it('are killed with their children when they hang, and undone', async () => {
+    it('are killed with their children when they hang, and undone (K12)', async () => {
       await script(`sleep 600 & echo $! $$ > ${base}/pids.new; mv ${base}/pids.new ${base}/pids; wait`);
       const request = await pod();
       const caller = new AbortController();

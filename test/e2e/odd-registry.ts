@@ -21,7 +21,7 @@ export interface OddImage {
 }
 
 /** How a body is coded, and whether the header tells the truth. */
-export type Coding = 'none' | 'gzip' | 'x-gzip' | 'deflate' | 'zstd' | 'gzip, said only';
+export type Coding = 'none' | 'gzip' | 'x-gzip' | 'deflate' | 'zstd' | 'gzip, said only' | 'utf-8, said only';
 
 /** What comes of a request with a range. */
 export type RangeMood =
@@ -55,6 +55,8 @@ export interface Mood {
   readonly blobCoding: Coding;
   /** Without a Content-Length. */
   readonly chunked: boolean;
+  /** Of a header that nobody reads. */
+  readonly headerBytes: number;
   readonly ranges: RangeMood;
   readonly redirect: Redirect | undefined;
   readonly faults: readonly Fault[];
@@ -70,6 +72,7 @@ export const PLAIN: Mood = {
   manifestCoding: 'none',
   blobCoding: 'none',
   chunked: false,
+  headerBytes: 0,
   ranges: 'honoured',
   redirect: undefined,
   faults: [],
@@ -232,7 +235,9 @@ export class OddRegistry {
   }
 
   #send(response: ServerResponse, status: number, headers: Record<string, string>, body: Buffer): void {
-    response.writeHead(status, this.#mood.chunked ? headers : { ...headers, 'content-length': body.length });
+    const { chunked, headerBytes } = this.#mood;
+    const more = headerBytes === 0 ? {} : { 'content-security-policy': 'x'.repeat(headerBytes) };
+    response.writeHead(status, { ...headers, ...more, ...(chunked ? {} : { 'content-length': body.length }) });
     response.end(body);
   }
 
@@ -262,6 +267,8 @@ function coded(bytes: Buffer, coding: Coding): { readonly bytes: Buffer; readonl
       return { bytes, headers: {} };
     case 'gzip, said only':
       return { bytes, headers: { 'content-encoding': 'gzip' } };
+    case 'utf-8, said only':
+      return { bytes, headers: { 'content-encoding': 'UTF-8' } };
     case 'gzip':
     case 'x-gzip':
       return { bytes: gzipSync(bytes), headers: { 'content-encoding': coding } };

@@ -3,7 +3,7 @@ import { assert } from 'chai';
 import { readFile, stat } from 'node:fs/promises';
 import { connect as connectTcp } from 'node:net';
 import { CriError, podConfig, waitFor } from './cri-client.ts';
-import { IMAGE, logLines, type MonitorName, type RuntimeName, TestNode, whole } from './harness.ts';
+import { hasNat, hasRuntime, IMAGE, logLines, type MonitorName, type RuntimeName, TestNode, whole } from './harness.ts';
 
 const COMBINATIONS: readonly (readonly [RuntimeName, MonitorName])[] = [
   ['runc', 'ours'],
@@ -18,10 +18,13 @@ for (const [runtime, monitor] of COMBINATIONS) {
   describe(`the life of a pod with ${runtime} and ${monitor === 'ours' ? 'our' : "Debian's"} conmon`, function () {
     this.timeout(60_000);
     let node: TestNode;
-    before(async () => {
+    before(async function () {
+      if (!hasRuntime(runtime)) this.skip();
       node = await TestNode.boot({ runtime, monitor });
     });
-    after(() => node.close());
+    after(async () => {
+      if (hasRuntime(runtime)) await node.close();
+    });
 
     it('runs from RunPodSandbox to RemovePodSandbox', async () => {
       const { cri } = node;
@@ -32,7 +35,7 @@ for (const [runtime, monitor] of COMBINATIONS) {
       assert.deepEqual({ ...sandbox.annotations }, { note: 'päth=1;2' });
 
       const script =
-        'echo out; echo err >&2; printf partial; cat /etc/hostname; trap "exit 3" TERM; while :; do sleep 0.1; done';
+        'trap "exit 3" TERM; echo out; echo err >&2; printf partial; cat /etc/hostname; while :; do sleep 0.1; done';
       const id = await cri.createContainer(pod, IMAGE, { command: ['sh', '-c', script] });
       assert.strictEqual((await cri.container(id)).state, 'CONTAINER_CREATED');
       await cri.rpc.startContainer({ containerId: id });
@@ -115,13 +118,13 @@ for (const [runtime, monitor] of COMBINATIONS) {
       await rename(logPath, `${logPath}.1`);
       await node.cri.rpc.reopenContainerLog({ containerId: id });
       await node.cri.waitForContainer(id, 'CONTAINER_EXITED');
-      const text = [...(await logLines(`${logPath}.1`)), ...(await logLines(logPath))].join('\n');
+      const text = whole([...(await logLines(`${logPath}.1`)), ...(await logLines(logPath))]).join('\n');
       const numbers = [...text.matchAll(/line (\d+)/g)].map((match) => Number(match[1]));
       assert.deepEqual(
         numbers,
         Array.from({ length: 400 }, (_, i) => i),
       );
-      assert.match(text, /^stdout F terminal/m);
+      assert.match(text, /^stdout terminal/m);
       // gVisor shows a terminal of the host under a name of its own, which has no file.
       if (runtime !== 'runsc') assert.include(text, '/dev/pts/0');
       await node.cri.removePod(pod.id);
@@ -145,7 +148,8 @@ for (const [runtime, monitor] of COMBINATIONS) {
         await node.cri.removePod(pod.id);
       });
 
-    it('maps a host port to the container', async () => {
+    it('maps a host port to the container', async function () {
+      if (!hasNat()) this.skip();
       const hostPort = 20_000 + (process.pid % 10_000);
       const pod = await node.cri.runPod({
         portMappings: [{ protocol: 'TCP', containerPort: 80, hostPort, hostIp: '' }],

@@ -21,8 +21,7 @@ for (const runtime of ['runc', 'crun'] as const) {
       node = await TestNode.boot({ runtime });
     });
     afterEach(async function () {
-      if (this.currentTest?.state === 'failed') await node.discard();
-      else await node.close();
+      await node.closeAfter(this.currentTest);
     });
 
     /** A pod with a created container, and the daemon dead at `failpoint` while it started that. */

@@ -20,6 +20,7 @@ import { file, push } from './images.ts';
 import type { BuiltImage } from './images.ts';
 import { answerWith, flipBit, stallAfter, startRegistry, startScriptedRegistry } from './registry.ts';
 import type { RunningRegistry, ScriptedRegistry } from './registry.ts';
+import { startSocks } from './socks.ts';
 import { insecure, outcome, StoreGround } from './stores.ts';
 
 const op = backgroundOp(silent);
@@ -158,6 +159,41 @@ describe('the way to a registry', function () {
       }
     },
   );
+
+  for (const scheme of ['socks5', 'socks5h'])
+    it(`a proxy by ${scheme}, as Go's programs take it: with its password, TLS as ever`, async () => {
+      const [secure, plain] = [
+        await startRegistry(stores.directory, { tls: true }),
+        await startRegistry(stores.directory),
+      ];
+      const proxy = await startSocks('user', 'pa:ss');
+      const address = `${scheme}://user:pa%3Ass@127.0.0.1:${proxy.port}`;
+      const [one, other] = [`registry.test:${port(secure.host)}`, `registry.test:${port(plain.host)}`];
+      try {
+        await push(image, `${secure.host}/app:1`);
+        await push(image, `${plain.host}/app:1`);
+        const environment = { HTTPS_PROXY: address, HTTP_PROXY: address };
+        const { store, directory, close } = await stores.open(insecure(other), {}, undefined, { environment });
+        expect(await outcome(store.pull(op, `${one}/app:1`, {}))).to.equal('Unavailable RegistryUnavailable');
+        await ca(directory, one, secure);
+        expect((await store.pull(op, `${one}/app:1`, {})).id).to.equal(image.images[0]?.id);
+        expect(new Set(proxy.asked)).to.deep.equal(new Set([one]));
+        await store.remove(op, image.images[0]?.id ?? '');
+        expect((await store.pull(op, `${other}/app:1`, {})).repoTags).to.deep.equal([`${other}/app:1`]);
+        expect(proxy.asked).to.include(other);
+        await close();
+        const wrong = await stores.open(insecure(other), {}, undefined, {
+          environment: { HTTP_PROXY: `${scheme}://user:wrong@127.0.0.1:${proxy.port}` },
+        });
+        const error: unknown = await wrong.store.pull(op, `${other}/app:1`, {}).catch((each: unknown) => each);
+        expect(error).to.include({ code: 'Unavailable', reason: 'RegistryUnavailable' });
+        expect(String(error)).to.not.contain('wrong@');
+        await wrong.close();
+      } finally {
+        proxy.stop();
+        await Promise.all([secure.stop(), plain.stop()]);
+      }
+    });
 
   it('hosts.toml: mirrors with their own CA and headers, then the server; read again at each pull', async () => {
     const [secure, mirror] = [await startRegistry(stores.directory, { tls: true }), await startScriptedRegistry()];

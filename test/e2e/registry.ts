@@ -31,9 +31,11 @@ export interface RegistryOptions {
    * clients need that certificate, too (`keyFile`).
    */
   readonly tls?: boolean | 'mutual';
+  /** Where it listens. Default: 127.0.0.1. */
+  readonly address?: string;
 }
 export interface RunningRegistry {
-  /** `127.0.0.1:port` */
+  /** `address:port` */
   readonly host: string;
   /** PEM file, with `tls`. */
   readonly caFile: string | undefined;
@@ -45,7 +47,7 @@ export interface RunningRegistry {
 /** Starts docker-registry with its data in `directory`/registry-<port>; resolves when it answers. */
 export async function startRegistry(directory: string, options: RegistryOptions = {}): Promise<RunningRegistry> {
   const port = await freePort();
-  const host = `127.0.0.1:${port}`;
+  const host = `${options.address ?? '127.0.0.1'}:${port}`;
   const own = join(directory, `registry-${port}`);
   await mkdir(join(own, 'data'), { recursive: true });
   const caFile = options.tls !== undefined && options.tls !== false ? join(own, 'tls.crt') : undefined;

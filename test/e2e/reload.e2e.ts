@@ -29,7 +29,7 @@ describe('a reload of the configuration', function () {
       env: { CONTAINERS_REGISTRIES_CONF: '/none/registries.conf' },
     });
   });
-  afterEach(() => node.cri.removeAllPods());
+  afterEach(() => node.clear());
   after(() => node.close());
 
   /** Writes the drop-in of this suite, asks for a reload, and gives what the daemon says until it is done. */

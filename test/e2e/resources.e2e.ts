@@ -1,23 +1,14 @@
 /** Limits of containers as the kernel has them, at creation and after updates, with runc and crun. */
 import { assert } from 'chai';
-import { existsSync, readdirSync, readFileSync, rmdirSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { existsSync, readFileSync } from 'node:fs';
 import type { Input, LinuxContainerResources } from '../../pkg/cri-api/types.ts';
 import type { Pod } from './cri-client.ts';
 import { IMAGE, processesOf, type RuntimeName, TestNode } from './harness.ts';
+import { cgroupFile, cgroupOfKubelet, containerCgroup, HAS_CPUSETS, podCgroup, V2 } from './node-cgroups.ts';
 import { idle, IDLE, reconfigure, refusal, sh } from './inside.ts';
 
 const RUNTIMES: readonly RuntimeName[] = ['runc', 'crun'];
 const MiB = 1n << 20n;
-const V2 = existsSync('/sys/fs/cgroup/cgroup.controllers');
-
-/** What a controller of a container's cgroup says; '' where the node lacks it. */
-function cgroup(pod: Pod, id: string, controller: string, v1: string, v2 = v1): string {
-  const below = `berth/${pod.id}/berth-${id}`;
-  const path = V2 ? `/sys/fs/cgroup/${below}/${v2}` : `/sys/fs/cgroup/${controller}/${below}/${v1}`;
-  return existsSync(path) ? readFileSync(path, 'utf8').trim() : '';
-}
-
 const limited = (
   resources: Input<LinuxContainerResources>,
 ): { readonly linux: { readonly resources: Input<LinuxContainerResources> } } => ({ linux: { resources } });
@@ -34,8 +25,12 @@ for (const runtime of RUNTIMES) {
     beforeEach(async () => {
       pod = await node.cri.runPod();
     });
-    afterEach(() => node.cri.removePod(pod.id));
+    afterEach(() => node.clear());
 
+    const cgroup = (owner: Pod, id: string, controller: string, v1: string, v2 = v1): string =>
+      cgroupFile(containerCgroup(node.driver, owner.id, id), controller, v1, v2);
+    const ofPod = (controller: string, file: string): string =>
+      cgroupFile(podCgroup(node.driver, pod.id), controller, file);
     const shares = (id: string): string => cgroup(pod, id, 'cpu', 'cpu.shares', 'cpu.weight');
     const quota = (id: string): string =>
       V2
@@ -63,7 +58,7 @@ for (const runtime of RUNTIMES) {
       if (!V2) assert.equal(shares(id), '512');
       assert.deepEqual(
         [quota(id), memory(id), cpus(id), await oomScore(id)],
-        ['25000 50000', String(64n * MiB), '0', '321'],
+        ['25000 50000', String(64n * MiB), HAS_CPUSETS ? '0' : '', '321'],
       );
       assert.include(await reported(id), wanted);
     });
@@ -87,7 +82,7 @@ for (const runtime of RUNTIMES) {
       if (!V2) assert.equal(shares(id), '256');
       assert.deepEqual(
         [quota(id), memory(id), cpus(id), await oomScore(id)],
-        ['30000 100000', String(128n * MiB), '0', '500'],
+        ['30000 100000', String(128n * MiB), HAS_CPUSETS ? '0' : '', '500'],
       );
       await update(id, { memoryLimitInBytes: 32n * MiB });
       assert.equal(memory(id), String(32n * MiB), 'and down again');
@@ -131,6 +126,7 @@ for (const runtime of RUNTIMES) {
 
     it('reach every process that is there, and those to come, as an OOM score', async () => {
       const id = await node.cri.runContainer(pod, IMAGE, { command: ['sh', '-c', 'sleep 1000 & wait'] });
+      await sh(node, id, 'until busybox pidof sleep; do :; done');
       await update(id, { oomScoreAdj: 700n });
       assert.equal(await sh(node, id, 'for p in $(busybox pidof sleep); do cat /proc/$p/oom_score_adj; done'), '700');
     });
@@ -172,7 +168,7 @@ for (const runtime of RUNTIMES) {
       await sh(node, id, 'busybox dd if=/dev/zero of=/dev/shm/ballast bs=1M count=60 2>/dev/null');
       const before = await reported(id);
       await refusal(update(id, { cpuShares: 999n, cpuQuota: 50_000n, memoryLimitInBytes: 20n * MiB }), /memory|busy/i);
-      await refusal(update(id, { cpuShares: 999n, cpusetCpus: '0-4000' }), '');
+      if (HAS_CPUSETS) await refusal(update(id, { cpuShares: 999n, cpusetCpus: '0-4000' }), '');
       assert.equal(memory(id), String(256n * MiB));
       if (!V2) assert.equal(shares(id), '512');
       assert.match(quota(id), V2 ? /^max / : /^-1 /);
@@ -224,6 +220,13 @@ for (const runtime of RUNTIMES) {
       const record = JSON.parse(info['info'] ?? '{}') as { readonly overhead: object; readonly resources: object };
       assert.deepInclude(record.resources, { cpuShares: 2000, memoryLimitInBytes: Number(512n * MiB) });
       assert.deepInclude(record.overhead, { cpuShares: 10 });
+      const quotaOfPod = (): string =>
+        V2 ? ofPod('cpu', 'cpu.max') : `${ofPod('cpu', 'cpu.cfs_quota_us')} ${ofPod('cpu', 'cpu.cfs_period_us')}`;
+      assert.equal(ofPod('memory', V2 ? 'memory.max' : 'memory.limit_in_bytes'), String(512n * MiB));
+      await node.cri.rpc.updatePodSandboxResources({ podSandboxId: pod.id, resources: { cpuQuota: 150_000n } });
+      assert.equal(quotaOfPod(), '150000 100000', 'its cgroup is ours to limit');
+      await node.cri.rpc.updatePodSandboxResources({ podSandboxId: pod.id, resources: { cpuQuota: -1n } });
+      assert.equal(quotaOfPod(), V2 ? 'max 100000' : '-1 100000');
       await refusal(
         node.cri.rpc.updatePodSandboxResources({ podSandboxId: 'f'.repeat(64), resources }),
         'no pod sandbox',
@@ -248,7 +251,8 @@ for (const runtime of RUNTIMES) {
     });
 
     it('lie below the cgroup that the kubelet names', async () => {
-      const parent = `/berth-e2e-${process.pid}/kubelet`;
+      const kubelet = cgroupOfKubelet(node.driver, `berth_e2e${process.pid}`);
+      const { parent } = kubelet;
       const own = await node.cri.runPod({
         linux: {
           cgroupParent: parent,
@@ -256,14 +260,12 @@ for (const runtime of RUNTIMES) {
         },
       });
       const id = await idle(node, own);
-      assert.include(await sh(node, id, 'cat /proc/self/cgroup'), `${parent}/berth-${id}`);
+      // On v2 the container has a cgroup namespace, and sees itself at the top.
+      if (V2) assert.isTrue(existsSync(`/sys/fs/cgroup${parent}/crio-${id}.scope`));
+      else assert.include(await sh(node, id, 'cat /proc/self/cgroup'), `${parent}/crio-${id}.scope`);
       await node.cri.removePod(own.id);
-      // What the kubelet made, the kubelet removes.
-      for (const hierarchy of V2 ? [''] : readdirSync('/sys/fs/cgroup')) {
-        for (const each of [parent, dirname(parent)])
-          if (existsSync(join('/sys/fs/cgroup', hierarchy, each))) rmdirSync(join('/sys/fs/cgroup', hierarchy, each));
-      }
-      for (const bad of ['../../x', '/a/../b', 'kubepods.slice'])
+      kubelet.remove();
+      for (const bad of ['../../x', '/a/../b', node.driver === 'systemd' ? '/kubepods' : 'kubepods.slice'])
         await refusal(node.cri.runPod({ linux: { cgroupParent: bad } }), 'cgroup_parent');
     });
   });

@@ -347,7 +347,7 @@ describe('layers, hostile or cut off', function () {
     });
 
     it(
-      'kill -9 at any moment: no partial layer is seen, the sweep leaves no file, the next unpack ' + 'succeeds',
+      'kill -9 at any moment: no partial layer is seen (K4), the sweep leaves no file, the next unpack ' + 'succeeds',
       async () => {
         const layers = await Promise.all(
           Array.from({ length: 4 }, (_, n) =>

@@ -12,7 +12,19 @@ import { OverlayRootfs } from '../../pkg/rootfs/index.ts';
 import { paxEntry, tarEntry, tarOf } from '../../pkg/rootfs/tar-build.ts';
 import { buildImage } from './images.ts';
 import { contents, snapshot } from './tree.ts';
-import { PLAIN, op, dir, driver, sh, layerOf, stackOf, treeOf, refusal, useRootfsGround } from './rootfs-ground.ts';
+import {
+  BOUNDS,
+  PLAIN,
+  op,
+  dir,
+  driver,
+  sh,
+  layerOf,
+  stackOf,
+  treeOf,
+  refusal,
+  useRootfsGround,
+} from './rootfs-ground.ts';
 
 /** u::rw-, u:1000:rw-, g::r--, m::rw-, o::r-- as the kernel stores it (linux/posix_acl_xattr.h). */
 const ACCESS_ACL = '0x0200000001000600ffffffff02000600e803000004000400ffffffff10000600ffffffff20000400ffffffff';
@@ -225,6 +237,35 @@ line'
       // umoci sets the time of a directory anew whenever a layer puts something into it.
       assert.deepEqual(skipTimes(got), skipTimes(want));
       sh('rm -rf oci bundle');
+    });
+
+    it('leaves out attributes that the file system does not take, as others do, but none of its own', async () => {
+      const odd = 'no ACL that this kernel knows';
+      const acls = ['access', 'default'].map((kind) => [`SCHILY.xattr.system.posix_acl_${kind}`, odd] as const);
+      const tar = tarOf(
+        paxEntry([...acls, ['SCHILY.xattr.user.k', 'v']], { name: 'd', type: '5' }),
+        paxEntry([acls[0] ?? ['', ''], ['SCHILY.xattr.user.k', 'v']], { name: 'd/f' }, 'content'),
+        paxEntry([acls[0] ?? ['', '']], { name: 'fifo', type: '6' }),
+      );
+      const [layer] = await stackOf(tar);
+      assert.deepEqual(
+        sh(`getfattr --absolute-names -d -m - ${treeOf(layer)}/d ${treeOf(layer)}/d/f ${treeOf(layer)}/fifo`)
+          .split('\n')
+          .filter((line) => line.includes('=')),
+        ['user.k="v"', 'user.k="v"'],
+      );
+      // Without its own, what a layer hides would show.
+      sh('mkdir plain; mount -t ramfs none plain');
+      const plain = new OverlayRootfs({ root: join(dir, 'plain'), unpackLimits: BOUNDS });
+      await plain.sweepLayers(op);
+      try {
+        await plain.unpack(op, await layerOf(tar));
+        const opaque = tarOf(tarEntry({ name: 'd/.wh..wh..opq' }));
+        assert.match(await refusal(plain.unpack(op, await layerOf(opaque))), /trusted\.overlay\.opaque|setxattr/);
+      } finally {
+        await plain.close();
+        sh('umount plain; rmdir plain');
+      }
     });
 
     it('a directory that a layer does not describe stays as it is below', async () => {

@@ -34,7 +34,7 @@ describe('gVisor (runsc)', function () {
   beforeEach(async () => {
     pod = await node.cri.runPod({ hostname: 'sandboxed' });
   });
-  afterEach(() => node.cri.removeAllPods());
+  afterEach(() => node.clear());
 
   it('has a kernel of its own, which knows the name of the pod', async () => {
     const id = await idle(node, pod);

@@ -104,6 +104,28 @@ function describeExec(title: string, open: () => Promise<RealSubject>): void {
       assert.strictEqual(await others(), 1, 'the grandchild lives on');
     });
 
+    it('follows what a grandchild writes late, until it ends or the operation does', async () => {
+      const stdio = capture({ lateOutput: 'follow' });
+      const stages: string[] = [];
+      const cancel = new AbortController();
+      const op = { ...testOp(), signal: cancel.signal, stage: (what: string) => void stages.push(what) };
+      const followed = (): boolean => stages.at(-1)?.includes('has ended') === true;
+      const whole = exec('(sleep 0.5; echo late) & echo early; exit 3', stdio, op);
+      assert.deepEqual(await whole, { exitCode: 3 });
+      assert.strictEqual(stdio.text('out'), 'early\nlate\n');
+      stages.length = 0;
+      const held = exec('(sleep 100000 &); exit 4', capture({ lateOutput: 'follow' }), op);
+      await eventually('the command has ended', followed);
+      cancel.abort();
+      assert.deepEqual(await held, { exitCode: 4 });
+      assert.strictEqual(await others(), 1, 'the grandchild lives on');
+    });
+
+    it('does not wait for output that nobody wants', async () => {
+      const stdio: ExecStdio = { ...capture({ lateOutput: 'follow' }), stderr: null };
+      assert.deepEqual(await exec('(sleep 100000 > /dev/null &); exit 5', stdio), { exitCode: 5 });
+    });
+
     it('returns though a grandchild writes without end', async () => {
       let bytes = 0;
       const stdio: ExecStdio = { ...capture(), stdout: (chunk) => void (bytes += chunk.length) };
@@ -253,19 +275,19 @@ function describeBadRuntimes(title: string, monitor: string, ground: () => Groun
       assert.include(error.message, path);
     });
 
-    it('hanging: killed with all it started, and the stage in the error', async () => {
+    it('hanging: killed with all it started, and the stage in the error (K13)', async () => {
       const path = await program('hanging', 'sleep 100000 & setsid sleep 100000 & sleep 100000');
       const error = await refusal(create(path, { createTimeoutMs: 700 }));
       assert.strictEqual(error.code, 'DeadlineExceeded');
       assert.include(error.message, `${path} create`);
     });
 
-    it('lying: exit 0 without a container', async () => {
+    it('lying: exit 0 without a container (K13)', async () => {
       const error = await refusal(create(await program('lying', 'exit 0'), { createTimeoutMs: 3_000 }));
       assert.match(error.message, /monitor|pid/);
     });
 
-    it('hanging in other commands: bounded by the operation', async () => {
+    it('hanging in other commands: bounded by the operation (K13)', async () => {
       const subject = await ground().subject(ground().handler(await program('slow', 'sleep 100000'), monitor));
       const id = newContainerId();
       const calls: ((op: Op) => Promise<unknown>)[] = [

@@ -4,7 +4,6 @@
  */
 import { assert } from 'chai';
 import type { Processes, RuntimeHandler } from '../../pkg/ports/runtime.ts';
-import { mountHugetlb } from './harness.ts';
 import { existsSync } from 'node:fs';
 import {
   cp,
@@ -85,7 +84,6 @@ export class Ground {
 
   static async make(): Promise<Ground> {
     orphans.becomeSubreaper();
-    mountHugetlb();
     const ground = new Ground(await mkdtemp(join(tmpdir(), 'brt-')));
     const root = join(ground.dir, 'rootfs');
     for (const each of ['bin', 'proc', 'dev', 'sys', 'tmp']) await mkdir(join(root, each), { recursive: true });

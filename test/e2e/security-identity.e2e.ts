@@ -22,7 +22,7 @@ for (const runtime of RUNTIMES) {
       node = await TestNode.boot({ runtime });
     });
     after(() => node.close());
-    afterEach(() => node.cri.removeAllPods());
+    afterEach(() => node.clear());
 
     describe('identity', () => {
       it('CVE-2022-4318: HOME cannot forge a line of /etc/passwd', async () => {

@@ -21,7 +21,7 @@ for (const runtime of RUNTIMES) {
       node = await TestNode.boot({ runtime });
     });
     after(() => node.close());
-    afterEach(() => node.cri.removeAllPods());
+    afterEach(() => node.clear());
 
     describe('paths', () => {
       it('CVE-2024-21626: no descriptor leads out, whatever the working directory', async () => {

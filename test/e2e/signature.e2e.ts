@@ -2,6 +2,15 @@
 import { expect } from 'chai';
 import { sign } from 'node:crypto';
 import { join } from 'node:path';
+import {
+  alternativeNames,
+  authorityExtension,
+  codeSigning,
+  entryOf,
+  issuerEncoded,
+  makeCertificate,
+} from '../../pkg/image/signature/fake-authority.ts';
+import { makeKey } from '../../pkg/image/signature/fakes.ts';
 import { buildIndex, file, sha256 } from './images.ts';
 import { attachment, body, SigningGround } from './signing.ts';
 import type { Attachment, Key } from './signing.ts';
@@ -90,6 +99,39 @@ describe('signatures, end to end: in cosign’s format', function () {
       await g.attach(repository, g.image.digest, [each]);
       expect(await g.outcome(`${repository}:v1`, signedBy(key, identity)), what).to.match(why);
     }
+  });
+
+  it('one without a key counts by its certificate and the entry of the log', async () => {
+    const repository = await g.publish();
+    const day = (ago: number): Date => new Date(Date.now() - ago * 86_400_000);
+    const authority = makeCertificate({ name: 'ca', extensions: [authorityExtension()], from: day(30) });
+    const log = makeKey();
+    const names = [codeSigning, alternativeNames([0x81, 'dev@example.org']), issuerEncoded('https://idp.example')];
+    const leaf = makeCertificate({ by: authority, from: day(10), until: day(9), extensions: names });
+    const signed = attachment({ ...leaf.key, file: '' }, g.image.digest, repository);
+    const beside = {
+      'dev.sigstore.cosign/certificate': leaf.pem,
+      'dev.sigstore.cosign/bundle': entryOf({ ...signed, by: leaf.pem, log, at: day(9.5) }),
+    };
+    const late = { ...beside, 'dev.sigstore.cosign/bundle': entryOf({ ...signed, by: leaf.pem, log, at: day(8) }) };
+    const caPath = await g.put('ca.pem', authority.pem);
+    const rekorPublicKeyPath = await g.put('rekor.pub', log.pem);
+    const signedIdentity = { type: 'matchRepository' };
+    const by = (subjectEmail: string): unknown =>
+      g.policyOf({
+        type: 'sigstoreSigned',
+        fulcio: { caPath, oidcIssuer: 'https://idp.example', subjectEmail },
+        rekorPublicKeyPath,
+        signedIdentity,
+      });
+    const outcome = async (more: object, email = 'dev@example.org'): Promise<string> => {
+      await g.attach(repository, g.image.digest, [{ ...signed, ...more }]);
+      return await g.outcome(`${repository}:v1`, by(email));
+    };
+    expect(await outcome({ beside })).to.equal('');
+    expect(await outcome({ beside }, 'eve@example.org')).to.match(/is of "dev@example\.org"; want subjectEmail/);
+    expect(await outcome({ beside: late })).to.match(/its certificate had expired/);
+    expect(await outcome({})).to.match(/no certificate came with it/);
   });
 
   it('of an index, the manifest that is pulled must be signed, not the list', async () => {

@@ -17,6 +17,7 @@ import { FileImageStore, ImageTrust, RegistryPolicy } from '../../pkg/image/inde
 import { OverlayRootfs } from '../../pkg/rootfs/overlay.ts';
 import { buildImage, file, push, sha256 } from './images.ts';
 import type { BuiltImage } from './images.ts';
+import { pushRaw } from './raw-push.ts';
 import { startRegistry } from './registry.ts';
 import type { RunningRegistry } from './registry.ts';
 
@@ -35,6 +36,8 @@ export interface Attachment {
   readonly signature: string;
   /** As the manifest says; default: the payload's. */
   readonly size?: number;
+  /** More annotations. */
+  readonly beside?: Readonly<Record<string, string>>;
 }
 
 /** The text that is signed. */
@@ -162,41 +165,22 @@ export class SigningGround {
 
   /** Pushes signatures as cosign does. */
   async attach(repository: string, digest: string, attachments: readonly Attachment[]): Promise<void> {
-    const api = `http://${repository.replace('/', '/v2/')}`;
-    const upload = async (bytes: Buffer): Promise<void> => {
-      const started = await fetch(`${api}/blobs/uploads/`, { method: 'POST' });
-      const location = new URL(started.headers.get('location') ?? '', api);
-      location.searchParams.set('digest', sha256(bytes));
-      const done = await fetch(location, {
-        method: 'PUT',
-        body: new Uint8Array(bytes),
-        headers: { 'content-type': 'application/octet-stream' },
-      });
-      if (done.status !== 201) throw new Error(`blob: ${done.status} ${await done.text()}`);
-    };
     const config = Buffer.from('{}');
-    for (const blob of new Map(
-      [config, ...attachments.map(({ payload }) => payload)].map((bytes) => [sha256(bytes), bytes]),
-    ).values())
-      await upload(blob);
-    const layers = attachments.map(({ payload, signature, size }) => ({
+    const layers = attachments.map(({ payload, signature, size, beside }) => ({
       mediaType: SIMPLE_SIGNING,
       digest: sha256(payload),
       size: size ?? payload.length,
-      annotations: { 'dev.cosignproject.cosign/signature': signature },
+      annotations: { 'dev.cosignproject.cosign/signature': signature, ...beside },
     }));
-    const manifest = JSON.stringify({
-      schemaVersion: 2,
-      mediaType: 'application/vnd.oci.image.manifest.v1+json',
-      config: { mediaType: 'application/vnd.oci.image.config.v1+json', digest: sha256(config), size: config.length },
-      layers,
+    await pushRaw(`${repository}:${digest.replace(':', '-')}.sig`, {
+      blobs: [config, ...attachments.map(({ payload }) => payload)],
+      manifest: {
+        schemaVersion: 2,
+        mediaType: 'application/vnd.oci.image.manifest.v1+json',
+        config: { mediaType: 'application/vnd.oci.image.config.v1+json', digest: sha256(config), size: config.length },
+        layers,
+      },
     });
-    const done = await fetch(`${api}/manifests/${digest.replace(':', '-')}.sig`, {
-      method: 'PUT',
-      body: manifest,
-      headers: { 'content-type': 'application/vnd.oci.image.manifest.v1+json' },
-    });
-    if (done.status !== 201) throw new Error(`manifest: ${done.status} ${await done.text()}`);
   }
 
   /** registries.d for everything here: attachments, and a lookaside below the ground. */

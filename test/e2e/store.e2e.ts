@@ -9,8 +9,8 @@ import { newContainerId } from '../../pkg/base/ids.ts';
 import { backgroundOp, silent } from '../../pkg/base/op.ts';
 import { DiskReserve } from '../../pkg/base/reserve.ts';
 import { OverlayRootfs } from '../../pkg/rootfs/index.ts';
-import { waitFor } from './cri-client.ts';
-import { IMAGE, TestNode } from './harness.ts';
+import { type Pod, waitFor } from './cri-client.ts';
+import { IMAGE, processesOf, TestNode } from './harness.ts';
 
 const sh = (command: string, ...args: readonly string[]): string =>
   execFileSync(command, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] });
@@ -20,7 +20,7 @@ interface SmallDisk {
   readonly path: string;
   /** Takes everything that is left, first in files of the given size. */
   fill(firstBytes: number): Promise<void>;
-  /** Gives back what `fill` took. */
+  /** Gives back what `fill` took, if it did. */
   drain(): Promise<void>;
   remove(): Promise<void>;
 }
@@ -51,20 +51,13 @@ function diskAt(path: string, after: () => Promise<void>): SmallDisk {
       await mkdir(fillers, { recursive: true });
       for (const size of [firstBytes, 65_536, 4096, 1024, 1]) await writeUntilFull(fillers, size);
     },
-    drain: () => rm(fillers, { recursive: true }),
+    drain: () => rm(fillers, { recursive: true, force: true }),
     async remove() {
       sh('umount', '--lazy', path);
       await rm(path, { recursive: true });
       await after();
     },
   };
-}
-
-/** After a failure that has been reported already, what it left running would keep the disk busy. */
-async function finish(node: TestNode, hasFailed: boolean): Promise<void> {
-  if (!hasFailed) return await node.close();
-  await node.cri.removeAllPods().catch(() => {});
-  await node.discard();
 }
 
 let written = 0;
@@ -80,6 +73,30 @@ async function writeUntilFull(directory: string, size: number): Promise<void> {
   }
 }
 
+/** A container that ends as 7 when it is told, and its monitor with it; the daemon is dead by then. */
+async function endsWhenTold({ cri }: TestNode, pod: Pod): Promise<{ readonly id: string; tell(): Promise<unknown> }> {
+  const id = await cri.runContainer(pod, IMAGE, {
+    metadata: { name: 'ends', attempt: 0 },
+    command: ['sh', '-c', 'trap "exit 7" USR1; touch /ready; while :; do sleep 0.05; done'],
+  });
+  await waitFor(
+    () => cri.exec(id, ['sh', '-c', 'test -e /ready']),
+    ({ exitCode }) => exitCode === 0,
+    'it to listen',
+  );
+  const { info } = await cri.rpc.containerStatus({ containerId: id, verbose: true });
+  const { pid } = JSON.parse(info['info'] ?? '{}') as { readonly pid: number };
+  const tell = (): Promise<unknown> => {
+    process.kill(pid, 'SIGUSR1');
+    return waitFor(
+      () => processesOf(id),
+      (left) => left.length === 0,
+      'its monitor to end',
+    );
+  };
+  return { id, tell };
+}
+
 const FULL: readonly (readonly [what: string, make: () => Promise<SmallDisk>, fillers: number])[] = [
   ['bytes', () => tmpfs('size=64m'), 1 << 20],
   ['inodes', () => tmpfs('size=512m,nr_inodes=4000'), 0],
@@ -91,20 +108,21 @@ for (const [what, make, fillers] of FULL) {
     this.timeout(60_000);
     let disk: SmallDisk;
     let node: TestNode;
-    before(async () => {
+    beforeEach(async () => {
       disk = await make();
       node = await TestNode.boot({ parent: disk.path });
     });
-    after(async function () {
-      await finish(node, this.currentTest?.state === 'failed');
+    afterEach(async function () {
+      await node.closeAfter(this.currentTest);
       await disk.remove();
     });
 
-    it('still lets containers, pods and images be removed, also by the next daemon', async () => {
+    it('still lets containers, pods and images be removed, also by the next daemon (K10)', async () => {
       const { cri } = node;
       const [one, other] = [await cri.runPod(), await cri.runPod()];
       const running = await cri.runContainer(one, IMAGE, { command: ['sleep', '1000'] });
       const created = await cri.createContainer(one, IMAGE, { metadata: { name: 'created', attempt: 0 } });
+      const ends = await endsWhenTold(node, other);
       const forNextDaemon = await cri.runContainer(other, IMAGE, { command: ['sleep', '1000'] });
       await cri.rpc.import({
         path: new URL('../../build/embedded-image', import.meta.url).pathname,
@@ -127,8 +145,11 @@ for (const [what, make, fillers] of FULL) {
 
       await node.kill();
       await disk.fill(fillers);
+      await ends.tell();
       await node.start();
       assert.strictEqual((await cri.container(forNextDaemon)).state, 'CONTAINER_RUNNING');
+      const end = await cri.container(ends.id);
+      assert.deepEqual([end.state, end.exitCode], ['CONTAINER_EXITED', 7]);
       await cri.rpc.removePodSandbox({ podSandboxId: other.id });
       assert.lengthOf((await cri.rpc.listPodSandbox()).items, 0);
       await cri.rpc.removeImage({ image: { image: 'localhost/second:name' } });
@@ -156,8 +177,8 @@ describe('a directory that would need another block on a full disk', function ()
   this.timeout(60_000);
   const op = backgroundOp(silent);
   let disk: SmallDisk;
-  before(async () => (disk = await ext4(32 << 20)));
-  after(() => disk.remove());
+  beforeEach(async () => (disk = await ext4(32 << 20)));
+  afterEach(() => disk.remove());
 
   /**
    * A root in which one container is all that there is, and whose directory of containers has no room for the name of a
@@ -214,8 +235,9 @@ describe('images on another disk than containers', function () {
     images = await tmpfs('size=48m');
     node = await TestNode.boot({ flags: ['--imagestore', join(images.path, 'store')] });
   });
+  afterEach(() => images.drain());
   after(async function () {
-    await finish(node, this.currentTest?.state === 'failed');
+    await node.closeSuite(this.test?.parent);
     await images.remove();
   });
 
@@ -228,7 +250,7 @@ describe('images on another disk than containers', function () {
       'lock',
       'reserve',
     ]);
-    assert.deepEqual((await readdir(join(node.dir, 'root'))).sort(), ['cni', 'lock', 'reserve', 'rootfs']);
+    assert.deepEqual((await readdir(join(node.dir, 'root'))).sort(), ['cni', 'lock', 'pods', 'reserve', 'rootfs']);
     const id = await cri.runContainer(await cri.runPod(), IMAGE, {
       command: ['sh', '-c', 'busybox head -c 3000000 /dev/urandom > /file; exec sleep 1000'],
     });
@@ -353,19 +375,21 @@ describe('a disk that turned read-only', function () {
   this.timeout(60_000);
   let disk: SmallDisk;
   let node: TestNode;
-  before(async () => {
+  beforeEach(async () => {
     disk = await ext4(64 << 20);
     node = await TestNode.boot({ flags: ['--root', join(disk.path, 'root')] });
   });
-  after(async () => {
+  afterEach(async () => {
     // Its files cannot be deleted; its process can be ended.
     for (const { id } of (await node.cri.rpc.listContainers()).containers)
       await node.cri.rpc.stopContainer({ containerId: id, timeout: 0n });
+    await node.stop();
     await node.discard();
     await disk.remove();
+    node.checkLoop();
   });
 
-  it('takes nothing away from what runs, also not with a new daemon, and says what is wrong', async () => {
+  it('takes nothing away from what runs, also not with a new daemon, and says what is wrong (K11)', async () => {
     const { cri } = node;
     const pod = await cri.runPod();
     const id = await cri.runContainer(pod, IMAGE, { command: ['sleep', '1000'] });

@@ -245,7 +245,7 @@ describe('a thousand commands at once in one container', function () {
   });
   after(() => node.close());
 
-  it('all run, hold up no probe, cost little memory, and leave nothing', async () => {
+  it('all run, hold up no probe, cost little memory, and leave nothing (K16)', async () => {
     const pod = await node.cri.runPod();
     const busy = await node.cri.runContainer(pod, IMAGE, { command: ['sleep', '100000'] });
     const quiet = await node.cri.runContainer(pod, IMAGE, { command: ['sleep', '100000'] });

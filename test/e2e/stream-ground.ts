@@ -105,8 +105,8 @@ export class StreamGround {
   }
 
   /** Boots the node. */
-  static async boot(runtime: RuntimeName, monitor: MonitorName): Promise<StreamGround> {
-    const node = await TestNode.boot({ runtime, monitor, env: INSPECTABLE });
+  static async boot(runtime: RuntimeName, monitor: MonitorName, flags: readonly string[] = []): Promise<StreamGround> {
+    const node = await TestNode.boot({ runtime, monitor, flags, env: INSPECTABLE });
     const pod = await node.cri.runPod();
     const container = await node.cri.runContainer(pod, IMAGE, { command: ['sleep', '100000'] });
     return new StreamGround(runtime, node, pod, container);

@@ -102,6 +102,7 @@ describe('streams over TLS', function () {
   it('asks for a client certificate, and serves a renewed one of its own at once', async () => {
     const first = await run(client());
     assert.strictEqual(first.out, 'over TLS\n');
+    assert.match(node.log, /msg="serving exec, attach and port-forward" url=https:\S+ tls=VersionTLS12 clientCa=\S+/);
     const stranger = await run({ rejectUnauthorized: false }).then(
       () => undefined,
       (cause: unknown) => cause,

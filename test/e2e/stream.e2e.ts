@@ -240,7 +240,7 @@ for (const [runtime, monitor] of COMBINATIONS) {
       );
       const created = await node.cri.createContainer(pod, IMAGE, {});
       assert.strictEqual(
-        (await fails(node.cri.rpc.exec({ containerId: created, cmd: ['true'], ...streams }))).codeName,
+        (await fails(node.cri.rpc.attach({ containerId: created, ...streams }))).codeName,
         'FailedPrecondition',
       );
     });

@@ -4,7 +4,7 @@ import { execFileSync, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { existsSync, readdirSync, readFileSync, readlinkSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { createServer, type Server } from 'node:net';
-import { hostname } from 'node:os';
+import { cpus, hostname } from 'node:os';
 import { join } from 'node:path';
 import { newSandboxId } from '../../pkg/base/ids.ts';
 import { LinuxHost, PinnedNamespaces } from '../../pkg/runtime/index.ts';
@@ -25,6 +25,8 @@ import {
   eventually,
   useSysGround,
 } from './sys-ground.ts';
+
+const LAUNCHER = new URL('../../build/bin/berth', import.meta.url).pathname;
 
 describe('pinned namespaces', () => {
   useSysGround();
@@ -183,6 +185,59 @@ describe('pinned namespaces', () => {
     assert.equal((await run(PINNS, '--user', join(directory, 'u'))).exitCode, 2);
   });
 
+  it('pins a mount namespace, which the launcher joins that KUBENSMNT names', async () => {
+    const directory = fresh('mount');
+    try {
+      const { exitCode, stderr } = await run(PINNS, '-d', directory, '-f', 'kubens', '-m');
+      assert.deepEqual([exitCode, stderr.toString()], [0, '']);
+      const pinned = join(directory, 'mntns/kubens');
+      const own = readlinkSync('/proc/self/ns/mnt');
+      const inside = (await run('/usr/bin/nsenter', `--mount=${pinned}`, 'readlink', '/proc/self/ns/mnt')).stdout;
+      assert.notEqual(inside.toString().trim(), own);
+
+      const shows = join(directory, 'shows-its-namespace');
+      writeFileSync(shows, '#!/bin/sh\nreadlink /proc/self/ns/mnt\n', { mode: 0o755 });
+      const launched = async (file: string): Promise<readonly string[]> => {
+        const { stdout, stderr: said } = await run(
+          '/usr/bin/env',
+          `BERTH_NODE=${shows}`,
+          `KUBENSMNT=${file}`,
+          LAUNCHER,
+          'version',
+        );
+        return [stdout.toString().trim(), said.toString()];
+      };
+      assert.deepEqual(await launched(pinned), [inside.toString().trim(), '']);
+      for (const other of [join(directory, 'nothing'), shows, '/proc/self/ns/net']) {
+        const [where, said] = await launched(other);
+        assert.equal(where, own);
+        assert.include(said ?? '', 'no mount namespace that can be joined');
+      }
+    } finally {
+      await sys.mounts.unmountTree(directory);
+    }
+  });
+
+  it('pins a mount namespace whatever processor it is made on', async () => {
+    for (const [outer, inner] of [0, cpus().length - 1].flatMap((one) =>
+      [0, cpus().length - 1].map((two) => [one, two]),
+    )) {
+      const directory = fresh('processors');
+      const pins = `exec taskset -c ${inner} ${PINNS} -d ${directory} -f kubens -m`;
+      const { exitCode, stderr } = await run(
+        '/usr/bin/taskset',
+        '-c',
+        `${outer}`,
+        '/usr/bin/unshare',
+        '-m',
+        'sh',
+        '-c',
+        pins,
+      );
+      assert.deepEqual([exitCode, stderr.toString()], [0, ''], `ours from ${outer}, the new one from ${inner}`);
+    }
+  });
+
   it('pins all or nothing', async () => {
     const directory = fresh('all');
     const { exitCode, stderr } = await run(
@@ -282,8 +337,8 @@ describe('linux host', () => {
     assert.equal(statSync(join(directory, 'a/b')).mode & 0o777, 0o755);
     await refusal(() => host().mountSource(op(), join(directory, 'file/x'), 'make'), 'FailedPrecondition');
     const shm = join(directory, 'shm');
-    await host().mountShm(op(), shm, 65_536n, { uid: 0, gid: 0 });
-    await host().mountShm(op(), shm, 65_536n, { uid: 0, gid: 0 });
+    await host().mountShm(op(), shm, 65_536n, { uid: 0, gid: 0 }, '');
+    await host().mountShm(op(), shm, 65_536n, { uid: 0, gid: 0 }, '');
     assert.equal(statSync(shm).mode & 0o7777, 0o1777);
     await run('mount', '--make-shared', shm);
     const source = await host().mountSource(op(), shm, 'refuse');
@@ -296,7 +351,7 @@ describe('linux host', () => {
     await host().unmount(op(), shm);
   });
 
-  it('gives up on a file system that does not answer, and goes on', async () => {
+  it('gives up on a file system that does not answer, and goes on (K14)', async () => {
     const directory = fresh('dead');
     const child = await sys.spawn({
       argv: ['/usr/bin/python3', join(import.meta.dirname, 'dead-fuse.py'), directory],
@@ -357,9 +412,8 @@ describe('linux host', () => {
   it('makes, reads, kills and removes cgroups', async () => {
     const path = `/berth-sys-${randomBytes(4).toString('hex')}`;
     const below = `${path}/inner`;
-    await host().ensureCgroup(op(), below);
-    await host().ensureCgroup(op(), below);
     const layout = sys.cgroups.readLayoutSync();
+    for (const _twice of [1, 2]) sys.cgroups.create(layout, below);
     const child = await sys.spawn({
       argv: ['/bin/sh', '-c', 'trap "" TERM; sleep 1000 & sleep 1000'],
       cgroupDirs: layout.hierarchies.map((each) => sys.cgroups.directoryOf(each, below)),
@@ -369,6 +423,11 @@ describe('linux host', () => {
     await host().destroyCgroup(op(), path);
     assert.deepEqual(await child.exited, { kind: 'signalled', signal: SIGKILL });
     for (const hierarchy of layout.hierarchies) assert.isFalse(existsSync(sys.cgroups.directoryOf(hierarchy, path)));
+    for (const _twice of [1, 2]) await host().showCgroup(op(), below);
+    const shown = layout.hierarchies.filter((each) => existsSync(sys.cgroups.directoryOf(each, below)));
+    assert.lengthOf(shown, 1);
+    await host().destroyCgroup(op(), path);
+    assert.isFalse(existsSync(sys.cgroups.directoryOf(shown[0] as never, path)));
     for (const bad of ['/', '', '/a/../b', 'relative'])
       await refusal(() => host().destroyCgroup(op(), bad), 'InvalidArgument');
   });

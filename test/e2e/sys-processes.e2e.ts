@@ -3,13 +3,14 @@
  * built binaries.
  */
 import { assert } from 'chai';
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { closeSync, mkdirSync, openSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { LinuxProcesses } from '../../pkg/runtime/index.ts';
 import * as sys from '../../pkg/sys/index.ts';
 import type { NodeFacts } from '../../pkg/ports/spec.ts';
+import { processes } from './harness.ts';
 import {
   PAUSE,
   SIGTERM,
@@ -233,6 +234,47 @@ describe('sys capture', () => {
       const ref = sys.processes.refOf(orphan);
       return ref === undefined || !sys.processes.isAlive(ref);
     });
+  });
+
+  /** A command whose descendants leave their family in every way that there is; each sleeps `mark` and a digit. */
+  /** Seconds that nobody waits for: what ends by itself proves nothing. */
+  const UNIQUE = `900.${process.pid}`;
+  afterEach(() => {
+    for (const end of ['11', '12', '13', '14', '21', '22', '23', '24', '35'])
+      for (const pid of processes(`sleep ${UNIQUE}${end}`)) process.kill(Number(pid), 'SIGKILL');
+  });
+  const SCATTERED = (mark: string): string =>
+    `sleep ${mark}1 & setsid env -i sleep ${mark}2 & (setsid sh -c 'sleep ${mark}3 & exit' &) ; sleep ${mark}4`;
+  const sleeping = (mark: string): number =>
+    [1, 2, 3, 4].filter((each) => processes(`sleep ${mark}${each}`).length > 0).length;
+
+  it('ends all that the command has started at the deadline, whatever that has done to leave it', async () => {
+    const mark = `${UNIQUE}1`;
+    const running = refusal(
+      () => sys.capture(op(2_000), { argv: ['/bin/sh', '-c', SCATTERED(mark)], stdoutMax: 1, stderrMax: 1 }),
+      'DeadlineExceeded',
+    );
+    await eventually('all of them sleep', () => sleeping(mark) === 4);
+    await running;
+    await eventually('none of them is left', () => sleeping(mark) === 0);
+  });
+
+  it('ends all that the command has started when we are killed, unless it is to go on', async () => {
+    const mark = `${UNIQUE}2`;
+    const last = `${UNIQUE}35`;
+    const code = `
+      import { capture } from ${JSON.stringify(new URL('../../pkg/sys/index.ts', import.meta.url).href)};
+      import { backgroundOp, silent } from ${JSON.stringify(new URL('../../pkg/base/op.ts', import.meta.url).href)};
+      const run = (text, withoutUs) => capture(backgroundOp(silent), {
+        argv: ['/bin/sh', '-c', text], stdoutMax: 1, stderrMax: 1, withoutUs });
+      await Promise.all([run(${JSON.stringify(SCATTERED(mark))}), run('sleep ${last}; true', 'goes on')]);`;
+    const daemon = spawn(process.execPath, ['--input-type=module', '-e', code], { stdio: 'inherit' });
+    await eventually('all of them sleep', () => sleeping(mark) === 4 && processes(`sleep ${last}`).length === 1);
+    daemon.kill('SIGKILL');
+    await eventually('none of them is left', () => sleeping(mark) === 0);
+    const [left = ''] = processes(`sleep ${last}`);
+    assert.notEqual(left, '', 'what is to go on does');
+    process.kill(Number(left), 'SIGKILL');
   });
 
   it('does not wait for a descendant that keeps the pipe (GHSA-7jxh-36q5-gcqv)', async () => {

@@ -1,6 +1,6 @@
 /** Streams, mounts and the network of the node against a real kernel. Needs root and built binaries. */
 import { assert } from 'chai';
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { createSocket, type Socket } from 'node:dgram';
 import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
@@ -79,7 +79,7 @@ describe('sys streams', () => {
 
   it('receives a terminal from a runtime, sizes it, and reads to its end', async () => {
     const path = join(fresh('console'), 'socket');
-    const socket = sys.sockets.listenConsole(path);
+    const socket = sys.sockets.listenForDescriptors(path);
     const sender = await sys.spawn({
       argv: [
         '/usr/bin/python3',
@@ -126,10 +126,19 @@ describe('sys streams', () => {
 
   it('locks a file once, and names the holder', async () => {
     const path = join(fresh('lock'), 'lock');
-    const lock = sys.lockFile(path);
+    const lock = await sys.lockFile(path);
     assert.include((await refusal(() => sys.lockFile(path), 'FailedPrecondition')).message, `pid ${process.pid}`);
     lock.release();
-    sys.lockFile(path).release();
+    (await sys.lockFile(path)).release();
+  });
+
+  it('waits for the lock of a holder that is dead, whose child has it until it executes its program', async () => {
+    const path = join(fresh('lock'), 'lock');
+    const held = await sys.lockFile(path);
+    writeFileSync(path, `${spawnSync('/bin/true').pid}\n`);
+    const next = sys.lockFile(path);
+    held.release();
+    (await next).release();
   });
 
   it('speaks to the service manager', async () => {

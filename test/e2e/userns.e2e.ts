@@ -3,9 +3,13 @@ import { assert } from 'chai';
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Input, NamespaceOption } from '../../pkg/cri-api/types.ts';
+import type { Pod } from './cri-client.ts';
 import { TestNode } from './harness.ts';
 import { busybox, dir, file } from './images.ts';
-import { addImage, fails, host, idle, refusal, sh } from './inside.ts';
+import { addImage, fails, host, idle, reconfigure, refusal, sh } from './inside.ts';
+import { podCgroup } from './node-cgroups.ts';
+
+const SUBORDINATE = ['/etc/subuid', '/etc/subgid'];
 
 describe('user namespaces (KEP-127)', function () {
   this.timeout(60_000);
@@ -97,6 +101,49 @@ describe('user namespaces (KEP-127)', function () {
       await node.cri.removePod(pod.id);
     });
 
+    it('get their ids by CRI-O’s annotation, where it is allowed', async () => {
+      const refused = node.cri.runPod({ annotations: { 'userns-mode.crio.io': 'auto' } });
+      await refusal(refused, 'allowed_annotations');
+      const ids = join(node.dir, 'subordinate');
+      await writeFile(ids, 'containers:700000:131072\n');
+      // In the mount namespace of the tests.
+      for (const file of SUBORDINATE) host('mount', '--bind', ids, file);
+      try {
+        await reconfigure(node, '[crio.runtime.runtimes.crun]\nallowed_annotations = ["userns-mode.crio.io"]\n');
+        const pod = (annotation: string, mode: string): Promise<Pod> =>
+          node.cri.runPod({ annotations: { [annotation]: mode } });
+        const auto = await pod('userns-mode.crio.io', 'auto');
+        const id = await idle(node, auto);
+        assert.equal(await sh(node, id, 'tr -s " " < /proc/self/uid_map; id -u'), '0 700000 65536\n0');
+        assert.match(await readFile(`/proc/${await hostPid(node, id)}/status`, 'utf8'), /^Uid:\t700000\t/m);
+        const other = await pod('io.kubernetes.cri-o.userns-mode', 'auto:size=1000');
+        assert.equal(await sh(node, await idle(node, other), 'tr -s " " < /proc/self/gid_map'), '0 765536 1000');
+        await refusal(pod('userns-mode.crio.io', 'auto:keep-id=true;map-to-root=true'), 'exclude each other');
+        await refusal(pod('userns-mode.crio.io', 'auto'), '/etc/subuid');
+        await node.cri.removePod(auto.id);
+        const keeps = await node.cri.runPod({
+          annotations: { 'userns-mode.crio.io': 'auto:size=2000;keep-id=true' },
+          linux: {
+            securityContext: {
+              runAsUser: { value: 1234n },
+              runAsGroup: { value: 1234n },
+              namespaceOptions: { network: 'POD', pid: 'CONTAINER', ipc: 'POD' },
+            },
+          },
+        });
+        const kept = await idle(node, keeps, { linux: { securityContext: { runAsUser: { value: 1234n } } } });
+        assert.equal(
+          await sh(node, kept, 'tr -s " " < /proc/self/uid_map | sed "s/^ //"; id -u'),
+          '0 700000 1234\n1235 701234 765\n1234 1234 1\n1234',
+        );
+        assert.match(await readFile(`/proc/${await hostPid(node, kept)}/status`, 'utf8'), /^Uid:\t1234\t/m);
+        await node.cri.removePod(other.id);
+        await node.cri.removePod(keeps.id);
+      } finally {
+        for (const file of SUBORDINATE) host('umount', file);
+      }
+    });
+
     it('show volumes with the ids that they have on the node', async () => {
       const source = join(node.dir, 'volume');
       await mkdir(source);
@@ -128,7 +175,8 @@ describe('user namespaces (KEP-127)', function () {
         linux: { ...podOf({ pid: 'POD' }).linux, resources: { memoryLimitInBytes: 64n << 20n } },
       });
       assert.match(await sh(node, id, 'ps'), /1 root .*\/pause/);
-      assert.include(await sh(node, id, 'cat /proc/self/cgroup'), `/berth/${pod.id}/`);
+      const cgroup = await readFile(`/proc/${await hostPid(node, id)}/cgroup`, 'utf8');
+      assert.include(cgroup, `${podCgroup(node.driver, pod.id)}/`);
       assert.equal(
         await sh(
           node,
