@@ -13,6 +13,7 @@ export default {
     'bench/{main,conmon}.ts!',
     'test/e2e/{*.e2e,image-child}.ts',
     'test/conformance/*.e2e.ts',
+    'test/cluster/{*.e2e,shared}.ts',
     '{pkg,cri,conmon,scripts}/**/*.test.ts',
   ],
   project: [
