@@ -10,6 +10,7 @@ import { waitFor } from '../e2e/cri-client.ts';
 import type { Authority } from './certificates.ts';
 import { CgroupTree, hierarchies } from './cgroup-tree.ts';
 import { DNS } from './control-plane.ts';
+import { complaintsOf, goneBy } from './kubelet-log.ts';
 import type { NodeRuntime } from './runtimes.ts';
 import { Service } from './service.ts';
 
@@ -49,6 +50,7 @@ export class ClusterNode {
   readonly directory: string;
   readonly #plan: NodePlan;
   readonly #cgroups: CgroupTree;
+  readonly #switchedOn: Date[] = [];
   #init: Service | undefined;
   #runtime: Service | undefined;
   #kubelet: Service | undefined;
@@ -77,6 +79,7 @@ export class ClusterNode {
   /** Switches the power on; nothing of ours runs yet. */
   async boot(): Promise<void> {
     this.#cgroups.make();
+    this.#switchedOn.push(new Date());
     const views = hierarchies().flatMap(({ type, name, options }) => [type, name, options]);
     const own = ['--mount', '--pid', '--net', '--uts', '--ipc', '--cgroup', '--fork', '--kill-child'];
     const script = join(import.meta.dirname, 'node-init.sh');
@@ -192,6 +195,11 @@ export class ClusterNode {
       env: { CONTAINERS_REGISTRIES_CONF: this.#plan.registriesConf },
       below: true,
     });
+  }
+
+  /** What its kubelet complains of without an explanation, in what it has said since its log was `from` long. */
+  complaints(from = 0): string[] {
+    return complaintsOf(this.kubelet.log().slice(from), goneBy(this.runtime.log(), this.#switchedOn));
   }
 
   /** What is left once all its pods are gone, a line each. */

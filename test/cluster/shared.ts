@@ -3,7 +3,6 @@ import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { Cluster } from './cluster.ts';
 import { type ClusterImages, publishImages } from './images.ts';
-import { complaintsOf } from './kubelet-log.ts';
 import { kubernetesNamed } from './programs.ts';
 
 interface Shared {
@@ -32,7 +31,7 @@ export const mochaHooks = {
   },
   async afterAll(this: Mocha.Context): Promise<void> {
     this.timeout(60_000);
-    const complaints = shared?.cluster.nodes.flatMap(({ kubelet }) => complaintsOf(kubelet.log())) ?? [];
+    const complaints = shared?.cluster.nodes.flatMap((node) => node.complaints()) ?? [];
     await shared?.cluster.down();
     if (complaints.length > 0) throw new Error(`the kubelet complains:\n${complaints.join('\n')}`);
   },

@@ -4,7 +4,6 @@
  */
 import { assert } from 'chai';
 import { waitFor } from '../e2e/cri-client.ts';
-import { complaintsOf } from './kubelet-log.ts';
 import { CRIO_SOCKET, type KubeletOptions } from './node.ts';
 import { ground } from './shared.ts';
 import { Tenant } from './tenant.ts';
@@ -125,7 +124,7 @@ describe('what a kubelet measures of pods', function () {
       });
 
       it('finds room on its disks without a complaint of the eviction manager', () => {
-        const complaints = complaintsOf(ground().cluster.node(1).kubelet.log().slice(said));
+        const complaints = ground().cluster.node(1).complaints(said);
         assert.deepEqual(
           complaints.filter((line) => /eviction|stats|crio-images|cadvisor/i.test(line)),
           [],
