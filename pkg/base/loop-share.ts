@@ -5,6 +5,11 @@
  * To hear of the next turn costs a turn, so one is asked for only after a few: a call at a time costs a comparison.
  */
 
+/** The next turn of the event loop: whatever is due comes in between. */
+export function nextTurn(): Promise<void> {
+  return new Promise((resolve) => void setImmediate(resolve));
+}
+
 /** So many begin before the next turn is asked for. */
 const UNHEARD = 8;
 

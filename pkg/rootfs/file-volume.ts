@@ -12,6 +12,7 @@ import { RuntimeError } from '../base/errors.ts';
 import { ensureDir } from '../base/files.ts';
 import { quote } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
+import { nextTurn } from '../base/loop-share.ts';
 import { descriptors, mounts, Root } from '../sys/index.ts';
 import type { ArtifactFile } from '../ports/image.ts';
 import type { FileVolume, ImageVolumeOptions, MountedFile } from '../ports/rootfs.ts';
@@ -89,6 +90,9 @@ function hasFewParts(name: string): boolean {
   return true;
 }
 
+/** A file takes some 50 µs of the event loop, and how many there are is for artifacts to say. */
+const FILES_PER_TURN = 128;
+
 /** Makes the files volume `index` below `volumes`, which is ours. */
 export async function mountFiles(
   volumes: string,
@@ -127,6 +131,7 @@ export async function mountFiles(
   for (const directory of tree.directories) await root.makeDirsAsync(directory, 0o755, owner);
   const shown: MountedFile[] = [];
   for (const [place, { path }] of tree.files) {
+    if (shown.length % FILES_PER_TURN === FILES_PER_TURN - 1) await nextTurn();
     descriptors.close(root.beginFile(place));
     shown.push({ place, source: join(view, basename(path)) });
   }

@@ -6,6 +6,7 @@ import { isUtf8 } from 'node:buffer';
 import { isCode, RuntimeError } from '../base/errors.ts';
 import { quote } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
+import { nextTurn } from '../base/loop-share.ts';
 import { Root, errnoBehind } from '../sys/index.ts';
 import { dangles, type Look, wayOf } from './links.ts';
 import type { InsideRoot, Landing } from '../ports/rootfs.ts';
@@ -26,6 +27,9 @@ async function within<T>(path: string, work: (inside: Root) => T | Promise<T>): 
   using inside = Root.open(path, 'chroot');
   return await work(inside);
 }
+
+/** A landing takes some 25 µs, of a deep path more. */
+const LANDINGS_PER_TURN = 256;
 
 /** Where the container will see something else than what lies here. */
 const KERNEL_PLACE = /^\/(dev|proc|sys)(\/|$)/;
@@ -109,15 +113,23 @@ async function ensureDir(
   return toText(way.path);
 }
 
-function landings(inside: Root, paths: readonly string[]): readonly Landing[] {
+/** Some in each turn of the event loop: how many there are is for artifacts, images and requests to say. */
+async function landings(inside: Root, paths: readonly string[]): Promise<readonly Landing[]> {
   const look = lookInto(inside);
-  return paths.map((path) => {
-    const way = wayOf(toBytes(path), look);
-    const end = Buffer.from(way.path, 'latin1');
-    // No spec can name what is not UTF-8.
-    if (!isUtf8(end)) return { path, dangles: false, places: [path] };
-    return { path: end.toString(), dangles: dangles(way), places: way.places.map(toText) };
-  });
+  const found: Landing[] = [];
+  for (const path of paths) {
+    if (found.length % LANDINGS_PER_TURN === LANDINGS_PER_TURN - 1) await nextTurn();
+    found.push(landing(path, look));
+  }
+  return found;
+}
+
+function landing(path: string, look: Look): Landing {
+  const way = wayOf(toBytes(path), look);
+  const end = Buffer.from(way.path, 'latin1');
+  // No spec can name what is not UTF-8.
+  if (!isUtf8(end)) return { path, dangles: false, places: [path] };
+  return { path: end.toString(), dangles: dangles(way), places: way.places.map(toText) };
 }
 
 async function symlinkIfAbsent(inside: Root, path: string, target: string): Promise<void> {

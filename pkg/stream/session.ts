@@ -5,6 +5,7 @@
  */
 import { explain, isCode, RuntimeError } from '../base/errors.ts';
 import { limits } from '../base/limits.ts';
+import { nextTurn } from '../base/loop-share.ts';
 import type { Op } from '../base/op.ts';
 import { within } from '../base/time.ts';
 import { abortable } from '../base/sync.ts';
@@ -110,7 +111,7 @@ export class TerminalSizes {
     if (this.#applying || this.#apply === undefined) return;
     this.#applying = true;
     while (this.#latest !== undefined) {
-      await new Promise((resolve) => setImmediate(resolve));
+      await nextTurn();
       const size = this.#latest;
       this.#latest = undefined;
       try {

@@ -9,6 +9,7 @@ import { join } from 'node:path';
 import { constants as os } from 'node:os';
 import { errnoOf, RuntimeError } from '../base/errors.ts';
 import type { ProcessRef } from '../base/ids.ts';
+import { nextTurn } from '../base/loop-share.ts';
 import { attempt, attemptAsync, errnoBehind } from './addon.ts';
 import { close } from './descriptors.ts';
 import { readFiles, readKernelFiles } from './kernel-files.ts';
@@ -287,7 +288,7 @@ export function readStats(pids: readonly number[]): ProcessStat[] {
  */
 export async function* statsInTurns(pids: readonly string[]): AsyncGenerator<ProcessStat[], void, undefined> {
   for (let from = 0; from < pids.length; from += AT_ONCE) {
-    if (from > 0) await new Promise((resolve) => setImmediate(resolve));
+    if (from > 0) await nextTurn();
     yield readStats(pids.slice(from, from + AT_ONCE).map(Number));
   }
 }

@@ -4,6 +4,7 @@ import type { SecureContext } from 'node:tls';
 import type * as Undici from 'undici';
 import { RuntimeError } from '../../base/errors.ts';
 import { limits } from '../../base/limits.ts';
+import { nextTurn } from '../../base/loop-share.ts';
 import { inBlocks } from '../blocks.ts';
 import { parseUrl } from './http.ts';
 import type { HttpRequest, HttpResponse, Route, Transport } from './http.ts';
@@ -12,6 +13,7 @@ import type { HttpRequest, HttpResponse, Route, Transport } from './http.ts';
 export class UndiciTransport implements Transport {
   /** Least recently used first; a route whose certificates changed is another route. */
   readonly #agents = new Map<string, Undici.Agent | Undici.ProxyAgent>();
+  #undici: Promise<typeof Undici> | undefined;
 
   async send(request: HttpRequest, route: Route, signal: AbortSignal): Promise<HttpResponse> {
     const dispatcher = await this.#agent(route);
@@ -46,8 +48,7 @@ export class UndiciTransport implements Transport {
 
   async #agent(route: Route): Promise<Undici.Dispatcher> {
     const key = JSON.stringify(route);
-    // CommonJS: bundled, it has no named exports.
-    const undici = (await import('undici')).default as unknown as typeof Undici;
+    const undici = await (this.#undici ??= loadUndici());
     const agent = this.#agents.get(key) ?? makeAgent(undici, route);
     this.#agents.delete(key);
     this.#agents.set(key, agent);
@@ -58,6 +59,14 @@ export class UndiciTransport implements Transport {
     }
     return agent;
   }
+}
+
+async function loadUndici(): Promise<typeof Undici> {
+  // CommonJS: bundled, it has no named exports.
+  const undici = (await import('undici')).default as unknown as typeof Undici;
+  // To load it takes some 50 ms; what it is loaded for, and the authorities that this trusts, are of another turn.
+  await nextTurn();
+  return undici;
 }
 
 function makeAgent(undici: typeof Undici, route: Route): Undici.Agent | Undici.ProxyAgent {
@@ -71,13 +80,32 @@ function makeAgent(undici: typeof Undici, route: Route): Undici.Agent | Undici.P
     bodyTimeout: 0,
     connectTimeout: route.dialTimeoutMs,
   };
-  const tls = {
+  if (route.proxy === undefined) return new undici.Agent({ ...shared, connect: connectorOf(undici, route) });
+  return new undici.ProxyAgent({ ...shared, ...proxyOf(route.proxy), requestTls: tlsOf(route) });
+}
+
+/** Reads authorities when the first host is called by https, not before: where none is, nobody pays for them. */
+function connectorOf(undici: typeof Undici, route: Route): Undici.buildConnector.connector {
+  const plain = undici.buildConnector({ allowH2: false, timeout: route.dialTimeoutMs });
+  let secure: Undici.buildConnector.connector | undefined;
+  return (options, callback) => {
+    if (options.protocol !== 'https:') plain(options, callback);
+    else (secure ??= undici.buildConnector({ allowH2: false, ...tlsOf(route) }))(options, callback);
+  };
+}
+
+interface RouteTls {
+  readonly rejectUnauthorized: boolean;
+  readonly secureContext: SecureContext;
+  readonly timeout: number;
+}
+
+function tlsOf(route: Route): RouteTls {
+  return {
     rejectUnauthorized: route.verification === 'verify',
     secureContext: contextOf(route),
     timeout: route.dialTimeoutMs,
   };
-  if (route.proxy === undefined) return new undici.Agent({ ...shared, connect: tls });
-  return new undici.ProxyAgent({ ...shared, ...proxyOf(route.proxy), requestTls: tls });
 }
 
 /** Made once per route: reading some hundred authorities for every connection would block the event loop each time. */

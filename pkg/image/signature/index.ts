@@ -21,6 +21,7 @@ import { readBounded } from '../../base/files.ts';
 import { errnoOf, explain, isCode, RuntimeError, wrap } from '../../base/errors.ts';
 import { quote } from '../../base/ids.ts';
 import { limits } from '../../base/limits.ts';
+import { nextTurn } from '../../base/loop-share.ts';
 import { abortError, withTimeout } from '../../base/op.ts';
 import type { Op } from '../../base/op.ts';
 import { formatReference } from '../../oci/reference.ts';
@@ -201,7 +202,7 @@ export class ImageTrust {
     for (const signature of found.signatures) {
       if (signature.kind !== accepts.kind) continue;
       // What a stranger sends may be dear to check: others come in between.
-      await new Promise((resolve) => setImmediate(resolve));
+      await nextTurn();
       if (op.signal.aborted) throw abortError(op, 'checking signatures');
       try {
         return await accepts.check(op, signature);
