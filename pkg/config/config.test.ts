@@ -78,6 +78,17 @@ describe('config', () => {
     );
   });
 
+  it('adds the storage options of drop-ins to those of the file, each once, as CRI-O does', async () => {
+    const texts = {
+      [MAIN]: '[crio]\nstorage_option = ["overlay.mountopt=volatile", "overlay.mountopt=metacopy=on"]',
+      [`${DROP_INS}/1`]: '[crio]\nstorage_option = ["overlay.mountopt=volatile"]',
+    };
+    const both = ['overlay.mountopt=metacopy=on', 'overlay.mountopt=volatile'];
+    assert.deepEqual((await load(texts)).config.storage.storageOptions, both);
+    const { config } = await load(texts, { flags: { storageOpt: ['overlay.mountopt=xino=off'] } });
+    assert.deepEqual(config.storage.storageOptions, ['overlay.mountopt=xino=off']);
+  });
+
   it('lets drop-ins win in lexical order, the environment over them, flags over all', async () => {
     const texts = {
       [MAIN]:

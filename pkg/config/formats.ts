@@ -1,5 +1,5 @@
 /** Values of crio.conf that have a grammar of their own. PURE; they throw `BadValue` as the kinds do. */
-import { BadValue, integer, type Item, type Kind, kindOf, list, string, text } from './kinds.ts';
+import { BadValue, integer, type Item, type Kind, kindOf, list, string, text, texts } from './kinds.ts';
 
 /** A TCP port that crio.conf writes as a string; "0" lets the kernel choose. */
 export const portText: Kind<number> = {
@@ -89,6 +89,12 @@ export const storageDriver: Kind<'overlay'> = {
       remark?.(`names ${JSON.stringify(value)}, which is not here: "overlay" is used`);
     return 'overlay';
   },
+};
+
+/** Options of the driver. Files add to each other; of equal ones the last stays, as CRI-O has it. */
+export const storageOptions: Kind<readonly string[]> = {
+  ...texts,
+  combine: (earlier, later) => [...new Set([...texts.parse(earlier), ...texts.parse(later)].reverse())].reverse(),
 };
 
 /** `KEY=value`, for environments. What is no assignment is left out with a remark, as no program would see it. */

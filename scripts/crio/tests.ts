@@ -41,7 +41,7 @@ export const TESTS: Readonly<Record<string, readonly string[]>> = {
   'crio.runroot': [PLACES],
   'crio.imagestore': ['lie there with their layers, and both disks are reported for what is on them'],
   'crio.storage_driver': [STORAGE],
-  'crio.storage_option': [STORAGE],
+  'crio.storage_option': [STORAGE, 'adds the storage options of drop-ins to those of the file, each once'],
   'crio.log_dir': [PLACES],
   'crio.api.listen': ['is read where Berth has no configuration of its own, and that is said'],
   'crio.api.stream_address': [STREAMS],

@@ -1,6 +1,6 @@
 /** `[crio]` and `[crio.api]`: where things are kept, and the sockets. PURE. */
-import { cipherSuite, duration, portText, storageDriver } from '../formats.ts';
-import { choice, file, flag, integer, list, path, text, texts } from '../kinds.ts';
+import { cipherSuite, duration, portText, storageDriver, storageOptions } from '../formats.ts';
+import { choice, file, flag, integer, list, path, text } from '../kinds.ts';
 import { ignored, option, row } from '../option.ts';
 
 const CRASH_ONLY =
@@ -36,9 +36,10 @@ export const storage = {
   ),
   storageOptions: option(
     'storage_option',
-    texts,
+    storageOptions,
     [],
-    'Options of the driver: "overlay.mountopt=metacopy=on,volatile". Others are ignored with a warning.',
+    'Options of the driver: "overlay.mountopt=metacopy=on,volatile". Those of a later file come to those of the ' +
+      'earlier ones. Others are ignored with a warning.',
     { flag: 'storage-opt' },
   ),
   logDir: option(
