@@ -118,12 +118,21 @@ export async function handlerSettings(
     minMemoryBytes: handler?.containerMinMemoryBytes || least,
     allowedAnnotations: handler?.allowedAnnotations ?? [],
     defaultAnnotations: handler?.defaultAnnotations ?? new Map(),
-    execCpuAffinity: handler?.execCpuAffinity ?? '',
+    execCpuAffinity: handler?.execCpuAffinity === 'first' ? 'first' : '',
     seccompProfile:
       profile === ''
         ? undefined
         : await profileIn(`crio.runtime.runtimes.${name}.seccomp_profile`, profile, telling.places),
   };
+}
+
+/** Why a handler cannot be had for what its table names; undefined if it can. */
+export async function whyUnusable({ name, seccompProfile }: HandlerConfig): Promise<string | undefined> {
+  if (seccompProfile === '') return undefined;
+  return await profileIn(`crio.runtime.runtimes.${name}.seccomp_profile`, seccompProfile, new Map()).then(
+    () => undefined,
+    explain,
+  );
 }
 
 /** A warning for each annotation that is allowed and changes nothing here. */

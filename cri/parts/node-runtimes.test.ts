@@ -2,7 +2,7 @@ import { assert } from 'chai';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { backgroundOp, silent } from '../../pkg/base/op.ts';
+import { backgroundOp, type Logger, silent } from '../../pkg/base/op.ts';
 import { type Config, loadConfig, noFiles } from '../../pkg/config/index.ts';
 import type { MadeBy } from '../../pkg/pod/index.ts';
 import type { OciRuntime, RuntimeFeatures, RuntimeHandler } from '../../pkg/ports/runtime.ts';
@@ -60,6 +60,22 @@ describe('the runtimes of a node', () => {
     assert.notEqual(runtimes.forNew('runc'), runc);
     assert.isTrue(runtimes.forNew('runc').handler.noSyncLog);
     assert.equal(scratches.get(runtimes.forNew('runc')), scratches.get(runc), 'and one scratch for one root');
+  });
+
+  it('are without one whose seccomp profile is not there, as with CRI-O, unless it is the default one', async () => {
+    const runtimes = node();
+    const table = '[crio.runtime.runtimes.k]\nruntime_path = "/opt/k"\nseccomp_profile = "/none/x.json"\n';
+    const heard: string[] = [];
+    const warn: Logger['warn'] = (message, fields) => void heard.push(message, String(fields?.['cause']));
+    const log: Logger = { ...silent, warn, child: () => log };
+    const found = await runtimes.find(backgroundOp(log), await configured(table));
+    assert.deepEqual([...found.named.keys()], ['crun', 'runc']);
+    assert.equal(heard[0], 'a runtime handler is left out');
+    assert.match(heard.join('\n'), /runtimes\.k\.seccomp_profile \/none\/x\.json cannot be used/);
+    const asDefault = await configured(`${table}[crio.runtime]\ndefault_runtime = "k"`);
+    assert.include([...(await runtimes.find(op, asDefault)).named.keys()], 'k', 'which is refused where it is read');
+    const crun = '[crio.runtime.runtimes.crun]\nseccomp_profile = "/none/x.json"';
+    assert.include([...(await runtimes.find(op, await configured(crun))).named.keys()], 'crun', 'the default of CRI-O');
   });
 
   it('of pods that are there stay theirs when the default changes, and after a restart', async () => {

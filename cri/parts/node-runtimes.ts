@@ -7,6 +7,7 @@ import type { Config } from '../../pkg/config/index.ts';
 import type { MadeBy } from '../../pkg/pod/index.ts';
 import type { OciRuntime, RuntimeHandler, RuntimeRef } from '../../pkg/ports/runtime.ts';
 import { ExecScratch, OciCli } from '../../pkg/runtime/index.ts';
+import { whyUnusable } from '../settings.ts';
 import { choose, handlerBy, type KnownRuntime, runtimeOf, type Runtimes, sayWhatIsWrong } from './runtimes.ts';
 
 const NONE: Runtimes = { named: new Map(), standard: undefined, trouble: 'runtimes have not been looked for yet' };
@@ -49,8 +50,13 @@ export class NodeRuntimes implements Runtimes {
    */
   async find(op: Op, config: Config): Promise<Runtimes> {
     const found = new Map<string, KnownRuntime>();
+    // The default one is not left out, nor replaced by another that happens to be there: who reads it refuses.
+    const standard = config.runtime.defaultRuntime || 'crun';
     await Promise.all(
       [...config.runtimes.values()].map(async (handler) => {
+        const cause = handler.name === standard ? undefined : await whyUnusable(handler);
+        if (cause !== undefined)
+          return void op.log.warn('a runtime handler is left out', { handler: handler.name, cause });
         const meant = handlerBy(config, handler, this.#binDir);
         const today = this.named.get(handler.name)?.runtime;
         const runtime = today !== undefined && isDeepStrictEqual(today.handler, meant) ? today : this.#made(meant);

@@ -33,8 +33,8 @@ export class Collected {
   readonly warnings: string[] = [];
   /** By full key, `crio.runtime.log_level`. */
   readonly given = new Map<string, Source>();
-  /** By handler name, then key; a handler that is named has an entry. */
-  readonly handlers = new Map<string, Map<string, Source>>();
+  /** By handler name, then key, as its last table has it; a handler that is named has an entry. */
+  readonly handlers = new Map<string, ReadonlyMap<string, Source>>();
 
   /** A file. @throws InvalidArgument with its place for what is not TOML, and for a value where a table belongs. */
   addFile(file: string, text: string): void {
@@ -102,7 +102,7 @@ export class Collected {
         this.warn(`${here.text}: runtime handler ${JSON.stringify(name)} is left out: ${why}`);
         continue;
       }
-      const given = this.#handler(name);
+      const given = new Map<string, Source>();
       for (const written of Object.keys(inner)) {
         const key = canonical(written, keysOf(handlerTable.name), inner);
         const option = optionCalled(handlerTable, key);
@@ -110,13 +110,22 @@ export class Collected {
         if (option !== undefined) give(given, option, key, { place: place.text, raw: inner[written] });
         else this.#addIgnored(place, `${handlerTable.name}.${name}`, key, inner[written], handlerTable.ignored);
       }
+      this.#setHandler(here.text, name, given);
     }
   }
 
-  #handler(name: string): Map<string, Source> {
-    const given = this.handlers.get(name) ?? new Map<string, Source>();
+  /**
+   * A table takes the place of an earlier one whole, as with CRI-O: who writes it anew without `allowed_annotations`
+   * takes them away, and would not be heard if the keys of both were put together.
+   */
+  #setHandler(place: string, name: string, given: ReadonlyMap<string, Source>): void {
+    const gone = [...(this.handlers.get(name)?.keys() ?? [])].filter((key) => !given.has(key));
+    if (gone.length > 0)
+      this.warn(
+        `${place}: ${handlerTable.name}.${name} takes the place of the whole earlier table, which also had ` +
+          `${gone.join(', ')}; write here what is to stay`,
+      );
     this.handlers.set(name, given);
-    return given;
   }
 
   #addIgnored(
@@ -167,7 +176,7 @@ export class Collected {
         `${where}: ${JSON.stringify(text)} is not name:path[:root[:type[:privileged_without_host_devices` +
           '[:runtime_config_path[:container_min_memory]]]]]',
       );
-    const given = this.#handler(name);
+    const given = new Map<string, Source>();
     const parts: readonly (readonly [key: string, value: unknown])[] = [
       ['runtime_path', path],
       ['runtime_root', root],
@@ -176,6 +185,7 @@ export class Collected {
       ['container_min_memory', memory],
     ];
     for (const [key, raw] of parts) if (raw !== undefined && raw !== '') given.set(key, { place: where, raw });
+    this.#setHandler(where, name, given);
     const row = handlerTable.ignored.get('runtime_config_path');
     if (row !== undefined) this.#ignore(where, `${handlerTable.name}.${name}.runtime_config_path`, row, config ?? '');
   }

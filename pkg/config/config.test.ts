@@ -293,16 +293,16 @@ describe('config', () => {
     assert.equal(config.api.streamIdleTimeoutMs, 14_400_000);
   });
 
-  it('puts workloads and annotations of several files together', async () => {
+  it('puts workloads of several files together', async () => {
     const texts = {
       [MAIN]:
         '[crio.runtime.workloads.a]\nactivation_annotation = ' +
         '"mark/a"\n[crio.runtime.workloads.a.resources]\ncpushares = 5\ncpulimit = ' +
-        '"1500"\n[crio.runtime.runtimes.kata]\ndefault_annotations = { x = "1", y = "1" }',
+        '"1500"',
       [`${DROP_INS}/1`]:
         '[crio.runtime.workloads.b]\nactivation_annotation = "mark/b"\nallowed_annotations = ' +
         '["umask.crio.io"]\nannotation_prefix = "p"\n[crio.runtime.workloads.b.resources]\ncpuset = ' +
-        '"0-1"\n[crio.runtime.runtimes.kata]\ndefault_annotations = { y = "2" }',
+        '"0-1"\n[crio.runtime.runtimes.kata]\ndefault_annotations = { x = "1", y = "2" }',
     };
     const { config, warnings } = await load(texts);
     const none = { cpuShares: 0n, cpuQuota: 0n, cpuPeriod: 0n, cpuset: '', cpuLimit: 0n };

@@ -28,6 +28,23 @@ describe('runtime handlers', () => {
     ]);
   });
 
+  it('drops one with a word that nobody knows, where CRI-O drops it, unless it is the default one', async () => {
+    for (const [text, said] of [
+      ['runtime_type = "shim"', 'runtime_type "shim" is not supported, only "oci"'],
+      [
+        'runtime_path = "/opt/kata"\nexec_cpu_affinity = "second"',
+        'exec_cpu_affinity "second" is neither "first" nor ""',
+      ],
+    ] as const) {
+      const table = `[crio.runtime.runtimes.odd]\n${text}`;
+      const { config, warnings } = await load(table, { node });
+      assert.deepEqual([...config.runtimes.keys()], ['crun']);
+      assert.deepEqual(warnings, [`runtime handler odd is left out: ${said}`]);
+      const refused = await refusal(load(`${table}\n[crio.runtime]\ndefault_runtime = "odd"`, { node }));
+      assert.include(refused, `the default runtime handler odd cannot be used: ${said}`);
+    }
+  });
+
   it('goes on without the default one when its program is missing: others are needed', async () => {
     const { config, warnings } = await load('[crio.runtime]\ndefault_runtime = "runc"', { node });
     assert.deepEqual([...config.runtimes.keys()], ['crun']);
@@ -45,22 +62,61 @@ describe('runtime handlers', () => {
     );
   });
 
-  it('merges tables of drop-ins by key and takes --runtimes', async () => {
+  it('takes the table of a later file whole, as CRI-O does, and says what is gone with the earlier one', async () => {
     const texts = {
-      [MAIN]: '[crio.runtime.runtimes.kata]\nruntime_path = "/opt/kata"\nno_sync_log = true',
-      [`${DROP_INS}/1`]: '[crio.runtime.runtimes.kata]\nmonitor_cgroup = "x.slice"',
+      [MAIN]:
+        '[crio.runtime.runtimes.kata]\nruntime_path = "/opt/kata"\nallowed_annotations = ["devices.crio.io"]\n' +
+        'default_annotations = { "a" = "1" }',
+      [`${DROP_INS}/1`]: '[crio.runtime.runtimes.kata]\nruntime_path = "/opt/kata"\nmonitor_cgroup = "x.slice"',
     };
-    const { config } = await load(texts, {
-      node,
-      flags: { runtimes: ['k2:/opt/kata:/run/k2:oci:true', 'k3:kata'].slice(0, 1) },
-    });
+    const { config, warnings } = await load(texts, { node });
     const kata = config.runtimes.get('kata');
-    assert.deepEqual([kata?.runtimePath, kata?.noSyncLog, kata?.monitorCgroup], ['/opt/kata', true, 'x.slice']);
+    assert.deepEqual(
+      [kata?.runtimePath, kata?.allowedAnnotations, kata?.defaultAnnotations.size, kata?.monitorCgroup],
+      ['/opt/kata', [], 0, 'x.slice'],
+      'what an administrator took away by writing the table anew is not allowed any more',
+    );
+    assert.match(
+      warnings.join('\n'),
+      /1:1:1: crio\.runtime\.runtimes\.kata .*allowed_annotations, default_annotations/,
+    );
+  });
+
+  it('takes --runtimes in place of the table of that name, and beside the others', async () => {
+    const { config } = await load(
+      '[crio.runtime.runtimes.kata]\nruntime_path = "/opt/kata"\nallowed_annotations = ["devices.crio.io"]\n' +
+        '[crio.runtime.runtimes.k3]\nruntime_path = "/opt/kata"\nallowed_annotations = ["devices.crio.io"]',
+      { node, flags: { runtimes: ['k2:/opt/kata:/run/k2:oci:true', 'kata:/opt/kata:/run/k'] } },
+    );
     const k2 = config.runtimes.get('k2');
     assert.deepEqual(
       [k2?.runtimePath, k2?.runtimeRoot, k2?.privilegedWithoutHostDevices],
       ['/opt/kata', '/run/k2', true],
     );
+    const allowed = ['kata', 'k3'].map((name) => config.runtimes.get(name)?.allowedAnnotations);
+    assert.deepEqual(allowed, [[], ['devices.crio.io']]);
+  });
+
+  it('inherits from crun where nobody names a default one, as with CRI-O, or from what would be used', async () => {
+    const table = '[crio.runtime.runtimes.high]\ninherit_default_runtime = true';
+    const { config, warnings } = await load(table, { node });
+    assert.deepEqual([config.runtimes.get('high')?.runtimePath, warnings], ['/usr/bin/crun', []]);
+    const runcOnly = { ...node, findExecutable: (name: string) => (name === 'runc' ? '/sbin/runc' : undefined) };
+    assert.equal((await load(table, { node: runcOnly })).config.runtimes.get('high')?.runtimePath, '/sbin/runc');
+    const bare = await load(table, { node: { ...node, findExecutable: () => undefined } });
+    assert.deepEqual(bare.warnings, [
+      'runtime handler high is left out: inherit_default_runtime needs a default_runtime, or crun or runc in PATH',
+    ]);
+  });
+
+  it('takes a handler of conmon-rs as one of conmon, which watches it, even the default one', async () => {
+    const text =
+      '[crio.runtime]\ndefault_runtime = "kata"\n[crio.runtime.runtimes.kata]\nruntime_path = "/opt/kata"\n' +
+      'runtime_type = "pod"\nmonitor_path = "/no/conmonrs"';
+    const { config, warnings } = await load(text, { node });
+    const kata = config.runtimes.get('kata');
+    assert.deepEqual([kata?.runtimePath, kata?.monitorPath], ['/opt/kata', '']);
+    assert.deepEqual(warnings, ['runtime handler kata is watched by conmon: its runtime_type "pod" is conmon-rs\'s']);
   });
 
   it('inherits from the default one, and raises a short create timeout', async () => {

@@ -37,18 +37,28 @@ export function usableHandlers(input: HandlersInput): ReadonlyMap<string, Handle
       `${defaultPlace}: crio.runtime.default_runtime is ${JSON.stringify(defaultName)}, but there is no ` +
         `[crio.runtime.runtimes.${defaultName}]; there are ${names.join(', ')}`,
     );
-  const parent = defaultName === '' ? undefined : handlerCalled(input, defaultName, undefined);
+  const parent = parentOf(input);
   for (const name of names.sort()) {
     const made = handlerCalled(input, name, parent);
     const wrong = whatIsWrong(made, parent);
     if (wrong !== undefined && name === defaultName)
       throw new RuntimeError('InvalidArgument', `the default runtime handler ${name} cannot be used: ${wrong}`);
     const found = wrong ?? located(input, made);
-    if (typeof found !== 'string') usable.set(name, found);
-    else if (name === defaultName) collected.warn(`the default runtime handler ${name} is left out: ${found}`);
+    if (typeof found !== 'string') {
+      usable.set(name, found);
+      if (found.runtimeType === 'pod')
+        collected.warn(`runtime handler ${name} is watched by conmon: its runtime_type "pod" is conmon-rs's`);
+    } else if (name === defaultName) collected.warn(`the default runtime handler ${name} is left out: ${found}`);
     else if (made.configured) collected.warn(`runtime handler ${name} is left out: ${found}`);
   }
   return usable;
+}
+
+/** Whom others inherit from: the default handler, or what would be used where nobody names one. */
+function parentOf(input: HandlersInput): HandlerConfig | undefined {
+  const called = (name: string): HandlerConfig => handlerCalled(input, name, undefined);
+  if (input.defaultName !== '') return called(input.defaultName);
+  return ['crun', 'runc'].map(called).find((each) => typeof located(input, each) !== 'string');
 }
 
 function handlerCalled(
@@ -62,7 +72,12 @@ function handlerCalled(
   const own = valuesOf(handlerTable, prefixed, prefix) as Values<typeof handler>;
   const inherited = own.inheritDefaultRuntime && parent !== undefined ? pickInherited(parent) : {};
   const made: HandlerConfig = { ...own, ...inherited, name, configured: given !== undefined };
-  return { ...made, runtimeRoot: made.runtimeRoot === '' ? `${runroot}/runtimes/${name}` : made.runtimeRoot };
+  return {
+    ...made,
+    runtimeRoot: made.runtimeRoot === '' ? `${runroot}/runtimes/${name}` : made.runtimeRoot,
+    // conmon-rs, which speaks another protocol. What it runs is an OCI runtime as any other.
+    monitorPath: made.runtimeType === 'pod' ? '' : made.monitorPath,
+  };
 }
 
 function pickInherited(
@@ -79,9 +94,11 @@ function pickInherited(
 /** What is written wrong, on whatever node; undefined if nothing is. */
 function whatIsWrong(made: HandlerConfig, parent: HandlerConfig | undefined): string | undefined {
   if (made.inheritDefaultRuntime && parent === undefined)
-    return 'inherit_default_runtime needs default_runtime to be set';
-  if (made.runtimeType !== 'oci')
+    return 'inherit_default_runtime needs a default_runtime, or crun or runc in PATH';
+  if (made.runtimeType !== 'oci' && made.runtimeType !== 'pod')
     return `runtime_type ${JSON.stringify(made.runtimeType)} is not supported, only "oci"`;
+  if (made.execCpuAffinity !== '' && made.execCpuAffinity !== 'first')
+    return `exec_cpu_affinity ${JSON.stringify(made.execCpuAffinity)} is neither "first" nor ""`;
   if (!/^(|pod|[^/]+\.slice)$/.test(made.monitorCgroup))
     return `monitor_cgroup ${JSON.stringify(made.monitorCgroup)} is neither a *.slice nor "pod"`;
   return undefined;

@@ -118,5 +118,4 @@ export const stringTable: Kind<ReadonlyMap<string, string>> = {
     value.size === 0
       ? '{}'
       : `{ ${[...value].map(([key, each]) => `${JSON.stringify(key)} = ${JSON.stringify(each)}`).join(', ')} }`,
-  combine: (earlier, later) => ({ ...tableOf(earlier, 'a table'), ...tableOf(later, 'a table') }),
 };

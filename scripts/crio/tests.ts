@@ -28,6 +28,7 @@ const TUNED = 'changes their idle states, governor and interrupts from its start
 const SHARED = 'shares those of shared_cpuset where cpu-shared says so, and begins commands there';
 const METRICS_PLACE = 'are given at metrics_host and metrics_port, at /metrics and nowhere else';
 const METRICS_TLS = 'are given by TLS, with a certificate that is made for it, and only what is asked for';
+const TABLES = 'takes tables of handlers whole, and goes on without those that CRI-O drops, as it does';
 const NO_PIVOT = 'is told no_pivot, and a handler of its own no_sync_log';
 
 /** Keys that only a unit test shows, and why. */
@@ -120,11 +121,11 @@ export const TESTS: Readonly<Record<string, readonly string[]>> = {
   'crio.runtime.runtimes.runtime_path': [RUNTIME],
   'crio.runtime.runtimes.runtime_root': [RUNTIME],
   'crio.runtime.runtimes.inherit_default_runtime': [RUNTIME],
-  'crio.runtime.runtimes.runtime_type': ['leaves out a handler whose runtime_type it has not, and says so'],
+  'crio.runtime.runtimes.runtime_type': ['leaves out a handler whose runtime_type it has not, and says so', TABLES],
   'crio.runtime.runtimes.privileged_without_host_devices': [
     'is privileged without the devices of the node, and with a profile, where the handler says so',
   ],
-  'crio.runtime.runtimes.allowed_annotations': [ANNOTATIONS],
+  'crio.runtime.runtimes.allowed_annotations': [ANNOTATIONS, TABLES],
   'crio.runtime.runtimes.monitor_path': [HANDLER_MONITOR, OWN_MONITOR],
   'crio.runtime.runtimes.monitor_cgroup': ['monitor_cgroup, the monitor is in that slice', OWN_MONITOR],
   'crio.runtime.runtimes.monitor_env': [HANDLER_MONITOR, OWN_MONITOR],

@@ -286,6 +286,36 @@ describe('a node that was CRI-O’s', function () {
     assert.equal(await out('help', 'wipe'), await out('wipe', '--help'));
   });
 
+  it('takes tables of handlers whole, and goes on without those that CRI-O drops, as it does', async () => {
+    await writeFile(
+      '/etc/crio/crio.conf.d/99-runtimes',
+      `[crio.runtime.runtimes.high-performance]
+inherit_default_runtime = true
+[crio.runtime.runtimes.no-profile]
+inherit_default_runtime = true
+seccomp_profile = "/no/such.json"
+[crio.runtime.runtimes.no-word]
+inherit_default_runtime = true
+exec_cpu_affinity = "second"
+[crio.runtime.runtimes.conmon-rs]
+runtime_path = "/usr/bin/crun"
+runtime_type = "pod"
+monitor_path = "/usr/libexec/crio/conmonrs"
+`,
+    );
+    await node.restart();
+    assert.match(node.log, /runtimes\.high-performance takes the place of .* no_sync_log, allowed_annotations/);
+    const annotations = { 'io.kubernetes.cri-o.umask': '0077' };
+    for (const handler of ['high-performance', 'conmon-rs']) {
+      const other = await node.cri.runPod({ annotations }, { handler });
+      assert.notEqual(await procStatus(node, await idle(node, other), 'Umask'), '0077', handler);
+      await node.cri.removePod(other.id);
+    }
+    for (const handler of ['no-profile', 'no-word']) await refusal(node.cri.runPod({}, { handler }), handler);
+    await rm('/etc/crio/crio.conf.d/99-runtimes');
+    await node.restart();
+  });
+
   describe('and says what it cannot take over without weakening isolation', () => {
     const refused: readonly (readonly [what: string, text: string, said: RegExp])[] = [
       [

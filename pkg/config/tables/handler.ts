@@ -1,6 +1,6 @@
 /** `[crio.runtime.runtimes.<name>]`: a runtime handler. All of it reloads at once. PURE. */
 import { environmentEntry, memory, seconds } from '../formats.ts';
-import { choice, file, flag, list, program, settings, text, texts } from '../kinds.ts';
+import { file, flag, list, program, settings, text, texts } from '../kinds.ts';
 import { ignored, merge, option, row } from '../option.ts';
 import { stringTable } from '../workloads.ts';
 import { NO_VM } from './reasons.ts';
@@ -17,7 +17,13 @@ export const handler = {
     '',
     'Where the runtime keeps its state; "" is a directory under runroot. Share it with nobody.',
   ),
-  runtimeType: option('runtime_type', choice('oci', 'vm', 'pod'), 'oci', 'Only "oci" is supported.'),
+  runtimeType: option(
+    'runtime_type',
+    text,
+    'oci',
+    'Only "oci" is supported. "pod" is conmon-rs\'s: such a handler is as one of "oci", with the monitor that came ' +
+      'with Berth.',
+  ),
   runtimeArgs: option(
     'runtime_args',
     texts,
@@ -46,7 +52,8 @@ export const handler = {
       '"link-logs.crio.io", and ' +
       'for CPUs that are a container\'s own "cpu-quota.crio.io", "cpu-load-balancing.crio.io", ' +
       '"irq-load-balancing.crio.io", "cpu-c-states.crio.io", "cpu-freq-governor.crio.io", "cpu-shared.crio.io"; ' +
-      '"run.oci." and the like reach the runtime. One that has no effect here is a warning.',
+      '"run.oci." and the like reach the runtime. One that has no effect here is a warning. Nothing is allowed that ' +
+      'no table names: CRI-O gives "io.containers.trace-syscall" and "devices.crio.io" to a crun that has no table.',
   ),
   containerMinMemoryBytes: option(
     'container_min_memory',
@@ -78,7 +85,7 @@ export const handler = {
   ),
   execCpuAffinity: option(
     'exec_cpu_affinity',
-    choice('first', ''),
+    text,
     '',
     '"first": commands in a container with CPUs for itself begin on the first of them (or of shared_cpuset). "" ' +
       'leaves it to the runtime.',
