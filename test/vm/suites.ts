@@ -125,7 +125,10 @@ async function shutdown(machine: Machine, options: SuiteOptions): Promise<readon
     const path = join(SHARE, 'out/shutdown', name);
     return existsSync(path) ? readFileSync(path, 'utf8') : '';
   };
-  const said = ['one', 'two', 'three'].map((name) => /TERM.*\n.* bye\n$/.test(read(`${name}.log`)));
+  const speechless = ['one', 'two', 'three']
+    .map((name) => ({ name, log: read(`${name}.log`) }))
+    .filter(({ log }) => !/ TERM\n.* bye\n$/.test(log))
+    .map(({ name, log }) => `${name} said${log === '' ? ' nothing' : `:\n${log}`}`);
   const journal = read('journal.log');
   // The journal itself is written to /host, which is busy to the end.
   const failures = (journal.match(/.*(Failed unmounting|target is busy|timed out. Killing).*/gi) ?? []).filter(
@@ -135,7 +138,7 @@ async function shutdown(machine: Machine, options: SuiteOptions): Promise<readon
   return [
     ...before,
     result('the machine goes off by itself', machine.console.includes('Power down') ? '' : 'it had to be killed'),
-    result('every container says goodbye in its last second', said.every(Boolean) ? '' : `${said.join(', ')}`),
+    result('every container says goodbye in its last second', speechless.join('\n')),
     result('the journal tells of the end', journal.includes('Stopping berth') ? '' : 'it ends before'),
     result('nothing had to be killed, nothing stayed mounted', failures.join('; ')),
   ];
