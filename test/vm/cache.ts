@@ -2,6 +2,8 @@
  * The place that virtual machines are built in and kept in between runs: packages, root filesystems, kernels, disks.
  * Nothing of it is the project's, and all of it can be deleted at any time.
  */
+import { spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
 import { createHash } from 'node:crypto';
 import { existsSync, globSync, mkdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
@@ -10,6 +12,27 @@ export const CACHE = process.env['BERTH_VM_CACHE'] ?? '/var/cache/berth-vm';
 
 /** What makes a virtual machine impossible here; no fault of what is tested. */
 export class CannotHave extends Error {}
+
+/**
+ * Runs `act` while nobody else does who uses the cache: it holds one machine at a time, and what it is made of. Others
+ * wait, and whoever is killed lets go.
+ */
+export async function alone<T>(act: () => Promise<T>): Promise<T> {
+  mkdirSync(CACHE, { recursive: true });
+  const lock = join(CACHE, 'lock');
+  if (spawnSync('flock', ['--nonblock', lock, 'true']).status !== 0)
+    say(`somebody else uses ${CACHE}; waiting until they are done`);
+  // It holds the lock until its input ends, which it does with this process at the latest.
+  const holder = spawn('flock', [lock, 'sh', '-c', 'echo held; exec cat'], { stdio: ['pipe', 'pipe', 'inherit'] });
+  try {
+    await once(holder.stdout, 'data');
+    return await act();
+  } finally {
+    const ended = once(holder, 'exit');
+    holder.stdin.end();
+    await ended;
+  }
+}
 
 /**
  * `name` below the cache, made by `make` if it is not there as `recipe` says: complete or absent, since `make` is given

@@ -26,7 +26,6 @@ export const SHARE = join(CACHE, 'run/share');
 const RUN = join(CACHE, 'run');
 const CONTROL = join(RUN, 'control');
 const CONSOLE = join(RUN, 'console.log');
-const PID = join(RUN, 'pid');
 const POLL_MS = 50;
 /** Times the slowness of the emulator, both of them. */
 const BOOT_MS = 120_000;
@@ -54,12 +53,11 @@ export class Machine {
   }
 
   /**
-   * Boots it; resolves when it takes commands. @throws CannotHave with the end of its console if it never does, or if
-   * one runs already.
+   * Boots it; resolves when it takes commands. Who calls it has the cache alone. @throws CannotHave with the end of its
+   * console if it never does.
    */
   static async start(emulator: Emulator): Promise<Machine> {
-    await requireNone();
-    for (const each of [CONTROL, PID, join(RUN, 'disk.cow')]) rmSync(each, { recursive: true, force: true });
+    for (const each of [CONTROL, join(RUN, 'disk.cow')]) rmSync(each, { recursive: true, force: true });
     for (const each of [CONTROL, SHARE]) mkdirSync(each, { recursive: true });
     const args = emulator.command([
       'vm.control=/mnt/run/control',
@@ -75,7 +73,6 @@ export class Machine {
       { stdio: ['ignore', console, console], detached: true },
     );
     closeSync(console);
-    writeFileSync(PID, String(child.pid));
     const machine = new Machine(child, emulator.slowness);
     const until = Date.now() + BOOT_MS * emulator.slowness;
     while (!existsSync(join(CONTROL, 'ready')) && machine.alive && Date.now() < until) await sleep(POLL_MS);
@@ -139,15 +136,5 @@ export class Machine {
     } catch {
       // It is gone.
     }
-    rmSync(PID, { force: true });
   }
-}
-
-/** @throws if a machine runs already, and goes on: they share one directory, and would not be quick side by side. */
-export async function requireNone(): Promise<void> {
-  if (!existsSync(PID)) return;
-  const pid = readFileSync(PID, 'utf8');
-  // One whose owner has been killed takes a moment to give its memory back.
-  for (const until = Date.now() + KILL_MS; existsSync(`/proc/${pid}`); await sleep(POLL_MS))
-    if (Date.now() >= until) throw new Error(`a virtual machine runs already in ${CACHE}: process ${pid}`);
 }

@@ -17,11 +17,11 @@
 import { copyFileSync, existsSync, mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
-import { CACHE, CannotHave, say } from './cache.ts';
+import { alone, CACHE, CannotHave, say } from './cache.ts';
 import { type EmulatorName, emulators } from './emulators.ts';
 import { reasonToDoWithout } from './expected-skips.ts';
 import type { Lsm } from './image.ts';
-import { Machine, requireNone, SHARE } from './machine.ts';
+import { Machine, SHARE } from './machine.ts';
 import { fillShare, type Needs } from './share.ts';
 import { type Result, type Suite, type SuiteOptions, SUITES } from './suites.ts';
 
@@ -47,9 +47,8 @@ const { values: flags, positionals } = parseArgs({
 });
 const [kind = '', ...names] = positionals;
 if (kind !== 'uml' && kind !== 'qemu') throw new Error('which machine? npm run vm -- uml|qemu [suite…]');
-await requireNone();
 mkdirSync(LOGS, { recursive: true });
-const results = flags.script === '' ? await runAll(kind) : await runScript(kind, flags.script);
+const results = flags.script === '' ? await runAll(kind) : await alone(() => runScript(kind, flags.script));
 report(results);
 
 async function runAll(machine: EmulatorName): Promise<Result[]> {
@@ -92,7 +91,7 @@ function waysOf({
 /** A suite whose machine breaks down has failed; the others can still be judged. */
 async function judged(suite: Suite, options: SuiteOptions): Promise<readonly Result[]> {
   try {
-    return await runSuite(suite, options);
+    return await alone(() => runSuite(suite, options));
   } catch (error) {
     if (error instanceof CannotHave) throw error;
     const title = `${suite.name}, ${options.runtime}, ${options.machine}: the suite itself`;
