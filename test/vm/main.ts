@@ -11,8 +11,9 @@
  *     npm run vm -- qemu smoke                all controllers, NAT, PSI, two CPUs; ten times slower
  *     npm run vm -- uml --script FILE         runs a script in a machine with Berth installed, and prints what it says
  *
- * Each suite gets a machine that has just booted. Last line: `N passed, N failed, N skipped`. Where no machine can be
- * had for a reason in expected-skips.ts, that is a skip with the reason; any other is a failure.
+ * Each suite gets a machine that has just booted, and if it failed another, in which it is tried again (of critest
+ * what failed). Last line: `N passed, N failed, N skipped`. Where no machine can be had for a reason in
+ * expected-skips.ts, that is a skip with the reason; any other is a failure.
  */
 import { copyFileSync, existsSync, mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -22,6 +23,7 @@ import { type EmulatorName, emulators } from './emulators.ts';
 import { reasonToDoWithout } from './expected-skips.ts';
 import type { Lsm } from './image.ts';
 import { Machine, SHARE } from './machine.ts';
+import { ITSELF, merged } from './second-try.ts';
 import { fillShare, type Needs } from './share.ts';
 import { type Result, type Suite, type SuiteOptions, SUITES } from './suites.ts';
 
@@ -88,20 +90,31 @@ function waysOf({
   return flags.all && name === 'critest' ? [...ways, { ...rest, runtime: 'crun', driver: 'cgroupfs' }] : ways;
 }
 
-/** A suite whose machine breaks down has failed; the others can still be judged. */
+/** What came of a suite, after a second try if the first failed. */
 async function judged(suite: Suite, options: SuiteOptions): Promise<readonly Result[]> {
+  const driver = options.driver === 'systemd' ? '' : `, ${options.driver}`;
+  const name = `${suite.name}, ${options.runtime}${driver}, ${options.machine}`;
+  let results = await tried(name, suite, options);
+  const failed = results.filter(({ state }) => state === 'failed');
+  const again = failed.length > 0 ? suite.again(failed) : undefined;
+  if (again !== undefined) {
+    for (const { title, why } of failed) say(`${name}: failed, and is tried again: ${title}: ${why}`);
+    results = merged(results, await tried(`${name}, again`, suite, { ...options, ...again }));
+  }
+  return results.map((each) => ({ ...each, title: `${name}: ${each.title}` }));
+}
+
+/** A suite whose machine breaks down has failed; the others can still be judged. */
+async function tried(name: string, suite: Suite, options: SuiteOptions): Promise<readonly Result[]> {
   try {
-    return await alone(() => runSuite(suite, options));
+    return await alone(() => runSuite(name, suite, options));
   } catch (error) {
     if (error instanceof CannotHave) throw error;
-    const title = `${suite.name}, ${options.runtime}, ${options.machine}: the suite itself`;
-    return [{ title, state: 'failed', why: error instanceof Error ? error.message : String(error) }];
+    return [{ title: ITSELF, state: 'failed', why: error instanceof Error ? error.message : String(error) }];
   }
 }
 
-async function runSuite(suite: Suite, options: SuiteOptions): Promise<Result[]> {
-  const driver = options.driver === 'systemd' ? '' : `, ${options.driver}`;
-  const name = `${suite.name}, ${options.runtime}${driver}, ${options.machine}`;
+async function runSuite(name: string, suite: Suite, options: SuiteOptions): Promise<readonly Result[]> {
   say(`=== ${name}`);
   await fillShare(suite.needs);
   const began = Date.now();
@@ -113,7 +126,7 @@ async function runSuite(suite: Suite, options: SuiteOptions): Promise<Result[]> 
     const bad = outcome.filter(({ state }) => state === 'failed').length;
     const seconds = ((Date.now() - booted) / 1000).toFixed(0);
     say(`${name}: ${outcome.length} checks, ${bad} failed in ${seconds} s; boot ${booted - began} ms`);
-    return outcome.map((each) => ({ ...each, title: `${name}: ${each.title}` }));
+    return outcome;
   } finally {
     await machine.run('journalctl -b --no-pager >/host/out/journal.log', INSTALL_MS, () => {});
     await machine.stop();

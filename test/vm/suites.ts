@@ -1,12 +1,13 @@
 /** What is run in the machine, and how its results are read. */
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { type GinkgoReport, resultsOf, selection } from '../conformance/critest.ts';
+import { type GinkgoReport, resultsOf, selection, type SpecResult } from '../conformance/critest.ts';
 import { NEEDS_NAT, reasonToSkip } from '../conformance/expected-skips.ts';
 import { forgottenSuites, MORE_SUITES, USUAL_SUITES } from './end-to-end.ts';
 import { reasonToLeaveOut } from './expected-skips.ts';
 import type { Lsm } from './image.ts';
 import { type Machine, SHARE } from './machine.ts';
+import { ITSELF } from './second-try.ts';
 import type { Needs } from './share.ts';
 
 export interface Result {
@@ -26,6 +27,8 @@ export interface SuiteOptions {
   readonly count: number;
   /** Specs of critest, a regular expression of Go's, or names of end-to-end suites with commas; '' is all. */
   readonly focus: string;
+  /** The specs of critest to run instead, by their names; those of a first try that failed. */
+  readonly only?: readonly string[];
   /** Suites that have a short form run whole. */
   readonly all: boolean;
 }
@@ -35,6 +38,8 @@ export interface Suite {
   readonly needs: Needs;
   /** Where it is about one. */
   readonly lsm?: Lsm;
+  /** What a second try is told beside the options of the first, where this failed; undefined if there is none. */
+  again(failed: readonly Result[]): Partial<SuiteOptions> | undefined;
   /** What it does in a machine that has just booted, with Berth as it needs it. */
   run(machine: Machine, options: SuiteOptions): Promise<readonly Result[]>;
 }
@@ -45,15 +50,21 @@ export const SUITES: readonly Suite[] = [
   script('smoke', 5 * MINUTE_MS),
   script('apparmor', 3 * MINUTE_MS),
   script('crio', 3 * MINUTE_MS),
-  { name: 'shutdown', needs: { critest: false, installs: 'package' }, run: shutdown },
+  { name: 'shutdown', needs: { critest: false, installs: 'package' }, again: whole, run: shutdown },
   script('oom', 30 * MINUTE_MS),
   script('oom-upstream', 30 * MINUTE_MS, { file: 'oom', environment: 'MONITOR=/usr/bin/conmon' }),
   { ...script('selinux', 5 * MINUTE_MS), lsm: 'selinux' },
-  { name: 'e2e', needs: { critest: false, installs: 'tree', sources: true }, run: endToEnd },
+  {
+    name: 'e2e',
+    needs: { critest: false, installs: 'tree', sources: true },
+    // mocha has tried again already.
+    again: () => undefined,
+    run: endToEnd,
+  },
   script('package', 10 * MINUTE_MS, { installs: 'nothing' }),
   script('manual', 10 * MINUTE_MS, { installs: 'nothing' }),
   script('kubeadm', 5 * MINUTE_MS, { installs: 'package', kubeadm: true }),
-  { name: 'critest', needs: { critest: true, installs: 'package' }, run: critest },
+  { name: 'critest', needs: { critest: true, installs: 'package' }, again: onlySpecs, run: critest },
 ];
 
 function script(
@@ -68,6 +79,7 @@ function script(
   return {
     name,
     needs: { critest: false, installs: 'tree', ...needs },
+    again: whole,
     run: async (machine, options) => {
       const lines: string[] = [];
       const ending = await runGuest(machine, options, `${environment} /host/guest/${file}.sh`, timeoutMs, (line) => {
@@ -77,10 +89,20 @@ function script(
       const results = lines.flatMap(resultOf);
       // A suite that breaks off has not passed, however well it began; nor has one that said nothing.
       if (ending !== 0 || results.length === 0)
-        results.push({ title: `${name}: the suite itself`, state: 'failed', why: ended(ending, lines) });
+        results.push({ title: ITSELF, state: 'failed', why: ended(ending, lines) });
       return results;
     },
   };
+}
+
+function whole(): Partial<SuiteOptions> {
+  return {};
+}
+
+/** Nodes of ginkgo that are no specs are about all of them, as is a run without a report. */
+function onlySpecs(failed: readonly Result[]): Partial<SuiteOptions> {
+  const titles = failed.map(({ title }) => title);
+  return titles.some((each) => each === ITSELF || each.startsWith('(')) ? {} : { only: titles };
 }
 
 /** How a suite broke off, with the last that it said. */
@@ -157,7 +179,7 @@ async function endToEnd(machine: Machine, options: SuiteOptions): Promise<readon
       console.log(line);
     });
     if (!existsSync(report)) {
-      results.push({ title: `${name}: the suite itself`, state: 'failed', why: ended(ending, lines) });
+      results.push({ title: `${name}: ${ITSELF}`, state: 'failed', why: ended(ending, lines) });
       continue;
     }
     const { passed, failed, skipped, retried } = JSON.parse(readFileSync(report, 'utf8')) as {
@@ -178,13 +200,16 @@ async function endToEnd(machine: Machine, options: SuiteOptions): Promise<readon
       );
     }
     if (ending !== 0 && failed.length === 0)
-      results.push({ title: `${name}: the suite itself`, state: 'failed', why: ended(ending, lines) });
+      results.push({ title: `${name}: ${ITSELF}`, state: 'failed', why: ended(ending, lines) });
   }
   return results;
 }
 
 async function critest(machine: Machine, options: SuiteOptions): Promise<readonly Result[]> {
-  const flags = ['json-report=/host/out/critest.json', 'no-color', 'timeout=3h', ...selection(options)];
+  const { only } = options;
+  // The flags go through shells, where most characters of a name would mean something.
+  const focus = only === undefined ? options.focus : `(${only.map((each) => each.replaceAll(/\W/g, '.')).join('|')})$`;
+  const flags = ['json-report=/host/out/critest.json', 'no-color', 'timeout=3h', ...selection({ focus })];
   const nat = options.machine === 'qemu';
   if (!nat) flags.push(`skip=${NEEDS_NAT.source}`);
   const quoted = flags.map((each) => `-ginkgo.${each.replaceAll(' ', '.')}`).join(' ');
@@ -192,7 +217,7 @@ async function critest(machine: Machine, options: SuiteOptions): Promise<readonl
   const ending = await runGuest(machine, options, command, 30 * MINUTE_MS, console.log);
   const report = join(SHARE, 'out/critest.json');
   if (!existsSync(report))
-    return [{ title: 'critest', state: 'failed', why: `it ended with exit code ${ending} and without a report` }];
+    return [{ title: ITSELF, state: 'failed', why: `it ended with exit code ${ending} and without a report` }];
   const specs = resultsOf(JSON.parse(readFileSync(report, 'utf8')) as GinkgoReport[]);
   const ground = {
     idmappedMounts: options.runtime === 'crun',
@@ -200,13 +225,15 @@ async function critest(machine: Machine, options: SuiteOptions): Promise<readonl
     selinux: options.lsm === 'selinux',
     nat,
   };
-  return specs
-    .filter(({ state, message }) => options.focus === '' || state !== 'skipped' || message !== '')
-    .map(({ name, state, message }): Result => {
-      const reason = state === 'skipped' ? reasonToSkip(name, ground) : undefined;
-      if (state !== 'skipped') return { title: name, state, why: message };
-      return reason === undefined
-        ? { title: name, state: 'failed', why: `skipped without a reason that is expected: ${message}` }
-        : { title: name, state, why: reason };
-    });
+  const chosen = ({ name, state, message }: SpecResult): boolean => {
+    if (only !== undefined) return state === 'failed' || only.includes(name);
+    return focus === '' || state !== 'skipped' || message !== '';
+  };
+  return specs.filter(chosen).map(({ name, state, message }): Result => {
+    const reason = state === 'skipped' ? reasonToSkip(name, ground) : undefined;
+    if (state !== 'skipped') return { title: name, state, why: message };
+    return reason === undefined
+      ? { title: name, state: 'failed', why: `skipped without a reason that is expected: ${message}` }
+      : { title: name, state, why: reason };
+  });
 }
