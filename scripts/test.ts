@@ -1,14 +1,17 @@
 /**
- * `npm test`: everything, in order of cost: check, unit tests, the monitor's suite, end-to-end tests. Each stage's
- * output is shown; tests with real parts are tried twice, and one that needed it is named at the end, with the error of
- * its first try. The last line is `N passed, N failed, N skipped`, and the exit code is 0 only if nothing failed and
- * nothing was skipped without a reason on the list.
+ * `npm test`: everything, in order of cost: check, unit tests, the monitor's suite, end-to-end tests. Those with real
+ * parts wait most of the time, each on ground of its own: two stages of them run side by side, and what one says is
+ * shown when it ends. They are tried twice, and one that needed it is named at the end, with the error of its first try.
+ * The last line is `N passed, N failed, N skipped`, and the exit code is 0 only if nothing failed and nothing was
+ * skipped without a reason on the list.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync, globSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { PassThrough, type Writable } from 'node:stream';
+import { text } from 'node:stream/consumers';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { roomTable } from './coverage.ts';
 import { onPrivateGround } from './ground.ts';
@@ -29,7 +32,14 @@ interface Stage {
   readonly kind: 'mocha' | 'command';
   /** Tell how much of each room it runs. */
   readonly measured?: true;
+  /** With real parts, and none that others have, too: another one may run beside it. */
+  readonly shares?: true;
 }
+
+/** How many stages that share run at once: one takes a third of a processor. */
+const SHARERS = 2;
+/** Suites that judge by a clock how long something takes. */
+const JUDGES_BY_CLOCK: ReadonlySet<string> = new Set(['test/e2e/security-limits.e2e.ts']);
 
 /** Of what a command said that failed, enough to know why. */
 const LAST_LINES = 12;
@@ -54,6 +64,7 @@ const stages: readonly Stage[] = [
         name: file,
         command: onPrivateGround(['mocha', '--retries', '1', '--timeout', '60000', file]),
         kind: 'mocha',
+        ...(JUDGES_BY_CLOCK.has(file) ? {} : { shares: true }),
       }),
     ),
 ];
@@ -62,19 +73,34 @@ const only = process.argv.slice(2);
 const unknown = only.filter((each) => !stages.some(({ name }) => name.includes(each)));
 if (unknown.length > 0)
   throw new Error(`no stage is called ${unknown.join(', ')}; there are ${stages.map(({ name }) => name).join(', ')}`);
+const wanted = stages.filter(({ name }) => only.length === 0 || only.some((each) => name.includes(each)));
 const outcomes: Outcome[] = [];
-for (const stage of stages) {
-  if (only.length > 0 && !only.some((each) => stage.name.includes(each))) continue;
+for (const stage of wanted.filter(({ shares }) => shares === undefined)) await hold(stage, process.stdout);
+const sharers = wanted.filter(({ shares }) => shares === true).values();
+await Promise.all(Array.from({ length: SHARERS }, () => holdAll(sharers)));
+report(outcomes);
+
+/** One after the other, with whoever else takes of them. What a stage says is kept until it ends. */
+async function holdAll(some: Iterable<Stage>): Promise<void> {
+  for (const stage of some) {
+    const said = new PassThrough();
+    const whole = text(said);
+    await hold(stage, said);
+    said.end();
+    process.stdout.write(await whole);
+  }
+}
+
+async function hold(stage: Stage, out: Writable): Promise<void> {
   const began = Date.now();
-  console.log(`\n=== ${stage.name}`);
-  const outcome = await run(stage);
+  out.write(`\n=== ${stage.name}\n`);
+  const outcome = await run(stage, out);
   outcomes.push(outcome);
-  console.log(
+  out.write(
     `=== ${stage.name}: ${outcome.passed} passed, ${outcome.failed.length} failed, ` +
-      `${outcome.skipped.length} skipped in ${((Date.now() - began) / 1000).toFixed(1)} s`,
+      `${outcome.skipped.length} skipped in ${((Date.now() - began) / 1000).toFixed(1)} s\n`,
   );
 }
-report(outcomes);
 
 /**
  * The monitor: its suite and load test on the build that ships and on one with sanitizers, then half a minute of each
@@ -85,6 +111,7 @@ function conmonStages(): Stage[] {
   return [
     { name: 'conmon tools', command: ['make', '-s', '-C', 'conmon', 'tool', 'asan', 'fuzz'], kind: 'command' },
     {
+      shares: true,
       name: 'conmon',
       command: onPrivateGround([
         'env',
@@ -99,6 +126,7 @@ function conmonStages(): Stage[] {
       kind: 'mocha',
     },
     {
+      shares: true,
       name: 'conmon with sanitizers',
       command: onPrivateGround([
         'env',
@@ -115,6 +143,7 @@ function conmonStages(): Stage[] {
     },
     // Upstream's monitor leaves sockets open where it fails us; mocha would wait for them for ever.
     {
+      shares: true,
       name: "the distribution's conmon",
       command: onPrivateGround([
         'env',
@@ -129,11 +158,11 @@ function conmonStages(): Stage[] {
       ]),
       kind: 'mocha',
     },
-    { name: 'conmon fuzz', command: ['make', '-s', '-C', 'conmon', 'fuzz-smoke'], kind: 'command' },
+    { name: 'conmon fuzz', command: ['make', '-s', '-C', 'conmon', 'fuzz-smoke'], kind: 'command', shares: true },
   ];
 }
 
-async function run(stage: Stage): Promise<Outcome> {
+async function run(stage: Stage, out: Writable): Promise<Outcome> {
   const scratch = mkdtempSync(join(tmpdir(), 'berth-test-'));
   const reportFile = join(scratch, 'report.json');
   const [command = '', ...args] = stage.command;
@@ -143,17 +172,17 @@ async function run(stage: Stage): Promise<Outcome> {
       : [];
   const coverage = join(scratch, 'coverage');
   // A person sees colours; nobody else sees more than the end of it all.
-  const isShown = stage.kind === 'mocha' && process.stdout.isTTY;
+  const isShown = stage.kind === 'mocha' && out === process.stdout && process.stdout.isTTY;
   const child = spawn(command, [...args, ...reporter], {
     stdio: isShown ? 'inherit' : ['inherit', 'pipe', 'pipe'],
     detached: true,
     env: stage.measured === true ? { ...process.env, NODE_V8_COVERAGE: coverage } : process.env,
   });
-  const last = lastOf(child);
+  const last = lastOf(child, out);
   const code = await ended(child, reportFile);
   const why = `ended with ${code}${stage.kind === 'mocha' ? ' before it could report' : ''}${await last()}`;
   try {
-    if (existsSync(coverage)) console.log(`\n${roomTable(coverage)}`);
+    if (existsSync(coverage)) out.write(`\n${roomTable(coverage)}\n`);
     if (stage.kind === 'command')
       return { passed: code === 0 ? 1 : 0, failed: code === 0 ? [] : [`${stage.name}: ${why}`], skipped: [] };
     return judged(JSON.parse(readFileSync(reportFile, 'utf8')) as Outcome, stage, code);
@@ -165,13 +194,13 @@ async function run(stage: Stage): Promise<Outcome> {
 }
 
 /** Shows what it says, and returns a function that gives the last lines once it has ended. */
-function lastOf(child: ChildProcess): () => Promise<string> {
+function lastOf(child: ChildProcess, out: Writable): () => Promise<string> {
   const streams = [child.stdout, child.stderr].filter((each) => each !== null);
   let said = '';
   for (const stream of streams)
-    stream.setEncoding('utf8').on('data', (text: string) => {
-      process.stdout.write(text);
-      said = (said + text).slice(-10_000);
+    stream.setEncoding('utf8').on('data', (chunk: string) => {
+      out.write(chunk);
+      said = (said + chunk).slice(-10_000);
     });
   const read = Promise.all(streams.map((each) => once(each, 'close')));
   return async () => {
