@@ -1,8 +1,8 @@
 /**
  * `npm test`: everything, in order of cost: check, unit tests, the monitor's suite, end-to-end tests. Those with real
  * parts wait most of the time, each on ground of its own: two stages of them run side by side, and what one says is
- * shown when it ends. They are tried twice, and one that needed it is named at the end, with the error of its first try.
- * The last line is `N passed, N failed, N skipped`, and the exit code is 0 only if nothing failed and nothing was
+ * shown when it ends. They are tried twice, and one that needed it is named at the end, with the error of its first
+ * try. The last line is `N passed, N failed, N skipped`, and the exit code is 0 only if nothing failed and nothing was
  * skipped without a reason on the list.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
@@ -38,7 +38,7 @@ interface Stage {
 
 /** How many stages that share run at once: one takes a third of a processor. */
 const SHARERS = 2;
-/** Suites that judge by a clock how long something takes. */
+/** Suites that judge by a clock how long something takes; so do those of the monitor that put it under load. */
 const JUDGES_BY_CLOCK: ReadonlySet<string> = new Set(['test/e2e/security-limits.e2e.ts']);
 
 /** Of what a command said that failed, enough to know why. */
@@ -111,7 +111,6 @@ function conmonStages(): Stage[] {
   return [
     { name: 'conmon tools', command: ['make', '-s', '-C', 'conmon', 'tool', 'asan', 'fuzz'], kind: 'command' },
     {
-      shares: true,
       name: 'conmon',
       command: onPrivateGround([
         'env',
@@ -143,7 +142,6 @@ function conmonStages(): Stage[] {
     },
     // Upstream's monitor leaves sockets open where it fails us; mocha would wait for them for ever.
     {
-      shares: true,
       name: "the distribution's conmon",
       command: onPrivateGround([
         'env',
