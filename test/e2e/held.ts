@@ -3,10 +3,10 @@
  * inspector.
  */
 import { once } from 'node:events';
-import { readdirSync } from 'node:fs';
+import { readdirSync, readlinkSync } from 'node:fs';
 import { WebSocket } from 'ws';
 import { waitFor } from './cri-client.ts';
-import { descriptorsOf, type TestNode } from './harness.ts';
+import type { TestNode } from './harness.ts';
 import { parentOf } from './terminal.ts';
 
 /** For NodeOptions.env: the inspector, once asked for, takes a free port. */
@@ -14,6 +14,8 @@ export const INSPECTABLE = { NODE_OPTIONS: '--inspect-port=127.0.0.1:0' } as con
 
 export interface Held {
   readonly descriptors: number;
+  /** How many of each kind these are: what a test that finds more of them says. */
+  readonly kinds: Readonly<Record<string, number>>;
   /** Its children, zombies included. */
   readonly processes: number;
   /** JavaScript heap and buffers after a full collection. */
@@ -25,7 +27,28 @@ export async function heldBy(node: TestNode): Promise<Held> {
   // Memory first: the first question leaves the inspector's own descriptors open.
   // Full collections that are forced hold the event loop for some hundred milliseconds after a flood.
   const bytes = await node.uncounted(() => heldBytes(node));
-  return { bytes, descriptors: await descriptorsOf(node.pid), processes: childrenOf(node.pid).length };
+  const kinds = kindsOf(node.pid);
+  const descriptors = Object.values(kinds).reduce((sum, count) => sum + count, 0);
+  return { bytes, descriptors, kinds, processes: childrenOf(node.pid).length };
+}
+
+/** What its descriptors lead to: `socket`, `pipe`, `anon_inode:[eventpoll]`, a path. */
+function kindsOf(pid: number): Record<string, number> {
+  const kinds: Record<string, number> = {};
+  for (const fd of readdirSync(`/proc/${pid}/fd`)) {
+    const kind = linkOf(`/proc/${pid}/fd/${fd}`)?.replace(/^(socket|pipe):\[\d+\]$/, '$1');
+    if (kind !== undefined) kinds[kind] = (kinds[kind] ?? 0) + 1;
+  }
+  return kinds;
+}
+
+/** Undefined if it has been closed meanwhile. */
+function linkOf(path: string): string | undefined {
+  try {
+    return readlinkSync(path);
+  } catch {
+    return undefined;
+  }
 }
 
 /** Pids of the children of a process. */
