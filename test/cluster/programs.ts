@@ -196,18 +196,23 @@ export function etcd(): string {
   return place;
 }
 
-/** Drafts of builds that were killed. */
-function forgetTheDead(): void {
-  if (!existsSync(CACHE)) return;
-  for (const name of readdirSync(CACHE, { recursive: true, encoding: 'utf8' })) {
-    const pid = /\.(\d+)\.new$/.exec(name)?.[1];
-    if (pid !== undefined && !existsSync(`/proc/${pid}`)) rmSync(join(CACHE, name), { recursive: true, force: true });
+/** Drafts of builds that were killed, in a cache or beside a program in it; others may be building there. */
+export function forgetTheDead(cache: string): void {
+  if (!existsSync(cache)) return;
+  const draft = /\.(\d+)\.new$/;
+  const top = readdirSync(cache, { withFileTypes: true });
+  // A living builder's draft is a tree that changes: whoever walked it would miss a directory sooner or later.
+  const made = top.filter((each) => each.isDirectory() && !draft.test(each.name)).map(({ name }) => name);
+  const below = made.flatMap((name) => readdirSync(join(cache, name)).map((each) => join(name, each)));
+  for (const name of [...top.map((each) => each.name), ...below]) {
+    const pid = draft.exec(name)?.[1];
+    if (pid !== undefined && !existsSync(`/proc/${pid}`)) rmSync(join(cache, name), { recursive: true, force: true });
   }
 }
 
 function inScratch(work: (directory: string) => void): void {
   const directory = join(CACHE, `source.${process.pid}.new`);
-  forgetTheDead();
+  forgetTheDead(CACHE);
   mkdirSync(directory, { recursive: true });
   try {
     work(directory);
