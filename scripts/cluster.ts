@@ -147,6 +147,8 @@ function runSuites(): number {
       'node_modules/mocha/bin/mocha.js',
       '--require=./test/cluster/shared.ts',
       '--timeout=120000',
+      // What the first try left is taken away before the second: test/e2e/tries.ts.
+      '--retries=1',
       '--reporter=scripts/reporter.cjs',
       `--reporter-option=file=${report}`,
       ...options,
@@ -161,13 +163,21 @@ function runSuites(): number {
   return tell(status ?? 1, report);
 }
 
-/** Prints the last line. */
+interface Outcome {
+  readonly passed: number;
+  readonly failed: readonly string[];
+  readonly skipped: readonly string[];
+  readonly retried: readonly string[];
+}
+
+/** Prints the last lines. */
 function tell(status: number, report: string): number {
-  const outcome = existsSync(report)
-    ? (JSON.parse(readFileSync(report, 'utf8')) as Record<'failed' | 'skipped', string[]> & { passed: number })
-    : { passed: 0, failed: ['mocha ended before it could report'], skipped: [] };
+  const outcome: Outcome = existsSync(report)
+    ? (JSON.parse(readFileSync(report, 'utf8')) as Outcome)
+    : { passed: 0, failed: ['mocha ended before it could report'], skipped: [], retried: [] };
   const failed = [...outcome.failed, ...outcome.skipped.map((each) => `${each}: skipped, and nobody listed it`)];
   if (status !== 0 && failed.length === 0) failed.push(`mocha ended with exit code ${status}`);
+  for (const each of outcome.retried) console.log(`failed once, passed again: ${each}`);
   for (const each of failed) console.log(`failed: ${each}`);
   console.log(`${outcome.passed} passed, ${failed.length} failed, 0 skipped`);
   return failed.length === 0 ? 0 : 1;

@@ -13,16 +13,19 @@ const told = [];
 const thing = { state: 'made', mark() { const { state } = this; return async () => { this.state = state; }; } };
 const abandoned = [];
 remember(thing);
+const later = { state: 'made', async mark() { const { state } = this; return async () => { this.state = state; }; } };
+remember(later);
+remember({ mark: async () => { throw new Error('cannot look'); }, abandon: async () => { abandoned.push('blind'); } });
 describe('a suite', () => {
   let tries = 0;
   afterEach(function () { told.push(isThrough(this.currentTest)); });
   after(function () {
     console.log('TOLD ' + JSON.stringify([told, abandoned, hasFailed(this.test.parent)]));
   });
-  it('changes', () => { thing.state = 'changed'; });
+  it('changes', () => { thing.state = later.state = 'changed'; });
   it('tried twice', () => {
-    assert.equal(thing.state, 'changed');
-    thing.state = 'spoilt';
+    assert.deepEqual([thing.state, later.state], ['changed', 'changed']);
+    thing.state = later.state = 'spoilt';
     remember({ mark: () => async () => {}, abandon: async () => { abandoned.push(tries); } });
     if (tries++ === 0) throw new Error('the first\\nreason');
   });
@@ -54,6 +57,7 @@ describe('a test that is tried again', () => {
   it('finds what it found the first time, and what a failed try has made is abandoned', () => {
     assert.include(said, 'TOLD [[true,false,true,false,false],[1],true]');
     assert.include(said, 'SOUND true');
+    assert.include(said, 'between two tries: Error: how it was is not known: Error: cannot look');
   });
 
   it('is reported with the error of each try, in one line', () => {

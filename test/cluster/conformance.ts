@@ -43,8 +43,7 @@ export async function conformance(cluster: Cluster, options: ConformanceOptions)
   const images = join(cluster.directory, 'images');
   mkdirSync(images);
   cluster.configure(await publishConformance(cluster.kubernetes, images, cluster.registry.host));
-  await node.kubelet.end('SIGTERM');
-  await node.startKubelet({ config: KUBELET });
+  await node.restartKubelet({ config: KUBELET });
   const scratch = join(cluster.directory, 'conformance');
   mkdirSync(scratch);
   const spec = join(scratch, 'system.yaml');

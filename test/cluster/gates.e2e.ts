@@ -28,14 +28,12 @@ for (const featureGates of WAYS)
     before(async () => {
       const { cluster, images } = ground();
       node = cluster.node(1);
-      await node.kubelet.end('SIGTERM');
-      await node.startKubelet({ featureGates });
+      await node.restartKubelet({ featureGates });
       tenant = await Tenant.of(cluster, 'gates', images.box);
     });
     after(async () => {
       await tenant.leave();
-      await node.kubelet.end('SIGTERM');
-      await node.startKubelet();
+      await node.restartKubelet();
     });
 
     async function asked(path: string): Promise<string> {

@@ -20,8 +20,7 @@ describe('what a kubelet tidies up', function () {
     const { cluster, images } = ground();
     node = cluster.node(1);
     tenant = await Tenant.of(cluster, 'tidy', images.box);
-    await node.kubelet.end('SIGTERM');
-    await node.startKubelet({
+    await node.restartKubelet({
       config: {
         containerLogMaxSize: '16Ki',
         containerLogMaxFiles: 60,
@@ -32,8 +31,7 @@ describe('what a kubelet tidies up', function () {
   });
   after(async () => {
     await tenant.leave();
-    await node.kubelet.end('SIGTERM');
-    await node.startKubelet();
+    await node.restartKubelet();
   });
 
   /** The logs of the pod's container, the oldest first. */

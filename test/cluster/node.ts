@@ -3,10 +3,12 @@
  * a kubelet in them. What a disk would keep is in its directory; /run is a tmpfs, and goes with the power.
  */
 import { execFileSync } from 'node:child_process';
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { join } from 'node:path';
+import { isDeepStrictEqual } from 'node:util';
 import { waitFor } from '../e2e/cri-client.ts';
+import type { Back, Triable } from '../e2e/tries.ts';
 import type { Authority } from './certificates.ts';
 import { CgroupTree, hierarchies } from './cgroup-tree.ts';
 import { DNS } from './control-plane.ts';
@@ -42,7 +44,7 @@ export interface KubeletOptions {
   readonly config?: Readonly<Record<string, unknown>>;
 }
 
-export class ClusterNode {
+export class ClusterNode implements Triable {
   readonly name: string;
   readonly address: string;
   /** The addresses of its pods. */
@@ -54,6 +56,7 @@ export class ClusterNode {
   #init: Service | undefined;
   #runtime: Service | undefined;
   #kubelet: Service | undefined;
+  #kubeletOptions: KubeletOptions = {};
   #proxy: Service | undefined;
 
   constructor(plan: NodePlan) {
@@ -108,6 +111,7 @@ export class ClusterNode {
 
   /** Starts the kubelet, and waits until it says that it is healthy. */
   async startKubelet(options: KubeletOptions = {}): Promise<void> {
+    this.#kubeletOptions = options;
     const file = join(this.directory, 'kubelet.json');
     writeFileSync(file, JSON.stringify(this.#kubeletConfig(options), undefined, 2));
     this.#kubelet = await this.run('kubelet', [
@@ -125,6 +129,12 @@ export class ClusterNode {
       return true;
     };
     await this.#kubelet.until(healthy, 'healthy', 60_000);
+  }
+
+  /** Ends the kubelet in peace, and starts it with other options. */
+  async restartKubelet(options: KubeletOptions = {}): Promise<void> {
+    await this.kubelet.end('SIGTERM');
+    await this.startKubelet(options);
   }
 
   /** Has services reached from here, by rules of nftables. */
@@ -160,6 +170,28 @@ export class ClusterNode {
   get cpuSeconds(): number {
     const counter = this.#cgroups.directories.map((each) => join(each, 'cpuacct.usage')).find(existsSync);
     return Number(readFileSync(present(counter, 'the hierarchy of cpuacct is not mounted'), 'utf8')) / 1e9;
+  }
+
+  mark(): Back {
+    const options = this.#kubeletOptions;
+    const directory = join(this.directory, 'manifests');
+    const manifests = new Map(filesIn(directory).map((file) => [file, readFileSync(file, 'utf8')]));
+    return async () => {
+      for (const file of filesIn(directory)) if (!manifests.has(file)) rmSync(file);
+      for (const [file, text] of manifests) writeFileSync(file, text);
+      if (this.#init?.running !== true) {
+        await this.powerOff();
+        await this.boot();
+      }
+      if (!this.runtime.running) await this.startRuntime();
+      if (!this.kubelet.running || !isDeepStrictEqual(this.#kubeletOptions, options))
+        await this.restartKubelet(options);
+      if (this.#proxy?.running === false) await this.startProxy();
+    };
+  }
+
+  async abandon(): Promise<void> {
+    await this.powerOff();
   }
 
   /** All that runs on it ends at once, and /run is empty. */

@@ -1,6 +1,7 @@
 /** The cluster that all suites of a run share: up before the first, down after the last. mocha is told to load it. */
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
+import { beginTry, endTry, remember } from '../e2e/tries.ts';
 import { Cluster } from './cluster.ts';
 import { type ClusterImages, publishImages } from './images.ts';
 import { kubernetesNamed } from './programs.ts';
@@ -25,9 +26,16 @@ export const mochaHooks = {
     const nodes = asked === 'static' ? asked : Number(asked);
     const kubernetes = kubernetesNamed(process.env['BERTH_CLUSTER_KUBERNETES'] ?? '');
     const cluster = await Cluster.up({ kubernetes, nodes });
+    for (const node of cluster.nodes) remember(node);
     const directory = join(cluster.directory, 'images');
     mkdirSync(directory);
     shared = { cluster, images: await publishImages(directory, cluster.registry.host) };
+  },
+  beforeEach: beginTry,
+  async afterEach(this: Mocha.Context): Promise<void> {
+    // What a try has left may take as long to go as it took to come.
+    this.timeout(300_000);
+    await endTry.call(this);
   },
   async afterAll(this: Mocha.Context): Promise<void> {
     this.timeout(60_000);

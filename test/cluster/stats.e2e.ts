@@ -55,15 +55,9 @@ describe('what a kubelet measures of pods', function () {
     });
   });
   after(async () => {
-    await restart({});
+    await ground().cluster.node(1).restartKubelet();
     await tenant.leave();
   });
-
-  async function restart(options: KubeletOptions): Promise<void> {
-    const node = ground().cluster.node(1);
-    await node.kubelet.end('SIGTERM');
-    await node.startKubelet(options);
-  }
 
   for (const { title, options } of WAYS)
     describe(title, () => {
@@ -72,7 +66,7 @@ describe('what a kubelet measures of pods', function () {
         const { kubelet } = ground().cluster.node(1);
         said = kubelet.log().length;
         // The first way is how the kubelet runs already.
-        if (Object.keys(options).length > 0) await restart(options);
+        if (Object.keys(options).length > 0) await ground().cluster.node(1).restartKubelet(options);
         const { status } = await tenant.pod(POD);
         assert.equal(await (await fetch(`http://${status?.podIP}:8080/`)).text(), '1');
       });

@@ -14,14 +14,20 @@ import {
   type V1Status,
 } from '@kubernetes/client-node';
 import { execFile } from 'node:child_process';
+import { rmSync, writeFileSync } from 'node:fs';
 import { Writable } from 'node:stream';
+import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { waitFor } from '../e2e/cri-client.ts';
+import { type Back, forget, remember, type Triable } from '../e2e/tries.ts';
 import type { Cluster } from './cluster.ts';
 
 const run = promisify(execFile);
 /** How long a pod may take to be as it is wanted: on a busy machine, with a pull. */
 const WAIT = { timeoutMs: 60_000, intervalMs: 100 };
+
+/** Whatever tests make; the last is the cluster's and not the namespace's. */
+const KINDS = 'deployment,statefulset,daemonset,cronjob,job,pod,service,configmap,secret,runtimeclass';
 
 const FIRST = { 'kubernetes.io/hostname': 'node-1' };
 
@@ -39,7 +45,13 @@ export interface PodPlan {
   readonly labels?: Readonly<Record<string, string>>;
 }
 
-export class Tenant {
+/** What kubectl tells of any object. */
+interface Told {
+  readonly kind: string;
+  readonly metadata: { readonly name: string; readonly uid: string; readonly ownerReferences?: readonly object[] };
+}
+
+export class Tenant implements Triable {
   readonly namespace: string;
   readonly config = new KubeConfig();
   readonly core: CoreV1Api;
@@ -48,6 +60,7 @@ export class Tenant {
   readonly runtimes: NodeV1Api;
   readonly #kubectl: readonly [string, ...string[]];
   readonly #image: string;
+  readonly #scratch: string;
 
   private constructor(cluster: Cluster, namespace: string, image: string) {
     this.namespace = namespace;
@@ -58,6 +71,7 @@ export class Tenant {
     this.runtimes = this.config.makeApiClient(NodeV1Api);
     this.#kubectl = [cluster.kubectl, `--kubeconfig=${cluster.kubeconfig}`, `--namespace=${namespace}`];
     this.#image = image;
+    this.#scratch = join(cluster.directory, `${namespace}.json`);
   }
 
   /** Makes the namespace, and waits until pods may be made in it. */
@@ -70,6 +84,7 @@ export class Tenant {
       'the service account',
       WAIT,
     );
+    remember(tenant);
     return tenant;
   }
 
@@ -158,8 +173,42 @@ export class Tenant {
     return [...this.#kubectl, ...args];
   }
 
+  /** Looks at what there is; back means that others are gone, and that what was taken away is made again. */
+  async mark(): Promise<Back> {
+    const before = await this.#objects();
+    return async () => {
+      const now = await this.#objects();
+      const lacks = (some: readonly Told[], { metadata }: Told): boolean =>
+        metadata.ownerReferences === undefined && !some.some((each) => each.metadata.uid === metadata.uid);
+      const more = now.filter((each) => lacks(before, each)).map(({ kind, metadata }) => `${kind}/${metadata.name}`);
+      if (more.length > 0) await this.kubectl('delete', '--cascade=foreground', '--ignore-not-found', ...more);
+      await this.kubectl('uncordon', '--selector=kubernetes.io/hostname');
+      const fewer = before.filter((each) => lacks(now, each));
+      for (const each of fewer) await this.#remake(each);
+      for (const { kind, metadata } of fewer)
+        if (kind === 'Pod') await this.until(metadata.name, isReady, 'ready as before the try');
+    };
+  }
+
+  async abandon(): Promise<void> {
+    await this.leave();
+  }
+
+  async #objects(): Promise<readonly Told[]> {
+    const { items } = JSON.parse(await this.kubectl('get', KINDS, '--output=json')) as { readonly items: Told[] };
+    return items;
+  }
+
+  async #remake(object: Told): Promise<void> {
+    const { uid: _uid, ...metadata } = { ...object.metadata, resourceVersion: undefined, creationTimestamp: undefined };
+    writeFileSync(this.#scratch, JSON.stringify({ ...object, metadata, status: undefined }));
+    await this.kubectl('create', '--filename', this.#scratch);
+    rmSync(this.#scratch);
+  }
+
   /** Removes the namespace with everything in it. */
   async leave(): Promise<void> {
+    forget(this);
     await this.core.deleteNamespace({ name: this.namespace });
     await waitFor(
       () => orUndefined(this.core.readNamespace({ name: this.namespace })),
