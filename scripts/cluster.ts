@@ -73,6 +73,7 @@ const { values: flags, positionals } = parseArgs({
     figures: { type: 'boolean', default: false },
     pods: { type: 'string', default: '110' },
     focus: { type: 'string' },
+    minutes: { type: 'string', default: '60' },
     update: { type: 'boolean', default: false },
   },
 });
@@ -220,6 +221,7 @@ async function conform(): Promise<number> {
     const { lines, failed } = await conformance(cluster, {
       ...(typeof flags.focus === 'string' ? { focus: flags.focus } : {}),
       update: flags.update === true,
+      minutes: Number(flags.minutes),
       logFile: join(root, 'build/cluster-conformance.log'),
     });
     for (const line of lines) console.log(line);

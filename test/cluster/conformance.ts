@@ -4,7 +4,7 @@
  */
 import { mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
-import { type GinkgoReport, resultsOf, type SpecResult } from '../conformance/critest.ts';
+import { type GinkgoReport, resultsOf } from '../conformance/critest.ts';
 import type { Cluster } from './cluster.ts';
 import { explained } from './conformance-explained.ts';
 import { publishConformance } from './conformance-images.ts';
@@ -27,6 +27,8 @@ export interface ConformanceOptions {
   readonly focus?: string;
   /** Writes the list anew: what passes now, and what it held of specs that were not run. */
   readonly update: boolean;
+  /** When the specs are cut off that still run, and those that had no turn are given up. */
+  readonly minutes: number;
   /** Where what the specs said is kept. */
   readonly logFile: string;
 }
@@ -66,7 +68,7 @@ export async function conformance(cluster: Cluster, options: ConformanceOptions)
     '--json-report=report.json',
     `--output-dir=${scratch}`,
     '--no-color',
-    '--timeout=60m',
+    `--timeout=${options.minutes}m`,
     `--focus=${focusOn(options.focus)}`,
     `--skip=${SKIP}`,
   ];
@@ -80,8 +82,13 @@ export async function conformance(cluster: Cluster, options: ConformanceOptions)
   const report = readdirSync(scratch).find((name) => name.endsWith('report.json'));
   if (report === undefined)
     throw new Error(`${basename(specs)} ended with ${code} and without a report; see ${options.logFile}`);
-  const results = resultsOf(JSON.parse(readFileSync(join(scratch, report), 'utf8')) as GinkgoReport[]);
-  return judge(results, options);
+  const reports = JSON.parse(readFileSync(join(scratch, report), 'utf8')) as GinkgoReport[];
+  const held = readFileSync(LIST, 'utf8')
+    .split('\n')
+    .filter((line) => line !== '');
+  const verdict = judge(reports, held, options);
+  if (options.update) writeFileSync(LIST, `${verdict.list.join('\n')}\n`);
+  return verdict;
 }
 
 /** One expression, since ginkgo runs what any of several fits. */
@@ -109,14 +116,27 @@ async function tokenOf(cluster: Cluster): Promise<string> {
   return (await tenant.kubectl('create', 'token', 'judge', '--duration=24h')).trim();
 }
 
-function judge(all: readonly SpecResult[], options: ConformanceOptions): Verdict {
+/** How specs end that were running when time was up. */
+const CUT_OFF = ['timedout', 'interrupted', 'aborted'];
+
+/**
+ * PURE. What a run comes to, against the names that are held, and what the list is to be after it. Of a run that was
+ * cut off counts what it came to; it is a fault, and the list holds on to what had no turn.
+ */
+export function judge(
+  reports: readonly GinkgoReport[],
+  held: readonly string[],
+  { focus, update, minutes }: Omit<ConformanceOptions, 'logFile'>,
+): Verdict & { readonly list: readonly string[] } {
+  const isCut = reports.some((each) => (each.SpecialSuiteFailureReasons ?? []).length > 0);
+  const over = reports.map(({ SpecReports }) => ({
+    SpecReports: (SpecReports ?? []).filter(({ State }) => !isCut || !CUT_OFF.includes(State)),
+  }));
   // Of those that were not chosen nothing is said.
-  const results = all.filter(({ state, message }) => state !== 'skipped' || message !== '');
-  const held = readFileSync(LIST, 'utf8')
-    .split('\n')
-    .filter((line) => line !== '');
+  const results = resultsOf(over).filter(({ state, message }) => state !== 'skipped' || message !== '');
   const passed = results.filter(({ state }) => state === 'passed').map(({ name }) => name);
   const ran = new Set(results.map(({ name }) => name));
+  const waiting = held.filter((name) => !ran.has(name));
   const lines = results
     .toSorted((a, b) => (a.name < b.name ? -1 : 1))
     .map(({ state, seconds, name }) => `${state.padEnd(7)} ${seconds.toFixed(1).padStart(6)} s  ${name}`);
@@ -131,16 +151,15 @@ function judge(all: readonly SpecResult[], options: ConformanceOptions): Verdict
     else if (why === undefined) faults.push(`${name}: ${state}, and nobody explained it: ${message}`);
     else skips.push(`${state}: ${name}: ${why}`);
   }
-  if (options.focus === undefined)
-    for (const name of held) if (!ran.has(name)) faults.push(`${name}: passed once and is held to it, and was not run`);
+  if (isCut) faults.push(`the run itself: cut off after ${minutes} minutes; ${waiting.length} held specs had no turn`);
+  else if (focus === undefined)
+    faults.push(...waiting.map((name) => `${name}: passed once and is held to it, and was not run`));
   if (passed.length === 0) faults.push('the run itself: no spec passed');
-  if (options.update) {
-    const kept = options.focus === undefined ? [] : held.filter((name) => !ran.has(name));
-    writeFileSync(LIST, `${[...kept, ...passed].sort().join('\n')}\n`);
-  } else lines.push(...passed.filter((name) => !held.includes(name)).map((name) => `not held yet: ${name}`));
+  if (!update) lines.push(...passed.filter((name) => !held.includes(name)).map((name) => `not held yet: ${name}`));
   const last = `${passed.length} passed, ${faults.length} failed, ${skips.length} skipped`;
   return {
     lines: [...lines, ...skips, ...faults.map((each) => `failed: ${each}`), last],
     failed: faults.length > 0,
+    list: [...(isCut || focus !== undefined ? waiting : []), ...passed].sort(),
   };
 }

@@ -141,6 +141,8 @@ function targets({ socket, transport }: CritestOptions): string[] {
 }
 
 export interface GinkgoReport {
+  /** Why a suite ended that did not come to its end. */
+  readonly SpecialSuiteFailureReasons?: readonly string[] | null;
   readonly SpecReports:
     | readonly {
         readonly ContainerHierarchyTexts: readonly string[] | null;
