@@ -5,7 +5,7 @@
  * after any crash, any number of times. Every step is tried even when an earlier one failed. The record goes last:
  * while it exists, somebody will call us again.
  */
-import { codeOf, explain, RuntimeError, storageError } from '../base/errors.ts';
+import { codeOf, type ErrorCode, explain, RuntimeError, storageError } from '../base/errors.ts';
 import { failpoint } from '../base/failpoint.ts';
 import type { ContainerId, SandboxId } from '../base/ids.ts';
 import type { Op } from '../base/op.ts';
@@ -13,7 +13,11 @@ import type { OciRuntime } from '../ports/runtime.ts';
 import { cpuJournal } from './wishes.ts';
 import type { MadeBy, World } from './world.ts';
 
-type Step = readonly [what: string, run: () => Promise<void>];
+/** `passes`: codes of its failures that say what is wrong, where nothing else is. */
+type Step = readonly [what: string, run: () => Promise<void>, passes?: readonly ErrorCode[]];
+
+/** Programs of others: one is not there or set up wrongly, asks for patience, or hangs. */
+const OF_PLUGINS: readonly ErrorCode[] = ['FailedPrecondition', 'Unavailable', 'DeadlineExceeded'];
 
 /** What is known of an object that is to go. Without a record (the sweep) only its id is. */
 export interface ContainerRemains {
@@ -114,7 +118,7 @@ export async function releaseSandbox(op: Op, world: World, remains: SandboxRemai
           }),
           removeBundle(op, world, infra),
         ]),
-    ['network', () => world.network.destroy(op, id)],
+    ['network', () => world.network.destroy(op, id), OF_PLUGINS],
     ['namespaces', () => world.namespaces.destroy(op, id)],
     ['shm', () => world.host.unmount(op, files.shm)],
     [
@@ -168,7 +172,7 @@ function removeBundle(op: Op, world: World, id: ContainerId): Step {
 
 async function inOrder(op: Op, what: string, steps: readonly Step[]): Promise<void> {
   const failed: RuntimeError[] = [];
-  for (const [step, run] of steps) {
+  for (const [step, run, passes = []] of steps) {
     op.stage(`destroy: ${step}`);
     try {
       await run();
@@ -176,22 +180,28 @@ async function inOrder(op: Op, what: string, steps: readonly Step[]): Promise<vo
       // Of steps within a step, each that failed is named for itself.
       if (cause instanceof RuntimeError && cause.cause instanceof AggregateError) failed.push(...cause.cause.errors);
       else
-        failed.push(new RuntimeError(failureCode(cause), `destroy ${step} of ${what}: ${explain(cause)}`, { cause }));
+        failed.push(
+          new RuntimeError(failureCode(cause, passes), `destroy ${step} of ${what}: ${explain(cause)}`, { cause }),
+        );
     }
   }
-  if (failed.length > 0) {
-    throw new RuntimeError(
-      failed.some((each) => each.code === 'ResourceExhausted') ? 'ResourceExhausted' : 'Internal',
-      `${what} is not fully destroyed, will be tried again: ${failed.map((each) => each.message).join('; ')}`,
-      { cause: new AggregateError(failed) },
-    );
-  }
+  const [first] = failed;
+  if (first === undefined) return;
+  const codes = failed.map(({ code }) => code);
+  throw new RuntimeError(
+    codes.find((each) => each === 'ResourceExhausted') ??
+      (codes.every((each) => each === first.code) ? first.code : 'Internal'),
+    `${what} is not fully destroyed, will be tried again: ${failed.map((each) => each.message).join('; ')}`,
+    { cause: new AggregateError(failed) },
+  );
 }
 
 /**
- * A machine that is full stays one in the answer. Other codes would be taken for those of the object: a NotFound of
- * some file, for a container that is gone.
+ * A machine that is full stays one in the answer, and what `passes`. Other codes would be taken for those of the
+ * object: a NotFound of some file, for a container that is gone; a FailedPrecondition of a mount that is busy, for
+ * something that an administrator can put right.
  */
-function failureCode(cause: unknown): 'ResourceExhausted' | 'Internal' {
-  return codeOf(storageError(cause, '')) === 'ResourceExhausted' ? 'ResourceExhausted' : 'Internal';
+function failureCode(cause: unknown, passes: readonly ErrorCode[]): ErrorCode {
+  const code = codeOf(storageError(cause, ''));
+  return code === 'ResourceExhausted' || passes.includes(code) ? code : 'Internal';
 }

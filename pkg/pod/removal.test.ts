@@ -70,6 +70,32 @@ describe('a removal', () => {
     assert.deepEqual(at.node.leaks(), []);
   });
 
+  it('passes on what a CNI plugin is in want of, unless something else fails, and that of no other step', async () => {
+    const missing = (): RuntimeError =>
+      new RuntimeError('FailedPrecondition', 'CNI plugin bridge is not in /x; install it');
+    for (const [fail, code, says] of [
+      [[['del', missing()]], 'FailedPrecondition', /destroy network of pod sandbox .*: CNI plugin bridge .*install it/],
+      [[['del', new RuntimeError('Unavailable', 'later')]], 'Unavailable', /later/],
+      [
+        [
+          ['del', missing()],
+          ['unmount', boom()],
+        ],
+        'Internal',
+        /install it.*boom/,
+      ],
+      [[['unmount', missing()]], 'Internal', /destroy shm/],
+    ] as const) {
+      const pod = await at.mind.pods.run(op(), fakePod(), 'fake');
+      for (const [operation, cause] of fail) at.node.node.failNext(operation, cause);
+      const refused = await fails(at.mind.pods.stop(op(), pod));
+      assert.match(refused.message, says);
+      assert.strictEqual(codeOf(refused), code);
+      await at.mind.pods.remove(op(), pod);
+    }
+    assert.deepEqual(at.node.leaks(), []);
+  });
+
   it('removes a pod whose runtime handler is not configured any more', async () => {
     const pod = await at.mind.pods.run(op(), fakePod(), 'fake');
     const id = await at.mind.containers.create(op(), pod, fakeContainer());

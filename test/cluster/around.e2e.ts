@@ -131,7 +131,7 @@ describe('what is around Berth, away and back', function () {
       await tenant.create({ name: 'comes', spec: here });
       await said('comes', 'NetworkNotReady', /CNI plugin bridge/);
       await tenant.core.deleteNamespacedPod({ namespace: tenant.namespace, name: 'goes' });
-      await said('goes', 'FailedKillPod', /CNI plugin/);
+      await said('goes', 'FailedKillPod', /FailedPrecondition.*CNI plugin \S+ of network berth is not in .*install it/);
       await tenant.ready({ name: 'host', spec: { ...here, hostNetwork: true } });
       await tenant.remove('host');
     } finally {
