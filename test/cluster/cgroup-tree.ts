@@ -1,6 +1,7 @@
 /** Cgroups of a node's own: a group in each hierarchy that the machine has, which the node takes for the top. */
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
+import { errnoOf } from '../../pkg/base/errors.ts';
 import { waitFor } from '../e2e/cri-client.ts';
 
 const TOP = '/sys/fs/cgroup';
@@ -60,6 +61,11 @@ export class CgroupTree {
     }
   }
 
+  /** The groups below it whose own names match, in each hierarchy, while others make and remove such. */
+  below(pattern: RegExp): string[] {
+    return this.directories.flatMap(allBelow).filter((each) => pattern.test(basename(each)));
+  }
+
   /** Removes it, with what is below; its processes are gone, or about to be. @throws naming what stays. */
   async remove(): Promise<void> {
     await waitFor(
@@ -74,13 +80,26 @@ export class CgroupTree {
 /** The groups that could not be removed. */
 function removed(directory: string): string[] {
   if (!existsSync(directory)) return [];
-  const below = readdirSync(directory, { withFileTypes: true })
-    .filter((each) => each.isDirectory())
-    .flatMap(({ name }) => removed(join(directory, name)));
+  const below = groupsIn(directory).flatMap(removed);
   try {
     rmdirSync(directory);
     return below;
   } catch {
     return [...below, directory];
+  }
+}
+
+function allBelow(directory: string): string[] {
+  return groupsIn(directory).flatMap((each) => [each, ...allBelow(each)]);
+}
+
+/** The groups right below; none where the group is gone, which may be at any moment. */
+function groupsIn(directory: string): string[] {
+  try {
+    const found = readdirSync(directory, { withFileTypes: true });
+    return found.filter((each) => each.isDirectory()).map(({ name }) => join(directory, name));
+  } catch (error) {
+    if (['ENOENT', 'ENODEV'].includes(errnoOf(error) ?? '')) return [];
+    throw error;
   }
 }

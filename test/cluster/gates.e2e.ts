@@ -41,7 +41,12 @@ for (const featureGates of WAYS)
     }
 
     it('sees pods become ready, end, start again and go', async () => {
-      const liveness = { exec: { command: ['test', '-e', '/tmp/alive'] }, periodSeconds: 1, failureThreshold: 1 };
+      const liveness = {
+        exec: { command: ['test', '-e', '/tmp/alive'] },
+        periodSeconds: 1,
+        timeoutSeconds: 10,
+        failureThreshold: 1,
+      };
       const box = tenant.box('touch /tmp/alive; exec sleep 100000', { livenessProbe: liveness });
       await tenant.ready({ name: 'lives', spec: { containers: [box] } });
       const ended = await tenant.ended({ name: 'ends', run: 'exit 3' });

@@ -242,14 +242,11 @@ export class ClusterNode implements Triable {
     const files = [...ours, ...kept].flatMap(filesIn).filter((each) => !each.endsWith('/pod-ranges.json'));
     const leases = filesIn(join(this.directory, 'ipam/berth'));
     const links = await this.inside(['ip', '-o', 'link', 'show', 'type', 'veth', 'master', 'pods']).catch(() => '');
-    const groups = this.#cgroups.directories.flatMap((each) =>
-      readdirSync(each, { recursive: true, encoding: 'utf8' }).filter((name) => /[0-9a-f]{64}[^/]*$/.test(name)),
-    );
     return [
       ...files,
       ...leases.filter((each) => !/\/(lock|last_reserved_ip\.\d+)$/.test(each)),
       ...links.split('\n').filter((each) => each !== ''),
-      ...groups.map((each) => `cgroup ${each}`),
+      ...this.#cgroups.below(/[0-9a-f]{64}/).map((each) => `cgroup ${each}`),
     ];
   }
 

@@ -97,7 +97,11 @@ describe('pods under a kubelet: lives', () => {
   });
 
   it('asks by exec, HTTP and TCP whether a container has started, is ready and lives', async () => {
-    const exec = (command: string) => ({ exec: { command: ['sh', '-c', command] }, periodSeconds: 1 });
+    const exec = (command: string) => ({
+      exec: { command: ['sh', '-c', command] },
+      periodSeconds: 1,
+      timeoutSeconds: 10,
+    });
     const box = tenant.box(`touch /tmp/alive; (sleep 2; touch /tmp/started) & ${SERVE}`, {
       startupProbe: { ...exec('test -e /tmp/started'), failureThreshold: 60 },
       readinessProbe: { httpGet: { path: '/index.html', port: 8080 }, periodSeconds: 1 },

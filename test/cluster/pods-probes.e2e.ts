@@ -58,7 +58,7 @@ describe('pods under a kubelet: probes by gRPC', function () {
     const { cluster, images } = ground();
     tenant = await Tenant.of(cluster, 'probes', images.box);
     const port = await health.listen(cluster.address);
-    const grpc = (service: string) => ({ grpc: { port: PORT, service }, periodSeconds: 1 });
+    const grpc = (service: string) => ({ grpc: { port: PORT, service }, periodSeconds: 1, timeoutSeconds: 10 });
     // The pod passes each connection on to the service.
     const relay = tenant.box(`exec nc -ll -p ${PORT} -e nc ${cluster.address} ${port}`, {
       startupProbe: { ...grpc('alive'), failureThreshold: 60 },

@@ -69,7 +69,7 @@ describe('static pods of a kubelet without a control plane', function () {
         volumeMounts,
         lifecycle: { postStart: hook },
         readinessProbe: { httpGet: { path: '/steps', port: 8080 }, periodSeconds: 1 },
-        livenessProbe: { exec: { command: ['test', '-e', '/work/steps'] }, periodSeconds: 1 },
+        livenessProbe: { exec: { command: ['test', '-e', '/work/steps'] }, periodSeconds: 1, timeoutSeconds: 10 },
       });
       write(`pod-${i}`, [serving], { initContainers: [first], volumes });
     }
