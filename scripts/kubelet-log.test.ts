@@ -70,6 +70,17 @@ describe("complaints in a kubelet's log", () => {
     assert.deepEqual(complaintsOf(alive.join('\n'), new Map()), alive);
   });
 
+  it('are none while Berth is away, whatever was under way then', () => {
+    const says = [
+      'transport: Error while dialing: dial unix /run/b.sock: connect: connection refused',
+      'error reading server preface: read unix @->/run/b.sock: connection reset by peer',
+      'error reading from server: EOF',
+    ].map((text) => klog(1, remote(636, 'ExecSync cmd', `rpc error: code = Unavailable desc = ${text}`)));
+    assert.deepEqual(complaintsOf(says.join('\n'), new Map()), []);
+    const recovering = klog(1, remote(636, 'ExecSync cmd', 'rpc error: code = Unavailable desc = recovering'));
+    assert.deepEqual(complaintsOf(recovering, new Map()), [recovering]);
+  });
+
   it('are told once each, of errors about the runtime alone', () => {
     const internal =
       'remote_runtime.go:435] "StartContainer from runtime service failed" err="rpc error: code = Internal"';

@@ -14,7 +14,7 @@ const EXPLAINED: readonly { readonly line: RegExp; readonly why: string }[] = [
     why: 'the kubelet probes, updates or turns the log over of a container that has ended meanwhile',
   },
   {
-    line: /dial unix \S+: connect: (connection refused|no such file)|error reading from server/,
+    line: /dial unix \S+: connect: (connection refused|no such file)|error reading (from server|server preface)/,
     why: 'Berth is away, as a test wants it',
   },
   { line: /cannot talk to \S+: connect ECONNREFUSED/, why: 'a registry is away, as a test wants it' },
