@@ -468,3 +468,27 @@ describe('cri/codec', () => {
     });
   });
 });
+
+describe('cri/codec: messages in pieces', () => {
+  it('are put together, as protobuf demands: what a later piece leaves out keeps what an earlier one said', () => {
+    const pieces = [
+      { config: { metadata: { name: 'pod', uid: 'u1' }, labels: { a: '1' }, linux: { cgroupParent: '/a' } } },
+      { config: { metadata: { namespace: 'ns', uid: 'u2' }, labels: { b: '2' }, dnsConfig: { servers: ['::1'] } } },
+      { config: { dnsConfig: { servers: ['::2'] } }, runtimeHandler: 'crun' },
+    ].map((each) => codecs.RunPodSandboxRequest.encode(each));
+    const { config, runtimeHandler } = codecs.RunPodSandboxRequest.decode(Buffer.concat(pieces));
+    assert.deepEqual(config?.metadata, { name: 'pod', uid: 'u2', namespace: 'ns', attempt: 0 });
+    assert.deepEqual({ ...config?.labels }, { a: '1', b: '2' });
+    assert.deepEqual(config?.dnsConfig?.servers, ['::1', '::2']);
+    assert.deepEqual([config?.linux?.cgroupParent, runtimeHandler], ['/a', 'crun']);
+  });
+
+  it('in lists are one each', () => {
+    const one = (key: string): Buffer => codecs.ContainerConfig.encode({ envs: [{ key, value: Buffer.from(key) }] });
+    const { envs } = codecs.ContainerConfig.decode(Buffer.concat([one('a'), one('b')]));
+    assert.deepEqual(
+      envs.map(({ key, value }) => `${key}=${Buffer.from(value).toString()}`),
+      ['a=a', 'b=b'],
+    );
+  });
+});
