@@ -219,4 +219,11 @@ export const FAULT_MUTANTS: readonly Mutant[] = [
     to: '',
     tests: ['pkg/runtime/left-execs.test.ts'],
   },
+  {
+    what: 'of a flood of sizes that are none only the end is looked at',
+    file: 'pkg/stream/session.ts',
+    from: 'end > 0 && tries < limits.terminalSizesCount',
+    to: 'end > 0',
+    tests: ['pkg/stream/session.test.ts'],
+  },
 ];

@@ -380,6 +380,8 @@ export const limits = {
   streamLingerMs: 5_000,
   /** One terminal size, as JSON. */
   terminalSizeBytes: 256,
+  /** How many of those that arrive together are looked at, from the newest, for one that is well-formed. */
+  terminalSizesCount: 16,
   /** How long sessions may take to end when the daemon stops. */
   streamCloseMs: 3_000,
   idPrefixChars: 4,

@@ -104,4 +104,25 @@ describe('sizes of a terminal', () => {
     await turn();
     assert.deepEqual(applied, ['1000x9']);
   });
+
+  it('cost next to nothing where a client sends rubbish in their place, and the newest among it counts', async () => {
+    const parse = mock.method(JSON, 'parse');
+    try {
+      for (const rubbish of ['}', '{}', '{]}', '{"Width":0,"Height":0}']) {
+        const [sizes, inbox, applied] = [new TerminalSizes(), new Inbox(), [] as string[]];
+        sizes.connect(({ width, height }) => void applied.push(`${width}x${height}`));
+        const before = parse.mock.callCount();
+        for (const text of ['{"Width":7,"Height":9}', rubbish.repeat(10_000), '{"Width":8,"Height":9}}{}{"Wid'])
+          void inbox.push(Buffer.from(text));
+        inbox.end();
+        await sizes.read(inbox);
+        await turn();
+        await turn();
+        assert.isBelow(parse.mock.callCount() - before, 100, rubbish);
+        assert.strictEqual(applied.at(-1), '8x9', rubbish);
+      }
+    } finally {
+      parse.mock.restore();
+    }
+  });
 });

@@ -89,15 +89,13 @@ export class TerminalSizes {
   /** Reads sizes until there are no more. What is no size is passed over. */
   async read(source: Inbox): Promise<void> {
     for await (const data of source) {
-      this.#text += Buffer.from(data).toString('latin1');
-      for (let end = this.#text.indexOf('}'); end >= 0; end = this.#text.indexOf('}')) {
-        const size = parseSize(this.#text.slice(0, end + 1));
-        this.#text = this.#text.slice(end + 1);
-        if (size === undefined) continue;
-        this.#latest = size;
-        void this.#run();
-      }
-      this.#text = this.#text.slice(0, limits.terminalSizeBytes);
+      const text = this.#text + Buffer.from(data).toString('latin1');
+      const end = text.lastIndexOf('}') + 1;
+      this.#text = text.slice(end, end + limits.terminalSizeBytes);
+      const size = newestSize(text.slice(0, end));
+      if (size === undefined) continue;
+      this.#latest = size;
+      void this.#run();
     }
   }
 
@@ -122,6 +120,21 @@ export class TerminalSizes {
     }
     this.#applying = false;
   }
+}
+
+/**
+ * The last size in the text, which ends with a brace. JSON that is none costs an exception: a client that sent nothing
+ * but braces had the event loop to itself, so only the end of a flood is looked at.
+ */
+function newestSize(text: string): TerminalSize | undefined {
+  let end = text.length;
+  for (let tries = 0; end > 0 && tries < limits.terminalSizesCount; tries++) {
+    const begin = end < 2 ? 0 : text.lastIndexOf('}', end - 2) + 1;
+    const size = parseSize(text.slice(begin, end));
+    if (size !== undefined) return size;
+    end = begin;
+  }
+  return undefined;
 }
 
 /** Kubernetes' TerminalSize: 16 bits each, as the terminal has them; 0 says nothing. */
