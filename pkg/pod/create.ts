@@ -5,7 +5,7 @@
  * container's id and destroyed. It saves nothing itself.
  */
 import { dirname, join } from 'node:path';
-import { RuntimeError } from '../base/errors.ts';
+import { RuntimeError, wrap } from '../base/errors.ts';
 import { failpoint } from '../base/failpoint.ts';
 import { ensureDirBelow } from '../base/files.ts';
 import { type ContainerId, type ProcessRef, quote } from '../base/ids.ts';
@@ -287,8 +287,12 @@ async function ensureWorkingDir(
 ): Promise<void> {
   const cwd = workingDirOf(config, image.config);
   if (cwd === '/') return;
+  const made = await inside.ensureDir(cwd, ownerOnHost(idMap, user), 0o755).catch((cause: unknown) => {
+    const place = `${quote(cwd)} cannot be the working directory`;
+    throw wrap(`${place}; set another working_dir, or use an image with another WORKDIR`, cause);
+  });
   // A symlink of the image may hide such a place (CVE-2024-21626).
-  checkWorkingDir(await inside.ensureDir(cwd, ownerOnHost(idMap, user), 0o755));
+  checkWorkingDir(made);
 }
 
 /** /etc/mtab; beside the runtime's work, since the first new name in /etc costs overlayfs a copy of the directory. */

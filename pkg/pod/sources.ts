@@ -255,7 +255,10 @@ export async function anonymousVolumes(
     op.stage(`volume ${place}`);
     // What is only made, nobody but the container's user would fill (CRI-O has it so).
     const owner = imageVolumes === 'mkdir' ? at.user : { uid: 0, gid: 0 };
-    await at.inside.ensureDir(place, ownerOnHost(at.idMap, owner), 0o755);
+    await at.inside.ensureDir(place, ownerOnHost(at.idMap, owner), 0o755).catch((cause: unknown) => {
+      const remedy = 'mount something there, use an image without it, or set image_volumes to "ignore"';
+      throw wrap(`${quote(place)} cannot be the VOLUME that the image makes of it; ${remedy}`, cause);
+    });
     if (imageVolumes === 'mkdir') continue;
     const source = await world.rootfs.makeVolume(op, draft.id, index);
     await at.inside.copyOut(place, source);

@@ -109,8 +109,26 @@ async function ensureDir(
   mode: number,
 ): Promise<string> {
   const way = wayOf(toBytes(path), lookInto(inside));
-  await inside.makeDirsAsync(Buffer.from(way.path, 'latin1'), mode, owner);
+  try {
+    await inside.makeDirsAsync(Buffer.from(way.path, 'latin1'), mode, owner);
+  } catch (cause) {
+    const other = errnoBehind(cause) === 'ENOTDIR' ? otherThanDirectory(inside, way.path) : undefined;
+    if (other === undefined) throw cause;
+    // The cause names the place by its path on the node, which nobody who made the image knows.
+    // oxlint-disable-next-line preserve-caught-error
+    throw new RuntimeError('FailedPrecondition', `${quote(toText(other.path))} in the image is a ${other.kind}`);
+  }
   return toText(way.path);
+}
+
+/** The first on the way to `path` that is no directory. */
+function otherThanDirectory(inside: Root, path: string): { readonly path: string; readonly kind: string } | undefined {
+  for (let end = path.indexOf('/', 1); ; end = path.indexOf('/', end + 1)) {
+    const here = end < 0 ? path : path.slice(0, end);
+    const kind = inside.stat(Buffer.from(here, 'latin1'))?.kind;
+    if (kind !== undefined && kind !== 'directory') return { path: here, kind };
+    if (end < 0) return undefined;
+  }
 }
 
 /** Some in each turn of the event loop: how many there are is for artifacts, images and requests to say. */

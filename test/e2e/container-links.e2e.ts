@@ -123,6 +123,22 @@ for (const runtime of RUNTIMES) {
       });
     }
 
+    for (const [what, config, remedy] of [
+      ['WORKDIR', { WorkingDir: '/app/file' }, 'set another working_dir'],
+      ['VOLUME', { Volumes: { '/app/file/data': {} } }, 'mount something there'],
+    ] as const) {
+      it(`a ${what} where the image has a file is refused, by its place inside and with a remedy`, async () => {
+        const imageName = await imageWith([dir('app'), file('app/file', 'x')], config);
+        const error = await refusal(
+          node.cri.createContainer(await node.cri.runPod(), imageName),
+          '"/app/file" in the image is a file',
+        );
+        assert.equal(error.codeName, 'FailedPrecondition');
+        assert.include(error.message, remedy);
+        assert.notInclude(error.message, node.dir);
+      });
+    }
+
     it('a link below a mount of the config: the target is made in the volume, as runc has it', async () => {
       const pod = await node.cri.runPod();
       const data = join(node.dir, 'data');

@@ -352,7 +352,10 @@ describe('root filesystems', function () {
       await inside.ensureDir('own', owner, 0o750);
       const [app, own] = [await stat(join(merged, 'run/app')), await stat(join(merged, 'own'))];
       assert.deepEqual([app.uid, app.gid, app.mode & 0o777, own.uid, own.mode & 0o777], [5, 6, 0o750, 9, 0o700]);
-      assert.match(await refusal(inside.ensureDir('/file/x', owner, 0o755)), /^FailedPrecondition/);
+      for (const path of ['/file', '/file/x', '/own/../file/x/y']) {
+        const said = await refusal(inside.ensureDir(path, owner, 0o755));
+        assert.equal(said, 'FailedPrecondition: "/file" in the image is a file', path);
+      }
       await rm(join(dir, 'evil'), { recursive: true });
     });
 
