@@ -53,8 +53,9 @@ export class FakeTree implements StackedTree {
       metadata,
     });
   }
-  hardlink(path: string, target: string): void {
+  hardlink(path: string, target: string, metadata: NodeMetadata | null): void {
     const node = this.#node(target);
+    if (metadata !== null && node.kind === 'file') node.metadata = structuredClone(metadata);
     this.#put(this.#place(path), node);
   }
   file(path: string, content: Uint8Array, metadata: NodeMetadata): void {

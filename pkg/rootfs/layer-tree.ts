@@ -60,8 +60,16 @@ export class RootTree implements StackedTree {
     this.#root.writeEntry(bytesOf(path), kind === 'fifo' ? { kind, ...meta } : { kind, major, minor, ...meta });
   }
 
-  hardlink(path: string, target: string): void {
+  hardlink(path: string, target: string, metadata: NodeMetadata | null): void {
     this.#root.writeHardLink(bytesOf(path), bytesOf(target));
+    const stat = metadata === null ? undefined : this.#root.stat(bytesOf(path));
+    if (metadata === null || stat?.kind !== 'file' || isSame(stat, metadata)) return;
+    const fd = this.#root.openFile(bytesOf(path), constants.O_RDONLY | constants.O_NOFOLLOW);
+    try {
+      this.#root.finishFile(fd, metaOf(metadata));
+    } finally {
+      descriptors.close(fd);
+    }
   }
 
   file(path: string, content: Uint8Array, metadata: NodeMetadata): void {
@@ -197,6 +205,14 @@ function kindOf(stat: Stat | undefined): NodeKind {
   if (stat === undefined) return 'absent';
   if (stat.kind === 'directory' || stat.kind === 'symlink') return stat.kind;
   return stat.kind === 'character' && stat.major === 0 && stat.minor === 0 ? 'whiteout' : 'other';
+}
+
+/** What nearly every writer says of a link: the same as of the file. */
+function isSame(stat: Stat, { mode, uid, gid, mtimeSeconds, mtimeNanos, xattrs }: NodeMetadata): boolean {
+  const modifiedAt = BigInt(mtimeSeconds) * 1_000_000_000n + BigInt(mtimeNanos);
+  return (
+    xattrs.length === 0 && stat.mode === mode && stat.uid === uid && stat.gid === gid && stat.modifiedAt === modifiedAt
+  );
 }
 
 /** Everything but what overlay keeps for itself. */

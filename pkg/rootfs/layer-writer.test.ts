@@ -124,6 +124,23 @@ describe('rootfs/layer-writer: the tree', () => {
   });
 });
 
+describe('rootfs/layer-writer: hard links', () => {
+  const entry = (name: string, mode: number, link = ''): Buffer =>
+    tarEntry({ name, mode, uid: mode, mtime: mode, ...(link === '' ? {} : { type: '1', link }) });
+  const of = ({ mode, uid, mtimeSeconds }: NodeMetadata): readonly number[] => [mode, uid, mtimeSeconds];
+
+  it('give the file what their entries say of it, as later words about it', () => {
+    const { tree } = unpack([entry('f', 0o644), entry('a', 0o755, 'f'), entry('b', 0o700, 'a')]);
+    for (const path of ['f', 'a', 'b']) assert.deepEqual(of(tree.at(path)), [0o700, 0o700, 0o700], path);
+  });
+
+  it('give nothing to a file that comes after them, nor to a symlink', () => {
+    const { tree } = unpack([entry('a', 0o755, 'f'), entry('f', 0o644), symlink('s', 'f'), entry('t', 0o755, 's')]);
+    assert.deepEqual(of(tree.at('a')), [0o644, 0o644, 0o644]);
+    assert.notEqual(tree.at('s').uid, 0o755);
+  });
+});
+
 describe('rootfs/layer-writer: parents', () => {
   it('that no entry describes are made and told, outer ones first', () => {
     const { tree, layer } = unpack([file('a/b/c'), dir('a/d'), dir('x'), file('x/y')]);

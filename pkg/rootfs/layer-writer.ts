@@ -11,6 +11,8 @@
  *   the same directory in the lower layers, lest a layer that brings only `tmp/x` should change the mode of `/tmp`;
  * - the target of a hard link should lie in the same layer. Where it does not, the file is copied up from the lower
  *   layers under the target's name and then linked, as overlay itself would have done. (Others refuse such layers.)
+ *   What the link's entry says of owner, mode, time and xattrs is given to a file of the same layer, as CRI-O has it:
+ *   it comes later than the file's own entry.
  *
  * The last two need the lower layers. They are written down as `Pending` and done by `settleLayer` when these are
  * there, so that layers can be unpacked side by side in any order.
@@ -120,8 +122,8 @@ export class LayerWriter implements TarSink {
   /** Call once after the last entry. */
   finish(): WrittenLayer {
     const names = this.#names;
-    // Some writers put a link before its target.
-    for (const [path, target] of names.links()) if (isThere(this.#tree.kindOf(target))) this.#link(path, target);
+    // Some writers put a link before its target, which has the last word then.
+    for (const [path, target] of names.links()) if (isThere(this.#tree.kindOf(target))) this.#link(path, target, null);
     for (const [path, acl] of names.defaultAcls()) this.#tree.setXattr(path, DEFAULT_ACL, acl);
     for (const [path, seconds, nanos] of names.times()) this.#tree.setTime(path, seconds, nanos);
     return {
@@ -160,7 +162,7 @@ export class LayerWriter implements TarSink {
         this.#tree.symlink(path, node.linkPath, node);
         return this.#manifest.symlink(path, node, node.linkPath);
       case 'hardlink':
-        return this.#hardlink(path, cleanPath(node.linkPath));
+        return this.#hardlink(path, cleanPath(node.linkPath), node);
       case 'character':
       case 'block':
       case 'fifo':
@@ -187,22 +189,22 @@ export class LayerWriter implements TarSink {
     this.#names.setTime(path, entry.mtimeSeconds, entry.mtimeNanos);
   }
 
-  #hardlink(path: string, target: string): void {
+  #hardlink(path: string, target: string, metadata: NodeMetadata): void {
     const pending = this.#names.link(target);
     if (pending !== undefined) return this.#names.setLink(path, pending);
     const kind = this.#tree.kindOf(target);
     if (kind === 'directory') throw new RuntimeError('DataLoss', `it is a hard link to the directory ${quote(target)}`);
     // Some writers link a file to itself.
-    if (isThere(kind)) return path === target ? undefined : this.#link(path, target);
+    if (isThere(kind)) return path === target ? undefined : this.#link(path, target, metadata);
     if (this.#isGone(target))
       throw new RuntimeError('DataLoss', `it is a hard link to ${quote(target)}, which this layer deletes`);
     this.#names.setLink(path, target);
   }
 
-  #link(path: string, target: string): void {
+  #link(path: string, target: string, metadata: NodeMetadata | null): void {
     this.#names.dropLink(path);
-    this.#tree.hardlink(path, target);
-    this.#manifest.hardlink(path, target);
+    this.#tree.hardlink(path, target, metadata);
+    this.#manifest.hardlink(path, target, metadata);
   }
 
   /** True if this layer says that nothing of the lower layers shows at `path`. */
@@ -299,8 +301,8 @@ export function settleLayer(tree: StackedTree, pending: Pending, manifest: Manif
         'DataLoss',
         `${quote(path)} is a hard link to ${quote(target)}, which is neither in its layer nor in one below`,
       );
-    tree.hardlink(path, target);
-    manifest.hardlink(path, target);
+    tree.hardlink(path, target, null);
+    manifest.hardlink(path, target, null);
   }
   for (const path of pending.implicit()) {
     bounds.look();

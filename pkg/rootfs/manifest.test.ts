@@ -39,7 +39,7 @@ describe('rootfs/manifest', () => {
         manifest.endFile('pieces', ENTRY);
         manifest.endFile('sparse', { ...ENTRY, sparse: true });
         manifest.symlink('s', ENTRY, '../x y');
-        manifest.hardlink('h', 'a');
+        manifest.hardlink('h', 'a', ENTRY);
         manifest.special('dev', ENTRY, 'block', 8, 1);
         manifest.special('fifo', ENTRY, 'fifo', 0, 0);
         manifest.directory('', ENTRY);

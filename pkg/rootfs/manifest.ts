@@ -41,6 +41,9 @@ export interface ManifestRecord {
   readonly target: string;
 }
 
+/** Of a hard link that gave its file nothing, and of every one that daemons before 2026-12 have written. */
+const NOTHING_GIVEN: NodeMetadata = { mode: 0, uid: 0, gid: 0, mtimeSeconds: 0, mtimeNanos: 0, xattrs: [] };
+
 /** Collects records and hands them on in large pieces. Call `flush` at the end. */
 export class ManifestWriter {
   readonly #texts: TextWriter;
@@ -77,8 +80,9 @@ export class ManifestWriter {
     this.#add('l', path, metadata, 0, '-', target);
   }
 
-  hardlink(path: string, target: string): void {
-    this.#add('h', path, { mode: 0, uid: 0, gid: 0, mtimeSeconds: 0, mtimeNanos: 0, xattrs: [] }, 0, '-', target);
+  /** `metadata`: what the link gave to the file, under all its names; null for nothing. */
+  hardlink(path: string, target: string, metadata: NodeMetadata | null): void {
+    this.#add('h', path, metadata ?? NOTHING_GIVEN, 0, '-', target);
   }
 
   special(
@@ -127,11 +131,26 @@ export function replayManifest(
   wanted: (path: string) => boolean = () => true,
 ): Map<string, ManifestRecord> {
   const records = new Map<string, ManifestRecord>();
+  for (const { path, record } of recordsOf(texts)) {
+    if (record === undefined) {
+      removeTree(records, path);
+      continue;
+    }
+    records.delete(path);
+    if (wanted(path)) records.set(path, record);
+  }
+  return records;
+}
+
+/** The records of a manifest in their order, undefined where a tree was removed. @throws as replayManifest. */
+export function* recordsOf(
+  texts: Iterable<string>,
+): Generator<{ readonly path: string; readonly record: ManifestRecord | undefined }, void, void> {
   const each = texts[Symbol.iterator]();
   for (let text = each.next(); text.done !== true; text = each.next()) {
     const line = text.value;
     if (line.startsWith('R ')) {
-      removeTree(records, line.slice(2));
+      yield { path: line.slice(2), record: undefined };
       continue;
     }
     const [path, record] = parseLine(line, () => {
@@ -139,10 +158,8 @@ export function replayManifest(
       if (target.done === true) throw damaged();
       return target.value;
     });
-    records.delete(path);
-    if (wanted(path)) records.set(path, record);
+    yield { path, record };
   }
-  return records;
 }
 
 function damaged(): RuntimeError {

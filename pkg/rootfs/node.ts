@@ -47,7 +47,8 @@ export interface LayerTree {
     minor: number,
     metadata: NodeMetadata,
   ): void;
-  hardlink(path: string, target: string): void;
+  /** `metadata` is for the file itself, under all its names; null leaves what it has, as do links that are no files. */
+  hardlink(path: string, target: string, metadata: NodeMetadata | null): void;
   /** A file whose whole content is at hand. */
   file(path: string, content: Uint8Array, metadata: NodeMetadata): void;
   /** A file in pieces. End with `finish` or `abandon`. */

@@ -17,7 +17,8 @@ import { decompress } from './decompress.ts';
 import { Growth } from './growth.ts';
 import { bytesOf, RootTree } from './layer-tree.ts';
 import { LayerWriter, settleLayer } from './layer-writer.ts';
-import { MANIFEST, type ManifestRecord, ManifestWriter, replayManifest } from './manifest.ts';
+import { MANIFEST, type ManifestRecord, ManifestWriter, recordsOf, replayManifest } from './manifest.ts';
+import type { Stat } from '../ports/kernel.ts';
 import { MemoryAccount } from './memory-account.ts';
 import { PENDING, readPending, writePending } from './pending-file.ts';
 import { TarReader } from './tar.ts';
@@ -267,14 +268,48 @@ function verify(job: VerifyJob, request: Request): readonly string[] {
   const problems: string[] = [];
   for (let round = 0; round < rounds; round++) {
     const records = replayManifest(linesOf(files, request), (path) => crc32(bytesOf(path)) % rounds === round);
+    const given = givenByLinks(root, records, () => linesOf(files, request));
     for (const [path, record] of records) {
       checkCancelled(request);
-      const problem = compare(root, path, record, request);
+      const problem = compare(root, path, { ...record, ...given.get(path) }, request);
       if (problem !== undefined) problems.push(`${JSON.stringify(`/${path}`)} ${problem}`);
       if (problems.length >= limits.layerProblemsCount) return problems;
     }
   }
   return problems;
+}
+
+type Owned = Pick<ManifestRecord, 'mode' | 'uid' | 'gid'>;
+
+function isOwnedAs(stat: Stat, { mode, uid, gid }: Owned): boolean {
+  return stat.mode === mode && stat.uid === uid && stat.gid === gid;
+}
+
+/**
+ * What hard links have given to files that are not as their own entries said: by path. Links are found by their inode,
+ * since a layer may name one file by many ways; whoever wrote the layer needs none, and the links are not read then.
+ */
+function givenByLinks(
+  root: Root,
+  records: ReadonlyMap<string, ManifestRecord>,
+  lines: () => Iterable<string>,
+): ReadonlyMap<string, Owned> {
+  const changed = new Map<bigint, string[]>();
+  for (const [path, record] of records) {
+    if (record.kind !== 'f') continue;
+    const stat = root.stat(bytesOf(path));
+    if (stat?.kind !== 'file' || stat.links < 2 || isOwnedAs(stat, record)) continue;
+    changed.set(stat.inode, [...(changed.get(stat.inode) ?? []), path]);
+  }
+  const given = new Map<string, Owned>();
+  if (changed.size === 0) return given;
+  for (const { path, record } of recordsOf(lines())) {
+    const inode = record?.kind === 'h' ? root.stat(bytesOf(path))?.inode : undefined;
+    if (record === undefined || inode === undefined) continue;
+    const { mode, uid, gid } = record;
+    for (const each of changed.get(inode) ?? []) given.set(each, { mode, uid, gid });
+  }
+  return given;
 }
 
 /** The second file is there only if there was something to settle. */
@@ -309,8 +344,7 @@ function compare(root: Root, path: string, record: ManifestRecord, request: Requ
   if (stat.kind !== KINDS[record.kind]) return `is a ${stat.kind} instead of a ${KINDS[record.kind]}`;
   if (record.kind === 'l')
     return root.readLink(bytesOf(path)).toString('latin1') === record.target ? undefined : 'points elsewhere';
-  if (stat.mode !== record.mode || stat.uid !== record.uid || stat.gid !== record.gid)
-    return 'has another owner or mode';
+  if (!isOwnedAs(stat, record)) return 'has another owner or mode';
   if (record.kind === 'c' || record.kind === 'b')
     return `${stat.major}:${stat.minor}` === record.target ? undefined : 'is another device';
   if (record.kind !== 'f') return undefined;

@@ -188,7 +188,7 @@ line'
       file('opt/deep/y'),
       directory('tmp', { mode: 0o1777 }),
       file('tool', 'program', { mode: 0o4755, uid: 5 }),
-      tarEntry({ name: 'tool2', type: '1', link: 'tool' }),
+      tarEntry({ name: 'tool2', type: '1', link: 'tool', mode: 0o4755, uid: 5, mtime: 1_600_000_000 }),
       directory('gone'),
       file('gone/z'),
       directory('was-dir'),
@@ -282,6 +282,27 @@ line'
         [[], ['l', 'm']],
       );
       for (const chainId of chain) assert.deepEqual(await driver.verifyLayer(op, chainId), []);
+    });
+
+    it('a hard link has the last word about its file, and the layer is whole', async () => {
+      const odd = { mode: 0o4711, uid: 7, gid: 8, mtime: 1_234_567_890 };
+      const [chainId] = await stackOf(
+        tarOf(
+          tarEntry({ name: 'd', type: '5' }),
+          tarEntry({ name: 'd/f', mode: 0o644 }, 'content'),
+          tarEntry({ name: 'way', type: '2', link: 'd' }),
+          tarEntry({ name: 'hard', type: '1', link: 'way/f', ...odd }),
+          tarEntry({ name: 'fifo', type: '6' }),
+          tarEntry({ name: 'fifo2', type: '1', link: 'fifo', ...odd }),
+        ),
+      );
+      for (const name of ['d/f', 'hard']) {
+        const { mode, uid, gid, mtimeMs } = await stat(join(treeOf(chainId), name));
+        assert.deepEqual([mode & 0o7777, uid, gid, mtimeMs], [0o4711, 7, 8, 1_234_567_890_000], name);
+      }
+      assert.deepEqual(await driver.verifyLayer(op, chainId as ChainId), []);
+      sh(`chmod 644 '${join(treeOf(chainId), 'hard')}'`);
+      assert.match((await driver.verifyLayer(op, chainId as ChainId)).join('; '), /"\/d\/f" has another owner or mode/);
     });
 
     it('a hard link into a lower layer copies the file up, and one to nowhere costs the layer', async () => {
