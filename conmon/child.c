@@ -198,7 +198,8 @@ static void __attribute__((noreturn)) run_runtime(struct conmon *c, pid_t monito
 	if (getppid() != monitor)
 		_exit(127);
 	if (!c->log.passthrough) {
-		int in = c->child_in >= 0 ? c->child_in : null_fd;
+		/* Ours is a null device, and the caller's own if that was one: who gives one that nobody can change means it. */
+		int in = c->child_in >= 0 ? c->child_in : STDIN_FILENO;
 		int out = c->child_out >= 0 ? c->child_out : null_fd;
 
 		if (dup2(c->child_err, STDERR_FILENO) < 0 || dup2(in, STDIN_FILENO) < 0 ||

@@ -15,6 +15,7 @@
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 /* A caller may start us with stdio closed; then the first descriptors we open would become stdio. */
@@ -113,6 +114,13 @@ static int await_start(struct conmon *c)
 	return 0;
 }
 
+static bool is_null(int fd)
+{
+	struct stat st;
+
+	return fstat(fd, &st) == 0 && S_ISCHR(st.st_mode) && st.st_rdev == makedev(1, 3);
+}
+
 static int detach(struct conmon *c)
 {
 	int null_fd = -1;
@@ -124,7 +132,8 @@ static int detach(struct conmon *c)
 		return 0;
 	/* The caller waits for its ends of our stdio to close. */
 	null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
-	if (null_fd < 0 || dup2(null_fd, 0) < 0 || dup2(null_fd, 1) < 0 || dup2(null_fd, 2) < 0)
+	if (null_fd < 0 || (!is_null(STDIN_FILENO) && dup2(null_fd, STDIN_FILENO) < 0) || dup2(null_fd, 1) < 0 ||
+	    dup2(null_fd, 2) < 0)
 		return fail(c, errno, "cannot turn stdio to /dev/null");
 	return close(null_fd) < 0 ? fail(c, errno, "cannot close /dev/null") : 0;
 }

@@ -173,6 +173,8 @@ int sys_mount_fs(struct call *c);
 int sys_mount_overlay(struct call *c);
 int sys_mount_bind(struct call *c);
 int sys_unmount(struct call *c);
+/* Where children open a /dev/null that they cannot change. */
+const char *null_device(void);
 
 /* --- sys_seccomp.c */
 int sys_refuse_call(struct call *c);

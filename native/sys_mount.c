@@ -4,11 +4,13 @@
  */
 #define _GNU_SOURCE
 #include <linux/mount.h>
+#include <pthread.h>
 #include <sched.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 
 #include "addon.h"
 
@@ -50,6 +52,43 @@ static int classic_mount(const char *source, const char *target, const char *typ
 			 const char *data)
 {
 	return (int)syscall(SYS_mount, source, target, type, flags, data);
+}
+
+/*
+ * A command in a container gets our /dev/null, and the owner of a device, which is root, may change its mode: by
+ * that descriptor it would be the node's own. So it is one of ours, on a read-only mount that nobody else sees, and
+ * still called /dev/null. -1 where there are no such mounts (before Linux 5.12) or no right to make them.
+ */
+static int mount_null(void)
+{
+	struct mount_attr read_only = { .attr_set = MOUNT_ATTR_RDONLY };
+	CLEAN_FD fs = fs_open("tmpfs");
+	if (fs < 0 || fs_config(fs, FSCONFIG_CMD_CREATE, NULL, NULL) < 0)
+		return -1;
+	CLEAN_FD mount = fs_mount(fs, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC);
+	if (mount < 0 || mkdirat(mount, "dev", 0755) < 0 ||
+	    mknodat(mount, "dev/null", S_IFCHR | 0666, makedev(1, 3)) < 0 ||
+	    fchmodat(mount, "dev/null", 0666, 0) < 0 ||
+	    set_attributes(mount, "", AT_EMPTY_PATH, &read_only) < 0)
+		return -1;
+	return take_fd(&mount);
+}
+
+static char null_path[40] = "/dev/null";
+
+/* The mount stays open; a child has it until it executes. */
+static void find_null(void)
+{
+	int mount = mount_null();
+	if (mount >= 0)
+		snprintf(null_path, sizeof null_path, "/proc/self/fd/%d/dev/null", mount);
+}
+
+const char *null_device(void)
+{
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+	(void)pthread_once(&once, find_null);
+	return null_path;
 }
 
 /* What the kernel says in words about a context, into the call's detail. Keeps errno. */

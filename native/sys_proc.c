@@ -47,6 +47,7 @@ struct spawn {
 	int cgroup_count;
 	int into_cgroup; /* v2 directory, or -1 */
 	char oom[16];    /* '' = leave */
+	const char *null;
 	int error;
 	const char *failed;
 };
@@ -72,7 +73,7 @@ static int place_fds(const struct spawn *s)
 {
 	int parked[FDS_MAX];
 	for (int i = 0; i < s->fds_count; i++) {
-		int source = s->fds[i] < 0 ? open("/dev/null", O_RDWR | O_CLOEXEC) : (int)s->fds[i];
+		int source = s->fds[i] < 0 ? open(s->null, O_RDWR | O_CLOEXEC) : (int)s->fds[i];
 		parked[i] = source < 0 ? -1 : fcntl(source, F_DUPFD_CLOEXEC, s->fds_count);
 		if (parked[i] < 0)
 			return -1;
@@ -279,6 +280,7 @@ int sys_spawn(struct call *c)
 		.fds = a[4].numbers,
 		.fds_count = (int)a[4].count,
 		.leads = a[6].i,
+		.null = null_device(),
 	};
 	if (s.argv == NULL || s.env == NULL)
 		return call_fail(c, "malloc", ENOMEM);

@@ -3,7 +3,7 @@
  * comes from: rejected, or harmless.
  */
 import { assert } from 'chai';
-import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { chmodSync, chownSync, existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { mkdir, readFile, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { waitFor } from './cri-client.ts';
@@ -308,6 +308,38 @@ for (const runtime of RUNTIMES) {
         assert.equal(await sh(node, id, 'stat -c %t:%T /dev/null; cat /proc/keys'), '1:3');
         assert.isTrue(await fails(node, id, 'echo x > /proc/sys/kernel/core_pattern'));
         assert.equal(readFileSync('/proc/sys/kernel/core_pattern', 'utf8'), pattern);
+        await node.cri.removePod(pod.id);
+      });
+    });
+
+    describe('the /dev/null that processes get', () => {
+      const own = (): string => {
+        const { mode, uid, gid, rdev } = statSync('/dev/null');
+        return `${(mode & 0o7777).toString(8)} ${uid}:${gid} ${rdev}`;
+      };
+      // What a container could do without: the node's must be as it was, whatever comes of the tests.
+      afterEach(() => {
+        chmodSync('/dev/null', 0o666);
+        chownSync('/dev/null', 0, 0);
+      });
+
+      it('can be read and written by a command, and not changed', async () => {
+        const [pod, before] = [await node.cri.runPod(), own()];
+        for (const user of [0n, 1000n]) {
+          const id = await idle(node, pod, secured({ runAsUser: { value: user } }));
+          const inside = await sh(
+            node,
+            id,
+            'stat -L -c %t:%T /proc/self/fd/0; cat; echo x >&0 && readlink /proc/self/fd/0',
+          );
+          assert.equal(inside, '1:3\n/dev/null', `user ${user}`);
+          for (const change of ['chmod 600', 'chown 7', 'touch']) {
+            const { stderr, exitCode } = await node.cri.exec(id, ['sh', '-c', `${change} /proc/self/fd/0`]);
+            assert.notEqual(exitCode, 0, `${change} as ${user}`);
+            assert.match(stderr, /Read-only file system/, `${change} as ${user}`);
+          }
+          assert.equal(own(), before, `user ${user}`);
+        }
         await node.cri.removePod(pod.id);
       });
     });
