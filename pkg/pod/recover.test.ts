@@ -1,6 +1,7 @@
 import { assert } from 'chai';
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { mock } from 'node:test';
 import { boom, ground, op, until } from './fake-ground.ts';
 import { fakeContainer, fakePod } from './fake-world.ts';
 import { podSandboxStatus } from './query.ts';
@@ -57,6 +58,24 @@ describe('a mind after a crash', () => {
       assert.deepEqual(at.node.leaks(), []);
     },
   );
+
+  it('serves although something hangs over what is left of a container', async () => {
+    const { id, pod } = await at.running();
+    at.node.node.crashNext('destroyRoot');
+    void at.mind.containers.remove(op(), id);
+    await until(() => at.node.node.dead);
+    const goOn = at.node.node.hangNext('destroyRoot');
+    // Every bound passes at once; without one the start would never end.
+    const atOnce = mock.method(AbortSignal, 'timeout', () => AbortSignal.abort());
+    try {
+      await at.restart();
+    } finally {
+      atOnce.mock.restore();
+    }
+    goOn();
+    await at.mind.pods.remove(op(), pod);
+    assert.deepEqual(at.node.leaks(), []);
+  });
 
   it('destroys only the object of a damaged record (K19)', async () => {
     const { id, pod } = await at.running();

@@ -115,7 +115,7 @@ async function recoverContainer(
   const verdict = decideContainer(record.state, facts, world.clock());
   const orphan = books.sandbox(record.sandboxId) === undefined;
   if (verdict.action === 'destroy' || orphan) {
-    await life.destroy(op, record).catch((cause: unknown) => {
+    await life.destroy(withTimeout(op, limits.recoverCleanUpMs), record).catch((cause: unknown) => {
       op.log.warn('clean-up failed, will retry', { container: record.id, cause: explain(cause) });
     });
     return;
