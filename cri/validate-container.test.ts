@@ -94,6 +94,9 @@ describe('cri/validate-container', () => {
     ],
     ['an absolute log path', container({ logPath: '/etc/cron.d/x' }), 'config.log_path is "/etc/cron.d/x"'],
     ['a log path that climbs', container({ logPath: 'a/../../b.log' }), 'config.log_path is "a/../../b.log"'],
+    ['a log path that is a directory', container({ logPath: 'a/' }), 'config.log_path is "a/"'],
+    ['a log path that is the log directory', container({ logPath: '.' }), 'config.log_path is "."'],
+    ['a log path with a name too long', container({ logPath: `a/${'ü'.repeat(128)}` }), 'config.log_path is "a/ü'],
     ['a log path with NUL', container({ logPath: 'a\0.log' }), 'config.log_path is'],
     [
       'a user by number and by name',

@@ -105,10 +105,17 @@ function checkDevice(device: Device): void {
   checkDeviceRequest(device);
 }
 
-/** Joined to the pod's log directory by root: relative, and never up. */
+/** Linux' own, of one name in a path. */
+const NAME_MAX_BYTES = 255;
+
+/** Joined to the pod's log directory by root: relative, never up, and the name of a file. */
 function checkLogPath(field: string, path: string): void {
-  if (path.length > limits.nameBytes || path.startsWith('/') || hasControl(path) || path.split('/').includes('..')) {
-    throw invalid(field, path, 'want a path relative to the log_directory of the pod, without ".."');
+  const parts = path.split('/');
+  const fits = parts.every((part) => part !== '..' && Buffer.byteLength(part) <= NAME_MAX_BYTES);
+  const isDirectory = path !== '' && ['', '.'].includes(parts.at(-1) ?? '');
+  if (path.length > limits.nameBytes || path.startsWith('/') || hasControl(path) || !fits || isDirectory) {
+    const wanted = `names of at most ${NAME_MAX_BYTES} bytes`;
+    throw invalid(field, path, `want the path of a file relative to the log_directory of the pod: no "..", ${wanted}`);
   }
 }
 

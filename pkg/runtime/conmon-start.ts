@@ -4,7 +4,7 @@
 import { type Stats, writeSync } from 'node:fs';
 import { lstat, unlink } from 'node:fs/promises';
 import { open } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { errnoOf, RuntimeError } from '../base/errors.ts';
 import { limits } from '../base/limits.ts';
 import { within } from '../base/time.ts';
@@ -207,15 +207,21 @@ async function readTail(path: string): Promise<string> {
 }
 
 /**
- * Makes way for the log: what is at its path and is no plain file of one name is removed, so that no monitor writes
- * through a link that somebody put there (kubernetes#44043). @throws FailedPrecondition if a directory is there.
+ * Makes way for the log: what is at its path and is no plain file is removed, so that no monitor writes through a link
+ * that somebody put there (kubernetes#44043), or waits for the reader of a FIFO. So is a file of several names, unless
+ * it may be the log itself. @throws FailedPrecondition if a directory is there, or none to make a file in.
  */
-export async function prepareLogPath(logPath: string): Promise<void> {
+export async function prepareLogPath(logPath: string, log: 'a new one' | 'reopened'): Promise<void> {
   if (logPath === '') return;
   const found = await lstatIfThere(logPath);
-  if (found?.isDirectory() === true)
-    throw new RuntimeError('FailedPrecondition', `cannot log to ${logPath}: it is a directory; remove it`);
-  if (found !== undefined && (!found.isFile() || found.nlink > 1)) await unlink(logPath);
+  const remedy = found?.isDirectory() === true ? 'it is a directory; remove it' : await noDirectoryFor(logPath, found);
+  if (remedy !== undefined) throw new RuntimeError('FailedPrecondition', `cannot log to ${logPath}: ${remedy}`);
+  if (found !== undefined && (!found.isFile() || (log === 'a new one' && found.nlink > 1))) await unlink(logPath);
+}
+
+async function noDirectoryFor(logPath: string, found: Stats | undefined): Promise<string | undefined> {
+  if (found !== undefined || (await lstatIfThere(dirname(logPath))) !== undefined) return undefined;
+  return `there is no directory ${dirname(logPath)}; make it`;
 }
 
 /** What is at the path itself, also if that is a link; undefined if nothing is. */

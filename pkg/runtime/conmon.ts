@@ -77,7 +77,10 @@ export class ConmonMonitor implements Monitor {
     const stage = `${handler.path} create, run by ${handler.monitorPath}`;
     checkAlive(op, stage);
     ensureDirInMemory(this.#exitsDir);
-    const [launcher] = await Promise.all([this.#launcher(handler.monitorCgroup), prepareLogPath(request.logPath)]);
+    const [launcher] = await Promise.all([
+      this.#launcher(handler.monitorCgroup),
+      prepareLogPath(request.logPath, 'a new one'),
+    ]);
     const running = await startMonitor(monitorArgv(request, this.#exitsDir), request, launcher);
     try {
       writeFileSync(join(request.bundle, FILES.monitorPid), String(running.child.pid), { mode: 0o600 });
@@ -135,6 +138,7 @@ export class ConmonMonitor implements Monitor {
         'FailedPrecondition',
         `cannot reopen ${logPath}: no monitor serves its container, so it has ended or its monitor is lost`,
       );
+    await prepareLogPath(logPath, 'reopened');
     const existed = await exists(logPath);
     const bounded = withTimeout(op, limits.logReopenMs);
     try {

@@ -1,9 +1,12 @@
 /** The whole life of a pod, with each runtime and each monitor. */
 import { assert } from 'chai';
-import { readFile, stat } from 'node:fs/promises';
+import { execFileSync } from 'node:child_process';
+import { readFile, stat, writeFile } from 'node:fs/promises';
 import { connect as connectTcp } from 'node:net';
+import { dirname } from 'node:path';
 import { CriError, podConfig, waitFor } from './cri-client.ts';
 import { hasNat, hasRuntime, IMAGE, logLines, type MonitorName, type RuntimeName, TestNode, whole } from './harness.ts';
+import { refusal } from './inside.ts';
 
 const COMBINATIONS: readonly (readonly [RuntimeName, MonitorName])[] = [
   ['runc', 'ours'],
@@ -127,6 +130,39 @@ for (const [runtime, monitor] of COMBINATIONS) {
       assert.match(text, /^stdout terminal/m);
       // gVisor shows a terminal of the host under a name of its own, which has no file.
       if (runtime !== 'runsc') assert.include(text, '/dev/pts/0');
+      await node.cri.removePod(pod.id);
+    });
+
+    it('reopens a log in place of what is none, and says at once what stands in the way', async () => {
+      const pod = await node.cri.runPod();
+      const id = await node.cri.runContainer(pod, IMAGE, {
+        command: ['sh', '-c', 'while sleep 0.05; do echo x; done'],
+      });
+      const { logPath } = await node.cri.container(id);
+      const victim = `${logPath}.victim`;
+      await writeFile(victim, '');
+      const reopen = async (): Promise<unknown> =>
+        await node.cri.rpc.reopenContainerLog({ containerId: id }, { deadlineMs: 5_000 });
+      for (const inTheWay of [`mkfifo ${logPath}`, `ln -s ${victim} ${logPath}`, `ln -s nowhere ${logPath}`]) {
+        execFileSync('sh', ['-c', `rm ${logPath}; ${inTheWay}`]);
+        await reopen();
+        await waitFor(
+          () => logLines(logPath),
+          (lines) => lines.length > 0,
+          `lines in place of: ${inTheWay}`,
+        );
+      }
+      assert.strictEqual(await readFile(victim, 'utf8'), '');
+      for (const [inTheWay, away, said] of [
+        [`mkdir ${logPath}`, `rmdir ${logPath}`, 'it is a directory; remove it'],
+        [`mv ${dirname(logPath)} ${dirname(logPath)}.1`, `mv ${dirname(logPath)}.1 ${dirname(logPath)}`, 'make it'],
+      ]) {
+        execFileSync('sh', ['-c', `rm ${logPath}; ${inTheWay}`]);
+        const error = await refusal(reopen(), said ?? '');
+        assert.strictEqual(error.codeName, 'FailedPrecondition', error.message);
+        execFileSync('sh', ['-c', away ?? '']);
+        await reopen();
+      }
       await node.cri.removePod(pod.id);
     });
 
