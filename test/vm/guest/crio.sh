@@ -29,7 +29,7 @@ has 'monitor_cgroup, the monitor is in that slice' "$(monitor_cgroup "$container
 until_ok 20 has_entry "$container" 'told to the journal'
 said='select(.MESSAGE == "told to the journal") | .CONTAINER_ID == .CONTAINER_ID_FULL[:12]'
 is 'log_to_journald, the journal has what the container says' "$(entries "$container" | jq -r "$said")" true
-has 'log_to_journald, and so has its log' "$(crictl logs "$container")" 'told to the journal'
+soon 'log_to_journald, and so has its log' 'crictl logs "$container"' 'told to the journal'
 own=$(cgroup_of "$container")
 is 'unified-cgroup, files of its cgroup are what the annotation says, in base64 or as it is' \
 	"$(cat "$own/memory.high" "$own/pids.max" | paste -sd' ')" '67108864 123'

@@ -53,6 +53,13 @@ until_ok() { # SECONDS COMMAND…: until it succeeds; seconds of a machine
 	done
 }
 
+prints() { [ "$(eval "$2")" = "$1" ]; } # WANTED COMMAND
+
+soon() { # TITLE COMMAND WANTED: it prints that, if not now then before long; of what somebody else has yet to do
+	until_ok 30 prints "$3" "$2"
+	is "$1" "$(eval "$2")" "$3"
+}
+
 serving() { until_ok 120 crictl version; }
 
 start_berth() { # with an image
@@ -80,7 +87,14 @@ run() { # the same, and starts it
 	id=$(container "$@") && crictl start "$id" >/dev/null && echo "$id"
 }
 
-pid_of() { crictl inspect "$1" | jq .info.pid; }
+is_itself() { case $(readlink "/proc/$1/exe") in *runc* | *crun*) false ;; esac; }
+
+pid_of() { # of a container that was started: the runtime becomes its program, with its labels, a moment later
+	local pid
+	pid=$(crictl inspect "$1" | jq .info.pid)
+	until_ok 10 is_itself "$pid"
+	echo "$pid"
+}
 
 cgroup_of() { echo "$CGROUPS$(cut -d: -f3 "/proc/$(pid_of "$1")/cgroup")"; }
 
@@ -89,6 +103,10 @@ scope_of() { # crun puts the processes a level below the scope
 	directory=$(cgroup_of "$1")
 	echo "${directory%/container}"
 }
+
+scopes() { systemctl list-units --no-legend --no-pager 'berth-*.scope' 'crio-*.scope'; }
+
+slices() { systemctl list-units --no-legend --no-pager '*berth*.slice'; }
 
 state() { crictl inspect "$1" | jq -r '.status | "\(.state | sub("CONTAINER_"; "")) \(.reason) \(.exitCode)"'; }
 

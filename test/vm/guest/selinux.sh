@@ -78,6 +78,7 @@ is 'and writes it' \
 	"$(inside "$volumes" sh -c 'echo more >>/asked/below/note && cat /asked/below/note' | paste -sd' ')" 'asked more'
 denied() { dmesg | grep -E "avc: +denied.*$1" | tail -n 1; }
 has 'not one of the host' "$(inside "$volumes" cat /kept/below/note)" 'Permission denied'
+until_ok 30 eval "denied 'scontext=[^ ]*:container_t:[^ ]* tcontext=[^ ]*:var_t:' | grep -q ."
 has 'which the kernel tells' "$(denied 'scontext=[^ ]*:container_t:[^ ]* tcontext=[^ ]*:var_t:')" permissive=0
 stranger=$(run "$other" other stranger '["sleep", "1000"]' '{"mounts": [
 	{"container_path": "/asked", "host_path": "/srv/asked"}]}')
