@@ -20,7 +20,10 @@ function mirror(): string {
 export function debootstrap(suite: string, packages: readonly string[], directory: string): void {
   const kept = join(CACHE, 'packages');
   mkdirSync(kept, { recursive: true });
-  run('debootstrap', [
+  // It mounts /proc there, which would stay if it were killed, and nobody could delete the directory.
+  run('unshare', [
+    '--mount',
+    'debootstrap',
     '--variant=minbase',
     `--cache-dir=${kept}`,
     `--include=${packages.join(',')}`,
