@@ -21,7 +21,8 @@ export type KubernetesName = keyof typeof KUBERNETES;
 const AROUND = ['kube-apiserver', 'kube-controller-manager', 'kube-scheduler', 'kubectl', 'kube-proxy'] as const;
 /** What node conformance takes: its specs, what runs several of them at a time, and the program of its images. */
 const CONFORMANCE = ['e2e_node.test', 'ginkgo', 'agnhost'] as const;
-export type KubernetesProgram = (typeof AROUND)[number] | (typeof CONFORMANCE)[number] | 'kubelet';
+/** With those of which one suite or another takes no more. */
+export type KubernetesProgram = (typeof AROUND)[number] | (typeof CONFORMANCE)[number] | 'kubelet' | 'kubeadm';
 /** Packages that are not ./cmd/NAME. */
 const ELSEWHERE: Readonly<Partial<Record<KubernetesProgram, string>>> = {
   'e2e_node.test': './test/e2e_node',

@@ -32,7 +32,7 @@ const INSTALL_MS = 300_000;
 /** What runs where nobody says what: all that fits into ten minutes. */
 const USUAL = ['smoke', 'apparmor', 'crio', 'oom', 'package', 'shutdown', 'e2e', 'critest'];
 /** What else there is where all is asked for. */
-const MORE = ['manual', 'kubeadm', 'oom-upstream', 'selinux'];
+const MORE = ['manual', 'kubeadm', 'kubelet', 'oom-upstream', 'selinux'];
 /** Suites that say nothing about the runtime, or try all of them. */
 const WITHOUT_RUNTIME: ReadonlySet<string> = new Set(['package', 'manual', 'kubeadm', 'e2e']);
 

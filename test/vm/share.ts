@@ -5,8 +5,8 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { publishImages } from '../conformance/images.ts';
 import { goPrograms } from '../conformance/programs.ts';
+import { type KubernetesProgram, makeKubernetes, programOf } from '../cluster/programs.ts';
 import { contentOf, made } from './cache.ts';
-import { kubeadm } from './kubeadm.ts';
 import { SHARE } from './machine.ts';
 
 const ROOT = join(import.meta.dirname, '../..');
@@ -14,6 +14,7 @@ const ROOT = join(import.meta.dirname, '../..');
 const SHIPPED = ['berth.cjs', 'unpack-worker.cjs', 'lib', 'embedded-image', 'bin'];
 /** Packages that check, build or measure: most of node_modules, and no test imports them. */
 const TOOLS = /node_modules\/(@biomejs|@esbuild|@oxc|@oxlint|@typescript|knip|node-linux|oxc-|typescript|zod)/;
+const KUBERNETES = '1.36';
 /** A port in the guest, which has nothing else on its loopback. */
 const REGISTRY = '127.0.0.1:25987';
 
@@ -25,11 +26,12 @@ export interface Needs {
   readonly installs: 'tree' | 'package' | 'nothing';
   /** The sources, with what the end-to-end tests import. */
   readonly sources?: true;
-  readonly kubeadm?: true;
+  /** A program of Kubernetes, built from the Go proxy: some minutes of both processors, once. */
+  readonly kubernetes?: KubernetesProgram;
 }
 
 /** Copies, since a guest must not see files change that it reads. */
-export async function fillShare({ critest, installs, sources, kubeadm: wanted }: Needs): Promise<void> {
+export async function fillShare({ critest, installs, sources, kubernetes }: Needs): Promise<void> {
   rmSync(SHARE, { recursive: true, force: true });
   for (const each of ['berth/build', 'out']) mkdirSync(join(SHARE, each), { recursive: true });
   for (const each of SHIPPED)
@@ -40,7 +42,10 @@ export async function fillShare({ critest, installs, sources, kubeadm: wanted }:
   copyFileSync(join(ROOT, 'docs/INSTALL.md'), join(SHARE, 'INSTALL.md'));
   if (installs !== 'tree') cpSync(await packages(), join(SHARE, 'packages'), { recursive: true });
   if (sources === true) copySources(join(SHARE, 'sources'));
-  if (wanted === true) copyFileSync(await kubeadm(), join(SHARE, 'kubeadm'));
+  if (kubernetes !== undefined) {
+    makeKubernetes(KUBERNETES, [kubernetes]);
+    copyFileSync(programOf(KUBERNETES, kubernetes), join(SHARE, kubernetes));
+  }
   const programs = goPrograms();
   copyFileSync(programs.crictl, join(SHARE, 'crictl'));
   if (!critest) return;

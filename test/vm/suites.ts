@@ -63,7 +63,8 @@ export const SUITES: readonly Suite[] = [
   },
   script('package', 10 * MINUTE_MS, { installs: 'nothing' }),
   script('manual', 10 * MINUTE_MS, { installs: 'nothing' }),
-  script('kubeadm', 5 * MINUTE_MS, { installs: 'package', kubeadm: true }),
+  script('kubeadm', 5 * MINUTE_MS, { installs: 'package', kubernetes: 'kubeadm' }),
+  script('kubelet', 15 * MINUTE_MS, { installs: 'package', kubernetes: 'kubelet' }),
   { name: 'critest', needs: { critest: true, installs: 'package' }, again: onlySpecs, run: critest },
 ];
 
