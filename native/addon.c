@@ -16,7 +16,7 @@ static const struct function functions[] = {
 	{ "pidfdOpen", "i", 'n', ANYWHERE, sys_pidfd_open },
 	{ "pidfdSignal", "ii", 'v', ANYWHERE, sys_pidfd_signal },
 	{ "pidfdReap", "i", 'N', ANYWHERE, sys_pidfd_reap },
-	{ "hasZombie", "", 'n', ANYWHERE, sys_has_zombie },
+	{ "endedChildren", "", 'N', ANYWHERE, sys_ended_children },
 	{ "setSubreaper", "", 'v', ANYWHERE, sys_set_subreaper },
 	{ "favourThread", "i", 'v', ONLY_SYNC, sys_favour_thread },
 	{ "pinNamespaces", "SSsSS", 'v', ONLY_ASYNC, sys_pin_namespaces },

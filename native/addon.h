@@ -159,7 +159,7 @@ int sys_spawn(struct call *c);
 int sys_pidfd_open(struct call *c);
 int sys_pidfd_signal(struct call *c);
 int sys_pidfd_reap(struct call *c);
-int sys_has_zombie(struct call *c);
+int sys_ended_children(struct call *c);
 int sys_set_subreaper(struct call *c);
 int sys_favour_thread(struct call *c);
 int sys_pin_namespaces(struct call *c);

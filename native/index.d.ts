@@ -47,8 +47,11 @@ export interface Calls {
   pidfdSignal(pidfd: number, signal: number): void;
   /** Reaps our own child: CLD_* code and status. EAGAIN while it runs, ECHILD if it is not ours. */
   pidfdReap(pidfd: number): BigInt64Array;
-  /** 1 if a child of ours, of whichever thread, has ended and was not reaped; else 0. */
-  hasZombie(): number;
+  /**
+   * Pids of children of ours, of whichever thread, that have ended and were not reaped; undefined where some have, and
+   * the kernel does not tell which (CONFIG_PROC_CHILDREN).
+   */
+  endedChildren(): BigInt64Array | undefined;
   setSubreaper(): void;
   /**
    * The nice value of the calling thread alone; not of threads and children that it makes. Only favourThreadSync makes

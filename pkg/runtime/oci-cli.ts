@@ -60,16 +60,18 @@ export class OciCli implements OciRuntime {
   }
 
   async delete(op: Op, id: ContainerId): Promise<void> {
-    const result = await whileReaping(() => this.#run(op, 'delete', ['delete', '--force', id])).catch(
-      (cause: unknown) => {
+    // Runsc waits five seconds for the process that served the container's files to vanish, which comes to us when its
+    // monitor has ended.
+    const result = await orphans
+      .whileReaping(() => this.#run(op, 'delete', ['delete', '--force', id]))
+      .catch((cause: unknown) => {
         if (!isCode(cause, 'NotFound')) throw cause;
         op.log.warn('the runtime of what is to go is not on this node any more; its processes end with their cgroup', {
           container: id,
           cause: explain(cause),
         });
         return undefined;
-      },
-    );
+      });
     // What such a runtime noted is a directory in memory, and nobody will ask for it again.
     if (result === undefined) await rm(join(this.handler.root, id), { recursive: true, force: true });
     else if (result.exitCode !== 0 && (await this.#hasState(id))) throw this.#failure(id, 'delete', result);
@@ -325,36 +327,6 @@ export function startsContainer(words: readonly string[], id: ContainerId): bool
 export function stateIds(names: readonly string[]): ContainerId[] {
   return [...new Set(names.flatMap((name) => /^([0-9a-f]{64})(?![0-9a-f])/.exec(name)?.[1] ?? []))] as ContainerId[];
 }
-
-/**
- * Does `work` with every zombie of ours taken at once: one in a container's PID namespace keeps the container's first
- * process from ending, and runsc waits five seconds for the process that served the container's files to vanish, which
- * comes to us when its monitor has ended.
- */
-async function whileReaping<T>(work: () => Promise<T>): Promise<T> {
-  let again: NodeJS.Timeout | undefined;
-  let soon: NodeJS.Immediate | undefined;
-  const reap = (): void => {
-    soon = undefined;
-    clearTimeout(again);
-    // What is left may be a child that is just being started, of which no further signal comes.
-    again = orphans.reap() > 0 ? setTimeout(reap, REAP_AGAIN_MS) : undefined;
-  };
-  // Whoever waits for a child of his takes it first.
-  const onChild = (): void => void (soon ??= setImmediate(reap));
-  process.on('SIGCHLD', onChild);
-  try {
-    reap();
-    return await work();
-  } finally {
-    process.off('SIGCHLD', onChild);
-    clearImmediate(soon);
-    clearTimeout(again);
-  }
-}
-
-/** Those that came to us while we looked end as soon. */
-const REAP_AGAIN_MS = 10;
 
 function isLiving(pid: number): boolean {
   const ref = processes.refOf(pid);

@@ -3,11 +3,9 @@
  * that is how `runtime exec --detach` hands us the process it made (claim), and how strays would pile up as zombies if
  * nobody took them (reap).
  */
-import { readdirSync } from 'node:fs';
 import type { Child, OrphanClaim } from '../ports/kernel.ts';
 import { addon, attempt, errnoBehind } from './addon.ts';
 import { close } from './descriptors.ts';
-import { readFiles } from './kernel-files.ts';
 import { listProcesses, type ProcessStat, readStats } from './processes.ts';
 import { isAwaited, openStarts, watchChild } from './spawn.ts';
 
@@ -54,19 +52,15 @@ let suspects: ReadonlyMap<string, ReadonlySet<object>> = new Map();
  */
 export function reap(): number {
   const left = new Map<string, ReadonlySet<object>>();
-  if (!hasZombie()) {
-    suspects = left;
-    return 0;
-  }
-  const open: ReadonlySet<object> = new Set([...claims, ...openStarts()]);
-  let children: readonly ProcessStat[];
+  let ended: readonly ProcessStat[];
   try {
-    children = readStats(ownChildren().filter((each) => !isAwaited(each)));
+    ended = endedChildren();
   } catch {
     // Out of descriptors, for one: nobody can tell, and a timer that throws would end the daemon.
     return Math.max(1, suspects.size);
   }
-  for (const { pid, startTicks, state } of children) {
+  const open: ReadonlySet<object> = new Set([...claims, ...openStarts()]);
+  for (const { pid, startTicks, state } of ended) {
     if (state !== 'Z') continue;
     const key = `${pid}:${startTicks}`;
     const claimants = suspects.get(key) ?? open;
@@ -77,9 +71,17 @@ export function reap(): number {
   return left.size;
 }
 
-/** Whether it is worth to list our children, for which the kernel wants three calls for each thread of ours. */
-function hasZombie(): boolean {
-  return attempt('look for children that have ended', (native) => native.hasZombieSync()) !== 0;
+/**
+ * Of our children that have ended, those that nobody waits for. The kernel is asked about each in one call: a node with
+ * hundreds of pods has hundreds of monitors below us, and some child ends many times a second.
+ */
+function endedChildren(): readonly ProcessStat[] {
+  const pids = attempt('look for children that have ended', (native) => native.endedChildrenSync());
+  if (pids === undefined)
+    // Without CONFIG_PROC_CHILDREN.
+    return listProcesses().filter(({ pid, parentPid }) => parentPid === process.pid && !isAwaited(pid));
+  const strays = Array.from(pids, Number).filter((pid) => !isAwaited(pid));
+  return strays.length === 0 ? [] : readStats(strays);
 }
 
 function take(pid: number): void {
@@ -94,26 +96,46 @@ function take(pid: number): void {
   }
 }
 
-/** Children hang on the thread that made or adopted them. */
-function ownChildren(): number[] {
-  const threads = readdirSync('/proc/self/task');
-  const lists = readFiles(
-    threads.map((thread) => `/proc/self/task/${thread}/children`),
-    1024 * 1024,
-  );
-  if (lists.every((list) => list === null))
-    return listProcesses()
-      .filter((each) => each.parentPid === process.pid)
-      .map((each) => each.pid); // Without CONFIG_PROC_CHILDREN.
-  return lists.flatMap((list) =>
-    list === null
-      ? []
-      : list
-          .toString('latin1')
-          .split(' ')
-          .filter((text) => text !== '')
-          .map(Number),
-  );
+/** Those who want every zombie taken at once, and how the one look for them all is planned. */
+const hurried = {
+  by: 0,
+  soon: undefined as NodeJS.Immediate | undefined,
+  again: undefined as NodeJS.Timeout | undefined,
+};
+
+/** Those that came to us while we looked end as soon. */
+const REAP_AGAIN_MS = 10;
+
+/**
+ * Does `work` with every zombie of ours taken at once, as `reap` does: one in a container's PID namespace keeps the
+ * container's first process from ending. However many do so at a time, each child that ends is looked for once.
+ */
+export async function whileReaping<T>(work: () => Promise<T>): Promise<T> {
+  if (hurried.by++ === 0) process.on('SIGCHLD', reapSoon);
+  try {
+    reapNow();
+    return await work();
+  } finally {
+    if (--hurried.by === 0) {
+      process.off('SIGCHLD', reapSoon);
+      clearImmediate(hurried.soon);
+      clearTimeout(hurried.again);
+      hurried.soon = undefined;
+    }
+  }
+}
+
+/** Whoever waits for a child of his takes it first. */
+function reapSoon(): void {
+  hurried.soon ??= setImmediate(reapNow);
+}
+
+function reapNow(): void {
+  clearImmediate(hurried.soon);
+  clearTimeout(hurried.again);
+  hurried.soon = undefined;
+  // What is left may be a child that is just being started, of which no further signal comes.
+  hurried.again = reap() > 0 ? setTimeout(reapNow, REAP_AGAIN_MS) : undefined;
 }
 
 /** Orphans among our descendants become our children instead of init's (prctl PR_SET_CHILD_SUBREAPER). */

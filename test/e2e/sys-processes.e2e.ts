@@ -190,6 +190,50 @@ describe('sys spawn beside reapOrphans', () => {
   });
 });
 
+describe('sys reaping', () => {
+  useSysGround();
+
+  /** A shell that leaves us a child of its own, and says its number. */
+  const orphan = async (does: string): Promise<number> => {
+    const { stdout } = await run('/bin/sh', '-c', `(exec ${does}) >/dev/null 2>&1 & echo $!`);
+    return Number(stdout.toString());
+  };
+  const state = (pid: number): string => sys.processes.readStats([pid])[0]?.state ?? 'gone';
+
+  it('takes those that have ended, and leaves the living and those that somebody waits for', async () => {
+    sys.orphans.becomeSubreaper();
+    const living = await Promise.all(Array.from({ length: 20 }, () => orphan('sleep 1000')));
+    const ended = await Promise.all(Array.from({ length: 20 }, () => orphan('true')));
+    try {
+      await eventually('all have ended', () => ended.every((pid) => state(pid) === 'Z' || state(pid) === 'gone'));
+      const awaited = await sys.spawn({ argv: ['/bin/true'] });
+      await eventually('the awaited one has ended', () => state(awaited.pid) === 'Z');
+      assert.strictEqual(sys.orphans.reap(), 0);
+      assert.deepEqual([...new Set(ended.map(state))], ['gone']);
+      assert.deepEqual(await awaited.exited, { kind: 'exited', code: 0 });
+      assert.deepEqual([...new Set(living.map(state))], ['S']);
+    } finally {
+      for (const pid of living) process.kill(pid, 'SIGKILL');
+      await eventually('all are gone', () => sys.orphans.reap() === 0 && living.every((pid) => state(pid) === 'gone'));
+    }
+  });
+
+  it('at once looks once for each child that ends, however many want it', async () => {
+    const before = process.listenerCount('SIGCHLD');
+    const gate = Promise.withResolvers<void>();
+    const all = Array.from({ length: 100 }, () => sys.orphans.whileReaping(() => gate.promise));
+    try {
+      assert.strictEqual(process.listenerCount('SIGCHLD'), before + 1);
+      const pid = await orphan('true');
+      await eventually('it is taken without being asked for', () => state(pid) === 'gone');
+    } finally {
+      gate.resolve();
+      await Promise.all(all);
+    }
+    assert.strictEqual(process.listenerCount('SIGCHLD'), before);
+  });
+});
+
 describe('sys capture', () => {
   useSysGround();
 
