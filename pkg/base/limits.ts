@@ -229,6 +229,13 @@ export const limits = {
   containerCreateMs: 5 * 60_000,
   /** StopPodSandbox and RemovePodSandbox: kills, then CNI DEL. */
   podStopMs: 4 * 60_000,
+  /**
+   * Pods whose containers are being ended at once. That takes processors, and what follows, the network, waits for the
+   * kernel mostly: of a hundred pods that leave at once, the first are at their network while the last are ended.
+   */
+  podStopsCount: 8,
+  /** Containers that take longer to end wait for something else than a processor: a device, a disk. */
+  podStopTurnMs: 1_000,
   /** Before a clean-up that failed is tried again: what was busy for a moment is free then. Doubled each time. */
   cleanUpFirstPauseMs: 1_000,
   /** The longest such pause: who has mended a plugin should not wait longer, and a try costs a process or two. */

@@ -1,4 +1,6 @@
 import { assert } from 'chai';
+import type { SandboxId } from '../base/ids.ts';
+import { limits } from '../base/limits.ts';
 import { boom, fails, ground, op, until } from './fake-ground.ts';
 import { fakeContainer, fakePod } from './fake-world.ts';
 import { containerStatus, podSandboxStatus } from './query.ts';
@@ -109,6 +111,26 @@ describe("the mind's sandboxes", () => {
     assert.strictEqual(containerStatus(at.mind.containers.get(id)).exitCode, 137);
     assert.deepEqual(seen, ['stopped sandbox', 'stopped container']);
     assert.strictEqual(at.node.networks.size, 0);
+  });
+
+  it('ends the containers of some pods at a time: the first are at their network while others wait', async () => {
+    const pods: SandboxId[] = [];
+    for (let i = 0; i <= limits.podStopsCount; i++) {
+      const pod = await at.mind.pods.run(op(), fakePod(`web-${i}`), '');
+      await at.mind.containers.start(op(), await at.mind.containers.create(op(), pod, fakeContainer()));
+      pods.push(pod);
+    }
+    const drained = Promise.withResolvers<void>();
+    at.node.node.drainGate = drained.promise;
+    const stages: string[] = [];
+    const stops = pods.map((pod) =>
+      at.mind.pods.stop({ ...op(), stage: (what) => void stages.push(`${pods.indexOf(pod)} ${what}`) }, pod),
+    );
+    await until(() => stages.includes(`${limits.podStopsCount} wait for a turn to stop`));
+    assert.strictEqual(at.mind.pods.get(pods.at(-1) ?? '').state.phase, 'ready', 'it can be used until its turn comes');
+    drained.resolve();
+    await Promise.all(stops);
+    assert.deepEqual([...new Set(at.mind.pods.list().map(({ state }) => state.phase))], ['stopped']);
   });
 
   it('stays stopping when the network cannot be given back, and tries again', async () => {

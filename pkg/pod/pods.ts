@@ -12,6 +12,7 @@ import { type ContainerId, newSandboxId, quote, type SandboxId } from '../base/i
 import { limits } from '../base/limits.ts';
 import { detached, type Op, withLog } from '../base/op.ts';
 import { KeyedMutex, together } from '../base/sync.ts';
+import { Turns } from '../base/turns.ts';
 import { buildPauseSpec, cgroupsPathFor, podSysctls, stringifySpec } from '../spec/index.ts';
 import { nextSandbox } from '../state/index.ts';
 import { type Books, isVisible, sandboxKey, saveOrAdopt } from './books.ts';
@@ -61,6 +62,8 @@ export class SandboxKeeper implements Pods {
   readonly #ends = new Flights<string, void>('goes on', limits.podStopMs);
   /** Changes of records that are there: a pod that stops gets no cgroup again from an update under way. */
   readonly #changes = new KeyedMutex<SandboxId>();
+  /** Of those whose containers are being ended. */
+  readonly #stops = new Turns(limits.podStopsCount, limits.podStopTurnMs, 'wait for a turn to stop');
   /** Pods that take ids of the node do so one after another. */
   readonly #choices = new KeyedMutex<SandboxId | 'ids'>();
 
@@ -386,15 +389,23 @@ export class SandboxKeeper implements Pods {
     if (found.state.phase === 'creating') await this.#runs.settled(sandboxKey(found.config.metadata));
     const record = this.#books.sandbox(id);
     if (record === undefined || record.state.phase === 'stopped' || record.state.phase === 'removing') return;
+    const turn = await this.#stops.take(op, 'stop');
+    const stopping = await this.#endContainers(op, record).finally(turn);
+    await releaseSandbox(op, this.#world, remainsOf(this.#world, stopping));
+    await failpoint('sandbox.released.after');
+    await this.#apply(this.#books.sandbox(id) ?? stopping, 'released');
+  }
+
+  /** The record, which says that the pod is stopping, and then all containers. */
+  async #endContainers(op: Op, record: SandboxRecord): Promise<SandboxRecord> {
+    const { id } = record;
     const stopping = await this.#changes.run(id, () => this.#apply(this.#books.sandbox(id) ?? record, 'stop'));
     await failpoint('sandbox.stopping.after');
     op.stage('give up containers in the making');
     await this.#containers.giveUpMaking(id);
     op.stage('stop containers');
     await together(this.#books.containersOf(id).map((container) => this.#containers.stop(op, container.id, 0)));
-    await releaseSandbox(op, this.#world, remainsOf(this.#world, stopping));
-    await failpoint('sandbox.released.after');
-    await this.#apply(this.#books.sandbox(id) ?? stopping, 'released');
+    return stopping;
   }
 
   async #remove(op: Op, id: SandboxId): Promise<void> {
