@@ -8,6 +8,7 @@ import { memoryKb } from './ground.ts';
 import { type Bench, podUp, turned } from './life.ts';
 import { costing, kubeletMinute } from './processor.ts';
 import { type Report, rowAt } from './report.ts';
+import { type Rounds, roundsOf } from './rounds.ts';
 import type { Own, Target } from './targets.ts';
 
 /** Calls that take microseconds in long bursts; those that read thousands of files in short ones. */
@@ -16,8 +17,8 @@ const LISTS = [
   { rpcs: ['ListContainerStats', 'ListPodSandboxStats'], rounds: 20, burst: 3 },
 ] as const;
 /** For so long a target is asked one thing in all; some take seconds for one list of statistics. */
-const ASKED_MS = 15_000;
-const RESTARTS = 5;
+const ASKED_MS = 6_000;
+const RESTARTS: Rounds = { most: 5, ms: 15_000 };
 /** Each takes seconds, and differs little. */
 const MASSES = 3;
 /** More are not made or removed all at once, but some at a time: all at once would be minutes of nothing else. */
@@ -29,6 +30,8 @@ const SETTLE_MS = 2_000;
 
 /** How long nobody asks anything, to see what a daemon does by itself. */
 const IDLE_MS = 10_000;
+/** It takes a minute of twenty, so that not every number of pods has it: the largest ones. */
+const ASKED_SERIES = 2;
 /** One in so many pods has an exec probe. */
 const PROBED = 3;
 
@@ -42,21 +45,28 @@ export async function crowd(bench: Bench, parts: ReadonlySet<string>, counts: re
   if (parts.has('restart')) await starts(bench);
   if (parts.has('memory')) await memory(bench, 'daemon PSS, idle');
   const pods = new Map<Target, readonly string[]>();
-  for (const count of [...counts].sort((a, b) => a - b)) {
+  const series = [...counts].sort((a, b) => a - b);
+  for (const count of series) {
     const rounds = parts.has('mass') && count <= MANY ? MASSES : 1;
     for (let i = 1; i <= rounds; i++) {
       for (const target of turned(targets, i)) pods.set(target, await come(bench, target, count));
-      if (i === rounds) await standing(bench, parts, count);
+      if (i === rounds) await standing(bench, parts, count, series.slice(-ASKED_SERIES));
       for (const target of turned(targets, i)) await leave(bench, target, pods.get(target) ?? []);
     }
   }
-  report.addSlopes(counts);
+  report.addSlopes();
 }
 
-/** What is measured while all pods stand. */
-async function standing(bench: Bench, parts: ReadonlySet<string>, count: number): Promise<void> {
+/** What is measured while all pods stand; with these numbers of pods also what a kubelet's minute costs. */
+async function standing(
+  bench: Bench,
+  parts: ReadonlySet<string>,
+  count: number,
+  asked: readonly number[],
+): Promise<void> {
   if (parts.has('memory')) await memory(bench, rowAt('daemon PSS', count), count);
   if (parts.has('idle')) await idle(bench, count);
+  if (parts.has('idle') && asked.includes(count)) await kubelet(bench, count);
   if (parts.has('lists')) await lists(bench, count);
   // Thousands of calls within a minute: as bad as it gets.
   if (parts.has('memory') && parts.has('lists')) await memory(bench, rowAt('daemon PSS after the lists', count));
@@ -93,7 +103,7 @@ async function timedMass<T, R>(
   return results;
 }
 
-/** What the daemons cost while nobody asks them, and while a kubelet does; both at the same time, on their own. */
+/** What the daemons cost while nobody asks them; both at the same time. */
 async function idle({ targets, report, say }: Bench, count: number): Promise<void> {
   say(`nobody asks, ${count} pods`);
   await sleep(SETTLE_MS);
@@ -102,6 +112,10 @@ async function idle({ targets, report, say }: Bench, count: number): Promise<voi
       costing(report, target, rowAt(`processor time of ${IDLE_MS / 1e3} s at rest`, count), () => sleep(IDLE_MS)),
     ),
   );
+}
+
+/** What they cost while a kubelet asks. */
+async function kubelet({ targets, report, say }: Bench, count: number): Promise<void> {
   say(`a kubelet asks, ${count} pods`);
   await Promise.all(
     targets.map(async (target) => {
@@ -195,8 +209,8 @@ async function starts({ targets, report, ground, say }: Bench): Promise<void> {
 
 /** From the start of the process after a kill -9 until every pod is listed ready and every container running. */
 async function restarts({ targets, report, say }: Bench, count: number): Promise<void> {
-  for (let i = 0; i < RESTARTS; i++) {
-    say(`restart ${i}/${RESTARTS}`);
+  for (const i of roundsOf(RESTARTS)) {
+    say(`restart ${i}/${RESTARTS.most}`);
     for (const { own, column, cri } of turned(targets, i)) {
       const name = rowAt('restart', count);
       if (own === undefined) report.lacks(column, name, 'unknown');

@@ -8,6 +8,7 @@ import { Floor } from './floor.ts';
 import { costing } from './processor.ts';
 import { type Ground, PLAIN } from './ground.ts';
 import type { Report } from './report.ts';
+import { type Rounds, roundsOf } from './rounds.ts';
 import type { RuntimeProgram } from './programs.ts';
 import { type Own, SERVICE, type Target } from './targets.ts';
 
@@ -20,9 +21,9 @@ export interface Bench {
   readonly say: (text: string) => void;
 }
 
-const LIFE_ROUNDS = 60;
+const LIFE_ROUNDS: Rounds = { most: 60, ms: 60_000 };
 const WARM_UP_ROUNDS = 3;
-const PARALLEL_ROUNDS = 6;
+const PARALLEL_ROUNDS: Rounds = { most: 6, ms: 40_000 };
 const EXECS = 3;
 
 /** Floor and targets take turns; who begins changes with each round. */
@@ -36,8 +37,8 @@ export async function lives({ ground, targets, report, runtime, say }: Bench): P
     (into) => floor.round(into),
     ...targets.map((target) => (into: Report) => life(target, ground.image, into)),
   ];
-  for (let i = 0; i < LIFE_ROUNDS; i++) {
-    if (i % 10 === 0) say(`life ${i}/${LIFE_ROUNDS}`);
+  for (const i of roundsOf(LIFE_ROUNDS)) {
+    if (i % 10 === 0) say(`life ${i}/${LIFE_ROUNDS.most}`);
     for (const round of turned(rounds, i)) await round(report);
   }
   await berth.removePod(pod.id);
@@ -93,8 +94,8 @@ async function timed(target: Target, image: string, report: Report): Promise<voi
  * blocked meanwhile.
  */
 export async function parallel({ ground, targets, report, say }: Bench): Promise<void> {
-  for (let i = 0; i < PARALLEL_ROUNDS; i++) {
-    say(`parallel ${i}/${PARALLEL_ROUNDS}`);
+  for (const i of roundsOf(PARALLEL_ROUNDS)) {
+    say(`parallel ${i}/${PARALLEL_ROUNDS.most}`);
     for (const count of [10, 20]) {
       for (const target of turned(targets, i)) {
         if (target.column === 'berth') await loopDelayMs(target);

@@ -51,20 +51,22 @@ export class Report {
   }
 
   /**
-   * For each row of a series over numbers of pods (`rowAt`), what one pod more costs, from the fewest to the most.
+   * For each series of rows over numbers of pods (`rowAt`), what one pod more costs, from the fewest to the most that
+   * it has.
    */
-  addSlopes(counts: readonly number[]): void {
-    const [few, many] = [Math.min(...counts), Math.max(...counts)];
-    if (few === many) return;
-    for (const [name, { unit, samples }] of this.#rows) {
-      const base = /^(.*), (\d+) pods$/.exec(name);
-      if (base === null || Number(base[2]) !== few) continue;
-      const last = this.#rows.get(rowAt(base[1]!, many))?.samples;
-      for (const [column, values] of samples) {
-        const top = last?.get(column);
-        if (top === undefined) continue;
+  addSlopes(): void {
+    const names = Array.from(this.#rows.keys(), (name) => /^(.*), (\d+) pods$/.exec(name)).filter(
+      (name) => name !== null,
+    );
+    for (const [series = '', rows] of Map.groupBy(names, ([, name]) => name)) {
+      const counts = rows.map(([, , count]) => Number(count));
+      const [few, many] = [Math.min(...counts), Math.max(...counts)];
+      const [first, last] = [few, many].map((count) => this.#rows.get(rowAt(series, count)));
+      for (const [column, values] of first?.samples ?? []) {
+        const top = last?.samples.get(column);
+        if (top === undefined || few === many) continue;
         const perPod = (percentile(top, 0.5) - percentile(values, 0.5)) / (many - few);
-        this.add(column, `${base[1]}, each pod more`, perPod, unit);
+        this.add(column, `${series}, each pod more`, perPod, first?.unit);
       }
     }
   }
