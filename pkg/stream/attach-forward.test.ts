@@ -1,8 +1,17 @@
 import { assert } from 'chai';
 import type { IncomingMessage } from 'node:http';
+import { mock } from 'node:test';
 import { SpdyClient, type SpdyClientStream } from './fake-client.ts';
 import { ask, channels, opened, spdy, stdio, streamGround, STREAMS, tunnel, until } from './fake-ground.ts';
 import { CONTAINER, POD } from './fake-pod.ts';
+
+/** As until, while time passes for the server. */
+async function tickUntil(condition: () => boolean, what: string): Promise<void> {
+  await until(() => {
+    mock.timers.tick(100);
+    return condition();
+  }, what);
+}
 
 describe('the stream server', () => {
   const ground = streamGround();
@@ -136,6 +145,34 @@ describe('the stream server', () => {
       data.reset();
       await error.ended;
       assert.strictEqual(ground.pod.running.size, 0);
+      client.close();
+    });
+
+    it('gives up the streams of a connection that is over, although the client ends none', async () => {
+      mock.timers.enable({ apis: ['setTimeout'] });
+      try {
+        const client = await spdy(await url(), PORTS);
+        const error = await client.open({ streamType: 'error', port: '13', requestID: '1' });
+        const data = await client.open({ streamType: 'data', port: '13', requestID: '1' });
+        assert.strictEqual(await data.all(), 'hello');
+        // First the pod is given time for what the client may say yet, then the client for ending its part.
+        await tickUntil(() => client.seen.some((each) => each === `3:${data.id}`), 'the data stream to be given up');
+        await tickUntil(() => client.seen.some((each) => each === `3:${error.id}`), 'the error stream to be given up');
+        assert.strictEqual(await error.all(), '', 'its end came first');
+        client.close();
+      } finally {
+        mock.timers.reset();
+      }
+    });
+
+    it('takes a port by its digits alone', async () => {
+      const client = await spdy(await url(), PORTS);
+      for (const port of ['1e1', '0x7', ' 7', '+7', '7.0', '', '000007'])
+        assert.strictEqual(
+          await (await client.open({ streamType: 'data', port, requestID: port })).ended,
+          'reset',
+          port,
+        );
       client.close();
     });
 

@@ -62,6 +62,8 @@ export interface SpdyStream {
   end(): Promise<void>;
   /** Gives the stream up, both directions. */
   reset(status: number): void;
+  /** Gives it up if the client does not end its direction soon. */
+  release(): void;
 }
 
 /** A connection full of streams. `run` reads until the connection is over and never rejects, whatever arrives. */
@@ -264,6 +266,15 @@ class Stream implements SpdyStream {
     this.lose();
   }
 
+  release(): void {
+    if (this.#input === 'ended') return;
+    const timer = setTimeout(() => {
+      if (this.#input === 'open') this.reset(RESET.cancel);
+    }, limits.streamLingerMs);
+    timer.unref();
+    this.gone.addEventListener('abort', () => clearTimeout(timer), { once: true });
+  }
+
   /** The client sends no more. */
   ended(): void {
     this.#input = 'ended';
@@ -423,8 +434,9 @@ class StreamPairs {
 
   add(stream: SpdyStream): void {
     const type = stream.headers.get('streamtype');
-    const port = Number(stream.headers.get('port'));
-    if ((type !== 'data' && type !== 'error') || !Number.isInteger(port) || port < 1 || port > 65_535) {
+    const digits = stream.headers.get('port') ?? '';
+    const port = /^[0-9]{1,5}$/.test(digits) ? Number(digits) : 0;
+    if ((type !== 'data' && type !== 'error') || port < 1 || port > 65_535) {
       stream.reset(RESET.protocolError);
       return;
     }
@@ -475,6 +487,8 @@ function forwardOf(port: number, data: SpdyStream, error: SpdyStream): Forward {
       await data.end();
       if (failure !== undefined) await error.write(Buffer.from(failure)).catch(() => {});
       await error.end();
+      // A client that leaves its direction open must not run out of streams.
+      for (const stream of [data, error]) stream.release();
     },
   };
 }
