@@ -5,11 +5,12 @@
  */
 import { kubernetesNamed, makeKubernetes } from '../test/cluster/programs.ts';
 import { makeAllPrograms } from '../test/conformance/programs.ts';
+import { alone } from '../test/vm/cache.ts';
 import { emulators } from '../test/vm/emulators.ts';
 
 const MAKERS: Readonly<Record<string, () => unknown>> = {
   'conformance programs': () => makeAllPrograms(true),
-  'virtual machine': () => emulators('uml', 'apparmor')[0]?.(),
+  'virtual machine': () => alone(async () => await emulators('uml', 'apparmor')[0]?.()),
   kubelet: () => makeKubernetes(kubernetesNamed('1.36'), ['kubelet']),
 };
 

@@ -36,7 +36,8 @@ export async function alone<T>(act: () => Promise<T>): Promise<T> {
 
 /**
  * `name` below the cache, made by `make` if it is not there as `recipe` says: complete or absent, since `make` is given
- * another name, which becomes the right one at the end. What was made by another recipe is deleted first.
+ * another name, which becomes the right one at the end. What was made by another recipe is deleted first. Whoever calls
+ * this has the cache `alone`.
  */
 export async function made(
   name: string,
