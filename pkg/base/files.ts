@@ -12,7 +12,7 @@ import {
   readdirSync,
   readSync,
   renameSync,
-  rmSync,
+  unlinkSync,
   writeFileSync,
 } from 'node:fs';
 import { type FileHandle, lstat, mkdir, open, readdir, rename, rm, symlink } from 'node:fs/promises';
@@ -37,7 +37,7 @@ export async function replaceFile(
   durability: Durability,
   mode = 0o600,
 ): Promise<void> {
-  const temporary = `${path}.tmp-${randomBytes(6).toString('hex')}`;
+  const temporary = temporaryBeside(path);
   if (durability === 'memory') return replaceInMemory(path, temporary, data, mode);
   const file = await open(temporary, 'wx', mode);
   try {
@@ -58,9 +58,19 @@ function replaceInMemory(path: string, temporary: string, data: string | Uint8Ar
     writeFileSync(temporary, data, { flag: 'wx', mode });
     renameSync(temporary, path);
   } catch (error) {
-    rmSync(temporary, { force: true });
+    removeInMemory(temporary);
     throw error;
   }
+}
+
+/** This process' part of temporary names: random, since what a daemon before it has left may be there still. */
+const OWN_NAMES = randomBytes(4).toString('hex');
+/** How many it has given: to ask for random bytes for each costs more than to write a small file in memory. */
+let namesCount = 0;
+
+function temporaryBeside(path: string): string {
+  namesCount = (namesCount + 1) & 0xffff;
+  return `${path}.tmp-${OWN_NAMES}${namesCount.toString(16).padStart(4, '0')}`;
 }
 
 /** True for the names that replaceFile leaves behind when the daemon dies in it. */
@@ -160,7 +170,11 @@ export async function readJson(path: string, max: number): Promise<unknown> {
 
 /** As removeFile, on the spot: for our own files on tmpfs. */
 export function removeInMemory(path: string): void {
-  rmSync(path, { force: true });
+  try {
+    unlinkSync(path);
+  } catch (error) {
+    if (errnoOf(error) !== 'ENOENT') throw error;
+  }
 }
 
 /** As readDirSorted, on the spot: for our own directories on tmpfs. */

@@ -59,11 +59,14 @@ export class FileStateStore implements StateStore {
   }
 
   async #write(record: AnyRecord, path: string, text: string): Promise<void> {
+    const ensureDirectory = (): void => ensureDirInMemory(join(this.#root, directoryOf(record.kind), record.id));
+    // The first of an object; to try without, and fail, costs as much as three saves.
+    if (record.state.phase === 'creating') ensureDirectory();
     try {
       await replaceFile(path, text, 'memory');
     } catch (error) {
       if (errnoOf(error) !== 'ENOENT') throw error;
-      ensureDirInMemory(join(this.#root, directoryOf(record.kind), record.id));
+      ensureDirectory();
       await replaceFile(path, text, 'memory');
     }
   }
