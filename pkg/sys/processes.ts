@@ -49,7 +49,8 @@ export function parseProcStat(text: string): ProcessStat | undefined {
 
 function procStat(pid: number): ProcessStat | undefined {
   try {
-    return parseProcStat(readFileSync(`/proc/${pid}/stat`, 'latin1'));
+    // As UTF-8, which Node reads in one go; a name that is none has no effect on the fields.
+    return parseProcStat(readFileSync(`/proc/${pid}/stat`, 'utf8'));
   } catch (error) {
     if (['ENOENT', 'ESRCH'].includes(errnoOf(error) ?? '')) return undefined;
     throw error;
@@ -172,7 +173,7 @@ export function setOomScoreAdj(ref: ProcessRef, value: number): boolean {
   try {
     file = openSync(`/proc/${ref.pid}/oom_score_adj`, 'r+');
     if (!isAlive(ref)) return false;
-    if (Number(readFileSync(file, 'latin1')) !== value) writeSync(file, String(value));
+    if (Number(readFileSync(file, 'utf8')) !== value) writeSync(file, String(value));
     return true;
   } catch (error) {
     if (['ENOENT', 'ESRCH'].includes(errnoOf(error) ?? '')) return false;
