@@ -65,8 +65,17 @@ export async function execDetached(op: Op, request: ExecRequest): Promise<ExecOu
       ends.close();
     }
   } finally {
-    removeFiles(files);
+    removeFiles(files, neverThere(op, request));
   }
+}
+
+/** The files that such an exec does not have: to look for each costs as much as to remove it. */
+function neverThere({ deadline }: Op, { stdio, killInside }: ExecRequest): ReadonlySet<string> {
+  return new Set<keyof ExecFiles>([
+    ...(stdio.tty ? [] : (['console'] as const)),
+    ...(killInside === undefined ? (['inside'] as const) : []),
+    ...(deadline === Number.POSITIVE_INFINITY ? (['due'] as const) : []),
+  ]);
 }
 
 function execArgv(request: ExecRequest, files: ExecFiles): [string, ...string[]] {

@@ -3,8 +3,9 @@
  * they go on, as with CRI-O and containerd; but one that was given a time to end at (ExecSync's, a probe's) keeps it:
  * conmon ends it there, the next daemon here.
  */
-import { readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { explain } from '../base/errors.ts';
+import { removeInMemory } from '../base/files.ts';
 import type { ContainerId, ProcessRef } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import type { Op } from '../base/op.ts';
@@ -29,9 +30,9 @@ export function execFiles(scratch: string): ExecFiles {
   };
 }
 
-/** Removes what is there of the files of an exec. */
-export function removeFiles(files: ExecFiles): void {
-  for (const path of Object.values(files)) rmSync(path, { force: true });
+/** Removes what is there of the files of an exec, all but those that it has never had. */
+export function removeFiles(files: ExecFiles, absent: ReadonlySet<string> = new Set()): void {
+  for (const [what, path] of Object.entries(files)) if (!absent.has(what)) removeInMemory(path);
 }
 
 /** A command that has a time to end at. */
