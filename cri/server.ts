@@ -175,10 +175,15 @@ class CriServer implements RunningServer {
       answer = await route.handler(op, request);
       return { bytes: encoded(route.method, answer), ids: {} };
     });
-    if (Buffer.isBuffer(outcome)) {
+    if (!Buffer.isBuffer(outcome)) call.emit('error', outcome);
+    // What is short holds nothing that others wait for, and most answers are: nobody needs to hear that it has left.
+    else if (outcome.length <= limits.execSmallOutputBytes) {
+      call.write(outcome);
+      call.end();
+    } else {
       await sent(call, outcome);
       discard(outcome);
-    } else call.emit('error', outcome);
+    }
     (answer as Partial<Disposable> | undefined)?.[Symbol.dispose]?.();
   }
 
