@@ -41,6 +41,17 @@ describe('a removal', () => {
     },
   );
 
+  it('tells who waits for the end of a container before it begins with what the runtime has of it', async () => {
+    const { id, pod } = await at.running();
+    await at.mind.containers.stop(op(), id, 0);
+    const stages = at.mind.operations().map(({ rpc, stage }) => ({ rpc, stage }));
+    assert.deepEqual(stages, [{ rpc: 'clean-up after the end', stage: '' }]);
+    await until(() => at.mind.operations().length === 0);
+    assert.isFalse(at.node.node.containers.has(id));
+    await at.mind.pods.remove(op(), pod);
+    assert.deepEqual(at.node.leaks(), []);
+  });
+
   it('tries what is left of a removed container again with its pod, and says what fails', async () => {
     const { id, pod } = await at.running();
     const deleted = at.node.node.hangNext('delete');
@@ -145,6 +156,7 @@ describe('a removal', () => {
     const { id, pod } = await at.running();
     at.node.node.hangNext('delete');
     await at.mind.containers.stop(op(), id, 0);
+    await until(() => at.mind.operations().some(({ stage }) => stage !== ''));
     await at.mind.containers.remove(op(), id);
     await at.restart();
     assert.lengthOf(at.mind.containers.list(), 0);
