@@ -21,7 +21,7 @@
  * the mapped root.
  */
 import { randomBytes } from 'node:crypto';
-import { chmod, rename, rm } from 'node:fs/promises';
+import { chmod, mkdir, rename, rm } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
@@ -353,14 +353,26 @@ export class OverlayRootfs implements RootfsDriver {
 
   /** Makes the directories of a container as a mount wants them. */
   async #prepare(directory: string, owner: RootOwner, idMap: IdMap | null): Promise<void> {
-    await ensureDir(this.#rootfs, 0o711);
-    await ensureDir(directory);
+    await this.#makeOwn(directory);
     if (idMap !== null) await chmod(directory, 0o711);
     await together(['diff', 'work', 'merged'].map((name) => ensureDir(join(directory, name))));
     using root = Root.open(directory, 'strict');
     // A `volatile` overlay that was not unmounted properly leaves this mark and refuses to come back.
     root.removeTree('work/work/incompat');
     await own(directory, 'diff', owner, idMap);
+  }
+
+  /** In one trip to the disk where all is as usual. */
+  async #makeOwn(directory: string): Promise<void> {
+    try {
+      await mkdir(directory, { mode: 0o700 });
+    } catch (error) {
+      if (errnoOf(error) === 'EEXIST') return;
+      if (errnoOf(error) !== 'ENOENT') throw error;
+      // It was there at the start.
+      await ensureDir(this.#rootfs, 0o711);
+      await ensureDir(directory);
+    }
   }
 
   async #mountMerged(
