@@ -148,8 +148,8 @@ export const FAULT_MUTANTS: readonly Mutant[] = [
   {
     what: 'a default runtime that is missing keeps no daemon from starting',
     file: 'pkg/config/handlers.ts',
-    from: '    else if (name === defaultName) collected.warn(`the default',
-    to: '    else if (name === defaultName) throw new Error(`the default',
+    from: 'else if (name === defaultName) collected.warn(`the default',
+    to: 'else if (name === defaultName) throw new Error(`the default',
     tests: ['pkg/config/handlers.test.ts'],
   },
   {

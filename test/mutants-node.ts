@@ -483,8 +483,8 @@ export const NODE_MUTANTS: readonly Mutant[] = [
   {
     what: 'a clean-up that fails on a full machine says that it is full',
     file: 'pkg/pod/destroy.ts',
-    from: "failed.some((each) => each.code === 'ResourceExhausted') ? 'ResourceExhausted' : 'Internal',",
-    to: "'Internal',",
+    from: "return code === 'ResourceExhausted' || passes.includes(code) ? code : 'Internal';",
+    to: "return passes.includes(code) ? code : 'Internal';",
     tests: ['pkg/pod/removal.test.ts'],
   },
 ];

@@ -55,8 +55,10 @@ export class NodeRuntimes implements Runtimes {
     await Promise.all(
       [...config.runtimes.values()].map(async (handler) => {
         const cause = handler.name === standard ? undefined : await whyUnusable(handler);
-        if (cause !== undefined)
-          return void op.log.warn('a runtime handler is left out', { handler: handler.name, cause });
+        if (cause !== undefined) {
+          op.log.warn('a runtime handler is left out', { handler: handler.name, cause });
+          return;
+        }
         const meant = handlerBy(config, handler, this.#binDir);
         const today = this.named.get(handler.name)?.runtime;
         const runtime = today !== undefined && isDeepStrictEqual(today.handler, meant) ? today : this.#made(meant);
