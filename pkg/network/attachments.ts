@@ -5,7 +5,7 @@
 import { appendFile, open, unlink } from 'node:fs/promises';
 import type { FileHandle } from 'node:fs/promises';
 import { errnoOf, explain, RuntimeError, wrap } from '../base/errors.ts';
-import { readBounded, readDirSorted } from '../base/files.ts';
+import { isTemporaryName, readBounded, readDirSorted, removeFile } from '../base/files.ts';
 import { parseSandboxId } from '../base/ids.ts';
 import type { SandboxId } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
@@ -49,6 +49,12 @@ export class AttachmentFiles {
   /** Where a pod's file is. */
   path(id: SandboxId): string {
     return `${this.#dir}/${id}.jsonl`;
+  }
+
+  /** Removes what a daemon has left here that died while it replaced a file. */
+  async clear(): Promise<void> {
+    for (const name of await readDirSorted(this.#dir))
+      if (isTemporaryName(name)) await removeFile(`${this.#dir}/${name}`);
   }
 
   /** Every pod that has one. */

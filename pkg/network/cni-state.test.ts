@@ -29,6 +29,17 @@ import {
 describe('CniNetwork: what it keeps, finds and answers', () => {
   useCniGround();
 
+  it('begins without what a daemon has left that died while it replaced a file', async () => {
+    const request = pod();
+    await network.add(op, request);
+    await network.close();
+    for (const name of ['hostports.json', 'pod-ranges.json'])
+      await writeFile(`${base}/cache/${name}.tmp-0123456789ab`, '{');
+    useNetwork(make());
+    await network.start(op);
+    assert.deepEqual(await readdir(`${base}/cache`), [`${request.id}.jsonl`]);
+  });
+
   describe('check', () => {
     it('asks every plugin with the result', async () => {
       const request = pod();

@@ -105,6 +105,7 @@ export class CniNetwork implements NetworkPlugin {
 
   async start(op: Op): Promise<void> {
     await ensureDir(this.#options.cacheDir);
+    await this.#files.clear();
     await this.#recallPorts();
     await this.#recallRanges();
     await this.#conf.start(op);
