@@ -5,6 +5,7 @@
 import { explain } from '../base/errors.ts';
 import { limits } from '../base/limits.ts';
 import type { Op } from '../base/op.ts';
+import { nextTurn } from '../base/loop-share.ts';
 import type { ContainerRecord } from '../ports/state.ts';
 import { retireContainer } from './destroy.ts';
 import { containerRemains, type LifeCore } from './life-core.ts';
@@ -55,7 +56,7 @@ export class Retirement {
 
   /** Whoever waited for the end hears of it first: to start a process is half a millisecond of the event loop. */
   async #retireSoon(op: Op, record: ContainerRecord): Promise<void> {
-    for (let turn = 0; turn < ANSWER_TURNS; turn++) await new Promise((next) => setImmediate(next));
+    for (let turn = 0; turn < ANSWER_TURNS; turn++) await nextTurn();
     await this.#retire(op, record);
   }
 
