@@ -6,7 +6,6 @@
  *     containers  writable layers
  *     images      blobs, image records, unpacked layers: the same directory, unless `imagestore` names another one
  */
-import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { errnoOf, RuntimeError } from '../pkg/base/errors.ts';
 import { ensureDirInMemory, readDirSorted } from '../pkg/base/files.ts';
@@ -104,7 +103,7 @@ async function survey(run: Disk, containers: Disk, images: Disk): Promise<readon
 
 async function takeLock(directory: string, flag: string, log: Logger): Promise<FileLock | undefined> {
   try {
-    mkdirSync(directory, { recursive: true, mode: 0o711 });
+    ensureDirInMemory(directory, 0o711);
     return await lockFile(join(directory, 'lock'));
   } catch (cause) {
     if (errnoOf(cause) === 'EROFS' && flag !== '--runroot') {

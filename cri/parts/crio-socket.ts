@@ -2,9 +2,10 @@
  * CRI-O's place for its socket: the kubelet's cAdvisor knows no other, whatever the kubelet's endpoint is, and without
  * it has neither labels of containers nor a pod's network.
  */
-import { mkdir, realpath } from 'node:fs/promises';
+import { realpath } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { explain } from '../../pkg/base/errors.ts';
+import { ensureDir } from '../../pkg/base/files.ts';
 import type { Logger } from '../../pkg/base/op.ts';
 import type { RunningServer } from '../server.ts';
 
@@ -21,7 +22,7 @@ export async function listenAsCrio(
   { listen, crioSocket, log }: CrioSocketOptions,
 ): Promise<void> {
   try {
-    await mkdir(dirname(crioSocket), { recursive: true, mode: 0o755 });
+    await ensureDir(dirname(crioSocket), 0o755);
     if ((await placeOf(crioSocket)) === (await placeOf(listen))) return;
     await server.listen(crioSocket);
     log.info('serving at the socket of CRI-O too, where cAdvisor asks for labels', { path: crioSocket });

@@ -118,6 +118,35 @@ describe('our directories', () => {
   });
 });
 
+describe('making directories', () => {
+  it('ends where a file system has no place for them, which a recursive mkdir of Node never does', async () => {
+    for (const path of ['/proc/x', '/proc/x/y', '/proc/self/x']) {
+      assert.throws(() => ensureDirInMemory(path), 'ENOENT', path);
+      const error: unknown = await ensureDir(path).then(
+        () => undefined,
+        (cause: unknown) => cause,
+      );
+      assert.match(String(error), /ENOENT/, path);
+    }
+  });
+
+  it('takes what is there, and says what is in the way', async () => {
+    const dir = await mkdtemp(join(tmpdir(), 'berth-dirs-'));
+    try {
+      for (const make of [ensureDir, async (path: string): Promise<void> => ensureDirInMemory(path)]) {
+        await Promise.all(Array.from({ length: 20 }, () => make(join(dir, 'a/b/c'))));
+        await make(`${dir}/a/b/`);
+        await make('/');
+        await writeFile(join(dir, 'file'), '');
+        for (const path of ['file', 'file/x', 'file/x/y'])
+          assert.match(String(await make(join(dir, path)).catch((error: unknown) => error)), /EEXIST|ENOTDIR/, path);
+      }
+    } finally {
+      await rm(dir, { recursive: true });
+    }
+  });
+});
+
 describe('ensureDirBelow', () => {
   let base: string;
   beforeEach(async () => {

@@ -11,11 +11,12 @@ import {
   openSync,
   readdirSync,
   readSync,
+  statSync,
   renameSync,
   unlinkSync,
   writeFileSync,
 } from 'node:fs';
-import { type FileHandle, lstat, mkdir, open, readdir, rename, rm, symlink } from 'node:fs/promises';
+import { type FileHandle, lstat, mkdir, open, readdir, rename, rm, stat, symlink } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { errnoOf, RuntimeError } from './errors.ts';
 import { parseJson } from './json.ts';
@@ -153,9 +154,23 @@ export function readInMemory(path: string, max: number): Buffer {
   }
 }
 
-/** As ensureDir, on the spot: for our own directories on tmpfs. */
+/** As ensureDir, on the spot: for directories on tmpfs and the like, or before anything is served. */
 export function ensureDirInMemory(path: string, mode = 0o700): void {
-  mkdirSync(path, { recursive: true, mode });
+  if (isMadeOrThere(path, mode)) return;
+  ensureDirInMemory(dirname(path), mode);
+  if (!isMadeOrThere(path, mode)) mkdirSync(path, { mode });
+}
+
+/** False if its parent is not there. @throws what else is wrong. */
+function isMadeOrThere(path: string, mode: number): boolean {
+  try {
+    mkdirSync(path, { mode });
+    return true;
+  } catch (error) {
+    if (errnoOf(error) === 'EEXIST' && statSync(path).isDirectory()) return true;
+    if (errnoOf(error) === 'ENOENT' && dirname(path) !== path) return false;
+    throw error;
+  }
 }
 
 /** Parsed JSON of a file of at most `max` bytes. @throws FailedPrecondition that names the file when it is not JSON. */
@@ -197,14 +212,26 @@ export async function readDirSorted(path: string): Promise<string[]> {
   }
 }
 
-/** mkdir -p; 0700 unless given: our own directories are nobody else's business (CVE-2024-25621). */
+/**
+ * mkdir -p; 0700 unless given: our own directories are nobody else's business (CVE-2024-25621). Step by step: Node's
+ * own tries for ever where a file system says ENOENT although the parent is there, as procfs does, and a request may
+ * name such a place.
+ */
 export async function ensureDir(path: string, mode = 0o700): Promise<void> {
+  if (await madeOrThere(path, mode)) return;
+  await ensureDir(dirname(path), mode);
+  if (!(await madeOrThere(path, mode))) await mkdir(path, { mode });
+}
+
+/** As isMadeOrThere. */
+async function madeOrThere(path: string, mode: number): Promise<boolean> {
   try {
-    await mkdir(path, { recursive: true, mode });
-  } catch (error) {
-    if (errnoOf(error) !== 'ENOENT') throw error;
-    // What Node says of a read-only disk; a plain mkdir tells the reason.
     await mkdir(path, { mode });
+    return true;
+  } catch (error) {
+    if (errnoOf(error) === 'EEXIST' && (await stat(path)).isDirectory()) return true;
+    if (errnoOf(error) === 'ENOENT' && dirname(path) !== path) return false;
+    throw error;
   }
 }
 

@@ -4,11 +4,12 @@
  *
  * A cgroup is named by its path from the root of the hierarchies (`/kubepods/pod1/x`), the same in all of them.
  */
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
 import { constants } from 'node:os';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { errnoOf, RuntimeError } from '../base/errors.ts';
+import { ensureDirInMemory } from '../base/files.ts';
 import { type ProcessRef, quote } from '../base/ids.ts';
 import { limits } from '../base/limits.ts';
 import { abortError, withTimeout, type Op } from '../base/op.ts';
@@ -168,7 +169,7 @@ export function create(layout: CgroupLayout, path: string): void {
   for (const hierarchy of layout.hierarchies) {
     const directory = directoryOf(hierarchy, path);
     try {
-      mkdirSync(directory, { recursive: true });
+      ensureDirInMemory(directory, 0o755);
       if (hierarchy.version === 1 && hierarchy.controllers.includes('cpuset'))
         inheritCpuset(hierarchy.mountPoint, directory);
     } catch (error) {
@@ -206,7 +207,7 @@ export function show(layout: CgroupLayout, path: string): void {
   if (hierarchy === undefined) return;
   const directory = directoryOf(hierarchy, path);
   try {
-    mkdirSync(directory, { recursive: true });
+    ensureDirInMemory(directory, 0o755);
   } catch (error) {
     throw systemError(error, `make cgroup ${directory}`);
   }
