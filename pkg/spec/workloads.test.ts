@@ -63,6 +63,12 @@ describe('workloads', () => {
       ],
       ['by the least limit there is', { 'resources.workload/app': '{"cpulimit": 1}' }, { cpuQuota: 1_000n }],
       [
+        'by keys in any case, as Go reads them, of which the last one counts',
+        { 'resources.workload/app': '{"cpushares": 200, "CPUShares": 300, "cpuSet": "3", "cpuquota": null}' },
+        { cpuShares: 300n, cpusetCpus: '3' },
+      ],
+      ['by no quota at all', { 'resources.workload/app': '{"cpuquota": -1}' }, { cpuQuota: -1n }],
+      [
         'by nothing in 0 and ""',
         { 'resources.workload/app': '{"cpushares": 0, "cpuset": ""}' },
         { cpuShares: 100n, cpusetCpus: '0-1' },

@@ -10,12 +10,14 @@ import { quote } from '../base/ids.ts';
 import type { LinuxContainerResources } from '../cri-api/types.ts';
 import { NO_RESOURCES } from './resources.ts';
 import type { Workload, WorkloadResources } from '../ports/spec.ts';
+import { isObject, isUnset, spelledAs } from '../base/go.ts';
 import { parseJson } from '../base/json.ts';
 
 /** What the kernel gives a cgroup that names no period, in microseconds. */
 const DEFAULT_PERIOD_US = 100_000n;
 /** The least quota that the kernel takes, and CRI-O makes of a limit. */
 const LEAST_QUOTA_US = 1_000n;
+const CPUS = /^\d{1,5}(-\d{1,5})?(,\d{1,5}(-\d{1,5})?)*$/;
 const FIELDS: ReadonlyMap<string, keyof WorkloadResources> = new Map([
   ['cpushares', 'cpuShares'],
   ['cpuquota', 'cpuQuota'],
@@ -72,7 +74,7 @@ function overridden(
   let result = resources;
   const whole = ownValue(annotations, `${annotationPrefix}/${containerName}`);
   if (whole !== undefined)
-    for (const [key, value] of Object.entries(parseTable(annotationPrefix, whole)))
+    for (const [key, value] of Object.entries(spelledAs(parseTable(annotationPrefix, whole), [...FIELDS.keys()])))
       result = withField(result, annotationPrefix, key, value);
   for (const key of FIELDS.keys()) {
     const one = ownValue(annotations, `${annotationPrefix}.${key}/${containerName}`);
@@ -88,7 +90,7 @@ function ownValue(annotations: Readonly<Record<string, string>>, key: string): s
 function parseTable(prefix: string, text: string): Readonly<Record<string, unknown>> {
   try {
     const value: unknown = parseJson(text);
-    if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value as Record<string, unknown>;
+    if (isObject(value)) return value;
   } catch {
     // Said below.
   }
@@ -98,15 +100,15 @@ function parseTable(prefix: string, text: string): Readonly<Record<string, unkno
 /** Keys that are not resources are somebody else's. */
 function withField(resources: WorkloadResources, prefix: string, key: string, raw: unknown): WorkloadResources {
   const field = FIELDS.get(key);
-  if (field === undefined) return resources;
+  if (field === undefined || isUnset(raw)) return resources;
   const text = typeof raw === 'number' ? String(raw) : raw;
-  const good = field === 'cpuset' ? /^(\d{1,5}(-\d{1,5})?(,\d{1,5}(-\d{1,5})?)*)?$/ : /^\d{1,18}$/;
+  const good = field === 'cpuset' ? CPUS : field === 'cpuQuota' ? /^-?\d{1,18}$/ : /^\d{1,18}$/;
   if (typeof text !== 'string' || !good.test(text))
     throw invalid(
       `annotation ${quote(prefix)}: ${key} cannot be ${quote(String(raw))}; want ` +
         `${field === 'cpuset' ? 'a list of CPUs such as 0-3,7' : 'a whole number'}`,
     );
-  if (text === '' || (text === '0' && field !== 'cpuset')) return resources;
+  if (text === '0' && field !== 'cpuset') return resources;
   return { ...resources, [field]: field === 'cpuset' ? text : BigInt(text) };
 }
 
