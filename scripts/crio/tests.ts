@@ -36,7 +36,10 @@ export const GROUNDED: Readonly<Record<string, Ground>> = {};
 
 /** By the full name of the key. */
 export const TESTS: Readonly<Record<string, readonly string[]>> = {
-  'crio.runtime.additional_artifact_stores': ['lie ready in additional stores, and can be switched off'],
+  'crio.runtime.additional_artifact_stores': [
+    'lie ready in additional stores, and can be switched off',
+    'that lie ready hide a pulled one of the same tag from lists, as long as their store is there',
+  ],
   'crio.image.oci_artifact_mount_support': ['lie ready in additional stores, and can be switched off'],
   'crio.root': [PLACES],
   'crio.runroot': [PLACES],

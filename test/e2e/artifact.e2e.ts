@@ -241,23 +241,29 @@ for (const runtime of RUNTIMES) {
       await node.cri.removePod(pod.id);
     });
 
-    it('lie ready in additional stores, and can be switched off', async () => {
-      await pull();
+    /** Lays the pulled artifact into an additional store under `name`; what a crio.conf says of that store. */
+    async function layReady(name: string): Promise<string> {
       // A store is a layout: index.json, oci-layout, blobs.
       const store = join(node.dir, 'ready/artifacts');
       await mkdir(store, { recursive: true });
       await cp(join(node.dir, 'root/blobs'), join(store, 'blobs'), { recursive: true });
       await writeFile(join(store, 'oci-layout'), '{"imageLayoutVersion":"1.0.0"}');
-      const ready = 'ready.example/models/small:1';
       const { size } = await stat(join(store, 'blobs/sha256', digest.slice(7)));
-      const annotations = { 'org.opencontainers.image.ref.name': ready };
+      const annotations = { 'org.opencontainers.image.ref.name': name };
       const mediaType = 'application/vnd.oci.image.manifest.v1+json';
       await writeFile(
         join(store, 'index.json'),
         JSON.stringify({ schemaVersion: 2, manifests: [{ mediaType, digest, size, annotations }] }),
       );
+      return `[crio.runtime]\nadditional_artifact_stores = ["${join(node.dir, 'ready')}"]\n`;
+    }
+
+    it('lie ready in additional stores, and can be switched off', async () => {
+      await pull();
+      const ready = 'ready.example/models/small:1';
+      const conf = await layReady(ready);
       await node.cri.rpc.removeImage({ image: { image: model } });
-      await reconfigure(node, `[crio.runtime]\nadditional_artifact_stores = ["${join(node.dir, 'ready')}"]\n`);
+      await reconfigure(node, conf);
       assert.equal(await pull(ready), digest);
       const { image } = await node.cri.rpc.imageStatus({ image: { image: ready } });
       assert.deepInclude(image, { id: digest, repoTags: [ready], pinned: true });
@@ -265,16 +271,32 @@ for (const runtime of RUNTIMES) {
       const id = await idle(node, pod, volume(ready));
       assert.equal(await sh(node, id, 'cat /model/README'), 'read me');
       await node.cri.rpc.removeImage({ image: { image: ready } }).catch(() => {});
-      assert.isTrue(existsSync(join(store, 'index.json')));
-      await reconfigure(
-        node,
-        `[crio.runtime]\nadditional_artifact_stores = ["${join(node.dir, 'ready')}"]\n` +
-          '[crio.image]\noci_artifact_mount_support = false\n',
-      );
+      assert.isTrue(existsSync(join(node.dir, 'ready/artifacts/index.json')));
+      await reconfigure(node, `${conf}[crio.image]\noci_artifact_mount_support = false\n`);
       assert.equal(await sh(node, id, 'cat /model/README'), 'read me');
       await refusal(node.cri.createContainer(pod, IMAGE, volume(ready)), /oci_artifact_mount_support is off/);
       await node.cri.removePod(pod.id);
       await reconfigure(node, '');
+    });
+
+    it('that lie ready hide a pulled one of the same tag from lists, as long as their store is there', async () => {
+      await pull();
+      const name = `${registry.host}/models/twice:1`;
+      const pulled = await pushRaw(name, artifactOf([['README', 'pulled\n']]));
+      assert.equal(await pull(name), pulled);
+      const listed = async (): Promise<readonly string[]> =>
+        (await node.cri.rpc.listImages({})).images.flatMap(({ id, repoTags }) => (repoTags.includes(name) ? [id] : []));
+      assert.deepEqual(await listed(), [pulled]);
+      await reconfigure(node, await layReady(name));
+      assert.deepEqual(await listed(), [digest]);
+      assert.equal((await node.cri.rpc.imageStatus({ image: { image: pulled } })).image?.id, pulled, 'by its id');
+      const pod = await node.cri.runPod();
+      const id = await idle(node, pod, volume(name));
+      assert.equal(await sh(node, id, 'cat /model/README'), 'read me', 'of the store');
+      await node.cri.removePod(pod.id);
+      await reconfigure(node, '');
+      assert.deepEqual(await listed(), [pulled]);
+      await node.cri.rpc.removeImage({ image: { image: name } });
     });
 
     if (runtime === 'crun')
