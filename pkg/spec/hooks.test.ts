@@ -53,6 +53,14 @@ describe('OCI hooks', () => {
     it(`${JSON.stringify(when)} ${expected ? 'holds' : 'does not hold'}`, () =>
       assert.equal(selected(when, over), expected));
 
+  it('run in the order of file names whatever their case, as with CRI-O', () => {
+    const { hooks } = loadHooks(['/h/B.json', '/h/a.json', '/h/c.json', '/h/A.json'].map((path) => file(path)));
+    assert.deepEqual(
+      hooks.map(({ path }) => path),
+      ['/h/A.json', '/h/a.json', '/h/B.json', '/h/c.json'],
+    );
+  });
+
   it('run in the order of file names, and a later directory hides an earlier file of the same name', () => {
     const { hooks } = loadHooks([
       file('/etc/b.json', { hook: { path: '/etc/hook' } }, 1),

@@ -27,8 +27,9 @@ const STAGES: readonly HookStage[] = [
 ];
 
 /**
- * The hooks of all directories, sorted by file name, in which order they run; a file of a later directory hides one of
- * the same name before it. A file that cannot be read as a hook is told in `damaged` and hides nothing.
+ * The hooks of all directories in the order in which they run: that of their file names in whatever case. A file of a
+ * later directory hides one of the same name before it. A file that cannot be read as a hook is told in `damaged` and
+ * hides nothing.
  */
 export function loadHooks(files: readonly ConfigFile[]): {
   readonly hooks: readonly HookDefinition[];
@@ -43,8 +44,12 @@ export function loadHooks(files: readonly ConfigFile[]): {
       damaged.push({ path: file.path, why: explain(error) });
     }
   }
-  const names = [...byName.keys()].sort();
+  const names = [...byName.keys()].sort((a, b) => compare(a.toLowerCase(), b.toLowerCase()) || compare(a, b));
   return { hooks: names.flatMap((name) => byName.get(name) ?? []), damaged };
+}
+
+function compare(a: string, b: string): number {
+  return a < b ? -1 : a > b ? 1 : 0;
 }
 
 /** A day: longer is a mistake. */
