@@ -149,10 +149,14 @@ describe('podSysctls', () => {
     const idMap = { uids: [], gids: [{ hostId: 100_000, containerId: 0, size: 65_536 }] };
     assert.equal(podSysctls(pod({}), POD, defaults, idMap).set.get('net.ipv4.ping_group_range'), '0 65535');
   });
-  it('refuses a configured one that no pod may set', () => {
+  it('leaves out a configured one that no pod may set, and says so: every pod would be refused for it', () => {
+    const { set, skipped } = podSysctls(pod({}), POD, defaultsOf({ sysctls: { 'vm.swappiness': '1' } }), null);
+    assert.deepEqual([...set], []);
+    assert.match(skipped.join('\n'), /^default_sysctls: "vm.swappiness": not namespaced/);
     assert.match(
-      outcome(() => podSysctls(pod({}), POD, defaultsOf({ sysctls: { 'vm.swappiness': '1' } }), null)),
-      /^InvalidArgument: default_sysctls: "vm.swappiness"/,
+      outcome(() => podSysctls(pod({ 'vm.swappiness': '1' }), POD, defaults, null)),
+      /^InvalidArgument: sysctl "vm.swappiness"/,
+      'one that the pod itself asks for is not forgotten',
     );
   });
 });

@@ -374,8 +374,9 @@ function sharedWithNode(name: string, scope: SysctlScope): 'network' | 'IPC' | u
 
 /**
  * All sysctls to set in a new pod: the configured defaults that apply to its namespaces, then the pod's own, never one
- * of a namespace that is the node's: `skipped` holds a sentence on each of the pod's that is not set. In a user
- * namespace ping_group_range ends at the last mapped group; an unmapped one is refused by the kernel.
+ * of a namespace that is the node's: `skipped` holds a sentence on each of the pod's that is not set, and on each of
+ * the configured ones that no pod may set. In a user namespace ping_group_range ends at the last mapped group; an
+ * unmapped one is refused by the kernel.
  */
 export function podSysctls(
   config: PodSandboxConfig,
@@ -384,16 +385,18 @@ export function podSysctls(
   idMap: IdMap | null,
 ): { readonly set: ReadonlyMap<string, string>; readonly skipped: readonly string[] } {
   const all = new Map<string, string>();
+  const useless: string[] = [];
   for (const [given, value] of defaults.sysctls) {
     const name = dotted(given);
     if (sharedWithNode(name, scope) !== undefined) continue;
     const why = refusal(name, value);
-    if (why !== undefined) throw invalid(`default_sysctls: ${quote(given)}: ${why}`);
-    all.set(name, name === 'net.ipv4.ping_group_range' && idMap !== null ? pingRange(value, idMap) : value.trim());
+    // What a pod did not ask for is no reason to refuse it.
+    if (why !== undefined) useless.push(`default_sysctls: ${quote(given)}: ${why}`);
+    else all.set(name, name === 'net.ipv4.ping_group_range' && idMap !== null ? pingRange(value, idMap) : value.trim());
   }
   const own = config.linux?.sysctls ?? {};
   for (const [name, value] of validateSysctls(own, scope)) all.set(name, value);
-  return { set: all, skipped: skippedSysctls(own, scope) };
+  return { set: all, skipped: [...useless, ...skippedSysctls(own, scope)] };
 }
 
 function pingRange(value: string, idMap: IdMap): string {

@@ -54,7 +54,7 @@ timezone = "Pacific/Kiritimati"
 default_env = ["FROM_NODE=1", "PATH=/bin"]
 default_ulimits = ["nofile=1024:2048"]
 additional_devices = ["/dev/zero:/dev/more:r"]
-default_sysctls = ["net.ipv4.ping_group_range=0 123"]
+default_sysctls = ["net.ipv4.ping_group_range=0 123", "vm.swappiness=1"]
 default_capabilities = ["CHOWN"]
 `,
         );
@@ -74,6 +74,7 @@ default_capabilities = ["CHOWN"]
         assert.isTrue(await fails(node, id, 'touch /run/secrets/x'));
         assert.equal(await procStatus(node, id, 'CapBnd'), '0000000000000001');
         assert.equal(await sh(node, id, 'cat /proc/sys/net/ipv4/ping_group_range'), '0\t123');
+        assert.match(node.log, /default_sysctls: .*vm\.swappiness.*: not namespaced/);
         await node.cri.removePod(pod.id);
       },
     );

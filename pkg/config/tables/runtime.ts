@@ -88,7 +88,8 @@ const processes = {
     'default_sysctls',
     sysctls,
     new Map<string, string>(),
-    'Sysctls of every pod, "net.ipv4.ping_group_range=0 2147483647"; those of host namespaces are left out.',
+    'Sysctls of every pod, "net.ipv4.ping_group_range=0 2147483647"; those of host namespaces are left out, and those ' +
+      'that no pod may set, with a warning.',
   ),
   seccompProfile: option(
     'seccomp_profile',
