@@ -59,4 +59,19 @@ export const ANNOTATION_MUTANTS: readonly Mutant[] = [
     to: 'FORBIDDING.has(action) && ',
     tests: ['pkg/pod/blocked-calls.test.ts'],
   },
+  {
+    what: 'hooks do not see an annotation that the handler does not allow',
+    file: 'pkg/spec/annotations.ts',
+    from: '!hasEffect(key) || allows(list, key, containerName)',
+    to: 'true',
+    tests: ['pkg/spec/annotations.test.ts'],
+    grep: 'hooks',
+  },
+  {
+    what: 'a table of a handler that is written anew takes the earlier one away',
+    file: 'pkg/config/collect.ts',
+    from: '    this.handlers.set(name, given);',
+    to: '    this.handlers.set(name, new Map([...(this.handlers.get(name) ?? []), ...given]));',
+    tests: ['pkg/config/handlers.test.ts'],
+  },
 ];

@@ -103,8 +103,8 @@ function CONFIG_HELP(): string {
 
 function CONFIG_DIR_HELP(): string {
   return (
-    `Directory of drop-in files, read recursively in lexical order after the file (default ${DEFAULT_CONFIG_DIR}). ` +
-    '"" is none.'
+    'Directory of drop-in files, read recursively in lexical order after the file, without hidden ones and backups ' +
+    `(name~). The default is ${DEFAULT_CONFIG_DIR}. "" is none.`
   );
 }
 

@@ -14,6 +14,7 @@ import type { Op } from '../base/op.ts';
 import { together } from '../base/sync.ts';
 import type { RuntimeSpec } from '../oci/spec-types.ts';
 import {
+  annotations,
   applyCdi,
   buildContainerSpec,
   cgroupsPathFor,
@@ -27,7 +28,7 @@ import {
 } from '../spec/index.ts';
 import type { Books } from './books.ts';
 import { type Gathered, gather, type Subject } from './gather.ts';
-import { handlerOf, handlerSettings } from './handlers.ts';
+import { allowedFor, handlerOf, handlerSettings } from './handlers.ts';
 import { directoryMode, ownerOnHost } from './id-maps.ts';
 import { linkLog } from './link-logs.ts';
 import { pidNamespace } from './pid-namespace.ts';
@@ -164,7 +165,7 @@ async function writeBundle(op: Op, world: World, subject: Subject, found: Gather
   const prepared = { user, files, anonymousVolumes: anonymous };
   const spec = buildContainerSpec(await specInput(op, world, subject, { ...found, ...prepared }));
   await requireProfile(op, world, spec);
-  const extended = await landTargets(extend(spec, draft, sandbox, found), inside);
+  const extended = await landTargets(extend(spec, world, subject, found), inside);
   listenForCalls(op, world, draft.id, extended);
   await world.workspace.writeBundle(draft.id, stringifySpec(extended));
   return extended;
@@ -205,22 +206,15 @@ async function runMonitor(
 }
 
 /** The spec with its CDI devices, then with the hooks that want to see such a container. */
-function extend(
-  spec: RuntimeSpec,
-  draft: ContainerRecord,
-  sandbox: SandboxRecord,
-  { cdi, hooks }: Gathered,
-): RuntimeSpec {
+function extend(spec: RuntimeSpec, world: World, { draft, sandbox }: Subject, { cdi, hooks }: Gathered): RuntimeSpec {
   const withDevices = cdi === undefined ? spec : applyCdi(spec, cdi.edits, cdi.found);
   if (hooks.length === 0) return withDevices;
-  const annotations = new Map([
-    ...Object.entries(sandbox.config.annotations),
-    ...Object.entries(draft.config.annotations),
-  ]);
+  const { config } = draft;
+  const allowed = allowedFor(world.settings, sandbox.config, handlerOf(sandbox));
   return withHooks(withDevices, hooks, {
-    annotations,
+    annotations: annotations.seenByHooks(sandbox.config.annotations, config.annotations, config.metadata.name, allowed),
     command: spec.process.args[0] ?? '',
-    hasBindMounts: draft.config.mounts.length > 0,
+    hasBindMounts: config.mounts.length > 0,
   });
 }
 

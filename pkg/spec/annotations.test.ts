@@ -50,6 +50,40 @@ describe('annotations.passed', () => {
   });
 });
 
+describe('what runtimes and hooks act on', () => {
+  const TRACE = 'io.containers.trace-syscall';
+  const pod = {
+    [TRACE]: 'of:/pod',
+    [`${TRACE}/web`]: 'of:/web',
+    [`${TRACE}/other`]: 'of:/other',
+    'run.oci.hooks.stdout': '/x',
+    bundle: '/x',
+    'io.kubernetes.cri-o.umask': '077',
+    'example.com/mine': '1',
+    'bundle.example.com/mine': '1',
+  };
+  const seen = (allowed: readonly string[], container = {}): Record<string, string> =>
+    Object.fromEntries(read.seenByHooks(pod, container, 'web', allowed));
+
+  it('is seen by hooks only where it is allowed, what is nobody else’s always', () => {
+    const others = { 'example.com/mine': '2', 'bundle.example.com/mine': '1' };
+    assert.deepEqual(seen([], { 'example.com/mine': '2' }), others);
+    assert.deepEqual(seen(['run.oci.', 'umask.crio.io', 'bundle'], { 'example.com/mine': '2' }), {
+      ...others,
+      'run.oci.hooks.stdout': '/x',
+      'io.kubernetes.cri-o.umask': '077',
+      bundle: '/x',
+    });
+  });
+
+  it('has the trace of one container under its plain name, as with CRI-O, for hooks and runtimes', () => {
+    assert.deepInclude(seen([TRACE]), { [TRACE]: 'of:/web' });
+    assert.doesNotHaveAnyKeys(seen([TRACE]), [`${TRACE}/web`, `${TRACE}/other`]);
+    assert.deepEqual([...read.passed(pod, {}, 'web', [TRACE])], [[TRACE, 'of:/web']]);
+    assert.deepEqual([...read.passed(pod, {}, 'else', [TRACE])], [[TRACE, 'of:/pod']]);
+  });
+});
+
 describe('annotations.settings', () => {
   const settings = (annotations: Record<string, string>): ReturnType<typeof read.settings> =>
     read.settings(new Map(Object.entries(annotations)), ['/dev/fuse', '/dev/net/tun'], 'web');

@@ -61,11 +61,58 @@ export function passed(
   containerName: string,
   allowed: readonly string[],
 ): ReadonlyMap<string, string> {
-  const found = new Map<string, string>();
   const list = listOf(allowed);
-  for (const annotations of [pod, container]) {
-    for (const [key, value] of Object.entries(annotations)) if (allows(list, key, containerName)) found.set(key, value);
-  }
+  return together(pod, container, containerName, (key) => allows(list, key, containerName));
+}
+
+/** Asks the seccomp BPF hook for the system calls of a pod, or behind a slash of one container. */
+const TRACE = 'io.containers.trace-syscall';
+/** What runtimes and that hook act on; what ends with a dot is a beginning. */
+const ACTED_ON = [
+  TRACE,
+  'bundle',
+  'io.kubernetes.cri.container-type',
+  'io.kubernetes.cri.rdt-class',
+  'module.wasm.image/variant',
+  'org.criu.config',
+  'org.systemd.property.',
+  'run.oci.',
+];
+
+/**
+ * The annotations by which OCI hooks choose their containers: all of them, but for those with an effect that the
+ * handler does not allow. A container's own win over its pod's.
+ */
+export function seenByHooks(
+  pod: Readonly<Record<string, string>>,
+  container: Readonly<Record<string, string>>,
+  containerName: string,
+  allowed: readonly string[],
+): ReadonlyMap<string, string> {
+  const list = listOf(allowed);
+  return together(pod, container, containerName, (key) => !hasEffect(key) || allows(list, key, containerName));
+}
+
+function hasEffect(key: string): boolean {
+  const name = presentName(key);
+  const isActedOn = ACTED_ON.some((each) =>
+    each.endsWith('.') ? key.startsWith(each) : key === each || key.startsWith(`${each}/`),
+  );
+  return isActedOn || FIRST_NAMES.has(splitAt(name, name.indexOf('/'))[0]);
+}
+
+/** Those that may stay; the trace of this container under the name by which the hook looks for it, as CRI-O has it. */
+function together(
+  pod: Readonly<Record<string, string>>,
+  container: Readonly<Record<string, string>>,
+  containerName: string,
+  stays: (key: string) => boolean,
+): ReadonlyMap<string, string> {
+  const found = new Map<string, string>();
+  for (const annotations of [pod, container])
+    for (const [key, value] of Object.entries(annotations)) if (stays(key)) found.set(key, value);
+  const own = found.get(`${TRACE}/${containerName}`);
+  if (own !== undefined) found.set(TRACE, own).delete(`${TRACE}/${containerName}`);
   return found;
 }
 

@@ -106,7 +106,9 @@ export const PATHS: Notes = {
   '/config': { here: 'As TOML.', tests: STATUS_TESTS },
   '/info': { here: 'As CRI-O has it, for cAdvisor.', tests: ['finds the storage, the same at both sockets'] },
   '/containers/{id}': {
-    here: 'As CRI-O has it, for cAdvisor; pods too.',
+    here:
+      'As CRI-O has it, for cAdvisor; pods too. `crio_annotations` is empty: CRI-O keeps its records there, Berth in ' +
+      'files of its own, which the verbose statuses of CRI show.',
     tests: ['knows containers and pods by their cgroups, and all that it wants to know of them'],
   },
   '/pause/{id}': {

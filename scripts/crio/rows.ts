@@ -88,6 +88,16 @@ const COMMANDS_ABOUT = '`crio` is `berth` by another name, where the package is 
 const PATHS_ABOUT = 'At `listen` and at `crio_socket`, GET only.';
 const ANNOTATIONS_ABOUT =
   'None has an effect unless the `allowed_annotations` of the handler, or of a workload, have it by name.';
+const NAMED_ABOUT =
+  'A table takes the place of the one of that name in an earlier file, whole, as with CRI-O; of a handler, what goes ' +
+  'with it is a warning.';
+/** Of workloads, what is not quite as CRI-O has it. */
+const WORKLOADS: Readonly<Record<string, string>> = {
+  'resources.cpulimit':
+    'As CRI-O has it, and also where no annotation names the container, of which CRI-O takes the other keys only.',
+  annotation_prefix:
+    'As CRI-O has it; `<prefix>.<resource>/<container>`, of which CRI-O’s documents speak, is read, too.',
+};
 const METRICS_ABOUT = 'Of `enable_metrics`.';
 
 /** All that is shipped, in one piece; the launcher is in what builds it. */
@@ -106,16 +116,17 @@ function shown(sources: string, path: string): boolean {
 
 function keySections(): Section[] {
   const names = [...new Set(crioKeys.map(({ table }) => table))];
+  const isNamed = (name: string): boolean => name === handlerTable.name || name === 'crio.runtime.workloads';
   return names.map((name) => ({
-    title: `[${name}${name === handlerTable.name || name === 'crio.runtime.workloads' ? '.NAME' : ''}]`,
-    about: '',
+    title: `[${name}${isNamed(name) ? '.NAME' : ''}]`,
+    about: isNamed(name) ? NAMED_ABOUT : '',
     rows: crioKeys.filter(({ table }) => table === name).map(keyRow),
   }));
 }
 
 function keyRow({ table, key }: CrioKey): Row {
   const name = `${table}.${key}`;
-  if (table === 'crio.runtime.workloads') return effect(key, 'As CRI-O has it.', name);
+  if (table === 'crio.runtime.workloads') return effect(key, WORKLOADS[key] ?? 'As CRI-O has it.', name);
   // What a table is one value of.
   const parts = table.split('.');
   const whole = ignoredTables.get(parts.slice(0, -1).join('.'))?.get(parts.at(-1) ?? '');

@@ -80,18 +80,28 @@ insecure = true
 `,
     '/etc/containers/storage.conf': '[storage]\ndriver = "overlay"\n',
     '/etc/containers/mounts.conf': `${dir}/secrets:/run/secrets\n`,
-    '/etc/containers/oci/hooks.d/99-note.json': JSON.stringify({
-      version: '1.0.0',
-      hook: { path: '/bin/sh', args: ['sh', '-c', `cat >> ${dir}/hooked`] },
-      when: { annotations: { '^hook-me$': '^yes$' } },
-      stages: ['prestart'],
-    }),
+    ...hooks(dir),
     [join(dir, 'secrets/redhat.repo')]: 'subscribed\n',
   };
   for (const [path, text] of Object.entries(files)) {
     await mkdir(dirname(path), { recursive: true });
     await writeFile(path, text);
   }
+}
+
+/** Two that append the state that they are given to a file: for a mark of the tests', and for traces. */
+function hooks(dir: string): Readonly<Record<string, string>> {
+  const hook = (file: string, annotations: Readonly<Record<string, string>>): string =>
+    JSON.stringify({
+      version: '1.0.0',
+      hook: { path: '/bin/sh', args: ['sh', '-c', `cat >> ${dir}/${file}`] },
+      when: { annotations },
+      stages: ['prestart'],
+    });
+  return {
+    '/etc/containers/oci/hooks.d/99-note.json': hook('hooked', { '^hook-me$': '^yes$' }),
+    '/etc/containers/oci/hooks.d/50-trace.json': hook('traced', { '^io\\.containers\\.trace-syscall$': '.*' }),
+  };
 }
 
 /** As the machine config operator writes them: later names win. */

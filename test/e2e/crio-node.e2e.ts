@@ -193,6 +193,18 @@ describe('a node that was CRI-O’s', function () {
     assert.deepNestedInclude((await specOf(container)).linux.resources, { 'cpu.shares': 1024 });
   });
 
+  it('shows hooks the trace-syscall of their container, where the handler allows it, and nowhere else', async () => {
+    const annotations = { 'io.containers.trace-syscall/main': 'of:/tmp/traced.json' };
+    for (const handler of ['high-performance', 'crun']) {
+      const other = await node.cri.runPod({ annotations }, { handler });
+      for (const name of ['main', 'beside']) await idle(node, other, { metadata: { name } });
+      await node.cri.removePod(other.id);
+      assert.equal(existsSync(at('traced')), handler === 'crun', handler);
+    }
+    const states = await readFile(at('traced'), 'utf8');
+    assert.lengthOf(states.match(/"io\.containers\.trace-syscall": ?"of:\/tmp\/traced\.json"/g) ?? [], 1, states);
+  });
+
   it('refuses what has less than container_min_memory, a fraction of MiB', async () => {
     const small: Input<ContainerConfig> = { linux: { resources: { memoryLimitInBytes: 7_864_319n } } };
     await refusal(node.cri.createContainer(pod, IMAGE, small), /7864320|7\.5/);

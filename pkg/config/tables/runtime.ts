@@ -88,8 +88,8 @@ const processes = {
     'default_sysctls',
     sysctls,
     new Map<string, string>(),
-    'Sysctls of every pod, "net.ipv4.ping_group_range=0 2147483647"; those of host namespaces are left out, and those ' +
-      'that no pod may set, with a warning.',
+    'Sysctls of every pod, "net.ipv4.ping_group_range=0 2147483647"; those of host namespaces are left out, and ' +
+      'those that no pod may set, with a warning.',
   ),
   seccompProfile: option(
     'seccomp_profile',
@@ -154,7 +154,8 @@ const mounts = {
     'hooks_dir',
     files,
     ['/usr/share/containers/oci/hooks.d'],
-    'Directories of OCI hooks (1.0.0 and 0.1.0); later ones win.',
+    'Directories of OCI hooks (1.0.0 and 0.1.0); later ones win. A hook is given the annotations that are allowed, ' +
+      'not all of the pod nor those of CRI-O.',
   ),
   defaultMountsFile: option(
     'default_mounts_file',
