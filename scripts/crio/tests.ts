@@ -155,7 +155,10 @@ export const TESTS: Readonly<Record<string, readonly string[]>> = {
     AUTH,
     'come by the mirrors of registries.conf.d, with the credentials of global_auth_file',
   ],
-  'crio.image.namespaced_auth_dir': [AUTH, 'have the directories that CRI-O makes: namespaced_auth_dir'],
+  'crio.image.namespaced_auth_dir': [
+    AUTH,
+    'come with the credentials of their namespace in namespaced_auth_dir, which CRI-O makes, and once',
+  ],
   'crio.image.pause_image': [PINNED],
   'crio.image.pinned_images': [PINNED],
   'crio.image.signature_policy': [POLICIES],
@@ -163,7 +166,10 @@ export const TESTS: Readonly<Record<string, readonly string[]>> = {
   'crio.image.image_volumes': [
     'gets volumes of its own for the VOLUMEs of its image, with what the image has there (image_volumes = bind)',
   ],
-  'crio.image.pull_progress_timeout': ['stalls: the next mirror goes on where it stopped'],
+  'crio.image.pull_progress_timeout': [
+    'are given up where nothing moves for pull_progress_timeout',
+    'stalls: the next mirror goes on where it stopped',
+  ],
   'crio.image.short_name_mode': ['by a short name are ambiguous (short_name_mode), unless that is disabled'],
   'crio.network.cni_default_network': [NETWORK],
   'crio.network.network_dir': [NETWORK],

@@ -168,6 +168,7 @@ pause_image = "quay.example/openshift/pause@sha256:${'0'.repeat(64)}"
 pause_image_auth_file = "${dir}/kubelet.json"
 pause_command = "/usr/bin/pod"
 signature_policy_dir = "/etc/crio/policies"
+pull_progress_timeout = "5s"
 [crio.network]
 network_dir = "${dir}/net.d"
 plugin_dirs = ["${dir}/cni"]

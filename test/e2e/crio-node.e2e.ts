@@ -3,16 +3,17 @@
  * they say that has a test elsewhere is not asked again (docs/CRIO.md names it).
  */
 import { assert } from 'chai';
+import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { mkdir, readFile, readlink, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { ContainerConfig, Input } from '../../pkg/cri-api/types.ts';
 import { crioFiles, ownEtc } from './crio-ground.ts';
-import { type Pod, waitFor } from './cri-client.ts';
+import { type Pod, podConfig, waitFor } from './cri-client.ts';
 import { BUILD, IMAGE, TestNode } from './harness.ts';
-import { buildImage, busybox } from './images.ts';
+import { type BuiltImage, buildImage, busybox } from './images.ts';
 import { idle, procStatus, refusal, sh } from './inside.ts';
-import { type ScriptedRegistry, startScriptedRegistry } from './registry.ts';
+import { onlyFor, type ScriptedRegistry, stallAfter, startScriptedRegistry } from './registry.ts';
 import { Command } from './terminal.ts';
 
 const BERTH = new URL('../../build/bin/berth', import.meta.url).pathname;
@@ -211,12 +212,14 @@ describe('a node that was CRI-O’s', function () {
   });
 
   describe('and its images', () => {
+    let image: BuiltImage;
     before(async () => {
-      const image = await buildImage({ directory: at('built'), name: 'v1', layers: [{ files: await busybox() }] });
+      image = await buildImage({ directory: at('built'), name: 'v1', layers: [{ files: await busybox() }] });
       await registry.serve(image, 'openshift/app', 'v1');
     });
 
     it('come by the mirrors of registries.conf.d, with the credentials of global_auth_file', async () => {
+      registry.on('/v2/openshift/app/manifests/v1', onlyFor('core:secret'));
       await node.cri.pull('quay.example/openshift/app:v1');
       assert.isNotEmpty(registry.requests);
       const { images } = await node.cri.rpc.listImages({});
@@ -243,8 +246,24 @@ describe('a node that was CRI-O’s', function () {
       await rm('/etc/crio/crio.conf.d/50-short');
     });
 
-    it('have the directories that CRI-O makes: namespaced_auth_dir', () => {
-      assert.isTrue(existsSync('/etc/crio/auth'));
+    it('come with the credentials of their namespace in namespaced_auth_dir, which CRI-O makes, and once', async () => {
+      await registry.serve(image, 'openshift/own', 'v1');
+      registry.on('/v2/openshift/own/manifests/v1', onlyFor('shop:own'));
+      const name = 'quay.example/openshift/own:v1';
+      const auths = { [registry.host]: { auth: Buffer.from('shop:own').toString('base64') } };
+      const own = `/etc/crio/auth/shop-${createHash('sha256').update(name).digest('hex')}.json`;
+      await writeFile(own, JSON.stringify({ auths }));
+      const pull = (namespace: string): Promise<unknown> =>
+        node.cri.rpc.pullImage({ image: { image: name }, sandboxConfig: podConfig({ metadata: { namespace } }) });
+      await refusal(pull('other'), /401|nauthorized/);
+      await pull('shop');
+      assert.isFalse(existsSync(own));
+    });
+
+    it('are given up where nothing moves for pull_progress_timeout', async () => {
+      await registry.serve(image, 'openshift/stuck', 'v1');
+      registry.on(`/v2/openshift/stuck/blobs/${image.images[0]?.layers[0]}`, stallAfter(1000));
+      await refusal(node.cri.pull('quay.example/openshift/stuck:v1'), /moved in 5 s/);
     });
   });
 

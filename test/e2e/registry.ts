@@ -291,6 +291,13 @@ export const answerWith =
   (status: number, headers: Readonly<Record<string, string>> = {}, body: string | Buffer = ''): Behaviour =>
   (_request, response) =>
     say(response, { status, headers, body: Buffer.from(body) });
+/** For who comes as `login` (`user:password`); all others are told to log in. */
+export const onlyFor = (login: string): Behaviour => {
+  const wanted = `Basic ${Buffer.from(login).toString('base64')}`;
+  const challenge = answerWith(401, { 'www-authenticate': 'Basic realm="test"' });
+  return (request, response, normal) =>
+    request.headers.authorization === wanted ? say(response, normal) : challenge(request, response, normal);
+};
 /** The right size, one bit wrong. */
 export const flipBit = (): Behaviour => (_request, response, normal) => {
   const body = Buffer.from(normal.body);
