@@ -154,5 +154,9 @@ describe('image/names', () => {
     expect(pinned('*tool*')).to.deep.equal(['reg.example/team/tool:v1']);
     expect(pinned('*', '**', '', 'tool')).to.deep.equal([]);
     expect(pinned('reg.example/*')).to.have.length(2);
+    expect(pinned('Pause*'), 'in whatever case, and after a registry that nobody wrote, as with CRI-O').to.deep.equal([
+      'reg.example/pause:3.10',
+    ]);
+    expect(pinned('Reg.example/Team/tool:V1')).to.deep.equal(['reg.example/team/tool:v1']);
   });
 });

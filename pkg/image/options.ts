@@ -26,7 +26,7 @@ export interface FileImageStoreOptions {
   readonly transport?: Transport | undefined;
   /** How patient requests are, and how large the parts of layers; for tests. */
   readonly registry?: Partial<RegistryOptions> | undefined;
-  /** Exact names, `prefix*`, `*part*` (CRI-O's pinned_images); change them with `setPinnedImages`. */
+  /** Exact names, `part*`, `*part*` (CRI-O's pinned_images); change them with `setPinnedImages`. */
   readonly pinnedImages?: readonly string[] | undefined;
   /** Directories with artifacts of the administrator's in `artifacts` below each; first come first. */
   readonly artifactStores?: readonly string[] | undefined;

@@ -9,7 +9,7 @@ export class ImageViews {
   readonly #isFixed: (image: StoredImage) => boolean;
   #pinned: readonly string[];
 
-  /** `pinned`: exact names, `prefix*`, `*part*` (CRI-O's pinned_images). What `isFixed` is pinned by nature. */
+  /** `pinned`: exact names, `part*`, `*part*` (CRI-O's pinned_images). What `isFixed` is pinned by nature. */
   constructor(pinned: readonly string[], isFixed: (image: StoredImage) => boolean = () => false) {
     this.#pinned = pinned;
     this.#isFixed = isFixed;
@@ -37,12 +37,18 @@ export class ImageViews {
   }
 }
 
-/** CRI-O's three kinds of pattern, matched in linear time: exact, `prefix*`, `*part*`. */
-function pins(pattern: string, image: StoredImage): boolean {
-  const names = [...image.repoTags, ...image.repoDigests, image.id];
-  if (pattern.length > 2 && pattern.startsWith('*') && pattern.endsWith('*'))
-    return names.some((name) => name.includes(pattern.slice(1, -1)));
-  if (pattern.endsWith('*')) return pattern.length > 1 && names.some((name) => name.startsWith(pattern.slice(0, -1)));
-  const name = parsedName(pattern);
-  return names.includes(pattern) || names.includes(name === undefined ? pattern : dockerName(name));
+/**
+ * CRI-O's patterns, in whatever case and matched in linear time: exact, `part*` and `*part*`. A part may be anywhere in
+ * a name, which begins with a registry that nobody writes (CRI-O: CompileRegexpsForPinnedImages); an empty one pins
+ * nothing.
+ */
+function pins(written: string, image: StoredImage): boolean {
+  const pattern = written.toLowerCase();
+  const names = [...image.repoTags, ...image.repoDigests, image.id].map((each) => each.toLowerCase());
+  if (pattern.endsWith('*')) {
+    const part = pattern.slice(pattern.startsWith('*') ? 1 : 0, -1);
+    return part !== '' && names.some((name) => name.includes(part));
+  }
+  const name = parsedName(written);
+  return names.includes(pattern) || names.includes(name === undefined ? pattern : dockerName(name).toLowerCase());
 }

@@ -24,7 +24,7 @@ export const image = {
     'pinned_images',
     texts,
     [],
-    'Images that the kubelet must not collect: exact, "prefix*" or "*keyword*".',
+    'Images that the kubelet must not collect: exact, or with a part of their name anywhere, "part*" or "*part*".',
     { reload: 'pinned' },
   ),
   pauseImage: option(
