@@ -8,10 +8,14 @@ const CRASH_ONLY =
 
 /** `[crio]`: what Berth reads. */
 export const storage = {
-  root: option('root', path, '/var/lib/berth', 'Images and containers, on disk. Must survive a reboot.', {
-    short: 'r',
-    empty: 'earlier',
-  }),
+  root: option(
+    'root',
+    path,
+    '/var/lib/berth',
+    'Images and containers, on disk. Must survive a reboot. storage.conf(5), which CRI-O asks where this is not set, is ' +
+      'not read.',
+    { short: 'r', empty: 'earlier' },
+  ),
   runroot: option(
     'runroot',
     path,
