@@ -124,7 +124,7 @@ function keySections(): Section[] {
   }));
 }
 
-function keyRow({ table, key }: CrioKey): Row {
+function keyRow({ table, key, usual }: CrioKey): Row {
   const name = `${table}.${key}`;
   if (table === 'crio.runtime.workloads') return effect(key, WORKLOADS[key] ?? 'As CRI-O has it.', name);
   // What a table is one value of.
@@ -132,7 +132,7 @@ function keyRow({ table, key }: CrioKey): Row {
   const whole = ignoredTables.get(parts.slice(0, -1).join('.'))?.get(parts.at(-1) ?? '');
   const found = tableOf(table);
   const option = Object.values<Option<unknown>>(found?.options ?? {}).find((each) => each.key === key);
-  if (option !== undefined) return effect(key, textOf(option), name);
+  if (option !== undefined) return effect(key, `${textOf(option)}${otherDefault(name, option, usual)}`, name);
   const row = found?.ignored.get(key) ?? ignoredTables.get(table)?.get(key) ?? whole;
   if (row === undefined) throw new Error(`${name} is not in pkg/config/tables`);
   return ignoredRow(key, row);
@@ -140,6 +140,16 @@ function keyRow({ table, key }: CrioKey): Row {
 
 function tableOf(name: string): Table | undefined {
   return [...Object.values<Table>(tables), handlerTable].find((each) => each.name === name);
+}
+
+/** What CRI-O takes from the node, or calls by another name: their texts say what they are where nobody sets them. */
+const SAID_DEFAULTS = /\.(selinux|cgroup_manager|apparmor_profile)$|^crio\.runtime\.runtimes\./;
+
+/** A sentence where a key that nobody sets is another here than with CRI-O. */
+function otherDefault(name: string, { kind, fallback }: Option<unknown>, usual: unknown): string {
+  if (usual === '' || SAID_DEFAULTS.test(name)) return '';
+  const [ours, theirs] = [kind.show(fallback), kind.show(kind.parse(usual))];
+  return ours === theirs ? '' : ` Where it is not set: \`${ours}\`, with CRI-O \`${theirs}\`.`;
 }
 
 function textOf({ doc, reload }: Option<unknown>): string {

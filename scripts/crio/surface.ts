@@ -182,6 +182,8 @@ export const crioVariables = ['KUBENSMNT', 'GOTRACEBACK', 'NOTIFY_SOCKET', 'WATC
 export interface CrioKey {
   readonly table: string;
   readonly key: string;
+  /** What it is where nobody sets it, as TOML gives it; '' for nothing in particular. */
+  readonly usual: unknown;
 }
 
 const WORKLOAD_KEYS =
@@ -194,11 +196,12 @@ export const crioKeys: readonly CrioKey[] = keysBelow('crio', parse(CRIO_CONF)['
 function keysBelow(table: string, value: unknown): CrioKey[] {
   return Object.entries(value as object).flatMap(([key, inner]: [string, unknown]): CrioKey[] => {
     const path = `${table}.${key}`;
-    if (path === 'crio.runtime.workloads') return WORKLOAD_KEYS.split(' ').map((each) => ({ table: path, key: each }));
+    if (path === 'crio.runtime.workloads')
+      return WORKLOAD_KEYS.split(' ').map((each) => ({ table: path, key: each, usual: '' }));
     if (path === 'crio.runtime.runtimes')
       return Object.values(inner as object).flatMap((handler) => keysBelow(path, handler));
     const isTable = typeof inner === 'object' && !Array.isArray(inner) && Object.keys(inner as object).length > 0;
-    return isTable ? keysBelow(path, inner) : [{ table, key }];
+    return isTable ? keysBelow(path, inner) : [{ table, key, usual: inner }];
   });
 }
 

@@ -1,7 +1,7 @@
 /** What a daemon tells of itself: metrics that are scraped from it after a pod's life, and traces that it sends. */
 import { execFile } from 'node:child_process';
 import { readFileSync, statSync } from 'node:fs';
-import { mkdir, writeFile } from 'node:fs/promises';
+import { mkdir, stat, writeFile } from 'node:fs/promises';
 import { request } from 'node:http';
 import { request as requestTls } from 'node:https';
 import { join } from 'node:path';
@@ -11,6 +11,7 @@ import { gunzipSync } from 'node:zlib';
 import { Client, credentials, Metadata } from '@grpc/grpc-js';
 import { assert } from 'chai';
 import { codecs, methods } from '../../cri/codec.ts';
+import { sizeLabel } from '../../cri/metrics/labels.ts';
 import { SERIES } from '../../cri/metrics/series.ts';
 import { FakeCollector } from '../../cri/traces/fake-collector.ts';
 import { podConfig, waitFor } from './cri-client.ts';
@@ -121,7 +122,17 @@ describe('what a daemon tells of itself', function () {
         assert.equal(metric(text, `operations_total{operation="${rpc}"}`), 1, rpc);
       assert.equal(metric(text, 'operations_errors_total{operation="PullImage"}'), 1);
       assert.equal(metric(text, 'image_pulls_success_total'), 2);
+      assert.equal(metric(text, 'image_pulls_failure_total{error="MANIFEST_UNKNOWN"}'), 1);
+      // The second image is the same one, of which nothing is pulled again.
+      const layer = image.images[0]?.layers[0] ?? '';
+      const { size } = await stat(join(image.layout, 'blobs', layer.replace(':', '/')));
+      const type = 'application/vnd.oci.image.layer.v1.tar+gzip';
       assert.equal(metric(text, 'image_pulls_layer_size_count'), 1);
+      assert.equal(metric(text, 'image_pulls_layer_size_sum'), size);
+      assert.equal(metric(text, `image_pulls_bytes_total{mediatype="${type}",size="${sizeLabel(size)}"}`), size);
+      assert.equal(metric(text, `image_pulls_skipped_bytes_total{size="${sizeLabel(size)}"}`), size);
+      const reused = `${registry.host}/other:two@${layer}`;
+      assert.equal(metric(text, `image_layer_reuse_total{name="${reused}"}`), 1, text);
       assert.equal(metric(text, 'default_runtime{runtime="runc"}'), 1);
       for (const what of ['network_setup_pod', 'network_setup_overall'])
         assert.isAbove(metric(text, `operations_latency_seconds{operation="${what}"}`) ?? 0, 0.001);
