@@ -105,7 +105,7 @@ function withField(resources: WorkloadResources, prefix: string, key: string, ra
   const good = field === 'cpuset' ? CPUS : field === 'cpuQuota' ? /^-?\d{1,18}$/ : /^\d{1,18}$/;
   if (typeof text !== 'string' || !good.test(text))
     throw invalid(
-      `annotation ${quote(prefix)}: ${key} cannot be ${quote(String(raw))}; want ` +
+      `annotation ${quote(prefix)}: ${key} cannot be ${quote(JSON.stringify(raw))}; want ` +
         `${field === 'cpuset' ? 'a list of CPUs such as 0-3,7' : 'a whole number'}`,
     );
   if (text === '0' && field !== 'cpuset') return resources;

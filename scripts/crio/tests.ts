@@ -140,7 +140,6 @@ export const TESTS: Readonly<Record<string, readonly string[]>> = {
   'crio.runtime.runtimes.default_annotations': [WORKLOAD],
   'crio.runtime.runtimes.seccomp_profile': [WORKLOAD],
   'crio.runtime.runtimes.container_create_timeout': [
-    'is given up after container_create_timeout, of 30 seconds at least',
     'hanging: killed with all it started, and the stage in the error (K13)',
   ],
   'crio.runtime.workloads.activation_annotation': [WORKLOAD],

@@ -12,8 +12,8 @@ export const storage = {
     'root',
     path,
     '/var/lib/berth',
-    'Images and containers, on disk. Must survive a reboot. storage.conf(5), which CRI-O asks where this is not set, is ' +
-      'not read.',
+    'Images and containers, on disk. Must survive a reboot. storage.conf(5), which CRI-O asks where this is not set, ' +
+      'is not read.',
     { short: 'r', empty: 'earlier' },
   ),
   runroot: option(
