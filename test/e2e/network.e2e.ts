@@ -16,6 +16,7 @@ import type { SandboxId } from '../../pkg/base/ids.ts';
 import { backgroundOp, silent } from '../../pkg/base/op.ts';
 import { CniNetwork, defaultConflist } from '../../pkg/network/index.ts';
 import type { PodNetworkRequest, PortMapping } from '../../pkg/ports/network.ts';
+import { spawn } from '../../pkg/sys/index.ts';
 import {
   PLUGINS,
   TAG,
@@ -121,6 +122,8 @@ describe('network (CNI)', function () {
     network = make();
     await network.start(op);
     await network.close();
+    // The first child of a process makes the null device of all that follow, which stays.
+    await (await spawn({ argv: ['/bin/true'] })).exited;
     left = await holdings();
     assert.deepEqual(left['ours'], []);
     await ip('', 'netns', 'add', NODE);
