@@ -67,6 +67,32 @@ function lazyPackages(found: Set<string>): Plugin {
   };
 }
 
+/**
+ * What we use of a package that loads all of itself. A whole undici, with its fetch, caches and WebSockets, held the
+ * event loop of a first pull for 130 ms of processor time; this takes 50, and 12 MB less.
+ */
+const PARTS: Readonly<Record<string, string>> = {
+  undici: `
+    require('undici/lib/dispatcher/dispatcher.js').prototype.request = require('undici/lib/api/api-request.js');
+    exports.Agent = require('undici/lib/dispatcher/agent.js');
+    exports.ProxyAgent = require('undici/lib/dispatcher/proxy-agent.js');
+    exports.buildConnector = require('undici/lib/core/connect.js');
+  `,
+};
+
+const partsOfPackages: Plugin = {
+  name: 'parts of packages',
+  setup(plugin) {
+    plugin.onResolve({ filter: /^[a-z]/ }, ({ path, kind }) =>
+      kind === 'entry-point' && path in PARTS ? { path, namespace: 'parts' } : undefined,
+    );
+    plugin.onLoad({ filter: /^/, namespace: 'parts' }, ({ path }) => ({
+      contents: PARTS[path] ?? '',
+      resolveDir: process.cwd(),
+    }));
+  },
+};
+
 const { values } = parseArgs({ options: { out: { type: 'string', default: 'build' }, as: { type: 'string' } } });
 const { out } = values;
 const own = JSON.parse(await readFile('package.json', 'utf8')) as { readonly version: string };
@@ -109,7 +135,11 @@ const { metafile } = await build({
   external: ['@grpc/proto-loader'],
 });
 const [bundle = ''] = Object.keys(metafile.outputs);
-await build({ ...options, entryPoints: Object.fromEntries([...lazy].map((name) => [`lib/${name}`, name])) });
+await build({
+  ...options,
+  entryPoints: Object.fromEntries([...lazy].map((name) => [`lib/${name}`, name])),
+  plugins: [partsOfPackages],
+});
 await build({
   ...options,
   entryPoints: { berth: 'cri/boot.ts' },
