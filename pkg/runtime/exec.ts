@@ -70,8 +70,9 @@ export async function execDetached(op: Op, request: ExecRequest): Promise<ExecOu
 }
 
 /** The files that such an exec does not have: to look for each costs as much as to remove it. */
-function neverThere({ deadline }: Op, { stdio, killInside }: ExecRequest): ReadonlySet<string> {
+function neverThere({ deadline, signal }: Op, { stdio, killInside }: ExecRequest): ReadonlySet<string> {
   return new Set<keyof ExecFiles>([
+    ...(signal.aborted ? [] : (['pidDraft'] as const)),
     ...(stdio.tty ? [] : (['console'] as const)),
     ...(killInside === undefined ? (['inside'] as const) : []),
     ...(deadline === Number.POSITIVE_INFINITY ? (['due'] as const) : []),

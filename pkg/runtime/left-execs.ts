@@ -4,6 +4,7 @@
  * conmon ends it there, the next daemon here.
  */
 import { readFileSync, writeFileSync } from 'node:fs';
+import { basename, dirname, join } from 'node:path';
 import { explain } from '../base/errors.ts';
 import { removeInMemory } from '../base/files.ts';
 import type { ContainerId, ProcessRef } from '../base/ids.ts';
@@ -13,7 +14,7 @@ import { leftMs, LONGEST_TIMER_MS, monotonicMs } from '../base/time.ts';
 import { killTree, processes } from '../sys/index.ts';
 
 /** The files of one exec, by what is in them. */
-export type ExecFiles = Readonly<Record<'process' | 'pid' | 'log' | 'console' | 'inside' | 'due', string>>;
+export type ExecFiles = Readonly<Record<'process' | 'pid' | 'pidDraft' | 'log' | 'console' | 'inside' | 'due', string>>;
 
 /** The end of the name of what says when a command is to end. */
 export const DUE = '.due';
@@ -23,6 +24,8 @@ export function execFiles(scratch: string): ExecFiles {
   return {
     process: `${scratch}.json`,
     pid: `${scratch}.pid`,
+    // Where runc writes the number before it renames it; one that is killed in between leaves it.
+    pidDraft: join(dirname(scratch), `.${basename(scratch)}.pid`),
     log: `${scratch}.log`,
     console: `${scratch}.sock`,
     inside: `${scratch}.inside`,

@@ -1,8 +1,8 @@
 /** Execs by real runtimes, and runtimes that are none, hang, or lie. */
 import { assert } from 'chai';
 import type { ExecStdio, RuntimeHandler } from '../../pkg/ports/runtime.ts';
-import { chmod, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { chmod, readdir, writeFile } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
 import { newContainerId } from '../../pkg/base/ids.ts';
 import { backgroundOp, type Op, silent } from '../../pkg/base/op.ts';
 import type { RuntimeProcess } from '../../pkg/oci/spec-types.ts';
@@ -285,6 +285,33 @@ function describeBadRuntimes(title: string, monitor: string, ground: () => Groun
     it('lying: exit 0 without a container (K13)', async () => {
       const error = await refusal(create(await program('lying', 'exit 0'), { createTimeoutMs: 3_000 }));
       assert.match(error.message, /monitor|pid/);
+    });
+
+    it('killed in the middle of its pid file, which runc renames when it is whole: nothing stays', async () => {
+      const draft = 'while [ $# -gt 0 ]; do [ "$1" != --pid-file ] || : >"${2%/*}/.${2##*/}"; shift; done';
+      const path = await program(
+        'drafting',
+        `case " $* " in *" exec "*) ${draft}; exec sleep 1000;; esac; exec crun "$@"`,
+      );
+      const subject = await ground().subject(ground().handler(path, monitor));
+      const scratch = join(dirname(subject.runtime.handler.root), 'rt.exec');
+      const over = new AbortController();
+      const stdio = capture();
+      const exec = refusal(
+        subject.runtime.exec(
+          { ...testOp(), signal: over.signal },
+          newContainerId(),
+          subject.process(['true'], { tty: false }),
+          stdio,
+        ),
+      );
+      const files = async (): Promise<string[]> => await readdir(scratch).catch(() => []);
+      await eventually('the runtime is at its pid file', async () => (await files()).includes('.0.pid'));
+      over.abort();
+      await exec;
+      assert.deepEqual(await files(), []);
+      await subject.prepare(['true'], { tty: false });
+      await subject.close();
     });
 
     it('hanging in other commands: bounded by the operation (K13)', async () => {
