@@ -13,6 +13,7 @@ import { explain, RuntimeError } from '../../pkg/base/errors.ts';
 import { type ChainId, type Digest, hexOf, parseChainId, parseDigest } from '../../pkg/base/ids.ts';
 import { backgroundOp, silent } from '../../pkg/base/op.ts';
 import { OverlayRootfs } from '../../pkg/rootfs/index.ts';
+import * as sys from '../../pkg/sys/index.ts';
 import type { LayerSource } from '../../pkg/ports/image.ts';
 import type { RootfsOptions } from '../../pkg/ports/rootfs.ts';
 
@@ -89,6 +90,8 @@ export function useRootfsGround(): void {
     // libuv opens /dev/null beside the first stream of a loop and keeps it, as a spare for when descriptors run out.
     // With stdout into a pipe that is at the start; into a file, it would be in the middle of a test.
     await once(spawn('true', { stdio: ['ignore', 'pipe', 'inherit'] }), 'close');
+    // The first child of ours makes the null device of all that follow, which stays, too.
+    await (await sys.spawn({ argv: ['/bin/true'] })).exited;
   });
 
   after(async () => {
