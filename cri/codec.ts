@@ -188,7 +188,7 @@ function codec(name: string): Codec<unknown> {
     encode: (value) =>
       written(
         (w) => write(schema, w, value as Plain),
-        (size) => Buffer.allocUnsafe(size),
+        (w) => w.take(),
       ),
     // An item lives as long as its object: a slice of Node's shared pool would keep the whole pool alive with it.
     item: (value) =>
@@ -197,7 +197,7 @@ function codec(name: string): Codec<unknown> {
           w.message(() => write(schema, w, value as Plain));
           w.tag(0x0a);
         },
-        (size) => Buffer.allocUnsafeSlow(size),
+        (w) => w.copy((size) => Buffer.allocUnsafeSlow(size)),
       ),
   };
 }
@@ -399,12 +399,12 @@ function writeList(w: Writer, field: Field, list: readonly never[]): void {
 /** One writer serves all calls, since encoding is synchronous: memory that is used again, no state that shows. */
 let idle: Writer | undefined = new Writer();
 
-function written(fill: (w: Writer) => void, allocate: (size: number) => Buffer): Buffer {
+function written(fill: (w: Writer) => void, finish: (w: Writer) => Buffer): Buffer {
   const writer = idle ?? new Writer();
   idle = undefined;
   try {
     fill(writer);
-    return writer.copy(allocate);
+    return finish(writer);
   } finally {
     writer.clear();
     idle = writer;

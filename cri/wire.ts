@@ -209,13 +209,26 @@ export class Writer {
     return message;
   }
 
+  /** What was written, for a message that is sent soon: a huge one is given away with its memory, not copied. */
+  take(): Buffer {
+    if (this.#bytes.length <= KEPT_BYTES) return this.copy((size) => Buffer.allocUnsafe(size));
+    const message = this.#bytes.subarray(this.#at);
+    this.#begin();
+    return message;
+  }
+
   /** Makes it ready for the next message; gives back memory that a huge one took. */
   clear(): void {
     if (this.#bytes.length > KEPT_BYTES) {
       discard(this.#bytes);
-      this.#bytes = Buffer.allocUnsafe(INITIAL_BYTES);
+      this.#begin();
     }
     this.#at = this.#bytes.length;
+  }
+
+  #begin(): void {
+    this.#bytes = Buffer.allocUnsafe(INITIAL_BYTES);
+    this.#at = INITIAL_BYTES;
   }
 
   tag(tag: number): void {
@@ -291,7 +304,8 @@ export class Writer {
   #room(count: number): void {
     if (this.#at >= count) return;
     const size = this.size;
-    const grown = Buffer.allocUnsafe(Math.max(this.#bytes.length * 2, size + count));
+    // With room for what comes before a large value, its length and tag: they would double it at once.
+    const grown = Buffer.allocUnsafe(Math.max(this.#bytes.length * 2, size + count + INITIAL_BYTES));
     this.#bytes.copy(grown, grown.length - size, this.#at);
     discard(this.#bytes);
     this.#bytes = grown;
