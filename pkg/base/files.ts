@@ -13,6 +13,7 @@ import {
   readSync,
   statSync,
   renameSync,
+  rmdirSync,
   unlinkSync,
   writeFileSync,
 } from 'node:fs';
@@ -189,6 +190,15 @@ export function removeInMemory(path: string): void {
     unlinkSync(path);
   } catch (error) {
     if (errnoOf(error) !== 'ENOENT') throw error;
+  }
+}
+
+/** Removes a directory of ours if nothing is in it, after a failure that says more than this one could. */
+export function removeEmptyDirInMemory(path: string): void {
+  try {
+    rmdirSync(path);
+  } catch {
+    // Not there, or with something in it.
   }
 }
 

@@ -129,6 +129,20 @@ describe('state store', () => {
     assert.lengthOf((await store.load()).sandboxes, 0);
   });
 
+  it('leaves no directory of an object whose first record cannot be written', async () => {
+    // As long as a path may be: there is a place for the directory, and none for a file in it.
+    let deep = root;
+    while (deep.length < 3_990) deep = join(deep, 'd'.repeat(Math.min(200, 3_990 - deep.length)));
+    const directory = join(deep, 'containers', containerId);
+    assert.isAtMost(directory.length, 4_090);
+    const store = new FileStateStore(deep);
+    const error: unknown = await store
+      .save({ ...container, state: { phase: 'creating' } })
+      .catch((cause: unknown) => cause);
+    assert.match(String(error), /ENAMETOOLONG/);
+    assert.deepEqual(await readdir(join(deep, 'containers')), []);
+  });
+
   it('sets one damaged record aside and keeps the rest (K19)', async () => {
     const store = new FileStateStore(root);
     await store.save(container);

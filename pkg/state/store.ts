@@ -13,6 +13,7 @@ import {
   isTemporaryName,
   listInMemory,
   readInMemory,
+  removeEmptyDirInMemory,
   removeInMemory,
   replaceFile,
 } from '../base/files.ts';
@@ -59,15 +60,18 @@ export class FileStateStore implements StateStore {
   }
 
   async #write(record: AnyRecord, path: string, text: string): Promise<void> {
-    const ensureDirectory = (): void => ensureDirInMemory(join(this.#root, directoryOf(record.kind), record.id));
-    // The first of an object; to try without, and fail, costs as much as three saves.
-    if (record.state.phase === 'creating') ensureDirectory();
+    const directory = join(this.#root, directoryOf(record.kind), record.id);
     try {
-      await replaceFile(path, text, 'memory');
+      // The first of an object; to try without, and fail, costs as much as three saves.
+      if (record.state.phase === 'creating') ensureDirInMemory(directory);
+      await replaceFile(path, text, 'memory').catch(async (error: unknown) => {
+        if (errnoOf(error) !== 'ENOENT') throw error;
+        ensureDirInMemory(directory);
+        await replaceFile(path, text, 'memory');
+      });
     } catch (error) {
-      if (errnoOf(error) !== 'ENOENT') throw error;
-      ensureDirectory();
-      await replaceFile(path, text, 'memory');
+      removeEmptyDirInMemory(directory);
+      throw error;
     }
   }
 
