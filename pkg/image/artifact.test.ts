@@ -1,5 +1,5 @@
 import { expect } from 'chai';
-import { mkdir, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { cp, mkdir, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { hexOf } from '../base/ids.ts';
 import type { Digest, ImageId } from '../base/ids.ts';
@@ -249,7 +249,8 @@ describe('image: artifacts', () => {
     expect((await failure(ground.store.checkUse(testOp(), pulled.id, use))).message).to.match(/reject/);
   });
 
-  it('are imported from a layout', async () => {
+  /** A layout of the model, with a name for it. */
+  const lay = async (name: string): Promise<string> => {
     const of = {
       ...fakeImage([]),
       id: digestOf(EMPTY_CONFIG),
@@ -257,26 +258,17 @@ describe('image: artifacts', () => {
       manifest: { bytes: model.manifest, digest: model.digest, type: mediaTypes.ociManifest },
       layers: model.blobs.slice(1).map((bytes) => ({ bytes, digest: digestOf(bytes), diffId: digestOf(bytes) })),
     };
-    const path = await ground.layoutOf(of, [{ 'org.opencontainers.image.ref.name': NAME }]);
-    const [imported] = await ground.store.import(testOp(), path);
+    return await ground.layoutOf(of, [{ 'org.opencontainers.image.ref.name': name }]);
+  };
+
+  it('are imported from a layout', async () => {
+    const [imported] = await ground.store.import(testOp(), await lay(NAME));
     expect(imported).to.deep.include({ id: model.digest, repoTags: [NAME] });
   });
 
   describe('in additional stores', () => {
-    const lay = async (name: string): Promise<string> => {
-      const of = {
-        ...fakeImage([]),
-        id: digestOf(EMPTY_CONFIG),
-        config: EMPTY_CONFIG,
-        manifest: { bytes: model.manifest, digest: model.digest, type: mediaTypes.ociManifest },
-        layers: model.blobs.slice(1).map((bytes) => ({ bytes, digest: digestOf(bytes), diffId: digestOf(bytes) })),
-      };
-      const layout = await ground.layoutOf(of, [{ 'org.opencontainers.image.ref.name': name }]);
-      return layout;
-    };
     /** The parent of a directory `artifacts`. */
     const storeAt = async (name: string): Promise<string> => {
-      const { cp } = await import('node:fs/promises');
       await cp(await lay(name), join(ground.root, 'extra/artifacts'), { recursive: true });
       return join(ground.root, 'extra');
     };

@@ -306,7 +306,7 @@ export class Layers implements LayerUnpacker {
   async #withBelow(layers: readonly ChainId[], work: (merged: string) => Promise<unknown>): Promise<void> {
     const name = temporaryName();
     const merged = join(this.directory, name, 'below');
-    await mkdir(merged, { recursive: true, mode: 0o700 });
+    await ensureDir(merged);
     try {
       const lower = await this.lowerDirs(layers);
       if (lower.length > 1)

@@ -5,8 +5,9 @@
  * Watch first, then read what is there, then live: an exit may be reported twice, but never not at all.
  */
 import { closeSync, constants, fstatSync, openSync, readSync } from 'node:fs';
-import { mkdir, readdir } from 'node:fs/promises';
+import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
+import { ensureDir } from '../base/files.ts';
 import { errnoOf, explain } from '../base/errors.ts';
 import type { ContainerId } from '../base/ids.ts';
 import type { Logger } from '../base/op.ts';
@@ -185,7 +186,7 @@ class Looking {
 
   async #watchIt(): Promise<void> {
     if (this.#watch !== undefined) return;
-    await mkdir(this.#directory, { recursive: true, mode: 0o700 });
+    await ensureDir(this.#directory);
     this.#watch = this.#watchNow(this.#directory, (event) => this.#note(event));
     this.#isStale = true;
   }

@@ -1,7 +1,7 @@
 /** Where execs put what they need for a moment. */
-import { mkdir, readdir, readFile, rm } from 'node:fs/promises';
+import { readdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { ensureDirInMemory } from '../base/files.ts';
+import { ensureDir, ensureDirInMemory } from '../base/files.ts';
 import { orphans } from '../sys/index.ts';
 import { DUE, type ExecFiles, execFiles, type LimitedExec, parseDue } from './left-execs.ts';
 
@@ -48,7 +48,7 @@ export class ExecScratch {
   #prepare(): Promise<void> {
     this.#ready ??= (async () => {
       orphans.becomeSubreaper();
-      await mkdir(this.#directory, { recursive: true, mode: 0o700 });
+      await ensureDir(this.#directory);
       const names = await readdir(this.#directory);
       const kept = new Set<string>();
       for (const name of names.filter((each) => each.endsWith(DUE))) {
